@@ -1,0 +1,37 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 4
+
+.PHONY: help demo test check lint bench clean
+
+help: ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## Bring a lab up, send real traffic through the proxy, show the flows, take it down
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed ## Run every test, in parallel
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(VENV)/.installed lint ## Format, lint, types and the unit tests: before each commit
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m 'not netns and not slow'
+
+lint: $(VENV)/.installed ## Format, lint and types only
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## Measure, beside the references: prints tables, writes JSON to bench/results/
+	$(BIN)/python -m bench
+
+clean: ## Remove the virtual environment and everything that was generated
+	rm -rf $(VENV) build dist *.egg-info bench/results bench/peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

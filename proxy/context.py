@@ -1,0 +1,40 @@
+"""What is known of a tunnel besides its packets: the context datagram, and the answer to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+OFFLOAD = "virtio-net"
+MAX_CONTEXT_BYTES = 64 << 10
+
+Mtu = Annotated[int, Meta(ge=576, le=65_535)]
+Label = Annotated[str, Meta(max_length=256)]
+
+
+class TunnelContext(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """The first datagram of a connected tunnel: whose it is, and which addresses are its own. Other keys are ignored."""
+
+    tenant: Label
+    addresses: Annotated[list[Label], Meta(min_length=1, max_length=64)]
+    token: Label | None = None
+    user: Label | None = None
+    device: Label | None = None
+    mtu: Mtu = 1280
+    offload: Literal["virtio-net"] | None = None
+
+
+class TunnelAnswer(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """The proxy's only answer: accepted with these parameters, or refused with a reason and closed."""
+
+    ok: bool
+    mtu: int | None = None
+    offload: Literal["virtio-net"] | None = None
+    error: str | None = None
+
+
+encode = msgspec.json.Encoder().encode
+decode_context = msgspec.json.Decoder(TunnelContext).decode
+decode_answer = msgspec.json.Decoder(TunnelAnswer).decode

@@ -1,0 +1,54 @@
+"""Connected tunnels over Unix SEQPACKET: the client's side of the handshake, and what both sides need to know."""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import socket
+import struct
+import termios
+
+from proxy.context import MAX_CONTEXT_BYTES, TunnelAnswer, TunnelContext, decode_answer, encode
+from proxy.errors import ProxyError
+
+SO_SNDBUFFORCE = 32
+SEND_BUFFER_BYTES = 4 << 20
+
+
+def dial(path: str, context: TunnelContext, *, timeout_s: float = 10) -> tuple[socket.socket, TunnelAnswer]:
+    """A connected, non-blocking tunnel that the proxy has accepted, and its answer; ProxyError when it refuses."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(path)
+        enlarge_send_buffer(sock)
+        sock.send(encode(context))
+        raw = sock.recv(MAX_CONTEXT_BYTES)
+        if not raw:
+            raise ProxyError("the proxy closed the tunnel without an answer", retryable=True)
+        answer = decode_answer(raw)
+        if not answer.ok:
+            raise ProxyError(f"the proxy refused the tunnel: {answer.error}")
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock, answer
+
+
+def enlarge_send_buffer(sock: socket.socket) -> None:
+    """Room for dozens of 64 KB super-packets: beyond the system's limit where we may, up to it where we may not."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+
+def is_end_of_file(sock: socket.socket) -> bool:
+    """Whether a read of zero bytes was the peer's hang-up: a zero-length datagram reads the same (unix(7))."""
+    poller = select.poll()
+    poller.register(sock, select.POLLRDHUP)
+    if not any(event & (select.POLLRDHUP | select.POLLHUP) for _, event in poller.poll(0)):
+        return False
+    queued = fcntl.ioctl(sock, termios.FIONREAD, bytes(4))
+    return struct.unpack("i", queued) == (0,)

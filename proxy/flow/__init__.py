@@ -1,0 +1,1 @@
+"""Which packets belong together, and what became of them. No I/O, no clock."""

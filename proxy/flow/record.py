@@ -1,0 +1,119 @@
+"""What is said of one flow: the record that is logged, stored, filtered and shown."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Event = Literal["start", "connected", "update", "end"]
+State = Literal["new", "established", "closed"]
+Protocol = Literal["tcp", "udp", "icmp", "icmpv6"]
+Level = Literal["packet", "stream", "tls", "http", "ssh"]
+Verdict = Literal["allowed", "denied", "audit", "redirected", "error"]
+ClosedBy = Literal["client", "origin", "proxy"]
+CloseReason = Literal[
+    "client_closed",
+    "client_reset",
+    "client_idle_timeout",
+    "client_tls_error",
+    "origin_closed",
+    "origin_reset",
+    "origin_tls_error",
+    "origin_refused",
+    "origin_unreachable",
+    "origin_timeout",
+    "denied",
+    "limit_flows",
+    "limit_rate",
+    "policy_revoked",
+    "admin_killed",
+    "drain",
+    "tunnel_closed",
+    "proxy_error",
+    "unknown",
+]
+
+SCHEMA = "oxy.flow/1"
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """One thing that was said about the flow: at which stage, by which policy and rule, and why."""
+
+    stage: str
+    policy: str
+    action: str
+    rule: str | None = None
+    enforced: bool = True
+    reason: str | None = None
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Counters of both directions. `*_bytes` are IP packets as tunnelled, `*_payload_bytes` what they delivered."""
+
+    client_packets: int = 0
+    client_bytes: int = 0
+    client_payload_bytes: int = 0
+    origin_packets: int = 0
+    origin_bytes: int = 0
+    origin_payload_bytes: int = 0
+    spliced_bytes: int = 0
+
+    def minus(self, earlier: Totals) -> Totals:
+        """What was added since `earlier`."""
+        return Totals(*(getattr(self, f) - getattr(earlier, f) for f in self.__struct_fields__))
+
+
+class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """One event of one flow. Times are Unix nanoseconds, durations milliseconds; None is 'not known here'."""
+
+    schema: str = SCHEMA
+    event: Event
+    seq: int  # of this flow's records, from 0
+    final: bool = False  # nothing follows
+
+    flow_id: str  # sortable by start time
+    parent_id: str | None = None
+    community_id: str
+    tenant: str
+    user: str | None = None
+    device: str | None = None
+    vnet: str | None = None
+    node: str
+    onramp: str
+    tunnel: str
+    offramp: str | None = None
+    route: str | None = None
+
+    start: int
+    end: int | None = None
+    duration_ms: float
+    client_tcp_ms: float | None = None
+    origin_tcp_ms: float | None = None
+    policy_ms: float | None = None
+    ttfb_ms: float | None = None
+
+    protocol: Protocol
+    src: str
+    src_port: int  # the echo identifier for icmp and icmpv6
+    dst: str
+    dst_port: int
+    origin: str | None = None  # address:port as dialled
+    egress_ip: str | None = None
+    dst_host: str | None = None
+    host_source: str | None = None
+
+    total: Totals
+    delta: Totals | None = None
+
+    level: Level
+    detected_protocol: str | None = None
+
+    verdict: Verdict = "allowed"
+    decisions: list[Decision] = []
+
+    state: State
+    conn_state: str | None = None  # Zeek's: S0 S1 SF REJ RSTO RSTR OTH ...
+    history: str = ""  # Zeek's letters, upper case from the client
+    closed_by: ClosedBy | None = None
+    close_reason: CloseReason | None = None

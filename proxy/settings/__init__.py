@@ -1,0 +1,31 @@
+"""Typed configuration: YAML documents with positions, and the structure of `proxy.yaml`."""
+
+from proxy.settings.document import Document, DocumentError, parse, read, suggest
+from proxy.settings.model import (
+    Bridge,
+    ConnectedOnRamp,
+    Limits,
+    OnRamp,
+    Records,
+    Settings,
+    TenantSettings,
+    Timeouts,
+    load,
+)
+
+__all__ = [
+    "Bridge",
+    "ConnectedOnRamp",
+    "Document",
+    "DocumentError",
+    "Limits",
+    "OnRamp",
+    "Records",
+    "Settings",
+    "TenantSettings",
+    "Timeouts",
+    "load",
+    "parse",
+    "read",
+    "suggest",
+]
