@@ -15,7 +15,7 @@ Label = Annotated[str, Meta(max_length=256)]
 
 
 class TunnelContext(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """The first datagram of a connected tunnel: whose it is, and which addresses are its own. Other keys are ignored."""
+    """The first datagram of a connected tunnel: whose it is, and which addresses are its own. Others are ignored."""
 
     tenant: Label
     addresses: Annotated[list[Label], Meta(min_length=1, max_length=64)]

@@ -35,7 +35,7 @@ class DropReason(enum.StrEnum):
     PROTOCOL_UNSUPPORTED = "protocol_unsupported"
     ICMP_UNSUPPORTED = "icmp_unsupported"  # ICMP that is no echo request and quotes no flow of ours
     NOT_SYN = "not_syn"  # TCP without a flow: answered with RST
-    HELD_SYN = "held_syn"  # retransmission of a SYN that waits for its origin
+    HELD = "held"  # a repetition while the first packet waits for its verdict or its origin
     STRAY = "stray"  # for a flow that has ended
     FRAGMENT_OVERLAP = "fragment_overlap"
     FRAGMENT_LIMIT = "fragment_limit"
@@ -46,10 +46,12 @@ class DropReason(enum.StrEnum):
     PORTS_EXHAUSTED = "ports_exhausted"
     NO_DESCRIPTORS = "no_descriptors"
     TUNNEL_FULL = "tunnel_full"  # the client does not read, and its bounded queue is full
+    TUNNEL_REFUSED = "tunnel_refused"  # a client's context was not accepted
     TUNNEL_CLOSED = "tunnel_closed"
     ORIGIN_FULL = "origin_full"  # the socket to the origin would block (UDP, ICMP)
     ORIGIN_ERROR = "origin_error"
     TOO_BIG = "too_big"
+    PROXY_ERROR = "proxy_error"  # a bug of ours; the log has it
     RATE_LIMITED = "rate_limited"  # an ICMP error that was not sent
     KERNEL_IP = "kernel_ip"  # the private namespace's kernel dropped it: IP header errors
     KERNEL_TCP = "kernel_tcp"  # the same for TCP checksums and lengths

@@ -37,6 +37,16 @@ def open_tun(name: str, *, offload: bool, udp_offload: bool = True) -> int:
     return fd
 
 
+def has_udp_offload(fd: int) -> bool:
+    """Whether this kernel's TUN devices carry super-datagrams (USO, Linux 6.2 and later). `fd`: one with offload."""
+    try:
+        fcntl.ioctl(fd, TUNSETOFFLOAD, TCP_OFFLOADS | UDP_OFFLOADS)
+    except OSError:
+        return False
+    fcntl.ioctl(fd, TUNSETOFFLOAD, TCP_OFFLOADS)
+    return True
+
+
 def _set_offloads(fd: int, udp: bool) -> None:
     if udp:
         try:

@@ -17,10 +17,10 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    pass
+    """A mapping with known keys only."""
 
 
-class Limits(_Part):
+class Limits(_Part, frozen=True):
     """What one tenant may hold at once."""
 
     flows: Count = 20_000
@@ -29,15 +29,16 @@ class Limits(_Part):
     bytes_held: Count = 64 << 20  # queued for its tunnels and waiting for reassembly
 
 
-class TenantSettings(_Part):
+class TenantSettings(_Part, frozen=True):
     """One customer. Without `token` any token is accepted: for labs, and sockets that only the right people reach."""
 
     token: str | None = None
-    prefixes: list[str] = ["0.0.0.0/0", "::/0"]  # what its tunnels may claim as their own addresses
+    # what its tunnels may claim as their own addresses
+    prefixes: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0/0", "::/0"])
     limits: Limits = Limits()
 
 
-class ConnectedOnRamp(_Part, tag_field="kind", tag="connected"):
+class ConnectedOnRamp(_Part, frozen=True, tag_field="kind", tag="connected"):
     """Tunnels that connect to a Unix SEQPACKET socket and name their tenant in the first datagram."""
 
     path: str
@@ -47,7 +48,7 @@ class ConnectedOnRamp(_Part, tag_field="kind", tag="connected"):
 OnRamp = ConnectedOnRamp
 
 
-class Timeouts(_Part):
+class Timeouts(_Part, frozen=True):
     """TCP follows public services (connect 30 s, idle 8 h); UDP follows RFC 4787 REQ-5 and conntrack."""
 
     context_s: Seconds = 5
@@ -61,7 +62,7 @@ class Timeouts(_Part):
     fragments_s: Seconds = 15
 
 
-class Records(_Part):
+class Records(_Part, frozen=True):
     """Where ended flows are kept, and for how long."""
 
     path: str = "flows.db"
@@ -70,14 +71,14 @@ class Records(_Part):
     update_every_s: Seconds = 30
 
 
-class Bridge(_Part):
+class Bridge(_Part, frozen=True):
     """The private namespace in which the kernel's TCP serves us."""
 
     mtu: Annotated[int, Meta(ge=1280, le=65_535)] = 1500
     backlog: Count = 4096
 
 
-class Settings(_Part):
+class Settings(_Part, frozen=True):
     """Everything that `python -m proxy proxy.yaml` needs to know. Relative paths are relative to the file."""
 
     tenants: dict[Name, TenantSettings]

@@ -1,0 +1,28 @@
+"""A proxy that takes raw IP packets of many tenants from tunnels, tracks them as flows, and lifts flows to streams.
+
+    device --(tunnel)--> on-ramp --> flow table --> path --> off-ramp --> origin
+                              first packet only: hooks, policy, route   (memoised for all that follow)
+
+Words
+    tenant      the customer that a packet belongs to; every key, table, pool and counter is inside one
+    tunnel      a carrier of raw IP packets with context
+    context     what is known of a tunnel or flow besides its bytes: tenant, user, device
+    on-ramp     where traffic enters; off-ramp: where it leaves
+    flow        both directions of one exchange: tenant, addresses, ports (or ICMP identifier), protocol
+    path        the memoised handling of one direction of a flow
+    upgrade     packets to stream; downgrade: stream to packets
+    relay       bytes moved between two sockets, unread
+    origin      the server at the far end
+
+Layers, each importing only those before it
+    errors context settings hooks poller      leaves
+    wire        bytes to meaning and back
+    flow        which packets belong together, and what became of them
+    packet      the packet plane: one packet in, one path out
+    device kernel   TUN, tunnels, and the kernel's TCP in a private namespace
+    stream      flows as byte streams and datagram sessions
+    onramps offramps telemetry control
+    app         the composition root
+"""
+
+__version__ = "0.1.0"

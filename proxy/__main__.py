@@ -1,0 +1,64 @@
+"""Run one proxy: `python -m proxy proxy.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+from proxy import __version__
+from proxy.app import Proxy
+from proxy.errors import ProxyError
+from proxy.kernel.private import become_namespace_owner
+from proxy.settings import DocumentError, Settings, load
+
+log = logging.getLogger("proxy")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0 stopped as asked, 1 failed, 2 an invalid file or command line."""
+    parser = argparse.ArgumentParser(prog="python -m proxy", description="Run one proxy from a configuration file.")
+    parser.add_argument("file", help="the configuration, see examples/proxy.yaml")
+    parser.add_argument("--check", action="store_true", help="only read the file and say whether it is valid")
+    parser.add_argument("--verbose", action="store_true", help="say more in the log")
+    parser.add_argument("--version", action="version", version=__version__)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        settings = load(options.file)
+    except DocumentError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.check:
+        print(f"{options.file}: valid")
+        return 0
+    try:
+        become_namespace_owner()
+        asyncio.run(_serve(settings))
+    except ProxyError as error:
+        print(f"proxy: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    proxy = Proxy(settings)
+    try:
+        await proxy.start()
+        log.info("ready: control socket %s", settings.control)
+        await stopped.wait()
+    finally:
+        await proxy.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The composition root: the only module that knows all the others. Start, serve, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+
+from proxy.control.server import ControlServer
+from proxy.flow.tenant import Tenant
+from proxy.hooks import HookRunner, load_hooks
+from proxy.kernel.bridge import Bridge
+from proxy.kernel.private import PrivateNamespace
+from proxy.kernel.pump import BridgePump
+from proxy.offramps.sockets import raise_descriptor_limit
+from proxy.onramps.connected import ConnectedRamp
+from proxy.onramps.tunnel import Tunnel
+from proxy.packet.icmp_errors import IcmpErrors
+from proxy.packet.plane import Plane
+from proxy.poller import IN, Poller
+from proxy.settings import Settings
+from proxy.stream.datagrams import DatagramPlane
+from proxy.stream.echo import EchoFlow
+from proxy.stream.lifecycle import Lifecycle
+from proxy.stream.relay import close_pool
+from proxy.stream.tcp import TcpPlane
+from proxy.stream.udp import UdpSession
+from proxy.telemetry.flowlog import FlowLog
+from proxy.telemetry.view import View
+from proxy.wire.virtio import HEADER_BYTES
+
+log = logging.getLogger(__name__)
+
+RESERVED_DESCRIPTORS = 200  # for tunnels, the control API, the flow log and pooled pipes
+DESCRIPTORS_PER_FLOW = 2
+
+
+class Proxy:
+    """One running proxy."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.tenants = {
+            name: Tenant(name, tenant, fragments_s=settings.timeouts.fragments_s)
+            for name, tenant in settings.tenants.items()
+        }
+        self._stack = contextlib.AsyncExitStack()
+        self._ramps: list[ConnectedRamp] = []
+        self._bridges: dict[int, Bridge] = {}
+        self._pumps: list[BridgePump] = []
+
+    async def start(self) -> None:
+        """Open everything; ProxyError says what could not be had. `stop` closes whatever was opened."""
+        settings, defer = self.settings, self._stack
+        self._hooks = HookRunner(load_hooks(settings.hooks))
+        node = settings.node or socket.gethostname()
+        max_flows = (raise_descriptor_limit() - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_FLOW
+        self._lifecycle = Lifecycle(node, self._hooks, max_flows=max(1, max_flows))
+        flow_log = FlowLog(settings.records)
+        defer.push_async_callback(flow_log.close)
+        self._poller = Poller(asyncio.get_running_loop())
+        defer.callback(self._poller.close)
+        defer.callback(close_pool)
+        namespace = PrivateNamespace()
+        defer.callback(namespace.close)
+        self._open_bridges(namespace)
+        plane = self._make_plane()
+        self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, self._ramps)
+        self._lifecycle.subscribe(flow_log.submit, "end")
+        await self._hooks.notify("startup")
+        defer.push_async_callback(self._hooks.drain)
+        defer.push_async_callback(self._hooks.notify, "shutdown")
+        defer.callback(self._end_all)
+        control = ControlServer(self._view, settings.control)
+        await control.start()
+        defer.push_async_callback(control.stop)
+        self._open_ramps(plane)
+        self._tick()
+        defer.callback(self._timer.cancel)
+
+    async def stop(self) -> None:
+        """Take no more, end every flow with the reason `drain`, keep their records, close everything."""
+        if hasattr(self, "_view"):
+            self._view.state = "draining"
+        await self._stack.aclose()
+
+    def _open_bridges(self, namespace: PrivateNamespace) -> None:
+        settings = self.settings.bridge
+        for header_bytes in (0, HEADER_BYTES):
+            bridge = Bridge(namespace, offload=header_bytes > 0, mtu=settings.mtu, backlog=settings.backlog)
+            self._stack.callback(bridge.close, self._poller)
+            pump = BridgePump(bridge.tun, header_bytes, bridge.paths)
+            self._poller.watch(bridge.tun, IN, pump.ready, pump.crashed)
+            self._bridges[header_bytes] = bridge
+            self._pumps.append(pump)
+
+    def _make_plane(self) -> Plane:
+        poller, lifecycle, timeouts = self._poller, self._lifecycle, self.settings.timeouts
+        errors = IcmpErrors()
+        tcp = TcpPlane(poller, self._bridges, lifecycle, self._hooks, errors, timeouts)
+        for bridge in self._bridges.values():
+            bridge.start(poller, tcp.accepted)
+        udp_offload = self._bridges[HEADER_BYTES].udp_offload
+        udp = DatagramPlane(UdpSession, poller, lifecycle, errors, timeouts, udp_offload)
+        echo = DatagramPlane(EchoFlow, poller, lifecycle, errors, timeouts, udp_offload)
+        return Plane(tcp, udp, echo, errors)
+
+    def _open_ramps(self, plane: Plane) -> None:
+        for settings in self.settings.onramps:
+            ramp = ConnectedRamp(
+                settings,
+                self.tenants,
+                plane,
+                self._poller,
+                self._hooks,
+                {bridge.offload: bridge.tun for bridge in self._bridges.values()},
+                context_timeout_s=self.settings.timeouts.context_s,
+                opened=self._tunnel_opened,
+                closed=self._tunnel_closed,
+            )
+            self._ramps.append(ramp)
+            self._stack.callback(ramp.close)
+
+    def _tunnel_opened(self, tunnel: Tunnel) -> None:
+        log.info("%r is open: %s, MTU %d", tunnel, ", ".join(tunnel.context.addresses), tunnel.mtu)
+
+    def _tunnel_closed(self, tunnel: Tunnel) -> None:
+        """The client hung up: its flows end."""
+        tunnel.tenant.carriers.pop(tunnel.id, None)
+        for flow in [flow for flow in tunnel.tenant.live() if flow.carrier is tunnel]:
+            flow.handler.end("tunnel_closed")
+        log.info("%r is closed", tunnel)
+        self._hooks.notify_soon("tunnel_close", tunnel.context)
+
+    def _end_all(self) -> None:
+        for tenant in self.tenants.values():
+            for flow in list(tenant.live()):
+                flow.handler.end("drain")
+                if not flow.is_recorded:
+                    self._lifecycle.ended(flow)
+            for carrier in list(tenant.carriers.values()):
+                carrier.close()
+
+    def _tick(self) -> None:
+        """The clock of everything that times out."""
+        now = time.monotonic()
+        wheel = self._lifecycle.wheel
+        self._timer = asyncio.get_running_loop().call_later(wheel.tick_s, self._tick)
+        self._lifecycle.tick(now)
+        self._lifecycle.send_updates(self.tenants.values(), self.settings.records.update_every_s, now)
+        for tenant in self.tenants.values():
+            tenant.expire_fragments(now)

@@ -1,0 +1,153 @@
+"""The other end of the control socket: what a command-line tool asks of a running proxy."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from proxy.control.schema import FlowRecord, FlowsAnswer, Lost, Status, TunnelInfo
+
+T = TypeVar("T")
+Pairs = Iterable[tuple[str, str]]
+TIMEOUT_S = 30.0
+
+
+class ControlError(Exception):
+    """Why there is no answer, in one sentence; `status` is the HTTP status when the proxy itself said no."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Items(msgspec.Struct):
+    items: list[msgspec.Raw]
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+        self.socket: socket.socket  # kept: http.client lets go of `sock` when the answer says "close"
+
+    def connect(self) -> None:
+        self.socket = self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(self.timeout)
+        self.socket.connect(self._path)
+
+
+class ControlClient:
+    """Asks the proxy that listens on the socket `path`; every call is one connection. ControlError when it fails."""
+
+    def __init__(self, path: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._path, self._timeout_s = path, timeout_s
+
+    def status(self) -> Status:
+        return self._items(Status, "/v1/status")[0]
+
+    def tunnels(self, tenant: str | None = None) -> list[TunnelInfo]:
+        return self._items(TunnelInfo, "/v1/tunnels", [] if tenant is None else [("tenant", tenant)])
+
+    def flows(self, pairs: Pairs) -> FlowsAnswer:
+        """The flows that the parameters select (`proxy.control.schema.LIST_PARAMETERS`)."""
+        return self._decode(FlowsAnswer, self._request("GET", "/v1/flows", pairs))
+
+    def flow(self, flow_id: str, pairs: Pairs) -> FlowRecord:
+        """One flow, live or past; `pairs` say whose. ControlError with status 404 when there is none."""
+        return self._items(FlowRecord, f"/v1/flows/{quote(flow_id, safe='')}", pairs)[0]
+
+    def kill(self, flow_id: str, pairs: Pairs) -> None:
+        """End a live flow; ControlError with status 404 when there is none."""
+        self._request("DELETE", f"/v1/flows/{quote(flow_id, safe='')}", pairs)
+
+    @contextlib.contextmanager
+    def watch(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Lost]]:
+        """Events from the moment the context is entered, and how many were passed over, until the proxy stops."""
+        connection = _UnixConnection(self._path, self._timeout_s)
+        try:
+            response = self._open(connection, "GET", "/v1/flows/watch", pairs)
+            with response:
+                connection.socket.settimeout(None)  # the next event may be hours away
+                yield map(_event, self._lines(response))
+        finally:
+            connection.close()
+
+    def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        try:
+            while line := response.readline():
+                yield line
+        except (OSError, http.client.HTTPException) as error:
+            raise ControlError(f"the proxy on {self._path} went away in the middle of its answer") from error
+
+    def _items(self, kind: type[T], path: str, pairs: Pairs = ()) -> list[T]:
+        items = self._decode(_Items, self._request("GET", path, pairs)).items
+        return [self._decode(kind, item) for item in items]
+
+    def _request(self, method: str, path: str, pairs: Pairs = ()) -> bytes:
+        connection = _UnixConnection(self._path, self._timeout_s)
+        try:
+            return self._read(self._open(connection, method, path, pairs))
+        finally:
+            connection.close()
+
+    def _open(self, connection: _UnixConnection, method: str, path: str, pairs: Pairs) -> http.client.HTTPResponse:
+        query = urlencode(list(pairs))
+        try:
+            connection.request(method, f"{path}?{query}" if query else path)
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise ControlError(self._explain(error)) from error
+        if response.status != 200:
+            body = self._read(response)
+            raise ControlError(_reason(body) or f"the proxy answered {response.status}", response.status)
+        return response
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ControlError(f"the proxy on {self._path} went away in the middle of its answer") from error
+
+    def _decode(self, kind: type[T], data: bytes | msgspec.Raw) -> T:
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.DecodeError as error:
+            raise ControlError(f"what answers on {self._path} is another version of the proxy: {error}") from error
+
+    def _explain(self, error: Exception) -> str:
+        path = self._path
+        if isinstance(error, FileNotFoundError):
+            return f"no proxy is running here: there is no control socket {path}"
+        if isinstance(error, ConnectionRefusedError):
+            return f"the proxy that made the control socket {path} is gone"
+        if isinstance(error, PermissionError):
+            return f"not allowed to open the control socket {path}: only root and the user that runs the proxy are"
+        if isinstance(error, TimeoutError):
+            return f"the proxy on {path} did not answer in {self._timeout_s:g} s"
+        if isinstance(error, http.client.HTTPException | ConnectionError):
+            return f"the proxy on {path} went away instead of answering"
+        return f"cannot talk to the control socket {path}: {error}"
+
+
+_decode_event = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def _event(line: bytes) -> FlowRecord | Lost:
+    try:
+        data = _decode_event(line)
+        return msgspec.convert(data, Lost) if data.keys() == {"lost"} else msgspec.convert(data, FlowRecord)
+    except msgspec.DecodeError as error:
+        raise ControlError(f"an event that cannot be read: {error}") from error
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(msgspec.json.decode(body, type=dict[str, Any]).get("error", ""))
+    except msgspec.DecodeError:
+        return ""

@@ -1,0 +1,130 @@
+"""The control API's paths: which parameters each takes, and what it answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import msgspec
+
+from proxy.control.http11 import HttpError, Request, Response
+from proxy.control.listing import encode_page, list_flows
+from proxy.control.schema import SCHEMA, ProxyView
+from proxy.control.watch import Watcher
+from proxy.errors import ProxyError
+from proxy.flow.parameters import LIST_PARAMETERS, TENANT, WATCH_PARAMETERS, QueryError, parse_query
+from proxy.flow.query import FlowQuery, predicate
+from proxy.settings import suggest
+from proxy.telemetry.metrics import CONTENT_TYPE
+
+Pairs = list[tuple[str, str]]
+_NDJSON = "application/x-ndjson"
+_encode = msgspec.json.Encoder().encode
+
+
+class Route(NamedTuple):
+    path: re.Pattern[str]
+    methods: dict[str, Callable[..., Awaitable[Response]]]
+
+
+class Routes:
+    """Answers requests about one proxy."""
+
+    def __init__(self, view: ProxyView) -> None:
+        self._view = view
+        self.watchers: set[Watcher] = set()
+        self._routes = [
+            Route(re.compile(r"/v1/status"), {"GET": self._status}),
+            Route(re.compile(r"/v1/tunnels"), {"GET": self._tunnels}),
+            Route(re.compile(r"/v1/flows"), {"GET": self._flows}),
+            Route(re.compile(r"/v1/flows/watch"), {"GET": self._watch}),
+            Route(re.compile(r"/v1/flows/([^/]+)"), {"GET": self._flow, "DELETE": self._kill}),
+            Route(re.compile(r"/metrics"), {"GET": self._metrics}),
+        ]
+
+    async def __call__(self, request: Request) -> Response:
+        """The answer; HttpError for what is not found, not allowed or not understood."""
+        for route in self._routes:
+            if place := route.path.fullmatch(request.path):
+                method = "GET" if request.method == "HEAD" else request.method
+                if method not in route.methods:
+                    allowed = ", ".join([*route.methods, "HEAD"])
+                    raise HttpError(405, f"{request.path} takes {allowed}", (("allow", allowed),))
+                return await self._answer(route.methods[method], request, place.groups())
+        raise HttpError(404, f"no such path: {request.path}; see /v1/status, /v1/tunnels, /v1/flows, /metrics")
+
+    async def _answer(
+        self, handler: Callable[..., Awaitable[Response]], request: Request, place: tuple[str, ...]
+    ) -> Response:
+        try:
+            return await handler(request.parameters, *(unquote(part) for part in place))
+        except QueryError as error:
+            raise HttpError(400, str(error)) from None
+        except ProxyError as error:
+            raise HttpError(503 if error.retryable else 500, str(error)) from None
+
+    async def _status(self, pairs: Pairs) -> Response:
+        _only(pairs)
+        return _envelope("status", [self._view.status()])
+
+    async def _tunnels(self, pairs: Pairs) -> Response:
+        _only(pairs, "tenant")
+        return _envelope("tunnels", self._view.tunnels(dict(pairs).get("tenant")))
+
+    async def _flows(self, pairs: Pairs) -> Response:
+        page = await list_flows(self._view, _query(pairs, LIST_PARAMETERS))
+        return Response(body=encode_page("flows", page))
+
+    async def _flow(self, pairs: Pairs, flow_id: str) -> Response:
+        query = msgspec.structs.replace(_query(pairs, tuple(TENANT)), flow_id=(flow_id,), limit=1)
+        page = await list_flows(self._view, query)
+        if not page.flows:
+            raise _no_flow(flow_id, query)
+        return Response(body=encode_page("flow", page))
+
+    async def _kill(self, pairs: Pairs, flow_id: str) -> Response:
+        query = _query(pairs, tuple(TENANT))
+        if not self._view.kill(flow_id, query.tenant):
+            raise _no_flow(flow_id, query, "live ")
+        return _envelope("killed", [{"flow_id": flow_id}])
+
+    async def _watch(self, pairs: Pairs) -> Response:
+        query = _query(pairs, WATCH_PARAMETERS)
+        watcher = Watcher(predicate(query))
+        unsubscribe = self._view.watch(query.tenant, watcher.put)
+        self.watchers.add(watcher)
+
+        def done() -> None:
+            unsubscribe()
+            self.watchers.discard(watcher)
+
+        return Response(body=watcher.chunks(), content_type=_NDJSON, is_watch=True, done=done)
+
+    async def _metrics(self, pairs: Pairs) -> Response:
+        _only(pairs)
+        return Response(body=self._view.metrics().encode(), content_type=CONTENT_TYPE)
+
+
+def _query(pairs: Pairs, allowed: tuple[str, ...]) -> FlowQuery:
+    return parse_query(pairs, datetime.now().astimezone(), allowed)
+
+
+def _only(pairs: Pairs, *allowed: str) -> None:
+    for name, _ in pairs:
+        if name not in allowed:
+            raise QueryError(f"unknown parameter '{name}'{suggest(name, allowed)}")
+    if len(pairs) > len(allowed):
+        raise QueryError(f"{pairs[0][0]}: given twice")
+
+
+def _no_flow(flow_id: str, query: FlowQuery, kind: str = "") -> HttpError:
+    whose = "no tenant" if query.tenant is None else f"tenant {query.tenant}"
+    has = "has a" if query.tenant is None else "has no"
+    return HttpError(404, f"{whose} {has} {kind}flow {flow_id}")
+
+
+def _envelope(kind: str, items: list[Any]) -> Response:
+    return Response(body=_encode({"schema": SCHEMA, "kind": kind, "items": items}) + b"\n")

@@ -1,0 +1,157 @@
+"""The words of the control API: what its answers hold, and what the server asks of the proxy behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal, Protocol
+
+import msgspec
+
+from proxy.flow.parameters import (
+    LIST_PARAMETERS,
+    WATCH_PARAMETERS,
+    QueryError,
+    parse_duration,
+    parse_query,
+    parse_time,
+)
+from proxy.flow.query import MAX_LIMIT, SORT_KEYS, FlowQuery, Page, StoredFlow, Window, payload_bytes
+from proxy.flow.record import ClosedBy, CloseReason, Event, FlowRecord, State, Totals
+from proxy.flow.record import Protocol as FlowProtocol
+
+__all__ = [
+    "LIST_PARAMETERS",
+    "MAX_LIMIT",
+    "SCHEMA",
+    "SORT_KEYS",
+    "WATCH_PARAMETERS",
+    "CloseReason",
+    "ClosedBy",
+    "Event",
+    "FlowProtocol",
+    "FlowQuery",
+    "FlowRecord",
+    "FlowsAnswer",
+    "Lost",
+    "Page",
+    "ProxyView",
+    "QueryError",
+    "RecordsStatus",
+    "State",
+    "Status",
+    "StoredFlow",
+    "TenantStatus",
+    "Totals",
+    "TunnelInfo",
+    "Window",
+    "parse_duration",
+    "parse_query",
+    "parse_time",
+    "payload_bytes",
+]
+
+SCHEMA = "oxyctl/1"
+
+
+class RecordsStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """The store of ended flows: how many it holds, how many it could not keep, the end of the oldest (Unix ns)."""
+
+    stored: int = 0
+    lost: int = 0  # since the proxy started
+    oldest: int | None = None
+
+
+class TenantStatus(msgspec.Struct, kw_only=True):
+    """Counters of one tenant. `client_*` came from its tunnels, `origin_*` was sent into them."""
+
+    tunnels: int = 0
+    flows: dict[str, int] = {}  # live, by protocol
+    flows_started: dict[str, int] = {}  # since the proxy started, by protocol
+    flows_ended: dict[str, int] = {}  # by close reason
+    client_packets: int = 0
+    client_bytes: int = 0
+    origin_packets: int = 0
+    origin_bytes: int = 0
+    drops: dict[str, int] = {}  # by DropReason
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """One look at the whole proxy."""
+
+    node: str
+    version: str
+    pid: int
+    started: int  # Unix ns
+    uptime_s: float
+    state: Literal["running", "draining"] = "running"
+    tunnels: int = 0
+    flows: dict[str, int] = {}  # live, by protocol
+    tenants: dict[str, TenantStatus] = {}
+    drops: dict[str, int] = {}  # of every tenant, and of packets and tunnels that had none yet
+    records: RecordsStatus = RecordsStatus()
+    kernel: dict[str, int] = {}  # counters of the private namespace
+
+
+class TunnelInfo(msgspec.Struct, kw_only=True):
+    """One tunnel that is open now. `in` is from the client, `out` to it."""
+
+    id: str
+    onramp: str
+    tenant: str
+    user: str | None = None
+    device: str | None = None
+    addresses: list[str] = []
+    mtu: int
+    offload: str | None = None
+    opened: int  # Unix ns
+    packets_in: int = 0
+    bytes_in: int = 0
+    packets_out: int = 0
+    bytes_out: int = 0
+    queued_bytes: int = 0
+    flows: int = 0
+
+
+class FlowsAnswer(msgspec.Struct, kw_only=True):
+    """The answer to `GET /v1/flows`."""
+
+    schema: str = SCHEMA
+    kind: str = "flows"
+    items: list[FlowRecord]
+    window: Window
+    lost: int
+    truncated: bool
+
+
+class Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of a watch: so many events were passed over, because the watcher did not keep up."""
+
+    lost: int
+
+
+class ProxyView(Protocol):
+    """What the control server needs of a proxy. Everything is called on the event loop and answers at once."""
+
+    def status(self) -> Status: ...
+
+    def tunnels(self, tenant: str | None) -> list[TunnelInfo]: ...
+
+    def live_flows(self, tenant: str | None) -> Iterable[FlowRecord]:
+        """An `update` record of every live flow, of every tenant when `tenant` is None.
+
+        The server takes it in slices, with other work in between: go over a copy of the table, and build each record
+        when it is asked for (a generator). A flow that ended meanwhile may come or not.
+        """
+        ...
+
+    async def past_flows(self, query: FlowQuery) -> Page: ...
+
+    def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
+        """From now on `put` gets every record of that tenant as it happens; what is returned ends that."""
+        ...
+
+    def kill(self, flow_id: str, tenant: str | None) -> bool:
+        """End a live flow as `admin_killed`; False when that tenant has no such flow."""
+        ...
+
+    def metrics(self) -> str: ...

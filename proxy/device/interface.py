@@ -1,0 +1,58 @@
+"""Configuring an interface of the calling thread's namespace by ioctl (netdevice(7)): no import cost, no netlink."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
+SIOCSIFADDR, SIOCSIFNETMASK = 0x8916, 0x891C
+SIOCSIFMTU, SIOCGIFINDEX, SIOCSIFTXQLEN = 0x8922, 0x8933, 0x8943
+IFF_UP = 0x1
+
+_Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+def bring_up(name: str, *, mtu: int | None = None, queue: int | None = None, addresses: Iterable[str] = ()) -> None:
+    """Set MTU, transmit queue length (packets) and addresses (`198.18.0.1/15`) of `name`, then set it up."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as v4,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as v6,
+    ):
+        if mtu is not None:
+            fcntl.ioctl(v4, SIOCSIFMTU, struct.pack("16si20x", name.encode(), mtu))
+        if queue is not None:
+            fcntl.ioctl(v4, SIOCSIFTXQLEN, struct.pack("16si20x", name.encode(), queue))
+        _add_flags(v4, name, IFF_UP)
+        for text in addresses:
+            _add_address(v4, v6, name, ipaddress.ip_interface(text))
+
+
+def set_sysctl(name: str, value: object) -> bool:
+    """Whether the kernel took `value` for `name` (`net/ipv4/ip_forward`) in the calling thread's namespace."""
+    try:
+        Path("/proc/sys", name).write_text(f"{value}\n")
+    except OSError:
+        return False
+    return True
+
+
+def _add_flags(sock: socket.socket, name: str, flags: int) -> None:
+    reply = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))
+    (current,) = struct.unpack_from("H", reply, 16)
+    fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), current | flags))
+
+
+def _add_address(v4: socket.socket, v6: socket.socket, name: str, interface: _Interface) -> None:
+    if isinstance(interface, ipaddress.IPv4Interface):
+        for request, address in ((SIOCSIFADDR, interface.ip), (SIOCSIFNETMASK, interface.netmask)):
+            sockaddr = struct.pack("HH4s8x", socket.AF_INET, 0, address.packed)
+            fcntl.ioctl(v4, request, struct.pack("16s16s8x", name.encode(), sockaddr))
+        return
+    reply = fcntl.ioctl(v6, SIOCGIFINDEX, struct.pack("16si20x", name.encode(), 0))
+    (index,) = struct.unpack_from("i", reply, 16)
+    fcntl.ioctl(v6, SIOCSIFADDR, struct.pack("16sIi", interface.ip.packed, interface.network.prefixlen, index))

@@ -1,0 +1,193 @@
+"""One flow: both directions of a point-to-point exchange, its counters, and what became of it."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from proxy.flow.community import community_id
+from proxy.flow.record import (
+    ClosedBy,
+    CloseReason,
+    Decision,
+    Event,
+    FlowRecord,
+    Level,
+    Protocol,
+    State,
+    Totals,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from proxy.flow.tenant import Carrier, Tenant
+
+PROTOCOL_NUMBERS: dict[Protocol, int] = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58}
+ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0)}  # type and code stand for ports
+CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
+
+
+class Path:
+    """The memoised handling of one direction of a flow.
+
+    `rewritten` replaces addresses and ports at once, `ip_delta` and `l4_delta` are what that adds to the IPv4 header's
+    sum (or to the pseudo-header's) and to the transport checksum. Counters live here and are summed when somebody asks.
+    """
+
+    __slots__ = ("flow", "ip_delta", "l4_delta", "octets", "packets", "rewritten", "send")
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.packets = 0
+        self.octets = 0
+        self.rewritten = b""
+        self.ip_delta = 0
+        self.l4_delta = 0
+        self.send: Any = None  # of the tunnel, for the direction to the client
+
+
+class Flow:
+    """Identity, state and counters of one flow; what moves its bytes is its `handler`."""
+
+    __slots__ = (
+        "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by", "connected_at",
+        "decisions", "destination", "destination_port", "detected_protocol", "egress_ip", "ended_ns", "handler",
+        "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level", "offramp",
+        "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "policy_ms", "protocol", "seq",
+        "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_slot", "ttfb_ms",
+        "verdict", "virtual",
+    )  # fmt: skip
+
+    def __init__(
+        self, flow_id: str, tenant: Tenant, carrier: Carrier, protocol: Protocol, key: bytes,
+        source: bytes, source_port: int, destination: bytes, destination_port: int, now: float, now_ns: int,
+    ) -> None:  # fmt: skip
+        self.id, self.tenant, self.carrier, self.protocol, self.key = flow_id, tenant, carrier, protocol, key
+        self.source, self.source_port = source, source_port
+        self.destination, self.destination_port = destination, destination_port
+        self.started_at, self.started_ns = now, now_ns
+        self.ended_ns: int | None = None
+        self.connected_at: float | None = None
+        self.state: State = "new"
+        self.level: Level = "packet"
+        self.verdict: Verdict = "allowed"
+        self.decisions: list[Decision] = []
+        self.client_path, self.origin_path = Path(self), Path(self)
+        self.client_payload = self.origin_payload = self.spliced = 0
+        self.handler: Any = None
+        self.origin: str | None = None
+        self.egress_ip: str | None = None
+        self.onramp = carrier.kind
+        self.offramp: str | None = None
+        self.detected_protocol: str | None = None
+        self.client_tcp_ms: float | None = None
+        self.origin_tcp_ms: float | None = None
+        self.policy_ms: float | None = None
+        self.ttfb_ms: float | None = None
+        self.history = ""
+        self.closed_by: ClosedBy | None = None
+        self.close_reason: CloseReason | None = None
+        self.virtual: Any = None  # what the bridge knows it by, while it is admitted
+        self.is_recorded = False  # its end was told
+        self.seq = 0
+        self.last_totals: Totals | None = None
+        self.timer_slot = 0
+        self.idle_strikes = 0
+        self.last_count = 0
+
+    def __repr__(self) -> str:
+        return f"<flow {self.id} {self.protocol} {self.source_text} -> {self.destination_text} {self.state}>"
+
+    @property
+    def source_text(self) -> str:
+        return endpoint(self.source, self.source_port)
+
+    @property
+    def destination_text(self) -> str:
+        return endpoint(self.destination, self.destination_port)
+
+    @property
+    def is_ended(self) -> bool:
+        return self.ended_ns is not None
+
+    def close(self, reason: CloseReason, now_ns: int) -> bool:
+        """Say why the flow ended; False when that was said before: the first reason is the true one."""
+        if self.ended_ns is not None:
+            return False
+        self.ended_ns = now_ns
+        self.state = "closed"
+        self.close_reason = reason
+        self.closed_by = CLOSED_BY.get(reason.partition("_")[0], "proxy")
+        return True
+
+    def activity(self) -> int:
+        """A number that grows with everything that the flow moves: two equal readings mean that it was idle."""
+        return self.client_path.packets + self.origin_path.packets + self.client_payload + self.origin_payload
+
+    def totals(self) -> Totals:
+        client, origin = self.client_path, self.origin_path
+        return Totals(
+            client.packets, client.octets, self.client_payload,
+            origin.packets, origin.octets, self.origin_payload, self.spliced,
+        )  # fmt: skip
+
+    def conn_state(self) -> str:
+        """Zeek's summary of a TCP connection; OTH for everything else."""
+        if self.protocol != "tcp":
+            return "SF" if self.origin_path.packets else "S0"
+        if self.close_reason == "origin_refused":
+            return "REJ"
+        if "h" not in self.history:
+            return "S0"
+        if "R" in self.history:
+            return "RSTO"
+        if "r" in self.history:
+            return "RSTR"
+        if self.state != "closed":
+            return "S1"
+        return {(True, True): "SF", (True, False): "S2", (False, True): "S3"}.get(
+            ("F" in self.history, "f" in self.history), "S1"
+        )
+
+    def record(self, event: Event, node: str, now_ns: int) -> FlowRecord:
+        """What is known now, as one event; `seq` advances and an update's delta starts anew."""
+        total = self.totals()
+        delta = total.minus(self.last_totals or Totals()) if event == "update" else None
+        seq, self.seq = self.seq, self.seq + 1
+        if event == "update":
+            self.last_totals = total
+        return self._fill(event, node, now_ns, seq, total, delta)
+
+    def snapshot(self, node: str, now_ns: int) -> FlowRecord:
+        """The same for somebody who looks: nothing advances."""
+        return self._fill("end" if self.is_ended else "update", node, now_ns, self.seq, self.totals(), None)
+
+    def _fill(self, event: Event, node: str, now_ns: int, seq: int, total: Totals, delta: Totals | None) -> FlowRecord:
+        carrier = self.carrier
+        return FlowRecord(
+            event=event, seq=seq, final=event == "end",
+            flow_id=self.id, community_id=self._community_id(), tenant=self.tenant.name,
+            user=carrier.user, device=carrier.device, node=node,
+            onramp=self.onramp, tunnel=carrier.id, offramp=self.offramp,
+            start=self.started_ns, end=self.ended_ns,
+            duration_ms=((self.ended_ns or now_ns) - self.started_ns) / 1e6,
+            client_tcp_ms=self.client_tcp_ms, origin_tcp_ms=self.origin_tcp_ms,
+            policy_ms=self.policy_ms, ttfb_ms=self.ttfb_ms,
+            protocol=self.protocol, src=str(ip_address(self.source)), src_port=self.source_port,
+            dst=str(ip_address(self.destination)), dst_port=self.destination_port,
+            origin=self.origin, egress_ip=self.egress_ip, total=total, delta=delta,
+            level=self.level, detected_protocol=self.detected_protocol,
+            verdict=self.verdict, decisions=self.decisions,
+            state=self.state, conn_state=self.conn_state(), history=self.history,
+            closed_by=self.closed_by, close_reason=self.close_reason,
+        )  # fmt: skip
+
+    def _community_id(self) -> str:
+        ports = ECHO_PORTS.get(self.protocol, (self.source_port, self.destination_port))
+        return community_id(self.source, self.destination, PROTOCOL_NUMBERS[self.protocol], *ports)
+
+
+def endpoint(address: bytes, port: int) -> str:
+    """`192.0.2.1:80` or `[2001:db8::1]:80`."""
+    text = str(ip_address(address))
+    return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"

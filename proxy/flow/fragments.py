@@ -1,0 +1,120 @@
+"""Fragments of one packet wait here until it is whole, bounded in number, bytes and time (RFC 791, RFC 8200)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from proxy.errors import DropReason
+from proxy.wire import ip
+from proxy.wire.checksum import checksum
+from proxy.wire.ip import IPPacket
+
+MAX_DATAGRAM = 65_535
+MAX_PIECES = 1024  # of one datagram: 64 KiB in pieces of 64 bytes
+
+Key = tuple[bytes, bytes, int, int]
+
+
+@dataclass(slots=True)
+class _Datagram:
+    deadline: float
+    pieces: dict[int, bytes] = field(default_factory=dict)  # by offset
+    held: int = 0
+    length: int | None = None  # of the payload, once the last fragment is here
+    first: bytes = b""  # headers before the payload, from the fragment at offset 0
+
+
+class Fragments:
+    """Reassembly for one tenant. Any overlap discards the whole datagram: evasion relies on it (RFC 5722)."""
+
+    def __init__(self, *, timeout_s: float, max_bytes: int, max_datagrams: int = 1024) -> None:
+        self.timeout_s, self.max_bytes, self.max_datagrams = timeout_s, max_bytes, max_datagrams
+        self.held_bytes = 0
+        self._waiting: dict[Key, _Datagram] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, buffer: bytes | bytearray, packet: IPPacket, now: float) -> bytes | DropReason | None:
+        """The whole packet when this fragment completes it, None when more must come, or why it was dropped."""
+        payload = bytes(buffer[packet.l4 : packet.end])
+        problem = _problem(packet, len(payload))
+        if problem is not None:
+            return problem
+        key = (packet.source, packet.destination, packet.protocol if packet.version == 4 else -1, packet.fragment_id)
+        datagram = self._waiting.get(key)
+        if datagram is None:
+            if len(self._waiting) >= self.max_datagrams:
+                return DropReason.FRAGMENT_LIMIT
+            datagram = self._waiting[key] = _Datagram(now + self.timeout_s)
+        if self.held_bytes + len(payload) > self.max_bytes or len(datagram.pieces) >= MAX_PIECES:
+            self._discard(key)
+            return DropReason.FRAGMENT_LIMIT
+        if not self._keep(datagram, packet, payload):
+            self._discard(key)
+            return DropReason.FRAGMENT_OVERLAP
+        if packet.fragment_offset == 0:
+            datagram.first = _headers(buffer, packet)
+        if datagram.length is None or datagram.held < datagram.length or not datagram.first:
+            return None
+        self._discard(key)
+        return _join(datagram, packet.version)
+
+    def expire(self, now: float) -> int:
+        """How many fragments were given up because their datagram was not whole in time."""
+        lost = 0
+        for key in [key for key, datagram in self._waiting.items() if datagram.deadline <= now]:
+            lost += len(self._waiting[key].pieces)
+            self._discard(key)
+        return lost
+
+    def _keep(self, datagram: _Datagram, packet: IPPacket, payload: bytes) -> bool:
+        offset, end = packet.fragment_offset, packet.fragment_offset + len(payload)
+        for other, piece in datagram.pieces.items():
+            if other < end and offset < other + len(piece):
+                return other == offset and piece == payload  # a duplicate is harmless
+        if not packet.more_fragments:
+            if datagram.length is not None or any(at + len(piece) > end for at, piece in datagram.pieces.items()):
+                return False
+            datagram.length = end
+        elif datagram.length is not None and end > datagram.length:
+            return False
+        datagram.pieces[offset] = payload
+        datagram.held += len(payload)
+        self.held_bytes += len(payload)
+        return True
+
+    def _discard(self, key: Key) -> None:
+        self.held_bytes -= self._waiting.pop(key).held
+
+
+def _problem(packet: IPPacket, length: int) -> DropReason | None:
+    if length == 0 or (packet.more_fragments and length % 8):
+        return DropReason.BAD_HEADER
+    if packet.fragment_offset + length > MAX_DATAGRAM:  # ping of death
+        return DropReason.BAD_HEADER
+    return None
+
+
+def _headers(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
+    """The IP header as it will stand on the whole packet: one that was never fragmented, extension headers left out."""
+    if packet.version == 4:
+        return bytes(buffer[packet.start : packet.l4])
+    return ip.ipv6_header(
+        packet.source, packet.destination, packet.protocol, 0, hop_limit=packet.ttl, traffic_class=packet.tos
+    )
+
+
+def _join(datagram: _Datagram, version: int) -> bytes | DropReason:
+    payload = b"".join(datagram.pieces[offset] for offset in sorted(datagram.pieces))
+    header = bytearray(datagram.first)
+    if version == 6:
+        header[4:6] = len(payload).to_bytes(2, "big")
+        return bytes(header) + payload
+    if len(header) + len(payload) > MAX_DATAGRAM:
+        return DropReason.BAD_HEADER
+    header[2:4] = (len(header) + len(payload)).to_bytes(2, "big")
+    header[6:8] = bytes(2)
+    header[10:12] = bytes(2)
+    header[10:12] = checksum(header).to_bytes(2, "big")
+    return bytes(header) + payload

@@ -1,0 +1,179 @@
+"""Text into a FlowQuery: the parameters of a URL, which are also the flags of `oxyctl flows`."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import typing
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+from proxy.flow.query import DEFAULT_LIMIT, MAX_LIMIT, NEVER, SORT_KEYS, FlowQuery, Prefix, Range, Scope
+from proxy.flow.record import CloseReason, Protocol, State
+from proxy.settings import suggest
+
+
+class QueryError(ValueError):
+    """One mistake in a query; `str()` names the parameter."""
+
+
+MAX_ALTERNATIVES = 100
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
+_DURATION_PART = re.compile(r"([\d.]+)(ms|s|m|h|d)", re.ASCII)
+_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZES |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `5m`, `1h30m`, `250ms`, `7d`."""
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"not a duration: {text!r} (write 90s, 5m, 1h30m, 250ms or 7d)")
+    return sum(float(count) * _UNITS_S[unit] for count, unit in _DURATION_PART.findall(text))
+
+
+def parse_time(text: str, now: datetime) -> int:
+    """Unix ns of a duration before `now`, an ISO 8601 time, a time of today, or of ns as records carry them."""
+    if text.isascii() and text.isdigit() and 16 <= len(text) <= 19:
+        return min(int(text), NEVER)
+    try:
+        moment = now - timedelta(seconds=parse_duration(text)) if _DURATION.fullmatch(text) else _moment(text, now)
+        return max(0, (moment - _EPOCH) // timedelta(microseconds=1) * 1000)
+    except (ValueError, OverflowError):
+        raise ValueError(f"not a time: {text!r} (write 5m for five minutes ago, or 2026-01-31T18:30:00)") from None
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    if re.match(r"\d\d:\d\d", text, re.ASCII):
+        return datetime.combine(now.date(), time.fromisoformat(text), time.fromisoformat(text).tzinfo or now.tzinfo)
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+
+
+def parse_prefix(text: str) -> Prefix:
+    """First and last address of `10.50.0.0/16`, or of one address; bits beyond the prefix are ignored."""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"not an address or prefix: {text!r}") from None
+    version = bytes((network.version,))
+    return version + network.network_address.packed, version + network.broadcast_address.packed
+
+
+def parse_port(text: str) -> Range:
+    """`443`, or `8000-8099` with both ends."""
+    parts = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text, re.ASCII)
+    low, high = (int(parts[1]), int(parts[2] or parts[1])) if parts else (1, 0)
+    if not low <= high <= 65_535:
+        raise ValueError(f"not a port: {text!r} (write 443 or 8000-8099)")
+    return low, high
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `1500`, `10k`, `1.5M`, `2GiB`."""
+    parts = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]i?|)b?", text.lower(), re.ASCII)
+    if not parts:
+        raise ValueError(f"not a size: {text!r} (write 1500, 10k, 1.5M or 2GiB)")
+    return min(int(float(parts[1]) * _SIZES[parts[2]]), NEVER)
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
+        raise ValueError(f"not a number from 1 to {MAX_LIMIT}: {text!r}")
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"expected true or false (found {text!r})")
+    return text == "true"
+
+
+def _word(kind: Any) -> Callable[[str], str]:
+    choices = typing.get_args(kind)
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"unknown value {text!r}{suggest(text, choices)}")
+        return text
+
+    return parse
+
+
+def _order(text: str) -> tuple[str, bool]:
+    name, colon, direction = text.partition(":")
+    if name not in SORT_KEYS:
+        raise ValueError(f"unknown field {name!r}{suggest(name, SORT_KEYS)}")
+    if colon and direction not in ("asc", "desc"):
+        raise ValueError(f"unknown direction {direction!r}; write {name}:asc or {name}:desc")
+    return name, direction != "asc"
+
+
+Parser = Callable[[str], Any]
+FILTERS: dict[str, Parser] = {  # may stand several times: alternatives
+    "id": _text,
+    "src": parse_prefix,
+    "dst": parse_prefix,
+    "ip": parse_prefix,
+    "src_port": parse_port,
+    "dst_port": parse_port,
+    "port": parse_port,
+    "protocol": _word(Protocol),
+    "state": _word(State),
+    "close_reason": _word(CloseReason),
+    "user": _text,
+}
+TENANT: dict[str, Parser] = {"tenant": _text, "all_tenants": _flag}
+LEAST: dict[str, Parser] = {"min_bytes": parse_size, "min_duration": lambda text: parse_duration(text) * 1000}
+LISTING: dict[str, Parser] = {"scope": _word(Scope), "sort": _order, "limit": _count}
+_TIMES = ("since", "until")
+_FIELDS = {"id": "flow_id", "min_duration": "min_duration_ms"}
+
+WATCH_PARAMETERS = (*TENANT, *FILTERS, *LEAST)
+LIST_PARAMETERS = (*WATCH_PARAMETERS, *LISTING, *_TIMES)
+
+
+def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterable[str] = LIST_PARAMETERS) -> FlowQuery:
+    """The query that `pairs` spell; QueryError without a tenant, unless `all_tenants=true` asks for every one."""
+    allowed = tuple(allowed)
+    single: dict[str, Parser] = {**TENANT, **LEAST, **LISTING}
+    single |= {name: lambda text: parse_time(text, now) for name in _TIMES}
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        if name not in allowed:
+            raise QueryError(f"unknown parameter '{name}'{suggest(name, allowed)}")
+        if name in single and name in values:
+            raise QueryError(f"{name}: given twice")
+        try:
+            if name in FILTERS:
+                values[name] = (*values.get(name, ()), FILTERS[name](text))
+                if len(values[name]) > MAX_ALTERNATIVES:
+                    raise ValueError(f"more than {MAX_ALTERNATIVES} values")
+            else:
+                values[name] = single[name](text)
+        except ValueError as error:
+            raise QueryError(f"{name}: {error}") from None
+    return _build(values)
+
+
+def _build(values: dict[str, Any]) -> FlowQuery:
+    every, tenant = values.pop("all_tenants", False), values.pop("tenant", None)
+    if every and tenant is not None:
+        raise QueryError("tenant and all_tenants=true contradict each other")
+    if not every and tenant is None:
+        raise QueryError("tenant is required (or all_tenants=true, to see those of every tenant)")
+    sort, descending = values.pop("sort", ("start", True))
+    limit = values.pop("limit", DEFAULT_LIMIT)
+    fields = {_FIELDS.get(name, name): value for name, value in values.items()}
+    query = FlowQuery(tenant=tenant, sort=sort, descending=descending, limit=limit, **fields)
+    if query.since is not None and query.until is not None and query.since > query.until:
+        raise QueryError("until: is before since")
+    return query

@@ -1,0 +1,55 @@
+"""A timer wheel: one deadline for each item, armed and disarmed in constant time, no scan of all flows."""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+
+class Timed(Protocol):
+    """An item with room for the slot that it waits in; 0 means not armed."""
+
+    timer_slot: int
+
+
+T = TypeVar("T", bound=Timed)
+
+
+class Wheel(Generic[T]):
+    """Deadlines rounded up to `tick_s`; times are seconds of any monotonic clock that the caller uses throughout."""
+
+    def __init__(self, tick_s: float = 0.25) -> None:
+        self.tick_s = tick_s
+        self._slots: dict[int, dict[int, T]] = {}
+        self._last = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._slots.values()))
+
+    def arm(self, item: T, deadline: float) -> None:
+        """Let `expired` return `item` once, at or within a tick after `deadline`; an earlier deadline is replaced."""
+        self.disarm(item)
+        slot = max(int(deadline / self.tick_s) + 1, self._last + 1)
+        item.timer_slot = slot
+        self._slots.setdefault(slot, {})[id(item)] = item
+
+    def disarm(self, item: T) -> None:
+        if item.timer_slot:
+            waiting = self._slots.get(item.timer_slot)
+            if waiting is not None:
+                waiting.pop(id(item), None)
+                if not waiting:
+                    del self._slots[item.timer_slot]
+            item.timer_slot = 0
+
+    def expired(self, now: float) -> list[T]:
+        """The items whose deadline has passed; they are no longer armed."""
+        current = int(now / self.tick_s)
+        if current - self._last > len(self._slots):  # a long pause: look at what is armed, not at every tick
+            due = sorted(slot for slot in self._slots if slot <= current)
+        else:
+            due = [slot for slot in range(self._last + 1, current + 1) if slot in self._slots]
+        self._last = max(self._last, current)
+        items = [item for slot in due for item in self._slots.pop(slot).values()]
+        for item in items:
+            item.timer_slot = 0
+        return items

@@ -1,0 +1,166 @@
+"""The two hot loops: tunnel to kernel and kernel to tunnel, one flat pass for each packet of a memoised flow.
+
+`packet/translate.py` is the readable twin of what stands inline here, and tests/kernel/test_pump.py holds them equal.
+What the loops do not know goes to the packet plane. bench/packets.py measures why they are flat.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Path
+from proxy.wire.ip import TCP, UDP
+from proxy.wire.virtio import HEADER_BYTES
+
+BUDGET = 64  # packets per readiness event: one tunnel cannot starve another
+MAX_PACKET = 65_575  # an IPv6 packet with the longest payload
+BUFFER_BYTES = HEADER_BYTES + MAX_PACKET + 1  # one more, so that a longer datagram shows
+
+_get16 = struct.Struct("!H").unpack_from
+_put16 = struct.Struct("!H").pack_into
+_get_lengths = struct.Struct("!HHH").unpack_from  # total length, identification, flags and fragment offset
+_put4 = struct.Struct("!H12s").pack_into  # IPv4 header checksum, addresses and ports
+_put6 = struct.Struct("!36s").pack_into  # IPv6 addresses and ports
+
+# One buffer for all loops: each packet is written on before the next one is read.
+_buffer = bytearray(BUFFER_BYTES)
+_view = memoryview(_buffer)
+
+
+class TunnelPump:
+    """Packets from one SEQPACKET tunnel to the bridge's TUN device, or to the packet plane."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        tun: int,
+        header_bytes: int,
+        paths: dict[bytes, Path],
+        sessions: dict[bytes, Callable[[bytearray, int, int], DropReason | None]],
+        slow: Callable[[bytearray, int], None],
+        ended: Callable[[], bool],
+        dropped: Callable[[DropReason], None],
+    ) -> None:
+        """`slow(buffer, end)` takes what is not memoised; `ended()` says whether a read of nothing was the end."""
+        self._arguments = sock, tun, header_bytes, paths, sessions, slow, ended, dropped
+        self.octets = 0
+        self.packets = 0
+
+    def ready(self, events: int) -> None:
+        """Move what has arrived, up to the budget."""
+        sock, tun, v, paths, sessions, slow, ended, dropped = self._arguments
+        buffer, view = _buffer, _view
+        read, write, tcp, udp = sock.recv_into, os.write, paths.get, sessions.get
+        shortest = v + 28
+        for _ in range(BUDGET):
+            try:
+                n = read(buffer)
+            except BlockingIOError:
+                return
+            except OSError:
+                n = 0
+            if n == 0 and ended():
+                return
+            self.packets += 1
+            self.octets += n
+            if n < shortest:
+                slow(buffer, n)
+                continue
+            path = session = None
+            if buffer[v] == 0x45:
+                length, _, fragment = _get_lengths(buffer, v + 2)
+                if length == n - v and not fragment & 0x3FFF:
+                    protocol = buffer[v + 9]
+                    if protocol == TCP:
+                        path = tcp(bytes(buffer[v + 12 : v + 24]))
+                    elif protocol == UDP:
+                        session = udp(bytes(buffer[v + 12 : v + 24]))
+            elif buffer[v] >> 4 == 6 and n >= v + 48 and _get16(buffer, v + 4)[0] == n - v - 40:
+                protocol = buffer[v + 6]
+                if protocol == TCP:
+                    path = tcp(bytes(buffer[v + 8 : v + 44]))
+                elif protocol == UDP:
+                    session = udp(bytes(buffer[v + 8 : v + 44]))
+            if path is not None:
+                if n < v + 40:
+                    slow(buffer, n)
+                    continue
+                path.packets += 1
+                path.octets += n - v
+                if len(path.rewritten) == 12:
+                    c = 0xFFFF - _get16(buffer, v + 10)[0] + path.ip_delta
+                    _put4(buffer, v + 10, 0xFFFF - ((c & 0xFFFF) + (c >> 16)), path.rewritten)
+                    at = v + 36
+                else:
+                    if n < v + 60:
+                        slow(buffer, n)
+                        continue
+                    _put6(buffer, v + 8, path.rewritten)
+                    at = v + 56
+                if v and buffer[0] & 1:
+                    c = _get16(buffer, at)[0] + path.ip_delta
+                    _put16(buffer, at, (c & 0xFFFF) + (c >> 16))
+                else:
+                    c = 0xFFFF - _get16(buffer, at)[0] + path.l4_delta
+                    _put16(buffer, at, 0xFFFF - ((c & 0xFFFF) + (c >> 16)))
+                try:
+                    write(tun, view[:n])
+                except OSError as error:
+                    dropped(DropReason.BAD_OFFLOAD if error.errno == errno.EINVAL else DropReason.KERNEL_IP)
+            elif session is not None:
+                reason = session(buffer, v + (20 if buffer[v] == 0x45 else 40), n)
+                if reason is not None:
+                    dropped(reason)
+            else:
+                slow(buffer, n)
+
+
+class BridgePump:
+    """Packets from the bridge's TUN device back to the tunnels of their flows."""
+
+    def __init__(self, tun: int, header_bytes: int, paths: dict[bytes, Path]) -> None:
+        self._arguments = tun, header_bytes, paths
+        self.strays = 0  # for flows that are over, and the kernel's own chatter (IPv6 router solicitations)
+
+    def crashed(self, error: BaseException) -> None:
+        """A bug while a packet was handled: that packet is lost, the bridge goes on."""
+
+    def ready(self, events: int) -> None:
+        """Move what the kernel has sent, up to the budget."""
+        tun, v, paths = self._arguments
+        buffer, view, vector = _buffer, _view, [_buffer]
+        read, find = os.readv, paths.get
+        for _ in range(BUDGET):
+            try:
+                n = read(tun, vector)
+            except BlockingIOError:
+                return
+            if buffer[v] == 0x45:
+                path = find(bytes(buffer[v + 12 : v + 24]))
+                if path is None:
+                    self.strays += 1
+                    continue
+                c = 0xFFFF - _get16(buffer, v + 10)[0] + path.ip_delta
+                _put4(buffer, v + 10, 0xFFFF - ((c & 0xFFFF) + (c >> 16)), path.rewritten)
+                at = v + 36
+            else:
+                path = find(bytes(buffer[v + 8 : v + 44]))
+                if path is None:
+                    self.strays += 1
+                    continue
+                _put6(buffer, v + 8, path.rewritten)
+                at = v + 56
+            path.packets += 1
+            path.octets += n - v
+            if v and buffer[0] & 1:
+                c = _get16(buffer, at)[0] + path.ip_delta
+                _put16(buffer, at, (c & 0xFFFF) + (c >> 16))
+            else:
+                c = 0xFFFF - _get16(buffer, at)[0] + path.l4_delta
+                _put16(buffer, at, 0xFFFF - ((c & 0xFFFF) + (c >> 16)))
+            path.send(view[:n])

@@ -1,0 +1,1 @@
+"""Where traffic leaves the proxy."""

@@ -1,0 +1,155 @@
+"""Traffic leaves as sockets of the proxy's own host, TCP, UDP and ICMP echo, and what the network says on failure."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+from proxy.flow.record import CloseReason
+from proxy.wire import icmp
+from proxy.wire.icmp import ErrorKind
+
+IP_RECVERR, IPV6_RECVERR = 11, 25
+SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6 = 2, 3
+UDP_SEGMENT, UDP_GRO = 103, 104
+UDP_BUFFER_BYTES = 4 << 20
+SO_RCVBUFFORCE = 33
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 300, 30, 4
+
+_EXTENDED_ERROR = struct.Struct("=IBBBxII")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkError:
+    """One entry of a socket's error queue (ip(7)): an ICMP error about what we sent."""
+
+    kind: int  # ICMP type
+    code: int
+    info: int  # the next hop's MTU for 'too big'
+    offender: bytes | None  # who said so
+    quoted: bytes  # the payload that it was about
+
+
+def dial_tcp(address: bytes, port: int) -> tuple[socket.socket, int]:
+    """A non-blocking socket that is connecting, and the errno of an immediate failure or 0."""
+    sock = _socket(address, socket.SOCK_STREAM)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    code = sock.connect_ex((_text(address), port))
+    return sock, 0 if code == errno.EINPROGRESS else code
+
+
+def dial_udp(address: bytes, port: int, *, gro: bool) -> socket.socket:
+    """A connected, non-blocking socket; with `gro` a read may return many datagrams. OSError: unreachable."""
+    sock = _socket(address, socket.SOCK_DGRAM)
+    try:
+        _enlarge_receive_buffer(sock)
+        if gro:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        sock.connect((_text(address), port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def dial_echo(address: bytes) -> tuple[socket.socket, bool]:
+    """A connected socket for echo requests, and whether it is raw; PermissionError when we may have neither kind.
+
+    A datagram socket needs net.ipv4.ping_group_range, a raw one CAP_NET_RAW.
+    """
+    protocol = socket.IPPROTO_ICMP if len(address) == 4 else socket.IPPROTO_ICMPV6
+    try:
+        sock, raw = _socket(address, socket.SOCK_DGRAM, protocol), False
+    except PermissionError:
+        sock, raw = _socket(address, socket.SOCK_RAW, protocol), True
+    try:
+        sock.connect((_text(address), 0))
+    except BaseException:
+        sock.close()
+        raise
+    return sock, raw
+
+
+def network_error(sock: socket.socket) -> NetworkError | None:
+    """The oldest ICMP error waiting on `sock`, or None."""
+    try:
+        quoted, ancillary, _, _ = sock.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
+    except OSError:
+        return None
+    for level, kind, data in ancillary:
+        if (level, kind) in ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR)):
+            _, origin, icmp_type, code, info, _ = _EXTENDED_ERROR.unpack_from(data)
+            if origin in (SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6):
+                return NetworkError(icmp_type, code, info, _offender(data), quoted)
+    return None
+
+
+def local_address(sock: socket.socket) -> str | None:
+    """The address that the kernel chose for us."""
+    try:
+        return str(sock.getsockname()[0])
+    except OSError:
+        return None
+
+
+def connect_failure(code: int) -> tuple[CloseReason, ErrorKind | None]:
+    """What an errno of connect(2) means: the reason, and the ICMP error for the client; None is RST, or silence."""
+    if code == errno.ECONNREFUSED:
+        return "origin_refused", None
+    if code == errno.ECONNRESET:
+        return "origin_reset", None
+    if code == errno.ETIMEDOUT:
+        return "origin_timeout", None
+    if code in (errno.ENETUNREACH, errno.ENETDOWN):
+        return "origin_unreachable", icmp.NET_UNREACHABLE
+    if code in (errno.EHOSTUNREACH, errno.EHOSTDOWN):
+        return "origin_unreachable", icmp.HOST_UNREACHABLE
+    if code in (errno.EACCES, errno.EPERM):
+        return "origin_unreachable", icmp.PROHIBITED
+    return "proxy_error", icmp.HOST_UNREACHABLE
+
+
+def _socket(address: bytes, kind: int, protocol: int = 0) -> socket.socket:
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    if family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+    return sock
+
+
+def _text(address: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def _offender(data: bytes) -> bytes | None:
+    rest = data[_EXTENDED_ERROR.size :]
+    family = int.from_bytes(rest[:2], "little") if len(rest) >= 2 else 0
+    if family == socket.AF_INET:
+        return rest[4:8]
+    return rest[8:24] if family == socket.AF_INET6 else None
+
+
+def _enlarge_receive_buffer(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, UDP_BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
+
+
+def raise_descriptor_limit() -> int:
+    """How many descriptors the process may have, after asking for as many as it is allowed."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else os.sysconf("SC_OPEN_MAX")

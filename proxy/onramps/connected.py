@@ -1,0 +1,243 @@
+"""The connected on-ramp: a Unix SEQPACKET socket on which clients introduce themselves with a context datagram."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hmac
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from proxy.context import MAX_CONTEXT_BYTES, TunnelAnswer, TunnelContext, decode_context, encode
+from proxy.device.seqpacket import enlarge_send_buffer
+from proxy.errors import ProxyError
+from proxy.flow.tenant import Tenant
+from proxy.hooks import HookRunner
+from proxy.onramps.tunnel import Tunnel
+from proxy.packet.plane import Plane
+from proxy.poller import IN, Poller
+from proxy.settings.model import ConnectedOnRamp
+from proxy.wire import ip
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 256  # clients that have connected and not introduced themselves
+BACKLOG = 512
+
+
+class ConnectedRamp:
+    """Accepts tunnels. Each that is refused hears why, and the refusal is counted."""
+
+    def __init__(
+        self,
+        settings: ConnectedOnRamp,
+        tenants: Mapping[str, Tenant],
+        plane: Plane,
+        poller: Poller,
+        hooks: HookRunner,
+        tuns: Mapping[bool, int],
+        *,
+        context_timeout_s: float,
+        opened: Callable[[Tunnel], None],
+        closed: Callable[[Tunnel], None],
+    ) -> None:
+        """`tuns`: the descriptors of the bridges' TUN devices, with offload or without."""
+        self.settings, self.tenants, self.hooks = settings, tenants, hooks
+        self.refused = 0
+        self._plane, self._poller, self._tuns, self._timeout_s = plane, poller, tuns, context_timeout_s
+        self._opened, self._closed = opened, closed
+        self._waiting: set[_Introduction] = set()
+        self._count = 0
+        self._listener = _listen(settings)
+        poller.watch(self._listener.fileno(), IN, self._accept, self._crashed)
+
+    def close(self) -> None:
+        """Take no further tunnels; those that are open stay."""
+        self._poller.forget(self._listener.fileno())
+        self._listener.close()
+        for introduction in tuple(self._waiting):
+            introduction.refuse("the proxy is stopping")
+        Path(self.settings.path).unlink(missing_ok=True)
+
+    def introduced(self, introduction: _Introduction, context: TunnelContext) -> None:
+        """Check what the client says of itself, ask the application, answer."""
+        problem = self._problem(context)
+        if problem is not None:
+            introduction.refuse(problem)
+        elif not self.hooks.has("tunnel_open"):
+            self._admit(introduction, context, None)
+        else:
+            self.hooks.ask_then("tunnel_open", context, lambda denial: self._admit(introduction, context, denial))
+
+    def done(self, introduction: _Introduction, refused: str | None) -> None:
+        """It is a tunnel now, or was refused."""
+        self._waiting.discard(introduction)
+        if refused is not None:
+            self.refused += 1
+            log.info("tunnel refused: %s", refused)
+
+    def _accept(self, events: int) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    log.error("no descriptors left for a new tunnel")
+                return
+            sock.setblocking(False)
+            introduction = _Introduction(self, sock, self._poller, self._timeout_s)
+            self._waiting.add(introduction)
+            if len(self._waiting) > MAX_WAITING:
+                introduction.refuse("too many clients are waiting to introduce themselves")
+
+    def _problem(self, context: TunnelContext) -> str | None:
+        tenant = self.tenants.get(context.tenant)
+        if tenant is None:
+            return f"unknown tenant {context.tenant!r}"
+        token = tenant.settings.token
+        if token is not None and not hmac.compare_digest(token.encode(), (context.token or "").encode()):
+            return "bad token"
+        if len(tenant.carriers) >= tenant.settings.limits.tunnels:
+            return f"tenant {tenant.name} has {len(tenant.carriers)} tunnels, which is its limit"
+        try:
+            addresses = _addresses(context)
+        except ValueError as error:
+            return str(error)
+        return _address_problem(tenant, addresses)
+
+    def _admit(self, introduction: _Introduction, context: TunnelContext, denial: str | None) -> None:
+        if introduction.is_over:
+            return
+        problem = denial or self._problem(context)  # again: somebody may have come first while the application thought
+        if problem is not None:
+            introduction.refuse(problem)
+            return
+        sock = introduction.accept(TunnelAnswer(ok=True, mtu=context.mtu, offload=context.offload))
+        if sock is None:
+            return
+        self._count += 1
+        tunnel = Tunnel(
+            f"{os.path.basename(self.settings.path)}-{self._count}", sock, context, self.tenants[context.tenant],
+            _addresses(context), self._plane, self._poller, self._tuns[context.offload is not None], self._closed,
+        )  # fmt: skip
+        tunnel.tenant.carriers[tunnel.id] = tunnel
+        self._opened(tunnel)
+
+    def _crashed(self, error: BaseException) -> None:
+        """One client could not be accepted; the listener goes on."""
+
+
+class _Introduction:
+    """A client that has connected and must say who it is in its first datagram, in time."""
+
+    def __init__(self, ramp: ConnectedRamp, sock: socket.socket, poller: Poller, timeout_s: float) -> None:
+        self._ramp, self._sock, self._poller = ramp, sock, poller
+        self.is_over = False
+        self._timer = asyncio.get_running_loop().call_later(
+            timeout_s, self.refuse, f"no context within {timeout_s:g} s"
+        )
+        poller.watch(sock.fileno(), IN, self._ready, lambda error: self.refuse("the proxy failed"))
+
+    def refuse(self, reason: str) -> None:
+        """Say why and hang up."""
+        if not self.is_over:
+            self._answer(TunnelAnswer(ok=False, error=reason))
+            self._finish(reason)
+            self._sock.close()
+
+    def accept(self, answer: TunnelAnswer) -> socket.socket | None:
+        """The socket, after the answer was sent; None when the client has gone."""
+        enlarge_send_buffer(self._sock)
+        if not self._answer(answer):
+            self._finish("the client hung up")
+            self._sock.close()
+            return None
+        self._finish(None)
+        return self._sock
+
+    def _ready(self, events: int) -> None:
+        data, _, flags, _ = self._sock.recvmsg(MAX_CONTEXT_BYTES)
+        if flags & socket.MSG_TRUNC:
+            self.refuse(f"the context is larger than {MAX_CONTEXT_BYTES} bytes")
+            return
+        if not data:
+            self.refuse("the context is empty")
+            return
+        try:
+            context = decode_context(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self.refuse(f"bad context: {error}")
+            return
+        self._poller.forget(self._sock.fileno())  # what follows are packets, for the tunnel
+        self._ramp.introduced(self, context)
+
+    def _answer(self, answer: TunnelAnswer) -> bool:
+        try:
+            self._sock.send(encode(answer))
+        except OSError:
+            return False
+        return True
+
+    def _finish(self, refused: str | None) -> None:
+        self.is_over = True
+        self._timer.cancel()
+        self._poller.forget(self._sock.fileno())
+        self._ramp.done(self, refused)
+
+
+def _addresses(context: TunnelContext) -> frozenset[bytes]:
+    addresses = frozenset(ipaddress.ip_address(text).packed for text in context.addresses)
+    for address in addresses:
+        if not ip.is_unicast(address):
+            raise ValueError(f"{ipaddress.ip_address(address)} cannot be a client's address")
+    return addresses
+
+
+def _address_problem(tenant: Tenant, addresses: frozenset[bytes]) -> str | None:
+    prefixes = [ipaddress.ip_network(prefix) for prefix in tenant.settings.prefixes]
+    for packed in addresses:
+        address = ipaddress.ip_address(packed)
+        if not any(address in prefix for prefix in prefixes):
+            return f"{address} is in no prefix of tenant {tenant.name}"
+        for carrier in tenant.carriers.values():
+            if carrier.owns(packed):
+                return f"{address} is in use by tunnel {carrier.id}"
+    return None
+
+
+def _listen(settings: ConnectedOnRamp) -> socket.socket:
+    """The listening socket at the configured path; a dead proxy's socket file is replaced, a live one's is not."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        _make_way(settings.path)
+        old_mask = os.umask(0o777 & ~settings.mode)
+        try:
+            listener.bind(settings.path)
+        finally:
+            os.umask(old_mask)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ProxyError(f"on-ramp {settings.path}: {error.strerror or error}") from error
+    return listener
+
+
+def _make_way(path: str) -> None:
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+            return
+    raise OSError(errno.EADDRINUSE, "another proxy serves this path")

@@ -1,0 +1,59 @@
+"""ICMP errors of our own: which packets may be answered, from which address, and how many a second."""
+
+from __future__ import annotations
+
+from proxy.errors import DropReason
+from proxy.flow.tenant import Carrier, Tenant
+from proxy.wire import icmp, ip
+from proxy.wire.icmp import ErrorKind
+from proxy.wire.ip import IPPacket
+
+HOP_IPV4 = bytes([192, 0, 0, 8])  # the dummy address for nodes that must send ICMP and have none (RFC 7600)
+HOP_IPV6 = bytes.fromhex("fd6f7879000000000000000000000001")
+PER_SECOND, BURST = 100.0, 50.0  # for each tenant; Linux: icmp_msgs_per_sec 1000, burst 50 for the whole host
+
+
+class IcmpErrors:
+    """Answers packets with errors, rate-limited per tenant (RFC 1812 4.3.2.8, RFC 4443 2.4 (f))."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def answer(
+        self, carrier: Carrier, kind: ErrorKind, buffer: bytes | bytearray, packet: IPPacket, now: float
+    ) -> bool:
+        """Tell the client about the packet in `buffer`; whether an error was due and could be sent."""
+        if packet.fragment_offset or self._is_icmp_error(buffer, packet):
+            return False
+        return self.quote(carrier, kind, bytes(buffer[packet.start : packet.end]), now)
+
+    def quote(
+        self,
+        carrier: Carrier,
+        kind: ErrorKind,
+        quoted: bytes,
+        now: float,
+        *,
+        source: bytes | None = None,
+        rest: int = 0,
+    ) -> bool:
+        """The same for a packet in hand: `quoted` is what the client sent. `source` is us, unless said otherwise."""
+        if not self._may_send(carrier.tenant, now):
+            carrier.tenant.drops[DropReason.RATE_LIMITED] += 1
+            return False
+        hop = HOP_IPV4 if quoted[0] >> 4 == 4 else HOP_IPV6
+        carrier.deliver(icmp.error(source or hop, quoted, kind, rest))
+        return True
+
+    def _is_icmp_error(self, buffer: bytes | bytearray, packet: IPPacket) -> bool:
+        protocol = ip.ICMP if packet.version == 4 else ip.ICMPV6
+        if packet.protocol != protocol or packet.l4 >= packet.end:
+            return False
+        return icmp.is_error(packet.version, buffer[packet.l4])
+
+    def _may_send(self, tenant: Tenant, now: float) -> bool:
+        tokens, at = self._buckets.get(tenant.name, (BURST, now))
+        tokens = min(BURST, tokens + (now - at) * PER_SECOND)
+        allowed = tokens >= 1
+        self._buckets[tenant.name] = (tokens - allowed, now)
+        return allowed

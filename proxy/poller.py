@@ -1,0 +1,64 @@
+"""One epoll set for every packet and stream descriptor, which asyncio watches as a single descriptor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import select
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+IN, OUT, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
+ERROR, HANGUP = select.EPOLLERR, select.EPOLLHUP
+
+ROUNDS = 8  # epoll batches before asyncio gets its turn: timers and the control API wait at most this long
+BATCH = 256
+
+
+Ready = Callable[[int], None]
+Crashed = Callable[[BaseException], None]
+
+
+class Poller:
+    """Level-triggered readiness, dispatched by direct calls: a task per connection costs a third of the connection rate
+    (bench/connections.py)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._watched: dict[int, tuple[Ready, Crashed]] = {}
+        loop.add_reader(self._epoll.fileno(), self._run)
+
+    def watch(self, fd: int, events: int, ready: Ready, crashed: Crashed) -> None:
+        """Call `ready(events)` whenever `fd` is ready for one of `events`, and `crashed(error)` when that raises."""
+        self._epoll.register(fd, events)
+        self._watched[fd] = (ready, crashed)
+
+    def change(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching `fd`; call it before the descriptor is closed."""
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _run(self) -> None:
+        poll, find = self._epoll.poll, self._watched.get
+        for _ in range(ROUNDS):
+            events = poll(0, BATCH)
+            if not events:
+                return
+            for fd, event in events:
+                entry = find(fd)
+                if entry is None:  # forgotten earlier in this batch
+                    continue
+                try:
+                    entry[0](event)
+                except Exception as error:
+                    log.exception("unexpected error in %r", entry[0])
+                    entry[1](error)

@@ -1,0 +1,1 @@
+"""The stream plane: flows as byte streams and datagram sessions."""

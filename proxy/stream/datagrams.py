@@ -1,0 +1,167 @@
+"""What UDP sessions and echo flows share: a connected socket each, idle timers, the network's errors handed back."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Flow
+from proxy.flow.record import CloseReason
+from proxy.flow.tenant import Carrier
+from proxy.offramps.sockets import connect_failure, local_address, network_error
+from proxy.packet.icmp_errors import IcmpErrors
+from proxy.poller import IN, Poller
+from proxy.settings.model import Timeouts
+from proxy.stream.lifecycle import Lifecycle
+from proxy.wire import icmp, ip
+from proxy.wire.icmp import ErrorKind
+from proxy.wire.ip import IPPacket
+
+BUDGET = 64  # reads per readiness event
+
+
+@dataclass(slots=True)
+class DatagramPlane:
+    """What all flows of one protocol share; opens them as `kind`."""
+
+    kind: type[DatagramFlow]
+    poller: Poller
+    lifecycle: Lifecycle
+    errors: IcmpErrors
+    timeouts: Timeouts
+    udp_offload: bool  # super-datagrams may be given to tunnels with offload
+
+    def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """Ask whether the flow may be, make its socket, and send its first packet."""
+        if not self.lifecycle.has_room:
+            return DropReason.NO_DESCRIPTORS
+        handler = self.kind(self, flow)
+        flow.offramp, flow.history = "socket", "D"
+        held = bytes(buffer[: packet.end])
+        self.lifecycle.begin(flow, handler, partial(handler.decided, held))
+        return None
+
+
+class DatagramFlow:
+    """One flow whose origin side is a connected datagram socket."""
+
+    __slots__ = ("flow", "plane", "sock")
+
+    def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
+        self.plane, self.flow = plane, flow
+        self.sock: socket.socket | None = None
+
+    def dial(self) -> socket.socket:
+        """A socket that is connected to the flow's destination; OSError when there is no way."""
+        raise NotImplementedError
+
+    def timeout_s(self) -> float:
+        """How long this flow may be idle, as things stand."""
+        raise NotImplementedError
+
+    def send(self, sock: socket.socket, buffer: bytearray, l4: int, end: int) -> DropReason | None:
+        """Send the payload of the transport packet in `buffer[l4:end]` to the origin."""
+        raise NotImplementedError
+
+    def receive(self, sock: socket.socket) -> None:
+        """Read one datagram from the origin and deliver it. BlockingIOError: there is none."""
+        raise NotImplementedError
+
+    def quote(self, payload: bytes) -> bytes:
+        """The packet that the client sent with `payload`, as far as an ICMP error must quote it."""
+        raise NotImplementedError
+
+    def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """A checked packet of this flow from the client."""
+        if self.sock is None:
+            return DropReason.STRAY if self.flow.is_ended else DropReason.HELD
+        return self.send(self.sock, buffer, packet.l4, packet.end)
+
+    def decided(self, held: bytes, denial: str | None) -> None:
+        """Hooks and policy have spoken about the flow whose first packet is `held`."""
+        flow, plane = self.flow, self.plane
+        if flow.is_ended:
+            return
+        packet = ip.parse(held, flow.carrier.header_bytes, len(held))
+        assert isinstance(packet, IPPacket)
+        if not plane.lifecycle.decide(flow, denial):
+            plane.errors.answer(flow.carrier, icmp.PROHIBITED, held, packet, time.monotonic())
+            self.end("denied")
+            return
+        try:
+            self._start(self.dial())
+        except OSError as error:
+            reason, kind = connect_failure(error.errno or 0)
+            plane.errors.answer(flow.carrier, kind or icmp.HOST_UNREACHABLE, held, packet, time.monotonic())
+            self.end(reason)
+            return
+        if dropped := self.packet(flow.carrier, bytearray(held), packet):
+            flow.tenant.drops[dropped] += 1
+
+    def _start(self, sock: socket.socket) -> None:
+        flow, lifecycle = self.flow, self.plane.lifecycle
+        self.sock = sock
+        flow.origin, flow.egress_ip = flow.destination_text, local_address(sock)
+        lifecycle.connected(flow)
+        lifecycle.watch_idle(flow, self.timeout_s(), time.monotonic())
+        self.plane.poller.watch(sock.fileno(), IN, self.ready, self.crashed)
+
+    def ready(self, events: int) -> None:
+        """The origin has answered, or the network has."""
+        for _ in range(BUDGET):
+            if self.sock is None:
+                return
+            try:
+                self.receive(self.sock)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.report_error()
+
+    def report_error(self) -> None:
+        """Hand the network's ICMP error on to the client, as coming from whoever sent it."""
+        error = network_error(self.sock) if self.sock is not None else None
+        if error is None:
+            return
+        flow = self.flow
+        kind = ErrorKind((error.kind, error.code), (error.kind, error.code))
+        source = error.offender if error.offender and len(error.offender) == len(flow.source) else None
+        self.plane.errors.quote(
+            flow.carrier, kind, self.quote(error.quoted), time.monotonic(), source=source, rest=error.info
+        )
+
+    def count_reply(self, octets: int, payload: int, packets: int = 1) -> None:
+        """The origin sent `payload` bytes, `octets` with headers."""
+        flow = self.flow
+        path = flow.origin_path
+        if not path.packets and flow.connected_at is not None:
+            flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
+            flow.history += "d"
+        path.packets += packets
+        path.octets += octets
+        flow.origin_payload += payload
+
+    def expired(self, now: float) -> None:
+        """The idle timer."""
+        if self.plane.lifecycle.is_idle(self.flow, self.timeout_s(), now):
+            self.end("client_idle_timeout")
+
+    def end(self, reason: CloseReason) -> None:
+        """Close the socket and forget the flow."""
+        flow = self.flow
+        if not flow.close(reason, time.time_ns()):
+            return
+        if self.sock is not None:
+            self.plane.poller.forget(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+        flow.carrier.sessions.pop(flow.key, None)
+        self.plane.lifecycle.ended(flow)
+        self.plane.lifecycle.removed(flow)
+
+    def crashed(self, error: BaseException) -> None:
+        """A bug in this flow ends this flow."""
+        self.end("proxy_error")

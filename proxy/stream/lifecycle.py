@@ -1,0 +1,150 @@
+"""The life of a flow as everybody sees it: opened, connected, ended, each said once; and the timers that end it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
+from proxy.flow.record import CloseReason, Decision, Event, FlowRecord
+from proxy.flow.tenant import Tenant
+from proxy.flow.timers import Wheel
+from proxy.hooks import HookRunner
+
+Sink = Callable[[FlowRecord], None]
+
+EVENTS: tuple[Event, ...] = ("start", "connected", "update", "end")
+UPDATES_PER_TICK = 500  # records of live flows: about 5 ms
+IDLE_CHECKS = 4  # readings of a flow's counters in each idle timeout: it ends after 1 to 1.25 times the timeout
+ALLOWED_BY_DEFAULT = [Decision(stage="flow_start", policy="default", action="allow", reason="no policy is configured")]
+ALLOWED_BY_HOOK = [Decision(stage="flow_start", policy="hook", action="allow")]
+
+
+class TimedHandler(Protocol):
+    """What a flow's timer wakes."""
+
+    def expired(self, now: float) -> None: ...
+
+    def end(self, reason: CloseReason) -> None: ...
+
+
+class Lifecycle:
+    """Every flow's start, connection and end pass here, to the hooks and to whoever listens."""
+
+    def __init__(self, node: str, hooks: HookRunner, *, max_flows: int) -> None:
+        self.node = node
+        self.hooks = hooks
+        self.wheel: Wheel[Flow] = Wheel()
+        self.flows = 0
+        self.max_flows = max_flows  # by descriptors: see app.py
+        self._sinks: dict[Event, list[Sink]] = {event: [] for event in EVENTS}
+        self._updates: Iterator[Flow] = iter(())
+        self._next_update = 0.0
+
+    def subscribe(self, sink: Sink, *events: Event) -> Callable[[], None]:
+        """Call `sink` with every record of these events (all, by default) from now on; the result ends that."""
+        wanted = [self._sinks[event] for event in events or EVENTS]
+        for sinks in wanted:
+            sinks.append(sink)
+
+        def unsubscribe() -> None:
+            for sinks in wanted:
+                sinks.remove(sink)
+
+        return unsubscribe
+
+    @property
+    def has_room(self) -> bool:
+        return self.flows < self.max_flows
+
+    def begin(self, flow: Flow, handler: TimedHandler, decided: Callable[[str | None], None]) -> None:
+        """Enter the flow into its tenant's table and ask whether it may be: `decided(reason of a denial or None)`."""
+        flow.handler = handler
+        flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
+        self.flows += 1
+        self._tell(flow, "start")
+        if self.hooks.has("flow_start"):
+            self.hooks.ask_then("flow_start", self.look(flow), decided)
+        else:
+            decided(None)
+
+    def decide(self, flow: Flow, denial: str | None) -> bool:
+        """Write down what was said at the flow's start; whether it may go on."""
+        flow.policy_ms = (time.monotonic() - flow.started_at) * 1000
+        if denial is None:
+            flow.decisions = ALLOWED_BY_HOOK if self.hooks.has("flow_start") else ALLOWED_BY_DEFAULT
+            return True
+        flow.verdict = "denied"
+        flow.decisions = [Decision(stage="flow_start", policy="hook", action="deny", reason=denial)]
+        return False
+
+    def connected(self, flow: Flow) -> None:
+        """The origin has answered, or a session without handshake has its socket."""
+        flow.state = "established"
+        flow.connected_at = time.monotonic()
+        record = self._tell(flow, "connected")
+        if self.hooks.has("connected"):
+            self.hooks.notify_soon("connected", record or self.look(flow))
+
+    def ended(self, flow: Flow) -> None:
+        """The flow's end record: its totals stand. `flow.close` has said why."""
+        flow.is_recorded = True
+        record = self._tell(flow, "end")
+        if self.hooks.has("flow_end"):
+            self.hooks.notify_soon("flow_end", record or self.look(flow))
+
+    def removed(self, flow: Flow) -> None:
+        """Nothing of the flow is left."""
+        self.wheel.disarm(flow)
+        flow.tenant.remove(PROTOCOL_NUMBERS[flow.protocol], flow)
+        self.flows -= 1
+
+    def look(self, flow: Flow) -> FlowRecord:
+        """The flow as it stands."""
+        return flow.snapshot(self.node, time.time_ns())
+
+    def send_updates(self, tenants: Iterable[Tenant], every_s: float, now: float) -> None:
+        """Tell watchers the totals of live flows that moved, each once in `every_s`, a slice at each call."""
+        if now >= self._next_update:
+            self._next_update = now + every_s
+            self._updates = iter(
+                [flow for tenant in tenants for flow in tenant.live()] if self._sinks["update"] else []
+            )
+        for flow in itertools.islice(self._updates, UPDATES_PER_TICK):
+            if flow.state == "established" and flow.totals() != flow.last_totals:
+                self._tell(flow, "update")
+
+    def tick(self, now: float) -> None:
+        """Wake the flows whose time has come."""
+        for flow in self.wheel.expired(now):
+            handler: TimedHandler = flow.handler
+            handler.expired(now)
+
+    def watch_idle(self, flow: Flow, timeout_s: float, now: float) -> None:
+        """Begin to look, `IDLE_CHECKS` times in each timeout, whether the flow still moves anything."""
+        flow.idle_strikes = 0
+        flow.last_count = flow.activity()
+        self.wheel.arm(flow, now + timeout_s / IDLE_CHECKS)
+
+    def is_idle(self, flow: Flow, timeout_s: float, now: float) -> bool:
+        """Whether nothing moved for the whole timeout; if not, look again later."""
+        count = flow.activity()
+        if count != flow.last_count:
+            flow.last_count, flow.idle_strikes = count, 0
+        else:
+            flow.idle_strikes += 1
+        if flow.idle_strikes >= IDLE_CHECKS:
+            return True
+        self.wheel.arm(flow, now + timeout_s / IDLE_CHECKS)
+        return False
+
+    def _tell(self, flow: Flow, event: Event) -> FlowRecord | None:
+        if not self._sinks[event]:
+            flow.seq += 1
+            return None
+        record = flow.record(event, self.node, time.time_ns())
+        for sink in tuple(self._sinks[event]):
+            sink(record)
+        return record

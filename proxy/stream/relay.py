@@ -1,0 +1,308 @@
+"""Bytes moved between two sockets, unread: recv and send while they are few, splice through a pooled pipe when many.
+
+Each side reads from its socket and writes to its peer's. A side that cannot write stops reading: TCP's own window then
+slows the sender down. An idle relay holds its two sockets and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from proxy.flow.flow import Flow
+from proxy.flow.record import CloseReason
+from proxy.poller import ERROR, HANGUP, IN, OUT, Poller
+
+CHUNK = 65_536  # a read that fills this much means bulk: splice takes over
+PIPE_BYTES = 1 << 20
+SPLICE_FLAGS = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+ROUNDS = 16  # reads per readiness event, so that one bulk flow cannot starve the others
+POOLED_PIPES = 64
+LINGER_RESET = struct.pack("ii", 1, 0)  # close(2) then sends RST
+
+_chunk = bytearray(CHUNK)
+_view = memoryview(_chunk)
+_pipes: list[tuple[int, int]] = []
+
+
+class Relay:
+    """The two sides of one stream. `finished(reason)` is called once, when nothing is left to move or one side broke.
+
+    The sockets are then unwatched; the origin's is closed. The client's is returned open by `client.sock` when its
+    kernel buffer may still hold bytes, for the flow's owner to close.
+    """
+
+    __slots__ = ("client", "finished", "flow", "is_over", "origin", "poller")
+
+    def __init__(
+        self,
+        poller: Poller,
+        flow: Flow,
+        client: socket.socket,
+        origin: socket.socket,
+        finished: Callable[[CloseReason], None],
+    ) -> None:
+        self.poller, self.flow, self.finished, self.is_over = poller, flow, finished, False
+        self.client = Side(self, client, "client")
+        self.origin = Side(self, origin, "origin")
+        self.client.peer, self.origin.peer = self.origin, self.client
+        for side in (self.client, self.origin):
+            poller.watch(side.fd, IN, side.ready, self.crashed)
+
+    def crashed(self, error: BaseException) -> None:
+        """A bug in this flow ends this flow."""
+        self.abort("proxy_error")
+
+    def abort(self, reason: CloseReason) -> None:
+        """End both sides with RST."""
+        for side in (self.client, self.origin):
+            side.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        self._finish(reason)
+
+    def broken(self, side: Side, error: int) -> None:
+        """`side` was reset or timed out: the other one learns of it by RST."""
+        if side is self.client:
+            self.abort("client_reset")
+        elif error == errno.ETIMEDOUT:
+            self.abort("origin_timeout")
+        else:
+            self.abort("origin_unreachable" if error in (errno.EHOSTUNREACH, errno.ENETUNREACH) else "origin_reset")
+
+    def half_closed(self) -> None:
+        """One side sent all it had; when both did, the stream is over."""
+        client, origin = self.client, self.origin
+        if client.is_shut and origin.is_shut:
+            history = self.flow.history
+            self._finish("client_closed" if history.find("F") < history.find("f") else "origin_closed")
+
+    def first_byte(self) -> None:
+        """The origin begins to answer."""
+        flow = self.flow
+        if flow.connected_at is not None:
+            flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
+
+    def _finish(self, reason: CloseReason) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        for side in (self.client, self.origin):
+            side.release()
+        self.origin.sock.close()
+        self.finished(reason)
+
+
+class Side:
+    """One socket of a relay, and what was read from it and could not be written to the other yet."""
+
+    __slots__ = ("events", "fd", "held", "is_client", "is_eof", "is_shut", "is_watched", "peer", "pending", "pipe",
+                 "relay", "sock")  # fmt: skip
+
+    peer: Side
+
+    def __init__(self, relay: Relay, sock: socket.socket, name: str) -> None:
+        self.relay, self.sock, self.fd = relay, sock, sock.fileno()
+        self.is_client = name == "client"
+        self.events = IN
+        self.is_watched = True
+        self.pipe: tuple[int, int] | None = None
+        self.held = 0  # bytes in the pipe
+        self.pending = b""  # bytes read by recv
+        self.is_eof = False  # the far end sent FIN
+        self.is_shut = False  # we sent FIN
+
+    def ready(self, events: int) -> None:
+        """The socket can be read, can be written again, or broke."""
+        if events & OUT:
+            self.peer.flush()
+        if self.relay.is_over:
+            return
+        if self.events & IN:
+            if events & ~OUT:
+                self._fill()
+        elif events & (ERROR | HANGUP):
+            self.relay.broken(self, self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+    def flush(self) -> None:
+        """The peer can be written again: first what is held, then read on."""
+        try:
+            if self.pending:
+                self.pending = self.pending[self.peer.sock.send(self.pending) :]
+            if self.pending or not self._drain():
+                return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.relay.broken(self.peer, error.errno or 0)
+            return
+        self.peer.want(self.peer.events & ~OUT)
+        if self.is_eof:
+            self._shut_peer()
+        else:
+            self.want(self.events | IN)
+
+    def want(self, events: int) -> None:
+        if events != self.events and self.is_watched:
+            self.events = events
+            self.relay.poller.change(self.fd, events)
+
+    def release(self) -> None:
+        """Give back the pipe and stop watching."""
+        self._unwatch()
+        if self.pipe is not None:
+            if self.held or len(_pipes) >= POOLED_PIPES:
+                for fd in self.pipe:
+                    os.close(fd)
+            else:
+                _pipes.append(self.pipe)
+            self.pipe = None
+        self.pending = b""
+
+    def _fill(self) -> None:
+        try:
+            for _ in range(ROUNDS):
+                n = self._splice() if self.pipe is not None else self._copy()
+                if n <= 0:
+                    if n == 0:
+                        self._end()
+                    return
+        except BlockingIOError:  # nothing more to read
+            if self.pipe is not None:
+                _return(self.pipe)
+                self.pipe = None
+        except _WriteError as error:
+            self.relay.broken(self.peer, error.errno or 0)
+        except OSError as error:
+            self.relay.broken(self, error.errno or 0)
+
+    def _copy(self) -> int:
+        """Bytes moved through user space; 0 at the end, -1 when to stop reading for now."""
+        n = self.sock.recv_into(_chunk)
+        if n == 0:
+            return 0
+        self._count(n)
+        try:
+            sent = self.peer.sock.send(_view[:n])
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _WriteError(error.errno, error.strerror) from None
+        if sent < n:
+            self.pending = bytes(_view[sent:n])
+            self._block()
+            return -1
+        if n < CHUNK:
+            return -1  # drained: epoll says when there is more, one system call less than asking again
+        try:
+            self.pipe = _take_pipe()
+        except OSError:
+            pass  # no descriptors left: copying is slower, and works
+        return n
+
+    def _splice(self) -> int:
+        """The same without touching them."""
+        assert self.pipe is not None
+        n = os.splice(self.fd, self.pipe[1], PIPE_BYTES, flags=SPLICE_FLAGS)
+        if n == 0:
+            return 0
+        self.held += n
+        self._count(n)
+        self.relay.flow.spliced += n
+        try:
+            if self._drain():
+                return n
+        except OSError as error:
+            raise _WriteError(error.errno, error.strerror) from None
+        self._block()
+        return -1
+
+    def _drain(self) -> bool:
+        """Whether the pipe is empty now."""
+        while self.held:
+            assert self.pipe is not None
+            try:
+                self.held -= os.splice(self.pipe[0], self.peer.fd, self.held, flags=SPLICE_FLAGS)
+            except BlockingIOError:
+                return False
+        return True
+
+    def _count(self, n: int) -> None:
+        flow = self.relay.flow
+        if self.is_client:
+            flow.client_payload += n
+        else:
+            if not flow.origin_payload:
+                self.relay.first_byte()
+            flow.origin_payload += n
+
+    def _block(self) -> None:
+        self.want(self.events & ~IN)
+        self.peer.want(self.peer.events | OUT)
+
+    def _end(self) -> None:
+        self.is_eof = True
+        self.relay.flow.history += "F" if self.is_client else "f"
+        self.want(self.events & ~IN)
+        if self.pipe is not None and not self.held:
+            _return(self.pipe)
+            self.pipe = None
+        self._shut_peer()
+
+    def _shut_peer(self) -> None:
+        """Everything was passed on: so is the FIN."""
+        peer = self.peer
+        try:
+            peer.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.relay.broken(peer, error.errno or 0)
+            return
+        peer.is_shut = True
+        for side in (self, peer):
+            if side.is_eof and side.is_shut:
+                side._unwatch()  # epoll would report its hang-up for ever
+        self.relay.half_closed()
+
+    def _unwatch(self) -> None:
+        if self.is_watched:
+            self.is_watched = False
+            self.relay.poller.forget(self.fd)
+
+
+class _WriteError(OSError):
+    """The peer could not be written: its fault, not the reader's."""
+
+
+def unsent_bytes(sock: socket.socket) -> int:
+    """Bytes that the far end has not acknowledged; a FIN counts as one (SIOCOUTQ, tcp(7))."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, 0x5411, bytes(4)))
+    return int(count)
+
+
+def _take_pipe() -> tuple[int, int]:
+    if _pipes:
+        return _pipes.pop()
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except PermissionError:
+        pass  # beyond pipe-user-pages-soft the default size must do
+    return read, write
+
+
+def _return(pipe: tuple[int, int]) -> None:
+    if len(_pipes) < POOLED_PIPES:
+        _pipes.append(pipe)
+    else:
+        for fd in pipe:
+            os.close(fd)
+
+
+def close_pool() -> None:
+    """Close the pipes that wait for bulk."""
+    while _pipes:
+        for fd in _pipes.pop():
+            os.close(fd)

@@ -1,0 +1,268 @@
+"""TCP flows: the SYN is held until the origin answers, then the kernel's own TCP takes the client's side.
+
+OPENING -> DIALING -> HANDSHAKE -> RELAYING -> DRAINING -> LINGERING
+   |          |           |
+ denied   refused, unreachable, timeout: RST, ICMP or silence, as the origin's network said it
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import socket
+import time
+from dataclasses import dataclass
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Flow
+from proxy.flow.record import CloseReason
+from proxy.flow.tenant import Carrier
+from proxy.hooks import HookRunner
+from proxy.kernel.bridge import Bridge
+from proxy.offramps import sockets
+from proxy.packet.icmp_errors import IcmpErrors
+from proxy.packet.translate import has_partial_checksum
+from proxy.poller import OUT, Poller
+from proxy.settings.model import Timeouts
+from proxy.stream.lifecycle import Lifecycle
+from proxy.stream.relay import LINGER_RESET, Relay, unsent_bytes
+from proxy.wire import icmp, ip, tcp
+from proxy.wire.ip import IPPacket
+
+HANDSHAKE_S = 75.0  # the kernel repeats its SYN-ACK for 63 s (tcp_synack_retries 5)
+LAST_PACKETS_S = 0.25  # after the sockets' end, before the totals are final
+LINGER_S = 2.0  # the kernel's last ACKs and retransmissions still pass
+DRAIN_CHECK_S = 0.5
+HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
+
+
+class Stage(enum.Enum):
+    """How far a flow has come."""
+
+    OPENING = enum.auto()  # hooks and policy
+    DIALING = enum.auto()  # the origin
+    HANDSHAKE = enum.auto()  # of the client with our kernel
+    RELAYING = enum.auto()
+    DRAINING = enum.auto()  # the kernel still owes the client bytes
+    LINGERING = enum.auto()
+
+
+@dataclass(slots=True)
+class TcpPlane:
+    """What all TCP flows share; opens them."""
+
+    poller: Poller
+    bridges: dict[int, Bridge]  # by bytes of virtio-net header: 0 plain, 10 with offload
+    lifecycle: Lifecycle
+    hooks: HookRunner
+    errors: IcmpErrors
+    timeouts: Timeouts
+
+    def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """Hold the SYN in `packet` and begin to dial."""
+        if not self.lifecycle.has_room:
+            flow.carrier.deliver(tcp.reset_for(buffer, packet))
+            return DropReason.NO_DESCRIPTORS
+        handler = TcpFlow(self, flow, bytes(buffer[: packet.end]))
+        flow.level, flow.offramp, flow.history = "stream", "socket", "S"
+        self.lifecycle.begin(flow, handler, handler.decided)
+        return None
+
+    def accepted(self, flow: Flow, sock: socket.socket) -> None:
+        """The client's handshake is done: `sock` is its end in our kernel."""
+        flow.handler.accepted(sock)
+
+
+class TcpFlow:
+    """One flow on its way through the stages."""
+
+    __slots__ = ("_began", "_bridge", "_client", "_flow", "_held", "_origin", "_plane", "_relay", "_stage")
+
+    def __init__(self, plane: TcpPlane, flow: Flow, held: bytes) -> None:
+        self._plane, self._flow, self._held = plane, flow, held
+        self._bridge = plane.bridges[flow.carrier.header_bytes]
+        self._stage = Stage.OPENING
+        self._began = time.monotonic()
+        self._origin: socket.socket | None = None
+        self._client: socket.socket | None = None
+        self._relay: Relay | None = None
+
+    def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """A packet that no path is memoised for: before and after the relay, and oddly shaped ones during it."""
+        flags = tcp.flags(buffer, packet)
+        if self._stage in (Stage.OPENING, Stage.DIALING):
+            if flags & tcp.RST:
+                self._flow.history += "R"
+                self.end("client_reset")
+                return None
+            return DropReason.HELD if flags & tcp.SYN else DropReason.STRAY
+        if self._flow.virtual is None:
+            return DropReason.STRAY
+        reason = self._bridge.write(buffer, packet, self._flow)
+        if self._stage is Stage.HANDSHAKE and flags & tcp.RST:
+            self._flow.history += "R"
+            self.end("client_reset")
+        return reason
+
+    def decided(self, denial: str | None) -> None:
+        """Hooks and policy have spoken."""
+        flow = self._flow
+        if flow.is_ended:
+            return
+        if self._plane.lifecycle.decide(flow, denial):
+            self._dial()
+        else:
+            self._refuse(icmp.PROHIBITED)
+            self.end("denied")
+
+    def accepted(self, sock: socket.socket) -> None:
+        """Both ends are sockets now: relay, and let the client's packets pass without a look."""
+        flow, plane = self._flow, self._plane
+        origin, self._origin = self._origin, None
+        if self._stage is not Stage.HANDSHAKE or origin is None:
+            sock.close()
+            return
+        self._stage, self._client = Stage.RELAYING, sock
+        now = time.monotonic()
+        flow.client_tcp_ms = (now - self._began) * 1000
+        flow.history += "A"
+        flow.carrier.paths[flow.key] = flow.client_path
+        plane.lifecycle.watch_idle(flow, plane.timeouts.tcp_idle_s, now)
+        self._relay = Relay(plane.poller, flow, sock, origin, self._relayed)
+
+    def expired(self, now: float) -> None:
+        """The timer of the stage."""
+        timeouts, lifecycle = self._plane.timeouts, self._plane.lifecycle
+        if self._stage is Stage.DIALING:
+            self.end("origin_timeout")  # and silence: the client's own timeout is due
+        elif self._stage is Stage.HANDSHAKE:
+            self.end("client_idle_timeout")
+        elif self._stage is Stage.RELAYING:
+            half = "F" in self._flow.history or "f" in self._flow.history
+            if lifecycle.is_idle(self._flow, timeouts.tcp_half_closed_s if half else timeouts.tcp_idle_s, now):
+                self.end("client_idle_timeout")
+        elif self._stage is Stage.DRAINING:
+            self._drain(now)
+        else:
+            self._fade(now)
+
+    def end(self, reason: CloseReason) -> None:
+        """End the flow now, whatever its stage: both sides learn of it by RST."""
+        if self._stage in (Stage.DRAINING, Stage.LINGERING):
+            return
+        if self._relay is not None:
+            self._relay.abort(reason)
+            return
+        if self._origin is not None:
+            self._plane.poller.forget(self._origin.fileno())
+            self._origin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+            self._origin.close()
+            self._origin = None
+        if self._flow.close(reason, time.time_ns()):
+            self._linger()
+
+    def _dial(self) -> None:
+        flow, plane = self._flow, self._plane
+        self._stage, self._began = Stage.DIALING, time.monotonic()
+        try:
+            self._origin, failure = sockets.dial_tcp(flow.destination, flow.destination_port)
+        except OSError as error:
+            self._failed(error.errno or 0)
+            return
+        flow.origin = flow.destination_text
+        if failure:
+            self._failed(failure)
+            return
+        plane.lifecycle.wheel.arm(flow, self._began + plane.timeouts.connect_s)
+        plane.poller.watch(self._origin.fileno(), OUT, self._dialed, self._crashed)
+
+    def _dialed(self, events: int) -> None:
+        assert self._origin is not None
+        self._plane.poller.forget(self._origin.fileno())
+        code = self._origin.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._failed(code)
+            return
+        flow, now = self._flow, time.monotonic()
+        flow.origin_tcp_ms = (now - self._began) * 1000
+        flow.egress_ip = sockets.local_address(self._origin)
+        flow.history += "h"
+        self._stage, self._began = Stage.HANDSHAKE, now
+        self._plane.lifecycle.connected(flow)
+        self._plane.lifecycle.wheel.arm(flow, now + HANDSHAKE_S)
+        self._release_syn()
+
+    def _release_syn(self) -> None:
+        """The origin has answered: so may we."""
+        flow, buffer = self._flow, bytearray(self._held)
+        self._held = b""
+        self._bridge.admit(flow)
+        packet = ip.parse(buffer, flow.carrier.header_bytes, len(buffer))
+        assert isinstance(packet, IPPacket)
+        mss = flow.carrier.mtu - HEADERS[packet.version]
+        tcp.clamp_mss(buffer, packet, mss, partial_checksum=has_partial_checksum(buffer, packet))
+        if reason := self._bridge.write(buffer, packet, flow):
+            flow.tenant.drops[reason] += 1
+
+    def _failed(self, code: int) -> None:
+        """The origin cannot be had: tell the client as the origin's network would have."""
+        reason, error = sockets.connect_failure(code)
+        if code == errno.ECONNREFUSED or code == errno.ECONNRESET:
+            self._flow.history += "r"
+            self._refuse(None)
+        elif error is not None:
+            self._refuse(error)
+        self.end(reason)
+        if self._plane.hooks.has("connect_failed"):
+            self._plane.hooks.notify_soon("connect_failed", self._plane.lifecycle.look(self._flow))
+
+    def _refuse(self, error: icmp.ErrorKind | None) -> None:
+        """Answer the held SYN: with RST, or with an ICMP error."""
+        flow, buffer = self._flow, bytearray(self._held)
+        packet = ip.parse(buffer, flow.carrier.header_bytes, len(buffer))
+        assert isinstance(packet, IPPacket)
+        if error is None:
+            flow.carrier.deliver(tcp.reset_for(buffer, packet))
+        else:
+            quoted = bytes(buffer[packet.start :])
+            self._plane.errors.quote(flow.carrier, error, quoted, time.monotonic())
+
+    def _relayed(self, reason: CloseReason) -> None:
+        """The relay is over; the kernel may still owe the client what it has buffered."""
+        self._relay = None
+        flow = self._flow
+        flow.history += {"client_reset": "R", "origin_reset": "r"}.get(reason, "")
+        flow.close(reason, time.time_ns())
+        flow.carrier.paths.pop(flow.key, None)  # a new SYN must be seen
+        self._stage = Stage.DRAINING
+        self._drain(time.monotonic())
+
+    def _drain(self, now: float) -> None:
+        assert self._client is not None
+        is_reset = self._flow.close_reason not in ("client_closed", "origin_closed")
+        if is_reset or unsent_bytes(self._client) <= 1 or self._flow.carrier.is_closed:
+            self._linger()
+        else:
+            self._plane.lifecycle.wheel.arm(self._flow, now + DRAIN_CHECK_S)
+
+    def _linger(self) -> None:
+        """Close the client's socket; its last packets still find their way."""
+        self._stage = Stage.LINGERING
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self._held = b""
+        self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + LAST_PACKETS_S)
+
+    def _fade(self, now: float) -> None:
+        """First the record, then, when nothing can come any more, the flow itself."""
+        flow, lifecycle = self._flow, self._plane.lifecycle
+        if not flow.is_recorded:
+            lifecycle.ended(flow)
+            lifecycle.wheel.arm(flow, now + LINGER_S)
+            return
+        self._bridge.release(flow)
+        lifecycle.removed(flow)
+
+    def _crashed(self, error: BaseException) -> None:
+        self.end("proxy_error")

@@ -1,0 +1,137 @@
+"""UDP sessions: payloads between a client's flow and a connected socket, super-datagrams whole where both ends can."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Flow
+from proxy.offramps import sockets
+from proxy.stream.datagrams import DatagramFlow, DatagramPlane
+from proxy.wire import ip, udp, virtio
+from proxy.wire.checksum import fold, ones_sum
+
+DNS = 53
+
+_get16 = struct.Struct("!H").unpack_from
+_segment = struct.Struct("=H")
+_payload = bytearray(65_536)
+_view = memoryview(_payload)
+
+
+class UdpSession(DatagramFlow):
+    """One flow; `from_client` is memoised for its packets."""
+
+    __slots__ = ("_addresses", "_headers", "_ports", "_pseudo", "_super")
+
+    def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
+        super().__init__(plane, flow)
+        flow.level = "stream"
+        self._addresses = flow.destination + flow.source
+        self._ports = flow.destination_port, flow.source_port
+        self._headers = (20 if len(flow.source) == 4 else 40) + udp.HEADER_BYTES
+        self._pseudo = fold(ones_sum(self._addresses) + ip.UDP)
+        self._super = plane.udp_offload and flow.carrier.header_bytes > 0
+
+    def dial(self) -> socket.socket:
+        sock = sockets.dial_udp(self.flow.destination, self.flow.destination_port, gro=self._super)
+        self.flow.carrier.sessions[self.flow.key] = self.from_client
+        return sock
+
+    def timeout_s(self) -> float:
+        timeouts = self.plane.timeouts
+        if not self.flow.origin_path.packets:
+            return timeouts.udp_unreplied_s
+        return timeouts.dns_idle_s if self.flow.destination_port == DNS else timeouts.udp_idle_s
+
+    def from_client(self, buffer: bytearray, l4: int, end: int) -> DropReason | None:
+        """The memoised path of a packet whose IP header was checked: check the datagram, send its payload."""
+        start = self.flow.carrier.header_bytes
+        length = _get16(buffer, l4 + 4)[0]
+        if length < 8 or l4 + length > end:
+            return DropReason.TRUNCATED
+        if start and buffer[0] & virtio.NEEDS_CSUM:
+            if not virtio.is_plausible(buffer, end - start):
+                return DropReason.BAD_OFFLOAD
+        elif field := _get16(buffer, l4 + 6)[0]:
+            if fold(ones_sum(buffer[l4 : l4 + length]) + self._pseudo + length) != 0xFFFF:
+                return DropReason.BAD_L4_CHECKSUM
+        elif len(self._addresses) == 32 and not field:
+            return DropReason.BAD_L4_CHECKSUM
+        if self.sock is None:
+            return DropReason.STRAY
+        return self.send(self.sock, buffer, l4, end)
+
+    def send(self, sock: socket.socket, buffer: bytearray, l4: int, end: int) -> DropReason | None:
+        flow = self.flow
+        end = l4 + _get16(buffer, l4 + 4)[0]
+        size = end - l4 - udp.HEADER_BYTES
+        segment = virtio.gso_size(buffer) if flow.carrier.header_bytes else 0
+        path = flow.client_path
+        path.packets += -(-size // segment) if segment else 1
+        path.octets += size + self._headers
+        flow.client_payload += size
+        payload = memoryview(buffer)[l4 + udp.HEADER_BYTES : end]
+        for _ in range(2):  # an error that waited on the socket is reported instead of sending (udp(7))
+            try:
+                if segment and size > segment:
+                    sock.sendmsg([payload], [(socket.IPPROTO_UDP, sockets.UDP_SEGMENT, _segment.pack(segment))])
+                else:
+                    sock.send(payload)
+                return None
+            except BlockingIOError:
+                return DropReason.ORIGIN_FULL
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    return DropReason.TOO_BIG
+                self.report_error()
+        return DropReason.ORIGIN_ERROR
+
+    def receive(self, sock: socket.socket) -> None:
+        if not self._super:
+            n = sock.recv_into(_payload)
+            self._deliver(_view[:n])
+            return
+        n, ancillary, _, _ = sock.recvmsg_into([_payload], 64)
+        segment = 0
+        for level, kind, data in ancillary:
+            if level == socket.IPPROTO_UDP and kind == sockets.UDP_GRO:
+                segment = int.from_bytes(data[:4], "little")
+        if segment and n > segment:
+            self._deliver_super(_view[:n], segment)
+        else:
+            self._deliver(_view[:n])
+
+    def _deliver(self, payload: memoryview) -> None:
+        """One datagram to the client, in fragments when it is larger than the tunnel's MTU."""
+        flow = self.flow
+        size = len(payload)
+        self.count_reply(size + self._headers, size)
+        head = ip.header(flow.destination, flow.source, ip.UDP, udp.HEADER_BYTES + size)
+        carrier = flow.carrier
+        if carrier.header_bytes and size + self._headers <= carrier.mtu:
+            body = udp.partial(self._addresses, *self._ports, payload)
+            carrier.send(virtio.udp_header(len(head)) + head + body)
+        else:
+            carrier.deliver(head + udp.datagram(self._addresses, *self._ports, payload))
+
+    def _deliver_super(self, payload: memoryview, segment: int) -> None:
+        """Many datagrams of `segment` bytes (the last may be shorter) as one super-packet, where they fit the MTU."""
+        flow = self.flow
+        if segment + self._headers > flow.carrier.mtu:
+            for at in range(0, len(payload), segment):
+                self._deliver(payload[at : at + segment])
+            return
+        size = len(payload)
+        self.count_reply(size + self._headers, size, -(-size // segment))
+        head = ip.header(flow.destination, flow.source, ip.UDP, udp.HEADER_BYTES + size)
+        body = udp.partial(self._addresses, *self._ports, payload)
+        flow.carrier.send(virtio.udp_header(len(head), segment) + head + body)
+
+    def quote(self, payload: bytes) -> bytes:
+        flow = self.flow
+        addresses = flow.source + flow.destination
+        body = udp.datagram(addresses, flow.source_port, flow.destination_port, payload)
+        return ip.header(flow.source, flow.destination, ip.UDP, len(body)) + body

@@ -1,0 +1,186 @@
+"""The SQLite file of ended flows: opening it safely, its tables, what is written to it and what is deleted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from proxy.errors import ProxyError
+from proxy.flow.query import packed
+from proxy.flow.record import FlowRecord
+
+log = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x4F58464C  # "OXFL" in the header, so that a file of ours is known even when it is damaged
+VERSION = 1
+_MAGIC = b"SQLite format 3\0"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_ASIDE = ("", "-wal", "-shm")
+
+# Filters run in here, where SQLite holds no lock of ours and no GIL; the record itself is only carried.
+_TABLES = f"""
+BEGIN;
+CREATE TABLE flows (
+    flow_id TEXT PRIMARY KEY, tenant TEXT NOT NULL, started INTEGER NOT NULL, ended INTEGER NOT NULL,
+    src BLOB NOT NULL, src_port INTEGER NOT NULL, dst BLOB NOT NULL, dst_port INTEGER NOT NULL,
+    protocol TEXT NOT NULL, state TEXT NOT NULL, close_reason TEXT NOT NULL, user TEXT NOT NULL,
+    client_bytes INTEGER NOT NULL, origin_bytes INTEGER NOT NULL, duration_ms REAL NOT NULL, record BLOB NOT NULL
+);
+CREATE INDEX flows_by_tenant_end ON flows (tenant, ended);
+CREATE INDEX flows_by_tenant_start ON flows (tenant, started);
+CREATE INDEX flows_by_end ON flows (ended);
+CREATE INDEX flows_by_start ON flows (started);
+CREATE TABLE losses (
+    tenant TEXT, minute INTEGER, count INTEGER NOT NULL, PRIMARY KEY (tenant, minute)
+) WITHOUT ROWID;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+_INSERT = f"INSERT OR IGNORE INTO flows VALUES ({','.join('?' * 16)})"
+_encode = msgspec.json.Encoder().encode
+
+
+def open_writer(path: str) -> sqlite3.Connection:
+    """A connection that writes; the file is made (0600) when there is none, and moved aside when it is damaged.
+
+    ProxyError when the file is not ours or cannot be opened: it is never overwritten.
+    """
+    try:
+        _prepare_file(path)
+        try:
+            return _connect(path)
+        except sqlite3.DatabaseError as error:
+            if not is_damaged(error):
+                raise
+            move_aside(path, str(error))
+            _prepare_file(path)
+            return _connect(path)
+    except (OSError, sqlite3.Error) as error:
+        raise ProxyError(f"cannot open the flow log {path}: {error}") from error
+
+
+def open_reader(path: str) -> sqlite3.Connection:
+    """A connection that only reads."""
+    connection = sqlite3.connect(Path(path).absolute().as_uri() + "?mode=rw", uri=True, isolation_level=None)
+    connection.execute("PRAGMA query_only = 1")
+    return connection
+
+
+def is_damaged(error: sqlite3.Error) -> bool:
+    """Whether the file is beyond use, rather than busy, full or out of reach."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def move_aside(path: str, reason: str) -> None:
+    """Rename a damaged file and its companions: what can be saved of it stays for whoever wants to try."""
+    aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09}"
+    for suffix in _ASIDE:
+        if os.path.exists(path + suffix):
+            os.rename(path + suffix, aside + suffix)
+    log.error("the flow log %s is damaged (%s): moved to %s, and a new one begins", path, reason, aside)
+
+
+def _prepare_file(path: str) -> None:
+    """Make the file before SQLite does: with our mode, and only if what stands there is ours."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        header = os.pread(descriptor, 72, 0)
+        ours = header[:16] == _MAGIC and int.from_bytes(header[68:72]) == APPLICATION_ID
+        if header and not ours:
+            raise ProxyError(f"{path} is not a flow log of this proxy: name another file in records.path")
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(_TABLES)
+        elif version != VERSION:
+            raise ProxyError(f"the flow log {path} has version {version}, this proxy reads {VERSION}: use another file")
+        connection.execute("SELECT count(*) FROM flows").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def row(record: FlowRecord) -> tuple[Any, ...]:
+    """The columns of one ended flow."""
+    end = record.start + int(record.duration_ms * 1e6) if record.end is None else record.end
+    total = record.total
+    return (
+        record.flow_id,
+        record.tenant,
+        record.start,
+        end,
+        packed(record.src),
+        record.src_port,
+        packed(record.dst),
+        record.dst_port,
+        record.protocol,
+        record.state,
+        record.close_reason or "",
+        record.user or "",
+        total.client_payload_bytes,
+        total.origin_payload_bytes,
+        record.duration_ms,
+        _encode(record),
+    )
+
+
+def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+    """How many of `rows` are new; one whose flow id is already there changes nothing."""
+    return connection.executemany(_INSERT, rows).rowcount if rows else 0
+
+
+def save_losses(connection: sqlite3.Connection, losses: Iterable[tuple[str, int, int]]) -> None:
+    """Set the losses of (tenant, minute) to a count."""
+    connection.executemany("INSERT OR REPLACE INTO losses VALUES (?, ?, ?)", losses)
+
+
+def load_losses(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
+    return connection.execute("SELECT tenant, minute, count FROM losses").fetchall()
+
+
+def forget_losses(connection: sqlite3.Connection, before_minute: int) -> None:
+    connection.execute("DELETE FROM losses WHERE minute < ?", (before_minute,))
+
+
+def delete_oldest(connection: sqlite3.Connection, count: int) -> int:
+    """Delete the `count` records that ended first; how many there were."""
+    chosen = "SELECT rowid FROM flows ORDER BY ended LIMIT ?"
+    return connection.execute(f"DELETE FROM flows WHERE rowid IN ({chosen})", (count,)).rowcount
+
+
+def delete_before(connection: sqlite3.Connection, cutoff: int, at_most: int) -> int:
+    """Delete records that ended before `cutoff` (Unix ns), `at_most` so many; how many there were."""
+    chosen = "SELECT rowid FROM flows WHERE ended < ? ORDER BY ended LIMIT ?"
+    return connection.execute(f"DELETE FROM flows WHERE rowid IN ({chosen})", (cutoff, at_most)).rowcount
+
+
+def count_and_oldest(connection: sqlite3.Connection) -> tuple[int, int | None]:
+    """How many records there are, and when the oldest ended (Unix ns)."""
+    count, oldest = connection.execute("SELECT count(*), min(ended) FROM flows").fetchone()
+    return count, oldest
+
+
+def oldest_end(connection: sqlite3.Connection, tenant: str | None = None) -> int | None:
+    """When the oldest record ended (Unix ns): of one tenant, or of all."""
+    where, arguments = ("", ()) if tenant is None else (" WHERE tenant = ?", (tenant,))
+    oldest: int | None = connection.execute(f"SELECT min(ended) FROM flows{where}", arguments).fetchone()[0]
+    return oldest

@@ -1,0 +1,246 @@
+"""Ended flows are kept in SQLite, written by a thread of their own; a query says what it covers and what it lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from proxy.control.schema import RecordsStatus
+from proxy.errors import ProxyError
+from proxy.flow.query import FlowQuery, Page, StoredFlow, Window
+from proxy.flow.record import FlowRecord
+from proxy.settings import Records
+from proxy.telemetry import flowdb, flowsql
+from proxy.telemetry.losses import MINUTE_NS, Losses
+
+log = logging.getLogger(__name__)
+
+QUEUE_RECORDS = 20_000  # some seconds of the busiest proxy, tens of megabytes
+BATCH_RECORDS = 2_000
+LINGER_S = 0.05  # one transaction and one wake-up for what ends within this time
+TEND_S = 10.0  # how often the age limit is enforced
+PRUNE_CHUNK = 5_000
+QUERY_TIMEOUT_S = 10.0
+
+_Flushed = concurrent.futures.Future[None]
+
+
+class _Stop:
+    """The last thing in the queue."""
+
+
+class FlowLog:
+    """The store of ended flows. `submit` is for the event loop's thread; close it to keep what was submitted last."""
+
+    def __init__(self, settings: Records, *, queue_records: int = QUEUE_RECORDS) -> None:
+        """Open or make the file; ProxyError when it is not ours or cannot be opened."""
+        self._settings = settings
+        self._path = settings.path
+        self._capacity = queue_records
+        self._queue: queue.SimpleQueue[FlowRecord | _Flushed | _Stop] = queue.SimpleQueue()
+        self._urgent = threading.Event()  # somebody waits: do not linger
+        self._closed = False
+        self._failing = False
+        self._damaged = ""  # what the reader found wrong with the file
+        self._connection: sqlite3.Connection | None = flowdb.open_writer(self._path)
+        self._inode = _inode(self._path)
+        self._losses = Losses(flowdb.load_losses(self._connection))
+        self._stored, self._oldest = flowdb.count_and_oldest(self._connection)
+        self._reader = concurrent.futures.ThreadPoolExecutor(1, "flowlog-reader")
+        self._writer = threading.Thread(target=self._run, name="flowlog-writer", daemon=True)
+        self._writer.start()
+
+    # What the event loop calls
+
+    def submit(self, record: FlowRecord) -> None:
+        """Take the last record of a flow. Never blocks; the record must not change any more."""
+        if self._closed or self._queue.qsize() >= self._capacity:
+            self._losses.add(record.tenant, time.time_ns())
+        else:
+            self._queue.put(record)
+
+    async def flush(self) -> None:
+        """Return when everything submitted so far is written, or counted as lost."""
+        if self._closed:
+            return
+        flushed: _Flushed = concurrent.futures.Future()
+        self._queue.put(flushed)
+        self._urgent.set()
+        await asyncio.wrap_future(flushed)
+
+    async def query(self, query: FlowQuery) -> Page:
+        """The stored flows that match, those submitted just now included; ProxyError when the file cannot be read."""
+        if self._closed:
+            raise ProxyError("the flow log is closed")
+        await self.flush()
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, query)
+
+    def status(self) -> RecordsStatus:
+        """What is stored and lost, as of the last write."""
+        return RecordsStatus(stored=self._stored, lost=self._losses.total, oldest=self._oldest)
+
+    async def close(self) -> None:
+        """Write everything that was submitted, and end both threads."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(_Stop())
+            self._urgent.set()
+        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._reader.shutdown)
+
+    # What the reader's thread does
+
+    def _read(self, query: FlowQuery) -> Page:
+        try:
+            with contextlib.closing(flowdb.open_reader(self._path)) as connection:
+                deadline = time.monotonic() + QUERY_TIMEOUT_S
+                connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+                rows = connection.execute(*flowsql.select(query)).fetchall()
+                oldest = flowdb.oldest_end(connection, query.tenant)
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+                text = f"the query took longer than {QUERY_TIMEOUT_S:g} s: narrow its window (since, until)"
+                raise ProxyError(text, retryable=True) from None
+            if flowdb.is_damaged(error):
+                self._damaged = str(error)
+            raise ProxyError(f"cannot read the flow log {self._path}: {error}", retryable=True) from error
+        flows = [StoredFlow(*row) for row in rows[: query.limit]]
+        until = time.time_ns() if query.until is None else query.until
+        lost = self._losses.count(query.tenant, query.since, query.until)
+        return Page(flows, Window(query.since, until, oldest), lost, truncated=len(rows) > query.limit)
+
+    # What the writer's thread does
+
+    def _run(self) -> None:
+        tend_at = 0.0
+        running = True
+        while running:
+            records, waiting, running = self._next_batch()
+            self._guarded(self._write, records)
+            if time.monotonic() >= tend_at:
+                self._guarded(self._enforce_age, [])
+                tend_at = time.monotonic() + TEND_S
+            for flushed in waiting:
+                flushed.set_result(None)
+        self._disconnect()
+
+    def _next_batch(self) -> tuple[list[FlowRecord], list[_Flushed], bool]:
+        """Records to write, who waits for that, and whether more can come."""
+        records: list[FlowRecord] = []
+        waiting: list[_Flushed] = []
+        for item in self._drain():
+            if isinstance(item, FlowRecord):
+                records.append(item)
+            elif isinstance(item, _Stop):
+                return records, waiting, False
+            elif item.set_running_or_notify_cancel():
+                waiting.append(item)
+        return records, waiting, True
+
+    def _drain(self) -> Iterator[FlowRecord | _Flushed | _Stop]:
+        with contextlib.suppress(queue.Empty):
+            yield self._queue.get(timeout=TEND_S)
+            if self._queue.empty():
+                self._urgent.wait(LINGER_S)
+            self._urgent.clear()
+            for _ in range(BATCH_RECORDS):
+                yield self._queue.get_nowait()
+
+    def _guarded(self, work: Callable[[sqlite3.Connection, list[FlowRecord]], None], records: list[FlowRecord]) -> None:
+        """Do `work`; whatever goes wrong, its records are counted as lost and the thread lives."""
+        try:
+            try:
+                work(self._connected(), records)
+            except sqlite3.DatabaseError as error:
+                if not flowdb.is_damaged(error):
+                    raise
+                self._damaged = str(error)
+                work(self._connected(), records)
+        except Exception as error:
+            self._disconnect()
+            self._lose(records)
+            if not self._failing:  # a full disk fails twenty times a second
+                expected = isinstance(error, sqlite3.Error | ProxyError | OSError)
+                log.error("the flow log cannot be written: %s", error, exc_info=not expected)
+            self._failing = True
+        else:
+            if self._failing:
+                log.warning("the flow log is written again; records lost until now: %d", self._losses.total)
+            self._failing = False
+
+    def _lose(self, records: list[FlowRecord]) -> None:
+        for record in records:
+            self._losses.add(record.tenant, time.time_ns())
+
+    def _write(self, connection: sqlite3.Connection, records: list[FlowRecord]) -> None:
+        losses = self._losses.unsaved()
+        if not records and not losses:
+            return
+        rows = self._rows(records)
+        connection.execute("BEGIN IMMEDIATE")
+        inserted = flowdb.insert(connection, rows)
+        excess = self._stored + inserted - self._settings.max_rows
+        deleted = flowdb.delete_oldest(connection, excess) if excess > 0 else 0
+        flowdb.save_losses(connection, losses)
+        connection.execute("COMMIT")
+        self._losses.saved(losses)
+        self._stored += inserted - deleted
+        self._oldest = flowdb.oldest_end(connection)
+        if inserted < len(rows):
+            log.error("flow log: %d records carry the id of a stored flow and were ignored", len(rows) - inserted)
+
+    def _rows(self, records: list[FlowRecord]) -> list[tuple[Any, ...]]:
+        rows = []
+        for record in records:
+            try:
+                rows.append(flowdb.row(record))
+            except (ValueError, OverflowError, msgspec.EncodeError) as error:
+                log.error("flow log: the record of flow %s cannot be stored: %s", record.flow_id, error)
+                self._lose([record])
+        return rows
+
+    def _enforce_age(self, connection: sqlite3.Connection, _: list[FlowRecord]) -> None:
+        cutoff = time.time_ns() - int(self._settings.max_age_s * 1e9)
+        while deleted := flowdb.delete_before(connection, cutoff, PRUNE_CHUNK):
+            self._stored -= deleted
+        self._losses.forget(cutoff)
+        flowdb.forget_losses(connection, cutoff // MINUTE_NS)
+        self._oldest = flowdb.oldest_end(connection)
+
+    def _connected(self) -> sqlite3.Connection:
+        """The connection to the file that stands at our path now, also after it was damaged, removed or replaced."""
+        if self._damaged:
+            self._disconnect()
+            flowdb.move_aside(self._path, self._damaged)
+            self._damaged = ""
+        elif self._connection is not None and self._inode != _inode(self._path):
+            log.error("the flow log %s was removed or replaced: a new one begins", self._path)
+            self._disconnect()
+        if self._connection is None:
+            self._connection = flowdb.open_writer(self._path)
+            self._inode = _inode(self._path)
+            self._stored, self._oldest = flowdb.count_and_oldest(self._connection)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()  # rolls an open transaction back
+            self._connection = None
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,56 @@
+"""How many records could not be kept: by tenant and minute, so that an answer can say what its window lacks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+MINUTE_NS = 60 * 10**9
+
+
+class Losses:
+    """Counted on one thread, saved by another, asked by a third. Bounded by the age that `forget` is called with."""
+
+    def __init__(self, earlier: Iterable[tuple[str, int, int]] = ()) -> None:
+        self.total = 0  # since this process started
+        self._counts = {(tenant, minute): count for tenant, minute, count in earlier}
+        self._unsaved: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+
+    def add(self, tenant: str, at: int, count: int = 1) -> None:
+        """Count records of `tenant` lost at Unix ns `at`."""
+        place = (tenant, at // MINUTE_NS)
+        with self._lock:
+            self.total += count
+            self._counts[place] = self._counts.get(place, 0) + count
+            self._unsaved.add(place)
+
+    def count(self, tenant: str | None, since: int | None, until: int | None) -> int:
+        """What was lost in the minutes that the window touches; of every tenant when `tenant` is None."""
+        low = -1 if since is None else since // MINUTE_NS
+        high = 1 << 63 if until is None else until // MINUTE_NS
+        with self._lock:
+            return sum(
+                count
+                for (whose, minute), count in self._counts.items()
+                if low <= minute <= high and tenant in (None, whose)
+            )
+
+    def unsaved(self) -> list[tuple[str, int, int]]:
+        """Rows whose count has changed since `saved` was last told of them."""
+        with self._lock:
+            return [(*place, self._counts[place]) for place in self._unsaved]
+
+    def saved(self, rows: Iterable[tuple[str, int, int]]) -> None:
+        with self._lock:
+            for tenant, minute, count in rows:
+                if self._counts.get((tenant, minute)) == count:
+                    self._unsaved.discard((tenant, minute))
+
+    def forget(self, before: int) -> None:
+        """Drop what was lost before Unix ns `before`."""
+        with self._lock:
+            old = [place for place in self._counts if place[1] < before // MINUTE_NS]
+            for place in old:
+                del self._counts[place]
+                self._unsaved.discard(place)

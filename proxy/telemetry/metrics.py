@@ -1,0 +1,81 @@
+"""The status of a proxy as Prometheus text (0.0.4), labelled by tenant, protocol and reason: nothing else grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from proxy.control.schema import Status
+
+Kind = Literal["counter", "gauge"]
+Sample = tuple[Mapping[str, str], float]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_SUMS = {
+    "client_packets": "IP packets that came from the tenant's tunnels.",
+    "client_bytes": "Bytes of IP packets that came from the tenant's tunnels.",
+    "origin_packets": "IP packets sent into the tenant's tunnels.",
+    "origin_bytes": "Bytes of IP packets sent into the tenant's tunnels.",
+}
+
+
+def render(status: Status) -> str:
+    """The whole exposition, families in a fixed order; an untenanted drop has an empty tenant."""
+    return "".join(
+        [
+            _family(
+                "oxy_start_time_seconds", "gauge", "When the proxy started, in Unix time.", _one(status.started / 1e9)
+            ),
+            _family("oxy_draining", "gauge", "1 while the proxy drains.", _one(status.state == "draining")),
+            _family("oxy_tunnels", "gauge", "Open tunnels.", _by_tenant(status, "tunnels")),
+            _family("oxy_flows", "gauge", "Live flows.", _by(status, "flows", "protocol")),
+            _family("oxy_flows_started_total", "counter", "Flows begun.", _by(status, "flows_started", "protocol")),
+            _family(
+                "oxy_flows_ended_total", "counter", "Flows ended, by reason.", _by(status, "flows_ended", "reason")
+            ),
+            *(_family(f"oxy_{sum_}_total", "counter", text, _by_tenant(status, sum_)) for sum_, text in _SUMS.items()),
+            _family("oxy_drops_total", "counter", "Packets that went no further, by reason.", _drops(status)),
+            _family("oxy_kernel_total", "counter", "Counters of the private namespace.", _kernel(status)),
+            _family("oxy_records_stored", "gauge", "Records in the flow log.", _one(status.records.stored)),
+            _family("oxy_records_lost_total", "counter", "Records that could not be kept.", _one(status.records.lost)),
+        ]
+    )
+
+
+def _family(name: str, kind: Kind, text: str, samples: Iterator[Sample]) -> str:
+    lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+    lines += [f"{name}{_labels(labels)} {value:.17g}" for labels, value in samples]
+    return "\n".join(lines) + "\n"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    inner = ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items())
+    return f"{{{inner}}}" if inner else ""
+
+
+def _one(value: float) -> Iterator[Sample]:
+    yield {}, value
+
+
+def _by_tenant(status: Status, field: str) -> Iterator[Sample]:
+    for tenant, counters in status.tenants.items():
+        yield {"tenant": tenant}, getattr(counters, field)
+
+
+def _by(status: Status, field: str, label: str) -> Iterator[Sample]:
+    for tenant, counters in status.tenants.items():
+        for value, count in getattr(counters, field).items():
+            yield {"tenant": tenant, label: value}, count
+
+
+def _drops(status: Status) -> Iterator[Sample]:
+    yield from _by(status, "drops", "reason")
+    for reason, total in status.drops.items():
+        if rest := total - sum(tenant.drops.get(reason, 0) for tenant in status.tenants.values()):
+            yield {"tenant": "", "reason": reason}, rest
+
+
+def _kernel(status: Status) -> Iterator[Sample]:
+    for name, count in status.kernel.items():
+        yield {"reason": name}, count

@@ -1,0 +1,156 @@
+"""What the control API shows of a running proxy: live flows, tunnels, counters."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Literal
+
+from proxy import __version__
+from proxy.control.schema import FlowQuery, Page, Status, TenantStatus, TunnelInfo
+from proxy.errors import DropReason
+from proxy.flow.record import FlowRecord
+from proxy.flow.tenant import Tenant
+from proxy.kernel.private import PrivateNamespace
+from proxy.kernel.pump import BridgePump
+from proxy.onramps.connected import ConnectedRamp
+from proxy.onramps.tunnel import Tunnel
+from proxy.stream.lifecycle import Lifecycle
+from proxy.telemetry.flowlog import FlowLog
+from proxy.telemetry.metrics import render
+
+
+class View:
+    """The ProxyView of `proxy.control.schema`, over the proxy's own tables."""
+
+    def __init__(
+        self,
+        node: str,
+        tenants: Mapping[str, Tenant],
+        lifecycle: Lifecycle,
+        flow_log: FlowLog,
+        namespace: PrivateNamespace,
+        pumps: Sequence[BridgePump],
+        ramps: Sequence[ConnectedRamp],
+    ) -> None:
+        self.state: Literal["running", "draining"] = "running"
+        self._node, self._tenants, self._lifecycle, self._log = node, tenants, lifecycle, flow_log
+        self._namespace, self._pumps, self._ramps = namespace, pumps, ramps
+        self._started_ns = time.time_ns()
+        self._ended: dict[str, Counter[str]] = {name: Counter() for name in tenants}
+        lifecycle.subscribe(self._count_end, "end")
+
+    def status(self) -> Status:
+        """One look at everything."""
+        tenants = {name: self._tenant_status(tenant) for name, tenant in self._tenants.items()}
+        drops: Counter[str] = Counter()
+        flows: Counter[str] = Counter()
+        for tenant in tenants.values():
+            drops.update(tenant.drops)
+            flows.update(tenant.flows)
+        kernel = self._namespace.counters()
+        drops[DropReason.STRAY] += sum(pump.strays for pump in self._pumps)
+        drops[DropReason.KERNEL_IP] += sum(kernel[name] for name in kernel if name.startswith("Ip"))
+        drops[DropReason.KERNEL_TCP] += kernel.get("Tcp.InErrs", 0)
+        drops[DropReason.TUNNEL_REFUSED] += sum(ramp.refused for ramp in self._ramps)
+        now_ns = time.time_ns()
+        return Status(
+            node=self._node,
+            version=__version__,
+            pid=os.getpid(),
+            started=self._started_ns,
+            uptime_s=(now_ns - self._started_ns) / 1e9,
+            state=self.state,
+            tunnels=sum(tenant.tunnels for tenant in tenants.values()),
+            flows=dict(flows),
+            tenants=tenants,
+            drops={str(reason): count for reason, count in drops.items() if count},
+            records=self._log.status(),
+            kernel=kernel,
+        )
+
+    def tunnels(self, tenant: str | None) -> list[TunnelInfo]:
+        """The tunnels that are open now."""
+        found = []
+        for owner in self._owners(tenant):
+            counts = Counter(flow.carrier.id for flow in owner.live() if not flow.is_ended)
+            for tunnel in owner.carriers.values():
+                assert isinstance(tunnel, Tunnel)
+                found.append(_tunnel_info(tunnel, counts[tunnel.id]))
+        return found
+
+    def live_flows(self, tenant: str | None) -> Iterator[FlowRecord]:
+        """Every flow whose end was not told yet, built as it is asked for."""
+        flows = [flow for owner in self._owners(tenant) for flow in owner.live()]
+        return (self._lifecycle.look(flow) for flow in flows if not flow.is_recorded)
+
+    async def past_flows(self, query: FlowQuery) -> Page:
+        """Ended flows, from the store."""
+        return await self._log.query(query)
+
+    def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
+        """Every event of the tenant's flows from now on, until what is returned is called."""
+
+        def sink(record: FlowRecord) -> None:
+            if tenant is None or record.tenant == tenant:
+                put(record)
+
+        return self._lifecycle.subscribe(sink)
+
+    def kill(self, flow_id: str, tenant: str | None) -> bool:
+        """End a live flow; False when the tenant has none of that name."""
+        for owner in self._owners(tenant):
+            for flow in owner.live():
+                if flow.id == flow_id and not flow.is_ended:
+                    flow.handler.end("admin_killed")
+                    return True
+        return False
+
+    def metrics(self) -> str:
+        """The status as Prometheus text."""
+        return render(self.status())
+
+    def _owners(self, tenant: str | None) -> list[Tenant]:
+        if tenant is None:
+            return list(self._tenants.values())
+        return [self._tenants[tenant]] if tenant in self._tenants else []
+
+    def _count_end(self, record: FlowRecord) -> None:
+        self._ended[record.tenant][record.close_reason or "unknown"] += 1
+
+    def _tenant_status(self, tenant: Tenant) -> TenantStatus:
+        tunnels = [tunnel for tunnel in tenant.carriers.values() if isinstance(tunnel, Tunnel)]
+        return TenantStatus(
+            tunnels=len(tunnels),
+            flows=dict(Counter(flow.protocol for flow in tenant.live() if not flow.is_ended)),
+            flows_started=dict(tenant.opened),
+            flows_ended=dict(self._ended[tenant.name]),
+            client_packets=tenant.closed_traffic[0] + sum(tunnel.pump.packets for tunnel in tunnels),
+            client_bytes=tenant.closed_traffic[1] + sum(tunnel.pump.octets for tunnel in tunnels),
+            origin_packets=tenant.closed_traffic[2] + sum(tunnel.packets_out for tunnel in tunnels),
+            origin_bytes=tenant.closed_traffic[3] + sum(tunnel.bytes_out for tunnel in tunnels),
+            drops={str(reason): count for reason, count in tenant.drops.items()},
+        )
+
+
+def _tunnel_info(tunnel: Tunnel, flows: int) -> TunnelInfo:
+    return TunnelInfo(
+        id=tunnel.id,
+        onramp=tunnel.kind,
+        tenant=tunnel.tenant.name,
+        user=tunnel.user,
+        device=tunnel.device,
+        addresses=[str(ip_address(address)) for address in sorted(tunnel.addresses, key=lambda a: (len(a), a))],
+        mtu=tunnel.mtu,
+        offload=tunnel.context.offload,
+        opened=tunnel.opened_ns,
+        packets_in=tunnel.pump.packets,
+        bytes_in=tunnel.pump.octets,
+        packets_out=tunnel.packets_out,
+        bytes_out=tunnel.bytes_out,
+        queued_bytes=tunnel.queued_bytes,
+        flows=flows,
+    )

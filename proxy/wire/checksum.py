@@ -1,0 +1,49 @@
+"""The Internet checksum, whole and incremental (RFC 1071, RFC 1624)."""
+
+from __future__ import annotations
+
+_from_bytes = int.from_bytes
+
+
+def ones_sum(data: bytes | bytearray | memoryview) -> int:
+    """The one's complement sum of 16-bit words, 0..0xFFFF; an odd last byte counts as if a zero followed.
+
+    A number modulo 0xFFFF is the sum of its base-65536 digits: one big division instead of a loop over words.
+    """
+    total = _from_bytes(data, "big")
+    if len(data) & 1:
+        total <<= 8
+    return total % 0xFFFF or (0xFFFF if total else 0)
+
+
+def checksum(data: bytes | bytearray | memoryview, initial: int = 0) -> int:
+    """The checksum field for `data`, whose own field is zero; `initial`: the sum of a pseudo-header."""
+    return 0xFFFF - fold(ones_sum(data) + initial)
+
+
+def fold(total: int) -> int:
+    """A sum of 16-bit words with its carries added back in: 0..0xFFFF."""
+    total = (total & 0xFFFF) + (total >> 16)
+    return (total & 0xFFFF) + (total >> 16)
+
+
+def delta(old: bytes, new: bytes) -> int:
+    """What to add to a sum when the bytes `old` become `new` (same even length): 0..0xFFFE."""
+    return (ones_sum(new) - ones_sum(old)) % 0xFFFF
+
+
+def update(field: int, change: int) -> int:
+    """A checksum field after its data's sum grew by `change` (RFC 1624 eqn. 3)."""
+    total = 0xFFFF - field + change
+    return 0xFFFF - ((total & 0xFFFF) + (total >> 16))
+
+
+def update_partial(field: int, change: int) -> int:
+    """The same for a field that holds only the pseudo-header's sum: whoever sends the packet completes it."""
+    total = field + change
+    return (total & 0xFFFF) + (total >> 16)
+
+
+def pseudo_header_sum(addresses: bytes, protocol: int, length: int) -> int:
+    """The sum over a pseudo-header (RFC 9293 3.1, RFC 8200 8.1). `addresses`: source and destination, 8 or 32 bytes."""
+    return fold(ones_sum(addresses) + protocol + (length >> 16) + (length & 0xFFFF))

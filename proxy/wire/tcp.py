@@ -1,0 +1,76 @@
+"""TCP headers: flags, the MSS option, and resets (RFC 9293)."""
+
+from __future__ import annotations
+
+import struct
+
+from proxy.wire.checksum import checksum, pseudo_header_sum, update
+from proxy.wire.ip import TCP, IPPacket, header
+
+FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+MIN_HEADER = 20
+
+_HEADER = struct.Struct("!HHIIBBHHH")
+_U16 = struct.Struct("!H")
+
+
+def is_well_formed(buffer: bytes | bytearray, packet: IPPacket) -> bool:
+    """Whether the whole TCP header, options included, lies inside the packet."""
+    room = packet.end - packet.l4
+    return room >= MIN_HEADER and MIN_HEADER <= (buffer[packet.l4 + 12] >> 4) * 4 <= room
+
+
+def flags(buffer: bytes | bytearray, packet: IPPacket) -> int:
+    return buffer[packet.l4 + 13]
+
+
+def clamp_mss(buffer: bytearray, packet: IPPacket, mss: int, *, partial_checksum: bool = False) -> bool:
+    """Lower the MSS option of a SYN to at most `mss` in place; whether there was something to lower.
+
+    With a partial checksum the field covers only the pseudo-header, which the option is no part of.
+    """
+    at = packet.l4 + MIN_HEADER
+    end = packet.l4 + (buffer[packet.l4 + 12] >> 4) * 4
+    while at < end:
+        kind = buffer[at]
+        if kind == 0:
+            return False
+        if kind == 1:
+            at += 1
+            continue
+        if at + 1 >= end or buffer[at + 1] < 2 or at + buffer[at + 1] > end:
+            return False
+        if kind == 2 and buffer[at + 1] == 4:
+            return _lower(buffer, packet, at + 2, mss, partial_checksum)
+        at += buffer[at + 1]
+    return False
+
+
+def _lower(buffer: bytearray, packet: IPPacket, at: int, mss: int, partial_checksum: bool) -> bool:
+    (offered,) = _U16.unpack_from(buffer, at)
+    if offered <= mss:
+        return False
+    _U16.pack_into(buffer, at, mss)
+    if not partial_checksum:
+        change = (mss - offered) if (at - packet.l4) % 2 == 0 else (_swap(mss) - _swap(offered))
+        (field,) = _U16.unpack_from(buffer, packet.l4 + 16)
+        _U16.pack_into(buffer, packet.l4 + 16, update(field, change % 0xFFFF))
+    return True
+
+
+def _swap(word: int) -> int:
+    return (word & 0xFF) << 8 | word >> 8
+
+
+def reset_for(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
+    """The RST that answers the segment in `packet`, as the host it was sent to would (RFC 9293 3.10.7.1)."""
+    sport, dport, seq, ack, offset, bits, *_ = _HEADER.unpack_from(buffer, packet.l4)
+    if bits & ACK:
+        reply_seq, reply_ack, reply_flags = ack, 0, RST
+    else:
+        length = packet.end - packet.l4 - (offset >> 4) * 4 + bool(bits & SYN) + bool(bits & FIN)
+        reply_seq, reply_ack, reply_flags = 0, (seq + length) & 0xFFFFFFFF, RST | ACK
+    fields = (dport, sport, reply_seq, reply_ack, 5 << 4, reply_flags, 0)
+    addresses = packet.destination + packet.source
+    total = checksum(_HEADER.pack(*fields, 0, 0), pseudo_header_sum(addresses, TCP, MIN_HEADER))
+    return header(packet.destination, packet.source, TCP, MIN_HEADER) + _HEADER.pack(*fields, total, 0)
