@@ -16,11 +16,12 @@ from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
 from proxy.offramps.sockets import raise_descriptor_limit
 from proxy.onramps.connected import ConnectedRamp
+from proxy.onramps.tun import TunRamp
 from proxy.onramps.tunnel import Tunnel
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
-from proxy.settings import Settings
+from proxy.settings import Settings, TunOnRamp
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.echo import EchoFlow
 from proxy.stream.lifecycle import Lifecycle
@@ -108,14 +109,20 @@ class Proxy:
         return Plane(tcp, udp, echo, errors)
 
     def _open_ramps(self, plane: Plane) -> None:
+        tuns = {bridge.offload: bridge.tun for bridge in self._bridges.values()}
         for settings in self.settings.onramps:
+            if isinstance(settings, TunOnRamp):
+                tenant = self.tenants[settings.tenant]
+                device = TunRamp(settings, tenant, plane, self._poller, tuns)
+                tenant.carriers[device.id] = device
+                continue
             ramp = ConnectedRamp(
                 settings,
                 self.tenants,
                 plane,
                 self._poller,
                 self._hooks,
-                {bridge.offload: bridge.tun for bridge in self._bridges.values()},
+                tuns,
                 context_timeout_s=self.settings.timeouts.context_s,
                 opened=self._tunnel_opened,
                 closed=self._tunnel_closed,
@@ -129,6 +136,7 @@ class Proxy:
     def _tunnel_closed(self, tunnel: Tunnel) -> None:
         """The client hung up: its flows end."""
         tunnel.tenant.carriers.pop(tunnel.id, None)
+        tunnel.add_traffic_to_tenant()
         for flow in [flow for flow in tunnel.tenant.live() if flow.carrier is tunnel]:
             flow.handler.end("tunnel_closed")
         log.info("%r is closed", tunnel)

@@ -49,6 +49,7 @@ class DropReason(enum.StrEnum):
     TUNNEL_REFUSED = "tunnel_refused"  # a client's context was not accepted
     TUNNEL_CLOSED = "tunnel_closed"
     ORIGIN_FULL = "origin_full"  # the socket to the origin would block (UDP, ICMP)
+    SOCKET_OVERFLOW = "socket_overflow"  # the origin sent faster than we read (UDP, ICMP)
     ORIGIN_ERROR = "origin_error"
     TOO_BIG = "too_big"
     PROXY_ERROR = "proxy_error"  # a bug of ours; the log has it

@@ -79,9 +79,11 @@ class ControlClient:
             connection.close()
 
     def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        rest = b""
         try:
-            while line := response.readline():
-                yield line
+            while data := response.read1(1 << 16):  # readline() would take a cut-off answer for a whole one
+                *lines, rest = (rest + data).split(b"\n")
+                yield from lines
         except (OSError, http.client.HTTPException) as error:
             raise ControlError(f"the proxy on {self._path} went away in the middle of its answer") from error
 

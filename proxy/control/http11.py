@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 16 << 10
 MAX_BODY_BYTES = 64 << 10
 MAX_PARAMETERS = 1000
-_READ_BYTES = 64 << 10
+_READ_BYTES = 4 << 10  # h11 limits a head that is not whole yet, so by so much more it may be
 
 
 Chunks = AsyncGenerator[bytes, None]
@@ -183,6 +183,8 @@ class HttpConnection:
 
 
 def _parse_request(event: h11.Request) -> Request:
+    if event.http_version not in (b"1.0", b"1.1"):
+        raise HttpError(505, "HTTP/1.1 is spoken here", (("connection", "close"),))
     try:
         target = urlsplit(event.target.decode("ascii"))
         parameters = parse_qsl(target.query, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)

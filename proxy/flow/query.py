@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -54,11 +55,11 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class StoredFlow(NamedTuple):
-    """One flow of an answer: where it sorts, its name, and the record or its JSON."""
+    """One flow of an answer: where it sorts, its name, and its record as JSON."""
 
     key: Any
     flow_id: str
-    record: FlowRecord | bytes
+    record: bytes
 
 
 class Page(msgspec.Struct):
@@ -87,8 +88,8 @@ SORT_KEYS: dict[str, Callable[[FlowRecord], Any]] = {
     "end": lambda r: NEVER if r.end is None else r.end,
     "duration": lambda r: r.duration_ms,
     "bytes": payload_bytes,
-    "client_bytes": lambda r: r.total.client_payload_bytes,
-    "origin_bytes": lambda r: r.total.origin_payload_bytes,
+    "up": lambda r: r.total.client_payload_bytes,
+    "down": lambda r: r.total.origin_payload_bytes,
     "tenant": lambda r: r.tenant,
     "user": lambda r: r.user or "",
     "src": lambda r: packed(r.src),
@@ -129,7 +130,7 @@ def matches(query: FlowQuery, record: FlowRecord) -> bool:
 
 def sort_flows(flows: Iterable[StoredFlow], query: FlowQuery) -> list[StoredFlow]:
     """In the query's order; equal keys by flow id, so that an answer never depends on chance."""
-    return sorted(flows, key=lambda flow: flow[:2], reverse=query.descending)
+    return sorted(flows, key=operator.itemgetter(0, 1), reverse=query.descending)
 
 
 def _word_test(name: str, values: frozenset[str]) -> _Test:

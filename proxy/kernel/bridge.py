@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from proxy.device.interface import bring_up
 from proxy.device.tun import has_udp_offload, open_tun
-from proxy.errors import DropReason
+from proxy.errors import DropReason, ProxyError
 from proxy.flow.flow import Flow, Path
 from proxy.kernel.private import PrivateNamespace
 from proxy.packet.translate import set_rewrite, translate
@@ -24,6 +24,7 @@ from proxy.poller import IN, Poller
 from proxy.wire.ip import IPPacket
 
 PORT = 9000
+IPV6_FREEBIND = 78
 FIRST_PORT, PORTS = 1024, 64_000
 ADDRESSES = 60_000  # virtual clients in each range; with the ports of each, a pair returns after 3.8e9 flows
 QUEUE = 10_000  # packets the kernel may hold for us; a full queue is loss
@@ -44,7 +45,12 @@ class Bridge:
         self._v6 = 0xFD6F_7879 << 96 | (0 if offload else 1) << 64
         self._listener_v4 = (self._v4 + 1).to_bytes(4, "big")
         self._listener_v6 = (self._v6 + 1).to_bytes(16, "big")
-        self.tun, self.listeners = namespace.run(self._open, mtu, backlog)
+        try:
+            self.tun, self.listeners = namespace.run(self._open, mtu, backlog)
+        except OSError as error:
+            raise ProxyError(
+                f"cannot open a TUN device: {error.strerror or error} (is /dev/net/tun there, and may we use it?)"
+            ) from error
         self.udp_offload = offload and has_udp_offload(self.tun)
 
     def start(self, poller: Poller, accepted: Accepted) -> None:
@@ -141,6 +147,8 @@ def _listen(address: str, backlog: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what is accepted
+    if family == socket.AF_INET6:  # the kernel finishes adding an address in a work queue, after we asked
+        listener.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
     listener.bind((address, PORT))
     listener.listen(backlog)
     return listener

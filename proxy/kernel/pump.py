@@ -11,6 +11,8 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Path
@@ -32,12 +34,12 @@ _buffer = bytearray(BUFFER_BYTES)
 _view = memoryview(_buffer)
 
 
-class TunnelPump:
-    """Packets from one SEQPACKET tunnel to the bridge's TUN device, or to the packet plane."""
+class RampPump:
+    """Packets from one tunnel (or a TUN device that is one) to the bridge's TUN device, or to the packet plane."""
 
     def __init__(
         self,
-        sock: socket.socket,
+        source: socket.socket | int,
         tun: int,
         header_bytes: int,
         paths: dict[bytes, Path],
@@ -46,20 +48,27 @@ class TunnelPump:
         ended: Callable[[], bool],
         dropped: Callable[[DropReason], None],
     ) -> None:
-        """`slow(buffer, end)` takes what is not memoised; `ended()` says whether a read of nothing was the end."""
-        self._arguments = sock, tun, header_bytes, paths, sessions, slow, ended, dropped
+        """`source` is read: a SEQPACKET socket, or a TUN's descriptor. `slow(buffer, end)` takes what is not memoised;
+        `ended()` says whether a read of nothing was the end."""
+        read: Callable[[Any], int]
+        into: Any
+        if isinstance(source, int):
+            read, into = partial(os.readv, source), [_buffer]
+        else:
+            read, into = source.recv_into, _buffer
+        self._arguments = read, into, tun, header_bytes, paths, sessions, slow, ended, dropped
         self.octets = 0
         self.packets = 0
 
     def ready(self, events: int) -> None:
         """Move what has arrived, up to the budget."""
-        sock, tun, v, paths, sessions, slow, ended, dropped = self._arguments
+        read, into, tun, v, paths, sessions, slow, ended, dropped = self._arguments
         buffer, view = _buffer, _view
-        read, write, tcp, udp = sock.recv_into, os.write, paths.get, sessions.get
+        write, tcp, udp = os.write, paths.get, sessions.get
         shortest = v + 28
         for _ in range(BUDGET):
             try:
-                n = read(buffer)
+                n = read(into)
             except BlockingIOError:
                 return
             except OSError:

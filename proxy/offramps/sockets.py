@@ -6,31 +6,22 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass
 
 from proxy.flow.record import CloseReason
 from proxy.wire import icmp
-from proxy.wire.icmp import ErrorKind
+from proxy.wire.icmp import ErrorKind, Report
 
 IP_RECVERR, IPV6_RECVERR = 11, 25
 SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6 = 2, 3
 UDP_SEGMENT, UDP_GRO = 103, 104
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2
+IP_MTU, IPV6_MTU = 14, 24
+SO_MEMINFO = 55
 UDP_BUFFER_BYTES = 4 << 20
 SO_RCVBUFFORCE = 33
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 300, 30, 4
 
 _EXTENDED_ERROR = struct.Struct("=IBBBxII")
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkError:
-    """One entry of a socket's error queue (ip(7)): an ICMP error about what we sent."""
-
-    kind: int  # ICMP type
-    code: int
-    info: int  # the next hop's MTU for 'too big'
-    offender: bytes | None  # who said so
-    quoted: bytes  # the payload that it was about
 
 
 def dial_tcp(address: bytes, port: int) -> tuple[socket.socket, int]:
@@ -77,7 +68,7 @@ def dial_echo(address: bytes) -> tuple[socket.socket, bool]:
     return sock, raw
 
 
-def network_error(sock: socket.socket) -> NetworkError | None:
+def network_error(sock: socket.socket) -> Report | None:
     """The oldest ICMP error waiting on `sock`, or None."""
     try:
         quoted, ancillary, _, _ = sock.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
@@ -87,8 +78,32 @@ def network_error(sock: socket.socket) -> NetworkError | None:
         if (level, kind) in ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR)):
             _, origin, icmp_type, code, info, _ = _EXTENDED_ERROR.unpack_from(data)
             if origin in (SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6):
-                return NetworkError(icmp_type, code, info, _offender(data), quoted)
+                return Report(icmp_type, code, info, _offender(data), quoted)
     return None
+
+
+def set_hop(sock: socket.socket, version: int, ttl: int, dont_fragment: bool) -> None:
+    """Let what is sent next carry this TTL, and be refused with EMSGSIZE, not cut, when it may not be fragmented."""
+    if version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+        discover = IP_PMTUDISC_DO if dont_fragment else IP_PMTUDISC_DONT
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DONTFRAG, dont_fragment)
+
+
+def path_mtu(sock: socket.socket, version: int) -> int:
+    """What the kernel knows of the connected socket's path."""
+    if version == 4:
+        return sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
+    return sock.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
+
+
+def overflows(sock: socket.socket) -> int:
+    """Datagrams that the kernel dropped for want of room in the socket's buffer (SO_MEMINFO, linux/sock_diag.h)."""
+    memory = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * 9)
+    return int.from_bytes(memory[32:36], "little") if len(memory) >= 36 else 0
 
 
 def local_address(sock: socket.socket) -> str | None:

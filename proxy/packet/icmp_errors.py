@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.errors import DropReason
 from proxy.flow.tenant import Carrier, Tenant
 from proxy.wire import icmp, ip
-from proxy.wire.icmp import ErrorKind
+from proxy.wire.icmp import ErrorKind, Report
 from proxy.wire.ip import IPPacket
 
 HOP_IPV4 = bytes([192, 0, 0, 8])  # the dummy address for nodes that must send ICMP and have none (RFC 7600)
@@ -44,6 +44,13 @@ class IcmpErrors:
         hop = HOP_IPV4 if quoted[0] >> 4 == 4 else HOP_IPV6
         carrier.deliver(icmp.error(source or hop, quoted, kind, rest))
         return True
+
+    def pass_on(self, carrier: Carrier, report: Report, quoted: bytes, now: float) -> bool:
+        """Tell the client what the network said of our packet, as said of its own: `quoted`, by whoever said it."""
+        kind = ErrorKind((report.kind, report.code), (report.kind, report.code))
+        family = 4 if quoted[0] >> 4 == 4 else 16
+        source = report.offender if report.offender and len(report.offender) == family else None
+        return self.quote(carrier, kind, quoted, now, source=source, rest=report.info)
 
     def _is_icmp_error(self, buffer: bytes | bytearray, packet: IPPacket) -> bool:
         protocol = ip.ICMP if packet.version == 4 else ip.ICMPV6

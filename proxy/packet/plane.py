@@ -65,6 +65,7 @@ class Plane:
         whole = ip.parse(rebuilt, start, len(rebuilt))
         if isinstance(whole, DropReason):
             return whole
+        whole.dont_fragment = False
         return self._whole(carrier, rebuilt, whole, now, now_ns)
 
     def _whole(

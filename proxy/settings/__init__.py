@@ -10,6 +10,7 @@ from proxy.settings.model import (
     Settings,
     TenantSettings,
     Timeouts,
+    TunOnRamp,
     load,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "Settings",
     "TenantSettings",
     "Timeouts",
+    "TunOnRamp",
     "load",
     "parse",
     "read",

@@ -9,11 +9,14 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from proxy.settings.document import Document, read
+from proxy.settings.document import Document, Place, read, suggest
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+
+
+EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -34,7 +37,7 @@ class TenantSettings(_Part, frozen=True):
 
     token: str | None = None
     # what its tunnels may claim as their own addresses
-    prefixes: list[str] = msgspec.field(default_factory=lambda: ["0.0.0.0/0", "::/0"])
+    prefixes: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))
     limits: Limits = Limits()
 
 
@@ -45,7 +48,19 @@ class ConnectedOnRamp(_Part, frozen=True, tag_field="kind", tag="connected"):
     mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o600
 
 
-OnRamp = ConnectedOnRamp
+class TunOnRamp(_Part, frozen=True, tag_field="kind", tag="tun"):
+    """A TUN device that the proxy opens: whatever is routed into it belongs to one tenant."""
+
+    device: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+    tenant: Name
+    addresses: list[str] = []  # of the device, with prefix lengths
+    sources: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))  # who may send through it
+    mtu: Annotated[int, Meta(ge=1280, le=65_535)] = 1500
+    offload: bool = True
+    user: str | None = None
+
+
+OnRamp = ConnectedOnRamp | TunOnRamp
 
 
 class Timeouts(_Part, frozen=True):
@@ -102,7 +117,10 @@ def load(path: str | Path) -> Settings:
         settings,
         control=str(base / settings.control),
         records=replace(settings.records, path=str(base / settings.records.path)),
-        onramps=[replace(ramp, path=str(base / ramp.path)) for ramp in settings.onramps],
+        onramps=[
+            replace(ramp, path=str(base / ramp.path)) if isinstance(ramp, ConnectedOnRamp) else ramp
+            for ramp in settings.onramps
+        ],
     )
 
 
@@ -113,9 +131,31 @@ def _check(document: Document, settings: Settings) -> None:
         raise document.error("at least one on-ramp is required", ("onramps",))
     for name, tenant in settings.tenants.items():
         for index, prefix in enumerate(tenant.prefixes):
-            try:
-                ipaddress.ip_network(prefix)
-            except ValueError as error:
-                raise document.error(f"not a prefix: {error}", ("tenants", name, "prefixes", index)) from None
+            _check_prefix(document, prefix, ("tenants", name, "prefixes", index))
+    for number, ramp in enumerate(settings.onramps):
+        if isinstance(ramp, TunOnRamp):
+            _check_tun(document, settings, ramp, ("onramps", number))
     if settings.hooks is not None and not all(settings.hooks.partition(":")):
         raise document.error(f"expected 'module:Class' (found {settings.hooks!r})", ("hooks",))
+
+
+def _check_tun(document: Document, settings: Settings, ramp: TunOnRamp, place: Place) -> None:
+    if ramp.tenant not in settings.tenants:
+        message = f"unknown tenant '{ramp.tenant}'{suggest(ramp.tenant, settings.tenants)}"
+        raise document.error(message, (*place, "tenant"))
+    for index, prefix in enumerate(ramp.sources):
+        _check_prefix(document, prefix, (*place, "sources", index))
+    for index, address in enumerate(ramp.addresses):
+        try:
+            ipaddress.ip_interface(address)
+        except ValueError as error:
+            raise document.error(
+                f"not an address with its prefix length: {error}", (*place, "addresses", index)
+            ) from None
+
+
+def _check_prefix(document: Document, prefix: str, place: Place) -> None:
+    try:
+        ipaddress.ip_network(prefix)
+    except ValueError as error:
+        raise document.error(f"not a prefix: {error}", place) from None

@@ -11,13 +11,12 @@ from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
-from proxy.offramps.sockets import connect_failure, local_address, network_error
+from proxy.offramps.sockets import connect_failure, local_address, network_error, overflows, path_mtu, set_hop
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.poller import IN, Poller
 from proxy.settings.model import Timeouts
 from proxy.stream.lifecycle import Lifecycle
-from proxy.wire import icmp, ip
-from proxy.wire.icmp import ErrorKind
+from proxy.wire import icmp
 from proxy.wire.ip import IPPacket
 
 BUDGET = 64  # reads per readiness event
@@ -41,18 +40,19 @@ class DatagramPlane:
         handler = self.kind(self, flow)
         flow.offramp, flow.history = "socket", "D"
         held = bytes(buffer[: packet.end])
-        self.lifecycle.begin(flow, handler, partial(handler.decided, held))
+        self.lifecycle.begin(flow, handler, partial(handler.decided, held, packet))
         return None
 
 
 class DatagramFlow:
     """One flow whose origin side is a connected datagram socket."""
 
-    __slots__ = ("flow", "plane", "sock")
+    __slots__ = ("_hop", "flow", "plane", "sock")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         self.plane, self.flow = plane, flow
         self.sock: socket.socket | None = None
+        self._hop: tuple[int, bool] | None = None
 
     def dial(self) -> socket.socket:
         """A socket that is connected to the flow's destination; OSError when there is no way."""
@@ -78,15 +78,14 @@ class DatagramFlow:
         """A checked packet of this flow from the client."""
         if self.sock is None:
             return DropReason.STRAY if self.flow.is_ended else DropReason.HELD
+        self.set_hop(self.sock, packet.ttl, packet.dont_fragment)
         return self.send(self.sock, buffer, packet.l4, packet.end)
 
-    def decided(self, held: bytes, denial: str | None) -> None:
-        """Hooks and policy have spoken about the flow whose first packet is `held`."""
+    def decided(self, held: bytes, packet: IPPacket, denial: str | None) -> None:
+        """Hooks and policy have spoken about the flow whose first packet stands in `held`."""
         flow, plane = self.flow, self.plane
         if flow.is_ended:
             return
-        packet = ip.parse(held, flow.carrier.header_bytes, len(held))
-        assert isinstance(packet, IPPacket)
         if not plane.lifecycle.decide(flow, denial):
             plane.errors.answer(flow.carrier, icmp.PROHIBITED, held, packet, time.monotonic())
             self.end("denied")
@@ -126,12 +125,20 @@ class DatagramFlow:
         error = network_error(self.sock) if self.sock is not None else None
         if error is None:
             return
-        flow = self.flow
-        kind = ErrorKind((error.kind, error.code), (error.kind, error.code))
-        source = error.offender if error.offender and len(error.offender) == len(flow.source) else None
-        self.plane.errors.quote(
-            flow.carrier, kind, self.quote(error.quoted), time.monotonic(), source=source, rest=error.info
-        )
+        self.plane.errors.pass_on(self.flow.carrier, error, self.quote(error.quoted), time.monotonic())
+
+    def set_hop(self, sock: socket.socket, ttl: int, dont_fragment: bool) -> None:
+        """Let the next packet to the origin have one hop less than the client gave it, and its wish about fragments."""
+        if (ttl, dont_fragment) != self._hop:
+            set_hop(sock, 4 if len(self.flow.source) == 4 else 6, ttl - 1, dont_fragment)
+            self._hop = ttl, dont_fragment
+
+    def too_big(self, sock: socket.socket, quoted: bytes) -> DropReason:
+        """Tell the client the MTU of the way to the origin."""
+        version = quoted[0] >> 4
+        mtu = path_mtu(sock, version)
+        self.plane.errors.quote(self.flow.carrier, icmp.TOO_BIG, quoted, time.monotonic(), rest=mtu)
+        return DropReason.TOO_BIG
 
     def count_reply(self, octets: int, payload: int, packets: int = 1) -> None:
         """The origin sent `payload` bytes, `octets` with headers."""
@@ -156,6 +163,8 @@ class DatagramFlow:
             return
         if self.sock is not None:
             self.plane.poller.forget(self.sock.fileno())
+            if lost := overflows(self.sock):
+                flow.tenant.drops[DropReason.SOCKET_OVERFLOW] += lost
             self.sock.close()
             self.sock = None
         flow.carrier.sessions.pop(flow.key, None)

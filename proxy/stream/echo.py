@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -53,7 +54,9 @@ class EchoFlow(DatagramFlow):
                 return None
             except BlockingIOError:
                 return DropReason.ORIGIN_FULL
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    return self.too_big(sock, self.quote(request))
                 self.report_error()
         return DropReason.ORIGIN_ERROR
 

@@ -207,7 +207,10 @@ class TcpFlow:
     def _failed(self, code: int) -> None:
         """The origin cannot be had: tell the client as the origin's network would have."""
         reason, error = sockets.connect_failure(code)
-        if code == errno.ECONNREFUSED or code == errno.ECONNRESET:
+        report = sockets.network_error(self._origin) if self._origin is not None else None
+        if report is not None:
+            self._pass_on(report)
+        elif code == errno.ECONNREFUSED or code == errno.ECONNRESET:
             self._flow.history += "r"
             self._refuse(None)
         elif error is not None:
@@ -226,6 +229,12 @@ class TcpFlow:
         else:
             quoted = bytes(buffer[packet.start :])
             self._plane.errors.quote(flow.carrier, error, quoted, time.monotonic())
+
+    def _pass_on(self, report: icmp.Report) -> None:
+        """Answer the held SYN with what a router or the origin's host said of ours."""
+        flow = self._flow
+        quoted = self._held[flow.carrier.header_bytes :]
+        self._plane.errors.pass_on(flow.carrier, report, quoted, time.monotonic())
 
     def _relayed(self, reason: CloseReason) -> None:
         """The relay is over; the kernel may still owe the client what it has buffered."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import time
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.offramps import sockets
 from proxy.stream.datagrams import DatagramFlow, DatagramPlane
-from proxy.wire import ip, udp, virtio
+from proxy.wire import icmp, ip, udp, virtio
 from proxy.wire.checksum import fold, ones_sum
 
 DNS = 53
@@ -62,6 +63,15 @@ class UdpSession(DatagramFlow):
             return DropReason.BAD_L4_CHECKSUM
         if self.sock is None:
             return DropReason.STRAY
+        is_ipv4 = len(self._addresses) == 8
+        ttl = buffer[l4 - 12] if is_ipv4 else buffer[l4 - 33]
+        hop = ttl, not is_ipv4 or buffer[l4 - 14] & 0x40 != 0
+        if hop != self._hop:
+            if ttl <= 1:
+                quoted = bytes(buffer[start:end])
+                self.plane.errors.quote(self.flow.carrier, icmp.TTL_EXCEEDED, quoted, time.monotonic())
+                return DropReason.TTL_EXPIRED
+            self.set_hop(self.sock, *hop)
         return self.send(self.sock, buffer, l4, end)
 
     def send(self, sock: socket.socket, buffer: bytearray, l4: int, end: int) -> DropReason | None:
@@ -85,7 +95,7 @@ class UdpSession(DatagramFlow):
                 return DropReason.ORIGIN_FULL
             except OSError as error:
                 if error.errno == errno.EMSGSIZE:
-                    return DropReason.TOO_BIG
+                    return self.too_big(sock, self.quote(bytes(payload)))
                 self.report_error()
         return DropReason.ORIGIN_ERROR
 

@@ -31,7 +31,7 @@ CREATE TABLE flows (
     flow_id TEXT PRIMARY KEY, tenant TEXT NOT NULL, started INTEGER NOT NULL, ended INTEGER NOT NULL,
     src BLOB NOT NULL, src_port INTEGER NOT NULL, dst BLOB NOT NULL, dst_port INTEGER NOT NULL,
     protocol TEXT NOT NULL, state TEXT NOT NULL, close_reason TEXT NOT NULL, user TEXT NOT NULL,
-    client_bytes INTEGER NOT NULL, origin_bytes INTEGER NOT NULL, duration_ms REAL NOT NULL, record BLOB NOT NULL
+    up INTEGER NOT NULL, down INTEGER NOT NULL, duration_ms REAL NOT NULL, record BLOB NOT NULL
 );
 CREATE INDEX flows_by_tenant_end ON flows (tenant, ended);
 CREATE INDEX flows_by_tenant_start ON flows (tenant, started);

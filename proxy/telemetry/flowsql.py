@@ -10,9 +10,9 @@ SORT_COLUMNS = {
     "start": "started",
     "end": "ended",
     "duration": "duration_ms",
-    "bytes": "client_bytes + origin_bytes",
-    "client_bytes": "client_bytes",
-    "origin_bytes": "origin_bytes",
+    "bytes": "up + down",
+    "up": "up",
+    "down": "down",
     "tenant": "tenant",
     "user": "user",
     "src": "src",
@@ -79,7 +79,7 @@ def _where(query: FlowQuery) -> _Where:
             tests = [f"{column} BETWEEN ? AND ?" for column in columns for _ in ranges]
             where.add(f"({' OR '.join(tests)})", *(end for pair in ranges * len(columns) for end in pair))
     if query.min_bytes > 0:
-        where.add("client_bytes + origin_bytes >= ?", query.min_bytes)
+        where.add("up + down >= ?", query.min_bytes)
     if query.min_duration_ms > 0:
         where.add("duration_ms >= ?", query.min_duration_ms)
     return where

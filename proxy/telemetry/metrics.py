@@ -27,7 +27,7 @@ def render(status: Status) -> str:
             _family(
                 "oxy_start_time_seconds", "gauge", "When the proxy started, in Unix time.", _one(status.started / 1e9)
             ),
-            _family("oxy_draining", "gauge", "1 while the proxy drains.", _one(status.state == "draining")),
+            _family("oxy_draining", "gauge", "1 while the proxy drains.", _one(int(status.state == "draining"))),
             _family("oxy_tunnels", "gauge", "Open tunnels.", _by_tenant(status, "tunnels")),
             _family("oxy_flows", "gauge", "Live flows.", _by(status, "flows", "protocol")),
             _family("oxy_flows_started_total", "counter", "Flows begun.", _by(status, "flows_started", "protocol")),
@@ -45,7 +45,7 @@ def render(status: Status) -> str:
 
 def _family(name: str, kind: Kind, text: str, samples: Iterator[Sample]) -> str:
     lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-    lines += [f"{name}{_labels(labels)} {value:.17g}" for labels, value in samples]
+    lines += [f"{name}{_labels(labels)} {value}" for labels, value in samples]
     return "\n".join(lines) + "\n"
 
 

@@ -6,18 +6,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from typing import Literal
 
 from proxy import __version__
+from proxy.context import OFFLOAD
 from proxy.control.schema import FlowQuery, Page, Status, TenantStatus, TunnelInfo
 from proxy.errors import DropReason
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Tenant
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
+from proxy.onramps.carrier import RampCarrier
 from proxy.onramps.connected import ConnectedRamp
-from proxy.onramps.tunnel import Tunnel
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.metrics import render
@@ -77,8 +77,7 @@ class View:
         found = []
         for owner in self._owners(tenant):
             counts = Counter(flow.carrier.id for flow in owner.live() if not flow.is_ended)
-            for tunnel in owner.carriers.values():
-                assert isinstance(tunnel, Tunnel)
+            for tunnel in _carriers(owner):
                 found.append(_tunnel_info(tunnel, counts[tunnel.id]))
         return found
 
@@ -122,33 +121,37 @@ class View:
         self._ended[record.tenant][record.close_reason or "unknown"] += 1
 
     def _tenant_status(self, tenant: Tenant) -> TenantStatus:
-        tunnels = [tunnel for tunnel in tenant.carriers.values() if isinstance(tunnel, Tunnel)]
+        tunnels = _carriers(tenant)
         return TenantStatus(
             tunnels=len(tunnels),
             flows=dict(Counter(flow.protocol for flow in tenant.live() if not flow.is_ended)),
             flows_started=dict(tenant.opened),
             flows_ended=dict(self._ended[tenant.name]),
-            client_packets=tenant.closed_traffic[0] + sum(tunnel.pump.packets for tunnel in tunnels),
-            client_bytes=tenant.closed_traffic[1] + sum(tunnel.pump.octets for tunnel in tunnels),
+            client_packets=tenant.closed_traffic[0] + sum(tunnel.packets_in for tunnel in tunnels),
+            client_bytes=tenant.closed_traffic[1] + sum(tunnel.bytes_in for tunnel in tunnels),
             origin_packets=tenant.closed_traffic[2] + sum(tunnel.packets_out for tunnel in tunnels),
             origin_bytes=tenant.closed_traffic[3] + sum(tunnel.bytes_out for tunnel in tunnels),
             drops={str(reason): count for reason, count in tenant.drops.items()},
         )
 
 
-def _tunnel_info(tunnel: Tunnel, flows: int) -> TunnelInfo:
+def _carriers(tenant: Tenant) -> list[RampCarrier]:
+    return [carrier for carrier in tenant.carriers.values() if isinstance(carrier, RampCarrier)]
+
+
+def _tunnel_info(tunnel: RampCarrier, flows: int) -> TunnelInfo:
     return TunnelInfo(
         id=tunnel.id,
         onramp=tunnel.kind,
         tenant=tunnel.tenant.name,
         user=tunnel.user,
         device=tunnel.device,
-        addresses=[str(ip_address(address)) for address in sorted(tunnel.addresses, key=lambda a: (len(a), a))],
+        addresses=tunnel.addresses,
         mtu=tunnel.mtu,
-        offload=tunnel.context.offload,
+        offload=OFFLOAD if tunnel.header_bytes else None,
         opened=tunnel.opened_ns,
-        packets_in=tunnel.pump.packets,
-        bytes_in=tunnel.pump.octets,
+        packets_in=tunnel.packets_in,
+        bytes_in=tunnel.bytes_in,
         packets_out=tunnel.packets_out,
         bytes_out=tunnel.bytes_out,
         queued_bytes=tunnel.queued_bytes,

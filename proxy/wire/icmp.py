@@ -28,6 +28,17 @@ class ErrorKind:
     v6: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An ICMP error about what a socket of ours sent, as its error queue tells (ip(7))."""
+
+    kind: int  # ICMP type
+    code: int
+    info: int  # the next hop's MTU for 'too big'
+    offender: bytes | None  # who said so
+    quoted: bytes  # the payload that it was about
+
+
 NET_UNREACHABLE = ErrorKind((3, 0), (1, 0))
 HOST_UNREACHABLE = ErrorKind((3, 1), (1, 3))
 PROTOCOL_UNREACHABLE = ErrorKind((3, 2), (4, 1))

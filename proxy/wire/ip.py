@@ -84,7 +84,7 @@ def _parse_ipv6(buffer: bytes | bytearray, start: int, end: int) -> IPPacket | D
 
 def _skip_extension_headers(buffer: bytes | bytearray, packet: IPPacket) -> IPPacket | DropReason:
     at = packet.l4
-    for _ in range(MAX_EXTENSION_HEADERS):
+    for _ in range(MAX_EXTENSION_HEADERS + 1):
         following = packet.protocol
         if following not in (HOP_BY_HOP, FRAGMENT, DESTINATION) or packet.fragment_offset:
             packet.l4 = at

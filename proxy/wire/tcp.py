@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from proxy.wire.checksum import checksum, pseudo_header_sum, update
+from proxy.errors import DropReason
+from proxy.wire.checksum import checksum, fold, ones_sum, pseudo_header_sum, update
 from proxy.wire.ip import TCP, IPPacket, header
 
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
@@ -18,6 +19,18 @@ def is_well_formed(buffer: bytes | bytearray, packet: IPPacket) -> bool:
     """Whether the whole TCP header, options included, lies inside the packet."""
     room = packet.end - packet.l4
     return room >= MIN_HEADER and MIN_HEADER <= (buffer[packet.l4 + 12] >> 4) * 4 <= room
+
+
+def check(buffer: bytes | bytearray, packet: IPPacket, *, partial_checksum: bool = False) -> DropReason | None:
+    """Why the segment in `packet` must be dropped, or None. A partial checksum is vouched for by who sent it."""
+    if not is_well_formed(buffer, packet):
+        return DropReason.TRUNCATED
+    if partial_checksum:
+        return None
+    pseudo = pseudo_header_sum(packet.source + packet.destination, TCP, packet.end - packet.l4)
+    if fold(ones_sum(buffer[packet.l4 : packet.end]) + pseudo) != 0xFFFF:
+        return DropReason.BAD_L4_CHECKSUM
+    return None
 
 
 def flags(buffer: bytes | bytearray, packet: IPPacket) -> int:

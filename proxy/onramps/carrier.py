@@ -1,0 +1,104 @@
+"""What every on-ramp's tunnels have in common: memoised paths, counters, and the way in and out for single packets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Path
+from proxy.flow.tenant import Tenant
+from proxy.kernel.pump import RampPump
+from proxy.packet.fragment import split
+from proxy.packet.plane import Plane
+from proxy.wire.virtio import HEADER_BYTES, NO_OFFLOAD
+
+CONTROL = 0x7B  # "{": no IP version begins with it
+
+
+class RampCarrier:
+    """A `proxy.flow.tenant.Carrier`, but for what differs: who may send, how it is read, how `send` writes."""
+
+    kind = "abstract"
+    pump: RampPump
+    owns: Callable[[bytes], bool]
+
+    def __init__(
+        self,
+        carrier_id: str,
+        tenant: Tenant,
+        plane: Plane,
+        *,
+        mtu: int,
+        offload: bool,
+        user: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.id, self.tenant, self.mtu, self.user, self.device = carrier_id, tenant, mtu, user, device
+        self.header_bytes = HEADER_BYTES if offload else 0
+        self.paths: dict[bytes, Path] = {}
+        self.sessions: dict[bytes, Any] = {}
+        self.is_closed = False
+        self.opened_ns = time.time_ns()
+        self.packets_out = self.bytes_out = 0
+        self.queued_bytes = 0
+        self._plane = plane
+        self._fragment_ids = 0
+
+    def __repr__(self) -> str:
+        return f"<tunnel {self.id} of {self.tenant.name}>"
+
+    @property
+    def packets_in(self) -> int:
+        return self.pump.packets
+
+    @property
+    def bytes_in(self) -> int:
+        return self.pump.octets
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses or prefixes that may send here, as text."""
+        raise NotImplementedError
+
+    def send(self, packet: bytes | memoryview) -> None:
+        """Pass on a packet, with its virtio-net header if this tunnel has them."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop reading and writing; flows are ended by who calls this."""
+        raise NotImplementedError
+
+    def deliver(self, packet: bytes) -> None:
+        """Send a bare IP packet without options, in fragments when it is larger than the tunnel's MTU."""
+        prefix = NO_OFFLOAD if self.header_bytes else b""
+        if len(packet) <= self.mtu:
+            self.send(prefix + packet)
+            return
+        self._fragment_ids += 1
+        for piece in split(packet, self.mtu, self._fragment_ids):
+            self.send(prefix + piece)
+
+    def add_traffic_to_tenant(self) -> None:
+        """Let the tenant remember what a tunnel moved that is closed now."""
+        mine = (self.packets_in, self.bytes_in, self.packets_out, self.bytes_out)
+        old = self.tenant.closed_traffic
+        self.tenant.closed_traffic = (old[0] + mine[0], old[1] + mine[1], old[2] + mine[2], old[3] + mine[3])
+
+    def crashed(self, error: BaseException) -> None:
+        """A bug while a packet was handled: that packet is lost, the tunnel goes on."""
+        self.count(DropReason.PROXY_ERROR)
+
+    def count(self, reason: DropReason) -> None:
+        """A packet went no further."""
+        self.tenant.drops[reason] += 1
+
+    def take(self, buffer: bytearray, end: int) -> None:
+        """A packet from the tunnel that no path is memoised for."""
+        if end and buffer[0] == CONTROL and not self.header_bytes:
+            reason: DropReason | None = DropReason.BAD_CONTROL
+        else:
+            reason = self._plane.handle(self, buffer, end, time.monotonic(), time.time_ns())
+        if reason is not None:
+            self.count(reason)
