@@ -54,6 +54,10 @@ class ControlClient:
     def tunnels(self, tenant: str | None = None) -> list[TunnelInfo]:
         return self._items(TunnelInfo, "/v1/tunnels", [] if tenant is None else [("tenant", tenant)])
 
+    def metrics(self) -> str:
+        """The counters as Prometheus text."""
+        return self._request("GET", "/metrics").decode()
+
     def flows(self, pairs: Pairs) -> FlowsAnswer:
         """The flows that the parameters select (`proxy.control.schema.LIST_PARAMETERS`)."""
         return self._decode(FlowsAnswer, self._request("GET", "/v1/flows", pairs))

@@ -18,10 +18,10 @@ from proxy.errors import ProxyError
 from proxy.flow.parameters import LIST_PARAMETERS, TENANT, WATCH_PARAMETERS, QueryError, parse_query
 from proxy.flow.query import FlowQuery, predicate
 from proxy.settings import suggest
-from proxy.telemetry.metrics import CONTENT_TYPE
 
 Pairs = list[tuple[str, str]]
 _NDJSON = "application/x-ndjson"
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -105,7 +105,7 @@ class Routes:
 
     async def _metrics(self, pairs: Pairs) -> Response:
         _only(pairs)
-        return Response(body=self._view.metrics().encode(), content_type=CONTENT_TYPE)
+        return Response(body=self._view.metrics().encode(), content_type=_PROMETHEUS)
 
 
 def _query(pairs: Pairs, allowed: tuple[str, ...]) -> FlowQuery:

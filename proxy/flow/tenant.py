@@ -62,8 +62,6 @@ class Tenant:
         if self.count >= limits.flows:
             return DropReason.LIMIT_FLOWS
         rate = limits.new_flows_per_s
-        self.held_bytes = 0  # queued for its tunnels
-        self.closed_traffic = (0, 0, 0, 0)  # of tunnels that are closed: packets and bytes in, packets and bytes out
         self._tokens = min(rate, self._tokens + (now - self._filled_at) * rate)
         self._filled_at = now
         if self._tokens < 1:

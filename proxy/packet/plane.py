@@ -18,6 +18,10 @@ class Handler(Protocol):
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
+    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """Whether this packet, which could open a flow, is one that the ended flow has seen."""
+        ...
+
 
 class Opener(Protocol):
     """Who opens flows of one protocol: sets `flow.handler`, or says why not."""
@@ -87,7 +91,9 @@ class Plane:
             return DropReason.PROTOCOL_UNSUPPORTED
         key = flow_key(buffer, packet)
         flow = carrier.tenant.find(protocol, key)
-        if flow is None or (flow.is_ended and _opens(buffer, packet)):
+        if flow is None or (
+            flow.is_ended and _opens(buffer, packet) and not flow.handler.is_repetition(buffer, packet)
+        ):
             return self._open(carrier, buffer, packet, key, now, now_ns)
         if flow.carrier is not carrier:
             return DropReason.SPOOFED_SOURCE

@@ -81,6 +81,10 @@ class DatagramFlow:
         self.set_hop(self.sock, packet.ttl, packet.dont_fragment)
         return self.send(self.sock, buffer, packet.l4, packet.end)
 
+    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """Datagrams have no numbers: each may open a flow."""
+        return False
+
     def decided(self, held: bytes, packet: IPPacket, denial: str | None) -> None:
         """Hooks and policy have spoken about the flow whose first packet stands in `held`."""
         flow, plane = self.flow, self.plane

@@ -11,7 +11,9 @@ import enum
 import errno
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
@@ -76,7 +78,7 @@ class TcpPlane:
 class TcpFlow:
     """One flow on its way through the stages."""
 
-    __slots__ = ("_began", "_bridge", "_client", "_flow", "_held", "_origin", "_plane", "_relay", "_stage")
+    __slots__ = ("_began", "_bridge", "_client", "_flow", "_held", "_origin", "_plane", "_refusal", "_relay", "_stage")
 
     def __init__(self, plane: TcpPlane, flow: Flow, held: bytes) -> None:
         self._plane, self._flow, self._held = plane, flow, held
@@ -86,6 +88,7 @@ class TcpFlow:
         self._origin: socket.socket | None = None
         self._client: socket.socket | None = None
         self._relay: Relay | None = None
+        self._refusal: Callable[[], None] | None = None  # how the held SYN was answered
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """A packet that no path is memoised for: before and after the relay, and oddly shaped ones during it."""
@@ -96,6 +99,9 @@ class TcpFlow:
                 self.end("client_reset")
                 return None
             return DropReason.HELD if flags & tcp.SYN else DropReason.STRAY
+        if self._refusal is not None and flags & tcp.SYN:
+            self._refusal()
+            return DropReason.HELD
         if self._flow.virtual is None:
             return DropReason.STRAY
         reason = self._bridge.write(buffer, packet, self._flow)
@@ -103,6 +109,13 @@ class TcpFlow:
             self._flow.history += "R"
             self.end("client_reset")
         return reason
+
+    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """Whether the SYN in `packet` is the refused one again: its sender had not heard yet."""
+        if self._refusal is None:
+            return False
+        held = ip.parse(self._held, self._flow.carrier.header_bytes, len(self._held))
+        return isinstance(held, IPPacket) and tcp.sequence(self._held, held) == tcp.sequence(buffer, packet)
 
     def decided(self, denial: str | None) -> None:
         """Hooks and policy have spoken."""
@@ -112,7 +125,7 @@ class TcpFlow:
         if self._plane.lifecycle.decide(flow, denial):
             self._dial()
         else:
-            self._refuse(icmp.PROHIBITED)
+            self._refuse(partial(self._answer, icmp.PROHIBITED))
             self.end("denied")
 
     def accepted(self, sock: socket.socket) -> None:
@@ -209,17 +222,22 @@ class TcpFlow:
         reason, error = sockets.connect_failure(code)
         report = sockets.network_error(self._origin) if self._origin is not None else None
         if report is not None:
-            self._pass_on(report)
+            self._refuse(partial(self._pass_on, report))
         elif code == errno.ECONNREFUSED or code == errno.ECONNRESET:
             self._flow.history += "r"
-            self._refuse(None)
+            self._refuse(partial(self._answer, None))
         elif error is not None:
-            self._refuse(error)
+            self._refuse(partial(self._answer, error))
         self.end(reason)
         if self._plane.hooks.has("connect_failed"):
             self._plane.hooks.notify_soon("connect_failed", self._plane.lifecycle.look(self._flow))
 
-    def _refuse(self, error: icmp.ErrorKind | None) -> None:
+    def _refuse(self, answer: Callable[[], None]) -> None:
+        """Answer the held SYN, and each repetition of it while the flow is remembered."""
+        self._refusal = answer
+        answer()
+
+    def _answer(self, error: icmp.ErrorKind | None) -> None:
         """Answer the held SYN: with RST, or with an ICMP error."""
         flow, buffer = self._flow, bytearray(self._held)
         packet = ip.parse(buffer, flow.carrier.header_bytes, len(buffer))
@@ -260,7 +278,6 @@ class TcpFlow:
         if self._client is not None:
             self._client.close()
             self._client = None
-        self._held = b""
         self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + LAST_PACKETS_S)
 
     def _fade(self, now: float) -> None:

@@ -112,7 +112,8 @@ def _connect(path: str) -> sqlite3.Connection:
             connection.executescript(_TABLES)
         elif version != VERSION:
             raise ProxyError(f"the flow log {path} has version {version}, this proxy reads {VERSION}: use another file")
-        connection.execute("SELECT count(*) FROM flows").fetchone()
+        count_and_oldest(connection)  # what every writer reads first: damage shows here or while it works
+        load_losses(connection)
     except BaseException:
         connection.close()
         raise

@@ -10,7 +10,6 @@ from proxy.control.schema import Status
 Kind = Literal["counter", "gauge"]
 Sample = tuple[Mapping[str, str], float]
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _SUMS = {
     "client_packets": "IP packets that came from the tenant's tunnels.",

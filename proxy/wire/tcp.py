@@ -37,6 +37,10 @@ def flags(buffer: bytes | bytearray, packet: IPPacket) -> int:
     return buffer[packet.l4 + 13]
 
 
+def sequence(buffer: bytes | bytearray, packet: IPPacket) -> int:
+    return int.from_bytes(buffer[packet.l4 + 4 : packet.l4 + 8], "big")
+
+
 def clamp_mss(buffer: bytearray, packet: IPPacket, mss: int, *, partial_checksum: bool = False) -> bool:
     """Lower the MSS option of a SYN to at most `mss` in place; whether there was something to lower.
 
