@@ -28,20 +28,24 @@ class Poller:
         self._loop = loop
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[Ready, Crashed]] = {}
+        self._forgotten: set[int] = set()  # since the last batch was asked for
+        self._reused: dict[int, tuple[Ready, Crashed]] = {}  # new descriptors that have the number of one of those
         loop.add_reader(self._epoll.fileno(), self._run)
 
     def watch(self, fd: int, events: int, ready: Ready, crashed: Crashed) -> None:
         """Call `ready(events)` whenever `fd` is ready for one of `events`, and `crashed(error)` when that raises."""
         self._epoll.register(fd, events)
-        self._watched[fd] = (ready, crashed)
+        # What the present batch still says of a number that was reused is about the descriptor that had it before.
+        (self._reused if fd in self._forgotten else self._watched)[fd] = (ready, crashed)
 
     def change(self, fd: int, events: int) -> None:
         self._epoll.modify(fd, events)
 
     def forget(self, fd: int) -> None:
         """Stop watching `fd`; call it before the descriptor is closed."""
-        if self._watched.pop(fd, None) is not None:
+        if self._watched.pop(fd, None) is not None or self._reused.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+            self._forgotten.add(fd)
 
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())
@@ -50,6 +54,10 @@ class Poller:
     def _run(self) -> None:
         poll, find = self._epoll.poll, self._watched.get
         for _ in range(ROUNDS):
+            if self._forgotten:
+                self._forgotten.clear()
+                self._watched.update(self._reused)
+                self._reused.clear()
             events = poll(0, BATCH)
             if not events:
                 return

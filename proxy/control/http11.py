@@ -76,6 +76,9 @@ class HttpConnection:
                 self._http.start_next_cycle()
         except (OSError, TimeoutError):
             pass  # it left, or neither sends nor reads
+        except asyncio.CancelledError:
+            self._writer.transport.abort()  # whoever cancels has waited long enough
+            raise
         finally:
             await self._close()
 

@@ -16,11 +16,10 @@ from typing import Any
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Path
-from proxy.wire.ip import TCP, UDP
+from proxy.wire.ip import MAX_PACKET, TCP, UDP
 from proxy.wire.virtio import HEADER_BYTES
 
 BUDGET = 64  # packets per readiness event: one tunnel cannot starve another
-MAX_PACKET = 65_575  # an IPv6 packet with the longest payload
 BUFFER_BYTES = HEADER_BYTES + MAX_PACKET + 1  # one more, so that a longer datagram shows
 
 _get16 = struct.Struct("!H").unpack_from
@@ -99,8 +98,6 @@ class RampPump:
                 if n < v + 40:
                     slow(buffer, n)
                     continue
-                path.packets += 1
-                path.octets += n - v
                 if len(path.rewritten) == 12:
                     c = 0xFFFF - _get16(buffer, v + 10)[0] + path.ip_delta
                     _put4(buffer, v + 10, 0xFFFF - ((c & 0xFFFF) + (c >> 16)), path.rewritten)
@@ -111,6 +108,8 @@ class RampPump:
                         continue
                     _put6(buffer, v + 8, path.rewritten)
                     at = v + 56
+                path.packets += 1
+                path.octets += n - v
                 if v and buffer[0] & 1:
                     c = _get16(buffer, at)[0] + path.ip_delta
                     _put16(buffer, at, (c & 0xFFFF) + (c >> 16))

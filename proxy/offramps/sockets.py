@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 
+from proxy.errors import DropReason
 from proxy.flow.record import CloseReason
 from proxy.wire import icmp
 from proxy.wire.icmp import ErrorKind, Report
@@ -129,6 +130,13 @@ def connect_failure(code: int) -> tuple[CloseReason, ErrorKind | None]:
     if code in (errno.EACCES, errno.EPERM):
         return "origin_unreachable", icmp.PROHIBITED
     return "proxy_error", icmp.HOST_UNREACHABLE
+
+
+def shortage(code: int) -> DropReason | None:
+    """Which of our own resources an errno says has run out, or None."""
+    if code in (errno.EADDRNOTAVAIL, errno.EAGAIN):  # no local port left towards this destination
+        return DropReason.PORTS_EXHAUSTED
+    return DropReason.NO_DESCRIPTORS if code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS) else None
 
 
 def _socket(address: bytes, kind: int, protocol: int = 0) -> socket.socket:

@@ -14,7 +14,7 @@ from proxy.packet.fragment import split
 from proxy.packet.plane import Plane
 from proxy.wire.virtio import HEADER_BYTES, NO_OFFLOAD
 
-CONTROL = 0x7B  # "{": no IP version begins with it
+CONTROL = 0x7B  # "{": no IP version begins with it, and no virtio-net flags
 
 
 class RampCarrier:
@@ -96,7 +96,7 @@ class RampCarrier:
 
     def take(self, buffer: bytearray, end: int) -> None:
         """A packet from the tunnel that no path is memoised for."""
-        if end and buffer[0] == CONTROL and not self.header_bytes:
+        if end and buffer[0] == CONTROL:
             reason: DropReason | None = DropReason.BAD_CONTROL
         else:
             reason = self._plane.handle(self, buffer, end, time.monotonic(), time.time_ns())

@@ -42,6 +42,8 @@ class Plane:
         start = carrier.header_bytes
         if end <= start:
             return DropReason.EMPTY if end == 0 else DropReason.TRUNCATED
+        if end - start > ip.MAX_PACKET:
+            return DropReason.OVERSIZE
         if start and not virtio.is_plausible(buffer, end - start):
             return DropReason.BAD_OFFLOAD
         packet = ip.parse(buffer, start, end)
@@ -76,11 +78,11 @@ class Plane:
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, now: float, now_ns: int
     ) -> DropReason | None:
         protocol = packet.protocol
+        partial = bool(carrier.header_bytes and buffer[0] & virtio.NEEDS_CSUM)
         if protocol == ip.TCP:
-            if not tcp.is_well_formed(buffer, packet):
-                return DropReason.TRUNCATED
+            if problem := tcp.check(buffer, packet, partial_checksum=partial):
+                return problem
         elif protocol == ip.UDP:
-            partial = bool(carrier.header_bytes and buffer[0] & virtio.NEEDS_CSUM)
             if problem := udp.check(buffer, packet, partial_checksum=partial):
                 return problem
         elif protocol == (ip.ICMP if packet.version == 4 else ip.ICMPV6):

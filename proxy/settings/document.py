@@ -17,6 +17,8 @@ Place = tuple[str | int, ...]
 
 MAX_BYTES = 4 << 20
 MAX_VALUES = 200_000  # counted after aliases are followed: an anchors bomb stops here
+MAX_DEPTH = 100
+MERGE = "tag:yaml.org,2002:merge"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 6x faster than SafeLoader
 
 
@@ -122,6 +124,7 @@ def read(path: str | Path) -> Document:
 def parse(text: str, file: str = "<text>") -> Document:
     """The document in `text`; the root must be a mapping."""
     try:
+        _check_depth(text, file)
         root = yaml.compose(text, Loader=_Loader)
         builder = _Builder(file)
         data = {} if root is None else builder.build(root, ())
@@ -130,13 +133,25 @@ def parse(text: str, file: str = "<text>") -> Document:
         spot = (mark.line + 1, mark.column + 1) if mark else (None, None)
         raise DocumentError(error.problem or "not YAML", file, *spot) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise DocumentError(str(error).splitlines()[0], file) from None
+        raise DocumentError((str(error) or "not YAML").splitlines()[0], file) from None
     except RecursionError:
         raise DocumentError("nested too deeply", file) from None
     if not isinstance(data, dict):
         raise DocumentError(f"expected a mapping (found {_brief(data)})", file, 1, 1)
     builder.marks.setdefault((), (1, 1))
     return Document(data, file, builder.marks, builder.keys)
+
+
+def _check_depth(text: str, file: str) -> None:
+    """Refuse what is nested too deeply, by its events: libyaml's composer is recursive and would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise DocumentError(f"nested more than {MAX_DEPTH} deep", file, *_spot(event))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 class _Builder:
@@ -147,7 +162,7 @@ class _Builder:
         self.marks: dict[Place, tuple[int, int]] = {}
         self.keys: dict[Place, tuple[int, int]] = {}
         self._values = 0
-        self._checked: set[int] = set()
+        self._pairs: dict[int, dict[str, tuple[Any, Any]]] = {}
         self._scalars = yaml.SafeLoader("")
 
     def build(self, node: Any, place: Place) -> Any:
@@ -156,30 +171,47 @@ class _Builder:
         if self._values > MAX_VALUES:
             raise DocumentError(f"more than {MAX_VALUES} values after aliases are followed", self.file, *spot)
         if isinstance(node, yaml.ScalarNode):
-            value = self._scalars.construct_object(node, deep=True)
-            # dates and the like stay the text that was written
-            return value if value is None or isinstance(value, str | int | float | bool) else node.value
+            return self._scalar(node)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
-        self._check_keys(node)
         result: dict[str, Any] = {}
-        for key, value in node.value:
-            self.keys[(*place, key.value)] = _spot(key)
-            result[key.value] = self.build(value, (*place, key.value))
+        for name, (key, value) in self._merged(node).items():
+            self.keys[(*place, name)] = _spot(key)
+            result[name] = self.build(value, (*place, name))
         return result
 
-    def _check_keys(self, node: Any) -> None:
-        if id(node) in self._checked:
-            return
-        self._checked.add(id(node))
-        seen = set()
-        for key, _ in node.value:
+    def _scalar(self, node: Any) -> Any:
+        try:
+            value = self._scalars.construct_object(node, deep=True)
+        except (ValueError, LookupError, AttributeError):  # PyYAML's own, for `!!bool maybe`, `!!int ''` and such
+            kind = node.tag.rpartition(":")[2]
+            raise DocumentError(f"not a value of type {kind}: {_brief(node.value)}", self.file, *_spot(node)) from None
+        # dates and the like stay the text that was written
+        return value if value is None or isinstance(value, str | int | float | bool) else node.value
+
+    def _merged(self, node: Any) -> dict[str, tuple[Any, Any]]:
+        """The keys of a mapping with those that `<<: *defaults` brings; what is written wins, then what comes first.
+
+        A key is kept once: PyYAML's own merging keeps all, and a few lines could make it fill the memory.
+        """
+        if (known := self._pairs.get(id(node))) is not None:
+            return known
+        written: dict[str, tuple[Any, Any]] = {}
+        for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise DocumentError("a key must be plain text", self.file, *_spot(key))
-            if key.value in seen:
+            if key.value in written:
                 raise DocumentError(f"key '{key.value}' stands twice", self.file, *_spot(key))
-            seen.add(key.value)
-        self._scalars.flatten_mapping(node)  # `<<: *defaults`; the merged keys come first, so what is written wins
+            written[key.value] = key, value
+        merged: dict[str, tuple[Any, Any]] = {}
+        if "<<" in written and written["<<"][0].tag == MERGE:
+            merge = written.pop("<<")[1]
+            for source in merge.value if isinstance(merge, yaml.SequenceNode) else [merge]:
+                if not isinstance(source, yaml.MappingNode):
+                    raise DocumentError("only mappings can be merged", self.file, *_spot(source))
+                merged = self._merged(source) | merged
+        self._pairs[id(node)] = result = merged | written
+        return result
 
 
 def _spot(node: Any) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
-from proxy.offramps.sockets import connect_failure, local_address, network_error, overflows, path_mtu, set_hop
+from proxy.offramps.sockets import connect_failure, local_address, network_error, overflows, path_mtu, set_hop, shortage
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.poller import IN, Poller
 from proxy.settings.model import Timeouts
@@ -98,6 +98,8 @@ class DatagramFlow:
             self._start(self.dial())
         except OSError as error:
             reason, kind = connect_failure(error.errno or 0)
+            if ours := shortage(error.errno or 0):
+                flow.tenant.drops[ours] += 1
             plane.errors.answer(flow.carrier, kind or icmp.HOST_UNREACHABLE, held, packet, time.monotonic())
             self.end(reason)
             return

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+from proxy.errors import DropReason
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.record import CloseReason, Decision, Event, FlowRecord
 from proxy.flow.tenant import Tenant
@@ -77,6 +78,7 @@ class Lifecycle:
             flow.decisions = ALLOWED_BY_HOOK if self.hooks.has("flow_start") else ALLOWED_BY_DEFAULT
             return True
         flow.verdict = "denied"
+        flow.tenant.drops[DropReason.DENIED] += 1
         flow.decisions = [Decision(stage="flow_start", policy="hook", action="deny", reason=denial)]
         return False
 

@@ -220,6 +220,8 @@ class TcpFlow:
     def _failed(self, code: int) -> None:
         """The origin cannot be had: tell the client as the origin's network would have."""
         reason, error = sockets.connect_failure(code)
+        if ours := sockets.shortage(code):
+            self._flow.tenant.drops[ours] += 1
         report = sockets.network_error(self._origin) if self._origin is not None else None
         if report is not None:
             self._refuse(partial(self._pass_on, report))

@@ -11,6 +11,7 @@ from proxy.wire.checksum import checksum, ones_sum
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 HOP_BY_HOP, FRAGMENT, DESTINATION = 0, 44, 60  # a routing header stays unknown: nobody reroutes through us
 MAX_EXTENSION_HEADERS = 8
+MAX_PACKET = 65_575  # an IPv6 packet with the longest payload
 
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
