@@ -8,6 +8,8 @@ import socket
 import struct
 import termios
 
+import msgspec
+
 from proxy.context import MAX_CONTEXT_BYTES, TunnelAnswer, TunnelContext, decode_answer, encode
 from proxy.errors import ProxyError
 
@@ -16,24 +18,34 @@ SEND_BUFFER_BYTES = 4 << 20
 
 
 def dial(path: str, context: TunnelContext, *, timeout_s: float = 10) -> tuple[socket.socket, TunnelAnswer]:
-    """A connected, non-blocking tunnel that the proxy has accepted, and its answer; ProxyError when it refuses."""
+    """A connected, non-blocking tunnel that the proxy has accepted, and its answer.
+
+    ProxyError: it refused, or what answered is no proxy; OSError: nobody answers (TimeoutError: in time).
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        sock.settimeout(timeout_s)
-        sock.connect(path)
-        enlarge_send_buffer(sock)
-        sock.send(encode(context))
-        raw = sock.recv(MAX_CONTEXT_BYTES)
-        if not raw:
-            raise ProxyError("the proxy closed the tunnel without an answer", retryable=True)
-        answer = decode_answer(raw)
+        answer = _introduce(sock, path, context, timeout_s)
         if not answer.ok:
             raise ProxyError(f"the proxy refused the tunnel: {answer.error}")
         sock.setblocking(False)
+    except msgspec.DecodeError as error:
+        sock.close()
+        raise ProxyError(f"tunnel {path}: the answer is not one of a proxy: {error}") from error
     except BaseException:
         sock.close()
         raise
     return sock, answer
+
+
+def _introduce(sock: socket.socket, path: str, context: TunnelContext, timeout_s: float) -> TunnelAnswer:
+    sock.settimeout(timeout_s)
+    sock.connect(path)
+    enlarge_send_buffer(sock)
+    sock.send(encode(context))
+    raw = sock.recv(MAX_CONTEXT_BYTES)
+    if not raw:
+        raise ProxyError("the proxy closed the tunnel without an answer", retryable=True)
+    return decode_answer(raw)
 
 
 def enlarge_send_buffer(sock: socket.socket) -> None:

@@ -10,6 +10,7 @@ import struct
 IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
+MAX_NAME = 15  # IFNAMSIZ, less the zero at its end
 TUNSETIFF = 0x4004_54CA
 TUNSETOFFLOAD = 0x4004_54D0
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 = 0x01, 0x02, 0x04
@@ -25,6 +26,8 @@ def open_tun(name: str, *, offload: bool, udp_offload: bool = True) -> int:
     With `offload` every packet has a 10-byte virtio-net header before it, and the kernel leaves segmentation (TCP, and
     UDP where it can) and checksums to whoever reads. OSError: /dev/net/tun is missing, or the right to use it.
     """
+    if not 0 < len(name.encode()) <= MAX_NAME:
+        raise OSError(errno.EINVAL, f"a device's name has 1 to {MAX_NAME} bytes: {name!r}")
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         flags = IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if offload else 0)

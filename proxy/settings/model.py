@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from proxy.settings.document import Document, Place, read, suggest
 
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86_400)]  # ten years: infinity is a mistake
 Count = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 

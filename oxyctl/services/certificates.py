@@ -1,0 +1,128 @@
+"""The lab's certificate authority, and the certificates of its nodes (X.509 with P-256, RFC 5280)."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from oxyctl.services.host import Host
+from oxyctl.services.service import ServiceError
+
+CA_DAYS = 3650
+LEAF_DAYS = 397  # the longest that clients take for granted
+_KEY_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+
+class Authority:
+    """A certificate authority and its key."""
+
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self.certificate, self._key = certificate, key
+
+    @classmethod
+    def of(cls, state: Path) -> Authority:
+        """The one kept in `state` as ca.pem and ca.key; made on first use."""
+        kept, key_file = state / "ca.pem", state / "ca.key"
+        if kept.exists() and key_file.exists():
+            try:
+                key = load_pem_private_key(key_file.read_bytes(), None)
+                certificate = x509.load_pem_x509_certificate(kept.read_bytes())
+            except ValueError as error:
+                raise ServiceError(f"{kept} or {key_file} cannot be read: {error}") from error
+            if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+                raise ServiceError(f"{key_file} is not the key of {kept}")
+            return cls(certificate, key)
+        authority = cls._make()
+        _write_private(key_file, _key_pem(authority._key))
+        kept.write_bytes(authority.certificate.public_bytes(Encoding.PEM))
+        return authority
+
+    @classmethod
+    def _make(cls) -> Authority:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "oxyctl lab authority")])
+        builder = (
+            _builder(name, name, key.public_key(), CA_DAYS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        )
+        return cls(builder.sign(key, hashes.SHA256()), key)
+
+    def issue(self, host: Host) -> bytes:
+        """A new key and a certificate of a node's name and addresses, in PEM, with the authority's own after it."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in host.addresses]
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host.name)])
+        own = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        builder = (
+            _builder(name, self.certificate.subject, key.public_key(), LEAF_DAYS)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host.name), *addresses]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage("digital_signature"), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False)
+        )
+        leaf = builder.sign(self._key, hashes.SHA256())
+        return b"".join([_key_pem(key), *(c.public_bytes(Encoding.PEM) for c in (leaf, self.certificate))])
+
+
+def server_context(host: Host) -> ssl.SSLContext:
+    """TLS for `host`, with a certificate that the lab's authority has just issued; offers HTTP/1.1."""
+    pem = host.keys() / "tls.pem"
+    _write_private(pem, Authority.of(host.state).issue(host))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+
+
+def _key_usage(*names: str) -> x509.KeyUsage:
+    return x509.KeyUsage(**{name: name in names for name in _KEY_USAGES})
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Replace a file by one that nobody else can read, in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    temporary.replace(path)

@@ -1,0 +1,141 @@
+"""A node as its services see it: sockets and programs made inside its network namespace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWUTS, setns
+
+BACKLOG = 4096
+ATTEMPTS = 20  # at one free port for both families and protocols
+KEEPALIVE_S = 60
+UDP_BUFFER_BYTES = 4 << 20
+
+FLAGS = {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS}
+Bind = Callable[[str, int], socket.socket]
+
+
+@dataclass(frozen=True)
+class Host:
+    """One node. Without `netns` it is this machine, and only `addresses` are listened on."""
+
+    name: str
+    addresses: Sequence[str]
+    state: Path
+    netns: str | None = None
+    utsns: str | None = None
+    root: Path | None = None
+
+    def keys(self) -> Path:
+        """The directory of the node's own keys, in `state`, readable by nobody else."""
+        directory = self.state / "nodes" / self.name
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return directory
+
+    def listen(self, port: int, *binds: Bind) -> list[socket.socket]:
+        """Sockets of each of `binds` on each address, all on one port; port 0 is any that is free for all of them."""
+        with entered(self.netns, "net"):
+            for remaining in reversed(range(ATTEMPTS if port == 0 else 1)):
+                try:
+                    return _bind_all(self._listen_addresses(), port, binds or (listen_tcp,))
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE or not remaining:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _listen_addresses(self) -> list[str]:
+        if self.netns is None:
+            return list(self.addresses)
+        return ["0.0.0.0", "::"] if has_ipv6() else ["0.0.0.0"]
+
+    def spawn(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a program inside the node's namespaces: a child has those of the thread that made it."""
+        with entered(self.netns, "net"), entered(self.utsns, "uts"):
+            return subprocess.Popen(command, **options)
+
+
+@contextmanager
+def entered(namespace: str | None, kind: Literal["net", "uts"]) -> Iterator[None]:
+    """The calling thread is in `namespace`, a file, until the block ends. Nothing may be awaited meanwhile."""
+    if namespace is None:
+        yield
+        return
+    with _opened(f"/proc/thread-self/ns/{kind}") as home, _opened(namespace) as inside:
+        setns(inside, FLAGS[kind])
+        try:
+            yield
+        finally:
+            setns(home, FLAGS[kind])
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6 at all."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
+        return False
+    return True
+
+
+def _bind_all(addresses: Sequence[str], port: int, binds: Sequence[Bind]) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            for bind in binds:
+                sockets.append(bind(address, port))
+                port = port or sockets[0].getsockname()[1]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _bind(kind: int, address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    try:
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def listen_tcp(address: str, port: int) -> socket.socket:
+    """A non-blocking TCP socket that listens on `address`, and on its family only."""
+    sock = _bind(socket.SOCK_STREAM, address, port)
+    # accepted sockets inherit it: a client that vanished is noticed, its connection does not stay for ever
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+    sock.listen(BACKLOG)
+    return sock
+
+
+def bind_udp(address: str, port: int) -> socket.socket:
+    """A non-blocking UDP socket with room for a burst of large datagrams."""
+    sock = _bind(socket.SOCK_DGRAM, address, port)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UDP_BUFFER_BYTES)
+    return sock

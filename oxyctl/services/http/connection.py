@@ -1,0 +1,160 @@
+"""One HTTP/1.1 connection: request after request, read and answered by way of h11."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import urllib.parse
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from email.utils import formatdate
+
+import h11
+
+from oxyctl.services.host import Host
+from oxyctl.services.http import files, resources
+from oxyctl.services.http.messages import Part, Piece, Refused, Request, Response
+from oxyctl.services.service import log, peer_name
+
+READ_BYTES = 256 << 10
+MAX_HEAD_BYTES = 64 << 10
+LINGER_S = 2  # for the client to read why it was refused, before the connection goes
+BODILESS = (204, 304)
+
+
+class HttpConnection:
+    """Reads requests, finds their resources, writes the responses. A request's body is read as it is asked for."""
+
+    def __init__(self, host: Host, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._host, self._reader, self._writer = host, reader, writer
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._scheme = "https" if writer.get_extra_info("ssl_object") else "http"
+
+    async def serve(self) -> None:
+        """Until either side has had enough."""
+        try:
+            while await self._serve_one():
+                pass
+        except h11.RemoteProtocolError as error:
+            await self._refuse(error)
+
+    async def _serve_one(self) -> bool:
+        event = await self._next_event()
+        if not isinstance(event, h11.Request):
+            return False
+        if self._h11.they_are_waiting_for_100_continue:
+            self._write(h11.InformationalResponse(status_code=100, headers=[]))
+        response = await self._answer(event)
+        if log.isEnabledFor(logging.DEBUG):
+            peer = peer_name(self._writer.transport)
+            asked = f"{event.method.decode()} {event.target.decode('latin-1')}"
+            log.debug("%s %s %s %s: %d", self._host.name, self._scheme, peer, asked, response.status)
+        return await self._next_cycle()
+
+    async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
+        while True:
+            event = self._h11.next_event()
+            if event is not h11.NEED_DATA:
+                return event  # type: ignore[return-value]  # h11's sentinels are their own types
+            self._h11.receive_data(await self._reader.read(READ_BYTES))
+
+    async def _next_cycle(self) -> bool:
+        """Whether there can be another request, once what is left of this one's body has been thrown away."""
+        while self._h11.their_state is h11.SEND_BODY:
+            await self._next_event()
+        if self._h11.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
+            return False
+        self._h11.start_next_cycle()
+        return True
+
+    async def _answer(self, event: h11.Request) -> Response:
+        response = await self._find(event)
+        try:
+            await self._send(response, with_body=event.method != b"HEAD")
+        finally:
+            if isinstance(response.body, Part):
+                response.body.file.close()
+        return response
+
+    async def _find(self, event: h11.Request) -> Response:
+        try:
+            request = self._request(event)
+            if self._host.root is not None and (file := files.find(request, self._host.root)) is not None:
+                return file
+            return await resources.find(request, self._host.name)
+        except Refused as refused:
+            return refused.response()
+
+    def _request(self, event: h11.Request) -> Request:
+        target = event.target.decode("latin-1")
+        try:
+            split = urllib.parse.urlsplit("//host" + target if target.startswith("/") else target)
+        except ValueError as error:
+            raise Refused(400, str(error)) from None
+        return Request(
+            method=event.method.decode(),
+            target=target,
+            path=urllib.parse.unquote(split.path) or "/",
+            query=dict(urllib.parse.parse_qsl(split.query)),
+            version=event.http_version.decode(),
+            headers=[(name.decode(), value.decode("latin-1")) for name, value in event.headers],
+            body=self._body(),
+            client=self._writer.get_extra_info("peername")[:2],
+            server=self._writer.get_extra_info("sockname")[:2],
+            scheme=self._scheme,
+        )
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        while isinstance(event := await self._next_event(), h11.Data):
+            yield event.data
+
+    async def _send(self, response: Response, *, with_body: bool) -> None:
+        headers = [("Date", formatdate(usegmt=True)), ("Server", "oxyctl"), *response.headers]
+        if response.length is not None and response.status not in BODILESS:
+            headers.append(("Content-Length", str(response.length)))
+        head = h11.Response(status_code=response.status, headers=headers)
+        if not with_body or response.status in BODILESS:
+            self._write(head, h11.EndOfMessage())
+        elif isinstance(response.body, bytes):
+            self._write(head, h11.Data(data=response.body), h11.EndOfMessage())
+        else:
+            self._write(head)
+            await self._send_body(response.body)
+            self._write(h11.EndOfMessage())
+        await self._writer.drain()
+
+    async def _send_body(self, body: Iterable[Piece] | AsyncIterable[Piece] | Part) -> None:
+        if isinstance(body, Part):
+            await self._send_part(body)
+        elif isinstance(body, AsyncIterable):
+            async for piece in body:
+                await self._send_piece(piece)
+        else:
+            for piece in body:
+                await self._send_piece(piece)
+
+    async def _send_piece(self, piece: Piece) -> None:
+        for data in self._h11.send_with_data_passthrough(h11.Data(data=piece)) or ():  # type: ignore[arg-type]
+            self._writer.write(data)
+        await self._writer.drain()
+
+    async def _send_part(self, part: Part) -> None:
+        if not part.length:
+            return
+        self._h11.send_with_data_passthrough(h11.Data(data=part))  # type: ignore[arg-type]  # h11 only asks its length
+        loop = asyncio.get_running_loop()
+        sent = await loop.sendfile(self._writer.transport, part.file, part.start, part.length)
+        if sent != part.length:
+            raise ConnectionAbortedError("the file has shrunk")
+
+    def _write(self, *events: h11.Event) -> None:
+        self._writer.write(b"".join(self._h11.send(event) or b"" for event in events))
+
+    async def _refuse(self, error: h11.RemoteProtocolError) -> None:
+        """Say what was wrong if there is still room for it, and read on for a moment: closing at once would be RST."""
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            await self._send(Refused(error.error_status_hint, str(error)).response(), with_body=True)
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+            async with asyncio.timeout(LINGER_S):
+                while await self._reader.read(READ_BYTES):
+                    pass

@@ -1,0 +1,51 @@
+"""What is below a node's `root`, and nothing outside it."""
+
+from __future__ import annotations
+
+import io
+import mimetypes
+import os
+import stat
+from email.utils import formatdate
+from pathlib import Path
+
+from oxyctl.services.http.messages import Part, Request, Response, byte_range
+
+
+def find(request: Request, root: Path) -> Response | None:
+    """The regular file that the path names (`index.html` for a directory), or None; links may not leave `root`."""
+    if "\0" in request.path or request.method not in ("GET", "HEAD"):
+        return None
+    try:
+        base = root.resolve(strict=True)
+        path = (base / request.path.lstrip("/")).resolve(strict=True)
+        if path.is_dir():
+            path = (path / "index.html").resolve(strict=True)
+        if not path.is_relative_to(base):
+            return None
+        # O_NONBLOCK: a FIFO must not hold the loop
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", 0)
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links
+        return None
+    try:
+        return _response(request, path, file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _response(request: Request, path: Path, file: io.FileIO) -> Response | None:
+    facts = os.fstat(file.fileno())
+    if not stat.S_ISREG(facts.st_mode):
+        file.close()
+        return None
+    asked = byte_range(request.header("range"), facts.st_size)
+    start, stop = asked or (0, facts.st_size)
+    headers = [
+        ("Content-Type", mimetypes.guess_type(path.name)[0] or "application/octet-stream"),
+        ("Last-Modified", formatdate(facts.st_mtime, usegmt=True)),
+        ("Accept-Ranges", "bytes"),
+    ]
+    if asked:
+        headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{facts.st_size}"))
+    return Response(206 if asked else 200, headers, Part(file, start, stop - start))

@@ -1,0 +1,30 @@
+"""The kinds of services by name. A new kind is one module with a `start(host, port)`, and one line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+from oxyctl.services.host import Host
+from oxyctl.services.service import Factory, Service
+
+
+def _from(module: str, name: str = "start") -> Factory:
+    async def start(host: Host, port: int) -> Service:
+        # on first use: asyncssh alone takes 0.3 s to import
+        return await cast(Factory, getattr(importlib.import_module(f"oxyctl.services.{module}"), name))(host, port)
+
+    return start
+
+
+SERVICES: dict[str, Factory] = {
+    "http": _from("http.server"),
+    "https": _from("http.server", "start_tls"),
+    "ssh": _from("ssh.server"),
+    "echo": _from("echo"),
+    "sink": _from("sink"),
+    "discard": _from("sink"),
+    "halfclose": _from("halfclose"),
+    "reset": _from("reset"),
+    "iperf3": _from("iperf3"),
+}

@@ -1,0 +1,25 @@
+"""The `reset` service: reads one line, then ends the connection with RST."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from oxyctl.services.host import Host
+from oxyctl.services.service import Connection, TcpService, tcp
+
+LINGER_NOT = struct.pack("ii", 1, 0)  # close(2) then sends RST and throws away what was not sent (socket(7))
+
+
+class ResetConnection(Connection):
+    """Closes with SO_LINGER 0 as soon as a line feed has come."""
+
+    def data_received(self, data: bytes) -> None:
+        if b"\n" in data:
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+            self.transport.abort()
+
+
+async def start(host: Host, port: int) -> TcpService:
+    """A resetting service on `port`."""
+    return await tcp(host, port, ResetConnection)

@@ -1,0 +1,110 @@
+"""Listening for SSH: host keys that last as long as the lab's state, and every client welcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import asyncssh
+
+from oxyctl.services.host import Host
+from oxyctl.services.service import ServiceError, log
+from oxyctl.services.ssh.program import Program
+from oxyctl.services.ssh.session import Session
+
+WINDOW_BYTES = 2 << 20  # what OpenSSH uses
+LOGIN_TIMEOUT_S = 30
+SSH_PORT = 22
+
+
+class Server(asyncssh.SSHServer):
+    """One connection: no authentication is asked for, so any that is offered succeeds; forwarding is refused."""
+
+    def __init__(self, service: SshService) -> None:
+        self._service = service
+        self._connection: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._service.open.add(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is not None:
+            self._service.open.discard(self._connection)
+
+    def begin_auth(self, username: str) -> bool:
+        log.debug("%s ssh: %s came in", self._service.host.name, username)
+        return False
+
+    def session_requested(self) -> Session:
+        return Session(self._service.host, self._service.programs)
+
+
+class SshService:
+    """Listening sockets, their connections, and the programs that those run."""
+
+    detail: str | None = None
+
+    def __init__(self, host: Host, port: int) -> None:
+        self.host = host
+        self._sockets = host.listen(port)
+        self.port: int = self._sockets[0].getsockname()[1]
+        self.open: set[asyncssh.SSHServerConnection] = set()
+        self.programs: set[Program] = set()
+        self._acceptors: list[asyncssh.SSHAcceptor] = []
+
+    async def start(self, key: asyncssh.SSHKey) -> None:
+        """Listen."""
+        for sock in self._sockets:
+            acceptor = await asyncssh.listen(
+                sock=sock,
+                server_factory=lambda: Server(self),
+                server_host_keys=[key],
+                encoding=None,
+                line_editor=False,
+                agent_forwarding=False,
+                window=WINDOW_BYTES,
+                login_timeout=LOGIN_TIMEOUT_S,
+            )
+            self._acceptors.append(acceptor)
+
+    async def stop(self) -> None:
+        """Stop listening, cut what is open, end what runs."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        for sock in self._sockets:
+            sock.close()
+        for connection in list(self.open):
+            connection.abort()
+        await asyncio.gather(*(program.kill() for program in list(self.programs)))
+
+
+async def start(host: Host, port: int) -> SshService:
+    """An SSH server on `port`; its host key is in `state`, and in the file known_hosts there for its clients."""
+    key = _host_key(host.keys() / "ssh_host_ed25519_key")
+    service = SshService(host, port)
+    await service.start(key)
+    _make_known(host.state / "known_hosts", [host.name, *host.addresses], service.port, key)
+    return service
+
+
+def _host_key(path: Path) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.read_private_key(path)
+    except FileNotFoundError:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        path.touch(mode=0o600)
+        key.write_private_key(path)
+        return key
+    except asyncssh.KeyImportError as error:
+        raise ServiceError(f"{path} cannot be read: {error}") from error
+
+
+def _make_known(path: Path, names: Sequence[str], port: int, key: asyncssh.SSHKey) -> None:
+    """Replace the line of these names in a known_hosts file (sshd(8))."""
+    pattern = ",".join(name if port == SSH_PORT else f"[{name}]:{port}" for name in names)
+    lines = path.read_text().splitlines() if path.exists() else []
+    lines = [line for line in lines if line.split(" ", 1)[0] != pattern]
+    lines.append(f"{pattern} {key.export_public_key().decode().strip()}")
+    path.write_text("\n".join(lines) + "\n")

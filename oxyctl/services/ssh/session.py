@@ -1,0 +1,107 @@
+"""One SSH session channel: a program inside the node's namespace, or a file transfer by asyncssh."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, cast
+
+import asyncssh
+from asyncssh.channel import SSHChannel
+from asyncssh.stream import SSHServerStreamSession
+
+from oxyctl.services.host import Host
+from oxyctl.services.ssh.program import Account, Program
+
+SFTP_VERSION = 3  # what OpenSSH speaks
+Channel = asyncssh.SSHServerChannel[bytes]
+
+
+class Files(asyncssh.SFTPServer):
+    """The file system as programs see it; relative paths begin at the account's home."""
+
+    def map_path(self, path: bytes) -> bytes:
+        return os.path.join(os.fsencode(Account.ours().home), path)
+
+    def exit(self) -> None:
+        """Report success, as sftp-server does when its client has finished: without it, scp says that it failed."""
+        self.channel.exit(0)
+
+
+class Session(SSHServerStreamSession[bytes]):
+    """Runs what the client asks for. scp and sftp need no program: the base class has both."""
+
+    def __init__(self, host: Host, programs: set[Program]) -> None:
+        super().__init__(None, cast(Any, Files), SFTP_VERSION, allow_scp=True)
+        self._host, self._programs = host, programs
+        self._program: Program | None = None
+        self._channel: Channel | None = None
+
+    def connection_made(self, chan: SSHChannel[bytes]) -> None:
+        super().connection_made(chan)
+        assert isinstance(chan, asyncssh.SSHServerChannel)
+        self._channel = chan
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._program is not None:
+            self._program.hang_up()
+        super().connection_lost(exc)
+
+    def shell_requested(self) -> bool:
+        return True
+
+    def exec_requested(self, command: str) -> bool:
+        return True
+
+    def session_started(self) -> None:
+        assert self._channel is not None
+        command, subsystem = self._channel.get_command(), self._channel.get_subsystem()
+        if subsystem is not None or (command or "").startswith("scp "):
+            super().session_started()
+            return
+        try:
+            self._program = Program(self._host, self._channel, command)
+        except OSError as error:
+            self._channel.write_stderr(f"cannot start the shell: {error}\r\n".encode())
+            self._channel.exit(127)
+            return
+        self._programs.add(self._program)
+        self._program.exited.add_done_callback(self._forget)
+
+    def _forget(self, _: object) -> None:
+        if self._program is not None:
+            self._programs.discard(self._program)
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if self._program is None:
+            super().data_received(data, datatype)
+        else:
+            self._program.write(data)
+
+    def eof_received(self) -> bool:
+        if self._program is not None:
+            self._program.end_input()
+        return super().eof_received()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._program is not None:
+            self._program.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._program is not None:
+            self._program.resume()
+
+    def signal_received(self, signal: str) -> None:
+        if self._program is not None:
+            self._program.signal(signal)
+
+    def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        if self._program is not None:
+            self._program.resize(width, height, pixwidth, pixheight)
+
+    def break_received(self, msec: int) -> bool:
+        return False
+
+    def soft_eof_received(self) -> None:
+        """Only a line editor sends it, and we have none."""

@@ -1,0 +1,75 @@
+"""A UDP socket that answers each datagram, from the address that the datagram was sent to."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Callable
+
+IP_PKTINFO = 8  # linux/in.h; `socket` does not name it in every supported Python
+LARGEST = 65_535
+BUDGET = 64  # datagrams per wake-up, so that one busy socket does not starve the others
+
+Ancillary = list[tuple[int, int, bytes]]
+
+
+class UdpSocket:
+    """Answers with what `answer` makes of each datagram; None is no answer. Waits, not drops, while it cannot send."""
+
+    def __init__(self, sock: socket.socket, answer: Callable[[bytes], bytes | None]) -> None:
+        self._sock, self._answer = sock, answer
+        self._loop = asyncio.get_running_loop()
+        self._unsent: tuple[bytes, Ancillary, object] | None = None
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        self._loop.add_reader(sock, self._receive)
+
+    def close(self) -> None:
+        """Close the socket; what was not answered stays unanswered."""
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+
+    def _receive(self) -> None:
+        for _ in range(BUDGET):
+            try:
+                data, ancillary, _, peer = self._sock.recvmsg(LARGEST, 64)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # an ICMP error for an earlier answer
+            answer = self._answer(data)
+            if answer is not None and not self._send(answer, _answer_from(ancillary), peer):
+                return
+
+    def _send(self, data: bytes, ancillary: Ancillary, peer: object) -> bool:
+        try:
+            self._sock.sendmsg([data], ancillary, 0, peer)  # type: ignore[arg-type]
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+                self._unsent = (data, ancillary, peer)
+                self._loop.remove_reader(self._sock)
+                self._loop.add_writer(self._sock, self._resume)
+                return False
+        return True
+
+    def _resume(self) -> None:
+        unsent, self._unsent = self._unsent, None
+        self._loop.remove_writer(self._sock)
+        if unsent is None or self._send(*unsent):
+            self._loop.add_reader(self._sock, self._receive)
+
+
+def _answer_from(ancillary: Ancillary) -> Ancillary:
+    """The control message that makes the answer leave from the address that was asked (ip(7), RFC 3542 6.2)."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
+            # ipi_ifindex 0: the route decides; ipi_spec_dst is the local address
+            return [(level, kind, struct.pack("=I4s4x", 0, data[4:8]))]
+        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and data[0] != 0xFF:
+            return [(level, kind, data[:16] + bytes(4))]
+    return []

@@ -1,0 +1,201 @@
+"""The architecture, held by the imports: which package may know which, and why not."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.meta.imports import (
+    ROOT,
+    forbidden,
+    imports_in,
+    imports_of,
+    module_name,
+    outside,
+    rank,
+    sources,
+    upward,
+)
+
+# From the bottom up: a module imports what stands below it or beside it, never what stands above.
+LAYERS = (
+    "proxy.errors",
+    "proxy.context",
+    "proxy.settings",
+    "proxy.wire",
+    "proxy.flow",
+    "proxy.hooks",  # names flow records in its signatures
+    "proxy.poller",
+    "proxy.packet",
+    "proxy.device",
+    "proxy.kernel",
+    "proxy.offramps",  # sockets towards origins: what the stream plane dials by
+    "proxy.stream",
+    "proxy.onramps",
+    "proxy.control.schema",  # the shape of answers: the store of records fills it in, the server sends it
+    "proxy.telemetry",
+    "proxy.control",
+    "proxy.app",
+    "proxy.__main__",
+)
+
+LEAVES = ("proxy.errors", "proxy.context", "proxy.settings")
+
+CLOCK = "time is an argument, so that every state can be reached in a test"
+KERNEL = "packets come and go as arguments; only devices and ramps talk to the kernel"
+NOT_IN_PURE_LAYERS = {
+    "asyncio": "no state may depend on a loop",
+    "selectors": KERNEL,
+    "select": KERNEL,
+    "socket": KERNEL,
+    "subprocess": KERNEL,
+    "os": "no files, no environment, no os.urandom",
+    "threading": "one thread owns all flows",
+    "concurrent": "one thread owns all flows",
+    "time": CLOCK,
+    "random": "what cannot be repeated cannot be tested; identifiers come as arguments",
+    "secrets": "what cannot be repeated cannot be tested; identifiers come as arguments",
+    "logging": "what happens is counted or returned, and told by whoever called",
+}
+PURE = ("proxy.wire", "proxy.flow", "proxy.packet")
+
+CORE_FOR_THE_LAB = {
+    "proxy.control": "the way to ask a running proxy",
+    "proxy.wire": "bytes mean the same on both sides",
+    "proxy.device": "TUN devices, and the client's side of tunnels",
+    "proxy.settings": "both read YAML, and the lab writes proxy.yaml",
+    "proxy.context": "what clients say of themselves",
+    "proxy.errors": "what can go wrong there",
+}
+
+ON_THEIR_OWN = {
+    "oxyctl.lab": "it starts them, they know nothing of it",
+    "oxyctl.nodes": "it starts them, they know nothing of it",
+    "oxyctl.cli": "they are programs, not commands",
+    "oxyctl.render": "they are programs, not commands",
+}
+
+
+def test_the_proxy_does_not_know_the_lab():
+    assert forbidden(imports_in("proxy"), "proxy", {"oxyctl": "the core is usable by itself"}) == []
+
+
+def test_the_lab_knows_only_the_open_parts_of_the_proxy():
+    assert outside(imports_in("oxyctl"), "oxyctl", "proxy", CORE_FOR_THE_LAB) == []
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_pure_layers_do_no_io_and_read_no_clock(package):
+    assert forbidden(imports_in("proxy"), package, NOT_IN_PURE_LAYERS) == []
+    assert [each for path in sources("proxy") for each in clock_readings(path.read_text(), module_name(path))] == []
+
+
+def test_layers_import_one_way():
+    assert upward(imports_in("proxy"), LAYERS) == []
+
+
+def test_leaves_import_nothing_but_leaves():
+    found = [each for each in imports_in("proxy") if rank(each.importer, LEAVES) is not None]
+    assert outside(found, "proxy", "proxy", dict.fromkeys(LEAVES, "")) == []
+
+
+def test_every_module_of_the_proxy_has_its_layer():
+    homeless = [module_name(path) for path in sources("proxy") if rank(module_name(path), LAYERS) is None]
+    assert homeless == ["proxy"]  # the glossary
+
+
+@pytest.mark.parametrize("package", ["oxyctl.agents", "oxyctl.services"])
+def test_programs_of_the_lab_stand_on_their_own(package):
+    assert forbidden(imports_in("oxyctl"), package, ON_THEIR_OWN) == []
+
+
+def test_the_layers_are_those_that_exist():
+    for layer in LAYERS:
+        path = ROOT.joinpath(*layer.split("."))
+        assert path.is_dir() or path.with_suffix(".py").is_file(), layer
+
+
+def clock_readings(source, module):
+    """Calls such as datetime.now() in a pure layer: the module may be imported, its clock may not be read."""
+    if rank(module, PURE) is None:
+        return []
+    names = {"now", "utcnow", "today", "monotonic", "perf_counter"}
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        f"{module}:{call.lineno}: {ast.unparse(call.func)}() reads a clock: {CLOCK}"
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr in names
+    ]
+
+
+# The checks catch what they are there for.
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "import oxyctl",
+        "import oxyctl.lab.model as model",
+        "from oxyctl import lab",
+        "def late():\n    from oxyctl.lab import plan",
+        "if True:\n    import os, oxyctl",
+        "import importlib\nimportlib.import_module('oxyctl.lab')",
+        "try:\n    pass\nexcept ImportError:\n    import oxyctl",
+    ],
+)
+def test_a_forbidden_import_is_caught_however_it_is_written(snippet):
+    caught = forbidden(imports_of(snippet, "proxy.app"), "proxy", {"oxyctl": "because"})
+    assert len(caught) == 1
+    assert caught[0].endswith(": because")
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "import oxyctlish",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import oxyctl",
+        "'import oxyctl'",
+    ],
+)
+def test_what_is_not_that_import_is_let_through(snippet):
+    assert forbidden(imports_of(snippet, "proxy.app"), "proxy", {"oxyctl": "because"}) == []
+
+
+@pytest.mark.parametrize(
+    "snippet", ["from proxy.app import Proxy", "from .. import app", "from ..app import Proxy", "from proxy import app"]
+)
+def test_an_import_upward_is_caught(snippet):
+    caught = upward(imports_of(snippet, "proxy.wire.ip"), LAYERS)
+    assert len(caught) == 1
+    assert "proxy.wire.ip imports proxy.app, which stands above it" in caught[0]
+    assert upward(imports_of("from proxy.wire import ip", "proxy.app"), LAYERS) == []
+
+
+def test_the_longest_name_decides_the_layer():
+    assert upward(imports_of("import proxy.control.schema", "proxy.telemetry.view"), LAYERS) == []
+    assert len(upward(imports_of("import proxy.control.server", "proxy.telemetry.view"), LAYERS)) == 1
+
+
+def test_a_relative_import_in_a_package_is_resolved():
+    found = imports_of("from . import ip\nfrom .tcp import x", "proxy.wire", is_package=True)
+    assert [each.imported for each in found] == ["proxy.wire.ip", "proxy.wire.tcp"]
+
+
+@pytest.mark.parametrize(
+    "snippet", ["import time", "from os import urandom", "import asyncio.tasks", "import socket as s"]
+)
+def test_io_in_a_pure_layer_is_caught(snippet):
+    assert len(forbidden(imports_of(snippet, "proxy.flow.table"), "proxy.flow", NOT_IN_PURE_LAYERS)) == 1
+
+
+def test_a_clock_in_a_pure_layer_is_caught():
+    assert len(clock_readings("import datetime\nx = datetime.datetime.now()", "proxy.flow.x")) == 1
+    assert clock_readings("import datetime\nx = datetime.datetime.now()", "proxy.stream.x") == []
+
+
+def test_a_closed_part_of_the_proxy_is_caught():
+    found = imports_of(
+        "from proxy.stream import relay\nfrom proxy.wire import ip\nimport proxy.wirex", "oxyctl.lab.plan"
+    )
+    assert len(outside(found, "oxyctl", "proxy", CORE_FOR_THE_LAB)) == 2

@@ -1,0 +1,70 @@
+"""The repository as a whole: docstrings, sizes, versions, the Makefile, and what the documents point at."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+
+import pytest
+
+import proxy
+from tests.meta.imports import ROOT, sources
+
+MAX_LINES = 400
+LONGER = {}  # file: why it may be longer than MAX_LINES
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def has_docstring(source):
+    return bool(ast.get_docstring(ast.parse(source)))
+
+
+def test_every_file_says_what_is_in_it():
+    code = [*sources("proxy", "oxyctl", "examples"), *(ROOT / "bench").glob("*.py")]
+    tests = [path for path in sources("tests") if path.stat().st_size]  # an empty __init__.py only marks a package
+    assert [relative(path) for path in [*code, *tests] if not has_docstring(path.read_text())] == []
+    assert not has_docstring("# a comment\nimport os\n")
+
+
+def test_no_file_is_too_long_to_read_in_one_go():
+    lengths = {relative(path): len(path.read_text().splitlines()) for path in sources("proxy", "oxyctl")}
+    assert {name for name, lines in lengths.items() if lines > MAX_LINES} == set(LONGER)
+
+
+def test_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == proxy.__version__
+
+
+def test_every_make_target_documents_itself():
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY:(.*)$", text, re.M)[1].split()
+    documented = re.findall(r"^([a-z-]+):.*## \S", text, re.M)
+    assert sorted(phony) == sorted(documented)
+    assert {"help", "demo", "test", "check", "lint", "bench", "clean"} <= set(phony)
+    told = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True).stdout
+    assert all(re.search(rf"^  {target} +\S", told, re.M) for target in phony)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_links_lead_somewhere(document):
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (document.parent / target).exists()] == []
+
+
+def test_every_invariant_names_the_test_that_holds_it():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    invariants = [part for part in re.split(r"\n\s*\n", text) if part.startswith("Invariant:")]
+    assert invariants
+    for invariant in invariants:
+        named = re.findall(r"`(tests/[\w./-]*)`", invariant)
+        assert named, f"no test: {invariant}"
+        assert [path for path in named if not (ROOT / path).exists()] == [], invariant
