@@ -126,6 +126,8 @@ def _bind(kind: int, address: str, port: int) -> socket.socket:
 def listen_tcp(address: str, port: int) -> socket.socket:
     """A non-blocking TCP socket that listens on `address`, and on its family only."""
     sock = _bind(socket.SOCK_STREAM, address, port)
+    # accepted sockets inherit it; asyncio sets it only on sockets that were made with IPPROTO_TCP
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # accepted sockets inherit it: a client that vanished is noticed, its connection does not stay for ever
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)

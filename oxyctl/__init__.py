@@ -1,0 +1,12 @@
+"""oxyctl: labs of Linux namespaces around the proxy, and the command line of both.
+
+    cli/       the commands: what is typed, and what is printed
+    lab/       from a YAML file to a running process tree, and back to nothing
+    nodes/     what each kind of node is made of, one file per kind
+    net/       namespaces, mounts and rtnetlink
+    agents/    what runs inside client nodes: packets between a TUN device and a tunnel
+    services/  the origin servers of upstream nodes
+    render/    tables of flows
+
+Imports point one way: `net` <- `nodes` <- `lab` <- `cli`; `agents` and `services` are programs of their own.
+"""

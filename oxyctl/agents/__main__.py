@@ -1,0 +1,28 @@
+"""`python -m oxyctl.agents CONFIG.json`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from oxyctl.agents.client import Client
+from oxyctl.agents.config import Config
+from oxyctl.agents.fleet import Fleet
+
+
+def main(path: str) -> None:
+    """Open the devices of all clients, then pump until the process is ended."""
+    config = msgspec.json.decode(Path(path).read_bytes(), type=Config)
+    clients = []
+    for each in config.clients:
+        try:
+            clients.append(Client(each))
+        except OSError as error:
+            sys.exit(f"{each.node}: cannot open TUN device {each.interface}: {error}")
+    Fleet(clients).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,125 @@
+"""All clients in one epoll loop. Dialling may block, so threads do it; packets are moved by this one only."""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import json
+import os
+import select
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
+
+import msgspec
+
+from oxyctl.agents.client import Client
+from oxyctl.agents.pump import TunnelLost, download, resume, upload
+from proxy.context import TunnelAnswer
+from proxy.errors import ProxyError
+
+FIRST_PAUSE_S, LAST_PAUSE_S, GROWTH = 0.02, 1.0, 1.5  # between two attempts to dial
+DIALLERS = 8
+
+Outcome = tuple[socket.socket, TunnelAnswer] | Exception
+
+
+class Fleet:
+    """The loop. What happens to a client is told on standard output in JSON lines, and in words on standard error."""
+
+    def __init__(self, clients: list[Client]) -> None:
+        self._epoll = select.epoll()
+        self._by_fd = {client.tun: client for client in clients}  # and their tunnels
+        self._pauses = dict.fromkeys(clients, FIRST_PAUSE_S)
+        self._due = [(0.0, number, client) for number, client in enumerate(clients)]  # heap: whom to dial, and when
+        self._attempts = len(clients)
+        self._diallers = ThreadPoolExecutor(DIALLERS)
+        self._outcomes: collections.deque[tuple[Client, Outcome]] = collections.deque()  # filled by the diallers
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        for client in clients:
+            self._epoll.register(client.tun, 0)
+
+    def run(self) -> NoReturn:
+        """Pump for ever."""
+        while True:
+            for fd, events in self._epoll.poll(self._dial_due()):
+                if fd == self._wake:
+                    self._take_outcomes()
+                elif (client := self._by_fd.get(fd)) is not None and client.tunnel is not None:
+                    self._handle(client, fd, events)
+
+    def _handle(self, client: Client, fd: int, events: int) -> None:
+        try:
+            if fd == client.tun:
+                if not upload(client):
+                    self._watch(client, is_full=True)
+                return
+            if events & select.EPOLLOUT and resume(client):
+                self._watch(client, is_full=False)
+            if events & ~select.EPOLLOUT:
+                download(client)
+        except TunnelLost as lost:
+            self._lose(client, str(lost))
+
+    def _watch(self, client: Client, *, is_full: bool) -> None:
+        """While the tunnel is full the device is left alone, and the kernel's queue holds what programs send."""
+        assert client.tunnel is not None
+        self._epoll.modify(client.tun, 0 if is_full else select.EPOLLIN)
+        self._epoll.modify(client.tunnel, select.EPOLLIN | (select.EPOLLOUT if is_full else 0))
+
+    def _dial_due(self) -> float | None:
+        """Have those dialled whose time has come; seconds until the next one, None when nobody waits."""
+        now = time.monotonic()
+        while self._due and self._due[0][0] <= now:
+            _, _, client = heapq.heappop(self._due)
+            self._diallers.submit(self._dial, client)
+        return self._due[0][0] - now if self._due else None
+
+    def _dial(self, client: Client) -> None:
+        try:
+            outcome: Outcome = client.dial()
+        except (OSError, ProxyError, msgspec.MsgspecError) as error:
+            outcome = error
+        self._outcomes.append((client, outcome))
+        os.eventfd_write(self._wake, 1)
+
+    def _take_outcomes(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._outcomes:
+            client, outcome = self._outcomes.popleft()
+            if isinstance(outcome, tuple):
+                self._accept(client, *outcome)
+                continue
+            if isinstance(outcome, ProxyError) and not outcome.retryable:
+                _tell(client, "refused", str(outcome))
+                self._pauses[client] = LAST_PAUSE_S
+            self._dial_later(client)
+
+    def _accept(self, client: Client, tunnel: socket.socket, answer: TunnelAnswer) -> None:
+        client.adopt(tunnel, answer)
+        self._pauses[client] = FIRST_PAUSE_S
+        self._by_fd[tunnel.fileno()] = client
+        self._epoll.register(tunnel, select.EPOLLIN)
+        self._watch(client, is_full=False)
+        _tell(client, "accepted", f"MTU {answer.mtu}, {answer.offload or 'no offload'}")
+
+    def _lose(self, client: Client, reason: str) -> None:
+        assert client.tunnel is not None
+        self._epoll.modify(client.tun, 0)
+        del self._by_fd[client.tunnel.fileno()]
+        client.hang_up()
+        _tell(client, "lost", reason)
+        self._dial_later(client)
+
+    def _dial_later(self, client: Client) -> None:
+        self._attempts += 1
+        heapq.heappush(self._due, (time.monotonic() + self._pauses[client], self._attempts, client))
+        self._pauses[client] = min(LAST_PAUSE_S, self._pauses[client] * GROWTH)
+
+
+def _tell(client: Client, event: str, detail: str) -> None:
+    print(json.dumps({"node": client.name, "event": event, "detail": detail}), flush=True)
+    print(f"{client.name}: tunnel {event}: {detail}", file=sys.stderr, flush=True)

@@ -1,0 +1,97 @@
+"""Packets between a TUN device and its tunnel: one buffer, one read and one write each, nothing looked at.
+
+With offload a datagram is what the device gives and takes: a virtio-net header of 10 bytes and a packet of up to 64 KB
+that nobody has segmented or summed. So one pass of the loop moves 50 packets' worth of a bulk transfer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from oxyctl.agents.client import Client
+from proxy.device.seqpacket import is_end_of_file
+
+BUDGET = 64  # packets per readiness event, so that no client starves another
+MAX_DATAGRAM = 10 + 65_575  # header, and the longest IPv6 packet
+CONTROL = 0x7B  # '{': a control datagram, which is no packet
+
+buffer = bytearray(MAX_DATAGRAM + 1)  # one byte more than may come, to tell what was longer
+_view, _vector = memoryview(buffer), [buffer]
+
+
+class TunnelLost(Exception):
+    """The proxy's end is gone."""
+
+
+def upload(client: Client) -> bool:
+    """Device to tunnel, until the device is empty or the budget is spent; False when the tunnel has no room.
+
+    What did not fit waits in `client.waiting`; until `resume` no more is read, and the device's own queue holds.
+    """
+    assert client.tunnel is not None
+    tun, read, send = client.tun, os.readv, client.tunnel.send
+    sent = 0
+    try:
+        for _ in range(BUDGET):
+            length = read(tun, _vector)
+            try:
+                send(_view[:length])
+            except BlockingIOError:
+                client.waiting = bytes(_view[:length])
+                return False
+            sent += 1
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        _judge_send(client, error)
+    finally:
+        client.sent += sent
+    return True
+
+
+def resume(client: Client) -> bool:
+    """Send the packet that waited; whether the tunnel has room again."""
+    assert client.tunnel is not None
+    if client.waiting is not None:
+        try:
+            client.tunnel.send(client.waiting)
+            client.sent += 1
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            _judge_send(client, error)
+        client.waiting = None
+    return True
+
+
+def _judge_send(client: Client, error: OSError) -> None:
+    if error.errno != errno.EMSGSIZE:  # longer than the tunnel's send buffer: this packet's fate, not the tunnel's
+        raise TunnelLost(error.strerror) from None
+    client.lost += 1
+
+
+def download(client: Client) -> None:
+    """Tunnel to device, until the tunnel is empty or the budget is spent. TunnelLost when the proxy has hung up."""
+    assert client.tunnel is not None
+    tun, receive, write = client.tun, client.tunnel.recv_into, os.write
+    received = 0
+    try:
+        for _ in range(BUDGET):
+            length = receive(buffer)
+            if length == 0 and is_end_of_file(client.tunnel):
+                raise TunnelLost("closed by the proxy")
+            if length == 0 or length > MAX_DATAGRAM or buffer[0] == CONTROL:
+                client.refused += 1
+                continue
+            try:
+                write(tun, _view[:length])
+                received += 1
+            except OSError:  # EINVAL: the kernel takes this for no packet
+                client.refused += 1
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        raise TunnelLost(error.strerror) from None
+    finally:
+        client.received += received

@@ -1,0 +1,132 @@
+"""How far a capture is: a table that changes on a terminal, a line now and then where there is none, and its end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from oxyctl.capture.ring import Ring
+from oxyctl.capture.session import Session
+from oxyctl.render.units import bytes_text, duration_text
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+TERMINAL_EVERY_S, LINE_EVERY_S = 0.25, 10.0
+MOST_ROWS = 16
+
+
+class Report:
+    """Tells about `session` on standard error. A quiet one tells the beginning and the end."""
+
+    def __init__(self, session: Session, where: str, *, live: bool, quiet: bool) -> None:
+        self._session, self._where, self._quiet = session, where, quiet
+        self._start = time.monotonic()
+        self._live: Live | None = _live() if live and not quiet and sys.stderr.isatty() else None
+        self._every = TERMINAL_EVERY_S if self._live else LINE_EVERY_S
+        self._next = self._start + self._every
+        self._told = 0
+
+    def begin(self) -> None:
+        """What is captured, and where it goes."""
+        names = [ring.interface.title for ring in self._session.rings]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        _say(f"capturing at {shown}{self._where}; Ctrl-C ends it")
+        if self._live:
+            self._live.start()
+
+    def tick(self) -> float | None:
+        """Tell when it is time to; seconds until the next time, None when there is none."""
+        if self._quiet:
+            return None
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._every
+            for ring in self._session.rings:
+                ring.count()
+            self._tell()
+        return self._next - now
+
+    def end(self) -> None:
+        """The table goes; the numbers are printed by `lines`."""
+        if self._live:
+            self._live.stop()
+
+    def _tell(self) -> None:
+        if self._live:
+            self._live.update(_table(self._session, time.monotonic() - self._start), refresh=True)
+        elif (packets := sum(self._session.delivered)) != self._told:
+            self._told = packets
+            _say(total(self._session))
+
+
+def total(session: Session) -> str:
+    """All interfaces in one line."""
+    packets, dropped = sum(session.delivered), sum(ring.dropped for ring in session.rings)
+    return f"{packets} packets, {bytes_text(sum(session.bytes))}, {dropped} dropped"
+
+
+def lines(session: Session) -> list[str]:
+    """One line for each interface that had packets, and one for all."""
+    busy = [ring for ring in session.rings if session.delivered[ring.number] or ring.dropped]
+    width = max((len(ring.interface.title) for ring in busy), default=0)
+    told = [f"  {ring.interface.title:{width}}  {_numbers(session, ring)}" for ring in busy]
+    if any(ring.dropped for ring in session.rings):
+        told.append("  dropped: more came than could be written; --filter or --snaplen 128 make it less")
+    return [total(session), *(told if len(session.rings) > 1 or len(told) > 1 else [])]
+
+
+def items(session: Session) -> list[dict[str, object]]:
+    """The same for programs."""
+    return [
+        {
+            "node": ring.interface.node,
+            "interface": ring.interface.name,
+            "tenant": ring.interface.tenant,
+            "packets": session.delivered[ring.number],
+            "bytes": session.bytes[ring.number],
+            "dropped": ring.dropped,
+        }
+        for ring in session.rings
+    ]
+
+
+def _numbers(session: Session, ring: Ring) -> str:
+    packets, size = session.delivered[ring.number], bytes_text(session.bytes[ring.number])
+    return f"{packets} packets, {size}, {ring.dropped} dropped"
+
+
+def _live() -> Live:
+    from rich.console import Console
+    from rich.live import Live
+
+    return Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+
+
+def _table(session: Session, elapsed_s: float) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("INTERFACE")
+    for name in ("PACKETS", "BYTES", "DROPPED"):
+        table.add_column(name, justify="right")
+    for ring in _busiest(session):
+        size = bytes_text(session.bytes[ring.number])
+        table.add_row(ring.interface.title, str(session.delivered[ring.number]), size, str(ring.dropped))
+    dropped = sum(ring.dropped for ring in session.rings)
+    after = duration_text(elapsed_s * 1000)
+    table.add_row(f"all, {after}", str(sum(session.delivered)), bytes_text(sum(session.bytes)), str(dropped))
+    return table
+
+
+def _busiest(session: Session) -> Sequence[Ring]:
+    """In their own order, but no more than fit a screen."""
+    most = sorted(session.rings, key=lambda ring: -session.delivered[ring.number])[:MOST_ROWS]
+    return sorted(most, key=lambda ring: ring.number)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

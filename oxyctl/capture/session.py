@@ -1,0 +1,143 @@
+"""One capture: packets of all rings in the order of their times, until something ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import select
+import signal
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Protocol
+
+from oxyctl.capture.ring import RETIRE_MS, Packet, Ring
+from oxyctl.capture.sinks import ReaderGone
+
+# A packet is in our hands at most two retirements of its block after it passed; one more for a busy machine.
+HOLD_NS = 3 * RETIRE_MS * 1_000_000
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class End(enum.Enum):
+    """Why a capture ended."""
+
+    ASKED = "asked to"
+    COUNT = "the packets asked for are there"
+    DURATION = "the time is up"
+    LAB = "the lab has ended"
+    READER = "nobody reads the output any more"
+
+
+class Writer(Protocol):
+    """What is done with packets."""
+
+    def packets(self, packets: Sequence[Packet]) -> None:
+        """Take these, later than all before. ReaderGone, OxyctlError."""
+        ...
+
+
+class Session:
+    """Packets from `rings` to `writer`; `delivered` counts those of each ring."""
+
+    def __init__(self, rings: Sequence[Ring], writer: Writer, wake: int, lab: int) -> None:
+        """`wake`: an eventfd that asks to end; `lab`: a pidfd of the lab's supervisor."""
+        self.rings, self.delivered = rings, [0] * len(rings)
+        self.bytes = [0] * len(rings)
+        self._writer, self._wake, self._lab = writer, wake, lab
+        self._by_fd = {ring.socket.fileno(): ring for ring in rings}
+        self._pending: list[Packet] = []
+        self._epoll = select.epoll()
+        for fd in (wake, lab, *self._by_fd):
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def watch(self, fd: int) -> None:
+        """End when the reader of `fd` has gone."""
+        self._epoll.register(fd, 0)  # EPOLLERR and EPOLLHUP come unasked
+        self._reader = fd
+
+    def run(self, count: int | None, duration_s: float | None, tick: Callable[[], float | None]) -> End:
+        """Until `count` packets are written, `duration_s` seconds are over, or something else ends it.
+
+        `tick` is called after each step, and returns the seconds within which it wants to be called again.
+        OxyctlError: the writer has no more room.
+        """
+        with contextlib.closing(self._epoll):
+            try:
+                return self._run(count, duration_s, tick)
+            except ReaderGone:
+                return End.READER
+            finally:
+                for ring in self.rings:
+                    with contextlib.suppress(OSError):
+                        ring.count()
+
+    def _run(self, count: int | None, duration_s: float | None, tick: Callable[[], float | None]) -> End:
+        deadline = None if duration_s is None else time.monotonic() + duration_s
+        end: End | None = None
+        while end is None:
+            self._release(time.time_ns() - HOLD_NS if len(self.rings) > 1 else None, count)
+            if count is not None and sum(self.delivered) >= count:
+                return End.COUNT
+            timeouts = [HOLD_NS / 1e9 if self._pending else None, tick()]
+            if deadline is not None:
+                timeouts.append(max(0.0, deadline - time.monotonic()))
+            end = self._step(min((t for t in timeouts if t is not None), default=None))
+            if end is None and deadline is not None and time.monotonic() >= deadline:
+                end = End.DURATION
+        self._finish(time.time_ns(), count)
+        return end
+
+    def _step(self, timeout_s: float | None) -> End | None:
+        for fd, events in self._epoll.poll(timeout_s):
+            if fd == self._wake:
+                return End.ASKED
+            if fd == self._lab:
+                return End.LAB
+            ring = self._by_fd.get(fd)
+            if ring is None:
+                raise ReaderGone
+            if events & select.EPOLLERR:
+                ring.acknowledge_error()
+            self._pending += ring.read()
+        return None
+
+    def _finish(self, until_ns: int, count: int | None) -> None:
+        """What passed before `until_ns` is in blocks that the kernel may still keep back: wait for them."""
+        self._epoll.unregister(self._wake)
+        self._epoll.unregister(self._lab)
+        while (remaining := until_ns + HOLD_NS - time.time_ns()) > 0:
+            self._step(remaining / 1e9)
+        for ring in self.rings:
+            self._pending += ring.read()
+        self._release(until_ns, count)
+
+    def _release(self, until_ns: int | None, count: int | None) -> None:
+        """Hand over, in order, what passed before `until_ns`: nothing older is still to come. None: all of it."""
+        self._pending.sort()
+        due = len(self._pending)
+        if until_ns is not None:
+            due = bisect_right(self._pending, until_ns, key=itemgetter(0))
+        ready, self._pending = self._pending[:due], self._pending[due:]
+        if count is not None:
+            ready = ready[: count - sum(self.delivered)]
+        if ready:
+            self._writer.packets(ready)
+            for packet in ready:
+                self.delivered[packet.number] += 1
+                self.bytes[packet.number] += packet.length
+
+
+@contextlib.contextmanager
+def asked_to_end() -> Iterator[int]:
+    """An eventfd that becomes readable at SIGINT, SIGTERM or SIGHUP."""
+    wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    before = {number: signal.signal(number, lambda *_: os.eventfd_write(wake, 1)) for number in SIGNALS}
+    try:
+        yield wake
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(wake)

@@ -1,0 +1,181 @@
+"""Where blocks go: a file, a ring of bounded files, or whoever reads our output. What is there is always whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import stat
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from oxyctl.errors import OxyctlError
+
+END_BYTES = 96  # one interface's statistics
+GIVE_UP_S = 2.0  # what a reader that has stopped reading gets, once the capture is to end
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file may not grow"}
+
+
+class ReaderGone(Exception):
+    """Nobody reads what we write: a capture ends then, and nothing is wrong."""
+
+
+class Sink(Protocol):
+    """Takes blocks in order. `write` and `close` may raise ReaderGone, and OxyctlError when there is no room."""
+
+    def write(self, blocks: Sequence[bytes]) -> None: ...
+
+    def close(self, last: Sequence[bytes]) -> None:
+        """Write the `last` blocks, and let go."""
+        ...
+
+
+class FileSink:
+    """A regular file. When it cannot grow it is cut back to its last whole block."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd, self._name = fd, name
+        self._size = os.lseek(fd, 0, os.SEEK_CUR)
+
+    def write(self, blocks: Sequence[bytes]) -> None:
+        data = memoryview(b"".join(blocks))
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError as error:
+            self._size += _whole(blocks, written)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._size)
+                os.lseek(self._fd, self._size, os.SEEK_SET)
+            raise OxyctlError(f"{self._name}: {_FULL.get(error.errno or 0, error.strerror)}") from None
+        self._size += written
+
+    def close(self, last: Sequence[bytes]) -> None:
+        try:
+            self.write(last)
+        finally:
+            os.close(self._fd)
+
+
+class PipeSink:
+    """A pipe, a terminal, another device: it may be slow, or go away, and neither keeps the capture from ending."""
+
+    def __init__(self, fd: int, name: str, wake: int) -> None:
+        """`wake` becomes readable when the capture is to end."""
+        self._fd, self._name, self._wake = fd, name, wake
+        self.has_hang_up = stat.S_ISFIFO(os.fstat(fd).st_mode) or stat.S_ISSOCK(os.fstat(fd).st_mode)
+
+    def fileno(self) -> int:
+        """For epoll, which tells of a reader that goes away while nothing is written."""
+        return self._fd
+
+    def write(self, blocks: Sequence[bytes]) -> None:
+        data = memoryview(b"".join(blocks))
+        give_up: float | None = None
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                give_up = self._wait(give_up)
+            except BrokenPipeError:
+                raise ReaderGone from None
+            except OSError as error:
+                if error.errno == errno.ECONNRESET:
+                    raise ReaderGone from None
+                raise OxyctlError(f"{self._name}: {_FULL.get(error.errno or 0, error.strerror)}") from None
+
+    def close(self, last: Sequence[bytes]) -> None:
+        try:
+            self.write(last)
+        finally:
+            os.close(self._fd)
+
+    def _wait(self, give_up: float | None) -> float | None:
+        """Until there is room; from the moment when the capture is to end, no longer than GIVE_UP_S."""
+        poller = select.poll()
+        poller.register(self._fd, select.POLLOUT)
+        if give_up is None:
+            poller.register(self._wake, select.POLLIN)
+        remaining = None if give_up is None else max(0.0, give_up - time.monotonic()) * 1000
+        ready = dict(poller.poll(remaining))
+        if not ready:
+            raise OxyctlError(f"{self._name}: the reader has stopped reading; what it got last may be cut short")
+        return time.monotonic() + GIVE_UP_S if self._wake in ready else give_up
+
+
+class RingSink:
+    """Files of at most `size` bytes, `path-00001.pcapng` and so on; of more than `files` the oldest goes."""
+
+    def __init__(self, path: Path, size: int, files: int, head: Sequence[bytes]) -> None:
+        """`head` begins each file; there is room kept for the end of the last."""
+        self._path, self._size, self._files, self._head = path, size, files, list(head)
+        self._reserve = END_BYTES * len(head)
+        self._written: deque[Path] = deque()
+        self._number = self._used = 0
+        self._has_packets = False
+        self._sink = self._next()
+
+    @property
+    def newest(self) -> Path:
+        """The file that is being written, or was last."""
+        return self._written[-1]
+
+    def write(self, blocks: Sequence[bytes]) -> None:
+        waiting: list[bytes] = []
+        for block in blocks:
+            if self._has_packets and self._used + len(block) + self._reserve > self._size:
+                self._sink.close(waiting)
+                waiting, self._sink = [], self._next()
+            waiting.append(block)
+            self._used += len(block)
+            self._has_packets = True
+        self._sink.write(waiting)
+
+    def close(self, last: Sequence[bytes]) -> None:
+        self._sink.close(last)
+
+    def _next(self) -> FileSink:
+        self._number += 1
+        path = self._path.with_name(f"{self._path.stem}-{self._number:05}{self._path.suffix}")
+        sink = FileSink(create(path), str(path))
+        self._written.append(path)
+        if len(self._written) > self._files:
+            self._written.popleft().unlink(missing_ok=True)
+        sink.write(self._head)
+        self._used, self._has_packets = sum(map(len, self._head)), False
+        return sink
+
+
+def create(path: Path) -> int:
+    """A descriptor of the new and empty file `path`; OxyctlError."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OxyctlError(f"cannot write {path}: {error.strerror}") from None
+
+
+def sink_to(fd: int, name: str, wake: int) -> FileSink | PipeSink:
+    """What suits the kind of file that `fd` is."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return FileSink(fd, name)
+    if stat.S_ISFIFO(mode):  # our own view of the pipe: others who write to it are not to find it non-blocking
+        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.close(fd)
+        fd = own
+    return PipeSink(fd, name, wake)
+
+
+def _whole(blocks: Sequence[bytes], written: int) -> int:
+    """The size of those blocks of which all is in the first `written` bytes."""
+    total = 0
+    for block in blocks:
+        if total + len(block) > written:
+            break
+        total += len(block)
+    return total

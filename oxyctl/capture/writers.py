@@ -1,0 +1,91 @@
+"""What becomes of packets: blocks of a pcapng file, or lines for a person."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from oxyctl.capture import pcapng
+from oxyctl.capture.printing import describe
+from oxyctl.capture.ring import Packet
+from oxyctl.capture.sinks import Sink
+from oxyctl.capture.targets import Interface
+from oxyctl.render.units import time_text
+
+ETHERNET_BYTES = 14
+APPLICATION = "oxyctl capture"
+OFFLOAD_NOTE = (
+    "packets may be longer than the MTU, and their TCP and UDP checksums unfinished: "
+    "what cuts and sums them (offload) comes after this point"
+)
+
+
+def head(interfaces: Sequence[Interface], lab: str, snaplen: int, filter_: str | None) -> list[bytes]:
+    """The blocks that a file begins with."""
+    system = os.uname()
+    blocks = [pcapng.section(APPLICATION, f"{system.sysname} {system.release}", f"lab {lab}")]
+    for each in interfaces:
+        of = f", tenant {each.tenant}" if each.tenant else ""
+        about = f"node {each.node}{of}; MTU {each.mtu}; {OFFLOAD_NOTE}"
+        blocks.append(pcapng.interface(each.link_type, snaplen, each.title, about, filter_))
+    return blocks
+
+
+class PcapngWriter:
+    """Packets as blocks, each with a comment that names its node and tenant."""
+
+    def __init__(self, sink: Sink, interfaces: Sequence[Interface]) -> None:
+        """`head` has been written to `sink` already."""
+        self.sink = sink
+        self._options = [_options(each) for each in interfaces]
+        self._longest = [each.mtu + (ETHERNET_BYTES if each.is_ethernet else 0) for each in interfaces]
+
+    def packets(self, packets: Sequence[Packet]) -> None:
+        """Write them."""
+        options, longest = self._options, self._longest
+        self.sink.write(
+            [
+                pcapng.packet(number, at, data, length, options[number][is_outgoing, length > longest[number]])
+                for at, number, data, length, is_outgoing, _ in packets
+            ]
+        )
+
+    def close(self, start_ns: int, end_ns: int, counts: Sequence[pcapng.Statistics]) -> None:
+        """End the file with what is known of each interface."""
+        self.sink.close([pcapng.statistics(number, start_ns, end_ns, each) for number, each in enumerate(counts)])
+
+
+class LineWriter:
+    """One line for each packet."""
+
+    def __init__(self, sink: Sink, interfaces: Sequence[Interface]) -> None:
+        self.sink, self._interfaces = sink, interfaces
+        self._width = max((len(each.title) for each in interfaces), default=0)
+
+    def packets(self, packets: Sequence[Packet]) -> None:
+        """Print them."""
+        self.sink.write([self._line(packet) for packet in packets])
+
+    def close(self, start_ns: int, end_ns: int, counts: Sequence[pcapng.Statistics]) -> None:
+        """The numbers are told elsewhere."""
+        self.sink.close([])
+
+    def _line(self, packet: Packet) -> bytes:
+        interface = self._interfaces[packet.number]
+        when = f"{time_text(packet.time_ns)}.{packet.time_ns // 1000 % 1_000_000:06}"
+        way = "out" if packet.is_outgoing else "in "
+        what = describe(packet.data, packet.length, is_ethernet=interface.is_ethernet)
+        return f"{when} {interface.title:{self._width}} {way} {what}\n".encode()
+
+
+def _options(interface: Interface) -> dict[tuple[bool, bool], bytes]:
+    """By 'is outgoing' and 'is longer than the MTU'."""
+    comment = f"node {interface.node}" + (f", tenant {interface.tenant}" if interface.tenant else "")
+    return {
+        (is_outgoing, is_long): pcapng.packet_options(
+            comment + (", to be segmented" if is_long else ""),
+            pcapng.OUTBOUND if is_outgoing else pcapng.INBOUND,
+        )
+        for is_outgoing in (False, True)
+        for is_long in (False, True)
+    }

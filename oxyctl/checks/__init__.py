@@ -1,0 +1,10 @@
+"""The checks of a lab, tried: `oxyctl lab check`. What a lab file may say of them is in `oxyctl.lab.checks`.
+
+session    a running lab as checks see it: traffic and programs inside nodes, what its proxies say
+probes     the verdict on what is tried from inside a node
+records    the verdict on flows and counters
+runner     which check when, how often, how many at once
+evidence   what helps to understand a failure: log lines, flow records
+result     what is told of each
+junit      the same as JUnit XML
+"""

@@ -1,0 +1,61 @@
+"""What helps to understand a failure: the last flow records, and the last lines of the logs of those concerned."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable
+
+from oxyctl.checks.result import Evidence
+from oxyctl.checks.session import Session
+from oxyctl.errors import OxyctlError
+from oxyctl.lab.checks import AnyCheck
+from oxyctl.lab.processes import tail
+from oxyctl.lab.steps import PlannedNode
+from oxyctl.render.flows import columns, table_fields, texts
+from oxyctl.render.tables import Table
+from proxy.control.client import ControlError
+from proxy.control.schema import FlowRecord
+
+FLOWS, LINES = 5, 5
+
+
+async def collect(check: AnyCheck, node: str | None, session: Session) -> list[Evidence]:
+    """Whatever can be had; nothing of it may stand in the way of the story."""
+    found: list[Evidence] = []
+    for proxy in [planned for planned in session.plan.nodes if planned.control]:
+        with contextlib.suppress(ControlError, OxyctlError):
+            pairs = [("all_tenants", "true"), ("since", str(session.started)), ("limit", str(FLOWS))]
+            if records := await session.flows(proxy.name, pairs):
+                found.append(Evidence(f"the last flows of {proxy.name}", flow_lines(records)))
+    for planned in _concerned(check, node, session):
+        if lines := last_lines(session, planned):
+            found.append(Evidence(f"the end of the log of {planned.name}", lines))
+    return found
+
+
+def flow_lines(records: Iterable[FlowRecord]) -> list[str]:
+    """The records as `oxyctl flows --all-tenants` shows them."""
+    names, out = table_fields(every_tenant=True, events=False), io.StringIO()
+    Table(columns(names), out).write([texts(record, names) for record in records])
+    return out.getvalue().splitlines()
+
+
+def last_lines(session: Session, planned: PlannedNode, count: int = LINES) -> list[str]:
+    """The end of what a node's program wrote; of a program that serves many nodes, what it says of this one."""
+    lines = [line.strip() for line in tail(session.lab.log(planned.process)).splitlines()]
+    own = lines if planned.process == planned.name else [line for line in lines if planned.name in line]
+    return [] if own == ["(its log is empty)"] else own[-count:]
+
+
+def _concerned(check: AnyCheck, node: str | None, session: Session) -> list[PlannedNode]:
+    """The node itself, those that the check's target names, and the proxies between them."""
+    targets = " ".join(str(getattr(check, name, "")) for name in ("url", "to", "server", "canary"))
+    nodes = session.plan.nodes
+    return [each for each in nodes if each.name == node or each.control or _is_named(each, targets)]
+
+
+def _is_named(planned: PlannedNode, text: str) -> bool:
+    words = text.replace("/", " ").replace("[", " ").replace("]", " ").split()
+    hosts = {word.rpartition(":")[0] or word for word in words} | set(words)
+    return bool(hosts & {planned.name, *planned.addresses})

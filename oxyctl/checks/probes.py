@@ -1,0 +1,205 @@
+"""The verdict on what is tried from inside a node."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from oxyctl.checks.result import Verdict
+from oxyctl.checks.session import Finished, Session
+from oxyctl.lab.checks import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
+from oxyctl.lab.checks.base import seconds, share, texts
+from oxyctl.traffic.config import AnyTraffic, DnsTraffic, HttpTraffic, PingTraffic, TcpTraffic, UdpTraffic
+from oxyctl.traffic.tally import Report
+
+EXCERPT = 200
+MAX_PINGS_PER_S = 20.0
+
+
+async def http(check: HttpCheck, node: str, session: Session) -> Verdict:
+    """One request."""
+    traffic = HttpTraffic(
+        target=check.url,
+        method=check.method,
+        headers=check.headers,
+        family=check.family,
+        ca=str(session.authority) if check.verify else None,
+        count=1,
+        timeout_s=check.timeout_s,
+        detail=True,
+    )
+    report = await session.traffic(node, traffic)
+    asked = f"{check.method} {check.url} from {node}{_to(report)}"
+    expected = _and(f"status {_or(check.status)}", *(what for what, _ in _body_tests(check)))
+    if report.detail is None:
+        return Verdict(False, asked, expected, _failure(report))
+    detail = report.detail
+    is_met = detail["status"] in _list(check.status) and all(test(detail) for _, test in _body_tests(check))
+    came = f"status {detail['status']}, {detail['length']} bytes"
+    if not is_met and detail["length"]:
+        came += f" with SHA-256 {detail['sha256']}" if check.sha256 else f": {detail['body'][:EXCERPT]!r}"
+    return Verdict(is_met, asked, expected, came)
+
+
+def _body_tests(check: HttpCheck) -> list[tuple[str, Callable[[dict[str, Any]], bool]]]:
+    """What is expected of the body, in words and as a test of the detail of a report."""
+    tests: list[tuple[str, Callable[[dict[str, Any]], bool]]] = []
+    for text in texts(check.contains):
+        tests.append((f"{text!r} in its body", lambda detail, text=text: text in detail["body"]))  # type: ignore[misc]
+    if check.length is not None:
+        tests.append((f"{check.length} bytes", lambda detail: detail["length"] == check.length))
+    if check.sha256 is not None:
+        tests.append((f"SHA-256 {check.sha256}", lambda detail: detail["sha256"] == check.sha256))
+    return tests
+
+
+async def tcp(check: TcpCheck, node: str, session: Session) -> Verdict:
+    """One connect."""
+    report = await session.traffic(node, _once(TcpTraffic, check.to, check))
+    came = "connected" if report.succeeded else next(iter(report.errors), "nothing")
+    asked = f"connect to {check.to} from {node}{_to(report)}"
+    return Verdict(came in _list(check.expect), asked, _or(check.expect), _timed(came, report))
+
+
+async def udp(check: UdpCheck, node: str, session: Session) -> Verdict:
+    """Some datagrams, all at once; one by one where an ICMP error is expected, of which a socket keeps only the last."""
+    traffic = UdpTraffic(
+        target=check.to,
+        family=check.family,
+        count=check.count,
+        concurrency=check.count if check.expect in ("answered", "timeout") else 1,
+        size=check.size,
+        timeout_s=check.timeout_s,
+    )
+    report = await session.traffic(node, traffic)
+    asked = f"{check.count} datagrams of {check.size} bytes to {check.to} from {node}{_to(report)}"
+    if check.expect == "answered":
+        is_met = report.loss is not None and report.loss <= share(check.loss)
+        return Verdict(is_met, asked, f"a loss of at most {share(check.loss):.1%}", _counts(report))
+    return Verdict(set(report.errors) == {check.expect} and not report.succeeded, asked, check.expect, _counts(report))
+
+
+async def ping(check: PingCheck, node: str, session: Session) -> Verdict:
+    """Some echo requests, a moment apart."""
+    traffic = PingTraffic(
+        target=check.to,
+        family=check.family,
+        count=check.count,
+        size=check.size,
+        rate=MAX_PINGS_PER_S,
+        timeout_s=check.timeout_s,
+    )
+    report = await session.traffic(node, traffic)
+    slowest = report.latency_ms.max if report.latency_ms else None
+    expected = f"a loss of at most {share(check.loss):.1%}"
+    is_met = report.loss is not None and report.loss <= share(check.loss)
+    if check.rtt is not None:
+        expected = _and(expected, f"round trips of at most {seconds(check.rtt) * 1e3:g} ms")
+        is_met = is_met and slowest is not None and slowest <= seconds(check.rtt) * 1e3
+    came = _counts(report) if slowest is None else f"{_counts(report)}, the slowest in {slowest:.2f} ms"
+    return Verdict(is_met, f"{check.count} echo requests to {check.to} from {node}{_to(report)}", expected, came)
+
+
+async def dns(check: DnsCheck, node: str, session: Session) -> Verdict:
+    """One query."""
+    traffic = DnsTraffic(
+        target=check.server,
+        query=check.query,
+        type=check.type,
+        over=check.over,
+        family=check.family,
+        count=1,
+        timeout_s=check.timeout_s,
+        detail=True,
+    )
+    report = await session.traffic(node, traffic)
+    asked = f"{check.query} {check.type} of {check.server} over {check.over} from {node}{_to(report)}"
+    expected = _and(check.code.upper(), *(f"{value} among its answers" for value in check.answers))
+    if report.detail is None:
+        return Verdict(False, asked, expected, _failure(report))
+    values = [answer["value"] for answer in report.detail["answers"]]
+    is_met = report.detail["code"] == check.code.lower() and set(check.answers) <= set(values)
+    return Verdict(is_met, asked, expected, f"{report.detail['code'].upper()}: {', '.join(values) or 'no answers'}")
+
+
+async def program(check: ExecCheck, node: str, session: Session) -> Verdict:
+    """One program, to its end."""
+    asked = f"`{check.summary()}` in {node}"
+    contained = texts(check.contains)
+    expected = _and(f"exit code {check.exit_code}", *(f"{text!r} in its output" for text in contained))
+    if check.matches is not None:
+        expected = _and(expected, f"output that matches {check.matches!r}")
+    try:
+        ended = await session.program(node, check.command, check.timeout_s)
+    except TimeoutError:
+        return Verdict(False, asked, expected, f"it still ran after {check.timeout_s:g} s, and was killed")
+    is_met = ended.code == check.exit_code and all(text in ended.out for text in contained)
+    is_met = is_met and (check.matches is None or re.search(check.matches, ended.out, re.MULTILINE) is not None)
+    return Verdict(is_met, asked, expected, f"exit code {ended.code}" if is_met else _said(ended))
+
+
+async def dropped(check: DroppedCheck, node: str, session: Session) -> Verdict:
+    """Canary, forbidden, canary: each by the same means, one after the other."""
+    before = await _arrives(check, check.canary, node, session)
+    forbidden = await _arrives(check, check.to, node, session)
+    after = await _arrives(check, check.canary, node, session)
+    asked = f"{check.by} to {check.to} from {node}, between two to {check.canary} that arrive"
+    expected = f"{check.to}: {_or(check.expect)}"
+    for when, canary in (("before", before), ("after", after)):
+        if canary != "arrived":
+            came = f"the canary {when} it did not arrive ({canary}): nothing is proven; {check.to}: {forbidden}"
+            return Verdict(False, asked, expected, came)
+    return Verdict(forbidden in check.expect, asked, expected, f"{check.to}: {forbidden}; both canaries arrived")
+
+
+async def _arrives(check: DroppedCheck, target: str, node: str, session: Session) -> str:
+    """`arrived`, or why not."""
+    kinds = {"tcp": TcpTraffic, "udp": UdpTraffic, "ping": PingTraffic, "http": HttpTraffic}
+    report = await session.traffic(node, _once(kinds[check.by], target, check))
+    has_arrived = report.succeeded or report.statuses  # a 404 is an answer
+    return "arrived" if has_arrived else next(iter(report.errors), "nothing")
+
+
+def _once(kind: Callable[..., AnyTraffic], target: str, check: TcpCheck | DroppedCheck) -> AnyTraffic:
+    return kind(target=target, family=check.family, count=1, timeout_s=check.timeout_s)
+
+
+def _to(report: Report) -> str:
+    return "" if report.address is None or report.address in report.target else f" ({report.address})"
+
+
+def _failure(report: Report) -> str:
+    return f"{next(iter(report.errors), 'nothing')}: {report.explanation}"
+
+
+def _counts(report: Report) -> str:
+    errors = "".join(f", {count} {kind}" for kind, count in report.errors.items())
+    return f"{report.succeeded} of {report.sent} answered{errors}"
+
+
+def _timed(came: str, report: Report) -> str:
+    return f"{came} after {report.duration_s * 1e3:.1f} ms"
+
+
+def _said(ended: Finished) -> str:
+    parts = [f"exit code {ended.code}"]
+    for name, text in (("output", ended.out), ("errors", ended.err)):
+        if text.strip():
+            parts.append(f"{name}: {text.strip()[-EXCERPT:]!r}")
+    return ", ".join(parts)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _or(value: Any) -> str:
+    return " or ".join(str(each) for each in _list(value))
+
+
+def _and(*parts: str) -> str:
+    return " and ".join(parts)
+
+
+Judge = Callable[[Any, str, Session], Awaitable[Verdict]]

@@ -1,0 +1,122 @@
+"""Which check when: those that disturb nobody at once, the others in their turn; results in the order of the file."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
+
+from oxyctl.checks import probes, records
+from oxyctl.checks.evidence import collect
+from oxyctl.checks.result import Result, Verdict
+from oxyctl.checks.session import Session
+from oxyctl.errors import OxyctlError
+from oxyctl.lab.checks import (
+    AnyCheck,
+    DnsCheck,
+    DroppedCheck,
+    ExecCheck,
+    FlowsCheck,
+    HttpCheck,
+    MetricCheck,
+    PingCheck,
+    TcpCheck,
+    UdpCheck,
+)
+from oxyctl.lab.checks.base import seconds
+from oxyctl.traffic.client import GeneratorError
+from proxy.control.client import ControlError
+
+AT_ONCE = 8
+PAUSE_S = 0.1
+
+JUDGES: dict[type, probes.Judge] = {
+    HttpCheck: probes.http,
+    TcpCheck: probes.tcp,
+    UdpCheck: probes.udp,
+    PingCheck: probes.ping,
+    DnsCheck: probes.dns,
+    ExecCheck: probes.program,
+    DroppedCheck: probes.dropped,
+    FlowsCheck: records.flows,
+    MetricCheck: records.metric,
+}
+
+
+class Trial(NamedTuple):
+    """One check from one node; without a node, what is asked of a proxy."""
+
+    check: AnyCheck
+    node: str | None
+
+    @property
+    def name(self) -> str:
+        """As it is shown: a check that is tried from several nodes says from which."""
+        title = self.check.title()
+        return f"{title} (from {self.node})" if len(self.check.sources) > 1 else title
+
+    @property
+    def stage(self) -> str:
+        """Neighbours of the same stage may run at once: programs change things, records tell of all that was before."""
+        if isinstance(self.check, ExecCheck):
+            return f"exec {id(self.check)}"
+        return "records" if isinstance(self.check, FlowsCheck | MetricCheck) else "probes"
+
+
+def trials(checks: Sequence[AnyCheck]) -> list[Trial]:
+    """Each check from each of its nodes, in order."""
+    nodes: list[str | None]
+    found: list[Trial] = []
+    for check in checks:
+        nodes = [*check.sources] or [None]
+        found += [Trial(check, node) for node in nodes]
+    return found
+
+
+async def run(checks: Sequence[AnyCheck], session: Session) -> AsyncIterator[Result]:
+    """The results in the order of `checks`, each as soon as it and all before it are there."""
+    slots = asyncio.Semaphore(AT_ONCE)
+    for _, group in itertools.groupby(trials(checks), key=lambda trial: trial.stage):
+        tasks = [asyncio.create_task(_limited(slots, trial, session)) for trial in group]
+        try:
+            for task in tasks:
+                yield await task
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _limited(slots: asyncio.Semaphore, trial: Trial, session: Session) -> Result:
+    async with slots:
+        return await _try(trial, session)
+
+
+async def _try(trial: Trial, session: Session) -> Result:
+    """Once, or until it is met or its time is over."""
+    check, begin, attempts = trial.check, time.monotonic(), 0
+    deadline = begin + (seconds(check.retry_until) if check.retry_until is not None else 0)
+    while True:
+        attempts += 1
+        try:
+            verdict, is_broken = await JUDGES[type(check)](check, trial.node or "", session), False
+        except (OxyctlError, GeneratorError, ControlError, OSError) as error:
+            verdict, is_broken = Verdict(False, check.summary(), "", f"it could not be tried: {error}"), True
+        if verdict.is_met or time.monotonic() >= deadline:
+            break
+        await asyncio.sleep(PAUSE_S)
+    duration_ms = (time.monotonic() - begin) * 1e3
+    return Result(
+        name=trial.name,
+        kind=check.kind,
+        node=trial.node,
+        state="passed" if verdict.is_met else "broken" if is_broken else "failed",
+        duration_ms=round(duration_ms, 3),
+        attempts=attempts,
+        asked=verdict.asked,
+        expected=verdict.expected,
+        came=verdict.came,
+        evidence=[] if verdict.is_met else await collect(check, trial.node, session),
+    )

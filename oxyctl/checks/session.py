@@ -1,0 +1,97 @@
+"""A running lab as checks see it: traffic and programs inside its nodes, and what its proxies say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from oxyctl.errors import OxyctlError
+from oxyctl.lab.inside import command_in
+from oxyctl.lab.state import LabDirectory, control_socket, find_node
+from oxyctl.lab.steps import Plan
+from oxyctl.traffic.client import COMMAND, GeneratorProcess
+from oxyctl.traffic.config import AnyTraffic
+from oxyctl.traffic.tally import Report
+from proxy.control.client import ControlClient
+from proxy.control.schema import FlowRecord
+
+PROGRAMS_AT_ONCE = 4
+CONTROL_TIMEOUT_S = 10
+
+
+class Finished(NamedTuple):
+    """A program that ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Session(contextlib.AbstractAsyncContextManager["Session"]):
+    """One run of checks in `lab`. A node's traffic comes from one generator, started when it is first needed."""
+
+    def __init__(self, lab: LabDirectory, base: Path) -> None:
+        """`base` is the directory that programs run in: that of the lab file. OxyctlError when the lab has no plan."""
+        plan = lab.read_plan()
+        if plan is None:
+            raise OxyctlError(f"lab '{lab.name}' has no plan that this version can read")
+        self.lab, self.base = lab, base
+        self.plan: Plan = plan
+        self.started = time.time_ns()
+        self._stack = contextlib.AsyncExitStack()
+        self._generators: dict[str, asyncio.Task[GeneratorProcess]] = {}
+        self._programs = asyncio.Semaphore(PROGRAMS_AT_ONCE)
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of the lab's authority."""
+        return self.lab.path / "services" / "ca.pem"
+
+    async def traffic(self, node: str, traffic: AnyTraffic) -> Report:
+        """The report of `traffic` from `node`; NothingMatched, GeneratorError."""
+        find_node(self.lab, node)
+        if node not in self._generators:
+            process = GeneratorProcess(command_in(self.lab, node, COMMAND))
+            self._generators[node] = asyncio.create_task(self._stack.enter_async_context(process))
+        return await (await self._generators[node]).run(traffic)
+
+    async def program(self, node: str, command: Sequence[str], timeout_s: float) -> Finished:
+        """What `command` did in `node`; NothingMatched, TimeoutError when it had to be killed."""
+        find_node(self.lab, node)
+        pipe = asyncio.subprocess.PIPE
+        async with self._programs:
+            process = await asyncio.create_subprocess_exec(
+                *command_in(self.lab, node, command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=pipe,
+                cwd=self.base,
+            )
+            try:
+                async with asyncio.timeout(timeout_s):
+                    out, err = await process.communicate()
+            finally:
+                if process.returncode is None:
+                    process.kill()  # its child, inside the lab, is killed with it
+                    await process.communicate()
+        assert process.returncode is not None
+        return Finished(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+    async def flows(self, proxy: str | None, pairs: Sequence[tuple[str, str]]) -> list[FlowRecord]:
+        """The flows that the parameters select; OxyctlError, ControlError."""
+        client = self._client(proxy)
+        return (await asyncio.to_thread(client.flows, list(pairs))).items
+
+    async def metrics(self, proxy: str | None) -> str:
+        """The counters as Prometheus text; OxyctlError, ControlError."""
+        return await asyncio.to_thread(self._client(proxy).metrics)
+
+    def _client(self, proxy: str | None) -> ControlClient:
+        return ControlClient(str(control_socket(self.lab.name, proxy)), timeout_s=CONTROL_TIMEOUT_S)

@@ -1,0 +1,47 @@
+"""The commands. Each module here imports what it needs when its command runs, so that `--help` is there at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from oxyctl.cli import flows, lab, traffic
+from oxyctl.cli.capture import capture
+from oxyctl.cli.check import check
+from oxyctl.cli.doctor import doctor
+from oxyctl.cli.graph import graph
+from oxyctl.cli.schema import schema
+from oxyctl.cli.status import status
+
+app = typer.Typer(
+    name="oxyctl",
+    help="Labs around a multi-tenant proxy of raw IP packets, and what the proxy sees.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich alone takes half of the time that `--help` may take
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+lab.app.command("check")(check)
+lab.app.command("graph")(graph)
+lab.app.command("schema")(schema)
+app.add_typer(lab.app, name="lab")
+app.add_typer(flows.app, name="flows")
+app.add_typer(traffic.app, name="traffic")
+app.command("status")(status)
+app.command("capture")(capture)
+app.command("doctor")(doctor)
+
+
+def main() -> NoReturn:
+    """Run the command that was typed; every failure that has a message is that message and an exit code."""
+    from oxyctl.cli.output import explain
+
+    try:
+        app()
+    except Exception as error:
+        sys.exit(explain(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)

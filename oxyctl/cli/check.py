@@ -1,0 +1,93 @@
+"""`oxyctl lab check`: is the lab as its file says it should be?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxyctl.cli.completion import complete_check
+from oxyctl.cli.options import Format, FormatOption, LabOption
+
+if TYPE_CHECKING:
+    from oxyctl.lab.checks import AnyCheck
+    from oxyctl.lab.state import LabDirectory
+
+
+def check(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME] [CHECK]...",
+            help="The lab, and which of its checks, by name or pattern.",
+            autocompletion=complete_check,
+        ),
+    ] = None,
+    lab: LabOption = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="Take the checks from this lab file, not from the lab's own."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")] = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """Try the checks of a running lab: what its file, as it stands now, says under `checks:`.
+
+    Exit code 3 when one fails; the story of the failure says what was asked, expected and answered.
+    """
+    import asyncio
+
+    from oxyctl.cli.check_run import run
+    from oxyctl.errors import ExitCode
+
+    directory, patterns = _chosen(list(words or []), lab)
+    source, checks = _load(directory, file)
+    results = asyncio.run(run(directory, source.parent, _select(checks, patterns), output, junit))
+    if any(result.state != "passed" for result in results):
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+def _chosen(words: list[str], lab: str | None) -> tuple[LabDirectory, list[str]]:
+    """The lab, and the rest: the first word names a lab when one of that name runs, or when several run."""
+    from oxyctl.lab.state import all_labs, find_lab
+
+    if lab is not None or not words:
+        return find_lab(lab), words
+    alive = [each.name for each in all_labs() if each.live_state()]
+    if words[0] in alive or len(alive) != 1:
+        return find_lab(words[0]), words[1:]
+    return find_lab(), words
+
+
+def _load(directory: LabDirectory, file: Path | None) -> tuple[Path, list[AnyCheck]]:
+    from oxyctl.errors import UsageError
+    from oxyctl.lab.model import load
+
+    plan = directory.read_plan()
+    source = file or Path(plan.source if plan else "")
+    if file is None and not source.is_file():
+        raise UsageError(f"the file of lab '{directory.name}' is gone: {source}; say where it is with --file")
+    found = load(source, directory.name).checks
+    if not found:
+        raise UsageError(f"{source} has no checks: add some under `checks:`")
+    return source.absolute(), found
+
+
+def _select(checks: list[AnyCheck], patterns: list[str]) -> list[AnyCheck]:
+    from fnmatch import fnmatchcase
+
+    from oxyctl.errors import NothingMatched
+    from proxy.settings import suggest
+
+    titles = [check.title() for check in checks]
+    for pattern in patterns:
+        if pattern not in titles and not any(fnmatchcase(title, pattern) for title in titles):
+            raise NothingMatched(f"no check is called '{pattern}'{suggest(pattern, titles)}")
+    if not patterns:
+        return checks
+    return [
+        check
+        for check, title in zip(checks, titles, strict=True)
+        if any(title == pattern or fnmatchcase(title, pattern) for pattern in patterns)
+    ]

@@ -1,0 +1,43 @@
+"""One run of `oxyctl lab check`: results as they come, and the files that were asked for."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from oxyctl.checks import junit, runner
+from oxyctl.checks.result import Result
+from oxyctl.checks.session import Session
+from oxyctl.cli.options import Format
+from oxyctl.cli.output import print_envelope
+from oxyctl.errors import OxyctlError
+from oxyctl.lab.checks import AnyCheck
+from oxyctl.lab.state import LabDirectory
+from oxyctl.render.checks import print_result, print_summary
+
+
+async def run(
+    lab: LabDirectory, base: Path, checks: list[AnyCheck], output: Format, junit_file: Path | None
+) -> list[Result]:
+    """The results, printed. OxyctlError when the JUnit file cannot be written."""
+    results: list[Result] = []
+    begin = time.monotonic()
+    async with Session(lab, base) as session:
+        async for result in runner.run(checks, session):
+            results.append(result)
+            if output == Format.table:
+                print_result(result)
+    if output == Format.json:
+        print_envelope("checks", results)
+    else:
+        print_summary(results, time.monotonic() - begin)
+    if junit_file is not None:
+        _write(junit_file, junit.to_xml(lab.name, results, session.started))
+    return results
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise OxyctlError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,122 @@
+"""What the shell completes: labs, nodes, checks, targets of a capture and lab files. Quick, and never an error.
+
+Everything comes from the run directory and from lab files; nothing that runs is asked. (Tenants: `oxyctl.cli.control`.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from oxyctl.lab.state import LabDirectory
+    from oxyctl.lab.steps import Plan
+
+LAB_SUFFIXES = {".yaml", ".yml"}
+UNSAFE = re.compile(r"([^\w@%+=:,./~-])")
+Completion = Callable[[typer.Context, str], list[str]]
+
+
+def _quietly(find: Callable[[typer.Context], Iterable[str]]) -> Completion:
+    """What `find` finds, of that what begins as typed; nothing when it fails, whatever the reason."""
+
+    def complete(context: typer.Context, incomplete: str) -> list[str]:
+        with contextlib.suppress(Exception):
+            return [_for_shell(each) for each in find(context) if each.startswith(incomplete)]
+        return []
+
+    return complete
+
+
+def _for_shell(text: str) -> str:
+    """bash inserts what it is given as it is; the other shells quote it themselves."""
+    is_bash = os.environ.get("_OXYCTL_COMPLETE", "").endswith("bash")
+    return UNSAFE.sub(r"\\\1", text) if is_bash else text
+
+
+def _plan(context: typer.Context) -> Plan | None:
+    from oxyctl.lab.state import find_lab
+
+    return find_lab(context.params.get("lab")).read_plan()
+
+
+def _labs(is_wanted: Callable[[LabDirectory], object]) -> Callable[[typer.Context], list[str]]:
+    def find(context: typer.Context) -> list[str]:
+        from oxyctl.lab.state import all_labs
+
+        return [lab.name for lab in all_labs() if is_wanted(lab)]
+
+    return find
+
+
+def _nodes(context: typer.Context) -> list[str]:
+    plan = _plan(context)
+    return [node.name for node in plan.nodes] if plan else []
+
+
+def _proxies(context: typer.Context) -> list[str]:
+    plan = _plan(context)
+    return [node.name for node in plan.nodes if node.control is not None] if plan else []
+
+
+def _checks(context: typer.Context) -> list[str]:
+    """Of the lab's file as it stands now."""
+    from oxyctl.lab.model import load
+
+    plan = _plan(context)
+    return [check.title() for check in load(plan.source).checks] if plan else []
+
+
+complete_lab = _quietly(_labs(lambda lab: lab.live_state()))
+complete_any_lab = _quietly(_labs(lambda lab: True))
+complete_node = _quietly(_nodes)
+complete_proxy = _quietly(_proxies)
+complete_check = _quietly(_checks)
+
+
+def complete_capture(context: typer.Context, incomplete: str) -> list[str]:
+    """For `capture`: nodes, their interfaces, networks. bash makes three words of NODE:INTERFACE, and wants the last."""
+    with contextlib.suppress(Exception):
+        from oxyctl.capture.targets import names
+
+        plan = _plan(context)
+        known = names(plan) if plan else []
+        before = list(context.params.get("targets") or [])
+        if len(before) > 1 and before[-1] == ":":
+            typed = f"{before[-2]}:{incomplete}"
+            return [each.partition(":")[2] for each in known if each.startswith(typed)]
+        return [each for each in known if each.startswith(incomplete)]
+    return []
+
+
+def complete_lab_file(incomplete: str) -> list[str]:
+    """For `lab up`: lab files, and names of labs that come along."""
+    with contextlib.suppress(Exception):
+        return [each for each in dict.fromkeys(_lab_files(incomplete)) if each.startswith(incomplete)]
+    return []
+
+
+def complete_lab_or_file(context: typer.Context, incomplete: str) -> list[str]:
+    """For `lab graph`: those, and labs that are running."""
+    return list(dict.fromkeys([*complete_lab(context, incomplete), *complete_lab_file(incomplete)]))
+
+
+def _lab_files(typed: str) -> list[str]:
+    """Lab files and directories below what is typed, and the names of those that come along."""
+    from pathlib import Path
+
+    from oxyctl.lab.library import LIBRARIES
+
+    directory = Path(typed).expanduser() if typed.endswith("/") else Path(typed).expanduser().parent
+    prefix = typed[: typed.rfind("/") + 1]
+    entries = sorted(directory.iterdir()) if directory.is_dir() else []
+    found = [f"{prefix}{entry.name}/" for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    found += [f"{prefix}{entry.name}" for entry in entries if entry.suffix in LAB_SUFFIXES]
+    if not prefix:
+        found += [file.stem for library in LIBRARIES if library.is_dir() for file in sorted(library.glob("*.yaml"))]
+    return found

@@ -1,0 +1,69 @@
+"""How a command finds the proxy that it asks, and how a proxy's refusal becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxyctl.cli.completion import complete_proxy
+
+if TYPE_CHECKING:
+    from proxy.control.client import ControlClient
+
+COMPLETION_TIMEOUT_S = 0.5
+
+ControlOption = Annotated[
+    str | None, typer.Option("--control", metavar="SOCKET", help="The control socket of a proxy without a lab.")
+]
+NodeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--node",
+        metavar="NODE",
+        help="The proxy; needed only when the lab has several.",
+        autocompletion=complete_proxy,
+    ),
+]
+
+
+def connect(lab: str | None, node: str | None, control: str | None, *, timeout_s: float = 30) -> ControlClient:
+    """A client of the proxy on the socket `control`, or of a lab's. LabNotFound, NothingMatched, UsageError."""
+    from oxyctl.errors import UsageError
+    from proxy.control.client import ControlClient
+
+    if control is None:
+        from oxyctl.lab.state import control_socket
+
+        control = str(control_socket(lab, node))
+    elif lab is not None or node is not None:
+        raise UsageError("--control names a proxy without a lab: leave out --lab and --node")
+    return ControlClient(control, timeout_s=timeout_s)
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """What the proxy refuses in here is a UsageError or NothingMatched, and what it cannot do an OxyctlError."""
+    from oxyctl.errors import NothingMatched, OxyctlError, UsageError
+    from proxy.control.client import ControlError
+
+    try:
+        yield
+    except ControlError as error:
+        kind = {400: UsageError, 404: NothingMatched}.get(error.status or 0, OxyctlError)
+        raise kind(str(error)) from None
+
+
+def tenants(lab: str | None, node: str | None, control: str | None) -> list[str]:
+    """The names of the proxy's tenants; none when it cannot be asked quickly. Never fails."""
+    with contextlib.suppress(Exception):
+        return sorted(connect(lab, node, control, timeout_s=COMPLETION_TIMEOUT_S).status().tenants)
+    return []
+
+
+def complete_tenant(context: typer.Context, incomplete: str) -> list[str]:
+    """For the shell: tenants that begin so."""
+    typed = {name: context.params.get(name) for name in ("lab", "node", "control")}
+    return [name for name in tenants(**typed) if name.startswith(incomplete)]

@@ -1,0 +1,106 @@
+"""From what was typed after `oxyctl flows` to the parameters of a query."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from oxyctl.cli.control import connect, tenants
+from oxyctl.cli.flow_options import FlowFormat
+
+if TYPE_CHECKING:
+    from oxyctl.render.output import FlowOutput
+    from proxy.control.client import ControlClient
+
+Pairs = list[tuple[str, str]]
+
+_SUBCOMMANDS = ("watch", "get", "kill")
+_NAMES = {"id_": "id"}  # `id` itself is taken in Python
+
+
+class Typed:
+    """What was typed: a subcommand's own flags, and those before its name."""
+
+    def __init__(self, context: typer.Context) -> None:
+        parents = [context.parent] if context.parent and context.info_name in _SUBCOMMANDS else []
+        self.flags: dict[str, Any] = {}
+        for level in (*parents, context):
+            self.flags |= {
+                _NAMES.get(name, name): level.params[name] for name in level.params if _is_typed(level, name)
+            }
+        self.format = FlowFormat(self.flags.get("output", FlowFormat.table))
+
+    def client(self) -> ControlClient:
+        """The proxy that is asked."""
+        return connect(*(self.flags.get(name) for name in ("lab", "node", "control")))
+
+    def pairs(self, allowed: tuple[str, ...] = ("tenant", "all_tenants")) -> Pairs:
+        """The query's parameters; UsageError for what is missing or makes no sense."""
+        self._require_tenant()
+        _choose_scope(self.flags)
+        _choose_order(self.flags)
+        pairs: Pairs = []
+        for name in allowed:
+            value = self.flags.get(name, [])
+            pairs += [(name, _text(item)) for item in (value if isinstance(value, list | tuple) else [value])]
+        return _checked(pairs)
+
+    def output(self, kind: str, *, events: bool = False) -> FlowOutput:
+        """How it is printed; UsageError for unknown fields."""
+        from oxyctl.render.output import FlowOutput
+
+        every_tenant = bool(self.flags.get("all_tenants"))
+        return FlowOutput(kind, self.format, self.flags.get("fields"), every_tenant=every_tenant, events=events)
+
+    def _require_tenant(self) -> None:
+        from oxyctl.errors import UsageError
+
+        if "tenant" in self.flags and "all_tenants" in self.flags:
+            raise UsageError("--tenant and --all-tenants contradict each other")
+        if "tenant" in self.flags or "all_tenants" in self.flags:
+            return
+        known = tenants(*(self.flags.get(name) for name in ("lab", "node", "control")))
+        whose = f"--tenant is required: one of {', '.join(known)}" if known else "--tenant NAME is required"
+        raise UsageError(f"{whose}; or --all-tenants, for the flows of every tenant")
+
+
+def _is_typed(context: Any, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _checked(pairs: Pairs) -> Pairs:
+    """The same, when the server will understand them."""
+    from datetime import datetime
+
+    from oxyctl.errors import UsageError
+    from proxy.control.schema import QueryError, parse_query
+
+    try:
+        parse_query(pairs, datetime.now().astimezone())
+    except QueryError as error:
+        name, colon, rest = str(error).partition(":")
+        raise UsageError(f"--{name.replace('_', '-')}:{rest}" if colon else str(error)) from None
+    return pairs
+
+
+def _choose_scope(flags: dict[str, Any]) -> None:
+    live, past = flags.get("live"), flags.get("past")
+    if live or past:
+        flags["scope"] = "all" if live and past else "live" if live else "past"
+
+
+def _choose_order(flags: dict[str, Any]) -> None:
+    """`--last N` and `--first N` are an order and a limit."""
+    from oxyctl.errors import UsageError
+
+    chosen = [name for name in ("last", "first") if name in flags]
+    if chosen and (len(chosen) > 1 or "sort" in flags or "limit" in flags):
+        raise UsageError("--last and --first are an order and a limit: give one of them, without --sort and --limit")
+    for name in chosen:
+        flags["limit"], flags["sort"] = flags[name], "start:desc" if name == "last" else "start:asc"

@@ -1,0 +1,222 @@
+"""`oxyctl flows`: what the proxy's flows are and were, by tenant."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxyctl.cli.control import ControlOption, NodeOption, asking
+from oxyctl.cli.flow_options import (
+    AllTenantsOption,
+    BytesOption,
+    DstOption,
+    DstPortOption,
+    DurationOption,
+    FieldsOption,
+    FlowFormat,
+    FormatOption,
+    IdOption,
+    IpOption,
+    PortOption,
+    ProtocolOption,
+    ReasonOption,
+    SrcOption,
+    SrcPortOption,
+    StateOption,
+    TenantOption,
+    UserOption,
+    filter_option,
+)
+from oxyctl.cli.flow_query import Typed
+from oxyctl.cli.options import LabOption
+
+if TYPE_CHECKING:
+    from proxy.control.schema import FlowsAnswer
+
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def flows(
+    context: typer.Context,
+    tenant: TenantOption = None,
+    all_tenants: AllTenantsOption = False,
+    live: Annotated[bool, typer.Option("--live", help="Only those that live.")] = False,
+    past: Annotated[bool, typer.Option("--past", help="Only those that have ended.")] = False,
+    since: Annotated[
+        str | None, filter_option("--since", "Alive since then: 5m (ago), 14:30, 2026-01-31.", "TIME")
+    ] = None,
+    until: Annotated[str | None, filter_option("--until", "Begun until then.", "TIME")] = None,
+    src: SrcOption = None,
+    dst: DstOption = None,
+    ip: IpOption = None,
+    src_port: SrcPortOption = None,
+    dst_port: DstPortOption = None,
+    port: PortOption = None,
+    protocol: ProtocolOption = None,
+    state: StateOption = None,
+    close_reason: ReasonOption = None,
+    user: UserOption = None,
+    id_: IdOption = None,
+    min_bytes: BytesOption = None,
+    min_duration: DurationOption = None,
+    sort: Annotated[
+        str | None, filter_option("--sort", "By start, bytes, duration, ...; descending.", "FIELD[:asc|desc]", "sort")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="At most so many.  [default: 100]")] = None,
+    last: Annotated[int | None, typer.Option("--last", metavar="N", help="The N that began last.")] = None,
+    first: Annotated[int | None, typer.Option("--first", metavar="N", help="The N that began first.")] = None,
+    fields: FieldsOption = None,
+    output: FormatOption = FlowFormat.table,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print events as they happen, until Ctrl-C.")] = False,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+) -> None:
+    """List the flows of a tenant, live and ended, newest first.
+
+    A flag given twice means either value; different flags narrow the list.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    typed = Typed(context)
+    if follow:
+        _follow(typed)
+    else:
+        _list(typed)
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    tenant: TenantOption = None,
+    all_tenants: AllTenantsOption = False,
+    src: SrcOption = None,
+    dst: DstOption = None,
+    ip: IpOption = None,
+    src_port: SrcPortOption = None,
+    dst_port: DstPortOption = None,
+    port: PortOption = None,
+    protocol: ProtocolOption = None,
+    state: StateOption = None,
+    close_reason: ReasonOption = None,
+    user: UserOption = None,
+    id_: IdOption = None,
+    min_bytes: BytesOption = None,
+    min_duration: DurationOption = None,
+    fields: FieldsOption = None,
+    output: FormatOption = FlowFormat.table,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+) -> None:
+    """Print starts, updates and ends of flows as they happen, until Ctrl-C: `flows --follow`."""
+    _follow(Typed(context))
+
+
+@app.command()
+def get(
+    context: typer.Context,
+    flow_id: Annotated[str, typer.Argument(metavar="ID")],
+    tenant: TenantOption = None,
+    all_tenants: AllTenantsOption = False,
+    fields: FieldsOption = None,
+    output: FormatOption = FlowFormat.table,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+) -> None:
+    """Show everything that is known of one flow. Exit code 4 when the tenant has no such flow."""
+    typed = Typed(context)
+    printer = typed.output("flow")
+    with asking():
+        record = typed.client().flow(flow_id, typed.pairs())
+    if output == FlowFormat.table:
+        printer.detail(record)
+    else:
+        printer.answer([record])
+
+
+@app.command()
+def kill(
+    context: typer.Context,
+    flow_id: Annotated[str, typer.Argument(metavar="ID")],
+    tenant: TenantOption = None,
+    all_tenants: AllTenantsOption = False,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+) -> None:
+    """End a live flow; its record says `admin_killed`. Exit code 4 when the tenant has no such flow."""
+    from oxyctl.cli.output import say
+
+    typed = Typed(context)
+    with asking():
+        typed.client().kill(flow_id, typed.pairs())
+    say(f"flow {flow_id} is ended")
+
+
+def _list(typed: Typed) -> None:
+    from proxy.control.schema import LIST_PARAMETERS
+
+    printer = typed.output("flows")
+    pairs = typed.pairs(LIST_PARAMETERS)
+    with asking():
+        answer = typed.client().flows(pairs)
+    with _until_nobody_reads():
+        printer.answer(answer.items, answer)
+    _remark(answer, typed)
+
+
+def _remark(answer: FlowsAnswer, typed: Typed) -> None:
+    """What the list does not hold: told to the person, beside the result."""
+    from oxyctl.cli.output import say
+    from oxyctl.render.units import time_text
+
+    remarks = []
+    if answer.truncated and not {"last", "first"} & typed.flags.keys():
+        remarks.append(f"more flows match than these {len(answer.items)}: --limit shows more")
+    if answer.lost:
+        remarks.append(f"{answer.lost} records of this window are lost")
+    if typed.format == FlowFormat.table and not answer.items:
+        oldest = answer.window.oldest
+        remarks.append(
+            f"no flow matches; records go back to {time_text(oldest, date=True)}" if oldest else "no flow matches"
+        )
+    for remark in remarks:
+        say(remark)
+
+
+def _follow(typed: Typed) -> None:
+    from oxyctl.errors import OxyctlError, UsageError
+    from proxy.control.schema import WATCH_PARAMETERS
+
+    useless = [
+        name for name in ("since", "until", "sort", "limit", "last", "first", "live", "past") if name in typed.flags
+    ]
+    if useless:
+        raise UsageError(f"--{useless[0]} means nothing for events that are yet to happen")
+    if typed.format == FlowFormat.json:
+        raise UsageError("events have no end, so no JSON document holds them: use --format jsonl")
+    printer = typed.output("flows", events=True)
+    pairs = typed.pairs(WATCH_PARAMETERS)
+    try:
+        with asking(), _until_nobody_reads(), typed.client().watch(pairs) as events:
+            printer.events(events)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    raise OxyctlError("the proxy has stopped")
+
+
+@contextlib.contextmanager
+def _until_nobody_reads() -> Iterator[None]:
+    """`oxyctl flows | head` is done when head is: click would call it a failure."""
+    from oxyctl.cli.output import explain
+
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise typer.Exit(explain(error)) from None

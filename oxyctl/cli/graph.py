@@ -1,0 +1,91 @@
+"""`oxyctl lab graph`: a lab drawn in the terminal, or for mermaid and Graphviz."""
+
+from __future__ import annotations
+
+import enum
+import shutil
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxyctl.cli.completion import complete_lab_or_file
+from oxyctl.cli.options import LabOption
+
+if TYPE_CHECKING:
+    from oxyctl.lab.steps import Plan
+
+PAGE_WIDTH = 80
+
+
+class GraphFormat(enum.StrEnum):
+    """How a lab is drawn."""
+
+    text = "text"
+    mermaid = "mermaid"
+    dot = "dot"
+    json = "json"
+
+
+def graph(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE|NAME]",
+            help="A running lab, a lab file, or a lab that comes along.",
+            show_default=False,
+            autocompletion=complete_lab_or_file,
+        ),
+    ] = None,
+    lab: LabOption = None,
+    output: Annotated[GraphFormat, typer.Option("--format", help="For the terminal, or for other tools.")] = (
+        GraphFormat.text
+    ),
+) -> None:
+    """Draw a lab: one that runs as it is, or a file without building anything."""
+    from oxyctl.render import drawing
+    from oxyctl.render import graph as graphs
+    from oxyctl.render.topology import topology
+
+    shown = topology(_plan(source, lab))
+    match output:
+        case GraphFormat.text:
+            width = shutil.get_terminal_size((PAGE_WIDTH, 24)).columns if sys.stdout.isatty() else PAGE_WIDTH
+            is_ascii = "utf" not in (sys.stdout.encoding or "").lower()
+            print(drawing.draw(shown, width, is_ascii=is_ascii), end="")
+        case GraphFormat.mermaid:
+            print(graphs.mermaid(shown), end="")
+        case GraphFormat.dot:
+            print(graphs.dot(shown), end="")
+        case GraphFormat.json:
+            from oxyctl.cli.output import print_envelope
+
+            print_envelope("graph", shown.nodes, lab=shown.lab, networks=shown.networks)
+
+
+def _plan(source: str | None, lab: str | None) -> Plan:
+    """Of the running lab that is meant, else of a file. LabNotFound, UsageError, DocumentError."""
+    from oxyctl.errors import LabNotFound, UsageError
+    from oxyctl.lab.library import find_file
+    from oxyctl.lab.model import load
+    from oxyctl.lab.plan import make_plan
+    from oxyctl.lab.state import all_labs, find_lab, lab_directory
+
+    if source is not None and lab is not None:
+        raise UsageError("--lab names a running lab: leave out the other name")
+    if source is None or not _is_path(source):
+        try:
+            if (plan := find_lab(source or lab).read_plan()) is not None:
+                return plan
+        except LabNotFound:
+            is_one_meant = lab is not None or (source is None and any(found.live_state() for found in all_labs()))
+            if is_one_meant:
+                raise
+    drawn = load(find_file(source))
+    return make_plan(drawn, lab_directory(drawn.name).path)
+
+
+def _is_path(source: str) -> bool:
+    from pathlib import Path
+
+    return "/" in source or Path(source).suffix in (".yaml", ".yml")

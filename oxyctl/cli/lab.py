@@ -1,0 +1,190 @@
+"""`oxyctl lab`: build labs, look at them, run programs in them, take them down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oxyctl.cli.completion import complete_lab_file, complete_node
+from oxyctl.cli.options import Format, FormatOption, LabArgument, LabOption
+
+if TYPE_CHECKING:
+    from oxyctl.lab.status import LabStatus
+
+app = typer.Typer(help="Build labs on this machine, work in them, take them down.", no_args_is_help=True)
+
+FileArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[FILE]",
+        help="A lab file, or the name of a lab that comes along.",
+        show_default="lab.yaml",
+        autocompletion=complete_lab_file,
+    ),
+]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Call the lab so.")]
+
+
+@app.command()
+def up(
+    file: FileArgument = None,
+    name: NameOption = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until every node must be ready.")] = 60,
+) -> None:
+    """Build a lab and wait until every node is ready. All of it comes up, or nothing stays."""
+    from oxyctl.cli.output import say
+    from oxyctl.cli.progress import Progress
+    from oxyctl.lab.launch import Interrupted
+    from oxyctl.lab.launch import up as bring_up
+    from oxyctl.lab.library import find_file
+    from oxyctl.lab.model import load
+
+    lab = load(find_file(file), name)
+    try:
+        with Progress(lab.name) as progress:
+            is_new = bring_up(lab, timeout, progress.tell)
+    except Interrupted as signal:
+        say(f"{signal}: lab '{lab.name}' was taken down")
+        raise typer.Exit(128 + signal.number) from None
+    if not is_new:
+        _require_whole(lab.name)
+        say(f"lab '{lab.name}' is up already")
+    _print_hints(lab.name)
+
+
+@app.command()
+def down(name: LabArgument = None, lab: LabOption = None) -> None:
+    """End a lab and everything in it, from any directory, whatever became of its file."""
+    from oxyctl.cli.output import say
+    from oxyctl.errors import LabNotFound
+    from oxyctl.lab.reap import take_down
+    from oxyctl.lab.state import all_labs, find_lab, lab_directory
+    from proxy.settings import suggest
+
+    said = name or lab
+    directory = lab_directory(said) if said and _is_name(said) else find_lab(said)
+    if not take_down(directory):
+        raise LabNotFound(f"no lab '{said}'{suggest(directory.name, [other.name for other in all_labs()])}")
+    say(f"lab '{directory.name}' is down")
+
+
+@app.command("ls")
+def list_labs(output: FormatOption = Format.table) -> None:
+    """List the labs of this user."""
+    from oxyctl.cli.output import print_envelope, print_table
+    from oxyctl.lab.state import all_labs
+
+    found: list[dict[str, Any]] = []
+    for lab in all_labs():
+        state, plan = lab.live_state(), lab.read_plan()
+        item = {"name": lab.name, "state": state.phase if state else "dead", "nodes": len(plan.nodes) if plan else 0}
+        found.append(item | {"source": plan.source if plan else "", "directory": str(lab.path)})
+    if output == Format.json:
+        print_envelope("labs", found)
+        return
+    rows = [[item["name"], item["state"], str(item["nodes"]), item["source"]] for item in found]
+    print_table(["NAME", "STATE", "NODES", "FILE"], rows)
+
+
+@app.command()
+def status(name: LabArgument = None, lab: LabOption = None, output: FormatOption = Format.table) -> None:
+    """Show the nodes of a lab: addresses, programs, and whether they are ready."""
+    from oxyctl.cli.output import print_envelope, say
+
+    found = _status(name or lab)
+    if output == Format.json:
+        print_envelope("lab-status", found.nodes, lab=_without_nodes(found), supervisor=found.supervisor)
+        return
+    _print_status(found)
+    for remark in found.remarks:
+        say(f"note: {remark}")
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def exec(
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="The node to run it in.", autocompletion=complete_node)
+    ],
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="A program and its arguments.")],
+    lab: LabOption = None,
+) -> None:
+    """Run a program inside a node. Its exit code is this command's; 128 + N when signal N killed it."""
+    from oxyctl.lab.enter import run_in
+    from oxyctl.lab.state import find_lab, find_node
+
+    directory = find_lab(lab)
+    find_node(directory, node)
+    raise typer.Exit(run_in(directory, node, command[1:] if command[0] == "--" else command))
+
+
+@app.command()
+def logs(
+    node: Annotated[
+        str | None,
+        typer.Argument(metavar="[NODE]", help="A node; without it, all of them.", autocompletion=complete_node),
+    ] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more is written.")] = False,
+    lab: LabOption = None,
+) -> None:
+    """Show what the programs of a lab wrote."""
+    from oxyctl.lab.logs import print_logs
+    from oxyctl.lab.state import find_lab
+
+    print_logs(find_lab(lab), node, follow)
+
+
+@app.command()
+def validate(file: FileArgument = None, name: NameOption = None) -> None:
+    """Check a lab file without building anything."""
+    from oxyctl.lab.library import find_file
+    from oxyctl.lab.model import load
+
+    path = find_file(file)
+    lab = load(path, name)
+    print(f"{path}: valid: lab '{lab.name}', {len(lab.nodes)} nodes, {len(lab.networks)} networks")
+
+
+def _is_name(name: str) -> bool:
+    from oxyctl.lab.validate import is_lab_name
+
+    return is_lab_name(name)
+
+
+def _status(name: str | None) -> LabStatus:
+    from oxyctl.lab.ask import ask_status
+    from oxyctl.lab.state import find_lab
+
+    return ask_status(find_lab(name))
+
+
+def _require_whole(name: str) -> None:
+    from oxyctl.errors import OxyctlError
+
+    if (found := _status(name)).state == "degraded":
+        broken = ", ".join(f"{node.name} ({node.detail})" for node in found.nodes if node.state != "ready")
+        raise OxyctlError(f"lab '{name}' is up, but not whole: {broken}; `oxyctl lab down {name}` first")
+
+
+def _without_nodes(found: LabStatus) -> dict[str, Any]:
+    return {"name": found.name, "state": found.state, "source": found.source, "directory": found.directory}
+
+
+def _print_status(found: LabStatus) -> None:
+    from oxyctl.cli.output import print_table
+
+    print(f"lab {found.name}: {found.state}, supervisor {found.supervisor.pid}, from {found.source}")
+    rows = [
+        [node.name, node.kind, node.state, str(node.pid or "-"), " ".join(node.addresses) or "-", node.detail or ""]
+        for node in found.nodes
+    ]
+    print_table(["NODE", "KIND", "STATE", "PID", "ADDRESSES", ""], rows)
+
+
+def _print_hints(name: str) -> None:
+    from oxyctl.lab.library import hints
+    from oxyctl.lab.state import lab_directory
+
+    plan = lab_directory(name).read_plan()
+    if plan is not None:
+        print("\n".join(["Try:", *(f"  {hint}" for hint in hints(plan))]))

@@ -1,0 +1,38 @@
+"""Options that several commands have: declared once, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import typer
+
+from oxyctl.cli.completion import complete_any_lab, complete_lab
+
+
+class Format(enum.StrEnum):
+    """How a command prints what it found."""
+
+    table = "table"
+    json = "json"
+
+
+LabOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lab",
+        metavar="NAME",
+        help="The lab; needed only when several are running.",
+        autocompletion=complete_lab,
+    ),
+]
+LabArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]",
+        help="The lab; needed only when several are running.",
+        show_default=False,
+        autocompletion=complete_any_lab,
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]

@@ -1,0 +1,10 @@
+"""`oxyctl lab schema`: what a lab file may say, as JSON Schema."""
+
+from __future__ import annotations
+
+
+def schema() -> None:
+    """Print the JSON Schema of lab files, for editors: labs/lab.schema.json is a copy."""
+    from oxyctl.lab.schema import lab_schema, render
+
+    print(render(lab_schema()).decode(), end="")

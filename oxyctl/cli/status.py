@@ -1,0 +1,39 @@
+"""`oxyctl status`: how a proxy is, what is connected to it, and what it dropped."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from oxyctl.cli.control import ControlOption, NodeOption, asking, connect
+from oxyctl.cli.options import Format, FormatOption, LabOption
+
+app = typer.Typer()
+
+
+@app.command()
+def status(
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+    output: FormatOption = Format.table,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Print the counters as Prometheus text.")] = False,
+) -> None:
+    """Show a proxy: its tenants, tunnels, counters, and the reasons of dropped packets."""
+    client = connect(lab, node, control)
+    with asking():
+        if metrics:
+            print(client.metrics(), end="")
+            return
+        found, tunnels = client.status(), client.tunnels()
+    if output == Format.json:
+        import msgspec
+
+        from oxyctl.cli.output import print_envelope
+
+        print_envelope("status", [{**msgspec.to_builtins(found), "open_tunnels": tunnels}])
+    else:
+        from oxyctl.render.status import print_status
+
+        print_status(found, tunnels)

@@ -1,0 +1,98 @@
+"""A child process in new namespaces, as the supervisor of a lab is: whatever a trial makes there ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from oxyctl.doctor.finding import Answer, NoNamespaces
+from oxyctl.lab.isolation import PRIVATE
+from oxyctl.net.syscalls import MS_PRIVATE, MS_REC, die_with_parent, mount
+from proxy.device.namespaces import CLONE_NEWUSER, unshare
+
+TIME_LIMIT_S = 10
+PR_SET_DUMPABLE = 4
+Report = dict[str, Any]
+
+
+def in_child(trial: Callable[[], Answer]) -> Answer:
+    """What `trial` says in a child of its own; an OSError there is one here."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _report(writer, trial)
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as pipe:
+            raw = pipe.read()
+    finally:
+        os.waitpid(pid, 0)
+    if not raw:
+        raise OSError(errno.ETIMEDOUT, "the trial was ended by the kernel or took too long")
+    report: Report = msgspec.json.decode(raw)
+    if "errno" in report:
+        kind = NoNamespaces if report["namespaces"] else OSError
+        raise kind(report["errno"], report["text"])
+    return Answer(report["state"], report["detail"], report["fix"])
+
+
+def in_sandbox(trial: Callable[[], Answer]) -> Answer:
+    """What `trial` says as PID 1 of new namespaces. NoNamespaces: there are none to be had; OSError."""
+    return in_child(lambda: _in_namespaces(trial))
+
+
+def _in_namespaces(trial: Callable[[], Answer]) -> Answer:
+    enter_new()
+    return in_child(lambda: _settled(trial))  # a new PID namespace begins with the next child
+
+
+def _settled(trial: Callable[[], Answer]) -> Answer:
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    return trial()
+
+
+def enter_new() -> None:
+    """Move into the namespaces that a lab has, in a user namespace where the caller has no right to make them."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        try:
+            unshare(PRIVATE)
+        except PermissionError:
+            unshare(CLONE_NEWUSER | PRIVATE)
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    except OSError as error:
+        raise NoNamespaces(error.errno, error.strerror) from None
+
+
+def make_dumpable() -> None:
+    """Give a process that has changed its user its own /proc files back (prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def _report(writer: int, trial: Callable[[], Answer]) -> NoReturn:
+    """The child: one JSON object, and out."""
+    with contextlib.suppress(BaseException):
+        die_with_parent(signal.SIGKILL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(TIME_LIMIT_S)
+        try:
+            report: Report = trial()._asdict()
+        except OSError as error:
+            text = error.strerror or str(error)
+            named = f"{error.filename}: {text}" if error.filename else text
+            report = {"errno": error.errno or 0, "text": named, "namespaces": isinstance(error, NoNamespaces)}
+        except Exception as error:  # a trial that is wrong itself is told, and does not end the others
+            report = {"errno": 0, "text": f"the trial failed: {error!r}", "namespaces": False}
+        os.write(writer, msgspec.json.encode(report))
+    os._exit(0)

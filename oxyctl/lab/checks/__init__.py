@@ -1,0 +1,53 @@
+"""What `checks:` of a lab file may say: what must be true of the lab while it runs. `oxyctl.checks` tries it.
+
+base      what every check has
+probes    checks that are tried from inside a node
+records   checks of what a proxy says
+values    what a check expects of a value
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from oxyctl.lab.checks.base import Check
+from oxyctl.lab.checks.probes import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
+from oxyctl.lab.checks.records import FlowsCheck, MetricCheck
+from proxy.settings import Document, DocumentError
+
+if TYPE_CHECKING:
+    from oxyctl.lab.model import Lab
+
+AnyCheck = HttpCheck | TcpCheck | UdpCheck | PingCheck | DnsCheck | ExecCheck | FlowsCheck | MetricCheck | DroppedCheck
+
+__all__ = [
+    "AnyCheck",
+    "Check",
+    "DnsCheck",
+    "DroppedCheck",
+    "ExecCheck",
+    "FlowsCheck",
+    "HttpCheck",
+    "MetricCheck",
+    "PingCheck",
+    "TcpCheck",
+    "UdpCheck",
+    "validate_checks",
+]
+
+
+def validate_checks(document: Document, lab: Lab, checks: Iterable[AnyCheck]) -> None:
+    """Raise the DocumentError for the first check that makes no sense in `lab`."""
+    names: set[str] = set()
+    for index, check in enumerate(checks):
+        complain = partial(_complain, document, index)
+        check.validate(lab, complain)
+        if check.name is not None and check.name in names:
+            raise complain(f"another check is called '{check.name}'", "name")
+        names.add(check.name or "")
+
+
+def _complain(document: Document, index: int, message: str, *place: str | int, at_key: bool = False) -> DocumentError:
+    return document.error(message, ("checks", index, *place), at_key=at_key)

@@ -1,0 +1,139 @@
+"""From a lab to the steps that make it. Pure: reads no file, asks no kernel; the same lab gives the same plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from oxyctl.lab.addresses import assign, assign_clients
+from oxyctl.lab.model import Lab
+from oxyctl.lab.steps import Bridge, File, Link, Namespace, Plan, PlannedNode, Probe, Process
+
+FIRST_BRIDGE, FIRST_PORT, FIRST_INTERFACE = 1000, 10_000, 10  # interface indexes, clear of the kernel's own
+
+SYSCTLS = {
+    # addresses are usable at once, and nobody listens to router advertisements that nobody sends
+    "net/ipv6/conf/all/accept_dad": ["0"],
+    "net/ipv6/conf/default/accept_dad": ["0"],
+    "net/ipv6/conf/all/accept_ra": ["0"],
+    "net/ipv6/conf/default/accept_ra": ["0"],
+}
+
+
+def make_plan(lab: Lab, run: Path) -> Plan:
+    """The steps that make `lab`, with its files in the directory `run`."""
+    draft = Draft(lab, run)
+    for name, node in lab.nodes.items():
+        node.plan(name, draft)
+    return draft.finish()
+
+
+class Draft:
+    """A plan in the making: what the kinds of nodes add to."""
+
+    def __init__(self, lab: Lab, run: Path) -> None:
+        self.lab, self.run = lab, run
+        self.namespaces: list[Namespace] = []
+        self.processes: list[Process] = []
+        self.nodes: list[PlannedNode] = []
+        self.agents: list[dict[str, Any]] = []  # what the shared agent process pumps
+        self.services: list[dict[str, Any]] = []  # what the shared service process serves
+        self._files: list[File] = []
+        self._assigned = assign(lab)
+        self._clients = assign_clients(lab)
+
+    @property
+    def base(self) -> Path:
+        """The directory of the lab file."""
+        return self.lab.base
+
+    def home(self, node: str) -> Path:
+        """The directory for the files of one node."""
+        return self.run / "nodes" / node
+
+    def namespace_file(self, node: str) -> Path:
+        """The file that stands for the network namespace of `node`, inside the lab."""
+        return self.run / "ns" / "net" / node
+
+    def addresses(self, node: str) -> list[str]:
+        """All addresses of `node`, inside its tunnel first, without prefix lengths."""
+        own = [str(interface.ip) for interfaces in self._assigned[node].values() for interface in interfaces]
+        return self._clients.get(node, []) + own
+
+    def add_namespace(self, node: str, sysctls: dict[str, list[str]] | None = None) -> None:
+        """A namespace for `node`, with `sysctls` beyond those of every node."""
+        self.namespaces.append(Namespace(node=node, sysctls=SYSCTLS | (sysctls or {})))
+
+    def add_file(self, path: Path, text: str) -> None:
+        """A file below the run directory."""
+        self._files.append(File(path=str(path), text=text))
+
+    def add_node(self, name: str, kind: str, process: str, probe: Probe, control: str | None = None) -> None:
+        """`name` is shown as a `kind`, served by `process`, and ready when `probe` says so."""
+        addresses = self.addresses(name)
+        node = PlannedNode(name=name, kind=kind, addresses=addresses, process=process, probe=probe, control=control)
+        self.nodes.append(node)
+
+    def finish(self) -> Plan:
+        """The plan, with what the nodes share."""
+        if self.services:
+            config = {"nodes": self.services, "state": str(self.run / "services")}
+            self._add_shared("services", config)
+        if self.agents:
+            self._add_shared("agents", {"clients": self.agents})
+        self.add_file(self.run / "hosts", self._hosts())
+        return Plan(
+            lab=self.lab.name,
+            source=str(self.lab.file),
+            namespaces=self.namespaces,
+            bridges=self._bridges(),
+            links=self._links(),
+            files=self._files,
+            processes=self.processes,
+            nodes=self.nodes,
+        )
+
+    def _add_shared(self, name: str, config: dict[str, Any]) -> None:
+        path = self.run / f"{name}.json"
+        self.add_file(path, json.dumps(config, indent=1))
+        command = [sys.executable, "-m", f"oxyctl.{name}", str(path)]
+        self.processes.append(Process(name=name, command=command, directory=str(self.run), reports=True))
+
+    def _bridges(self) -> list[Bridge]:
+        return [
+            Bridge(network=network, name=f"br{number}", index=FIRST_BRIDGE + number)
+            for number, network in enumerate(self.lab.networks)
+        ]
+
+    def _links(self) -> list[Link]:
+        bridges = {network: FIRST_BRIDGE + number for number, network in enumerate(self.lab.networks)}
+        links: list[Link] = []
+        for node, definition in self.lab.nodes.items():
+            for number, network in enumerate(definition.attached):
+                port = len(links)
+                link = Link(
+                    node=node,
+                    network=network,
+                    interface=f"eth{number}",
+                    index=FIRST_INTERFACE + number,
+                    mac=_mac(node, network),
+                    addresses=[str(interface) for interface in self._assigned[node][network]],
+                    port=f"veth{port}",
+                    port_index=FIRST_PORT + port,
+                    bridge_index=bridges[network],
+                )
+                links.append(link)
+        return links
+
+    def _hosts(self) -> str:
+        lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+        lines += [f"{address} {node.name}" for node in self.nodes for address in node.addresses]
+        return "\n".join(lines) + "\n"
+
+
+def _mac(node: str, network: str) -> str:
+    """A locally administered address (IEEE 802, second bit of the first byte), always the same for a node's link."""
+    return "02:" + hashlib.blake2s(f"{node} {network}".encode(), digest_size=5).digest().hex(":")

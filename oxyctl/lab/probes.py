@@ -1,0 +1,115 @@
+"""What 'ready' means for each kind of node: asked of the node itself, again and again, never assumed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from oxyctl.errors import OxyctlError
+from oxyctl.lab.processes import Program
+from oxyctl.lab.steps import Control, PlannedNode, Probe, Running, Services, Tunnel
+from oxyctl.net.namespaces import Namespaces
+from oxyctl.net.sockets import shortened
+
+SETTLE_S = 0.1  # a program that fails at once has failed by then
+PAUSES_S = (0.01, 0.02, 0.05, 0.1)  # between attempts; the last one again and again
+
+
+def awaited(probe: Probe) -> str:
+    """What is waited for, in words."""
+    match probe:
+        case Running():
+            return "its program to run"
+        case Control(socket=path):
+            return f"GET /v1/status on {path} to be answered with 200"
+        case Tunnel():
+            return "the proxy to accept its tunnel"
+        case Services(services=services):
+            ports = ", ".join(f"{name} on {port}" for name, port in services.items())
+            return f"its services to accept connections ({ports})"
+
+
+async def until_ready(node: PlannedNode, program: Program, namespaces: Namespaces) -> None:
+    """Return when `node` is ready; OxyctlError when it never will be. The caller sets the deadline."""
+    match node.probe:
+        case Running():
+            await asyncio.wait({program.exited}, timeout=SETTLE_S)
+        case Control(socket=path):
+            await _until(lambda: _answers(path))
+        case Tunnel():
+            await _report(program, lambda report: _is_accepted(node, report))
+        case Services() as services:
+            ports = await _report(program, lambda report: _listening(node, report))
+            for address in services.addresses:
+                for port in ports:
+                    await _until(lambda a=address, p=port: _accepts(node.name, a, p, namespaces))  # type: ignore[misc]
+
+
+async def _until(succeeds: Callable[[], Awaitable[bool]]) -> None:
+    for attempt in range(1 << 30):
+        if await succeeds():
+            return
+        await asyncio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
+
+
+async def _report(program: Program, extract: Callable[[dict[str, Any]], Any]) -> Any:
+    """The first thing that `extract` finds in a report of `program`, past or future."""
+    seen = 0
+    while True:
+        news = program.reported
+        for report in program.reports[seen:]:
+            if (found := extract(report)) is not None:
+                return found
+        seen = len(program.reports)
+        await news.wait()
+
+
+def _is_accepted(node: PlannedNode, report: dict[str, Any]) -> bool | None:
+    if report.get("node") != node.name:
+        return None
+    if report.get("event") == "refused":
+        raise OxyctlError(str(report.get("detail")))
+    return True if report.get("event") == "accepted" else None
+
+
+def _listening(node: PlannedNode, report: dict[str, Any]) -> list[int] | None:
+    """The ports that accept, once the services have reported; what this machine lacks does not stand in the way."""
+    if not report.get("ready"):
+        return None
+    own = [service for service in report.get("services", []) if service.get("node") == node.name]
+    return [service["port"] for service in own if service.get("state") == "listening"]
+
+
+async def _answers(path: str) -> bool:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        with shortened(path) as short:
+            await asyncio.get_running_loop().sock_connect(sock, short)
+        reader, writer = await asyncio.open_unix_connection(sock=sock)
+        writer.write(b"GET /v1/status HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n")
+        line = await reader.readline()
+        writer.close()
+        return line.split()[1:2] == [b"200"]
+    except OSError:
+        sock.close()
+        return False
+
+
+async def _accepts(node: str, address: str, port: int, namespaces: Namespaces) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with namespaces.inside(node):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        return True
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.ENETUNREACH):
+            raise OxyctlError(f"{address} is not reachable inside the node: {error.strerror}") from None
+        return False
+    finally:
+        sock.close()

@@ -1,0 +1,174 @@
+"""The programs of a lab: started in their nodes' namespaces, logged, and reaped, as PID 1 must."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from oxyctl.errors import OxyctlError
+from oxyctl.lab.state import LabDirectory
+from oxyctl.lab.steps import INHERITED, Process
+from oxyctl.net.namespaces import Namespaces
+
+TAIL_LINES, TAIL_BYTES = 12, 16 << 10
+RESET = [signal.SIGPIPE, signal.SIGXFSZ]  # CPython ignores them; a program expects the default
+
+
+class Program:
+    """One started process: its PID inside the lab, its reports, and how it ended."""
+
+    def __init__(self, process: Process, pid: int, log: Path) -> None:
+        self.process, self.pid, self.log = process, pid, log
+        self.reports: list[dict[str, Any]] = []
+        self.reported = asyncio.Event()  # pulsed whenever something new is known
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @property
+    def name(self) -> str:
+        """Of its process in the plan."""
+        return self.process.name
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return not self.exited.done()
+
+    def describe_exit(self) -> str:
+        """`exited with code 2` or `was killed by SIGKILL`."""
+        code = self.exited.result()
+        return f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+
+    def add_report(self, line: bytes) -> None:
+        """One line of its standard output; what is no JSON object is noted in its log."""
+        try:
+            report = json.loads(line)
+        except ValueError:
+            report = None
+        if not isinstance(report, dict):
+            with self.log.open("ab") as log:
+                log.write(line)
+            return
+        self.reports.append(report)
+        self.reported.set()
+        self.reported = asyncio.Event()
+
+
+class Processes:
+    """All programs of a lab, by name."""
+
+    def __init__(self, directory: LabDirectory, namespaces: Namespaces) -> None:
+        self.directory, self.namespaces = directory, namespaces
+        self.programs: dict[str, Program] = {}
+
+    def start(self, process: Process) -> Program:
+        """Start `process` in its node's namespaces; OxyctlError when it cannot be executed."""
+        log = self.directory.log(process.name)
+        environment = os.environ | process.environment | {"OXYCTL_LAB": self.directory.name}
+        environment |= {"OXYCTL_NODE": process.node} if process.node else {}
+        with contextlib.ExitStack() as stack:
+            output = _open(stack, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            actions: list[tuple[Any, ...]] = [
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, output, 1),
+                (os.POSIX_SPAWN_DUP2, output, 2),
+            ]
+            reader = None
+            if process.reports:
+                reader, writer = os.pipe()
+                stack.callback(os.close, writer)
+                actions.append((os.POSIX_SPAWN_DUP2, writer, 1))
+            if process.inherit is not None:  # last: any of the others may have this number
+                inherited = _open(stack, Path(process.inherit), os.O_PATH | os.O_DIRECTORY)
+                actions.append((os.POSIX_SPAWN_DUP2, inherited, INHERITED))
+            pid = self._spawn(process, environment, actions)
+        program = self.programs[process.name] = Program(process, pid, log)
+        if reader is not None:
+            _follow(reader, program)
+        return program
+
+    def _spawn(self, process: Process, environment: dict[str, str], actions: list[tuple[Any, ...]]) -> int:
+        try:
+            with self.namespaces.inside(process.node), contextlib.chdir(process.directory):
+                return os.posix_spawnp(
+                    process.command[0],
+                    process.command,
+                    environment,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=(),
+                    setsigdef=RESET,
+                )
+        except OSError as error:
+            raise OxyctlError(
+                f"node '{process.node or process.name}': cannot start {process.command[0]}: {error.strerror}"
+            ) from None
+
+    def reap(self) -> None:
+        """Collect every child that has ended, the lab's own programs and the orphans that PID 1 inherits."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for program in self.programs.values():
+                if program.pid == pid and program.is_running:
+                    program.exited.set_result(os.waitstatus_to_exitcode(status))
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask all to end (SIGTERM), and wait `grace_s` seconds at most: the kernel ends the rest with PID 1."""
+        running = [program for program in self.programs.values() if program.is_running]
+        for program in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(program.pid, signal.SIGTERM)
+        if running:
+            await asyncio.wait([program.exited for program in running], timeout=grace_s)
+
+    def tail(self, name: str) -> str:
+        """The last lines of a log, indented, or a remark that there is nothing."""
+        return tail(self.directory.log(name))
+
+
+def tail(log: Path) -> str:
+    """The last lines of `log`, indented, or a remark that there is nothing."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            lines = collections.deque(file.read().decode(errors="replace").splitlines(), TAIL_LINES)
+    except OSError:
+        lines = collections.deque()
+    return "\n".join(f"    {line}" for line in lines) if lines else "    (its log is empty)"
+
+
+def _open(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _follow(reader: int, program: Program) -> None:
+    """Read reports as they come; a pipe carries lines in whole or in parts."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(reader, False)
+    held = bytearray()
+
+    def readable() -> None:
+        chunk = os.read(reader, 65_536)
+        if not chunk:
+            loop.remove_reader(reader)
+            os.close(reader)
+            return
+        held.extend(chunk)
+        *lines, rest = held.split(b"\n")
+        held[:] = rest
+        for line in lines:
+            program.add_report(bytes(line) + b"\n")
+
+    loop.add_reader(reader, readable)

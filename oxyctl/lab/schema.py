@@ -1,0 +1,195 @@
+"""The JSON Schema of lab files: the models, with a sentence for each key, for editors to show and to check by.
+
+A new key of a model gets its sentence here, or in its `Meta`, and `oxyctl lab schema > labs/lab.schema.json` follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from oxyctl.lab.model import LabFile
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+COMMENT = "made by `oxyctl lab schema`"
+Json = dict[str, Any]
+
+# By model and key; `*`: of every model that has such a key and says nothing else.
+SENTENCES: dict[str, dict[str, str]] = {
+    "*": {
+        "kind": "What it is.",
+        "networks": "The networks that it is in: a list of names, or each with the addresses that it has there.",
+        "mtu": "The longest packet, in bytes.",
+        "labels": "Words of your own, to select by.",
+        "env": "Variables added to the environment of its programs.",
+        "files": "Files below its directory, by name, with what is in them.",
+        "routes": "Routes beyond those to its own networks: a destination, and the way to it.",
+        # checks
+        "name": "What reports call it.",
+        "timeout": "For each attempt: seconds, or 250ms, 5s, 1m30s.",
+        "retry_until": "Try again until it is so, for this long at most. Without it, one attempt decides.",
+        "from": "The node that tries it; of several, each does.",
+        "to": "Where to: NODE or ADDRESS, with :PORT where there are ports.",
+        "family": "4 or 6; without it, whatever the resolver prefers.",
+        "expect": "How it should end, or the several ways of which one must come true.",
+        "count": "How many.",
+        "size": "Bytes of payload.",
+        "loss": "The share that may be lost: 0 to 1, or 0% to 100%.",
+        "proxy": "The proxy's node; needed only where there are several.",
+        "tenant": "Whose.",
+        "contains": "Text that must be in it.",
+    },
+    "LabFile": {
+        "name": "What the lab is called; the file's own name unless it is said here or with --name.",
+        "networks": "Ethernets, by name.",
+        "nodes": "Machines, by name: DNS labels, which resolve inside the lab.",
+        "checks": "What must be true while the lab is up: `oxyctl lab check`.",
+    },
+    "Network": {"subnets": "One subnet of each family, or more. Nodes get their addresses from them."},
+    "ProxyNode": {
+        "tenants": "The customers, by name. `{}` is one without limits of its own.",
+        "settings": "What differs from the proxy's own defaults.",
+    },
+    "TenantSettings": {
+        "token": "What its tunnels must present; without it any token will do.",
+        "prefixes": "What its tunnels may claim as their own addresses.",
+        "limits": "What it may hold at once.",
+    },
+    "Limits": {
+        "flows": "Live flows.",
+        "new_flows_per_s": "New flows in a second.",
+        "tunnels": "Open tunnels.",
+        "bytes_held": "Bytes queued for its tunnels and waiting for reassembly.",
+    },
+    "Overrides": {
+        "timeouts": "How long things may take, in seconds.",
+        "records": "The store of ended flows.",
+        "bridge": "The private namespace of its kernel sockets.",
+        "hooks": "The application: module:Class, found beside the lab file.",
+    },
+    "Timeouts": {
+        "context_s": "Until a new tunnel has said who it is.",
+        "connect_s": "Until an origin has answered.",
+        "tcp_idle_s": "Of an established TCP flow without a byte.",
+        "tcp_half_closed_s": "Of one that one side has closed.",
+        "udp_unreplied_s": "Of a UDP session that nobody answers.",
+        "udp_idle_s": "Of one that was answered.",
+        "dns_idle_s": "Of one to port 53.",
+        "icmp_idle_s": "Of an exchange of echo messages.",
+        "fragments_s": "Until all fragments of a packet are there.",
+    },
+    "Records": {
+        "path": "The database, relative to the proxy's directory.",
+        "max_age_s": "Older records go.",
+        "max_rows": "Beyond so many the oldest go.",
+        "update_every_s": "How often a live flow is reported.",
+    },
+    "Bridge": {"backlog": "Connections that wait to be accepted."},
+    "WarpNode": {
+        "proxy": "The proxy that it is connected to.",
+        "tenant": "The customer that it belongs to: one of the proxy's.",
+        "user": "Who uses it, as flow records show it.",
+        "device": "What it calls itself; the node's name by default.",
+        "token": "What it presents; the tenant's own by default.",
+        "addresses": "Inside the tunnel; without any, one of each family is chosen.",
+        "mtu": "Of the tunnel: the longest IP packet, in bytes.",
+        "offload": "Super-packets of 64 KB through the tunnel: the kernel segments, and only where it must.",
+    },
+    "UpstreamNode": {
+        "services": "What it serves, and at which port.",
+        "root": "A directory beside the lab file that http and https serve.",
+    },
+    "ProcessNode": {"command": "The program and its arguments; it runs in the directory of the lab file."},
+    "HttpCheck": {
+        "url": "What is asked for.",
+        "method": "The request's method.",
+        "headers": "Headers of the request.",
+        "verify": "Whether the certificate must be the lab authority's, and for this name.",
+        "status": "The status of the answer.",
+        "length": "Bytes of the answer's body.",
+        "sha256": "The sum of the answer's body.",
+    },
+    "PingCheck": {"rtt": "The longest that an answer may take: 5ms, 1s."},
+    "DnsCheck": {
+        "server": "The server that is asked; the lab's own by default.",
+        "query": "The name.",
+        "type": "The type of record.",
+        "over": "udp or tcp.",
+        "code": "The code of the answer.",
+        "answers": "Values that must be among the answers.",
+    },
+    "ExecCheck": {
+        "command": "The program and its arguments.",
+        "exit_code": "How it must end.",
+        "contains": "Text that it must print.",
+        "matches": "A regular expression that must be found in what it prints.",
+    },
+    "FlowsCheck": {
+        "where": "Filters of `oxyctl flows`.",
+        "fields": "What the records must say: a value, several of which one must be met, or '>= 100', '~ ^10[.]'.",
+        "at_least": "So many flows, or more.",
+        "at_most": "So many flows, or fewer.",
+        "since": "The oldest that count; those of this run by default.",
+    },
+    "MetricCheck": {
+        "metric": "Its name in the proxy's metrics.",
+        "value": "What it is compared with.",
+        "op": "How it is compared.",
+        "labels": "Only the samples with these labels.",
+    },
+    "DroppedCheck": {
+        "by": "What is sent.",
+        "canary": "Where the same must arrive, before and after: otherwise nothing is believed.",
+    },
+}
+EXAMPLES: dict[str, dict[str, list[Any]]] = {
+    "LabFile": {"name": ["quickstart"]},
+    "Network": {"subnets": [["10.50.0.0/24", "fd00:50::/64"]]},
+    "ProxyNode": {"networks": [{"internet": ["10.50.0.1", "fd00:50::1"]}, ["internet"]], "tenants": [{"acme": {}}]},
+    "WarpNode": {"addresses": [["100.96.0.2", "fd00:96::2"]], "user": ["alice@acme.example"]},
+    "UpstreamNode": {"services": [{"http": 80, "https": 443, "ssh": 22, "echo": 7}]},
+    "ProcessNode": {"command": [["iperf3", "-s"]]},
+}
+
+
+def lab_schema() -> Json:
+    """The schema of a lab file (JSON Schema 2020-12)."""
+    schema = msgspec.json.schema(LabFile)
+    definitions: Json = schema["$defs"]
+    for model, definition in definitions.items():
+        for key, value in definition.get("properties", {}).items():
+            _describe(model, key, value)
+    _name_services(definitions)
+    reference = {"$ref": schema["$ref"], "$defs": definitions}
+    return {"$schema": DIALECT, "title": "oxyctl lab file", "$comment": COMMENT, **reference}
+
+
+def render(schema: Json) -> bytes:
+    """As it is committed: two spaces, a newline at the end."""
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
+
+
+def properties(schema: Json) -> Iterator[tuple[str, str, Json]]:
+    """Every key: its model, its name, its schema."""
+    for model, definition in schema["$defs"].items():
+        for key, value in definition.get("properties", {}).items():
+            yield model, key, value
+
+
+def _describe(model: str, key: str, value: Json) -> None:
+    """What stands in the model itself comes first."""
+    sentence = SENTENCES.get(model, {}).get(key) or SENTENCES["*"].get(key)
+    if sentence is not None:
+        value.setdefault("description", sentence)
+    if (examples := EXAMPLES.get(model, {}).get(key)) is not None:
+        value.setdefault("examples", examples)
+
+
+def _name_services(definitions: Json) -> None:
+    """The names of services are known: an editor may offer them."""
+    from oxyctl.services.registry import SERVICES
+
+    services: Json = definitions["UpstreamNode"]["properties"]["services"]
+    services["propertyNames"] = {"enum": sorted(SERVICES)}

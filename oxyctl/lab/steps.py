@@ -1,0 +1,109 @@
+"""What a plan is made of: plain data, the same in memory, in the run directory, and in a diff of two plans."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import field
+
+
+class Step(msgspec.Struct, kw_only=True, frozen=True):
+    """One thing to make."""
+
+
+class Namespace(Step, frozen=True):
+    """The network namespace of a node. Each sysctl takes the first of its values that the kernel accepts."""
+
+    node: str
+    sysctls: dict[str, list[str]]
+
+
+class Bridge(Step, frozen=True):
+    """A network: an Ethernet bridge in the lab's own namespace."""
+
+    network: str
+    name: str
+    index: int
+
+
+class Link(Step, frozen=True):
+    """A node's interface in a network. Indexes are chosen here so that nothing has to be looked up while building."""
+
+    node: str
+    network: str
+    interface: str
+    index: int
+    mac: str
+    addresses: list[str]  # with prefix lengths
+    port: str  # the other end, in the bridge
+    port_index: int
+    bridge_index: int
+
+
+class File(Step, frozen=True):
+    """A file in the run directory."""
+
+    path: str
+    text: str
+
+
+class Process(Step, frozen=True):
+    """A program. Its output goes to its log; with `reports`, lines of JSON on its standard output are read instead."""
+
+    name: str
+    command: list[str]
+    directory: str
+    node: str | None = None  # in whose namespaces; None: the lab's own
+    environment: dict[str, str] = field(default_factory=dict)
+    reports: bool = False
+    inherit: str | None = None  # a directory that it finds open as descriptor INHERITED, for Unix sockets far down
+
+
+INHERITED = 3
+
+
+class Running(Step, frozen=True, tag="running"):
+    """Ready when the program still runs a moment after its start, or has done its work by then."""
+
+
+class Control(Step, frozen=True, tag="control"):
+    """Ready when `GET /v1/status` on this Unix socket is answered with 200."""
+
+    socket: str
+
+
+class Tunnel(Step, frozen=True, tag="tunnel"):
+    """Ready when the agent reports that the proxy accepted the tunnel."""
+
+
+class Services(Step, frozen=True, tag="services"):
+    """Ready when the services are reported, and each that listens accepts TCP on each of the node's addresses."""
+
+    addresses: list[str]
+    services: dict[str, int]  # ports by name
+
+
+Probe = Running | Control | Tunnel | Services
+
+
+class PlannedNode(Step, frozen=True):
+    """A node as it will be shown, the process that serves it, and what 'ready' means for it."""
+
+    name: str
+    kind: str
+    addresses: list[str]
+    process: str
+    probe: Probe
+    control: str | None = None  # the control socket, where it has one
+
+
+class Plan(Step, frozen=True):
+    """All of a lab, in the order in which it is made."""
+
+    lab: str
+    source: str  # the lab file
+    namespaces: list[Namespace]
+    bridges: list[Bridge]
+    links: list[Link]
+    files: list[File]
+    processes: list[Process]
+    nodes: list[PlannedNode]

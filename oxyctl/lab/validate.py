@@ -1,0 +1,124 @@
+"""What makes no sense in a lab file although every value has the right type: told with the place where it stands."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from functools import partial
+
+from oxyctl.lab.addresses import Address, Subnet, SubnetFull, assign
+from oxyctl.lab.checks import validate_checks
+from oxyctl.lab.model import Lab
+from oxyctl.nodes import WarpNode
+from proxy.settings import Document, DocumentError, suggest
+
+LAB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label
+RESERVED = {"localhost": "it is every node's own", "agents": "", "services": "", "supervisor": ""}
+
+
+def validate(document: Document, lab: Lab) -> None:
+    """Raise the DocumentError for the first mistake in `lab`, which was read from `document`."""
+    _check_names(document, lab)
+    subnets = _check_networks(document, lab)
+    _check_attachments(document, lab, subnets)
+    for name, node in lab.nodes.items():
+        node.check(name, lab, partial(_complain, document, name))
+    _check_clients(document, lab)
+    try:
+        assign(lab)
+    except SubnetFull as error:
+        raise document.error(str(error), ("nodes", error.node, "networks", error.network)) from None
+    validate_checks(document, lab, lab.checks)
+
+
+def is_lab_name(name: str) -> bool:
+    """Whether `name` may name a lab: it becomes a directory and a host name."""
+    return LAB_NAME.fullmatch(name) is not None
+
+
+def _complain(document: Document, node: str, message: str, *place: str | int, at_key: bool = False) -> DocumentError:
+    return document.error(message, ("nodes", node, *place), at_key=at_key)
+
+
+def _check_names(document: Document, lab: Lab) -> None:
+    if not is_lab_name(lab.name):
+        rule = "letters, digits, '.', '_' and '-', at most 63"
+        raise document.error(f"'{lab.name}' cannot name a lab (allowed: {rule})", ("name",))
+    for name in lab.nodes:
+        if not NODE_NAME.fullmatch(name):
+            rule = "a DNS label: small letters, digits and '-', at most 63"
+            raise document.error(f"'{name}' cannot name a node (allowed: {rule})", ("nodes", name), at_key=True)
+        if name in RESERVED:
+            reason = RESERVED[name] or "the lab's own log has it"
+            raise document.error(f"'{name}' cannot name a node: {reason}", ("nodes", name), at_key=True)
+
+
+def _check_networks(document: Document, lab: Lab) -> dict[str, list[Subnet]]:
+    known: list[tuple[str, Subnet]] = []
+    result: dict[str, list[Subnet]] = {}
+    for name, network in lab.networks.items():
+        result[name] = []
+        for index, text in enumerate(network.subnets):
+            place = ("networks", name, "subnets", index)
+            try:
+                subnet = ipaddress.ip_network(text)
+            except ValueError as error:
+                raise document.error(f"not a subnet: {error}", place) from None
+            for other, earlier in known:
+                if subnet.version == earlier.version and subnet.overlaps(earlier):
+                    raise document.error(f"{subnet} overlaps {earlier} of network '{other}'", place)
+            known.append((name, subnet))
+            result[name].append(subnet)
+    return result
+
+
+def _check_attachments(document: Document, lab: Lab, subnets: dict[str, list[Subnet]]) -> None:
+    owners: dict[Address, str] = {}
+    for name, network, place, given in _attachments(lab):
+        if network not in subnets:
+            unknown = f"unknown network '{network}'{suggest(network, subnets)}"
+            raise document.error(unknown, place, at_key=isinstance(place[-1], str))
+        for index, text in enumerate(given):
+            spot = (*place, index)
+            try:
+                address = ipaddress.ip_address(text)
+            except ValueError as error:
+                raise document.error(f"not an address: {error}", spot) from None
+            _check_fit(document, address, network, subnets[network], spot)
+            if address in owners:
+                raise document.error(f"{address} is already an address of node '{owners[address]}'", spot)
+            owners[address] = name
+
+
+def _attachments(lab: Lab) -> Iterator[tuple[str, str, tuple[str | int, ...], list[str]]]:
+    """Node, network, the place where that stands, and the addresses given there."""
+    for name, node in lab.nodes.items():
+        is_list = isinstance(getattr(node, "networks", None), list)
+        for index, (network, given) in enumerate(node.attached.items()):
+            yield name, network, ("nodes", name, "networks", index if is_list else network), given
+
+
+def _check_fit(
+    document: Document, address: Address, network: str, subnets: list[Subnet], place: tuple[str | int, ...]
+) -> None:
+    subnet = next((subnet for subnet in subnets if address in subnet), None)
+    if subnet is None:
+        known = ", ".join(map(str, subnets))
+        raise document.error(f"{address} is outside network '{network}' ({known})", place)
+    is_ends = subnet.prefixlen < subnet.max_prefixlen - 1 and address in (subnet[0], subnet[-1])
+    if is_ends and (subnet.version == 4 or address == subnet[0]):
+        raise document.error(f"{address} is the network's own or its broadcast address", place)
+
+
+def _check_clients(document: Document, lab: Lab) -> None:
+    owners: dict[tuple[str, str, Address], str] = {}
+    clients = {name: node for name, node in lab.nodes.items() if isinstance(node, WarpNode)}
+    for name, node in clients.items():
+        for index, text in enumerate(node.addresses):
+            key = (node.proxy, node.tenant, ipaddress.ip_address(text))
+            if (owner := owners.setdefault(key, name)) != name:
+                raise document.error(
+                    f"{text} is already an address of node '{owner}'", ("nodes", name, "addresses", index)
+                )

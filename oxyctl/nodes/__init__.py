@@ -1,0 +1,11 @@
+"""What each kind of node is made of. A new kind is one file here and one line in `AnyNode`."""
+
+from oxyctl.nodes.base import Node
+from oxyctl.nodes.process import ProcessNode
+from oxyctl.nodes.proxy import ProxyNode
+from oxyctl.nodes.upstream import UpstreamNode
+from oxyctl.nodes.warp import WarpNode
+
+AnyNode = ProxyNode | WarpNode | UpstreamNode | ProcessNode
+
+__all__ = ["AnyNode", "Node", "ProcessNode", "ProxyNode", "UpstreamNode", "WarpNode"]

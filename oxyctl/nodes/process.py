@@ -1,0 +1,30 @@
+"""Any program of the user's, in a namespace of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta, field
+
+from oxyctl.lab.steps import Process, Running
+from oxyctl.nodes.base import Networks, Node
+
+if TYPE_CHECKING:
+    from oxyctl.lab.plan import Draft
+
+
+class ProcessNode(Node, frozen=True, tag="process"):
+    """`command` runs in the directory of the lab file, with `env` added to the environment of `lab up`."""
+
+    command: Annotated[list[str], Meta(min_length=1)]
+    networks: Networks = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+    def plan(self, name: str, draft: Draft) -> None:
+        """One namespace, one process."""
+        draft.add_namespace(name)
+        command, directory = self.command, str(draft.base)
+        draft.processes.append(
+            Process(name=name, node=name, command=command, directory=directory, environment=self.env)
+        )
+        draft.add_node(name, self.kind, process=name, probe=Running())

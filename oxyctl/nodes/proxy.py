@@ -1,0 +1,83 @@
+"""The proxy under test: `python -m proxy` with settings made from the lab."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import yaml
+from msgspec import field
+
+from oxyctl.lab.steps import INHERITED, Control, Process
+from oxyctl.net.sockets import is_too_long
+from oxyctl.nodes.base import Complaint, Networks, Node, Part
+from proxy.settings import Bridge, ConnectedOnRamp, Records, Settings, TenantSettings, Timeouts
+
+if TYPE_CHECKING:
+    from oxyctl.lab.model import Lab
+    from oxyctl.lab.plan import Draft
+
+CONTROL, TUNNELS = "control.sock", "tunnels.sock"
+SYSCTLS = {
+    # ICMP datagram sockets for whoever the proxy runs as; a user namespace that maps one group accepts only that one
+    "net/ipv4/ping_group_range": ["0 2147483647", "0 0"],
+    "net/ipv4/ip_local_port_range": ["1024 65535"],
+}
+
+
+class Overrides(Part, frozen=True):
+    """What a lab may change of `proxy.yaml` beyond the tenants."""
+
+    timeouts: Timeouts = Timeouts()
+    records: Records = Records()
+    bridge: Bridge = Bridge()
+    hooks: str | None = None  # "module:Class", found beside the lab file
+
+
+class ProxyNode(Node, frozen=True, tag="proxy"):
+    """Clients reach it over a Unix socket in the run directory; origins, over the networks that it is in."""
+
+    tenants: dict[str, TenantSettings]
+    networks: Networks = field(default_factory=dict)
+    settings: Overrides = Overrides()
+
+    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
+        """A proxy without tenants would refuse to start."""
+        if not self.tenants:
+            raise complain("at least one tenant is required", "tenants")
+
+    def plan(self, name: str, draft: Draft) -> None:
+        """Its `proxy.yaml`, its process, and the sockets that clients and `oxyctl flows` connect to."""
+        draft.add_namespace(name, SYSCTLS)
+        home = draft.home(name)
+        draft.add_file(home / "proxy.yaml", _yaml(self._settings(name, home)))
+        process = Process(
+            name=name,
+            node=name,
+            command=[sys.executable, "-m", "proxy", str(home / "proxy.yaml")],
+            directory=str(draft.base if self.settings.hooks else home),  # `python -m` imports from there
+            inherit=str(home) if is_too_long(home / TUNNELS) else None,
+        )
+        draft.processes.append(process)
+        control = str(home / CONTROL)
+        draft.add_node(name, self.kind, process=name, probe=Control(socket=control), control=control)
+
+    def _settings(self, name: str, home: Path) -> Settings:
+        sockets = f"/proc/self/fd/{INHERITED}" if is_too_long(home / TUNNELS) else str(home)
+        change = self.settings
+        return Settings(
+            node=name,
+            tenants=self.tenants,
+            onramps=[ConnectedOnRamp(path=f"{sockets}/{TUNNELS}")],
+            control=f"{sockets}/{CONTROL}",
+            records=change.records,
+            timeouts=change.timeouts,
+            bridge=change.bridge,
+            hooks=change.hooks,
+        )
+
+
+def _yaml(settings: Settings) -> str:
+    return str(yaml.safe_dump(msgspec.to_builtins(settings), sort_keys=False))

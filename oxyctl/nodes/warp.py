@@ -1,0 +1,87 @@
+"""A WARP-like client: a TUN device in its own namespace, and a tunnel to a proxy that an agent pumps."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import field
+
+from oxyctl.lab.steps import Tunnel
+from oxyctl.nodes.base import Complaint, Node
+from oxyctl.nodes.proxy import TUNNELS, ProxyNode
+from proxy.context import Mtu, TunnelContext
+from proxy.settings import suggest
+
+if TYPE_CHECKING:
+    from oxyctl.lab.model import Lab
+    from oxyctl.lab.plan import Draft
+
+INTERFACE = "warp0"
+MIN_IPV6_MTU = 1280  # RFC 8200 5
+
+
+class WarpNode(Node, frozen=True, tag="warp"):
+    """A device of `tenant`. Without `addresses` it gets one of each family; without `token`, the tenant's own."""
+
+    proxy: str
+    tenant: str
+    user: str | None = None
+    device: str | None = None
+    token: str | None = None
+    addresses: list[str] = field(default_factory=list)
+    mtu: Mtu = 1280
+    offload: bool = True
+
+    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
+        """The proxy and the tenant exist, and the addresses are the tenant's to give."""
+        proxy = lab.nodes.get(self.proxy)
+        if not isinstance(proxy, ProxyNode):
+            proxies = [other for other, node in lab.nodes.items() if isinstance(node, ProxyNode)]
+            fault = f"unknown node '{self.proxy}'" if proxy is None else f"node '{self.proxy}' is no proxy"
+            raise complain(fault + suggest(self.proxy, proxies), "proxy")
+        tenant = proxy.tenants.get(self.tenant)
+        if tenant is None:
+            unknown = f"proxy '{self.proxy}' has no tenant '{self.tenant}'"
+            raise complain(unknown + suggest(self.tenant, proxy.tenants), "tenant")
+        prefixes = [ipaddress.ip_network(prefix) for prefix in tenant.prefixes]
+        for index, text in enumerate(self.addresses):
+            address = _parse(text, complain, index)
+            if not any(address in prefix for prefix in prefixes):
+                raise complain(f"{text} is in no prefix of tenant '{self.tenant}'", "addresses", index)
+            if address.version == 6 and self.mtu < MIN_IPV6_MTU:
+                raise complain(f"IPv6 needs an MTU of at least {MIN_IPV6_MTU}", "mtu")
+
+    def plan(self, name: str, draft: Draft) -> None:
+        """A namespace, and an entry in what the shared agent pumps."""
+        draft.add_namespace(name)
+        draft.agents.append(self._agent(name, draft))
+        draft.add_node(name, self.kind, process="agents", probe=Tunnel())
+
+    def _agent(self, name: str, draft: Draft) -> dict[str, Any]:
+        proxy = draft.lab.nodes[self.proxy]
+        assert isinstance(proxy, ProxyNode)
+        context = TunnelContext(
+            tenant=self.tenant,
+            token=self.token if self.token is not None else proxy.tenants[self.tenant].token,
+            addresses=draft.addresses(name),
+            user=self.user,
+            device=self.device or name,
+            mtu=self.mtu,
+            offload="virtio-net" if self.offload else None,
+        )
+        return {
+            "node": name,
+            "netns": str(draft.namespace_file(name)),
+            "interface": INTERFACE,
+            "socket": str(draft.home(self.proxy) / TUNNELS),
+            "context": msgspec.to_builtins(context),
+        }
+
+
+def _parse(text: str, complain: Complaint, index: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as error:
+        raise complain(f"not an address: {error}", "addresses", index) from None

@@ -1,0 +1,1 @@
+"""What commands print: tables that fit, CSV, and numbers a person can read."""

@@ -1,0 +1,101 @@
+"""Flow records as rows: every field by name, how a person reads it, and which a table shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from oxyctl.render.tables import Column
+from oxyctl.render.units import bytes_text, duration_text, time_text
+from proxy.control.schema import FlowRecord, Totals, payload_bytes
+
+Get = Callable[[FlowRecord], Any]
+
+
+class Field(NamedTuple):
+    """One field: its value, its text in a table, and its column."""
+
+    get: Get
+    text: Callable[[Any], str]
+    column: Column
+
+
+def _plain(value: Any) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _attribute(name: str) -> Get:
+    return lambda record: getattr(record, name)
+
+
+def _total(name: str) -> Get:
+    return lambda record: getattr(record.total, name)
+
+
+def _header(name: str) -> str:
+    return name.upper().replace("_", " ")
+
+
+_NESTED = ("total", "delta", "decisions")
+_RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _NESTED]
+
+FIELDS: dict[str, Field] = {
+    **{name: Field(_attribute(name), _plain, Column(_header(name))) for name in _RECORD_FIELDS},
+    **{name: Field(_total(name), _plain, Column(_header(name), right=True)) for name in Totals.__struct_fields__},
+    "time": Field(lambda r: r.start, time_text, Column("TIME", least=8, rank=1)),
+    "protocol": Field(_attribute("protocol"), str, Column("PROTO", least=4, rank=3)),
+    "source": Field(lambda r: _endpoint(r.src, r.src_port), str, Column("SOURCE", least=17)),
+    "destination": Field(lambda r: _endpoint(r.dst, r.dst_port), str, Column("DESTINATION", least=17)),
+    "state": Field(_attribute("state"), str, Column("STATE", least=11, rank=6)),
+    "up": Field(_total("client_payload_bytes"), bytes_text, Column("UP", True, least=6, rank=4)),
+    "down": Field(_total("origin_payload_bytes"), bytes_text, Column("DOWN", True, least=6, rank=4)),
+    "bytes": Field(payload_bytes, bytes_text, Column("BYTES", True, least=6)),
+    "duration": Field(_attribute("duration_ms"), duration_text, Column("DURATION", True, rank=5)),
+    "closed_by": Field(_attribute("closed_by"), _plain, Column("CLOSED BY", rank=8)),
+    "close_reason": Field(_attribute("close_reason"), _plain, Column("REASON", least=14, rank=2)),
+    "user": Field(_attribute("user"), _plain, Column("USER", rank=9)),
+    "tenant": Field(_attribute("tenant"), str, Column("TENANT", rank=1)),
+    "event": Field(_attribute("event"), str, Column("EVENT", least=9, rank=7)),
+}  # fmt: skip
+
+COMPUTED = ("time", "source", "destination", "up", "down", "bytes", "duration")
+TABLE_FIELDS = (
+    "time",
+    "protocol",
+    "source",
+    "destination",
+    "state",
+    "up",
+    "down",
+    "duration",
+    "closed_by",
+    "close_reason",
+    "user",
+)
+CSV_FIELDS = tuple(name for name in FIELDS if name not in COMPUTED)
+
+
+def table_fields(*, every_tenant: bool, events: bool) -> tuple[str, ...]:
+    """What a table shows when nobody said."""
+    return (*(["tenant"] if every_tenant else []), TABLE_FIELDS[0], *(["event"] if events else []), *TABLE_FIELDS[1:])
+
+
+def columns(names: Sequence[str]) -> list[Column]:
+    return [FIELDS[name].column for name in names]
+
+
+def texts(record: FlowRecord, names: Sequence[str], *, dates: bool = False) -> list[str]:
+    """The record's cells of a table."""
+    return [
+        time_text(record.start, date=True) if dates and name == "time" else FIELDS[name].text(FIELDS[name].get(record))
+        for name in names
+    ]
+
+
+def values(record: FlowRecord, names: Sequence[str]) -> list[Any]:
+    """The record's values, as they are in JSON and CSV."""
+    return [FIELDS[name].get(record) for name in names]

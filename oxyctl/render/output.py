@@ -1,0 +1,110 @@
+"""Flows on standard output: as a table, one JSON document, JSON lines, or CSV."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from oxyctl.errors import UsageError
+from oxyctl.render import flows
+from oxyctl.render.tables import Table
+from oxyctl.render.units import safe_text, time_text
+from proxy.control.schema import FlowRecord, FlowsAnswer, Lost
+from proxy.settings import suggest
+
+_TODAY_NS = 86_400 * 10**9
+_encode = msgspec.json.Encoder().encode
+
+
+class FlowOutput:
+    """Prints flows in one format, with the fields that were asked for."""
+
+    def __init__(self, kind: str, format_: str, fields: str | None, *, every_tenant: bool, events: bool) -> None:
+        """UsageError when `fields` names one that there is not."""
+        self._kind, self._format = kind, format_
+        self._asked = _parse_fields(fields) if fields else ()
+        self._table_fields = self._asked or flows.table_fields(every_tenant=every_tenant, events=events)
+
+    def answer(self, records: Sequence[FlowRecord], answer: FlowsAnswer | None = None) -> None:
+        """A whole answer; a JSON document says what it covers."""
+        if self._format == "table":
+            dates = bool(records) and max(r.start for r in records) - min(r.start for r in records) > _TODAY_NS
+            rows = [flows.texts(record, self._table_fields, dates=dates) for record in records]
+            Table(flows.columns(self._table_fields)).write(rows)
+        elif self._format == "json":
+            self._print_document(records, answer)
+        else:
+            self._print_lines(records)
+
+    def detail(self, record: FlowRecord) -> None:
+        """One flow, a line for each thing that is known of it."""
+        names = self._asked or [*flows.CSV_FIELDS]
+        known = [(name, value) for name in names if (value := flows.values(record, [name])[0]) not in (None, "")]
+        width = max((len(name) for name, _ in known), default=0)
+        for name, value in known:
+            text = time_text(value, date=True) if name in ("start", "end") else safe_text(str(value))
+            print(f"{name.ljust(width)}  {text}")
+
+    def events(self, events: Iterable[FlowRecord | Lost]) -> None:
+        """Events as they come."""
+        if self._format == "table":
+            table = Table(flows.columns(self._table_fields))
+            table.write([])
+            for record in self._told(events):
+                table.append(flows.texts(record, self._table_fields))
+        elif self._format == "jsonl":
+            for event in events:
+                print(self._line(event), flush=True)
+        else:
+            self._print_lines(self._told(events), flush=True)
+
+    def _told(self, events: Iterable[FlowRecord | Lost]) -> Iterator[FlowRecord]:
+        """The records; what was lost goes to the person."""
+        for event in events:
+            if isinstance(event, Lost):
+                print(f"{event.lost} events were passed over: this end did not keep up", file=sys.stderr, flush=True)
+            else:
+                yield event
+
+    def _print_document(self, records: Sequence[FlowRecord], answer: FlowsAnswer | None) -> None:
+        from oxyctl.cli.output import print_envelope
+
+        items: list[Any] = [self._chosen(record) for record in records]
+        if answer is None:
+            print_envelope(self._kind, items)
+        else:
+            print_envelope(self._kind, items, window=answer.window, lost=answer.lost, truncated=answer.truncated)
+
+    def _print_lines(self, records: Iterable[FlowRecord], *, flush: bool = False) -> None:
+        """CSV is quoted as RFC 4180 says; a cell that begins with `=` stays as it is, and a spreadsheet may run it."""
+        if self._format == "jsonl":
+            for record in records:
+                print(self._line(record))
+            return
+        names = self._asked or flows.CSV_FIELDS
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        for record in records:
+            writer.writerow(flows.values(record, names))
+            if flush:
+                sys.stdout.flush()
+
+    def _line(self, event: FlowRecord | Lost) -> str:
+        return _encode(event if isinstance(event, Lost) else self._chosen(event)).decode()
+
+    def _chosen(self, record: FlowRecord) -> Any:
+        return dict(zip(self._asked, flows.values(record, self._asked), strict=True)) if self._asked else record
+
+
+def _parse_fields(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().replace("-", "_") for name in text.split(","))
+    for name in names:
+        if name == "help":
+            raise UsageError(f"--fields takes any of: {', '.join(sorted(flows.FIELDS))}")
+        if name not in flows.FIELDS:
+            raise UsageError(f"--fields: unknown field {name!r}{suggest(name, flows.FIELDS)}")
+    return names

@@ -1,0 +1,111 @@
+"""The status of a proxy as a person reads it: itself, its tenants, its tunnels, what it dropped and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from oxyctl.render.tables import Column, Table
+from oxyctl.render.units import bytes_text, duration_text, safe_text, time_text
+from proxy.control.schema import Status, TunnelInfo
+
+_TENANTS = [
+    Column("TENANT"),
+    Column("TUNNELS", right=True),
+    Column("TCP", right=True),
+    Column("UDP", right=True),
+    Column("ICMP", right=True),
+    Column("STARTED", right=True, rank=2),
+    Column("ENDED", right=True, rank=3),
+    Column("FROM CLIENTS", right=True),
+    Column("PACKETS", right=True, rank=4),
+    Column("TO CLIENTS", right=True),
+    Column("PACKETS", right=True, rank=4),
+    Column("DROPS", right=True),
+]
+_TUNNELS = [
+    Column("TUNNEL"),
+    Column("TENANT"),
+    Column("ADDRESSES", rank=1),
+    Column("MTU", right=True, rank=5),
+    Column("OFFLOAD", rank=4),
+    Column("FLOWS", right=True, rank=2),
+    Column("IN", right=True),
+    Column("OUT", right=True),
+    Column("QUEUED", right=True, rank=3),
+    Column("OPEN", right=True, rank=6),
+    Column("USER", rank=7),
+    Column("DEVICE", rank=8),
+]
+
+
+def print_status(status: Status, tunnels: Sequence[TunnelInfo]) -> None:
+    """Everything, one table under the other; what is empty is left out."""
+    print(safe_text(_summary(status)))
+    print(safe_text(_records(status)))
+    _section(_TENANTS, sorted(_tenant_rows(status)))
+    _section(_TUNNELS, [_tunnel_row(tunnel) for tunnel in tunnels])
+    _section([Column("TENANT"), Column("DROPPED BECAUSE"), Column("PACKETS", right=True)], _drop_rows(status))
+    kernel = [[name, str(count)] for name, count in sorted(status.kernel.items()) if count]
+    _section([Column("KERNEL"), Column("COUNT", right=True)], kernel)
+
+
+def _section(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    if rows:
+        print()
+        Table(columns).write(rows)
+
+
+def _summary(status: Status) -> str:
+    flows = ", ".join(f"{count} {name}" for name, count in status.flows.items() if count) or "no flows"
+    up = duration_text(status.uptime_s * 1000)
+    tunnels = f"{status.tunnels} tunnel{'' if status.tunnels == 1 else 's'}"
+    return f"{status.node}: {status.state} for {up}, PID {status.pid}, version {status.version}; {tunnels}, {flows}"
+
+
+def _records(status: Status) -> str:
+    records = status.records
+    since = f", the oldest of {time_text(records.oldest, date=True)}" if records.oldest else ""
+    return f"flow log: {records.stored} records{since}; {records.lost} lost"
+
+
+def _tenant_rows(status: Status) -> Iterator[list[str]]:
+    for name, tenant in status.tenants.items():
+        icmp = tenant.flows.get("icmp", 0) + tenant.flows.get("icmpv6", 0)
+        counts = [tenant.tunnels, tenant.flows.get("tcp", 0), tenant.flows.get("udp", 0), icmp]
+        counts += [sum(tenant.flows_started.values()), sum(tenant.flows_ended.values())]
+        yield [
+            name,
+            *map(str, counts),
+            bytes_text(tenant.client_bytes),
+            str(tenant.client_packets),
+            bytes_text(tenant.origin_bytes),
+            str(tenant.origin_packets),
+            str(sum(tenant.drops.values())),
+        ]
+
+
+def _tunnel_row(tunnel: TunnelInfo) -> list[str]:
+    return [
+        tunnel.id,
+        tunnel.tenant,
+        " ".join(tunnel.addresses),
+        str(tunnel.mtu),
+        tunnel.offload or "-",
+        str(tunnel.flows),
+        bytes_text(tunnel.bytes_in),
+        bytes_text(tunnel.bytes_out),
+        bytes_text(tunnel.queued_bytes),
+        duration_text(max(0.0, (time.time_ns() - tunnel.opened) / 1e6)),
+        tunnel.user or "-",
+        tunnel.device or "-",
+    ]
+
+
+def _drop_rows(status: Status) -> list[list[str]]:
+    """The most frequent first; drops of no tenant (yet) stand under `-`."""
+    rows = [(name, reason, count) for name, of in status.tenants.items() for reason, count in of.drops.items()]
+    for reason, total in status.drops.items():
+        rows.append(("-", reason, total - sum(of.drops.get(reason, 0) for of in status.tenants.values())))
+    rows.sort(key=lambda row: (-row[2], row))
+    return [[name, reason, str(count)] for name, reason, count in rows if count > 0]

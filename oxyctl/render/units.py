@@ -1,0 +1,51 @@
+"""Bytes, durations and times as a person reads them; text from strangers made safe for a terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def bytes_text(count: int) -> str:
+    """`118 B`, `2.1 kB`, `940 MB`: steps of 1000."""
+    value, unit = float(count), 0
+    while value >= 999.5 and unit < len(_BYTE_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    digits = 1 if unit and value < 9.95 else 0
+    return f"{value:.{digits}f} {_BYTE_UNITS[unit]}"
+
+
+def duration_text(milliseconds: float) -> str:
+    """`0.4 ms`, `12 ms`, `1.3 s`, `3m20s`, `2h05m`, `3d04h`."""
+    if milliseconds < 9.95:
+        return f"{milliseconds:.1f} ms"
+    if milliseconds < 999.5:
+        return f"{milliseconds:.0f} ms"
+    if milliseconds < 59_950:
+        return f"{milliseconds / 1000:.1f} s"
+    seconds = round(milliseconds / 1000)
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
+    if hours == 0:
+        return f"{minutes}m{seconds % 60:02}s"
+    return f"{hours}h{minutes % 60:02}m" if days == 0 else f"{days}d{hours % 24:02}h"
+
+
+def time_text(nanoseconds: int, *, date: bool = False) -> str:
+    """`14:00:03`, or `2026-01-31 14:00:03` with its date; our own time zone."""
+    moment = datetime.fromtimestamp(nanoseconds / 1e9)
+    return moment.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S")
+
+
+def safe_text(text: str) -> str:
+    """Nothing in it moves a cursor, colours a screen or ends a line: a client chose these names."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def cells(text: str) -> int:
+    """How many columns of a terminal `text` takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # 60 ms to import: only for those whose names need it
+
+    return cell_len(text)

@@ -1,0 +1,63 @@
+"""A process that outlives pytest: when pytest is gone without having taken its labs down, it does.
+
+It reads `+NAME` and `-NAME` from its standard input, whose end is the end of pytest, however that came.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+class Guard:
+    """The guard of this process, seen from pytest."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "oxyctl.testing.guard"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C, and whatever else kills pytest's process group, is not for it
+        )
+
+    def watch(self, lab: str) -> None:
+        """Take `lab` down at the end, if it is still there."""
+        self._tell(f"+{lab}")
+
+    def forget(self, lab: str) -> None:
+        """Leave it alone."""
+        self._tell(f"-{lab}")
+
+    def close(self) -> None:
+        """Let it go: it takes down what it was told to watch and not to forget."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+        self._process.stdin.flush()
+
+
+def main() -> None:
+    """Until standard input ends; then take down what is left."""
+    watched: set[str] = set()
+    for line in sys.stdin:
+        change, name = line[0], line[1:].rstrip("\n")
+        if change == "+":
+            watched.add(name)
+        else:
+            watched.discard(name)
+    if not watched:
+        return
+    from oxyctl.lab.reap import take_down
+    from oxyctl.lab.state import lab_directory
+
+    for name in watched:
+        take_down(lab_directory(name))
+
+
+if __name__ == "__main__":
+    main()

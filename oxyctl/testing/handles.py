@@ -1,0 +1,224 @@
+"""A running lab and its nodes, as tests use them."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from oxyctl.checks import runner
+from oxyctl.checks.evidence import flow_lines
+from oxyctl.checks.result import Result
+from oxyctl.checks.session import Session
+from oxyctl.errors import NothingMatched, OxyctlError
+from oxyctl.lab.ask import ask_status
+from oxyctl.lab.inside import command_in
+from oxyctl.lab.model import Lab
+from oxyctl.lab.processes import tail
+from oxyctl.lab.state import control_socket, find_node, lab_directory
+from oxyctl.lab.status import LabStatus
+from oxyctl.lab.steps import PlannedNode
+from oxyctl.traffic.client import COMMAND, GeneratorProcess
+from oxyctl.traffic.config import AnyTraffic
+from oxyctl.traffic.tally import Report
+from proxy.control.client import ControlClient, ControlError
+from proxy.control.schema import FlowRecord
+from proxy.settings import suggest
+
+if TYPE_CHECKING:
+    from oxyctl.capture.recording import Recording
+
+PAUSE_S = 0.05
+SHOWN_FLOWS = 20
+Section = tuple[str, str]
+Condition = int | Callable[[list[FlowRecord]], bool]
+
+
+class HttpAnswer(NamedTuple):
+    """What a server answered."""
+
+    status: int
+    headers: dict[str, str]
+    text: str  # at most the first MiB
+    length: int
+    sha256: str
+
+
+class LabHandle:
+    """A lab that is up. `lab["laptop"]` is one of its nodes."""
+
+    def __init__(self, lab: Lab, captures: Path | None = None) -> None:
+        """`captures`: record its packets, and keep them there when a test fails."""
+        self.lab, self.name = lab, lab.name
+        self.directory = lab_directory(lab.name)
+        self.started = time.time_ns()
+        self.has_failed = False
+        self._recording = _record(self, captures)
+
+    def __getitem__(self, node: str) -> NodeHandle:
+        return NodeHandle(self, find_node(self.directory, node))
+
+    def __repr__(self) -> str:
+        return f"<lab {self.name}>"
+
+    @property
+    def nodes(self) -> list[str]:
+        """Their names, in the order of the file."""
+        return list(self.lab.nodes)
+
+    def status(self) -> LabStatus:
+        """What `oxyctl lab status` shows."""
+        return ask_status(self.directory)
+
+    def control(self, proxy: str | None = None) -> ControlClient:
+        """The control API of the lab's proxy; of several, of `proxy`."""
+        return ControlClient(str(control_socket(self.name, proxy)))
+
+    def flows(
+        self,
+        tenant: str,
+        *,
+        until: Condition | None = None,
+        timeout: float = 5,
+        proxy: str | None = None,
+        **where: str | int | Sequence[str | int],
+    ) -> list[FlowRecord]:
+        """The flows that `where` selects (the filters of `oxyctl flows`), newest first.
+
+        `until`: ask again until there are so many, or until it says yes of them; AssertionError after `timeout` s.
+        """
+        pairs = [("tenant", tenant)]
+        for name, value in where.items():
+            pairs += [(name, str(each)) for each in ([value] if isinstance(value, str | int) else value)]
+        client, deadline = self.control(proxy), time.monotonic() + timeout
+        while True:
+            found = client.flows(pairs).items
+            if until is None or (len(found) >= until if isinstance(until, int) else until(found)):
+                return found
+            if time.monotonic() >= deadline:
+                table = "\n".join(flow_lines(found)) if found else "none"
+                raise AssertionError(f"not the flows that were waited for ({timeout:g} s), but:\n{table}")
+            time.sleep(PAUSE_S)
+
+    def metrics(self, proxy: str | None = None) -> str:
+        """The proxy's counters as Prometheus text."""
+        return self.control(proxy).metrics()
+
+    def check(self, *names: str) -> list[Result]:
+        """Try the checks of the lab file, all or these; AssertionError with the story of each that fails."""
+        titles = {check.title(): check for check in self.lab.checks}
+        for name in names:
+            if name not in titles:
+                raise NothingMatched(f"no check is called '{name}'{suggest(name, titles)}")
+        results = asyncio.run(self._check([titles[name] for name in names or titles]))
+        if failed := [result for result in results if result.state != "passed"]:
+            raise AssertionError("\n".join(line for each in failed for line in (each.name, *each.story())))
+        return results
+
+    async def _check(self, checks: Sequence[Any]) -> list[Result]:
+        async with Session(self.directory, self.lab.base) as session:
+            return [result async for result in runner.run(checks, session)]
+
+    def sections(self) -> list[Section]:
+        """What there is to see when a test has failed: logs, flows, and where the packets are."""
+        if self.directory.live_state() is None:
+            return []
+        found = [(f"{self.name}: log of {path.stem}", tail(path)) for path in self._logs()]
+        for node in [name for name in self.nodes if self[name].planned.control]:
+            found.append((f"{self.name}: flows of {node}", self._flows_text(node)))
+        if self._recording is not None:
+            found.append((f"{self.name}: packets", str(self._recording.file)))
+        return found
+
+    def _flows_text(self, proxy: str) -> str:
+        try:
+            records = self.control(proxy).flows([("all_tenants", "true"), ("limit", str(SHOWN_FLOWS))]).items
+        except (ControlError, OxyctlError) as error:
+            return str(error)
+        return "\n".join(flow_lines(records)) if records else "none"
+
+    def stop_capture(self) -> None:
+        """End the recording, and delete it when no test has failed."""
+        if self._recording is not None:
+            self._recording.stop()
+            if not self.has_failed:
+                shutil.rmtree(self._recording.file.parent)
+            self._recording = None
+
+    def _logs(self) -> list[Path]:
+        return [path for path in sorted(self.directory.log("any").parent.glob("*.log")) if path.stat().st_size]
+
+
+class NodeHandle:
+    """One node of a lab."""
+
+    def __init__(self, lab: LabHandle, planned: PlannedNode) -> None:
+        self.lab, self.planned, self.name = lab, planned, planned.name
+
+    def __repr__(self) -> str:
+        return f"<node {self.name} of lab {self.lab.name}>"
+
+    @property
+    def addresses(self) -> list[str]:
+        """All of them, without prefix lengths; those inside its tunnel first."""
+        return self.planned.addresses
+
+    def exec(
+        self, command: Sequence[str], *, timeout: float = 30, check: bool = False, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program inside the node and return what it printed and its exit code; `options` as of subprocess.run.
+
+        `check`: CalledProcessError when that is not 0. TimeoutExpired: it was killed.
+        """
+        defaults: dict[str, Any] = {"capture_output": True, "text": True}
+        if "input" not in options:
+            defaults["stdin"] = subprocess.DEVNULL
+        inside = command_in(self.lab.directory, self.name, command)
+        return subprocess.run(inside, timeout=timeout, check=check, **(defaults | options))
+
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a program inside the node; it ends with the lab at the latest."""
+        return subprocess.Popen(command_in(self.lab.directory, self.name, command), **options)
+
+    def http(self, url: str, *, timeout: float = 10, **options: Any) -> HttpAnswer:
+        """GET `url` from inside the node; `options` as of HttpTraffic. AssertionError when nobody answers."""
+        options = {"method": "GET", **options}
+        report = self.traffic("http", url, count=1, timeout_s=timeout, detail=True, **options)
+        if report.detail is None:
+            raise AssertionError(f"{options['method']} {url} from {self.name}: {report.explanation} ({report.errors})")
+        detail = report.detail
+        return HttpAnswer(detail["status"], detail["headers"], detail["body"], detail["length"], detail["sha256"])
+
+    def traffic(self, kind: str, target: str, **options: Any) -> Report:
+        """The report of `oxyctl traffic KIND` from this node; `options` are the fields in `oxyctl.traffic.config`."""
+        traffic: AnyTraffic = msgspec.convert({"kind": kind, "target": target, **options}, AnyTraffic)
+        report = asyncio.run(self._generate(traffic))
+        report.node = self.name
+        return report
+
+    async def _generate(self, traffic: AnyTraffic) -> Report:
+        async with GeneratorProcess(command_in(self.lab.directory, self.name, COMMAND)) as generator:
+            return await generator.run(traffic)
+
+    def log(self) -> str:
+        """The last lines of what its program wrote."""
+        return tail(self.lab.directory.log(self.planned.process))
+
+
+def _record(lab: LabHandle, captures: Path | None) -> Recording | None:
+    """A recording of all packets of `lab`, begun; None when nobody asked for it."""
+    if captures is None:
+        return None
+    from oxyctl.capture.recording import Recording
+
+    directory = captures / lab.name
+    directory.mkdir(parents=True)
+    recording = Recording(lab.name, directory)
+    recording.start()
+    return recording

@@ -1,0 +1,109 @@
+"""The other end of `python -m oxyctl.traffic`: start it where the traffic shall come from, ask it, follow it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from oxyctl.traffic.config import AnyTraffic
+from oxyctl.traffic.tally import Progress, Report
+
+COMMAND = [sys.executable, "-P", "-m", "oxyctl.traffic"]
+_LIMIT = 16 << 20  # of a line: a report may carry the text of a response
+
+
+class Asked(msgspec.Struct, kw_only=True):
+    """A line to the generator; without traffic it asks to end at once."""
+
+    number: int = 0
+    traffic: AnyTraffic | None = None
+
+
+class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A line from the generator, about the request with this number: one of the three."""
+
+    number: int
+    progress: Progress | None = None
+    report: Report | None = None
+    unusable: str | None = None
+
+
+class GeneratorError(Exception):
+    """There is no report: `str()` says why. `is_usage`: what was asked for makes no sense there."""
+
+    def __init__(self, message: str, *, is_usage: bool = False) -> None:
+        super().__init__(message)
+        self.is_usage = is_usage
+
+
+class GeneratorProcess(contextlib.AbstractAsyncContextManager["GeneratorProcess"]):
+    """One running generator, for any number of requests at once."""
+
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        """`command` is COMMAND, or what runs it somewhere else."""
+        self._command = command
+        self._waiting: dict[int, tuple[asyncio.Future[Report], Callable[[Progress], None] | None]] = {}
+        self._asked = 0
+
+    async def __aenter__(self) -> GeneratorProcess:
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=pipe, stdout=pipe, stderr=pipe, limit=_LIMIT
+        )
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        assert self._process.stdin is not None
+        self.stop()
+        self._process.stdin.close()
+        await self._reading
+        await self._process.wait()
+
+    async def run(self, traffic: AnyTraffic, tell: Callable[[Progress], None] | None = None) -> Report:
+        """The report of `traffic`, after the progress has been told each second; GeneratorError."""
+        self._asked += 1
+        future: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        self._waiting[self._asked] = future, tell
+        if self._reading.done():
+            raise GeneratorError("the generator has ended")
+        self._write(Asked(number=self._asked, traffic=traffic))
+        return await future
+
+    def stop(self) -> None:
+        """End what is under way now, with the reports so far."""
+        with contextlib.suppress(OSError):
+            self._write(Asked())
+
+    def _write(self, asked: Asked) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(asked) + b"\n")
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        said = asyncio.create_task(self._process.stderr.read())
+        async for line in self._process.stdout:
+            self._hear(msgspec.json.decode(line, type=Event))
+        complaint = (await said).decode(errors="replace").strip()
+        for future, _ in self._waiting.values():
+            if not future.done():
+                future.set_exception(GeneratorError(f"the generator ended: {complaint or 'it said nothing'}"))
+
+    def _hear(self, event: Event) -> None:
+        future, tell = self._waiting[event.number]
+        if event.progress is not None:
+            if tell is not None:
+                tell(event.progress)
+            return
+        del self._waiting[event.number]
+        if future.done():
+            return
+        if event.report is not None:
+            future.set_result(event.report)
+        else:
+            future.set_exception(GeneratorError(str(event.unusable), is_usage=True))

@@ -1,0 +1,66 @@
+"""`host:port` and URLs as they are typed, taken apart."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from typing import NamedTuple
+
+SCHEMES = {"http": 80, "https": 443}
+_ENDPOINT = re.compile(
+    r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[^:\[\]/\s]+))(?::(?P<port>\d{1,5}))?|(?P<bare>[0-9a-fA-F:.]+)"
+)
+
+
+class Endpoint(NamedTuple):
+    """Where something is sent: a name or an address, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Url(NamedTuple):
+    """An HTTP target, taken apart."""
+
+    scheme: str
+    endpoint: Endpoint
+    path: str  # with its query
+
+    @property
+    def host_header(self) -> str:
+        """What the `Host` header says (RFC 9110 7.2)."""
+        host, port = self.endpoint
+        name = f"[{host}]" if ":" in host else host
+        return name if port == SCHEMES[self.scheme] else f"{name}:{port}"
+
+
+def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
+    """`web:80`, `10.0.0.1:80`, `[fd00::1]:80`, and without the port where there is a default. ValueError."""
+    found = _ENDPOINT.fullmatch(text)
+    if found is None:
+        raise ValueError(f"not a host and port: {text!r} (write web:80 or [fd00::1]:80)")
+    host = found["six"] or found["name"] or found["bare"]
+    port = int(found["port"]) if found["port"] else default_port
+    if port is None:
+        raise ValueError(f"no port: {text!r} (write {'[' + host + ']' if ':' in host else host}:80)")
+    if not 0 < port < 65_536:
+        raise ValueError(f"not a port: {port}")
+    return Endpoint(host, port)
+
+
+def parse_url(text: str) -> Url:
+    """`http://web/path`, `https://[fd00::1]:8443/`. ValueError."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"not a URL: {text!r}: {error}") from None
+    if parts.scheme not in SCHEMES or not parts.hostname:
+        raise ValueError(f"not a URL: {text!r} (write http://web/ or https://web:8443/path)")
+    path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    if not path.isascii() or not path.isprintable() or " " in path:
+        raise ValueError(f"not a URL: {text!r}: its path needs percent-encoding")
+    return Url(parts.scheme, Endpoint(parts.hostname, port or SCHEMES[parts.scheme]), path)
