@@ -88,7 +88,11 @@ class HookRunner:
             return
 
         async def run() -> None:
-            then(await self.ask(name, argument))
+            answer = await self.ask(name, argument)
+            try:
+                then(answer)
+            except Exception:
+                log.exception("unexpected error after hook %s", name)
 
         self._spawn(run())
 

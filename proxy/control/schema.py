@@ -13,6 +13,7 @@ from proxy.flow.parameters import (
     QueryError,
     parse_duration,
     parse_query,
+    parse_size,
     parse_time,
 )
 from proxy.flow.query import MAX_LIMIT, SORT_KEYS, FlowQuery, Page, StoredFlow, Window, payload_bytes
@@ -46,6 +47,7 @@ __all__ = [
     "Window",
     "parse_duration",
     "parse_query",
+    "parse_size",
     "parse_time",
     "payload_bytes",
 ]

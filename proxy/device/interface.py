@@ -1,9 +1,10 @@
-"""Configuring an interface of the calling thread's namespace by ioctl (netdevice(7)): no import cost, no netlink."""
+"""Configuring an interface of the calling thread's namespace without the cost of importing a library."""
 
 from __future__ import annotations
 
 import fcntl
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Iterable
@@ -11,7 +12,8 @@ from pathlib import Path
 
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 SIOCSIFADDR, SIOCSIFNETMASK = 0x8916, 0x891C
-SIOCSIFMTU, SIOCGIFINDEX, SIOCSIFTXQLEN = 0x8922, 0x8933, 0x8943
+SIOCSIFMTU, SIOCGIFINDEX = 0x8922, 0x8933
+RTM_NEWLINK, NLM_F_REQUEST, NLM_F_ACK, IFLA_TXQLEN = 16, 1, 4, 13
 IFF_UP = 0x1
 
 _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
@@ -26,7 +28,7 @@ def bring_up(name: str, *, mtu: int | None = None, queue: int | None = None, add
         if mtu is not None:
             fcntl.ioctl(v4, SIOCSIFMTU, struct.pack("16si20x", name.encode(), mtu))
         if queue is not None:
-            fcntl.ioctl(v4, SIOCSIFTXQLEN, struct.pack("16si20x", name.encode(), queue))
+            _set_queue(name, queue)
         _add_flags(v4, name, IFF_UP)
         for text in addresses:
             _add_address(v4, v6, name, ipaddress.ip_interface(text))
@@ -39,6 +41,18 @@ def set_sysctl(name: str, value: object) -> bool:
     except OSError:
         return False
     return True
+
+
+def _set_queue(name: str, packets: int) -> None:
+    """By netlink (rtnetlink(7)), since the ioctl wants rights outside our user namespace and netlink does not."""
+    attribute = struct.pack("=HHI", 8, IFLA_TXQLEN, packets)
+    body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), 0, 0) + attribute
+    head = struct.pack("=IHHII", 16 + len(body), RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
+        sock.send(head + body)
+        (code,) = struct.unpack_from("=i", sock.recv(4096), 16)
+    if code:
+        raise OSError(-code, f"{name}: {os.strerror(-code)}")
 
 
 def _add_flags(sock: socket.socket, name: str, flags: int) -> None:

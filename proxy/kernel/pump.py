@@ -24,7 +24,10 @@ BUFFER_BYTES = HEADER_BYTES + MAX_PACKET + 1  # one more, so that a longer datag
 
 _get16 = struct.Struct("!H").unpack_from
 _put16 = struct.Struct("!H").pack_into
-_get_lengths = struct.Struct("!HHH").unpack_from  # total length, identification, flags and fragment offset
+# First byte, total length, fragment offset, protocol, header checksum, addresses and ports, TCP checksum: all that is
+# asked of a packet without options, in one call. What lies beyond a shorter packet's end is not looked at.
+_get4 = struct.Struct("!BxHxxHxBH12s12xH").unpack_from  # instead of slices: bench/packets.py, -8 %
+_get4_trusted = struct.Struct("!B9xH12s12xH").unpack_from  # the same of a packet that the kernel made
 _put4 = struct.Struct("!H12s").pack_into  # IPv4 header checksum, addresses and ports
 _put6 = struct.Struct("!36s").pack_into  # IPv6 addresses and ports
 
@@ -63,7 +66,7 @@ class RampPump:
         """Move what has arrived, up to the budget."""
         read, into, tun, v, paths, sessions, slow, ended, dropped = self._arguments
         buffer, view = _buffer, _view
-        write, tcp, udp = os.write, paths.get, sessions.get
+        write, tcp, udp, get4, put4, put16 = os.write, paths.get, sessions.get, _get4, _put4, _put16
         shortest = v + 28
         for _ in range(BUDGET):
             try:
@@ -80,15 +83,14 @@ class RampPump:
                 slow(buffer, n)
                 continue
             path = session = None
-            if buffer[v] == 0x45:
-                length, _, fragment = _get_lengths(buffer, v + 2)
+            first, length, fragment, protocol, ip_sum, key, l4_sum = get4(buffer, v)
+            if first == 0x45:
                 if length == n - v and not fragment & 0x3FFF:
-                    protocol = buffer[v + 9]
                     if protocol == TCP:
-                        path = tcp(bytes(buffer[v + 12 : v + 24]))
+                        path = tcp(key)
                     elif protocol == UDP:
-                        session = udp(bytes(buffer[v + 12 : v + 24]))
-            elif buffer[v] >> 4 == 6 and n >= v + 48 and _get16(buffer, v + 4)[0] == n - v - 40:
+                        session = udp(key)
+            elif first >> 4 == 6 and n >= v + 48 and _get16(buffer, v + 4)[0] == n - v - 40:
                 protocol = buffer[v + 6]
                 if protocol == TCP:
                     path = tcp(bytes(buffer[v + 8 : v + 44]))
@@ -98,9 +100,9 @@ class RampPump:
                 if n < v + 40:
                     slow(buffer, n)
                     continue
-                if len(path.rewritten) == 12:
-                    c = 0xFFFF - _get16(buffer, v + 10)[0] + path.ip_delta
-                    _put4(buffer, v + 10, 0xFFFF - ((c & 0xFFFF) + (c >> 16)), path.rewritten)
+                if first == 0x45:
+                    c = 0xFFFF - ip_sum + path.ip_delta
+                    put4(buffer, v + 10, 0xFFFF - ((c & 0xFFFF) + (c >> 16)), path.rewritten)
                     at = v + 36
                 else:
                     if n < v + 60:
@@ -108,20 +110,21 @@ class RampPump:
                         continue
                     _put6(buffer, v + 8, path.rewritten)
                     at = v + 56
+                    l4_sum = _get16(buffer, at)[0]
                 path.packets += 1
                 path.octets += n - v
                 if v and buffer[0] & 1:
-                    c = _get16(buffer, at)[0] + path.ip_delta
-                    _put16(buffer, at, (c & 0xFFFF) + (c >> 16))
+                    c = l4_sum + path.ip_delta
+                    put16(buffer, at, (c & 0xFFFF) + (c >> 16))
                 else:
-                    c = 0xFFFF - _get16(buffer, at)[0] + path.l4_delta
-                    _put16(buffer, at, 0xFFFF - ((c & 0xFFFF) + (c >> 16)))
+                    c = 0xFFFF - l4_sum + path.l4_delta
+                    put16(buffer, at, 0xFFFF - ((c & 0xFFFF) + (c >> 16)))
                 try:
                     write(tun, view[:n])
                 except OSError as error:
                     dropped(DropReason.BAD_OFFLOAD if error.errno == errno.EINVAL else DropReason.KERNEL_IP)
             elif session is not None:
-                reason = session(buffer, v + (20 if buffer[v] == 0x45 else 40), n)
+                reason = session(buffer, v + (20 if first == 0x45 else 40), n)
                 if reason is not None:
                     dropped(reason)
             else:
@@ -142,18 +145,19 @@ class BridgePump:
         """Move what the kernel has sent, up to the budget."""
         tun, v, paths = self._arguments
         buffer, view, vector = _buffer, _view, [_buffer]
-        read, find = os.readv, paths.get
+        read, find, get4 = os.readv, paths.get, _get4_trusted
         for _ in range(BUDGET):
             try:
                 n = read(tun, vector)
             except BlockingIOError:
                 return
-            if buffer[v] == 0x45:
-                path = find(bytes(buffer[v + 12 : v + 24]))
+            first, ip_sum, key, l4_sum = get4(buffer, v)
+            if first == 0x45:
+                path = find(key)
                 if path is None:
                     self.strays += 1
                     continue
-                c = 0xFFFF - _get16(buffer, v + 10)[0] + path.ip_delta
+                c = 0xFFFF - ip_sum + path.ip_delta
                 _put4(buffer, v + 10, 0xFFFF - ((c & 0xFFFF) + (c >> 16)), path.rewritten)
                 at = v + 36
             else:
@@ -163,12 +167,13 @@ class BridgePump:
                     continue
                 _put6(buffer, v + 8, path.rewritten)
                 at = v + 56
+                l4_sum = _get16(buffer, at)[0]
             path.packets += 1
             path.octets += n - v
             if v and buffer[0] & 1:
-                c = _get16(buffer, at)[0] + path.ip_delta
+                c = l4_sum + path.ip_delta
                 _put16(buffer, at, (c & 0xFFFF) + (c >> 16))
             else:
-                c = 0xFFFF - _get16(buffer, at)[0] + path.l4_delta
+                c = 0xFFFF - l4_sum + path.l4_delta
                 _put16(buffer, at, 0xFFFF - ((c & 0xFFFF) + (c >> 16)))
             path.send(view[:n])

@@ -37,6 +37,14 @@ def dial_tcp(address: bytes, port: int) -> tuple[socket.socket, int]:
     return sock, 0 if code == errno.EINPROGRESS else code
 
 
+def forgive_errors(sock: socket.socket, address: bytes) -> None:
+    """Let ICMP errors about an established connection be hints again: TCP repeats, and lives (RFC 5461)."""
+    if len(address) == 4:
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 0)
+
+
 def dial_udp(address: bytes, port: int, *, gro: bool) -> socket.socket:
     """A connected, non-blocking socket; with `gro` a read may return many datagrams. OSError: unreachable."""
     sock = _socket(address, socket.SOCK_DGRAM)

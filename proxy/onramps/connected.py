@@ -173,9 +173,10 @@ class _Introduction:
             return
         try:
             context = decode_context(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested 1,000 deep
             self.refuse(f"bad context: {error}")
             return
+        self._timer.cancel()  # it was in time; the application's hook has a time of its own
         self._poller.forget(self._sock.fileno())  # what follows are packets, for the tunnel
         self._ramp.introduced(self, context)
 

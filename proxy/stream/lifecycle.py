@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 from proxy.errors import DropReason
@@ -13,6 +15,8 @@ from proxy.flow.record import CloseReason, Decision, Event, FlowRecord
 from proxy.flow.tenant import Tenant
 from proxy.flow.timers import Wheel
 from proxy.hooks import HookRunner
+
+log = logging.getLogger(__name__)
 
 Sink = Callable[[FlowRecord], None]
 
@@ -63,13 +67,25 @@ class Lifecycle:
     def begin(self, flow: Flow, handler: TimedHandler, decided: Callable[[str | None], None]) -> None:
         """Enter the flow into its tenant's table and ask whether it may be: `decided(reason of a denial or None)`."""
         flow.handler = handler
-        flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
+        number = PROTOCOL_NUMBERS[flow.protocol]
+        earlier = flow.tenant.find(number, flow.key)
+        if earlier is not None and not earlier.is_recorded:  # its ports are used again before its last packets faded
+            self.ended(earlier)
+        flow.tenant.add(number, flow)
         self.flows += 1
         self._tell(flow, "start")
         if self.hooks.has("flow_start"):
-            self.hooks.ask_then("flow_start", self.look(flow), decided)
+            self.hooks.ask_then("flow_start", self.look(flow), partial(self._decided, flow, decided))
         else:
-            decided(None)
+            self._decided(flow, decided, None)
+
+    def _decided(self, flow: Flow, decided: Callable[[str | None], None], denial: str | None) -> None:
+        try:
+            decided(denial)
+        except Exception:
+            log.exception("unexpected error at the start of %r", flow)
+            handler: TimedHandler = flow.handler
+            handler.end("proxy_error")
 
     def decide(self, flow: Flow, denial: str | None) -> bool:
         """Write down what was said at the flow's start; whether it may go on."""
@@ -122,7 +138,11 @@ class Lifecycle:
         """Wake the flows whose time has come."""
         for flow in self.wheel.expired(now):
             handler: TimedHandler = flow.handler
-            handler.expired(now)
+            try:
+                handler.expired(now)
+            except Exception:
+                log.exception("unexpected error in the timer of %r", flow)
+                handler.end("proxy_error")
 
     def watch_idle(self, flow: Flow, timeout_s: float, now: float) -> None:
         """Begin to look, `IDLE_CHECKS` times in each timeout, whether the flow still moves anything."""

@@ -60,6 +60,8 @@ class Relay:
 
     def abort(self, reason: CloseReason) -> None:
         """End both sides with RST."""
+        if self.is_over:
+            return
         for side in (self.client, self.origin):
             side.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         self._finish(reason)
@@ -125,7 +127,11 @@ class Side:
             if events & ~OUT:
                 self._fill()
         elif events & (ERROR | HANGUP):
-            self.relay.broken(self, self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                self.relay.broken(self, error)
+            else:  # both ends sent FIN; what is still to be read waits for the peer, and epoll would say so for ever
+                self._unwatch()
 
     def flush(self) -> None:
         """The peer can be written again: first what is held, then read on."""
@@ -140,15 +146,21 @@ class Side:
             self.relay.broken(self.peer, error.errno or 0)
             return
         self.peer.want(self.peer.events & ~OUT)
+        self._give_idle_pipe_back()
         if self.is_eof:
             self._shut_peer()
         else:
             self.want(self.events | IN)
 
     def want(self, events: int) -> None:
-        if events != self.events and self.is_watched:
-            self.events = events
+        if events == self.events:
+            return
+        self.events = events
+        if self.is_watched:
             self.relay.poller.change(self.fd, events)
+        elif events & IN:
+            self.is_watched = True
+            self.relay.poller.watch(self.fd, events, self.ready, self.relay.crashed)
 
     def release(self) -> None:
         """Give back the pipe and stop watching."""
@@ -162,6 +174,17 @@ class Side:
             self.pipe = None
         self.pending = b""
 
+    def _give_pipe_back(self) -> None:
+        """Let another flow have the pipe; it is empty."""
+        if self.pipe is not None:
+            _return(self.pipe)
+            self.pipe = None
+
+    def _give_idle_pipe_back(self) -> None:
+        """The same when there is nothing to read; else epoll calls again, and the pipe is needed."""
+        if self.pipe is not None and not unread_bytes(self.sock):
+            self._give_pipe_back()
+
     def _fill(self) -> None:
         try:
             for _ in range(ROUNDS):
@@ -170,10 +193,9 @@ class Side:
                     if n == 0:
                         self._end()
                     return
+            self._give_idle_pipe_back()
         except BlockingIOError:  # nothing more to read
-            if self.pipe is not None:
-                _return(self.pipe)
-                self.pipe = None
+            self._give_pipe_back()
         except _WriteError as error:
             self.relay.broken(self.peer, error.errno or 0)
         except OSError as error:
@@ -247,9 +269,7 @@ class Side:
         self.is_eof = True
         self.relay.flow.history += "F" if self.is_client else "f"
         self.want(self.events & ~IN)
-        if self.pipe is not None and not self.held:
-            _return(self.pipe)
-            self.pipe = None
+        self._give_pipe_back()
         self._shut_peer()
 
     def _shut_peer(self) -> None:
@@ -261,9 +281,6 @@ class Side:
             self.relay.broken(peer, error.errno or 0)
             return
         peer.is_shut = True
-        for side in (self, peer):
-            if side.is_eof and side.is_shut:
-                side._unwatch()  # epoll would report its hang-up for ever
         self.relay.half_closed()
 
     def _unwatch(self) -> None:
@@ -279,6 +296,12 @@ class _WriteError(OSError):
 def unsent_bytes(sock: socket.socket) -> int:
     """Bytes that the far end has not acknowledged; a FIN counts as one (SIOCOUTQ, tcp(7))."""
     (count,) = struct.unpack("i", fcntl.ioctl(sock, 0x5411, bytes(4)))
+    return int(count)
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """Bytes that have arrived and were not read (SIOCINQ, tcp(7))."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, 0x541B, bytes(4)))
     return int(count)
 
 

@@ -199,6 +199,7 @@ class TcpFlow:
         flow, now = self._flow, time.monotonic()
         flow.origin_tcp_ms = (now - self._began) * 1000
         flow.egress_ip = sockets.local_address(self._origin)
+        sockets.forgive_errors(self._origin, flow.destination)
         flow.history += "h"
         self._stage, self._began = Stage.HANDSHAKE, now
         self._plane.lifecycle.connected(flow)

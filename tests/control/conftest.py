@@ -1,0 +1,139 @@
+"""A control server over a proxy that is made up, on a real Unix socket, with its own event loop in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from proxy.control.schema import FlowQuery, FlowRecord, Page, Status, StoredFlow, TenantStatus, TunnelInfo, Window
+from proxy.control.server import ControlServer
+from proxy.flow.query import SORT_KEYS, predicate, sort_flows
+from proxy.telemetry.metrics import render
+
+
+class FakeProxy:
+    """A ProxyView over two lists."""
+
+    def __init__(self) -> None:
+        self.live: list[FlowRecord] = []
+        self.past: list[FlowRecord] = []
+        self.lost = 0
+        self.watchers: dict[Callable[[FlowRecord], None], str | None] = {}
+        self.changed = threading.Condition()
+        self.before_past: Callable[[], None] = lambda: None
+
+    def status(self) -> Status:
+        tenants = {"acme": TenantStatus(tunnels=1, flows={"tcp": 2}), "globex": TenantStatus()}
+        return Status(node="edge", version="0.1.0", pid=7, started=0, uptime_s=61.0, tunnels=1, tenants=tenants)
+
+    def tunnels(self, tenant: str | None) -> list[TunnelInfo]:
+        tunnel = TunnelInfo(id="t1", onramp="connected", tenant="acme", addresses=["100.96.0.2"], mtu=1280, opened=0)
+        return [tunnel] if tenant in (None, "acme") else []
+
+    def live_flows(self, tenant: str | None) -> Iterable[FlowRecord]:
+        return (record for record in list(self.live) if tenant in (None, record.tenant))
+
+    async def past_flows(self, query: FlowQuery) -> Page:
+        self.before_past()
+        key = SORT_KEYS[query.sort]
+        found = [StoredFlow(key(r), r.flow_id, msgspec.json.encode(r)) for r in self.past if predicate(query)(r)]
+        window = Window(query.since, query.until or time.time_ns(), min((r.end or 0 for r in self.past), default=None))
+        return Page(sort_flows(found, query)[: query.limit], window, self.lost, len(found) > query.limit)
+
+    def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
+        def unwatch() -> None:
+            with self.changed:
+                del self.watchers[put]
+                self.changed.notify_all()
+
+        with self.changed:
+            self.watchers[put] = tenant
+            self.changed.notify_all()
+        return unwatch
+
+    def wait_for_watchers(self, count: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.watchers) == count, timeout=20)
+
+    def emit(self, record: FlowRecord) -> None:
+        for put, tenant in list(self.watchers.items()):
+            if tenant in (None, record.tenant):
+                put(record)
+
+    def kill(self, flow_id: str, tenant: str | None) -> bool:
+        found = [r for r in self.live if r.flow_id == flow_id and tenant in (None, r.tenant)]
+        for record in found:
+            self.live.remove(record)
+        return bool(found)
+
+    def metrics(self) -> str:
+        return render(self.status())
+
+
+class Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def do(self, work: Any) -> Any:
+        """The result of a coroutine, or of a function, run in the loop."""
+        if not asyncio.iscoroutine(work):
+            work = self._call(work)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
+
+    @staticmethod
+    async def _call(function: Callable[[], Any]) -> Any:
+        return function()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def proxy() -> FakeProxy:
+    return FakeProxy()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "control.sock")
+
+
+@pytest.fixture
+def start(loop: Loop, proxy: FakeProxy, path: str) -> Iterator[Callable[..., ControlServer]]:
+    """Start a control server with some settings; it is stopped at the end."""
+    servers: list[ControlServer] = []
+
+    def start(**settings: Any) -> ControlServer:
+        server = ControlServer(proxy, path, **settings)
+        loop.do(server.start())
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        loop.do(server.stop())
+
+
+@pytest.fixture
+def server(start: Callable[..., ControlServer]) -> ControlServer:
+    return start()

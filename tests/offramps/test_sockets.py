@@ -1,0 +1,132 @@
+"""Sockets to origins on loopback: how they are made, and what their failures mean."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+
+import pytest
+
+from proxy.errors import DropReason
+from proxy.offramps import sockets
+from proxy.wire import icmp
+from tests.packets import pack
+from tests.stream.world import LOCALHOST, closed_port, listening
+
+FAMILIES = pytest.mark.parametrize("version", [4, 6])
+
+
+def wait(sock, events=select.POLLOUT):
+    poller = select.poll()
+    poller.register(sock, events)
+    return poller.poll(5000)
+
+
+@FAMILIES
+def test_tcp_dial_connects_without_blocking(version):
+    with listening(version) as origin:
+        sock, failure = sockets.dial_tcp(pack(LOCALHOST[version]), origin.getsockname()[1])
+        with sock:
+            assert failure == 0
+            assert not sock.getblocking()
+            wait(sock)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sockets.local_address(sock) == LOCALHOST[version]
+            assert not os.get_inheritable(sock.fileno())
+
+
+@FAMILIES
+def test_tcp_dial_to_a_closed_port_is_refused(version):
+    sock, failure = sockets.dial_tcp(pack(LOCALHOST[version]), closed_port(version))
+    with sock:
+        if not failure:
+            wait(sock)
+            failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        assert sockets.connect_failure(failure) == ("origin_refused", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "error"),
+    [
+        (errno.ECONNRESET, "origin_reset", None),
+        (errno.ETIMEDOUT, "origin_timeout", None),
+        (errno.ENETUNREACH, "origin_unreachable", icmp.NET_UNREACHABLE),
+        (errno.EHOSTUNREACH, "origin_unreachable", icmp.HOST_UNREACHABLE),
+        (errno.EPERM, "origin_unreachable", icmp.PROHIBITED),
+        (errno.EMFILE, "proxy_error", icmp.HOST_UNREACHABLE),
+        (0, "proxy_error", icmp.HOST_UNREACHABLE),
+    ],
+)
+def test_errno_has_a_meaning(code, reason, error):
+    assert sockets.connect_failure(code) == (reason, error)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.EMFILE, DropReason.NO_DESCRIPTORS),
+        (errno.EADDRNOTAVAIL, DropReason.PORTS_EXHAUSTED),
+        (errno.EHOSTUNREACH, None),
+    ],
+)
+def test_shortage_is_ours(code, reason):
+    assert sockets.shortage(code) is reason
+
+
+@FAMILIES
+def test_udp_error_says_who_and_what_about(version):
+    port = closed_port(version, socket.SOCK_DGRAM)
+    with sockets.dial_udp(pack(LOCALHOST[version]), port, gro=False) as sock:
+        sock.send(b"question")
+        wait(sock, select.POLLERR)
+        report = sockets.network_error(sock)
+        assert report is not None
+        assert (report.kind, report.code) == ((3, 3) if version == 4 else (1, 4))
+        assert (report.offender, report.quoted) == (pack(LOCALHOST[version]), b"question")
+        assert sockets.network_error(sock) is None
+
+
+@FAMILIES
+def test_path_mtu_is_known_and_the_hop_is_the_clients(version):
+    with sockets.dial_udp(pack(LOCALHOST[version]), closed_port(version, socket.SOCK_DGRAM), gro=False) as sock:
+        assert sockets.path_mtu(sock, version) >= 65_535
+        sockets.set_hop(sock, version, 7, True)
+        level, name = (
+            (socket.IPPROTO_IP, socket.IP_TTL) if version == 4 else (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+        )
+        assert sock.getsockopt(level, name) == 7
+
+
+@FAMILIES
+def test_overflow_of_the_sockets_buffer_is_counted(version):
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as origin:
+        origin.bind((LOCALHOST[version], 0))
+        with sockets.dial_udp(pack(LOCALHOST[version]), origin.getsockname()[1], gro=False) as sock:
+            origin.connect(sock.getsockname())
+            assert sockets.overflows(sock) == 0
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            for _ in range(50):
+                origin.send(bytes(1000))
+            assert sockets.overflows(sock) > 0
+
+
+@FAMILIES
+def test_failed_dials_leave_no_descriptor(version):
+    before = len(os.listdir("/proc/self/fd"))
+    blackhole = pack("255.255.255.255") if version == 4 else pack("::ffff:255.255.255.255")
+    for _ in range(5):
+        with pytest.raises(OSError, match=r"\[Errno"):
+            sockets.dial_udp(blackhole, 53, gro=False)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_descriptor_limit_is_raised_as_far_as_it_goes():
+    import resource
+
+    limit = sockets.raise_descriptor_limit()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == limit

@@ -1,0 +1,292 @@
+"""TCP flows through their stages: nothing is answered before the origin has, and everything ends once."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+from scapy.layers.inet import TCP
+from scapy.packet import Raw
+
+from proxy.errors import DropReason
+from proxy.hooks import Hooks
+from proxy.offramps import sockets
+from proxy.settings.model import Timeouts
+from tests.packets import CLIENT, decode, network
+from tests.stream.world import LOCALHOST, closed_port, listening, world
+
+FAMILIES = pytest.mark.parametrize("version", [4, 6])
+MODES = pytest.mark.parametrize("offload", [False, True], ids=["plain", "offload"])
+
+
+def segment(port: int, flags: str = "S", *, version: int = 4, seq: int = 1000, payload: bytes = b"", **fields) -> bytes:
+    head = network(version, dst=LOCALHOST[version])
+    return bytes(head / TCP(sport=40_000, dport=port, flags=flags, seq=seq, **fields) / Raw(payload))
+
+
+@FAMILIES
+@MODES
+def test_syn_is_released_when_the_origin_has_answered_and_not_before(monkeypatch, version, offload):
+    with listening(version) as origin, world(monkeypatch, offload=offload) as w:
+        port = origin.getsockname()[1]
+        assert w.give(segment(port, version=version, options=[("MSS", 1460)])) is None
+        assert w.at_once == (["start"], 0)
+        w.loop.until(lambda: w.bridge.written)
+        ((flow, syn),) = w.bridge.written
+        assert decode(syn)[TCP].options[0] == ("MSS", 1280 - (40 if version == 4 else 60))
+        assert (w.events(), w.replies()) == (["start", "connected"], [])
+        assert (flow.state, flow.history, flow.egress_ip) == ("established", "Sh", LOCALHOST[version])
+        assert flow.origin_tcp_ms > 0
+
+
+@FAMILIES
+def test_syn_held_is_reset_when_the_origin_refuses(monkeypatch, version):
+    with world(monkeypatch) as w:
+        port = closed_port(version)
+        w.give(segment(port, version=version))
+        w.loop.until(lambda: w.tunnel.sent)
+        reset = f"{LOCALHOST[version]} > {CLIENT[version]} TCP RA seq 0 ack 1001"
+        assert w.replies() == [reset]
+        assert w.bridge.written == []
+        assert (w.flow.close_reason, w.flow.conn_state(), w.flow.closed_by) == ("origin_refused", "REJ", "origin")
+        assert w.give(segment(port, version=version)) is DropReason.HELD  # the same SYN, which crossed our answer
+        assert w.replies() == [reset]
+        assert w.give(segment(port, version=version, seq=5000)) is None  # another connection
+        w.loop.until(lambda: w.tunnel.sent)
+        assert w.events("start", "end").count("start") == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "answer"),
+    [
+        (errno.ENETUNREACH, "origin_unreachable", "ICMP 3/0"),
+        (errno.EHOSTUNREACH, "origin_unreachable", "ICMP 3/1"),
+        (errno.EACCES, "origin_unreachable", "ICMP 3/13"),
+        (errno.ETIMEDOUT, "origin_timeout", None),
+        (errno.EMFILE, "proxy_error", "ICMP 3/1"),
+    ],
+)
+def test_failure_of_the_dial_is_told_as_the_network_would(monkeypatch, code, reason, answer):
+    def dial(address, port):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if code == errno.EMFILE:
+            sock.close()
+            raise OSError(code, "no descriptors")
+        return sock, code
+
+    monkeypatch.setattr(sockets, "dial_tcp", dial)
+    with world(monkeypatch) as w:
+        assert w.give(segment(80)) is None
+        expected = [f"192.0.0.8 > {CLIENT[4]} {answer} about 127.0.0.1"] if answer else []
+        assert w.replies() == expected
+        assert (w.flow.close_reason, w.flow.conn_state(), w.bridge.written) == (reason, "S0", [])
+
+
+def test_dial_without_an_answer_ends_in_silence(monkeypatch):
+    """A listener whose queue is full answers no SYN."""
+    with listening(backlog=0) as origin, world(monkeypatch, timeouts=Timeouts(connect_s=3)) as w:
+        filling = [socket.socket() for _ in range(2)]
+        for sock in filling:
+            sock.setblocking(False)
+            sock.connect_ex(origin.getsockname())
+        w.give(segment(origin.getsockname()[1]))
+        w.loop.turns(5)
+        w.tick(2.5)
+        assert not w.flow.is_ended
+        w.tick(3.5)
+        assert (w.flow.close_reason, w.replies()) == ("origin_timeout", [])
+        for sock in filling:
+            sock.close()
+
+
+def test_repetitions_are_held_and_other_segments_are_strays_until_the_origin_answers(monkeypatch):
+    with listening() as origin, world(monkeypatch) as w:
+        port = origin.getsockname()[1]
+        reasons = w.give_all(segment(port), segment(port), segment(port, "A"))
+        assert reasons == [None, DropReason.HELD, DropReason.STRAY]
+        w.loop.until(lambda: w.bridge.written)
+        assert len(w.bridge.written) == 1
+
+
+def test_reset_of_a_held_syn_ends_the_flow_and_the_dial(monkeypatch):
+    with listening() as origin, world(monkeypatch) as w:
+        port = origin.getsockname()[1]
+        assert w.give_all(segment(port), segment(port, "R", seq=1001)) == [None, None]
+        assert (w.flow.close_reason, w.flow.history) == ("client_reset", "SR")
+        w.loop.turns(20)
+        assert w.bridge.written == []
+
+
+def established(w, origin):
+    """A flow whose both ends are connections: the client's far end, the origin's."""
+    w.give(segment(origin.getsockname()[1]))
+    w.loop.until(lambda: w.bridge.written)
+    flow = w.flow
+    client = w.accept(flow)
+    server, _ = origin.accept()
+    w.sockets.append(server)
+    server.setblocking(False)
+    return flow, client, server
+
+
+def receive(w, sock):
+    """What came, b'' for FIN; an OSError when the connection was reset."""
+
+    def attempt():
+        try:
+            return [sock.recv(100)]
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return [error.errno]
+
+    return w.loop.until(attempt)[0]
+
+
+def test_bytes_are_relayed_and_the_record_says_how_many_and_who_closed(monkeypatch):
+    with listening() as origin, world(monkeypatch) as w:
+        flow, client, server = established(w, origin)
+        assert w.tunnel.paths[flow.key] is flow.client_path
+        client.send(b"question")
+        assert receive(w, server) == b"question"
+        server.send(b"answer")
+        assert receive(w, client) == b"answer"
+        client.shutdown(socket.SHUT_WR)
+        assert receive(w, server) == b""
+        server.close()
+        assert receive(w, client) == b""
+        assert flow.key not in w.tunnel.paths
+        client.close()
+        w.tick(0.5)
+        w.tick(1)
+        (end,) = [record for record in w.records if record.event == "end"]
+        assert (end.close_reason, end.closed_by, end.conn_state, end.history) == (
+            "client_closed",
+            "client",
+            "SF",
+            "ShAFf",
+        )
+        assert (end.total.client_payload_bytes, end.total.origin_payload_bytes) == (8, 6)
+        assert end.client_tcp_ms > 0
+        w.tick(5)
+        assert list(w.tenant.live()) == []
+
+
+def test_last_packets_still_pass_after_the_end(monkeypatch):
+    with listening() as origin, world(monkeypatch) as w:
+        flow, client, server = established(w, origin)
+        server.close()
+        client.close()
+        w.loop.until(lambda: flow.is_ended)
+        assert w.give(segment(flow.destination_port, "A", seq=1002)) is None
+        assert w.bridge.written[-1][0] is flow
+
+
+@pytest.mark.parametrize(("reason", "seen"), [("admin_killed", "admin_killed"), ("tunnel_closed", "tunnel_closed")])
+def test_end_from_outside_resets_both_sides(monkeypatch, reason, seen):
+    with listening() as origin, world(monkeypatch) as w:
+        flow, client, server = established(w, origin)
+        w.loop.call(lambda: flow.handler.end(reason))
+        w.loop.call(lambda: flow.handler.end("drain"))
+        assert (flow.close_reason, flow.closed_by) == (seen, "proxy")
+        assert receive(w, client) == errno.ECONNRESET
+        assert receive(w, server) == errno.ECONNRESET
+
+
+def test_idle_flow_ends_and_a_busy_one_does_not(monkeypatch):
+    with listening() as origin, world(monkeypatch, timeouts=Timeouts(tcp_idle_s=40)) as w:
+        flow, client, server = established(w, origin)
+        for step in range(1, 5):
+            client.send(b"x")
+            receive(w, server)
+            w.tick(11 * step)
+        assert not flow.is_ended
+        for step in range(5, 9):
+            w.tick(11 * step)
+        assert flow.close_reason == "client_idle_timeout"
+
+
+def test_half_closed_flow_has_a_timeout_of_its_own(monkeypatch):
+    timeouts = Timeouts(tcp_idle_s=100_000, tcp_half_closed_s=10)
+    with listening() as origin, world(monkeypatch, timeouts=timeouts) as w:
+        flow, client, server = established(w, origin)
+        client.shutdown(socket.SHUT_WR)
+        assert receive(w, server) == b""
+        for step in range(1, 8):
+            w.tick(25_001 + 3 * step)
+        assert flow.close_reason == "client_idle_timeout"
+
+
+def test_client_that_never_completes_its_handshake_ends(monkeypatch):
+    with listening() as origin, world(monkeypatch) as w:
+        w.give(segment(origin.getsockname()[1]))
+        w.loop.until(lambda: w.bridge.written)
+        flow = w.flow
+        w.tick(76)
+        assert flow.close_reason == "client_idle_timeout"
+        far = w.accept(flow)  # too late
+        assert receive(w, far) == b""
+
+
+def test_icmp_error_about_an_established_connection_is_no_end(monkeypatch):
+    """A TCP without a proxy would repeat and live (RFC 5461): the socket must not be told any more."""
+    with listening() as origin, world(monkeypatch) as w:
+        flow, *_ = established(w, origin)
+        recverr = flow.handler._relay.origin.sock.getsockopt(socket.IPPROTO_IP, sockets.IP_RECVERR)
+        assert recverr == 0
+
+
+class Denying(Hooks):
+    async def flow_start(self, flow):
+        return "not today" if flow.dst_port != 1 else None
+
+
+def test_denied_flow_is_told_and_never_dialled(monkeypatch):
+    monkeypatch.setattr(sockets, "dial_tcp", lambda *_: pytest.fail("dialled"))
+    with world(monkeypatch, hooks=Denying()) as w:
+        w.give(segment(80))
+        w.loop.until(lambda: w.tunnel.sent)
+        assert w.replies() == [f"192.0.0.8 > {CLIENT[4]} ICMP 3/13 about 127.0.0.1"]
+        flow = w.flow
+        assert (flow.close_reason, flow.verdict, flow.decisions[0].reason) == ("denied", "denied", "not today")
+
+
+def test_flow_that_ends_while_its_hook_thinks_is_not_dialled(monkeypatch):
+    import asyncio
+
+    class Slow(Hooks):
+        async def flow_start(self, flow):
+            await gate.wait()
+
+    monkeypatch.setattr(sockets, "dial_tcp", lambda *_: pytest.fail("dialled"))
+    gate = asyncio.Event()
+    with world(monkeypatch, hooks=Slow()) as w:
+        w.give(segment(80))
+        assert w.give(segment(80)) is DropReason.HELD
+        w.loop.call(lambda: w.flow.handler.end("tunnel_closed"))
+        w.loop.call(gate.set)
+        w.loop.run(w.hooks.drain())
+        assert w.flow.close_reason == "tunnel_closed"
+
+
+def test_no_descriptors_left_means_reset(monkeypatch):
+    with world(monkeypatch, max_flows=0) as w:
+        assert w.give(segment(80)) is DropReason.NO_DESCRIPTORS
+        assert w.replies() == [f"127.0.0.1 > {CLIENT[4]} TCP RA seq 0 ack 1001"]
+        assert w.records == []
+
+
+def test_flow_replaced_before_its_record_is_still_recorded_once(monkeypatch):
+    """A client may use the same port again while the last flow's packets fade."""
+    with world(monkeypatch) as w:
+        port = closed_port()
+        for number in range(3):
+            w.give(segment(port, seq=number * 1000))
+            w.loop.until(lambda: w.tunnel.sent)
+            w.replies()
+        assert w.tenant.count == 1
+        ended = [record.flow_id for record in w.records if record.event == "end"]
+        live = [flow.id for flow in w.tenant.live()]
+        assert len(ended) == 2
+        assert set(ended).isdisjoint(live)

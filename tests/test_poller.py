@@ -1,0 +1,156 @@
+"""One epoll set: who is told what, and whose mistakes are whose."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from proxy import poller as poller_module
+from proxy.poller import HANGUP, IN, OUT
+from tests.loops import running
+
+
+def nothing(error: BaseException) -> None:
+    raise AssertionError("must not be called") from error
+
+
+@pytest.fixture
+def loop():
+    with running() as loop:
+        yield loop
+
+
+@pytest.fixture
+def pairs():
+    made = [socket.socketpair() for _ in range(6)]
+    yield made
+    for pair in made:
+        for sock in pair:
+            sock.close()
+
+
+def test_readiness_is_told_until_it_is_taken(loop, pairs):
+    (near, far), seen = pairs[0], []
+    loop.poller.watch(near.fileno(), IN, lambda events: seen.append(events), nothing)
+    loop.turns(3)
+    assert seen == []
+    far.send(b"x")
+    loop.until(lambda: len(seen) > 3)
+    near.recv(1)
+    count = len(seen)
+    loop.turns(5)
+    assert len(seen) == count
+    assert set(seen) == {IN}
+    loop.poller.forget(near.fileno())
+
+
+def test_changed_interest_holds_from_the_next_look_on(loop, pairs):
+    (near, _), seen = pairs[0], []
+    loop.poller.watch(near.fileno(), IN, seen.append, nothing)
+    loop.turns(3)
+    loop.poller.change(near.fileno(), IN | OUT)
+    loop.until(lambda: seen)
+    loop.poller.change(near.fileno(), 0)
+    seen.clear()
+    loop.turns(5)
+    assert seen == []
+
+
+def test_hang_up_is_told_without_being_asked_for(loop, pairs):
+    (near, far), seen = pairs[0], []
+    loop.poller.watch(near.fileno(), 0, seen.append, nothing)
+    far.close()
+    loop.until(lambda: seen)
+    assert seen[0] & HANGUP
+    loop.poller.forget(near.fileno())
+
+
+def test_forgotten_in_the_same_batch_is_not_told(loop, pairs):
+    seen = []
+
+    def ready(number):
+        def run(events):
+            seen.append(number)
+            for near, _ in pairs:
+                loop.poller.forget(near.fileno())
+
+        return run
+
+    for number, (near, far) in enumerate(pairs):
+        loop.poller.watch(near.fileno(), IN, ready(number), nothing)
+        far.send(b"x")
+    loop.turns(5)
+    assert len(seen) == 1
+
+
+def test_event_of_a_closed_descriptor_is_not_told_to_the_one_that_has_its_number(loop, pairs):
+    """A dial that took a number in the middle of a batch would think that its connection stood."""
+    seen = []
+    idle, _keep = socket.socketpair()
+
+    def first_of_the_batch(events):
+        for near, _ in pairs:
+            number = near.fileno()
+            loop.poller.forget(number)
+            os.dup2(idle.fileno(), number)  # closes what had it
+            loop.poller.watch(number, IN, seen.append, nothing)
+
+    for near, far in pairs:
+        loop.poller.watch(near.fileno(), IN, first_of_the_batch, nothing)
+        far.send(b"x")
+    loop.turns(5)
+    assert seen == []
+    _keep.send(b"now")
+    loop.until(lambda: len(seen) >= len(pairs))
+    for near, _ in pairs:
+        loop.poller.forget(near.fileno())
+    idle.close()
+    _keep.close()
+
+
+def test_number_that_was_reused_and_forgotten_again_is_told_nothing(loop, pairs):
+    (near, far), seen = pairs[0], []
+    far.send(b"x")
+    for _ in range(3):
+        loop.poller.watch(near.fileno(), IN, seen.append, nothing)
+        loop.poller.forget(near.fileno())
+    loop.turns(5)
+    assert seen == []
+    loop.poller.watch(near.fileno(), IN, seen.append, nothing)
+    loop.until(lambda: seen)
+    loop.poller.forget(near.fileno())
+
+
+def test_forgetting_what_is_not_watched_does_nothing(loop, pairs):
+    loop.poller.forget(pairs[0][0].fileno())
+    loop.poller.forget(10_000)
+
+
+def test_error_goes_to_its_own_handler_and_the_others_go_on(loop, pairs, caplog):
+    crashes, seen = [], []
+
+    def fail(events):
+        loop.poller.forget(pairs[0][0].fileno())
+        raise ValueError("a bug")
+
+    loop.poller.watch(pairs[0][0].fileno(), IN, fail, crashes.append)
+    loop.poller.watch(pairs[1][0].fileno(), IN, seen.append, nothing)
+    for _, far in pairs[:2]:
+        far.send(b"x")
+    loop.until(lambda: seen and crashes)
+    assert [str(error) for error in crashes] == ["a bug"]
+    assert "unexpected error" in caplog.text
+    loop.poller.forget(pairs[1][0].fileno())
+
+
+def test_busy_descriptors_leave_the_loop_its_turn(loop, pairs):
+    """A flood is handled in a bounded number of batches before timers run."""
+    (near, far), seen, called = pairs[0], [], []
+    far.send(b"x")
+    loop.poller.watch(near.fileno(), IN, seen.append, nothing)
+    loop.loop.call_soon(lambda: called.append(len(seen)))
+    loop.turns(2)
+    assert called[0] <= 2 * poller_module.ROUNDS
+    loop.poller.forget(near.fileno())
