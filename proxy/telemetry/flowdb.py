@@ -104,13 +104,13 @@ def _prepare_file(path: str) -> None:
 def _connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(_TABLES)  # before the WAL: the header that says whose it is stands in the file
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(_TABLES)
-        elif version != VERSION:
+        if version not in (0, VERSION):
             raise ProxyError(f"the flow log {path} has version {version}, this proxy reads {VERSION}: use another file")
         count_and_oldest(connection)  # what every writer reads first: damage shows here or while it works
         load_losses(connection)

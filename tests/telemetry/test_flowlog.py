@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import time
 
 import msgspec
@@ -406,3 +408,12 @@ def test_the_usual_queries_use_an_index(path, query, index):
     finally:
         connection.close()
     assert f"INDEX {index} " in plan
+
+
+def test_a_proxy_that_was_killed_at_once_leaves_a_log_that_opens(tmp_path):
+    """What says whose the file is must not stand in the write-ahead log alone: nobody had the time to merge it."""
+    path = tmp_path / "flows.db"
+    script = f"from proxy.telemetry.flowdb import open_writer; import os; open_writer({str(path)!r}); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -9
+    flowdb.open_writer(str(path)).close()
