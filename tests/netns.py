@@ -74,6 +74,7 @@ class Laptop(Namespace):
         self.run(bring_up, "warp", mtu=context.mtu, queue=1000, addresses=interfaces)
         index = self.run(socket.if_nametoindex, "warp")
         self.run(run, [add_route(ip_network(prefix), index) for prefix in ("0.0.0.0/0", "::/0")])
+        self._sockets: list[socket.socket] = []
         self._stop_read, self._stop_write = os.pipe()
         self._pump = threading.Thread(target=self._move, daemon=True)
         self._pump.start()
@@ -82,15 +83,14 @@ class Laptop(Namespace):
         """A connection from here, as a program would make it."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = self.run(socket.socket, family, socket.SOCK_STREAM)
+        self._sockets.append(sock)
         sock.settimeout(timeout_s)
-        try:
-            sock.connect((address, port))
-        except BaseException:
-            sock.close()
-            raise
+        sock.connect((address, port))
         return sock
 
     def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
         os.write(self._stop_write, b"x")
         self._pump.join()
         for fd in (self._stop_read, self._stop_write, self.tun):

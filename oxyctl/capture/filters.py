@@ -37,7 +37,7 @@ def compile_filter(expression: str | None, link_type: int, snaplen: int) -> Prog
     """
     if expression is None:
         return [Instruction(RETURN_CONSTANT, 0, 0, snaplen)]
-    command = ["tcpdump", "-y", _LINK_TYPES[link_type], "-s", str(snaplen), "-ddd", expression]
+    command = ["tcpdump", "-y", _LINK_TYPES[link_type], "-s", str(snaplen), "-ddd", "--", expression]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=COMPILE_TIMEOUT_S, check=False

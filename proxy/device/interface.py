@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,12 +16,16 @@ SIOCSIFADDR, SIOCSIFNETMASK = 0x8916, 0x891C
 SIOCSIFMTU, SIOCGIFINDEX = 0x8922, 0x8933
 RTM_NEWLINK, NLM_F_REQUEST, NLM_F_ACK, IFLA_TXQLEN = 16, 1, 4, 13
 IFF_UP = 0x1
+ROUTE_S = 2.0  # the longest that the kernel may take to add an address; with duplicate address detection it takes 1 s
 
 _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 def bring_up(name: str, *, mtu: int | None = None, queue: int | None = None, addresses: Iterable[str] = ()) -> None:
-    """Set MTU, transmit queue length (packets) and addresses (`198.18.0.1/15`) of `name`, then set it up."""
+    """Set MTU, transmit queue length (packets) and addresses (`198.18.0.1/15`) of `name`, and set it up.
+
+    On return packets to and from its addresses pass.
+    """
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as v4,
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as v6,
@@ -70,3 +75,15 @@ def _add_address(v4: socket.socket, v6: socket.socket, name: str, interface: _In
     reply = fcntl.ioctl(v6, SIOCGIFINDEX, struct.pack("16si20x", name.encode(), 0))
     (index,) = struct.unpack_from("i", reply, 16)
     fcntl.ioctl(v6, SIOCSIFADDR, struct.pack("16sIi", interface.ip.packed, interface.network.prefixlen, index))
+    _await_route(interface.ip)
+
+
+def _await_route(address: ipaddress.IPv6Address) -> None:
+    """Return when the new address is in use: until then its packets are dropped, and connections have another source.
+
+    The kernel finishes adding an address in a work queue, after we asked.
+    """
+    line = f"{address.packed.hex()} 80 "
+    deadline = time.monotonic() + ROUTE_S
+    while line not in Path("/proc/thread-self/net/ipv6_route").read_text() and time.monotonic() < deadline:
+        time.sleep(0.001)

@@ -10,11 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path as File
 
 from proxy.device.interface import bring_up
 from proxy.device.tun import has_udp_offload, open_tun
@@ -30,7 +28,6 @@ IPV6_FREEBIND = 78
 FIRST_PORT, PORTS = 1024, 64_000
 ADDRESSES = 60_000  # virtual clients in each range; with the ports of each, a pair returns after 3.8e9 flows
 QUEUE = 10_000  # packets the kernel may hold for us; a full queue is loss
-ROUTE_S = 2.0  # the longest that the kernel may take to add an address
 ACCEPTS = 64  # connections taken per readiness event
 
 Accepted = Callable[[Flow, socket.socket], None]
@@ -122,7 +119,6 @@ class Bridge:
         addresses = IPv4Address(self._listener_v4), IPv6Address(self._listener_v6)
         try:
             bring_up(name, mtu=mtu, queue=QUEUE, addresses=[f"{addresses[0]}/16", f"{addresses[1]}/64"])
-            _await_route(addresses[1])
             return tun, [_listen(str(address), backlog) for address in addresses]
         except BaseException:
             os.close(tun)
@@ -145,14 +141,6 @@ class Bridge:
                 continue
             sock.setblocking(False)
             self._accepted(flow, sock)
-
-
-def _await_route(address: IPv6Address) -> None:
-    """Return when packets to our new address are taken: a work queue of the kernel's sees to that after we asked."""
-    line = f"{address.packed.hex()} 80 "
-    deadline = time.monotonic() + ROUTE_S
-    while line not in File("/proc/thread-self/net/ipv6_route").read_text() and time.monotonic() < deadline:
-        time.sleep(0.001)
 
 
 def _listen(address: str, backlog: int) -> socket.socket:

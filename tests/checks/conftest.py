@@ -19,12 +19,6 @@ checks:
 
 
 @pytest.fixture
-def lab():
-    """The lab whose checks are these lines, each the inside of a flow mapping."""
-    return lambda *lines: loads(LAB + "".join(f"  - {{{line}}}\n" for line in lines), "test")
-
-
-@pytest.fixture
-def checks(lab):
-    """Its checks."""
-    return lambda *lines: lab(*lines).checks
+def checks():
+    """The checks of a lab that says these lines, each the inside of a flow mapping."""
+    return lambda *lines: loads(LAB + "".join(f"  - {{{line}}}\n" for line in lines), "test").checks

@@ -413,7 +413,9 @@ def test_the_usual_queries_use_an_index(path, query, index):
 def test_a_proxy_that_was_killed_at_once_leaves_a_log_that_opens(tmp_path):
     """What says whose the file is must not stand in the write-ahead log alone: nobody had the time to merge it."""
     path = tmp_path / "flows.db"
-    script = f"from proxy.telemetry.flowdb import open_writer; import os; open_writer({str(path)!r}); os.kill(os.getpid(), 9)"
-    done = subprocess.run([sys.executable, "-c", script], check=False)
+    script = (
+        "import os, sys; from proxy.telemetry import flowdb;flowdb.open_writer(sys.argv[1]); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], check=False)
     assert done.returncode == -9
     flowdb.open_writer(str(path)).close()
