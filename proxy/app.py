@@ -34,7 +34,7 @@ from proxy.wire.virtio import HEADER_BYTES
 
 log = logging.getLogger(__name__)
 
-RESERVED_DESCRIPTORS = 200  # for tunnels, the control API, the flow log and pooled pipes
+RESERVED_DESCRIPTORS = 1_500  # for tunnels, introductions, the control API, the flow log and pooled pipes
 DESCRIPTORS_PER_FLOW = 2
 
 
@@ -57,7 +57,8 @@ class Proxy:
         settings, defer = self.settings, self._stack
         self._hooks = HookRunner(load_hooks(settings.hooks))
         node = settings.node or socket.gethostname()
-        max_flows = (raise_descriptor_limit() - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_FLOW
+        limit = raise_descriptor_limit()
+        max_flows = (limit - min(RESERVED_DESCRIPTORS, limit // 4)) // DESCRIPTORS_PER_FLOW
         self._lifecycle = Lifecycle(node, self._hooks, max_flows=max(1, max_flows))
         flow_log = FlowLog(settings.records)
         defer.push_async_callback(flow_log.close)

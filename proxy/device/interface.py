@@ -16,7 +16,7 @@ SIOCSIFADDR, SIOCSIFNETMASK = 0x8916, 0x891C
 SIOCSIFMTU, SIOCGIFINDEX = 0x8922, 0x8933
 RTM_NEWLINK, NLM_F_REQUEST, NLM_F_ACK, IFLA_TXQLEN = 16, 1, 4, 13
 IFF_UP = 0x1
-ROUTE_S = 2.0  # the longest that the kernel may take to add an address; with duplicate address detection it takes 1 s
+IN_USE_S = 2.0  # the longest that the kernel may take to add an address; with duplicate address detection it takes 1 s
 
 _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -75,15 +75,24 @@ def _add_address(v4: socket.socket, v6: socket.socket, name: str, interface: _In
     reply = fcntl.ioctl(v6, SIOCGIFINDEX, struct.pack("16si20x", name.encode(), 0))
     (index,) = struct.unpack_from("i", reply, 16)
     fcntl.ioctl(v6, SIOCSIFADDR, struct.pack("16sIi", interface.ip.packed, interface.network.prefixlen, index))
-    _await_route(interface.ip)
+    _await_use(interface.ip, index)
 
 
-def _await_route(address: ipaddress.IPv6Address) -> None:
+def _await_use(address: ipaddress.IPv6Address, index: int) -> None:
     """Return when the new address is in use: until then its packets are dropped, and connections have another source.
 
     The kernel finishes adding an address in a work queue, after we asked.
     """
-    line = f"{address.packed.hex()} 80 "
-    deadline = time.monotonic() + ROUTE_S
-    while line not in Path("/proc/thread-self/net/ipv6_route").read_text() and time.monotonic() < deadline:
+    deadline = time.monotonic() + IN_USE_S
+    while not _is_in_use(address, index) and time.monotonic() < deadline:
         time.sleep(0.001)
+
+
+def _is_in_use(address: ipaddress.IPv6Address, index: int) -> bool:
+    """Whether it is tentative no more (RFC 4862 2), and has its route."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.bind((str(address), 0, 0, index))
+        except OSError:
+            return False
+    return f"{address.packed.hex()} 80 " in Path("/proc/thread-self/net/ipv6_route").read_text()

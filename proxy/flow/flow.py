@@ -160,7 +160,7 @@ class Flow:
 
     def snapshot(self, node: str, now_ns: int) -> FlowRecord:
         """The same for somebody who looks: nothing advances."""
-        return self._fill("end" if self.is_ended else "update", node, now_ns, self.seq, self.totals(), None)
+        return self._fill("end" if self.is_recorded else "update", node, now_ns, self.seq, self.totals(), None)
 
     def _fill(self, event: Event, node: str, now_ns: int, seq: int, total: Totals, delta: Totals | None) -> FlowRecord:
         carrier = self.carrier

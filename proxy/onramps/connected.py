@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from proxy.context import MAX_CONTEXT_BYTES, TunnelAnswer, TunnelContext, decode_context, encode
-from proxy.device.seqpacket import enlarge_send_buffer
+from proxy.device.seqpacket import enlarge_send_buffer, is_end_of_file
 from proxy.errors import ProxyError
 from proxy.flow.tenant import Tenant
 from proxy.hooks import HookRunner
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 256  # clients that have connected and not introduced themselves
 BACKLOG = 512
+PAUSE_S = 1.0
 
 
 class ConnectedRamp:
@@ -53,12 +54,15 @@ class ConnectedRamp:
         self._plane, self._poller, self._tuns, self._timeout_s = plane, poller, tuns, context_timeout_s
         self._opened, self._closed = opened, closed
         self._waiting: set[_Introduction] = set()
+        self._retry: asyncio.TimerHandle | None = None
         self._count = 0
         self._listener = _listen(settings)
         poller.watch(self._listener.fileno(), IN, self._accept, self._crashed)
 
     def close(self) -> None:
         """Take no further tunnels; those that are open stay."""
+        if self._retry is not None:
+            self._retry.cancel()
         self._poller.forget(self._listener.fileno())
         self._listener.close()
         for introduction in tuple(self._waiting):
@@ -90,13 +94,22 @@ class ConnectedRamp:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    log.error("no descriptors left for a new tunnel")
+                    self._pause()
                 return
             sock.setblocking(False)
             introduction = _Introduction(self, sock, self._poller, self._timeout_s)
             self._waiting.add(introduction)
             if len(self._waiting) > MAX_WAITING:
                 introduction.refuse("too many clients are waiting to introduce themselves")
+
+    def _pause(self) -> None:
+        """No descriptors are left: look again later, not at once and for ever."""
+        log.error("no descriptors left for a new tunnel; trying again in %g s", PAUSE_S)
+        self._poller.change(self._listener.fileno(), 0)
+        self._retry = asyncio.get_running_loop().call_later(PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        self._poller.change(self._listener.fileno(), IN)
 
     def _problem(self, context: TunnelContext) -> str | None:
         tenant = self.tenants.get(context.tenant)
@@ -169,7 +182,7 @@ class _Introduction:
             self.refuse(f"the context is larger than {MAX_CONTEXT_BYTES} bytes")
             return
         if not data:
-            self.refuse("the context is empty")
+            self.refuse("the client hung up" if is_end_of_file(self._sock) else "the context is empty")
             return
         try:
             context = decode_context(data)

@@ -6,6 +6,7 @@ import difflib
 import re
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,11 +35,23 @@ class DocumentError(Exception):
 class Document:
     """Plain data read from one YAML text, and where each part of it stands."""
 
-    def __init__(self, data: Any, file: str, marks: dict[Place, tuple[int, int]], keys: dict[Place, tuple[int, int]]):
-        self.data, self.file, self._marks, self._keys = data, file, marks, keys
+    def __init__(
+        self,
+        data: Any,
+        file: str,
+        marks: dict[Place, tuple[int, int]],
+        keys: dict[Place, tuple[int, int]],
+        origin: Callable[[Place], Place] = tuple,
+    ):
+        self.data, self.file, self._marks, self._keys, self._origin = data, file, marks, keys, origin
+
+    def derived(self, data: Any, origin: Callable[[Place], Place]) -> Document:
+        """`data`, which was made from this document's: `origin` tells of each place in it where that was written."""
+        return Document(data, self.file, self._marks, self._keys, lambda place: self._origin(origin(place)))
 
     def error(self, message: str, place: Place = (), *, at_key: bool = False) -> DocumentError:
         """The mistake at `place` (keys and indexes from the root), or at its nearest parent that has a position."""
+        place = self._origin(place)
         for end in range(len(place), -1, -1):
             table = self._keys if at_key and end == len(place) else self._marks
             if (mark := table.get(place[:end])) is not None:

@@ -39,6 +39,8 @@ class TenantSettings(_Part, frozen=True):
     # what its tunnels may claim as their own addresses
     prefixes: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))
     limits: Limits = Limits()
+    # the interface that its sockets leave by, whatever the routes say: tenants may have origins of the same address
+    egress: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
 
 
 class ConnectedOnRamp(_Part, frozen=True, tag_field="kind", tag="connected"):

@@ -28,7 +28,7 @@ class EchoFlow(DatagramFlow):
         self._raw_identifier = 0
 
     def dial(self) -> socket.socket:
-        sock, self._is_raw = sockets.dial_echo(self.flow.destination)
+        sock, self._is_raw = sockets.dial_echo(self.flow.destination, self.flow.carrier.tenant.settings.egress)
         if self._is_raw:  # a datagram socket has an identifier of its own, as a port
             self._raw_identifier = int.from_bytes(os.urandom(2), "big")
         return sock

@@ -178,7 +178,9 @@ class TcpFlow:
         flow, plane = self._flow, self._plane
         self._stage, self._began = Stage.DIALING, time.monotonic()
         try:
-            self._origin, failure = sockets.dial_tcp(flow.destination, flow.destination_port)
+            self._origin, failure = sockets.dial_tcp(
+                flow.destination, flow.destination_port, flow.carrier.tenant.settings.egress
+            )
         except OSError as error:
             self._failed(error.errno or 0)
             return

@@ -37,7 +37,8 @@ class UdpSession(DatagramFlow):
         self._super = plane.udp_offload and flow.carrier.header_bytes > 0
 
     def dial(self) -> socket.socket:
-        sock = sockets.dial_udp(self.flow.destination, self.flow.destination_port, gro=self._super)
+        flow, egress = self.flow, self.flow.carrier.tenant.settings.egress
+        sock = sockets.dial_udp(flow.destination, flow.destination_port, gro=self._super, device=egress)
         self.flow.carrier.sessions[self.flow.key] = self.from_client
         return sock
 
@@ -48,7 +49,7 @@ class UdpSession(DatagramFlow):
         return timeouts.dns_idle_s if self.flow.destination_port == DNS else timeouts.udp_idle_s
 
     def from_client(self, buffer: bytearray, l4: int, end: int) -> DropReason | None:
-        """The memoised path of a packet whose IP header was checked: check the datagram, send its payload."""
+        """The memoised path of a packet whose IP lengths were checked: check the datagram, send its payload."""
         start = self.flow.carrier.header_bytes
         length = _get16(buffer, l4 + 4)[0]
         if length < 8 or l4 + length > end:

@@ -68,7 +68,7 @@ def test_syn_held_is_reset_when_the_origin_refuses(monkeypatch, version):
     ],
 )
 def test_failure_of_the_dial_is_told_as_the_network_would(monkeypatch, code, reason, answer):
-    def dial(address, port):
+    def dial(*_):
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if code == errno.EMFILE:
             sock.close()
