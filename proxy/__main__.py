@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -16,10 +15,6 @@ from proxy.kernel.private import become_namespace_owner
 from proxy.settings import DocumentError, Settings, load
 
 log = logging.getLogger("proxy")
-
-# A flow's objects refer to each other, so the collector is needed, but seldom: the interpreter's own thresholds look
-# through all that lives after every 20 connections (bench/connections.py, -5 %; RSS stays the same).
-GC_THRESHOLDS = 50_000, 2, 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,8 +54,6 @@ async def _serve(settings: Settings) -> None:
     proxy = Proxy(settings)
     try:
         await proxy.start()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         log.info("ready: control socket %s", settings.control)
         await stopped.wait()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -173,8 +174,8 @@ class Flow:
             duration_ms=((self.ended_ns or now_ns) - self.started_ns) / 1e6,
             client_tcp_ms=self.client_tcp_ms, origin_tcp_ms=self.origin_tcp_ms,
             policy_ms=self.policy_ms, ttfb_ms=self.ttfb_ms,
-            protocol=self.protocol, src=str(ip_address(self.source)), src_port=self.source_port,
-            dst=str(ip_address(self.destination)), dst_port=self.destination_port,
+            protocol=self.protocol, src=address_text(self.source), src_port=self.source_port,
+            dst=address_text(self.destination), dst_port=self.destination_port,
             origin=self.origin, egress_ip=self.egress_ip, total=total, delta=delta,
             level=self.level, detected_protocol=self.detected_protocol,
             verdict=self.verdict, decisions=self.decisions,
@@ -187,7 +188,13 @@ class Flow:
         return community_id(self.source, self.destination, PROTOCOL_NUMBERS[self.protocol], *ports)
 
 
+@lru_cache(4096)  # each connection asks four times
+def address_text(address: bytes) -> str:
+    """`192.0.2.1` or `2001:db8::1`."""
+    return str(ip_address(address))
+
+
 def endpoint(address: bytes, port: int) -> str:
     """`192.0.2.1:80` or `[2001:db8::1]:80`."""
-    text = str(ip_address(address))
+    text = address_text(address)
     return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"

@@ -19,7 +19,7 @@ from proxy.device.tun import has_udp_offload, open_tun
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.flow import Flow, Path
 from proxy.kernel.private import PrivateNamespace
-from proxy.packet.translate import set_rewrite, translate
+from proxy.packet.translate import set_reverse, set_rewrite, translate
 from proxy.poller import IN, Poller
 from proxy.wire.ip import IPPacket
 
@@ -41,6 +41,8 @@ class Bridge:
         self.paths: dict[bytes, Path] = {}  # TCP from the listeners, by virtual client
         self._awaited: dict[tuple[str, int], Flow] = {}
         self._admitted = 0
+        self._host = 0, 0  # version and number of the virtual client in use
+        self._host_address = "", b""
         self._v4 = 0xC612_0000 if offload else 0xC613_0000
         self._v6 = 0xFD6F_7879 << 96 | (0 if offload else 1) << 64
         self._listener_v4 = (self._v4 + 1).to_bytes(4, "big")
@@ -78,7 +80,7 @@ class Bridge:
         half = len(address)
         answer = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
         set_rewrite(flow.client_path, key, inside)
-        set_rewrite(flow.origin_path, backwards, answer)
+        set_reverse(flow.origin_path, flow.client_path, answer)
         flow.origin_path.send = flow.carrier.send
         self.paths[backwards] = flow.origin_path
         self._awaited[name, port] = flow
@@ -104,14 +106,18 @@ class Bridge:
             return DropReason.BAD_OFFLOAD if error.errno == errno.EINVAL else DropReason.KERNEL_IP
         return None
 
+    def accept(self, version: int) -> None:
+        """Take the connection that a packet has just completed: the flow's next packet finds its path memoised."""
+        self._take_one(self.listeners[version == 6])
+
     def _next_virtual(self, version: int) -> tuple[str, bytes, int]:
         count = self._admitted = self._admitted + 1
         host, port = 2 + count // PORTS % ADDRESSES, FIRST_PORT + count % PORTS
-        if version == 4:
-            v4 = IPv4Address(self._v4 + host)
-            return str(v4), v4.packed, port
-        v6 = IPv6Address(self._v6 + host)
-        return str(v6), v6.packed, port
+        if self._host != (version, host):
+            self._host = version, host
+            address = IPv4Address(self._v4 + host) if version == 4 else IPv6Address(self._v6 + host)
+            self._host_address = str(address), address.packed
+        return *self._host_address, port
 
     def _open(self, mtu: int, backlog: int) -> tuple[int, list[socket.socket]]:
         name = "offload" if self.offload else "plain"
@@ -129,18 +135,21 @@ class Bridge:
 
     def _take(self, listener: socket.socket, events: int) -> None:
         for _ in range(ACCEPTS):
-            try:
-                sock, peer = listener.accept()
-            except BlockingIOError:
+            if not self._take_one(listener):
                 return
-            except OSError:  # the peer gave up meanwhile; descriptors were counted when the flow was opened
-                return
-            flow = self._awaited.pop(peer[:2], None)
-            if flow is None:
-                sock.close()
-                continue
+
+    def _take_one(self, listener: socket.socket) -> bool:
+        try:
+            sock, peer = listener.accept()
+        except OSError:  # none, or the peer gave up; descriptors were counted when the flow was opened
+            return False
+        flow = self._awaited.pop(peer[:2], None)
+        if flow is None:
+            sock.close()
+        else:
             sock.setblocking(False)
             self._accepted(flow, sock)
+        return True
 
 
 def _listen(address: str, backlog: int) -> socket.socket:

@@ -32,12 +32,16 @@ def dial_tcp(address: bytes, port: int, device: str | None = None) -> tuple[sock
     """
     sock = _socket(address, socket.SOCK_STREAM, device=device)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    code = sock.connect_ex((_text(address), port))
+    return sock, 0 if code == errno.EINPROGRESS else code
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Let the kernel ask an origin that is silent for long whether it is still there."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    code = sock.connect_ex((_text(address), port))
-    return sock, 0 if code == errno.EINPROGRESS else code
 
 
 def forgive_errors(sock: socket.socket, address: bytes) -> None:

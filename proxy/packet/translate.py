@@ -23,6 +23,12 @@ def set_rewrite(path: Path, old: bytes, new: bytes) -> None:
     path.l4_delta = delta(old, new)
 
 
+def set_reverse(path: Path, of: Path, new: bytes) -> None:
+    """Let `path` undo what `of` does: `new` is what `of` replaces, with source and destination exchanged."""
+    path.rewritten = new
+    path.ip_delta, path.l4_delta = -of.ip_delta % 0xFFFF, -of.l4_delta % 0xFFFF
+
+
 def translate(buffer: bytearray, packet: IPPacket, path: Path) -> None:
     """Rewrite addresses, ports and checksums of the TCP segment in `packet`, wherever its headers stand."""
     new = path.rewritten

@@ -91,7 +91,7 @@ class Document:
         return self.error(f"{label}: {wanted[:1].lower()}{wanted[1:]} (found {_brief(self._at(full))})", full)
 
     def _explain_inside(self, kind: Any, place: Place, steps: list[str | int]) -> DocumentError:
-        inner = _value_type(_descend(kind, self._at(place), steps))
+        inner = _value_type(_mapping(_descend(kind, self._at(place), steps)))
         full = (*place, *steps)
         for key, value in self._at(full).items():
             try:
@@ -252,6 +252,12 @@ def _value_type(kind: Any) -> Any:
     plain = _plain(kind)
     args = typing.get_args(plain)
     return (args[1] if typing.get_origin(plain) is dict else args[0]) if args else Any
+
+
+def _mapping(kind: Any) -> Any:
+    """Of a union, the mapping in it."""
+    plain = _plain(kind)
+    return next((arg for arg in typing.get_args(plain) if typing.get_origin(_plain(arg)) is dict), plain)
 
 
 def _members(kind: Any) -> list[type[msgspec.Struct]]:

@@ -26,12 +26,13 @@ from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.translate import has_partial_checksum
 from proxy.poller import OUT, Poller
 from proxy.settings.model import Timeouts
-from proxy.stream.lifecycle import Lifecycle
+from proxy.stream.lifecycle import IDLE_CHECKS, Lifecycle
 from proxy.stream.relay import LINGER_RESET, Relay, unsent_bytes
 from proxy.wire import icmp, ip, tcp
 from proxy.wire.ip import IPPacket
 
 HANDSHAKE_S = 75.0  # the kernel repeats its SYN-ACK for 63 s (tcp_synack_retries 5)
+YOUNG_S = 60.0  # a flow that lives longer gets keep-alive and is watched for idleness
 LAST_PACKETS_S = 0.25  # after the sockets' end, before the totals are final
 LINGER_S = 2.0  # the kernel's last ACKs and retransmissions still pass
 DRAIN_CHECK_S = 0.5
@@ -78,7 +79,19 @@ class TcpPlane:
 class TcpFlow:
     """One flow on its way through the stages."""
 
-    __slots__ = ("_began", "_bridge", "_client", "_flow", "_held", "_origin", "_plane", "_refusal", "_relay", "_stage")
+    __slots__ = (
+        "_began",
+        "_bridge",
+        "_client",
+        "_flow",
+        "_held",
+        "_is_settled",
+        "_origin",
+        "_plane",
+        "_refusal",
+        "_relay",
+        "_stage",
+    )
 
     def __init__(self, plane: TcpPlane, flow: Flow, held: bytes) -> None:
         self._plane, self._flow, self._held = plane, flow, held
@@ -88,6 +101,7 @@ class TcpFlow:
         self._origin: socket.socket | None = None
         self._client: socket.socket | None = None
         self._relay: Relay | None = None
+        self._is_settled = False
         self._refusal: Callable[[], None] | None = None  # how the held SYN was answered
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
@@ -105,9 +119,12 @@ class TcpFlow:
         if self._flow.virtual is None:
             return DropReason.STRAY
         reason = self._bridge.write(buffer, packet, self._flow)
-        if self._stage is Stage.HANDSHAKE and flags & tcp.RST:
-            self._flow.history += "R"
-            self.end("client_reset")
+        if self._stage is Stage.HANDSHAKE:
+            if flags & tcp.RST:
+                self._flow.history += "R"
+                self.end("client_reset")
+            elif flags & tcp.ACK:
+                self._bridge.accept(packet.version)
         return reason
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
@@ -140,24 +157,36 @@ class TcpFlow:
         flow.client_tcp_ms = (now - self._began) * 1000
         flow.history += "A"
         flow.carrier.paths[flow.key] = flow.client_path
-        plane.lifecycle.watch_idle(flow, plane.timeouts.tcp_idle_s, now)
+        plane.lifecycle.wheel.arm(flow, now + min(YOUNG_S, plane.timeouts.tcp_idle_s / IDLE_CHECKS))
         self._relay = Relay(plane.poller, flow, sock, origin, self._relayed)
 
     def expired(self, now: float) -> None:
         """The timer of the stage."""
-        timeouts, lifecycle = self._plane.timeouts, self._plane.lifecycle
+        lifecycle = self._plane.lifecycle
         if self._stage is Stage.DIALING:
             self.end("origin_timeout")  # and silence: the client's own timeout is due
         elif self._stage is Stage.HANDSHAKE:
             self.end("client_idle_timeout")
+        elif self._stage is Stage.RELAYING and not self._is_settled:
+            self._settle(now)
         elif self._stage is Stage.RELAYING:
-            half = "F" in self._flow.history or "f" in self._flow.history
-            if lifecycle.is_idle(self._flow, timeouts.tcp_half_closed_s if half else timeouts.tcp_idle_s, now):
+            if lifecycle.is_idle(self._flow, self._idle_s(), now):
                 self.end("client_idle_timeout")
         elif self._stage is Stage.DRAINING:
             self._drain(now)
         else:
             self._fade(now)
+
+    def _settle(self, now: float) -> None:
+        """The flow is no short one: only now is it worth what long ones need (four system calls for each)."""
+        self._is_settled = True
+        if self._relay is not None:
+            sockets.keep_alive(self._relay.origin.sock)
+        self._plane.lifecycle.watch_idle(self._flow, self._idle_s(), now)
+
+    def _idle_s(self) -> float:
+        timeouts, history = self._plane.timeouts, self._flow.history
+        return timeouts.tcp_half_closed_s if "F" in history or "f" in history else timeouts.tcp_idle_s
 
     def end(self, reason: CloseReason) -> None:
         """End the flow now, whatever its stage: both sides learn of it by RST."""

@@ -34,6 +34,7 @@ def test_tcp_dial_connects_without_blocking(version):
             wait(sock)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            sockets.keep_alive(sock)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sockets.local_address(sock) == LOCALHOST[version]
             assert not os.get_inheritable(sock.fileno())
@@ -47,6 +48,35 @@ def test_tcp_dial_to_a_closed_port_is_refused(version):
             wait(sock)
             failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         assert sockets.connect_failure(failure) == ("origin_refused", None)
+
+
+def dial(kind, version, port, device):
+    """A socket of this kind towards loopback."""
+    address = pack(LOCALHOST[version])
+    if kind == "tcp":
+        return sockets.dial_tcp(address, port, device)[0]
+    return (
+        sockets.dial_udp(address, port, gro=False, device=device)
+        if kind == "udp"
+        else sockets.dial_echo(address, device)[0]
+    )
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", ["tcp", "udp", "echo"])
+def test_a_dial_may_be_bound_to_an_interface(kind, version):
+    for device, bound in ((None, b""), ("lo", b"lo")):
+        with listening(version) as origin, dial(kind, version, origin.getsockname()[1], device) as sock:
+            found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+            assert found.rstrip(b"\0") == bound
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", ["tcp", "udp", "echo"])
+def test_a_dial_by_an_interface_that_is_not_there_fails(kind, version):
+    with pytest.raises(OSError, match="No such device"):
+        dial(kind, version, 9, "no-such-device")
+    assert sockets.connect_failure(errno.ENODEV) == ("proxy_error", icmp.HOST_UNREACHABLE)
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,16 @@ def test_half_closed_flow_has_a_timeout_of_its_own(monkeypatch):
         assert flow.close_reason == "client_idle_timeout"
 
 
+def test_origin_of_a_flow_that_lasts_is_asked_whether_it_lives(monkeypatch):
+    with listening() as origin, world(monkeypatch) as w:
+        flow, *_ = established(w, origin)
+        sock = flow.handler._relay.origin.sock
+        w.tick(59)
+        assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        w.tick(61)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
 def test_client_that_never_completes_its_handshake_ends(monkeypatch):
     with listening() as origin, world(monkeypatch) as w:
         w.give(segment(origin.getsockname()[1]))

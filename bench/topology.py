@@ -1,0 +1,202 @@
+"""Three network namespaces, client - proxy - origin, of which no name and no trace exists outside the bench.
+
+    client c0 --- p0 proxy p1 --- s0 origin
+    10.91.1.2     10.91.1.1
+                  10.91.2.1       10.91.2.2
+
+The bench runs itself again as PID 1 of new PID, mount and network namespaces (and a user namespace when it is not
+root): whatever it starts in there is gone when it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from proxy.device.interface import set_sysctl
+from proxy.device.namespaces import CLONE_NEWNET, current_network, setns, unshare
+
+INSIDE = "BENCH_INSIDE"  # set for the bench that runs in namespaces of its own
+CLIENT, PROXY, ORIGIN = "client", "proxy", "origin"
+CLIENT_ADDRESS, ORIGIN_ADDRESS = "10.91.1.2", "10.91.2.2"
+MTU = 1500
+STEER_TABLE = "191"
+PRIORITY = -10  # others on the core wait, where we may ask for that
+
+_LINKS = f"""
+link set lo up
+link add c0 mtu {MTU} netns {{client}} type veth peer name p0 mtu {MTU}
+link add s0 mtu {MTU} netns {{origin}} type veth peer name p1 mtu {MTU}
+addr add 10.91.1.1/24 dev p0
+addr add 10.91.2.1/24 dev p1
+link set p0 up
+link set p1 up
+"""
+_CLIENT = f"link set lo up\naddr add {CLIENT_ADDRESS}/24 dev c0\nlink set c0 up\nroute add default via 10.91.1.1\n"
+_ORIGIN = f"link set lo up\naddr add {ORIGIN_ADDRESS}/24 dev s0\nlink set s0 up\nroute add default via 10.91.2.1\n"
+_SYSCTLS = {
+    "net/ipv4/ip_forward": 1,
+    "net/ipv4/conf/all/rp_filter": 0,
+    "net/ipv4/conf/default/rp_filter": 0,
+    "net/ipv4/ip_local_port_range": "1024 65535",
+    "net/core/somaxconn": 65_535,
+    "net/ipv4/ping_group_range": "0 2147483647",
+}
+
+
+class BenchError(Exception):
+    """Why a figure cannot be had here, in words for its reader."""
+
+
+def run_isolated(arguments: Sequence[str]) -> int:
+    """The exit code of this bench, run again in namespaces of its own."""
+    if not shutil.which("unshare"):
+        raise BenchError("unshare (util-linux) is needed")
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    command = ["unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command += [sys.executable, "-m", "bench", *arguments]
+    inside = subprocess.Popen(command, cwd=Path(__file__).parent.parent, env=os.environ | {INSIDE: "1"})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        return inside.wait()
+    finally:
+        inside.kill()  # unshare ignores SIGTERM while it waits; when it is killed, so is all that is inside
+
+
+class Topology:
+    """The namespaces by name, and the processes that were started in them."""
+
+    def __init__(self, cpu: int, directory: Path) -> None:
+        """Everything is pinned to `cpu`; `directory` is for sockets, logs and configurations."""
+        self.cpu, self.directory = cpu, directory
+        self._descriptors = {PROXY: current_network(), CLIENT: _new_network(), ORIGIN: _new_network()}
+        self._tune()
+        links = _LINKS.format(client=self.path(CLIENT), origin=self.path(ORIGIN))
+        for namespace, batch in ((PROXY, links), (CLIENT, _CLIENT), (ORIGIN, _ORIGIN)):
+            self.ip(namespace, batch)
+
+    def path(self, namespace: str) -> str:
+        """A path that names the namespace for other programs, as long as the bench runs."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptors[namespace]}"
+
+    def ip(self, namespace: str, batch: str, *, check: bool = True) -> None:
+        """Run lines of ip(8) commands."""
+        command = ["ip", "-batch", "-"] if check else ["ip", "-force", "-batch", "-"]
+        done = self._popen(namespace, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, _ = done.communicate(batch)
+        if check and done.returncode:
+            raise BenchError(f"ip in {namespace}: {output.strip()}")
+
+    def steer(self, device: str) -> None:
+        """Route what comes from the client into a device of the proxy's namespace; `unsteer` undoes it."""
+        self.ip(PROXY, f"route replace default dev {device} table {STEER_TABLE}\n"
+                       f"rule add iif p0 lookup {STEER_TABLE} pref 100\n")  # fmt: skip
+
+    def unsteer(self) -> None:
+        self.ip(PROXY, f"rule del pref 100\nroute flush table {STEER_TABLE}\n", check=False)
+
+    def run(
+        self, namespace: str, command: Sequence[str], *, timeout_s: float = 60, directory: Path | None = None
+    ) -> str:
+        """What a command wrote to its standard output; BenchError when it failed."""
+        process = self._popen(namespace, command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            output, errors = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+            raise BenchError(f"{command[0]}: not done after {timeout_s:g} s {errors[-300:]}") from None
+        if process.returncode:
+            raise BenchError(f"{command[0]} exited with {process.returncode}: {(errors or output).strip()[-500:]}")
+        return output
+
+    @contextlib.contextmanager
+    def running(self, namespace: str, command: Sequence[str], **options: object) -> Iterator[subprocess.Popen[str]]:
+        """A process that is ended on leaving; its output is in `NAME.log` of the directory. `options`: of Popen."""
+        name = Path(command[0]).name
+        with open(self.directory / f"{name}.log", "w") as log:
+            process = self._popen(namespace, command, stdout=options.pop("stdout", log), stderr=log, **options)
+            try:
+                yield process
+            finally:
+                _end(process)
+
+    def inside(self, namespace: str, function: Callable[[], object]) -> object:
+        """What `function` returns, called by a thread that lives in the namespace."""
+        found: list[object] = []
+
+        def enter() -> None:
+            setns(self._descriptors[namespace], CLONE_NEWNET)
+            found.append(function())
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        if not found:
+            raise BenchError(f"nothing came of {function} in {namespace}")
+        return found[0]
+
+    def _popen(
+        self, namespace: str, command: Sequence[str], cwd: Path | None = None, **options: object
+    ) -> subprocess.Popen[str]:
+        descriptor = self._descriptors[namespace]
+
+        def enter() -> None:
+            setns(descriptor, CLONE_NEWNET)
+            os.sched_setaffinity(0, {self.cpu})
+            with contextlib.suppress(PermissionError):
+                os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+
+        try:
+            return subprocess.Popen(command, text=True, preexec_fn=enter, cwd=cwd or self.directory, **options)  # type: ignore
+        except FileNotFoundError:
+            raise BenchError(f"{command[0]} is not installed") from None
+
+    def _tune(self) -> None:
+        def apply() -> bool:
+            for name, value in _SYSCTLS.items():
+                set_sysctl(name, value)
+            return True
+
+        for namespace in self._descriptors:
+            self.inside(namespace, apply)
+
+
+def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 20) -> None:
+    """Return when `condition()` is true; BenchError names `what` did not come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise BenchError(f"{what}: not ready after {timeout_s:g} s")
+        time.sleep(0.02)
+
+
+def _new_network() -> int:
+    found: list[int] = []
+
+    def make() -> None:
+        unshare(CLONE_NEWNET)
+        found.append(current_network())
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    if not found:
+        raise BenchError("cannot make a network namespace")
+    return found[0]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    for number, patience_s in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        if process.poll() is None:
+            process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience_s)
