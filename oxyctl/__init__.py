@@ -6,7 +6,11 @@
     net/       namespaces, mounts and rtnetlink
     agents/    what runs inside client nodes: packets between a TUN device and a tunnel
     services/  the origin servers of upstream nodes
-    render/    tables of flows
+    traffic/   generators of traffic, and what became of it
+    checks/    what a lab file says must be true, tried
+    testing/   labs as fixtures of pytest
+    render/    tables of flows, traffic and checks
 
-Imports point one way: `net` <- `nodes` <- `lab` <- `cli`; `agents` and `services` are programs of their own.
+Imports point one way: `net` <- `nodes` <- `lab` <- `checks` <- `cli`, `testing`; `agents`, `services` and `traffic` are
+programs of their own.
 """

@@ -14,14 +14,17 @@ from oxyctl.agents.fleet import Fleet
 
 def main(path: str) -> None:
     """Open the devices of all clients, then pump until the process is ended."""
-    config = msgspec.json.decode(Path(path).read_bytes(), type=Config)
+
+    def read() -> Config:
+        return msgspec.json.decode(Path(path).read_bytes(), type=Config)
+
     clients = []
-    for each in config.clients:
+    for each in read().clients:
         try:
             clients.append(Client(each))
         except OSError as error:
             sys.exit(f"{each.node}: cannot open TUN device {each.interface}: {error}")
-    Fleet(clients).run()
+    Fleet(clients).run(read)
 
 
 if __name__ == "__main__":

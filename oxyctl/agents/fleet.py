@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import heapq
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import msgspec
 
 from oxyctl.agents.client import Client
+from oxyctl.agents.config import Config
 from oxyctl.agents.pump import TunnelLost, download, resume, upload
+from oxyctl.agents.slow import Detour
+from oxyctl.net.impairment import Impairment
 from proxy.context import TunnelAnswer
 from proxy.errors import ProxyError
 
@@ -39,20 +45,34 @@ class Fleet:
         self._outcomes: collections.deque[tuple[Client, Outcome]] = collections.deque()  # filled by the diallers
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
+        self._detours: dict[Client, Detour] = {}  # of those whose tunnel is impaired
+        self._is_changed = False
         for client in clients:
             self._epoll.register(client.tun, 0)
+            self._impair(client, client.config.impairment)
 
-    def run(self) -> NoReturn:
-        """Pump for ever."""
+    def run(self, read: Callable[[], Config] | None = None) -> NoReturn:
+        """Pump for ever. On SIGHUP, `read` what the configuration has become."""
+        if read is not None:
+            signal.signal(signal.SIGHUP, self._note_change)
         while True:
-            for fd, events in self._epoll.poll(self._dial_due()):
+            for fd, events in self._epoll.poll(self._next_due()):
                 if fd == self._wake:
                     self._take_outcomes()
+                    if self._is_changed and read is not None:
+                        self._is_changed = False
+                        self._change(read())
                 elif (client := self._by_fd.get(fd)) is not None and client.tunnel is not None:
                     self._handle(client, fd, events)
 
     def _handle(self, client: Client, fd: int, events: int) -> None:
         try:
+            if (detour := self._detours.get(client)) is not None:
+                if fd == client.tun:
+                    detour.upload(time.monotonic())
+                else:
+                    detour.download(time.monotonic())
+                return
             if fd == client.tun:
                 if not upload(client):
                     self._watch(client, is_full=True)
@@ -69,6 +89,69 @@ class Fleet:
         assert client.tunnel is not None
         self._epoll.modify(client.tun, 0 if is_full else select.EPOLLIN)
         self._epoll.modify(client.tunnel, select.EPOLLIN | (select.EPOLLOUT if is_full else 0))
+
+    def _next_due(self) -> float | None:
+        """Do what is due; seconds until something is again."""
+        now = time.monotonic()
+        due = [when for detour in self._detours.values() if (when := detour.write_due(now)) is not None]
+        pause = self._dial_due()
+        return min([max(0.0, when - now) for when in due] + ([] if pause is None else [pause]), default=None)
+
+    def _note_change(self, number: int, frame: object) -> None:
+        self._is_changed = True
+        os.eventfd_write(self._wake, 1)
+
+    def _change(self, config: Config) -> None:
+        """Serve the clients that `config` names and no others; those that stay keep their devices and tunnels."""
+        wanted = {each.node: each for each in config.clients}
+        same = {}
+        for client in list(self._pauses):
+            new = wanted.get(client.name)
+            if new is None or msgspec.structs.replace(client.config, impairment=new.impairment) != new:
+                self._remove(client)
+                continue
+            same[client.name] = client
+            client.config = new
+            self._impair(client, new.impairment)
+        problems = {}
+        for name in wanted.keys() - same.keys():
+            try:
+                self._add(Client(wanted[name]))
+            except OSError as error:
+                problems[name] = f"cannot open TUN device {wanted[name].interface}: {error}"
+        print(json.dumps({"generation": config.generation, "problems": problems}), flush=True)
+
+    def _add(self, client: Client) -> None:
+        self._by_fd[client.tun] = client
+        self._pauses[client] = FIRST_PAUSE_S
+        self._epoll.register(client.tun, 0)
+        self._impair(client, client.config.impairment)
+        self._dial_later(client)
+
+    def _remove(self, client: Client) -> None:
+        """The device itself goes with its namespace."""
+        del self._by_fd[client.tun], self._pauses[client]
+        self._due = [entry for entry in self._due if entry[2] is not client]
+        heapq.heapify(self._due)
+        self._detours.pop(client, None)
+        if client.tunnel is not None:
+            del self._by_fd[client.tunnel.fileno()]
+            client.hang_up()
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(client.tun)
+        os.close(client.tun)
+
+    def _impair(self, client: Client, impairment: Impairment) -> None:
+        if not impairment.is_shaped and not impairment.down:
+            if (detour := self._detours.pop(client, None)) is not None:
+                detour.write_due(float("inf"))
+        elif (detour := self._detours.get(client)) is not None:
+            detour.change(impairment)
+        else:
+            self._detours[client] = Detour(client, impairment)
+            if client.tunnel is not None and client.waiting is not None:
+                client.waiting = None  # the line takes over from a tunnel that was full
+                self._watch(client, is_full=False)
 
     def _dial_due(self) -> float | None:
         """Have those dialled whose time has come; seconds until the next one, None when nobody waits."""
@@ -90,6 +173,10 @@ class Fleet:
         os.eventfd_read(self._wake)
         while self._outcomes:
             client, outcome = self._outcomes.popleft()
+            if client not in self._pauses:  # removed meanwhile
+                if isinstance(outcome, tuple):
+                    outcome[0].close()
+                continue
             if isinstance(outcome, tuple):
                 self._accept(client, *outcome)
                 continue

@@ -56,9 +56,9 @@ class Outcome(NamedTuple):
 
 
 def capture(lab: LabDirectory, request: Request) -> Outcome:
-    """Capture in `lab` until something ends it. OxyctlError: it could not begin."""
+    """Capture in `lab` until something ends it, and with it this command. OxyctlError: it could not begin."""
     with contextlib.ExitStack() as stack:
-        wake = stack.enter_context(asked_to_end())
+        wake = stack.enter_context(asked_to_end(for_good=True))
         rings = _rings(stack, lab, request)
         interfaces = [ring.interface for ring in rings]
         programs = {kind: compile_filter(request.filter, kind, request.snaplen) for kind in _link_types(interfaces)}

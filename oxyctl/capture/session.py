@@ -131,13 +131,16 @@ class Session:
 
 
 @contextlib.contextmanager
-def asked_to_end() -> Iterator[int]:
-    """An eventfd that becomes readable at SIGINT, SIGTERM or SIGHUP."""
+def asked_to_end(*, for_good: bool = False) -> Iterator[int]:
+    """An eventfd that becomes readable at SIGINT, SIGTERM or SIGHUP.
+
+    Afterwards these do what they did before; `for_good`: nothing, because what has ended is not to be ended again.
+    """
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     before = {number: signal.signal(number, lambda *_: os.eventfd_write(wake, 1)) for number in SIGNALS}
     try:
         yield wake
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if for_good else handler)
         os.close(wake)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from oxyctl.errors import OxyctlError
 
+SURE_BYTES = select.PIPE_BUF  # a pipe that poll(2) calls writable takes so many without blocking
 END_BYTES = 96  # one interface's statistics
 GIVE_UP_S = 2.0  # what a reader that has stopped reading gets, once the capture is to end
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file may not grow"}
@@ -78,15 +79,12 @@ class PipeSink:
         data = memoryview(b"".join(blocks))
         give_up: float | None = None
         while data:
+            give_up = self._wait(give_up)
             try:
-                data = data[os.write(self._fd, data) :]
-            except BlockingIOError:
-                give_up = self._wait(give_up)
-            except BrokenPipeError:
+                data = data[os.write(self._fd, data[:SURE_BYTES]) :]
+            except (BrokenPipeError, ConnectionResetError):
                 raise ReaderGone from None
             except OSError as error:
-                if error.errno == errno.ECONNRESET:
-                    raise ReaderGone from None
                 raise OxyctlError(f"{self._name}: {_FULL.get(error.errno or 0, error.strerror)}") from None
 
     def close(self, last: Sequence[bytes]) -> None:
@@ -99,13 +97,17 @@ class PipeSink:
         """Until there is room; from the moment when the capture is to end, no longer than GIVE_UP_S."""
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)
+        if poller.poll(0):
+            return give_up
         if give_up is None:
             poller.register(self._wake, select.POLLIN)
         remaining = None if give_up is None else max(0.0, give_up - time.monotonic()) * 1000
         ready = dict(poller.poll(remaining))
-        if not ready:
+        if self._fd in ready:
+            return give_up
+        if self._wake not in ready:
             raise OxyctlError(f"{self._name}: the reader has stopped reading; what it got last may be cut short")
-        return time.monotonic() + GIVE_UP_S if self._wake in ready else give_up
+        return self._wait(time.monotonic() + GIVE_UP_S)
 
 
 class RingSink:
@@ -161,13 +163,8 @@ def create(path: Path) -> int:
 
 def sink_to(fd: int, name: str, wake: int) -> FileSink | PipeSink:
     """What suits the kind of file that `fd` is."""
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
+    if stat.S_ISREG(os.fstat(fd).st_mode):
         return FileSink(fd, name)
-    if stat.S_ISFIFO(mode):  # our own view of the pipe: others who write to it are not to find it non-blocking
-        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.close(fd)
-        fd = own
     return PipeSink(fd, name, wake)
 
 

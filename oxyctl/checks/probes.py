@@ -63,7 +63,7 @@ async def tcp(check: TcpCheck, node: str, session: Session) -> Verdict:
 
 
 async def udp(check: UdpCheck, node: str, session: Session) -> Verdict:
-    """Some datagrams, all at once; one by one where an ICMP error is expected, of which a socket keeps only the last."""
+    """Some datagrams, all at once; where an ICMP error is expected, one by one: a socket keeps only the last."""
     traffic = UdpTraffic(
         target=check.to,
         family=check.family,

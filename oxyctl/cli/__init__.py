@@ -8,10 +8,14 @@ from typing import NoReturn
 import typer
 
 from oxyctl.cli import flows, lab, traffic
+from oxyctl.cli.apply import apply
 from oxyctl.cli.capture import capture
 from oxyctl.cli.check import check
 from oxyctl.cli.doctor import doctor
+from oxyctl.cli.down import down, gc
 from oxyctl.cli.graph import graph
+from oxyctl.cli.impair import impair
+from oxyctl.cli.inside import exec, logs, shell
 from oxyctl.cli.schema import schema
 from oxyctl.cli.status import status
 
@@ -23,6 +27,13 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich alone takes half of the time that `--help` may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+lab.app.command("down")(down)
+lab.app.command("gc")(gc)
+lab.app.command("exec", context_settings={"allow_interspersed_args": False})(exec)
+lab.app.command("shell")(shell)
+lab.app.command("logs")(logs)
+lab.app.command("apply")(apply)
+lab.app.command("impair")(impair)
 lab.app.command("check")(check)
 lab.app.command("graph")(graph)
 lab.app.command("schema")(schema)

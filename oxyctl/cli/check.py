@@ -43,7 +43,7 @@ def check(
 
     directory, patterns = _chosen(list(words or []), lab)
     source, checks = _load(directory, file)
-    results = asyncio.run(run(directory, source.parent, _select(checks, patterns), output, junit))
+    results = asyncio.run(run(directory, source.parent, select(checks, patterns), output, junit))
     if any(result.state != "passed" for result in results):
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
@@ -74,7 +74,8 @@ def _load(directory: LabDirectory, file: Path | None) -> tuple[Path, list[AnyChe
     return source.absolute(), found
 
 
-def _select(checks: list[AnyCheck], patterns: list[str]) -> list[AnyCheck]:
+def select(checks: list[AnyCheck], patterns: list[str]) -> list[AnyCheck]:
+    """Those that one of `patterns` names or matches, all without any; NothingMatched when one of them does neither."""
     from fnmatch import fnmatchcase
 
     from oxyctl.errors import NothingMatched

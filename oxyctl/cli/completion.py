@@ -80,7 +80,7 @@ complete_check = _quietly(_checks)
 
 
 def complete_capture(context: typer.Context, incomplete: str) -> list[str]:
-    """For `capture`: nodes, their interfaces, networks. bash makes three words of NODE:INTERFACE, and wants the last."""
+    """For `capture`. bash makes three words of NODE:INTERFACE and wants the last."""
     with contextlib.suppress(Exception):
         from oxyctl.capture.targets import names
 
@@ -90,6 +90,19 @@ def complete_capture(context: typer.Context, incomplete: str) -> list[str]:
         if len(before) > 1 and before[-1] == ":":
             typed = f"{before[-2]}:{incomplete}"
             return [each.partition(":")[2] for each in known if each.startswith(typed)]
+        return [each for each in known if each.startswith(incomplete)]
+    return []
+
+
+def complete_link(context: typer.Context, incomplete: str) -> list[str]:
+    """For `impair`: links and networks. bash makes three words of NODE:NETWORK, and wants the last."""
+    with contextlib.suppress(Exception):
+        plan = _plan(context)
+        if plan is None:
+            return []
+        tunnels = [f"{node.name}:tunnel" for node in plan.nodes if node.kind == "warp"]
+        links = [f"{link.node}:{link.network}" for link in plan.links]
+        known = [*(bridge.network for bridge in plan.bridges), *links, *tunnels]
         return [each for each in known if each.startswith(incomplete)]
     return []
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oxyctl.cli.completion import complete_lab_file, complete_node
+from oxyctl.cli.completion import complete_lab_file
 from oxyctl.cli.options import Format, FormatOption, LabArgument, LabOption
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def up(
 
     lab = load(find_file(file), name)
     try:
-        with Progress(lab.name) as progress:
+        with _explaining(), Progress(lab.name) as progress:
             is_new = bring_up(lab, timeout, progress.tell)
     except Interrupted as signal:
         say(f"{signal}: lab '{lab.name}' was taken down")
@@ -51,22 +53,6 @@ def up(
         _require_whole(lab.name)
         say(f"lab '{lab.name}' is up already")
     _print_hints(lab.name)
-
-
-@app.command()
-def down(name: LabArgument = None, lab: LabOption = None) -> None:
-    """End a lab and everything in it, from any directory, whatever became of its file."""
-    from oxyctl.cli.output import say
-    from oxyctl.errors import LabNotFound
-    from oxyctl.lab.reap import take_down
-    from oxyctl.lab.state import all_labs, find_lab, lab_directory
-    from proxy.settings import suggest
-
-    said = name or lab
-    directory = lab_directory(said) if said and _is_name(said) else find_lab(said)
-    if not take_down(directory):
-        raise LabNotFound(f"no lab '{said}'{suggest(directory.name, [other.name for other in all_labs()])}")
-    say(f"lab '{directory.name}' is down")
 
 
 @app.command("ls")
@@ -94,44 +80,12 @@ def status(name: LabArgument = None, lab: LabOption = None, output: FormatOption
 
     found = _status(name or lab)
     if output == Format.json:
-        print_envelope("lab-status", found.nodes, lab=_without_nodes(found), supervisor=found.supervisor)
+        more = {"lab": _without_nodes(found), "supervisor": found.supervisor, "links": found.links}
+        print_envelope("lab-status", found.nodes, **more)
         return
     _print_status(found)
     for remark in found.remarks:
         say(f"note: {remark}")
-
-
-@app.command(context_settings={"allow_interspersed_args": False})
-def exec(
-    node: Annotated[
-        str, typer.Argument(metavar="NODE", help="The node to run it in.", autocompletion=complete_node)
-    ],
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="A program and its arguments.")],
-    lab: LabOption = None,
-) -> None:
-    """Run a program inside a node. Its exit code is this command's; 128 + N when signal N killed it."""
-    from oxyctl.lab.enter import run_in
-    from oxyctl.lab.state import find_lab, find_node
-
-    directory = find_lab(lab)
-    find_node(directory, node)
-    raise typer.Exit(run_in(directory, node, command[1:] if command[0] == "--" else command))
-
-
-@app.command()
-def logs(
-    node: Annotated[
-        str | None,
-        typer.Argument(metavar="[NODE]", help="A node; without it, all of them.", autocompletion=complete_node),
-    ] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more is written.")] = False,
-    lab: LabOption = None,
-) -> None:
-    """Show what the programs of a lab wrote."""
-    from oxyctl.lab.logs import print_logs
-    from oxyctl.lab.state import find_lab
-
-    print_logs(find_lab(lab), node, follow)
 
 
 @app.command()
@@ -145,10 +99,18 @@ def validate(file: FileArgument = None, name: NameOption = None) -> None:
     print(f"{path}: valid: lab '{lab.name}', {len(lab.nodes)} nodes, {len(lab.networks)} networks")
 
 
-def _is_name(name: str) -> bool:
-    from oxyctl.lab.validate import is_lab_name
+@contextlib.contextmanager
+def _explaining() -> Iterator[None]:
+    """A lab that does not come up may be for want of something that `doctor` knows."""
+    from oxyctl.errors import OxyctlError
 
-    return is_lab_name(name)
+    try:
+        yield
+    except OxyctlError as error:
+        from oxyctl.doctor.diagnose import diagnose
+
+        hint = diagnose(error)
+        raise (type(error)(f"{error}\n{hint}") if hint else error) from None
 
 
 def _status(name: str | None) -> LabStatus:
@@ -179,6 +141,21 @@ def _print_status(found: LabStatus) -> None:
         for node in found.nodes
     ]
     print_table(["NODE", "KIND", "STATE", "PID", "ADDRESSES", ""], rows)
+    _print_links(found)
+
+
+def _print_links(found: LabStatus) -> None:
+    """Those that are not as Ethernet usually is."""
+    from oxyctl.cli.output import print_table
+
+    rows = [
+        [link.name, link.detail or "-", link.by or "-", ", ".join(f"{n} {what}" for what, n in link.frames.items())]
+        for link in found.links
+        if link.by or link.detail
+    ]
+    if rows:
+        print()
+        print_table(["LINK", "IMPAIRED", "BY", "FRAMES"], rows)
 
 
 def _print_hints(name: str) -> None:

@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import socket
+from typing import TypeVar
 
 import msgspec
 
-from oxyctl.errors import LabNotFound, OxyctlError
+from oxyctl.errors import ExitCode, LabNotFound, NothingMatched, OxyctlError, UsageError
+from oxyctl.lab.control import Apply, Failure, Impair, Question, Status
+from oxyctl.lab.diff import Change
 from oxyctl.lab.state import LabDirectory
 from oxyctl.lab.status import LabStatus
 from oxyctl.net.sockets import shortened
 
 TIMEOUT_S = 10
+CHANGE_S = 60  # beyond the time that nodes are given
+ERRORS = {ExitCode.USAGE: UsageError, ExitCode.NOTHING_MATCHED: NothingMatched}
+T = TypeVar("T")
 
 
 def ask_status(lab: LabDirectory) -> LabStatus:
     """The status of `lab` as its supervisor sees it; OxyctlError when it does not answer."""
+    return _ask(lab, Status(), LabStatus, TIMEOUT_S)
+
+
+def ask_impair(lab: LabDirectory, question: Impair) -> list[Change]:
+    """Have links of `lab` impaired; what was changed. NothingMatched, UsageError, OxyctlError."""
+    return _ask(lab, question, list[Change], CHANGE_S)
+
+
+def ask_apply(lab: LabDirectory, question: Apply) -> list[Change]:
+    """Have `lab` become another; what was changed. UsageError, OxyctlError."""
+    return _ask(lab, question, list[Change], CHANGE_S + question.timeout_s)
+
+
+def _ask(lab: LabDirectory, question: Question, kind: type[T], timeout_s: float) -> T:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, shortened(lab.control) as path:
-            sock.settimeout(TIMEOUT_S)
+            sock.settimeout(timeout_s)
             sock.connect(path)
-            with sock.makefile("rb") as answer:
-                return msgspec.json.decode(answer.read(), type=LabStatus)
+            sock.sendall(msgspec.json.encode(question) + b"\n")
+            with sock.makefile("rb") as file:
+                answer = file.read()
+        if answer.startswith(b'{"error":'):
+            failure = msgspec.json.decode(answer, type=Failure)
+            raise ERRORS.get(failure.exit_code, OxyctlError)(failure.error)
+        return msgspec.json.decode(answer, type=kind)
     except FileNotFoundError:
         raise OxyctlError(f"lab '{lab.name}' is still being built") from None
     except (OSError, msgspec.DecodeError) as error:

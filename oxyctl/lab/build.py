@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from oxyctl.errors import OxyctlError
-from oxyctl.lab.steps import Link, Namespace, Plan
-from oxyctl.net import netlink
+from oxyctl.lab.files import show_files
+from oxyctl.lab.steps import Link, Namespace, Plan, Route
+from oxyctl.net import netlink, shaping
 from oxyctl.net.namespaces import Namespaces
 
 
@@ -32,7 +33,8 @@ def build(plan: Plan, namespaces: Namespaces) -> Iterator[str]:
     yield f"{len(plan.bridges)} networks, {len(plan.links)} links"
     _make_links(plan, namespaces)
     for namespace in plan.namespaces:
-        _configure(namespace, [link for link in plan.links if link.node == namespace.node], namespaces)
+        own = [link for link in plan.links if link.node == namespace.node]
+        configure(namespace, own, namespaces, [route for route in plan.routes if route.node == namespace.node])
 
 
 def _make_links(plan: Plan, namespaces: Namespaces) -> None:
@@ -43,6 +45,7 @@ def _make_links(plan: Plan, namespaces: Namespaces) -> None:
             fd = os.open(namespaces.path(link.node), os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             requests.append(netlink.new_veth(_veth(link), fd))
+        requests += [shaping.set_mtu(link.port_index, link.mtu) for link in plan.links if link.mtu is not None]
         netlink.run(requests)
 
 
@@ -57,11 +60,16 @@ def _veth(link: Link) -> netlink.Veth:
     )
 
 
-def _configure(namespace: Namespace, links: list[Link], namespaces: Namespaces) -> None:
+def configure(namespace: Namespace, links: list[Link], namespaces: Namespaces, routes: Sequence[Route] = ()) -> None:
+    """The sysctls of `namespace`, its ends of `links` with their addresses, and its `routes`. OxyctlError."""
     requests = [netlink.set_link(netlink.LOOPBACK_INDEX)]
     for link in links:
-        requests.append(netlink.set_link(link.index))
+        requests.append(netlink.set_link(link.index, mtu=link.mtu))
         requests += [netlink.add_address(link.index, ipaddress.ip_interface(text)) for text in link.addresses]
+    for route in routes:
+        requests.append(netlink.add_route(ipaddress.ip_network(route.to), route.index, route.via, route.metric))
+    if namespace.files:
+        show_files(namespace.node, namespace.files, namespaces)
     with namespaces.inside(namespace.node):
         try:
             set_sysctls(namespace.sysctls)

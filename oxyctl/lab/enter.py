@@ -6,6 +6,10 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
 
 from oxyctl.errors import LabNotFound, OxyctlError
 from oxyctl.lab.state import LabDirectory, State, is_alive
@@ -35,19 +39,60 @@ FORWARDED = {
 KINDS = {"mnt": CLONE_NEWNS, "pid": CLONE_NEWPID, "net": CLONE_NEWNET, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC}
 
 
-def run_in(lab: LabDirectory, node: str, command: list[str]) -> int:
-    """Run `command` in `node` and return its exit code, 128 + N when signal N killed it. LabNotFound, OxyctlError."""
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What to execute, with `environment` added to the caller's. Made before the lab is entered, which moves to `/`.
+
+    `directory` must be there; without it, it is the caller's if the node has such a one.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    directory: Path | None = None
+    callers: str = field(default_factory=_here)
+
+
+def run_in(lab: LabDirectory, node: str, start: Start | Sequence[str]) -> int:
+    """Run `start` in `node` and return its exit code, 128 + N when signal N killed it. LabNotFound, OxyctlError."""
+    start = start if isinstance(start, Start) else Start(start)
+    enter_lab(live(lab))
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
+    sys.stdout.flush()
+    is_foreground = _is_foreground()
+    pid = os.fork()
+    if pid == 0:
+        if is_foreground:  # a shell with job control wants to know its group, and ours has no number in the lab
+            os.setpgid(0, 0)
+            _give_terminal(os.getpgrp())
+        become(lab, node, start)
+    try:
+        return _accompany(pid)
+    finally:
+        if is_foreground:
+            _give_terminal(os.getpgrp())
+
+
+def _is_foreground() -> bool:
+    """Whether the terminal, if there is one, is ours to pass on."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def live(lab: LabDirectory) -> State:
+    """The state of a lab that lives; else LabNotFound."""
     state = lab.live_state()
     if state is None:
         raise LabNotFound(f"lab '{lab.name}' has just ended")
-    directory = os.getcwd()
-    enter_lab(state)
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        _become(lab, node, command, directory)
-    return _accompany(pid)
+    return state
 
 
 def enter_lab(state: State) -> None:
@@ -72,24 +117,49 @@ def _differs(pid: int, kind: str) -> bool:
     return os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
 
 
-def _become(lab: LabDirectory, node: str, command: list[str], directory: str) -> None:
-    """The child: never returns."""
+def _environment(lab: LabDirectory, node: str) -> dict[str, str]:
+    """What the lab file says of it."""
+    plan = lab.read_plan()
+    nodes = [] if plan is None else plan.nodes
+    return next((each.environment for each in nodes if each.name == node), {})
+
+
+def become(lab: LabDirectory, node: str, start: Start) -> NoReturn:
+    """Turn the calling process, a child in the lab, into the program."""
+    program = start.command[0]
     try:
         die_with_parent(signal.SIGKILL)
-        Namespaces(lab.namespaces).enter(node)
-        try:
-            os.chdir(directory)
-        except OSError:
-            os.chdir("/")
-        os.environ.update(OXYCTL_LAB=lab.name, OXYCTL_NODE=node)
+        namespaces = Namespaces(lab.namespaces)
+        namespaces.enter(node)
+        namespaces.enter_mounts(node)
+        with contextlib.suppress(OSError):
+            os.chdir(start.callers)
+        if start.directory is not None:
+            program = f"in {start.directory}"
+            os.chdir(start.directory)
+            program = start.command[0]
+        os.environ.update({"OXYCTL_LAB": lab.name, "OXYCTL_NODE": node, **_environment(lab, node), **start.environment})
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execvp(command[0], command)
+        os.execvp(program, list(start.command))
     except OSError as error:
-        print(f"error: cannot run {command[0]} in node '{node}': {error.strerror}", file=sys.stderr, flush=True)
-        os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE)
+        print(f"error: cannot run {program} in node '{node}': {error.strerror}", file=sys.stderr, flush=True)
+        is_missing = isinstance(error, FileNotFoundError) and program == start.command[0]
+        os._exit(NOT_FOUND if is_missing else NOT_EXECUTABLE)
+
+
+def exit_code(wait_status: int) -> int:
+    """As a shell tells it: 128 + N when signal N killed the program."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else 128 - code
+
+
+def _give_terminal(group: int) -> None:
+    with contextlib.suppress(OSError):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # we may be in the background by then
+        os.tcsetpgrp(0, group)
 
 
 def _accompany(pid: int) -> int:
@@ -101,7 +171,20 @@ def _accompany(pid: int) -> int:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, received.si_signo)
             continue
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+        changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if changed and os.WIFSTOPPED(status):
+            _pause(pid)
+        elif changed:
+            return exit_code(status)
+
+
+def _pause(pid: int) -> None:
+    """Ctrl-Z stopped the program, so stop as well; when the user's shell lets us go on, so does the program."""
+    if not os.isatty(0):
+        return
+    _give_terminal(os.getpgrp())
+    os.kill(os.getpid(), signal.SIGSTOP)
+    with contextlib.suppress(ProcessLookupError):
+        if _is_foreground():
+            _give_terminal(os.getpgid(pid))
+        os.killpg(os.getpgid(pid), signal.SIGCONT)

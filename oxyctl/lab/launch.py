@@ -14,9 +14,11 @@ import msgspec
 
 from oxyctl.errors import OxyctlError, UsageError
 from oxyctl.lab import reap
+from oxyctl.lab.diff import is_same
 from oxyctl.lab.model import Lab
 from oxyctl.lab.plan import make_plan
 from oxyctl.lab.processes import tail
+from oxyctl.lab.remains import delete
 from oxyctl.lab.state import LabDirectory, State, lab_directory, locked
 from oxyctl.lab.steps import Plan
 from oxyctl.lab.supervisor import COMMIT
@@ -24,6 +26,7 @@ from oxyctl.lab.supervisor import COMMIT
 Event = dict[str, Any]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GONE_S = 10
+SUPERVISOR = "oxyctl.lab.supervisor"
 
 
 class Interrupted(BaseException):
@@ -42,15 +45,18 @@ def up(lab: Lab, timeout_s: float, tell: Callable[[Event], None]) -> bool:
     directory = lab_directory(lab.name)
     plan = make_plan(lab, directory.path)
     with _interruptible(), _locked(lab.name) as lock:
-        if (state := directory.live_state()) is not None:
+        state = directory.live_state()
+        if state is not None and state.phase != "stopping":
             _check_same(directory, plan, state)
             return False
-        reap.delete(directory)
-        _write_plan(directory, plan)
+        if state is not None:
+            reap.end(state)
+        delete(directory)
         try:
+            _write_plan(directory, plan)
             _launch(directory, lock, timeout_s, tell)
         except BaseException:
-            reap.delete(directory)
+            delete(directory)
             raise
     return True
 
@@ -79,21 +85,35 @@ def _locked(name: str) -> Iterator[int]:
         raise OxyctlError(f"another command is building lab '{name}' or taking it down") from None
 
 
+@contextlib.contextmanager
+def holding(name: str) -> Iterator[None]:
+    """No other command changes lab `name` meanwhile; OxyctlError when one does."""
+    with _locked(name):
+        yield
+
+
 def _check_same(directory: LabDirectory, plan: Plan, state: State) -> None:
-    if directory.read_plan() != plan:
+    running = directory.read_plan()
+    if running is None or not is_same(running, plan):
         raise UsageError(
             f"lab '{plan.lab}' is up with another topology, from {state.source}; "
-            f"`oxyctl lab down {plan.lab}` first, or give this one another --name"
+            f"`oxyctl lab apply` changes it, or give this one another --name"
         )
 
 
 def _write_plan(directory: LabDirectory, plan: Plan) -> None:
-    try:
+    content = msgspec.json.format(msgspec.json.encode(plan), indent=1)
+    with _writing(directory):
         directory.log("supervisor").parent.mkdir(mode=0o700, parents=True)
-        content = msgspec.json.format(msgspec.json.encode(plan), indent=1)
         (directory.path / "plan.json").write_bytes(content)
+
+
+@contextlib.contextmanager
+def _writing(directory: LabDirectory) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise OxyctlError(f"cannot write to {directory.path}: {error.strerror}") from None
+        raise OxyctlError(f"cannot write to the run directory: {directory.path}: {error.strerror}") from None
 
 
 def _launch(directory: LabDirectory, lock: int, timeout_s: float, tell: Callable[[Event], None]) -> None:
@@ -111,8 +131,8 @@ def _launch(directory: LabDirectory, lock: int, timeout_s: float, tell: Callable
 
 def _start(directory: LabDirectory, channel: int, lock: int, timeout_s: float) -> None:
     """Start the supervisor; the process that is started ends as soon as its child, PID 1 of the lab, is on its own."""
-    module = [sys.executable, "-P", "-m", "oxyctl.lab.supervisor"]
-    with directory.log("supervisor").open("ab") as log:
+    module = [sys.executable, "-P", "-m", *SUPERVISOR.split()]
+    with _writing(directory), directory.log("supervisor").open("ab") as log:
         subprocess.run(
             [*module, str(directory.path), str(channel), str(lock), str(timeout_s)],
             stdin=subprocess.DEVNULL,
@@ -125,7 +145,7 @@ def _start(directory: LabDirectory, channel: int, lock: int, timeout_s: float) -
 
 def _follow(channel: socket.socket, directory: LabDirectory, tell: Callable[[Event], None]) -> None:
     """Tell the events; return when the supervisor has noted that the lab is up, and is on its own."""
-    with channel.makefile("rb") as lines:
+    with contextlib.suppress(ConnectionError), channel.makefile("rb") as lines:  # reset: it was killed
         for line in lines:
             event: Event = msgspec.json.decode(line)
             if event["event"] == "failed":

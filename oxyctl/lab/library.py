@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import site
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from oxyctl.errors import UsageError
 from oxyctl.lab.steps import Plan, PlannedNode, Services
 from proxy.settings import suggest
 
-LIBRARIES = (Path(__file__).parents[2] / "labs", Path(sys.prefix) / "share" / "oxyctl" / "labs")
+INSTALLED = Path("share", "oxyctl", "labs")
+LIBRARIES = (Path(__file__).parents[2] / "labs", sys.prefix / INSTALLED, site.getuserbase() / INSTALLED)
 DEFAULT_FILE, DEFAULT_LAB = Path("lab.yaml"), "quickstart"
 
 
@@ -34,7 +36,7 @@ def find_file(said: str | None) -> Path:
 def hints(plan: Plan) -> Iterator[str]:
     """Commands that show what this lab is for."""
     clients = [node for node in plan.nodes if node.kind == "warp"] or [n for n in plan.nodes if n.kind == "process"]
-    origins = [node for node in plan.nodes if isinstance(node.probe, Services)]
+    origins = [node for node in plan.nodes if isinstance(node.probe, Services) and node.probe.services]
     lab = f" --lab {plan.lab}" if plan.lab != DEFAULT_LAB else ""
     if clients:
         yield from (f"oxyctl lab exec{lab} {clients[0].name} -- {command}" for command in _commands(origins))

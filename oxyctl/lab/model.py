@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, field
 
 from oxyctl.lab.checks import AnyCheck
+from oxyctl.net.impairment import Mtu
 from oxyctl.nodes import AnyNode
-from oxyctl.nodes.base import Part
+from oxyctl.nodes.base import Impaired, Part
 from proxy.settings import Document, parse, read
 
 
-class Network(Part, frozen=True):
-    """An Ethernet that nodes are attached to, with subnets of either family or both."""
+class Network(Impaired, kw_only=True, frozen=True):
+    """An Ethernet that nodes are attached to, with subnets of either family or both.
+
+    What is done to frames is done on the link of each node: between two nodes they pass two links.
+    """
 
     subnets: Annotated[list[str], Meta(min_length=1, max_length=8)]
+    mtu: Mtu | None = None
+    gateway: str | bool | None = None  # a node or an address; false: none; else the only router, if there is one
 
 
 class LabFile(Part, frozen=True):
@@ -26,6 +32,7 @@ class LabFile(Part, frozen=True):
     nodes: Annotated[dict[str, AnyNode], Meta(min_length=1)]
     networks: dict[str, Network] = field(default_factory=dict)
     name: str | None = None
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)  # by kind; `expand` gives them to the nodes
     checks: list[AnyCheck] = field(default_factory=list)
 
 
@@ -56,8 +63,10 @@ def loads(text: str, name: str | None = None, file: str = "lab.yaml") -> Lab:
 
 
 def _from_document(document: Document, file: Path, name: str | None) -> Lab:
+    from oxyctl.lab.expand import expand
     from oxyctl.lab.validate import validate
 
+    document = expand(document)
     said = document.convert(LabFile)
     chosen = next(each for each in (name, said.name, file.stem) if each is not None)
     lab = Lab(chosen, file, said.networks, said.nodes, said.checks)

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from oxyctl.lab.addresses import assign, assign_clients
+from oxyctl.lab.impaired import impairment_of, mtu_of
 from oxyctl.lab.model import Lab
-from oxyctl.lab.steps import Bridge, File, Link, Namespace, Plan, PlannedNode, Probe, Process
+from oxyctl.lab.routing import find_routes
+from oxyctl.lab.steps import Bridge, File, Link, Namespace, Plan, PlannedNode, Probe, Process, Route
 
 FIRST_BRIDGE, FIRST_PORT, FIRST_INTERFACE = 1000, 10_000, 10  # interface indexes, clear of the kernel's own
 
+MODULES = {"services": "oxyctl.services", "agents": "oxyctl.agents", "names": "oxyctl.services.names"}
 SYSCTLS = {
     # addresses are usable at once, and nobody listens to router advertisements that nobody sends
     "net/ipv6/conf/all/accept_dad": ["0"],
@@ -65,7 +68,21 @@ class Draft:
 
     def add_namespace(self, node: str, sysctls: dict[str, list[str]] | None = None) -> None:
         """A namespace for `node`, with `sysctls` beyond those of every node."""
-        self.namespaces.append(Namespace(node=node, sysctls=SYSCTLS | (sysctls or {})))
+        definition = self.lab.nodes[node]
+        if len(definition.attached) > 1:  # what comes in by one may go back by another
+            interfaces = ["all", "default", *(f"eth{number}" for number in range(len(definition.attached)))]
+            sysctls = (sysctls or {}) | {f"net/ipv4/conf/{each}/rp_filter": ["0"] for each in interfaces}
+        files = self._own_files(node)
+        self.namespaces.append(Namespace(node=node, sysctls=SYSCTLS | (sysctls or {}), files=files))
+
+    def _own_files(self, node: str) -> dict[str, str]:
+        """Files that only `node` sees: their texts are below its directory in `run`."""
+        paths: dict[str, str] = {}
+        for number, (path, text) in enumerate(self.lab.nodes[node].files.items()):
+            source = self.home(node) / "files" / f"{number}-{Path(path).name}"
+            self.add_file(source, text)
+            paths[path] = str(source)
+        return paths
 
     def add_file(self, path: Path, text: str) -> None:
         """A file below the run directory."""
@@ -74,17 +91,28 @@ class Draft:
     def add_node(self, name: str, kind: str, process: str, probe: Probe, control: str | None = None) -> None:
         """`name` is shown as a `kind`, served by `process`, and ready when `probe` says so."""
         addresses = self.addresses(name)
-        node = PlannedNode(name=name, kind=kind, addresses=addresses, process=process, probe=probe, control=control)
+        said = self.lab.nodes[name]
+        node = PlannedNode(
+            name=name,
+            kind=kind,
+            addresses=addresses,
+            process=process,
+            probe=probe,
+            control=control,
+            labels=said.labels,
+            environment=said.env,
+        )
         self.nodes.append(node)
 
     def finish(self) -> Plan:
         """The plan, with what the nodes share."""
         if self.services:
-            config = {"nodes": self.services, "state": str(self.run / "services")}
+            config = {"nodes": self.services, "state": str(self.run / "services"), "hosts": str(self.run / "hosts")}
             self._add_shared("services", config)
         if self.agents:
             self._add_shared("agents", {"clients": self.agents})
         self.add_file(self.run / "hosts", self._hosts())
+        self._add_shared("names", {"hosts": str(self.run / "hosts"), "namespaces": self._asked()})
         return Plan(
             lab=self.lab.name,
             source=str(self.lab.file),
@@ -94,12 +122,35 @@ class Draft:
             files=self._files,
             processes=self.processes,
             nodes=self.nodes,
+            routes=self._routes(),
         )
+
+    def _routes(self) -> list[Route]:
+        interfaces = {name: list(node.attached) for name, node in self.lab.nodes.items()}
+        return [
+            Route(
+                node=node,
+                index=FIRST_INTERFACE + interfaces[node].index(hop.network),
+                to=str(hop.to),
+                via=hop.via,
+                metric=hop.metric,
+            )
+            for node, hops in find_routes(self.lab, self._assigned).items()
+            for hop in hops
+        ]
+
+    def _asked(self) -> list[str]:
+        """The namespaces in which the shared resolver answers: not where a service of the node's own does."""
+        return [
+            str(self.namespace_file(name))
+            for name, node in self.lab.nodes.items()
+            if node.resolver and 53 not in getattr(node, "services", {}).values()
+        ]
 
     def _add_shared(self, name: str, config: dict[str, Any]) -> None:
         path = self.run / f"{name}.json"
         self.add_file(path, json.dumps(config, indent=1))
-        command = [sys.executable, "-m", f"oxyctl.{name}", str(path)]
+        command = [sys.executable, "-m", MODULES[name], str(path)]
         self.processes.append(Process(name=name, command=command, directory=str(self.run), reports=True))
 
     def _bridges(self) -> list[Bridge]:
@@ -124,6 +175,8 @@ class Draft:
                     port=f"veth{port}",
                     port_index=FIRST_PORT + port,
                     bridge_index=bridges[network],
+                    mtu=mtu_of(self.lab, node, network),
+                    impairment=impairment_of(self.lab, node, network),
                 )
                 links.append(link)
         return links

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from oxyctl.errors import OxyctlError
-from oxyctl.lab.processes import Program
-from oxyctl.lab.steps import Control, PlannedNode, Probe, Running, Services, Tunnel
+from oxyctl.lab.answers import PAUSES_S, until_answered
+from oxyctl.lab.processes import Processes, Program, tail
+from oxyctl.lab.steps import Control, Exec, Http, PlannedNode, Port, Probe, Running, Services, Tunnel
 from oxyctl.net.namespaces import Namespaces
 from oxyctl.net.sockets import shortened
 
 SETTLE_S = 0.1  # a program that fails at once has failed by then
-PAUSES_S = (0.01, 0.02, 0.05, 0.1)  # between attempts; the last one again and again
 
 
 def awaited(probe: Probe) -> str:
@@ -30,11 +30,20 @@ def awaited(probe: Probe) -> str:
         case Services(services=services):
             ports = ", ".join(f"{name} on {port}" for name, port in services.items())
             return f"its services to accept connections ({ports})"
+        case Port(port=port):
+            return f"its program to accept TCP on port {port}"
+        case Http(port=port, host=host, path=path):
+            return f"GET http://{host}{path} to be answered with 200 to 399"
+        case Exec(command=command):
+            return f"`{' '.join(command)}` to end with exit code 0"
 
 
-async def until_ready(node: PlannedNode, program: Program, namespaces: Namespaces) -> None:
+async def until_ready(node: PlannedNode, program: Program, processes: Processes) -> None:
     """Return when `node` is ready; OxyctlError when it never will be. The caller sets the deadline."""
+    namespaces = processes.namespaces
     match node.probe:
+        case Port() | Http() | Exec() as probe:
+            await until_answered(node.name, probe, processes)
         case Running():
             await asyncio.wait({program.exited}, timeout=SETTLE_S)
         case Control(socket=path):
@@ -46,6 +55,20 @@ async def until_ready(node: PlannedNode, program: Program, namespaces: Namespace
             for address in services.addresses:
                 for port in ports:
                     await _until(lambda a=address, p=port: _accepts(node.name, a, p, namespaces))  # type: ignore[misc]
+
+
+async def until_names(processes: Processes, timeout_s: float) -> None:
+    """Return when the lab's resolver answers in every node; OxyctlError when it does not within `timeout_s`."""
+    names = processes.programs.get("names")
+    if names is None:
+        return
+    report = asyncio.ensure_future(_report(names, lambda report: report.get("ready")))
+    futures: set[asyncio.Future[Any]] = {report, names.exited}
+    await asyncio.wait(futures, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+    if not report.done():
+        report.cancel()
+        what = "not ready in time" if names.is_running else names.describe_exit()
+        raise OxyctlError(f"the resolver of the lab: {what}\n  its log:\n{tail(names.log)}")
 
 
 async def _until(succeeds: Callable[[], Awaitable[bool]]) -> None:

@@ -8,10 +8,12 @@ import contextlib
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from oxyctl.errors import OxyctlError
+from oxyctl.lab.output import Log, Pump
 from oxyctl.lab.state import LabDirectory
 from oxyctl.lab.steps import INHERITED, Process
 from oxyctl.net.namespaces import Namespaces
@@ -23,8 +25,9 @@ RESET = [signal.SIGPIPE, signal.SIGXFSZ]  # CPython ignores them; a program expe
 class Program:
     """One started process: its PID inside the lab, its reports, and how it ended."""
 
-    def __init__(self, process: Process, pid: int, log: Path) -> None:
-        self.process, self.pid, self.log = process, pid, log
+    def __init__(self, process: Process, pid: int, output: Log) -> None:
+        self.process, self.pid, self.output = process, pid, output
+        self.pumps: list[Pump] = []
         self.reports: list[dict[str, Any]] = []
         self.reported = asyncio.Event()  # pulsed whenever something new is known
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -35,9 +38,20 @@ class Program:
         return self.process.name
 
     @property
+    def log(self) -> Path:
+        """The file that has what it wrote."""
+        return self.output.path
+
+    @property
     def is_running(self) -> bool:
         """Whether it has not ended."""
         return not self.exited.done()
+
+    def end(self, status: int) -> None:
+        """It has ended with this wait status; its last words are in its log before anybody is told."""
+        for pump in self.pumps:
+            pump.finish()
+        self.exited.set_result(os.waitstatus_to_exitcode(status))
 
     def describe_exit(self) -> str:
         """`exited with code 2` or `was killed by SIGKILL`."""
@@ -51,8 +65,7 @@ class Program:
         except ValueError:
             report = None
         if not isinstance(report, dict):
-            with self.log.open("ab") as log:
-                log.write(line)
+            self.output.write(line)
             return
         self.reports.append(report)
         self.reported.set()
@@ -68,33 +81,40 @@ class Processes:
 
     def start(self, process: Process) -> Program:
         """Start `process` in its node's namespaces; OxyctlError when it cannot be executed."""
-        log = self.directory.log(process.name)
         environment = os.environ | process.environment | {"OXYCTL_LAB": self.directory.name}
         environment |= {"OXYCTL_NODE": process.node} if process.node else {}
+        readers: list[int] = []
         with contextlib.ExitStack() as stack:
-            output = _open(stack, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            output = _writer(stack, readers)
+            reports = _writer(stack, readers) if process.reports else output
             actions: list[tuple[Any, ...]] = [
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, output, 1),
+                (os.POSIX_SPAWN_DUP2, reports, 1),
                 (os.POSIX_SPAWN_DUP2, output, 2),
             ]
-            reader = None
-            if process.reports:
-                reader, writer = os.pipe()
-                stack.callback(os.close, writer)
-                actions.append((os.POSIX_SPAWN_DUP2, writer, 1))
             if process.inherit is not None:  # last: any of the others may have this number
                 inherited = _open(stack, Path(process.inherit), os.O_PATH | os.O_DIRECTORY)
                 actions.append((os.POSIX_SPAWN_DUP2, inherited, INHERITED))
-            pid = self._spawn(process, environment, actions)
-        program = self.programs[process.name] = Program(process, pid, log)
-        if reader is not None:
-            _follow(reader, program)
+            log = Log(self.directory.log(process.name))
+            try:
+                pid = self._spawn(process, environment, actions)
+            except OxyctlError:
+                log.close()
+                for reader in readers:
+                    os.close(reader)
+                raise
+            program = self.programs[process.name] = Program(process, pid, log)
+        takers = [log.write, _Lines(program.add_report).take]
+        program.pumps = [Pump(reader, take) for reader, take in zip(readers, takers, strict=False)]
         return program
 
     def _spawn(self, process: Process, environment: dict[str, str], actions: list[tuple[Any, ...]]) -> int:
         try:
-            with self.namespaces.inside(process.node), contextlib.chdir(process.directory):
+            with (
+                self.namespaces.inside(process.node),
+                self.namespaces.seeing_files(process.node),
+                contextlib.chdir(process.directory),
+            ):
                 return os.posix_spawnp(
                     process.command[0],
                     process.command,
@@ -120,7 +140,7 @@ class Processes:
                 return
             for program in self.programs.values():
                 if program.pid == pid and program.is_running:
-                    program.exited.set_result(os.waitstatus_to_exitcode(status))
+                    program.end(status)
 
     async def stop(self, grace_s: float) -> None:
         """Ask all to end (SIGTERM), and wait `grace_s` seconds at most: the kernel ends the rest with PID 1."""
@@ -153,22 +173,21 @@ def _open(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
     return fd
 
 
-def _follow(reader: int, program: Program) -> None:
-    """Read reports as they come; a pipe carries lines in whole or in parts."""
-    loop = asyncio.get_running_loop()
-    os.set_blocking(reader, False)
-    held = bytearray()
+def _writer(stack: contextlib.ExitStack, readers: list[int]) -> int:
+    """The end of a new pipe that is for the program; the other end is added to `readers`."""
+    reader, writer = os.pipe()
+    stack.callback(os.close, writer)
+    readers.append(reader)
+    return writer
 
-    def readable() -> None:
-        chunk = os.read(reader, 65_536)
-        if not chunk:
-            loop.remove_reader(reader)
-            os.close(reader)
-            return
-        held.extend(chunk)
-        *lines, rest = held.split(b"\n")
-        held[:] = rest
+
+class _Lines:
+    """A pipe carries lines in whole or in parts."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take, self._held = take, b""
+
+    def take(self, chunk: bytes) -> None:
+        *lines, self._held = (self._held + chunk).split(b"\n")
         for line in lines:
-            program.add_report(bytes(line) + b"\n")
-
-    loop.add_reader(reader, readable)
+            self._take(line + b"\n")

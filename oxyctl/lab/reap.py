@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 
 from oxyctl.errors import OxyctlError
+from oxyctl.lab.remains import delete
 from oxyctl.lab.state import LabDirectory, State, is_alive, locked
 
 GRACE_MS = 5_000
@@ -50,11 +50,3 @@ def _signalled(pidfd: int, number: signal.Signals, timeout_ms: int) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(timeout_ms))
-
-
-def delete(lab: LabDirectory) -> bool:
-    """Delete the files of a lab that is not alive; the caller holds its lock. Whether there were any."""
-    if not lab.path.is_dir() or lab.path.is_symlink():
-        return False
-    shutil.rmtree(lab.path)
-    return True

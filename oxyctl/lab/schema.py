@@ -16,6 +16,15 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 COMMENT = "made by `oxyctl lab schema`"
 Json = dict[str, Any]
 
+# What is done to frames, of an attachment, of all attachments to a network, or of a tunnel.
+LINKS = {
+    "rate": "Bits a second in each direction: 10mbit, 500kbit, unlimited.",
+    "delay": "How long each direction takes: 20ms, 1.5s.",
+    "jitter": "The delay varies by so much, evenly: 5ms.",
+    "loss": "The share that is lost in each direction: 1%, 0.01.",
+    "down": "Cut: nothing passes.",
+}
+
 # By model and key; `*`: of every model that has such a key and says nothing else.
 SENTENCES: dict[str, dict[str, str]] = {
     "*": {
@@ -24,8 +33,16 @@ SENTENCES: dict[str, dict[str, str]] = {
         "mtu": "The longest packet, in bytes.",
         "labels": "Words of your own, to select by.",
         "env": "Variables added to the environment of its programs.",
-        "files": "Files below its directory, by name, with what is in them.",
+        "files": "Files that only this node sees, by absolute path, with what is in them.",
         "routes": "Routes beyond those to its own networks: a destination, and the way to it.",
+        "count": "So many of them: NAME-1, NAME-2, ... `{i}` in a text is the number.",
+        "resolver": "Whether names of the lab are answered at port 53 of its loopback.",
+        "gateway": "Where other packets go: a node or an address; false: nowhere.",
+        "rate": "The most that passes: 10mbit, 1gbit.",
+        "delay": "How long each packet is held: 20ms.",
+        "jitter": "How much the delay varies: 5ms.",
+        "loss": "The share that is lost: 0 to 1, or 0% to 100%.",
+        "down": "Whether it begins unplugged.",
         # checks
         "name": "What reports call it.",
         "timeout": "For each attempt: seconds, or 250ms, 5s, 1m30s.",
@@ -34,9 +51,7 @@ SENTENCES: dict[str, dict[str, str]] = {
         "to": "Where to: NODE or ADDRESS, with :PORT where there are ports.",
         "family": "4 or 6; without it, whatever the resolver prefers.",
         "expect": "How it should end, or the several ways of which one must come true.",
-        "count": "How many.",
         "size": "Bytes of payload.",
-        "loss": "The share that may be lost: 0 to 1, or 0% to 100%.",
         "proxy": "The proxy's node; needed only where there are several.",
         "tenant": "Whose.",
         "contains": "Text that must be in it.",
@@ -45,14 +60,27 @@ SENTENCES: dict[str, dict[str, str]] = {
         "name": "What the lab is called; the file's own name unless it is said here or with --name.",
         "networks": "Ethernets, by name.",
         "nodes": "Machines, by name: DNS labels, which resolve inside the lab.",
+        "defaults": "What all nodes of a kind have in common, by kind; what a node says itself comes first.",
         "checks": "What must be true while the lab is up: `oxyctl lab check`.",
     },
-    "Network": {"subnets": "One subnet of each family, or more. Nodes get their addresses from them."},
+    "Network": {
+        "subnets": "One subnet of each family, or more. Nodes get their addresses from them.",
+        "mtu": "The longest packet of the links of its nodes, in bytes.",
+        **LINKS,
+    },
+    "Attachment": {"addresses": "These and no others; without any, one of each subnet is chosen.", **LINKS},
+    "Impaired": LINKS,
+    "Route": {
+        "to": "A prefix, a network of the lab, or `default`.",
+        "via": "A node, or an address.",
+    },
     "ProxyNode": {
         "tenants": "The customers, by name. `{}` is one without limits of its own.",
         "settings": "What differs from the proxy's own defaults.",
     },
-    "TenantSettings": {
+    "LabTenant": {
+        "network": "Its origins are in this network, or behind it, and nowhere else.",
+        "egress": "The interface by which its origins are reached.",
         "token": "What its tunnels must present; without it any token will do.",
         "prefixes": "What its tunnels may claim as their own addresses.",
         "limits": "What it may hold at once.",
@@ -95,13 +123,23 @@ SENTENCES: dict[str, dict[str, str]] = {
         "token": "What it presents; the tenant's own by default.",
         "addresses": "Inside the tunnel; without any, one of each family is chosen.",
         "mtu": "Of the tunnel: the longest IP packet, in bytes.",
+        "tunnel": "What is done to packets in the tunnel.",
         "offload": "Super-packets of 64 KB through the tunnel: the kernel segments, and only where it must.",
     },
     "UpstreamNode": {
         "services": "What it serves, and at which port.",
         "root": "A directory beside the lab file that http and https serve.",
     },
-    "ProcessNode": {"command": "The program and its arguments; it runs in the directory of the lab file."},
+    "ProcessNode": {
+        "command": "The program and its arguments; it runs in the directory of the lab file.",
+        "ready": "What makes it ready: one of tcp, http and exec. Without it, that it runs.",
+    },
+    "Ready": {
+        "tcp": "A port that accepts connections, on any address of the node.",
+        "http": "A URL that is answered with 200 to 399: http://HOST:PORT/PATH.",
+        "exec": "A program, run inside the node, that ends with exit code 0.",
+        "timeout": "The longest that it may take: seconds, or 250ms, 5s.",
+    },
     "HttpCheck": {
         "url": "What is asked for.",
         "method": "The request's method.",
@@ -111,7 +149,12 @@ SENTENCES: dict[str, dict[str, str]] = {
         "length": "Bytes of the answer's body.",
         "sha256": "The sum of the answer's body.",
     },
-    "PingCheck": {"rtt": "The longest that an answer may take: 5ms, 1s."},
+    "UdpCheck": {"count": "Datagrams to send.", "loss": "The share that may be lost: 0 to 1, or 0% to 100%."},
+    "PingCheck": {
+        "count": "Echo requests to send.",
+        "loss": "The share that may be lost: 0 to 1, or 0% to 100%.",
+        "rtt": "The longest that an answer may take: 5ms, 1s.",
+    },
     "DnsCheck": {
         "server": "The server that is asked; the lab's own by default.",
         "query": "The name.",
@@ -162,6 +205,7 @@ def lab_schema() -> Json:
         for key, value in definition.get("properties", {}).items():
             _describe(model, key, value)
     _name_services(definitions)
+    _allow_defaults(definitions)
     reference = {"$ref": schema["$ref"], "$defs": definitions}
     return {"$schema": DIALECT, "title": "oxyctl lab file", "$comment": COMMENT, **reference}
 
@@ -193,3 +237,15 @@ def _name_services(definitions: Json) -> None:
 
     services: Json = definitions["UpstreamNode"]["properties"]["services"]
     services["propertyNames"] = {"enum": sorted(SERVICES)}
+
+
+def _allow_defaults(definitions: Json) -> None:
+    """What a kind of node requires may stand under `defaults:` instead, so that a node by itself requires its kind."""
+    top: Json = definitions["LabFile"]["properties"]
+    kinds: Json = top["nodes"]["additionalProperties"]
+    for reference in kinds["discriminator"]["mapping"].values():
+        definitions[reference.rpartition("/")[2]]["required"] = []
+    kinds["required"] = ["kind"]
+    if "defaults" in top:
+        of_kinds = {kind: {"$ref": reference} for kind, reference in kinds["discriminator"]["mapping"].items()}
+        top["defaults"] |= {"properties": of_kinds, "additionalProperties": False}

@@ -6,7 +6,7 @@
             state.json      which boot and process it is, and how far it came
             plan.json       the resolved topology
             supervisor.sock status
-            log/NODE.log    what each node's program wrote
+            log/NODE.log    what each node's program wrote (`output`)
             nodes/NODE/     files of one node: a proxy's settings, sockets and flow records
 
 A lab is alive when its supervisor is: the process with this PID and this start time, in this boot. Nothing else counts,
@@ -19,7 +19,7 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -28,10 +28,9 @@ import msgspec
 from oxyctl.errors import LabNotFound, NothingMatched, OxyctlError, UsageError
 from oxyctl.lab.steps import Plan, PlannedNode
 from oxyctl.net.sockets import short_path
-from proxy.settings import suggest
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-Phase = Literal["starting", "up"]
+Phase = Literal["starting", "up", "stopping"]
 
 
 class State(msgspec.Struct, kw_only=True, frozen=True):
@@ -154,14 +153,38 @@ def all_labs() -> list[LabDirectory]:
     return [LabDirectory(path) for path in sorted(labs.iterdir()) if path.is_dir()] if labs.is_dir() else []
 
 
+def default_lab() -> str | None:
+    """What $OXYCTL_LAB says, for whoever names no lab."""
+    return os.environ.get("OXYCTL_LAB") or None
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    from proxy.settings import suggest  # and with it a YAML parser: only for who mistyped
+
+    return suggest(word, known)
+
+
+def find_remains(name: str | None = None) -> LabDirectory:
+    """As `find_lab`; where no such lab is running, what is left of it, or of the only one that left anything."""
+    try:
+        return find_lab(name)
+    except LabNotFound:
+        name = name or default_lab()
+        labs = [lab for lab in all_labs() if lab.name == name or name is None]
+        if len(labs) != 1 or labs[0].live_state() is not None:
+            raise
+        return labs[0]
+
+
 def find_lab(name: str | None = None) -> LabDirectory:
-    """The running lab `name`, or the only one; LabNotFound when there is none or several."""
+    """The running lab `name`, or that of $OXYCTL_LAB, or the only one; LabNotFound when there is none or several."""
     alive = [lab for lab in all_labs() if lab.live_state()]
+    name = name or default_lab()
     if name is not None:
         for lab in alive:
             if lab.name == name:
                 return lab
-        raise LabNotFound(f"no lab '{name}' is running{suggest(name, [lab.name for lab in alive])}")
+        raise LabNotFound(f"no lab '{name}' is running{_suggest(name, [lab.name for lab in alive])}")
     if not alive:
         raise LabNotFound("no lab is running; `oxyctl lab up quickstart` starts one")
     if len(alive) > 1:
@@ -175,7 +198,7 @@ def find_node(lab: LabDirectory, node: str) -> PlannedNode:
     plan = lab.read_plan()
     nodes = {planned.name: planned for planned in plan.nodes} if plan else {}
     if node not in nodes:
-        raise NothingMatched(f"lab '{lab.name}' has no node '{node}'{suggest(node, nodes)}")
+        raise NothingMatched(f"lab '{lab.name}' has no node '{node}'{_suggest(node, nodes)}")
     return nodes[node]
 
 
@@ -205,11 +228,37 @@ def locked(name: str, *, wait: bool = True) -> Iterator[int]:
 
     BlockingIOError when somebody does now and `wait` is false.
     """
-    locks = run_directory() / "locks"
-    locks.mkdir(exist_ok=True)
-    fd = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _lock(run_directory() / "locks" / name, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield fd
     finally:
         os.close(fd)
+
+
+def _lock(path: Path, operation: int) -> int:
+    """A descriptor that holds the lock. One that was deleted while we waited is no lock: nobody else will see it."""
+    while True:
+        fd = _open_lock(path)
+        try:
+            fcntl.flock(fd, operation)
+        except BaseException:
+            os.close(fd)
+            raise
+        if _is_at(fd, path):
+            return fd
+        os.close(fd)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise OxyctlError(f"cannot use the run directory: {path}: {error.strerror}") from None
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False

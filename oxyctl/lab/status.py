@@ -6,8 +6,11 @@ from typing import Literal
 
 import msgspec
 
+from oxyctl.lab.diff import entries, tunnel_impairment
+from oxyctl.lab.links import By, Links, link_name
 from oxyctl.lab.processes import Program
-from oxyctl.lab.steps import PlannedNode, Services, Tunnel
+from oxyctl.lab.steps import Plan, PlannedNode, Services, Tunnel
+from oxyctl.net.impairment import Impairment
 
 NodeState = Literal["starting", "ready", "degraded", "exited"]
 
@@ -22,6 +25,17 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     pid: int | None = None
     exit_code: int | None = None  # negative: the signal that killed it
     detail: str | None = None  # why it is not ready, or what of it is not there
+
+
+class LinkStatus(msgspec.Struct, kw_only=True):
+    """A node's link to a network (NODE:NETWORK), or a client's tunnel (NODE:tunnel)."""
+
+    name: str
+    mtu: int | None = None
+    impairment: Impairment
+    by: By | None = None  # who impairs it; None when nobody does
+    detail: str = ""  # the impairment in words, or what is wrong
+    frames: dict[str, int] = {}  # that the relay passed, lost and dropped
 
 
 class SupervisorStatus(msgspec.Struct, kw_only=True):
@@ -40,7 +54,28 @@ class LabStatus(msgspec.Struct, kw_only=True):
     directory: str
     supervisor: SupervisorStatus
     nodes: list[NodeStatus] = []
+    links: list[LinkStatus] = []
     remarks: list[str] = []  # what this machine did not permit
+
+
+def link_statuses(plan: Plan, links: Links, counters: dict[str, dict[str, int]]) -> list[LinkStatus]:
+    """All links and tunnels of `plan`, in its order."""
+    relay = links.relay
+    found = []
+    for link in plan.links:
+        name, by, words = link_name(link), links.by(link), link.impairment.words()
+        if by == "user space" and relay is not None and not relay.is_running:
+            words = f"{words}; its relay {relay.describe_exit()}"
+        frames = counters.get(name, {}) if by == "user space" else {}
+        found.append(
+            LinkStatus(name=name, mtu=link.mtu, impairment=link.impairment, by=by, detail=words, frames=frames)
+        )
+    for node, entry in entries(plan, "agents").items():
+        wanted = tunnel_impairment(entry)
+        by = "user space" if wanted.is_shaped or wanted.down else None
+        mtu = entry["context"]["mtu"]
+        found.append(LinkStatus(name=f"{node}:tunnel", mtu=mtu, impairment=wanted, by=by, detail=wanted.words()))
+    return found
 
 
 def node_status(node: PlannedNode, program: Program, is_ready: bool) -> NodeStatus:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import field
 
+from oxyctl.net.impairment import Impairment
+
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):
     """One thing to make."""
@@ -15,6 +17,7 @@ class Namespace(Step, frozen=True):
 
     node: str
     sysctls: dict[str, list[str]]
+    files: dict[str, str] = field(default_factory=dict)  # what only this node sees: path there, file in its place
 
 
 class Bridge(Step, frozen=True):
@@ -37,6 +40,18 @@ class Link(Step, frozen=True):
     port: str  # the other end, in the bridge
     port_index: int
     bridge_index: int
+    mtu: int | None = None
+    impairment: Impairment = Impairment()
+
+
+class Route(Step, frozen=True):
+    """A node's way to what is in none of its networks."""
+
+    node: str
+    index: int  # of the interface
+    to: str
+    via: str
+    metric: int = 0  # 0: the kernel's own
 
 
 class File(Step, frozen=True):
@@ -82,7 +97,34 @@ class Services(Step, frozen=True, tag="services"):
     services: dict[str, int]  # ports by name
 
 
-Probe = Running | Control | Tunnel | Services
+class Port(Step, frozen=True, tag="port"):
+    """Ready when the program accepts TCP on this port of any of these addresses."""
+
+    addresses: list[str]
+    port: int
+    timeout_s: float | None = None
+
+
+class Http(Step, frozen=True, tag="http"):
+    """Ready when `GET path` is answered with 200 to 399 at one of these addresses."""
+
+    addresses: list[str]
+    port: int
+    host: str
+    path: str
+    timeout_s: float | None = None
+
+
+class Exec(Step, frozen=True, tag="exec"):
+    """Ready when this program, run inside the node in this directory, ends with exit code 0."""
+
+    command: list[str]
+    directory: str
+    environment: dict[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+
+
+Probe = Running | Control | Tunnel | Services | Port | Http | Exec
 
 
 class PlannedNode(Step, frozen=True):
@@ -94,6 +136,8 @@ class PlannedNode(Step, frozen=True):
     process: str
     probe: Probe
     control: str | None = None  # the control socket, where it has one
+    labels: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)  # of the programs that `exec` runs there
 
 
 class Plan(Step, frozen=True):
@@ -107,3 +151,4 @@ class Plan(Step, frozen=True):
     files: list[File]
     processes: list[Process]
     nodes: list[PlannedNode]
+    routes: list[Route] = field(default_factory=list)

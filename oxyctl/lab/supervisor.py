@@ -8,6 +8,7 @@ A channel that closes without a commit means that the command is gone, and then 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -21,11 +22,14 @@ import msgspec
 
 from oxyctl.errors import OxyctlError
 from oxyctl.lab.build import build, write_files
+from oxyctl.lab.control import answer
 from oxyctl.lab.isolation import become_init, prepare_mounts
-from oxyctl.lab.probes import awaited, until_ready
+from oxyctl.lab.links import Links
+from oxyctl.lab.live import Live
+from oxyctl.lab.probes import awaited, until_names, until_ready
 from oxyctl.lab.processes import Processes, Program, tail
-from oxyctl.lab.state import LabDirectory, State, boot_id, start_ticks
-from oxyctl.lab.status import LabStatus, SupervisorStatus, node_status
+from oxyctl.lab.state import LabDirectory, Phase, State, boot_id, start_ticks
+from oxyctl.lab.status import LabStatus, SupervisorStatus, link_statuses, node_status
 from oxyctl.lab.steps import Plan, PlannedNode, Process, Running
 from oxyctl.net.namespaces import Namespaces
 from oxyctl.net.sockets import shortened
@@ -33,6 +37,16 @@ from oxyctl.net.syscalls import set_process_name
 
 COMMIT = b"commit\n"
 GRACE_S = 3.0
+MAX_QUESTION = 64 << 20  # a whole plan is one
+MAX_STORIES = 3  # of nodes that are not ready in time; the others are only named
+
+
+class NotInTime(OxyctlError):
+    """A node that is not ready at the deadline."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(message)
+        self.node = node
 
 
 class Channel:
@@ -66,6 +80,8 @@ class Supervisor:
         self.deadline = time.monotonic() + timeout_s
         self.namespaces = Namespaces(directory.namespaces)
         self.processes = Processes(directory, self.namespaces)
+        self.links = Links(self.processes, self.namespaces)
+        self.live = Live(self)
         self.ready: set[str] = set()
         self.remarks: list[str] = []
 
@@ -88,13 +104,19 @@ class Supervisor:
                     await stop
         finally:
             if self.state.phase == "up":  # what never was up has nothing to finish
+                with contextlib.suppress(OSError):
+                    self._enter_phase("stopping")
                 await self.processes.stop(GRACE_S)
 
     async def _up(self) -> None:
         for text in self._build():
             self.channel.tell("step", text=text)
             await asyncio.sleep(0)  # between any two steps a signal, or the end of the command, has its turn
-        await asyncio.gather(*(self._until_ready(node) for node in self.plan.nodes))
+        for link in self.plan.links:
+            if link.impairment.is_shaped or link.impairment.down:
+                await self.links.set(link)
+        await self._until_all_ready()
+        await until_names(self.processes, self.deadline - time.monotonic())
         self._check_programs()
         await self._serve()
         self.channel.tell("up")
@@ -109,9 +131,22 @@ class Supervisor:
             self.processes.start(process)
         yield "until every node is ready"
 
-    async def _until_ready(self, node: PlannedNode) -> None:
+    async def _until_all_ready(self) -> None:
+        """The first that fails ends it; those that are late are told together, for all have the same deadline."""
+        waits = [asyncio.create_task(self.until_ready(node)) for node in self.plan.nodes]
+        late: list[NotInTime] = []
+        for done in asyncio.as_completed(waits):
+            try:
+                await done
+            except NotInTime as error:
+                late.append(error)
+        if late:
+            raise OxyctlError(_describe_late(late))
+
+    async def until_ready(self, node: PlannedNode) -> None:
+        """Return when `node` is ready; OxyctlError when it is not at the deadline, or never will be."""
         program = self.processes.programs[node.process]
-        probe = asyncio.create_task(until_ready(node, program, self.namespaces))
+        probe = asyncio.create_task(until_ready(node, program, self.processes))
         remaining = max(0.0, self.deadline - time.monotonic())
         futures: set[asyncio.Future[Any]] = {probe, program.exited}
         await asyncio.wait(futures, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
@@ -119,9 +154,11 @@ class Supervisor:
             if probe.done():
                 probe.result()
             elif not program.exited.done():
-                raise OxyctlError("not ready in time")
+                raise NotInTime(node.name, "not ready in time")
             if not program.is_running and not _is_done(node, program):
                 raise OxyctlError(f"`{_command(program.process)}` {program.describe_exit()}")
+        except NotInTime as error:
+            raise NotInTime(node.name, str(self._failure(node, program, str(error)))) from None
         except OxyctlError as error:
             raise self._failure(node, program, str(error)) from None
         finally:
@@ -137,28 +174,32 @@ class Supervisor:
                 raise self._failure(node, program, f"`{_command(program.process)}` {program.describe_exit()}")
 
     def _failure(self, node: PlannedNode, program: Program, what: str) -> OxyctlError:
+        command = "" if what.startswith("`") else f"\n  command: `{_command(program.process)}`"
         lines = tail(program.log)
         return OxyctlError(
-            f"node '{node.name}' ({node.kind}): {what}\n  awaited: {awaited(node.probe)}\n  its log:\n{lines}"
+            f"node '{node.name}' ({node.kind}): {what}{command}\n  awaited: {awaited(node.probe)}\n  its log:\n{lines}"
         )
 
     def _commit(self) -> None:
-        self.state = msgspec.structs.replace(self.state, phase="up")
-        self.directory.write_state(self.state)
+        self._enter_phase("up")
         self.channel.close()
+
+    def _enter_phase(self, phase: Phase) -> None:
+        self.state = msgspec.structs.replace(self.state, phase=phase)
+        self.directory.write_state(self.state)
 
     async def _serve(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with shortened(self.directory.control) as path:
             sock.bind(path)
-        await asyncio.start_unix_server(self._answer, sock=sock)
+        await asyncio.start_unix_server(self._answer, sock=sock, limit=MAX_QUESTION)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection asks one question: whoever connects is told the status, a line of JSON."""
-        writer.write(msgspec.json.encode(self.status()) + b"\n")
+        """One connection asks one question, a line of JSON, and is told the answer, another one."""
+        writer.write(await answer(self, reader) + b"\n")
         writer.close()
 
-    def status(self) -> LabStatus:
+    async def status(self) -> LabStatus:
         """What `oxyctl lab status` shows."""
         nodes = [
             node_status(node, self.processes.programs[node.process], node.name in self.ready)
@@ -172,6 +213,7 @@ class Supervisor:
             directory=str(self.directory.path),
             supervisor=SupervisorStatus(pid=self.state.pid, started=self.state.started),
             nodes=nodes,
+            links=link_statuses(self.plan, self.links, await self.links.counters()),
             remarks=self.remarks,
         )
 
@@ -179,6 +221,13 @@ class Supervisor:
 def _is_done(node: PlannedNode, program: Program) -> bool:
     """Whether the program of `node` was only to run, and has."""
     return isinstance(node.probe, Running) and program.exited.done() and program.exited.result() == 0
+
+
+def _describe_late(late: list[NotInTime]) -> str:
+    """The stories of the first few, and the names of all when they are more."""
+    stories = [str(error) for error in late[:MAX_STORIES]]
+    names = ", ".join(sorted(error.node for error in late))
+    return "\n".join([*([f"{len(late)} nodes are not ready in time: {names}"] if len(late) > 1 else []), *stories])
 
 
 def _command(process: Process) -> str:

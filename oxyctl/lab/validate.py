@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
 
 from oxyctl.lab.addresses import Address, Subnet, SubnetFull, assign
 from oxyctl.lab.checks import validate_checks
+from oxyctl.lab.impaired import check_impairments
 from oxyctl.lab.model import Lab
+from oxyctl.lab.overlaps import confusion, overlapping
+from oxyctl.lab.routing import RouteError, find_routes
 from oxyctl.nodes import WarpNode
 from proxy.settings import Document, DocumentError, suggest
 
 LAB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label
-RESERVED = {"localhost": "it is every node's own", "agents": "", "services": "", "supervisor": ""}
+RESERVED = {"localhost": "it is every node's own", "agents": "", "services": "", "names": "", "supervisor": ""}
 
 
 def validate(document: Document, lab: Lab) -> None:
@@ -23,14 +27,27 @@ def validate(document: Document, lab: Lab) -> None:
     _check_names(document, lab)
     subnets = _check_networks(document, lab)
     _check_attachments(document, lab, subnets)
+    check_impairments(document, lab)
     for name, node in lab.nodes.items():
         node.check(name, lab, partial(_complain, document, name))
+        for path in node.files:
+            if not is_plain_path(path):
+                raise document.error(
+                    f"not an absolute path of a file: {path}", ("nodes", name, "files", path), at_key=True
+                )
     _check_clients(document, lab)
     try:
-        assign(lab)
+        find_routes(lab, assign(lab))
     except SubnetFull as error:
         raise document.error(str(error), ("nodes", error.node, "networks", error.network)) from None
+    except RouteError as error:
+        raise document.error(str(error), error.place) from None
     validate_checks(document, lab, lab.checks)
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether `path` names a file from the root, without detours."""
+    return path.startswith("/") and not path.startswith("//") and path != "/" and os.path.normpath(path) == path
 
 
 def is_lab_name(name: str) -> bool:
@@ -56,7 +73,6 @@ def _check_names(document: Document, lab: Lab) -> None:
 
 
 def _check_networks(document: Document, lab: Lab) -> dict[str, list[Subnet]]:
-    known: list[tuple[str, Subnet]] = []
     result: dict[str, list[Subnet]] = {}
     for name, network in lab.networks.items():
         result[name] = []
@@ -66,30 +82,28 @@ def _check_networks(document: Document, lab: Lab) -> dict[str, list[Subnet]]:
                 subnet = ipaddress.ip_network(text)
             except ValueError as error:
                 raise document.error(f"not a subnet: {error}", place) from None
-            for other, earlier in known:
-                if subnet.version == earlier.version and subnet.overlaps(earlier):
-                    raise document.error(f"{subnet} overlaps {earlier} of network '{other}'", place)
-            known.append((name, subnet))
+            for other, earlier in overlapping(result, subnet):
+                if (why := confusion(lab, name, other)) is not None:
+                    raise document.error(f"{subnet} overlaps {earlier} of network '{other}', {why}", place)
             result[name].append(subnet)
     return result
 
 
 def _check_attachments(document: Document, lab: Lab, subnets: dict[str, list[Subnet]]) -> None:
-    owners: dict[Address, str] = {}
+    owners: dict[tuple[str, Address], str] = {}  # networks whose subnets overlap may have the same addresses
     for name, network, place, given in _attachments(lab):
         if network not in subnets:
             unknown = f"unknown network '{network}'{suggest(network, subnets)}"
             raise document.error(unknown, place, at_key=isinstance(place[-1], str))
         for index, text in enumerate(given):
-            spot = (*place, index)
+            spot = (*place, index) if isinstance(_written(document, place), list) else (*place, "addresses", index)
             try:
                 address = ipaddress.ip_address(text)
             except ValueError as error:
                 raise document.error(f"not an address: {error}", spot) from None
             _check_fit(document, address, network, subnets[network], spot)
-            if address in owners:
-                raise document.error(f"{address} is already an address of node '{owners[address]}'", spot)
-            owners[address] = name
+            if (owner := owners.setdefault((network, address), name)) != name or given.index(text) != index:
+                raise document.error(f"{address} is already an address of node '{owner}'", spot)
 
 
 def _attachments(lab: Lab) -> Iterator[tuple[str, str, tuple[str | int, ...], list[str]]]:
@@ -98,6 +112,14 @@ def _attachments(lab: Lab) -> Iterator[tuple[str, str, tuple[str | int, ...], li
         is_list = isinstance(getattr(node, "networks", None), list)
         for index, (network, given) in enumerate(node.attached.items()):
             yield name, network, ("nodes", name, "networks", index if is_list else network), given
+
+
+def _written(document: Document, place: tuple[str | int, ...]) -> object:
+    """The plain data that stands at `place`."""
+    data = document.data
+    for step in place:
+        data = data[step]
+    return data
 
 
 def _check_fit(

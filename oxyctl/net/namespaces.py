@@ -8,9 +8,11 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from oxyctl.net.syscalls import bind
-from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWUTS, setns, unshare
+from oxyctl.net.syscalls import bind, unmount
+from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, setns, unshare
 
+MOUNTS = "mnt"  # only of nodes with files of their own
+CLONE_FS = 0x0200
 KINDS = {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS}
 
 
@@ -19,6 +21,7 @@ class Namespaces:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._held: dict[str, int] = {}  # mount namespaces, by node: they end with us
 
     def path(self, node: str, kind: str = "net") -> Path:
         """The file that stands for one namespace of `node`."""
@@ -35,6 +38,17 @@ class Namespaces:
                 file.touch()
                 bind(f"/proc/thread-self/ns/{kind}", file)
 
+    def remove(self, node: str) -> None:
+        """Forget the namespaces of `node`: they end with the last process and descriptor in them."""
+        for kind in (*KINDS, MOUNTS):
+            file = self.path(node, kind)
+            if file.exists():
+                with contextlib.suppress(OSError):  # EINVAL: it was never mounted
+                    unmount(file)
+                file.unlink()
+        if node in self._held:
+            os.close(self._held.pop(node))
+
     def enter(self, node: str) -> None:
         """Move the calling thread into the namespaces of `node`, for good."""
         for kind, flag in KINDS.items():
@@ -48,6 +62,36 @@ class Namespaces:
             return
         with _returning():
             self.enter(node)
+            yield
+
+    @contextlib.contextmanager
+    def new_mounts(self, node: str) -> Iterator[None]:
+        """The calling thread is in a new mount namespace of `node` until the block ends; it is at `/` from then on."""
+        with _keeping_mounts():
+            unshare(CLONE_NEWNS)
+            yield
+            made = os.open(f"/proc/thread-self/ns/{MOUNTS}", os.O_RDONLY | os.O_CLOEXEC)
+        self._held[node] = made
+        # not bound as the others: since Linux 6.11 that fails when another processor numbered the namespace (EINVAL)
+        file = self.path(node, MOUNTS)
+        file.parent.mkdir(exist_ok=True)
+        file.symlink_to(f"/proc/{os.readlink('/proc/self')}/fd/{made}")
+
+    def enter_mounts(self, node: str) -> None:
+        """Let the calling thread see the files of `node`, for good; its directory is `/` then, if there are any."""
+        file = self.path(node, MOUNTS)
+        if file.exists():
+            unshare(CLONE_FS)  # setns(2): threads that share a directory cannot be in two mount namespaces
+            enter_file(file, CLONE_NEWNS)
+
+    @contextlib.contextmanager
+    def seeing_files(self, node: str | None) -> Iterator[None]:
+        """The same until the block ends."""
+        if node is None or not self.path(node, MOUNTS).exists():
+            yield
+            return
+        with _keeping_mounts():
+            self.enter_mounts(node)
             yield
 
 
@@ -69,3 +113,13 @@ def _returning() -> Iterator[None]:
         for flag, fd in own.items():
             setns(fd, flag)
             os.close(fd)
+
+
+@contextlib.contextmanager
+def _keeping_mounts() -> Iterator[None]:
+    own = os.open(f"/proc/thread-self/ns/{MOUNTS}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        setns(own, CLONE_NEWNS)
+        os.close(own)

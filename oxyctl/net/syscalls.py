@@ -1,4 +1,4 @@
-"""System calls that `os` lacks: mount(2) and prctl(2). Those about namespaces are in `proxy.device.namespaces`."""
+"""System calls that `os` lacks: mount(2), umount2(2), prctl(2). Those about namespaces: `proxy.device.namespaces`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x02, 0x04, 0x08
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x4_0000
+MNT_DETACH = 0x02
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
@@ -25,6 +27,13 @@ def mount(source: str, target: str | Path, kind: str = "", flags: int = 0, optio
 def bind(source: str | Path, target: str | Path) -> None:
     """Let `target` show what `source` is, in this mount namespace."""
     mount(str(source), target, flags=MS_BIND)
+
+
+def unmount(target: str | Path) -> None:
+    """umount2(2), at once, whoever still uses it; OSError names the target."""
+    if _libc.umount2(os.fsencode(target), MNT_DETACH) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(target))
 
 
 def die_with_parent(signal_number: int) -> None:

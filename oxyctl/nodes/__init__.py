@@ -3,9 +3,10 @@
 from oxyctl.nodes.base import Node
 from oxyctl.nodes.process import ProcessNode
 from oxyctl.nodes.proxy import ProxyNode
+from oxyctl.nodes.router import RouterNode
 from oxyctl.nodes.upstream import UpstreamNode
 from oxyctl.nodes.warp import WarpNode
 
-AnyNode = ProxyNode | WarpNode | UpstreamNode | ProcessNode
+AnyNode = ProxyNode | WarpNode | UpstreamNode | RouterNode | ProcessNode
 
-__all__ = ["AnyNode", "Node", "ProcessNode", "ProxyNode", "UpstreamNode", "WarpNode"]
+__all__ = ["AnyNode", "Node", "ProcessNode", "ProxyNode", "RouterNode", "UpstreamNode", "WarpNode"]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from oxyctl.net.impairment import Loss, Mtu, Said
 from proxy.settings import DocumentError
 
 if TYPE_CHECKING:
     from oxyctl.lab.model import Lab
     from oxyctl.lab.plan import Draft
 
-# `[internet]`: an address in each subnet of it, chosen for the node; `{internet: [10.0.0.1]}`: these and no others
-Networks = list[str] | dict[str, list[str]]
 Complaint = Callable[..., DocumentError]  # complain(message, *place below the node, at_key=False)
 
 
@@ -22,8 +21,48 @@ class Part(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     """Something that a lab file may say."""
 
 
+class Impaired(Part, frozen=True):
+    """What is done to each frame of a link, in either direction."""
+
+    rate: str | None = None
+    delay: str | None = None
+    jitter: str | None = None
+    loss: Loss | None = None
+    down: bool | None = None
+
+    @property
+    def said(self) -> Said:
+        """The same by itself."""
+        return Said(rate=self.rate, delay=self.delay, jitter=self.jitter, loss=self.loss, down=self.down)
+
+
+class Attachment(Impaired, frozen=True):
+    """A node's link to a network. What is not said here is as the network says."""
+
+    addresses: list[str] = msgspec.field(default_factory=list)
+    mtu: Mtu | None = None
+
+
+# `[internet]`: an address in each subnet of it, chosen for the node; `{internet: [10.0.0.1]}`: these and no others
+Networks = list[str] | dict[str, list[str] | Attachment]
+
+
+class Route(Part, frozen=True):
+    """The way `to` a prefix, a network of the lab, or everything (`default`): by way of a node, or of an address."""
+
+    to: str
+    via: str
+
+
 class Node(Part, frozen=True, tag_field="kind"):
     """One namespace of a lab and what runs there."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None  # `expand` makes so many nodes of it
+    routes: list[Route] = msgspec.field(default_factory=list)
+    files: dict[str, str] = msgspec.field(default_factory=dict)  # by absolute path
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    resolver: bool = True  # whether port 53 of 127.0.0.1 answers for the lab's names
 
     @property
     def kind(self) -> str:
@@ -34,7 +73,15 @@ class Node(Part, frozen=True, tag_field="kind"):
     def attached(self) -> dict[str, list[str]]:
         """The networks that it is in, each with the addresses that the file gives it there."""
         networks: Networks = getattr(self, "networks", {})
-        return networks if isinstance(networks, dict) else {name: [] for name in networks}
+        if isinstance(networks, list):
+            return {name: [] for name in networks}
+        return {name: each.addresses if isinstance(each, Attachment) else each for name, each in networks.items()}
+
+    def attachment(self, network: str) -> Attachment:
+        """What the file says of its link to `network`."""
+        networks: Networks = getattr(self, "networks", {})
+        each = networks[network] if isinstance(networks, dict) else []
+        return each if isinstance(each, Attachment) else Attachment(addresses=each)
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
         """Raise what `complain` makes of the first thing that makes no sense."""

@@ -13,7 +13,7 @@ from msgspec import field
 from oxyctl.lab.steps import INHERITED, Control, Process
 from oxyctl.net.sockets import is_too_long
 from oxyctl.nodes.base import Complaint, Networks, Node, Part
-from proxy.settings import Bridge, ConnectedOnRamp, Records, Settings, TenantSettings, Timeouts
+from proxy.settings import Bridge, ConnectedOnRamp, Records, Settings, TenantSettings, Timeouts, suggest
 
 if TYPE_CHECKING:
     from oxyctl.lab.model import Lab
@@ -36,10 +36,22 @@ class Overrides(Part, frozen=True):
     hooks: str | None = None  # "module:Class", found beside the lab file
 
 
-class ProxyNode(Node, frozen=True, tag="proxy"):
+class LabTenant(TenantSettings, kw_only=True, frozen=True):
+    """One customer of a proxy in a lab."""
+
+    network: str | None = None  # its origins are in there, or behind it, and nowhere else
+
+    def settings(self, interfaces: list[str]) -> TenantSettings:
+        """As the proxy knows it, whose networks are these: each is an interface."""
+        known = {each.name: getattr(self, each.name) for each in msgspec.structs.fields(TenantSettings)}
+        egress = self.egress if self.network is None else f"eth{interfaces.index(self.network)}"
+        return TenantSettings(**known | {"egress": egress})
+
+
+class ProxyNode(Node, kw_only=True, frozen=True, tag="proxy"):
     """Clients reach it over a Unix socket in the run directory; origins, over the networks that it is in."""
 
-    tenants: dict[str, TenantSettings]
+    tenants: dict[str, LabTenant]
     networks: Networks = field(default_factory=dict)
     settings: Overrides = Overrides()
 
@@ -47,6 +59,10 @@ class ProxyNode(Node, frozen=True, tag="proxy"):
         """A proxy without tenants would refuse to start."""
         if not self.tenants:
             raise complain("at least one tenant is required", "tenants")
+        for tenant, said in self.tenants.items():
+            if said.network is not None and said.network not in self.attached:
+                unknown = f"proxy '{name}' is in no network '{said.network}'{suggest(said.network, self.attached)}"
+                raise complain(unknown, "tenants", tenant, "network")
 
     def plan(self, name: str, draft: Draft) -> None:
         """Its `proxy.yaml`, its process, and the sockets that clients and `oxyctl flows` connect to."""
@@ -58,6 +74,7 @@ class ProxyNode(Node, frozen=True, tag="proxy"):
             node=name,
             command=[sys.executable, "-m", "proxy", str(home / "proxy.yaml")],
             directory=str(draft.base if self.settings.hooks else home),  # `python -m` imports from there
+            environment=self.env,
             inherit=str(home) if is_too_long(home / TUNNELS) else None,
         )
         draft.processes.append(process)
@@ -69,7 +86,7 @@ class ProxyNode(Node, frozen=True, tag="proxy"):
         change = self.settings
         return Settings(
             node=name,
-            tenants=self.tenants,
+            tenants={name: tenant.settings(list(self.attached)) for name, tenant in self.tenants.items()},
             onramps=[ConnectedOnRamp(path=f"{sockets}/{TUNNELS}")],
             control=f"{sockets}/{CONTROL}",
             records=change.records,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
-class UpstreamNode(Node, frozen=True, tag="upstream"):
+class UpstreamNode(Node, kw_only=True, frozen=True, tag="upstream"):
     """`services` by name, each with its port; `root`, a directory beside the lab file, is what http and https serve."""
 
     services: Annotated[dict[str, Port], Meta(min_length=1)]

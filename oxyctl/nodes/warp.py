@@ -9,7 +9,8 @@ import msgspec
 from msgspec import field
 
 from oxyctl.lab.steps import Tunnel
-from oxyctl.nodes.base import Complaint, Node
+from oxyctl.net.impairment import Impairment
+from oxyctl.nodes.base import Complaint, Impaired, Node
 from oxyctl.nodes.proxy import TUNNELS, ProxyNode
 from proxy.context import Mtu, TunnelContext
 from proxy.settings import suggest
@@ -22,7 +23,7 @@ INTERFACE = "warp0"
 MIN_IPV6_MTU = 1280  # RFC 8200 5
 
 
-class WarpNode(Node, frozen=True, tag="warp"):
+class WarpNode(Node, kw_only=True, frozen=True, tag="warp"):
     """A device of `tenant`. Without `addresses` it gets one of each family; without `token`, the tenant's own."""
 
     proxy: str
@@ -33,6 +34,7 @@ class WarpNode(Node, frozen=True, tag="warp"):
     addresses: list[str] = field(default_factory=list)
     mtu: Mtu = 1280
     offload: bool = True
+    tunnel: Impaired = Impaired()
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
         """The proxy and the tenant exist, and the addresses are the tenant's to give."""
@@ -62,6 +64,7 @@ class WarpNode(Node, frozen=True, tag="warp"):
     def _agent(self, name: str, draft: Draft) -> dict[str, Any]:
         proxy = draft.lab.nodes[self.proxy]
         assert isinstance(proxy, ProxyNode)
+        impairment = self.tunnel.said.over(Impairment())
         context = TunnelContext(
             tenant=self.tenant,
             token=self.token if self.token is not None else proxy.tenants[self.tenant].token,
@@ -69,7 +72,8 @@ class WarpNode(Node, frozen=True, tag="warp"):
             user=self.user,
             device=self.device or name,
             mtu=self.mtu,
-            offload="virtio-net" if self.offload else None,
+            # chance and rate are of packets, not of super-packets
+            offload="virtio-net" if self.offload and not impairment.is_shaped else None,
         )
         return {
             "node": name,
@@ -77,6 +81,7 @@ class WarpNode(Node, frozen=True, tag="warp"):
             "interface": INTERFACE,
             "socket": str(draft.home(self.proxy) / TUNNELS),
             "context": msgspec.to_builtins(context),
+            "impairment": msgspec.to_builtins(impairment),
         }
 
 

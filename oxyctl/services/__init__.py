@@ -10,4 +10,5 @@ are started inside the node's namespace as well.
     registry   the kinds, by name: a new kind is one file and one line there
     fleet      start all, report, stop all
     child      one program that a service runs
+    dns        the names of the lab (zone, dns_messages); names: the same on the loopback of every node, a program
 """

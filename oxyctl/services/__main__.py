@@ -17,12 +17,16 @@ from oxyctl.services.service import ServiceError
 from proxy.settings import DocumentError
 
 
-async def serve(config: Config) -> None:
-    """Start everything, say so in one JSON line on standard output, serve until SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
+async def serve(config: Config, path: str) -> None:
+    """Start everything, say so in one JSON line on standard output, serve until SIGTERM or SIGINT.
+
+    SIGHUP: the configuration in the file `path` has changed; what became of that is another such line.
+    """
+    stopped, changed = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, changed.set)
     fleet = Fleet()
     starting = asyncio.create_task(fleet.start(config))
     stopping = asyncio.create_task(stopped.wait())
@@ -34,10 +38,22 @@ async def serve(config: Config) -> None:
     try:
         starting.result()
         print(msgspec.json.encode(fleet.report()).decode(), flush=True)
+        follower = asyncio.create_task(_follow(fleet, path, changed))
         await stopping
+        follower.cancel()
     finally:
         stopping.cancel()
         await fleet.stop()
+
+
+async def _follow(fleet: Fleet, path: str, changed: asyncio.Event) -> None:
+    while True:
+        await changed.wait()
+        changed.clear()
+        config = load(path)
+        problems = await fleet.change(config)
+        report = {**fleet.report(), "generation": config.generation, "problems": problems}
+        print(msgspec.json.encode(report).decode(), flush=True)
 
 
 def raise_descriptor_limit() -> None:
@@ -62,7 +78,7 @@ def main() -> int:
         return 2
     raise_descriptor_limit()
     try:
-        asyncio.run(serve(config))
+        asyncio.run(serve(config, options.config))
     except ServiceError as error:
         print(f"oxyctl.services: {error}", file=sys.stderr)
         return 1

@@ -36,6 +36,8 @@ class Config(_Part, frozen=True):
 
     nodes: list[NodeConfig]
     state: str
+    hosts: str | None = None  # the file that has the names of the lab
+    generation: int = 0  # repeated in the report that answers a change
 
 
 def load(path: str | Path) -> Config:

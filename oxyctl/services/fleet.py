@@ -40,22 +40,29 @@ class Fleet:
 
     def __init__(self) -> None:
         self.running: list[Running] = []
+        self._nodes: dict[str, NodeConfig] = {}
 
     async def start(self, config: Config) -> None:
         """Start every service of every node; when one fails, stop those that run and raise ServiceError."""
-        state = Path(config.state)
-        _make_private(state)
+        _make_private(Path(config.state))
         try:
             for node in config.nodes:
-                await self._start_node(node, state)
+                await self._start_node(node, config)
         except BaseException:
             await self.stop()
             raise
 
-    async def _start_node(self, node: NodeConfig, state: Path) -> None:
+    async def _start_node(self, node: NodeConfig, config: Config) -> None:
+        self._nodes[node.name] = node
         root = None if node.root is None else Path(node.root)
         host = Host(
-            name=node.name, addresses=node.addresses, state=state, netns=node.netns, utsns=node.utsns, root=root
+            name=node.name,
+            addresses=node.addresses,
+            state=Path(config.state),
+            netns=node.netns,
+            utsns=node.utsns,
+            root=root,
+            hosts=None if config.hosts is None else Path(config.hosts),
         )
         for kind, port in node.services.items():
             try:
@@ -65,16 +72,49 @@ class Fleet:
                 raise ServiceError(f"{node.name}: {kind} on port {port}: {reason}") from error
             self.running.append(Running(node.name, kind, service))
 
+    async def change(self, config: Config) -> dict[str, str]:
+        """Serve the nodes of `config` and no others; those that stay are left alone. What failed, by node."""
+        wanted = {node.name: node for node in config.nodes}
+        gone = [name for name, node in self._nodes.items() if not _is_served_alike(node, wanted.get(name))]
+        for name in gone:
+            await self._stop_node(name)
+        problems = {}
+        for name in [name for name in wanted if name not in self._nodes]:
+            try:
+                await self._start_node(wanted[name], config)
+            except ServiceError as error:
+                problems[name] = str(error)
+                await self._stop_node(name)
+        return problems
+
+    async def _stop_node(self, name: str) -> None:
+        own = [running for running in self.running if running.node == name]
+        self.running = [running for running in self.running if running.node != name]
+        self._nodes.pop(name, None)
+        await _stop(own)
+
     def report(self) -> dict[str, Any]:
         """What listens where: the line that tells the lab that its origins are ready."""
         return {"ready": True, "services": [running.report() for running in self.running]}
 
     async def stop(self) -> None:
         """Stop them all, without waiting for any that hangs."""
-        stops = [asyncio.create_task(running.service.stop()) for running in self.running]
-        self.running = []
-        if stops:
-            await asyncio.wait(stops, timeout=STOP_TIMEOUT_S)
+        running, self.running = self.running, []
+        self._nodes = {}
+        await _stop(running)
+
+
+def _is_served_alike(node: NodeConfig, other: NodeConfig | None) -> bool:
+    """In a namespace, services listen on whatever addresses there are."""
+    if other is None or node.netns is None:
+        return node == other
+    return msgspec.structs.replace(node, addresses=other.addresses) == other
+
+
+async def _stop(services: list[Running]) -> None:
+    stops = [asyncio.create_task(running.service.stop()) for running in services]
+    if stops:
+        await asyncio.wait(stops, timeout=STOP_TIMEOUT_S)
 
 
 def _make_private(directory: Path) -> None:

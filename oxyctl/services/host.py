@@ -33,6 +33,7 @@ class Host:
     netns: str | None = None
     utsns: str | None = None
     root: Path | None = None
+    hosts: Path | None = None  # the names that dns answers for
 
     def keys(self) -> Path:
         """The directory of the node's own keys, in `state`, readable by nobody else."""

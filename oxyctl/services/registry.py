@@ -27,4 +27,5 @@ SERVICES: dict[str, Factory] = {
     "halfclose": _from("halfclose"),
     "reset": _from("reset"),
     "iperf3": _from("iperf3"),
+    "dns": _from("dns"),
 }

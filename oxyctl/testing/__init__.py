@@ -87,9 +87,11 @@ def _bring_up(request: pytest.FixtureRequest, source: str | Path, scope: str, ti
         path, text = source_of(source, [item.path.parent, item.config.rootpath])
         handle = item.config.stash[_labs].get(path, text, owner, timeout_s)
     except (OxyctlError, DocumentError) as error:
-        pytest.fail(str(error), pytrace=False)
-    item.stash.setdefault(_used, []).append(handle)
-    return handle
+        problem = str(error)
+    else:
+        item.stash.setdefault(_used, []).append(handle)
+        return handle
+    pytest.fail(problem, pytrace=False)  # out here: what was caught is no part of the report
 
 
 @pytest.hookimpl(wrapper=True)

@@ -59,7 +59,10 @@ class LabHandle:
         self.directory = lab_directory(lab.name)
         self.started = time.time_ns()
         self.has_failed = False
-        self._recording = _record(self, captures)
+        self._recording: Recording | None = None
+        self._no_capture = ""  # why there is none
+        if captures is not None:
+            self._record(captures / lab.name)
 
     def __getitem__(self, node: str) -> NodeHandle:
         return NodeHandle(self, find_node(self.directory, node))
@@ -132,8 +135,8 @@ class LabHandle:
         found = [(f"{self.name}: log of {path.stem}", tail(path)) for path in self._logs()]
         for node in [name for name in self.nodes if self[name].planned.control]:
             found.append((f"{self.name}: flows of {node}", self._flows_text(node)))
-        if self._recording is not None:
-            found.append((f"{self.name}: packets", str(self._recording.file)))
+        if packets := self._no_capture or (str(self._recording.file) if self._recording else ""):
+            found.append((f"{self.name}: packets", packets))
         return found
 
     def _flows_text(self, proxy: str) -> str:
@@ -142,6 +145,20 @@ class LabHandle:
         except (ControlError, OxyctlError) as error:
             return str(error)
         return "\n".join(flow_lines(records)) if records else "none"
+
+    def _record(self, directory: Path) -> None:
+        """Begin to record all packets; a machine or a lab that does not permit it fails no test."""
+        from oxyctl.capture.recording import Recording
+
+        directory.mkdir(parents=True)
+        recording = Recording(self.name, directory)
+        try:
+            recording.start()
+        except OxyctlError as error:
+            self._no_capture = str(error)
+            shutil.rmtree(directory)
+        else:
+            self._recording = recording
 
     def stop_capture(self) -> None:
         """End the recording, and delete it when no test has failed."""
@@ -209,16 +226,3 @@ class NodeHandle:
     def log(self) -> str:
         """The last lines of what its program wrote."""
         return tail(self.lab.directory.log(self.planned.process))
-
-
-def _record(lab: LabHandle, captures: Path | None) -> Recording | None:
-    """A recording of all packets of `lab`, begun; None when nobody asked for it."""
-    if captures is None:
-        return None
-    from oxyctl.capture.recording import Recording
-
-    directory = captures / lab.name
-    directory.mkdir(parents=True)
-    recording = Recording(lab.name, directory)
-    recording.start()
-    return recording

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -29,10 +30,10 @@ def source_of(source: str | Path, bases: Sequence[Path]) -> tuple[Path | None, s
     for base in bases:
         if (path := base / source).is_file():
             return path.resolve(), ""
-    try:
-        return find_file(str(source)), ""
-    except UsageError:
-        raise UsageError(f"no lab file {source} below {' or '.join(map(str, dict.fromkeys(bases)))}") from None
+    with contextlib.suppress(UsageError):
+        if (path := find_file(str(source))).is_file():
+            return path, ""
+    raise UsageError(f"no lab file {source} below {' or '.join(map(str, dict.fromkeys(bases)))}")
 
 
 class Labs:

@@ -10,7 +10,8 @@ import pytest
 from oxyctl.checks import junit, runner
 from oxyctl.checks.records import sum_of
 from oxyctl.checks.result import Evidence, Result, Verdict
-from oxyctl.errors import OxyctlError
+from oxyctl.cli.check import select
+from oxyctl.errors import NothingMatched, OxyctlError
 from oxyctl.lab.checks import ExecCheck, FlowsCheck, PingCheck
 
 PING = "kind: ping, from: laptop, to: 10.0.0.%d, name: p%d"
@@ -127,6 +128,18 @@ def test_what_cannot_be_tried_is_broken(run, checks):
 
     (result,) = run(checks(PING % (1, 1)), judge)
     assert (result.state, result.came) == ("broken", "it could not be tried: the lab has just ended")
+
+
+# which of them
+
+
+def test_checks_are_chosen_by_name_or_pattern(checks):
+    one, two = found = checks(PING % (1, 1), PING % (2, 2))
+    assert select(found, []) == [one, two]
+    assert select(found, ["p2"]) == [two]
+    assert select(found, ["p?"]) == [one, two]
+    with pytest.raises(NothingMatched, match=r"no check is called 'pp1'; did you mean 'p1'\?"):
+        select(found, ["p1", "pp1"])
 
 
 # counters

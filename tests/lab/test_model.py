@@ -102,7 +102,10 @@ def test_two_clients_of_a_tenant_cannot_share_an_address(quick):
 
 def test_overlapping_subnets_are_refused(quick):
     text = quick.replace("networks:\n", "networks:\n  office: {subnets: [10.0.0.0/8]}\n", 1)
-    with pytest.raises(DocumentError, match=r"4:24: 10\.50\.0\.0/24 overlaps 10\.0\.0\.0/8 of network 'office'"):
+    text += "  spy: {kind: process, networks: [internet, office], command: [x]}\n"
+    with pytest.raises(
+        DocumentError, match=r"4:24: 10\.50\.0\.0/24 overlaps 10\.0\.0\.0/8 of network 'office', and node 'spy' is"
+    ):
         loads(text, "test")
 
 

@@ -23,7 +23,7 @@ class Ours(Processes):
             if program.is_running:
                 pid, status = os.waitpid(program.pid, os.WNOHANG)
                 if pid:
-                    program.exited.set_result(os.waitstatus_to_exitcode(status))
+                    program.end(status)
 
 
 @pytest.fixture

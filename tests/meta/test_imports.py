@@ -105,7 +105,7 @@ def test_every_module_of_the_proxy_has_its_layer():
     assert homeless == ["proxy"]  # the glossary
 
 
-@pytest.mark.parametrize("package", ["oxyctl.agents", "oxyctl.services"])
+@pytest.mark.parametrize("package", ["oxyctl.agents", "oxyctl.services", "oxyctl.traffic"])
 def test_programs_of_the_lab_stand_on_their_own(package):
     assert forbidden(imports_in("oxyctl"), package, ON_THEIR_OWN) == []
 

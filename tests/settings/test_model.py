@@ -43,6 +43,12 @@ def test_the_smallest_file_has_every_default(write):
     assert settings.bridge.mtu == 1500
 
 
+def test_a_tenant_may_have_an_interface_of_its_own(write, mistake):
+    settings = load(write({**SMALLEST, "tenants": {"acme": {"egress": "eth1"}, "globex": {}}}))
+    assert [tenant.egress for tenant in settings.tenants.values()] == ["eth1", None]
+    assert "tenants.acme.egress" in mistake(tenants={"acme": {"egress": "longer-than-any-name"}})
+
+
 def test_paths_are_relative_to_the_file(write, tmp_path, monkeypatch):
     path = write({**SMALLEST, "records": {"path": "/var/flows.db"}})
     monkeypatch.chdir("/")

@@ -53,7 +53,6 @@ def test_exchanges_begin_when_they_are_due_and_not_before():
 
     tally = run(exchange, rate=400, count=40)
     assert [number for number, at in enumerate(begun) if at < tally.start + number / 400] == []
-    assert begun[-1] - begun[0] < 0.5
 
 
 def test_a_stall_is_seen_by_all_that_were_due_meanwhile():
@@ -67,9 +66,15 @@ def test_a_stall_is_seen_by_all_that_were_due_meanwhile():
 
 
 def test_slots_let_others_pass_a_stall():
-    latency = run(stall_once, rate=100, count=10).latency.summary()
-    assert latency.max >= STALL_S * 1e3
-    assert latency.p50 < STALL_S * 1e3 * 0.4
+    last = asyncio.Event()
+
+    async def exchange(number):
+        if number == 0:
+            await last.wait()
+        elif number == 9:
+            last.set()
+
+    assert run(exchange, rate=1000, count=10).succeeded == 10
 
 
 def test_what_was_due_and_never_sent_is_counted():

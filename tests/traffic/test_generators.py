@@ -37,7 +37,6 @@ def test_requests_over_one_connection(origin, generate, address):
     assert (report.sent, report.succeeded, report.statuses, report.connections) == (20, 20, {"200": 20}, 1)
     assert (report.bytes_received, report.address) == (20_000, address)
     assert 0 < report.latency_ms.min <= report.latency_ms.p99 <= report.latency_ms.max
-    assert report.latency_ms.p50 < 30  # Nagle's algorithm and delayed acknowledgements together take 40 ms
 
 
 def test_a_connection_for_each_request(origin, generate):

@@ -1,0 +1,77 @@
+"""One direction of an impaired link: frames in, the same frames later, or never. Pure: `now` is an argument (seconds).
+
+A frame is lost or not, then waits for its turn at the rate (a token bucket, as tbf), then for its delay (as netem).
+Order is kept: jitter moves frames, and none overtakes another.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+from oxyctl.net.impairment import Impairment
+
+BURST_S, MIN_BURST_BYTES = 0.005, 10_000  # what passes at once after a pause, whatever the rate
+QUEUE_S, MIN_QUEUE_BYTES = 0.1, 150_000  # what waits for the rate; the next one is dropped
+MAX_HELD_BYTES = 64 << 20  # what waits for its delay
+
+
+class Line:
+    """Counters are of frames: `passed` went on, `lost` by chance or as the line is down, `dropped` for want of room."""
+
+    def __init__(self, impairment: Impairment, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._held: deque[tuple[float, bytes]] = deque()
+        self._held_bytes = 0
+        self._free = self._last = float("-inf")  # when the rate has room again; when the last frame goes on
+        self.passed = self.lost = self.dropped = 0
+        self.change(impairment)
+
+    def change(self, impairment: Impairment) -> None:
+        """From now on; frames that are under way keep their time."""
+        self.impairment = impairment
+        rate = impairment.rate_bits
+        self._byte_s = 8 / rate if rate else 0.0
+        self._burst_s = max(BURST_S, MIN_BURST_BYTES * self._byte_s) if rate else 0.0
+        self._queue_s = max(QUEUE_S, MIN_QUEUE_BYTES * self._byte_s) if rate else 0.0
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next frame goes on; None when none is under way."""
+        return self._held[0][0] if self._held else None
+
+    def push(self, frame: bytes, now: float) -> None:
+        """One frame arrives."""
+        wanted = self.impairment
+        if wanted.down or (wanted.loss and self._chance.random() < wanted.loss):
+            self.lost += 1
+            return
+        turn = self._turn(len(frame), now)
+        if turn is None or self._held_bytes + len(frame) > MAX_HELD_BYTES:
+            self.dropped += 1
+            return
+        jitter = self._chance.uniform(-wanted.jitter_s, wanted.jitter_s) if wanted.jitter_s else 0.0
+        self._last = max(self._last, turn + wanted.delay_s + jitter)
+        self._held.append((self._last, frame))
+        self._held_bytes += len(frame)
+
+    def _turn(self, size: int, now: float) -> float | None:
+        """When the rate lets a frame of `size` bytes pass; None when too much waits already."""
+        if not self._byte_s:
+            return now
+        free = max(self._free, now - self._burst_s) + size * self._byte_s
+        if free - now > self._queue_s:
+            return None
+        self._free = free
+        return max(now, free)
+
+    def due(self, now: float) -> list[bytes]:
+        """The frames whose time has come, in order."""
+        frames = []
+        held = self._held
+        while held and held[0][0] <= now:
+            frame = held.popleft()[1]
+            self._held_bytes -= len(frame)
+            frames.append(frame)
+        self.passed += len(frames)
+        return frames

@@ -1,0 +1,78 @@
+"""`oxyctl lab apply`: a running lab becomes what its file says by now."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxyctl.cli.completion import complete_lab_file
+from oxyctl.cli.options import Format, FormatOption, LabOption
+
+if TYPE_CHECKING:
+    from oxyctl.lab.diff import Change
+    from oxyctl.lab.state import LabDirectory
+    from oxyctl.lab.steps import Plan
+
+SIGNS = {"add": "+", "remove": "-", "change": "~"}
+COLOURS = {"add": "\x1b[32m", "remove": "\x1b[31m", "change": "\x1b[33m"}
+PLAIN = "\x1b[0m"
+
+
+def apply(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A lab file, or the name of one.", autocompletion=complete_lab_file)
+    ],
+    lab: LabOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until every new node must be ready.")] = 60,
+    output: FormatOption = Format.table,
+) -> None:
+    """Change a running lab to what a file says: nodes, networks, links and clients come, go and change.
+
+    What does not differ is not touched. When something fails, the lab is made what it was.
+    """
+    from oxyctl.lab.ask import ask_apply
+    from oxyctl.lab.control import Apply
+    from oxyctl.lab.diff import compare
+    from oxyctl.lab.launch import holding
+    from oxyctl.lab.library import find_file
+    from oxyctl.lab.model import load
+    from oxyctl.lab.plan import make_plan
+    from oxyctl.lab.state import find_lab
+
+    model = load(find_file(file), lab)
+    directory = find_lab(model.name)
+    plan = make_plan(model, directory.path)
+    if dry_run:
+        changes = compare(_running(directory), plan).changes
+    else:
+        with holding(directory.name):
+            changes = ask_apply(directory, Apply(plan=plan, timeout_s=timeout))
+    print_changes(changes, output, f"lab '{directory.name}' is as the file says")
+
+
+def _running(lab: LabDirectory) -> Plan:
+    from oxyctl.errors import OxyctlError
+
+    plan = lab.read_plan()
+    if plan is None:
+        raise OxyctlError(f"lab '{lab.name}' was started by another version; `oxyctl lab down {lab.name}` first")
+    return plan
+
+
+def print_changes(changes: Sequence[Change], output: Format, nothing: str) -> None:
+    """A line for each change, coloured on a terminal; `nothing` goes to the person when there is none."""
+    from oxyctl.cli.output import print_envelope, say
+    from oxyctl.render.tables import is_coloured
+
+    if output == Format.json:
+        print_envelope("lab-changes", changes)
+        return
+    for change in changes:
+        line = f"{SIGNS[change.action]} {change.what} {change.name}" + (f"  {change.detail}" if change.detail else "")
+        print(f"{COLOURS[change.action]}{line}{PLAIN}" if is_coloured(sys.stdout) else line)
+    if not changes:
+        say(nothing)

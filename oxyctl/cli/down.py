@@ -1,0 +1,78 @@
+"""`oxyctl lab down` and `gc`: labs end, and what was left of them goes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from oxyctl.cli.options import Format, FormatOption, LabArgument, LabOption
+
+
+def down(
+    name: LabArgument = None,
+    lab: LabOption = None,
+    all_labs: Annotated[bool, typer.Option("--all", help="Every lab of this user.")] = False,
+) -> None:
+    """End a lab and everything in it, from any directory, whatever became of its file."""
+    from oxyctl.errors import UsageError
+
+    if not all_labs:
+        _down_one(name or lab)
+    elif name or lab:
+        raise UsageError("--all is every lab: leave out the name")
+    else:
+        _down_all()
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    output: FormatOption = Format.table,
+) -> None:
+    """Delete what labs left that were not taken down: killed, or ended by a reboot."""
+    from oxyctl.cli.output import print_envelope
+    from oxyctl.lab.remains import collect
+
+    found = collect(dry_run=dry_run)
+    if output == Format.json:
+        print_envelope("gc", found, dry_run=dry_run)
+        return
+    verb = {True: "would delete", False: "deleted"}[dry_run]
+    for item in found:
+        print(f"{verb} {item.path}" if item.kept is None else f"left alone {item.path}: {item.kept}")
+
+
+def _down_one(said: str | None) -> None:
+    from oxyctl.cli.output import say
+    from oxyctl.errors import LabNotFound
+    from oxyctl.lab.reap import take_down
+    from oxyctl.lab.state import all_labs, default_lab, find_lab, lab_directory
+    from oxyctl.lab.validate import is_lab_name
+    from proxy.settings import suggest
+
+    said = said or default_lab()
+    directory = lab_directory(said) if said and is_lab_name(said) else find_lab(said)
+    if not take_down(directory):
+        raise LabNotFound(f"no lab '{said}'{suggest(directory.name, [other.name for other in all_labs()])}")
+    say(f"lab '{directory.name}' is down")
+
+
+def _down_all() -> None:
+    """All at once: each waits for its programs to end. One that does not end does not keep the others up."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from oxyctl.cli.output import say
+    from oxyctl.errors import OxyctlError
+    from oxyctl.lab.reap import take_down
+    from oxyctl.lab.state import all_labs
+
+    failures: list[str] = []
+    with ThreadPoolExecutor(8) as pool:
+        for lab, taken in [(lab, pool.submit(take_down, lab)) for lab in all_labs()]:
+            try:
+                if taken.result():
+                    say(f"lab '{lab.name}' is down")
+            except OxyctlError as error:
+                failures.append(str(error))
+    if failures:
+        raise OxyctlError("\n".join(failures))

@@ -1,0 +1,48 @@
+"""`oxyctl lab impair`: a slower, lossier or cut link, while the lab runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from oxyctl.cli.completion import complete_link
+from oxyctl.cli.options import Format, FormatOption, LabOption
+
+
+def impair(
+    link: Annotated[
+        str,
+        typer.Argument(
+            metavar="LINK",
+            help="NODE:NETWORK, NODE:tunnel, or NETWORK: the links of all its nodes.",
+            autocompletion=complete_link,
+        ),
+    ],
+    rate: Annotated[str | None, typer.Option(metavar="RATE", help="10mbit, 500kbit; unlimited.")] = None,
+    delay: Annotated[str | None, typer.Option(metavar="TIME", help="In each direction: 50ms; 0 for none.")] = None,
+    jitter: Annotated[str | None, typer.Option(metavar="TIME", help="The delay varies by so much.")] = None,
+    loss: Annotated[str | None, typer.Option(metavar="SHARE", help="In each direction: 1%.")] = None,
+    down: Annotated[bool | None, typer.Option("--down/--up", help="Cut the link, or mend it.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Forget every impairment but those given here.")] = False,
+    lab: LabOption = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """Impair links of a running lab. What is not said stays as it is; `lab status` shows what is in force."""
+    from oxyctl.cli.apply import print_changes
+    from oxyctl.errors import UsageError
+    from oxyctl.lab.ask import ask_impair
+    from oxyctl.lab.control import Impair
+    from oxyctl.lab.state import find_lab
+    from oxyctl.net.impairment import PARSERS, Said
+
+    said = Said(rate=rate, delay=delay, jitter=jitter, loss=loss, down=down)
+    if said == Said() and not clear:
+        raise UsageError("say what to do: --rate, --delay, --jitter, --loss, --down, --up or --clear")
+    for name, parse in PARSERS.items():
+        try:
+            if (value := getattr(said, name)) is not None:
+                parse(value)
+        except ValueError as error:
+            raise UsageError(f"--{name}: {error}") from None
+    print_changes(ask_impair(find_lab(lab), Impair(link=link, said=said, clear=clear)), output, "nothing to change")

@@ -1,0 +1,145 @@
+"""`oxyctl lab exec`, `shell` and `logs`: in the nodes of a running lab."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxyctl.cli.completion import complete_node
+from oxyctl.cli.options import Format, FormatOption, LabOption
+
+if TYPE_CHECKING:
+    from oxyctl.lab.enter import Start
+    from oxyctl.lab.state import LabDirectory
+
+
+def _complete_first(context: typer.Context, incomplete: str) -> list[str]:
+    """The node; what comes after it is the program's own business."""
+    return [] if context.params.get("words") else complete_node(context, incomplete)
+
+
+WordsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[NODE] -- COMMAND...",
+        help="The node, then a program and its arguments. No node with --all or --label.",
+        autocompletion=_complete_first,
+    ),
+]
+EnvOption = Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable. Repeatable.")]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="In every node so labelled. Repeatable: all must fit."),
+]
+
+
+def exec(
+    words: WordsArgument,
+    everywhere: Annotated[bool, typer.Option("--all", help="In every node, at the same time.")] = False,
+    label: LabelOption = None,
+    env: EnvOption = None,
+    cwd: Annotated[str | None, typer.Option("--cwd", metavar="DIR", help="Run it in this directory.")] = None,
+    lab: LabOption = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """Run a program inside a node. Its exit code is this command's; 128 + N when signal N killed it.
+
+    In several nodes: each line with its node's name before it; the exit code is the first that is not 0.
+    """
+    from oxyctl.lab.enter import run_in
+    from oxyctl.lab.state import find_lab, find_node
+
+    is_one = not everywhere and not label
+    start = _start(words[1:] if is_one else words, env, cwd)
+    directory = find_lab(lab)
+    nodes = [find_node(directory, words[0]).name] if is_one else _selected(directory, label or [])
+    if is_one and output == Format.table:
+        raise typer.Exit(run_in(directory, nodes[0], start))
+    raise typer.Exit(_run_everywhere(directory, nodes, start, output))
+
+
+def shell(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Where to.", autocompletion=complete_node)],
+    lab: LabOption = None,
+) -> None:
+    """Open a shell inside a node: $SHELL, or sh. The prompt names the lab and the node."""
+    from oxyctl.lab.enter import run_in
+    from oxyctl.lab.shell import shell_in
+    from oxyctl.lab.state import find_lab, find_node
+
+    directory = find_lab(lab)
+    found = find_node(directory, node).name
+    raise typer.Exit(run_in(directory, found, shell_in(directory, found)))
+
+
+def logs(
+    node: Annotated[
+        str | None,
+        typer.Argument(metavar="[NODE]", help="A node; without it, all of them.", autocompletion=complete_node),
+    ] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the lab ends.")] = False,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only the last 30s, 5m, 2h.")] = None,
+    tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines.")] = None,
+    lab: LabOption = None,
+) -> None:
+    """Show what the programs of a lab wrote, also of one that is no more but was not taken down."""
+    from oxyctl.cli.quantities import parse_duration
+    from oxyctl.lab.logs import print_logs
+    from oxyctl.lab.state import find_remains
+
+    since_ns = time.time_ns() - int(parse_duration(since, "--since") * 1e9) if since else 0
+    print_logs(find_remains(lab), node, follow=follow, since_ns=since_ns, tail=tail)
+
+
+def _start(command: list[str], env: list[str] | None, cwd: str | None) -> Start:
+    from pathlib import Path
+
+    from oxyctl.errors import UsageError
+    from oxyctl.lab.enter import Start
+
+    command = command[1:] if command[:1] == ["--"] else command
+    if not command:
+        raise UsageError("say what to run: oxyctl lab exec NODE -- COMMAND...")
+    return Start(command, dict(_pairs(env or [], "--env")), Path(cwd).absolute() if cwd is not None else None)
+
+
+def _pairs(said: list[str], option: str) -> list[tuple[str, str]]:
+    from oxyctl.errors import UsageError
+
+    pairs = [text.partition("=") for text in said]
+    for (key, equals, _), text in zip(pairs, said, strict=True):
+        if not key or not equals:
+            raise UsageError(f"{option} takes NAME=VALUE (found {text!r})")
+    return [(key, value) for key, _, value in pairs]
+
+
+def _selected(lab: LabDirectory, labels: list[str]) -> list[str]:
+    from oxyctl.errors import NothingMatched
+
+    wanted, plan = _pairs(labels, "--label"), lab.read_plan()
+    nodes = [
+        node.name
+        for node in (plan.nodes if plan else [])
+        if all(getattr(node, "labels", {}).get(key) == value for key, value in wanted)
+    ]
+    if not nodes:
+        raise NothingMatched(f"no node of lab '{lab.name}' has {' and '.join(labels)}")
+    return nodes
+
+
+def _run_everywhere(lab: LabDirectory, nodes: list[str], start: Start, output: Format) -> int:
+    from oxyctl.cli.output import print_envelope
+    from oxyctl.lab.enter import live
+    from oxyctl.lab.everywhere import print_line, run_everywhere
+
+    is_json = output == Format.json
+    runs = run_everywhere(lab, live(lab), nodes, start, (lambda *line: None) if is_json else print_line)
+    if is_json:
+        text = [(run, run.stdout.decode(errors="replace"), run.stderr.decode(errors="replace")) for run in runs]
+        print_envelope(
+            "exec",
+            [{"node": run.node, "exit_code": run.exit_code, "stdout": out, "stderr": err} for run, out, err in text],
+        )
+    return next((run.exit_code for run in runs if run.exit_code), 0)

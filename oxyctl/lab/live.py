@@ -1,0 +1,105 @@
+"""Changes of a lab that is up: its links are impaired, or all of it becomes another plan. One at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from oxyctl.errors import NothingMatched, UsageError
+from oxyctl.lab.control import Apply, Impair
+from oxyctl.lab.diff import Change, Diff, compare, entries, tunnel_impairment
+from oxyctl.lab.links import link_name
+from oxyctl.lab.state import write_atomically
+from oxyctl.lab.steps import Plan
+from oxyctl.lab.transition import Transition
+from oxyctl.net.impairment import Impairment
+from proxy.settings import suggest
+
+if TYPE_CHECKING:
+    from oxyctl.lab.supervisor import Supervisor
+
+IMPAIR_S = 20.0
+
+
+class Live:
+    """Changes the plan of its supervisor, and the lab with it."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._lock = asyncio.Lock()
+        self._transition = Transition(
+            supervisor.processes, supervisor.namespaces, supervisor.links, supervisor.until_ready
+        )
+
+    async def impair(self, question: Impair) -> list[Change]:
+        """What was changed. NothingMatched, UsageError, OxyctlError."""
+        async with self._lock:
+            wanted = impaired(self._supervisor.plan, question)
+            return await self._become(compare(self._supervisor.plan, wanted), IMPAIR_S)
+
+    async def apply(self, question: Apply) -> list[Change]:
+        """What was changed. UsageError: it cannot be; OxyctlError: it failed, and the lab is as it was."""
+        async with self._lock:
+            return await self._become(compare(self._supervisor.plan, question.plan), question.timeout_s)
+
+    async def _become(self, diff: Diff, timeout_s: float) -> list[Change]:
+        supervisor = self._supervisor
+        supervisor.deadline = time.monotonic() + timeout_s
+        if not diff.is_empty:
+            supervisor.ready -= diff.gone
+            await self._transition.run(diff)
+        supervisor.plan = diff.wanted
+        content = msgspec.json.format(msgspec.json.encode(diff.wanted), indent=1)
+        write_atomically(supervisor.directory.path / "plan.json", content)
+        return diff.changes
+
+
+def impaired(plan: Plan, question: Impair) -> Plan:
+    """`plan` with the link, the tunnel, or the links of the network that are meant impaired as asked for."""
+    names = matching(plan, question.link)
+    try:
+        links = [
+            msgspec.structs.replace(link, impairment=_changed(link.impairment, question))
+            if link_name(link) in names
+            else link
+            for link in plan.links
+        ]
+        return msgspec.structs.replace(_with_tunnels(plan, names, question), links=links)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def matching(plan: Plan, word: str) -> set[str]:
+    """The names of the links that `word` means: NODE:NETWORK, NODE:INTERFACE, NODE:tunnel, NETWORK. NothingMatched."""
+    words: dict[str, set[str]] = {}
+    for link in plan.links:
+        for each in (link_name(link), f"{link.node}:{link.interface}", link.network):
+            words.setdefault(each, set()).add(link_name(link))
+    for node, entry in entries(plan, "agents").items():
+        for each in (f"{node}:tunnel", f"{node}:{entry['interface']}"):
+            words.setdefault(each, set()).add(f"{node}:tunnel")
+    if word not in words:
+        raise NothingMatched(f"lab '{plan.lab}' has no link '{word}'{suggest(word, words)}")
+    return words[word]
+
+
+def _changed(before: Impairment, question: Impair) -> Impairment:
+    return question.said.over(Impairment() if question.clear else before)
+
+
+def _with_tunnels(plan: Plan, names: set[str], question: Impair) -> Plan:
+    files = []
+    for file in plan.files:
+        if Path(file.path).name == "agents.json":
+            content = json.loads(file.text)
+            for entry in content["clients"]:
+                if f"{entry['node']}:tunnel" in names:
+                    entry["impairment"] = msgspec.to_builtins(_changed(tunnel_impairment(entry), question))
+            file = msgspec.structs.replace(file, text=json.dumps(content, indent=1))
+        files.append(file)
+    return msgspec.structs.replace(plan, files=files)

@@ -1,0 +1,114 @@
+"""What is changed of links that are there: where they are plugged in, up or down, their queueing disciplines."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from oxyctl.net import netlink
+from oxyctl.net.impairment import Impairment
+from oxyctl.net.netlink import NLM_F_CREATE, Request
+
+# linux/rtnetlink.h, linux/netlink.h
+RTM_NEWLINK, RTM_DELLINK, RTM_DELROUTE, RTM_NEWQDISC, RTM_DELQDISC, NLM_F_REPLACE = 16, 17, 25, 36, 37, 0x100
+IFLA_MTU, IFLA_MASTER, IFF_UP = 4, 10, 1
+# linux/pkt_sched.h
+TC_H_ROOT, TCA_KIND, TCA_OPTIONS, TC_LINKLAYER_ETHERNET = 0xFFFF_FFFF, 1, 2, 1
+TCA_TBF_PARMS, TCA_TBF_RATE64, TCA_TBF_BURST = 1, 4, 6
+TCA_NETEM_RATE, TCA_NETEM_RATE64, TCA_NETEM_LATENCY64, TCA_NETEM_JITTER64 = 6, 8, 10, 11
+TICKS_PER_S = 1e9 / 64  # of struct tc_tbf_qopt (PSCHED_SHIFT 6)
+U32_MAX = 0xFFFF_FFFF
+
+# the same figures as agents/line.py
+BURST_S, MIN_BURST_BYTES = 0.005, 10_000
+QUEUE_S, MIN_QUEUE_BYTES = 0.1, 150_000
+NETEM_PACKETS = 20_000  # what waits for its delay
+
+_link = struct.Struct("=BxHiII")  # family, type, index, flags, changed flags
+_tc = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
+_ratespec = struct.Struct("=BBHhHI")  # cell_log, linklayer, overhead, cell_align, mpu, rate
+
+
+def plug(index: int, bridge_index: int) -> Request:
+    """Make the link `index` a port of a bridge; of none with 0."""
+    body = _link.pack(0, 0, index, 0, 0) + _attribute(IFLA_MASTER, struct.pack("=I", bridge_index))
+    return Request(f"interface {index} into bridge {bridge_index}", RTM_NEWLINK, 0, body)
+
+
+def switch(index: int, *, up: bool) -> Request:
+    """Bring the link `index` up or down: the far end of a pair loses its carrier with it."""
+    body = _link.pack(0, 0, index, IFF_UP if up else 0, IFF_UP)
+    return Request(f"interface {index} {'up' if up else 'down'}", RTM_NEWLINK, 0, body)
+
+
+def set_mtu(index: int, mtu: int) -> Request:
+    """The longest packet of the link `index`, in bytes."""
+    body = _link.pack(0, 0, index, 0, 0) + _attribute(IFLA_MTU, struct.pack("=I", mtu))
+    return Request(f"MTU {mtu} of interface {index}", RTM_NEWLINK, 0, body)
+
+
+def remove_link(index: int) -> Request:
+    """Delete the link `index`, and the far end of a pair with it."""
+    return Request(f"removal of interface {index}", RTM_DELLINK, 0, _link.pack(0, 0, index, 0, 0))
+
+
+def withdraw(route: Request) -> Request:
+    """The request that takes back what the request `route` added."""
+    return Request(f"removal of {route.what}", RTM_DELROUTE, 0, route.body)
+
+
+def set_tbf(index: int, rate_bits: int) -> Request:
+    """What leaves by the link `index` keeps to a rate."""
+    rate = rate_bits // 8
+    burst = int(max(MIN_BURST_BYTES, rate * BURST_S))
+    limit = int(max(MIN_QUEUE_BYTES, rate * QUEUE_S)) + burst
+    buffer = min(U32_MAX, int(burst / rate * TICKS_PER_S))
+    spec = _ratespec.pack(0, TC_LINKLAYER_ETHERNET, 0, -1, 0, min(rate, U32_MAX))
+    parameters = spec + _ratespec.pack(0, 0, 0, 0, 0, 0) + struct.pack("=III", limit, buffer, 0)
+    options = _attribute(TCA_TBF_PARMS, parameters) + _attribute(TCA_TBF_BURST, struct.pack("=I", burst))
+    if rate > U32_MAX:
+        options += _attribute(TCA_TBF_RATE64, struct.pack("=Q", rate))
+    return _set_qdisc("tbf", index, options)
+
+
+def set_netem(index: int, impairment: Impairment) -> Request:
+    """What leaves by the link `index` is delayed, lost, and kept to a rate."""
+    loss = int(impairment.loss * U32_MAX)
+    options = struct.pack("=IIIIII", 0, NETEM_PACKETS, loss, 0, 0, 0)
+    options += _attribute(TCA_NETEM_LATENCY64, struct.pack("=q", round(impairment.delay_s * 1e9)))
+    options += _attribute(TCA_NETEM_JITTER64, struct.pack("=q", round(impairment.jitter_s * 1e9)))
+    if impairment.rate_bits is not None:
+        rate = impairment.rate_bits // 8
+        options += _attribute(TCA_NETEM_RATE, struct.pack("=IiIi", min(rate, U32_MAX), 0, 0, 0))
+        if rate > U32_MAX:
+            options += _attribute(TCA_NETEM_RATE64, struct.pack("=Q", rate))
+    return _set_qdisc("netem", index, options)
+
+
+def clear_qdisc(index: int) -> Request:
+    """What leaves by the link `index` leaves at once."""
+    return Request(f"qdisc of interface {index}", RTM_DELQDISC, 0, _tc.pack(0, index, 0, TC_H_ROOT, 0))
+
+
+def disciplines() -> frozenset[str]:
+    """Which of tbf and netem this kernel has: tried on the loopback of the calling thread's namespace."""
+    trials = {"tbf": set_tbf(netlink.LOOPBACK_INDEX, 10**9), "netem": set_netem(netlink.LOOPBACK_INDEX, Impairment())}
+    found = set()
+    for name, request in trials.items():
+        try:
+            netlink.run([request, clear_qdisc(netlink.LOOPBACK_INDEX)])
+            found.add(name)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM):
+                raise
+    return frozenset(found)
+
+
+def _set_qdisc(kind: str, index: int, options: bytes) -> Request:
+    body = _tc.pack(0, index, 0, TC_H_ROOT, 0) + _attribute(TCA_KIND, kind.encode() + b"\0")
+    body += _attribute(TCA_OPTIONS, options)
+    return Request(f"{kind} on interface {index}", RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)

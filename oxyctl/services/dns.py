@@ -1,0 +1,56 @@
+"""The `dns` service: A, AAAA and PTR of the names of the lab, over UDP and TCP; no other name exists."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from oxyctl.services.host import Host, bind_udp, listen_tcp
+from oxyctl.services.service import Connection, TcpService
+from oxyctl.services.udp import UdpSocket
+from oxyctl.services.zone import Zone
+
+
+class DnsConnection(Connection):
+    """Queries one after the other, each with its length before it (RFC 1035 4.2.2)."""
+
+    def __init__(self, service: DnsService) -> None:
+        super().__init__(service)
+        self._zone, self._held = service.zone, b""
+
+    def data_received(self, data: bytes) -> None:
+        self._held += data
+        while len(self._held) >= 2 and len(self._held) >= (end := 2 + int.from_bytes(self._held[:2], "big")):
+            message, self._held = self._held[2:end], self._held[end:]
+            answer = self._zone.answer_stream(message)
+            if answer is None:
+                self.transport.abort()  # what speaks like this speaks no DNS
+                return
+            self.transport.write(len(answer).to_bytes(2, "big") + answer)
+
+
+class DnsService(TcpService):
+    """The TCP side, and the UDP sockets beside it."""
+
+    def __init__(self, host: Host, zone: Zone, listening: Sequence[socket.socket], bound: Sequence[socket.socket]):
+        super().__init__(host, listening)
+        self.zone = zone
+        self.datagrams = [UdpSocket(sock, zone.answer) for sock in bound]
+
+    async def start(self) -> None:
+        """Answer from now on."""
+        await self.serve(lambda: DnsConnection(self))
+
+    async def stop(self) -> None:
+        """Close all of it."""
+        await super().stop()
+        for sock in self.datagrams:
+            sock.close()
+
+
+async def start(host: Host, port: int) -> DnsService:
+    """A server on `port` of each address of the node."""
+    sockets = host.listen(port, listen_tcp, bind_udp)
+    service = DnsService(host, Zone(host.hosts), sockets[0::2], sockets[1::2])
+    await service.start()
+    return service

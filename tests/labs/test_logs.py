@@ -1,0 +1,81 @@
+"""`logs` of labs that live and of labs that do not, and programs that write without end."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.labs.conftest import eventually, processes_of
+
+pytestmark = pytest.mark.netns
+
+TALKERS = """
+nodes:
+  first:
+    kind: process
+    command: [sh, -c, "echo 1; touch go; until [ -e second ]; do sleep 0.05; done; echo 3; exec sleep 600"]
+  second:
+    kind: process
+    command: [sh, -c, "until [ -e go ]; do sleep 0.05; done; sleep 0.1; echo 2; sleep 0.1; touch second; sleep 600"]
+"""
+FLOOD = """
+nodes:
+  flood:
+    kind: process
+    command: [sh, -c, "head -c 1000000000 /dev/zero | tr '\\\\0' x; echo; echo done; exec sleep 600"]
+"""
+
+
+def started(machine, text):
+    machine.directory.chmod(0o777)  # the programs leave word of each other here
+    machine.oxyctl("lab", "up", machine.file("talk.yaml", text))
+
+
+def test_lines_of_all_nodes_in_the_order_in_which_they_were_written(machine):
+    started(machine, TALKERS)
+    expected = ["first | 1", "second | 2", "first | 3"]
+    eventually(lambda: machine.oxyctl("lab", "logs").stdout.splitlines() == expected, "all three lines, in order")
+    assert machine.oxyctl("lab", "logs", "--tail", "1").stdout == "first | 3\n"
+    assert machine.oxyctl("lab", "logs", "first", "--tail", "1").stdout == "3\n"
+    assert machine.oxyctl("lab", "logs", "--since", "5m").stdout.splitlines() == expected
+    assert machine.oxyctl("lab", "logs", "--since", "1ms").stdout == ""
+    assert "expected a duration" in machine.oxyctl("lab", "logs", "--since", "yesterday", code=2).stderr
+
+
+def test_following_goes_on_until_the_supervisor_dies_and_the_last_logs_stay(machine):
+    started(machine, TALKERS)
+    with machine.start("lab", "logs", "-f") as following:
+        assert [following.stdout.readline() for _ in range(3)] == ["first | 1\n", "second | 2\n", "first | 3\n"]
+        os.kill(machine.supervisor(), signal.SIGKILL)
+        assert following.communicate(timeout=20)[0] == ""
+    assert following.returncode == 0
+    assert machine.oxyctl("lab", "logs", "second").stdout == "2\n"
+    assert machine.oxyctl("lab", "logs", "-f", "--lab", "talk", "second").stdout == "2\n"
+    machine.oxyctl("lab", "gc")
+    machine.oxyctl("lab", "logs", code=5)
+
+
+@pytest.mark.slow
+def test_a_flood_keeps_the_run_directory_bounded(machine):
+    largest = 0
+
+    def is_done():
+        nonlocal largest
+        logs = machine.run / "labs" / "talk" / "log"
+        sizes = []
+        for path in logs.glob("flood.*"):
+            try:
+                sizes.append(path.stat().st_size)
+            except FileNotFoundError:  # it was just renamed
+                continue
+        largest = max(largest, sum(sizes))
+        log = logs / "flood.log"
+        return log.exists() and log.read_bytes()[-6:] == b"\ndone\n"
+
+    started(machine, FLOOD)
+    eventually(is_done, "a gigabyte was written")
+    assert 10 << 20 < largest < 21 << 20
+    assert machine.oxyctl("lab", "logs", "flood", "--tail", "1").stdout == "done\n"
+    assert any("sleep 600" in command for command in processes_of(machine.run).values())

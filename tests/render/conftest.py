@@ -1,0 +1,7 @@
+"""The command line, for tests of what it draws."""
+
+from __future__ import annotations
+
+from tests.cli.conftest import oxyctl
+
+__all__ = ["oxyctl"]
