@@ -19,7 +19,7 @@ demo: $(VENV)/.installed ## Bring a lab up, send real traffic through the proxy,
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed ## Run every test, in parallel
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.installed lint ## Format, lint, types and the unit tests: before each commit
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m 'not netns and not slow'

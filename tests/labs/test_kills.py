@@ -24,6 +24,8 @@ nodes:
   client: {kind: process, networks: [lan], command: [sleep, "600"]}
 """
 
+SHARES = 4  # every step is tried, by tests that may run side by side
+
 
 class Stepped:
     """A command that stops at a step, and what there was of its lab then."""
@@ -85,13 +87,14 @@ def stepped(machine):
     return Stepped(machine)
 
 
+@pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize(
     ("who", "victim", "at_least"),
     [("command", "command", 6), ("supervisor", "command", 20), ("supervisor", "supervisor", 20)],
 )
-def test_up(machine, stepped, who, victim, at_least):
+def test_up(machine, stepped, who, victim, at_least, share):
     pair, before = machine.file("pair.yaml", PAIR), links()
-    for step in itertools.count():  # each begins with what the one before it left
+    for step in itertools.count(share, SHARES):  # each begins with what the one before it left
         with stepped.stopped(who, step, "lab", "up", pair) as (process, name):
             if name is None:
                 break
