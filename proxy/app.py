@@ -75,12 +75,12 @@ class Proxy:
         defer.push_async_callback(self._hooks.drain)
         defer.push_async_callback(self._hooks.notify, "shutdown")
         defer.callback(self._end_all)
-        control = ControlServer(self._view, settings.control)
-        await control.start()
-        defer.push_async_callback(control.stop)
         self._open_ramps(plane)
         self._tick()
-        defer.callback(self._timer.cancel)
+        defer.callback(lambda: self._timer.cancel())  # whichever is armed by then
+        control = ControlServer(self._view, settings.control)  # last: who is answered here finds everything open
+        await control.start()
+        defer.push_async_callback(control.stop)
 
     async def stop(self) -> None:
         """Take no more, end every flow with the reason `drain`, keep their records, close everything."""

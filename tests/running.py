@@ -19,7 +19,7 @@ from scapy.layers.inet import TCP
 from scapy.packet import Packet, Raw
 
 from proxy.context import TunnelContext
-from proxy.control.client import ControlClient
+from proxy.control.client import ControlClient, ControlError
 from proxy.control.schema import Status
 from proxy.device.interface import bring_up, set_sysctl
 from proxy.device.seqpacket import dial
@@ -141,8 +141,15 @@ class Stage:
                 subprocess.Popen, [sys.executable, "-m", "proxy", file], cwd=ROOT, stdout=log, stderr=log
             )
         self.control = ControlClient(os.path.join(self.directory, "control.sock"))
-        until(lambda: os.path.exists(self.path) or self.process.poll() is not None)
+        until(lambda: self._is_serving() or self.process.poll() is not None)
         assert self.process.poll() is None, self.log
+
+    def _is_serving(self) -> bool:
+        """Whether its control API answers, which it opens last."""
+        try:
+            return self.status.pid == self.process.pid
+        except ControlError:
+            return False
 
     def stop(self) -> int:
         """Ask it to stop; its exit code."""
