@@ -40,4 +40,5 @@ def _explain(finding: Finding) -> str | None:
         return None
     detail = f" ({finding.detail})" if finding.detail else ""
     fix = f"; try: {finding.fix}" if finding.fix else ""
-    return f"hint: {finding.name} is {finding.state}{detail}{fix}; `oxyctl doctor` tells more"
+    state = "cannot be used" if finding.state == "missing" else finding.state
+    return f"hint: {finding.name}: {state}{detail}{fix}; `oxyctl doctor` tells more"

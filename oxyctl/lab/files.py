@@ -23,6 +23,11 @@ def show_files(node: str, files: Mapping[str, str], namespaces: Namespaces) -> N
                 raise OxyctlError(f"node '{node}': cannot show a file at {path}: {error.strerror}") from None
 
 
+def show_file(path: Path, source: Path) -> None:
+    """Let `path`, in the calling thread's mount namespace, show the file `source`. OSError: it cannot."""
+    _show(path, str(source), set())
+
+
 def _show(path: Path, source: str, made: set[Path]) -> None:
     target = Path(os.path.realpath(path))
     if not target.exists():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oxyctl.errors import OxyctlError
+from oxyctl.lab.files import show_file
 from oxyctl.net.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_REC, bind, mount
 from proxy.device.namespaces import (
     CLONE_NEWIPC,
@@ -26,6 +27,8 @@ PRIVATE = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIP
 RESOLV_CONF = (
     "# names of this lab are in /etc/hosts; any other is refused at once\nnameserver 127.0.0.1\noptions attempts:1\n"
 )
+
+SSH_CONFIG = Path("/etc/ssh/ssh_config.d/00-oxyctl-lab.conf")  # before others: the first value of an option stands
 
 # Each may forbid a user namespace, or its use; the first that does is what the message names.
 OBSTACLES = {
@@ -90,6 +93,8 @@ def prepare_mounts(run: Path, namespaces: Path, host_name: str) -> Iterator[str]
     for name in ("hosts", "resolv.conf", "nsswitch.conf"):
         if problem := _replace(Path("/etc", name), run / name):
             yield problem
+    if problem := _trust_hosts(run):
+        yield problem
     for caches in {Path("/run/nscd").resolve(), Path("/var/run/nscd").resolve()}:
         if caches.is_dir():  # glibc would ask the daemon outside before any file
             mount("tmpfs", caches, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
@@ -100,6 +105,19 @@ def _replace(target: Path, source: Path) -> str | None:
     if not real.exists():
         return f"{target} does not exist here, so the lab's own is not seen" if target.name == "hosts" else None
     bind(source, real)
+    return None
+
+
+def _trust_hosts(run: Path) -> str | None:
+    """Let ssh know the lab's own host keys, and none of the world outside; the problem that prevents it, or None."""
+    if not SSH_CONFIG.parent.is_dir():  # no OpenSSH here, or one without a place for this
+        return None
+    known, learnt = run / "services" / "known_hosts", run / "known_hosts"
+    _write(run / "ssh_config", f'Host *\n  GlobalKnownHostsFile "{known}"\n  UserKnownHostsFile "{learnt}"\n')
+    try:
+        show_file(SSH_CONFIG, run / "ssh_config")
+    except OSError as error:
+        return f"ssh does not know the host keys of the lab: {SSH_CONFIG}: {error.strerror}"
     return None
 
 
