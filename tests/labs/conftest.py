@@ -143,7 +143,16 @@ def holding_namespaces(pids):
 def users_of(namespaces):
     """The processes that are still in one of `namespaces`."""
     pids = [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if namespaces_of(pid) & namespaces]
+    return [pid for pid in pids if namespaces_of(pid) & namespaces and not is_left_to_init(pid)]
+
+
+def is_left_to_init(pid):
+    """Whether the process has ended, and only the machine's init can remove it: some look once a second."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return True
+    return state == "Z" and parent == "1"
 
 
 def links():

@@ -31,6 +31,8 @@ class Steps:
         self.number -= 1
         if self.number < 0:
             self.is_counting = False
+            if (self.place / "open").exists():  # the test is over
+                return
             (self.place / "draft").write_text(name)
             (self.place / "draft").rename(self.place / "reached")
             os.close(os.open(self.place / "gate", os.O_RDONLY))  # until somebody opens it to write
