@@ -9,25 +9,30 @@ import socket
 import time
 
 from proxy.control.server import ControlServer
+from proxy.errors import ProxyError
 from proxy.flow.tenant import Tenant
 from proxy.hooks import HookRunner, load_hooks
 from proxy.kernel.bridge import Bridge
+from proxy.kernel.dialer import Dialer
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
 from proxy.offramps.sockets import raise_descriptor_limit
+from proxy.offramps.tunnel import TunnelOffRamp
 from proxy.onramps.connected import ConnectedRamp
 from proxy.onramps.tun import TunRamp
 from proxy.onramps.tunnel import Tunnel
+from proxy.onramps.unconnected import GueRamp
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Plane
+from proxy.packet.routes import RouteTable
 from proxy.poller import IN, Poller
-from proxy.settings import Settings, TunOnRamp
+from proxy.settings import GueOnRamp, Settings, TunOnRamp, suggest
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.echo import EchoFlow
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.relay import close_pool
 from proxy.stream.tcp import TcpPlane
-from proxy.stream.udp import UdpSession
+from proxy.stream.udp_tunnel import open_session
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.view import View
 from proxy.wire.virtio import HEADER_BYTES
@@ -47,14 +52,20 @@ class Proxy:
             name: Tenant(name, tenant, fragments_s=settings.timeouts.fragments_s)
             for name, tenant in settings.tenants.items()
         }
+        for name, tenant in settings.tenants.items():
+            for network, written in tenant.networks.items():
+                if written.routes:
+                    self.tenants[name].networks[network].routes = RouteTable(written.routes)
         self._stack = contextlib.AsyncExitStack()
         self._ramps: list[ConnectedRamp] = []
+        self._ports: list[GueRamp] = []
         self._bridges: dict[int, Bridge] = {}
         self._pumps: list[BridgePump] = []
 
     async def start(self) -> None:
         """Open everything; ProxyError says what could not be had. `stop` closes whatever was opened."""
         settings, defer = self.settings, self._stack
+        _check_egress(settings)
         self._hooks = HookRunner(load_hooks(settings.hooks))
         node = settings.node or socket.gethostname()
         limit = raise_descriptor_limit()
@@ -68,8 +79,11 @@ class Proxy:
         namespace = PrivateNamespace()
         defer.callback(namespace.close)
         self._open_bridges(namespace)
+        self._dialer = Dialer(namespace, self._bridges)
+        defer.callback(self._dialer.close)
         plane = self._make_plane()
-        self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, self._ramps)
+        ramps = self._ramps, self._ports
+        self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps)
         self._lifecycle.subscribe(flow_log.submit, "end")
         await self._hooks.notify("startup")
         defer.push_async_callback(self._hooks.drain)
@@ -101,13 +115,14 @@ class Proxy:
     def _make_plane(self) -> Plane:
         poller, lifecycle, timeouts = self._poller, self._lifecycle, self.settings.timeouts
         errors = IcmpErrors()
-        tcp = TcpPlane(poller, self._bridges, lifecycle, self._hooks, errors, timeouts)
+        tcp = TcpPlane(poller, self._bridges, lifecycle, self._hooks, errors, timeouts, self._dialer)
         for bridge in self._bridges.values():
             bridge.start(poller, tcp.accepted)
         udp_offload = self._bridges[HEADER_BYTES].udp_offload
-        udp = DatagramPlane(UdpSession, poller, lifecycle, errors, timeouts, udp_offload)
+        udp = DatagramPlane(open_session, poller, lifecycle, errors, timeouts, udp_offload)
         echo = DatagramPlane(EchoFlow, poller, lifecycle, errors, timeouts, udp_offload)
-        return Plane(tcp, udp, echo, errors)
+        tunnels = TunnelOffRamp(lifecycle, self._hooks, errors, timeouts, {"tcp": tcp, "udp": udp})
+        return Plane(tcp, udp, echo, errors, tunnels)
 
     def _open_ramps(self, plane: Plane) -> None:
         tuns = {bridge.offload: bridge.tun for bridge in self._bridges.values()}
@@ -115,7 +130,12 @@ class Proxy:
             if isinstance(settings, TunOnRamp):
                 tenant = self.tenants[settings.tenant]
                 device = TunRamp(settings, tenant, plane, self._poller, tuns)
-                tenant.carriers[device.id] = device
+                tenant.attach(device)
+                continue
+            if isinstance(settings, GueOnRamp):
+                port = GueRamp(settings, self.tenants, plane, self._poller, tuns[False])
+                self._ports.append(port)
+                self._stack.callback(port.close)
                 continue
             ramp = ConnectedRamp(
                 settings,
@@ -136,9 +156,9 @@ class Proxy:
 
     def _tunnel_closed(self, tunnel: Tunnel) -> None:
         """The client hung up: its flows end."""
-        tunnel.tenant.carriers.pop(tunnel.id, None)
+        tunnel.tenant.detach(tunnel)
         tunnel.add_traffic_to_tenant()
-        for flow in [flow for flow in tunnel.tenant.live() if flow.carrier is tunnel]:
+        for flow in [flow for flow in tunnel.tenant.live() if tunnel in (flow.carrier, flow.egress)]:
             flow.handler.end("tunnel_closed")
         log.info("%r is closed", tunnel)
         self._hooks.notify_soon("tunnel_close", tunnel.context)
@@ -161,3 +181,11 @@ class Proxy:
         self._lifecycle.send_updates(self.tenants.values(), self.settings.records.update_every_s, now)
         for tenant in self.tenants.values():
             tenant.expire_fragments(now)
+
+
+def _check_egress(settings: Settings) -> None:
+    """ProxyError for the first tenant whose sockets would have to leave by an interface that is not there."""
+    known = {name for _, name in socket.if_nameindex()}
+    for name, tenant in settings.tenants.items():
+        if tenant.egress is not None and tenant.egress not in known:
+            raise ProxyError(f"tenant '{name}': egress: no interface '{tenant.egress}'{suggest(tenant.egress, known)}")

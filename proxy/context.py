@@ -22,6 +22,7 @@ class TunnelContext(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tru
     token: Label | None = None
     user: Label | None = None
     device: Label | None = None
+    network: Label | None = None  # of the tenant's; `default` when it says nothing
     mtu: Mtu = 1280
     offload: Literal["virtio-net"] | None = None
 

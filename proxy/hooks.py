@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, Any, Literal
 
 from proxy.errors import ProxyError
 
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FAILED = "failed"
+
 
 class Hooks:
     """Subclass it, override what you need, and name the class in `hooks:` of proxy.yaml as `module:Class`.
 
-    Deciding hooks return None to allow, or the reason of a denial. One that raises or takes longer than `timeout_s`
-    denies (`fail_open = False`) or allows. A hook that is not overridden costs nothing.
+    Deciding hooks return None to allow, or the reason of a denial; `level` returns None or its choice. One that raises
+    or takes longer than `timeout_s` denies (`fail_open = False`) or allows. A hook that is not overridden costs nothing.
     """
 
     timeout_s = 5.0
@@ -39,6 +41,14 @@ class Hooks:
 
     async def flow_start(self, flow: FlowRecord) -> str | None:
         """A flow's first packet is here, and nothing has left the proxy. A text denies the flow with that reason."""
+        return None
+
+    async def level(self, flow: FlowRecord) -> Literal["packet", "stream"] | None:
+        """The flow may be, and its next hop is a tunnel: how high is it lifted?
+
+        "packet": its packets are forwarded unread. "stream": its bytes pass a socket of ours and become packets again.
+        None leaves it to the route. Of ICMP flows nobody asks: they are forwarded.
+        """
         return None
 
     async def connected(self, flow: FlowRecord) -> None:
@@ -59,11 +69,12 @@ class HookRunner:
 
     def __init__(self, hooks: Hooks) -> None:
         self.hooks = hooks
+        self._overridden = {name for name in vars(Hooks) if getattr(type(hooks), name) is not getattr(Hooks, name)}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def has(self, name: str) -> bool:
         """Whether the application has overridden the hook `name`."""
-        return getattr(type(self.hooks), name) is not getattr(Hooks, name)
+        return name in self._overridden
 
     async def notify(self, name: str, *arguments: object) -> None:
         """Call a hook that decides nothing."""
@@ -91,6 +102,27 @@ class HookRunner:
             answer = await self.ask(name, argument)
             try:
                 then(answer)
+            except Exception:
+                log.exception("unexpected error after hook %s", name)
+
+        self._spawn(run())
+
+    def choose_then(
+        self, name: str, argument: object, choices: Collection[str], then: Callable[[str | None, str | None], None]
+    ) -> None:
+        """Call `then(choice, denial)` with what a hook chooses; both are None when it leaves the choice to us."""
+        if not self.has(name):
+            then(None, None)
+            return
+
+        async def run() -> None:
+            choice, denial = await self._call(name, (argument,), failed=_FAILED), None
+            if choice is not None and choice not in choices:
+                if choice is not _FAILED:
+                    log.warning("hook %s chose %r: expected one of %s, or None", name, choice, ", ".join(choices))
+                choice, denial = None, None if self.hooks.fail_open else f"hook {name} failed"
+            try:
+                then(choice, denial)
             except Exception:
                 log.exception("unexpected error after hook %s", name)
 

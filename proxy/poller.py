@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-IN, OUT, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
+IN, OUT, RDHUP, URGENT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP, select.EPOLLPRI
 ERROR, HANGUP = select.EPOLLERR, select.EPOLLHUP
+EDGE, ONCE = select.EPOLLET, select.EPOLLONESHOT
 
 ROUNDS = 8  # epoll batches before asyncio gets its turn: timers and the control API wait at most this long
 BATCH = 256
@@ -21,8 +22,9 @@ Crashed = Callable[[BaseException], None]
 
 
 class Poller:
-    """Level-triggered readiness, dispatched by direct calls: a task per connection costs a third of the connection rate
-    (bench/connections.py)."""
+    """Readiness, dispatched by direct calls: a task per connection costs a third of the connection rate
+    (bench/connections.py). It is told as long as it lasts; with `EDGE`, when something has happened; with `ONCE`, once.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -33,8 +35,14 @@ class Poller:
         loop.add_reader(self._epoll.fileno(), self._run)
 
     def watch(self, fd: int, events: int, ready: Ready, crashed: Crashed) -> None:
-        """Call `ready(events)` whenever `fd` is ready for one of `events`, and `crashed(error)` when that raises."""
-        self._epoll.register(fd, events)
+        """Call `ready(events)` whenever `fd` is ready for one of `events`, and `crashed(error)` when that raises.
+
+        A descriptor that is watched already changes hands: its new owner is told of all that it is ready for.
+        """
+        if fd in self._watched or fd in self._reused:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
         # What the present batch still says of a number that was reused is about the descriptor that had it before.
         (self._reused if fd in self._forgotten else self._watched)[fd] = (ready, crashed)
 
@@ -45,6 +53,11 @@ class Poller:
         """Stop watching `fd`; call it before the descriptor is closed."""
         if self._watched.pop(fd, None) is not None or self._reused.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+            self._forgotten.add(fd)
+
+    def leave(self, fd: int) -> None:
+        """The same for a descriptor with `EDGE` that is closed now or soon: that takes it out of the set (epoll(7))."""
+        if self._watched.pop(fd, None) is not None or self._reused.pop(fd, None) is not None:
             self._forgotten.add(fd)
 
     def close(self) -> None:

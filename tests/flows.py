@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from proxy.device.memory import MemoryTunnel
 from proxy.flow.flow import Flow
 from proxy.flow.tenant import Tenant
 from proxy.settings.model import Limits, TenantSettings
+from proxy.settings.sites import NetworkSettings
 from tests.packets import CLIENT, ORIGIN, pack
 
 
-def make_tenant(name: str = "acme", **limits: Any) -> Tenant:
-    return Tenant(name, TenantSettings(limits=Limits(**limits)))
+def make_tenant(name: str = "acme", *, id: int | None = None, networks: tuple[str, ...] = (), **limits: Any) -> Tenant:
+    return Tenant(
+        name, TenantSettings(id=id, limits=Limits(**limits), networks={each: NetworkSettings() for each in networks})
+    )
 
 
-def make_tunnel(tenant: Tenant | None = None, **options: Any) -> MemoryTunnel:
-    return MemoryTunnel(tenant or make_tenant(), list(CLIENT.values()), **options)
+def make_tunnel(
+    tenant: Tenant | None = None, *, addresses: Iterable[str] = tuple(CLIENT.values()), **options: Any
+) -> MemoryTunnel:
+    return MemoryTunnel(tenant or make_tenant(), addresses, **options)
 
 
 def make_flow(

@@ -66,12 +66,17 @@ class Laptop(Namespace):
 
     def __init__(self, path: str, context: TunnelContext) -> None:
         super().__init__()
-        self.sock, _ = dial(path, context)
-        offload = context.offload is not None
+        sock, _ = dial(path, context)
+        self.attach(sock, context.addresses, mtu=context.mtu, offload=context.offload is not None)
+
+    def attach(self, sock: Any, addresses: list[str], *, mtu: int, offload: bool) -> None:
+        """Move packets between `sock` and a device with these addresses, which everything is routed into."""
+        self.sock = sock
+        self.addresses = {6 if ":" in text else 4: text for text in addresses}
         self.tun = self.run(open_tun, "warp", offload=offload)
         prefix = {4: 32, 6: 128}
-        interfaces = [f"{text}/{prefix[6 if ':' in text else 4]}" for text in context.addresses]
-        self.run(bring_up, "warp", mtu=context.mtu, queue=1000, addresses=interfaces)
+        interfaces = [f"{text}/{prefix[6 if ':' in text else 4]}" for text in addresses]
+        self.run(bring_up, "warp", mtu=mtu, queue=1000, addresses=interfaces)
         index = self.run(socket.if_nametoindex, "warp")
         self.run(run, [add_route(ip_network(prefix), index) for prefix in ("0.0.0.0/0", "::/0")])
         self._sockets: list[socket.socket] = []

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scapy.layers.inet import TCP
 from scapy.packet import Packet, Raw
@@ -117,8 +117,9 @@ class Client:
 class Stage:
     """Two namespaces and a proxy. `edge` is 10.50.0.1 and fd00:50::1, `origin` 10.50.0.10 and fd00:50::10."""
 
-    def __init__(self, directory: str) -> None:
-        self.directory = directory
+    def __init__(self, directory: str, configuration: str = CONFIGURATION, wrapper: tuple[str, ...] = ()) -> None:
+        """`wrapper`: the words of a command that starts the proxy, such as prlimit(1)."""
+        self.directory, self.configuration, self.wrapper = directory, configuration, wrapper
         self.path = os.path.join(directory, "ramp.sock")
         self.edge, self.origin = Namespace(), Namespace()
         connect(self.edge, self.origin, ["10.50.0.1/24", "fd00:50::1/64"], [f"{ORIGIN[4]}/24", f"{ORIGIN[6]}/64"])
@@ -135,10 +136,14 @@ class Stage:
     def start(self) -> None:
         """Start a proxy and wait until it serves."""
         file = os.path.join(self.directory, "proxy.yaml")
-        Path(file).write_text(CONFIGURATION)
+        Path(file).write_text(self.configuration)
         with open(os.path.join(self.directory, "proxy.log"), "ab") as log:
             self.process = self.edge.run(
-                subprocess.Popen, [sys.executable, "-m", "proxy", file], cwd=ROOT, stdout=log, stderr=log
+                subprocess.Popen,
+                [*self.wrapper, sys.executable, "-m", "proxy", file],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
             )
         self.control = ControlClient(os.path.join(self.directory, "control.sock"))
         until(lambda: self._is_serving() or self.process.poll() is not None)
@@ -220,10 +225,14 @@ class Stage:
         return [record for record in answer.items if all(getattr(record, k) == v for k, v in wanted.items())]
 
 
+S = TypeVar("S", bound=Stage)
+
+
 @contextlib.contextmanager
-def staged() -> Iterator[Stage]:
+def staged(kind: type[S] = Stage, **options: Any) -> Iterator[S]:  # type: ignore[assignment]
+    """A stage of this kind, closed at the end: the proxy must end well then."""
     with tempfile.TemporaryDirectory() as directory:
-        stage = Stage(directory)
+        stage = kind(directory, **options)
         try:
             yield stage
         finally:

@@ -10,6 +10,8 @@ import signal
 import socket
 import sqlite3
 import struct
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -19,7 +21,7 @@ from scapy.packet import Raw
 from tests.fuzz.mutate import corpus, mutate
 from tests.netns import needs_root
 from tests.packets import CLIENT
-from tests.running import ORIGIN, SILENT, staged, until
+from tests.running import ORIGIN, ROOT, SILENT, staged, until
 from tests.test_app import ping
 
 pytestmark = [pytest.mark.netns, needs_root]
@@ -261,3 +263,16 @@ def test_segment_of_a_connection_from_before_is_reset(stage):
     client.send(client.segment(4, 40_000, 80, "PA", seq=5, ack=77, payload=b"still there?"))
     answer = client.packet()[TCP]
     assert (answer.flags, answer.seq) == ("R", 77)
+
+
+def test_an_egress_that_is_not_there_is_told_at_the_start(tmp_path):
+    file = tmp_path / "proxy.yaml"
+    file.write_text(
+        f"tenants: {{acme: {{egress: loo}}}}\n"
+        f"onramps: [{{kind: connected, path: {tmp_path}/ramp.sock}}]\ncontrol: {tmp_path}/control.sock\n"
+    )
+    command = [sys.executable, "-m", "proxy", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "proxy: tenant 'acme': egress: no interface 'loo'; did you mean 'lo'?\n"
+    assert list(tmp_path.iterdir()) == [file]

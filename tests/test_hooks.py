@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -162,3 +163,49 @@ def test_every_hook_has_a_default_that_allows():
         ]
 
     assert asyncio.run(main()) == [None] * 4
+
+
+class Choosing(Hooks):
+    def __init__(self, answer):
+        self.answer = answer
+
+    async def level(self, flow):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def chosen(hooks):
+    async def main():
+        runner, answers = HookRunner(hooks), []
+        runner.choose_then("level", "the flow", ("packet", "stream"), lambda *answer: answers.append(answer))
+        await runner.drain()
+        return answers
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("choice", ["packet", "stream", None])
+def test_choice_is_passed_on(choice):
+    assert chosen(Choosing(choice)) == [(choice, None)]
+
+
+def test_choice_that_nobody_makes_is_none():
+    assert chosen(Hooks()) == [(None, None)]
+
+
+@pytest.mark.parametrize("answer", ["tls", ValueError("a bug")])
+@pytest.mark.parametrize(("fail_open", "denial"), [(False, "hook level failed"), (True, None)])
+def test_choice_of_what_is_not_offered_is_a_failure(answer, fail_open, denial):
+    hooks = Choosing(answer)
+    hooks.fail_open = fail_open
+    assert chosen(hooks) == [(None, denial)]
+
+
+@pytest.mark.parametrize(
+    ("user", "port", "choice"),
+    [("guest-7", 443, "stream"), ("guest-7", 873, "packet"), ("ada", 443, None), (None, 443, None)],
+)
+def test_example_lifts_guests_to_streams(user, port, choice):
+    hooks = load_hooks("examples.levels:StreamsOfGuests")
+    assert asyncio.run(hooks.level(SimpleNamespace(user=user, dst_port=port))) == choice

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from proxy import poller as poller_module
-from proxy.poller import HANGUP, IN, OUT
+from proxy.poller import EDGE, HANGUP, IN, ONCE, OUT
 from tests.loops import running
 
 
@@ -154,3 +154,51 @@ def test_busy_descriptors_leave_the_loop_its_turn(loop, pairs):
     loop.turns(2)
     assert called[0] <= 2 * poller_module.ROUNDS
     loop.poller.forget(near.fileno())
+
+
+def test_once_is_told_once_until_somebody_else_takes_the_descriptor_over(loop, pairs):
+    (near, far), first, second = pairs[0], [], []
+    loop.poller.watch(near.fileno(), IN | ONCE, first.append, nothing)
+    far.send(b"x")
+    loop.until(lambda: first)
+    loop.turns(5)
+    assert first == [IN]
+    loop.poller.watch(near.fileno(), IN, second.append, nothing)
+    loop.until(lambda: second)  # of what came before it took over
+    assert first == [IN]
+    loop.poller.forget(near.fileno())
+
+
+def test_edge_is_told_once_for_each_thing_that_happens(loop, pairs):
+    (near, far), seen = pairs[0], []
+    loop.poller.watch(near.fileno(), IN | EDGE, seen.append, nothing)
+    for count in (1, 2, 3):
+        far.send(b"x")
+        loop.until(lambda count=count: len(seen) == count)
+        loop.turns(5)
+        assert len(seen) == count
+    loop.poller.forget(near.fileno())
+
+
+def test_nothing_is_told_of_what_was_left_nor_to_the_one_that_has_its_number(loop, pairs):
+    seen = []
+    idle, keep = socket.socketpair()
+
+    def first_of_the_batch(events):
+        for near, _ in pairs:
+            number = near.fileno()
+            loop.poller.leave(number)
+            os.dup2(idle.fileno(), number)  # closes what had it
+            loop.poller.watch(number, IN, seen.append, nothing)
+
+    for near, far in pairs:
+        loop.poller.watch(near.fileno(), IN | EDGE, first_of_the_batch, nothing)
+        far.send(b"x")
+    loop.turns(5)
+    assert seen == []
+    keep.send(b"now")
+    loop.until(lambda: len(seen) >= len(pairs))
+    for near, _ in pairs:
+        loop.poller.forget(near.fileno())
+    idle.close()
+    keep.close()

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from proxy.control.schema import FlowRecord, FlowsAnswer, Lost, Status, TunnelInfo
+from proxy.control.schema import FlowRecord, FlowsAnswer, Lost, RouteInfo, RoutesChange, Status, TunnelInfo
 
 T = TypeVar("T")
 Pairs = Iterable[tuple[str, str]]
@@ -54,6 +54,14 @@ class ControlClient:
     def tunnels(self, tenant: str | None = None) -> list[TunnelInfo]:
         return self._items(TunnelInfo, "/v1/tunnels", [] if tenant is None else [("tenant", tenant)])
 
+    def routes(self, tenant: str | None = None) -> list[RouteInfo]:
+        return self._items(RouteInfo, "/v1/routes", [] if tenant is None else [("tenant", tenant)])
+
+    def set_routes(self, change: RoutesChange) -> list[RouteInfo]:
+        """Replace all routes of one virtual network; they, as they stand then."""
+        answer = self._request("PUT", "/v1/routes", body=msgspec.json.encode(change))
+        return [self._decode(RouteInfo, item) for item in self._decode(_Items, answer).items]
+
     def metrics(self) -> str:
         """The counters as Prometheus text."""
         return self._request("GET", "/metrics").decode()
@@ -95,17 +103,19 @@ class ControlClient:
         items = self._decode(_Items, self._request("GET", path, pairs)).items
         return [self._decode(kind, item) for item in items]
 
-    def _request(self, method: str, path: str, pairs: Pairs = ()) -> bytes:
+    def _request(self, method: str, path: str, pairs: Pairs = (), body: bytes | None = None) -> bytes:
         connection = _UnixConnection(self._path, self._timeout_s)
         try:
-            return self._read(self._open(connection, method, path, pairs))
+            return self._read(self._open(connection, method, path, pairs, body))
         finally:
             connection.close()
 
-    def _open(self, connection: _UnixConnection, method: str, path: str, pairs: Pairs) -> http.client.HTTPResponse:
+    def _open(
+        self, connection: _UnixConnection, method: str, path: str, pairs: Pairs, body: bytes | None = None
+    ) -> http.client.HTTPResponse:
         query = urlencode(list(pairs))
         try:
-            connection.request(method, f"{path}?{query}" if query else path)
+            connection.request(method, f"{path}?{query}" if query else path, body)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise ControlError(self._explain(error)) from error

@@ -36,6 +36,7 @@ class Request(NamedTuple):
     method: str
     path: str
     parameters: list[tuple[str, str]]
+    body: bytes = b""
 
 
 class Response(msgspec.Struct, kw_only=True):
@@ -110,19 +111,19 @@ class HttpConnection:
         return self._http.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
     async def _read_request(self) -> Request | None:
-        """The next request, its body read and forgotten; None when the client has left."""
+        """The next request and its body; None when the client has left."""
         event = await self._next_event()
         if not isinstance(event, h11.Request):
             return None
         self._method = event.method
-        received = 0
+        body = bytearray()
         while not isinstance(part := await self._next_event(), h11.EndOfMessage):
             if not isinstance(part, h11.Data):
                 return None
-            received += len(part.data)
-            if received > MAX_BODY_BYTES:
+            body += part.data
+            if len(body) > MAX_BODY_BYTES:
                 raise HttpError(413, f"a request body may have {MAX_BODY_BYTES} bytes")
-        return _parse_request(event)
+        return _parse_request(event, bytes(body))
 
     async def _next_event(self) -> Any:
         while (event := self._http.next_event()) is h11.NEED_DATA:
@@ -185,7 +186,7 @@ class HttpConnection:
             await self._writer.drain()
 
 
-def _parse_request(event: h11.Request) -> Request:
+def _parse_request(event: h11.Request, body: bytes) -> Request:
     if event.http_version not in (b"1.0", b"1.1"):
         raise HttpError(505, "HTTP/1.1 is spoken here", (("connection", "close"),))
     try:
@@ -193,4 +194,4 @@ def _parse_request(event: h11.Request) -> Request:
         parameters = parse_qsl(target.query, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
     except ValueError as error:
         raise HttpError(400, f"bad request target: {error}") from None
-    return Request(event.method.decode("ascii"), target.path, parameters)
+    return Request(event.method.decode("ascii"), target.path, parameters, body)

@@ -12,7 +12,7 @@ import msgspec
 
 from proxy.control.http11 import HttpError, Request, Response
 from proxy.control.listing import encode_page, list_flows
-from proxy.control.schema import SCHEMA, ProxyView
+from proxy.control.schema import SCHEMA, ProxyView, RoutesChange
 from proxy.control.watch import Watcher
 from proxy.errors import ProxyError
 from proxy.flow.parameters import LIST_PARAMETERS, TENANT, WATCH_PARAMETERS, QueryError, parse_query
@@ -23,6 +23,7 @@ Pairs = list[tuple[str, str]]
 _NDJSON = "application/x-ndjson"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 _encode = msgspec.json.Encoder().encode
+_decode_routes = msgspec.json.Decoder(RoutesChange).decode
 
 
 class Route(NamedTuple):
@@ -39,6 +40,7 @@ class Routes:
         self._routes = [
             Route(re.compile(r"/v1/status"), {"GET": self._status}),
             Route(re.compile(r"/v1/tunnels"), {"GET": self._tunnels}),
+            Route(re.compile(r"/v1/routes"), {"GET": self._get_routes, "PUT": self._put_routes}),
             Route(re.compile(r"/v1/flows"), {"GET": self._flows}),
             Route(re.compile(r"/v1/flows/watch"), {"GET": self._watch}),
             Route(re.compile(r"/v1/flows/([^/]+)"), {"GET": self._flow, "DELETE": self._kill}),
@@ -54,13 +56,16 @@ class Routes:
                     allowed = ", ".join([*route.methods, "HEAD"])
                     raise HttpError(405, f"{request.path} takes {allowed}", (("allow", allowed),))
                 return await self._answer(route.methods[method], request, place.groups())
-        raise HttpError(404, f"no such path: {request.path}; see /v1/status, /v1/tunnels, /v1/flows, /metrics")
+        raise HttpError(
+            404, f"no such path: {request.path}; see /v1/status, /v1/tunnels, /v1/routes, /v1/flows, /metrics"
+        )
 
     async def _answer(
         self, handler: Callable[..., Awaitable[Response]], request: Request, place: tuple[str, ...]
     ) -> Response:
         try:
-            return await handler(request.parameters, *(unquote(part) for part in place))
+            body = (request.body,) if request.method == "PUT" else ()
+            return await handler(request.parameters, *(unquote(part) for part in place), *body)
         except QueryError as error:
             raise HttpError(400, str(error)) from None
         except ProxyError as error:
@@ -73,6 +78,19 @@ class Routes:
     async def _tunnels(self, pairs: Pairs) -> Response:
         _only(pairs, "tenant")
         return _envelope("tunnels", self._view.tunnels(dict(pairs).get("tenant")))
+
+    async def _get_routes(self, pairs: Pairs) -> Response:
+        _only(pairs, "tenant")
+        return _envelope("routes", self._view.routes(dict(pairs).get("tenant")))
+
+    async def _put_routes(self, pairs: Pairs, body: bytes) -> Response:
+        _only(pairs)
+        try:
+            change = _decode_routes(body)
+            self._view.set_routes(change)
+        except (msgspec.DecodeError, UnicodeDecodeError, ProxyError) as error:
+            raise HttpError(400, f"routes: {error}") from None
+        return _envelope("routes", [r for r in self._view.routes(change.tenant) if r.network == change.network])
 
     async def _flows(self, pairs: Pairs) -> Response:
         page = await list_flows(self._view, _query(pairs, LIST_PARAMETERS))

@@ -19,6 +19,7 @@ from proxy.flow.parameters import (
 from proxy.flow.query import MAX_LIMIT, SORT_KEYS, FlowQuery, Page, StoredFlow, Window, payload_bytes
 from proxy.flow.record import ClosedBy, CloseReason, Event, FlowRecord, State, Totals
 from proxy.flow.record import Protocol as FlowProtocol
+from proxy.settings.sites import Route
 
 __all__ = [
     "LIST_PARAMETERS",
@@ -38,6 +39,8 @@ __all__ = [
     "ProxyView",
     "QueryError",
     "RecordsStatus",
+    "RouteInfo",
+    "RoutesChange",
     "State",
     "Status",
     "StoredFlow",
@@ -112,6 +115,35 @@ class TunnelInfo(msgspec.Struct, kw_only=True):
     bytes_out: int = 0
     queued_bytes: int = 0
     flows: int = 0
+    network: str = "default"
+    site: str | None = None
+    peer: str | None = None  # where its packets go, when it is unconnected
+    health: Literal["healthy", "degraded", "down"] | None = None  # None: nobody probes it
+    rtt_ms: float | None = None  # of the last probe that was answered
+    probes_answered: int = 0
+    probes_lost: int = 0
+
+
+class RouteInfo(msgspec.Struct, kw_only=True):
+    """One route of a tenant's virtual network, and what becomes of it now. Fields but the last two as in proxy.yaml."""
+
+    tenant: str
+    network: str = "default"
+    prefix: str
+    via: str
+    priority: int = 100
+    weight: int = 1
+    level: Literal["stream"] | None = None
+    cost: int | None = None  # priority with the penalty of its best tunnel; None: no tunnel of the site is open
+    flows: int = 0  # that take it
+
+
+class RoutesChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of `PUT /v1/routes`: all routes of one virtual network, until the proxy ends."""
+
+    tenant: str
+    network: str = "default"
+    routes: list[Route]
 
 
 class FlowsAnswer(msgspec.Struct, kw_only=True):
@@ -137,6 +169,12 @@ class ProxyView(Protocol):
     def status(self) -> Status: ...
 
     def tunnels(self, tenant: str | None) -> list[TunnelInfo]: ...
+
+    def routes(self, tenant: str | None) -> list[RouteInfo]: ...
+
+    def set_routes(self, change: RoutesChange) -> None:
+        """Replace the routes of one network. ProxyError: the tenant, the network or a next hop is unknown."""
+        ...
 
     def live_flows(self, tenant: str | None) -> Iterable[FlowRecord]:
         """An `update` record of every live flow, of every tenant when `tenant` is None.

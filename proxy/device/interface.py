@@ -14,7 +14,9 @@ from pathlib import Path
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 SIOCSIFADDR, SIOCSIFNETMASK = 0x8916, 0x891C
 SIOCSIFMTU, SIOCGIFINDEX = 0x8922, 0x8933
-RTM_NEWLINK, NLM_F_REQUEST, NLM_F_ACK, IFLA_TXQLEN = 16, 1, 4, 13
+RTM_NEWLINK, RTM_NEWROUTE, IFLA_TXQLEN, RTA_DST, RTA_OIF = 16, 24, 13, 1, 4
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 0x1, 0x4, 0x400
+RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST = 254, 4, 253, 1
 IFF_UP = 0x1
 IN_USE_S = 2.0  # the longest that the kernel may take to add an address; with duplicate address detection it takes 1 s
 
@@ -39,6 +41,16 @@ def bring_up(name: str, *, mtu: int | None = None, queue: int | None = None, add
             _add_address(v4, v6, name, ipaddress.ip_interface(text))
 
 
+def add_route(name: str, prefix: str) -> None:
+    """Send everything for `prefix` (`240.0.0.0/5`) to the interface `name`, which is up."""
+    network = ipaddress.ip_network(prefix)
+    family, packed = (socket.AF_INET, socket.AF_INET6)[network.version == 6], network.network_address.packed
+    fields = family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST, 0
+    attributes = struct.pack("=HH", 4 + len(packed), RTA_DST) + packed
+    attributes += struct.pack("=HHI", 8, RTA_OIF, socket.if_nametoindex(name))
+    _netlink(name, RTM_NEWROUTE, NLM_F_CREATE, struct.pack("=8BI", *fields) + attributes)
+
+
 def set_sysctl(name: str, value: object) -> bool:
     """Whether the kernel took `value` for `name` (`net/ipv4/ip_forward`) in the calling thread's namespace."""
     try:
@@ -49,10 +61,14 @@ def set_sysctl(name: str, value: object) -> bool:
 
 
 def _set_queue(name: str, packets: int) -> None:
-    """By netlink (rtnetlink(7)), since the ioctl wants rights outside our user namespace and netlink does not."""
+    """By netlink, since the ioctl wants rights outside our user namespace and netlink does not."""
     attribute = struct.pack("=HHI", 8, IFLA_TXQLEN, packets)
-    body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), 0, 0) + attribute
-    head = struct.pack("=IHHII", 16 + len(body), RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+    _netlink(name, RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), 0, 0) + attribute)
+
+
+def _netlink(name: str, kind: int, flags: int, body: bytes) -> None:
+    """One request about the interface `name` (rtnetlink(7)); OSError: the kernel's answer, when it is no."""
+    head = struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         sock.send(head + body)
         (code,) = struct.unpack_from("=i", sock.recv(4096), 16)

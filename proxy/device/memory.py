@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import ip_address
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address, ip_network
 from typing import Any
 
-from proxy.flow.flow import Path
+from proxy.flow.flow import Flow, Path
 from proxy.flow.tenant import Tenant
 from proxy.packet.fragment import split
+from proxy.settings.parts import DEFAULT_NETWORK
 from proxy.wire.virtio import HEADER_BYTES, NO_OFFLOAD
 
 
@@ -25,20 +26,37 @@ class MemoryTunnel:
         mtu: int = 1280,
         offload: bool = False,
         tunnel_id: str = "memory-1",
+        network: str = DEFAULT_NETWORK,
+        site: str | None = None,
+        prefixes: Iterable[str] = (),
     ) -> None:
+        """With `prefixes` it owns all of their addresses; `site`: the site that it leads to, for routes."""
         self.id, self.tenant, self.mtu = tunnel_id, tenant, mtu
         self.user: str | None = None
         self.device: str | None = None
         self.header_bytes = HEADER_BYTES if offload else 0
+        self.network, self.site, self.penalty = tenant.networks[network], site, 0
+        self.flows: dict[int, dict[bytes, Flow]] = {}
         self.paths: dict[bytes, Path] = {}
         self.sessions: dict[bytes, Any] = {}
+        self.forwards: dict[bytes, Path] = {}
         self.is_closed = False
         self.sent: list[bytes] = []  # as they would stand on the tunnel, virtio-net header included
-        self.owns = frozenset(ip_address(text).packed for text in addresses).__contains__
-        tenant.carriers[tunnel_id] = self
+        self.owned = frozenset(ip_address(text).packed for text in addresses)
+        self._prefixes = [ip_network(prefix) for prefix in prefixes]
+        tenant.attach(self)
+
+    def owns(self, address: bytes) -> bool:
+        return address in self.owned or any(ip_address(address) in prefix for prefix in self._prefixes)
+
+    def sender(self, number: int) -> Callable[[bytes | memoryview], None]:
+        return self.send
 
     def send(self, packet: bytes | memoryview) -> None:
         self.sent.append(bytes(packet))
+
+    def lane(self, number: int) -> None:
+        return None
 
     def deliver(self, packet: bytes) -> None:
         for piece in split(packet, self.mtu, len(self.sent) + 1):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proxy.flow.tenant import Carrier, Tenant
 
 PROTOCOL_NUMBERS: dict[Protocol, int] = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58}
+HEADER_BYTES: dict[Protocol, int] = {"icmp": 8, "tcp": 20, "udp": 8, "icmpv6": 8}  # without options
 ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0)}  # type and code stand for ports
 CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
 
@@ -35,7 +36,19 @@ class Path:
     sum (or to the pseudo-header's) and to the transport checksum. Counters live here and are summed when somebody asks.
     """
 
-    __slots__ = ("flow", "ip_delta", "l4_delta", "octets", "packets", "rewritten", "send")
+    __slots__ = (
+        "flow",
+        "ip_delta",
+        "l4_delta",
+        "lane",
+        "mtu",
+        "octets",
+        "packets",
+        "prefix",
+        "raw",
+        "rewritten",
+        "send",
+    )
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
@@ -44,7 +57,11 @@ class Path:
         self.rewritten = b""
         self.ip_delta = 0
         self.l4_delta = 0
-        self.send: Any = None  # of the tunnel, for the direction to the client
+        self.send: Any = None  # of the tunnel that the packets leave by; None: they go to the kernel
+        self.mtu = 0  # of that tunnel
+        self.prefix: Any = None  # bytes instead of the arriving virtio-net header; None: that is kept, if any
+        self.raw: Any = None  # sends what needs no mark on its outer header: a socket's own method,
+        self.lane: Any = None  # and who counts what it sends, and hears of its errors
 
 
 class Flow:
@@ -52,11 +69,11 @@ class Flow:
 
     __slots__ = (
         "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by", "connected_at",
-        "decisions", "destination", "destination_port", "detected_protocol", "egress_ip", "ended_ns", "handler",
-        "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level", "offramp",
-        "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "policy_ms", "protocol", "seq",
-        "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_slot", "ttfb_ms",
-        "verdict", "virtual",
+        "decisions", "destination", "destination_port", "detected_protocol", "egress", "egress_ip", "ended_ns",
+        "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level",
+        "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "policy_ms", "protocol",
+        "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_slot",
+        "ttfb_ms", "verdict", "virtual",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +93,8 @@ class Flow:
         self.client_path, self.origin_path = Path(self), Path(self)
         self.client_payload = self.origin_payload = self.spliced = 0
         self.handler: Any = None
+        self.egress: Carrier | None = None  # the tunnel that it leaves by; None: a socket of the host's
+        self.route: str | None = None  # what led there
         self.origin: str | None = None
         self.egress_ip: str | None = None
         self.onramp = carrier.kind
@@ -127,10 +146,13 @@ class Flow:
 
     def totals(self) -> Totals:
         client, origin = self.client_path, self.origin_path
+        payload = self.client_payload, self.origin_payload
+        if self.egress is not None and self.level == "packet":  # nobody looked inside: what the headers leave
+            headers = (20 if len(self.source) == 4 else 40) + HEADER_BYTES[self.protocol]
+            payload = client.octets - headers * client.packets, origin.octets - headers * origin.packets
         return Totals(
-            client.packets, client.octets, self.client_payload,
-            origin.packets, origin.octets, self.origin_payload, self.spliced,
-        )  # fmt: skip
+            client.packets, client.octets, payload[0], origin.packets, origin.octets, payload[1], self.spliced
+        )
 
     def conn_state(self) -> str:
         """Zeek's summary of a TCP connection; OTH for everything else."""
@@ -169,7 +191,8 @@ class Flow:
             event=event, seq=seq, final=event == "end",
             flow_id=self.id, community_id=self._community_id(), tenant=self.tenant.name,
             user=carrier.user, device=carrier.device, node=node,
-            onramp=self.onramp, tunnel=carrier.id, offramp=self.offramp,
+            vnet=carrier.network.name, onramp=self.onramp, tunnel=carrier.id, offramp=self.offramp,
+            offramp_tunnel=None if self.egress is None else self.egress.id, route=self.route,
             start=self.started_ns, end=self.ended_ns,
             duration_ms=((self.ended_ns or now_ns) - self.started_ns) / 1e6,
             client_tcp_ms=self.client_tcp_ms, origin_tcp_ms=self.origin_tcp_ms,

@@ -12,7 +12,7 @@ from proxy.wire.ip import IPPacket
 MAX_DATAGRAM = 65_535
 MAX_PIECES = 1024  # of one datagram: 64 KiB in pieces of 64 bytes
 
-Key = tuple[bytes, bytes, int, int]
+Key = tuple[object, bytes, bytes, int, int]
 
 
 @dataclass(slots=True)
@@ -35,13 +35,19 @@ class Fragments:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, buffer: bytes | bytearray, packet: IPPacket, now: float) -> bytes | DropReason | None:
-        """The whole packet when this fragment completes it, None when more must come, or why it was dropped."""
+    def add(
+        self, buffer: bytes | bytearray, packet: IPPacket, now: float, *, scope: object = None
+    ) -> bytes | DropReason | None:
+        """The whole packet when this fragment completes it, None when more must come, or why it was dropped.
+
+        `scope`: the tunnel. Fragments of two scopes never meet.
+        """
         payload = bytes(buffer[packet.l4 : packet.end])
         problem = _problem(packet, len(payload))
         if problem is not None:
             return problem
-        key = (packet.source, packet.destination, packet.protocol if packet.version == 4 else -1, packet.fragment_id)
+        protocol = packet.protocol if packet.version == 4 else -1
+        key = (scope, packet.source, packet.destination, protocol, packet.fragment_id)
         datagram = self._waiting.get(key)
         if datagram is None:
             if len(self._waiting) >= self.max_datagrams:

@@ -83,6 +83,7 @@ class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     onramp: str
     tunnel: str
     offramp: str | None = None
+    offramp_tunnel: str | None = None  # the one that it leaves by, when the off-ramp is a tunnel
     route: str | None = None
 
     start: int

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow, Path
 from proxy.flow.fragments import Fragments
+from proxy.flow.network import Network, reverse_key
 from proxy.settings.model import TenantSettings
+from proxy.settings.parts import DEFAULT_NETWORK
+
+
+class Lane(Protocol):
+    """A way into a tunnel that a hot loop may use by itself."""
+
+    headers: dict[int, bytes]  # before packets of IP version 4 and 6
+    packets: int
+    octets: int
+    raw: Callable[[bytes], int]  # may raise OSError: `failed` is told
+
+    def send(self, packet: bytes | memoryview) -> None: ...
+
+    def failed(self, error: OSError, packet: bytes | memoryview) -> None: ...
 
 
 class Carrier(Protocol):
@@ -18,17 +33,31 @@ class Carrier(Protocol):
     id: str
     kind: str
     tenant: Tenant
+    network: Network
+    site: str | None  # whose tunnel it is; None: a client's
+    owned: frozenset[bytes]  # addresses that are this tunnel's alone
     user: str | None
     device: str | None
     mtu: int
+    penalty: int  # on routes that lead here, by its health
     header_bytes: int  # of virtio-net before each packet: 10 with offload, else 0
+    flows: dict[int, dict[bytes, Flow]]  # by protocol and key: those that arrive here, and those that leave here
     paths: dict[bytes, Path]  # TCP, memoised for packets that arrive here
-    sessions: dict[bytes, Any]  # UDP, the same
+    sessions: dict[bytes, Any]  # UDP, the same, when it is not forwarded
+    forwards: dict[bytes, Path]  # UDP, when it is
     is_closed: bool
 
     def owns(self, address: bytes) -> bool: ...
 
     def send(self, packet: bytes | memoryview) -> None: ...
+
+    def sender(self, number: int) -> Callable[[bytes | memoryview], None]:
+        """What sends packets of the flow with this hash: always the same for one flow."""
+        ...
+
+    def lane(self, number: int) -> Lane | None:
+        """The socket behind that, when each packet is one datagram behind a header that is always the same."""
+        ...
 
     def deliver(self, packet: bytes) -> None: ...
 
@@ -36,13 +65,18 @@ class Carrier(Protocol):
 
 
 class Tenant:
-    """The flows of one tenant by protocol and key, and what it may hold at once."""
+    """The tunnels and virtual networks of one tenant, and what its flows may hold at once.
+
+    A flow stands in the table of the tunnel that it arrives by, under its key; one that leaves by a tunnel stands in
+    that one's as well, under the key that its answers have.
+    """
 
     def __init__(self, name: str, settings: TenantSettings, *, fragments_s: float = 15) -> None:
         self.name = name
         self.settings = settings
-        self.flows: dict[int, dict[bytes, Flow]] = {}
-        self.carriers: dict[str, Carrier] = {}
+        self.networks = {each: Network(each, self) for each in (DEFAULT_NETWORK, *settings.networks)}
+        self.carriers: dict[str, Carrier] = {}  # open tunnels
+        self._filled: dict[Carrier, None] = {}  # tunnels whose tables hold something, also when they are closed
         self.count = 0
         self.opened: Counter[str] = Counter()  # flows so far, by protocol
         self.drops: Counter[DropReason] = Counter()
@@ -52,8 +86,20 @@ class Tenant:
         self._tokens = float(settings.limits.new_flows_per_s)
         self._filled_at = 0.0
 
-    def find(self, protocol: int, key: bytes) -> Flow | None:
-        table = self.flows.get(protocol)
+    def attach(self, carrier: Carrier) -> None:
+        """A tunnel is open."""
+        self.carriers[carrier.id] = carrier
+        carrier.network.attach(carrier)
+
+    def detach(self, carrier: Carrier) -> None:
+        """A tunnel is closed; flows that used it stay in its tables until they are removed."""
+        if self.carriers.get(carrier.id) is carrier:
+            del self.carriers[carrier.id]
+        carrier.network.detach(carrier)
+
+    def find(self, carrier: Carrier, protocol: int, key: bytes) -> Flow | None:
+        """The flow whose packets arrive at `carrier` with this key."""
+        table = carrier.flows.get(protocol)
         return table.get(key) if table else None
 
     def refusal(self, now: float) -> DropReason | None:
@@ -69,18 +115,51 @@ class Tenant:
         self._tokens -= 1
         return None
 
+    def occupants(self, protocol: int, flow: Flow) -> list[Flow]:
+        """The flows in the places that `flow` is to take."""
+        found = (self.find(carrier, protocol, key) for carrier, key in _places(flow))
+        return [*{id(other): other for other in found if other is not None and other is not flow}.values()]
+
+    def collides(self, protocol: int, flow: Flow, egress: Carrier) -> bool:
+        """Whether a live flow has the place that `flow` needs to leave by `egress`."""
+        other = self.find(egress, protocol, reverse_key(flow.key))
+        return other is not None and other is not flow and not other.is_ended
+
     def add(self, protocol: int, flow: Flow) -> None:
-        table = self.flows.setdefault(protocol, {})
-        self.count += flow.key not in table
-        table[flow.key] = flow
+        self._put(protocol, flow)
         self.opened[flow.protocol] += 1
+
+    def move(self, protocol: int, flow: Flow, egress: Carrier) -> None:
+        """Let a flow leave by another tunnel; who calls this has asked `collides` with that one."""
+        self._take(protocol, flow)
+        flow.egress = egress
+        self._put(protocol, flow)
 
     def remove(self, protocol: int, flow: Flow) -> None:
         """Take the flow out, unless a later flow has its key by now."""
-        table = self.flows.get(protocol, {})
-        if table.get(flow.key) is flow:
-            del table[flow.key]
-            self.count -= 1
+        self._take(protocol, flow)
+
+    def _put(self, protocol: int, flow: Flow) -> None:
+        for carrier, key in _places(flow):
+            table = carrier.flows.setdefault(protocol, {})
+            earlier = table.get(key)
+            if earlier is not None and _is_own(earlier, carrier, key):
+                self.count -= 1
+            table[key] = flow
+            self._filled[carrier] = None
+        self.count += 1
+
+    def _take(self, protocol: int, flow: Flow) -> None:
+        for carrier, key in _places(flow):
+            table = carrier.flows.get(protocol, {})
+            if table.get(key) is not flow:
+                continue
+            del table[key]
+            self.count -= _is_own(flow, carrier, key)
+            if not table:
+                del carrier.flows[protocol]
+                if not carrier.flows:
+                    self._filled.pop(carrier, None)
 
     def expire_fragments(self, now: float) -> None:
         """Give up datagrams that were not whole in time."""
@@ -88,5 +167,20 @@ class Tenant:
             self.drops[DropReason.FRAGMENT_TIMEOUT] += lost
 
     def live(self) -> Iterator[Flow]:
-        for table in self.flows.values():
-            yield from table.values()
+        """Each flow once, by the tunnel that it arrived by."""
+        for carrier in self._filled:
+            for table in carrier.flows.values():
+                for key, flow in table.items():
+                    if _is_own(flow, carrier, key):
+                        yield flow
+
+
+def _places(flow: Flow) -> list[tuple[Carrier, bytes]]:
+    if flow.egress is None:
+        return [(flow.carrier, flow.key)]
+    return [(flow.carrier, flow.key), (flow.egress, reverse_key(flow.key))]
+
+
+def _is_own(flow: Flow, carrier: Carrier, key: bytes) -> bool:
+    """Whether this is where the flow's packets arrive, not their answers."""
+    return flow.carrier is carrier and flow.key == key

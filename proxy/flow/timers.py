@@ -27,10 +27,17 @@ class Wheel(Generic[T]):
 
     def arm(self, item: T, deadline: float) -> None:
         """Let `expired` return `item` once, at or within a tick after `deadline`; an earlier deadline is replaced."""
-        self.disarm(item)
-        slot = max(int(deadline / self.tick_s) + 1, self._last + 1)
+        if item.timer_slot:
+            self.disarm(item)
+        slot = int(deadline / self.tick_s) + 1
+        if slot <= self._last:
+            slot = self._last + 1
         item.timer_slot = slot
-        self._slots.setdefault(slot, {})[id(item)] = item
+        waiting = self._slots.get(slot)
+        if waiting is None:
+            self._slots[slot] = {id(item): item}
+        else:
+            waiting[id(item)] = item
 
     def disarm(self, item: T) -> None:
         if item.timer_slot:

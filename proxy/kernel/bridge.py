@@ -1,8 +1,10 @@
 """Between flows and sockets: a TUN device in the private namespace, virtual addresses, and the listeners there.
 
-A flow that is admitted gets a virtual client address and port; its packets are rewritten to go from there to a
+A flow that is admitted gets a virtual peer, an address and a port; its packets are rewritten to go from there to a
 listener, and the socket that the kernel then accepts is the flow's: its peer address names it. Replies come back the
-mirror way.
+mirror way. `kernel/dialer.py` uses the same device for sockets that dial a virtual peer.
+
+Each peer has an address of its own, because what the kernel learns of a way, its MTU, it believes of an address.
 """
 
 from __future__ import annotations
@@ -14,19 +16,23 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
-from proxy.device.interface import bring_up
+from proxy.device.interface import add_route, bring_up
 from proxy.device.tun import has_udp_offload, open_tun
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.flow import Flow, Path
+from proxy.flow.network import reverse_key
 from proxy.kernel.private import PrivateNamespace
 from proxy.packet.translate import set_reverse, set_rewrite, translate
 from proxy.poller import IN, Poller
+from proxy.wire import icmp, ip
 from proxy.wire.ip import IPPacket
+from proxy.wire.virtio import NO_OFFLOAD
 
 PORT = 9000
 IPV6_FREEBIND = 78
 FIRST_PORT, PORTS = 1024, 64_000
-ADDRESSES = 60_000  # virtual clients in each range; with the ports of each, a pair returns after 3.8e9 flows
+PEERS = 0x07FF_FFFE  # addresses in a range of IPv4, each used with one port, then all with the next
+QUOTED_PORTS = 8  # bytes of the transport header that every ICMP error quotes (RFC 792)
 QUEUE = 10_000  # packets the kernel may hold for us; a full queue is loss
 ACCEPTS = 64  # connections taken per readiness event
 
@@ -34,19 +40,20 @@ Accepted = Callable[[Flow, socket.socket], None]
 
 
 class Bridge:
-    """One TUN device with or without offload, its ranges (198.18.0.0/15 and a ULA prefix) and its two listeners."""
+    """One TUN device with or without offload, its ranges and its two listeners.
+
+    Virtual peers are in 240.0.0.0/4 (reserved, so nobody's), and in a ULA prefix.
+    """
 
     def __init__(self, namespace: PrivateNamespace, *, offload: bool, mtu: int, backlog: int) -> None:
         self.offload = offload
-        self.paths: dict[bytes, Path] = {}  # TCP from the listeners, by virtual client
+        self.paths: dict[bytes, Path] = {}  # TCP from the kernel, by virtual addresses and ports
         self._awaited: dict[tuple[str, int], Flow] = {}
-        self._admitted = 0
-        self._host = 0, 0  # version and number of the virtual client in use
-        self._host_address = "", b""
-        self._v4 = 0xC612_0000 if offload else 0xC613_0000
-        self._v6 = 0xFD6F_7879 << 96 | (0 if offload else 1) << 64
-        self._listener_v4 = (self._v4 + 1).to_bytes(4, "big")
-        self._listener_v6 = (self._v6 + 1).to_bytes(16, "big")
+        self._peers = 0
+        self._peers_v4 = 0xF000_0000 if offload else 0xF800_0000
+        self._peers_v6 = 0xFD6F_7879 << 96 | (2 if offload else 3) << 64
+        self._near_v4 = bytes((198, 18 if offload else 19, 0, 1))
+        self._near_v6 = (0xFD6F_7879 << 96 | (0 if offload else 1) << 64 | 1).to_bytes(16, "big")
         try:
             self.tun, self.listeners = namespace.run(self._open, mtu, backlog)
         except OSError as error:
@@ -69,25 +76,22 @@ class Bridge:
         os.close(self.tun)
 
     def admit(self, flow: Flow) -> None:
-        """Give the flow its virtual client and both paths; from now on its packets may pass."""
+        """Give the flow its virtual peer and both paths; from now on its packets may pass."""
         version = 4 if len(flow.source) == 4 else 6
-        name, address, port = self._next_virtual(version)
-        listener = self._listener_v4 if version == 4 else self._listener_v6
+        name, address, port = self.next_peer(version)
+        listener = self.near_address(version)
         ports = port.to_bytes(2, "big") + PORT.to_bytes(2, "big")
         inside = address + listener + ports
-        backwards = listener + address + ports[2:] + ports[:2]
-        key = flow.key
-        half = len(address)
-        answer = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
-        set_rewrite(flow.client_path, key, inside)
-        set_reverse(flow.origin_path, flow.client_path, answer)
+        backwards = reverse_key(inside)
+        set_rewrite(flow.client_path, flow.key, inside)
+        set_reverse(flow.origin_path, flow.client_path, reverse_key(flow.key))
         flow.origin_path.send = flow.carrier.send
         self.paths[backwards] = flow.origin_path
         self._awaited[name, port] = flow
         flow.virtual = (name, port, backwards)
 
     def release(self, flow: Flow) -> None:
-        """Forget the flow's virtual client; what the kernel still sends for it is dropped as stray."""
+        """Forget the flow's virtual peer; what the kernel still sends for it is dropped as stray."""
         if flow.virtual is not None:
             name, port, backwards = flow.virtual
             self.paths.pop(backwards, None)
@@ -96,8 +100,11 @@ class Bridge:
 
     def write(self, buffer: bytearray, packet: IPPacket, flow: Flow) -> DropReason | None:
         """Translate a packet of an admitted flow and give it to the kernel."""
-        translate(buffer, packet, flow.client_path)
-        path = flow.client_path
+        return self.give(buffer, packet, flow.client_path)
+
+    def give(self, buffer: bytearray, packet: IPPacket, path: Path) -> DropReason | None:
+        """Translate a packet as `path` says and give it to the kernel."""
+        translate(buffer, packet, path)
         path.packets += 1
         path.octets += packet.end - packet.start
         try:
@@ -106,25 +113,57 @@ class Bridge:
             return DropReason.BAD_OFFLOAD if error.errno == errno.EINVAL else DropReason.KERNEL_IP
         return None
 
+    def report(self, buffer: bytes | bytearray, packet: IPPacket, sent: bytes) -> DropReason | None:
+        """Give the kernel an ICMP error which quotes a packet of ours, as if it quoted what the kernel sent: from
+        `sent`, source, destination and ports. The socket then learns of it, and from whom.
+
+        The kernel looks at no checksum of what is quoted, but at TCP's sequence number.
+        """
+        version, at, start = packet.version, packet.l4, packet.l4 + icmp.HEADER_BYTES
+        quoted = bytearray(buffer[start : packet.end])
+        addresses, ports = (12, 20) if version == 4 else (8, 40)
+        if len(quoted) < ports + QUOTED_PORTS or buffer[at] not in icmp.REPORTS[version]:
+            return DropReason.ICMP_UNSUPPORTED
+        if quoted[0] != 0x45 if version == 4 else quoted[0] >> 4 != 6:
+            return DropReason.ICMP_UNSUPPORTED
+        quoted[addresses:ports] = sent[:-4]
+        quoted[ports : ports + 4] = sent[-4:]
+        near = self.near_address(version)
+        rest = int.from_bytes(buffer[at + 4 : start], "big")
+        body = icmp.message(packet.source + near, buffer[at], buffer[at + 1], rest, bytes(quoted))
+        head = ip.header(packet.source, near, ip.ICMP if version == 4 else ip.ICMPV6, len(body))
+        try:
+            os.write(self.tun, (NO_OFFLOAD if self.offload else b"") + head + body)
+        except OSError:
+            return DropReason.KERNEL_IP
+        return None
+
+    def near_address(self, version: int) -> bytes:
+        """The address that the kernel has here: of the listeners, and the source of what is dialled."""
+        return self._near_v4 if version == 4 else self._near_v6
+
+    def next_peer(self, version: int) -> tuple[str, bytes, int]:
+        """A virtual address that no flow has had for long, as text and packed, and a port."""
+        count, self._peers = self._peers, self._peers + 1
+        port = FIRST_PORT + count // PEERS % PORTS
+        if version == 4:
+            packed = (self._peers_v4 + 1 + count % PEERS).to_bytes(4, "big")
+            return socket.inet_ntop(socket.AF_INET, packed), packed, port
+        packed = (self._peers_v6 + 1 + count).to_bytes(16, "big")
+        return socket.inet_ntop(socket.AF_INET6, packed), packed, port
+
     def accept(self, version: int) -> None:
         """Take the connection that a packet has just completed: the flow's next packet finds its path memoised."""
         self._take_one(self.listeners[version == 6])
 
-    def _next_virtual(self, version: int) -> tuple[str, bytes, int]:
-        count = self._admitted = self._admitted + 1
-        host, port = 2 + count // PORTS % ADDRESSES, FIRST_PORT + count % PORTS
-        if self._host != (version, host):
-            self._host = version, host
-            address = IPv4Address(self._v4 + host) if version == 4 else IPv6Address(self._v6 + host)
-            self._host_address = str(address), address.packed
-        return *self._host_address, port
-
     def _open(self, mtu: int, backlog: int) -> tuple[int, list[socket.socket]]:
         name = "offload" if self.offload else "plain"
         tun = open_tun(name, offload=self.offload, udp_offload=False)
-        addresses = IPv4Address(self._listener_v4), IPv6Address(self._listener_v6)
+        addresses = IPv4Address(self._near_v4), IPv6Address(self._near_v6)
         try:
-            bring_up(name, mtu=mtu, queue=QUEUE, addresses=[f"{addresses[0]}/16", f"{addresses[1]}/64"])
+            bring_up(name, mtu=mtu, queue=QUEUE, addresses=[f"{addresses[0]}/32", f"{addresses[1]}/128"])
+            add_route(name, f"{IPv4Address(self._peers_v4)}/5")
+            add_route(name, f"{IPv6Address(self._peers_v6)}/64")
             return tun, [_listen(str(address), backlog) for address in addresses]
         except BaseException:
             os.close(tun)

@@ -19,8 +19,11 @@ SYSCTLS = {
     "net/ipv6/conf/default/disable_ipv6": 0,
     "net/ipv6/conf/default/accept_dad": 0,
     "net/ipv6/conf/default/accept_ra": 0,
+    "net/ipv4/conf/all/rp_filter": 0,  # ICMP errors come from routers that nothing here has a route to
+    "net/ipv4/conf/default/rp_filter": 0,
     "net/core/somaxconn": 65_535,
     "net/ipv4/tcp_max_syn_backlog": 65_535,
+    "net/ipv4/tcp_no_metrics_save": 1,  # a virtual address is somebody else's next time
     "net/ipv4/tcp_rmem": "4096 131072 16777216",
     "net/ipv4/tcp_wmem": "4096 65536 16777216",
 }

@@ -1,6 +1,7 @@
-"""The two hot loops: tunnel to kernel and kernel to tunnel, one flat pass for each packet of a memoised flow.
+"""The hot loops: tunnel to kernel or tunnel, and kernel to tunnel, one flat pass for each packet of a memoised flow.
 
-`packet/translate.py` is the readable twin of what stands inline here, and tests/kernel/test_pump.py holds them equal.
+`packet/translate.py` and `packet/forward.py` are the readable twins of what stands inline here, and
+tests/kernel/test_pump.py and test_forward.py hold them equal. `kernel/unconnected.py` is the loop of GUE tunnels.
 What the loops do not know goes to the packet plane. bench/packets.py measures why they are flat.
 """
 
@@ -17,9 +18,10 @@ from typing import Any
 from proxy.errors import DropReason
 from proxy.flow.flow import Path
 from proxy.wire.ip import MAX_PACKET, TCP, UDP
-from proxy.wire.virtio import HEADER_BYTES
+from proxy.wire.virtio import GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HEADER_BYTES, NEEDS_CSUM
 
 BUDGET = 64  # packets per readiness event: one tunnel cannot starve another
+UNKNOWN_BUDGET = 4  # of them without a path: the first packet of a flow costs as much as twenty (bench/flood.py)
 BUFFER_BYTES = HEADER_BYTES + MAX_PACKET + 1  # one more, so that a longer datagram shows
 
 _get16 = struct.Struct("!H").unpack_from
@@ -29,6 +31,8 @@ _put16 = struct.Struct("!H").pack_into
 _get4 = struct.Struct("!BxHxxHxBH12s12xH").unpack_from  # instead of slices: bench/packets.py, -8 %
 _get4_trusted = struct.Struct("!B9xH12s12xH").unpack_from  # the same of a packet that the kernel made
 _put4 = struct.Struct("!H12s").pack_into  # IPv4 header checksum, addresses and ports
+_put_hop = struct.Struct("!BBH").pack_into  # TTL, protocol, IPv4 header checksum
+_get_virtio = struct.Struct("<BBHHHH").unpack_from
 _put6 = struct.Struct("!36s").pack_into  # IPv6 addresses and ports
 
 # One buffer for all loops: each packet is written on before the next one is read.
@@ -49,6 +53,7 @@ class RampPump:
         slow: Callable[[bytearray, int], None],
         ended: Callable[[], bool],
         dropped: Callable[[DropReason], None],
+        forwards: dict[bytes, Path] | None = None,
     ) -> None:
         """`source` is read: a SEQPACKET socket, or a TUN's descriptor. `slow(buffer, end)` takes what is not memoised;
         `ended()` says whether a read of nothing was the end."""
@@ -59,15 +64,17 @@ class RampPump:
         else:
             read, into = source.recv_into, _buffer
         self._arguments = read, into, tun, header_bytes, paths, sessions, slow, ended, dropped
+        self._forwards = {} if forwards is None else forwards
         self.octets = 0
         self.packets = 0
 
     def ready(self, events: int) -> None:
         """Move what has arrived, up to the budget."""
         read, into, tun, v, paths, sessions, slow, ended, dropped = self._arguments
-        buffer, view = _buffer, _view
+        buffer, view, forward = _buffer, _view, self._forwards.get
         write, tcp, udp, get4, put4, put16 = os.write, paths.get, sessions.get, _get4, _put4, _put16
-        shortest = v + 28
+        from_bytes, keeps_offload, put_hop, shortest = int.from_bytes, _keeps_offload, _put_hop, v + 28
+        unknown = UNKNOWN_BUDGET
         for _ in range(BUDGET):
             try:
                 n = read(into)
@@ -90,13 +97,59 @@ class RampPump:
                         path = tcp(key)
                     elif protocol == UDP:
                         session = udp(key)
+                        if session is None:
+                            path = forward(key)
             elif first >> 4 == 6 and n >= v + 48 and _get16(buffer, v + 4)[0] == n - v - 40:
                 protocol = buffer[v + 6]
                 if protocol == TCP:
                     path = tcp(bytes(buffer[v + 8 : v + 44]))
                 elif protocol == UDP:
-                    session = udp(bytes(buffer[v + 8 : v + 44]))
+                    key = bytes(buffer[v + 8 : v + 44])
+                    session = udp(key)
+                    if session is None:
+                        path = forward(key)
             if path is not None:
+                send = path.send
+                if send is not None:
+                    if first == 0x45:
+                        at, ttl = v + 20, buffer[v + 8]
+                        looked_at = ttl < 2 or from_bytes(view[v:at], "big") % 0xFFFF  # a good header's sum is 0
+                    else:
+                        at, ttl = v + 40, buffer[v + 7]
+                        looked_at = ttl < 2
+                    # SYN, FIN and RST are looked at; so is whatever has no hop left.
+                    if looked_at or (protocol == TCP and (n < at + 20 or buffer[at + 13] & 7)):
+                        slow(buffer, n)
+                        continue
+                    if not v:
+                        looked_at = n > path.mtu
+                    elif buffer[0] & 1 or buffer[1]:
+                        looked_at = path.prefix is not None or not keeps_offload(buffer, v, at, n, protocol, path.mtu)
+                    else:
+                        looked_at = n - v > path.mtu
+                    if looked_at:
+                        slow(buffer, n)
+                        continue
+                    if first == 0x45:
+                        c = ip_sum + 0x100
+                        put_hop(buffer, v + 8, ttl - 1, protocol, c if c < 0xFFFF else c - 0xFFFF)
+                    else:
+                        buffer[v + 7] = ttl - 1
+                    path.packets += 1
+                    path.octets += n - v
+                    raw, prefix = path.raw, path.prefix
+                    if raw is None or (buffer[v + 1] if first == 0x45 else first != 0x60 or buffer[v + 1] & 0xF0):
+                        send(view[:n] if prefix is None or raw is not None else prefix + view[v:n])
+                        continue
+                    try:
+                        raw(prefix + view[:n])
+                    except OSError as error:
+                        path.lane.failed(error, view[:n])
+                    else:
+                        lane = path.lane
+                        lane.packets += 1
+                        lane.octets += n
+                    continue
                 if n < v + 40:
                     slow(buffer, n)
                     continue
@@ -129,6 +182,24 @@ class RampPump:
                     dropped(reason)
             else:
                 slow(buffer, n)
+                unknown -= 1
+                if not unknown:
+                    return
+
+
+def _keeps_offload(buffer: bytearray, v: int, l4: int, n: int, protocol: int, mtu: int) -> bool:
+    """Whether a packet that the next device is to finish says what it is, and makes packets of at most `mtu` bytes."""
+    flags, kind, _, gso, start, offset = _get_virtio(buffer)
+    if flags & NEEDS_CSUM and (start != l4 - v or offset != (16 if protocol == TCP else 6)):
+        return False
+    if not kind:
+        return n - v <= mtu
+    if not flags & NEEDS_CSUM or not gso:
+        return False
+    if protocol == TCP:
+        wanted = GSO_TCPV4 if l4 == v + 20 else GSO_TCPV6
+        return kind & ~GSO_ECN == wanted and bool(l4 - v + (buffer[l4 + 12] >> 4) * 4 + gso <= mtu)
+    return kind == GSO_UDP_L4 and bool(l4 - v + 8 + gso <= mtu)
 
 
 class BridgePump:

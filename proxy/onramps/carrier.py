@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Path
-from proxy.flow.tenant import Tenant
+from proxy.flow.flow import Flow, Path
+from proxy.flow.tenant import Lane, Tenant
 from proxy.kernel.pump import RampPump
 from proxy.packet.fragment import split
 from proxy.packet.plane import Plane
+from proxy.settings.parts import DEFAULT_NETWORK
 from proxy.wire.virtio import HEADER_BYTES, NO_OFFLOAD
 
 CONTROL = 0x7B  # "{": no IP version begins with it, and no virtio-net flags
@@ -32,13 +33,20 @@ class RampCarrier:
         *,
         mtu: int,
         offload: bool,
+        network: str = DEFAULT_NETWORK,
+        owned: frozenset[bytes] = frozenset(),
+        site: str | None = None,
         user: str | None = None,
         device: str | None = None,
     ) -> None:
         self.id, self.tenant, self.mtu, self.user, self.device = carrier_id, tenant, mtu, user, device
+        self.network, self.owned, self.site = tenant.networks[network], owned, site
+        self.penalty = 0
         self.header_bytes = HEADER_BYTES if offload else 0
+        self.flows: dict[int, dict[bytes, Flow]] = {}
         self.paths: dict[bytes, Path] = {}
         self.sessions: dict[bytes, Any] = {}
+        self.forwards: dict[bytes, Path] = {}
         self.is_closed = False
         self.opened_ns = time.time_ns()
         self.packets_out = self.bytes_out = 0
@@ -65,6 +73,14 @@ class RampCarrier:
     def send(self, packet: bytes | memoryview) -> None:
         """Pass on a packet, with its virtio-net header if this tunnel has them."""
         raise NotImplementedError
+
+    def sender(self, number: int) -> Callable[[bytes | memoryview], None]:
+        """What sends packets of the flow with this hash: always the same for one flow."""
+        return self.send
+
+    def lane(self, number: int) -> Lane | None:
+        """The socket behind that, when a hot loop may use it by itself."""
+        return None
 
     def close(self) -> None:
         """Stop reading and writing; flows are ended by who calls this."""

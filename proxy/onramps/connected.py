@@ -17,12 +17,14 @@ import msgspec
 from proxy.context import MAX_CONTEXT_BYTES, TunnelAnswer, TunnelContext, decode_context, encode
 from proxy.device.seqpacket import enlarge_send_buffer, is_end_of_file
 from proxy.errors import ProxyError
+from proxy.flow.network import Network
 from proxy.flow.tenant import Tenant
 from proxy.hooks import HookRunner
 from proxy.onramps.tunnel import Tunnel
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.settings.model import ConnectedOnRamp
+from proxy.settings.parts import DEFAULT_NETWORK
 from proxy.wire import ip
 
 log = logging.getLogger(__name__)
@@ -120,11 +122,14 @@ class ConnectedRamp:
             return "bad token"
         if len(tenant.carriers) >= tenant.settings.limits.tunnels:
             return f"tenant {tenant.name} has {len(tenant.carriers)} tunnels, which is its limit"
+        network = tenant.networks.get(context.network or DEFAULT_NETWORK)
+        if network is None:
+            return f"tenant {tenant.name} has no network {context.network!r}"
         try:
             addresses = _addresses(context)
         except ValueError as error:
             return str(error)
-        return _address_problem(tenant, addresses)
+        return _address_problem(network, addresses)
 
     def _admit(self, introduction: _Introduction, context: TunnelContext, denial: str | None) -> None:
         if introduction.is_over:
@@ -141,7 +146,7 @@ class ConnectedRamp:
             f"{os.path.basename(self.settings.path)}-{self._count}", sock, context, self.tenants[context.tenant],
             _addresses(context), self._plane, self._poller, self._tuns[context.offload is not None], self._closed,
         )  # fmt: skip
-        tunnel.tenant.carriers[tunnel.id] = tunnel
+        tunnel.tenant.attach(tunnel)
         self._opened(tunnel)
 
     def _crashed(self, error: BaseException) -> None:
@@ -215,15 +220,15 @@ def _addresses(context: TunnelContext) -> frozenset[bytes]:
     return addresses
 
 
-def _address_problem(tenant: Tenant, addresses: frozenset[bytes]) -> str | None:
+def _address_problem(network: Network, addresses: frozenset[bytes]) -> str | None:
+    tenant = network.tenant
     prefixes = [ipaddress.ip_network(prefix) for prefix in tenant.settings.prefixes]
     for packed in addresses:
         address = ipaddress.ip_address(packed)
         if not any(address in prefix for prefix in prefixes):
             return f"{address} is in no prefix of tenant {tenant.name}"
-        for carrier in tenant.carriers.values():
-            if carrier.owns(packed):
-                return f"{address} is in use by tunnel {carrier.id}"
+        if (carrier := network.clients.get(packed)) is not None:
+            return f"{address} is in use by tunnel {carrier.id}"
     return None
 
 

@@ -29,7 +29,10 @@ class TunRamp(RampCarrier):
         self, settings: TunOnRamp, tenant: Tenant, plane: Plane, poller: Poller, tuns: Mapping[bool, int]
     ) -> None:
         """`tuns`: the descriptors of the bridges' TUN devices, with offload or without."""
-        super().__init__(settings.device, tenant, plane, mtu=settings.mtu, offload=settings.offload, user=settings.user)
+        super().__init__(
+            settings.device, tenant, plane, mtu=settings.mtu, offload=settings.offload, user=settings.user,
+            network=settings.network,
+        )  # fmt: skip
         networks = [ip_network(prefix) for prefix in settings.sources]
         self._prefixes = settings.sources
         self.owns = lru_cache(4096)(lambda packed: any(ip_address(packed) in network for network in networks))
@@ -41,8 +44,9 @@ class TunRamp(RampCarrier):
             raise ProxyError(f"on-ramp {settings.device}: {error.strerror or error}") from error
         tun = tuns[settings.offload]
         self.pump = RampPump(
-            self._fd, tun, self.header_bytes, self.paths, self.sessions, self.take, self._has_ended, self.count
-        )
+            self._fd, tun, self.header_bytes, self.paths, self.sessions, self.take, self._has_ended, self.count,
+            self.forwards,
+        )  # fmt: skip
         poller.watch(self._fd, IN, self.pump.ready, self.crashed)
 
     @property
@@ -51,10 +55,10 @@ class TunRamp(RampCarrier):
 
     def send(self, packet: bytes | memoryview) -> None:
         """Hand a packet to the kernel, as received on the device."""
-        self.packets_out += 1
-        self.bytes_out += len(packet)
         try:
             os.write(self._fd, packet)
+            self.packets_out += 1
+            self.bytes_out += len(packet)
         except OSError:
             self.count(DropReason.TUNNEL_CLOSED if self.is_closed else DropReason.KERNEL_IP)
 

@@ -15,6 +15,7 @@ from proxy.kernel.pump import RampPump
 from proxy.onramps.carrier import RampCarrier
 from proxy.packet.plane import Plane
 from proxy.poller import IN, OUT, Poller
+from proxy.settings.parts import DEFAULT_NETWORK
 
 QUEUE_BYTES = 8 << 20  # for a client that does not read: beyond the windows of the flows that a client has at once
 
@@ -39,16 +40,18 @@ class Tunnel(RampCarrier):
         """`tun`: the descriptor of the bridge's TUN device that has the same headers."""
         offload = context.offload is not None
         super().__init__(
-            tunnel_id, tenant, plane, mtu=context.mtu, offload=offload, user=context.user, device=context.device
-        )
+            tunnel_id, tenant, plane, mtu=context.mtu, offload=offload, user=context.user, device=context.device,
+            network=context.network or DEFAULT_NETWORK, owned=addresses,
+        )  # fmt: skip
         self.context = context
         self.owns = addresses.__contains__
         self._addresses = addresses
         self._sock, self._send, self._poller, self._closed = sock, sock.send, poller, closed
         self._queue: deque[bytes] = deque()
         self.pump = RampPump(
-            sock, tun, self.header_bytes, self.paths, self.sessions, self.take, self._has_ended, self.count
-        )
+            sock, tun, self.header_bytes, self.paths, self.sessions, self.take, self._has_ended, self.count,
+            self.forwards,
+        )  # fmt: skip
         poller.watch(sock.fileno(), IN, self._ready, self.crashed)
 
     @property
@@ -57,11 +60,11 @@ class Tunnel(RampCarrier):
 
     def send(self, packet: bytes | memoryview) -> None:
         """Pass a packet to the client, or let it wait until the client reads."""
-        self.packets_out += 1
-        self.bytes_out += len(packet)
         if not self._queue:
             try:
                 self._send(packet)
+                self.packets_out += 1
+                self.bytes_out += len(packet)
                 return
             except BlockingIOError:
                 pass
@@ -113,6 +116,8 @@ class Tunnel(RampCarrier):
         while queue:
             try:
                 self._send(queue[0])
+                self.packets_out += 1
+                self.bytes_out += len(queue[0])
             except BlockingIOError:
                 return
             except OSError:  # it hung up; the next read says so

@@ -20,12 +20,19 @@ class IcmpErrors:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def answer(
-        self, carrier: Carrier, kind: ErrorKind, buffer: bytes | bytearray, packet: IPPacket, now: float
+        self,
+        carrier: Carrier,
+        kind: ErrorKind,
+        buffer: bytes | bytearray,
+        packet: IPPacket,
+        now: float,
+        *,
+        rest: int = 0,
     ) -> bool:
         """Tell the client about the packet in `buffer`; whether an error was due and could be sent."""
         if packet.fragment_offset or self._is_icmp_error(buffer, packet):
             return False
-        return self.quote(carrier, kind, bytes(buffer[packet.start : packet.end]), now)
+        return self.quote(carrier, kind, bytes(buffer[packet.start : packet.end]), now, rest=rest)
 
     def quote(
         self,
@@ -50,7 +57,10 @@ class IcmpErrors:
         kind = ErrorKind((report.kind, report.code), (report.kind, report.code))
         family = 4 if quoted[0] >> 4 == 4 else 16
         source = report.offender if report.offender and len(report.offender) == family else None
-        return self.quote(carrier, kind, quoted, now, source=source, rest=report.info)
+        rest = report.info
+        if (family, report.kind) == (4, icmp.PARAMETER_PROBLEM):
+            rest <<= 24  # IPv4's pointer is the first byte of the word (RFC 792), ICMPv6's the whole word
+        return self.quote(carrier, kind, quoted, now, source=source, rest=rest)
 
     def _is_icmp_error(self, buffer: bytes | bytearray, packet: IPPacket) -> bool:
         protocol = ip.ICMP if packet.version == 4 else ip.ICMPV6

@@ -6,9 +6,12 @@ from typing import Protocol
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
+from proxy.flow.network import reverse_key
 from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier
+from proxy.packet.forward import quoted_key
 from proxy.packet.icmp_errors import IcmpErrors
+from proxy.packet.routes import Hop, choose, flow_hash
 from proxy.wire import icmp, ip, tcp, udp, virtio
 from proxy.wire.ip import IPPacket
 
@@ -29,12 +32,21 @@ class Opener(Protocol):
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
 
+class OffRamp(Protocol):
+    """Who opens flows whose next hop is a tunnel."""
+
+    def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
+
+
 class Plane:
     """The packet plane of all tenants. `handle` is called for each packet that has no memoised path."""
 
-    def __init__(self, tcp: Opener, udp: Opener, echo: Opener, errors: IcmpErrors) -> None:
+    def __init__(
+        self, tcp: Opener, udp: Opener, echo: Opener, errors: IcmpErrors, tunnels: OffRamp | None = None
+    ) -> None:
+        """`tunnels` may be missing where no network has routes."""
         self._openers = {ip.TCP: tcp, ip.UDP: udp, ip.ICMP: echo, ip.ICMPV6: echo}
-        self._errors = errors
+        self._errors, self._tunnels = errors, tunnels
         self._opened = 0
 
     def handle(self, carrier: Carrier, buffer: bytearray, end: int, now: float, now_ns: int) -> DropReason | None:
@@ -49,7 +61,7 @@ class Plane:
         packet = ip.parse(buffer, start, end)
         if isinstance(packet, DropReason):
             return packet
-        if not carrier.owns(packet.source):
+        if not carrier.owns(packet.source) and not self._may_report(carrier, buffer, packet):
             return DropReason.SPOOFED_SOURCE
         if not ip.is_unicast(packet.destination) or packet.source == packet.destination:
             return DropReason.BAD_ADDRESS
@@ -63,7 +75,7 @@ class Plane:
     def _fragment(
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, now: float, now_ns: int
     ) -> DropReason | None:
-        joined = carrier.tenant.fragments.add(buffer, packet, now)
+        joined = carrier.tenant.fragments.add(buffer, packet, now, scope=carrier)
         if not isinstance(joined, bytes):
             return joined
         start = carrier.header_bytes
@@ -86,30 +98,69 @@ class Plane:
             if problem := udp.check(buffer, packet, partial_checksum=partial):
                 return problem
         elif protocol == (ip.ICMP if packet.version == 4 else ip.ICMPV6):
-            if problem := icmp.check(buffer, packet) or _echo_problem(buffer, packet):
+            if problem := icmp.check(buffer, packet):
                 return problem
+            if icmp.is_error(packet.version, buffer[packet.l4]):
+                return self._report(carrier, buffer, packet)
         else:
-            self._errors.answer(carrier, icmp.PROTOCOL_UNREACHABLE, buffer, packet, now)
+            pointer = ip.protocol_offset(buffer, packet) if packet.version == 6 else 0
+            self._errors.answer(carrier, icmp.PROTOCOL_UNREACHABLE, buffer, packet, now, rest=pointer)
             return DropReason.PROTOCOL_UNSUPPORTED
         key = flow_key(buffer, packet)
-        flow = carrier.tenant.find(protocol, key)
+        flow = carrier.tenant.find(carrier, protocol, key)
+        if protocol in _ECHO and (problem := _echo_problem(buffer, packet, flow)):
+            return problem
         if flow is None or (
             flow.is_ended and _opens(buffer, packet) and not flow.handler.is_repetition(buffer, packet)
         ):
-            return self._open(carrier, buffer, packet, key, now, now_ns)
-        if flow.carrier is not carrier:
-            return DropReason.SPOOFED_SOURCE
+            return self._route(carrier, buffer, packet, key, now, now_ns)
         handler: Handler = flow.handler
         return handler.packet(carrier, buffer, packet)
 
-    def _open(
+    def _may_report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> bool:
+        """Whether this is an ICMP error of a router inside a site, about a flow of that site's."""
+        if carrier.site is None or packet.is_fragment or packet.protocol not in _ECHO or packet.end - packet.l4 < 8:
+            return False
+        is_error = icmp.is_error(packet.version, buffer[packet.l4])
+        return is_error and ip.is_unicast(packet.source) and self._quoted_flow(carrier, buffer, packet) is not None
+
+    def _quoted_flow(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> Flow | None:
+        """The flow one of whose packets, sent into this tunnel, an ICMP error quotes."""
+        quoted = quoted_key(buffer, packet)
+        if quoted is None or buffer[packet.l4] not in icmp.REPORTS[packet.version]:
+            return None
+        protocol, key = quoted
+        if key[: len(packet.source)] != packet.destination:  # it is for somebody else than who sent that
+            return None
+        return carrier.tenant.find(carrier, protocol, reverse_key(key))
+
+    def _report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """An ICMP error: for the flow that it quotes."""
+        flow = self._quoted_flow(carrier, buffer, packet)
+        take = None if flow is None else getattr(flow.handler, "error", None)
+        if take is None:
+            return DropReason.ICMP_UNSUPPORTED
+        reason: DropReason | None = take(carrier, buffer, packet)
+        return reason
+
+    def _route(
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
     ) -> DropReason | None:
-        if not _opens(buffer, packet):
+        """A flow's first packet: where would it go?"""
+        hop = choose(carrier.network, packet.destination, flow_hash(packet.protocol, key))
+        if isinstance(hop, DropReason):
+            self._errors.answer(carrier, UNREACHABLE[hop], buffer, packet, now)
+            return hop
+        if not _opens(buffer, packet) and (hop.is_stream or tcp.flags(buffer, packet) & tcp.RST):
             if tcp.flags(buffer, packet) & tcp.RST:
                 return DropReason.STRAY
             carrier.deliver(tcp.reset_for(buffer, packet))
             return DropReason.NOT_SYN
+        return self._open(carrier, buffer, packet, key, hop, now, now_ns)
+
+    def _open(
+        self, carrier: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, hop: Hop, now: float, now_ns: int
+    ) -> DropReason | None:
         tenant = carrier.tenant
         if refusal := tenant.refusal(now):
             if refusal is DropReason.LIMIT_FLOWS and packet.protocol == ip.TCP:
@@ -121,9 +172,18 @@ class Plane:
             packet.source, int.from_bytes(key[-4:-2] if len(key) in (12, 36) else key[-2:], "big"),
             packet.destination, int.from_bytes(key[-2:], "big") if len(key) in (12, 36) else 0, now, now_ns,
         )  # fmt: skip
-        return self._openers[packet.protocol].open(flow, buffer, packet)
+        flow.route = str(hop) or None
+        if hop.carrier is None:
+            return self._openers[packet.protocol].open(flow, buffer, packet)
+        if tenant.collides(packet.protocol, flow, hop.carrier):
+            return DropReason.FLOW_COLLISION
+        flow.egress, flow.offramp = hop.carrier, "tunnel"
+        assert self._tunnels is not None
+        return self._tunnels.open(flow, hop, buffer, packet)
 
 
+UNREACHABLE = {DropReason.NO_ROUTE: icmp.NET_UNREACHABLE, DropReason.NO_NEXT_HOP: icmp.HOST_UNREACHABLE}
+_ECHO = (ip.ICMP, ip.ICMPV6)
 _NAMES: dict[int, ProtocolName] = {ip.TCP: "tcp", ip.UDP: "udp", ip.ICMP: "icmp", ip.ICMPV6: "icmpv6"}
 
 
@@ -141,5 +201,10 @@ def _opens(buffer: bytes | bytearray, packet: IPPacket) -> bool:
     return tcp.flags(buffer, packet) & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN
 
 
-def _echo_problem(buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
-    return None if buffer[packet.l4] == icmp.ECHO_REQUESTS[packet.version] else DropReason.ICMP_UNSUPPORTED
+def _echo_problem(buffer: bytes | bytearray, packet: IPPacket, flow: Flow | None) -> DropReason | None:
+    """Requests may open flows; answers must belong to one between tunnels."""
+    kind = buffer[packet.l4]
+    if kind == icmp.ECHO_REQUESTS[packet.version]:
+        return None
+    is_answer = kind == icmp.ECHO_REPLIES[packet.version] and flow is not None and flow.egress is not None
+    return None if is_answer else DropReason.ICMP_UNSUPPORTED

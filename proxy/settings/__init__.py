@@ -13,16 +13,22 @@ from proxy.settings.model import (
     TunOnRamp,
     load,
 )
+from proxy.settings.sites import GueOnRamp, NetworkSettings, Probe, Route, Site
 
 __all__ = [
     "Bridge",
     "ConnectedOnRamp",
     "Document",
     "DocumentError",
+    "GueOnRamp",
     "Limits",
+    "NetworkSettings",
     "OnRamp",
+    "Probe",
     "Records",
+    "Route",
     "Settings",
+    "Site",
     "TenantSettings",
     "Timeouts",
     "TunOnRamp",

@@ -10,20 +10,11 @@ import msgspec
 from msgspec import Meta
 
 from proxy.settings.document import Document, Place, read, suggest
-
-Seconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86_400)]  # ten years: infinity is a mistake
-Count = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+from proxy.settings.parts import DEFAULT_NETWORK, EVERYWHERE, Count, Name, Part, Seconds, Word32, check_prefix
+from proxy.settings.sites import GueOnRamp, NetworkSettings, Site, all_sites, check_gue, check_routes
 
 
-EVERYWHERE = ("0.0.0.0/0", "::/0")
-
-
-class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """A mapping with known keys only."""
-
-
-class Limits(_Part, frozen=True):
+class Limits(Part, frozen=True):
     """What one tenant may hold at once."""
 
     flows: Count = 20_000
@@ -32,40 +23,44 @@ class Limits(_Part, frozen=True):
     bytes_held: Count = 64 << 20  # queued for its tunnels and waiting for reassembly
 
 
-class TenantSettings(_Part, frozen=True):
+class TenantSettings(Part, frozen=True):
     """One customer. Without `token` any token is accepted: for labs, and sockets that only the right people reach."""
 
+    id: Word32 | None = None  # its name in contexts of unconnected tunnels; without one no context can name it
     token: str | None = None
     # what its tunnels may claim as their own addresses
     prefixes: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))
     limits: Limits = Limits()
     # the interface that its sockets leave by, whatever the routes say: tenants may have origins of the same address
     egress: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
+    # virtual networks; `default` is always there
+    networks: dict[Name, NetworkSettings] = msgspec.field(default_factory=dict)
 
 
-class ConnectedOnRamp(_Part, frozen=True, tag_field="kind", tag="connected"):
+class ConnectedOnRamp(Part, frozen=True, tag_field="kind", tag="connected"):
     """Tunnels that connect to a Unix SEQPACKET socket and name their tenant in the first datagram."""
 
     path: str
     mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o600
 
 
-class TunOnRamp(_Part, frozen=True, tag_field="kind", tag="tun"):
+class TunOnRamp(Part, frozen=True, tag_field="kind", tag="tun"):
     """A TUN device that the proxy opens: whatever is routed into it belongs to one tenant."""
 
     device: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
     tenant: Name
-    addresses: list[str] = []  # of the device, with prefix lengths
+    network: Name = DEFAULT_NETWORK
+    addresses: list[str] = msgspec.field(default_factory=list)  # of the device, with prefix lengths
     sources: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))  # who may send through it
     mtu: Annotated[int, Meta(ge=1280, le=65_535)] = 1500
     offload: bool = True
     user: str | None = None
 
 
-OnRamp = ConnectedOnRamp | TunOnRamp
+OnRamp = ConnectedOnRamp | TunOnRamp | GueOnRamp
 
 
-class Timeouts(_Part, frozen=True):
+class Timeouts(Part, frozen=True):
     """TCP follows public services (connect 30 s, idle 8 h); UDP follows RFC 4787 REQ-5 and conntrack."""
 
     context_s: Seconds = 5
@@ -79,7 +74,7 @@ class Timeouts(_Part, frozen=True):
     fragments_s: Seconds = 15
 
 
-class Records(_Part, frozen=True):
+class Records(Part, frozen=True):
     """Where ended flows are kept, and for how long."""
 
     path: str = "flows.db"
@@ -88,14 +83,14 @@ class Records(_Part, frozen=True):
     update_every_s: Seconds = 30
 
 
-class Bridge(_Part, frozen=True):
+class Bridge(Part, frozen=True):
     """The private namespace in which the kernel's TCP serves us."""
 
     mtu: Annotated[int, Meta(ge=1280, le=65_535)] = 1500
     backlog: Count = 4096
 
 
-class Settings(_Part, frozen=True):
+class Settings(Part, frozen=True):
     """Everything that `python -m proxy proxy.yaml` needs to know. Relative paths are relative to the file."""
 
     tenants: dict[Name, TenantSettings]
@@ -131,22 +126,45 @@ def _check(document: Document, settings: Settings) -> None:
         raise document.error("at least one tenant is required", ("tenants",))
     if not settings.onramps:
         raise document.error("at least one on-ramp is required", ("onramps",))
-    for name, tenant in settings.tenants.items():
-        for index, prefix in enumerate(tenant.prefixes):
-            _check_prefix(document, prefix, ("tenants", name, "prefixes", index))
+    _check_tenants(document, settings)
     for number, ramp in enumerate(settings.onramps):
         if isinstance(ramp, TunOnRamp):
             _check_tun(document, settings, ramp, ("onramps", number))
+    _check_sites(document, settings)
     if settings.hooks is not None and not all(settings.hooks.partition(":")):
         raise document.error(f"expected 'module:Class' (found {settings.hooks!r})", ("hooks",))
+
+
+def _check_tenants(document: Document, settings: Settings) -> None:
+    ids: dict[int, str] = {}
+    for name, tenant in settings.tenants.items():
+        for index, prefix in enumerate(tenant.prefixes):
+            check_prefix(document, prefix, ("tenants", name, "prefixes", index))
+        if tenant.id is not None and ids.setdefault(tenant.id, name) != name:
+            raise document.error(f"tenant '{ids[tenant.id]}' has the id {tenant.id}", ("tenants", name, "id"))
+
+
+def _check_sites(document: Document, settings: Settings) -> None:
+    tenants = settings.tenants
+    ramps = [(("onramps", number), ramp) for number, ramp in enumerate(settings.onramps) if isinstance(ramp, GueOnRamp)]
+    ids = {name: tenant.id for name, tenant in tenants.items()}
+    check_gue(document, ramps, ids, {name: tenant.networks for name, tenant in tenants.items()})
+    sites: list[Site] = list(all_sites(settings.onramps))
+    for name, tenant in tenants.items():
+        for network, parts in tenant.networks.items():
+            place = ("tenants", name, "networks", network, "routes")
+            check_routes(document, parts.routes, place, name, network, sites)
 
 
 def _check_tun(document: Document, settings: Settings, ramp: TunOnRamp, place: Place) -> None:
     if ramp.tenant not in settings.tenants:
         message = f"unknown tenant '{ramp.tenant}'{suggest(ramp.tenant, settings.tenants)}"
         raise document.error(message, (*place, "tenant"))
+    known = {DEFAULT_NETWORK, *settings.tenants[ramp.tenant].networks}
+    if ramp.network not in known:
+        raise document.error(f"unknown network '{ramp.network}'{suggest(ramp.network, known)}", (*place, "network"))
     for index, prefix in enumerate(ramp.sources):
-        _check_prefix(document, prefix, (*place, "sources", index))
+        check_prefix(document, prefix, (*place, "sources", index))
     for index, address in enumerate(ramp.addresses):
         try:
             ipaddress.ip_interface(address)
@@ -154,10 +172,3 @@ def _check_tun(document: Document, settings: Settings, ramp: TunOnRamp, place: P
             raise document.error(
                 f"not an address with its prefix length: {error}", (*place, "addresses", index)
             ) from None
-
-
-def _check_prefix(document: Document, prefix: str, place: Place) -> None:
-    try:
-        ipaddress.ip_network(prefix)
-    except ValueError as error:
-        raise document.error(f"not a prefix: {error}", place) from None

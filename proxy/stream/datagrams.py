@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,13 +21,14 @@ from proxy.wire import icmp
 from proxy.wire.ip import IPPacket
 
 BUDGET = 64  # reads per readiness event
+MAX_WAITING = 64  # datagrams of one flow until its verdict: the first flight of a QUIC client fits several times
 
 
 @dataclass(slots=True)
 class DatagramPlane:
     """What all flows of one protocol share; opens them as `kind`."""
 
-    kind: type[DatagramFlow]
+    kind: Callable[[DatagramPlane, Flow], DatagramFlow]
     poller: Poller
     lifecycle: Lifecycle
     errors: IcmpErrors
@@ -35,10 +37,10 @@ class DatagramPlane:
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Ask whether the flow may be, make its socket, and send its first packet."""
-        if not self.lifecycle.has_room:
+        if not self.lifecycle.has_room_for(flow.tenant):
             return DropReason.NO_DESCRIPTORS
         handler = self.kind(self, flow)
-        flow.offramp, flow.history = "socket", "D"
+        flow.offramp, flow.history = "tunnel" if flow.egress else "socket", "D"
         held = bytes(buffer[: packet.end])
         self.lifecycle.begin(flow, handler, partial(handler.decided, held, packet))
         return None
@@ -47,12 +49,13 @@ class DatagramPlane:
 class DatagramFlow:
     """One flow whose origin side is a connected datagram socket."""
 
-    __slots__ = ("_hop", "flow", "plane", "sock")
+    __slots__ = ("_hop", "_waiting", "flow", "plane", "sock")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         self.plane, self.flow = plane, flow
         self.sock: socket.socket | None = None
         self._hop: tuple[int, bool] | None = None
+        self._waiting: tuple[tuple[bytes, IPPacket], ...] = ()  # behind the first, until the verdict
 
     def dial(self) -> socket.socket:
         """A socket that is connected to the flow's destination; OSError when there is no way."""
@@ -77,13 +80,31 @@ class DatagramFlow:
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """A checked packet of this flow from the client."""
         if self.sock is None:
-            return DropReason.STRAY if self.flow.is_ended else DropReason.HELD
+            return self.wait(buffer, packet)
         self.set_hop(self.sock, packet.ttl, packet.dont_fragment)
         return self.send(self.sock, buffer, packet.l4, packet.end)
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Datagrams have no numbers: each may open a flow."""
         return False
+
+    def wait(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """Keep a packet until the verdict on its flow: few of them, and within what the tenant may hold."""
+        flow = self.flow
+        tenant = flow.tenant
+        if flow.is_ended:
+            return DropReason.STRAY
+        if len(self._waiting) >= MAX_WAITING or tenant.held_bytes + packet.end > tenant.settings.limits.bytes_held:
+            return DropReason.HELD
+        tenant.held_bytes += packet.end
+        self._waiting += ((bytes(buffer[: packet.end]), packet),)
+        return None
+
+    def _take_waiting(self) -> tuple[tuple[bytes, IPPacket], ...]:
+        """What waited, which is then ours no more."""
+        waiting, self._waiting = self._waiting, ()
+        self.flow.tenant.held_bytes -= sum(packet.end for _, packet in waiting)
+        return waiting
 
     def decided(self, held: bytes, packet: IPPacket, denial: str | None) -> None:
         """Hooks and policy have spoken about the flow whose first packet stands in `held`."""
@@ -95,7 +116,7 @@ class DatagramFlow:
             self.end("denied")
             return
         try:
-            self._start(self.dial())
+            self.connect()
         except OSError as error:
             reason, kind = connect_failure(error.errno or 0)
             if ours := shortage(error.errno or 0):
@@ -103,16 +124,22 @@ class DatagramFlow:
             plane.errors.answer(flow.carrier, kind or icmp.HOST_UNREACHABLE, held, packet, time.monotonic())
             self.end(reason)
             return
-        if dropped := self.packet(flow.carrier, bytearray(held), packet):
-            flow.tenant.drops[dropped] += 1
+        for datagram, found in ((held, packet), *self._take_waiting()):
+            if dropped := self.packet(flow.carrier, bytearray(datagram), found):
+                flow.tenant.drops[dropped] += 1
 
-    def _start(self, sock: socket.socket) -> None:
-        flow, lifecycle = self.flow, self.plane.lifecycle
+    def connect(self) -> None:
+        """Open the origin's side; OSError when there is no way."""
+        sock, flow = self.dial(), self.flow
         self.sock = sock
         flow.origin, flow.egress_ip = flow.destination_text, local_address(sock)
-        lifecycle.connected(flow)
-        lifecycle.watch_idle(flow, self.timeout_s(), time.monotonic())
+        self.connected()
         self.plane.poller.watch(sock.fileno(), IN, self.ready, self.crashed)
+
+    def connected(self) -> None:
+        """Packets may pass."""
+        self.plane.lifecycle.connected(self.flow)
+        self.plane.lifecycle.watch_idle(self.flow, self.timeout_s(), time.monotonic())
 
     def ready(self, events: int) -> None:
         """The origin has answered, or the network has."""
@@ -167,6 +194,8 @@ class DatagramFlow:
         flow = self.flow
         if not flow.close(reason, time.time_ns()):
             return
+        if self._waiting:
+            flow.tenant.drops[DropReason.HELD] += len(self._take_waiting())
         if self.sock is not None:
             self.plane.poller.forget(self.sock.fileno())
             if lost := overflows(self.sock):
@@ -176,6 +205,9 @@ class DatagramFlow:
         flow.carrier.sessions.pop(flow.key, None)
         self.plane.lifecycle.ended(flow)
         self.plane.lifecycle.removed(flow)
+
+    def replaced(self) -> None:
+        """Nothing of it is left: a datagram flow is gone as soon as it ends."""
 
     def crashed(self, error: BaseException) -> None:
         """A bug in this flow ends this flow."""

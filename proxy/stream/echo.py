@@ -18,12 +18,13 @@ _message = bytearray(65_536)
 class EchoFlow(DatagramFlow):
     """One identifier of one client towards one destination (RFC 5508 3.1)."""
 
-    __slots__ = ("_addresses", "_is_raw", "_raw_identifier", "_version")
+    __slots__ = ("_addresses", "_family", "_is_raw", "_raw_identifier", "_version")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         super().__init__(plane, flow)
         self._version = 4 if len(flow.source) == 4 else 6
         self._addresses = flow.destination + flow.source
+        self._family = socket.AF_INET if self._version == 4 else socket.AF_INET6
         self._is_raw = False
         self._raw_identifier = 0
 
@@ -61,7 +62,9 @@ class EchoFlow(DatagramFlow):
         return DropReason.ORIGIN_ERROR
 
     def receive(self, sock: socket.socket) -> None:
-        n = sock.recv_into(_message)
+        n, sender = sock.recvfrom_into(_message)
+        if socket.inet_pton(self._family, sender[0].partition("%")[0]) != self.flow.destination:
+            return  # a datagram socket for echo is given every answer that bears its identifier, whoever sent it
         at = (_message[0] & 15) * 4 if self._is_raw and self._version == 4 else 0
         if n - at < icmp.HEADER_BYTES or _message[at] != icmp.ECHO_REPLIES[self._version]:
             return

@@ -22,6 +22,7 @@ Sink = Callable[[FlowRecord], None]
 
 EVENTS: tuple[Event, ...] = ("start", "connected", "update", "end")
 UPDATES_PER_TICK = 500  # records of live flows: about 5 ms
+SHARE = 64  # flows that a tenant may have for each one that is left for everybody
 IDLE_CHECKS = 4  # readings of a flow's counters in each idle timeout: it ends after 1 to 1.25 times the timeout
 ALLOWED_BY_DEFAULT = [Decision(stage="flow_start", policy="default", action="allow", reason="no policy is configured")]
 ALLOWED_BY_HOOK = [Decision(stage="flow_start", policy="hook", action="allow")]
@@ -33,6 +34,10 @@ class TimedHandler(Protocol):
     def expired(self, now: float) -> None: ...
 
     def end(self, reason: CloseReason) -> None: ...
+
+    def replaced(self) -> None:
+        """A later flow has this one's addresses and ports: the client must hear no more of this one."""
+        ...
 
 
 class Lifecycle:
@@ -60,17 +65,22 @@ class Lifecycle:
 
         return unsubscribe
 
-    @property
-    def has_room(self) -> bool:
-        return self.flows < self.max_flows
+    def has_room_for(self, tenant: Tenant) -> bool:
+        """Whether there are descriptors for one more flow, and the tenant leaves the others their share of what is
+        left: one alone may have all but a sixty-fifth (the dynamic threshold of Choudhury and Hahne, 1998)."""
+        return tenant.count < SHARE * (self.max_flows - self.flows)
 
     def begin(self, flow: Flow, handler: TimedHandler, decided: Callable[[str | None], None]) -> None:
         """Enter the flow into its tenant's table and ask whether it may be: `decided(reason of a denial or None)`."""
         flow.handler = handler
+        if flow.seq:  # it was begun, and then lifted
+            self._decided(flow, decided, None)
+            return
         number = PROTOCOL_NUMBERS[flow.protocol]
-        earlier = flow.tenant.find(number, flow.key)
-        if earlier is not None and not earlier.is_recorded:  # its ports are used again before its last packets faded
-            self.ended(earlier)
+        for earlier in flow.tenant.occupants(number, flow):  # its ports are used again before its last packets faded
+            if not earlier.is_recorded:
+                self.ended(earlier)
+            earlier.handler.replaced()
         flow.tenant.add(number, flow)
         self.flows += 1
         self._tell(flow, "start")
@@ -117,6 +127,7 @@ class Lifecycle:
         """Nothing of the flow is left."""
         self.wheel.disarm(flow)
         flow.tenant.remove(PROTOCOL_NUMBERS[flow.protocol], flow)
+        flow.handler = None  # which knows the flow: the collector finds no cycle
         self.flows -= 1
 
     def look(self, flow: Flow) -> FlowRecord:

@@ -1,7 +1,8 @@
 """Bytes moved between two sockets, unread: recv and send while they are few, splice through a pooled pipe when many.
 
 Each side reads from its socket and writes to its peer's. A side that cannot write stops reading: TCP's own window then
-slows the sender down. An idle relay holds its two sockets and nothing else.
+slows the sender down. An idle relay holds its two sockets and nothing else. Sockets are watched for edges: what a side
+does not read, or could not write, needs no word to the kernel (strace -c: 3 epoll_ctl a connection instead of 8).
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from collections.abc import Callable
 
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
-from proxy.poller import ERROR, HANGUP, IN, OUT, Poller
+from proxy.poller import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT, Poller
 
 CHUNK = 65_536  # a read that fills this much means bulk: splice takes over
 PIPE_BYTES = 1 << 20
 SPLICE_FLAGS = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 ROUNDS = 16  # reads per readiness event, so that one bulk flow cannot starve the others
 POOLED_PIPES = 64
+TCP_CLOSE = 7  # tcp_states.h
+READING = IN | RDHUP | URGENT | EDGE
+SPECIAL = RDHUP | URGENT | ERROR | HANGUP  # what a read may meet besides bytes
+ANYTHING = IN | SPECIAL  # no event said what is to be met
 LINGER_RESET = struct.pack("ii", 1, 0)  # close(2) then sends RST
 
 _chunk = bytearray(CHUNK)
@@ -33,8 +38,8 @@ _pipes: list[tuple[int, int]] = []
 class Relay:
     """The two sides of one stream. `finished(reason)` is called once, when nothing is left to move or one side broke.
 
-    The sockets are then unwatched; the origin's is closed. The client's is returned open by `client.sock` when its
-    kernel buffer may still hold bytes, for the flow's owner to close.
+    The sockets are then unwatched; the origin's is closed. One whose packets pass through us, the client's and that of
+    a flow with an egress tunnel, stays open for its owner to close: its kernel buffer may still hold bytes.
     """
 
     __slots__ = ("client", "finished", "flow", "is_over", "origin", "poller")
@@ -47,12 +52,13 @@ class Relay:
         origin: socket.socket,
         finished: Callable[[CloseReason], None],
     ) -> None:
+        """`origin` may be watched already: what came from it meanwhile is read now."""
         self.poller, self.flow, self.finished, self.is_over = poller, flow, finished, False
-        self.client = Side(self, client, "client")
-        self.origin = Side(self, origin, "origin")
+        self.client = Side(self, client, True)
+        self.origin = Side(self, origin, False)
         self.client.peer, self.origin.peer = self.origin, self.client
-        for side in (self.client, self.origin):
-            poller.watch(side.fd, IN, side.ready, self.crashed)
+        poller.watch(self.client.fd, READING, self.client.ready, self.crashed)
+        poller.watch(self.origin.fd, READING, self.origin.ready, self.crashed)
 
     def crashed(self, error: BaseException) -> None:
         """A bug in this flow ends this flow."""
@@ -68,19 +74,17 @@ class Relay:
 
     def broken(self, side: Side, error: int) -> None:
         """`side` was reset or timed out: the other one learns of it by RST."""
-        if side is self.client:
+        if side.is_client:
             self.abort("client_reset")
         elif error == errno.ETIMEDOUT:
             self.abort("origin_timeout")
         else:
             self.abort("origin_unreachable" if error in (errno.EHOSTUNREACH, errno.ENETUNREACH) else "origin_reset")
 
-    def half_closed(self) -> None:
-        """One side sent all it had; when both did, the stream is over."""
-        client, origin = self.client, self.origin
-        if client.is_shut and origin.is_shut:
-            history = self.flow.history
-            self._finish("client_closed" if history.find("F") < history.find("f") else "origin_closed")
+    def done(self) -> None:
+        """Both sides sent all they had: the stream is over."""
+        history = self.flow.history
+        self._finish("client_closed" if history.find("F") < history.find("f") else "origin_closed")
 
     def first_byte(self) -> None:
         """The origin begins to answer."""
@@ -92,46 +96,44 @@ class Relay:
         if self.is_over:
             return
         self.is_over = True
-        for side in (self.client, self.origin):
-            side.release()
-        self.origin.sock.close()
+        client, origin = self.client, self.origin
+        client.release()
+        origin.release()
+        if self.flow.egress is None:
+            origin.sock.close()
+        del self.client, self.origin, client.peer  # no cycle is left for the collector
         self.finished(reason)
 
 
 class Side:
     """One socket of a relay, and what was read from it and could not be written to the other yet."""
 
-    __slots__ = ("events", "fd", "held", "is_client", "is_eof", "is_shut", "is_watched", "peer", "pending", "pipe",
+    __slots__ = ("events", "fd", "held", "is_blocked", "is_client", "is_eof", "is_shut", "peer", "pending", "pipe",
                  "relay", "sock")  # fmt: skip
 
     peer: Side
 
-    def __init__(self, relay: Relay, sock: socket.socket, name: str) -> None:
-        self.relay, self.sock, self.fd = relay, sock, sock.fileno()
-        self.is_client = name == "client"
-        self.events = IN
-        self.is_watched = True
+    def __init__(self, relay: Relay, sock: socket.socket, is_client: bool) -> None:
+        self.relay, self.sock, self.fd, self.is_client = relay, sock, sock.fileno(), is_client
+        self.events = READING
         self.pipe: tuple[int, int] | None = None
         self.held = 0  # bytes in the pipe
         self.pending = b""  # bytes read by recv
+        self.is_blocked = False  # some of these wait for the peer
         self.is_eof = False  # the far end sent FIN
         self.is_shut = False  # we sent FIN
 
     def ready(self, events: int) -> None:
-        """The socket can be read, can be written again, or broke."""
-        if events & OUT:
+        """Something has happened to the socket: it can be read, can be written again, or broke."""
+        if events & OUT and self.peer.is_blocked:
             self.peer.flush()
-        if self.relay.is_over:
-            return
-        if self.events & IN:
-            if events & ~OUT:
-                self._fill()
-        elif events & (ERROR | HANGUP):
-            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                self.relay.broken(self, error)
-            else:  # both ends sent FIN; what is still to be read waits for the peer, and epoll would say so for ever
-                self._unwatch()
+            if self.relay.is_over:
+                return
+        if self.is_blocked or self.is_eof:
+            if events & (ERROR | HANGUP):
+                self._look_for_error()
+        elif events & ~OUT:
+            self._fill(events)
 
     def flush(self) -> None:
         """The peer can be written again: first what is held, then read on."""
@@ -145,26 +147,12 @@ class Side:
         except OSError as error:
             self.relay.broken(self.peer, error.errno or 0)
             return
-        self.peer.want(self.peer.events & ~OUT)
-        self._give_idle_pipe_back()
-        if self.is_eof:
-            self._shut_peer()
-        else:
-            self.want(self.events | IN)
-
-    def want(self, events: int) -> None:
-        if events == self.events:
-            return
-        self.events = events
-        if self.is_watched:
-            self.relay.poller.change(self.fd, events)
-        elif events & IN:
-            self.is_watched = True
-            self.relay.poller.watch(self.fd, events, self.ready, self.relay.crashed)
+        self.is_blocked = False
+        self._fill(ANYTHING)
 
     def release(self) -> None:
         """Give back the pipe and stop watching."""
-        self._unwatch()
+        self.relay.poller.leave(self.fd)
         if self.pipe is not None:
             if self.held or len(_pipes) >= POOLED_PIPES:
                 for fd in self.pipe:
@@ -185,15 +173,17 @@ class Side:
         if self.pipe is not None and not unread_bytes(self.sock):
             self._give_pipe_back()
 
-    def _fill(self) -> None:
+    def _fill(self, events: int) -> None:
+        """Read until there is nothing more, as what is left is not told again. `events`: why we look."""
         try:
             for _ in range(ROUNDS):
-                n = self._splice() if self.pipe is not None else self._copy()
+                n = self._splice() if self.pipe is not None else self._copy(events)
                 if n <= 0:
                     if n == 0:
                         self._end()
                     return
             self._give_idle_pipe_back()
+            self.relay.poller.change(self.fd, self.events)  # the others' turn; if there is more, it is told again
         except BlockingIOError:  # nothing more to read
             self._give_pipe_back()
         except _WriteError as error:
@@ -201,14 +191,16 @@ class Side:
         except OSError as error:
             self.relay.broken(self, error.errno or 0)
 
-    def _copy(self) -> int:
+    def _copy(self, events: int) -> int:
         """Bytes moved through user space; 0 at the end, -1 when to stop reading for now."""
         n = self.sock.recv_into(_chunk)
         if n == 0:
             return 0
         self._count(n)
-        try:
-            sent = self.peer.sock.send(_view[:n])
+        # A short read has emptied the socket (epoll(7), Q9): there is more only if it came later, or behind a mark.
+        special = events & SPECIAL if n < CHUNK else ANYTHING
+        try:  # the FIN that has arrived goes into the last segment: a packet and a read less
+            sent = self.peer.sock.send(_view[:n], socket.MSG_MORE if special == RDHUP else 0)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -217,12 +209,15 @@ class Side:
             self.pending = bytes(_view[sent:n])
             self._block()
             return -1
-        if n < CHUNK:
-            return -1  # drained: epoll says when there is more, one system call less than asking again
-        try:
-            self.pipe = _take_pipe()
-        except OSError:
-            pass  # no descriptors left: copying is slower, and works
+        if special == 0:
+            return -1
+        if special == RDHUP:
+            return 0
+        if n == CHUNK:
+            try:
+                self.pipe = _take_pipe()
+            except OSError:
+                pass  # no descriptors left: copying is slower, and works
         return n
 
     def _splice(self) -> int:
@@ -262,31 +257,34 @@ class Side:
             flow.origin_payload += n
 
     def _block(self) -> None:
-        self.want(self.events & ~IN)
-        self.peer.want(self.peer.events | OUT)
+        """Read on when the peer can be written again."""
+        self.is_blocked = True
+        peer = self.peer
+        if not peer.events & OUT:
+            peer.events |= OUT
+            self.relay.poller.change(peer.fd, peer.events)
 
     def _end(self) -> None:
-        self.is_eof = True
-        self.relay.flow.history += "F" if self.is_client else "f"
-        self.want(self.events & ~IN)
-        self._give_pipe_back()
-        self._shut_peer()
-
-    def _shut_peer(self) -> None:
         """Everything was passed on: so is the FIN."""
-        peer = self.peer
-        try:
-            peer.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            self.relay.broken(peer, error.errno or 0)
-            return
-        peer.is_shut = True
-        self.relay.half_closed()
+        relay, peer = self.relay, self.peer
+        self.is_eof = peer.is_shut = True
+        relay.flow.history += "F" if self.is_client else "f"
+        self._give_pipe_back()
+        is_last = self.is_client and self.is_shut and relay.flow.egress is None
+        if not is_last:  # else the origin's socket is closed next, which sends the same FIN
+            try:
+                peer.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                relay.broken(peer, error.errno or 0)
+                return
+        if self.is_shut:
+            relay.done()
 
-    def _unwatch(self) -> None:
-        if self.is_watched:
-            self.is_watched = False
-            self.relay.poller.forget(self.fd)
+    def _look_for_error(self) -> None:
+        """Tell a reset from the end of both directions, while what was read still waits for the peer."""
+        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self.relay.broken(self, error)
 
 
 class _WriteError(OSError):
@@ -294,8 +292,10 @@ class _WriteError(OSError):
 
 
 def unsent_bytes(sock: socket.socket) -> int:
-    """Bytes that the far end has not acknowledged; a FIN counts as one (SIOCOUTQ, tcp(7))."""
+    """Bytes that the far end has not acknowledged and still may; a FIN counts as one (SIOCOUTQ, tcp(7))."""
     (count,) = struct.unpack("i", fcntl.ioctl(sock, 0x5411, bytes(4)))
+    if count > 1 and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+        return 0  # it was reset, or gave up
     return int(count)
 
 

@@ -16,20 +16,21 @@ from dataclasses import dataclass
 from functools import partial
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow
+from proxy.flow.flow import Flow, address_text
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.hooks import HookRunner
 from proxy.kernel.bridge import Bridge
+from proxy.kernel.dialer import Dialer, Leg
 from proxy.offramps import sockets
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.translate import has_partial_checksum
-from proxy.poller import OUT, Poller
+from proxy.poller import ERROR, HANGUP, ONCE, OUT, Poller
 from proxy.settings.model import Timeouts
 from proxy.stream.lifecycle import IDLE_CHECKS, Lifecycle
 from proxy.stream.relay import LINGER_RESET, Relay, unsent_bytes
 from proxy.wire import icmp, ip, tcp
-from proxy.wire.ip import IPPacket
+from proxy.wire.ip import MAX_PACKET, IPPacket
 
 HANDSHAKE_S = 75.0  # the kernel repeats its SYN-ACK for 63 s (tcp_synack_retries 5)
 YOUNG_S = 60.0  # a flow that lives longer gets keep-alive and is watched for idleness
@@ -60,14 +61,15 @@ class TcpPlane:
     hooks: HookRunner
     errors: IcmpErrors
     timeouts: Timeouts
+    dialer: Dialer
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Hold the SYN in `packet` and begin to dial."""
-        if not self.lifecycle.has_room:
+        if not self.lifecycle.has_room_for(flow.tenant):
             flow.carrier.deliver(tcp.reset_for(buffer, packet))
             return DropReason.NO_DESCRIPTORS
         handler = TcpFlow(self, flow, bytes(buffer[: packet.end]))
-        flow.level, flow.offramp, flow.history = "stream", "socket", "S"
+        flow.level, flow.offramp, flow.history = "stream", "tunnel" if flow.egress else "socket", "S"
         self.lifecycle.begin(flow, handler, handler.decided)
         return None
 
@@ -86,6 +88,7 @@ class TcpFlow:
         "_flow",
         "_held",
         "_is_settled",
+        "_leg",
         "_origin",
         "_plane",
         "_refusal",
@@ -99,6 +102,7 @@ class TcpFlow:
         self._stage = Stage.OPENING
         self._began = time.monotonic()
         self._origin: socket.socket | None = None
+        self._leg: Leg | None = None  # of a flow that goes back to packets: what `_origin` is a part of
         self._client: socket.socket | None = None
         self._relay: Relay | None = None
         self._is_settled = False
@@ -106,13 +110,20 @@ class TcpFlow:
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """A packet that no path is memoised for: before and after the relay, and oddly shaped ones during it."""
+        if packet.source != self._flow.source:
+            return DropReason.STRAY if self._leg is None else self._leg.packet(buffer, packet)
         flags = tcp.flags(buffer, packet)
         if self._stage in (Stage.OPENING, Stage.DIALING):
-            if flags & tcp.RST:
+            if flags & tcp.RST and self._is_about_held(buffer, packet):
                 self._flow.history += "R"
                 self.end("client_reset")
                 return None
-            return DropReason.HELD if flags & tcp.SYN else DropReason.STRAY
+            if flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) != tcp.SYN:
+                return DropReason.STRAY
+            self._held = bytes(
+                buffer[: packet.end]
+            )  # repeated with fewer options, or dialled anew: the last one counts
+            return DropReason.HELD
         if self._refusal is not None and flags & tcp.SYN:
             self._refusal()
             return DropReason.HELD
@@ -120,19 +131,35 @@ class TcpFlow:
             return DropReason.STRAY
         reason = self._bridge.write(buffer, packet, self._flow)
         if self._stage is Stage.HANDSHAKE:
-            if flags & tcp.RST:
+            if flags & tcp.RST and self._is_about_held(buffer, packet):
                 self._flow.history += "R"
                 self.end("client_reset")
             elif flags & tcp.ACK:
                 self._bridge.accept(packet.version)
         return reason
 
+    def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
+        """An ICMP error from either side, which quotes what our kernel sent there: the socket learns of it."""
+        flow = self._flow
+        if icmp.quoted_source(buffer, packet) != flow.source:
+            return DropReason.STRAY if flow.virtual is None else self._bridge.report(buffer, packet, flow.virtual[2])
+        return DropReason.STRAY if self._leg is None else self._leg.error(buffer, packet)
+
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether the SYN in `packet` is the refused one again: its sender had not heard yet."""
         if self._refusal is None:
             return False
+        return self._distance(buffer, packet) == 0
+
+    def _is_about_held(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """Whether the RST in `packet` can mean the held SYN, and not an earlier connection (RFC 9293 3.10.7.4)."""
+        return self._distance(buffer, packet) < MAX_PACKET
+
+    def _distance(self, buffer: bytearray, packet: IPPacket) -> int:
+        """How far behind the held SYN's sequence number that of `packet` is."""
         held = ip.parse(self._held, self._flow.carrier.header_bytes, len(self._held))
-        return isinstance(held, IPPacket) and tcp.sequence(self._held, held) == tcp.sequence(buffer, packet)
+        assert isinstance(held, IPPacket)
+        return (tcp.sequence(buffer, packet) - tcp.sequence(self._held, held)) % (1 << 32)
 
     def decided(self, denial: str | None) -> None:
         """Hooks and policy have spoken."""
@@ -152,7 +179,7 @@ class TcpFlow:
         if self._stage is not Stage.HANDSHAKE or origin is None:
             sock.close()
             return
-        self._stage, self._client = Stage.RELAYING, sock
+        self._stage, self._client, self._held = Stage.RELAYING, sock, b""
         now = time.monotonic()
         flow.client_tcp_ms = (now - self._began) * 1000
         flow.history += "A"
@@ -203,13 +230,15 @@ class TcpFlow:
         if self._flow.close(reason, time.time_ns()):
             self._linger()
 
+    def replaced(self) -> None:
+        """A later flow has the client's port: what the kernel still repeats of this one would disturb it."""
+        self._release()
+
     def _dial(self) -> None:
         flow, plane = self._flow, self._plane
         self._stage, self._began = Stage.DIALING, time.monotonic()
         try:
-            self._origin, failure = sockets.dial_tcp(
-                flow.destination, flow.destination_port, flow.carrier.tenant.settings.egress
-            )
+            self._origin, failure = self._make_origin()
         except OSError as error:
             self._failed(error.errno or 0)
             return
@@ -218,18 +247,26 @@ class TcpFlow:
             self._failed(failure)
             return
         plane.lifecycle.wheel.arm(flow, self._began + plane.timeouts.connect_s)
-        plane.poller.watch(self._origin.fileno(), OUT, self._dialed, self._crashed)
+        plane.poller.watch(self._origin.fileno(), OUT | ONCE, self._dialed, self._crashed)
+
+    def _make_origin(self) -> tuple[socket.socket, int]:
+        """A socket that is connecting, of the host's or of a leg's, and the errno of an immediate failure or 0."""
+        flow = self._flow
+        if flow.egress is None:
+            return sockets.dial_tcp(flow.destination, flow.destination_port, flow.tenant.settings.egress)
+        self._leg = self._plane.dialer.dial(flow, flow.egress)
+        return self._leg.sock, self._leg.failure
 
     def _dialed(self, events: int) -> None:
         assert self._origin is not None
-        self._plane.poller.forget(self._origin.fileno())
-        code = self._origin.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._failed(code)
-            return
+        if events & (ERROR | HANGUP):
+            code = self._origin.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self._failed(code)
+                return
         flow, now = self._flow, time.monotonic()
         flow.origin_tcp_ms = (now - self._began) * 1000
-        flow.egress_ip = sockets.local_address(self._origin)
+        flow.egress_ip = sockets.local_address(self._origin) if self._leg is None else address_text(flow.source)
         sockets.forgive_errors(self._origin, flow.destination)
         flow.history += "h"
         self._stage, self._began = Stage.HANDSHAKE, now
@@ -240,7 +277,6 @@ class TcpFlow:
     def _release_syn(self) -> None:
         """The origin has answered: so may we."""
         flow, buffer = self._flow, bytearray(self._held)
-        self._held = b""
         self._bridge.admit(flow)
         packet = ip.parse(buffer, flow.carrier.header_bytes, len(buffer))
         assert isinstance(packet, IPPacket)
@@ -257,6 +293,7 @@ class TcpFlow:
         report = sockets.network_error(self._origin) if self._origin is not None else None
         if report is not None:
             self._refuse(partial(self._pass_on, report))
+            reason = "origin_unreachable" if reason == "proxy_error" else reason  # an errno that only ICMP can cause
         elif code == errno.ECONNREFUSED or code == errno.ECONNRESET:
             self._flow.history += "r"
             self._refuse(partial(self._answer, None))
@@ -289,26 +326,34 @@ class TcpFlow:
         self._plane.errors.pass_on(flow.carrier, report, quoted, time.monotonic())
 
     def _relayed(self, reason: CloseReason) -> None:
-        """The relay is over; the kernel may still owe the client what it has buffered."""
+        """The relay is over; the kernel may still owe either end of a tunnel what it has buffered."""
         self._relay = None
         flow = self._flow
         flow.history += {"client_reset": "R", "origin_reset": "r"}.get(reason, "")
         flow.close(reason, time.time_ns())
         flow.carrier.paths.pop(flow.key, None)  # a new SYN must be seen
+        if self._leg is not None:
+            self._leg.forget_answers()
         self._stage = Stage.DRAINING
         self._drain(time.monotonic())
 
     def _drain(self, now: float) -> None:
         assert self._client is not None
-        is_reset = self._flow.close_reason not in ("client_closed", "origin_closed")
-        if is_reset or unsent_bytes(self._client) <= 1 or self._flow.carrier.is_closed:
+        flow = self._flow
+        is_reset = flow.close_reason not in ("client_closed", "origin_closed")
+        is_sent = unsent_bytes(self._client) <= 1 or flow.carrier.is_closed
+        if self._leg is not None and flow.egress is not None and not flow.egress.is_closed:
+            is_sent &= unsent_bytes(self._leg.sock) <= 1
+        if is_reset or is_sent:
             self._linger()
         else:
             self._plane.lifecycle.wheel.arm(self._flow, now + DRAIN_CHECK_S)
 
     def _linger(self) -> None:
-        """Close the client's socket; its last packets still find their way."""
+        """Close the sockets that are left; their last packets still find their way."""
         self._stage = Stage.LINGERING
+        if self._leg is not None:
+            self._leg.sock.close()
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -321,8 +366,14 @@ class TcpFlow:
             lifecycle.ended(flow)
             lifecycle.wheel.arm(flow, now + LINGER_S)
             return
-        self._bridge.release(flow)
+        self._release()
         lifecycle.removed(flow)
+
+    def _release(self) -> None:
+        """Nothing passes between the flow's packets and the kernel any more."""
+        self._bridge.release(self._flow)
+        if self._leg is not None:
+            self._leg.release()
 
     def _crashed(self, error: BaseException) -> None:
         self.end("proxy_error")

@@ -10,6 +10,7 @@ import time
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.offramps import sockets
+from proxy.settings.model import Timeouts
 from proxy.stream.datagrams import DatagramFlow, DatagramPlane
 from proxy.wire import icmp, ip, udp, virtio
 from proxy.wire.checksum import fold, ones_sum
@@ -43,28 +44,29 @@ class UdpSession(DatagramFlow):
         return sock
 
     def timeout_s(self) -> float:
-        timeouts = self.plane.timeouts
-        if not self.flow.origin_path.packets:
-            return timeouts.udp_unreplied_s
-        return timeouts.dns_idle_s if self.flow.destination_port == DNS else timeouts.udp_idle_s
+        return session_timeout_s(self.plane.timeouts, self.flow)
 
     def from_client(self, buffer: bytearray, l4: int, end: int) -> DropReason | None:
         """The memoised path of a packet whose IP lengths were checked: check the datagram, send its payload."""
-        start = self.flow.carrier.header_bytes
+        start, is_ipv4 = self.flow.carrier.header_bytes, len(self._addresses) == 8
         length = _get16(buffer, l4 + 4)[0]
         if length < 8 or l4 + length > end:
             return DropReason.TRUNCATED
         if start and buffer[0] & virtio.NEEDS_CSUM:
             if not virtio.is_plausible(buffer, end - start):
                 return DropReason.BAD_OFFLOAD
-        elif field := _get16(buffer, l4 + 6)[0]:
-            if fold(ones_sum(buffer[l4 : l4 + length]) + self._pseudo + length) != 0xFFFF:
-                return DropReason.BAD_L4_CHECKSUM
-        elif len(self._addresses) == 32 and not field:
+        elif buffer[l4 + 6] or buffer[l4 + 7]:
+            # A good IPv4 header adds nothing to a sum: one sum for header and datagram, and neither goes unchecked.
+            whole = buffer[l4 - 20 if is_ipv4 else l4 : l4 + length]
+            if fold(ones_sum(whole) + self._pseudo + length) != 0xFFFF:
+                is_payload = not is_ipv4 or _has_good_header(buffer, l4)
+                return DropReason.BAD_L4_CHECKSUM if is_payload else DropReason.BAD_IP_CHECKSUM
+        elif not is_ipv4:
             return DropReason.BAD_L4_CHECKSUM
+        elif not _has_good_header(buffer, l4):
+            return DropReason.BAD_IP_CHECKSUM
         if self.sock is None:
             return DropReason.STRAY
-        is_ipv4 = len(self._addresses) == 8
         ttl = buffer[l4 - 12] if is_ipv4 else buffer[l4 - 33]
         hop = ttl, not is_ipv4 or buffer[l4 - 14] & 0x40 != 0
         if hop != self._hop:
@@ -146,3 +148,15 @@ class UdpSession(DatagramFlow):
         addresses = flow.source + flow.destination
         body = udp.datagram(addresses, flow.source_port, flow.destination_port, payload)
         return ip.header(flow.source, flow.destination, ip.UDP, len(body)) + body
+
+
+def _has_good_header(buffer: bytearray, l4: int) -> bool:
+    """Whether the IPv4 header without options before `l4` has its checksum."""
+    return ones_sum(buffer[l4 - 20 : l4]) == 0xFFFF
+
+
+def session_timeout_s(timeouts: Timeouts, flow: Flow) -> float:
+    """How long a session may be idle: little before its first answer, and as a resolver."""
+    if not flow.origin_path.packets:
+        return timeouts.udp_unreplied_s
+    return timeouts.dns_idle_s if flow.destination_port == DNS else timeouts.udp_idle_s

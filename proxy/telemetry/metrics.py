@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
-from proxy.control.schema import Status
+from proxy.control.schema import Status, TunnelInfo
 
 Kind = Literal["counter", "gauge"]
 Sample = tuple[Mapping[str, str], float]
@@ -19,7 +19,10 @@ _SUMS = {
 }
 
 
-def render(status: Status) -> str:
+_HEALTH = {"healthy": 0, "degraded": 1, "down": 2}
+
+
+def render(status: Status, tunnels: Iterable[TunnelInfo] = ()) -> str:
     """The whole exposition, families in a fixed order; an untenanted drop has an empty tenant."""
     return "".join(
         [
@@ -35,6 +38,7 @@ def render(status: Status) -> str:
             ),
             *(_family(f"oxy_{sum_}_total", "counter", text, _by_tenant(status, sum_)) for sum_, text in _SUMS.items()),
             _family("oxy_drops_total", "counter", "Packets that went no further, by reason.", _drops(status)),
+            *_health(tunnels),
             _family("oxy_kernel_total", "counter", "Counters of the private namespace.", _kernel(status)),
             _family("oxy_records_stored", "gauge", "Records in the flow log.", _one(status.records.stored)),
             _family("oxy_records_lost_total", "counter", "Records that could not be kept.", _one(status.records.lost)),
@@ -73,6 +77,34 @@ def _drops(status: Status) -> Iterator[Sample]:
     for reason, total in status.drops.items():
         if rest := total - sum(tenant.drops.get(reason, 0) for tenant in status.tenants.values()):
             yield {"tenant": "", "reason": reason}, rest
+
+
+def _health(tunnels: Iterable[TunnelInfo]) -> Iterator[str]:
+    """Families of the tunnels that are probed, by site and peer: configured, so of bounded number."""
+    probed = [({"tenant": t.tenant, "tunnel": t.id}, t) for t in tunnels if t.health is not None]
+    if not probed:
+        return
+    texts = {
+        "oxy_tunnel_health": "Health of a tunnel: 0 healthy, 1 degraded, 2 down.",
+        "oxy_tunnel_rtt_seconds": "Round trip of the last probe that was answered.",
+    }
+    yield _family(
+        "oxy_tunnel_health", "gauge", texts["oxy_tunnel_health"], ((own, _HEALTH[t.health or ""]) for own, t in probed)
+    )
+    yield _family(
+        "oxy_tunnel_rtt_seconds",
+        "gauge",
+        texts["oxy_tunnel_rtt_seconds"],
+        ((own, t.rtt_ms / 1e3) for own, t in probed if t.rtt_ms is not None),
+    )
+    samples = (
+        ({**own, "result": result}, count)
+        for own, t in probed
+        for result, count in (("answered", t.probes_answered), ("lost", t.probes_lost))
+    )
+    yield _family(
+        "oxy_tunnel_probes_total", "counter", "Probes sent through a tunnel, by what became of them.", samples
+    )
 
 
 def _kernel(status: Status) -> Iterator[Sample]:

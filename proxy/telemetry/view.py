@@ -10,14 +10,21 @@ from typing import Literal
 
 from proxy import __version__
 from proxy.context import OFFLOAD
-from proxy.control.schema import FlowQuery, Page, Status, TenantStatus, TunnelInfo
-from proxy.errors import DropReason
+from proxy.control.schema import FlowQuery, Page, RouteInfo, RoutesChange, Status, TenantStatus, TunnelInfo
+from proxy.errors import DropReason, ProxyError
+from proxy.flow.network import Network
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Tenant
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
+from proxy.offramps.tunnel import routes_changed
 from proxy.onramps.carrier import RampCarrier
 from proxy.onramps.connected import ConnectedRamp
+from proxy.onramps.site import SiteTunnel
+from proxy.onramps.unconnected import GueRamp
+from proxy.packet.routes import RouteTable
+from proxy.settings import suggest
+from proxy.settings.sites import SITE, route_problem
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.metrics import render
@@ -35,10 +42,11 @@ class View:
         namespace: PrivateNamespace,
         pumps: Sequence[BridgePump],
         ramps: Sequence[ConnectedRamp],
+        ports: Sequence[GueRamp] = (),
     ) -> None:
         self.state: Literal["running", "draining"] = "running"
         self._node, self._tenants, self._lifecycle, self._log = node, tenants, lifecycle, flow_log
-        self._namespace, self._pumps, self._ramps = namespace, pumps, ramps
+        self._namespace, self._pumps, self._ramps, self._ports = namespace, pumps, ramps, ports
         self._started_ns = time.time_ns()
         self._ended: dict[str, Counter[str]] = {name: Counter() for name in tenants}
         lifecycle.subscribe(self._count_end, "end")
@@ -56,6 +64,9 @@ class View:
         drops[DropReason.KERNEL_IP] += sum(kernel[name] for name in kernel if name.startswith("Ip"))
         drops[DropReason.KERNEL_TCP] += kernel.get("Tcp.InErrs", 0)
         drops[DropReason.TUNNEL_REFUSED] += sum(ramp.refused for ramp in self._ramps)
+        for port in self._ports:
+            drops.update(port.drops)
+            drops[DropReason.SOCKET_OVERFLOW] += port.overflows
         now_ns = time.time_ns()
         return Status(
             node=self._node,
@@ -76,10 +87,32 @@ class View:
         """The tunnels that are open now."""
         found = []
         for owner in self._owners(tenant):
-            counts = Counter(flow.carrier.id for flow in owner.live() if not flow.is_ended)
+            live = [flow for flow in owner.live() if not flow.is_ended]
+            counts = Counter(flow.carrier.id for flow in live)
+            counts.update(flow.egress.id for flow in live if flow.egress is not None)
             for tunnel in _carriers(owner):
                 found.append(_tunnel_info(tunnel, counts[tunnel.id]))
         return found
+
+    def routes(self, tenant: str | None) -> list[RouteInfo]:
+        """The routes of every virtual network that has some."""
+        return [
+            info for owner in self._owners(tenant) for network in owner.networks.values() for info in _routes(network)
+        ]
+
+    def set_routes(self, change: RoutesChange) -> None:
+        """Replace a network's routes; flows that would go another way now look for it, and no others."""
+        tenant = self._tenants.get(change.tenant)
+        if tenant is None:
+            raise ProxyError(f"unknown tenant '{change.tenant}'{suggest(change.tenant, self._tenants)}")
+        network = tenant.networks.get(change.network)
+        if network is None:
+            raise ProxyError(f"unknown network '{change.network}'{suggest(change.network, tenant.networks)}")
+        sites = [tunnel.settings for port in self._ports for tunnel in port.tunnels]
+        if problem := route_problem(change.routes, change.tenant, change.network, sites):
+            raise ProxyError(problem)
+        network.routes = RouteTable(change.routes) if change.routes else None
+        routes_changed(network)
 
     def live_flows(self, tenant: str | None) -> Iterator[FlowRecord]:
         """Every flow whose end was not told yet, built as it is asked for."""
@@ -110,7 +143,7 @@ class View:
 
     def metrics(self) -> str:
         """The status as Prometheus text."""
-        return render(self.status())
+        return render(self.status(), self.tunnels(None))
 
     def _owners(self, tenant: str | None) -> list[Tenant]:
         if tenant is None:
@@ -140,7 +173,7 @@ def _carriers(tenant: Tenant) -> list[RampCarrier]:
 
 
 def _tunnel_info(tunnel: RampCarrier, flows: int) -> TunnelInfo:
-    return TunnelInfo(
+    info = TunnelInfo(
         id=tunnel.id,
         onramp=tunnel.kind,
         tenant=tunnel.tenant.name,
@@ -156,4 +189,35 @@ def _tunnel_info(tunnel: RampCarrier, flows: int) -> TunnelInfo:
         bytes_out=tunnel.bytes_out,
         queued_bytes=tunnel.queued_bytes,
         flows=flows,
+        network=tunnel.network.name,
+        site=tunnel.site,
     )
+    if isinstance(tunnel, SiteTunnel):
+        host, port = tunnel.peer
+        info.peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if tunnel.probes is not None:
+            info.health, info.rtt_ms = tunnel.probes.health.value, tunnel.probes.rtt_ms
+            info.probes_answered, info.probes_lost = tunnel.probes.counts
+    return info
+
+
+def _routes(network: Network) -> Iterator[RouteInfo]:
+    if network.routes is None:
+        return
+    taken = Counter(
+        flow.route for flow in network.tenant.live() if flow.carrier.network is network and not flow.is_ended
+    )
+    for route in network.routes.routes:
+        peers = network.sites.get(route.via.removeprefix(SITE), []) if route.via.startswith(SITE) else None
+        costs = [route.priority + peer.penalty for peer in peers] if peers is not None else [route.priority]
+        yield RouteInfo(
+            tenant=network.tenant.name,
+            network=network.name,
+            prefix=route.prefix,
+            via=route.via,
+            priority=route.priority,
+            weight=route.weight,
+            level=route.level,
+            cost=min(costs, default=None),
+            flows=taken[f"{route.prefix} via {route.via}"],
+        )

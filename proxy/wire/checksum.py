@@ -29,7 +29,7 @@ def fold(total: int) -> int:
 
 def delta(old: bytes, new: bytes) -> int:
     """What to add to a sum when the bytes `old` become `new` (same even length): 0..0xFFFE."""
-    return (ones_sum(new) - ones_sum(old)) % 0xFFFF
+    return (_from_bytes(new, "big") - _from_bytes(old, "big")) % 0xFFFF
 
 
 def update(field: int, change: int) -> int:

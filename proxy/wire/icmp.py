@@ -14,6 +14,8 @@ ECHO_REPLY, ECHO_REQUEST = 0, 8
 ECHO_REQUEST_V6, ECHO_REPLY_V6 = 128, 129
 ECHO_REQUESTS = {4: ECHO_REQUEST, 6: ECHO_REQUEST_V6}
 ECHO_REPLIES = {4: ECHO_REPLY, 6: ECHO_REPLY_V6}
+PARAMETER_PROBLEM = 12  # of IPv4
+REPORTS = {4: (3, 11, 12), 6: (1, 2, 3, 4)}  # unreachable, too big, time exceeded, parameter problem
 QUOTE_LIMIT = {4: 576, 6: 1280}  # bytes of the whole error: RFC 1812 4.3.2.3, RFC 4443 2.4 (c)
 
 _HEADER = struct.Struct("!BBHI")
@@ -51,6 +53,13 @@ TOO_BIG = ErrorKind((3, 4), (2, 0))
 def is_error(version: int, kind: int) -> bool:
     """Whether a message of this type is an error: errors are never answered with errors (RFC 1122 3.2.2)."""
     return kind < 128 if version == 6 else kind in (3, 4, 5, 11, 12)
+
+
+def quoted_source(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
+    """The source of the packet that the error in `packet` quotes; shorter when so little is quoted."""
+    at, size = (12, 4) if packet.version == 4 else (8, 16)
+    start = packet.l4 + HEADER_BYTES + at
+    return bytes(buffer[start : min(start + size, packet.end)])
 
 
 def check(buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:

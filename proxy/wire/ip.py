@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from proxy.errors import DropReason
 from proxy.wire.checksum import checksum, ones_sum
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+NO_NEXT_HEADER = 59
 HOP_BY_HOP, FRAGMENT, DESTINATION = 0, 44, 60  # a routing header stays unknown: nobody reroutes through us
 MAX_EXTENSION_HEADERS = 8
 MAX_PACKET = 65_575  # an IPv6 packet with the longest payload
@@ -19,8 +21,7 @@ _FRAGMENT = struct.Struct("!BBHI")
 _DONT_FRAGMENT, _MORE_FRAGMENTS = 0x4000, 0x2000
 
 
-@dataclass(slots=True)
-class IPPacket:
+class IPPacket(msgspec.Struct, gc=False):
     """Where the parts of one packet stand in its buffer. Offsets count from the start of the buffer."""
 
     version: int
@@ -104,6 +105,16 @@ def _skip_extension_headers(buffer: bytes | bytearray, packet: IPPacket) -> IPPa
         if at > packet.end:
             return DropReason.TRUNCATED
     return DropReason.BAD_HEADER
+
+
+def protocol_offset(buffer: bytes | bytearray, packet: IPPacket) -> int:
+    """Where in an IPv6 packet stands the next-header field that names its transport: bytes from its start."""
+    field, at, following = 6, packet.start + 40, buffer[packet.start + 6]
+    while at < packet.l4:
+        field = at - packet.start
+        at += 8 if following == FRAGMENT else 8 + buffer[at + 1] * 8
+        following = buffer[packet.start + field]
+    return field
 
 
 def ipv4_header(

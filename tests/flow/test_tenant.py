@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import DropReason
+from proxy.flow.network import reverse_key
 from proxy.flow.tenant import Tenant
 from proxy.settings.model import Limits, TenantSettings
-from tests.flows import make_flow, make_tenant
+from tests.flows import make_flow, make_tenant, make_tunnel
 
 
 def test_flows_over_the_limit_are_refused_until_one_leaves():
@@ -50,39 +51,97 @@ def test_new_flow_leaves_what_the_tunnels_hold_and_moved():
 
 def test_later_flow_with_the_same_key_takes_the_place():
     tenant = make_tenant()
-    old, new = make_flow(tenant), make_flow(tenant)
+    tunnel = make_tunnel(tenant)
+    old, new = make_flow(tenant, carrier=tunnel), make_flow(tenant, carrier=tunnel)
     tenant.add(6, old)
     tenant.add(6, new)
     assert tenant.count == 1
     tenant.remove(6, old)
-    assert (tenant.count, tenant.find(6, new.key)) == (1, new)
+    assert (tenant.count, tenant.find(tunnel, 6, new.key)) == (1, new)
     tenant.remove(6, new)
     tenant.remove(6, new)
-    assert (tenant.count, tenant.find(6, new.key)) == (0, None)
+    assert (tenant.count, tenant.find(tunnel, 6, new.key)) == (0, None)
 
 
 def test_protocols_have_tables_of_their_own():
     tenant = make_tenant()
-    tcp, udp = make_flow(tenant), make_flow(tenant, protocol="udp")
+    tunnel = make_tunnel(tenant)
+    tcp, udp = make_flow(tenant, carrier=tunnel), make_flow(tenant, protocol="udp", carrier=tunnel)
     tenant.add(6, tcp)
     tenant.add(17, udp)
-    assert (tenant.find(6, tcp.key), tenant.find(17, tcp.key), tenant.find(1, tcp.key)) == (tcp, udp, None)
+    found = [tenant.find(tunnel, protocol, tcp.key) for protocol in (6, 17, 1)]
+    assert found == [tcp, udp, None]
     assert dict(tenant.opened) == {"tcp": 1, "udp": 1}
     assert list(tenant.live()) == [tcp, udp]
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.sampled_from([6, 17])), max_size=60))
-def test_count_is_the_number_of_live_flows(steps):
+def between(tenant, arrival, egress, *, version=4, protocol="tcp", source_port=40_000, is_answer=False):
+    """A flow that leaves by a tunnel; the opposite one has the tunnels, addresses and ports exchanged."""
+    flow = make_flow(tenant, version=version, protocol=protocol, source_port=source_port, carrier=arrival)
+    flow.key = reverse_key(flow.key) if is_answer else flow.key
+    flow.egress = egress
+    return flow
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_flow_between_tunnels_stands_in_both_and_is_one(version):
     tenant = make_tenant()
+    near, far = make_tunnel(tenant), make_tunnel(tenant, tunnel_id="memory-2")
+    flow = between(tenant, near, far, version=version)
+    tenant.add(6, flow)
+    answer = reverse_key(flow.key)
+    assert reverse_key(answer) == flow.key != answer
+    assert (tenant.find(near, 6, flow.key), tenant.find(far, 6, answer)) == (flow, flow)
+    assert (tenant.find(near, 6, answer), tenant.find(far, 6, flow.key)) == (None, None)
+    assert (tenant.count, list(tenant.live())) == (1, [flow])
+    other = make_tunnel(tenant, tunnel_id="memory-3")
+    tenant.move(6, flow, other)
+    assert (far.flows, tenant.find(other, 6, answer), tenant.count) == ({}, flow, 1)
+    tenant.remove(6, flow)
+    assert (near.flows, other.flows, tenant.count, list(tenant.live())) == ({}, {}, 0, [])
+
+
+def test_place_of_a_live_flow_in_the_other_tunnel_is_not_taken():
+    tenant = make_tenant()
+    first, second, far = (make_tunnel(tenant, tunnel_id=f"memory-{number}") for number in range(3))
+    flow, late = between(tenant, first, far), between(tenant, second, far)
+    assert not tenant.collides(6, flow, far)
+    tenant.add(6, flow)
+    assert tenant.collides(6, late, far)
+    assert not tenant.collides(17, late, far)
+    flow.close("client_closed", 1)
+    assert not tenant.collides(6, late, far)
+    assert tenant.occupants(6, late) == [flow]
+    tenant.add(6, late)
+    assert set(tenant.live()) == {flow, late}
+    tenant.remove(6, flow)
+    assert (list(tenant.live()), tenant.count) == ([late], 1)
+
+
+def test_echo_identifiers_are_the_same_in_both_directions():
+    assert reverse_key(b"SSSSDDDDid") == b"DDDDSSSSid"
+    assert reverse_key(b"S" * 16 + b"D" * 16 + b"id") == b"D" * 16 + b"S" * 16 + b"id"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.sampled_from([6, 17]), st.integers(0, 5)), max_size=60))
+def test_count_is_the_number_of_live_flows(steps):
+    """Tunnels 0 and 1 with flows between them, in either direction, and flows that leave by sockets."""
+    tenant = make_tenant()
+    tunnels = [make_tunnel(tenant, tunnel_id=f"memory-{number}") for number in range(2)]
     ever = []
-    for is_add, port, protocol in steps:
+    for is_add, port, protocol, shape in steps:
         if is_add or not ever:
-            flow = make_flow(tenant, source_port=port)
+            ends = [(0, 1), (1, 0), (0, None), (1, None), (0, 0), (1, 1)][shape]
+            arrival, egress = tunnels[ends[0]], None if ends[1] is None else tunnels[ends[1]]
+            flow = between(tenant, arrival, egress, source_port=port, is_answer=shape == 1)
             ever.append((protocol, flow))
             tenant.add(protocol, flow)
         else:
             tenant.remove(*ever[port % len(ever)])
         assert tenant.count == len(list(tenant.live()))
+    for protocol, flow in ever:
+        tenant.remove(protocol, flow)
+    assert (tenant.count, [tunnel.flows for tunnel in tunnels]) == (0, [{}, {}])
 
 
 def test_fragments_that_were_lost_are_counted():

@@ -1,10 +1,12 @@
 """Anything at all through pump and packet plane: never an exception, tables bounded, each packet passed or counted.
 
-FUZZ_SECONDS makes it go on for that long, with new seeds, which a failure names.
+FUZZ_SECONDS makes it go on for that long, with new seeds, which a failure names. FUZZ_PACKETS=10000000 gives it so
+many, half with offload and half without, shared by seed among as many processes as FUZZ_PROCESSES (1) says.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import time
@@ -125,6 +127,39 @@ def test_mutated_packets_for_as_long_as_asked(offload):
         seed = random.SystemRandom().randrange(1 << 32)
         print(f"seed {seed}")
         fuzz(seed, offload, ROUNDS)
+
+
+def fuzz_share(share: tuple[int, int]) -> Counter[DropReason | None]:
+    """What became of so many packets, in rounds of both modes, each with a seed of its own: (first seed, packets)."""
+    seed, packets = share
+    reasons: Counter[DropReason | None] = Counter()
+    for number, start in enumerate(range(0, packets, ROUNDS)):
+        try:
+            reasons += fuzz(seed + number, number % 2 == 1, min(ROUNDS, packets - start)).reasons
+        except BaseException as error:
+            error.add_note(f"seed {seed + number}, offload {number % 2 == 1}")
+            raise
+    return reasons
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.skipif("FUZZ_PACKETS" not in os.environ, reason="FUZZ_PACKETS says how many")
+def test_as_many_mutated_packets_as_asked():
+    packets, processes = int(os.environ["FUZZ_PACKETS"]), int(os.environ.get("FUZZ_PROCESSES", "1"))
+    share = -(-packets // processes)
+    shares = [(number << 32, min(share, packets - number * share)) for number in range(processes)]
+    began = time.monotonic()
+    if processes == 1:
+        results = [fuzz_share(shares[0])]
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            results = pool.map(fuzz_share, shares)
+    reasons = sum(results, Counter())
+    print(f"\n{reasons.total():,} packets in {time.monotonic() - began:.0f} s")
+    for reason, count in reasons.most_common():
+        print(f"{count:12,}  {reason or 'passed, or a fragment kept'}")
+    assert reasons.total() == packets
 
 
 @given(st.lists(st.binary(max_size=100), max_size=10), st.booleans())

@@ -39,6 +39,7 @@ class Ramp:
         self.kernel, self._tun = pair()
         self.paths: dict[bytes, Path] = {}
         self.sessions: dict[bytes, Any] = {}
+        self.forwards: dict[bytes, Path] = {}
         self.slow: list[bytes] = []
         self.drops: Counter[DropReason] = Counter()
         self.ends = 0
@@ -52,6 +53,7 @@ class Ramp:
             slow or self._slow,
             self._ended,
             self._dropped,
+            self.forwards,
         )
 
     def __enter__(self) -> Ramp:

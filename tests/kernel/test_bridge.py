@@ -10,6 +10,7 @@ import pytest
 from scapy.layers.inet import TCP
 from scapy.packet import Raw
 
+from proxy.kernel import bridge
 from proxy.kernel.bridge import Bridge
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
@@ -114,6 +115,16 @@ def test_handshake_data_and_fin_of_a_client_are_those_of_a_socket(scene, version
     scene.give(flow, "FA", seq=109, ack=ack + 6)
     scene.loop.until(lambda: flow.carrier.sent)
     assert sock.recv(100) == b""
+
+
+def test_peers_have_an_address_each_and_another_port_when_addresses_begin_anew(scene, monkeypatch):
+    monkeypatch.setattr(bridge, "PEERS", 2)
+    peers = [scene.bridge.next_peer(4) for _ in range(4)]
+    assert [text for text, _, _ in peers] == ["248.0.0.1", "248.0.0.2"] * 2
+    assert [socket.inet_ntoa(packed) for _, packed, _ in peers] == [text for text, _, _ in peers]
+    assert [port for _, _, port in peers] == [1024, 1024, 1025, 1025]
+    first, second = (text for text, _, _ in (scene.bridge.next_peer(6), scene.bridge.next_peer(6)))
+    assert first != second
 
 
 @BOTH

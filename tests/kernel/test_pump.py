@@ -14,7 +14,7 @@ from scapy.packet import Raw
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Path
-from proxy.kernel.pump import BUDGET
+from proxy.kernel.pump import BUDGET, UNKNOWN_BUDGET
 from proxy.packet.translate import set_rewrite, translate
 from proxy.wire import ip
 from proxy.wire.ip import IPPacket
@@ -227,6 +227,16 @@ def test_budget_bounds_one_call():
         memoise(bridge.paths, packet, 0, bytes(12)).send = bridge.keep
         assert len(bridge.give(*[packet] * (BUDGET + 10))) == BUDGET
         assert len(bridge.give()) == 10
+
+
+def test_packets_without_a_path_have_a_smaller_budget():
+    """Each may open a flow: a flood of them must not keep other tunnels waiting."""
+    seen = []
+    with Ramp(0, lambda buffer, end: seen.append(end)) as ramp:
+        ramp.give(*[tcp_packet()] * (UNKNOWN_BUDGET + 3))
+        assert len(seen) == UNKNOWN_BUDGET
+        ramp.give()
+        assert len(seen) == UNKNOWN_BUDGET + 3
 
 
 def test_refusal_of_the_kernel_is_counted_and_the_next_packet_passes():

@@ -90,7 +90,7 @@ class Ramp:
 
     def _closed(self, tunnel: Tunnel) -> None:
         """What the application does when a client hangs up."""
-        tunnel.tenant.carriers.pop(tunnel.id)
+        tunnel.tenant.detach(tunnel)
         self.closed.append(tunnel)
 
     def client(self) -> Client:

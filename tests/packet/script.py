@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, IPerror
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ParamProblem, ICMPv6TimeExceeded, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6PacketTooBig,
+    ICMPv6ParamProblem,
+    ICMPv6TimeExceeded,
+    IPv6,
+)
 
 from proxy.device.memory import MemoryTunnel
 from proxy.errors import DropReason
@@ -16,7 +22,7 @@ from proxy.wire.ip import IPPacket
 from tests.flows import make_tenant, make_tunnel
 from tests.packets import decode
 
-ICMPV6_ERRORS = (ICMPv6DestUnreach, ICMPv6TimeExceeded, ICMPv6ParamProblem)
+ICMPV6_ERRORS = (ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6TimeExceeded, ICMPv6ParamProblem)
 
 
 class Opener:

@@ -17,6 +17,7 @@ from proxy.flow.fragments import Fragments
 from proxy.hooks import Hooks
 from proxy.packet.fragment import split
 from proxy.settings.model import Timeouts
+from proxy.stream.datagrams import MAX_WAITING
 from proxy.stream.udp import UdpSession
 from tests.packets import CLIENT, decode, network, parsed, recomputed
 from tests.stream.world import LOCALHOST, closed_port, world
@@ -131,6 +132,10 @@ def test_memoised_session_checks_what_the_plane_checked(monkeypatch, version, of
         assert run(good) is None
         assert run(bad) is DropReason.BAD_L4_CHECKSUM
         assert run(none) is (None if version == 4 else DropReason.BAD_L4_CHECKSUM)
+        if version == 4:
+            mangled = good[:8] + bytes([good[8] ^ 0x10]) + good[9:]
+            assert run(mangled) is DropReason.BAD_IP_CHECKSUM
+            assert run(mangled[: udp_at + 6] + b"\0\0" + mangled[udp_at + 8 :]) is DropReason.BAD_IP_CHECKSUM
         assert run(long) is DropReason.TRUNCATED
         assert run(short) is DropReason.TRUNCATED
         if offload:
@@ -221,8 +226,10 @@ def test_denied_session_is_told_and_sends_nothing(monkeypatch, version, offload)
     with echo_server(version) as server, world(monkeypatch, hooks=Denying(), offload=offload) as w:
         port = server.getsockname()[1]
         packet = datagram(port, version=version)
-        assert w.give_all(packet, packet) == [None, DropReason.HELD]
+        assert w.give_all(*[packet] * (MAX_WAITING + 2)) == [None] * (MAX_WAITING + 1) + [DropReason.HELD]
+        assert w.tenant.held_bytes == MAX_WAITING * (w.tunnel.header_bytes + len(packet))
         w.loop.until(lambda: w.tunnel.sent)
+        assert (w.tenant.held_bytes, w.tenant.drops[DropReason.HELD]) == (0, MAX_WAITING)
         hop = {4: "192.0.0.8", 6: "fd6f:7879::1"}[version]
         kind = {4: "ICMP 3/13", 6: "ICMPv6 1/1"}[version]
         assert w.replies() == [f"{hop} > {CLIENT[version]} {kind} about {LOCALHOST[version]}"]

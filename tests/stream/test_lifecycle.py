@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.hooks import HookRunner, Hooks
-from proxy.stream.lifecycle import UPDATES_PER_TICK, Lifecycle
+from proxy.stream.lifecycle import SHARE, UPDATES_PER_TICK, Lifecycle
 from tests.flows import make_flow, make_tenant
 
 
@@ -18,6 +18,9 @@ class Handler:
 
     def end(self, reason):
         self.ends.append(reason)
+
+    def replaced(self):
+        self.ends.append("replaced")
 
 
 @pytest.fixture
@@ -91,12 +94,22 @@ def test_subscriber_may_leave_while_it_is_told(lifecycle):
 
 
 def test_room_is_by_flows_and_comes_back(lifecycle):
-    first = begin(lifecycle, source_port=1)
-    assert lifecycle.has_room
+    first, tenant = begin(lifecycle, source_port=1), make_tenant()
+    assert lifecycle.has_room_for(tenant)
     begin(lifecycle, source_port=2)
-    assert not lifecycle.has_room
+    assert not lifecycle.has_room_for(tenant)
     lifecycle.removed(first)
-    assert lifecycle.has_room
+    assert lifecycle.has_room_for(tenant)
+
+
+def test_tenant_that_has_most_leaves_room_for_the_others():
+    lifecycle, greedy = Lifecycle("edge", HookRunner(Hooks()), max_flows=10 * (SHARE + 1)), make_tenant()
+    opened = 0
+    while lifecycle.has_room_for(greedy):
+        begin(lifecycle, greedy, source_port=opened)
+        opened += 1
+    assert opened == 10 * SHARE
+    assert lifecycle.has_room_for(make_tenant("globex"))
 
 
 def test_decision_is_written_down(lifecycle):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
+import socket
 
 import pytest
 
 from proxy.stream import relay as relay_module
-from proxy.stream.relay import CHUNK, PIPE_BYTES
+from proxy.stream.relay import CHUNK, PIPE_BYTES, Relay, Side
 from tests.stream.relays import relaying
 
 MANY = 64 << 20
@@ -287,6 +289,83 @@ def test_bug_in_one_flow_ends_that_flow(monkeypatch):
         scene.loop.until(lambda: scene.reasons)
         assert scene.reasons == ["proxy_error"]
         scene.loop.until(lambda: scene.client.error and scene.origin.error)
+
+
+@SIDES
+@pytest.mark.parametrize("size", [1, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+def test_last_bytes_and_the_fin_that_stand_in_the_socket_together_both_arrive(side, size):
+    with relaying(**{side: {"near_rcv": 1 << 20, "far_snd": 1 << 20}}) as scene:
+        sender, receiver = getattr(scene, side), other(scene, side)
+
+        def send_at_once():
+            sender.sock.sendall(bytes(size))
+            sender.shut()
+
+        scene.loop.call(send_at_once)
+        scene.loop.until(lambda: receiver.is_eof)
+        assert (receiver.received, scene.reasons) == (size, [])
+
+
+@SIDES
+def test_bytes_behind_an_urgent_one_are_not_forgotten(side):
+    """A read stops at the mark, short of what the socket holds."""
+    with relaying() as scene:
+        sender, receiver = getattr(scene, side), other(scene, side)
+
+        def send_at_once():
+            sender.sock.send(b"before")
+            sender.sock.send(b"!", socket.MSG_OOB)
+            sender.sock.send(b"after")
+
+        scene.loop.call(send_at_once)
+        scene.loop.until(lambda: receiver.received == len("beforeafter"))
+        assert receiver.head == b"beforeafter"
+        scene.loop.call(lambda: (sender.sock.send(b"last"), sender.shut()))
+        scene.loop.until(lambda: receiver.is_eof)
+        assert receiver.head == b"beforeafterlast"
+
+
+@SIDES
+def test_rest_of_a_burst_is_read_after_the_others_had_their_turn(monkeypatch, side):
+    """It is told again, although nothing new has happened."""
+    monkeypatch.setattr(relay_module, "ROUNDS", 1)
+    with relaying(**{side: {"near_rcv": 1 << 20, "far_snd": 1 << 20}}) as scene:
+        sender, receiver = getattr(scene, side), other(scene, side)
+        scene.loop.call(lambda: sender.sock.sendall(bytes(3 * CHUNK)))
+        scene.loop.until(lambda: receiver.received == 3 * CHUNK)
+
+
+@SIDES
+def test_fin_that_came_while_bytes_waited_is_not_forgotten(monkeypatch, side):
+    monkeypatch.setattr(relay_module, "CHUNK", CHUNK + 1)  # no pipe
+    slow = {"near_snd": 8192, "far_rcv": 8192}
+    buffers = {"client": slow, "origin": slow} | {side: {"near_rcv": 1 << 20, "far_snd": 1 << 20}}
+    with relaying(**buffers) as scene:
+        sender, receiver = getattr(scene, side), other(scene, side)
+        receiver.pause()
+        size = CHUNK + 100  # the rest will be a short read
+        sender.send_many(size, then_shut=True)
+        scene.loop.until(lambda: sender.sent == size)
+        scene.loop.turns(100)
+        receiver.read()
+        scene.loop.until(lambda: receiver.is_eof)
+        assert receiver.digest.digest() == sender.sent_digest.digest()
+
+
+def test_relay_that_is_over_leaves_nothing_to_the_collector():
+    gc.disable()
+    try:
+        with relaying() as scene:
+            scene.client.send(b"x", then_shut=True)
+            scene.loop.until(lambda: scene.origin.is_eof)
+            scene.origin.shut()
+            scene.loop.until(lambda: scene.reasons)
+            scene.loop.turns(2)
+            scene.relay = None
+            left = [kept for kept in gc.get_objects() if isinstance(kept, Relay | Side)]
+            assert [kept for kept in left if getattr(kept, "relay", kept).flow is scene.flow] == []
+    finally:
+        gc.enable()
 
 
 def test_small_exchanges_use_no_pipe():

@@ -37,13 +37,19 @@ class MemoryBridge:
     def __init__(self) -> None:
         self.written: list[tuple[Flow, bytes]] = []
         self.admitted: list[Flow] = []
+        self.released: list[Flow] = []
+        self.reported: list[bytes] = []  # addresses and ports of what ICMP errors are about, as the kernel sent it
 
     def admit(self, flow: Flow) -> None:
         self.admitted.append(flow)
         flow.virtual = (f"198.18.0.{len(self.admitted)}", 1024, b"")
 
     def release(self, flow: Flow) -> None:
+        self.released.append(flow)
         flow.virtual = None
+
+    def report(self, buffer: bytearray, packet: IPPacket, sent: bytes) -> None:
+        self.reported.append(sent)
 
     def write(self, buffer: bytearray, packet: IPPacket, flow: Flow) -> DropReason | None:
         self.written.append((flow, bytes(buffer[packet.start : packet.end])))
@@ -69,7 +75,8 @@ class World:
         self.bridge = MemoryBridge()
         errors, timeouts = IcmpErrors(), timeouts or Timeouts()
         bridges: Any = {0: self.bridge, 10: self.bridge}
-        self.tcp = TcpPlane(loop.poller, bridges, self.lifecycle, self.hooks, errors, timeouts)
+        dialer: Any = None
+        self.tcp = TcpPlane(loop.poller, bridges, self.lifecycle, self.hooks, errors, timeouts, dialer)
         udp = DatagramPlane(UdpSession, loop.poller, self.lifecycle, errors, timeouts, False)
         echo = DatagramPlane(EchoFlow, loop.poller, self.lifecycle, errors, timeouts, False)
         self.plane = Plane(self.tcp, udp, echo, errors)

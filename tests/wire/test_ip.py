@@ -102,6 +102,9 @@ def test_extension_headers_are_skipped(names, ident, atomic):
     assert raw[found.l4] == 128
     assert not found.is_fragment
     assert found.fragment_id == (ident if atomic else 0)
+    field = ip.protocol_offset(raw, found)
+    assert raw[field] == ip.ICMPV6
+    assert field == 6 if found.l4 == 40 else 40 <= field < found.l4
 
 
 @given(st.integers(0, 8191), st.booleans(), words)

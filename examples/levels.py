@@ -1,0 +1,19 @@
+"""How high flows between tunnels are lifted: `hooks: "examples.levels:StreamsOfGuests"` in proxy.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from proxy.flow.record import FlowRecord
+from proxy.hooks import Hooks
+
+BULK = {873, 2049}  # rsync, NFS: nobody looks at them
+
+
+class StreamsOfGuests(Hooks):
+    """Guests' connections to sites pass the kernel's TCP, so that their ends, resets and round trips are recorded."""
+
+    async def level(self, flow: FlowRecord) -> Literal["packet", "stream"] | None:
+        if flow.dst_port in BULK:
+            return "packet"
+        return "stream" if flow.user is not None and flow.user.startswith("guest") else None

@@ -1,0 +1,203 @@
+"""The hot loop of unconnected tunnels: from a UDP socket, the GUE header off, to the kernel or on by another tunnel.
+
+`packet/translate.py` and `packet/forward.py` are the readable twins of what stands inline here, and
+tests/kernel/test_unconnected.py holds them equal.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Path
+from proxy.kernel.batch import CONTROL_BYTES, MESSAGE, SLOT_BYTES, Batch
+from proxy.wire.ecn import arrive
+from proxy.wire.ip import TCP, UDP
+
+UDP_GRO = 104
+ONE_CONTROL = 24  # bytes: the TOS alone, of either family (linux/socket.h CMSG_SPACE)
+MESSAGE_BYTES = MESSAGE.size
+TOS_KINDS = ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS))
+
+_get_message = struct.Struct("@40xN8xI").unpack_from  # bytes of ancillary data, and of the datagram
+_get_control = struct.Struct("@Nii").unpack_from  # struct cmsghdr
+_get_int = struct.Struct("@i").unpack_from
+_get16 = struct.Struct("!H").unpack_from
+_put16 = struct.Struct("!H").pack_into
+_get4 = struct.Struct("!BxHxxHxBH12s12xH").unpack_from  # see kernel/pump.py
+_put4 = struct.Struct("!H12s").pack_into
+_put_hop = struct.Struct("!BBH").pack_into  # TTL, protocol, IPv4 header checksum
+_put6 = struct.Struct("!36s").pack_into
+
+
+class Source:
+    """One tunnel as the loop sees it: who gets packets that come with one header from one peer."""
+
+    __slots__ = ("dropped", "forwards", "inner", "octets", "packets", "paths", "sessions", "slow")
+
+    def __init__(
+        self,
+        paths: dict[bytes, Path],
+        sessions: dict[bytes, Any],
+        forwards: dict[bytes, Path],
+        slow: Callable[[bytearray, int], None],
+        dropped: Callable[[DropReason], None],
+    ) -> None:
+        self.paths, self.sessions, self.forwards = paths.get, sessions.get, forwards.get
+        self.slow, self.dropped = slow, dropped
+        self.packets = self.octets = 0
+
+
+class GuePump:
+    """Packets from all the sites of one UDP port.
+
+    `known[peer's address][header and the packet's first byte]` is the tunnel of packets that begin so;
+    `identify(address, buffer, start, end)` says whose another one is, or None when it has dropped the packet.
+    Addresses are packed.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        tun: int,
+        known: dict[bytes, dict[bytes, Source]],
+        identify: Callable[[bytes, bytearray, int, int], tuple[Source, int] | None],
+    ) -> None:
+        """`tun`: the descriptor of the bridge's TUN device without offload."""
+        self._batch = Batch(sock)
+        self._view = memoryview(self._batch.data)
+        self._arguments = tun, known, identify
+
+    def ready(self, events: int) -> None:
+        """Move one batch of what has arrived."""
+        batch, view = self._batch, self._view
+        buffer, hosts, controls, messages = batch.data, batch.hosts, batch.controls, batch.messages
+        tun, known, identify = self._arguments
+        get4, get16, put16, put_hop, from_bytes = _get4, _get16, _put16, _put_hop, int.from_bytes
+        get_message = _get_message
+        for slot in range(batch.receive()):
+            control_bytes, size = get_message(messages, slot * MESSAGE_BYTES)
+            begin, host = slot * SLOT_BYTES, hosts[slot].tobytes()
+            sources = known.get(host)
+            if sources is None or not size:
+                identify(host, buffer, begin, begin + size)
+                continue
+            stop = begin + size
+            if control_bytes == ONE_CONTROL:
+                tos = controls[slot * CONTROL_BYTES + 16]
+            else:
+                tos, size = _ancillary(controls, slot * CONTROL_BYTES, control_bytes, size)
+            for at in (begin,) if begin + size == stop else range(begin, stop, size):
+                n = at + size if at + size < stop else stop
+                first = buffer[at]
+                v = at if first > 0x3F else at + 4 + (first << 2)
+                source = sources.get(bytes(view[at : v + 1]))  # the packet's first byte tells its version
+                if source is None or n - v < 28:
+                    found = identify(host, buffer, at, n)
+                    if found is None:
+                        continue
+                    source, v = found
+                    if n - v < 28:  # no header and ports: the packet plane says what is missing
+                        source.packets += 1
+                        source.octets += n - v
+                        source.slow(bytearray(view[v:n]), n - v)
+                        continue
+                source.packets += 1
+                source.octets += n - v
+                if tos & 3 and (reason := arrive(buffer, v, tos)):
+                    source.dropped(reason)
+                    continue
+                path = session = None
+                first, length, fragment, protocol, ip_sum, key, l4_sum = get4(buffer, v)
+                l4 = v + 20
+                if first == 0x45:
+                    if length == n - v and not fragment & 0x3FFF:
+                        if protocol == TCP:
+                            path = source.paths(key)
+                        elif protocol == UDP:
+                            session = source.sessions(key)
+                            if session is None:
+                                path = source.forwards(key)
+                elif first >> 4 == 6 and n >= v + 48 and get16(buffer, v + 4)[0] == n - v - 40:
+                    l4, protocol = v + 40, buffer[v + 6]
+                    if protocol == TCP:
+                        path = source.paths(bytes(view[v + 8 : v + 44]))
+                    elif protocol == UDP:
+                        key = bytes(view[v + 8 : v + 44])
+                        session = source.sessions(key)
+                        if session is None:
+                            path = source.forwards(key)
+                if session is not None:
+                    reason = session(bytearray(view[v:n]), l4 - v, n - v)
+                    if reason is not None:
+                        source.dropped(reason)
+                    continue
+                if path is None or (protocol == TCP and n < l4 + 20):
+                    source.slow(bytearray(view[v:n]), n - v)
+                    continue
+                send = path.send
+                if send is not None:
+                    ttl = buffer[v + 8] if first == 0x45 else buffer[v + 7]
+                    # SYN, FIN and RST are looked at; so is whatever has no hop left or a bad sum.
+                    if (
+                        ttl < 2
+                        or n - v > path.mtu
+                        or (first == 0x45 and from_bytes(view[v:l4], "big") % 0xFFFF)
+                        or (protocol == TCP and buffer[l4 + 13] & 7)
+                    ):
+                        source.slow(bytearray(view[v:n]), n - v)
+                        continue
+                    if first == 0x45:
+                        c = ip_sum + 0x100
+                        put_hop(buffer, v + 8, ttl - 1, protocol, c if c < 0xFFFF else c - 0xFFFF)
+                    else:
+                        buffer[v + 7] = ttl - 1
+                    path.packets += 1
+                    path.octets += n - v
+                    raw, prefix = path.raw, path.prefix
+                    if raw is None or (buffer[v + 1] if first == 0x45 else first != 0x60 or buffer[v + 1] & 0xF0):
+                        send(view[v:n] if prefix is None or raw is not None else prefix + view[v:n])
+                        continue
+                    try:
+                        raw(prefix + view[v:n])
+                    except OSError as error:
+                        path.lane.failed(error, view[v:n])
+                    else:
+                        lane = path.lane
+                        lane.packets += 1
+                        lane.octets += n - v
+                    continue
+                if first == 0x45:
+                    c = 0xFFFF - ip_sum + path.ip_delta
+                    _put4(buffer, v + 10, 0xFFFF - ((c & 0xFFFF) + (c >> 16)), path.rewritten)
+                else:
+                    _put6(buffer, v + 8, path.rewritten)
+                    l4_sum = get16(buffer, l4 + 16)[0]
+                path.packets += 1
+                path.octets += n - v
+                c = 0xFFFF - l4_sum + path.l4_delta
+                put16(buffer, l4 + 16, 0xFFFF - ((c & 0xFFFF) + (c >> 16)))
+                try:
+                    os.write(tun, view[v:n])
+                except OSError as error:
+                    source.dropped(DropReason.BAD_OFFLOAD if error.errno == errno.EINVAL else DropReason.KERNEL_IP)
+
+
+def _ancillary(controls: bytearray, at: int, length: int, size: int) -> tuple[int, int]:
+    """TOS or traffic class, and the size of each of the datagrams that the kernel has joined; `size` if it has not."""
+    tos, end = 0, at + length
+    while at + 16 < end:
+        bytes_, level, kind = _get_control(controls, at)
+        if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
+            size = _get_int(controls, at + 16)[0] or size
+        elif (level, kind) in TOS_KINDS:
+            tos = controls[at + 16]
+        at += (bytes_ + 7) & ~7
+        if bytes_ < 16:
+            break
+    return tos, size

@@ -1,0 +1,205 @@
+"""One tunnel to one peer of a site: who may send there, its lanes back, and the probes that tell its health."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+
+from proxy.errors import DropReason
+from proxy.flow.tenant import Tenant
+from proxy.kernel.unconnected import Source
+from proxy.offramps.lanes import Lane, open_lane
+from proxy.offramps.tunnel import carrier_changed, mtu_changed
+from proxy.onramps.carrier import RampCarrier
+from proxy.packet.health import PENALTY, Health, Prober
+from proxy.packet.plane import Plane
+from proxy.settings.sites import SITE, Probe, Site
+from proxy.wire import gue, icmp, ip
+from proxy.wire.ip import IPPacket
+
+log = logging.getLogger(__name__)
+
+LANES = 4  # source ports towards each peer
+MIN_MTU = 576
+
+
+class SiteTunnel(RampCarrier):
+    """An unconnected tunnel, open as long as the proxy is."""
+
+    kind = "gue"
+
+    def __init__(
+        self, settings: Site, carrier_id: str, tenant: Tenant, plane: Plane, source: str, peer: tuple[str, int]
+    ) -> None:
+        """`source`: the address of ours that the peer knows, or "" for any; `peer`: where answers go."""
+        super().__init__(
+            carrier_id, tenant, plane, mtu=settings.mtu, offload=False, network=settings.network, site=settings.name
+        )
+        self.settings, self.peer = settings, peer
+        prefixes = [ip_network(prefix) for prefix in settings.prefixes]
+        self.owns = lru_cache(4096)(lambda packed: any(ip_address(packed) in prefix for prefix in prefixes))
+        self.source = Source(self.paths, self.sessions, self.forwards, self.take, self.count)
+        self._own = ip_address(source).packed if source else None
+        self._lanes: list[Lane] = []
+        for _ in range(LANES):
+            sock = open_lane(source, peer, int.from_bytes(os.urandom(2), "big"))
+            self._lanes.append(Lane(sock, headers(settings, tenant), self))
+        self.probes = None if settings.probe is None else Probes(self, settings.probe)
+
+    @property
+    def packets_in(self) -> int:
+        return self.source.packets
+
+    @property
+    def bytes_in(self) -> int:
+        return self.source.octets
+
+    @property
+    def addresses(self) -> list[str]:
+        return self.settings.prefixes
+
+    def send(self, packet: bytes | memoryview) -> None:
+        """Encapsulate a packet and send it to the peer."""
+        self._lanes[gue.entropy(packet, 0) % LANES].send(packet)
+
+    def sender(self, number: int) -> Callable[[bytes | memoryview], None]:
+        return self._lanes[number % LANES].send
+
+    def lane(self, number: int) -> Lane:
+        return self._lanes[number % LANES]
+
+    @property
+    def packets_out(self) -> int:
+        return sum(lane.packets for lane in self._lanes)
+
+    @packets_out.setter
+    def packets_out(self, value: int) -> None:
+        """Lanes count for themselves."""
+
+    @property
+    def bytes_out(self) -> int:
+        return sum(lane.octets for lane in self._lanes)
+
+    @bytes_out.setter
+    def bytes_out(self, value: int) -> None:
+        """The same."""
+
+    def learn_mtu(self, mtu: int) -> None:
+        """The way to the peer has a smaller link than the settings say."""
+        if MIN_MTU <= mtu < self.mtu:
+            log.warning("%r: the way to %s takes inner packets of %d bytes, not %d", self, self.peer[0], mtu, self.mtu)
+            self.mtu = mtu
+            mtu_changed(self)
+
+    def take(self, buffer: bytearray, end: int) -> None:
+        """A packet from the site that no path is memoised for."""
+        packet = ip.parse(buffer, 0, end)
+        if isinstance(packet, IPPacket):
+            if packet.destination == self._own:  # what was to be routed would come back here
+                self.count(DropReason.TUNNEL_LOOP)
+                return
+            if self.probes is not None and self.probes.take(buffer, packet):
+                return
+        super().take(buffer, end)
+
+    def close(self) -> None:
+        """Send no more; the flows are ended by who calls this."""
+        if not self.is_closed:
+            self.is_closed = True
+            if self.probes is not None:
+                self.probes.close()
+            for lane in self._lanes:
+                lane.sock.close()
+
+
+class Probes:
+    """Echo requests through one tunnel, and answers to those of the other side."""
+
+    def __init__(self, tunnel: SiteTunnel, settings: Probe) -> None:
+        self._tunnel = tunnel
+        self._address, self._own = ip_address(settings.address).packed, ip_address(settings.source).packed
+        self._version = 4 if len(self._own) == 4 else 6
+        self._identifier = int.from_bytes(os.urandom(2), "big")
+        self._prober = Prober(settings.every_s, settings.timeout_s)
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def health(self) -> Health:
+        return self._prober.monitor.state
+
+    @property
+    def rtt_ms(self) -> float | None:
+        return None if self._prober.rtt_s is None else self._prober.rtt_s * 1000
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Probes that were answered, and that were not."""
+        return self._prober.monitor.succeeded, self._prober.monitor.failed
+
+    def start(self) -> None:
+        """Probe from now on."""
+        now = time.monotonic()
+        sequence, changed = self._prober.due(now)
+        if sequence is not None:
+            self._send(self._address, icmp.ECHO_REQUESTS, self._identifier << 16 | sequence, bytes(8))
+        if changed:
+            self._changed()
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, self._prober.next_due() - now), self.start)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def take(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """Whether `packet` was for us: a probe of the other side's, or the answer to one of ours."""
+        protocol = ip.ICMP if self._version == 4 else ip.ICMPV6
+        if packet.destination != self._own or packet.protocol != protocol or packet.is_fragment:
+            return False
+        if not (packet.source == self._address or self._tunnel.owns(packet.source)):
+            self._tunnel.count(DropReason.SPOOFED_SOURCE)
+        elif problem := icmp.check(buffer, packet):
+            self._tunnel.count(problem)
+        elif buffer[packet.l4] == icmp.ECHO_REQUESTS[self._version]:
+            rest = int.from_bytes(buffer[packet.l4 + 4 : packet.l4 + 8], "big")
+            self._send(packet.source, icmp.ECHO_REPLIES, rest, bytes(buffer[packet.l4 + 8 : packet.end]))
+        elif buffer[packet.l4] == icmp.ECHO_REPLIES[self._version] and packet.source == self._address:
+            self._answered(*icmp.echo_identity(buffer, packet.l4))
+        else:
+            self._tunnel.count(DropReason.ICMP_UNSUPPORTED)
+        return True
+
+    def _answered(self, identifier: int, sequence: int) -> None:
+        if identifier == self._identifier and self._prober.answered(sequence, time.monotonic()):
+            self._changed()
+
+    def _changed(self) -> None:
+        """Routes by way of this tunnel cost more now, or less."""
+        log.warning("%r is %s", self._tunnel, self.health)
+        self._tunnel.penalty = PENALTY[self.health]
+        carrier_changed(self._tunnel)
+
+    def _send(self, destination: bytes, kinds: dict[int, int], rest: int, body: bytes) -> None:
+        message = icmp.message(self._own + destination, kinds[self._version], 0, rest, body)
+        protocol = ip.ICMP if self._version == 4 else ip.ICMPV6
+        self._tunnel.deliver(ip.header(self._own, destination, protocol, len(message)) + message)
+
+
+def carrier_id(settings: Site, peer: str) -> str:
+    """`site:berlin`, or `site:berlin@192.0.2.7` for a site of several peers."""
+    return SITE + settings.name + (f"@{peer}" if len(settings.peers) > 1 else "")
+
+
+def headers(settings: Site, tenant: Tenant) -> dict[int, bytes]:
+    """What stands before packets to the site, by IP version: the context is on every one of them."""
+    if settings.version == 1:
+        return {4: b"", 6: b""}
+    context = None
+    if settings.context == "required":
+        token = None if settings.token is None else settings.token.encode()
+        context = gue.Context(tenant.settings.id, settings.id, token)
+    return {version: gue.header(version, context) for version in (4, 6)}

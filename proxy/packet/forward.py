@@ -1,0 +1,101 @@
+"""From tunnel to tunnel: what becomes of one checked packet; the readable twin of the hot loops' forward branches.
+
+A router's work (RFC 1812 5.2, RFC 8200): one hop less, the size that the next tunnel takes, and nothing else changed:
+DSCP, ECN and the DF bit stay.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Path
+from proxy.flow.tenant import Carrier
+from proxy.packet import segment
+from proxy.packet.fragment import split
+from proxy.packet.translate import has_partial_checksum
+from proxy.wire import tcp, virtio
+from proxy.wire.checksum import update
+from proxy.wire.ip import FRAGMENT, ICMP, ICMPV6, TCP, UDP, IPPacket
+
+HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
+LESS_TTL = -0x0100 % 0xFFFF  # what a lower TTL adds to the IPv4 header's sum
+
+_U16 = struct.Struct("!H")
+
+
+def forward(
+    buffer: bytearray, packet: IPPacket, arrival: Carrier, egress: Carrier, ident: int
+) -> list[bytes] | DropReason:
+    """What goes into `egress`, virtio-net headers included, or why nothing does: TOO_BIG is to be answered.
+
+    `packet` has hops left. It may be changed in place. `ident`: for fragments, if it comes to that.
+    """
+    start = packet.start
+    if start and not segment.is_consistent(buffer, packet):
+        return DropReason.BAD_OFFLOAD
+    gso = virtio.gso_size(buffer) if start else 0
+    size = segment.segment_headers(buffer, packet) + gso if gso else packet.end - start
+    if size > egress.mtu and packet.dont_fragment:
+        return DropReason.TOO_BIG
+    is_partial = has_partial_checksum(buffer, packet)
+    if packet.protocol == TCP and tcp.flags(buffer, packet) & tcp.SYN:
+        mss = min(arrival.mtu, egress.mtu) - HEADERS[packet.version]
+        tcp.clamp_mss(buffer, packet, mss, partial_checksum=is_partial)
+    take_hop(buffer, packet)
+    if egress.header_bytes and size <= egress.mtu:
+        return [bytes(buffer[: packet.end]) if start else virtio.NO_OFFLOAD + buffer[: packet.end]]
+    if gso:
+        pieces = segment.segment(buffer, packet, gso)
+        if isinstance(pieces, DropReason):
+            return pieces
+    else:
+        if is_partial:
+            segment.finish(buffer, packet)
+        pieces = [bytes(buffer[start : packet.end])]
+    prefix = virtio.NO_OFFLOAD[: egress.header_bytes]
+    return [prefix + cut for piece in pieces for cut in split(piece, egress.mtu, ident)]
+
+
+def take_hop(buffer: bytearray, packet: IPPacket) -> None:
+    """One hop less, and the IPv4 header's checksum after that (RFC 1624)."""
+    if packet.version == 6:
+        buffer[packet.start + 7] -= 1
+        return
+    buffer[packet.start + 8] -= 1
+    (field,) = _U16.unpack_from(buffer, packet.start + 10)
+    _U16.pack_into(buffer, packet.start + 10, update(field, LESS_TTL))
+
+
+def memoise(path: Path, version: int, arrival: Carrier, egress: Carrier, number: int) -> None:
+    """Let `path` send plain packets on without another look. `number`: the flow's hash."""
+    path.send, path.mtu = egress.sender(number), egress.mtu
+    same = arrival.header_bytes == egress.header_bytes
+    path.prefix = None if same else virtio.NO_OFFLOAD[: egress.header_bytes]
+    lane = egress.lane(number)
+    path.raw, path.lane = None, None
+    if lane is not None and not arrival.header_bytes:
+        path.raw, path.lane, path.prefix = lane.raw, lane, lane.headers[version]
+
+
+def quoted_key(buffer: bytes | bytearray, packet: IPPacket) -> tuple[int, bytes] | None:
+    """Protocol and flow key of the packet that the ICMP error in `packet` quotes, as it was sent; None: of no flow.
+
+    Quotes are cut short (RFC 792: 8 bytes behind the header), so lengths and checksums in them are not looked at.
+    """
+    at, end = packet.l4 + 8, packet.end
+    if packet.version == 4:
+        if end - at < 20 or buffer[at] >> 4 != 4 or (buffer[at + 6] & 0x1F or buffer[at + 7]):
+            return None
+        protocol, addresses, l4 = buffer[at + 9], bytes(buffer[at + 12 : at + 20]), at + (buffer[at] & 15) * 4
+    else:
+        if end - at < 40 or buffer[at] >> 4 != 6:
+            return None
+        protocol, addresses, l4 = buffer[at + 6], bytes(buffer[at + 8 : at + 40]), at + 40
+        if protocol == FRAGMENT and end - l4 >= 8 and not (buffer[l4 + 2] or buffer[l4 + 3] & 0xF8):
+            protocol, l4 = buffer[l4], l4 + 8
+    if protocol in (TCP, UDP) and end - l4 >= 4:
+        return protocol, addresses + bytes(buffer[l4 : l4 + 4])
+    if protocol == (ICMP if packet.version == 4 else ICMPV6) and end - l4 >= 6:
+        return protocol, addresses + bytes(buffer[l4 + 4 : l4 + 6])
+    return None

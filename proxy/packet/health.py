@@ -1,0 +1,135 @@
+"""The health of a tunnel from probes inside it: healthy, degraded, down, with hysteresis.
+
+healthy  --2 failures, and 0.1 % of all in 5 min-->  degraded
+any      --every probe of the last second, at least 3, failed-->  down
+down     --3 successes in a row-->  degraded
+degraded --fewer failures than that in 5 min-->  healthy
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+
+
+class Health(enum.StrEnum):
+    """From best to worst."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    DOWN = "down"
+
+
+# What is added to the priority of a route by way of such a tunnel, which lowers it: routes are never removed.
+PENALTY = {Health.HEALTHY: 0, Health.DEGRADED: 500_000, Health.DOWN: 1_000_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When a state is left for another."""
+
+    down_samples: int = 3  # the latest so many,
+    down_s: float = 1.0  # and all others in this time, have failed
+    degraded_failures: int = 2  # at least so many,
+    degraded_share: float = 0.001  # and this share,
+    degraded_s: float = 300.0  # in this time, have failed
+    successes: int = 3  # in a row lead out of `down`
+
+
+class Monitor:
+    """One tunnel's state. It begins as healthy: a tunnel that nobody probes is used."""
+
+    def __init__(self, thresholds: Thresholds = Thresholds()) -> None:
+        self.state = Health.HEALTHY
+        self.succeeded = self.failed = 0  # of all time
+        self._thresholds = thresholds
+        self._samples: deque[tuple[float, bool]] = deque()  # of the last `degraded_s`
+        self._failures = 0  # among them
+        self._in_a_row = 0  # successes, at the end
+
+    def sample(self, ok: bool, now: float) -> bool:
+        """One probe was answered or was not; whether the state has changed. `now`: seconds, never less than before."""
+        before = self.state
+        if ok and not self.succeeded:
+            self._samples.clear()
+            self._failures = 0
+            self.state = Health.HEALTHY
+        self._samples.append((now, ok))
+        if ok:
+            self.succeeded += 1
+            self._in_a_row += 1
+        else:
+            self.failed += 1
+            self._failures += 1
+            self._in_a_row = 0
+        self._forget(now - self._thresholds.degraded_s)
+        self.state = self._judge(now)
+        return self.state is not before
+
+    def _forget(self, before: float) -> None:
+        while self._samples[0][0] <= before:
+            _, ok = self._samples.popleft()
+            self._failures -= not ok
+
+    def _judge(self, now: float) -> Health:
+        if self._is_down(now):
+            return Health.DOWN
+        if self.state is Health.DOWN and self._in_a_row < self._thresholds.successes:
+            return Health.DOWN
+        limits = self._thresholds
+        lossy = max(limits.degraded_failures, limits.degraded_share * len(self._samples))
+        return Health.DEGRADED if self._failures >= lossy or self.state is Health.DOWN else Health.HEALTHY
+
+    def _is_down(self, now: float) -> bool:
+        """Whether every sample of the last second has failed, and at least three in a row have, however old."""
+        if self._in_a_row:
+            return False
+        since, seen = now - self._thresholds.down_s, 0
+        for when, ok in reversed(self._samples):
+            if seen >= self._thresholds.down_samples and when <= since:
+                break
+            if ok:
+                return False
+            seen += 1
+        return seen >= self._thresholds.down_samples
+
+
+class Prober:
+    """When to probe a tunnel, and which probes are still to be answered: sequence numbers out, samples in."""
+
+    def __init__(self, every_s: float, timeout_s: float, thresholds: Thresholds = Thresholds()) -> None:
+        self.monitor = Monitor(thresholds)
+        self.rtt_s: float | None = None  # of the last answer
+        self._every_s, self._timeout_s = every_s, timeout_s
+        self._pending: dict[int, float] = {}  # sequence number: when it was sent, oldest first
+        self._sequence = 0
+        self._next = float("-inf")  # when to send
+
+    def due(self, now: float) -> tuple[int | None, bool]:
+        """The sequence number of a probe to be sent now, or None; and whether time-outs have changed the state."""
+        changed = False
+        for sequence in [each for each, sent in self._pending.items() if now >= sent + self._timeout_s]:
+            del self._pending[sequence]
+            changed |= self.monitor.sample(False, now)
+        if now < self._next:
+            return None, changed
+        on_time = self._next + self._every_s
+        self._next = on_time if on_time > now else now + self._every_s  # after a pause, no burst
+        self._sequence = (self._sequence + 1) & 0xFFFF
+        self._pending[self._sequence] = now
+        return self._sequence, changed
+
+    def answered(self, sequence: int, now: float) -> bool:
+        """An answer has arrived; whether it changed the state. One that comes too late, or twice, changes nothing."""
+        sent = self._pending.pop(sequence, None)
+        if sent is None:
+            return False
+        self.rtt_s = now - sent
+        if not self.monitor.succeeded:  # what was sent before the far end was there says nothing of the tunnel
+            self._pending = {other: at for other, at in self._pending.items() if at > sent}
+        return self.monitor.sample(True, now)
+
+    def next_due(self) -> float:
+        """When `due` is to be called again."""
+        return min([self._next, *(sent + self._timeout_s for sent in self._pending.values())])

@@ -1,0 +1,109 @@
+"""Where a flow goes: longest prefix, lowest priority with the penalties of health, then each route's share of flows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from zlib import crc32
+
+from proxy.errors import DropReason
+from proxy.flow.network import Network
+from proxy.flow.tenant import Carrier
+from proxy.settings.sites import SITE, Route
+
+_ADDRESS_BYTES = {12: 4, 36: 16, 10: 4, 34: 16}  # of keys with ports, and with an echo identifier
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A next hop. Without `carrier`: a socket of the host's; without `route`: since the network has none."""
+
+    route: Route | None
+    carrier: Carrier | None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether flows by this hop are lifted to streams, unless somebody says otherwise."""
+        return self.carrier is None or (self.route is not None and self.route.level == "stream")
+
+    def __str__(self) -> str:
+        return "" if self.route is None else f"{self.route.prefix} via {self.route.via}"
+
+
+SOCKETS = Hop(None, None)
+
+
+class RouteTable:
+    """The routes of one virtual network, of both families."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        tables: dict[tuple[int, int], dict[int, list[Route]]] = {}
+        for route in self.routes:
+            prefix = ip_network(route.prefix)
+            length = prefix.prefixlen
+            number = int(prefix.network_address) >> (prefix.max_prefixlen - length)
+            tables.setdefault((prefix.max_prefixlen, length), {}).setdefault(number, []).append(route)
+        self._tables = {
+            bits: [(length, tables[bits, length]) for family, length in sorted(tables, reverse=True) if family == bits]
+            for bits in (32, 128)
+        }
+
+    def match(self, destination: bytes) -> list[Route]:
+        """The routes of the longest prefix that `destination` is in."""
+        bits, number = 8 * len(destination), int.from_bytes(destination, "big")
+        for length, table in self._tables[bits]:
+            if (routes := table.get(number >> (bits - length))) is not None:
+                return routes
+        return []
+
+
+def choose(network: Network, destination: bytes, number: int) -> Hop | DropReason:
+    """The next hop of a flow to `destination` whose hash is `number`, or why there is none."""
+    if network.routes is None:
+        return SOCKETS
+    routes = network.routes.match(destination)
+    if not routes:
+        return DropReason.NO_ROUTE
+    open_hops = [(route, hops) for route in routes if (hops := _hops(network, route, destination))]
+    if not open_hops:
+        return DropReason.NO_NEXT_HOP
+    best = min(_cost(hop) for _, hops in open_hops for hop in hops)
+    equal = [(route, [hop for hop in hops if _cost(hop) == best]) for route, hops in open_hops]
+    return _share([(route.weight, hops) for route, hops in equal if hops], number)
+
+
+def _hops(network: Network, route: Route, destination: bytes) -> list[Hop]:
+    """The ways that a route offers to this destination: tunnels that are open."""
+    if route.via == "stream":
+        return [Hop(route, None)]
+    if route.via == "clients":
+        client = network.clients.get(destination)
+        return [] if client is None else [Hop(route, client)]
+    return [Hop(route, peer) for peer in network.sites.get(route.via.removeprefix(SITE), [])]
+
+
+def _cost(hop: Hop) -> int:
+    assert hop.route is not None
+    return hop.route.priority + (0 if hop.carrier is None else hop.carrier.penalty)
+
+
+def _share(choices: list[tuple[int, list[Hop]]], number: int) -> Hop:
+    """One of the routes by weight, then one of its tunnels: the quotient is as good a number for that."""
+    total = sum(weight for weight, _ in choices)
+    rest, point = divmod(number, total)
+    for weight, hops in choices:
+        if point < weight:
+            return hops[rest % len(hops)]
+        point -= weight
+    raise AssertionError("a remainder is less than its divisor")
+
+
+def flow_hash(protocol: int, key: bytes) -> int:
+    """The same number for both directions of a flow, 0 to 2**32 - 1."""
+    half = _ADDRESS_BYTES[len(key)]
+    tail = key[2 * half :]
+    ports = (tail[:2], tail[2:]) if len(tail) == 4 else (tail, tail)
+    low, high = sorted((key[:half] + ports[0], key[half : 2 * half] + ports[1]))
+    return crc32(low + high, protocol)

@@ -1,0 +1,172 @@
+"""UDP sessions between two tunnels: each datagram leaves its packet, and goes on in a new one with the same addresses.
+
+No socket stands between them: a datagram is whole in each of its packets, so that nothing of the kernel's is needed to
+take it out or to send it on, from the client's own address and port.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import time
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Flow, Path, address_text
+from proxy.flow.network import reverse_key
+from proxy.flow.record import CloseReason
+from proxy.flow.tenant import Carrier
+from proxy.packet.fragment import split
+from proxy.packet.routes import flow_hash
+from proxy.stream.datagrams import DatagramFlow, DatagramPlane
+from proxy.stream.udp import UdpSession, session_timeout_s
+from proxy.wire import icmp, ip, udp, virtio
+from proxy.wire.icmp import ErrorKind
+from proxy.wire.ip import IPPacket
+
+MIN_MTU = {4: 576, 6: 1280}  # below it no report is believed (RFC 1191 3, RFC 8201 4)
+
+_idents = itertools.count(1)  # of IPv6 packets that we fragment
+_get16 = struct.Struct("!H").unpack_from
+
+
+def open_session(plane: DatagramPlane, flow: Flow) -> DatagramFlow:
+    """The session of a flow that leaves by a socket of the host's, or by a tunnel."""
+    return UdpSession(plane, flow) if flow.egress is None else UdpTunnelSession(plane, flow)
+
+
+class UdpTunnelSession(DatagramFlow):
+    """One flow; `outward.memoised` and `inward.memoised` are its packets' paths."""
+
+    __slots__ = ("inward", "outward")
+
+    def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
+        super().__init__(plane, flow)
+        assert flow.egress is not None
+        flow.level, egress = "stream", flow.egress
+        self.outward = Direction(self, flow.carrier, egress, flow.key, flow.client_path)
+        self.inward = Direction(self, egress, flow.carrier, reverse_key(flow.key), flow.origin_path)
+
+    def connect(self) -> None:
+        """Nothing is asked of the far host: the first datagram is the question."""
+        self.outward.memoise()
+        self.inward.memoise()
+        self.flow.origin, self.flow.egress_ip = self.flow.destination_text, address_text(self.flow.source)
+        self.connected()
+
+    def timeout_s(self) -> float:
+        return session_timeout_s(self.plane.timeouts, self.flow)
+
+    def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """A checked packet of either direction that no path was memoised for."""
+        if self.flow.state != "established":
+            return self.wait(buffer, packet)
+        way = self.outward if packet.source == self.flow.source else self.inward
+        return way.forward(buffer, packet)
+
+    def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
+        """An ICMP error from either tunnel about a packet that went into it: whoever sent the datagram learns of it."""
+        at, start = packet.l4, packet.l4 + icmp.HEADER_BYTES
+        quoted = bytes(buffer[start : packet.end])
+        way = self.outward if icmp.quoted_source(buffer, packet) == self.flow.source else self.inward
+        said, rest = (buffer[at], buffer[at + 1]), int.from_bytes(buffer[at + 4 : start], "big")
+        if said == (icmp.TOO_BIG.v4 if packet.version == 4 else icmp.TOO_BIG.v6):
+            way.learn_mtu(rest & 0xFFFF)
+        now, errors = time.monotonic(), self.plane.errors
+        errors.quote(way.arrival, ErrorKind(said, said), quoted, now, source=packet.source, rest=rest)
+        return None
+
+    def end(self, reason: CloseReason) -> None:
+        self.outward.forget()
+        self.inward.forget()
+        super().end(reason)
+
+
+class Direction:
+    """What arrives at one tunnel goes on by the other."""
+
+    __slots__ = ("_addresses", "_exit", "_headers", "_is_outward", "_key", "_path", "_ports", "_send_out", "_session",
+                 "_super", "_version", "arrival", "mtu")  # fmt: skip
+
+    def __init__(self, session: UdpTunnelSession, arrival: Carrier, exit_: Carrier, key: bytes, path: Path) -> None:
+        self._session, self.arrival, self._exit, self._key, self._path = session, arrival, exit_, key, path
+        self._version = 4 if len(key) == 12 else 6
+        self._addresses = key[:-4]
+        self._ports = int.from_bytes(key[-4:-2], "big"), int.from_bytes(key[-2:], "big")
+        self._headers = (20 if self._version == 4 else 40) + udp.HEADER_BYTES
+        self._is_outward = path is session.flow.client_path
+        self._super = session.plane.udp_offload and exit_.header_bytes > 0
+        self._send_out = exit_.sender(flow_hash(ip.UDP, key))
+        self.mtu = exit_.mtu
+
+    def memoise(self) -> None:
+        self.arrival.sessions[self._key] = self.memoised
+
+    def forget(self) -> None:
+        if self.arrival.sessions.get(self._key) == self.memoised:
+            del self.arrival.sessions[self._key]
+
+    def learn_mtu(self, reported: int) -> None:
+        """A router on the way has a smaller link: datagrams that may be fragmented are, for it."""
+        self.mtu = min(self.mtu, max(reported, MIN_MTU[self._version]))
+
+    def memoised(self, buffer: bytearray, l4: int, end: int) -> DropReason | None:
+        """The path of a packet without options whose IP lengths were checked."""
+        start = l4 - (20 if self._version == 4 else 40)
+        packet = ip.parse(buffer, start, end)
+        if isinstance(packet, DropReason):
+            return packet
+        partial = bool(start and buffer[0] & virtio.NEEDS_CSUM)
+        if partial and not virtio.is_plausible(buffer, end - start):
+            return DropReason.BAD_OFFLOAD
+        if problem := udp.check(buffer, packet, partial_checksum=partial):
+            return problem
+        if packet.ttl <= 1:
+            self._session.plane.errors.answer(self.arrival, icmp.TTL_EXCEEDED, buffer, packet, time.monotonic())
+            return DropReason.TTL_EXPIRED
+        return self.forward(buffer, packet)
+
+    def forward(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """Send a checked datagram on, in as many packets as the other tunnel wants."""
+        payload = memoryview(buffer)[packet.l4 + udp.HEADER_BYTES : packet.l4 + _get16(buffer, packet.l4 + 4)[0]]
+        segment = virtio.gso_size(buffer) if packet.start else 0
+        pieces = [payload]
+        fits = (segment or len(payload)) + self._headers <= self.mtu
+        if packet.dont_fragment and not fits:
+            quoted, errors = bytes(buffer[packet.start : packet.end]), self._session.plane.errors
+            errors.quote(self.arrival, icmp.TOO_BIG, quoted, time.monotonic(), rest=self.mtu)
+            return DropReason.TOO_BIG
+        if segment and not (self._super and fits):
+            pieces = [payload[at : at + segment] for at in range(0, len(payload), segment)]
+        self._count(len(payload), -(-len(payload) // segment) if segment else 1)
+        for number, piece in enumerate(pieces):
+            self._send(piece, segment if len(piece) > segment else 0, packet, packet.fragment_id + number)
+        return None
+
+    def _send(self, payload: memoryview, segment: int, packet: IPPacket, ident: int) -> None:
+        """One packet with what the sender's header said, a hop later."""
+        size, out = udp.HEADER_BYTES + len(payload), self._exit
+        if self._version == 4:
+            head = ip.ipv4_header(
+                packet.source, packet.destination, ip.UDP, size, ttl=packet.ttl - 1, tos=packet.tos,
+                ident=ident & 0xFFFF, dont_fragment=packet.dont_fragment,
+            )  # fmt: skip
+        else:
+            head = ip.ipv6_header(
+                packet.source, packet.destination, ip.UDP, size, hop_limit=packet.ttl - 1, traffic_class=packet.tos
+            )
+        if out.header_bytes and (segment or len(payload)) + self._headers <= self.mtu:
+            body = udp.partial(self._addresses, *self._ports, payload)
+            self._send_out(virtio.udp_header(len(head), segment) + head + body)
+            return
+        whole = head + udp.datagram(self._addresses, *self._ports, payload)
+        for piece in split(whole, self.mtu, ident if self._version == 4 else next(_idents)):
+            self._send_out(virtio.NO_OFFLOAD[: out.header_bytes] + piece)
+
+    def _count(self, payload: int, packets: int) -> None:
+        if not self._is_outward:
+            self._session.count_reply(payload + self._headers, payload, packets)
+            return
+        path = self._path
+        path.packets += packets
+        path.octets += payload + self._headers
+        self._session.flow.client_payload += payload
