@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 4
 
-.PHONY: help demo test check lint bench clean
+.PHONY: help demo test test-kernel check lint bench clean
 
 help: ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.x")'
@@ -20,6 +20,10 @@ demo: $(VENV)/.installed ## Bring a lab up, send real traffic through the proxy,
 
 test: $(VENV)/.installed ## Run every test, in parallel
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-kernel: $(VENV)/.installed ## Test tunnels and queues of a real kernel: of this one, or of one in a machine of its own
+	OXYCTL_TEST_KERNEL=1 $(BIN)/python -m tools.kernelvm auto --processors 2 --memory 1536M --timeout 900 -- \
+	  $(BIN)/python -m pytest tests/kernel -m kernel -p no:cacheprovider -n 2 --dist loadfile
 
 check: $(VENV)/.installed lint ## Format, lint, types and the unit tests: before each commit
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m 'not netns and not slow'

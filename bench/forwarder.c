@@ -2,6 +2,10 @@
  *
  *   forwarder TUN RAMP FEED FLOWS ROUNDS BYTES     the first three are descriptors, made by bench/hotloop.py
  *
+ *   forwarder UDP RAMP FEED FLOWS ROUNDS BYTES client      no NAT: a hop less, then sent behind a GUE header by a
+ *                                                          connected UDP socket, as from a client to a site
+ *   forwarder UDP RAMP FEED FLOWS ROUNDS BYTES site        RAMP is a UDP socket too, and GUE headers come off
+ *
  * In each round a packet of every flow is put into FEED (not timed); then all are moved from RAMP (a SEQPACKET socket)
  * through hash lookup and NAT to TUN: epoll_wait, up to 64 times recv and write, until nothing is left (timed).
  * Prints the nanoseconds of processor time for one packet: others on the core do not count.
@@ -17,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BUDGET = 64, SLOTS = 1 << 16, KEY = 12, BUFFER = 65586 };
+enum { HEADROOM = 64, CONTEXT = 28, BUDGET = 64, SLOTS = 1 << 16, KEY = 12, BUFFER = 65586 };
 
 struct path {
     unsigned char key[KEY], rewritten[KEY];
@@ -27,7 +31,9 @@ struct path {
 };
 
 static struct path table[SLOTS];
-static unsigned char buffer[BUFFER];
+static unsigned char room[HEADROOM + BUFFER], *buffer = room + HEADROOM;
+static unsigned char header[CONTEXT] = { 6, 4, 0, 0, 'O', 'X', 1, 1, 4, 0, 0, 0, 7, 2, 4, 0, 0, 0, 1, 3, 6, 's', 'e', 'c' };
+static int forwards, from_site;
 
 static uint32_t hash(const unsigned char *key)
 {
@@ -84,18 +90,39 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + t.tv_nsec;
 }
 
+static ssize_t receive(int ramp)
+{
+    struct sockaddr_in peer;
+    char control[128];
+    struct iovec into = { buffer - CONTEXT, BUFFER };
+    struct msghdr message = { &peer, sizeof peer, &into, 1, control, sizeof control, 0 };
+    ssize_t n = recvmsg(ramp, &message, 0);
+    if (n < CONTEXT || memcmp(buffer - CONTEXT, header, CONTEXT)) return -1;
+    struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+    if (peer.sin_addr.s_addr != htonl(INADDR_LOOPBACK) || !c || c->cmsg_type != IP_TOS || *CMSG_DATA(c) & 3) return -1;
+    return n - CONTEXT;
+}
+
 static void move(int epoll_fd, int ramp, int tun)
 {
     struct epoll_event event;
     while (epoll_wait(epoll_fd, &event, 1, 0) > 0) {
         for (int i = 0; i < BUDGET; i++) {
-            ssize_t n = recv(ramp, buffer, sizeof buffer, 0);
+            ssize_t n = from_site ? receive(ramp) : recv(ramp, buffer, BUFFER, 0);
             if (n < 40) break;
             if (buffer[0] != 0x45 || get16(buffer + 2) != n || get16(buffer + 6) & 0x3FFF || buffer[9] != 6) continue;
             struct path *path = find(buffer + 12);
             if (!path->used) continue;
             path->packets++;
             path->octets += n;
+            if (forwards) {
+                if (sum(buffer, 20) || buffer[8] < 2 || buffer[33] & 7) continue;
+                buffer[8]--;
+                update(buffer + 10, 0xFEFF);
+                memcpy(buffer - CONTEXT, header, CONTEXT);
+                if (send(tun, buffer - CONTEXT, n + CONTEXT, 0) < 0 && errno != EAGAIN) { perror("send"); exit(1); }
+                continue;
+            }
             update(buffer + 10, path->ip_delta);
             memcpy(buffer + 12, path->rewritten, KEY);
             update(buffer + 36, path->l4_delta);
@@ -106,7 +133,9 @@ static void move(int epoll_fd, int ramp, int tun)
 
 int main(int argc, char **argv)
 {
-    if (argc != 7) return 2;
+    if (argc != 7 && argc != 8) return 2;
+    forwards = argc == 8;
+    from_site = forwards && !strcmp(argv[7], "site");
     int tun = atoi(argv[1]), ramp = atoi(argv[2]), feed = atoi(argv[3]);
     int flows = atoi(argv[4]), rounds = atoi(argv[5]), size = atoi(argv[6]);
     for (int i = 0; i < flows; i++) {
@@ -127,13 +156,17 @@ int main(int argc, char **argv)
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, ramp, &event);
     uint64_t took = 0;
     for (int round = 0; round < rounds; round++) {
-        for (int i = 0; i < flows; i++) {
-            make_packet(buffer, i, size);
-            if (send(feed, buffer, size, 0) != size) { perror("send"); return 1; }
+        for (int i = 0; i < flows;) {
+            for (int burst = 0; burst < (from_site ? 100 : flows) && i < flows; burst++, i++) {
+                make_packet(buffer, i, size);
+                int before = from_site ? CONTEXT : 0;
+                memcpy(buffer - CONTEXT, header, CONTEXT);
+                if (send(feed, buffer - before, size + before, 0) < 0) { perror("send"); return 1; }
+            }
+            uint64_t began = now_ns();
+            move(epoll_fd, ramp, tun);
+            took += now_ns() - began;
         }
-        uint64_t began = now_ns();
-        move(epoll_fd, ramp, tun);
-        took += now_ns() - began;
     }
     uint64_t moved = 0;
     for (int i = 0; i < SLOTS; i++) moved += table[i].packets;

@@ -79,15 +79,16 @@ def _loop_metric(size: int) -> str:
 
 
 def _udp(topology: Topology, contestant: Contestant, seconds: float) -> Callable[[], Sample]:
-    def attempt(rate: float) -> float:
-        """A second try: one stray wake-up of something else on the core must not decide."""
-        return _is_whole(topology, rate, seconds) or _is_whole(topology, rate, seconds)
-
     def run() -> Sample:
         with steered(topology, contestant):
-            return {LOSS_FREE: search(attempt)}
+            return {LOSS_FREE: search(lambda rate: whole_rate(topology, rate, seconds))}
 
     return run
+
+
+def whole_rate(topology: Topology, rate: float, seconds: float) -> float:
+    """The rate really sent when everything arrived, else 0. A second try: one stray wake-up must not decide."""
+    return _is_whole(topology, rate, seconds) or _is_whole(topology, rate, seconds)
 
 
 def _is_whole(topology: Topology, rate: float, seconds: float) -> float:

@@ -6,5 +6,6 @@ pump       packets between the two, as flat as it gets
 fleet      all clients in one epoll loop: dial, pump, dial again
 slow       the same pump by way of two lines: a tunnel with an impairment
 line       one direction of an impaired link: loss, rate, delay
+sites/     a process of its own: ends of sites' tunnels in user space, GRE and GUE
 impair     a process of its own: links between nodes and networks, where the kernel cannot impair them
 """

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import ipaddress
-import os
 import socket
-from collections.abc import Iterator
 
 from oxyctl.agents.config import ClientConfig
 from oxyctl.net import netlink
-from oxyctl.net.namespaces import enter_file
+from oxyctl.net.namespaces import inside_file
 from oxyctl.net.sockets import shortened
 from proxy.context import TunnelAnswer
-from proxy.device.namespaces import CLONE_NEWNET, current_network, setns
 from proxy.device.seqpacket import dial
 from proxy.device.tun import open_tun
 from proxy.errors import ProxyError
@@ -57,7 +53,7 @@ class Client:
         self.tunnel = tunnel
         if answer.mtu is not None and answer.mtu != self.mtu:
             self.mtu = answer.mtu
-            with _inside(self.config.netns):
+            with inside_file(self.config.netns):
                 netlink.run([netlink.set_link(socket.if_nametoindex(self.config.interface), mtu=self.mtu)])
 
     def hang_up(self) -> None:
@@ -69,23 +65,12 @@ class Client:
 
 def _open_device(config: ClientConfig, offload: bool) -> int:
     """A TUN device in the client's namespace with its addresses, taking all traffic that has no better route."""
-    with _inside(config.netns):
+    with inside_file(config.netns):
         tun = open_tun(config.interface, offload=offload)
         # the namespace's end removes it, all at once: closing one descriptor after the other takes 16 ms each
         fcntl.ioctl(tun, TUNSETPERSIST, 1)
         netlink.run(_configuration(config))
         return tun
-
-
-@contextlib.contextmanager
-def _inside(netns: str) -> Iterator[None]:
-    home = current_network()
-    try:
-        enter_file(netns, CLONE_NEWNET)
-        yield
-    finally:
-        setns(home, CLONE_NEWNET)
-        os.close(home)
 
 
 def _configuration(config: ClientConfig) -> list[netlink.Request]:

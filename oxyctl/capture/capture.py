@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from oxyctl.capture import report, writers
 from oxyctl.capture.filters import Program, compile_filter
+from oxyctl.capture.growth import Growth, plan_version
 from oxyctl.capture.opener import open_sockets
 from oxyctl.capture.pcapng import Statistics
 from oxyctl.capture.ring import Ring, blocks_for
@@ -59,35 +61,66 @@ def capture(lab: LabDirectory, request: Request) -> Outcome:
     """Capture in `lab` until something ends it, and with it this command. OxyctlError: it could not begin."""
     with contextlib.ExitStack() as stack:
         wake = stack.enter_context(asked_to_end(for_good=True))
+        since = plan_version(lab)
         rings = _rings(stack, lab, request)
         interfaces = [ring.interface for ring in rings]
         programs = {kind: compile_filter(request.filter, kind, request.snaplen) for kind in _link_types(interfaces)}
         watched = _watch(stack, lab)
         sink = _sink(request, writers.head(interfaces, lab.name, request.snaplen, request.filter), wake)
         kind = writers.LineWriter if request.write is None else writers.PcapngWriter
-        return _run(rings, kind(sink, interfaces), programs, request, (wake, watched))
+        writer = kind(sink, interfaces)
+        session = Session(rings, writer, wake, watched)
+        newcomers = _Newcomers(stack, session, writer, programs, request)
+        growth = Growth(lab, request.targets, session.rings, since, newcomers.add)
+        return _run(session, writer, programs, request, growth)
 
 
 Writer = writers.LineWriter | writers.PcapngWriter
 
 
-def _run(
-    rings: Sequence[Ring], writer: Writer, programs: dict[int, Program], request: Request, fds: tuple[int, int]
-) -> Outcome:
-    session = Session(rings, writer, *fds)
+@dataclass(frozen=True)
+class _Newcomers:
+    """Takes interfaces into a capture that runs."""
+
+    stack: contextlib.ExitStack
+    session: Session
+    writer: Writer
+    programs: dict[int, Program]
+    request: Request
+
+    def add(self, interface: Interface, sock: socket.socket) -> None:
+        """Capture at it from now on. OxyctlError, OSError."""
+        self.stack.callback(sock.close)
+        request, kind = self.request, interface.link_type
+        if kind not in self.programs:
+            self.programs[kind] = compile_filter(request.filter, kind, request.snaplen)
+        number = len(self.session.rings)
+        ring = _ring(self.stack, interface, sock, number, blocks_for(number + 1))
+        self.writer.add(interface, writers.description(interface, request.snaplen, request.filter))
+        self.session.add(ring)
+        _start([ring], self.programs)
+        print(f"capturing at {interface.title} as well", file=sys.stderr, flush=True)
+
+
+def _run(session: Session, writer: Writer, programs: dict[int, Program], request: Request, growth: Growth) -> Outcome:
     if isinstance(writer.sink, PipeSink) and writer.sink.has_hang_up:
         session.watch(writer.sink.fileno())
     told = report.Report(session, _where(request), live=request.write is not None, quiet=request.quiet)
+
+    def tick() -> float:
+        following, remaining = told.tick(), growth.tick()
+        return remaining if following is None else min(following, remaining)
+
     start, end, failure = time.time_ns(), None, None
     try:
-        _start(rings, programs)
+        _start(session.rings, programs)
         told.begin()
-        end = session.run(request.count, request.duration_s, told.tick)
+        end = session.run(request.count, request.duration_s, tick)
     except OxyctlError as error:
         failure = error
     finally:
         told.end()
-    counts = [Statistics(ring.received, ring.dropped, session.delivered[ring.number]) for ring in rings]
+    counts = [Statistics(ring.received, ring.dropped, session.delivered[ring.number]) for ring in session.rings]
     try:
         writer.close(start, time.time_ns(), counts)
     except OxyctlError as error:
@@ -106,15 +139,17 @@ def _rings(stack: contextlib.ExitStack, lab: LabDirectory, request: Request) -> 
         stack.callback(sock.close)
     if not opened:
         raise NothingMatched(f"{', '.join(request.targets)}: there is no interface to capture at")
-    rings: list[Ring] = []
-    for number, (interface, sock) in enumerate(opened):
-        try:
-            ring = Ring(interface, sock, number, blocks_for(len(opened)))
-        except OSError as error:
-            raise OxyctlError(f"no memory for packets of {interface.title}: {error.strerror}") from None
-        stack.callback(ring.close)
-        rings.append(ring)
-    return rings
+    blocks = blocks_for(len(opened))
+    return [_ring(stack, interface, sock, number, blocks) for number, (interface, sock) in enumerate(opened)]
+
+
+def _ring(stack: contextlib.ExitStack, interface: Interface, sock: socket.socket, number: int, blocks: int) -> Ring:
+    try:
+        ring = Ring(interface, sock, number, blocks)
+    except OSError as error:
+        raise OxyctlError(f"no memory for packets of {interface.title}: {error.strerror}") from None
+    stack.callback(ring.close)
+    return ring
 
 
 def _start(rings: Sequence[Ring], programs: dict[int, Program]) -> None:

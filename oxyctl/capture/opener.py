@@ -83,8 +83,9 @@ def _serve(channel: socket.socket, lab: LabDirectory, state: State, wanted: Sequ
         namespaces = Namespaces(lab.namespaces)
         for each in wanted:
             namespaces.enter(each.node)
+            number = namespaces.path(each.node).stat().st_ino
             for name in _interfaces(each):
-                _hand_out(channel, each.node, name)
+                _hand_out(channel, each.node, name, number)
         channel.send(b"{}")
     except (OxyctlError, OSError) as error:
         code = error.exit_code if isinstance(error, OxyctlError) else ExitCode.FAILED
@@ -105,12 +106,12 @@ def _interfaces(wanted: Wanted) -> list[str]:
     return [wanted.interface]
 
 
-def _hand_out(channel: socket.socket, node: str, name: str) -> None:
+def _hand_out(channel: socket.socket, node: str, name: str, namespace: int) -> None:
     """Protocol 0: not one packet comes before the socket is bound."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         hardware = _ask(sock, SIOCGIFHWADDR, name, "=16xH")
         mtu = _ask(sock, SIOCGIFMTU, name, "=16xi")
-    interface = Interface(node, name, hardware, mtu)
+    interface = Interface(node, name, hardware, mtu, namespace=namespace)
     kind = socket.SOCK_RAW if interface.is_ethernet else socket.SOCK_DGRAM  # without the header of other links
     try:
         with socket.socket(socket.AF_PACKET, kind, 0) as sock:

@@ -67,6 +67,11 @@ class Ring:
             attach(self.socket, program)
         self.socket.bind((self.interface.name, ETH_P_ALL))
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether its interface is still there; False before `start`."""
+        return bool(self.socket.getsockname()[0])
+
     def read(self) -> list[Packet]:
         """What is in the blocks that the kernel has handed over; each goes back when its packets are read."""
         memory, found = self._memory, list[Packet]()

@@ -44,7 +44,7 @@ class Session:
 
     def __init__(self, rings: Sequence[Ring], writer: Writer, wake: int, lab: int) -> None:
         """`wake`: an eventfd that asks to end; `lab`: a pidfd of the lab's supervisor."""
-        self.rings, self.delivered = rings, [0] * len(rings)
+        self.rings, self.delivered = list(rings), [0] * len(rings)
         self.bytes = [0] * len(rings)
         self._writer, self._wake, self._lab = writer, wake, lab
         self._by_fd = {ring.socket.fileno(): ring for ring in rings}
@@ -52,6 +52,14 @@ class Session:
         self._epoll = select.epoll()
         for fd in (wake, lab, *self._by_fd):
             self._epoll.register(fd, select.EPOLLIN)
+
+    def add(self, ring: Ring) -> None:
+        """From now on packets of `ring`, too, whose number is the next one."""
+        self.rings.append(ring)
+        self.delivered.append(0)
+        self.bytes.append(0)
+        self._by_fd[ring.socket.fileno()] = ring
+        self._epoll.register(ring.socket.fileno(), select.EPOLLIN)
 
     def watch(self, fd: int) -> None:
         """End when the reader of `fd` has gone."""

@@ -30,6 +30,10 @@ class Sink(Protocol):
 
     def write(self, blocks: Sequence[bytes]) -> None: ...
 
+    def extend_head(self, block: bytes) -> None:
+        """Write a block that also belongs to the beginning of whatever file comes next."""
+        ...
+
     def close(self, last: Sequence[bytes]) -> None:
         """Write the `last` blocks, and let go."""
         ...
@@ -55,6 +59,9 @@ class FileSink:
                 os.lseek(self._fd, self._size, os.SEEK_SET)
             raise OxyctlError(f"{self._name}: {_FULL.get(error.errno or 0, error.strerror)}") from None
         self._size += written
+
+    def extend_head(self, block: bytes) -> None:
+        self.write([block])
 
     def close(self, last: Sequence[bytes]) -> None:
         try:
@@ -86,6 +93,9 @@ class PipeSink:
                 raise ReaderGone from None
             except OSError as error:
                 raise OxyctlError(f"{self._name}: {_FULL.get(error.errno or 0, error.strerror)}") from None
+
+    def extend_head(self, block: bytes) -> None:
+        self.write([block])
 
     def close(self, last: Sequence[bytes]) -> None:
         try:
@@ -137,6 +147,12 @@ class RingSink:
             self._used += len(block)
             self._has_packets = True
         self._sink.write(waiting)
+
+    def extend_head(self, block: bytes) -> None:
+        self._head.append(block)
+        self._reserve += END_BYTES
+        self._used += len(block)
+        self._sink.write([block])
 
     def close(self, last: Sequence[bytes]) -> None:
         self._sink.close(last)

@@ -33,6 +33,7 @@ class Interface(NamedTuple):
     hardware: int  # ARPHRD_*
     mtu: int
     tenant: str | None = None
+    namespace: int = 0  # the number of the network namespace
 
     @property
     def title(self) -> str:
@@ -63,6 +64,7 @@ def names(plan: Plan) -> list[str]:
     networks = [bridge.network for bridge in plan.bridges]
     interfaces = [f"{link.node}:{link.interface}" for link in plan.links]
     interfaces += [f"{client['node']}:{client['interface']}" for client in clients(plan)]
+    interfaces += [f"{device.node}:{device.name}" for device in plan.devices]
     return [ALL, *dict.fromkeys([*nodes, *networks]), *interfaces]
 
 
@@ -78,7 +80,10 @@ def clients(plan: Plan) -> list[dict[str, Any]]:
 
 def tenants(plan: Plan) -> dict[str, str]:
     """Whose packets a node sends, where all of them are of one tenant."""
-    return {client["node"]: client["context"]["tenant"] for client in clients(plan)}
+    found = {client["node"]: client["context"]["tenant"] for client in clients(plan)}
+    lans = {tunnel.lan: tunnel.tenant for tunnel in plan.tunnels}
+    found |= {link.node: lans[link.network] for link in plan.links if link.network in lans}
+    return found
 
 
 def _resolve(word: str, plan: Plan) -> Sequence[Wanted]:

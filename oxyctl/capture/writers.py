@@ -24,11 +24,14 @@ def head(interfaces: Sequence[Interface], lab: str, snaplen: int, filter_: str |
     """The blocks that a file begins with."""
     system = os.uname()
     blocks = [pcapng.section(APPLICATION, f"{system.sysname} {system.release}", f"lab {lab}")]
-    for each in interfaces:
-        of = f", tenant {each.tenant}" if each.tenant else ""
-        about = f"node {each.node}{of}; MTU {each.mtu}; {OFFLOAD_NOTE}"
-        blocks.append(pcapng.interface(each.link_type, snaplen, each.title, about, filter_))
-    return blocks
+    return [*blocks, *(description(each, snaplen, filter_) for each in interfaces)]
+
+
+def description(interface: Interface, snaplen: int, filter_: str | None) -> bytes:
+    """The block about one interface; it may come anywhere before the interface's first packet."""
+    of = f", tenant {interface.tenant}" if interface.tenant else ""
+    about = f"node {interface.node}{of}; MTU {interface.mtu}; {OFFLOAD_NOTE}"
+    return pcapng.interface(interface.link_type, snaplen, interface.title, about, filter_)
 
 
 class PcapngWriter:
@@ -38,7 +41,13 @@ class PcapngWriter:
         """`head` has been written to `sink` already."""
         self.sink = sink
         self._options = [_options(each) for each in interfaces]
-        self._longest = [each.mtu + (ETHERNET_BYTES if each.is_ethernet else 0) for each in interfaces]
+        self._longest = [_longest(each) for each in interfaces]
+
+    def add(self, interface: Interface, described: bytes) -> None:
+        """One more, described by this block."""
+        self._options.append(_options(interface))
+        self._longest.append(_longest(interface))
+        self.sink.extend_head(described)
 
     def packets(self, packets: Sequence[Packet]) -> None:
         """Write them."""
@@ -59,8 +68,13 @@ class LineWriter:
     """One line for each packet."""
 
     def __init__(self, sink: Sink, interfaces: Sequence[Interface]) -> None:
-        self.sink, self._interfaces = sink, interfaces
+        self.sink, self._interfaces = sink, list(interfaces)
         self._width = max((len(each.title) for each in interfaces), default=0)
+
+    def add(self, interface: Interface, described: bytes) -> None:
+        """One more; lines name their interface."""
+        self._interfaces.append(interface)
+        self._width = max(self._width, len(interface.title))
 
     def packets(self, packets: Sequence[Packet]) -> None:
         """Print them."""
@@ -76,6 +90,11 @@ class LineWriter:
         way = "out" if packet.is_outgoing else "in "
         what = describe(packet.data, packet.length, is_ethernet=interface.is_ethernet)
         return f"{when} {interface.title:{self._width}} {way} {what}\n".encode()
+
+
+def _longest(interface: Interface) -> int:
+    """Bytes of a packet that fits the MTU."""
+    return interface.mtu + (ETHERNET_BYTES if interface.is_ethernet else 0)
 
 
 def _options(interface: Interface) -> dict[tuple[bool, bool], bytes]:

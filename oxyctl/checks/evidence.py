@@ -50,7 +50,7 @@ def last_lines(session: Session, planned: PlannedNode, count: int = LINES) -> li
 
 def _concerned(check: AnyCheck, node: str | None, session: Session) -> list[PlannedNode]:
     """The node itself, those that the check's target names, and the proxies between them."""
-    targets = " ".join(str(getattr(check, name, "")) for name in ("url", "to", "server", "canary"))
+    targets = " ".join(str(getattr(check, name, "")) for name in ("url", "to", "server", "canary", "site", "link"))
     nodes = session.plan.nodes
     return [each for each in nodes if each.name == node or each.control or _is_named(each, targets)]
 

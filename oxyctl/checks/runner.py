@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from oxyctl.checks import probes, records
+from oxyctl.checks import links, probes, records
 from oxyctl.checks.evidence import collect
 from oxyctl.checks.result import Result, Verdict
 from oxyctl.checks.session import Session
@@ -20,9 +20,11 @@ from oxyctl.lab.checks import (
     ExecCheck,
     FlowsCheck,
     HttpCheck,
+    ImpairCheck,
     MetricCheck,
     PingCheck,
     TcpCheck,
+    TunnelCheck,
     UdpCheck,
 )
 from oxyctl.lab.checks.base import seconds
@@ -42,6 +44,8 @@ JUDGES: dict[type, probes.Judge] = {
     DroppedCheck: probes.dropped,
     FlowsCheck: records.flows,
     MetricCheck: records.metric,
+    ImpairCheck: links.impair,
+    TunnelCheck: links.tunnel,
 }
 
 
@@ -60,9 +64,9 @@ class Trial(NamedTuple):
     @property
     def stage(self) -> str:
         """Neighbours of the same stage may run at once: programs change things, records tell of all that was before."""
-        if isinstance(self.check, ExecCheck):
-            return f"exec {id(self.check)}"
-        return "records" if isinstance(self.check, FlowsCheck | MetricCheck) else "probes"
+        if isinstance(self.check, ExecCheck | ImpairCheck):
+            return f"alone {id(self.check)}"
+        return "records" if isinstance(self.check, FlowsCheck | MetricCheck | TunnelCheck) else "probes"
 
 
 def trials(checks: Sequence[AnyCheck]) -> list[Trial]:

@@ -34,6 +34,7 @@ def apply(
 
     What does not differ is not touched. When something fails, the lab is made what it was.
     """
+    from oxyctl.lab.abilities import abilities_for
     from oxyctl.lab.ask import ask_apply
     from oxyctl.lab.control import Apply
     from oxyctl.lab.diff import compare
@@ -45,7 +46,7 @@ def apply(
 
     model = load(find_file(file), lab)
     directory = find_lab(model.name)
-    plan = make_plan(model, directory.path)
+    plan = make_plan(model, directory.path, abilities_for(model))
     if dry_run:
         changes = compare(_running(directory), plan).changes
     else:

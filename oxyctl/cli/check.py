@@ -49,15 +49,17 @@ def check(
 
 
 def _chosen(words: list[str], lab: str | None) -> tuple[LabDirectory, list[str]]:
-    """The lab, and the rest: the first word names a lab when one of that name runs, or when several run."""
-    from oxyctl.lab.state import all_labs, find_lab
+    """The lab, and the rest: the first word names a lab when one of that name runs, or when nothing else says which."""
+    from oxyctl.lab.state import all_labs, default_lab, find_lab
 
     if lab is not None or not words:
         return find_lab(lab), words
     alive = [each.name for each in all_labs() if each.live_state()]
-    if words[0] in alive or len(alive) != 1:
+    if words[0] in alive:
         return find_lab(words[0]), words[1:]
-    return find_lab(), words
+    if len(alive) == 1 or default_lab() is not None:
+        return find_lab(), words
+    return find_lab(words[0]), words[1:]
 
 
 def _load(directory: LabDirectory, file: Path | None) -> tuple[Path, list[AnyCheck]]:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from oxyctl.cli.control import complete_tenant
+from oxyctl.cli.control import ControlOption, NodeOption, complete_tenant
+from oxyctl.cli.options import LabOption
 
 
 class FlowFormat(enum.StrEnum):
@@ -64,3 +65,33 @@ FieldsOption = Annotated[
     str | None, typer.Option("--fields", metavar="A,B,...", help="These fields; `--fields help` lists them.")
 ]
 FormatOption = Annotated[FlowFormat, typer.Option("--format", help="For people, or for programs.")]
+
+
+def whose(tenant: TenantOption = None, all_tenants: AllTenantsOption = False) -> None:
+    """Of which tenant."""
+
+
+def filters(
+    src: SrcOption = None,
+    dst: DstOption = None,
+    ip: IpOption = None,
+    src_port: SrcPortOption = None,
+    dst_port: DstPortOption = None,
+    port: PortOption = None,
+    protocol: ProtocolOption = None,
+    state: StateOption = None,
+    close_reason: ReasonOption = None,
+    user: UserOption = None,
+    id_: IdOption = None,
+    min_bytes: BytesOption = None,
+    min_duration: DurationOption = None,
+) -> None:
+    """Which of them."""
+
+
+def printing(fields: FieldsOption = None, output: FormatOption = FlowFormat.table) -> None:
+    """What is told of them."""
+
+
+def place(lab: LabOption = None, node: NodeOption = None, control: ControlOption = None) -> None:
+    """Which proxy is asked."""

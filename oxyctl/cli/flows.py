@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking
-from oxyctl.cli.flow_options import (
-    AllTenantsOption,
-    BytesOption,
-    DstOption,
-    DstPortOption,
-    DurationOption,
-    FieldsOption,
-    FlowFormat,
-    FormatOption,
-    IdOption,
-    IpOption,
-    PortOption,
-    ProtocolOption,
-    ReasonOption,
-    SrcOption,
-    SrcPortOption,
-    StateOption,
-    TenantOption,
-    UserOption,
-    filter_option,
-)
+from oxyctl.cli.control import asking
+from oxyctl.cli.flow_options import FlowFormat, filter_option, filters, place, printing, whose
 from oxyctl.cli.flow_query import Typed
-from oxyctl.cli.options import LabOption
+from oxyctl.cli.sharing import sharing
 
 if TYPE_CHECKING:
     from proxy.control.schema import FlowsAnswer
@@ -40,41 +20,23 @@ app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
+@sharing(whose, filters, printing, place)
 def flows(
     context: typer.Context,
-    tenant: TenantOption = None,
-    all_tenants: AllTenantsOption = False,
     live: Annotated[bool, typer.Option("--live", help="Only those that live.")] = False,
     past: Annotated[bool, typer.Option("--past", help="Only those that have ended.")] = False,
     since: Annotated[
         str | None, filter_option("--since", "Alive since then: 5m (ago), 14:30, 2026-01-31.", "TIME")
     ] = None,
     until: Annotated[str | None, filter_option("--until", "Begun until then.", "TIME")] = None,
-    src: SrcOption = None,
-    dst: DstOption = None,
-    ip: IpOption = None,
-    src_port: SrcPortOption = None,
-    dst_port: DstPortOption = None,
-    port: PortOption = None,
-    protocol: ProtocolOption = None,
-    state: StateOption = None,
-    close_reason: ReasonOption = None,
-    user: UserOption = None,
-    id_: IdOption = None,
-    min_bytes: BytesOption = None,
-    min_duration: DurationOption = None,
     sort: Annotated[
         str | None, filter_option("--sort", "By start, bytes, duration, ...; descending.", "FIELD[:asc|desc]", "sort")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many.  [default: 100]")] = None,
     last: Annotated[int | None, typer.Option("--last", metavar="N", help="The N that began last.")] = None,
     first: Annotated[int | None, typer.Option("--first", metavar="N", help="The N that began first.")] = None,
-    fields: FieldsOption = None,
-    output: FormatOption = FlowFormat.table,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print events as they happen, until Ctrl-C.")] = False,
-    lab: LabOption = None,
-    node: NodeOption = None,
-    control: ControlOption = None,
+    **shared: Any,
 ) -> None:
     """List the flows of a tenant, live and ended, newest first.
 
@@ -90,66 +52,29 @@ def flows(
 
 
 @app.command()
-def watch(
-    context: typer.Context,
-    tenant: TenantOption = None,
-    all_tenants: AllTenantsOption = False,
-    src: SrcOption = None,
-    dst: DstOption = None,
-    ip: IpOption = None,
-    src_port: SrcPortOption = None,
-    dst_port: DstPortOption = None,
-    port: PortOption = None,
-    protocol: ProtocolOption = None,
-    state: StateOption = None,
-    close_reason: ReasonOption = None,
-    user: UserOption = None,
-    id_: IdOption = None,
-    min_bytes: BytesOption = None,
-    min_duration: DurationOption = None,
-    fields: FieldsOption = None,
-    output: FormatOption = FlowFormat.table,
-    lab: LabOption = None,
-    node: NodeOption = None,
-    control: ControlOption = None,
-) -> None:
+@sharing(whose, filters, printing, place)
+def watch(context: typer.Context, **shared: Any) -> None:
     """Print starts, updates and ends of flows as they happen, until Ctrl-C: `flows --follow`."""
     _follow(Typed(context))
 
 
 @app.command()
-def get(
-    context: typer.Context,
-    flow_id: Annotated[str, typer.Argument(metavar="ID")],
-    tenant: TenantOption = None,
-    all_tenants: AllTenantsOption = False,
-    fields: FieldsOption = None,
-    output: FormatOption = FlowFormat.table,
-    lab: LabOption = None,
-    node: NodeOption = None,
-    control: ControlOption = None,
-) -> None:
+@sharing(whose, printing, place)
+def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
     """Show everything that is known of one flow. Exit code 4 when the tenant has no such flow."""
     typed = Typed(context)
     printer = typed.output("flow")
     with asking():
         record = typed.client().flow(flow_id, typed.pairs())
-    if output == FlowFormat.table:
+    if typed.format == FlowFormat.table:
         printer.detail(record)
     else:
         printer.answer([record])
 
 
 @app.command()
-def kill(
-    context: typer.Context,
-    flow_id: Annotated[str, typer.Argument(metavar="ID")],
-    tenant: TenantOption = None,
-    all_tenants: AllTenantsOption = False,
-    lab: LabOption = None,
-    node: NodeOption = None,
-    control: ControlOption = None,
-) -> None:
+@sharing(whose, place)
+def kill(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
     """End a live flow; its record says `admin_killed`. Exit code 4 when the tenant has no such flow."""
     from oxyctl.cli.output import say
 

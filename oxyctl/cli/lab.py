@@ -80,7 +80,12 @@ def status(name: LabArgument = None, lab: LabOption = None, output: FormatOption
 
     found = _status(name or lab)
     if output == Format.json:
-        more = {"lab": _without_nodes(found), "supervisor": found.supervisor, "links": found.links}
+        more = {
+            "lab": _without_nodes(found),
+            "supervisor": found.supervisor,
+            "links": found.links,
+            "tunnels": found.tunnels,
+        }
         print_envelope("lab-status", found.nodes, **more)
         return
     _print_status(found)
@@ -141,7 +146,36 @@ def _print_status(found: LabStatus) -> None:
         for node in found.nodes
     ]
     print_table(["NODE", "KIND", "STATE", "PID", "ADDRESSES", ""], rows)
+    _print_tunnels(found)
     _print_links(found)
+
+
+def _print_tunnels(found: LabStatus) -> None:
+    """Who carries the tunnels of sites, and how they are as each end sees it."""
+    from oxyctl.cli.output import print_table
+
+    rows = [
+        [
+            tunnel.site,
+            f"{tunnel.kind} to {tunnel.proxy}",
+            tunnel.tenant if tunnel.network == "default" else f"{tunnel.tenant}/{tunnel.network}",
+            str(tunnel.mtu),
+            tunnel.by,
+            tunnel.edge or "proxy",
+            _health(tunnel.health, tunnel.rtt_ms),
+            _health(tunnel.proxy_health, tunnel.proxy_rtt_ms),
+        ]
+        for tunnel in found.tunnels
+    ]
+    if rows:
+        print()
+        print_table(["SITE", "TUNNEL", "TENANT", "MTU", "SITE'S END", "EDGE'S END", "SEEN BY SITE", "BY PROXY"], rows)
+
+
+def _health(health: str | None, rtt_ms: float | None) -> str:
+    if health is None:
+        return "-"
+    return health if rtt_ms is None or health == "down" else f"{health}, {rtt_ms:.1f} ms"
 
 
 def _print_links(found: LabStatus) -> None:

@@ -16,6 +16,7 @@ from oxyctl.doctor.sandbox import enter_new, in_child, in_sandbox, make_dumpable
 from oxyctl.lab.isolation import OBSTACLES
 from oxyctl.net import netlink
 from oxyctl.net.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
+from oxyctl.net.tunnels import attempt
 from proxy.device.interface import bring_up
 from proxy.device.tun import has_udp_offload, open_tun
 
@@ -43,8 +44,11 @@ def trials() -> list[Trial]:
         Trial("raw sockets", "captures, GRE agents", lambda: in_sandbox(_raw_sockets)),
         _module("tbf", f"links with a rate; {USER_SPACE}", "sch_tbf", partial(_queue, "tbf")),
         _module("netem", f"links with delay and loss; {USER_SPACE}", "sch_netem", partial(_queue, "netem")),
-        _module("GRE", f"GRE sites; {USER_SPACE}", "ip_gre", partial(_link, "gre")),
-        _module("FOU/GUE", f"GUE sites; {USER_SPACE}", "fou", _fou),
+        _module("GRE", f"GRE sites; {USER_SPACE}", "ip_gre", partial(_tunnel, "gre")),
+        _module("GRE over IPv6", f"GRE sites with `outer: 6`; {USER_SPACE}", "ip6_gre", partial(_tunnel, "ip6gre")),
+        _module("FOU", f"GUE sites; {USER_SPACE}", "fou", _fou),
+        _module("GUE", f"GUE sites; {USER_SPACE}", "fou", partial(_tunnel, "gue")),
+        _module("GUE over IPv6", f"GUE sites with `outer: 6`; {USER_SPACE}", "fou6", partial(_tunnel, "gue6")),
         _module("VRF", "routers with several tables", "vrf", partial(_link, "vrf")),
         _module("dummy", "addresses without a link", "dummy", partial(_link, "dummy")),
         _module("nftables", "rules inside nodes", "nf_tables", _nftables),
@@ -140,6 +144,11 @@ def _udp_offload() -> Answer:
 
 def _link(kind: str) -> Answer:
     netlink.run([requests.new_link("doctor0", kind)])
+    return Answer("ok")
+
+
+def _tunnel(kind: str) -> Answer:
+    attempt(kind)
     return Answer("ok")
 
 

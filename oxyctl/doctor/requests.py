@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import struct
 
@@ -10,7 +9,7 @@ from oxyctl.net.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUES
 
 # linux/if_link.h, linux/rtnetlink.h, linux/pkt_sched.h
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA = 3, 18, 1, 2
-IFLA_VRF_TABLE, IFLA_GRE_LOCAL, IFLA_GRE_REMOTE = 1, 6, 7
+IFLA_VRF_TABLE = 1
 RTM_NEWQDISC, TC_H_ROOT, TCA_KIND = 36, 0xFFFF_FFFF, 1
 # linux/genetlink.h
 NETLINK_GENERIC, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME = 16, 16, 3, 2
@@ -30,8 +29,6 @@ def new_link(name: str, kind: str) -> Request:
     """A link of `kind` with as little as the kernel asks for."""
     data = {
         "vrf": attribute(IFLA_VRF_TABLE, struct.pack("=I", 10)),
-        "gre": attribute(IFLA_GRE_LOCAL, ipaddress.ip_address("192.0.2.1").packed)
-        + attribute(IFLA_GRE_REMOTE, ipaddress.ip_address("192.0.2.2").packed),
     }
     info = attribute(IFLA_INFO_KIND, kind.encode() + b"\0")
     info += attribute(IFLA_INFO_DATA, data[kind]) if kind in data else b""

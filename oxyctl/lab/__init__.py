@@ -2,6 +2,10 @@
 
     model       what a lab file may say, and what makes no sense in it
     expand      `count:` and `defaults:` written out
+    grow        sites written out: their LANs and hosts
+    sites       what follows for each site: numbers, addresses inside its tunnel, MTU
+    tunnels     the tunnels of sites as steps; wan: what proxy.yaml says of them
+    abilities   which tunnels the kernel carries, found by trying
     addresses   who has which address, also where the file leaves it open
     routing     which way each node sends what is not for its own networks (ways, circles)
     overlaps    subnets that overlap, and whether somebody would have to tell them apart
@@ -14,11 +18,14 @@
     isolation   the namespaces that make a process tree a lab
     supervisor  PID 1 of a lab: builds, starts, probes, reports, reaps
     build       executes the links of a plan
+    devices     devices and rules that are no links
     files       files that only one node sees
     processes   the programs of a lab: started in their namespaces, logged, reaped
     output      what programs write: pumped into logs that never outgrow their bound
+    links       impaired links: by the kernel, else by the relay
+    relay       the process that impairs links in user space, kept alive
     probes      what 'ready' means (answers: of a program of the user's)
-    status      what is told about a running lab
+    status      what is told about a running lab; site_status: of the tunnels of its sites
     enter       `exec`: one more program inside a node
     everywhere  `exec` in many nodes at once
     shell       `shell`: the user's own, with a prompt that says where

@@ -48,18 +48,17 @@ def assign(lab: Lab) -> dict[str, dict[str, list[Interface]]]:
 
 
 def assign_clients(lab: Lab) -> dict[str, list[str]]:
-    """By client, the addresses inside its tunnel. Clients of different tenants or proxies may have the same."""
+    """By client, the addresses inside its tunnel. Those of different tenants or networks may have the same."""
     clients = {name: node for name, node in lab.nodes.items() if isinstance(node, WarpNode)}
-    free: dict[tuple[str, str], Iterator[list[Interface]]] = {}
+    free: dict[tuple[str, str, str], Iterator[list[Interface]]] = {}
     for node in clients.values():
-        group = node.proxy, node.tenant
+        group = node.proxy, node.tenant, node.network
         if group not in free:
-            given = (
-                text for other in clients.values() if (other.proxy, other.tenant) == group for text in other.addresses
-            )
+            members = [other for other in clients.values() if (other.proxy, other.tenant, other.network) == group]
+            given = (text for other in members for text in other.addresses)
             free[group] = _free(CLIENT_SUBNETS, {ipaddress.ip_address(text) for text in given}, FIRST_CLIENT)
     return {
-        name: node.addresses or [str(chosen.ip) for chosen in next(free[node.proxy, node.tenant])]
+        name: node.addresses or [str(chosen.ip) for chosen in next(free[node.proxy, node.tenant, node.network])]
         for name, node in clients.items()
     }
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from oxyctl.errors import OxyctlError
+from oxyctl.lab.devices import make_devices
 from oxyctl.lab.files import show_files
-from oxyctl.lab.steps import Link, Namespace, Plan, Route
+from oxyctl.lab.steps import Device, Link, Namespace, Plan, Route, Rule
 from oxyctl.net import netlink, shaping
 from oxyctl.net.namespaces import Namespaces
 
@@ -35,6 +36,8 @@ def build(plan: Plan, namespaces: Namespaces) -> Iterator[str]:
     for namespace in plan.namespaces:
         own = [link for link in plan.links if link.node == namespace.node]
         configure(namespace, own, namespaces, [route for route in plan.routes if route.node == namespace.node])
+        devices = [device for device in plan.devices if device.node == namespace.node]
+        add_devices(namespace.node, devices, [rule for rule in plan.rules if rule.node == namespace.node], namespaces)
 
 
 def _make_links(plan: Plan, namespaces: Namespaces) -> None:
@@ -76,6 +79,17 @@ def configure(namespace: Namespace, links: list[Link], namespaces: Namespaces, r
             netlink.run(requests)
         except OSError as error:
             raise OxyctlError(f"node '{namespace.node}': {error}") from None
+
+
+def add_devices(node: str, devices: Sequence[Device], rules: Sequence[Rule], namespaces: Namespaces) -> None:
+    """The devices of `node` that are no links, and its rules. OxyctlError."""
+    if not devices and not rules:
+        return
+    with namespaces.inside(node):
+        try:
+            make_devices(devices, rules)
+        except OSError as error:
+            raise OxyctlError(f"node '{node}': {error}") from None
 
 
 def set_sysctls(values: dict[str, list[str]]) -> None:

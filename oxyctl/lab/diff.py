@@ -17,8 +17,22 @@ from oxyctl.errors import UsageError
 from oxyctl.lab.steps import Link, Plan, PlannedNode, Route, Running
 from oxyctl.net.impairment import Impairment
 
-SHARED = {"agents": "clients", "services": "nodes"}  # programs that can be told of a change; the list in their file
-KNOWN = {"lab", "source", "namespaces", "bridges", "links", "routes", "files", "processes", "nodes"}
+# programs that can be told of a change; the list in their file
+SHARED = {"agents": "clients", "services": "nodes", "sites": "tunnels", "names": "nodes"}
+KNOWN = {
+    "lab",
+    "source",
+    "namespaces",
+    "bridges",
+    "links",
+    "routes",
+    "files",
+    "processes",
+    "nodes",
+    "devices",
+    "rules",
+    "tunnels",
+}
 FIRST_BRIDGE, FIRST_PORT = 1000, 10_000
 
 
@@ -133,6 +147,14 @@ def entries(plan: Plan, program: str) -> dict[str, dict[str, Any]]:
     return {}
 
 
+def tunnel_ends(plan: Plan, site: str) -> list[dict[str, Any]]:
+    """What the program `sites` is told of the tunnel of `site`: one entry for each end."""
+    for file in plan.files:
+        if PurePath(file.path).name == "sites.json":
+            return [entry for entry in json.loads(file.text)[SHARED["sites"]] if entry["node"] == site]
+    return []
+
+
 def tunnel_impairment(entry: dict[str, Any]) -> Impairment:
     """Of a client, as its agent is told."""
     return msgspec.convert(entry.get("impairment", {}), Impairment)
@@ -156,7 +178,8 @@ def _only_frames_differ(old: Link, new: Link) -> bool:
 
 def _parts(plan: Plan) -> dict[str, dict[str, Any]]:
     """By node, everything that makes it what it is, besides its links and what follows from them."""
-    shared = {program: entries(plan, program) for program in SHARED}
+    shared = {program: entries(plan, program) for program in ("agents", "services")}
+    resolved = entries(plan, "names")
     parts: dict[str, dict[str, Any]] = {}
     for node in plan.nodes:
         agent = dict(shared["agents"].get(node.name, {}))
@@ -171,6 +194,10 @@ def _parts(plan: Plan) -> dict[str, dict[str, Any]]:
             "client": agent,
             "services": service,
             "readiness": _probe(node),
+            "devices": [device for device in plan.devices if device.node == node.name],
+            "rules": [rule for rule in plan.rules if rule.node == node.name],
+            "tunnel's ends": tunnel_ends(plan, node.name),
+            "resolver": node.name in resolved,
         }
     return parts
 
@@ -207,7 +234,13 @@ def _routes(
 
 def _reasons(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Why a node has to be replaced; none when it can stay."""
-    return [part for part in before if part != "tunnel" and before[part] != after[part]]
+    differing = [part for part in before if part != "tunnel" and before[part] != after[part]]
+    return [_files_in_words(before[part], after[part]) if part == "files" else part for part in differing]
+
+
+def _files_in_words(before: list[tuple[str, str]], after: list[tuple[str, str]]) -> str:
+    names = sorted({PurePath(path).name for path, _ in set(before) ^ set(after)})
+    return f"files ({', '.join(names)})"
 
 
 def _programs_to_restart(running: Plan, wanted: Plan) -> list[str]:
@@ -237,10 +270,14 @@ def _node_changes(
         *(Change(action="remove", what="node", name=name, detail=before[name]["kind"]) for name in gone),
         *(Change(action="add", what="node", name=n, detail=p["kind"]) for n, p in after.items() if n not in before),
         *(
-            Change(action="change", what="node", name=name, detail=f"replaced: other {', '.join(why)}")
+            Change(action="change", what="node", name=name, detail=f"{_fate(after[name])}: other {', '.join(why)}")
             for name, why in sorted(replaced.items())
         ),
     ]
+
+
+def _fate(parts: dict[str, Any]) -> str:
+    return "started again, its flows end" if parts["kind"] == "proxy" else "replaced"
 
 
 def _link_changes(

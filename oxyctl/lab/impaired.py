@@ -33,7 +33,7 @@ def check_impairments(document: Document, lab: Lab) -> None:
     for name, node in lab.nodes.items():
         for attached in node.attached:
             said = node.attachment(attached)
-            place = ("nodes", name, "networks", attached)
+            place = ("nodes", name, *node.place_of(attached))
             _check(document, said, lab.networks[attached].said.over(Impairment()), place)
             _check_mtu(document, said.mtu, lab.networks[attached].subnets, place)
         if isinstance(node, WarpNode):

@@ -14,6 +14,8 @@ import msgspec
 
 from oxyctl.errors import OxyctlError, UsageError
 from oxyctl.lab import reap
+from oxyctl.lab.abilities import abilities_for
+from oxyctl.lab.ask import ask_status
 from oxyctl.lab.diff import is_same
 from oxyctl.lab.model import Lab
 from oxyctl.lab.plan import make_plan
@@ -43,9 +45,9 @@ def up(lab: Lab, timeout_s: float, tell: Callable[[Event], None]) -> bool:
     OxyctlError says what failed. While the lab is being built, signals that end the command raise Interrupted.
     """
     directory = lab_directory(lab.name)
-    plan = make_plan(lab, directory.path)
+    plan = make_plan(lab, directory.path, abilities_for(lab))
     with _interruptible(), _locked(lab.name) as lock:
-        state = directory.live_state()
+        state = _settled(directory)
         if state is not None and state.phase != "stopping":
             _check_same(directory, plan, state)
             return False
@@ -59,6 +61,16 @@ def up(lab: Lab, timeout_s: float, tell: Callable[[Event], None]) -> bool:
             delete(directory)
             raise
     return True
+
+
+def _settled(directory: LabDirectory) -> State | None:
+    """What the lab is after its supervisor, by answering, has noticed every signal that was sent to it before."""
+    state = directory.live_state()
+    if state is not None and state.phase == "up":
+        with contextlib.suppress(OxyctlError):
+            ask_status(directory)
+        state = directory.live_state()
+    return state
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import msgspec
 from oxyctl.errors import NothingMatched, UsageError
 from oxyctl.lab.control import Apply, Impair
 from oxyctl.lab.diff import Change, Diff, compare, entries, tunnel_impairment
-from oxyctl.lab.links import link_name
+from oxyctl.lab.relay import link_name
 from oxyctl.lab.state import write_atomically
 from oxyctl.lab.steps import Plan
 from oxyctl.lab.transition import Transition

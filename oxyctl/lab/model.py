@@ -64,9 +64,10 @@ def loads(text: str, name: str | None = None, file: str = "lab.yaml") -> Lab:
 
 def _from_document(document: Document, file: Path, name: str | None) -> Lab:
     from oxyctl.lab.expand import expand
+    from oxyctl.lab.grow import grow
     from oxyctl.lab.validate import validate
 
-    document = expand(document)
+    document = grow(expand(document))
     said = document.convert(LabFile)
     chosen = next(each for each in (name, said.name, file.stem) if each is not None)
     lab = Lab(chosen, file, said.networks, said.nodes, said.checks)

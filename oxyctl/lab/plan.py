@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,30 @@ from oxyctl.lab.addresses import assign, assign_clients
 from oxyctl.lab.impaired import impairment_of, mtu_of
 from oxyctl.lab.model import Lab
 from oxyctl.lab.routing import find_routes
-from oxyctl.lab.steps import Bridge, File, Link, Namespace, Plan, PlannedNode, Probe, Process, Route
+from oxyctl.lab.steps import (
+    Bridge,
+    Device,
+    File,
+    Link,
+    Namespace,
+    Plan,
+    PlannedNode,
+    Probe,
+    Process,
+    Route,
+    Rule,
+    SiteTunnel,
+)
+from oxyctl.nodes import SiteNode
 
 FIRST_BRIDGE, FIRST_PORT, FIRST_INTERFACE = 1000, 10_000, 10  # interface indexes, clear of the kernel's own
 
-MODULES = {"services": "oxyctl.services", "agents": "oxyctl.agents", "names": "oxyctl.services.names"}
+MODULES = {
+    "services": "oxyctl.services",
+    "agents": "oxyctl.agents",
+    "sites": "oxyctl.agents.sites",
+    "names": "oxyctl.services.names",
+}
 SYSCTLS = {
     # addresses are usable at once, and nobody listens to router advertisements that nobody sends
     "net/ipv6/conf/all/accept_dad": ["0"],
@@ -26,9 +46,9 @@ SYSCTLS = {
 }
 
 
-def make_plan(lab: Lab, run: Path) -> Plan:
-    """The steps that make `lab`, with its files in the directory `run`."""
-    draft = Draft(lab, run)
+def make_plan(lab: Lab, run: Path, abilities: Collection[str] = ()) -> Plan:
+    """The steps that make `lab`, with its files in the directory `run`. `abilities`: tunnels that the kernel has."""
+    draft = Draft(lab, run, abilities)
     for name, node in lab.nodes.items():
         node.plan(name, draft)
     return draft.finish()
@@ -37,15 +57,19 @@ def make_plan(lab: Lab, run: Path) -> Plan:
 class Draft:
     """A plan in the making: what the kinds of nodes add to."""
 
-    def __init__(self, lab: Lab, run: Path) -> None:
-        self.lab, self.run = lab, run
+    def __init__(self, lab: Lab, run: Path, abilities: Collection[str] = ()) -> None:
+        self.lab, self.run, self.abilities = lab, run, abilities
         self.namespaces: list[Namespace] = []
         self.processes: list[Process] = []
         self.nodes: list[PlannedNode] = []
         self.agents: list[dict[str, Any]] = []  # what the shared agent process pumps
         self.services: list[dict[str, Any]] = []  # what the shared service process serves
+        self.sites: list[dict[str, Any]] = []  # what the shared program of the sites' tunnels carries
+        self.devices: list[Device] = []
+        self.rules: list[Rule] = []
+        self.tunnels: list[SiteTunnel] = []
         self._files: list[File] = []
-        self._assigned = assign(lab)
+        self.assigned = assign(lab)
         self._clients = assign_clients(lab)
 
     @property
@@ -57,13 +81,16 @@ class Draft:
         """The directory for the files of one node."""
         return self.run / "nodes" / node
 
-    def namespace_file(self, node: str) -> Path:
-        """The file that stands for the network namespace of `node`, inside the lab."""
-        return self.run / "ns" / "net" / node
+    def namespace_file(self, node: str, kind: str = "net") -> Path:
+        """The file that stands for a namespace of `node`, inside the lab: network, host name (uts) or files (mnt)."""
+        return self.run / "ns" / kind / node
 
     def addresses(self, node: str) -> list[str]:
         """All addresses of `node`, inside its tunnel first, without prefix lengths."""
-        own = [str(interface.ip) for interfaces in self._assigned[node].values() for interface in interfaces]
+        networks = list(self.assigned[node].values())
+        if isinstance(self.lab.nodes[node], SiteNode):
+            networks.reverse()  # what its tenant knows it by comes first: the LAN's
+        own = [str(interface.ip) for interfaces in networks for interface in interfaces]
         return self._clients.get(node, []) + own
 
     def add_namespace(self, node: str, sysctls: dict[str, list[str]] | None = None) -> None:
@@ -111,8 +138,10 @@ class Draft:
             self._add_shared("services", config)
         if self.agents:
             self._add_shared("agents", {"clients": self.agents})
+        if self.sites:
+            self._add_shared("sites", {"tunnels": self.sites})
         self.add_file(self.run / "hosts", self._hosts())
-        self._add_shared("names", {"hosts": str(self.run / "hosts"), "namespaces": self._asked()})
+        self._add_shared("names", {"hosts": str(self.run / "hosts"), "nodes": self._asked()})
         return Plan(
             lab=self.lab.name,
             source=str(self.lab.file),
@@ -123,6 +152,9 @@ class Draft:
             processes=self.processes,
             nodes=self.nodes,
             routes=self._routes(),
+            devices=self.devices,
+            rules=self.rules,
+            tunnels=self.tunnels,
         )
 
     def _routes(self) -> list[Route]:
@@ -135,14 +167,14 @@ class Draft:
                 via=hop.via,
                 metric=hop.metric,
             )
-            for node, hops in find_routes(self.lab, self._assigned).items()
+            for node, hops in find_routes(self.lab, self.assigned).items()
             for hop in hops
         ]
 
-    def _asked(self) -> list[str]:
-        """The namespaces in which the shared resolver answers: not where a service of the node's own does."""
+    def _asked(self) -> list[dict[str, str]]:
+        """The nodes in which the shared resolver answers: not where a service of the node's own does."""
         return [
-            str(self.namespace_file(name))
+            {"name": name, "netns": str(self.namespace_file(name))}
             for name, node in self.lab.nodes.items()
             if node.resolver and 53 not in getattr(node, "services", {}).values()
         ]
@@ -171,7 +203,7 @@ class Draft:
                     interface=f"eth{number}",
                     index=FIRST_INTERFACE + number,
                     mac=_mac(node, network),
-                    addresses=[str(interface) for interface in self._assigned[node][network]],
+                    addresses=[str(interface) for interface in self.assigned[node][network]],
                     port=f"veth{port}",
                     port_index=FIRST_PORT + port,
                     bridge_index=bridges[network],

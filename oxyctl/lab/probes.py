@@ -11,7 +11,7 @@ from typing import Any
 from oxyctl.errors import OxyctlError
 from oxyctl.lab.answers import PAUSES_S, until_answered
 from oxyctl.lab.processes import Processes, Program, tail
-from oxyctl.lab.steps import Control, Exec, Http, PlannedNode, Port, Probe, Running, Services, Tunnel
+from oxyctl.lab.steps import Control, Exec, Http, PlannedNode, Port, Probe, Running, Services, SiteOpen, Tunnel
 from oxyctl.net.namespaces import Namespaces
 from oxyctl.net.sockets import shortened
 
@@ -27,6 +27,8 @@ def awaited(probe: Probe) -> str:
             return f"GET /v1/status on {path} to be answered with 200"
         case Tunnel():
             return "the proxy to accept its tunnel"
+        case SiteOpen(is_probed=is_probed):
+            return "its tunnel to be open" + (" and the proxy to answer through it" if is_probed else "")
         case Services(services=services):
             ports = ", ".join(f"{name} on {port}" for name, port in services.items())
             return f"its services to accept connections ({ports})"
@@ -48,8 +50,12 @@ async def until_ready(node: PlannedNode, program: Program, processes: Processes)
             await asyncio.wait({program.exited}, timeout=SETTLE_S)
         case Control(socket=path):
             await _until(lambda: _answers(path))
-        case Tunnel():
+        case Tunnel(services=services):
             await _report(program, lambda report: _is_accepted(node, report))
+            if services:
+                await _report(processes.programs["services"], lambda report: _listening(node, report))
+        case SiteOpen() as wanted:
+            await _report(program, lambda _: _is_open(node.name, wanted, program))
         case Services() as services:
             ports = await _report(program, lambda report: _listening(node, report))
             for address in services.addresses:
@@ -96,6 +102,29 @@ def _is_accepted(node: PlannedNode, report: dict[str, Any]) -> bool | None:
     if report.get("event") == "refused":
         raise OxyctlError(str(report.get("detail")))
     return True if report.get("event") == "accepted" else None
+
+
+def _is_open(site: str, wanted: SiteOpen, program: Program) -> bool | None:
+    """Whether what the agents reported so far is enough. OxyctlError: an end cannot be opened."""
+    last = site_reports(program, site)
+    for end in wanted.ends:
+        state = last.get((end, "open"))
+        if state is not None and state["event"] == "refused":
+            raise OxyctlError(str(state.get("detail")))
+        if state is None:
+            return None
+    healths = [report.get("health") for (_, what), report in last.items() if what == "health"]
+    return True if not wanted.is_probed or "healthy" in healths else None
+
+
+def site_reports(program: Program, site: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The last that was reported of each end of a site's tunnel: whether it is `open`, and its `health`."""
+    last: dict[tuple[str, str], dict[str, Any]] = {}
+    for report in program.reports:
+        if report.get("node") == site:
+            what = "health" if report.get("event") == "health" else "open"
+            last[str(report.get("end")), what] = report
+    return last
 
 
 def _listening(node: PlannedNode, report: dict[str, Any]) -> list[int] | None:

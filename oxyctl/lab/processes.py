@@ -78,6 +78,7 @@ class Processes:
     def __init__(self, directory: LabDirectory, namespaces: Namespaces) -> None:
         self.directory, self.namespaces = directory, namespaces
         self.programs: dict[str, Program] = {}
+        self.is_stopping = False
 
     def start(self, process: Process) -> Program:
         """Start `process` in its node's namespaces; OxyctlError when it cannot be executed."""
@@ -144,6 +145,7 @@ class Processes:
 
     async def stop(self, grace_s: float) -> None:
         """Ask all to end (SIGTERM), and wait `grace_s` seconds at most: the kernel ends the rest with PID 1."""
+        self.is_stopping = True
         running = [program for program in self.programs.values() if program.is_running]
         for program in running:
             with contextlib.suppress(ProcessLookupError):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from oxyctl.lab.addresses import Interface, Subnet
 from oxyctl.lab.model import Lab
 from oxyctl.lab.ways import Way, ways_from
-from oxyctl.nodes import ProxyNode, RouterNode, WarpNode
+from oxyctl.nodes import ProxyNode, RouterNode, SiteNode, WarpNode
 from proxy.settings import suggest
 
 EVERYTHING: Sequence[Subnet] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
@@ -82,16 +82,17 @@ def _views(lab: Lab, name: str) -> list[list[str]]:
 
 
 def _default(lab: Lab, name: str, networks: Sequence[str], assigned: Assigned) -> Iterator[Hop]:
-    """The way to everything, in each family that the gateway speaks."""
+    """The way to everything, in each family that the node and its gateway speak."""
     way = _gateway(lab, name, networks)
     if way is not None:
+        own = {interface.version for interface in assigned[name][way.network]}
         for to in EVERYTHING:
-            if via := _address(assigned, way, to.version):
+            if to.version in own and (via := _address(assigned, way, to.version)):
                 yield Hop(to, way.network, via)
 
 
 def _gateway(lab: Lab, name: str, networks: Sequence[str]) -> Way | None:
-    if isinstance(lab.nodes[name], RouterNode | WarpNode):
+    if isinstance(lab.nodes[name], RouterNode | WarpNode | SiteNode):  # a site's everything goes into its tunnel
         return None
     for network in networks:
         gateway = lab.networks[network].gateway
@@ -118,9 +119,10 @@ def _shortest(lab: Lab, name: str, networks: Sequence[str], assigned: Assigned) 
     if isinstance(lab.nodes[name], WarpNode) or _gateway(lab, name, networks) is not None:
         return
     for network, way in ways_from(lab, _routers(lab, name, networks), networks):
+        own = {interface.version for interface in assigned[name][way.network]}
         for text in lab.networks[network].subnets:
             to = ipaddress.ip_network(text)
-            if via := _address(assigned, way, to.version):
+            if to.version in own and (via := _address(assigned, way, to.version)):
                 yield Hop(to, way.network, via)
 
 

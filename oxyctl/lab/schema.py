@@ -25,6 +25,22 @@ LINKS = {
     "down": "Cut: nothing passes.",
 }
 
+# What sites of either kind may say.
+SITES = {
+    "tenant": "The customer whose site it is: one of the proxy's tenants.",
+    "via": "The proxy that its tunnel leads to; by default the only one.",
+    "on": "The network that carries the tunnel, one of the proxy's; or with addresses and impairments of the link.",
+    "lan": "The network behind the site's router.",
+    "hosts": "Hosts on the LAN, by name: they become the nodes NAME-HOST.",
+    "outer": "The IP version of the packets that carry the tunnel; 4 where both ends have it.",
+    "tunnel": "Who carries the tunnel: the kernel, an agent in user space, or the kernel where it can.",
+    "network": "The virtual network of the tenant that it belongs to.",
+    "mtu": "The longest packet in the tunnel, in bytes; by default what its carrier has room for.",
+    "priority": "Of its routes: of equal prefixes the lowest counts.",
+    "weight": "Of its routes: of equal priorities each gets its share of flows.",
+    "probe": "How often each end asks whether the tunnel still carries packets; false: never.",
+}
+
 # By model and key; `*`: of every model that has such a key and says nothing else.
 SENTENCES: dict[str, dict[str, str]] = {
     "*": {
@@ -70,7 +86,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     },
     "Attachment": {"addresses": "These and no others; without any, one of each subnet is chosen.", **LINKS},
     "Impaired": LINKS,
-    "Route": {
+    "StaticRoute": {
         "to": "A prefix, a network of the lab, or `default`.",
         "via": "A node, or an address.",
     },
@@ -83,6 +99,8 @@ SENTENCES: dict[str, dict[str, str]] = {
         "egress": "The interface by which its origins are reached.",
         "token": "What its tunnels must present; without it any token will do.",
         "prefixes": "What its tunnels may claim as their own addresses.",
+        "id": "Its number in the contexts of unconnected tunnels; by default its place in the file.",
+        "networks": "Its virtual networks, by name: sites and clients of one never meet those of another.",
         "limits": "What it may hold at once.",
     },
     "Limits": {
@@ -121,7 +139,9 @@ SENTENCES: dict[str, dict[str, str]] = {
         "user": "Who uses it, as flow records show it.",
         "device": "What it calls itself; the node's name by default.",
         "token": "What it presents; the tenant's own by default.",
+        "network": "The virtual network of the tenant that it belongs to.",
         "addresses": "Inside the tunnel; without any, one of each family is chosen.",
+        "services": "What it serves to who reaches it through its tunnel, and at which port.",
         "mtu": "Of the tunnel: the longest IP packet, in bytes.",
         "tunnel": "What is done to packets in the tunnel.",
         "offload": "Super-packets of 64 KB through the tunnel: the kernel segments, and only where it must.",
@@ -129,6 +149,44 @@ SENTENCES: dict[str, dict[str, str]] = {
     "UpstreamNode": {
         "services": "What it serves, and at which port.",
         "root": "A directory beside the lab file that http and https serve.",
+    },
+    "Lan": {
+        "name": "The network's name; NAME-lan by default.",
+        "ipv4": "The IPv4 subnet; false: none. By default 10.k.0.0/24 for the k-th site.",
+        "ipv6": "The IPv6 subnet; false: none. By default fd00:10:k::/64 for the k-th site.",
+        "router": "The addresses of the site's router there; without any, the first free ones.",
+        **LINKS,
+    },
+    "SiteHost": {
+        "services": "What it serves: names, each at its usual port, or names with ports.",
+        "addresses": "On the LAN; without any, one of each family is chosen.",
+        "root": "A directory beside the lab file that http and https serve.",
+    },
+    "TunnelProbe": {
+        "every_s": "Seconds from one echo request to the next.",
+        "timeout_s": "Seconds until a request without an answer counts as lost.",
+    },
+    "NetworkSettings": {
+        "routes": "What goes where; without any, the sites' own routes, or `stream` where there are none."
+    },
+    "Route": {
+        "prefix": "The destinations.",
+        "via": "site:NAME, clients or stream.",
+        "priority": "Of equal prefixes the lowest counts; a tunnel that is degraded or down adds to it.",
+        "weight": "Of equal priorities each gets its share of flows.",
+        "level": "stream: lift its flows to streams, though the next hop is a tunnel.",
+    },
+    "GreSiteNode": {
+        **SITES,
+        "key": "The GRE key (RFC 2890), the same at both ends.",
+        "checksum": "Whether GRE packets carry a checksum.",
+        "edge": "Who carries the proxy's end; by default as `tunnel` says.",
+    },
+    "GueSiteNode": {
+        **SITES,
+        "context": "Whether its packets say which tenant and site they are of; the kernel's never do.",
+        "version": "Of the GUE packets that are sent: 0, or 1, which has no header.",
+        "token": "What its packets must present; it stands in the context.",
     },
     "ProcessNode": {
         "command": "The program and its arguments; it runs in the directory of the lab file.",
@@ -182,6 +240,19 @@ SENTENCES: dict[str, dict[str, str]] = {
         "op": "How it is compared.",
         "labels": "Only the samples with these labels.",
     },
+    "ImpairCheck": {
+        "link": "NODE:NETWORK, NODE:tunnel, or NETWORK: the links of all its nodes.",
+        "clear": "Forget every impairment but those said here.",
+        "timeout": "How long it may take.",
+        **LINKS,
+    },
+    "TunnelCheck": {
+        "site": "The site whose tunnel it is.",
+        "health": "What both ends must see, or one of several.",
+        "by": "Who must carry the site's end.",
+        "edge": "Who must carry the other end of a GRE tunnel.",
+        "timeout": "How long to wait for it.",
+    },
     "DroppedCheck": {
         "by": "What is sent.",
         "canary": "Where the same must arrive, before and after: otherwise nothing is believed.",
@@ -233,10 +304,17 @@ def _describe(model: str, key: str, value: Json) -> None:
 
 def _name_services(definitions: Json) -> None:
     """The names of services are known: an editor may offer them."""
+    from oxyctl.services.ports import PORTS
     from oxyctl.services.registry import SERVICES
 
     services: Json = definitions["UpstreamNode"]["properties"]["services"]
     services["propertyNames"] = {"enum": sorted(SERVICES)}
+    definitions["WarpNode"]["properties"]["services"]["propertyNames"] = {"enum": sorted(SERVICES)}
+    for form in definitions["SiteHost"]["properties"]["services"]["anyOf"]:
+        if form["type"] == "object":
+            form["propertyNames"] = {"enum": sorted(SERVICES)}
+        else:
+            form["items"] = {"enum": sorted(PORTS)}
 
 
 def _allow_defaults(definitions: Json) -> None:

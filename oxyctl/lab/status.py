@@ -7,9 +7,12 @@ from typing import Literal
 import msgspec
 
 from oxyctl.lab.diff import entries, tunnel_impairment
-from oxyctl.lab.links import By, Links, link_name
+from oxyctl.lab.links import By, Links
+from oxyctl.lab.probes import site_reports
 from oxyctl.lab.processes import Program
-from oxyctl.lab.steps import Plan, PlannedNode, Services, Tunnel
+from oxyctl.lab.relay import link_name
+from oxyctl.lab.site_status import TunnelStatus
+from oxyctl.lab.steps import Plan, PlannedNode, Services, SiteOpen, Tunnel
 from oxyctl.net.impairment import Impairment
 
 NodeState = Literal["starting", "ready", "degraded", "exited"]
@@ -55,12 +58,13 @@ class LabStatus(msgspec.Struct, kw_only=True):
     supervisor: SupervisorStatus
     nodes: list[NodeStatus] = []
     links: list[LinkStatus] = []
+    tunnels: list[TunnelStatus] = []  # of sites
     remarks: list[str] = []  # what this machine did not permit
 
 
 def link_statuses(plan: Plan, links: Links, counters: dict[str, dict[str, int]]) -> list[LinkStatus]:
     """All links and tunnels of `plan`, in its order."""
-    relay = links.relay
+    relay = links.relay.program
     found = []
     for link in plan.links:
         name, by, words = link_name(link), links.by(link), link.impairment.words()
@@ -88,6 +92,8 @@ def node_status(node: PlannedNode, program: Program, is_ready: bool) -> NodeStat
     status.pid = program.pid
     if isinstance(node.probe, Tunnel):
         _add_tunnel(status, program)
+    elif isinstance(node.probe, SiteOpen):
+        _add_site(status, program)
     elif isinstance(node.probe, Services):
         status.detail = _unavailable(node.name, program) or None
     return status
@@ -99,6 +105,15 @@ def _add_tunnel(status: NodeStatus, program: Program) -> None:
     if last is not None and last.get("event") != "accepted":
         status.state = "degraded"
         status.detail = f"tunnel {last.get('event')}: {last.get('detail')}"
+
+
+def _add_site(status: NodeStatus, program: Program) -> None:
+    """The last thing that the agents said of the site's tunnel."""
+    for (end, what), report in site_reports(program, status.name).items():
+        if report.get("event") == "refused":
+            status.state, status.detail = "degraded", f"tunnel ({end}): {report.get('detail')}"
+        elif what == "health" and report.get("health") != "healthy":
+            status.state, status.detail = "degraded", f"tunnel {report.get('health')}"
 
 
 def _unavailable(node: str, program: Program) -> str:

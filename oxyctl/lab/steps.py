@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from msgspec import field
 
@@ -42,6 +44,60 @@ class Link(Step, frozen=True):
     bridge_index: int
     mtu: int | None = None
     impairment: Impairment = Impairment()
+
+
+class Device(Step, frozen=True):
+    """A device that is no link: the kernel's end of a tunnel, or a TUN device that an agent finds by its name.
+
+    gre and ip6gre: GRE over IPv4 and IPv6; gue and gue6: the kernel's GUE over them, which also listens on `port`.
+    """
+
+    node: str
+    name: str
+    index: int
+    kind: Literal["tun", "gre", "ip6gre", "gue", "gue6"]
+    mtu: int
+    carrier: str = ""  # the interface that the outer packets leave by
+    local: str = ""  # outer addresses
+    remote: str = ""
+    key: int | None = None
+    checksum: bool = False
+    port: int = 0
+    addresses: list[str] = field(default_factory=list)  # with prefix lengths
+    tables: list[int] = field(default_factory=list)  # the routing tables that send everything there
+
+
+class Rule(Step, frozen=True):
+    """What comes in by an interface is routed by a table of its own, and by no other.
+
+    With `is_first` also what is addressed to the node itself: it is passing through, whatever it says.
+    """
+
+    node: str
+    interface: str
+    table: int
+    is_first: bool = False
+
+
+By = Literal["kernel", "user space"]
+
+
+class SiteTunnel(Step, frozen=True):
+    """The tunnel of a site, as it will be shown: who carries it at either end, and between which addresses."""
+
+    site: str
+    proxy: str
+    tenant: str
+    network: str  # of the tenant's virtual networks
+    kind: Literal["gre", "gue"]
+    interface: str  # the site's
+    addresses: list[str]  # inside, the site's
+    outer: list[str]  # the site's, the proxy's
+    mtu: int
+    by: By
+    edge: By | None = None  # at the proxy; None: the proxy itself
+    lan: str = ""  # the lab network behind it
+    is_probed: bool = True
 
 
 class Route(Step, frozen=True):
@@ -87,7 +143,16 @@ class Control(Step, frozen=True, tag="control"):
 
 
 class Tunnel(Step, frozen=True, tag="tunnel"):
-    """Ready when the agent reports that the proxy accepted the tunnel."""
+    """Ready when the agent reports that the proxy accepted the tunnel, and services, if there are any, are reported."""
+
+    services: dict[str, int] = field(default_factory=dict)
+
+
+class SiteOpen(Step, frozen=True, tag="site-open"):
+    """Ready when the agents report these ends of a site's tunnel open; with `is_probed`, also that it is healthy."""
+
+    ends: list[str]
+    is_probed: bool
 
 
 class Services(Step, frozen=True, tag="services"):
@@ -124,7 +189,7 @@ class Exec(Step, frozen=True, tag="exec"):
     timeout_s: float | None = None
 
 
-Probe = Running | Control | Tunnel | Services | Port | Http | Exec
+Probe = Running | Control | Tunnel | SiteOpen | Services | Port | Http | Exec
 
 
 class PlannedNode(Step, frozen=True):
@@ -152,3 +217,6 @@ class Plan(Step, frozen=True):
     processes: list[Process]
     nodes: list[PlannedNode]
     routes: list[Route] = field(default_factory=list)
+    devices: list[Device] = field(default_factory=list)
+    rules: list[Rule] = field(default_factory=list)
+    tunnels: list[SiteTunnel] = field(default_factory=list)

@@ -28,6 +28,7 @@ from oxyctl.lab.links import Links
 from oxyctl.lab.live import Live
 from oxyctl.lab.probes import awaited, until_names, until_ready
 from oxyctl.lab.processes import Processes, Program, tail
+from oxyctl.lab.site_status import tunnel_statuses
 from oxyctl.lab.state import LabDirectory, Phase, State, boot_id, start_ticks
 from oxyctl.lab.status import LabStatus, SupervisorStatus, link_statuses, node_status
 from oxyctl.lab.steps import Plan, PlannedNode, Process, Running
@@ -90,7 +91,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, stopped.set)
+            loop.add_signal_handler(number, self._begin_to_stop, stopped)
         loop.add_signal_handler(signal.SIGCHLD, self.processes.reap)
         stop, committed = loop.create_task(stopped.wait()), loop.create_task(self.channel.committed())
         try:
@@ -103,10 +104,15 @@ class Supervisor:
                     self._commit()
                     await stop
         finally:
-            if self.state.phase == "up":  # what never was up has nothing to finish
-                with contextlib.suppress(OSError):
-                    self._enter_phase("stopping")
+            if self.state.phase != "starting":  # what never was up has nothing to finish
                 await self.processes.stop(GRACE_S)
+
+    def _begin_to_stop(self, stopped: asyncio.Event) -> None:
+        """In the state before any other question is answered: who asks after the signal is not told that it is up."""
+        if self.state.phase == "up":
+            with contextlib.suppress(OSError):
+                self._enter_phase("stopping")
+        stopped.set()
 
     async def _up(self) -> None:
         for text in self._build():
@@ -205,7 +211,9 @@ class Supervisor:
             node_status(node, self.processes.programs[node.process], node.name in self.ready)
             for node in self.plan.nodes
         ]
-        is_whole = all(node.state == "ready" or (node.kind == "process" and node.exit_code == 0) for node in nodes)
+        is_whole = not self.links.relay.is_broken and all(
+            node.state == "ready" or (node.kind == "process" and node.exit_code == 0) for node in nodes
+        )
         return LabStatus(
             name=self.plan.lab,
             source=self.plan.source,
@@ -213,6 +221,7 @@ class Supervisor:
             directory=str(self.directory.path),
             supervisor=SupervisorStatus(pid=self.state.pid, started=self.state.started),
             nodes=nodes,
+            tunnels=await tunnel_statuses(self.plan, self.processes.programs.get("sites")),
             links=link_statuses(self.plan, self.links, await self.links.counters()),
             remarks=self.remarks,
         )

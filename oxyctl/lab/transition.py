@@ -98,6 +98,8 @@ class Transition:
             bridges=[bridge for bridge in plan.bridges if bridge.network not in known],
             links=links,
             routes=[route for route in plan.routes if route.node in diff.come],
+            devices=[device for device in plan.devices if device.node in diff.come],
+            rules=[rule for rule in plan.rules if rule.node in diff.come],
         )
         _write([file for file in plan.files if any(f"/nodes/{node}/" in file.path for node in diff.come)])
         for _ in build(part, self._namespaces):
@@ -188,8 +190,13 @@ def _content(plan: Plan, without: Collection[str], program: str) -> dict[str, An
         return None
     content: dict[str, Any] = json.loads(text)
     key = SHARED[program]
-    content[key] = [e for e in content[key] if str(e.get("node") or e.get("name")) not in without]
+    content[key] = [entry for entry in content[key] if not _names(entry) & set(without)]
     return content
+
+
+def _names(entry: dict[str, Any]) -> set[str]:
+    """The nodes that something a shared program does depends on: whose it is, and in whose namespace."""
+    return {str(entry.get("node") or entry.get("name")), Path(entry.get("netns", "")).name}
 
 
 def _write(files: list[File]) -> None:

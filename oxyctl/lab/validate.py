@@ -19,7 +19,9 @@ from proxy.settings import Document, DocumentError, suggest
 
 LAB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label
-RESERVED = {"localhost": "it is every node's own", "agents": "", "services": "", "names": "", "supervisor": ""}
+RESERVED = {"localhost": "it is every node's own"} | dict.fromkeys(
+    ("agents", "services", "sites", "names", "supervisor"), ""
+)
 
 
 def validate(document: Document, lab: Lab) -> None:
@@ -94,9 +96,9 @@ def _check_attachments(document: Document, lab: Lab, subnets: dict[str, list[Sub
     for name, network, place, given in _attachments(lab):
         if network not in subnets:
             unknown = f"unknown network '{network}'{suggest(network, subnets)}"
-            raise document.error(unknown, place, at_key=isinstance(place[-1], str))
+            raise document.error(unknown, place, at_key=place[-1] == network)
         for index, text in enumerate(given):
-            spot = (*place, index) if isinstance(_written(document, place), list) else (*place, "addresses", index)
+            spot = ("nodes", name, *lab.nodes[name].addresses_place(network), index)
             try:
                 address = ipaddress.ip_address(text)
             except ValueError as error:
@@ -109,17 +111,8 @@ def _check_attachments(document: Document, lab: Lab, subnets: dict[str, list[Sub
 def _attachments(lab: Lab) -> Iterator[tuple[str, str, tuple[str | int, ...], list[str]]]:
     """Node, network, the place where that stands, and the addresses given there."""
     for name, node in lab.nodes.items():
-        is_list = isinstance(getattr(node, "networks", None), list)
-        for index, (network, given) in enumerate(node.attached.items()):
-            yield name, network, ("nodes", name, "networks", index if is_list else network), given
-
-
-def _written(document: Document, place: tuple[str | int, ...]) -> object:
-    """The plain data that stands at `place`."""
-    data = document.data
-    for step in place:
-        data = data[step]
-    return data
+        for network, given in node.attached.items():
+            yield name, network, ("nodes", name, *node.place_of(network)), given
 
 
 def _check_fit(
@@ -135,11 +128,11 @@ def _check_fit(
 
 
 def _check_clients(document: Document, lab: Lab) -> None:
-    owners: dict[tuple[str, str, Address], str] = {}
+    owners: dict[tuple[str, str, str, Address], str] = {}
     clients = {name: node for name, node in lab.nodes.items() if isinstance(node, WarpNode)}
     for name, node in clients.items():
         for index, text in enumerate(node.addresses):
-            key = (node.proxy, node.tenant, ipaddress.ip_address(text))
+            key = (node.proxy, node.tenant, node.network, ipaddress.ip_address(text))
             if (owner := owners.setdefault(key, name)) != name:
                 raise document.error(
                     f"{text} is already an address of node '{owner}'", ("nodes", name, "addresses", index)

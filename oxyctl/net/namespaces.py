@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oxyctl.net.syscalls import bind, unmount
-from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, setns, unshare
+from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, current_network, setns, unshare
 
 MOUNTS = "mnt"  # only of nodes with files of their own
 CLONE_FS = 0x0200
@@ -93,6 +93,18 @@ class Namespaces:
         with _keeping_mounts():
             self.enter_mounts(node)
             yield
+
+
+@contextlib.contextmanager
+def inside_file(file: str | Path) -> Iterator[None]:
+    """The calling thread is in the network namespace that `file` stands for until the block ends. OSError."""
+    home = current_network()
+    try:
+        enter_file(file, CLONE_NEWNET)
+        yield
+    finally:
+        setns(home, CLONE_NEWNET)
+        os.close(home)
 
 
 def enter_file(file: str | Path, flag: int) -> None:

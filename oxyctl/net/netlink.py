@@ -27,8 +27,9 @@ IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER, IFLA_BR_MCAST_SNOOPING = 1, 2, 1
 IFF_UP = 1
 # linux/if_addr.h
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_F_NODAD = 1, 2, 8, 0x02
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 1, 4, 5, 6
-RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST = 254, 4, 0, 253, 1
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
+RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 4, 0, 253
+RTN_UNICAST, RTN_UNREACHABLE = 1, 7
 
 LOOPBACK_INDEX = 1
 BATCH = 64  # requests a system call: their answers fit the default receive buffer
@@ -113,16 +114,29 @@ def add_address(index: int, interface: Interface) -> Request:
     return Request(f"address {interface}", RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
-def add_route(destination: Network, index: int, gateway: str | None = None, metric: int = 0) -> Request:
+def add_route(
+    destination: Network, index: int, gateway: str | None = None, metric: int = 0, table: int = RT_TABLE_MAIN
+) -> Request:
     """A route to `destination` out of the link `index`, by way of `gateway` if there is one. Metric 0: the kernel's."""
-    length, scope = destination.prefixlen, RT_SCOPE_LINK if gateway is None else RT_SCOPE_UNIVERSE
-    table, protocol = RT_TABLE_MAIN, RTPROT_STATIC
-    body = _route.pack(_family(destination), length, 0, 0, table, protocol, scope, RTN_UNICAST, 0)
-    body += _attribute(RTA_DST, destination.network_address.packed) if length else b""
+    scope = RT_SCOPE_LINK if gateway is None else RT_SCOPE_UNIVERSE
+    body = _route_to(destination, table, scope, RTN_UNICAST)
     body += _attribute(RTA_GATEWAY, ipaddress.ip_address(gateway).packed) if gateway else b""
     body += _number(RTA_OIF, index)
     body += _number(RTA_PRIORITY, metric) if metric else b""
     return Request(f"route {destination}", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def refuse_route(destination: Network, metric: int, table: int) -> Request:
+    """No way to `destination` in `table`, unless a route there has a lower metric."""
+    body = _route_to(destination, table, RT_SCOPE_UNIVERSE, RTN_UNREACHABLE) + _number(RTA_PRIORITY, metric)
+    return Request(f"unreachable {destination}", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def _route_to(destination: Network, table: int, scope: int, kind: int) -> bytes:
+    length, short = destination.prefixlen, table if table < 256 else 0
+    body = _route.pack(_family(destination), length, 0, 0, short, RTPROT_STATIC, scope, kind, 0)
+    body += _number(RTA_TABLE, table) if table != RT_TABLE_MAIN else b""
+    return body + (_attribute(RTA_DST, destination.network_address.packed) if length else b"")
 
 
 def run(requests: Iterable[Request]) -> None:

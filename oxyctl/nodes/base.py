@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from oxyctl.lab.model import Lab
     from oxyctl.lab.plan import Draft
 
+Place = tuple[str | int, ...]  # in what the file says of a node
 Complaint = Callable[..., DocumentError]  # complain(message, *place below the node, at_key=False)
 
 
@@ -47,7 +48,7 @@ class Attachment(Impaired, frozen=True):
 Networks = list[str] | dict[str, list[str] | Attachment]
 
 
-class Route(Part, frozen=True):
+class StaticRoute(Part, frozen=True):
     """The way `to` a prefix, a network of the lab, or everything (`default`): by way of a node, or of an address."""
 
     to: str
@@ -58,7 +59,7 @@ class Node(Part, frozen=True, tag_field="kind"):
     """One namespace of a lab and what runs there."""
 
     count: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None  # `expand` makes so many nodes of it
-    routes: list[Route] = msgspec.field(default_factory=list)
+    routes: list[StaticRoute] = msgspec.field(default_factory=list)
     files: dict[str, str] = msgspec.field(default_factory=dict)  # by absolute path
     env: dict[str, str] = msgspec.field(default_factory=dict)
     labels: dict[str, str] = msgspec.field(default_factory=dict)
@@ -82,6 +83,17 @@ class Node(Part, frozen=True, tag_field="kind"):
         networks: Networks = getattr(self, "networks", {})
         each = networks[network] if isinstance(networks, dict) else []
         return each if isinstance(each, Attachment) else Attachment(addresses=each)
+
+    def place_of(self, network: str) -> Place:
+        """Where its link to `network` stands."""
+        networks: Networks = getattr(self, "networks", {})
+        return ("networks", networks.index(network) if isinstance(networks, list) else network)
+
+    def addresses_place(self, network: str) -> Place:
+        """Where the list of its addresses in `network` stands."""
+        networks: Networks = getattr(self, "networks", {})
+        said = networks[network] if isinstance(networks, dict) and network in networks else None
+        return (*self.place_of(network), "addresses") if isinstance(said, Attachment) else self.place_of(network)
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
         """Raise what `complain` makes of the first thing that makes no sense."""

@@ -63,12 +63,23 @@ class ProxyNode(Node, kw_only=True, frozen=True, tag="proxy"):
             if said.network is not None and said.network not in self.attached:
                 unknown = f"proxy '{name}' is in no network '{said.network}'{suggest(said.network, self.attached)}"
                 raise complain(unknown, "tenants", tenant, "network")
+            interfaces = [f"eth{number}" for number in range(len(self.attached))]
+            if said.egress is not None and said.egress not in interfaces:
+                unknown = f"proxy '{name}' has no interface '{said.egress}'{suggest(said.egress, interfaces)}"
+                raise complain(unknown, "tenants", tenant, "egress")
+        from oxyctl.lab.wan import check_routes
+
+        if (mistake := check_routes(name, self, lab)) is not None:
+            raise complain(mistake[0], *mistake[1])
 
     def plan(self, name: str, draft: Draft) -> None:
         """Its `proxy.yaml`, its process, and the sockets that clients and `oxyctl flows` connect to."""
-        draft.add_namespace(name, SYSCTLS)
+        from oxyctl.lab.tunnels import EDGE_SYSCTLS, has_kernel_edge
+
+        is_edge = has_kernel_edge(draft.lab, name, draft.abilities)
+        draft.add_namespace(name, SYSCTLS | (EDGE_SYSCTLS if is_edge else {}))
         home = draft.home(name)
-        draft.add_file(home / "proxy.yaml", _yaml(self._settings(name, home)))
+        draft.add_file(home / "proxy.yaml", _yaml(self._settings(name, home, draft)))
         process = Process(
             name=name,
             node=name,
@@ -81,13 +92,18 @@ class ProxyNode(Node, kw_only=True, frozen=True, tag="proxy"):
         control = str(home / CONTROL)
         draft.add_node(name, self.kind, process=name, probe=Control(socket=control), control=control)
 
-    def _settings(self, name: str, home: Path) -> Settings:
+    def _settings(self, name: str, home: Path, draft: Draft) -> Settings:
+        from oxyctl.lab.wan import on_ramps, tenant_settings
+
         sockets = f"/proc/self/fd/{INHERITED}" if is_too_long(home / TUNNELS) else str(home)
         change = self.settings
         return Settings(
             node=name,
-            tenants={name: tenant.settings(list(self.attached)) for name, tenant in self.tenants.items()},
-            onramps=[ConnectedOnRamp(path=f"{sockets}/{TUNNELS}")],
+            tenants={
+                tenant: tenant_settings(name, tenant, said.settings(list(self.attached)), draft.lab)
+                for tenant, said in self.tenants.items()
+            },
+            onramps=[ConnectedOnRamp(path=f"{sockets}/{TUNNELS}"), *on_ramps(name, draft)],
             control=f"{sockets}/{CONTROL}",
             records=change.records,
             timeouts=change.timeouts,

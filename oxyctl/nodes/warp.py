@@ -12,6 +12,7 @@ from oxyctl.lab.steps import Tunnel
 from oxyctl.net.impairment import Impairment
 from oxyctl.nodes.base import Complaint, Impaired, Node
 from oxyctl.nodes.proxy import TUNNELS, ProxyNode
+from oxyctl.nodes.upstream import Port, check_services, service_entry
 from proxy.context import Mtu, TunnelContext
 from proxy.settings import suggest
 
@@ -34,6 +35,8 @@ class WarpNode(Node, kw_only=True, frozen=True, tag="warp"):
     addresses: list[str] = field(default_factory=list)
     mtu: Mtu = 1280
     offload: bool = True
+    network: str = "default"  # of the tenant's virtual networks
+    services: dict[str, Port] = field(default_factory=dict)
     tunnel: Impaired = Impaired()
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
@@ -47,6 +50,10 @@ class WarpNode(Node, kw_only=True, frozen=True, tag="warp"):
         if tenant is None:
             unknown = f"proxy '{self.proxy}' has no tenant '{self.tenant}'"
             raise complain(unknown + suggest(self.tenant, proxy.tenants), "tenant")
+        if self.network not in (known := {"default", *tenant.networks}):
+            unknown = f"tenant '{self.tenant}' has no network '{self.network}'{suggest(self.network, known)}"
+            raise complain(unknown, "network")
+        check_services(self.services, complain)
         prefixes = [ipaddress.ip_network(prefix) for prefix in tenant.prefixes]
         for index, text in enumerate(self.addresses):
             address = _parse(text, complain, index)
@@ -59,7 +66,9 @@ class WarpNode(Node, kw_only=True, frozen=True, tag="warp"):
         """A namespace, and an entry in what the shared agent pumps."""
         draft.add_namespace(name)
         draft.agents.append(self._agent(name, draft))
-        draft.add_node(name, self.kind, process="agents", probe=Tunnel())
+        if self.services:
+            draft.services.append(service_entry(name, self.services, None, draft))
+        draft.add_node(name, self.kind, process="agents", probe=Tunnel(services=self.services))
 
     def _agent(self, name: str, draft: Draft) -> dict[str, Any]:
         proxy = draft.lab.nodes[self.proxy]
@@ -71,6 +80,7 @@ class WarpNode(Node, kw_only=True, frozen=True, tag="warp"):
             addresses=draft.addresses(name),
             user=self.user,
             device=self.device or name,
+            network=None if self.network == "default" else self.network,
             mtu=self.mtu,
             # chance and rate are of packets, not of super-packets
             offload="virtio-net" if self.offload and not impairment.is_shaped else None,

@@ -70,7 +70,7 @@ def _boxes(nodes: Sequence[DrawnNode]) -> Iterator[Box]:
 
 
 def _likeness(node: DrawnNode) -> tuple[object, ...]:
-    tunnel = (node.tunnel.proxy, node.tunnel.tenant) if node.tunnel else None
+    tunnel = (node.tunnel.proxy, node.tunnel.tenant, node.tunnel.carrier) if node.tunnel else None
     stem = re.sub(r"\d+$", "#", node.name)
     return stem, node.kind, tunnel, tuple(end.network for end in node.attachments)
 
@@ -79,7 +79,8 @@ def _box(node: DrawnNode, name: str, proxies: set[str], *, is_many: bool = False
     rows = [Row("tunnels", Lane(node.name, True))] if node.name in proxies else []
     more = ["…"] if is_many else []
     if (tunnel := node.tunnel) is not None:
-        rows.append(Row(" ".join([tunnel.tenant, *tunnel.addresses, *more]), Lane(tunnel.proxy, True)))
+        words = [tunnel.tenant, *([tunnel.carrier] if tunnel.carrier else []), *tunnel.addresses, *more]
+        rows.append(Row(" ".join(words), Lane(tunnel.proxy, True)))
     for end in node.attachments:
         rows.append(Row(" ".join([end.interface, *end.addresses, *more]), Lane(end.network, False)))
     return Box(f"{name} ── {node.kind}", rows or [Row("", None)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from oxyctl.render.topology import DrawnNode, Topology
+from oxyctl.render.topology import DrawnNode, Topology, Tunnel
 
 
 def mermaid(topology: Topology) -> str:
@@ -16,7 +16,7 @@ def mermaid(topology: Topology) -> str:
     lines += [f"  {networks[n.name]}([{_quoted([n.name, *n.subnets], '<br/>')}])" for n in topology.networks]
     for node in topology.nodes:
         if (tunnel := node.tunnel) is not None:
-            lines.append(f"  {nodes[node.name]} == {_quoted([tunnel.tenant], '')} ==> {nodes[tunnel.proxy]}")
+            lines.append(f"  {nodes[node.name]} == {_quoted([_words(tunnel)], '')} ==> {nodes[tunnel.proxy]}")
         for end in node.attachments:
             label = _quoted([end.interface, *end.addresses], "<br/>")
             lines.append(f"  {nodes[node.name]} -- {label} --- {networks[end.network]}")
@@ -38,7 +38,7 @@ def _dot(topology: Topology) -> Iterator[str]:
         name = _escaped([node.name])
         yield f"  {name} [label={_escaped(_label(node))}];"
         if (tunnel := node.tunnel) is not None:
-            style = f'label={_escaped([tunnel.tenant])}, color="black:invis:black"'
+            style = f'label={_escaped([_words(tunnel)])}, color="black:invis:black"'
             yield f"  {name} -> {_escaped([tunnel.proxy])} [{style}];"
         for end in node.attachments:
             label = _escaped([end.interface, *end.addresses])
@@ -49,6 +49,10 @@ def _dot(topology: Topology) -> Iterator[str]:
 def _label(node: DrawnNode) -> list[str]:
     tunnel = node.tunnel
     return [node.name, node.kind, *(tunnel.addresses if tunnel else [])]
+
+
+def _words(tunnel: Tunnel) -> str:
+    return tunnel.tenant if tunnel.carrier is None else f"{tunnel.tenant} {tunnel.carrier}"
 
 
 def _quoted(lines: list[str], separator: str) -> str:

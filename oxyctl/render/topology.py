@@ -20,12 +20,13 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Tunnel(msgspec.Struct, kw_only=True, frozen=True):
-    """From a client to the proxy that it is connected to."""
+    """From a client to the proxy that it is connected to, or from a site's router (`carrier`: gre or gue)."""
 
     proxy: str
     tenant: str
     interface: str
     addresses: list[str]
+    carrier: str | None = None
 
 
 class DrawnNode(msgspec.Struct, kw_only=True, frozen=True):
@@ -68,8 +69,18 @@ def topology(plan: Plan) -> Topology:
 
 
 def _tunnels(plan: Plan) -> dict[str, Tunnel]:
-    """By client. The proxy is whose directory the client's socket is in."""
-    return {
+    """By client and site. The proxy of a client is whose directory its socket is in."""
+    sites = {
+        tunnel.site: Tunnel(
+            proxy=tunnel.proxy,
+            tenant=tunnel.tenant,
+            interface=tunnel.interface,
+            addresses=[text.partition("/")[0] for text in tunnel.addresses],
+            carrier=tunnel.kind,
+        )
+        for tunnel in plan.tunnels
+    }
+    return sites | {
         client["node"]: Tunnel(
             proxy=PurePath(client["socket"]).parent.name,
             tenant=client["context"]["tenant"],

@@ -27,6 +27,8 @@ class NodeConfig(_Part, frozen=True):
     services: dict[str, Port]  # port 0: any free one, told in the report
     netns: str | None = None
     utsns: str | None = None  # whose host name the programs of ssh see
+    mntns: str | None = None  # whose files they see
+    env: dict[str, str] = msgspec.field(default_factory=dict)  # what is in their environment
     addresses: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1", "::1"])
     root: str | None = None  # a directory whose files http and https serve
 

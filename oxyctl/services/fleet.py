@@ -61,6 +61,8 @@ class Fleet:
             state=Path(config.state),
             netns=node.netns,
             utsns=node.utsns,
+            mntns=node.mntns,
+            environment=node.env,
             root=root,
             hosts=None if config.hosts is None else Path(config.hosts),
         )

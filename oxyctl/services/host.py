@@ -6,13 +6,14 @@ import errno
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWUTS, setns
+from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, setns
 
 BACKLOG = 4096
 ATTEMPTS = 20  # at one free port for both families and protocols
@@ -32,6 +33,8 @@ class Host:
     state: Path
     netns: str | None = None
     utsns: str | None = None
+    mntns: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)  # of the sessions of ssh
     root: Path | None = None
     hosts: Path | None = None  # the names that dns answers for
 
@@ -58,7 +61,12 @@ class Host:
         return ["0.0.0.0", "::"] if has_ipv6() else ["0.0.0.0"]
 
     def spawn(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a program inside the node's namespaces: a child has those of the thread that made it."""
+        """Start a program inside the node's namespaces: a child has those of the thread that made it.
+
+        But for its files: no thread can have other mounts than those that it shares its directory with (setns(2)).
+        """
+        if self.mntns is not None:
+            options["preexec_fn"] = partial(_see_files, self.mntns, options.get("cwd") or os.getcwd())
         with entered(self.netns, "net"), entered(self.utsns, "uts"):
             return subprocess.Popen(command, **options)
 
@@ -75,6 +83,16 @@ def entered(namespace: str | None, kind: Literal["net", "uts"]) -> Iterator[None
             yield
         finally:
             setns(home, FLAGS[kind])
+
+
+def _see_files(namespace: str, directory: str) -> None:
+    """In the new process: the files of the node, and a directory that may be another there, or none."""
+    with _opened(namespace) as inside:
+        setns(inside, CLONE_NEWNS)
+    try:
+        os.chdir(directory)
+    except OSError:
+        os.chdir("/")
 
 
 @contextmanager

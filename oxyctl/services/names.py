@@ -1,7 +1,8 @@
 """The lab's resolver: 127.0.0.1:53 of every node, all in one process. `python -m oxyctl.services.names CONFIG.json`.
 
-CONFIG.json: `hosts`, the file that has the names; `namespaces`, the files of those that ask. `resolv.conf` of a lab
-points here, so that what reads no hosts file, `dig` for one, finds the same names.
+CONFIG.json: `hosts`, the file that has the names; `nodes`, those that ask, each with its name and `netns`, the file of
+its namespace. `resolv.conf` of a lab points here, so that what reads no hosts file, `dig` for one, finds the same
+names. SIGHUP: CONFIG.json has changed; it is read again, and a line of JSON repeats its `generation`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -21,33 +23,66 @@ from oxyctl.services.zone import Zone
 ADDRESS, PORT = "127.0.0.1", 53
 
 
-async def serve(config: dict[str, Any]) -> None:
-    """Answer in every namespace until SIGTERM or SIGINT; one JSON line on standard output when that has begun."""
-    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    zone, running = Zone(Path(config["hosts"])), []
-    for namespace in config["namespaces"]:
-        try:
-            running.append(await _start(namespace, zone))
-        except OSError as error:  # a program of the node's own was first
-            print(f"{Path(namespace).name}: no resolver on {ADDRESS}:{PORT}: {error}", file=sys.stderr, flush=True)
-    print(json.dumps({"ready": True}), flush=True)
-    await stopped.wait()
-    for service in running:
-        await service.stop()
+class Resolver:
+    """What answers in each namespace: known by its file and by its number, as a node may be made anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._running: dict[tuple[str, int], DnsService] = {}
+        self._changes = asyncio.Event()
+        self._stopped = False
+
+    async def run(self) -> None:
+        """Answer until SIGTERM or SIGINT; one JSON line on standard output whenever CONFIG.json has been followed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._changes.set)
+        while not self._stopped:
+            self._changes.clear()
+            config: dict[str, Any] = json.loads(self._path.read_text())
+            await self._follow(config)
+            report = {"ready": True, "generation": config.get("generation", 0), "problems": {}}
+            print(json.dumps(report), flush=True)
+            await self._changes.wait()
+        for service in self._running.values():
+            await service.stop()
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._changes.set()
+
+    async def _follow(self, config: dict[str, Any]) -> None:
+        zone = Zone(Path(config["hosts"]))
+        wanted = {(node["netns"], inode): node["name"] for node in config["nodes"] if (inode := _inode(node["netns"]))}
+        for gone in self._running.keys() - wanted.keys():
+            await self._running.pop(gone).stop()
+        for key, name in wanted.items():
+            if key not in self._running:
+                try:
+                    self._running[key] = await _start(name, key[0], zone)
+                except OSError as error:  # a program of the node's own was first
+                    print(f"{name}: no resolver on {ADDRESS}:{PORT}: {error}", file=sys.stderr, flush=True)
 
 
-async def _start(namespace: str, zone: Zone) -> DnsService:
+def _inode(namespace: str) -> int:
+    """The number of a namespace; 0: it is gone."""
+    try:
+        return os.stat(namespace).st_ino
+    except OSError:
+        return 0
+
+
+async def _start(name: str, namespace: str, zone: Zone) -> DnsService:
     with contextlib.ExitStack() as undo:
         with entered(namespace, "net"):
             listening = undo.enter_context(listen_tcp(ADDRESS, PORT))
             bound = undo.enter_context(bind_udp(ADDRESS, PORT))
-        service = DnsService(Host(Path(namespace).name, [ADDRESS], Path()), zone, [listening], [bound])
+        service = DnsService(Host(name, [ADDRESS], Path()), zone, [listening], [bound])
         await service.start()
         undo.pop_all()
         return service
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(json.loads(Path(sys.argv[1]).read_text())))
+    asyncio.run(Resolver(Path(sys.argv[1])).run())

@@ -1,7 +1,8 @@
 """The pytest plugin: labs as fixtures. pytest loads this module in every run, so it imports nothing that it can leave.
 
     labs      the labs of one pytest process: brought up, shared, taken down
-    handles   a lab and its nodes, as tests use them
+    handles   a lab, as tests use it
+    node      a node of it
     guard     takes labs down when pytest itself was killed
 
 A test asks for `lab`, which its marker describes, or for `lab_factory`, which makes as many as it likes:

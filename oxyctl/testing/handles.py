@@ -1,16 +1,13 @@
-"""A running lab and its nodes, as tests use them."""
+"""A running lab, as tests use it."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from oxyctl.checks import runner
 from oxyctl.checks.evidence import flow_lines
@@ -18,15 +15,11 @@ from oxyctl.checks.result import Result
 from oxyctl.checks.session import Session
 from oxyctl.errors import NothingMatched, OxyctlError
 from oxyctl.lab.ask import ask_status
-from oxyctl.lab.inside import command_in
 from oxyctl.lab.model import Lab
 from oxyctl.lab.processes import tail
 from oxyctl.lab.state import control_socket, find_node, lab_directory
 from oxyctl.lab.status import LabStatus
-from oxyctl.lab.steps import PlannedNode
-from oxyctl.traffic.client import COMMAND, GeneratorProcess
-from oxyctl.traffic.config import AnyTraffic
-from oxyctl.traffic.tally import Report
+from oxyctl.testing.node import NodeHandle
 from proxy.control.client import ControlClient, ControlError
 from proxy.control.schema import FlowRecord
 from proxy.settings import suggest
@@ -38,16 +31,6 @@ PAUSE_S = 0.05
 SHOWN_FLOWS = 20
 Section = tuple[str, str]
 Condition = int | Callable[[list[FlowRecord]], bool]
-
-
-class HttpAnswer(NamedTuple):
-    """What a server answered."""
-
-    status: int
-    headers: dict[str, str]
-    text: str  # at most the first MiB
-    length: int
-    sha256: str
 
 
 class LabHandle:
@@ -170,59 +153,3 @@ class LabHandle:
 
     def _logs(self) -> list[Path]:
         return [path for path in sorted(self.directory.log("any").parent.glob("*.log")) if path.stat().st_size]
-
-
-class NodeHandle:
-    """One node of a lab."""
-
-    def __init__(self, lab: LabHandle, planned: PlannedNode) -> None:
-        self.lab, self.planned, self.name = lab, planned, planned.name
-
-    def __repr__(self) -> str:
-        return f"<node {self.name} of lab {self.lab.name}>"
-
-    @property
-    def addresses(self) -> list[str]:
-        """All of them, without prefix lengths; those inside its tunnel first."""
-        return self.planned.addresses
-
-    def exec(
-        self, command: Sequence[str], *, timeout: float = 30, check: bool = False, **options: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a program inside the node and return what it printed and its exit code; `options` as of subprocess.run.
-
-        `check`: CalledProcessError when that is not 0. TimeoutExpired: it was killed.
-        """
-        defaults: dict[str, Any] = {"capture_output": True, "text": True}
-        if "input" not in options:
-            defaults["stdin"] = subprocess.DEVNULL
-        inside = command_in(self.lab.directory, self.name, command)
-        return subprocess.run(inside, timeout=timeout, check=check, **(defaults | options))
-
-    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """Start a program inside the node; it ends with the lab at the latest."""
-        return subprocess.Popen(command_in(self.lab.directory, self.name, command), **options)
-
-    def http(self, url: str, *, timeout: float = 10, **options: Any) -> HttpAnswer:
-        """GET `url` from inside the node; `options` as of HttpTraffic. AssertionError when nobody answers."""
-        options = {"method": "GET", **options}
-        report = self.traffic("http", url, count=1, timeout_s=timeout, detail=True, **options)
-        if report.detail is None:
-            raise AssertionError(f"{options['method']} {url} from {self.name}: {report.explanation} ({report.errors})")
-        detail = report.detail
-        return HttpAnswer(detail["status"], detail["headers"], detail["body"], detail["length"], detail["sha256"])
-
-    def traffic(self, kind: str, target: str, **options: Any) -> Report:
-        """The report of `oxyctl traffic KIND` from this node; `options` are the fields in `oxyctl.traffic.config`."""
-        traffic: AnyTraffic = msgspec.convert({"kind": kind, "target": target, **options}, AnyTraffic)
-        report = asyncio.run(self._generate(traffic))
-        report.node = self.name
-        return report
-
-    async def _generate(self, traffic: AnyTraffic) -> Report:
-        async with GeneratorProcess(command_in(self.lab.directory, self.name, COMMAND)) as generator:
-            return await generator.run(traffic)
-
-    def log(self) -> str:
-        """The last lines of what its program wrote."""
-        return tail(self.lab.directory.log(self.planned.process))

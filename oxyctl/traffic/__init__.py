@@ -13,6 +13,7 @@ or fails with a *kind*: one word such as `refused`, `timeout` or `nxdomain`.
     tally       what happened, counted, and the distribution of latencies
     failures    why an exchange failed, as one word
     http tcp udp ping dns       one file per kind of traffic
+    http_connection             one connection, and the response that is read from it
     datagrams   what the datagram kinds share: which answer belongs to which, order, jitter
     messages    DNS messages, as bytes and back
     run         from a request to its report

@@ -58,3 +58,11 @@ def test_everything_that_can_be_named_is_understood(plan):
 
 def test_the_tenant_of_a_client_is_known(plan):
     assert tenants(plan) == {"laptop": "acme", "phone": "globex"}
+
+
+def test_the_devices_of_tunnels_and_the_tenant_of_a_site_are_known(tmp_path):
+    site = LAB + "  berlin: {kind: gre-site, tenant: acme, on: internet, hosts: {db: {}}}\n"
+    made = make_plan(loads(site, "quick"), tmp_path, ("gre",))
+    assert {"berlin:wan0", "edge:gre1", "edge:tun1", "berlin-lan"} <= set(names(made))
+    assert resolve(["berlin-lan"], made) == [Wanted("berlin", "eth1"), Wanted("berlin-db", "eth0")]
+    assert tenants(made) == {"laptop": "acme", "phone": "globex", "berlin": "acme", "berlin-db": "acme"}

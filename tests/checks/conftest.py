@@ -14,6 +14,7 @@ nodes:
   laptop: {kind: warp, proxy: edge, tenant: acme}
   phone:  {kind: warp, proxy: edge, tenant: acme}
   web:    {kind: upstream, networks: [internet], services: {http: 80, echo: 7}}
+  berlin: {kind: gre-site, tenant: acme}
 checks:
 """
 

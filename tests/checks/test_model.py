@@ -20,13 +20,15 @@ EVERY_KIND = [
     'kind: flows, tenant: acme, where: {dst_port: [80, 443]}, fields: {up: ">= 5", user: null}, at_most: 4, since: 1h',
     "kind: metric, metric: oxy_flows, labels: {tenant: acme}, op: ==, value: 3, proxy: edge",
     'kind: dropped, from: laptop, by: http, to: "http://10.50.0.77/", canary: "http://web/", expect: [timeout]',
+    'kind: impair, link: "berlin:internet", delay: 20ms, loss: 1%, down: false',
+    "kind: tunnel, site: berlin, health: [healthy, degraded], by: kernel, edge: user space",
 ]
 
 
 def test_every_kind(checks):
     found = checks(*EVERY_KIND)
     kinds = [check.kind for check in found]
-    assert kinds == ["http", "tcp", "udp", "ping", "dns", "exec", "flows", "metric", "dropped"]
+    assert kinds == ["http", "tcp", "udp", "ping", "dns", "exec", "flows", "metric", "dropped", "impair", "tunnel"]
     assert isinstance(found[0], HttpCheck)
     assert isinstance(found[1], TcpCheck)
     assert found[1].sources == ["laptop", "phone"]
@@ -72,6 +74,16 @@ MISTAKES = [
     ("kind: flows, tenant: acme, at_least: 3, at_most: 2", "2", "at_most is less than at_least (3)"),
     ("kind: flows, tenant: acme, proxy: web", "web", "node 'web' is no proxy; expected one of: edge"),
     ("kind: dropped, from: laptop, by: udp, to: web, canary: 'web:7'", "web,", "no port: 'web'"),
+    (
+        "kind: impair, link: 'web:internt', down: true",
+        "'web:internt'",
+        "unknown link 'web:internt'; did you mean 'web:",
+    ),
+    ("kind: impair, link: internet", "{", "say what to do: rate, delay, jitter, loss, down or clear"),
+    ("kind: impair, link: internet, loss: 120%", "120%", "expected a share"),
+    ("kind: tunnel, site: berln", "berln", "unknown site 'berln'; did you mean 'berlin'?"),
+    ("kind: tunnel, site: web", "web", "node 'web' is no site; expected one of: berlin"),
+    ("kind: tunnel, site: berlin, health: dawn", "dawn", "checks.0.health: "),
 ]
 
 

@@ -63,6 +63,7 @@ def complete(monkeypatch, capsys):
         for name, value in asked.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "argv", ["oxyctl"])
+        monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # else the name is that of `python -m pytest`
         with pytest.raises(SystemExit) as end:
             main()
         out, err = capsys.readouterr()

@@ -16,7 +16,7 @@ MORE = "  late: {kind: process, networks: [internet], command: [x]}\n"
 
 
 def lines(diff):
-    return [f"{c.action} {c.what} {c.name}" for c in diff.changes if c.what != "program"]
+    return [f"{c.action} {c.what} {c.name}" for c in diff.changes]
 
 
 def test_the_same_file_changes_nothing(quick, plan):
@@ -28,6 +28,7 @@ def test_the_same_file_changes_nothing(quick, plan):
 def test_a_node_comes_and_goes(quick, plan):
     there = compare(plan(quick), plan(quick + MORE))
     assert lines(there) == ["add node late"]
+    assert not there.programs  # the resolver is told, as agents and services are
     assert (there.come, there.gone) == ({"late"}, frozenset())
     back = compare(there.wanted, plan(quick))
     assert lines(back) == ["remove node late"]
@@ -48,18 +49,26 @@ def test_numbers_of_what_runs_are_kept(quick, plan):
 
 
 @pytest.mark.parametrize(
-    ("written", "instead", "node"),
+    ("written", "instead", "node", "detail"),
     [
-        ("http: 80", "http: 8080", "web"),
-        ("COLOUR: blue", "COLOUR: red", "tool"),
-        ("alice@", "bob@", "laptop"),
-        ("tenants: {acme: {}}", "tenants: {acme: {}, zeta: {}}", "edge"),
+        ("http: 80", "http: 8080", "web", "replaced: other services, readiness"),
+        ("COLOUR: blue", "COLOUR: red", "tool", "replaced: other program, readiness"),
+        ("alice@", "bob@", "laptop", "replaced: other client"),
+        (
+            "tenants: {acme: {}}",
+            "tenants: {acme: {}, zeta: {}}",
+            "edge",
+            "started again, its flows end: other files (proxy.yaml)",
+        ),
+        ("{COLOUR: blue}", "{COLOUR: blue}, resolver: false", "tool", "replaced: other resolver"),
     ],
 )
-def test_a_node_that_would_be_another_is_replaced_and_no_other_is(quick, plan, written, instead, node):
+def test_a_node_that_would_be_another_is_replaced_and_no_other_is(quick, plan, written, instead, node, detail):
     diff = compare(plan(quick), plan(quick.replace(written, instead, 1)))
     assert lines(diff) == [f"change node {node}"]
+    assert diff.changes[0].detail == detail
     assert diff.gone == diff.come == {node}
+    assert not diff.programs
 
 
 def test_a_link_comes_without_its_node(quick, plan):

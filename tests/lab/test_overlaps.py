@@ -138,8 +138,8 @@ def test_the_resolver_serves_every_node_whose_port_53_is_free(plan, quick):
     text = quick.replace("{http: 80, echo: 7}", "{http: 80, dns: 53}").replace(
         "[internet], command", "[internet], resolver: false, command"
     )
-    asked = json.loads(files(plan(text))["names.json"])["namespaces"]
-    assert [Path(each).name for each in asked] == ["edge", "laptop"]
+    asked = json.loads(files(plan(text))["names.json"])["nodes"]
+    assert [(each["name"], Path(each["netns"]).name) for each in asked] == [(name, name) for name in ("edge", "laptop")]
 
 
 def test_the_labs_are_installed_where_they_are_looked_for(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from oxyctl.cli.check import _chosen as chosen
 from oxyctl.errors import LabNotFound, OxyctlError
 from oxyctl.lab import reap, remains, state
 from tests.lab.test_state import note, supervisor  # noqa: F401
@@ -161,6 +162,24 @@ def test_the_lab_of_the_environment_is_meant_when_none_is_named(run, supervisor,
     monkeypatch.setenv("OXYCTL_LAB", "three")
     with pytest.raises(LabNotFound, match="no lab 'three' is running"):
         state.find_lab()
+
+
+def test_the_first_word_of_check_is_a_lab_where_it_must_be(run, supervisor, monkeypatch):  # noqa: F811
+    note("one", supervisor.pid)
+    assert [_chosen(words, None) for words in (["http*"], ["one", "http*"])] == [("one", ["http*"])] * 2
+    note("two", supervisor.pid)
+    assert _chosen(["two", "http*"], None) == ("two", ["http*"])
+    assert _chosen(["http*"], "two") == ("two", ["http*"])
+    with pytest.raises(LabNotFound, match="no lab 'http' is running"):
+        _chosen(["http"], None)
+    monkeypatch.setenv("OXYCTL_LAB", "two")
+    assert _chosen(["http*", "dns"], None) == ("two", ["http*", "dns"])
+    assert _chosen(["one", "dns"], None) == ("one", ["dns"])
+
+
+def _chosen(words, lab):
+    directory, patterns = chosen(words, lab)
+    return directory.name, patterns
 
 
 def test_logs_are_found_of_a_lab_that_is_no_more(run, supervisor):  # noqa: F811

@@ -169,3 +169,15 @@ def test_a_gateway_that_makes_no_sense_is_told_with_its_place(gateway, message):
     with pytest.raises(DocumentError) as caught:
         loads(CHAIN.replace('"fd01::/64"]}', f'"fd01::/64"], gateway: {gateway}}}'))
     assert f"lab.yaml:{message}" in str(caught.value)
+
+
+def test_a_host_of_one_family_has_a_gateway_in_that_family_only(plan):
+    text = """
+networks: {lan: {subnets: [10.1.0.0/24, "fd00:1::/64"]}, far: {subnets: [10.2.0.0/24, "fd00:2::/64"]}}
+nodes:
+  r1: {kind: router, networks: [lan, far]}
+  old: {kind: process, command: [x], networks: {lan: [10.1.0.9]}}
+  new: {kind: process, command: [x], networks: [lan]}
+"""
+    found = {(route.node, route.to) for route in plan(text).routes}
+    assert found == {("old", "0.0.0.0/0"), ("new", "0.0.0.0/0"), ("new", "::/0")}

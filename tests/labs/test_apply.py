@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from tests.labs.conftest import processes_of
+
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")]
 
 BASE = """
@@ -120,6 +122,36 @@ def test_a_node_that_is_another_is_replaced_alone(shop):
     assert shop.exec("pc", "curl", "-sS", "http://web:8080/").startswith("node ")
     shop.exec("pc", "curl", "-sS", "http://web/", code=7)
     assert pids(shop) == before  # the services' process has been told
+
+
+LOOK_UP = """
+import socket, struct, sys
+name = b"".join(bytes([len(part)]) + part.encode() for part in sys.argv[1].split(".")) + bytes(1)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.settimeout(10)
+    sock.connect(("127.0.0.1", 53))
+    sock.send(struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + name + struct.pack("!2H", 1, 1))
+    answer = sock.recv(512)
+print(answer[3] & 15, socket.inet_ntoa(answer[-4:]))
+"""
+
+
+def test_the_resolver_answers_in_nodes_that_come_or_are_replaced_and_goes_on_in_the_others(shop):
+    def resolver():
+        return [pid for pid, words in processes_of(shop.run).items() if "oxyctl.services.names" in words]
+
+    def ask(node, name):
+        return shop.exec(node, shop.python, "-c", LOOK_UP, name)
+
+    before = resolver()
+    assert ask("web", "edge").startswith("0 10.0.0.")
+    apply(shop, MORE.replace("http: 80", "http: 8080", 1))
+    assert resolver() == before
+    for node in ("web", "db", "tool", "edge"):
+        assert ask(node, "db").startswith("0 10."), node
+    apply(shop, BASE)
+    assert ask("edge", "db").startswith("3 ")
+    assert resolver() == before
 
 
 def test_what_apply_says_of_links_is_done_and_undone(shop):

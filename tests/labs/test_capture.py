@@ -130,6 +130,51 @@ def test_filters_counts_targets_and_formats(lab):
     lab.oxyctl("capture", "web", "--lab", "other", code=5)
 
 
+GROWING = """
+name: growing
+networks: {lan: {subnets: [10.0.0.0/24]}}
+nodes:
+  web:  {kind: process, networks: [lan], command: [sleep, "600"]}
+  echo: {kind: process, networks: [lan], command: [sleep, "600"]}
+"""
+
+
+def test_what_apply_adds_or_replaces_while_all_is_captured_is_captured_too(machine):
+    file = machine.file("growing.yaml", GROWING)
+    machine.oxyctl("lab", "up", file)
+    process = begin(machine, "all", "-q", "-w", machine.directory / "all.pcapng", "--filter", "icmp")
+    ring = begin(machine, "all", "-q", "-w", machine.directory / "ring.pcapng", "-f", "icmp", "--ring", "16KiB,9")
+    captures = (process, ring)
+
+    def become(text, *titles):
+        file.write_text(text)
+        machine.oxyctl("lab", "apply", file)
+        for capture in captures:
+            assert sorted(capture.stderr.readline() for _ in titles) == [f"capturing at {t} as well\n" for t in titles]
+
+    def send(size, source, target):
+        machine.exec(source, "ping", "-q", "-c5", "-i0.02", "-W2", "-s", str(size), target)
+
+    send(FIRST, "web", "10.0.0.2")
+    more = GROWING.replace("networks: {lan:", "networks: {back: {subnets: [10.9.0.0/24]}, lan:").replace(
+        'networks: [lan], command: [sleep, "600"]}\n  echo', 'networks: [lan, back], command: [sleep, "600"]}\n  echo'
+    )
+    more += '  late: {kind: process, networks: [back, lan], command: [sleep, "600"]}\n'
+    become(more, "late:eth0", "late:eth1", "web:eth1")
+    send(BETWEEN, "late", "10.9.0.1")
+    become(more.replace("echo: {kind: process", "echo: {kind: process, env: {A: b}"), "echo:eth0")
+    send(LAST, "web", "10.0.0.2")
+    for capture in captures:
+        assert "0 dropped" in end(capture)
+    for name in ("all", "ring-*"):
+        found = collections.Counter()
+        for part in sorted(machine.directory.glob(f"{name}.pcapng")):
+            for title, size in tshark(part, "frame.interface_name", "data.len", where="data.len > 10"):
+                found[title, int(size) + TIMESTAMP] += 1
+        ends = {FIRST: ("web:eth0", "echo:eth0"), BETWEEN: ("late:eth0", "web:eth1"), LAST: ("web:eth0", "echo:eth0")}
+        assert found == {(title, size): 10 for size, titles in ends.items() for title in titles}, name
+
+
 def test_a_stream_a_ring_a_reader_that_goes_and_a_lab_that_ends(lab):
     ring = begin(lab, "all", "-w", lab.directory / "ring.pcapng", "--ring", "16KiB,2", "--filter", "icmp")
     reading = begin(lab, "laptop", "--filter", "icmp")

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.netns
 
 TRIO = """
 nodes:
-  one:   {kind: process, command: [sleep, "600"]}
-  two:   {kind: process, command: [sleep, "600"]}
+  one:   {kind: process, command: [sleep, "600"], labels: {role: client, site: berlin}}
+  two:   {kind: process, command: [sleep, "600"], labels: {role: client}}
   three: {kind: process, command: [sleep, "600"]}
 """
 
@@ -103,6 +103,17 @@ def test_they_run_at_the_same_time(trio):
     place.chmod(0o777)
     script = 'touch "$0/$OXYCTL_NODE"; until [ $(ls "$0" | wc -l) = 3 ]; do sleep 0.05; done'
     trio.oxyctl("lab", "exec", "--all", "--", "sh", "-c", script, place)
+
+
+@pytest.mark.parametrize(
+    ("selection", "nodes"),
+    [(["role=client"], ["one", "two"]), (["role=client", "site=berlin"], ["one"]), (["site=berlin"], ["one"])],
+    ids=str,
+)
+def test_labels_select_nodes_that_have_all_of_them(trio, selection, nodes):
+    options = [word for label in selection for word in ("--label", label)]
+    done = trio.oxyctl("lab", "exec", *options, "--", "hostname")
+    assert sorted(done.stdout.splitlines()) == [f"{node} | {node}" for node in nodes]
 
 
 def test_nothing_matched(trio):

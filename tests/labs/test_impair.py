@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import pytest
 
-from tests.labs.conftest import eventually
+from tests.labs.conftest import eventually, processes_of
 
 pytestmark = [
     pytest.mark.netns,
@@ -143,6 +145,48 @@ nodes:
     machine.oxyctl("lab", "impair", "pc:tunnel", "--clear")
     assert least_ms(machine, source="pc") < 49
     assert machine.exec("pc", "curl", "-sS", "http://web/").startswith("node ")
+
+
+def relay_of(machine):
+    """The PID of the relay; None when there is none."""
+    return next((pid for pid, words in processes_of(machine.run).items() if "oxyctl.agents.impair" in words), None)
+
+
+def kill_relay(machine):
+    """The PID that it had."""
+    pid = eventually(lambda: relay_of(machine), "the relay runs")
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: relay_of(machine) != pid, "it is dead")
+    return pid
+
+
+def is_counting(machine):
+    """The relay has been told all links and has answered: the way through it is there again."""
+    return "passed" in link(machine)["frames"] and machine.status()["lab"]["state"] == "up"
+
+
+def test_a_relay_that_dies_is_started_again(lab):
+    machine = lab("delay: 20ms", is_ours=True)
+    first = kill_relay(machine)
+    assert eventually(lambda: relay_of(machine), "another relay") != first
+    eventually(lambda: is_counting(machine), "links are relayed again")
+    assert least_ms(machine) >= 39
+    machine.oxyctl("lab", "impair", "web:lan", "--delay", "5ms")
+    assert 9 <= least_ms(machine) < 39
+    machine.oxyctl("lab", "impair", "web:lan", "--clear")
+    assert least_ms(machine) < 9
+
+
+def test_a_relay_that_always_dies_is_told_as_what_it_is(lab):
+    machine = lab("delay: 1ms", is_ours=True)
+    for _ in range(6):
+        kill_relay(machine)
+    eventually(lambda: machine.status()["lab"]["state"] == "degraded", "the lab is degraded")
+    assert link(machine)["detail"] == "delay 1ms; its relay was killed by SIGKILL"
+    assert {node["state"] for node in machine.status()["items"]} == {"ready"}
+    machine.oxyctl("lab", "impair", "web:lan", "--delay", "2ms")  # a change starts it again
+    assert least_ms(machine) >= 3
+    assert machine.status()["lab"]["state"] == "up"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,34 @@ def test_files_and_environment_are_one_nodes_own(machine):
     assert "renamed" not in machine.exec("web", "cat", "/etc/hostname")
     assert "lab file" not in machine.exec("web", "sh", "-c", "ls /etc")
     assert machine.exec("app", "cat", "/etc/passwd") == machine.exec("web", "cat", "/etc/passwd")
+    assert not Path("/etc/oxy-test").exists()
+
+
+SESSIONS = """
+networks: {lan: {subnets: [10.0.0.0/24]}}
+nodes:
+  pc:  {kind: process, networks: [lan], command: [sleep, "600"]}
+  web:
+    kind: upstream
+    networks: [lan]
+    services: {ssh: 22}
+    files: {/etc/oxy-test/app.conf: "from the lab file"}
+    env: {COLOUR: blue, PATH_OF_MINE: "/a b"}
+  old: {kind: upstream, networks: [lan], services: {ssh: 22}}
+"""
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs ssh")
+def test_sessions_by_ssh_see_the_files_and_the_environment_of_their_node(machine):
+    machine.oxyctl("lab", "up", machine.file("sessions.yaml", SESSIONS))
+    script = 'cat /etc/oxy-test/app.conf; echo ", $COLOUR, $PATH_OF_MINE, $(hostname)"'
+
+    def ask(node, *options, **expected):
+        return machine.exec("pc", "ssh", "-o", "BatchMode=yes", *options, node, script, **expected)
+
+    assert ask("web").strip() == "from the lab file, blue, /a b, web"
+    assert "from the lab file, blue, /a b, web" in ask("web", "-tt")
+    assert ask("old").strip() == ", , , old"
     assert not Path("/etc/oxy-test").exists()
 
 

@@ -62,6 +62,7 @@ PURE = ("proxy.wire", "proxy.flow", "proxy.packet")
 
 CORE_FOR_THE_LAB = {
     "proxy.control": "the way to ask a running proxy",
+    "proxy.packet.health": "a tunnel's health is judged alike at both of its ends",
     "proxy.wire": "bytes mean the same on both sides",
     "proxy.device": "TUN devices, and the client's side of tunnels",
     "proxy.settings": "both read YAML, and the lab writes proxy.yaml",

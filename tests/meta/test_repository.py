@@ -27,7 +27,7 @@ def has_docstring(source):
 
 
 def test_every_file_says_what_is_in_it():
-    code = [*sources("proxy", "oxyctl", "examples"), *(ROOT / "bench").glob("*.py")]
+    code = [*sources("proxy", "oxyctl", "examples", "tools"), *(ROOT / "bench").glob("*.py")]
     tests = [path for path in sources("tests") if path.stat().st_size]  # an empty __init__.py only marks a package
     assert [relative(path) for path in [*code, *tests] if not has_docstring(path.read_text())] == []
     assert not has_docstring("# a comment\nimport os\n")

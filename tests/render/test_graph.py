@@ -134,3 +134,10 @@ def test_every_lab_that_comes_along_fits_the_page(oxyctl, file):
     done = oxyctl("lab", "graph", str(file))
     assert done.code == 0
     assert max(map(len, done.lines)) <= 80
+
+
+def test_a_site_is_tied_to_its_proxy_by_its_kind_of_tunnel(tmp_path):
+    site = shown(SMALL + "  lima: {kind: gue-site, tenant: acme}\n", tmp_path)
+    assert "│ acme gue 10.255.1.2 fd00:255:1::2 ╞═══╣" in draw(site)
+    assert 'node3 == "acme gue" ==> node0' in mermaid(site)
+    assert 'label="acme gue"' in dot(site)

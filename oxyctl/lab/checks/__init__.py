@@ -2,6 +2,7 @@
 
 base      what every check has
 probes    checks that are tried from inside a node
+links     links that are impaired on the way, tunnels of sites
 records   checks of what a proxy says
 values    what a check expects of a value
 """
@@ -13,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from oxyctl.lab.checks.base import Check
+from oxyctl.lab.checks.links import ImpairCheck, TunnelCheck
 from oxyctl.lab.checks.probes import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
 from oxyctl.lab.checks.records import FlowsCheck, MetricCheck
 from proxy.settings import Document, DocumentError
@@ -20,7 +22,19 @@ from proxy.settings import Document, DocumentError
 if TYPE_CHECKING:
     from oxyctl.lab.model import Lab
 
-AnyCheck = HttpCheck | TcpCheck | UdpCheck | PingCheck | DnsCheck | ExecCheck | FlowsCheck | MetricCheck | DroppedCheck
+AnyCheck = (
+    HttpCheck
+    | TcpCheck
+    | UdpCheck
+    | PingCheck
+    | DnsCheck
+    | ExecCheck
+    | FlowsCheck
+    | MetricCheck
+    | DroppedCheck
+    | ImpairCheck
+    | TunnelCheck
+)
 
 __all__ = [
     "AnyCheck",
@@ -30,9 +44,11 @@ __all__ = [
     "ExecCheck",
     "FlowsCheck",
     "HttpCheck",
+    "ImpairCheck",
     "MetricCheck",
     "PingCheck",
     "TcpCheck",
+    "TunnelCheck",
     "UdpCheck",
     "validate_checks",
 ]

@@ -110,7 +110,7 @@ class Program:
         theirs = [pipes[0][0], pipes[1][1], pipes[2][1]]
         ours = [pipes[0][1], pipes[1][0], pipes[2][0]]
         try:
-            child = self._spawn(host, self._command(command), theirs, self._environment())
+            child = self._spawn(host, self._command(command), theirs, self._environment(host))
         except BaseException:
             _close(ours)
             raise
@@ -127,7 +127,7 @@ class Program:
             self.resize(*self._channel.get_terminal_size())
             shell, *arguments = self._command(command)
             terminal = on_terminal(self._account.shell, shell, *arguments)
-            child = self._spawn(host, terminal, [theirs] * 3, self._environment(os.ttyname(theirs)))
+            child = self._spawn(host, terminal, [theirs] * 3, self._environment(host, os.ttyname(theirs)))
         except BaseException:
             _close([ours])
             raise
@@ -156,7 +156,7 @@ class Program:
             env=environment,
         )
 
-    def _environment(self, terminal: str | None = None) -> dict[str, str]:
+    def _environment(self, host: Host, terminal: str | None = None) -> dict[str, str]:
         peer, own = (self._channel.get_extra_info(name) for name in ("peername", "sockname"))
         environment = {
             **self._channel.get_environment(),
@@ -165,6 +165,7 @@ class Program:
             "USER": self._account.name,
             "SHELL": self._account.shell,
             "PATH": os.environ.get("PATH", os.defpath),
+            **host.environment,
             "SSH_CLIENT": f"{peer[0]} {peer[1]} {own[1]}",
             "SSH_CONNECTION": f"{peer[0]} {peer[1]} {own[0]} {own[1]}",
         }

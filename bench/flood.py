@@ -1,0 +1,119 @@
+"""A SYN flood of one tenant, and what another tenant's ping notices of it.
+
+The flooder opens connections and never completes one: the proxy dials the origin for each that the tenant's limits
+allow, and counts the others. The proxy and the origin share the bench's core; the two clients have the other cores, as
+machines of their own would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from bench.series import Figure, Sample
+from bench.topology import CLIENT, ORIGIN, ORIGIN_ADDRESS, PROXY, BenchError, Topology, wait_for
+from proxy.control.client import ControlClient, ControlError
+
+RATE, PINGS_PER_S = 50_000, 100
+QUIET, FLOODED = "quiet", "flood, default limits"
+CAPPED = "flood, 500 new flows/s allowed"
+FLOODERS = {FLOODED: "flooder", CAPPED: "capped"}  # tenants
+P50, P99, LOST = "ping p50 us", "ping p99 us", "lost"
+MOST = 3.0  # times the quiet p99
+LISTENER = """
+import socket, time
+listener = socket.create_server(("", 81), backlog=65535)
+while True: time.sleep(60)
+"""
+
+
+def measure(topology: Topology, *, quick: bool) -> Figure:
+    figure = Figure("flood", f"A SYN flood of {RATE:,}/s from one tenant, another tenant's ping", (QUIET,))
+    seconds, rounds = (2.0, 2) if quick else (6.0, 5)
+    settings = topology.directory / "flood.yaml"
+    settings.write_text(json.dumps(_settings(topology)))
+    listener = topology.running(ORIGIN, [sys.executable, "-c", LISTENER])
+    with listener, topology.running(PROXY, [sys.executable, "-m", "proxy", str(settings)]) as proxy:
+        control = ControlClient(str(topology.directory / "flood.sock"))
+        wait_for("the proxy", lambda: _answers(control, proxy), 30)
+        for _ in range(rounds):
+            figure.add(QUIET, _ping(topology, seconds))
+            for name in FLOODERS:
+                _flooded(topology, control, figure, name, seconds)
+    for name in FLOODERS:
+        figure.aim(f"{name}: the ping's p99, times its quiet p99", figure.ratio(name, QUIET, P99), MOST, at_most=True)
+    return figure
+
+
+def _flooded(topology: Topology, control: ControlClient, figure: Figure, name: str, seconds: float) -> None:
+    """One round under the flood: what was sent, dropped and why is noted."""
+    tenant = FLOODERS[name]
+    before = control.status().tenants[tenant].drops
+    reports: list[dict[str, Any]] = []
+
+    def run() -> None:
+        reports.append(_client(topology, "flood", tenant, RATE, seconds + 1.5))
+
+    flooding = threading.Thread(target=run)
+    flooding.start()
+    wait_for("the flood", lambda: control.status().tenants[tenant].drops != before, 10)
+    sample = _ping(topology, seconds)
+    flooding.join()
+    if not reports:
+        raise BenchError("the flooder failed")
+    report, after = reports[0], control.status().tenants[tenant]
+    figure.add(name, sample)
+    drops = {why: more for why, count in after.drops.items() if (more := count - before.get(why, 0))}
+    unheard = control.status().tenants["pinger"].drops
+    counted = ", ".join(f"{count:,} {why}" for why, count in sorted(drops.items(), key=lambda item: -item[1]))
+    offered = (report["sent"] + report["lost"]) / report["seconds"]
+    figure.notes.append(
+        f"{name}: offered {offered:,.0f} SYNs/s, {report['sent']:,} into the tunnel, {report['lost']:,} lost at its "
+        f"full buffer; dropped: {counted}; of the pinger's so far: {unheard or 'none'}"
+    )
+
+
+def _ping(topology: Topology, seconds: float) -> Sample:
+    report = _client(topology, "ping", "pinger", PINGS_PER_S, seconds)
+    trips = sorted(report["trips_us"])
+    if len(trips) < 50:
+        raise BenchError(f"only {len(trips)} pings came back")
+    return {P50: statistics.median(trips), P99: trips[len(trips) * 99 // 100], LOST: float(report["lost"][0])}
+
+
+def _client(topology: Topology, role: str, tenant: str, rate: float, seconds: float) -> dict[str, Any]:
+    """What flooder.py reports, run beside the bench's core where there is another."""
+    others = os.sched_getaffinity(os.getppid()) - {topology.cpu} or {topology.cpu}
+    cpus = ",".join(map(str, sorted(others)))
+    words = ["taskset", "--cpu-list", cpus, sys.executable, str(Path(__file__).with_name("flooder.py")), role]
+    words += [str(topology.directory / "flood.ramp"), tenant, ORIGIN_ADDRESS, str(rate), str(seconds)]
+    report: dict[str, Any] = json.loads(topology.run(CLIENT, words))
+    return report
+
+
+def _settings(topology: Topology) -> dict[str, Any]:
+    """The flooder and the pinger have the limits of everybody who sets none."""
+    flooder = {"prefixes": ["100.96.0.0/16"]}
+    tenants = {"flooder": flooder, "pinger": {"prefixes": ["100.97.0.0/16"]}}
+    tenants |= {"capped": flooder | {"limits": {"new_flows_per_s": 500}}}
+    return {
+        "control": str(topology.directory / "flood.sock"),
+        "tenants": tenants,
+        "onramps": [{"kind": "connected", "path": str(topology.directory / "flood.ramp")}],
+        "records": {"path": str(topology.directory / "flood.db")},
+    }
+
+
+def _answers(control: ControlClient, proxy: subprocess.Popen[str]) -> bool:
+    if proxy.poll() is not None:
+        raise BenchError(f"the proxy ended at once, with exit code {proxy.returncode}")
+    try:
+        return control.status().pid == proxy.pid
+    except ControlError:
+        return False

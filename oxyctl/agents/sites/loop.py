@@ -1,0 +1,212 @@
+"""All ends of tunnels in one epoll loop: packets, probes, changes of the configuration, and who asks for counters."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from oxyctl.agents.sites.config import Config, TunnelConfig
+from oxyctl.agents.sites.tunnel import Sockets, Tunnel, identity_of
+from oxyctl.net.sockets import shortened
+
+ENDING = (signal.SIGTERM, signal.SIGINT)
+ANSWER_S = 1.0  # who asks for counters reads them at once, or not at all
+
+
+class Loop:
+    """What happens is told on standard output in JSON lines, and in words on standard error."""
+
+    def __init__(self, read: Callable[[], Config]) -> None:
+        self._read = read
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._sockets = Sockets(self._watch, self._unwatch)
+        self._tunnels: dict[tuple[str, str], Tunnel] = {}
+        self._asked: tuple[str, socket.socket] | None = None  # where counters are read
+        self._is_ending = self._is_changed = False
+
+    def run(self) -> None:
+        """Move packets until SIGTERM, SIGINT, or the end of standard input where that is a pipe. SIGHUP: read again."""
+        wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        for number in ENDING:
+            signal.signal(number, self._note_end)
+        signal.signal(signal.SIGHUP, self._note_change)
+        self._watch(wake, lambda: bool(os.read(wake, 4096)))
+        if _is_pipe(sys.stdin.fileno()):
+            self._watch(sys.stdin.fileno(), self._read_input)
+        try:
+            self._change()
+            while not self._is_ending:
+                for fd, _ in self._epoll.poll(self._probe_due()):
+                    if (handle := self._handlers.get(fd)) is not None:
+                        handle()
+                if self._is_changed:
+                    self._is_changed = False
+                    self._change()
+        finally:
+            self._close()
+            signal.set_wakeup_fd(-1)
+            for fd in (wake, woken):
+                os.close(fd)
+
+    def _note_end(self, number: int, frame: object) -> None:
+        self._is_ending = True
+
+    def _note_change(self, number: int, frame: object) -> None:
+        self._is_changed = True
+
+    def _read_input(self) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            self._is_ending = True
+
+    def _watch(self, fd: int, handle: Callable[[], Any]) -> None:
+        self._handlers[fd] = handle
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        del self._handlers[fd]
+        self._epoll.unregister(fd)
+
+    def _probe_due(self) -> float | None:
+        """Send the probes whose time has come; seconds until the next one's, None when nothing is probed."""
+        now, times = time.monotonic(), []
+        for tunnel in self._tunnels.values():
+            if (prober := tunnel.prober) is not None:
+                prober.probe(now)
+                times.append(prober.next_due())
+        return max(0.0, min(times) - now) if times else None
+
+    def _change(self) -> None:
+        """Serve the ends that the configuration names and no others; what has not changed stays open."""
+        config = self._read()
+        wanted = {each.name: each for each in config.tunnels}
+        for name, tunnel in list(self._tunnels.items()):
+            if tunnel.config != wanted.get(name) or not _is_in(tunnel):
+                self._close_tunnel(self._tunnels.pop(name))
+        self._sockets.close_unused()
+        problems = {}
+        for name, each in wanted.items():
+            if name not in self._tunnels and (problem := self._open(each)):
+                problems[each.node] = problem
+        with contextlib.suppress(OSError):
+            self._listen(config.status)
+        print(json.dumps({"generation": config.generation, "problems": problems}), flush=True)
+
+    def _open(self, config: TunnelConfig) -> str | None:
+        """What is wrong, if anything."""
+        try:
+            tunnel = Tunnel(config, self._sockets, lambda health: self._tell(config, "health", **health))
+        except OSError as error:
+            detail = error.strerror or str(error)
+            self._tell(config, "refused", detail=f"cannot open the tunnel: {detail}")
+            return detail
+        self._tunnels[config.name] = tunnel
+        if tunnel.device is not None:
+            self._watch(tunnel.device.fd, lambda: self._receive(tunnel))
+        if tunnel.prober is not None:
+            self._watch(tunnel.prober.fd, tunnel.prober.receive)
+        self._tell(config, "open")
+        return None
+
+    def _receive(self, tunnel: Tunnel) -> None:
+        assert tunnel.device is not None
+        try:
+            tunnel.device.receive()
+        except OSError as error:  # it was removed: its descriptor would be ready for ever
+            self._unwatch(tunnel.device.fd)
+            self._tell(tunnel.config, "lost", detail=f"device {tunnel.config.device}: {error.strerror}")
+
+    def _close_tunnel(self, tunnel: Tunnel) -> None:
+        if tunnel.device is not None and tunnel.device.fd in self._handlers:
+            self._unwatch(tunnel.device.fd)
+        if tunnel.prober is not None:
+            self._unwatch(tunnel.prober.fd)
+        tunnel.close()
+
+    def _tell(self, config: TunnelConfig, event: str, **details: Any) -> None:
+        print(json.dumps({"node": config.node, "end": config.end, "event": event, **details}), flush=True)
+        words = " ".join(f"{key} {value}" for key, value in details.items())
+        print(f"{config.node}: {config.end}: {event} {words}".rstrip(), file=sys.stderr, flush=True)
+
+    def _listen(self, path: str | None) -> None:
+        """Let counters be read at `path`."""
+        if self._asked is not None:
+            if self._asked[0] == path:
+                return
+            self._close_listener()
+        if path is None:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            with shortened(path) as short:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(short)  # of one that was killed
+                sock.bind(short)
+            sock.listen()
+        except OSError as error:
+            sock.close()
+            print(f"cannot listen on {path}: {error.strerror}", file=sys.stderr, flush=True)
+            raise
+        self._asked = path, sock
+        self._watch(sock.fileno(), self._answer)
+
+    def _answer(self) -> None:
+        assert self._asked is not None
+        try:
+            asking, _ = self._asked[1].accept()
+        except OSError:
+            return
+        with asking, contextlib.suppress(OSError):
+            asking.settimeout(ANSWER_S)
+            asking.sendall(json.dumps(self.status()).encode())
+
+    def status(self) -> dict[str, Any]:
+        """Every end's counters, and the drops of packets that belong to none."""
+        return {
+            "tunnels": [tunnel.status() for tunnel in self._tunnels.values()],
+            "drops": {netns: dict(drops) for netns, drops in self._sockets.drops.items() if drops},
+        }
+
+    def _close_listener(self) -> None:
+        assert self._asked is not None
+        path, sock = self._asked
+        self._unwatch(sock.fileno())
+        sock.close()
+        self._asked = None
+        with contextlib.suppress(OSError), shortened(path) as short:
+            os.unlink(short)
+
+    def _close(self) -> None:
+        for tunnel in self._tunnels.values():
+            self._close_tunnel(tunnel)
+        self._tunnels.clear()
+        self._sockets.close_unused()
+        if self._asked is not None:
+            self._close_listener()
+        self._epoll.close()
+
+
+def _is_in(tunnel: Tunnel) -> bool:
+    """Whether the namespace of its node is still the one that it was opened in."""
+    try:
+        return identity_of(tunnel.config.netns) == tunnel.namespace
+    except OSError:
+        return False
+
+
+def _is_pipe(fd: int) -> bool:
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

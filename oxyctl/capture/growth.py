@@ -1,0 +1,70 @@
+"""Interfaces that come while a capture runs: what `lab apply` adds to the targets is captured from then on."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from oxyctl.capture.opener import open_sockets
+from oxyctl.capture.ring import Ring
+from oxyctl.capture.targets import Interface, resolve, tenants
+from oxyctl.errors import OxyctlError
+from oxyctl.lab.state import LabDirectory
+
+EVERY_S = 0.25
+Version = tuple[int, int] | None
+
+
+def plan_version(lab: LabDirectory) -> Version:
+    """Differs after each change of a running lab; None when there is no plan (any more)."""
+    try:
+        found = (lab.path / "plan.json").stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+class Growth:
+    """Looks now and then whether the lab has become another, and has `add` capture at what is new of `targets`."""
+
+    def __init__(
+        self,
+        lab: LabDirectory,
+        targets: Sequence[str],
+        rings: Sequence[Ring],
+        since: Version,
+        add: Callable[[Interface, socket.socket], None],
+    ) -> None:
+        """`since`: the version of the plan that `rings` are of."""
+        self._lab, self._targets, self._rings, self._version, self._add = lab, targets, rings, since, add
+        self._next = 0.0
+
+    def tick(self) -> float:
+        """Look when it is time to; seconds until the next time."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + EVERY_S
+            version = plan_version(self._lab)
+            if version is not None and version != self._version:
+                self._version = version
+                with contextlib.suppress(OxyctlError):  # the lab is ending; or what was named is no more
+                    self._look()
+        return self._next - now
+
+    def _look(self) -> None:
+        plan = self._lab.read_plan()
+        if plan is None:
+            return
+        known = {_identity(ring.interface) for ring in self._rings if ring.is_bound}
+        for interface, sock in open_sockets(self._lab, resolve(self._targets, plan), tenants(plan)):
+            if _identity(interface) in known:
+                sock.close()
+            else:
+                self._add(interface, sock)
+
+
+def _identity(interface: Interface) -> tuple[str, int]:
+    """A node that is replaced has interfaces of the same names in another namespace."""
+    return interface.title, interface.namespace

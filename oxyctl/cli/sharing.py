@@ -1,0 +1,33 @@
+"""Options that several commands have: written once, as the parameters of a function that is never called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def sharing(*blocks: Callable[..., None], **defaults: Any) -> Callable[[Command], Command]:
+    """Give a command the parameters of `blocks` after its own; it gets their values in its `**shared`.
+
+    `defaults`: for those that this command has other ones of. Typer reads the signature, and so it is all there is.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = [each for each in _parameters(command) if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        shared = [
+            each.replace(default=defaults.get(each.name, each.default))
+            for block in blocks
+            for each in _parameters(block)
+        ]
+        command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in [*own, *shared]}
+        return command
+
+    return decorate
+
+
+def _parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())

@@ -1,0 +1,54 @@
+"""Policy routing by rtnetlink (linux/fib_rules.h): what comes in by an interface has a routing table of its own."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from oxyctl.net import netlink
+from oxyctl.net.netlink import NLM_F_CREATE, NLM_F_EXCL, Request
+
+RTM_NEWRULE, RTM_DELRULE = 32, 33
+FRA_IIFNAME, FRA_PRIORITY, FRA_TABLE, FR_ACT_TO_TBL = 3, 6, 15, 1
+LOCAL_TABLE = 255
+FIRST, LOCAL, LATER = 100, 1000, 2000  # priorities; the kernel's own rules have 0 (local), 32766 and 32767
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+_rule = struct.Struct("=BBBBBBBBI")  # family, two prefix lengths, TOS, table, two reserved, action, flags
+
+
+def from_interface(interface: str, table: int, *, is_first: bool) -> list[Request]:
+    """In both families; `is_first`: before the namespace's own addresses (`local_later` must have been run)."""
+    priority = FIRST if is_first else LATER
+    return [_request(RTM_NEWRULE, family, priority, table, interface) for family in FAMILIES]
+
+
+def local_later() -> None:
+    """Let the namespace's own addresses be looked up after the first rules: it is one of them from then on.
+
+    Twice is as good as once. OSError.
+    """
+    for family in FAMILIES:
+        for request in (
+            _request(RTM_NEWRULE, family, LOCAL, LOCAL_TABLE),
+            _request(RTM_DELRULE, family, 0, LOCAL_TABLE),
+        ):
+            try:
+                netlink.run([request])
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOENT):
+                    raise
+
+
+def _request(kind: int, family: int, priority: int, table: int, interface: str | None = None) -> Request:
+    body = _rule.pack(family, 0, 0, 0, table if table < 256 else 0, 0, 0, FR_ACT_TO_TBL, 0)
+    body += _attribute(FRA_PRIORITY, struct.pack("=I", priority)) + _attribute(FRA_TABLE, struct.pack("=I", table))
+    if interface is not None:
+        body += _attribute(FRA_IIFNAME, interface.encode() + b"\0")
+    flags = NLM_F_CREATE | NLM_F_EXCL if kind == RTM_NEWRULE else 0
+    return Request(f"rule for {interface or 'own addresses'}", kind, flags, body)
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
