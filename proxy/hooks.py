@@ -22,8 +22,8 @@ _FAILED = "failed"
 class Hooks:
     """Subclass it, override what you need, and name the class in `hooks:` of proxy.yaml as `module:Class`.
 
-    Deciding hooks return None to allow, or the reason of a denial; `level` returns None or its choice. One that raises
-    or takes longer than `timeout_s` denies (`fail_open = False`) or allows. A hook that is not overridden costs nothing.
+    Deciding hooks return None to allow, or the reason of a denial; `level` None or its choice. One that raises or
+    takes longer than `timeout_s` denies (`fail_open = False`) or allows. A hook that is not overridden costs nothing.
     """
 
     timeout_s = 5.0

@@ -36,10 +36,21 @@ def _total(name: str) -> Get:
     return lambda record: getattr(record.total, name)
 
 
+def _came_by(record: FlowRecord) -> str:
+    """The on-ramp; of a site the site, which says more."""
+    return record.tunnel if record.tunnel and record.tunnel.startswith(SITE) else record.onramp
+
+
+def _left_by(record: FlowRecord) -> str:
+    """The off-ramp; when that is a tunnel, which."""
+    return record.offramp_tunnel or record.offramp or "-"
+
+
 def _header(name: str) -> str:
     return name.upper().replace("_", " ")
 
 
+SITE = "site:"
 _NESTED = ("total", "delta", "decisions")
 _RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _NESTED]
 
@@ -57,12 +68,15 @@ FIELDS: dict[str, Field] = {
     "duration": Field(_attribute("duration_ms"), duration_text, Column("DURATION", True, rank=5)),
     "closed_by": Field(_attribute("closed_by"), _plain, Column("CLOSED BY", rank=8)),
     "close_reason": Field(_attribute("close_reason"), _plain, Column("REASON", least=14, rank=2)),
+    "in": Field(_came_by, str, Column("ON-RAMP", rank=8)),
+    "out": Field(_left_by, str, Column("OFF-RAMP", rank=7)),
+    "level": Field(_attribute("level"), str, Column("LEVEL", rank=7)),
     "user": Field(_attribute("user"), _plain, Column("USER", rank=9)),
     "tenant": Field(_attribute("tenant"), str, Column("TENANT", rank=1)),
     "event": Field(_attribute("event"), str, Column("EVENT", least=9, rank=7)),
 }  # fmt: skip
 
-COMPUTED = ("time", "source", "destination", "up", "down", "bytes", "duration")
+COMPUTED = ("time", "source", "destination", "up", "down", "bytes", "duration", "in", "out")
 TABLE_FIELDS = (
     "time",
     "protocol",
@@ -74,6 +88,9 @@ TABLE_FIELDS = (
     "duration",
     "closed_by",
     "close_reason",
+    "in",
+    "out",
+    "level",
     "user",
 )
 CSV_FIELDS = tuple(name for name in FIELDS if name not in COMPUTED)

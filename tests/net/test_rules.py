@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import select
 import socket
+import time
 
 import pytest
 
@@ -56,9 +58,13 @@ def test_a_persistent_tun_device_stays_and_is_found_by_name():
         new_tun("wan0", 100)
         netlink.run([netlink.set_link(100, mtu=1400), netlink.add_address(100, ipaddress.ip_interface("10.9.0.2/30"))])
         tun = open_tun("wan0", offload=False)
+        packet, deadline = b"", time.monotonic() + 10
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(b"through the device", ("10.9.0.1", 7))
-        packet = os.read(tun, 2000)
+            # the kernel opens the queue a moment after somebody has attached, and has router solicitations of its own
+            while not packet.endswith(b"through the device") and time.monotonic() < deadline:
+                sock.sendto(b"through the device", ("10.9.0.1", 7))
+                while select.select([tun], [], [], 0.05)[0] and not packet.endswith(b"through the device"):
+                    packet = os.read(tun, 2000)
         os.close(tun)
         return socket.if_nametoindex("wan0"), packet
 
