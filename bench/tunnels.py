@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import sites
 from bench.contestants import KERNEL
 from bench.packets import LOSS_FREE, PAYLOAD, SESSIONS, search, whole_rate
 from bench.programs import compiled
@@ -19,7 +20,7 @@ LEAST_SPEED = 0.65
 
 
 def measure(topology: Topology, *, quick: bool) -> Figure:
-    figure = Figure("tunnels", "Packets from tunnel to tunnel, one core", (FORWARDER, KERNEL))
+    figure = Figure("tunnels", "Packets from tunnel to tunnel, one core", (FORWARDER, KERNEL, sites.ROUTER))
     rounds, seconds = (2, 0.3) if quick else (5, 1.0)
     forwarder = str(compiled("forwarder", topology.directory))
     alternate(
@@ -28,6 +29,7 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
     for text in SOURCES.values():
         figure.aim(f"{text}, {FLOWS:,} flows, of C", figure.ratio(OURS, FORWARDER, _metric(text)), LEAST_SPEED)
     alternate(figure, rounds, [(KERNEL, _routed(topology, seconds))])
+    alternate(figure, rounds, sites.contestants(topology, 2 if quick else 5))
     figure.notes.append(f"{SIZE} bytes a packet: {SIZE * 8 / 1000:.2f} Gbit/s for each million packets/s")
     figure.notes.append(
         f"kernel: plain routing, the highest rate at which {SESSIONS} flows of {PAYLOAD} bytes arrive whole"
