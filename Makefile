@@ -22,8 +22,8 @@ test: $(VENV)/.installed ## Run every test, in parallel
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-kernel: $(VENV)/.installed ## Test tunnels and queues of a real kernel: of this one, or of one in a machine of its own
-	OXYCTL_TEST_KERNEL=1 $(BIN)/python -m tools.kernelvm auto --processors 2 --memory 1536M --timeout 900 -- \
-	  $(BIN)/python -m pytest tests/kernel -m kernel -p no:cacheprovider -n 2 --dist loadfile
+	OXYCTL_TEST_KERNEL=1 $(BIN)/python -m tools.kernelvm auto -- \
+	  $(BIN)/python -m pytest tests/kernel -m kernel -p no:cacheprovider
 
 check: $(VENV)/.installed lint ## Format, lint, types and the unit tests: before each commit
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m 'not netns and not slow'

@@ -7,7 +7,9 @@ import re
 
 import pytest
 
-from tests.labs.conftest import Machine, links
+from oxyctl.lab.library import find_file
+from oxyctl.lab.model import load
+from tests.kernel.labs import running
 
 pytestmark = [pytest.mark.kernel("netem", "tbf", "root", "/dev/net/tun"), pytest.mark.netns]
 
@@ -21,26 +23,21 @@ curl -sS -o /dev/null -w 'speed %{speed_download}\\n' http://10.60.0.10/bytes/40
 
 @pytest.fixture(scope="module")
 def lossy(tmp_path_factory):
-    """The lab, up; nothing of it is left afterwards."""
-    before = links()
-    machine = Machine(tmp_path_factory.mktemp("kernel"), is_rootless=False)
-    machine.oxyctl("lab", "up", "lossy", "--timeout", "90")
-    yield machine
-    machine.oxyctl("lab", "down", "lossy")
-    assert links() == before
+    with running(load(find_file("lossy")), tmp_path_factory.mktemp("kernel")) as lab:
+        yield lab
 
 
-def measure(machine):
+def measure(lab):
     """Least and greatest round trip to `far` in ms for both families, share of pings to `lossy` lost, bits a second."""
-    out = machine.exec("edge", "sh", "-c", ASK)
+    out = lab.exec("edge", ASK)
     trips = [(float(least), float(most)) for least, most in re.findall(r"= ([\d.]+)/[\d.]+/([\d.]+)/", out)]
     sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", out)[2])
     return trips[:2], 1 - received / sent, float(re.search(r"speed (\d+)", out)[1]) * 8
 
 
-def disciplines(machine):
+def disciplines(lab):
     """What the kernel itself says of the queue of each interface of a node that has one."""
-    shown = json.loads(machine.exec("lossy", "tc", "-j", "qdisc", "show", "dev", "eth0"))
+    shown = json.loads(lab.exec("lossy", "tc -j qdisc show dev eth0"))
     return {each["kind"]: each.get("options", {}) for each in shown}
 
 
@@ -59,9 +56,9 @@ def test_the_kernel_does_what_the_file_says(lossy):
 
 
 def test_what_is_said_while_it_runs_holds_at_once(lossy):
-    lossy.oxyctl("lab", "impair", "far:internet", "--delay", "150ms", "--jitter", "0")
-    lossy.oxyctl("lab", "impair", "lossy:internet", "--clear")
-    lossy.oxyctl("lab", "impair", "near:internet", "--rate", "2mbit")
+    lossy.impair("far:internet", delay="150ms", jitter="0")
+    lossy.impair("lossy:internet", clear=True)
+    lossy.impair("near:internet", rate="2mbit")
     shown = {each["name"]: (each["by"], each["detail"]) for each in lossy.status()["links"]}
     assert shown["far:internet"] == ("kernel", "delay 150ms")
     assert shown["near:internet"] == ("kernel", "rate 2mbit, delay 1ms")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.labs.conftest import Machine, links
+from oxyctl.lab.model import loads
+from tests.kernel.labs import running
 
 pytestmark = [
     pytest.mark.kernel("GRE", "GRE over IPv6", "FOU", "GUE", "root", "/dev/net/tun"),
     pytest.mark.netns,
-    pytest.mark.timeout(400),  # a whole lab on an emulated processor
 ]
 
 LAB = """
@@ -42,13 +42,8 @@ tracepath -n -m6 10.3.0.10 | sed -n 's/.*Resume: pmtu \\([0-9]*\\).*/\\1/p'
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The lab, up; nothing of it is left afterwards."""
-    before = links()
-    machine = Machine(tmp_path_factory.mktemp("kernel"), is_rootless=False)
-    machine.oxyctl("lab", "up", machine.file("sites.yaml", LAB), "--timeout", "90")
-    yield machine
-    machine.oxyctl("lab", "down", "sites")
-    assert links() == before
+    with running(loads(LAB, "sites"), tmp_path_factory.mktemp("kernel")) as lab:
+        yield lab
 
 
 def test_tunnels_of_the_kernel_carry_both_families_and_all_sizes(lab):
@@ -56,5 +51,5 @@ def test_tunnels_of_the_kernel_carry_both_families_and_all_sizes(lab):
     carried = {tunnel["site"]: (tunnel["by"], tunnel["edge"]) for tunnel in status["tunnels"]}
     assert carried == {"berlin": ("kernel", "kernel"), "lima": ("kernel", None)}
     mtu = min(tunnel["mtu"] for tunnel in status["tunnels"])
-    lines = lab.exec("berlin-web", "sh", "-c", ASK).splitlines()
+    lines = lab.exec("berlin-web", ASK).splitlines()
     assert lines == ["10.1.0.10", "fd00:10:1::a", "300000", "2", str(mtu)]

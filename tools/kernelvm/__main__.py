@@ -23,7 +23,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.kernelvm", description=__doc__)
     parser.add_argument("task", choices=TASKS, help="; ".join(f"{name}: {what}" for name, what in TASKS.items()))
     parser.add_argument("--memory", default="1G", help="of the guest (%(default)s)")
-    parser.add_argument("--processors", type=int, default=1, help="of the guest (%(default)s)")
+    parser.add_argument(
+        "--processors", type=int, default=1, help="of the guest (%(default)s); two cost more than they bring"
+    )
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for all of it (%(default)s)")
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     options, command = parser.parse_args(arguments[:cut]), arguments[cut + 1 :]

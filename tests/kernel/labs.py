@@ -1,0 +1,54 @@
+"""A lab in the machine of the kernel tests: driven without commands, as each interpreter takes its seconds there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+
+import msgspec
+
+from oxyctl.lab.ask import ask_impair, ask_status
+from oxyctl.lab.control import Impair
+from oxyctl.lab.inside import command_in
+from oxyctl.lab.launch import up
+from oxyctl.lab.reap import take_down
+from oxyctl.lab.state import lab_directory
+from oxyctl.net.impairment import Said
+from tests.labs.conftest import links
+
+TIMEOUT_S = 90
+
+
+class KernelLab:
+    """A lab that is up."""
+
+    def __init__(self, name):
+        self.directory = lab_directory(name)
+
+    def status(self):
+        """What `lab status` tells, as plain data."""
+        return msgspec.to_builtins(ask_status(self.directory))
+
+    def impair(self, link, *, clear=False, **said):
+        """What was changed."""
+        return ask_impair(self.directory, Impair(link=link, said=Said(**said), clear=clear))
+
+    def exec(self, node, script):
+        """What a script printed in `node`."""
+        command = command_in(self.directory, node, ["sh", "-c", script])
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@contextlib.contextmanager
+def running(lab, directory):
+    """`lab` is up until the end, and nothing of it is left then."""
+    before, outside = links(), os.environ.get("OXYCTL_RUN_DIR")
+    os.environ["OXYCTL_RUN_DIR"] = str(directory)
+    try:
+        up(lab, TIMEOUT_S, lambda event: None)
+        yield KernelLab(lab.name)
+        take_down(lab_directory(lab.name))
+        assert links() == before
+    finally:
+        os.environ.pop("OXYCTL_RUN_DIR") if outside is None else os.environ.update(OXYCTL_RUN_DIR=outside)
