@@ -1,7 +1,7 @@
 """The hot loops: tunnel to kernel or tunnel, and kernel to tunnel, one flat pass for each packet of a memoised flow.
 
 `packet/translate.py` and `packet/forward.py` are the readable twins of what stands inline here, and
-tests/kernel/test_pump.py and test_forward.py hold them equal. `kernel/unconnected.py` is the loop of GUE tunnels.
+tests/bridge/test_pump.py and test_forward.py hold them equal. `kernel/unconnected.py` is the loop of GUE tunnels.
 What the loops do not know goes to the packet plane. bench/packets.py measures why they are flat.
 """
 

@@ -21,8 +21,8 @@ from proxy.flow.flow import Path
 from proxy.packet.translate import set_rewrite
 from proxy.wire import ip
 from proxy.wire.ip import IPPacket
+from tests.bridge.pipes import Ramp
 from tests.fuzz.mutate import corpus, mutate
-from tests.kernel.pipes import Ramp
 from tests.packet.script import Script
 from tests.packets import parsed, recomputed
 

@@ -26,9 +26,9 @@ from proxy.settings.sites import GueOnRamp, Route, Site
 from proxy.stream.lifecycle import Lifecycle
 from proxy.wire import gue, ip
 from proxy.wire.ip import IPPacket
+from tests.bridge.pipes import pair
 from tests.flows import make_tenant, make_tunnel
 from tests.fuzz.mutate import corpus, mutate
-from tests.kernel.pipes import pair
 from tests.packet.script import Opener
 
 ROUNDS = 6_000

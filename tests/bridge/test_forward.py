@@ -18,9 +18,9 @@ from proxy.packet.translate import set_rewrite, translate
 from proxy.wire import ip
 from proxy.wire.ecn import arrive
 from proxy.wire.ip import IPPacket
+from tests.bridge.pipes import Ramp
+from tests.bridge.ports import GRO, Port
 from tests.flows import make_tenant, make_tunnel
-from tests.kernel.pipes import Ramp
-from tests.kernel.ports import GRO, Port
 from tests.packets import network, parsed, tcp_packet, transport_packets, udp_packet
 
 HEADERS = [(0, 0), (0, 10), (10, 0), (10, 10)]

@@ -11,7 +11,7 @@ from proxy.errors import DropReason
 from proxy.flow.flow import Path
 from proxy.kernel.unconnected import UDP_GRO, GuePump, Source
 from proxy.wire import gue
-from tests.kernel.pipes import pair, read_all
+from tests.bridge.pipes import pair, read_all
 
 GRO = 20  # datagrams in one send that the kernel keeps joined
 UDP_SEGMENT = 103

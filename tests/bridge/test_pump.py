@@ -18,7 +18,7 @@ from proxy.kernel.pump import BUDGET, UNKNOWN_BUDGET
 from proxy.packet.translate import set_rewrite, translate
 from proxy.wire import ip
 from proxy.wire.ip import IPPacket
-from tests.kernel.pipes import Bridged, Ramp
+from tests.bridge.pipes import Bridged, Ramp
 from tests.packets import network, parsed, tcp_packet, transport_packets, udp_packet
 
 MODES = pytest.mark.parametrize("header", [0, 10], ids=["plain", "offload"])
