@@ -1,7 +1,7 @@
 """The hot loop of unconnected tunnels: from a UDP socket, the GUE header off, to the kernel or on by another tunnel.
 
 `packet/translate.py` and `packet/forward.py` are the readable twins of what stands inline here, and
-tests/bridge/test_unconnected.py holds them equal.
+tests/bridge/test_forward.py holds them equal.
 """
 
 from __future__ import annotations

@@ -41,12 +41,12 @@ class KernelLab:
 
 
 @contextlib.contextmanager
-def running(lab, directory):
+def running(lab, directory, timeout_s=TIMEOUT_S):
     """`lab` is up until the end, and nothing of it is left then."""
     before, outside = links(), os.environ.get("OXYCTL_RUN_DIR")
     os.environ["OXYCTL_RUN_DIR"] = str(directory)
     try:
-        up(lab, TIMEOUT_S, lambda event: None)
+        up(lab, timeout_s, lambda event: None)
         yield KernelLab(lab.name)
         take_down(lab_directory(lab.name))
         assert links() == before

@@ -117,8 +117,8 @@ def test_labels_select_nodes_that_have_all_of_them(trio, selection, nodes):
 
 
 def test_nothing_matched(trio):
-    error = trio.oxyctl("lab", "exec", "--label", "role=client", "--", "true", code=4).stderr
-    assert error == "error: no node of lab 'trio' has role=client\n"
+    error = trio.oxyctl("lab", "exec", "--label", "role=server", "--", "true", code=4).stderr
+    assert error == "error: no node of lab 'trio' has role=server\n"
     assert "NAME=VALUE" in trio.oxyctl("lab", "exec", "--label", "role", "--", "true", code=2).stderr
 
 

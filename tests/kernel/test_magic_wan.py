@@ -1,0 +1,34 @@
+"""labs/magic-wan.yaml, whole, with every tunnel the kernel's: what it says must hold, holds there too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oxyctl.lab.model import load
+from tests.kernel.labs import running
+
+pytestmark = [
+    pytest.mark.kernel("GRE", "GRE over IPv6", "FOU", "GUE", "root", "/dev/net/tun"),
+    pytest.mark.netns,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_check_of_the_lab_holds(tmp_path):
+    text = (ROOT / "labs" / "magic-wan.yaml").read_text()
+    by_kernel = text.replace("-site: {tenant: acme}", "-site: {tenant: acme, tunnel: kernel}")
+    assert by_kernel.count("tunnel: kernel") == 2
+    (tmp_path / "magic-wan.yaml").write_text(by_kernel)
+    with running(load(tmp_path / "magic-wan.yaml"), tmp_path / "run", timeout_s=300) as lab:
+        assert {tunnel["by"] for tunnel in lab.status()["tunnels"]} == {"kernel"}
+        command = [sys.executable, "-m", "oxyctl", "lab", "check", "magic-wan"]
+        done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout
