@@ -117,6 +117,9 @@ class Tenant:
 
     def occupants(self, protocol: int, flow: Flow) -> list[Flow]:
         """The flows in the places that `flow` is to take."""
+        if flow.egress is None:
+            other = self.find(flow.carrier, protocol, flow.key)
+            return [] if other is None or other is flow else [other]
         found = (self.find(carrier, protocol, key) for carrier, key in _places(flow))
         return [*{id(other): other for other in found if other is not None and other is not flow}.values()]
 

@@ -11,7 +11,7 @@ from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier
 from proxy.packet.forward import quoted_key
 from proxy.packet.icmp_errors import IcmpErrors
-from proxy.packet.routes import Hop, choose, flow_hash
+from proxy.packet.routes import SOCKETS, Hop, choose, flow_hash
 from proxy.wire import icmp, ip, tcp, udp, virtio
 from proxy.wire.ip import IPPacket
 
@@ -147,7 +147,10 @@ class Plane:
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
     ) -> DropReason | None:
         """A flow's first packet: where would it go?"""
-        hop = choose(carrier.network, packet.destination, flow_hash(packet.protocol, key))
+        network = carrier.network
+        hop: Hop | DropReason = SOCKETS
+        if network.routes is not None:
+            hop = choose(network, packet.destination, flow_hash(packet.protocol, key))
         if isinstance(hop, DropReason):
             self._errors.answer(carrier, UNREACHABLE[hop], buffer, packet, now)
             return hop
@@ -172,7 +175,8 @@ class Plane:
             packet.source, int.from_bytes(key[-4:-2] if len(key) in (12, 36) else key[-2:], "big"),
             packet.destination, int.from_bytes(key[-2:], "big") if len(key) in (12, 36) else 0, now, now_ns,
         )  # fmt: skip
-        flow.route = str(hop) or None
+        if hop.route is not None:
+            flow.route = str(hop)
         if hop.carrier is None:
             return self._openers[packet.protocol].open(flow, buffer, packet)
         if tenant.collides(packet.protocol, flow, hop.carrier):
