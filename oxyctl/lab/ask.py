@@ -18,24 +18,28 @@ TIMEOUT_S = 10
 CHANGE_S = 60  # beyond the time that nodes are given
 ERRORS = {ExitCode.USAGE: UsageError, ExitCode.NOTHING_MATCHED: NothingMatched}
 T = TypeVar("T")
+# Made here, not on first use: msgspec then gathers what it knows of a type, and two threads that do so at once crash.
+STATUS = msgspec.json.Decoder(LabStatus)
+CHANGES = msgspec.json.Decoder(list[Change])
+FAILURE = msgspec.json.Decoder(Failure)
 
 
 def ask_status(lab: LabDirectory) -> LabStatus:
     """The status of `lab` as its supervisor sees it; OxyctlError when it does not answer."""
-    return _ask(lab, Status(), LabStatus, TIMEOUT_S)
+    return _ask(lab, Status(), STATUS, TIMEOUT_S)
 
 
 def ask_impair(lab: LabDirectory, question: Impair) -> list[Change]:
     """Have links of `lab` impaired; what was changed. NothingMatched, UsageError, OxyctlError."""
-    return _ask(lab, question, list[Change], CHANGE_S)
+    return _ask(lab, question, CHANGES, CHANGE_S)
 
 
 def ask_apply(lab: LabDirectory, question: Apply) -> list[Change]:
     """Have `lab` become another; what was changed. UsageError, OxyctlError."""
-    return _ask(lab, question, list[Change], CHANGE_S + question.timeout_s)
+    return _ask(lab, question, CHANGES, CHANGE_S + question.timeout_s)
 
 
-def _ask(lab: LabDirectory, question: Question, kind: type[T], timeout_s: float) -> T:
+def _ask(lab: LabDirectory, question: Question, answers: msgspec.json.Decoder[T], timeout_s: float) -> T:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, shortened(lab.control) as path:
             sock.settimeout(timeout_s)
@@ -44,9 +48,9 @@ def _ask(lab: LabDirectory, question: Question, kind: type[T], timeout_s: float)
             with sock.makefile("rb") as file:
                 answer = file.read()
         if answer.startswith(b'{"error":'):
-            failure = msgspec.json.decode(answer, type=Failure)
+            failure = FAILURE.decode(answer)
             raise ERRORS.get(failure.exit_code, OxyctlError)(failure.error)
-        return msgspec.json.decode(answer, type=kind)
+        return answers.decode(answer)
     except FileNotFoundError:
         raise OxyctlError(f"lab '{lab.name}' is still being built") from None
     except (OSError, msgspec.DecodeError) as error:

@@ -46,6 +46,9 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
     schema: Literal["oxyctl.lab/1"] = "oxyctl.lab/1"
 
 
+STATE = msgspec.json.Decoder(State)  # made once: see oxyctl/lab/ask.py
+
+
 class LabDirectory:
     """The files of one lab; none of them needs to exist."""
 
@@ -69,7 +72,7 @@ class LabDirectory:
     def read_state(self) -> State | None:
         """What the supervisor wrote last; None when that is missing or no state of ours."""
         try:
-            return msgspec.json.decode((self.path / "state.json").read_bytes(), type=State)
+            return STATE.decode((self.path / "state.json").read_bytes())
         except (OSError, msgspec.DecodeError):
             return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -16,6 +17,8 @@ from proxy.control.schema import FlowRecord, FlowsAnswer, Lost, RouteInfo, Route
 T = TypeVar("T")
 Pairs = Iterable[tuple[str, str]]
 TIMEOUT_S = 30.0
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_making = threading.Lock()  # msgspec gathers what it knows of a type on first use, and two threads at once crash it
 
 
 class ControlError(Exception):
@@ -131,8 +134,11 @@ class ControlClient:
             raise ControlError(f"the proxy on {self._path} went away in the middle of its answer") from error
 
     def _decode(self, kind: type[T], data: bytes | msgspec.Raw) -> T:
+        with _making:
+            decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.json.Decoder(kind))
         try:
-            return msgspec.json.decode(data, type=kind)
+            found: T = decoder.decode(data)
+            return found
         except msgspec.DecodeError as error:
             raise ControlError(f"what answers on {self._path} is another version of the proxy: {error}") from error
 

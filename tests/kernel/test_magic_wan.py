@@ -29,6 +29,6 @@ def test_every_check_of_the_lab_holds(tmp_path):
     (tmp_path / "magic-wan.yaml").write_text(by_kernel)
     with running(load(tmp_path / "magic-wan.yaml"), tmp_path / "run", timeout_s=300) as lab:
         assert {tunnel["by"] for tunnel in lab.status()["tunnels"]} == {"kernel"}
-        command = [sys.executable, "-m", "oxyctl", "lab", "check", "magic-wan"]
+        command = [sys.executable, "-X", "faulthandler", "-m", "oxyctl", "lab", "check", "magic-wan"]
         done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == 0, done.stdout + done.stderr
