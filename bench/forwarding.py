@@ -17,13 +17,13 @@ import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from bench.hotloop import packet
 from proxy.device.interface import bring_up
 from proxy.device.namespaces import CLONE_NEWNET, unshare
 from proxy.device.seqpacket import enlarge_send_buffer
-from proxy.flow.flow import Flow, Path
+from proxy.flow.flow import Path
 from proxy.kernel.pump import RampPump
 from proxy.kernel.unconnected import GuePump, Source
 from proxy.offramps.lanes import Lane
@@ -98,7 +98,7 @@ def _ours(
 
 
 def _path(lane: Lane) -> Path:
-    path = Path(cast(Flow, SimpleNamespace()))
+    path = Path()
     path.send, path.mtu = lane.send, 1500
     path.raw, path.lane, path.prefix = lane.raw, lane, lane.headers[4]
     return path

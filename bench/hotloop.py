@@ -14,14 +14,13 @@ import struct
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from proxy.device.interface import bring_up
 from proxy.device.namespaces import CLONE_NEWNET, unshare
 from proxy.device.seqpacket import enlarge_send_buffer
 from proxy.device.tun import open_tun
-from proxy.flow.flow import Flow, Path
+from proxy.flow.flow import Path
 from proxy.kernel.pump import RampPump
 from proxy.packet.translate import set_rewrite
 from proxy.wire import ip
@@ -58,7 +57,7 @@ def memoised(packets: list[bytes]) -> dict[bytes, Path]:
     """Paths as the bridge makes them."""
     paths = {}
     for number, raw in enumerate(packets):
-        path = Path(cast(Flow, SimpleNamespace()))
+        path = Path()
         set_rewrite(path, raw[12:24], VIRTUAL + struct.pack("!HH", 1024 + number, 9000))
         paths[raw[12:24]] = path
     return paths

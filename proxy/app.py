@@ -66,15 +66,16 @@ class Proxy:
         """Open everything; ProxyError says what could not be had. `stop` closes whatever was opened."""
         settings, defer = self.settings, self._stack
         _check_egress(settings)
-        self._hooks = HookRunner(load_hooks(settings.hooks))
+        hooks = load_hooks(settings.hooks)
         node = settings.node or socket.gethostname()
         limit = raise_descriptor_limit()
         max_flows = (limit - min(RESERVED_DESCRIPTORS, limit // 4)) // DESCRIPTORS_PER_FLOW
-        self._lifecycle = Lifecycle(node, self._hooks, max_flows=max(1, max_flows))
         flow_log = FlowLog(settings.records)
         defer.push_async_callback(flow_log.close)
         self._poller = Poller(asyncio.get_running_loop())
         defer.callback(self._poller.close)
+        self._hooks = HookRunner(hooks, scheduled=self._poller.give_way)
+        self._lifecycle = Lifecycle(node, self._hooks, max_flows=max(1, max_flows))
         defer.callback(close_pool)
         namespace = PrivateNamespace()
         defer.callback(namespace.close)

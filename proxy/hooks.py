@@ -67,8 +67,10 @@ class Hooks:
 class HookRunner:
     """Calls the hooks that an application has overridden, within their time, and keeps their failures from flows."""
 
-    def __init__(self, hooks: Hooks) -> None:
+    def __init__(self, hooks: Hooks, *, scheduled: Callable[[], None] = lambda: None) -> None:
+        """`scheduled` is called whenever asyncio has a hook to run that nobody awaits."""
         self.hooks = hooks
+        self._scheduled = scheduled
         self._overridden = {name for name in vars(Hooks) if getattr(type(hooks), name) is not getattr(Hooks, name)}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -147,6 +149,7 @@ class HookRunner:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._scheduled()
 
 
 def load_hooks(name: str | None) -> Hooks:

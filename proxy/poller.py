@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
+import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
@@ -13,7 +14,8 @@ IN, OUT, RDHUP, URGENT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP, sel
 ERROR, HANGUP = select.EPOLLERR, select.EPOLLHUP
 EDGE, ONCE = select.EPOLLET, select.EPOLLONESHOT
 
-ROUNDS = 8  # epoll batches before asyncio gets its turn: timers and the control API wait at most this long
+TURN_S = 0.005  # asyncio's timers and sockets wait at most this long, and one batch more
+WAIT_S = 0.001  # for what comes next, before asyncio is asked: a turn of its own costs 10 us (bench/connections.py)
 BATCH = 256
 
 
@@ -28,6 +30,7 @@ class Poller:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._gives_way = False
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[Ready, Crashed]] = {}
         self._forgotten: set[int] = set()  # since the last batch was asked for
@@ -60,20 +63,24 @@ class Poller:
         if self._watched.pop(fd, None) is not None or self._reused.pop(fd, None) is not None:
             self._forgotten.add(fd)
 
+    def give_way(self) -> None:
+        """Let asyncio have the next turn: something was scheduled there that should not wait."""
+        self._gives_way = True
+
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
     def _run(self) -> None:
-        poll, find = self._epoll.poll, self._watched.get
-        for _ in range(ROUNDS):
+        poll, find, clock = self._epoll.poll, self._watched.get, time.monotonic
+        turn_ends, wait_s = clock() + TURN_S, 0.0
+        self._gives_way = False
+        while True:
             if self._forgotten:
                 self._forgotten.clear()
                 self._watched.update(self._reused)
                 self._reused.clear()
-            events = poll(0, BATCH)
-            if not events:
-                return
+            events = poll(wait_s, BATCH)
             for fd, event in events:
                 entry = find(fd)
                 if entry is None:  # forgotten earlier in this batch
@@ -83,3 +90,6 @@ class Poller:
                 except Exception as error:
                     log.exception("unexpected error in %r", entry[0])
                     entry[1](error)
+            if not events or self._gives_way or clock() >= turn_ends:
+                return
+            wait_s = WAIT_S

@@ -146,14 +146,34 @@ def test_error_goes_to_its_own_handler_and_the_others_go_on(loop, pairs, caplog)
 
 
 def test_busy_descriptors_leave_the_loop_its_turn(loop, pairs):
-    """A flood is handled in a bounded number of batches before timers run."""
+    """A flood is handled for a bounded time before timers run."""
+    (near, far), called = pairs[0], []
+    far.send(b"x")
+    loop.poller.watch(near.fileno(), IN, lambda events: None, nothing)
+    loop.loop.call_soon(lambda: called.append("soon"))
+    loop.turns(2)
+    assert called
+    loop.poller.forget(near.fileno())
+
+
+def test_what_was_scheduled_in_the_loop_need_not_wait_for_a_flood(loop, pairs, monkeypatch):
+    monkeypatch.setattr(poller_module, "TURN_S", float("inf"))
     (near, far), seen, called = pairs[0], [], []
     far.send(b"x")
-    loop.poller.watch(near.fileno(), IN, seen.append, nothing)
-    loop.loop.call_soon(lambda: called.append(len(seen)))
-    loop.turns(2)
-    assert called[0] <= 2 * poller_module.ROUNDS
-    loop.poller.forget(near.fileno())
+
+    def ready(events):
+        seen.append(events)
+        if len(seen) == 3:
+            loop.loop.call_soon(soon)
+            loop.poller.give_way()
+
+    def soon():
+        called.append(len(seen))
+        loop.poller.forget(near.fileno())
+
+    loop.poller.watch(near.fileno(), IN, ready, nothing)
+    loop.until(lambda: called)
+    assert called == [3]
 
 
 def test_once_is_told_once_until_somebody_else_takes_the_descriptor_over(loop, pairs):

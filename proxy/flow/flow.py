@@ -37,7 +37,6 @@ class Path:
     """
 
     __slots__ = (
-        "flow",
         "ip_delta",
         "l4_delta",
         "lane",
@@ -50,8 +49,7 @@ class Path:
         "send",
     )
 
-    def __init__(self, flow: Flow) -> None:
-        self.flow = flow
+    def __init__(self) -> None:
         self.packets = 0
         self.octets = 0
         self.rewritten = b""
@@ -72,8 +70,8 @@ class Flow:
         "decisions", "destination", "destination_port", "detected_protocol", "egress", "egress_ip", "ended_ns",
         "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level",
         "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "policy_ms", "protocol",
-        "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_slot",
-        "ttfb_ms", "verdict", "virtual",
+        "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_due",
+        "timer_slot", "ttfb_ms", "verdict", "virtual",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +88,7 @@ class Flow:
         self.level: Level = "packet"
         self.verdict: Verdict = "allowed"
         self.decisions: list[Decision] = []
-        self.client_path, self.origin_path = Path(self), Path(self)
+        self.client_path, self.origin_path = Path(), Path()
         self.client_payload = self.origin_payload = self.spliced = 0
         self.handler: Any = None
         self.egress: Carrier | None = None  # the tunnel that it leaves by; None: a socket of the host's
@@ -111,7 +109,7 @@ class Flow:
         self.is_recorded = False  # its end was told
         self.seq = 0
         self.last_totals: Totals | None = None
-        self.timer_slot = 0
+        self.timer_slot = self.timer_due = 0
         self.idle_strikes = 0
         self.last_count = 0
 

@@ -6,9 +6,10 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Timed(Protocol):
-    """An item with room for the slot that it waits in; 0 means not armed."""
+    """An item with room for the slot that it waits in, and the one that it is due in; 0 means not armed."""
 
     timer_slot: int
+    timer_due: int
 
 
 T = TypeVar("T", bound=Timed)
@@ -26,12 +27,22 @@ class Wheel(Generic[T]):
         return sum(map(len, self._slots.values()))
 
     def arm(self, item: T, deadline: float) -> None:
-        """Let `expired` return `item` once, at or within a tick after `deadline`; an earlier deadline is replaced."""
-        if item.timer_slot:
-            self.disarm(item)
+        """Let `expired` return `item` once, at or within a tick after `deadline`; an earlier deadline is replaced.
+
+        One that is put off stays where it waits until that comes up: most are put off again before.
+        """
         slot = int(deadline / self.tick_s) + 1
         if slot <= self._last:
             slot = self._last + 1
+        item.timer_due = slot
+        if item.timer_slot:
+            if item.timer_slot <= slot:
+                return
+            self.disarm(item)
+            item.timer_due = slot
+        self._put(item, slot)
+
+    def _put(self, item: T, slot: int) -> None:
         item.timer_slot = slot
         waiting = self._slots.get(slot)
         if waiting is None:
@@ -46,7 +57,7 @@ class Wheel(Generic[T]):
                 waiting.pop(id(item), None)
                 if not waiting:
                     del self._slots[item.timer_slot]
-            item.timer_slot = 0
+            item.timer_slot = item.timer_due = 0
 
     def expired(self, now: float) -> list[T]:
         """The items whose deadline has passed; they are no longer armed."""
@@ -56,7 +67,12 @@ class Wheel(Generic[T]):
         else:
             due = [slot for slot in range(self._last + 1, current + 1) if slot in self._slots]
         self._last = max(self._last, current)
-        items = [item for slot in due for item in self._slots.pop(slot).values()]
-        for item in items:
-            item.timer_slot = 0
+        items = []
+        for slot in due:
+            for item in self._slots.pop(slot).values():
+                if item.timer_due > current:
+                    self._put(item, item.timer_due)
+                else:
+                    item.timer_slot = item.timer_due = 0
+                    items.append(item)
         return items

@@ -35,6 +35,7 @@ PEERS = 0x07FF_FFFE  # addresses in a range of IPv4, each used with one port, th
 QUOTED_PORTS = 8  # bytes of the transport header that every ICMP error quotes (RFC 792)
 QUEUE = 10_000  # packets the kernel may hold for us; a full queue is loss
 ACCEPTS = 64  # connections taken per readiness event
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 Accepted = Callable[[Flow, socket.socket], None]
 
@@ -65,11 +66,11 @@ class Bridge:
     def start(self, poller: Poller, accepted: Accepted) -> None:
         """Hand each accepted socket to `accepted` with its flow."""
         self._accepted = accepted
-        for listener in self.listeners:
-            poller.watch(listener.fileno(), IN, partial(self._take, listener), self._lost)
+        for version, listener in self.listeners.items():
+            poller.watch(listener.fileno(), IN, partial(self._take, version), self._lost)
 
     def close(self, poller: Poller) -> None:
-        for listener in self.listeners:
+        for listener in self.listeners.values():
             poller.forget(listener.fileno())
             listener.close()
         poller.forget(self.tun)
@@ -98,15 +99,15 @@ class Bridge:
             self._awaited.pop((name, port), None)
             flow.virtual = None
 
-    def write(self, buffer: bytearray, packet: IPPacket, flow: Flow) -> DropReason | None:
-        """Translate a packet of an admitted flow and give it to the kernel."""
-        return self.give(buffer, packet, flow.client_path)
-
-    def give(self, buffer: bytearray, packet: IPPacket, path: Path) -> DropReason | None:
-        """Translate a packet as `path` says and give it to the kernel."""
-        translate(buffer, packet, path)
+    def write(self, buffer: bytearray, packet: IPPacket, path: Path) -> DropReason | None:
+        """Count a packet, translate it as `path` says and give it to the kernel."""
         path.packets += 1
         path.octets += packet.end - packet.start
+        return self.give(buffer, packet, path)
+
+    def give(self, buffer: bytearray | memoryview, packet: IPPacket, path: Path) -> DropReason | None:
+        """The same of a packet that is counted."""
+        translate(buffer, packet, path)
         try:
             os.write(self.tun, memoryview(buffer)[: packet.end])
         except OSError as error:
@@ -154,9 +155,9 @@ class Bridge:
 
     def accept(self, version: int) -> None:
         """Take the connection that a packet has just completed: the flow's next packet finds its path memoised."""
-        self._take_one(self.listeners[version == 6])
+        self._take_one(version)
 
-    def _open(self, mtu: int, backlog: int) -> tuple[int, list[socket.socket]]:
+    def _open(self, mtu: int, backlog: int) -> tuple[int, dict[int, socket.socket]]:
         name = "offload" if self.offload else "plain"
         tun = open_tun(name, offload=self.offload, udp_offload=False)
         addresses = IPv4Address(self._near_v4), IPv6Address(self._near_v6)
@@ -164,7 +165,7 @@ class Bridge:
             bring_up(name, mtu=mtu, queue=QUEUE, addresses=[f"{addresses[0]}/32", f"{addresses[1]}/128"])
             add_route(name, f"{IPv4Address(self._peers_v4)}/5")
             add_route(name, f"{IPv6Address(self._peers_v6)}/64")
-            return tun, [_listen(str(address), backlog) for address in addresses]
+            return tun, {address.version: _listen(str(address), backlog) for address in addresses}
         except BaseException:
             os.close(tun)
             raise
@@ -172,16 +173,17 @@ class Bridge:
     def _lost(self, error: BaseException) -> None:
         """One connection could not be taken over; the listeners go on."""
 
-    def _take(self, listener: socket.socket, events: int) -> None:
+    def _take(self, version: int, events: int) -> None:
         for _ in range(ACCEPTS):
-            if not self._take_one(listener):
+            if not self._take_one(version):
                 return
 
-    def _take_one(self, listener: socket.socket) -> bool:
-        try:
-            sock, peer = listener.accept()
+    def _take_one(self, version: int) -> bool:
+        try:  # what accept() is made of: it asks the listener for its family and type each time, at 4 us
+            fd, peer = self.listeners[version]._accept()  # type: ignore[attr-defined]  # typeshed has public names only
         except OSError:  # none, or the peer gave up; descriptors were counted when the flow was opened
             return False
+        sock = socket.socket(FAMILIES[version], socket.SOCK_STREAM, 0, fd)
         flow = self._awaited.pop(peer[:2], None)
         if flow is None:
             sock.close()
@@ -192,7 +194,7 @@ class Bridge:
 
 
 def _listen(address: str, backlog: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    family = FAMILIES[6 if ":" in address else 4]
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what is accepted
     if family == socket.AF_INET6:  # the kernel finishes adding an address in a work queue, after we asked

@@ -8,7 +8,6 @@ The peer is virtual so that flows with equal addresses, of two tenants or of two
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Mapping
 
@@ -16,7 +15,7 @@ from proxy.errors import DropReason
 from proxy.flow.flow import Flow, Path
 from proxy.flow.network import reverse_key
 from proxy.flow.tenant import Carrier
-from proxy.kernel.bridge import Bridge
+from proxy.kernel.bridge import FAMILIES, Bridge
 from proxy.kernel.private import PrivateNamespace
 from proxy.packet.routes import flow_hash
 from proxy.packet.translate import set_reverse, set_rewrite
@@ -27,7 +26,6 @@ POOL = 32  # made in one visit to the namespace's thread: a visit costs 100 us, 
 HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
 MAX_MSS = 32_767  # the kernel's limit for TCP_MAXSEG
 IP_RECVERR, IPV6_RECVERR = 11, 25
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class Dialer:
@@ -55,7 +53,7 @@ class Dialer:
             raise
         ports = port.to_bytes(2, "big") + peer_port.to_bytes(2, "big")
         inside = bridge.near_address(version) + peer + ports
-        return Leg(sock, 0 if code == errno.EINPROGRESS else code, bridge, inside, flow, egress)
+        return Leg(sock, code, bridge, inside, flow, egress)
 
     def close(self) -> None:
         for sockets in self._idle.values():
@@ -72,16 +70,16 @@ class Dialer:
 class Leg:
     """The origin's side of a flow that went back to packets: its socket, and the paths of both directions."""
 
-    __slots__ = ("_answer", "_bridge", "_egress", "_inside", "failure", "inward", "outward", "sock")
+    __slots__ = ("_answer", "_bridge", "_egress", "_inside", "code", "inward", "outward", "sock")
 
     def __init__(
-        self, sock: socket.socket, failure: int, bridge: Bridge, inside: bytes, flow: Flow, egress: Carrier
+        self, sock: socket.socket, code: int, bridge: Bridge, inside: bytes, flow: Flow, egress: Carrier
     ) -> None:
-        """`inside`: addresses and ports of what the socket sends; `failure`: the errno of an immediate one, or 0."""
-        self.sock, self.failure = sock, failure
+        """`inside`: addresses and ports of what the socket sends; `code`: what its connect(2) said."""
+        self.sock, self.code = sock, code
         self._bridge, self._egress, self._inside = bridge, egress, inside
         self._answer = reverse_key(flow.key)
-        self.outward, self.inward = Path(flow), Path(flow)
+        self.outward, self.inward = Path(), Path()
         set_rewrite(self.outward, inside, flow.key)
         set_reverse(self.inward, self.outward, reverse_key(inside))
         self.outward.send = egress.sender(flow_hash(ip.TCP, flow.key))
@@ -90,7 +88,7 @@ class Leg:
 
     def packet(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """A checked packet from the tunnel that no path was memoised for: the kernel gets it all the same."""
-        return self._bridge.give(buffer, packet, self.inward)
+        return self._bridge.write(buffer, packet, self.inward)
 
     def error(self, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
         """An ICMP error from the tunnel, which quotes a packet of this leg: the socket learns of it."""

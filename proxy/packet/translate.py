@@ -29,7 +29,7 @@ def set_reverse(path: Path, of: Path, new: bytes) -> None:
     path.ip_delta, path.l4_delta = -of.ip_delta % 0xFFFF, -of.l4_delta % 0xFFFF
 
 
-def translate(buffer: bytearray, packet: IPPacket, path: Path) -> None:
+def translate(buffer: bytearray | memoryview, packet: IPPacket, path: Path) -> None:
     """Rewrite addresses, ports and checksums of the TCP segment in `packet`, wherever its headers stand."""
     new = path.rewritten
     addresses = len(new) - 4
@@ -46,11 +46,11 @@ def translate(buffer: bytearray, packet: IPPacket, path: Path) -> None:
         _adjust(buffer, at, update, path.l4_delta)
 
 
-def has_partial_checksum(buffer: bytes | bytearray, packet: IPPacket) -> bool:
+def has_partial_checksum(buffer: bytes | bytearray | memoryview, packet: IPPacket) -> bool:
     """Whether a virtio-net header before the packet says that its checksum covers only the pseudo-header."""
     return packet.start == virtio.HEADER_BYTES and bool(buffer[0] & virtio.NEEDS_CSUM)
 
 
-def _adjust(buffer: bytearray, at: int, how: Callable[[int, int], int], change: int) -> None:
+def _adjust(buffer: bytearray | memoryview, at: int, how: Callable[[int, int], int], change: int) -> None:
     (field,) = _U16.unpack_from(buffer, at)
     _U16.pack_into(buffer, at, how(field, change))

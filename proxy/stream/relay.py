@@ -7,6 +7,7 @@ does not read, or could not write, needs no word to the kernel (strace -c: 3 epo
 
 from __future__ import annotations
 
+import array
 import errno
 import fcntl
 import os
@@ -30,6 +31,9 @@ SPECIAL = RDHUP | URGENT | ERROR | HANGUP  # what a read may meet besides bytes
 ANYTHING = IN | SPECIAL  # no event said what is to be met
 LINGER_RESET = struct.pack("ii", 1, 0)  # close(2) then sends RST
 
+SIOCOUTQ, SIOCINQ = 0x5411, 0x541B  # sockios.h
+
+_answer = array.array("i", [0])
 _chunk = bytearray(CHUNK)
 _view = memoryview(_chunk)
 _pipes: list[tuple[int, int]] = []
@@ -293,16 +297,20 @@ class _WriteError(OSError):
 
 def unsent_bytes(sock: socket.socket) -> int:
     """Bytes that the far end has not acknowledged and still may; a FIN counts as one (SIOCOUTQ, tcp(7))."""
-    (count,) = struct.unpack("i", fcntl.ioctl(sock, 0x5411, bytes(4)))
+    count = _ask(sock, SIOCOUTQ)
     if count > 1 and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
         return 0  # it was reset, or gave up
-    return int(count)
+    return count
 
 
 def unread_bytes(sock: socket.socket) -> int:
     """Bytes that have arrived and were not read (SIOCINQ, tcp(7))."""
-    (count,) = struct.unpack("i", fcntl.ioctl(sock, 0x541B, bytes(4)))
-    return int(count)
+    return _ask(sock, SIOCINQ)
+
+
+def _ask(sock: socket.socket, request: int) -> int:
+    fcntl.ioctl(sock.fileno(), request, _answer)
+    return _answer[0]
 
 
 def _take_pipe() -> tuple[int, int]:

@@ -121,7 +121,7 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def row(record: FlowRecord) -> tuple[Any, ...]:
-    """The columns of one ended flow."""
+    """The columns of one ended flow. Blobs are bytearrays: of bytes, sqlite3 asks each time whether they adapt."""
     end = record.start + int(record.duration_ms * 1e6) if record.end is None else record.end
     total = record.total
     return (
@@ -129,9 +129,9 @@ def row(record: FlowRecord) -> tuple[Any, ...]:
         record.tenant,
         record.start,
         end,
-        packed(record.src),
+        bytearray(packed(record.src)),
         record.src_port,
-        packed(record.dst),
+        bytearray(packed(record.dst)),
         record.dst_port,
         record.protocol,
         record.state,
@@ -140,7 +140,7 @@ def row(record: FlowRecord) -> tuple[Any, ...]:
         total.client_payload_bytes,
         total.origin_payload_bytes,
         record.duration_ms,
-        _encode(record),
+        bytearray(_encode(record)),
     )
 
 

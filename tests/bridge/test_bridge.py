@@ -58,7 +58,7 @@ class Scene:
             / Raw(payload)
         )
         buffer = bytearray(flow.carrier.header_bytes) + raw
-        assert self.bridge.write(buffer, parsed(buffer, flow.carrier.header_bytes), flow) is None
+        assert self.bridge.write(buffer, parsed(buffer, flow.carrier.header_bytes), flow.client_path) is None
 
     def segments(self, flow):
         """What came back for `flow`, as the client would read it."""

@@ -34,7 +34,7 @@ class World:
         tenant = make_tenant()
         self.arrival = make_tunnel(tenant, offload=arrival > 0, mtu=9000)
         self.egress = make_tunnel(tenant, offload=egress > 0, mtu=mtu, tunnel_id="memory-2")
-        self.path = Path(None)
+        self.path = Path()
         memoise(self.path, 4, self.arrival, self.egress, 7)
 
     def twin(self, datagram: bytes) -> Any:
@@ -201,7 +201,7 @@ def test_gue_pump_does_what_translate_does(packet, rewritten):
     """A site's flow that is lifted: to the kernel, translated."""
     key = key_of(packet, 0)
     with Port() as port:
-        path = port.paths[key] = Path(None)
+        path = port.paths[key] = Path()
         set_rewrite(path, key, rewritten[: len(key)])
         wanted = bytearray(packet)
         translate(wanted, parsed(packet), path)

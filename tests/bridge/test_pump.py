@@ -34,7 +34,7 @@ def key_of(packet: bytes, start: int) -> bytes:
 
 def twin(buffer: bytes, start: int, rewritten: bytes) -> bytes:
     """What `translate` makes of the same packet."""
-    path = Path(None)
+    path = Path()
     set_rewrite(path, key_of(buffer, start), rewritten)
     copy = bytearray(buffer)
     translate(copy, parsed(copy, start), path)
@@ -43,7 +43,7 @@ def twin(buffer: bytes, start: int, rewritten: bytes) -> bytes:
 
 def memoise(paths: dict[bytes, Path], buffer: bytes, start: int, rewritten: bytes) -> Path:
     key = key_of(buffer, start)
-    path = paths[key] = Path(None)
+    path = paths[key] = Path()
     set_rewrite(path, key, rewritten)
     return path
 
@@ -85,7 +85,7 @@ def test_ramp_pump_translates_or_gives_away_and_counts_what_it_did(data, start, 
     raw = bytes(start) + head + data
     with Ramp(start) as ramp:
         key = whatever_stands_where_a_key_would(head + data)
-        path = ramp.paths[key] = Path(None)
+        path = ramp.paths[key] = Path()
         set_rewrite(path, key, key)
         out = ramp.give(raw)
         assert len(out) + len(ramp.slow) == 1
@@ -138,7 +138,7 @@ def whatever_stands_where_a_key_would(packet: bytes) -> bytes:
 def test_what_is_not_plain_tcp_of_a_known_flow_goes_to_the_packet_plane(name, header):
     packet = bytes(header) + ODD[name]
     with Ramp(header) as ramp:
-        path = Path(None)
+        path = Path()
         key = whatever_stands_where_a_key_would(ODD[name])
         if name != "no flow":
             ramp.paths[key] = path
@@ -211,7 +211,7 @@ def test_sessions_get_the_datagram_and_their_reason_is_counted(version, header):
             return DropReason.BAD_L4_CHECKSUM if len(seen) == 2 else None
 
         ramp.sessions[key_of(packet, header)] = session
-        ramp.paths[key_of(packet, header)] = Path(None)  # TCP's: not to be mixed up
+        ramp.paths[key_of(packet, header)] = Path()  # TCP's: not to be mixed up
         ramp.give(packet, packet)
         assert [data[8:] for data in seen] == [b"payload"] * 2
         assert ramp.drops == {DropReason.BAD_L4_CHECKSUM: 1}

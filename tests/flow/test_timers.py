@@ -13,7 +13,7 @@ TICK = 0.25
 
 class Item:
     def __init__(self):
-        self.timer_slot = 0
+        self.timer_slot = self.timer_due = 0
 
 
 steps = st.one_of(

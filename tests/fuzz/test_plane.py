@@ -68,7 +68,7 @@ class Fuzzed:
         self.script.opener.packets.clear()
         flow = self.script.opener.opened[-1] if self.script.opener.opened else None
         if flow is not None and flow.protocol == "tcp" and flow.key not in self.ramp.paths:
-            path = self.ramp.paths[flow.key] = Path(flow)
+            path = self.ramp.paths[flow.key] = Path()
             set_rewrite(path, flow.key, flow.key[::-1])
 
     def give(self, datagram: bytes) -> None:

@@ -33,7 +33,7 @@ NEEDS_CSUM = bytes([1]) + bytes(9)
 def path_for(packet: bytes, start: int, new: tuple[str, str, int, int]) -> Path:
     found = parsed(packet, start)
     old = found.source + found.destination + packet[found.l4 : found.l4 + 4]
-    path = Path(None)
+    path = Path()
     src, dst, sport, dport = new
     set_rewrite(path, old, pack(src) + pack(dst) + sport.to_bytes(2, "big") + dport.to_bytes(2, "big"))
     return path
@@ -117,7 +117,7 @@ def test_offload_without_partial_checksum_is_like_plain(packet, data):
 def test_way_back_is_the_mirror(version, data, payload):
     new = data.draw(tuples(version))
     packet = bytes(network(version) / TCP(sport=1, dport=2) / Raw(payload))
-    there, back = path_for(packet, 0, new), Path(None)
+    there, back = path_for(packet, 0, new), Path()
     found = parsed(packet)
     set_rewrite(back, there.rewritten, found.source + found.destination + packet[found.l4 : found.l4 + 4])
     buffer = bytearray(packet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 
@@ -20,7 +21,7 @@ from tests.stream.world import world
 class MemoryLeg:
     """A leg whose kernel is a connection over loopback; what it is asked is kept."""
 
-    failure = 0
+    code = errno.EINPROGRESS
 
     def __init__(self, sock):
         self.sock = sock

@@ -14,7 +14,7 @@ from proxy.hooks import Hooks
 from proxy.offramps import sockets
 from proxy.settings.model import Timeouts
 from tests.packets import CLIENT, decode, network
-from tests.stream.world import LOCALHOST, closed_port, listening, world
+from tests.stream.world import LOCALHOST, closed_port, distant, listening, world
 
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 MODES = pytest.mark.parametrize("offload", [False, True], ids=["plain", "offload"])
@@ -28,6 +28,7 @@ def segment(port: int, flags: str = "S", *, version: int = 4, seq: int = 1000, p
 @FAMILIES
 @MODES
 def test_syn_is_released_when_the_origin_has_answered_and_not_before(monkeypatch, version, offload):
+    distant(monkeypatch)
     with listening(version) as origin, world(monkeypatch, offload=offload) as w:
         port = origin.getsockname()[1]
         assert w.give(segment(port, version=version, options=[("MSS", 1460)])) is None
@@ -38,6 +39,13 @@ def test_syn_is_released_when_the_origin_has_answered_and_not_before(monkeypatch
         assert (w.events(), w.replies()) == (["start", "connected"], [])
         assert (flow.state, flow.history, flow.egress_ip) == ("established", "Sh", LOCALHOST[version])
         assert flow.origin_tcp_ms > 0
+
+
+@FAMILIES
+def test_origin_that_has_answered_when_connect_returns_is_not_waited_for(monkeypatch, version):
+    with listening(version) as origin, world(monkeypatch) as w:
+        assert w.give(segment(origin.getsockname()[1], version=version)) is None
+        assert w.at_once == (["start", "connected"], 1)
 
 
 @FAMILIES
@@ -101,6 +109,7 @@ def test_dial_without_an_answer_ends_in_silence(monkeypatch):
 
 
 def test_repetitions_are_held_and_other_segments_are_strays_until_the_origin_answers(monkeypatch):
+    distant(monkeypatch)
     with listening() as origin, world(monkeypatch) as w:
         port = origin.getsockname()[1]
         reasons = w.give_all(segment(port), segment(port), segment(port, "A"))
@@ -110,6 +119,7 @@ def test_repetitions_are_held_and_other_segments_are_strays_until_the_origin_ans
 
 
 def test_reset_of_a_held_syn_ends_the_flow_and_the_dial(monkeypatch):
+    distant(monkeypatch)
     with listening() as origin, world(monkeypatch) as w:
         port = origin.getsockname()[1]
         assert w.give_all(segment(port), segment(port, "R", seq=1001)) == [None, None]

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow
+from proxy.flow.flow import Flow, Path
 from proxy.flow.record import FlowRecord
 from proxy.hooks import HookRunner, Hooks
+from proxy.offramps import sockets
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Plane
 from proxy.settings.model import Timeouts
@@ -51,10 +52,11 @@ class MemoryBridge:
     def report(self, buffer: bytearray, packet: IPPacket, sent: bytes) -> None:
         self.reported.append(sent)
 
-    def write(self, buffer: bytearray, packet: IPPacket, flow: Flow) -> DropReason | None:
+    def write(self, buffer: bytearray, packet: IPPacket, path: Path) -> DropReason | None:
+        (flow,) = (flow for flow in self.admitted if flow.client_path is path)
         self.written.append((flow, bytes(buffer[packet.start : packet.end])))
-        flow.client_path.packets += 1
-        flow.client_path.octets += packet.end - packet.start
+        path.packets += 1
+        path.octets += packet.end - packet.start
         return None
 
 
@@ -134,6 +136,11 @@ class World:
         for sock in self.sockets:
             sock.close()
         close_pool()
+
+
+def distant(monkeypatch: Any) -> None:
+    """Let origins on this host answer as late as all others: connect(2) begins, and the poller tells of its end."""
+    monkeypatch.setattr(sockets, "connect", lambda sock, address: sock.connect_ex(address))
 
 
 @contextlib.contextmanager
