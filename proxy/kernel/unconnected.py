@@ -29,8 +29,8 @@ _get_control = struct.Struct("@Nii").unpack_from  # struct cmsghdr
 _get_int = struct.Struct("@i").unpack_from
 _get16 = struct.Struct("!H").unpack_from
 _put16 = struct.Struct("!H").pack_into
-_get4 = struct.Struct("!BxHxxHxBH12s12xH").unpack_from  # see kernel/pump.py
-_put4 = struct.Struct("!H12s").pack_into
+_get4 = struct.Struct("!BxHxxHxBH12s12sH").unpack_from  # see kernel/pump.py
+_put4 = struct.Struct("!H12s12sH").pack_into
 _put_hop = struct.Struct("!BBH").pack_into  # TTL, protocol, IPv4 header checksum
 _put6 = struct.Struct("!36s").pack_into
 
@@ -113,7 +113,7 @@ class GuePump:
                     source.dropped(reason)
                     continue
                 path = session = None
-                first, length, fragment, protocol, ip_sum, key, l4_sum = get4(buffer, v)
+                first, length, fragment, protocol, ip_sum, key, between, l4_sum = get4(buffer, v)
                 l4 = v + 20
                 if first == 0x45:
                     if length == n - v and not fragment & 0x3FFF:
@@ -172,16 +172,14 @@ class GuePump:
                         lane.packets += 1
                         lane.octets += n - v
                     continue
-                if first == 0x45:
-                    c = 0xFFFF - ip_sum + path.ip_delta
-                    _put4(buffer, v + 10, 0xFFFF - ((c & 0xFFFF) + (c >> 16)), path.rewritten)
-                else:
-                    _put6(buffer, v + 8, path.rewritten)
-                    l4_sum = get16(buffer, l4 + 16)[0]
                 path.packets += 1
                 path.octets += n - v
-                c = 0xFFFF - l4_sum + path.l4_delta
-                put16(buffer, l4 + 16, 0xFFFF - ((c & 0xFFFF) + (c >> 16)))
+                if first == 0x45:
+                    l4_sum = (l4_sum - path.l4_delta) % 0xFFFF
+                    _put4(buffer, v + 10, (ip_sum - path.ip_delta) % 0xFFFF, path.rewritten, between, l4_sum)
+                else:
+                    _put6(buffer, v + 8, path.rewritten)
+                    put16(buffer, v + 56, (get16(buffer, v + 56)[0] - path.l4_delta) % 0xFFFF)
                 try:
                     os.write(tun, view[v:n])
                 except OSError as error:

@@ -33,15 +33,16 @@ def delta(old: bytes, new: bytes) -> int:
 
 
 def update(field: int, change: int) -> int:
-    """A checksum field after its data's sum grew by `change` (RFC 1624 eqn. 3)."""
-    total = 0xFFFF - field + change
-    return 0xFFFF - ((total & 0xFFFF) + (total >> 16))
+    """A checksum field after its data's sum grew by `change`: RFC 1624 eqn. 3, as one remainder.
+
+    Never 0xFFFF, the other name of 0: not for UDP, where 0 means that there is no checksum.
+    """
+    return (field - change) % 0xFFFF
 
 
 def update_partial(field: int, change: int) -> int:
     """The same for a field that holds only the pseudo-header's sum: whoever sends the packet completes it."""
-    total = field + change
-    return (total & 0xFFFF) + (total >> 16)
+    return (field + change) % 0xFFFF
 
 
 def pseudo_header_sum(addresses: bytes, protocol: int, length: int) -> int:
