@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import select
+import socket
 import struct
 import sys
 import time
@@ -78,9 +79,9 @@ def ping(path: str, tenant: str, origin: bytes, rate: float, seconds: float) -> 
     return {"trips_us": trips, "lost": [lost]}
 
 
-def _forget_answers(sock: object) -> None:
+def _forget_answers(sock: socket.socket) -> None:
     try:
-        while sock.recv(2000):  # type: ignore[attr-defined]
+        while sock.recv(2000):
             pass
     except BlockingIOError:
         pass

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from proxy.device.interface import set_sysctl
 from proxy.device.namespaces import CLONE_NEWNET, current_network, setns, unshare
@@ -145,7 +146,7 @@ class Topology:
         return found[0]
 
     def _popen(
-        self, namespace: str, command: Sequence[str], cwd: Path | None = None, **options: object
+        self, namespace: str, command: Sequence[str], cwd: Path | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         descriptor = self._descriptors[namespace]
 
@@ -156,7 +157,7 @@ class Topology:
                 os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
 
         try:
-            return subprocess.Popen(command, text=True, preexec_fn=enter, cwd=cwd or self.directory, **options)  # type: ignore
+            return subprocess.Popen(command, text=True, preexec_fn=enter, cwd=cwd or self.directory, **options)
         except FileNotFoundError:
             raise BenchError(f"{command[0]} is not installed") from None
 

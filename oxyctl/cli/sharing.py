@@ -22,7 +22,7 @@ def sharing(*blocks: Callable[..., None], **defaults: Any) -> Callable[[Command]
             for block in blocks
             for each in _parameters(block)
         ]
-        command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]  # inspect.signature() looks there
         command.__annotations__ = {each.name: each.annotation for each in [*own, *shared]}
         return command
 

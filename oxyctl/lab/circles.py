@@ -63,4 +63,4 @@ def _best(hops: Sequence[Hop], to: Subnet) -> Hop | None:
 def _contains(wide: Subnet, narrow: Subnet) -> bool:
     if wide.version != narrow.version:
         return False
-    return narrow.subnet_of(wide)  # type: ignore[arg-type]
+    return narrow.subnet_of(wide)  # type: ignore[arg-type]  # one version, as was just asked

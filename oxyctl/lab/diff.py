@@ -287,7 +287,7 @@ def _link_changes(
     changes = []
     for action, links in (("remove", gone), ("add", come)):
         kept = [link for link in links if (link.node, link.network) not in again]
-        changes += [_link_change(action, link, " ".join(link.addresses)) for link in kept]  # type: ignore[arg-type]
+        changes += [_link_change(action, link, " ".join(link.addresses)) for link in kept]  # type: ignore[arg-type]  # a loop loses the Literal
     renewed = [link for link in come if (link.node, link.network) in again]
     changes += [_link_change("change", link, _renewal(old[link.node, link.network], link)) for link in renewed]
     for link in changed:
