@@ -62,6 +62,17 @@ def test_nobody_to_ask_means_allowed_at_once_without_a_loop():
     assert answers == [None]
 
 
+def test_who_drives_the_loop_hears_that_a_hook_waits_for_its_turn():
+    async def main():
+        heard = []
+        runner = HookRunner(Answering(), scheduled=lambda: heard.append("scheduled"))
+        runner.ask_then("flow_start", "the flow", lambda answer: None)
+        assert heard == ["scheduled"]
+        await runner.drain()
+
+    asyncio.run(main())
+
+
 def test_answer_comes_later_when_somebody_is_asked():
     async def main():
         runner, answers = HookRunner(Answering("because")), []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 
 import pytest
@@ -10,6 +11,7 @@ from scapy.layers.inet import TCP
 from scapy.packet import Raw
 
 from proxy.errors import DropReason
+from proxy.flow.flow import Flow, Path
 from proxy.hooks import Hooks
 from proxy.offramps import sockets
 from proxy.settings.model import Timeouts
@@ -191,6 +193,30 @@ def test_last_packets_still_pass_after_the_end(monkeypatch):
         w.loop.until(lambda: flow.is_ended)
         assert w.give(segment(flow.destination_port, "A", seq=1002)) is None
         assert w.bridge.written[-1][0] is flow
+
+
+def test_flow_that_is_over_leaves_nothing_for_the_collector(monkeypatch):
+    def alive():
+        return sum(isinstance(found, Flow | Path) for found in gc.get_objects())
+
+    def pass_by(w, origin):
+        flow, client, server = established(w, origin)
+        server.close()
+        client.close()
+        w.loop.until(lambda: flow.is_ended)
+        w.tick(5)
+        w.tick(10)
+
+    with listening() as origin, world(monkeypatch) as w:
+        gc.collect()
+        gc.disable()
+        try:
+            before = alive()
+            pass_by(w, origin)
+            del w.bridge.written[:], w.bridge.admitted[:], w.bridge.released[:]
+            assert ([*w.tenant.live()], alive()) == ([], before)
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize(("reason", "seen"), [("admin_killed", "admin_killed"), ("tunnel_closed", "tunnel_closed")])
