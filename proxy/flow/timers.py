@@ -34,13 +34,10 @@ class Wheel(Generic[T]):
         slot = int(deadline / self.tick_s) + 1
         if slot <= self._last:
             slot = self._last + 1
-        item.timer_due = slot
-        if item.timer_slot:
-            if item.timer_slot <= slot:
-                return
+        if not 0 < item.timer_slot <= slot:
             self.disarm(item)
-            item.timer_due = slot
-        self._put(item, slot)
+            self._put(item, slot)
+        item.timer_due = slot
 
     def _put(self, item: T, slot: int) -> None:
         item.timer_slot = slot

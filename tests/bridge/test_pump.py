@@ -14,8 +14,9 @@ from scapy.packet import Raw
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Path
-from proxy.kernel.pump import BUDGET, UNKNOWN_BUDGET
+from proxy.kernel.pump import BUDGET, SINGLES, UNKNOWN_BUDGET, RampPump
 from proxy.packet.translate import set_rewrite, translate
+from proxy.poller import IN
 from proxy.wire import ip
 from proxy.wire.ip import IPPacket
 from tests.bridge.pipes import Bridged, Ramp
@@ -256,3 +257,33 @@ def test_packet_for_no_flow_is_a_stray_of_the_bridge(version):
     with Bridged() as bridge:
         assert bridge.give(tcp_packet(version)) == []
         assert bridge.pump.strays == 1
+
+
+class Trickle:
+    """A tunnel that hands out what `waiting` holds, and counts how often it is asked."""
+
+    def __init__(self):
+        self.waiting, self.reads = 0, 0
+
+    def recv_into(self, buffer):
+        self.reads += 1
+        if not self.waiting:
+            raise BlockingIOError
+        self.waiting -= 1
+        return 20
+
+
+def test_lone_packets_are_not_each_followed_by_a_read_in_vain():
+    tunnel, seen = Trickle(), []
+    pump = RampPump(tunnel, -1, 0, {}, {}, lambda buffer, end: seen.append(end), lambda: False, lambda reason: None)
+    for _ in range(1 + SINGLES):
+        tunnel.waiting = 1
+        pump.ready(IN)
+    assert (len(seen), tunnel.reads) == (1 + SINGLES, 2 + SINGLES)
+    tunnel.waiting, visits = 1, 0
+    pump.ready(IN)
+    tunnel.waiting = BUDGET
+    while tunnel.waiting:  # a burst after it is told of until it is read
+        pump.ready(IN)
+        visits += 1
+    assert (len(seen), visits) == (2 + SINGLES + BUDGET, SINGLES + 1)
