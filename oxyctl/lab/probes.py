@@ -60,7 +60,7 @@ async def until_ready(node: PlannedNode, program: Program, processes: Processes)
             ports = await _report(program, lambda report: _listening(node, report))
             for address in services.addresses:
                 for port in ports:
-                    await _until(lambda a=address, p=port: _accepts(node.name, a, p, namespaces))  # type: ignore[misc]
+                    await _until(lambda a=address, p=port: _accepts(node.name, a, p, namespaces))  # type: ignore[misc]  # as in checks/probes.py
 
 
 async def until_names(processes: Processes, timeout_s: float) -> None:

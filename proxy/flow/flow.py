@@ -55,7 +55,7 @@ class Path:
         self.rewritten = b""
         self.ip_delta = 0
         self.l4_delta = 0
-        self.send: Any = None  # of the tunnel that the packets leave by; None: they go to the kernel
+        self.send: Any = None  # of the tunnel that they leave by, or who greets the first; None: they go to the kernel
         self.mtu = 0  # of that tunnel
         self.prefix: Any = None  # bytes instead of the arriving virtio-net header; None: that is kept, if any
         self.raw: Any = None  # sends what needs no mark on its outer header: a socket's own method,
