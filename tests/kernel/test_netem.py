@@ -13,9 +13,12 @@ from tests.kernel.labs import running
 
 pytestmark = [pytest.mark.kernel("netem", "tbf", "root", "/dev/net/tun"), pytest.mark.netns]
 
-# one program for all figures of a state: each entry into a lab takes its time on an emulated processor
+# one program for all figures of a state: each entry into a lab takes its time on an emulated processor. The link
+# address of `lossy` is asked for and kept first: three lost requests for it cost every packet of a second.
 ASK = """
 for target in 10.60.0.20 fd00:60::20; do ping -q -c6 -i0.2 -W3 $target; done
+until ping -q -c1 -W1 10.60.0.30 >&2; do :; done
+ip neigh change 10.60.0.30 dev eth0 nud permanent
 ping -q -c120 -i0.02 -W1 10.60.0.30
 curl -sS -o /dev/null -w 'speed %{speed_download}\\n' http://10.60.0.10/bytes/400000
 """
