@@ -16,6 +16,7 @@ from oxyctl.cli.down import down, gc
 from oxyctl.cli.graph import graph
 from oxyctl.cli.impair import impair
 from oxyctl.cli.inside import exec, logs, shell
+from oxyctl.cli.routes import routes
 from oxyctl.cli.schema import schema
 from oxyctl.cli.status import status
 
@@ -41,6 +42,7 @@ app.add_typer(lab.app, name="lab")
 app.add_typer(flows.app, name="flows")
 app.add_typer(traffic.app, name="traffic")
 app.command("status")(status)
+app.command("routes")(routes)
 app.command("capture")(capture)
 app.command("doctor")(doctor)
 

@@ -59,6 +59,15 @@ def _nodes(context: typer.Context) -> list[str]:
     return [node.name for node in plan.nodes] if plan else []
 
 
+def _logs(context: typer.Context) -> list[str]:
+    """Of a lab that may be no more: nodes, and programs of the lab's own that wrote."""
+    from oxyctl.lab.state import find_remains
+
+    lab = find_remains(context.params.get("lab"))
+    plan = lab.read_plan()
+    return list(dict.fromkeys([*(node.name for node in plan.nodes), *lab.logs()] if plan else lab.logs()))
+
+
 def _proxies(context: typer.Context) -> list[str]:
     plan = _plan(context)
     return [node.name for node in plan.nodes if node.control is not None] if plan else []
@@ -75,6 +84,7 @@ def _checks(context: typer.Context) -> list[str]:
 complete_lab = _quietly(_labs(lambda lab: lab.live_state()))
 complete_any_lab = _quietly(_labs(lambda lab: True))
 complete_node = _quietly(_nodes)
+complete_log = _quietly(_logs)
 complete_proxy = _quietly(_proxies)
 complete_check = _quietly(_checks)
 

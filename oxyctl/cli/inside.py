@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxyctl.cli.completion import complete_node
+from oxyctl.cli.completion import complete_log, complete_node
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
@@ -77,7 +77,11 @@ def shell(
 def logs(
     node: Annotated[
         str | None,
-        typer.Argument(metavar="[NODE]", help="A node; without it, all of them.", autocompletion=complete_node),
+        typer.Argument(
+            metavar="[NODE]",
+            help="A node, or a program of the lab's own such as `impair`; without it, all of them.",
+            autocompletion=complete_log,
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the lab ends.")] = False,
     since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only the last 30s, 5m, 2h.")] = None,

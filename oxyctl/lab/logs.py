@@ -35,6 +35,8 @@ def print_logs(
 ) -> None:
     """Print the log of `node`, or all with the name before each line; with `follow`, go on until the lab has ended.
 
+    `node` may also be a program of the lab's own, such as `impair`. NothingMatched when the lab has neither.
+
     Of what is there already: only what was written since `since_ns`, and of that only the last `tail` lines.
     """
     sources = [_Source(*source) for source in _sources(lab, node)]
@@ -68,13 +70,16 @@ def _looks(lab: LabDirectory) -> Iterator[None]:
 
 
 def _sources(lab: LabDirectory, node: str | None) -> Iterator[tuple[Path, Naming]]:
-    if node is not None:
+    logs, plan = lab.logs(), lab.read_plan()
+    nodes = plan.nodes if plan else []
+    if node is None:
+        for name, log in logs.items():
+            yield log, _shared(name, nodes)
+    elif node in logs and node not in {planned.name for planned in nodes}:
+        yield logs[node], _all(node)  # a program of the lab's own: `services`, `impair`, `supervisor`
+    else:
         planned = find_node(lab, node)
         yield lab.log(planned.process), _only(node) if planned.process != node else _all(node)
-        return
-    plan = lab.read_plan()
-    for log in sorted(lab.log("any").parent.glob("*.log")):
-        yield log, _shared(log.stem, plan.nodes if plan else [])
 
 
 def _all(name: str) -> Naming:

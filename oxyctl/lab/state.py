@@ -69,6 +69,10 @@ class LabDirectory:
         """What `process` wrote."""
         return self.path / "log" / f"{process}.log"
 
+    def logs(self) -> dict[str, Path]:
+        """What each process of the lab wrote that has written: nodes, and programs that serve many of them."""
+        return {path.stem: path for path in sorted((self.path / "log").glob("*.log"))}
+
     def read_state(self) -> State | None:
         """What the supervisor wrote last; None when that is missing or no state of ours."""
         try:

@@ -34,6 +34,7 @@ _TUNNELS = [
     Column("OUT", right=True),
     Column("QUEUED", right=True, rank=3),
     Column("OPEN", right=True, rank=6),
+    Column("HEALTH", rank=1),
     Column("USER", rank=7),
     Column("DEVICE", rank=8),
 ]
@@ -97,6 +98,7 @@ def _tunnel_row(tunnel: TunnelInfo) -> list[str]:
         bytes_text(tunnel.bytes_out),
         bytes_text(tunnel.queued_bytes),
         duration_text(max(0.0, (time.time_ns() - tunnel.opened) / 1e6)),
+        tunnel.health or "-",
         tunnel.user or "-",
         tunnel.device or "-",
     ]

@@ -152,4 +152,4 @@ class LabHandle:
             self._recording = None
 
     def _logs(self) -> list[Path]:
-        return [path for path in sorted(self.directory.log("any").parent.glob("*.log")) if path.stat().st_size]
+        return [path for path in self.directory.logs().values() if path.stat().st_size]

@@ -37,6 +37,8 @@ def labs(tmp_path, monkeypatch):
         lab = LabDirectory(tmp_path / "run" / "labs" / name)
         lab.path.mkdir(parents=True, mode=0o700)
         plan = make_plan(loads(LAB, name, str(file)), lab.path)
+        (lab.path / "log").mkdir()
+        (lab.path / "log" / "impair.log").touch()
         (lab.path / "plan.json").write_bytes(msgspec.json.encode(plan))
         lab.write_state(
             State(
@@ -80,6 +82,7 @@ CASES = [
     (["lab", "exec", "--lab", "quick", "l"], ["laptop"]),
     (["lab", "exec", "--lab", "nobody", ""], []),
     (["lab", "logs", "w"], ["web"]),
+    (["lab", "logs", "--lab", "old", ""], ["edge", "laptop", "web", "impair"]),
     (["lab", "up", "q"], ["quick.yaml", "quickstart"]),
     (["lab", "up", "run/"], ["run/labs/"]),
     (["lab", "graph", "qui"], ["quick", "quick.yaml", "quickstart"]),

@@ -12,7 +12,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.control.schema import FlowQuery, FlowRecord, Page, Status, StoredFlow, TenantStatus, TunnelInfo, Window
+from proxy.control.schema import (
+    FlowQuery,
+    FlowRecord,
+    Page,
+    RouteInfo,
+    Status,
+    StoredFlow,
+    TenantStatus,
+    TunnelInfo,
+    Window,
+)
 from proxy.control.server import ControlServer
 from proxy.flow.query import SORT_KEYS, predicate, sort_flows
 from proxy.telemetry.metrics import render
@@ -25,6 +35,7 @@ class FakeProxy:
         self.live: list[FlowRecord] = []
         self.past: list[FlowRecord] = []
         self.lost = 0
+        self.table: list[RouteInfo] = []
         self.watchers: dict[Callable[[FlowRecord], None], str | None] = {}
         self.changed = threading.Condition()
         self.before_past: Callable[[], None] = lambda: None
@@ -36,6 +47,9 @@ class FakeProxy:
     def tunnels(self, tenant: str | None) -> list[TunnelInfo]:
         tunnel = TunnelInfo(id="t1", onramp="connected", tenant="acme", addresses=["100.96.0.2"], mtu=1280, opened=0)
         return [tunnel] if tenant in (None, "acme") else []
+
+    def routes(self, tenant: str | None) -> list[RouteInfo]:
+        return [route for route in self.table if tenant in (None, route.tenant)]
 
     def live_flows(self, tenant: str | None) -> Iterable[FlowRecord]:
         return (record for record in list(self.live) if tenant in (None, record.tenant))

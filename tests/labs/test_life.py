@@ -155,7 +155,7 @@ UNREADY = """
 networks: {lan: {subnets: [10.0.0.0/24]}}
 nodes:
   early: {kind: process, networks: [lan], command: [sleep, "600"]}
-  late:  {kind: upstream, networks: [lan], services: {http: 80}}
+  never: {kind: process, networks: [lan], command: [sleep, "600"], ready: {exec: ["false"], timeout: 100s}}
 """
 
 

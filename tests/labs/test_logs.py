@@ -15,10 +15,10 @@ TALKERS = """
 nodes:
   first:
     kind: process
-    command: [sh, -c, "echo 1; touch go; until [ -e second ]; do sleep 0.05; done; echo 3; exec sleep 600"]
+    command: [sh, -c, "echo 1; until [ -e three ]; do sleep 0.05; done; echo 3; exec sleep 600"]
   second:
     kind: process
-    command: [sh, -c, "until [ -e go ]; do sleep 0.05; done; sleep 0.1; echo 2; sleep 0.1; touch second; sleep 600"]
+    command: [sh, -c, "until [ -e two ]; do sleep 0.05; done; echo 2; exec sleep 600"]
 """
 FLOOD = """
 nodes:
@@ -29,14 +29,16 @@ nodes:
 
 
 def started(machine, text):
-    machine.directory.chmod(0o777)  # the programs leave word of each other here
     machine.oxyctl("lab", "up", machine.file("talk.yaml", text))
 
 
 def test_lines_of_all_nodes_in_the_order_in_which_they_were_written(machine):
     started(machine, TALKERS)
     expected = ["first | 1", "second | 2", "first | 3"]
-    eventually(lambda: machine.oxyctl("lab", "logs").stdout.splitlines() == expected, "all three lines, in order")
+    for count, cue in enumerate(["one", "two", "three"], 1):
+        machine.file(cue, "")
+        shown = expected[:count]
+        eventually(lambda shown=shown: machine.oxyctl("lab", "logs").stdout.splitlines() == shown, shown[-1])
     assert machine.oxyctl("lab", "logs", "--tail", "1").stdout == "first | 3\n"
     assert machine.oxyctl("lab", "logs", "first", "--tail", "1").stdout == "3\n"
     assert machine.oxyctl("lab", "logs", "--since", "5m").stdout.splitlines() == expected
@@ -44,10 +46,22 @@ def test_lines_of_all_nodes_in_the_order_in_which_they_were_written(machine):
     assert "expected a duration" in machine.oxyctl("lab", "logs", "--since", "yesterday", code=2).stderr
 
 
+def test_a_program_of_the_labs_own_has_a_log_as_a_node_has(machine):
+    web = "  web: {kind: upstream, services: {http: 80}}\n"
+    machine.oxyctl("lab", "up", machine.file("talk.yaml", "nodes:\n" + web))
+    (machine.run / "labs" / "talk" / "log" / "services.log").write_text("web: of a node\nof all\n")
+    assert machine.oxyctl("lab", "logs", "services").stdout == "web: of a node\nof all\n"
+    assert machine.oxyctl("lab", "logs", "web").stdout == "of a node\n"
+    assert "has no node 'service'" in machine.oxyctl("lab", "logs", "service", code=4).stderr
+    assert "has no node '../log/services'" in machine.oxyctl("lab", "logs", "../log/services", code=4).stderr
+
+
 def test_following_goes_on_until_the_supervisor_dies_and_the_last_logs_stay(machine):
     started(machine, TALKERS)
     with machine.start("lab", "logs", "-f") as following:
-        assert [following.stdout.readline() for _ in range(3)] == ["first | 1\n", "second | 2\n", "first | 3\n"]
+        for cue, line in {"one": "first | 1\n", "two": "second | 2\n", "three": "first | 3\n"}.items():
+            machine.file(cue, "")
+            assert following.stdout.readline() == line
         os.kill(machine.supervisor(), signal.SIGKILL)
         assert following.communicate(timeout=20)[0] == ""
     assert following.returncode == 0

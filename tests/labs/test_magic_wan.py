@@ -58,6 +58,10 @@ def test_status_tells_of_both_ends_of_each_tunnel(machine, small):
     assert (
         "berlin  gre to edge  acme    1472  user space  user space  healthy" in machine.oxyctl("lab", "status").stdout
     )
+    routes = json.loads(machine.oxyctl("routes", "--tenant", "acme", "--format", "json").stdout)["items"]
+    ways = {(route["prefix"], route["via"]): route for route in routes}
+    assert ways["0.0.0.0/0", "stream"]["cost"] == 100
+    assert {via for _, via in ways} == {"site:berlin", "clients", "stream"}
 
 
 def test_a_cut_link_is_seen_by_both_ends_and_by_the_node(machine, small):

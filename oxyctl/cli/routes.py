@@ -1,0 +1,56 @@
+"""`oxyctl routes`: where the packets of a tenant go, what that costs now, and how many flows take it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxyctl.cli.control import ControlOption, NodeOption, asking, complete_tenant, connect
+from oxyctl.cli.options import Format, FormatOption, LabOption
+
+if TYPE_CHECKING:
+    from proxy.control.client import ControlClient
+
+app = typer.Typer()
+
+
+@app.command()
+def routes(
+    tenant: Annotated[
+        str | None,
+        typer.Option("--tenant", "-t", metavar="NAME", help="Only this one's.", autocompletion=complete_tenant),
+    ] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """List the routes between tunnels. COST is the priority, and the penalty of a tunnel that is not healthy.
+
+    A virtual network without routes lifts every flow to a stream. Exit code 4 when the proxy has no such tenant.
+    """
+    from oxyctl.cli.output import print_envelope, say
+
+    client = connect(lab, node, control)
+    with asking():
+        found = client.routes(tenant)
+        if not found and tenant is not None:
+            _require(client, tenant)
+    if output == Format.json:
+        print_envelope("routes", found)
+    elif found:
+        from oxyctl.render.routes import print_routes
+
+        print_routes(found)
+    else:
+        say("no routes: every flow is lifted to a stream")
+
+
+def _require(client: ControlClient, tenant: str) -> None:
+    from oxyctl.errors import NothingMatched
+    from proxy.settings import suggest
+
+    known = client.status().tenants
+    if tenant not in known:
+        raise NothingMatched(f"the proxy has no tenant '{tenant}'{suggest(tenant, known)}")
