@@ -5,11 +5,15 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from collections.abc import Iterator
 
 SLOTS = 64  # datagrams in one call
-SLOT_BYTES = 1 << 16  # more than a UDP payload, or what the kernel joins of several (UDP_GRO)
+HEADROOM = 128  # bytes before a datagram, for a header longer than its own: the longest GUE header
+ROOM_BYTES = 1 << 16  # more than a UDP payload, or what the kernel joins of several (UDP_GRO)
+SLOT_BYTES = HEADROOM + ROOM_BYTES
 NAME_BYTES, CONTROL_BYTES = 28, 64  # a sockaddr_in6; TOS and the size of joined datagrams
 MESSAGE = struct.Struct("@PIPNPNi0PI0P")  # struct mmsghdr: name, iovec, control, flags; bytes received
+RECEIVED = struct.Struct("@40xN8xI0P")  # of the same: bytes of ancillary data, and of the datagram
 IOVEC = struct.Struct("@PN")
 PEER = {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}  # the address in a sockaddr
 
@@ -20,33 +24,37 @@ _recvmmsg.restype = ctypes.c_int
 
 
 class Batch:
-    """Room for what one call returns. Slot n of `data` begins at n * SLOT_BYTES, of `controls` at n * CONTROL_BYTES."""
+    """Room for what one call returns: datagrams in `data`, their ancillary data in `controls`, and `slots`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.data = bytearray(SLOTS * SLOT_BYTES)
         self._names = bytearray(SLOTS * NAME_BYTES)
         place = PEER[sock.family]
         view = memoryview(self._names)
-        self.hosts = [view[slot * NAME_BYTES :][place] for slot in range(SLOTS)]  # the peer's address of each
         self.controls = bytearray(SLOTS * CONTROL_BYTES)
-        self.messages = bytearray(SLOTS * MESSAGE.size)
+        # where in `data` a datagram begins, where in `controls` its ancillary data does, and the peer's address
+        self.slots = [
+            (HEADROOM + slot * SLOT_BYTES, slot * CONTROL_BYTES, view[slot * NAME_BYTES :][place])
+            for slot in range(SLOTS)
+        ]
+        self._messages = bytearray(SLOTS * MESSAGE.size)
         self._sock, self._iovecs = sock, bytearray(SLOTS * IOVEC.size)
         data, names, controls, iovecs, self._at = map(
-            _address, (self.data, self._names, self.controls, self._iovecs, self.messages)
+            _address, (self.data, self._names, self.controls, self._iovecs, self._messages)
         )
-        for slot in range(SLOTS):
-            IOVEC.pack_into(self._iovecs, slot * IOVEC.size, data + slot * SLOT_BYTES, SLOT_BYTES)
+        for slot, (begin, control, _) in enumerate(self.slots):
+            IOVEC.pack_into(self._iovecs, slot * IOVEC.size, data + begin, ROOM_BYTES)
             MESSAGE.pack_into(
-                self.messages, slot * MESSAGE.size, names + slot * NAME_BYTES, NAME_BYTES,
-                iovecs + slot * IOVEC.size, 1, controls + slot * CONTROL_BYTES, CONTROL_BYTES, 0, 0,
+                self._messages, slot * MESSAGE.size, names + slot * NAME_BYTES, NAME_BYTES,
+                iovecs + slot * IOVEC.size, 1, controls + control, CONTROL_BYTES, 0, 0,
             )  # fmt: skip
-        self._fresh = bytes(self.messages)  # the kernel writes lengths over those that it was given
+        self._view, self._fresh = memoryview(self._messages), bytes(self._messages)
 
-    def receive(self) -> int:
-        """How many datagrams there are now; 0 when none waits."""
-        self.messages[:] = self._fresh
-        count: int = _recvmmsg(self._sock.fileno(), self._at, SLOTS, socket.MSG_DONTWAIT, None)
-        return max(0, count)
+    def receive(self) -> Iterator[tuple[int, int]]:
+        """Bytes of ancillary data and of the datagram, of each that waited. Good until the next call."""
+        self._view[:] = self._fresh  # the kernel wrote lengths over those that it was given
+        count = _recvmmsg(self._sock.fileno(), self._at, SLOTS, socket.MSG_DONTWAIT, None)
+        return RECEIVED.iter_unpack(self._view[: max(0, count) * MESSAGE.size])
 
 
 def _address(buffer: bytearray) -> int:

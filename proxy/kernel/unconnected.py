@@ -10,21 +10,20 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Path
-from proxy.kernel.batch import CONTROL_BYTES, MESSAGE, SLOT_BYTES, Batch
+from proxy.kernel.batch import Batch
 from proxy.wire.ecn import arrive
 from proxy.wire.ip import TCP, UDP
 
 UDP_GRO = 104
 ONE_CONTROL = 24  # bytes: the TOS alone, of either family (linux/socket.h CMSG_SPACE)
-MESSAGE_BYTES = MESSAGE.size
+NOBODY: dict[bytes, Any] = {}  # the tunnels of a peer that is none
 TOS_KINDS = ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS))
 
-_get_message = struct.Struct("@40xN8xI").unpack_from  # bytes of ancillary data, and of the datagram
 _get_control = struct.Struct("@Nii").unpack_from  # struct cmsghdr
 _get_int = struct.Struct("@i").unpack_from
 _get16 = struct.Struct("!H").unpack_from
@@ -57,8 +56,8 @@ class GuePump:
     """Packets from all the sites of one UDP port.
 
     `known[peer's address][header and the packet's first byte]` is the tunnel of packets that begin so;
-    `identify(address, buffer, start, end)` says whose another one is, or None when it has dropped the packet.
-    Addresses are packed.
+    `identify(address, buffer, start, end)` says whose another one is, its header being as long as its first byte says,
+    or None when it has dropped the packet. Addresses are packed.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class GuePump:
         sock: socket.socket,
         tun: int,
         known: dict[bytes, dict[bytes, Source]],
-        identify: Callable[[bytes, bytearray, int, int], tuple[Source, int] | None],
+        identify: Callable[[bytes, bytearray, int, int], Source | None],
     ) -> None:
         """`tun`: the descriptor of the bridge's TUN device without offload."""
         self._batch = Batch(sock)
@@ -76,54 +75,56 @@ class GuePump:
     def ready(self, events: int) -> None:
         """Move one batch of what has arrived."""
         batch, view = self._batch, self._view
-        buffer, hosts, controls, messages = batch.data, batch.hosts, batch.controls, batch.messages
+        buffer, controls = batch.data, batch.controls
         tun, known, identify = self._arguments
         get4, get16, put16, put_hop, from_bytes = _get4, _get16, _put16, _put_hop, int.from_bytes
-        get_message = _get_message
-        for slot in range(batch.receive()):
-            control_bytes, size = get_message(messages, slot * MESSAGE_BYTES)
-            begin, host = slot * SLOT_BYTES, hosts[slot].tobytes()
-            sources = known.get(host)
-            if sources is None or not size:
-                identify(host, buffer, begin, begin + size)
-                continue
-            stop = begin + size
+        begins = buffer.startswith
+        host, source, head, skip = b"", None, b"", 0
+        for (control_bytes, size), (begin, control, peer) in zip(batch.receive(), batch.slots, strict=False):
+            pieces: Iterable[tuple[int, int]] = ((begin, begin + size),)
             if control_bytes == ONE_CONTROL:
-                tos = controls[slot * CONTROL_BYTES + 16]
+                tos = controls[control + 16]
             else:
-                tos, size = _ancillary(controls, slot * CONTROL_BYTES, control_bytes, size)
-            for at in (begin,) if begin + size == stop else range(begin, stop, size):
-                n = at + size if at + size < stop else stop
-                first = buffer[at]
-                v = at if first > 0x3F else at + 4 + (first << 2)
-                source = sources.get(bytes(view[at : v + 1]))  # the packet's first byte tells its version
-                if source is None or n - v < 28:
-                    found = identify(host, buffer, at, n)
-                    if found is None:
+                tos, each = _ancillary(controls, control, control_bytes)
+                if each:
+                    pieces = _cut(begin, begin + size, each)
+            if peer != host:
+                host, source = peer.tobytes(), None
+            for at, n in pieces:
+                if source is None or not begins(head, at):  # most come behind the header of the one before
+                    first = buffer[at]
+                    v = at if first > 0x3F else at + 4 + (first << 2)
+                    head = bytes(view[at : v + 1])  # the packet's first byte tells its version
+                    source = known.get(host, NOBODY).get(head)
+                    skip = v - at
+                v = at + skip
+                octets = n - v
+                if source is None or octets < 28:
+                    source = identify(host, buffer, at, n)
+                    if source is None:
                         continue
-                    source, v = found
-                    if n - v < 28:  # no header and ports: the packet plane says what is missing
+                    if octets < 28:  # no header and ports: the packet plane says what is missing
                         source.packets += 1
-                        source.octets += n - v
-                        source.slow(bytearray(view[v:n]), n - v)
+                        source.octets += octets
+                        source.slow(bytearray(view[v:n]), octets)
                         continue
                 source.packets += 1
-                source.octets += n - v
+                source.octets += octets
                 if tos & 3 and (reason := arrive(buffer, v, tos)):
                     source.dropped(reason)
                     continue
                 path = session = None
                 first, length, fragment, protocol, ip_sum, key, between, l4_sum = get4(buffer, v)
-                l4 = v + 20
-                if first == 0x45:
-                    if length == n - v and not fragment & 0x3FFF:
+                is_ipv4, l4 = first == 0x45, v + 20
+                if is_ipv4:
+                    if length == octets and not fragment & 0x3FFF:
                         if protocol == TCP:
                             path = source.paths(key)
                         elif protocol == UDP:
                             session = source.sessions(key)
                             if session is None:
                                 path = source.forwards(key)
-                elif first >> 4 == 6 and n >= v + 48 and get16(buffer, v + 4)[0] == n - v - 40:
+                elif first >> 4 == 6 and octets >= 48 and get16(buffer, v + 4)[0] == octets - 40:
                     l4, protocol = v + 40, buffer[v + 6]
                     if protocol == TCP:
                         path = source.paths(bytes(view[v + 8 : v + 44]))
@@ -133,48 +134,48 @@ class GuePump:
                         if session is None:
                             path = source.forwards(key)
                 if session is not None:
-                    reason = session(bytearray(view[v:n]), l4 - v, n - v)
+                    reason = session(bytearray(view[v:n]), l4 - v, octets)
                     if reason is not None:
                         source.dropped(reason)
                     continue
                 if path is None or (protocol == TCP and n < l4 + 20):
-                    source.slow(bytearray(view[v:n]), n - v)
+                    source.slow(bytearray(view[v:n]), octets)
                     continue
                 send = path.send
                 if send is not None:
-                    ttl = buffer[v + 8] if first == 0x45 else buffer[v + 7]
+                    if is_ipv4:
+                        ttl, mark, looked_at = buffer[v + 8], buffer[v + 1], from_bytes(view[v:l4], "big") % 0xFFFF
+                    else:
+                        ttl, mark, looked_at = buffer[v + 7], first & 15 or buffer[v + 1] & 0xF0, 0
                     # SYN, FIN and RST are looked at; so is whatever has no hop left or a bad sum.
-                    if (
-                        ttl < 2
-                        or n - v > path.mtu
-                        or (first == 0x45 and from_bytes(view[v:l4], "big") % 0xFFFF)
-                        or (protocol == TCP and buffer[l4 + 13] & 7)
-                    ):
-                        source.slow(bytearray(view[v:n]), n - v)
+                    if looked_at or ttl < 2 or octets > path.mtu or (protocol == TCP and buffer[l4 + 13] & 7):
+                        source.slow(bytearray(view[v:n]), octets)
                         continue
-                    if first == 0x45:
+                    if is_ipv4:
                         c = ip_sum + 0x100
                         put_hop(buffer, v + 8, ttl - 1, protocol, c if c < 0xFFFF else c - 0xFFFF)
                     else:
                         buffer[v + 7] = ttl - 1
                     path.packets += 1
-                    path.octets += n - v
+                    path.octets += octets
                     raw, prefix = path.raw, path.prefix
-                    if raw is None or (buffer[v + 1] if first == 0x45 else first != 0x60 or buffer[v + 1] & 0xF0):
+                    if mark or raw is None:
                         send(view[v:n] if prefix is None or raw is not None else prefix + view[v:n])
                         continue
+                    h = v - len(prefix)  # what stood there is done with: headroom, the header, the packet before
+                    buffer[h:v] = prefix
                     try:
-                        raw(prefix + view[v:n])
+                        raw(view[h:n])
                     except OSError as error:
                         path.lane.failed(error, view[v:n])
                     else:
                         lane = path.lane
                         lane.packets += 1
-                        lane.octets += n - v
+                        lane.octets += octets
                     continue
                 path.packets += 1
-                path.octets += n - v
-                if first == 0x45:
+                path.octets += octets
+                if is_ipv4:
                     l4_sum = (l4_sum - path.l4_delta) % 0xFFFF
                     _put4(buffer, v + 10, (ip_sum - path.ip_delta) % 0xFFFF, path.rewritten, between, l4_sum)
                 else:
@@ -186,13 +187,19 @@ class GuePump:
                     source.dropped(DropReason.BAD_OFFLOAD if error.errno == errno.EINVAL else DropReason.KERNEL_IP)
 
 
-def _ancillary(controls: bytearray, at: int, length: int, size: int) -> tuple[int, int]:
-    """TOS or traffic class, and the size of each of the datagrams that the kernel has joined; `size` if it has not."""
-    tos, end = 0, at + length
+def _cut(begin: int, stop: int, each: int) -> Iterable[tuple[int, int]]:
+    """Beginnings and ends of the datagrams that the kernel has joined, the last one perhaps shorter."""
+    return [(at, min(at + each, stop)) for at in range(begin, stop, each)]
+
+
+def _ancillary(controls: bytearray, at: int, length: int) -> tuple[int, int]:
+    """TOS or traffic class, and the size of each of the datagrams that the kernel has joined; 0 if it has not."""
+    tos = size = 0
+    end = at + length
     while at + 16 < end:
         bytes_, level, kind = _get_control(controls, at)
         if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
-            size = _get_int(controls, at + 16)[0] or size
+            size = _get_int(controls, at + 16)[0]
         elif (level, kind) in TOS_KINDS:
             tos = controls[at + 16]
         at += (bytes_ + 7) & ~7

@@ -75,8 +75,8 @@ class GueRamp:
             if tunnel.probes is not None:
                 tunnel.probes.start()
 
-    def _identify(self, host: bytes, buffer: bytearray, start: int, end: int) -> tuple[Source, int] | None:
-        """Whose the datagram is, and where its packet begins; None when nobody's: it is counted then."""
+    def _identify(self, host: bytes, buffer: bytearray, start: int, end: int) -> Source | None:
+        """Whose the datagram is; None when nobody's: it is counted then."""
         found = self._owner(host, buffer, start, end)
         if isinstance(found, DropReason):
             self.drops[found] += 1
@@ -86,7 +86,7 @@ class GueRamp:
         if len(known) >= MAX_HEADERS:
             known.clear()
         known[bytes(buffer[start : start + header.length + 1])] = tunnel.source
-        return tunnel.source, start + header.length
+        return tunnel.source
 
     def _owner(self, host: bytes, buffer: bytearray, start: int, end: int) -> tuple[SiteTunnel, gue.Gue] | DropReason:
         if host not in self._known:

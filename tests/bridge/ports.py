@@ -46,6 +46,11 @@ class Port:
         for sock in (self._near, self._far, self.kernel, self._tun):
             sock.close()
 
+    @property
+    def address(self) -> Any:
+        """Where it listens."""
+        return self._near.getsockname()
+
     def header(self, version: int) -> bytes:
         return gue.header(version, CONTEXT)
 
@@ -55,22 +60,26 @@ class Port:
     def _dropped(self, reason: DropReason) -> None:
         self.drops[reason] += 1
 
-    def _identify(self, host: bytes, buffer: bytearray, start: int, end: int) -> tuple[Source, int] | None:
+    def _identify(self, host: bytes, buffer: bytearray, start: int, end: int) -> Source | None:
         found = gue.parse(buffer, start, end)
-        if isinstance(found, DropReason) or found.context not in (CONTEXT, None):
+        if isinstance(found, DropReason) or found.context not in (CONTEXT, None) or host not in self._known:
             self.refused.append(bytes(buffer[start:end]))
             return None
         self._known[host][bytes(buffer[start : start + found.length + 1])] = self.source
-        return self.source, start + found.length
+        return self.source
 
-    def give(self, *packets: bytes, header: bytes | None = None, tos: int = 0, joined: bool = False) -> list[bytes]:
-        """Send packets, let the pump run once, and return what reached the TUN device."""
+    def put(self, *packets: bytes, header: bytes | None = None, tos: int = 0, joined: bool = False) -> None:
+        """Send packets: they wait for the pump."""
         datagrams = [(self.header(p[0] >> 4) if header is None else header) + p for p in packets]
         ancillary: list[Any] = [(socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", tos))] if tos else []
         if joined:
             ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", len(datagrams[0]))))
             datagrams = [b"".join(datagrams)]
         for datagram in datagrams:
-            self._far.sendmsg([datagram], ancillary, 0, self._near.getsockname())
+            self._far.sendmsg([datagram], ancillary, 0, self.address)
+
+    def give(self, *packets: bytes, **how: Any) -> list[bytes]:
+        """Send packets, let the pump run once, and return what reached the TUN device."""
+        self.put(*packets, **how)
         self.pump.ready(0)
         return read_all(self.kernel)

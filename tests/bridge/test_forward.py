@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from typing import Any
 
@@ -13,9 +14,10 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 
 from proxy.flow.flow import Path
+from proxy.offramps.lanes import Lane, open_lane
 from proxy.packet.forward import forward, memoise
 from proxy.packet.translate import set_rewrite, translate
-from proxy.wire import ip
+from proxy.wire import gue, ip
 from proxy.wire.ecn import arrive
 from proxy.wire.ip import IPPacket
 from tests.bridge.pipes import Ramp
@@ -181,6 +183,46 @@ def test_datagrams_joined_by_the_kernel_are_taken_apart():
             port.give(*[packet] * outer, joined=True)
             assert world.sent() == world.twin(packet) * outer
         assert port.source.packets == 1 + GRO + GRO + 1
+
+
+def test_each_datagram_of_a_batch_is_its_own_senders():
+    """What was found out about one datagram serves the next one only where peer and header are the same."""
+    world, packet = World(0, 0), udp_packet(4, b"payload", dport=80)
+    longer = gue.header(4, gue.Context(7, 1, b"another token"))
+    with Port() as port, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        memoised(port, world, packet, 0)
+        good = port.header(4) + packet
+        stranger.bind(("127.0.0.2", 0))
+        bad = [good[:20], b"", longer + packet, port.header(6) + packet]
+        port.give(*[good] * 9, header=b"")  # of which remains lie behind what is shorter
+        port.give(*(each for refused in bad for each in (good, refused)), packet, good, header=b"")
+        assert world.sent() == world.twin(packet) * 15
+        assert port.refused == bad
+        port.refused.clear()
+        port.put(good, header=b"")
+        stranger.sendto(good, port.address)
+        port.give(good, header=b"")
+        assert (world.sent(), port.refused) == (world.twin(packet) * 2, [good])
+        assert port.source.packets == 17
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("token", [None, b"t", b"a token that is longer than the site's own"])
+def test_header_of_the_next_site_stands_where_the_old_one_did(version, token):
+    """Also when it is longer: in the headroom, or over the packet before, which the kernel has joined with this one."""
+    world, header = World(0, 0), gue.header(version, gue.Context(7, 2, token))
+    packets = [udp_packet(version, bytes([number]) * 300, dport=80) for number in range(3)]
+    with Port() as port, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+        sink.bind(("127.0.0.1", 0))
+        sink.settimeout(20)
+        lane = Lane(open_lane("127.0.0.1", sink.getsockname(), 1), {version: header}, make_tenant())
+        memoised(port, world, packets[0], 0)
+        world.path.raw, world.path.lane, world.path.prefix = lane.raw, lane, header
+        for joined in (False, True):
+            port.give(*packets, joined=joined)
+            assert [sink.recv(2000) for _ in packets] == [header + world.twin(each)[0] for each in packets]
+        assert (lane.packets, lane.octets) == (6, 2 * sum(map(len, packets)))
+        lane.sock.close()
 
 
 def test_header_of_another_version_does_not_lend_its_tunnel():

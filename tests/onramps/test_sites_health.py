@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
+import msgspec
 import pytest
 from scapy.layers.inet import ICMP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest
@@ -174,11 +175,14 @@ def test_replaced_route_moves_its_live_flows_and_no_others(wan, sites):
     ],
 )
 def test_wrong_routes_are_refused_and_change_nothing(shared, change, message):
-    before = shared.control.routes(None)
+    def routes():  # what each costs meanwhile follows the health of tunnels
+        return [msgspec.structs.replace(route, cost=None) for route in shared.control.routes(None)]
+
+    before = routes()
     with pytest.raises(ControlError, match=message.replace("?", r"\?")) as caught:
         shared.control.set_routes(RoutesChange(**{"tenant": "acme", "routes": [], **change}))
     assert caught.value.status == 400
-    assert shared.control.routes(None) == before
+    assert routes() == before
 
 
 @pytest.fixture(scope="module")
