@@ -9,7 +9,7 @@ import subprocess
 from collections import deque
 
 from oxyctl.services.child import Child, dying_with_us, spawn
-from oxyctl.services.host import Host
+from oxyctl.services.host import ATTEMPTS, Host
 from oxyctl.services.service import Service, ServiceError, Unavailable, log
 
 MISSING = "iperf3 is not installed (apt install iperf3)"
@@ -107,17 +107,20 @@ async def start(host: Host, port: int) -> Service:
     program = shutil.which("iperf3")
     if program is None:
         return Unavailable(port, MISSING)
-    if port == 0:
-        port = _free_port(host)
-    addresses: list[str | None] = [None] if host.netns else list(host.addresses)
-    service = Iperf3Service(port, [Server(host, program, port, address) for address in addresses])
-    try:
-        for server in service._servers:
-            await server.start()
-    except BaseException:
-        await service.stop()
-        raise
-    return service
+    for remaining in reversed(range(1 if port else ATTEMPTS)):  # somebody may get the free port before iperf3 does
+        addresses: list[str | None] = [None] if host.netns else list(host.addresses)
+        chosen = port or _free_port(host)
+        service = Iperf3Service(chosen, [Server(host, program, chosen, address) for address in addresses])
+        try:
+            for server in service._servers:
+                await server.start()
+        except BaseException as error:
+            await service.stop()
+            if not remaining or not isinstance(error, ServiceError):
+                raise
+        else:
+            return service
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _free_port(host: Host) -> int:

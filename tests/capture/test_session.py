@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -102,12 +102,17 @@ def test_packets_come_in_the_order_of_their_times(session, rings, writer):
 
 
 def test_a_packet_waits_for_an_older_one_that_is_still_on_its_way(session, rings, writer):
-    now = time.time_ns()
-    rings[0].put(now)
-    late = threading.Thread(target=lambda: rings[1].put(now - 1))
-    late.start()
+    def read():
+        """The younger one is read first, and the older one has only just arrived."""
+        rings[0].read = list
+        now = time.time_ns()
+        rings[1].put(now - 1)
+        rings[0].socket.recv(1)
+        return [Packet(now, 0, b"abc", 5, False, True)]
+
+    rings[0].read = read
+    rings[0].put()
     assert session.run(2, None, nothing) == End.COUNT
-    late.join()
     assert [packet.number for packet in writer.taken] == [1, 0]
 
 
@@ -168,15 +173,17 @@ def test_an_interface_that_goes_down_does_not_end_a_capture(session, rings, writ
     assert session.run(1, None, nothing) == End.COUNT
 
 
-def test_the_report_is_called_in_time(session, rings):
+def test_the_report_is_called_in_time(session, fds):
     calls = []
 
     def tick():
         calls.append(time.monotonic())
+        if len(calls) == 4:
+            os.eventfd_write(fds[0], 1)
         return 0.01
 
-    assert session.run(None, 0.1, tick) == End.DURATION
-    assert len(calls) >= 4
+    assert session.run(None, None, tick) == End.ASKED
+    assert all(later - earlier >= 0.01 for earlier, later in pairwise(calls[:4]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -280,9 +281,10 @@ def test_a_client_that_waits_for_100_gets_it(server, path):
         (b"CONNECT origin:443 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
     ],
 )
-def test_bad_http_is_answered_and_closed(server, path, request_, status):
+def test_bad_http_is_answered_and_closed(server, loop, path, request_, status):
     with Raw(path) as client:
-        found, headers, body = client.ask(request_)
+        loop.do(lambda: client.socket.sendall(request_))  # all of it is there before the server looks
+        found, headers, body = client.read_answer()
         assert found == status
         assert json.loads(body)["error"]
         assert headers["connection"] == "close"
@@ -312,11 +314,16 @@ def test_any_bytes_are_answered_or_closed_without_a_traceback(server, path, capl
     assert caplog.records == []
 
 
-def test_an_idle_client_is_closed(start, path):
+def test_an_idle_client_is_closed(start, loop, path):
     start(idle_timeout_s=0.05)
+
+    def connected(sent):  # in the server's thread: it cannot be idle before it has sent
+        client = Raw(path)
+        client.socket.sendall(sent)
+        return client
+
     for unfinished in (b"", b"GET /v1/sta", b"GET /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"):
-        with Raw(path) as client:
-            client.socket.sendall(unfinished)
+        with loop.do(functools.partial(connected, unfinished)) as client:
             assert client.read_until(lambda _: False) == b""
 
 

@@ -56,6 +56,13 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
     return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 60, "check": False, **options})
 
 
+def measured(*command: object) -> subprocess.CompletedProcess[str]:
+    """What an iperf3 client did, once the server has noticed that the client before is gone."""
+    while "the server is busy" in (done := run(*command)).stdout + done.stderr:
+        pass
+    return done
+
+
 def children(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -155,7 +155,7 @@ def test_the_certificate_is_good_for_name_and_addresses(origin, curl, address):
 def test_a_gigabyte_arrives_whole(origin, curl):
     digest = hashlib.sha256()
     url = origin.url(f"/bytes/{1 << 30}")
-    done = run("sh", "-c", f"curl -sS {url} | sha256sum")
+    done = run("sh", "-c", f"curl -sS {url} | sha256sum", timeout=170)
     for start in range(0, 1 << 30, PERIOD):
         digest.update(PATTERN[: (1 << 30) - start])
     assert done.stdout.split()[0] == digest.hexdigest()

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from tests.services.origin import FAMILIES, Origin, is_running, node, run, wait_until
+from tests.services.origin import FAMILIES, Origin, is_running, measured, node, run, wait_until
 
 needs_iperf3 = pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not installed")
 
@@ -23,7 +23,7 @@ def measures(address, port):
 @pytest.mark.parametrize("how", [[], ["-R"], ["-u", "-b", "50M"]], ids=["up", "down", "udp"])
 def test_iperf3_measures(origin, address, how):
     port = origin.port["iperf3"]
-    done = run("iperf3", "-c", address, "-p", port, "-n", "2M", "--json", *how)
+    done = measured("iperf3", "-c", address, "-p", port, "-n", "2M", "--json", *how)
     assert done.returncode == 0, done.stdout
     end = json.loads(done.stdout)["end"]
     assert end["sum_sent" if "sum_sent" in end else "sum"]["bytes"] >= 2 << 20

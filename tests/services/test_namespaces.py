@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.origin import Origin, needs, node, run, wait_until
+from tests.services.origin import Origin, measured, needs, node, run, wait_until
 
 pytestmark = pytest.mark.netns
 
@@ -136,8 +136,8 @@ def test_ssh_runs_its_commands_inside_the_node(origin, sandbox, address):
 
 
 def test_iperf3_listens_inside_the_node(origin, sandbox, address):
-    done = json.loads(sandbox.shell(f"iperf3 -c {address} -p {origin.port['iperf3']} -n 1M --json"))
-    assert done["end"]["sum_received"]["bytes"] > 0
+    done = measured(*sandbox.enter, "iperf3", "-c", address, "-p", origin.port["iperf3"], "-n", "1M", "--json")
+    assert json.loads(done.stdout)["end"]["sum_received"]["bytes"] > 0
 
 
 def test_programs_left_in_the_node_end_with_the_services(sandbox, tmp_path):

@@ -226,7 +226,7 @@ def test_nothing_spins_while_one_side_does_not_read(side):
             scene.loop.turns(200)
         calls = scene.calls
         scene.loop.turns(300)
-        assert scene.calls == calls
+        assert scene.calls - calls < 50  # some when a delayed ACK made room; one that spins makes one a turn
 
 
 @pytest.mark.parametrize("buffers", [{}, {"near_snd": 1 << 18, "far_rcv": 8192}], ids=["fast", "slow"])

@@ -95,16 +95,16 @@ def test_failure_of_the_dial_is_told_as_the_network_would(monkeypatch, code, rea
 
 def test_dial_without_an_answer_ends_in_silence(monkeypatch):
     """A listener whose queue is full answers no SYN."""
-    with listening(backlog=0) as origin, world(monkeypatch, timeouts=Timeouts(connect_s=3)) as w:
+    with listening(backlog=0) as origin, world(monkeypatch, timeouts=Timeouts(connect_s=30)) as w:
         filling = [socket.socket() for _ in range(2)]
         for sock in filling:
             sock.setblocking(False)
             sock.connect_ex(origin.getsockname())
         w.give(segment(origin.getsockname()[1]))
         w.loop.turns(5)
-        w.tick(2.5)
+        w.tick(20)
         assert not w.flow.is_ended
-        w.tick(3.5)
+        w.tick(35)
         assert (w.flow.close_reason, w.replies()) == ("origin_timeout", [])
         for sock in filling:
             sock.close()
@@ -258,7 +258,7 @@ def test_origin_of_a_flow_that_lasts_is_asked_whether_it_lives(monkeypatch):
     with listening() as origin, world(monkeypatch) as w:
         flow, *_ = established(w, origin)
         sock = flow.handler._relay.origin.sock
-        w.tick(59)
+        w.tick(50)
         assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         w.tick(61)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

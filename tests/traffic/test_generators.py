@@ -133,7 +133,7 @@ def test_connects_that_are_refused(generate, closed_port):
 )
 def test_bytes_move(origin, generate, service, mode, up, down):
     prefix = "http://" if service == "http" else ""
-    report = generate("tcp", prefix + target(origin, service), mode=mode, duration_s=0.3, concurrency=2)
+    report = generate("tcp", prefix + target(origin, service), mode=mode, duration_s=1, concurrency=2)
     assert (report.sent, report.succeeded, report.errors) == (2, 2, {})
     moved = [report.bytes_sent > 1_000_000, report.bytes_received > 1_000_000]
     assert moved == [up, down]
@@ -141,7 +141,7 @@ def test_bytes_move(origin, generate, service, mode, up, down):
 
 
 def test_what_cannot_be_filled(origin, generate, closed_port):
-    nothing = generate("tcp", target(origin, "sink"), mode="down", duration_s=0.1)
+    nothing = generate("tcp", target(origin, "sink"), mode="down", duration_s=1)
     assert nothing.errors == {"idle": 1}
     missing = generate("tcp", f"http://{target(origin, 'http')}/none", mode="down", duration_s=1)
     assert missing.errors == {"http_404": 1}
@@ -160,7 +160,7 @@ def test_datagrams_come_back(origin, generate, address):
 
 
 def test_lost_datagrams(generate_to):
-    report = generate_to("udp", lambda data, n: [] if n % 4 == 0 else [data], count=20, concurrency=20, timeout_s=0.3)
+    report = generate_to("udp", lambda data, n: [] if n % 4 == 0 else [data], count=20, concurrency=20, timeout_s=2)
     assert (report.sent, report.succeeded, report.errors, report.loss) == (20, 15, {"timeout": 5}, 0.25)
 
 
@@ -252,10 +252,13 @@ def test_what_makes_no_sense_is_said_and_is_nobodys_failure(generate, kind, to, 
 def test_several_at_once_and_stopped_with_what_they_have(origin):
     async def main():
         told = asyncio.Event()
+
+        def tell(progress):
+            if progress.succeeded >= 20:
+                told.set()
+
         async with GeneratorProcess() as generator:
-            endless = asyncio.create_task(
-                generator.run(traffic("http", origin.url("/"), rate=50, count=100_000), lambda _: told.set())
-            )
+            endless = asyncio.create_task(generator.run(traffic("http", origin.url("/"), rate=50, count=100_000), tell))
             short = await generator.run(traffic("udp", target(origin, "echo"), count=3))
             await told.wait()
             generator.stop()
@@ -264,7 +267,7 @@ def test_several_at_once_and_stopped_with_what_they_have(origin):
     short, endless = asyncio.run(main())
     assert (short.succeeded, short.interrupted) == (3, False)
     assert endless.interrupted
-    assert 20 <= endless.succeeded < 1000
+    assert 20 <= endless.succeeded < 100_000
 
 
 def test_a_generator_that_cannot_start_says_why():
