@@ -119,7 +119,7 @@ class RampPump:
                 if send is not None:
                     if first == 0x45:
                         at, ttl = v + 20, buffer[v + 8]
-                        looked_at = ttl < 2 or from_bytes(view[v:at], "big") % 0xFFFF  # a good header's sum is 0
+                        looked_at = ttl < 2 or from_bytes(buffer[v:at]) % 0xFFFF  # a good header's sum is 0
                     else:
                         at, ttl = v + 40, buffer[v + 7]
                         looked_at = ttl < 2

@@ -28,7 +28,7 @@ _get_control = struct.Struct("@Nii").unpack_from  # struct cmsghdr
 _get_int = struct.Struct("@i").unpack_from
 _get16 = struct.Struct("!H").unpack_from
 _put16 = struct.Struct("!H").pack_into
-_get4 = struct.Struct("!BxHxxHxBH12s12sH").unpack_from  # see kernel/pump.py
+_get4 = struct.Struct("!BBHxxHBBH12s12sH").unpack_from  # see kernel/pump.py; with TOS and TTL
 _put4 = struct.Struct("!H12s12sH").pack_into
 _put_hop = struct.Struct("!BBH").pack_into  # TTL, protocol, IPv4 header checksum
 _put6 = struct.Struct("!36s").pack_into
@@ -114,7 +114,7 @@ class GuePump:
                     source.dropped(reason)
                     continue
                 path = session = None
-                first, length, fragment, protocol, ip_sum, key, between, l4_sum = get4(buffer, v)
+                first, mark, length, fragment, ttl, protocol, ip_sum, key, between, l4_sum = get4(buffer, v)
                 is_ipv4, l4 = first == 0x45, v + 20
                 if is_ipv4:
                     if length == octets and not fragment & 0x3FFF:
@@ -144,10 +144,10 @@ class GuePump:
                 send = path.send
                 if send is not None:
                     if is_ipv4:
-                        ttl, mark, looked_at = buffer[v + 8], buffer[v + 1], from_bytes(view[v:l4], "big") % 0xFFFF
+                        looked_at = from_bytes(buffer[v:l4]) % 0xFFFF  # a good header's sum is 0
                     else:
-                        ttl, mark, looked_at = buffer[v + 7], first & 15 or buffer[v + 1] & 0xF0, 0
-                    # SYN, FIN and RST are looked at; so is whatever has no hop left or a bad sum.
+                        ttl, mark, looked_at = buffer[v + 7], first & 15 or mark & 0xF0, 0
+                    # SYN, FIN and RST are looked at; so is whatever has no hop left.
                     if looked_at or ttl < 2 or octets > path.mtu or (protocol == TCP and buffer[l4 + 13] & 7):
                         source.slow(bytearray(view[v:n]), octets)
                         continue
