@@ -53,7 +53,8 @@ class Ring:
 
     def __init__(self, interface: Interface, sock: socket.socket, number: int, blocks: int) -> None:
         self.interface, self.socket, self.number = interface, sock, number
-        self.received = self.dropped = 0
+        self.received = self.dropped = 0  # what the kernel has counted; what it dropped is in both
+        self.taken = 0  # by `read`
         self._blocks, self._current = blocks, 0
         sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
         size = blocks * BLOCK_BYTES
@@ -83,6 +84,7 @@ class Ring:
             found += self._packets(start + offset, count)
             memory[start + 8 : start + 12] = bytes(4)  # to the kernel
             self._current = (self._current + 1) % self._blocks
+        self.taken += len(found)
         return found
 
     def _packets(self, at: int, count: int) -> Iterator[Packet]:

@@ -18,6 +18,7 @@ from oxyctl.capture.sinks import ReaderGone
 
 # A packet is in our hands at most two retirements of its block after it passed; one more for a busy machine.
 HOLD_NS = 3 * RETIRE_MS * 1_000_000
+LAST_S = 5.0  # at the end, for packets that the kernel has counted and not handed over
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -113,11 +114,20 @@ class Session:
         return None
 
     def _finish(self, until_ns: int, count: int | None) -> None:
-        """What passed before `until_ns` is in blocks that the kernel may still keep back: wait for them."""
+        """What passed before `until_ns` is in blocks that the kernel may still keep back: wait for them.
+
+        On a busy machine longer than a block may be kept back, as long as fewer packets have come than it has counted.
+        """
         self._epoll.unregister(self._wake)
         self._epoll.unregister(self._lab)
+        for ring in self.rings:
+            ring.count()
+        counted = [(ring, ring.received - ring.dropped) for ring in self.rings]
         while (remaining := until_ns + HOLD_NS - time.time_ns()) > 0:
             self._step(remaining / 1e9)
+        give_up = time.monotonic() + LAST_S
+        while any(ring.taken < packets for ring, packets in counted) and time.monotonic() < give_up:
+            self._step(RETIRE_MS / 1e3)
         for ring in self.rings:
             self._pending += ring.read()
         self._release(until_ns, count)

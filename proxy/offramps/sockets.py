@@ -88,6 +88,7 @@ def dial_echo(address: bytes, device: str | None = None) -> tuple[socket.socket,
     except PermissionError:
         sock, raw = _socket(address, socket.SOCK_RAW, protocol, device), True
     try:
+        _enlarge_receive_buffer(sock)
         sock.connect((_text(address), 0))
     except BaseException:
         sock.close()

@@ -21,7 +21,7 @@ class FakeRing:
     """What a test puts in comes out; `errors` counts those that were acknowledged."""
 
     def __init__(self, number):
-        self.number, self.received, self.dropped, self.errors = number, 0, 0, 0
+        self.number, self.received, self.dropped, self.errors, self.taken = number, 0, 0, 0, 0
         self.interface = SimpleNamespace(title=f"node{number}:eth0")
         self.socket, self._other = socket.socketpair()
         self.held = []
@@ -135,6 +135,26 @@ def test_what_passed_before_the_end_is_there_and_what_came_after_is_not(session,
     rings[0].put(5, time.time_ns() + HOLD_NS * 1000)
     assert session.run(None, None, nothing) == End.ASKED
     assert [packet.time_ns for packet in writer.taken] == [5]
+
+
+def test_packets_that_the_kernel_has_counted_are_waited_for(session, rings, writer, fds):
+    """The kernel hands its last block over in time, unless the processor that does it is busy."""
+    now = time.time_ns()
+
+    def count():
+        rings[1].received, rings[1].dropped = 2, 1
+
+    def read():
+        if time.time_ns() < now + 2 * HOLD_NS:
+            return []
+        rings[1].taken, rings[1].read = 1, list
+        return [Packet(now, 1, b"abc", 5, False, True)]
+
+    rings[1].count, rings[1].read = count, read
+    rings[1].put()  # which nobody reads: each poll returns at once
+    os.eventfd_write(fds[0], 1)
+    assert session.run(None, None, nothing) == End.ASKED
+    assert [packet.time_ns for packet in writer.taken] == [now]
 
 
 def test_the_end_of_the_lab_is_the_end(session, rings, writer, fds):

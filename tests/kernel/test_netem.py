@@ -52,7 +52,7 @@ def test_the_kernel_does_what_the_file_says(lossy):
     for least, most in trips:
         assert least >= 69  # 2 x (40 ± 5) ms
         assert most > least
-    assert 0.2 <= lost <= 0.52  # 0.36 of both directions, and four standard deviations
+    assert 0.14 <= lost <= 0.58  # 0.36 of both directions, and five standard deviations
     found = disciplines(lossy)["netem"]
     assert found["delay"]["delay"] == pytest.approx(0.01)
     assert found["loss-random"]["loss"] == pytest.approx(0.2, abs=0.001)

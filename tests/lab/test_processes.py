@@ -110,7 +110,7 @@ def test_stop_asks_first_and_does_not_wait_for_ever(processes, tmp_path):
         stubborn = processes.start(Process(name="stubborn", command=["sh", "-c", script], directory="/", reports=True))
         await stubborn.reported.wait()
         await processes.stop(grace_s=0.2)
-        ended = polite.exited.result(), stubborn.is_running
+        ended = await polite.exited, stubborn.is_running
         os.kill(stubborn.pid, signal.SIGKILL)
         await stubborn.exited
         return ended

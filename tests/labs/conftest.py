@@ -149,10 +149,15 @@ def users_of(namespaces):
 def is_left_to_init(pid):
     """Whether the process has ended, and only the machine's init can remove it: some look once a second."""
     try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        return state_of(pid) == ("Z", 1)
     except OSError:
         return True
-    return state == "Z" and parent == "1"
+
+
+def state_of(pid):
+    """The letter of a process's state (proc(5)), and the PID of its parent. OSError: there is no such process."""
+    state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    return state, int(parent)
 
 
 def links():

@@ -104,7 +104,7 @@ def test_twice_is_once(shop):
 
 def test_a_failure_leaves_the_lab_as_it_was(shop):
     before = pids(shop)
-    bad = MORE + '  bad: {kind: process, networks: [back], command: ["false"]}\n'
+    bad = MORE + '  bad: {kind: process, networks: [back], command: ["false"], ready: {tcp: 1}}\n'
     error = apply(shop, bad, code=1).stderr
     assert "node 'bad' (process): `false` exited with code 1" in error
     assert error.endswith("the lab is as it was\n")

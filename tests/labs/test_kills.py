@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from oxyctl.lab.state import LabDirectory
-from tests.labs.conftest import ROOT, eventually, holding_namespaces, links, mounts, processes_of, users_of
+from tests.labs.conftest import ROOT, eventually, holding_namespaces, links, mounts, processes_of, state_of, users_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -65,9 +65,9 @@ class Stepped:
         (self.place / "open").touch()
 
     def supervisor(self):
-        """Its PID: that of the only process that was started to supervise."""
+        """Its PID: that of the innermost of the processes that were started to supervise."""
         found = [pid for pid, command in processes_of(self.machine.run).items() if " supervise " in command]
-        return found[-1]
+        return next((pid for pid in found if state_of(pid)[1] in found), found[-1])
 
     def is_up(self):
         """Whether the lab was committed, and lives on."""

@@ -118,7 +118,7 @@ def test_status_says_what_became_of_a_program(machine, pair):
 
 def test_logs(machine, pair):
     machine.oxyctl("lab", "up", pair)
-    assert machine.oxyctl("lab", "logs", "server").stdout == "serving\n"
+    eventually(lambda: machine.oxyctl("lab", "logs", "server").stdout == "serving\n", "what it printed first")
     assert "server | serving\n" in machine.oxyctl("lab", "logs").stdout
     with machine.start("lab", "logs", "-f", "server") as following:
         assert following.stdout.readline() == "serving\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -51,13 +52,17 @@ def test_every_check_of_a_lab_holds(machine, name):
 
 
 def test_status_tells_of_both_ends_of_each_tunnel(machine, small):
-    eventually(lambda: tunnels(machine)["berlin"]["proxy_health"] == "healthy", "the proxy sees berlin")
-    berlin = tunnels(machine)["berlin"]
+    usable = ("healthy", "degraded")  # what a second's stall of the machine makes of it for five minutes
+
+    def both():
+        found = tunnels(machine)["berlin"]
+        return found if found["health"] in usable and found["proxy_health"] in usable else None
+
+    berlin = eventually(both, "either end sees the other")
     assert (berlin["by"], berlin["edge"], berlin["mtu"]) == ("user space", "user space", 1472)
-    assert (berlin["health"], berlin["tenant"]) == ("healthy", "acme")
-    assert (
-        "berlin  gre to edge  acme    1472  user space  user space  healthy" in machine.oxyctl("lab", "status").stdout
-    )
+    assert berlin["tenant"] == "acme"
+    told = machine.oxyctl("lab", "status").stdout
+    assert re.search("berlin  gre to edge  acme    1472  user space  user space  (healthy|degraded)", told)
     routes = json.loads(machine.oxyctl("routes", "--tenant", "acme", "--format", "json").stdout)["items"]
     ways = {(route["prefix"], route["via"]): route for route in routes}
     assert ways["0.0.0.0/0", "stream"]["cost"] == 100

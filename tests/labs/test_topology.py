@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.labs.conftest import eventually
+
 pytestmark = pytest.mark.netns
 
 TOPOLOGY = """
@@ -57,7 +59,8 @@ def test_files_and_environment_are_one_nodes_own(machine):
     expected = "from the lab file\nrenamed\nblue large\n"
     script = 'cat /etc/oxy-test/app.conf /etc/hostname; echo "$COLOUR $SIZE"'
     assert machine.exec("app", "sh", "-c", script) == expected
-    assert (machine.run / "labs" / "topo" / "log" / "app.log").read_text() == expected
+    log = machine.run / "labs" / "topo" / "log" / "app.log"
+    eventually(lambda: log.read_text() == expected, "what the program itself found")
     machine.exec("web", "cat", "/etc/oxy-test/app.conf", code=1)
     assert "renamed" not in machine.exec("web", "cat", "/etc/hostname")
     assert "lab file" not in machine.exec("web", "sh", "-c", "ls /etc")

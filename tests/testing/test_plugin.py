@@ -149,6 +149,7 @@ import pytest
 @pytest.mark.lab("labs/x.yaml")
 def test_fails(lab):
     lab["laptop"].http("http://web/")
+    lab.flows("acme", dst_port=80, until=lambda found: found and found[0].state == "closed")
     assert lab.name == ""
 
 def test_text(lab_factory):
