@@ -61,7 +61,7 @@ onramps:
     sites:
       - {name: berlin, tenant: acme, id: 1, token: t0k, peers: ["127.0.0.2:7001"],
          prefixes: [10.1.0.0/24, "fd00:1::/64", 10.9.0.0/24],
-         probe: {address: 10.255.1.2, source: 10.255.1.1, every_s: 0.05, timeout_s: 0.2}}
+         probe: {address: 10.255.1.2, source: 10.255.1.1, every_s: 0.05, timeout_s: 1}}
       - {name: rome, tenant: globex, id: 1, peers: ["127.0.0.4:7004"], prefixes: [10.1.0.0/24, "fd00:1::/64"]}
       - {name: lab, tenant: acme, network: lab, id: 2, peers: ["127.0.0.5:7005"],
          prefixes: [10.1.0.0/24, "fd00:1::/64"]}
@@ -70,7 +70,7 @@ onramps:
     sites:
       - {name: paris, tenant: acme, peers: ["[fd00:50::10]:7003"], context: none, mtu: 1300,
          prefixes: [10.2.0.0/24, "fd00:2::/64", 10.9.0.0/24],
-         probe: {address: "fd00:ff::2", source: "fd00:ff::1", every_s: 0.05, timeout_s: 0.2}}
+         probe: {address: "fd00:ff::2", source: "fd00:ff::1", every_s: 0.05, timeout_s: 1}}
 timeouts: {connect_s: 4, context_s: 2}
 """
 PEERS = {
