@@ -8,9 +8,7 @@ import struct
 from collections.abc import Iterator
 
 SLOTS = 64  # datagrams in one call
-HEADROOM = 128  # bytes before a datagram, for a header longer than its own: the longest GUE header
-ROOM_BYTES = 1 << 16  # more than a UDP payload, or what the kernel joins of several (UDP_GRO)
-SLOT_BYTES = HEADROOM + ROOM_BYTES
+SLOT_BYTES = 1 << 16  # more than a UDP payload, or what the kernel joins of several (UDP_GRO)
 NAME_BYTES, CONTROL_BYTES = 28, 64  # a sockaddr_in6; TOS and the size of joined datagrams
 MESSAGE = struct.Struct("@PIPNPNi0PI0P")  # struct mmsghdr: name, iovec, control, flags; bytes received
 RECEIVED = struct.Struct("@40xN8xI0P")  # of the same: bytes of ancillary data, and of the datagram
@@ -34,8 +32,7 @@ class Batch:
         self.controls = bytearray(SLOTS * CONTROL_BYTES)
         # where in `data` a datagram begins, where in `controls` its ancillary data does, and the peer's address
         self.slots = [
-            (HEADROOM + slot * SLOT_BYTES, slot * CONTROL_BYTES, view[slot * NAME_BYTES :][place])
-            for slot in range(SLOTS)
+            (slot * SLOT_BYTES, slot * CONTROL_BYTES, view[slot * NAME_BYTES :][place]) for slot in range(SLOTS)
         ]
         self._messages = bytearray(SLOTS * MESSAGE.size)
         self._sock, self._iovecs = sock, bytearray(SLOTS * IOVEC.size)
@@ -43,7 +40,7 @@ class Batch:
             _address, (self.data, self._names, self.controls, self._iovecs, self._messages)
         )
         for slot, (begin, control, _) in enumerate(self.slots):
-            IOVEC.pack_into(self._iovecs, slot * IOVEC.size, data + begin, ROOM_BYTES)
+            IOVEC.pack_into(self._iovecs, slot * IOVEC.size, data + begin, SLOT_BYTES)
             MESSAGE.pack_into(
                 self._messages, slot * MESSAGE.size, names + slot * NAME_BYTES, NAME_BYTES,
                 iovecs + slot * IOVEC.size, 1, controls + control, CONTROL_BYTES, 0, 0,

@@ -162,10 +162,8 @@ class GuePump:
                     if mark or raw is None:
                         send(view[v:n] if prefix is None or raw is not None else prefix + view[v:n])
                         continue
-                    h = v - len(prefix)  # what stood there is done with: headroom, the header, the packet before
-                    buffer[h:v] = prefix
                     try:
-                        raw(view[h:n])
+                        raw(prefix + view[v:n])
                     except OSError as error:
                         path.lane.failed(error, view[v:n])
                     else:
