@@ -84,7 +84,7 @@ class Laptop(Namespace):
         self._pump = threading.Thread(target=self._move, daemon=True)
         self._pump.start()
 
-    def tcp(self, address: str, port: int, timeout_s: float = 20) -> socket.socket:
+    def tcp(self, address: str, port: int, timeout_s: float = 60) -> socket.socket:
         """A connection from here, as a program would make it."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = self.run(socket.socket, family, socket.SOCK_STREAM)

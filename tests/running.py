@@ -211,7 +211,7 @@ class Stage:
 
     def accept(self, listener: socket.socket) -> socket.socket:
         sock, _ = listener.accept()
-        sock.settimeout(PATIENCE_S)
+        sock.settimeout(4 * PATIENCE_S)  # for all that one sendall() sends
         self._closing.callback(sock.close)
         return sock
 

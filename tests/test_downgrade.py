@@ -65,6 +65,24 @@ def stage(running):
     running.after_test()
 
 
+def without_repetitions(end):
+    """Its `packet`, which passes over data and FINs that it has returned before: TCP may always send them again."""
+    seen = set()
+
+    def packet():
+        while True:
+            found = type(end).packet(end)
+            segment = found[TCP] if TCP in found else None
+            if segment is None or not (segment.payload or segment.flags.F):
+                return found
+            what = (found.src, segment.sport, segment.seq, bytes(segment.payload), bool(segment.flags.F))
+            if what not in seen:
+                seen.add(what)
+                return found
+
+    return packet
+
+
 class Ends:
     """Two clients that speak packets: `near` opens connections, `far` is who they are for."""
 
@@ -72,6 +90,8 @@ class Ends:
         self.version = version
         self.near = stage.client(offload=bool(near_offload), mtu=near_mtu)
         self.far = far or stage.client(offload=bool(far_offload), mtu=far_mtu)
+        for end in (self.near, self.far):
+            end.packet = without_repetitions(end)
         self.here, self.there = self.near.addresses[version], self.far.addresses[version]
 
     def syn(self, port=80, **fields):

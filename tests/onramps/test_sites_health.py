@@ -43,6 +43,8 @@ class Answering:
         answer = self.site.answer_probe
 
         def maybe(packet):
+            if self.is_over:
+                raise TimeoutError
             is_probe = network_source(packet) in ("10.255.1.1", "fd00:ff::1")
             self.probes += is_probe
             return is_probe if self.is_mute and is_probe else answer(packet)
@@ -148,6 +150,8 @@ def test_replaced_route_moves_its_live_flows_and_no_others(wan, sites):
     berlin, paris = sites
     client = wan.client()
     here = client.addresses[4]
+    until(lambda: all(tunnel(wan, name).probes_answered for name in ("berlin", "paris")))
+    until(lambda: tunnel(wan, "berlin").health == tunnel(wan, "paris").health == "healthy")
     client.send(datagram(here, "10.9.0.5", b"a1"), datagram(here, "10.1.0.5", b"b1"), datagram(here, "10.2.0.5", b"c1"))
     until(lambda: {b"a1", b"b1"} <= {*berlin.payloads()} and b"c1" in paris.payloads())
     after = wan.control.set_routes(routes_of(wan, Route(prefix="10.9.0.0/24", via="site:paris")))

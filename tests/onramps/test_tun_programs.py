@@ -208,7 +208,7 @@ def test_hundred_parallel_streams(stage, version, iperf3, direction):
 @needs("iperf3")
 @pytest.mark.parametrize("direction", [[], ["-R"]], ids=["up", "down"])
 def test_udp_loses_nothing(stage, version, iperf3, direction):
-    words = ["iperf3", "-c", ORIGIN[version], "-u", "-b", "8M", "-P", 4, "-t", 1, "-l", 1200, "-w", "4M", "--json"]
+    words = ["iperf3", "-c", ORIGIN[version], "-u", "-b", "4M", "-P", 4, "-t", 2, "-l", 1200, "-w", "4M", "--json"]
     total = measured(stage, [*words, *direction])["end"]["sum"]
     assert total["packets"] > 1000
     assert total["lost_packets"] == 0

@@ -12,7 +12,7 @@ from proxy.wire import icmp
 from tests.agents.sites.test_edge import both_ends
 from tests.agents.sites.world import CLIENT, HOST, Agents
 
-FAST = {"every_s": 0.05, "timeout_s": 0.3}
+FAST = {"every_s": 0.05, "timeout_s": 1}
 
 
 class Answering:
@@ -81,7 +81,7 @@ def test_a_tunnel_that_answers_is_healthy(probed, version):
     agents, _ = probed(version)
     report = health(agents)
     assert (report["node"], report["end"], report["health"], report["answered"]) == ("berlin", "site", "healthy", 1)
-    assert 0 < report["rtt_ms"] < 300
+    assert 0 < report["rtt_ms"] < 1000
     assert agents.tunnel()["health"]["health"] == "healthy"
     assert agents.tunnel("edge")["health"] is None
 
