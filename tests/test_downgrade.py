@@ -72,9 +72,9 @@ def without_repetitions(end):
     def packet():
         while True:
             found = type(end).packet(end)
-            segment = found[TCP] if TCP in found else None
-            if segment is None or not (segment.payload or segment.flags.F):
+            if TCP not in found or not (found[TCP].payload or found[TCP].flags.F):
                 return found
+            segment = found[TCP]
             what = (found.src, segment.sport, segment.seq, bytes(segment.payload), bool(segment.flags.F))
             if what not in seen:
                 seen.add(what)
