@@ -12,8 +12,7 @@ from scapy.packet import Raw
 from proxy.packet.fragment import split
 from tests.netns import needs_root
 from tests.packet.conformance.ends import Connection
-from tests.packet.conformance.test_udp import is_udp_to, joined
-from tests.packet.conformance.wires import SCRIPTED, ScriptedStage, datagram, received
+from tests.packet.conformance.wires import SCRIPTED, ScriptedStage, datagram, is_udp_to, joined, received
 from tests.packets import network, parsed
 from tests.running import CONFIGURATION, staged, until
 

@@ -13,8 +13,16 @@ from proxy.packet.fragment import split
 from tests.netns import needs_root
 from tests.packet.conformance.ends import Connection
 from tests.packet.conformance.test_icmp import ECHO, echo, is_echo
-from tests.packet.conformance.test_udp import is_udp_to, joined
-from tests.packet.conformance.wires import FAR_ROUTER, PROXY, SCRIPTED, datagram, is_icmp_error, received
+from tests.packet.conformance.wires import (
+    FAR_ROUTER,
+    PROXY,
+    SCRIPTED,
+    datagram,
+    is_icmp_error,
+    is_udp_to,
+    joined,
+    received,
+)
 from tests.packet.script import describe
 from tests.packets import decode, network, parsed
 from tests.running import until

@@ -11,38 +11,17 @@ from scapy.layers.inet import ICMP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach
 from scapy.packet import Raw
 
-from proxy.flow.fragments import Fragments
 from proxy.offramps.sockets import UDP_SEGMENT
 from proxy.packet.fragment import split
 from proxy.wire.checksum import pseudo_header_sum
 from tests.netns import needs_root
-from tests.packet.conformance.wires import FAR_ROUTER, PROXY, SCRIPTED, datagram, received
+from tests.packet.conformance.wires import FAR_ROUTER, PROXY, SCRIPTED, datagram, is_udp_to, joined, received
 from tests.packets import decode, network, parsed
 from tests.running import ORIGIN, until
 
 pytestmark = [pytest.mark.netns, needs_root]
 
 BURST, QUIC = 2000, 1200  # datagrams, bytes of payload
-
-
-def is_udp_to(*ports):
-    def wanted(packet):
-        found = parsed(packet)
-        return found.protocol == 17 and (found.is_fragment or decode(packet)[UDP].dport in ports)
-
-    return wanted
-
-
-def joined(end, is_wanted):
-    """One datagram, put together from its fragments when it comes in several."""
-    fragments = Fragments(timeout_s=60, max_bytes=1 << 20)
-    while True:
-        packet = end.next(is_wanted)
-        found = parsed(packet)
-        if not found.is_fragment:
-            return packet
-        if isinstance(whole := fragments.add(packet, found, 0), bytes):
-            return whole
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 1231, 1232, 1233, 1252, 1253, 4000, 65_507])

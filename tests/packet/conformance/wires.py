@@ -19,6 +19,7 @@ from scapy.packet import Packet, Raw
 from proxy.context import TunnelContext
 from proxy.device.interface import bring_up
 from proxy.device.tun import open_tun
+from proxy.flow.fragments import Fragments
 from proxy.packet.fragment import split
 from proxy.wire.checksum import pseudo_header_sum
 from tests.netns import route
@@ -138,6 +139,28 @@ def _next(kept: deque[bytes], receive: Callable[[], bytes], is_wanted: Callable[
     while not is_wanted(packet := receive()):
         kept.append(packet)
     return packet
+
+
+def is_udp_to(*ports: int) -> Callable[[bytes], bool]:
+    """Whether a packet is a datagram to one of these ports, or a fragment of any."""
+
+    def is_wanted(packet: bytes) -> bool:
+        found = parsed(packet)
+        return found.protocol == 17 and (found.is_fragment or decode(packet)[UDP].dport in ports)
+
+    return is_wanted
+
+
+def joined(end: ScriptedClient | OriginNetwork, is_wanted: Callable[[bytes], bool]) -> bytes:
+    """One packet, put together from its fragments when it comes in several."""
+    fragments = Fragments(timeout_s=60, max_bytes=1 << 20)
+    while True:
+        packet = end.next(is_wanted)
+        found = parsed(packet)
+        if not found.is_fragment:
+            return packet
+        if isinstance(whole := fragments.add(packet, found, 0), bytes):
+            return whole
 
 
 def check(packet: bytes) -> None:
