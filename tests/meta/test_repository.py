@@ -38,6 +38,17 @@ def test_no_file_is_too_long_to_read_in_one_go():
     assert {name for name, lines in lengths.items() if lines > MAX_LINES} == set(LONGER)
 
 
+def test_packages_hold_modules_and_nothing_else():
+    """No editor's or patch's left-over: what is in the tree is what is shipped."""
+    files = [path for name in ("proxy", "oxyctl") for path in (ROOT / name).rglob("*") if path.is_file()]
+    modules = [path for path in files if path.suffix == ".py"]
+    assert {relative(path) for path in files if path not in modules and "__pycache__" not in path.parts} == {
+        "oxyctl/py.typed",
+        "proxy/py.typed",
+    }
+    assert modules
+
+
 def test_one_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == proxy.__version__
