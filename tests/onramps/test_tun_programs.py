@@ -205,13 +205,24 @@ def test_hundred_parallel_streams(stage, version, iperf3, direction):
     assert min(moved) > 0
 
 
+def overflowed(version):
+    """How many datagrams found no room in a socket of this thread's network."""
+    if version == 6:
+        return int(re.search(r"^Udp6RcvbufErrors\s+(\d+)", Path("/proc/thread-self/net/snmp6").read_text(), re.M)[1])
+    names, values = re.findall(r"^Udp: (.*)", Path("/proc/thread-self/net/snmp").read_text(), re.M)
+    return int(dict(zip(names.split(), values.split(), strict=True))["RcvbufErrors"])
+
+
 @needs("iperf3")
 @pytest.mark.parametrize("direction", [[], ["-R"]], ids=["up", "down"])
 def test_udp_loses_nothing(stage, version, iperf3, direction):
-    words = ["iperf3", "-c", ORIGIN[version], "-u", "-b", "4M", "-P", 4, "-t", 2, "-l", 1200, "-w", "4M", "--json"]
+    """But what reached the receiver's own socket while nobody read it: its kernel counts that."""
+    words = ["iperf3", "-c", ORIGIN[version], "-u", "-b", "8M", "-P", 4, "-t", 1, "-l", 1200, "-w", "4M", "--json"]
+    receiver = stage.client if direction else stage.origin
+    before = receiver.run(overflowed, version)
     total = measured(stage, [*words, *direction])["end"]["sum"]
     assert total["packets"] > 1000
-    assert total["lost_packets"] == 0
+    assert total["lost_packets"] <= receiver.run(overflowed, version) - before
 
 
 @needs("dig")
