@@ -1,0 +1,263 @@
+"""Connection tracking entries as netlink carries them (linux/netfilter/nfnetlink_conntrack.h).
+
+A key is what stands in packets: source and destination, then both ports (TCP, UDP), or an echo's identifier (ICMP,
+ICMPv6), or nothing (all other protocols, also those whose ports the kernel tracks).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import cache
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from proxy.wire.ip import ICMP, ICMPV6, TCP, UDP
+from proxy.wire.netlink import NESTED, attribute, attributes, nest, subsystem
+
+NEW, GET, DELETE = 0x100, 0x101, 0x102  # message types
+IPV4, IPV6 = 2, 10
+SEEN_REPLY, ASSURED, SRC_NAT, DST_NAT = 0x2, 0x4, 0x10, 0x20  # bits of a status
+
+TUPLE_ORIG, TUPLE_REPLY, STATUS, PROTOINFO, NAT_SRC, TIMEOUT, MARK = 1, 2, 3, 4, 6, 7, 8
+COUNTERS_ORIG, COUNTERS_REPLY, NAT_DST, ZONE, MARK_MASK = 9, 10, 13, 18, 21
+TUPLE_IP, TUPLE_PROTO, TUPLE_ZONE = 1, 2, 3
+PROTO_NUM, SRC_PORT, DST_PORT = 1, 2, 3
+ECHO = {ICMP: (4, 5, 6), ICMPV6: (7, 8, 9)}  # identifier, type, code
+ECHO_TYPES = {ICMP: (8, 0), ICMPV6: (128, 129)}  # request, reply
+
+_head = struct.Struct("=HH")
+_short, _number = struct.Struct("!H"), struct.Struct("!I")
+_FAMILY = subsystem.pack(IPV6, 0, 0), subsystem.pack(IPV4, 0, 0)
+_LAYOUTS = 8  # of one length that are remembered
+
+_new = tuple.__new__
+_Way = tuple[int, ...]
+_Found = dict[_Way, tuple[int, int]]  # start and end of each value
+_NESTS: frozenset[_Way] = frozenset(
+    {(kind,) for kind in (TUPLE_ORIG, TUPLE_REPLY, PROTOINFO, COUNTERS_ORIG, COUNTERS_REPLY)}
+    | {(side, part) for side in (TUPLE_ORIG, TUPLE_REPLY) for part in (TUPLE_IP, TUPLE_PROTO)}
+    | {(PROTOINFO, 1)}
+)
+
+
+class Entry(NamedTuple):
+    """One connection. Packets and octets are 0 where nothing counts them, the timeout is 0 where none runs any more."""
+
+    protocol: int
+    original: bytes  # key
+    reply: bytes  # key
+    zone: int = 0  # of the original direction
+    mark: int = 0
+    status: int = 0
+    timeout_s: int = 0
+    original_packets: int = 0
+    original_octets: int = 0
+    reply_packets: int = 0
+    reply_octets: int = 0
+    tcp_state: int | None = None
+
+
+class Decoder:
+    """Reads entries by their layout: where all headers are as in an earlier message, the values stand where they stood.
+
+    Measured: 2 us for an entry, where only walking through its attributes takes 10; 40 to learn a layout.
+    """
+
+    def __init__(self) -> None:
+        self._layouts: dict[int, list[_Layout]] = {}
+
+    def parse(self, buffer: bytes | bytearray, start: int, end: int) -> Entry | None:
+        """The entry in the body of a message, from its nfgenmsg on; None when it is none or is malformed."""
+        octets = int.from_bytes(buffer[start:end], "little")
+        layouts = self._layouts.setdefault(end - start, [])
+        for layout in layouts:
+            if octets & layout.mask == layout.fixed:
+                return layout.read(buffer, start)
+        learned = _learn(bytes(buffer[start:end]))
+        if learned is None:
+            return None
+        if len(layouts) < _LAYOUTS:
+            layouts.append(learned)
+        return learned.read(buffer, start)
+
+
+class _Layout:
+    """Where the values stand in all messages that are `fixed` where `mask` has ones."""
+
+    def __init__(self, body: bytes, found: _Found, headers: list[int], fields: list[_Field]) -> None:
+        self._protocol = body[found[TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM][0]]
+        mask = bytearray(len(body))
+        mask[0] = mask[found[TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM][0]] = 0xFF
+        for at in headers:
+            mask[at : at + 4] = b"\xff" * 4
+        self.mask = int.from_bytes(mask, "little")
+        self.fixed = int.from_bytes(body, "little") & self.mask
+        self._values, self._order, self._missing = _compile(found, fields)
+
+    def read(self, buffer: bytes | bytearray, start: int) -> Entry:
+        values = self._values.unpack_from(buffer, start) + self._missing
+        a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r = self._order(values)
+        return _new(Entry, (self._protocol, a + b + c + d, e + f + g + h, i, j, k, m, n, o, p, q, r))
+
+
+def _compile(
+    found: _Found, fields: list[_Field]
+) -> tuple[struct.Struct, Callable[[tuple[Any, ...]], tuple[Any, ...]], tuple[Any, ...]]:
+    """What unpacks the values, what puts them into the order of `fields`, and the values of those not there."""
+    present = sorted((found[field.way][0], index) for index, field in enumerate(fields) if field.way in found)
+    text, at = ">", 0
+    for start, index in present:
+        text += f"{start - at}x{fields[index].format}"
+        at = start + struct.calcsize(">" + fields[index].format)
+    places = {index: place for place, (_, index) in enumerate(present)}
+    missing = [index for index in range(len(fields)) if index not in places]
+    places |= {index: len(present) + place for place, index in enumerate(missing)}
+    order = itemgetter(*(places[index] for index in range(len(fields))))
+    return struct.Struct(text), order, tuple(fields[index].default for index in missing)
+
+
+def _learn(body: bytes) -> _Layout | None:
+    """The layout of a message; None when it is no whole entry."""
+    found: _Found = {}
+    headers: list[int] = []
+    version = {IPV4: 4, IPV6: 6}.get(body[0]) if len(body) > subsystem.size else None
+    _walk(body, subsystem.size, len(body), (), found, headers)
+    number = found.get((TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM))
+    if version is None or number is None or number[1] - number[0] != 1:
+        return None
+    fields = _fields(body[number[0]], version, (TUPLE_ORIG, TUPLE_ZONE) in found)
+    for field in fields:
+        start, end = found.get(field.way, (0, 0))
+        if field.is_required if not end else end - start != struct.calcsize(">" + field.format):
+            return None
+    return _Layout(body, found, headers, fields)
+
+
+def _walk(body: bytes, at: int, end: int, above: _Way, found: _Found, headers: list[int]) -> None:
+    for kind, start, stop in attributes(body, at, end):
+        headers.append(start - 4)
+        way = (*above, kind)
+        if way in _NESTS:
+            _walk(body, start, stop, way, found, headers)
+        else:
+            found[way] = start, stop
+
+
+class _Field(NamedTuple):
+    """One value: the kinds of the attributes that lead to it, how it is packed, and what it is where it is missing."""
+
+    way: _Way
+    format: str
+    default: Any = None
+    is_required: bool = False
+
+
+def _fields(protocol: int, version: int, has_direction: bool) -> list[_Field]:
+    """The values of an entry: four parts of each key, then what follows them in an Entry."""
+    source, destination = (1, 2) if version == 4 else (3, 4)
+    address = "4s" if version == 4 else "16s"
+    if protocol in (TCP, UDP):
+        ports: tuple[int, ...] = SRC_PORT, DST_PORT
+    else:
+        ports = ECHO[protocol][:1] if protocol in ECHO else ()
+    fields = []
+    for side in (TUPLE_ORIG, TUPLE_REPLY):
+        fields += [_Field((side, TUPLE_IP, kind), address, is_required=True) for kind in (source, destination)]
+        fields += [_Field((side, TUPLE_PROTO, kind), "2s", is_required=True) for kind in ports]
+        fields += [_Field((), "2s", b"")] * (2 - len(ports))
+    fields.append(_Field((TUPLE_ORIG, TUPLE_ZONE) if has_direction else (ZONE,), "H", 0))
+    fields += [_Field((kind,), "I", 0) for kind in (MARK, STATUS, TIMEOUT)]
+    fields += [_Field((side, kind), "Q", 0) for side in (COUNTERS_ORIG, COUNTERS_REPLY) for kind in (1, 2)]
+    return [*fields, _Field((PROTOINFO, 1, 1), "B")]
+
+
+def lookup(protocol: int, key: bytes, zone: int) -> bytes:
+    """The body of a GET or DELETE of the entry with this key.
+
+    The zone stands beside the tuple: inside, where it would be the original direction's only, the kernel would search
+    the zone 0 of the replies as well, and find a reply of somebody else.
+    """
+    body = _FAMILY[len(key) < 16] + _tuple(TUPLE_ORIG, protocol, key, 0)
+    return body + attribute(ZONE, _short.pack(zone)) if zone else body
+
+
+def by_mark(mark: int | None, mask: int | None) -> bytes:
+    """The body of a dump, or of a DELETE, of the entries whose mark is `mark` where `mask` has ones; None: of all."""
+    body = subsystem.pack(0, 0, 0)
+    if mark is not None:
+        body += attribute(MARK, _number.pack(mark))
+        body += attribute(MARK_MASK, _number.pack(0xFFFF_FFFF if mask is None else mask))
+    return body
+
+
+def creation(entry: Entry) -> bytes:
+    """The body of a NEW. Where the reply is not the original turned round, the kernel is told to translate."""
+    protocol, original, reply, zone = entry[:4]
+    plain, replied = turned(protocol, original), turned(protocol, reply)
+    body = _FAMILY[len(original) < 16] + _tuple(TUPLE_ORIG, protocol, original, zone)
+    body += _tuple(TUPLE_REPLY, protocol, plain, 0, reply=True)
+    body += attribute(TIMEOUT, _number.pack(entry.timeout_s)) + attribute(MARK, _number.pack(entry.mark))
+    body += attribute(STATUS, _number.pack(entry.status)) if entry.status else b""
+    if entry.tcp_state is not None:
+        body += nest(PROTOINFO, nest(1, attribute(1, bytes([entry.tcp_state]))))
+    before, after = _ends(protocol, original), _ends(protocol, replied)
+    for kind, old, new in zip((NAT_SRC, NAT_DST), before, after, strict=True):
+        body += _translation(kind, *new) if old != new else b""
+    return body
+
+
+def turned(protocol: int, key: bytes) -> bytes:
+    """The key of packets the other way, without translation."""
+    size = 4 if len(key) < 16 else 16
+    source, destination, rest = key[:size], key[size : 2 * size], key[2 * size :]
+    return destination + source + (rest if protocol in ECHO else rest[2:] + rest[:2])
+
+
+def _ends(protocol: int, key: bytes) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+    """Address and port of the source and of the destination; an echo's identifier is its source's port."""
+    size = 4 if len(key) < 16 else 16
+    return (key[:size], key[2 * size : 2 * size + 2]), (key[size : 2 * size], key[2 * size + 2 :])
+
+
+def _translation(kind: int, address: bytes, port: bytes) -> bytes:
+    first, last = (1, 2) if len(address) == 4 else (4, 5)
+    ports = nest(3, attribute(1, port), attribute(2, port)) if port else b""
+    return nest(kind, attribute(first, address), attribute(last, address), ports)
+
+
+def _tuple(kind: int, protocol: int, key: bytes, zone: int, *, reply: bool = False) -> bytes:
+    size = 4 if len(key) < 16 else 16
+    a, b, c, d, e = _around(kind, protocol, size, zone > 0, reply)
+    after = 2 * size
+    first, second = key[after : after + 2], key[after + 2 :]
+    if not first:
+        first = second = b"\0\0"
+    start = a + key[:size] + b + key[size:after] + c + first + d + second + e
+    return start + attribute(TUPLE_ZONE, _short.pack(zone)) if zone else start
+
+
+@cache
+def _around(kind: int, protocol: int, size: int, zone: bool, reply: bool) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """What stands before, between and behind the four parts of a key in a tuple; an echo's has no second port.
+
+    Measured: with this remembered, a request is made in 1.2 us, otherwise in 2.2.
+    """
+    source, destination = (1, 2) if size == 4 else (3, 4)
+    number = attribute(PROTO_NUM, bytes([protocol]))
+    if protocol in ECHO:
+        identifier, form, code = ECHO[protocol]
+        first, second = _head.pack(6, identifier), b"\0\0"
+        last = attribute(form, bytes([ECHO_TYPES[protocol][reply]])) + attribute(code, b"\0")
+    else:  # of a protocol without ports the kernel ignores them
+        first, second, last = _head.pack(6, SRC_PORT), b"\0\0" + _head.pack(6, DST_PORT), b"\0\0"
+    proto = 4 + len(number) + len(first) + 2 + len(second) + (0 if protocol in ECHO else 2) + len(last)
+    addresses = 4 + 2 * (4 + size)
+    opening = _head.pack(4 + addresses + proto + 8 * zone, kind | NESTED) + _head.pack(addresses, TUPLE_IP | NESTED)
+    return (
+        opening + _head.pack(4 + size, source),
+        _head.pack(4 + size, destination),
+        _head.pack(proto, TUPLE_PROTO | NESTED) + number + first,
+        second,
+        last,
+    )
