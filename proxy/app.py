@@ -16,6 +16,7 @@ from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
+from proxy.offramps.kernel import KernelOffRamp, is_asked_for
 from proxy.offramps.sockets import raise_descriptor_limit
 from proxy.offramps.tunnel import TunnelOffRamp
 from proxy.onramps.connected import ConnectedRamp
@@ -23,10 +24,10 @@ from proxy.onramps.tun import TunRamp
 from proxy.onramps.tunnel import Tunnel
 from proxy.onramps.unconnected import GueRamp
 from proxy.packet.icmp_errors import IcmpErrors
-from proxy.packet.plane import Plane
+from proxy.packet.plane import Opener, Plane
 from proxy.packet.routes import RouteTable
 from proxy.poller import IN, Poller
-from proxy.settings import GueOnRamp, Settings, TunOnRamp, suggest
+from proxy.settings import GueOnRamp, InterfaceOnRamp, Settings, TunOnRamp, suggest
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.echo import EchoFlow
 from proxy.stream.lifecycle import Lifecycle
@@ -61,6 +62,8 @@ class Proxy:
         self._ports: list[GueRamp] = []
         self._bridges: dict[int, Bridge] = {}
         self._pumps: list[BridgePump] = []
+        self._kernel: KernelOffRamp | None = None
+        self.kernel_problem: str | None = None  # why flows do not leave by the kernel, though they should
 
     async def start(self) -> None:
         """Open everything; ProxyError says what could not be had. `stop` closes whatever was opened."""
@@ -82,7 +85,11 @@ class Proxy:
         self._open_bridges(namespace)
         self._dialer = Dialer(namespace, self._bridges)
         defer.callback(self._dialer.close)
+        if is_asked_for(settings):
+            self._kernel = KernelOffRamp(settings, self.tenants, self._poller)
+            defer.callback(self._kernel.close)
         plane = self._make_plane()
+        self._open_kernel(plane)
         ramps = self._ramps, self._ports
         self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps)
         self._lifecycle.subscribe(flow_log.submit, "end")
@@ -122,12 +129,29 @@ class Proxy:
         udp_offload = self._bridges[HEADER_BYTES].udp_offload
         udp = DatagramPlane(open_session, poller, lifecycle, errors, timeouts, udp_offload)
         echo = DatagramPlane(EchoFlow, poller, lifecycle, errors, timeouts, udp_offload)
-        tunnels = TunnelOffRamp(lifecycle, self._hooks, errors, timeouts, {"tcp": tcp, "udp": udp})
+        streams: dict[str, Opener] = {"tcp": tcp, "udp": udp}
+        tunnels = TunnelOffRamp(lifecycle, self._hooks, errors, timeouts, streams, self._kernel)
         return Plane(tcp, udp, echo, errors, tunnels)
+
+    def _open_kernel(self, plane: Plane) -> None:
+        """The kernel off-ramp, or sockets instead: said, never silent."""
+        if self._kernel is None:
+            return
+        try:
+            self._kernel.start(plane)
+        except (OSError, ProxyError) as error:
+            self._kernel.close()
+            self._kernel = None
+            if any(isinstance(ramp, InterfaceOnRamp) for ramp in self.settings.onramps):
+                raise ProxyError(f"interface on-ramps need the kernel off-ramp: {error}") from error
+            self.kernel_problem = str(error)
+            log.warning("no kernel off-ramp, flows leave by sockets: %s", error)
 
     def _open_ramps(self, plane: Plane) -> None:
         tuns = {bridge.offload: bridge.tun for bridge in self._bridges.values()}
         for settings in self.settings.onramps:
+            if isinstance(settings, InterfaceOnRamp):
+                continue  # the kernel off-ramp has them
             if isinstance(settings, TunOnRamp):
                 tenant = self.tenants[settings.tenant]
                 device = TunRamp(settings, tenant, plane, self._poller, tuns)
@@ -182,6 +206,8 @@ class Proxy:
         self._lifecycle.send_updates(self.tenants.values(), self.settings.records.update_every_s, now)
         for tenant in self.tenants.values():
             tenant.expire_fragments(now)
+        if self._kernel is not None:
+            self._kernel.tick(now)
 
 
 def _check_egress(settings: Settings) -> None:

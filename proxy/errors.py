@@ -56,6 +56,9 @@ class DropReason(enum.StrEnum):
     RATE_LIMITED = "rate_limited"  # an ICMP error that was not sent
     NO_ROUTE = "no_route"  # the network has routes, and none for this destination
     NO_NEXT_HOP = "no_next_hop"  # no tunnel of the route is open, or no client has the address
+    CONNTRACK_FULL = "conntrack_full"  # the kernel's table of connections has no room for it
+    CONNTRACK_INVALID = "conntrack_invalid"  # of no connection that conntrack could follow: it would leave untranslated
+    UNSOLICITED = "unsolicited"  # from outside, and nobody has asked for it
     FLOW_COLLISION = "flow_collision"  # another flow has these addresses and ports in the tunnel that it would leave by
     PEER_UNREACHABLE = "peer_unreachable"  # the outer network refused what was sent to a site
     GUE_TRUNCATED = "gue_truncated"  # the header, or the packet that should follow it, is not all there

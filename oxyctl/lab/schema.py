@@ -97,6 +97,11 @@ SENTENCES: dict[str, dict[str, str]] = {
     "LabTenant": {
         "network": "Its origins are in this network, or behind it, and nowhere else.",
         "egress": "The interface by which its origins are reached.",
+        "snat": "Source addresses outside, one of each family; by default the interface's own.",
+        "ports": "Source ports outside, such as 2048-4095.",
+        "offramp": "How its unread flows leave: kernel or sockets; by default as `settings` say.",
+        "level": "packet: flows stay packets unless something reads them. stream: all are terminated.",
+        "udp_filtering": "Which unasked UDP answers reach a client (RFC 4787 5).",
         "token": "What its tunnels must present; without it any token will do.",
         "prefixes": "What its tunnels may claim as their own addresses.",
         "id": "Its number in the contexts of unconnected tunnels; by default its place in the file.",
@@ -114,6 +119,17 @@ SENTENCES: dict[str, dict[str, str]] = {
         "records": "The store of ended flows.",
         "bridge": "The private namespace of its kernel sockets.",
         "hooks": "The application: module:Class, found beside the lab file.",
+        "offramp": "How unread flows leave: as packets by the kernel, or by sockets.",
+        "kernel": "What the kernel off-ramp uses of the node's namespace.",
+    },
+    "KernelOffRamp": {
+        "instance": "In the name of its nftables table: oxy_INSTANCE.",
+        "mark": "Upper half of its packet and connection marks.",
+        "first_zone": "First conntrack zone; each virtual network has one.",
+        "priority": "Of its first routing rule.",
+        "first_table": "First of its routing tables.",
+        "orphans": "Whether flows of interface on-ramps go on while the proxy is away.",
+        "orphans_s": "For how long, in seconds.",
     },
     "Timeouts": {
         "context_s": "Until a new tunnel has said who it is.",
@@ -167,11 +183,14 @@ SENTENCES: dict[str, dict[str, str]] = {
         "timeout_s": "Seconds until a request without an answer counts as lost.",
     },
     "NetworkSettings": {
-        "routes": "What goes where; without any, the sites' own routes, or `stream` where there are none."
+        "routes": "What goes where; without any, the sites' own routes, and everything else leaves the proxy.",
+        "egress": "The interface that its traffic leaves by; by default the tenant's.",
+        "snat": "Source addresses outside; by default the tenant's.",
+        "ports": "Source ports outside; by default the tenant's.",
     },
     "Route": {
         "prefix": "The destinations.",
-        "via": "site:NAME, clients or stream.",
+        "via": "site:NAME, clients, kernel (out, unread) or stream (out, terminated).",
         "priority": "Of equal prefixes the lowest counts; a tunnel that is degraded or down adds to it.",
         "weight": "Of equal priorities each gets its share of flows.",
         "level": "stream: lift its flows to streams, though the next hop is a tunnel.",

@@ -1,7 +1,7 @@
 """What `proxy.yaml` says of sites: on-ramps with their sites, and the routes of each tenant's virtual networks.
 
 Where a virtual network has sites and its tenant says no routes of its own, its routes are: each LAN to its site, the
-addresses of clients to `clients`, everything else to `stream`.
+addresses of clients to `clients`, everything else out of the proxy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from oxyctl.lab.tunnels import FIRST_EDGE_PORT, LOOPBACK, edge_token, endpoint, 
 from oxyctl.nodes import GueSiteNode, ProxyNode, SiteNode, WarpNode
 from proxy.settings import GueOnRamp, NetworkSettings, Probe, Route, Site, TenantSettings
 from proxy.settings.parts import EVERYWHERE
-from proxy.settings.sites import SITE
+from proxy.settings.sites import NEXT_HOPS, SITE
 from proxy.wire.gue import PORT
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _routes(proxy: str, tenant: str, network: str, lab: Lab) -> Iterator[Route]:
     for prefix in client_prefixes(proxy, tenant, network, lab):
         yield Route(prefix=prefix, via="clients")
     for prefix in EVERYWHERE:
-        yield Route(prefix=prefix, via="stream")
+        yield Route(prefix=prefix, via="kernel")
 
 
 def client_prefixes(proxy: str, tenant: str, network: str, lab: Lab) -> list[str]:
@@ -129,7 +129,7 @@ def check_routes(proxy: str, node: ProxyNode, lab: Lab) -> tuple[str, tuple[str 
                     ipaddress.ip_network(route.prefix)
                 except ValueError as error:
                     return f"not a prefix: {error}", (*place, "prefix")
-                known = ["clients", "stream", *mine]
+                known = [*NEXT_HOPS, *mine]
                 if route.via in known:
                     continue
                 fault = f"unknown next hop '{route.via}'{suggest(route.via, known)}"

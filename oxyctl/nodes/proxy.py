@@ -13,7 +13,8 @@ from msgspec import field
 from oxyctl.lab.steps import INHERITED, Control, Process
 from oxyctl.net.sockets import is_too_long
 from oxyctl.nodes.base import Complaint, Networks, Node, Part
-from proxy.settings import Bridge, ConnectedOnRamp, Records, Settings, TenantSettings, Timeouts, suggest
+from proxy.settings import Bridge, ConnectedOnRamp, KernelOffRamp, Records, Settings, TenantSettings, Timeouts, suggest
+from proxy.settings.model import OffRampName
 
 if TYPE_CHECKING:
     from oxyctl.lab.model import Lab
@@ -34,6 +35,8 @@ class Overrides(Part, frozen=True):
     records: Records = Records()
     bridge: Bridge = Bridge()
     hooks: str | None = None  # "module:Class", found beside the lab file
+    offramp: OffRampName = "kernel"  # the namespace is the lab's own
+    kernel: KernelOffRamp = KernelOffRamp()
 
 
 class LabTenant(TenantSettings, kw_only=True, frozen=True):
@@ -109,6 +112,8 @@ class ProxyNode(Node, kw_only=True, frozen=True, tag="proxy"):
             timeouts=change.timeouts,
             bridge=change.bridge,
             hooks=change.hooks,
+            offramp=change.offramp,
+            kernel=change.kernel,
         )
 
 

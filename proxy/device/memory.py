@@ -17,6 +17,9 @@ class MemoryTunnel:
     """A `proxy.flow.tenant.Carrier` that never blocks and owns `addresses`."""
 
     kind = "memory"
+    kernel_hops = 0
+    opens = True
+    exit: Callable[[bytes | memoryview], int] | None = None
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ IFF_VNET_HDR = 0x4000
 MAX_NAME = 15  # IFNAMSIZ, less the zero at its end
 TUNSETIFF = 0x4004_54CA
 TUNSETOFFLOAD = 0x4004_54D0
+TUNGETIFF = 0x8004_54D2
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 = 0x01, 0x02, 0x04
 TUN_F_USO4, TUN_F_USO6 = 0x20, 0x40
 
@@ -38,6 +39,12 @@ def open_tun(name: str, *, offload: bool, udp_offload: bool = True) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def device_name(fd: int) -> str:
+    """The name of the device that `fd` is of: the kernel fills in the `%d` of a name that has one."""
+    answer = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
+    return answer[:16].partition(b"\0")[0].decode()
 
 
 def has_udp_offload(fd: int) -> bool:

@@ -19,12 +19,17 @@ from proxy.flow.record import (
     Totals,
     Verdict,
 )
+from proxy.flow.tracking import Direction, acknowledged
 
 if TYPE_CHECKING:
     from proxy.flow.tenant import Carrier, Tenant
 
-PROTOCOL_NUMBERS: dict[Protocol, int] = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58}
-HEADER_BYTES: dict[Protocol, int] = {"icmp": 8, "tcp": 20, "udp": 8, "icmpv6": 8}  # without options
+PROTOCOL_NUMBERS: dict[Protocol, int] = {
+    "icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "sctp": 132,
+}  # fmt: skip
+HEADER_BYTES: dict[Protocol, int] = {  # without options
+    "icmp": 8, "tcp": 20, "udp": 8, "gre": 4, "esp": 8, "ah": 12, "icmpv6": 8, "sctp": 12,
+}  # fmt: skip
 ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0)}  # type and code stand for ports
 CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
 
@@ -37,9 +42,11 @@ class Path:
     """
 
     __slots__ = (
+        "exit",
         "ip_delta",
         "l4_delta",
         "lane",
+        "last",
         "mtu",
         "octets",
         "packets",
@@ -56,6 +63,8 @@ class Path:
         self.ip_delta = 0
         self.l4_delta = 0
         self.send: Any = None  # of the tunnel that they leave by, or who greets the first; None: they go to the kernel
+        self.exit: Any = None  # writes them to the kernel, which counts their hop and looks at their size
+        self.last = b""  # of TCP: sequence and acknowledgement number, flags and window of the packet that passed last
         self.mtu = 0  # of that tunnel
         self.prefix: Any = None  # bytes instead of the arriving virtio-net header; None: that is kept, if any
         self.raw: Any = None  # sends what needs no mark on its outer header: a socket's own method,
@@ -71,7 +80,7 @@ class Flow:
         "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level",
         "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "policy_ms", "protocol",
         "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_due",
-        "timer_slot", "ttfb_ms", "verdict", "virtual",
+        "timer_slot", "tracked", "ttfb_ms", "verdict", "virtual",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +114,7 @@ class Flow:
         self.history = ""
         self.closed_by: ClosedBy | None = None
         self.close_reason: CloseReason | None = None
+        self.tracked: tuple[Direction, Direction] | None = None  # of TCP that nobody reads: the client's, the origin's
         self.virtual: Any = None  # what the bridge knows it by, while it is admitted
         self.is_recorded = False  # its end was told
         self.seq = 0
@@ -148,6 +158,12 @@ class Flow:
         if self.egress is not None and self.level == "packet":  # nobody looked inside: what the headers leave
             headers = (20 if len(self.source) == 4 else 40) + HEADER_BYTES[self.protocol]
             payload = client.octets - headers * client.packets, origin.octets - headers * origin.packets
+            if self.tracked is not None:
+                sent, answered = self.tracked
+                payload = (
+                    sent.delivered(acknowledged(origin.last), payload[0]),
+                    answered.delivered(acknowledged(client.last), payload[1]),
+                )
         return Totals(
             client.packets, client.octets, payload[0], origin.packets, origin.octets, payload[1], self.spliced
         )
@@ -190,7 +206,7 @@ class Flow:
             flow_id=self.id, community_id=self._community_id(), tenant=self.tenant.name,
             user=carrier.user, device=carrier.device, node=node,
             vnet=carrier.network.name, onramp=self.onramp, tunnel=carrier.id, offramp=self.offramp,
-            offramp_tunnel=None if self.egress is None else self.egress.id, route=self.route,
+            offramp_tunnel=self.egress.id if self.offramp == "tunnel" and self.egress else None, route=self.route,
             start=self.started_ns, end=self.ended_ns,
             duration_ms=((self.ended_ns or now_ns) - self.started_ns) / 1e6,
             client_tcp_ms=self.client_tcp_ms, origin_tcp_ms=self.origin_tcp_ms,

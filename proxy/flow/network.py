@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from proxy.flow.tenant import Carrier, Tenant
     from proxy.packet.routes import RouteTable
 
-_ADDRESS_BYTES = {12: 4, 36: 16, 10: 4, 34: 16}  # with ports, or with an echo identifier
+_ADDRESS_BYTES = {12: 4, 36: 16, 10: 4, 34: 16, 8: 4, 32: 16}  # with ports, with an echo identifier, or without either
 
 
 class Network:
@@ -16,7 +17,9 @@ class Network:
 
     def __init__(self, name: str, tenant: Tenant) -> None:
         self.name, self.tenant = name, tenant
-        self.routes: RouteTable | None = None  # None: everything is lifted to streams
+        self.routes: RouteTable | None = None  # None: everything leaves the proxy
+        self.exits: dict[int, Carrier] = {}  # into the kernel's forwarding, by bytes of virtio-net header
+        self.is_own: Callable[[bytes], bool] = lambda address: False  # an address of the host's
         self.clients: dict[bytes, Carrier] = {}  # connected tunnels, by each address that is theirs alone
         self.sites: dict[str, list[Carrier]] = {}  # a tunnel to each peer, by the site's name
 

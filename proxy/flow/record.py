@@ -8,7 +8,7 @@ import msgspec
 
 Event = Literal["start", "connected", "update", "end"]
 State = Literal["new", "established", "closed"]
-Protocol = Literal["tcp", "udp", "icmp", "icmpv6"]
+Protocol = Literal["tcp", "udp", "icmp", "icmpv6", "sctp", "gre", "esp", "ah"]
 Level = Literal["packet", "stream", "tls", "http", "ssh"]
 Verdict = Literal["allowed", "denied", "audit", "redirected", "error"]
 ClosedBy = Literal["client", "origin", "proxy"]

@@ -41,11 +41,14 @@ class Carrier(Protocol):
     mtu: int
     penalty: int  # on routes that lead here, by its health
     header_bytes: int  # of virtio-net before each packet: 10 with offload, else 0
+    kernel_hops: int  # that the kernel counts of a packet between the wire and us: 0 for a tunnel that we read
+    exit: Callable[[bytes | memoryview], int] | None  # writes to the kernel's forwarding; None: a tunnel
     flows: dict[int, dict[bytes, Flow]]  # by protocol and key: those that arrive here, and those that leave here
     paths: dict[bytes, Path]  # TCP, memoised for packets that arrive here
     sessions: dict[bytes, Any]  # UDP, the same, when it is not forwarded
     forwards: dict[bytes, Path]  # UDP, when it is
     is_closed: bool
+    opens: bool  # whether flows may begin with what arrives here
 
     def owns(self, address: bytes) -> bool: ...
 
@@ -132,8 +135,8 @@ class Tenant:
         self._put(protocol, flow)
         self.opened[flow.protocol] += 1
 
-    def move(self, protocol: int, flow: Flow, egress: Carrier) -> None:
-        """Let a flow leave by another tunnel; who calls this has asked `collides` with that one."""
+    def move(self, protocol: int, flow: Flow, egress: Carrier | None) -> None:
+        """Let a flow leave by another tunnel, or by a socket; who calls this has asked `collides` with that tunnel."""
         self._take(protocol, flow)
         flow.egress = egress
         self._put(protocol, flow)

@@ -143,6 +143,21 @@ class GuePump:
                     continue
                 send = path.send
                 if send is not None:
+                    exit_ = path.exit
+                    if exit_ is not None:  # to the kernel, which looks at the header's sum, the hops and the size
+                        ttl = ttl if is_ipv4 else buffer[v + 7]
+                        if ttl < 2 or (protocol == TCP and buffer[l4 + 13] & 7):
+                            source.slow(bytearray(view[v:n]), octets)
+                            continue
+                        if protocol == TCP:
+                            path.last = between if is_ipv4 else bytes(view[l4 + 4 : l4 + 16])
+                        path.packets += 1
+                        path.octets += octets
+                        try:
+                            exit_(view[v:n])
+                        except OSError:
+                            source.dropped(DropReason.KERNEL_IP)
+                        continue
                     if is_ipv4:
                         looked_at = from_bytes(buffer[v:l4]) % 0xFFFF  # a good header's sum is 0
                     else:
@@ -156,6 +171,8 @@ class GuePump:
                         put_hop(buffer, v + 8, ttl - 1, protocol, c if c < 0xFFFF else c - 0xFFFF)
                     else:
                         buffer[v + 7] = ttl - 1
+                    if protocol == TCP:
+                        path.last = between if is_ipv4 else bytes(view[l4 + 4 : l4 + 16])
                     path.packets += 1
                     path.octets += octets
                     raw, prefix = path.raw, path.prefix

@@ -12,10 +12,10 @@ from ipaddress import ip_address, ip_network
 
 from proxy.errors import DropReason
 from proxy.flow.tenant import Tenant
+from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.unconnected import Source
 from proxy.offramps.lanes import Lane, open_lane
 from proxy.offramps.tunnel import carrier_changed, mtu_changed
-from proxy.onramps.carrier import RampCarrier
 from proxy.packet.health import PENALTY, Health, Prober
 from proxy.packet.plane import Plane
 from proxy.settings.sites import SITE, Probe, Site

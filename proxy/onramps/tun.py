@@ -11,8 +11,8 @@ from proxy.device.interface import bring_up
 from proxy.device.tun import open_tun
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.tenant import Tenant
+from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.pump import RampPump
-from proxy.onramps.carrier import RampCarrier
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.settings.model import TunOnRamp

@@ -11,8 +11,8 @@ from proxy.context import TunnelContext
 from proxy.device.seqpacket import is_end_of_file
 from proxy.errors import DropReason
 from proxy.flow.tenant import Tenant
+from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.pump import RampPump
-from proxy.onramps.carrier import RampCarrier
 from proxy.packet.plane import Plane
 from proxy.poller import IN, OUT, Poller
 from proxy.settings.parts import DEFAULT_NETWORK

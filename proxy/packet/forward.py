@@ -16,10 +16,10 @@ from proxy.packet.fragment import split
 from proxy.packet.translate import has_partial_checksum
 from proxy.wire import tcp, virtio
 from proxy.wire.checksum import update
-from proxy.wire.ip import FRAGMENT, ICMP, ICMPV6, TCP, UDP, IPPacket
+from proxy.wire.ip import AH, ESP, FRAGMENT, GRE, ICMP, ICMPV6, SCTP, TCP, UDP, IPPacket
 
 HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
-LESS_TTL = -0x0100 % 0xFFFF  # what a lower TTL adds to the IPv4 header's sum
+ONE_HOP = 0x0100  # in the word of the IPv4 header that has the TTL
 
 _U16 = struct.Struct("!H")
 
@@ -29,20 +29,21 @@ def forward(
 ) -> list[bytes] | DropReason:
     """What goes into `egress`, virtio-net headers included, or why nothing does: TOO_BIG is to be answered.
 
-    `packet` has hops left. It may be changed in place. `ident`: for fragments, if it comes to that.
+    `packet` has hops left. It may be changed in place. `ident`: for fragments, if it comes to that. What goes to the
+    kernel is looked at there: its size, and its hop.
     """
     start = packet.start
     if start and not segment.is_consistent(buffer, packet):
         return DropReason.BAD_OFFLOAD
     gso = virtio.gso_size(buffer) if start else 0
     size = segment.segment_headers(buffer, packet) + gso if gso else packet.end - start
-    if size > egress.mtu and packet.dont_fragment:
+    if size > egress.mtu and packet.dont_fragment and egress.exit is None:
         return DropReason.TOO_BIG
     is_partial = has_partial_checksum(buffer, packet)
     if packet.protocol == TCP and tcp.flags(buffer, packet) & tcp.SYN:
         mss = min(arrival.mtu, egress.mtu) - HEADERS[packet.version]
         tcp.clamp_mss(buffer, packet, mss, partial_checksum=is_partial)
-    take_hop(buffer, packet)
+    take_hops(buffer, packet, 1 - arrival.kernel_hops - egress.kernel_hops)
     if egress.header_bytes and size <= egress.mtu:
         return [bytes(buffer[: packet.end]) if start else virtio.NO_OFFLOAD + buffer[: packet.end]]
     if gso:
@@ -57,19 +58,20 @@ def forward(
     return [prefix + cut for piece in pieces for cut in split(piece, egress.mtu, ident)]
 
 
-def take_hop(buffer: bytearray, packet: IPPacket) -> None:
-    """One hop less, and the IPv4 header's checksum after that (RFC 1624)."""
+def take_hops(buffer: bytearray, packet: IPPacket, hops: int) -> None:
+    """So many hops less, and the IPv4 header's checksum after that (RFC 1624). -1: the kernel counted one too many."""
     if packet.version == 6:
-        buffer[packet.start + 7] -= 1
-        return
-    buffer[packet.start + 8] -= 1
-    (field,) = _U16.unpack_from(buffer, packet.start + 10)
-    _U16.pack_into(buffer, packet.start + 10, update(field, LESS_TTL))
+        buffer[packet.start + 7] -= hops
+    elif hops:
+        buffer[packet.start + 8] -= hops
+        (field,) = _U16.unpack_from(buffer, packet.start + 10)
+        _U16.pack_into(buffer, packet.start + 10, update(field, -hops * ONE_HOP % 0xFFFF))
 
 
 def memoise(path: Path, version: int, arrival: Carrier, egress: Carrier, number: int) -> None:
     """Let `path` send plain packets on without another look. `number`: the flow's hash."""
     path.send, path.mtu = egress.sender(number), egress.mtu
+    path.exit = egress.exit
     same = arrival.header_bytes == egress.header_bytes
     path.prefix = None if same else virtio.NO_OFFLOAD[: egress.header_bytes]
     lane = egress.lane(number)
@@ -94,8 +96,8 @@ def quoted_key(buffer: bytes | bytearray, packet: IPPacket) -> tuple[int, bytes]
         protocol, addresses, l4 = buffer[at + 6], bytes(buffer[at + 8 : at + 40]), at + 40
         if protocol == FRAGMENT and end - l4 >= 8 and not (buffer[l4 + 2] or buffer[l4 + 3] & 0xF8):
             protocol, l4 = buffer[l4], l4 + 8
-    if protocol in (TCP, UDP) and end - l4 >= 4:
+    if protocol in (TCP, UDP, SCTP) and end - l4 >= 4:
         return protocol, addresses + bytes(buffer[l4 : l4 + 4])
     if protocol == (ICMP if packet.version == 4 else ICMPV6) and end - l4 >= 6:
         return protocol, addresses + bytes(buffer[l4 + 4 : l4 + 6])
-    return None
+    return (protocol, addresses) if protocol in (AH, ESP, GRE) else None

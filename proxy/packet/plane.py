@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow
+from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow
 from proxy.flow.network import reverse_key
 from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier
 from proxy.packet.forward import quoted_key
 from proxy.packet.icmp_errors import IcmpErrors
-from proxy.packet.routes import SOCKETS, Hop, choose, flow_hash
+from proxy.packet.routes import SOCKETS, Hop, choose, flow_hash, leave
 from proxy.wire import icmp, ip, tcp, udp, virtio
 from proxy.wire.ip import IPPacket
 
@@ -65,7 +65,7 @@ class Plane:
             return DropReason.SPOOFED_SOURCE
         if not ip.is_unicast(packet.destination) or packet.source == packet.destination:
             return DropReason.BAD_ADDRESS
-        if packet.ttl <= 1:
+        if packet.ttl + carrier.kernel_hops <= 1:
             self._errors.answer(carrier, icmp.TTL_EXCEEDED, buffer, packet, now)
             return DropReason.TTL_EXPIRED
         if packet.is_fragment:
@@ -102,10 +102,12 @@ class Plane:
                 return problem
             if icmp.is_error(packet.version, buffer[packet.l4]):
                 return self._report(carrier, buffer, packet)
-        else:
+        elif protocol not in _KERNEL_ONLY or (not carrier.network.exits and carrier.exit is None):
             pointer = ip.protocol_offset(buffer, packet) if packet.version == 6 else 0
             self._errors.answer(carrier, icmp.PROTOCOL_UNREACHABLE, buffer, packet, now, rest=pointer)
             return DropReason.PROTOCOL_UNSUPPORTED
+        elif packet.end - packet.l4 < _KERNEL_ONLY[protocol]:
+            return DropReason.TRUNCATED
         key = flow_key(buffer, packet)
         flow = carrier.tenant.find(carrier, protocol, key)
         if protocol in _ECHO and (problem := _echo_problem(buffer, packet, flow)):
@@ -147,10 +149,14 @@ class Plane:
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
     ) -> DropReason | None:
         """A flow's first packet: where would it go?"""
+        if not carrier.opens:
+            return DropReason.STRAY
         network = carrier.network
         hop: Hop | DropReason = SOCKETS
         if network.routes is not None:
             hop = choose(network, packet.destination, flow_hash(packet.protocol, key))
+        if isinstance(hop, Hop):
+            hop = leave(hop, carrier, packet.destination)
         if isinstance(hop, DropReason):
             self._errors.answer(carrier, UNREACHABLE[hop], buffer, packet, now)
             return hop
@@ -170,32 +176,37 @@ class Plane:
                 carrier.deliver(tcp.reset_for(buffer, packet))  # at the cap: say so; over the rate: a retry may pass
             return refusal
         self._opened += 1
+        addresses = 2 * len(packet.source)
         flow = Flow(
             f"{now_ns // 1000:014x}{self._opened & 0xFFFF:04x}", tenant, carrier, _NAMES[packet.protocol], key,
-            packet.source, int.from_bytes(key[-4:-2] if len(key) in (12, 36) else key[-2:], "big"),
+            packet.source, int.from_bytes(key[-4:-2] if len(key) in (12, 36) else key[addresses:], "big"),
             packet.destination, int.from_bytes(key[-2:], "big") if len(key) in (12, 36) else 0, now, now_ns,
         )  # fmt: skip
         if hop.route is not None:
             flow.route = str(hop)
         if hop.carrier is None:
+            if packet.protocol not in self._openers:
+                return DropReason.PROTOCOL_UNSUPPORTED
             return self._openers[packet.protocol].open(flow, buffer, packet)
         if tenant.collides(packet.protocol, flow, hop.carrier):
             return DropReason.FLOW_COLLISION
-        flow.egress, flow.offramp = hop.carrier, "tunnel"
+        flow.egress, flow.offramp = hop.carrier, "tunnel" if hop.carrier.exit is None else "kernel"
         assert self._tunnels is not None
         return self._tunnels.open(flow, hop, buffer, packet)
 
 
+_PORTS = {ip.TCP: (0, 4), ip.UDP: (0, 4), ip.SCTP: (0, 4), ip.ICMP: (4, 2), ip.ICMPV6: (4, 2)}
 UNREACHABLE = {DropReason.NO_ROUTE: icmp.NET_UNREACHABLE, DropReason.NO_NEXT_HOP: icmp.HOST_UNREACHABLE}
 _ECHO = (ip.ICMP, ip.ICMPV6)
-_NAMES: dict[int, ProtocolName] = {ip.TCP: "tcp", ip.UDP: "udp", ip.ICMP: "icmp", ip.ICMPV6: "icmpv6"}
+_NAMES: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+_KERNEL_ONLY = {number: HEADER_BYTES[_NAMES[number]] for number in (ip.SCTP, ip.GRE, ip.ESP, ip.AH)}  # bytes at least
 
 
 def flow_key(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
-    """Source, destination and ports as they stand in the packet; for echo requests the identifier in place of ports."""
-    at = packet.l4 if packet.protocol in (ip.TCP, ip.UDP) else packet.l4 + 4
-    size = 4 if packet.protocol in (ip.TCP, ip.UDP) else 2
-    return packet.source + packet.destination + bytes(buffer[at : at + size])
+    """Source, destination and ports as they stand in the packet; for echo requests the identifier in place of ports,
+    and neither where the protocol has none."""
+    at, size = _PORTS.get(packet.protocol, (0, 0))
+    return packet.source + packet.destination + bytes(buffer[packet.l4 + at : packet.l4 + at + size])
 
 
 def _opens(buffer: bytes | bytearray, packet: IPPacket) -> bool:

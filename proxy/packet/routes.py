@@ -12,7 +12,7 @@ from proxy.flow.network import Network
 from proxy.flow.tenant import Carrier
 from proxy.settings.sites import SITE, Route
 
-_ADDRESS_BYTES = {12: 4, 36: 16, 10: 4, 34: 16}  # of keys with ports, and with an echo identifier
+_ADDRESS_BYTES = {12: 4, 36: 16, 10: 4, 34: 16, 8: 4, 32: 16}  # of keys with ports, an echo identifier, or neither
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,12 @@ class Hop:
 
     route: Route | None
     carrier: Carrier | None
+    is_lifted: bool = False  # the tenant wants its flows read
 
     @property
     def is_stream(self) -> bool:
         """Whether flows by this hop are lifted to streams, unless somebody says otherwise."""
-        return self.carrier is None or (self.route is not None and self.route.level == "stream")
+        return self.carrier is None or self.is_lifted or (self.route is not None and self.route.level == "stream")
 
     def __str__(self) -> str:
         return "" if self.route is None else f"{self.route.prefix} via {self.route.via}"
@@ -60,7 +61,7 @@ class RouteTable:
 
 
 def choose(network: Network, destination: bytes, number: int) -> Hop | DropReason:
-    """The next hop of a flow to `destination` whose hash is `number`, or why there is none."""
+    """The next hop of a flow to `destination` whose hash is `number`, or why there is none: see `leave` as well."""
     if network.routes is None:
         return SOCKETS
     routes = network.routes.match(destination)
@@ -74,9 +75,23 @@ def choose(network: Network, destination: bytes, number: int) -> Hop | DropReaso
     return _share([(route.weight, hops) for route, hops in equal if hops], number)
 
 
+def leave(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:
+    """The same hop, but the kernel's forwarding instead of a socket, where the way leads out of the proxy unread.
+
+    To an address of this host's own there is no way but a socket.
+    """
+    if hop.carrier is not None or (hop.route is not None and hop.route.via == "stream"):
+        return hop
+    network = arrival.network
+    way = arrival if arrival.exit is not None else network.exits.get(arrival.header_bytes)
+    if way is None or network.is_own(destination):
+        return hop
+    return Hop(hop.route, way, network.tenant.settings.level == "stream")
+
+
 def _hops(network: Network, route: Route, destination: bytes) -> list[Hop]:
     """The ways that a route offers to this destination: tunnels that are open."""
-    if route.via == "stream":
+    if route.via in ("stream", "kernel"):
         return [Hop(route, None)]
     if route.via == "clients":
         client = network.clients.get(destination)

@@ -4,6 +4,8 @@ from proxy.settings.document import Document, DocumentError, parse, read, sugges
 from proxy.settings.model import (
     Bridge,
     ConnectedOnRamp,
+    InterfaceOnRamp,
+    KernelOffRamp,
     Limits,
     OnRamp,
     Records,
@@ -21,6 +23,8 @@ __all__ = [
     "Document",
     "DocumentError",
     "GueOnRamp",
+    "InterfaceOnRamp",
+    "KernelOffRamp",
     "Limits",
     "NetworkSettings",
     "OnRamp",

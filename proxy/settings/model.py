@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from proxy.settings.document import Document, Place, read, suggest
+from proxy.settings.egress import check_egress
 from proxy.settings.parts import DEFAULT_NETWORK, EVERYWHERE, Count, Name, Part, Seconds, Word32, check_prefix
-from proxy.settings.sites import GueOnRamp, NetworkSettings, Site, all_sites, check_gue, check_routes
+from proxy.settings.sites import GueOnRamp, Interface, NetworkSettings, Site, all_sites, check_gue, check_routes
+
+OffRampName = Literal["sockets", "kernel"]
 
 
 class Limits(Part, frozen=True):
@@ -31,8 +34,15 @@ class TenantSettings(Part, frozen=True):
     # what its tunnels may claim as their own addresses
     prefixes: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))
     limits: Limits = Limits()
-    # the interface that its sockets leave by, whatever the routes say: tenants may have origins of the same address
-    egress: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
+    # the interface that its traffic leaves by, whatever the routes say: tenants may have origins of the same address
+    egress: Interface | None = None
+    # what the kernel off-ramp translates its clients to: an address of each family (the interface's own without one),
+    # and a range of ports such as 2048-4095
+    snat: list[str] = msgspec.field(default_factory=list)
+    ports: str | None = None
+    offramp: OffRampName | None = None  # as the proxy's, when it says nothing
+    level: Literal["packet", "stream"] = "packet"  # how high its flows are lifted, unless a route or a hook says so
+    udp_filtering: Literal["endpoint", "address", "address-and-port"] = "address"  # of unasked answers (RFC 4787 5)
     # virtual networks; `default` is always there
     networks: dict[Name, NetworkSettings] = msgspec.field(default_factory=dict)
 
@@ -47,7 +57,7 @@ class ConnectedOnRamp(Part, frozen=True, tag_field="kind", tag="connected"):
 class TunOnRamp(Part, frozen=True, tag_field="kind", tag="tun"):
     """A TUN device that the proxy opens: whatever is routed into it belongs to one tenant."""
 
-    device: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+    device: Interface
     tenant: Name
     network: Name = DEFAULT_NETWORK
     addresses: list[str] = msgspec.field(default_factory=list)  # of the device, with prefix lengths
@@ -57,7 +67,20 @@ class TunOnRamp(Part, frozen=True, tag_field="kind", tag="tun"):
     user: str | None = None
 
 
-OnRamp = ConnectedOnRamp | TunOnRamp | GueOnRamp
+class InterfaceOnRamp(Part, frozen=True, tag_field="kind", tag="interface"):
+    """Interfaces of the kernel's (veth, GRE, FOU, ESP, ...): what arrives there to be forwarded belongs to one tenant.
+
+    The kernel carries each flow that was decided; only what decides comes up to the proxy. Needs `offramp: kernel`.
+    """
+
+    interfaces: Annotated[list[Interface], Meta(min_length=1, max_length=64)]
+    tenant: Name
+    network: Name = DEFAULT_NETWORK
+    sources: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))  # who may send there
+    user: str | None = None
+
+
+OnRamp = ConnectedOnRamp | TunOnRamp | GueOnRamp | InterfaceOnRamp
 
 
 class Timeouts(Part, frozen=True):
@@ -90,6 +113,18 @@ class Bridge(Part, frozen=True):
     backlog: Count = 4096
 
 
+class KernelOffRamp(Part, frozen=True):
+    """What the `kernel` off-ramp uses of the network namespace that the proxy runs in. All of it is undone at stop."""
+
+    instance: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,32}$")] = "proxy"  # in the name of its table: oxy_proxy
+    mark: Annotated[int, Meta(ge=0, le=0xFFFF_0000, multiple_of=0x1_0000)] = 0x6F78_0000  # its lower half is ours
+    first_zone: Annotated[int, Meta(ge=1, le=60_000)] = 0x6F78  # of conntrack: one for each virtual network
+    priority: Annotated[int, Meta(ge=1, le=32_000)] = 60  # of the first of five routing rules
+    first_table: Annotated[int, Meta(ge=256, le=0xFFFF_0000)] = 0x6F78_0000  # of routing tables
+    orphans: Literal["continue", "stop"] = "continue"  # flows of `interface` on-ramps while the proxy is away
+    orphans_s: Seconds = 60  # for so long
+
+
 class Settings(Part, frozen=True):
     """Everything that `python -m proxy proxy.yaml` needs to know. Relative paths are relative to the file."""
 
@@ -98,6 +133,8 @@ class Settings(Part, frozen=True):
     node: str | None = None  # the name in records; the host's by default
     control: str = "control.sock"
     hooks: str | None = None  # "module:Class" of a proxy.hooks.Hooks
+    offramp: OffRampName = "sockets"  # of flows that nobody reads; `kernel` changes the namespace that we run in
+    kernel: KernelOffRamp = KernelOffRamp()
     timeouts: Timeouts = Timeouts()
     records: Records = Records()
     bridge: Bridge = Bridge()
@@ -130,6 +167,8 @@ def _check(document: Document, settings: Settings) -> None:
     for number, ramp in enumerate(settings.onramps):
         if isinstance(ramp, TunOnRamp):
             _check_tun(document, settings, ramp, ("onramps", number))
+        elif isinstance(ramp, InterfaceOnRamp):
+            _check_interfaces(document, settings, ramp, number)
     _check_sites(document, settings)
     if settings.hooks is not None and not all(settings.hooks.partition(":")):
         raise document.error(f"expected 'module:Class' (found {settings.hooks!r})", ("hooks",))
@@ -140,6 +179,9 @@ def _check_tenants(document: Document, settings: Settings) -> None:
     for name, tenant in settings.tenants.items():
         for index, prefix in enumerate(tenant.prefixes):
             check_prefix(document, prefix, ("tenants", name, "prefixes", index))
+        check_egress(document, tenant.snat, tenant.ports, ("tenants", name))
+        for network, parts in tenant.networks.items():
+            check_egress(document, parts.snat, parts.ports, ("tenants", name, "networks", network))
         if tenant.id is not None and ids.setdefault(tenant.id, name) != name:
             raise document.error(f"tenant '{ids[tenant.id]}' has the id {tenant.id}", ("tenants", name, "id"))
 
@@ -156,7 +198,19 @@ def _check_sites(document: Document, settings: Settings) -> None:
             check_routes(document, parts.routes, place, name, network, sites)
 
 
-def _check_tun(document: Document, settings: Settings, ramp: TunOnRamp, place: Place) -> None:
+def _check_interfaces(document: Document, settings: Settings, ramp: InterfaceOnRamp, number: int) -> None:
+    place: Place = ("onramps", number)
+    _check_owner(document, settings, ramp, place)
+    if (settings.tenants[ramp.tenant].offramp or settings.offramp) != "kernel":
+        raise document.error("an interface on-ramp needs 'offramp: kernel'", (*place, "kind"))
+    others = settings.onramps[:number]
+    taken = {name for other in others if isinstance(other, InterfaceOnRamp) for name in other.interfaces}
+    for index, name in enumerate(ramp.interfaces):
+        if name in taken or name in ramp.interfaces[:index]:
+            raise document.error(f"the interface '{name}' stands twice", (*place, "interfaces", index))
+
+
+def _check_owner(document: Document, settings: Settings, ramp: TunOnRamp | InterfaceOnRamp, place: Place) -> None:
     if ramp.tenant not in settings.tenants:
         message = f"unknown tenant '{ramp.tenant}'{suggest(ramp.tenant, settings.tenants)}"
         raise document.error(message, (*place, "tenant"))
@@ -165,6 +219,10 @@ def _check_tun(document: Document, settings: Settings, ramp: TunOnRamp, place: P
         raise document.error(f"unknown network '{ramp.network}'{suggest(ramp.network, known)}", (*place, "network"))
     for index, prefix in enumerate(ramp.sources):
         check_prefix(document, prefix, (*place, "sources", index))
+
+
+def _check_tun(document: Document, settings: Settings, ramp: TunOnRamp, place: Place) -> None:
+    _check_owner(document, settings, ramp, place)
     for index, address in enumerate(ramp.addresses):
         try:
             ipaddress.ip_interface(address)

@@ -27,11 +27,14 @@ from proxy.settings.parts import (
 
 MAX_TOKEN_BYTES = 104  # what a GUE header has room for beside the two ids: 124 - 3 - 2 * 6 - 2, in whole words
 SITE = "site:"
-NEXT_HOPS = ("clients", "stream")
+NEXT_HOPS = ("clients", "kernel", "stream")
+
+Interface = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
 
 
 class Route(Part, frozen=True):
-    """Where packets to `prefix` go: `site:NAME`, `clients` (the tunnel that owns the destination) or `stream`."""
+    """Where packets to `prefix` go: `site:NAME`, `clients` (the tunnel that owns the destination), `kernel` (out of the
+    proxy, unread, where it has that off-ramp) or `stream` (out of the proxy, lifted to a stream)."""
 
     prefix: str
     via: str
@@ -41,9 +44,13 @@ class Route(Part, frozen=True):
 
 
 class NetworkSettings(Part, frozen=True):
-    """One virtual network of a tenant. Without routes everything is lifted to streams."""
+    """One virtual network of a tenant. Without routes everything leaves the proxy. What it does not say of its egress,
+    the tenant does."""
 
     routes: list[Route] = msgspec.field(default_factory=list)
+    egress: Interface | None = None
+    snat: list[str] = msgspec.field(default_factory=list)
+    ports: str | None = None
 
 
 class Probe(Part, frozen=True):

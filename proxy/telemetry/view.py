@@ -15,10 +15,10 @@ from proxy.errors import DropReason, ProxyError
 from proxy.flow.network import Network
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Tenant
+from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
 from proxy.offramps.tunnel import routes_changed
-from proxy.onramps.carrier import RampCarrier
 from proxy.onramps.connected import ConnectedRamp
 from proxy.onramps.site import SiteTunnel
 from proxy.onramps.unconnected import GueRamp

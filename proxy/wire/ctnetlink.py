@@ -1,7 +1,7 @@
 """Connection tracking entries as netlink carries them (linux/netfilter/nfnetlink_conntrack.h).
 
-A key is what stands in packets: source and destination, then both ports (TCP, UDP), or an echo's identifier (ICMP,
-ICMPv6), or nothing (all other protocols, also those whose ports the kernel tracks).
+A key is what stands in packets: source and destination, then both ports (TCP, UDP, SCTP), or an echo's identifier
+(ICMP, ICMPv6), or nothing (all other protocols).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from proxy.wire.ip import ICMP, ICMPV6, TCP, UDP
+from proxy.wire.ip import ICMP, ICMPV6, SCTP, TCP, UDP
 from proxy.wire.netlink import NESTED, attribute, attributes, nest, subsystem
 
 NEW, GET, DELETE = 0x100, 0x101, 0x102  # message types
@@ -157,7 +157,7 @@ def _fields(protocol: int, version: int, has_direction: bool) -> list[_Field]:
     """The values of an entry: four parts of each key, then what follows them in an Entry."""
     source, destination = (1, 2) if version == 4 else (3, 4)
     address = "4s" if version == 4 else "16s"
-    if protocol in (TCP, UDP):
+    if protocol in (TCP, UDP, SCTP):
         ports: tuple[int, ...] = SRC_PORT, DST_PORT
     else:
         ports = ECHO[protocol][:1] if protocol in ECHO else ()

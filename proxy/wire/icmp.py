@@ -55,6 +55,11 @@ def is_error(version: int, kind: int) -> bool:
     return kind < 128 if version == 6 else kind in (3, 4, 5, 11, 12)
 
 
+def is_unreachable(version: int, kind: int, code: int) -> bool:
+    """Whether the error says that the destination cannot be reached at all, not only by packets so large."""
+    return kind == 1 if version == 6 else kind == 3 and code != TOO_BIG.v4[1]
+
+
 def quoted_source(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
     """The source of the packet that the error in `packet` quotes; shorter when so little is quoted."""
     at, size = (12, 4) if packet.version == 4 else (8, 16)

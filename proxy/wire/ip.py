@@ -10,6 +10,7 @@ from proxy.errors import DropReason
 from proxy.wire.checksum import checksum, ones_sum
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+GRE, ESP, AH, SCTP = 47, 50, 51, 132
 NO_NEXT_HEADER = 59
 HOP_BY_HOP, FRAGMENT, DESTINATION = 0, 44, 60  # a routing header stays unknown: nobody reroutes through us
 MAX_EXTENSION_HEADERS = 8

@@ -79,6 +79,21 @@ def _swap(word: int) -> int:
     return (word & 0xFF) << 8 | word >> 8
 
 
+def acknowledgement(buffer: bytes | bytearray, packet: IPPacket) -> int:
+    return int.from_bytes(buffer[packet.l4 + 8 : packet.l4 + 12], "big")
+
+
+def payload_bytes(buffer: bytes | bytearray, packet: IPPacket) -> int:
+    return packet.end - packet.l4 - (buffer[packet.l4 + 12] >> 4) * 4
+
+
+def reset(source: bytes, destination: bytes, ports: tuple[int, int], number: int) -> bytes:
+    """An RST from `source` that `destination` takes, as it expects `number` next (RFC 9293 3.10.7.4)."""
+    fields = (*ports, number, 0, 5 << 4, RST, 0)
+    total = checksum(_HEADER.pack(*fields, 0, 0), pseudo_header_sum(source + destination, TCP, MIN_HEADER))
+    return header(source, destination, TCP, MIN_HEADER) + _HEADER.pack(*fields, total, 0)
+
+
 def reset_for(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
     """The RST that answers the segment in `packet`, as the host it was sent to would (RFC 9293 3.10.7.1)."""
     sport, dport, seq, ack, offset, bits, *_ = _HEADER.unpack_from(buffer, packet.l4)

@@ -179,8 +179,8 @@ def test_routes_follow_from_sites_and_clients():
         ("10.255.2.2/32", "site:lima"),
         ("100.96.0.0/12", "clients"),
         ("fd00:96::/64", "clients"),
-        ("0.0.0.0/0", "stream"),
-        ("::/0", "stream"),
+        ("0.0.0.0/0", "kernel"),
+        ("::/0", "kernel"),
     ]
 
 
@@ -204,8 +204,8 @@ def test_virtual_networks_have_routes_of_their_own():
     networks = settings(made(text)).tenants["acme"].networks
     vias = {name: {route.via for route in network.routes} for name, network in networks.items()}
     assert vias == {
-        "research": {"site:lima", "clients", "stream"},
-        "default": {"site:berlin", "clients", "stream"},
+        "research": {"site:lima", "clients", "kernel"},
+        "default": {"site:berlin", "clients", "kernel"},
     }
     [agents] = [file.text for file in made(text).files if file.path.endswith("/agents.json")]
     assert json.loads(agents)["clients"][0]["context"]["network"] == "research"

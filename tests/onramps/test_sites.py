@@ -131,7 +131,7 @@ def test_connection_has_its_record_at_level_packet(wan, version, offload):
     assert berlin.packet()[TCP].flags == "A"
     (record,) = until(lambda: wan.ended(src=here, src_port=4100))
     assert (record.onramp, record.offramp, record.offramp_tunnel) == ("connected", "tunnel", "site:berlin")
-    assert (record.level, record.close_reason, record.history) == ("packet", "client_closed", "ShFf")
+    assert (record.level, record.close_reason, record.history) == ("packet", "client_closed", "ShAFf")
     assert (record.vnet, record.route.endswith("via site:berlin")) == ("default", True)
     assert (record.total.client_packets, record.total.origin_packets) == (5, 3)
 

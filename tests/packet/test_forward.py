@@ -11,7 +11,7 @@ from scapy.packet import Raw
 
 from proxy.errors import DropReason
 from proxy.flow.fragments import Fragments
-from proxy.packet.forward import forward, quoted_key, take_hop
+from proxy.packet.forward import forward, quoted_key, take_hops
 from proxy.wire import icmp
 from tests.flows import make_tenant, make_tunnel
 from tests.packets import CLIENT, ORIGIN, decode, network, pack, parsed, ping_packet, recomputed, tcp_packet, udp_packet
@@ -44,7 +44,7 @@ def test_one_hop_less_and_nothing_else(version, ttl, tos, ident):
     fields = {"tos": tos, "id": ident} if version == 4 else {"tc": tos, "fl": ident}
     packet = bytes(network(version, ttl=ttl, **fields) / UDP(sport=1, dport=2) / Raw(b"data"))
     buffer = bytearray(packet)
-    take_hop(buffer, parsed(buffer))
+    take_hops(buffer, parsed(buffer), 1)
     assert bytes(buffer) == later(packet)
     assert pass_on(packet) == [later(packet)]
     assert pass_on(packet, offload=True) == [bytes(10) + later(packet)]

@@ -1,4 +1,4 @@
-"""What every on-ramp's tunnels have in common: memoised paths, counters, and the way in and out for single packets."""
+"""What tunnels and ways into the kernel have in common: memoised paths, counters, single packets in and out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow, Path
 from proxy.flow.tenant import Lane, Tenant
+from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.pump import RampPump
 from proxy.packet.fragment import split
 from proxy.packet.plane import Plane
@@ -22,7 +23,10 @@ class RampCarrier:
     """A `proxy.flow.tenant.Carrier`, but for what differs: who may send, how it is read, how `send` writes."""
 
     kind = "abstract"
-    pump: RampPump
+    kernel_hops = 0
+    opens = True
+    exit: Callable[[bytes | memoryview], int] | None = None
+    pump: RampPump | ExitPump
     owns: Callable[[bytes], bool]
 
     def __init__(

@@ -1,0 +1,223 @@
+"""Routing rules, tables and addresses of the calling thread's namespace, by rtnetlink(7)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_network
+
+import msgspec
+
+RTM_NEWADDR, RTM_GETADDR = 20, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40
+RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_VIA = 1, 4, 5, 6, 15, 18
+FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK = 3, 6, 10, 15, 16
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 4, 0, 253
+RTN_UNICAST, RTN_UNREACHABLE, FR_ACT_TO_TBL = 1, 7, 1
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE, NLM_F_REPLACE = 0x1, 0x4, 0x300, 0x400, 0x100
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+CHANGES = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
+LAST = 0xFFFF_FFFF  # the metric of what is asked only when there is nothing else
+
+_HEAD = struct.Struct("=IHHII")
+_ROUTE = struct.Struct("=8BI")  # family, dst length, src length, TOS, table, protocol, scope, type, flags
+_ATTRIBUTE = struct.Struct("=HH")
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Packets with this mark, of this interface, are looked up in this table."""
+
+    version: int
+    priority: int
+    table: int
+    mark: int = 0
+    mask: int = 0
+    interface: str | None = None  # by which they arrived; `lo`: made by this host
+
+
+class Route(msgspec.Struct, frozen=True):
+    """The way to `prefix`: by an interface and perhaps a gateway, or none: unreachable."""
+
+    version: int
+    prefix: str
+    table: int
+    index: int | None  # of the interface
+    gateway: bytes | None = None
+    metric: int = 0
+
+
+def add_rules(rules: Iterable[Rule]) -> None:
+    """OSError: the kernel refused one; it is in the message."""
+    for rule in rules:
+        _request(RTM_NEWRULE, NLM_F_CREATE, _rule_body(rule), repr(rule))
+
+
+def delete_rules(rules: Iterable[Rule]) -> None:
+    """Those that are gone are no error."""
+    for rule in rules:
+        with _forgiving(errno.ENOENT):
+            _request(RTM_DELRULE, 0, _rule_body(rule), repr(rule))
+
+
+def rules() -> Iterator[Rule]:
+    """All rules that look something up in a table."""
+    for version, family in FAMILIES.items():
+        for body in _dump(RTM_GETRULE, struct.pack("=B11x", family)):
+            values = _attributes(body, 12)
+            name = values.get(FRA_IIFNAME)
+            yield Rule(
+                version,
+                _u32(values.get(FRA_PRIORITY)),
+                _u32(values.get(FRA_TABLE)) or body[4],
+                _u32(values.get(FRA_FWMARK)),
+                _u32(values.get(FRA_FWMASK)),
+                None if name is None else name.rstrip(b"\0").decode(),
+            )
+
+
+def set_routes(routes: Iterable[Route]) -> None:
+    """Add them; one that is there with the same prefix and metric is replaced."""
+    for route in routes:
+        _request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route_body(route), repr(route))
+
+
+def delete_routes(routes: Iterable[Route]) -> None:
+    """Those that are gone, perhaps with their interface, are no error."""
+    for route in routes:
+        with _forgiving(errno.ESRCH, errno.ENODEV):
+            _request(RTM_DELROUTE, 0, _route_body(route), repr(route))
+
+
+def routes(version: int) -> Iterator[Route]:
+    """The unicast and unreachable routes of every table but the local one."""
+    family = FAMILIES[version]
+    for body in _dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+        _, length, _, _, table, _, _, kind, flags = _ROUTE.unpack_from(body)
+        if kind not in (RTN_UNICAST, RTN_UNREACHABLE) or flags & 0x200:  # RTM_F_CLONED: of the cache
+            continue
+        values = _attributes(body, _ROUTE.size)
+        packed = values.get(RTA_DST, bytes(4 if version == 4 else 16))
+        index = _u32(values.get(RTA_OIF)) or None
+        yield Route(
+            version, f"{socket.inet_ntop(family, packed)}/{length}", _u32(values.get(RTA_TABLE)) or table,
+            None if kind == RTN_UNREACHABLE else index, values.get(RTA_GATEWAY), _u32(values.get(RTA_PRIORITY)),
+        )  # fmt: skip
+
+
+def own_addresses() -> set[bytes]:
+    """Every address of every interface, packed."""
+    found = set()
+    for body in _dump(RTM_GETADDR, struct.pack("=BBBBI", socket.AF_UNSPEC, 0, 0, 0, 0)):
+        values = _attributes(body, 8)
+        found.add(values.get(IFA_LOCAL) or values.get(IFA_ADDRESS) or b"")
+    return found - {b""}
+
+
+def watch_changes() -> socket.socket:
+    """A non-blocking socket that is readable when links, addresses or routes have changed."""
+    sock = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+    )
+    sock.bind((0, CHANGES))
+    return sock
+
+
+def _rule_body(rule: Rule) -> bytes:
+    table = rule.table if rule.table < 256 else 0
+    body = struct.pack("=8BI", FAMILIES[rule.version], 0, 0, 0, table, 0, 0, FR_ACT_TO_TBL, 0)
+    body += _number(FRA_PRIORITY, rule.priority) + _number(FRA_TABLE, rule.table)
+    if rule.mask:
+        body += _number(FRA_FWMARK, rule.mark) + _number(FRA_FWMASK, rule.mask)
+    if rule.interface is not None:
+        body += _attribute(FRA_IIFNAME, rule.interface.encode() + b"\0")
+    return body
+
+
+def _route_body(route: Route) -> bytes:
+    network = ip_network(route.prefix)
+    table = route.table if route.table < 256 else 0
+    kind = RTN_UNREACHABLE if route.index is None else RTN_UNICAST
+    scope = RT_SCOPE_LINK if route.version == 4 and route.gateway is None and route.index else RT_SCOPE_UNIVERSE
+    body = _ROUTE.pack(FAMILIES[route.version], network.prefixlen, 0, 0, table, RTPROT_STATIC, scope, kind, 0)
+    body += _number(RTA_TABLE, route.table)
+    if network.prefixlen:
+        body += _attribute(RTA_DST, network.network_address.packed)
+    if route.index is not None:
+        body += _number(RTA_OIF, route.index)
+    if route.gateway is not None:
+        body += _attribute(RTA_GATEWAY, route.gateway)
+    if route.metric:
+        body += _number(RTA_PRIORITY, route.metric)
+    return body
+
+
+@contextlib.contextmanager
+def _forgiving(*codes: int) -> Iterator[None]:
+    """What fails with one of these failed for no matter."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in codes:
+            raise
+
+
+def _request(kind: int, flags: int, body: bytes, what: str) -> None:
+    with _socket() as sock:
+        sock.send(_HEAD.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + body)
+        (code,) = struct.unpack_from("=i", sock.recv(8192), 16)
+    if code:
+        raise OSError(-code, f"{os.strerror(-code)}: {what}")
+
+
+def _dump(kind: int, body: bytes) -> Iterator[bytes]:
+    """What stands behind the netlink header of each answer."""
+    with _socket() as sock:
+        sock.send(_HEAD.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
+        while True:
+            data, at = sock.recv(1 << 16), 0
+            while at + 16 <= len(data):
+                length, answer, _, _, _ = _HEAD.unpack_from(data, at)
+                if answer == NLMSG_DONE:
+                    return
+                if answer == NLMSG_ERROR:
+                    (code,) = struct.unpack_from("=i", data, at + 16)
+                    raise OSError(-code, os.strerror(-code))
+                yield data[at + 16 : at + length]
+                at += max(16, (length + 3) & ~3)
+
+
+def _socket() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+
+
+def _attributes(body: bytes, at: int) -> dict[int, bytes]:
+    found = {}
+    while at + 4 <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = body[at + 4 : at + length]
+        at += (length + 3) & ~3
+    return found
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _number(kind: int, value: int) -> bytes:
+    return _ATTRIBUTE.pack(8, kind) + struct.pack("=I", value)
+
+
+def _u32(value: bytes | None) -> int:
+    return 0 if value is None else int.from_bytes(value[:4], sys.byteorder)

@@ -1,0 +1,48 @@
+"""What headers tell of a TCP connection that nobody reads: how many bytes were delivered, and how it can be ended.
+
+Sequence numbers count a SYN and a FIN as one byte each (RFC 9293 3.4), and wrap after 4 GiB.
+"""
+
+from __future__ import annotations
+
+_WRAP = 1 << 32
+
+
+class Direction:
+    """The numbers of one direction: where its sender began, and where it ended, if it did."""
+
+    __slots__ = ("final", "initial")
+
+    def __init__(self) -> None:
+        self.initial: int | None = None  # of its SYN
+        self.final: int | None = None  # behind its last byte: the number of its FIN or RST
+
+    def delivered(self, reached: int | None, most: int) -> int:
+        """Bytes of payload that arrived. `reached`: what the other side has acknowledged; `most`: what the packets of
+        this direction can have carried, which also tells how often the numbers have wrapped."""
+        if self.initial is None:
+            return max(0, most)
+        if reached is None and self.final is None:
+            return 0
+        first = self.initial + 1
+        count = most if self.final is None else _near(self.final - first, most)
+        if reached is not None and self.final is None:
+            count = _near(reached - first, most)
+        return max(0, min(count, most))
+
+
+def _near(difference: int, estimate: int) -> int:
+    """The number next to `estimate` that has the remainder of `difference`."""
+    return estimate + (difference - estimate + _WRAP // 2) % _WRAP - _WRAP // 2
+
+
+def acknowledged(last: bytes) -> int | None:
+    """What the sender of a packet expects next: `last` begins with its sequence and acknowledgement numbers."""
+    if len(last) < 10 or not last[9] & 0x10:
+        return None
+    return int.from_bytes(last[4:8], "big")
+
+
+def sequence(last: bytes) -> int | None:
+    """The number of the first byte of that packet."""
+    return int.from_bytes(last[:4], "big") if len(last) >= 10 else None

@@ -1,0 +1,106 @@
+"""What the kernel off-ramp changes of the namespace that it runs in: listed before, remembered in a file, undone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from proxy.device.interface import set_sysctl
+from proxy.errors import ProxyError
+
+log = logging.getLogger(__name__)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A sysctl that has to have a value, and why."""
+
+    name: str  # net/ipv4/conf/eth0/forwarding
+    value: int
+    reason: str
+
+    @property
+    def old(self) -> int | None:
+        """What it is now; None: this kernel has none."""
+        try:
+            return int(Path("/proc/sys", self.name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def __str__(self) -> str:
+        return f"sysctl {self.name.replace('/', '.')}: {self.old} -> {self.value} ({self.reason})"
+
+
+def needed(interfaces: Iterable[str], *, has_on_ramps: bool) -> list[Change]:
+    """What must be so for packets to pass between our devices and these interfaces, and is not so now."""
+    changes = []
+    for name in interfaces:
+        changes.append(Change(f"net/ipv4/conf/{name}/forwarding", 1, "answers that arrive there are forwarded"))
+        changes.append(_ipv6_forwarding(name))
+    for family in ("ipv4", "ipv6"):
+        reason = "the kernel's ICMP errors go back to the tenant that they are for"
+        changes.append(Change(f"net/{family}/fwmark_reflect", 1, reason))
+    if has_on_ramps:
+        changes.append(Change("net/netfilter/nf_conntrack_acct", 1, "the kernel counts for interface on-ramps"))
+    return [change for change in dict.fromkeys(changes) if change.old is not None and change.old != change.value]
+
+
+def _ipv6_forwarding(interface: str) -> Change:
+    """Of one interface where the kernel can (Linux 6.17); else of all, which ends their router advertisements."""
+    own = Change(f"net/ipv6/conf/{interface}/force_forwarding", 1, "answers that arrive there are forwarded")
+    if own.old is not None:
+        return own
+    return Change(
+        "net/ipv6/conf/all/forwarding", 1, "IPv6 is forwarded; interfaces then accept no router advertisements"
+    )
+
+
+class Changes:
+    """Changes that are made, in a file until they are undone: a proxy that was killed undoes them at its next start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._old: dict[str, int] = {}
+
+    def undo_left_over(self) -> None:
+        """What a killed proxy has left."""
+        try:
+            self._old = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            log.warning("cannot read what an earlier proxy changed: %s: %s", self._path, error)
+            return
+        log.warning("an earlier proxy was killed: undoing what it had changed")
+        self.undo()
+
+    def make(self, changes: Iterable[Change]) -> None:
+        """ProxyError: one is refused."""
+        for change in changes:
+            old = change.old
+            if old is None or old == change.value:
+                continue
+            self._old.setdefault(change.name, old)
+            self._save()
+            if not set_sysctl(change.name, change.value):
+                raise ProxyError(f"the kernel off-ramp may not set {change.name.replace('/', '.')}")
+            log.info("kernel off-ramp: %s", f"{change.name.replace('/', '.')}: {old} -> {change.value}")
+
+    def undo(self) -> None:
+        """Everything as it was."""
+        for name, old in reversed(self._old.items()):
+            set_sysctl(name, old)
+        self._old = {}
+        self._path.unlink(missing_ok=True)
+
+    def _save(self) -> None:
+        new = self._path.with_name(self._path.name + ".new")
+        try:
+            new.write_text(json.dumps(self._old))
+            os.replace(new, self._path)
+        except OSError as error:
+            raise ProxyError(f"cannot remember what is changed: {new}: {error.strerror or error}") from error

@@ -1,0 +1,250 @@
+"""The nftables table of the kernel off-ramp, as text: which packets are ours, whose they are, and how they leave.
+
+                 raw -300           conntrack   mangle -150          forward             postrouting
+    oxkN (TUN)   zone of the way               marks of the way      invalid: dropped    translated
+    p0 (on-ramp) decided? zone, mark           marks of the way      ends are logged     translated
+                 else untracked, to oxiN
+    outside                                    mark of its connection  -> table of the way -> oxkN or p0
+
+A *way* is one device of ours and what leaves and returns by it. Its mark is `mark | index`; packets on their way out
+have `OUTWARD` in theirs as well, so that what the kernel says of them (it reflects the mark) finds its way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from proxy.settings.egress import Egress
+from proxy.settings.model import KernelOffRamp, Timeouts
+
+OUTWARD = 0x8000  # in the mark of what leaves
+ON_RAMP = 0x4000  # in the index of a way whose clients the kernel sees
+MAX_WAYS = 0x3FFF
+DECIDED_SIZE = 1_000_000  # flows of on-ramps that the kernel carries by itself; beyond it they pass by us
+ASKED_SIZE = 200_000
+DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then the next packet comes up once, and is carried again
+SNAP_BYTES = 128  # headers
+LEASE_PROTOCOL = 253  # for experiments (RFC 3692): what the proxy writes to its devices to say that it lives
+
+
+class Way(msgspec.Struct, frozen=True):
+    """One device of ours in the namespace, with what its packets are to look like outside."""
+
+    index: int
+    device: str
+    zone: int  # of conntrack, for the direction of the client; 0: none of its own
+    egress: Egress = Egress()
+    interfaces: tuple[str, ...] = ()  # of an on-ramp
+    is_plain: bool = False
+
+    @property
+    def is_on_ramp(self) -> bool:
+        return bool(self.index & ON_RAMP)
+
+
+class Ruleset:
+    """The table of one instance."""
+
+    def __init__(self, settings: KernelOffRamp, timeouts: Timeouts, *, ends_group: int, asked_group: int) -> None:
+        """`ends_group`, `asked_group`: of NFLOG, for ends of flows and for datagrams that nobody asked for."""
+        self.name = f"oxy_{settings.instance}"
+        self._settings, self._timeouts = settings, timeouts
+        self._ends, self._asked = ends_group, asked_group
+        self._ours = f"& {0xFFFF_8000:#x} == {settings.mark:#x}"
+        self._leaving = f"& {0xFFFF_8000:#x} == {settings.mark | OUTWARD:#x}"
+
+    def mark(self, way: Way) -> int:
+        """Of its connections, and of packets that return."""
+        return self._settings.mark | way.index
+
+    def outward_mark(self, way: Way) -> int:
+        """Of packets that leave."""
+        return self.mark(way) | OUTWARD
+
+    def text(self, ways: Sequence[Way], *, helpers: Sequence[str] = (), has_timeouts: bool = True) -> str:
+        """All of it, in one transaction that replaces what was there. `helpers`: of conntrack, that the kernel has."""
+        lines = [f"table inet {self.name}", f"delete table inet {self.name}", f"table inet {self.name} {{"]
+        lines += self._maps(ways)
+        lines += self._objects(helpers, has_timeouts)
+        lines += self._raw(ways)
+        lines += self._mangle(helpers, has_timeouts)
+        lines += self._filters(ways)
+        lines += self._translation(ways)
+        return "\n".join([*lines, "}", ""])
+
+    def removal(self) -> str:
+        """What takes the table away, also where there is none."""
+        return f"table inet {self.name}\ndelete table inet {self.name}\n"
+
+    def _maps(self, ways: Sequence[Way]) -> Iterator[str]:
+        names = [(name, way) for way in ways for name in (way.device, *way.interfaces)]
+        yield _map("zones", "typeof iifname : ct zone", ((n, way.zone) for n, way in names if way.zone))
+        yield _map("marks", "type ifname : mark", ((n, f"{self.mark(way):#x}") for n, way in names))
+        yield _map("outward", "type ifname : mark", ((n, f"{self.outward_mark(way):#x}") for n, way in names))
+        yield _set("tuns", "type ifname", (way.device for way in ways))
+        yield _set("onramps", "type ifname", (name for way in ways for name in way.interfaces))
+        yield "set lease { type nf_proto; flags dynamic,timeout; }"
+        for version, family in ((4, "ip"), (6, "ip6")):
+            key = f"meta mark . {family} saddr . {family} daddr . meta l4proto . th sport . th dport"
+            yield f"set decided{version} {{ typeof {key}; flags dynamic,timeout; size {DECIDED_SIZE}; }}"
+            asked = f"typeof {family} saddr . udp sport; flags dynamic,timeout; size {ASKED_SIZE};"
+            yield f"set asked{version} {{ {asked} timeout {self._timeouts.udp_idle_s:.0f}s; }}"
+        for counter in ("invalid", "to_host", "unasked", "foreign"):
+            yield f"counter {counter} {{ }}"
+
+    def _objects(self, helpers: Iterable[str], has_timeouts: bool) -> Iterator[str]:
+        for helper in helpers:
+            yield f'ct helper {helper} {{ type "{helper}" protocol {"udp" if helper == "tftp" else "tcp"}; }}'
+        if not has_timeouts:
+            return
+        times = self._timeouts
+        tcp = {
+            "syn_sent": times.connect_s, "syn_recv": times.connect_s, "established": times.tcp_idle_s,
+            "fin_wait": times.tcp_half_closed_s, "close_wait": times.tcp_half_closed_s, "last_ack": 30, "time_wait": 30,
+        }  # fmt: skip
+        udp = {"unreplied": times.udp_unreplied_s, "replied": times.udp_idle_s}
+        for version, family in ((4, "ip"), (6, "ip6")):
+            for protocol, policy in (("tcp", tcp), ("udp", udp)):
+                values = ", ".join(f"{state}: {max(1, round(value + 2))}" for state, value in policy.items())
+                kind = f"protocol {protocol}; l3proto {family};"
+                yield f"ct timeout {protocol}{version} {{ {kind} policy = {{ {values} }}; }}"
+
+    def _raw(self, ways: Sequence[Way]) -> Iterator[str]:
+        yield "chain up {"  # to the proxy: not tracked yet; what is for this host is none of ours
+        yield "meta mark set 0"
+        yield "fib daddr type { local, broadcast, multicast, anycast } accept"
+        yield "notrack accept"
+        yield "}"
+        yield "chain onramp {"
+        yield "tcp flags & (syn | ack) == syn goto up"  # each begins something that must be decided
+        yield "meta mark set iifname map @outward"
+        yield "meta nfproto != @lease goto up"
+        for version, family in ((4, "ip"), (6, "ip6")):
+            key = f"meta mark . {family} saddr . {family} daddr . meta l4proto . th sport . th dport"
+            yield (
+                f"meta nfproto ipv{version} tcp flags & (fin | rst) != 0 {key} @decided{version} "
+                f"update @decided{version} {{ {key} timeout {DECIDED_ENDED_S}s }} goto decided"
+            )
+            yield f"meta nfproto ipv{version} {key} @decided{version} goto decided"
+        yield "goto up"
+        yield "}"
+        yield "chain decided {"
+        yield "ct original zone set iifname map @zones"
+        yield "accept"
+        yield "}"
+        yield "chain from_us {"
+        yield f"meta l4proto {LEASE_PROTOCOL} update @lease {{ meta nfproto timeout {self._lease_s()}s }} drop"
+        yield "ct original zone set iifname map @zones"
+        yield "}"
+        yield "chain arriving {"
+        yield "type filter hook prerouting priority raw; policy accept;"
+        yield "iifname @tuns goto from_us"
+        if any(way.is_on_ramp for way in ways):
+            yield "iifname @onramps jump onramp"
+        yield "}"
+
+    def _lease_s(self) -> float:
+        return max(1, round(self._settings.orphans_s)) if self._settings.orphans == "continue" else 3
+
+    def _mangle(self, helpers: Sequence[str], has_timeouts: bool) -> Iterator[str]:
+        yield "chain ours {"
+        yield "ct mark set iifname map @marks"
+        yield "meta mark set iifname map @outward"
+        if has_timeouts:
+            for version in (4, 6):
+                for protocol in ("tcp", "udp"):
+                    yield (
+                        f"ct state new meta nfproto ipv{version} meta l4proto {protocol} "
+                        f'ct timeout set "{protocol}{version}"'
+                    )
+        for helper, port in (("ftp", "tcp dport 21"), ("tftp", "udp dport 69")):
+            if helper in helpers:
+                yield f'{port} ct helper set "{helper}"'
+        yield "}"
+        yield "chain decide {"
+        for version, family in ((4, "ip"), (6, "ip6")):
+            key = f"meta mark . {family} saddr . {family} daddr . meta l4proto . th sport . th dport"
+            for protocol, kept_s in (("tcp", DECIDED_TCP_S), ("udp", DECIDED_UDP_S)):
+                ends = "tcp flags & (fin | rst) == 0 " if protocol == "tcp" else ""
+                yield (
+                    f"meta nfproto ipv{version} meta l4proto {protocol} {ends}"
+                    f"update @decided{version} {{ {key} timeout {kept_s}s }}"
+                )
+        yield "}"
+        yield "chain marking {"
+        yield "type filter hook prerouting priority mangle; policy accept;"
+        yield "iifname @tuns jump ours"
+        yield f"iifname @tuns meta mark & {ON_RAMP:#x} != 0 jump decide"
+        yield "iifname @tuns accept"
+        yield f"iifname @onramps meta mark {self._leaving} goto ours"
+        # the other direction of a connection, and what it expects
+        yield f"ct mark {self._ours} meta mark set ct mark accept"
+        for version, family in ((4, "ip"), (6, "ip6")):
+            asked = f'log group {self._asked} snaplen 65535 queue-threshold 1 counter name "unasked" drop'
+            yield f"ct state new {family} daddr . udp dport @asked{version} {asked}"
+        yield "}"
+
+    def _filters(self, ways: Sequence[Way]) -> Iterator[str]:
+        yield "chain to_host {"  # to this host's own addresses go sockets, never packets of a client
+        yield "type filter hook input priority filter - 10; policy accept;"
+        yield 'iifname @tuns counter name "to_host" drop'
+        yield "}"
+        yield "chain passing {"
+        yield "type filter hook forward priority filter - 10; policy accept;"
+        yield 'iifname @tuns ct state invalid counter name "invalid" drop'  # it would leave untranslated
+        foreign = f"meta mark & {0xFFFF_0000:#x} != {self._settings.mark:#x} ct state new"
+        yield f'oifname @tuns {foreign} counter name "foreign" drop'
+        if any(way.is_on_ramp for way in ways):
+            own = f"meta mark & {0xFFFF_0000 | ON_RAMP:#x} == {self._settings.mark | ON_RAMP:#x}"
+            log = f"log group {self._ends} snaplen {SNAP_BYTES} queue-threshold"
+            yield f"{own} tcp flags & (syn | ack) == syn | ack {log} 1"
+            yield f"{own} tcp flags & (fin | rst) != 0 {log} 16"
+            yield f"{own} meta l4proto {{ icmp, ipv6-icmp }} ct state related {log} 16"
+        yield "}"
+
+    def _translation(self, ways: Sequence[Way]) -> Iterator[str]:
+        special = [way for way in ways if way.egress.ipv4 or way.egress.ipv6 or way.egress.ports]
+        for way in special:
+            yield f"chain translate_{way.index} {{"
+            yield from _translations(way.egress)
+            yield "}"
+        yield "chain leaving {"
+        yield "type nat hook postrouting priority srcnat; policy accept;"
+        yield f"ct mark & {0xFFFF_8000:#x} != {self._settings.mark:#x} accept"
+        if special:
+            jumps = ", ".join(f"{self.mark(way):#x} : jump translate_{way.index}" for way in special)
+            yield f"ct mark vmap {{ {jumps} }}"
+        yield "masquerade"
+        yield "}"
+        yield "chain translated {"
+        yield "type filter hook postrouting priority srcnat + 10; policy accept;"
+        for version, family in ((4, "ip"), (6, "ip6")):
+            yield (
+                f"ct state new meta mark {self._leaving} meta nfproto ipv{version} meta l4proto udp "
+                f"update @asked{version} {{ {family} saddr . udp sport }}"
+            )
+        yield "}"
+
+
+def _translations(egress: Egress) -> Iterator[str]:
+    for version, family, address in ((4, "ip", egress.ipv4), (6, "ip6", egress.ipv6)):
+        if address is None:
+            continue
+        if egress.ports:
+            to = f"[{address}]:{egress.ports}" if version == 6 else f"{address}:{egress.ports}"
+            yield f"meta nfproto ipv{version} meta l4proto {{ tcp, udp }} snat {family} to {to}"
+        yield f"meta nfproto ipv{version} snat {family} to {address}"
+    if egress.ports:
+        yield f"meta l4proto {{ tcp, udp }} masquerade to :{egress.ports}"
+
+
+def _map(name: str, kind: str, elements: Iterable[tuple[str, object]]) -> str:
+    inner = ", ".join(f'"{key}" : {value}' for key, value in elements)
+    return f"map {name} {{ {kind}; {f'elements = {{ {inner} }};' if inner else ''} }}"
+
+
+def _set(name: str, kind: str, elements: Iterable[str]) -> str:
+    inner = ", ".join(f'"{key}"' for key in elements)
+    return f"set {name} {{ {kind}; {f'elements = {{ {inner} }};' if inner else ''} }}"

@@ -1,0 +1,133 @@
+"""The routing of the kernel off-ramp's ways: rules by their marks, tables that lead back, out, and to be decided."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+
+from proxy.device import routing
+from proxy.device.routing import Route, Rule
+from proxy.errors import ProxyError
+from proxy.kernel.host import needed
+from proxy.kernel.ruleset import OUTWARD, Ruleset, Way
+from proxy.settings import InterfaceOnRamp, KernelOffRamp, Settings, suggest
+from proxy.settings.egress import egress_of
+
+log = logging.getLogger(__name__)
+
+EVERY_BIT = 0xFFFF_FFFF
+DECIDING = 0x1_0000  # added to the number of an on-ramp's table
+OWN_NAMES = ("oxk", "oxi")
+DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
+
+
+class WayRouting:
+    """Rules and tables in the namespace; `refresh` lets them follow it."""
+
+    def __init__(self, settings: KernelOffRamp, ruleset: Ruleset, ways: Mapping[object, Way]) -> None:
+        """`ways` may grow until `start`."""
+        self._own, self._ruleset, self.ways = settings, ruleset, ways
+        self.addresses: set[bytes] = set()  # of this host
+        self._routes: list[Route] = []
+
+    def start(self) -> None:
+        """Add the rules, and fill the tables. OSError: the kernel refused."""
+        routing.add_rules(self._rules())
+        self.refresh()
+
+    def remove(self) -> None:
+        """All that is ours, by marks and tables, also what an earlier proxy has left."""
+        mark, tables = self._own.mark, range(self._own.first_table, self._own.first_table + 2 * DECIDING)
+        marked = [rule for rule in routing.rules() if rule.mask and rule.mark & 0xFFFF_0000 == mark]
+        routing.delete_rules([*marked, *(rule for rule in routing.rules() if rule.table in tables and not rule.mask)])
+        for version in DEFAULTS:
+            routing.delete_routes([route for route in routing.routes(version) if route.table in tables])
+
+    def _rules(self) -> Iterator[Rule]:
+        """In this order: what the kernel says of a packet, what leaves, what returns, what is to be decided."""
+        first, tables = self._own.priority, self._own.first_table
+        for way in self.ways.values():
+            out, back = self._ruleset.outward_mark(way), self._ruleset.mark(way)
+            for version in (4, 6):
+                yield Rule(version, first, tables + way.index, out, EVERY_BIT, "lo")
+                if way.egress.interface is not None:
+                    yield Rule(version, first + 1, tables + (OUTWARD | way.index), out, EVERY_BIT)
+                elif way.is_on_ramp:  # the rule below must not see it
+                    yield Rule(version, first + 1, routing.RT_TABLE_MAIN, out, EVERY_BIT)
+                yield Rule(version, first + 2, tables + way.index, back, EVERY_BIT)
+                for name in way.interfaces:
+                    yield Rule(version, first + 3, self._own.first_table + DECIDING + way.index, interface=name)
+
+    def _wanted_routes(self) -> Iterator[Route]:
+        indexes = {name: index for index, name in socket.if_nameindex()}
+        main = [
+            route for version in (4, 6) for route in routing.routes(version) if route.table == routing.RT_TABLE_MAIN
+        ]
+        for way in self.ways.values():
+            back, out, own = self._own.first_table + way.index, self._own.first_table + (OUTWARD | way.index), []
+            device = indexes.get(way.device)
+            for version, everything in DEFAULTS.items():
+                if not way.is_on_ramp:
+                    own.append(Route(version, everything, back, device))
+                else:
+                    table = self._own.first_table + DECIDING + way.index
+                    own.append(Route(version, everything, table, device))
+                    own.append(Route(version, everything, table, None, metric=routing.LAST))
+                if way.egress.interface is not None:
+                    own.append(Route(version, everything, out, None, metric=routing.LAST))
+            yield from own
+            for route in main:
+                if way.is_on_ramp and route.index in [indexes.get(name) for name in way.interfaces]:
+                    yield Route(route.version, route.prefix, back, route.index, route.gateway, route.metric)
+                if way.egress.interface is not None and route.index == indexes.get(way.egress.interface):
+                    yield Route(route.version, route.prefix, out, route.index, route.gateway, route.metric)
+
+    def refresh(self) -> None:
+        """Follow the namespace: its addresses, and the routes of interfaces that tenants are bound to."""
+        self.addresses = routing.own_addresses()
+        wanted = list(self._wanted_routes())
+        routing.delete_routes(route for route in self._routes if route not in wanted)
+        self._routes, failed = wanted, 0
+        for route in wanted:
+            try:
+                routing.set_routes([route])
+            except OSError as error:
+                failed += 1
+                log.warning("kernel off-ramp: %s", error)
+
+
+def planned(settings: Settings) -> Iterator[str]:
+    """What the off-ramp would change of this namespace, in words."""
+    own, names = settings.kernel, interfaces(settings)
+    yield f"nftables: the table inet oxy_{own.instance}, which looks at packets of the proxy's own devices only"
+    yield f"routing: rules of priority {own.priority} to {own.priority + 3}, for marks {own.mark:#x}/0xffff0000"
+    for name in names:
+        yield f"forwarding: between the proxy's devices and {name}"
+    for change in needed(names, has_on_ramps=any(on_ramps(settings))):
+        yield str(change)
+
+
+def interfaces(settings: Settings) -> list[str]:
+    """Those by which packets leave and return. ProxyError: an on-ramp names one that is not there."""
+    known = {index: name for index, name in socket.if_nameindex() if not name.startswith(OWN_NAMES)}
+    egresses = {
+        egress_of(tenant, network).interface
+        for tenant in settings.tenants.values()
+        for network in (None, *tenant.networks.values())
+    }
+    names = {name for name in egresses if name is not None}
+    if None in egresses:  # by whatever the routes say
+        main = (route for version in DEFAULTS for route in routing.routes(version))
+        found = {route.index for route in main if route.table == routing.RT_TABLE_MAIN and route.index}
+        names |= {known[index] for index in found if index in known}
+    for name in (name for ramp in on_ramps(settings) for name in ramp.interfaces):
+        if name not in known.values():
+            raise ProxyError(f"on-ramp: no interface '{name}'{suggest(name, known.values())}")
+        names.add(name)
+    return sorted(name for name in names - {"lo"} if name in known.values())
+
+
+def on_ramps(settings: Settings) -> Iterator[InterfaceOnRamp]:
+    """Those whose clients the kernel sees."""
+    return (ramp for ramp in settings.onramps if isinstance(ramp, InterfaceOnRamp))

@@ -1,0 +1,142 @@
+"""Ways into the kernel's forwarding: TUN devices of ours in the namespace that the proxy runs in, seen as carriers."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache, partial
+from ipaddress import ip_address, ip_network
+
+from proxy.device.interface import bring_up, set_sysctl
+from proxy.device.tun import device_name, open_tun
+from proxy.errors import DropReason, ProxyError
+from proxy.flow.tenant import Tenant
+from proxy.kernel.carrier import RampCarrier
+from proxy.kernel.exit_pump import ExitPump
+from proxy.kernel.pump import RampPump
+from proxy.kernel.ruleset import LEASE_PROTOCOL
+from proxy.packet.plane import Plane
+from proxy.poller import IN, Poller
+from proxy.settings.model import InterfaceOnRamp
+from proxy.wire import ip
+from proxy.wire.virtio import NO_OFFLOAD
+
+QUEUE = 10_000  # packets that the kernel may hold for us; a full queue is loss
+MTU = 65_535  # the kernel never finds a packet too big for us: tunnels have their own sizes
+LEASE_ADDRESSES = bytes((192, 0, 0, 8)), bytes.fromhex("fd6f7879000000000000000000000001")
+EXIT_NAME, ON_RAMP_NAME = "oxk%d", "oxi%d"
+SYSCTLS = {
+    "net/ipv4/conf/{}/forwarding": 1,
+    "net/ipv4/conf/{}/rp_filter": 0,
+    "net/ipv4/conf/{}/src_valid_mark": 1,  # where all/rp_filter is 1, our marks lead back here
+    "net/ipv4/conf/{}/send_redirects": 0,
+    "net/ipv4/conf/{}/accept_local": 0,
+    "net/ipv6/conf/{}/force_forwarding": 1,  # Linux 6.17 and later
+    "net/ipv6/conf/{}/addr_gen_mode": 1,  # no link-local address: nothing but flows comes up
+    "net/ipv6/conf/{}/accept_ra": 0,
+}
+
+
+class Exit(RampCarrier):
+    """Where flows of one network leave, with offload or without; what comes back belongs to a flow, or is a stray."""
+
+    kind = "kernel"
+    kernel_hops = 1
+    opens = False
+
+    def __init__(self, tenant: Tenant, network: str, plane: Plane, poller: Poller, *, offload: bool) -> None:
+        self._fd, self.interface = _open(EXIT_NAME, offload=offload)
+        super().__init__(self.interface, tenant, plane, mtu=MTU, offload=offload, network=network)
+        self.owns = _everybody
+        self.exit = partial(os.write, self._fd)
+        self._poller = poller
+        self.pump = ExitPump(self._fd, self.header_bytes, self.paths, self.forwards, self.take)
+        poller.watch(self._fd, IN, self.pump.ready, self.crashed)
+
+    def send(self, packet: bytes | memoryview) -> None:
+        """Hand a packet to the kernel's forwarding."""
+        try:
+            os.write(self._fd, packet)
+        except OSError:
+            self.count(DropReason.TUNNEL_CLOSED if self.is_closed else DropReason.KERNEL_IP)
+        else:
+            self.packets_out += 1
+            self.bytes_out += len(packet)
+
+    def close(self) -> None:
+        """Remove the device."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._poller.forget(self._fd)
+            os.close(self._fd)
+
+
+class InterfaceRamp(RampCarrier):
+    """An on-ramp whose clients the kernel sees: what decides comes up by the device, and is written back to it."""
+
+    kind = "interface"
+    kernel_hops = 1
+
+    def __init__(self, settings: InterfaceOnRamp, tenant: Tenant, plane: Plane, poller: Poller) -> None:
+        self._fd, self.interface = _open(ON_RAMP_NAME, offload=True)
+        super().__init__(
+            "+".join(settings.interfaces), tenant, plane, mtu=MTU, offload=True, network=settings.network,
+            user=settings.user,
+        )  # fmt: skip
+        self.settings = settings
+        networks = [ip_network(prefix) for prefix in settings.sources]
+        self.owns = lru_cache(4096)(lambda packed: any(ip_address(packed) in network for network in networks))
+        self.exit = partial(os.write, self._fd)
+        self._poller = poller
+        self.pump = RampPump(
+            self._fd, self._fd, self.header_bytes, self.paths, self.sessions, self.take, self._has_ended, self.count,
+            self.forwards,
+        )  # fmt: skip
+        poller.watch(self._fd, IN, self.pump.ready, self.crashed)
+
+    @property
+    def addresses(self) -> list[str]:
+        return list(self.settings.sources)
+
+    def send(self, packet: bytes | memoryview) -> None:
+        """Hand a packet to the kernel's forwarding."""
+        try:
+            os.write(self._fd, packet)
+        except OSError:
+            self.count(DropReason.TUNNEL_CLOSED if self.is_closed else DropReason.KERNEL_IP)
+
+    def renew_lease(self) -> None:
+        """Tell the table that we live (see LEASE_PROTOCOL)."""
+        for address in LEASE_ADDRESSES:
+            head = ip.header(address, address[:-1] + b"\x09", LEASE_PROTOCOL, 0)
+            os.write(self._fd, NO_OFFLOAD + head)
+
+    def close(self) -> None:
+        """Remove the device."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._poller.forget(self._fd)
+            os.close(self._fd)
+
+    def _has_ended(self) -> bool:
+        return self.is_closed
+
+
+def _open(template: str, *, offload: bool) -> tuple[int, str]:
+    """The descriptor and the name of a new device that is up."""
+    try:
+        fd = open_tun(template, offload=offload)
+        name = device_name(fd)
+    except OSError as error:
+        raise ProxyError(f"the kernel off-ramp cannot open a TUN device: {error.strerror or error}") from error
+    try:
+        for sysctl, value in SYSCTLS.items():
+            set_sysctl(sysctl.format(name), value)
+        bring_up(name, mtu=MTU, queue=QUEUE)
+    except OSError as error:
+        os.close(fd)
+        raise ProxyError(f"the kernel off-ramp cannot set up {name}: {error.strerror or error}") from error
+    return fd, name
+
+
+def _everybody(address: bytes) -> bool:
+    return True

@@ -1,0 +1,391 @@
+"""One flow whose packets go on unread, by a tunnel or by the kernel: watched from its first packet to its end.
+
+What the packets say is not looked at, but for the flags that begin and end a TCP connection, and its numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from proxy.errors import DropReason
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow, Path
+from proxy.flow.network import reverse_key
+from proxy.flow.record import CloseReason
+from proxy.flow.tenant import Carrier
+from proxy.flow.tracking import Direction, acknowledged, sequence
+from proxy.packet.forward import forward, memoise
+from proxy.packet.plane import UNREACHABLE
+from proxy.packet.routes import Hop, choose, flow_hash, leave
+from proxy.wire import icmp, tcp
+from proxy.wire.ip import IPPacket
+
+if TYPE_CHECKING:
+    from proxy.offramps.tunnel import TunnelOffRamp
+
+DNS = 53
+LAST_PACKETS_S = 2.0  # after both FINs: the last acknowledgements and repetitions still pass
+CUT_S = 60.0  # after an end that the hosts do not know of: their next segments are answered with RST
+CUTS = ("denied", "admin_killed", "policy_revoked", "tunnel_closed", "proxy_error")
+LEVELS = ("packet", "stream")
+FAILURES = ("origin_refused", "origin_unreachable", "origin_timeout")  # to connect
+
+
+class ForwardedFlow:
+    """One flow whose packets go on unread."""
+
+    __slots__ = ("_is_lifted", "_is_started", "_number", "_plane", "_protocol", "flow", "is_unrouted")
+
+    def __init__(self, plane: TunnelOffRamp, flow: Flow, *, is_lifted: bool) -> None:
+        self._plane, self.flow, self._is_lifted = plane, flow, is_lifted
+        self._protocol = PROTOCOL_NUMBERS[flow.protocol]
+        self._number = flow_hash(self._protocol, flow.key)
+        self._is_started = False
+        self.is_unrouted = False  # its route has changed: the next packet looks for a new one
+
+    def decided(self, held: bytes, packet: IPPacket, denial: str | None) -> None:
+        """Hooks and policy have spoken about the flow whose first packet stands in `held`."""
+        flow, plane = self.flow, self._plane
+        if flow.is_ended:
+            return
+        if not plane.lifecycle.decide(flow, denial):
+            plane.errors.answer(flow.carrier, icmp.PROHIBITED, held, packet, time.monotonic())
+            self.end("denied")
+        elif flow.protocol in plane.streams and plane.hooks.has("level"):
+            then = partial(self._chosen, held, packet)
+            plane.hooks.choose_then("level", plane.lifecycle.look(flow), LEVELS, then)
+        else:
+            self._start(held, packet)
+
+    def _chosen(self, held: bytes, packet: IPPacket, choice: str | None, denial: str | None) -> None:
+        """The application has said how high the flow is lifted, or has not."""
+        if self.flow.is_ended:
+            return
+        if denial is not None:
+            self._plane.lifecycle.decide(self.flow, denial)
+            self._plane.errors.answer(self.flow.carrier, icmp.PROHIBITED, held, packet, time.monotonic())
+            self.end("denied")
+        elif self._is_lifted if choice is None else choice == "stream":
+            self._lift(held, packet)
+        else:
+            self._start(held, packet)
+
+    def _lift(self, held: bytes, packet: IPPacket) -> None:
+        """Hand the flow over to the stream plane."""
+        flow = self.flow
+        if flow.egress is not None and flow.egress.exit is not None:
+            flow.tenant.move(self._protocol, flow, None)
+        flags = tcp.flags(held, packet) if flow.protocol == "tcp" else tcp.SYN
+        if flags & (tcp.SYN | tcp.ACK) != tcp.SYN:
+            flow.carrier.deliver(tcp.reset_for(held, packet))
+            flow.tenant.drops[DropReason.NOT_SYN] += 1
+            self.end("unknown")
+            return
+        if reason := self._plane.streams[flow.protocol].open(flow, bytearray(held), packet):
+            flow.tenant.drops[reason] += 1
+            self.end("proxy_error")
+
+    def _start(self, held: bytes, packet: IPPacket) -> None:
+        flow = self.flow
+        self._is_started = True
+        flow.level, flow.origin = "packet", flow.destination_text
+        if flow.offramp == "kernel" and (reason := self._leave_by_kernel()):
+            flow.tenant.drops[reason] += 1
+            self._plane.errors.answer(flow.carrier, icmp.HOST_UNREACHABLE, held, packet, time.monotonic())
+            self.end("proxy_error")
+            return
+        if flow.protocol == "tcp":
+            flow.tracked = Direction(), Direction()
+        if flow.protocol != "tcp":
+            flow.history = "D"
+            self._connected()
+        elif tcp.flags(held, packet) & (tcp.SYN | tcp.ACK) != tcp.SYN:  # begun before we were asked
+            self._connected()
+        else:
+            self._watch()
+        if dropped := self.packet(flow.carrier, bytearray(held), packet):
+            flow.tenant.drops[dropped] += 1
+
+    def _leave_by_kernel(self) -> DropReason | None:
+        connections = self._plane.connections
+        return None if connections is None else connections.begin(self.flow)
+
+    def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """A checked packet of either direction that no path is memoised for."""
+        flow = self.flow
+        if not self._is_started:
+            return DropReason.STRAY if flow.is_ended else DropReason.HELD
+        flags = tcp.flags(buffer, packet) if flow.protocol == "tcp" else 0
+        if flow.close_reason in CUTS:
+            if flow.protocol == "tcp" and not flags & tcp.RST:
+                carrier.deliver(tcp.reset_for(buffer, packet))
+            return DropReason.STRAY
+        is_outward = packet.source == flow.source
+        if is_outward and self.is_unrouted and (reason := self._reroute(buffer, packet)):
+            return reason
+        assert flow.egress is not None
+        arrival, egress = (flow.carrier, flow.egress) if is_outward else (flow.egress, flow.carrier)
+        path = flow.client_path if is_outward else flow.origin_path
+        size = packet.end - packet.start
+        last = bytes(buffer[packet.l4 + 4 : packet.l4 + 16]) if flow.protocol == "tcp" else b""
+        payload = tcp.payload_bytes(buffer, packet) if last else 1
+        if reason := self._send(buffer, packet, arrival, egress):
+            return reason
+        if not is_outward and not path.packets:
+            self._answered(flags)
+        path.packets += 1
+        path.octets += size
+        if last:
+            self._track(last, flags, payload, is_outward)
+        if not flow.is_ended:
+            self._memoise(path, arrival, egress, is_outward)
+            if flags & tcp.SYN and not is_outward and flow.offramp == "kernel":
+                self._memoise(flow.client_path, flow.carrier, flow.egress, True)
+        return None
+
+    def error(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """An ICMP error about a packet of this flow: for the host that sent it, as it stands, by that host's tunnel."""
+        flow = self.flow
+        if flow.egress is None or not self._is_started:
+            return DropReason.STRAY
+        arrival, egress = flow.egress, flow.carrier
+        is_for_client = icmp.quoted_source(buffer, packet) == flow.source
+        if not is_for_client:
+            arrival, egress = egress, arrival
+        said = buffer[packet.l4], buffer[packet.l4 + 1]
+        fails = is_for_client and flow.protocol == "tcp" and flow.state == "new"
+        if reason := self._send(buffer, packet, arrival, egress):
+            return reason
+        if fails and icmp.is_unreachable(packet.version, *said):
+            refused = said in (icmp.PORT_UNREACHABLE.v4, icmp.PORT_UNREACHABLE.v6)
+            self.end("origin_refused" if refused else "origin_unreachable")
+        return None
+
+    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """What could open a flow opens one: the ended one has nothing to say to it."""
+        return False
+
+    def replaced(self) -> None:
+        """A later flow has its place."""
+        self.forget()
+
+    def expired(self, now: float) -> None:
+        """The idle timer, or the time after the end."""
+        if self.flow.is_ended:
+            self._remove()
+        elif self._plane.lifecycle.is_idle(self.flow, self._timeout_s(), now):
+            is_silent = self.flow.protocol == "tcp" and self.flow.state == "new"
+            self.end("origin_timeout" if is_silent else "client_idle_timeout")
+
+    def end(self, reason: CloseReason) -> None:
+        """The flow is over; of a TCP connection, the last packets still pass, or are answered with RST."""
+        flow = self.flow
+        is_new = flow.protocol == "tcp" and flow.state == "new"
+        if not flow.close(reason, time.time_ns()):
+            return
+        self.forget()
+        if is_new and reason in FAILURES and self._plane.hooks.has("connect_failed"):
+            self._plane.hooks.notify_soon("connect_failed", self._plane.lifecycle.look(flow))
+        wait_s = CUT_S if reason in CUTS else LAST_PACKETS_S
+        if flow.protocol != "tcp" or reason in ("drain", "client_idle_timeout", "origin_timeout"):
+            self._remove()
+            return
+        if reason in CUTS:
+            self._cut()
+            self._plane.lifecycle.ended(flow)
+        self._plane.lifecycle.wheel.arm(flow, time.monotonic() + wait_s)
+
+    def _cut(self) -> None:
+        """End the connection at both hosts: each hears an RST with the number that it has asked for last."""
+        flow = self.flow
+        if not self._is_started or flow.egress is None:
+            return
+        ports = flow.source_port, flow.destination_port
+        to_origin = acknowledged(flow.origin_path.last)
+        if to_origin is None:
+            to_origin = sequence(flow.client_path.last)
+        to_client = acknowledged(flow.client_path.last)
+        if to_origin is not None and not flow.egress.is_closed:
+            flow.egress.deliver(tcp.reset(flow.source, flow.destination, ports, to_origin))
+        if to_client is not None and not flow.carrier.is_closed:
+            flow.carrier.deliver(tcp.reset(flow.destination, flow.source, ports[::-1], to_client))
+        if flow.offramp == "kernel" and self._plane.connections is not None:
+            self._plane.connections.end(flow)
+
+    def unroute(self) -> None:
+        """The route that it took has changed."""
+        self.is_unrouted = True
+        self._forget_path(self.flow.carrier, self.flow.key, self.flow.client_path)
+
+    def _send(self, buffer: bytearray, packet: IPPacket, arrival: Carrier, egress: Carrier) -> DropReason | None:
+        ident = packet.fragment_id if packet.version == 4 else next(self._plane.idents)
+        pieces = forward(buffer, packet, arrival, egress, ident)
+        if isinstance(pieces, DropReason):
+            if pieces is DropReason.TOO_BIG:
+                errors = self._plane.errors
+                errors.answer(arrival, icmp.TOO_BIG, buffer, packet, time.monotonic(), rest=egress.mtu)
+            return pieces
+        send = egress.sender(self._number)
+        for piece in pieces:
+            send(piece)
+        return None
+
+    def _reroute(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """Find the flow's next hop anew; why it has none."""
+        flow, tenant = self.flow, self.flow.tenant
+        hop = choose(flow.carrier.network, flow.destination, self._number)
+        if isinstance(hop, Hop):
+            hop = leave(hop, flow.carrier, flow.destination)
+        if isinstance(hop, DropReason):
+            self._plane.errors.answer(flow.carrier, UNREACHABLE[hop], buffer, packet, time.monotonic())
+            return hop
+        if hop.carrier is None:  # it cannot be lifted in its middle: begin anew
+            self.end("tunnel_closed")
+            if flow.protocol == "tcp":
+                flow.carrier.deliver(tcp.reset_for(buffer, packet))
+            return DropReason.STRAY
+        if hop.carrier is not flow.egress:
+            if tenant.collides(self._protocol, flow, hop.carrier):
+                return DropReason.FLOW_COLLISION
+            self.forget()
+            tenant.move(self._protocol, flow, hop.carrier)
+            flow.offramp = "tunnel" if hop.carrier.exit is None else "kernel"
+        flow.route, self.is_unrouted = str(hop) or None, False
+        return None
+
+    def _answered(self, flags: int) -> None:
+        """The far host's first packet."""
+        flow, now = self.flow, time.monotonic()
+        if flow.protocol != "tcp":
+            flow.ttfb_ms = (now - flow.started_at) * 1000
+            flow.history += "d"
+            self._watch()
+        elif flags & tcp.SYN and flow.state == "new":
+            flow.origin_tcp_ms = (now - flow.started_at) * 1000
+            flow.history += "h"
+            self._connected()
+
+    def _connected(self) -> None:
+        self._plane.lifecycle.connected(self.flow)
+        self._watch()
+
+    def _watch(self) -> None:
+        self._plane.lifecycle.watch_idle(self.flow, self._timeout_s(), time.monotonic())
+
+    def _timeout_s(self) -> float:
+        flow, timeouts = self.flow, self._plane.timeouts
+        if flow.protocol == "tcp":
+            if flow.state == "new":
+                return timeouts.connect_s
+            return timeouts.tcp_half_closed_s if "F" in flow.history or "f" in flow.history else timeouts.tcp_idle_s
+        if flow.protocol != "udp":
+            return timeouts.icmp_idle_s
+        if not flow.origin_path.packets:
+            return timeouts.udp_unreplied_s
+        return timeouts.dns_idle_s if flow.destination_port == DNS else timeouts.udp_idle_s
+
+    def _track(self, last: bytes, flags: int, payload: int, is_outward: bool) -> None:
+        """What begins and ends a connection, in Zeek's letters: upper case from the client. `last`: its numbers."""
+        flow = self.flow
+        path = flow.client_path if is_outward else flow.origin_path
+        path.last = last
+        assert flow.tracked is not None
+        direction = flow.tracked[not is_outward]
+        number = int.from_bytes(last[:4], "big")
+        if flags & tcp.SYN:
+            direction.initial = number
+            if is_outward and "S" not in flow.history:
+                flow.history += "S"
+            return
+        if is_outward and "h" in flow.history and "A" not in flow.history:
+            self._acknowledged()
+        if payload and not is_outward and flow.ttfb_ms is None:
+            self._begins_to_answer()
+        if not flags & (tcp.FIN | tcp.RST):
+            return
+        letters = "RF" if is_outward else "rf"
+        letter = letters[0] if flags & tcp.RST else letters[1]
+        is_first = "F" not in flow.history and "f" not in flow.history
+        if letter not in flow.history:
+            flow.history += letter
+        if direction.final is None and (flags & tcp.FIN or direction.initial is not None):
+            direction.final = (number + payload) & 0xFFFF_FFFF
+        if flags & tcp.RST:
+            refused = not is_outward and flow.state == "new"
+            self.end("origin_refused" if refused else "client_reset" if is_outward else "origin_reset")
+        elif "F" in flow.history and "f" in flow.history:
+            first = min("Ff", key=flow.history.index)
+            self.end("client_closed" if first == "F" else "origin_closed")
+        elif is_first:
+            self._watch()
+
+    def _acknowledged(self) -> None:
+        """The client has answered the origin's SYN: the handshake is done."""
+        flow = self.flow
+        flow.history += "A"
+        if flow.connected_at is not None:
+            flow.client_tcp_ms = (time.monotonic() - flow.connected_at) * 1000
+
+    def _begins_to_answer(self) -> None:
+        """The origin's first byte."""
+        flow = self.flow
+        if flow.connected_at is not None:
+            flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
+
+    def _greet(self, data: memoryview) -> int:
+        """The client's first packet after its SYN, on its way to the kernel; those that follow need no look."""
+        flow = self.flow
+        if "A" not in flow.history:
+            self._acknowledged()
+        assert flow.egress is not None
+        assert flow.egress.exit is not None
+        flow.client_path.exit = flow.egress.exit
+        return flow.egress.exit(data)
+
+    def _await_answer(self, data: memoryview) -> None:
+        """A packet of the origin's to the client, until there is one with a byte in it."""
+        flow = self.flow
+        v = flow.carrier.header_bytes
+        l4 = v + (20 if len(flow.source) == 4 else 40)
+        if len(data) > l4 + (data[l4 + 12] >> 4) * 4:
+            self._begins_to_answer()
+            flow.origin_path.send = flow.carrier.sender(self._number)
+        flow.carrier.send(data)
+
+    def _memoise(self, path: Path, arrival: Carrier, egress: Carrier, is_outward: bool) -> None:
+        flow = self.flow
+        paths = arrival.paths if flow.protocol == "tcp" else arrival.forwards if flow.protocol == "udp" else None
+        if paths is None:
+            return
+        awaits_client = flow.protocol == "tcp" and "S" in flow.history and "A" not in flow.history
+        if is_outward and awaits_client and (flow.offramp != "kernel" or "h" not in flow.history):
+            return
+        memoise(path, 4 if len(flow.source) == 4 else 6, arrival, egress, self._number)
+        if flow.protocol == "tcp" and flow.offramp == "kernel" and "h" in flow.history:
+            if is_outward and awaits_client:
+                path.exit = self._greet
+            elif not is_outward and flow.ttfb_ms is None:
+                path.send = self._await_answer
+        paths[flow.key if is_outward else reverse_key(flow.key)] = path
+
+    def forget(self) -> None:
+        """Memoise nothing of it: the next packet of each direction is looked at."""
+        flow = self.flow
+        self._forget_path(flow.carrier, flow.key, flow.client_path)
+        if flow.egress is not None:
+            self._forget_path(flow.egress, reverse_key(flow.key), flow.origin_path)
+
+    def _forget_path(self, carrier: Carrier, key: bytes, path: Path) -> None:
+        for paths in (carrier.paths, carrier.forwards):
+            if paths.get(key) is path:
+                del paths[key]
+        path.send = path.exit = None  # which may know this handler: the collector finds no cycle
+
+    def _remove(self) -> None:
+        plane = self._plane
+        if not self.flow.is_recorded:
+            plane.lifecycle.ended(self.flow)
+        if self.flow.offramp == "kernel" and plane.connections is not None:
+            plane.connections.end(self.flow)
+        plane.lifecycle.removed(self.flow)

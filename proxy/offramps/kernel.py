@@ -1,0 +1,303 @@
+"""The kernel off-ramp: flows that nobody reads are forwarded, translated and remembered by the kernel.
+
+tunnel --- pump --- oxkN ===> forwarding, nftables, conntrack ===> eth0      oxkN: one for each network, and offload
+p0 =====> forwarding, nftables, conntrack ===> eth0                          decided flows of an interface on-ramp
+   `----- oxiN --- decides --- oxiN ===> the same                            their first packets
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from proxy.device import routing
+from proxy.errors import DropReason, ProxyError
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow, address_text
+from proxy.flow.tenant import Carrier, Tenant
+from proxy.kernel import nft
+from proxy.kernel.conntrack import Conntrack
+from proxy.kernel.host import Changes, needed
+from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, Ruleset, Way
+from proxy.kernel.ways import WayRouting, interfaces, on_ramps
+from proxy.offramps.exit import Exit, InterfaceRamp
+from proxy.packet.plane import Plane
+from proxy.poller import IN, Poller
+from proxy.settings import InterfaceOnRamp, Settings
+from proxy.settings.egress import Egress, egress_of
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 1.0  # between two signs of life for the table
+EGRESS_S = 10.0  # an egress address is believed for so long
+MAX_EGRESS = 4096  # of them
+RESERVE = 0.05  # of conntrack's table: for what is not ours
+SHARE = 64  # connections that a tenant may have for each one that is left for everybody
+HELPERS = ("ftp", "tftp")
+COUNTERS = {  # of the table, and what they mean for a packet
+    "invalid": DropReason.CONNTRACK_INVALID,
+    "to_host": DropReason.BAD_ADDRESS,
+    "foreign": DropReason.UNSOLICITED,
+}
+
+
+def is_asked_for(settings: Settings) -> bool:
+    """Whether any tenant's flows are to leave by the kernel."""
+    return any((tenant.offramp or settings.offramp) == "kernel" for tenant in settings.tenants.values())
+
+
+class KernelOffRamp:
+    """All of it for one proxy. `start` opens it, `close` leaves the namespace as it was."""
+
+    def __init__(self, settings: Settings, tenants: Mapping[str, Tenant], poller: Poller) -> None:
+        self._settings, self._own, self._tenants, self._poller = settings, settings.kernel, tenants, poller
+        self.ramps: list[InterfaceRamp] = []
+        self.exits: list[Exit] = []
+        self.ways: dict[Carrier, Way] = {}
+        self._zones: dict[tuple[str, str], int] = {}
+        self._ended: dict[tuple[int, bytes, int], None] = {}  # connections for conntrack to forget
+        self._egress: dict[tuple[str | None, bytes], tuple[float, str | None]] = {}
+        self._changes = Changes(Path(settings.control + ".kernel"))
+        self._lock: socket.socket | None = None
+        self._watched: list[socket.socket] = []
+        self._conntrack: Conntrack | None = None
+        self._has_changed = False
+        self._helpers: tuple[str, ...] = ()
+        self._has_timeouts = True
+        self._room = 0
+        self._held: dict[str, int] = dict.fromkeys(tenants, 0)
+        self._next_lease = 0.0
+        self.repairs = 0
+        self._ruleset = Ruleset(self._own, settings.timeouts, ends_group=self._group(0), asked_group=self._group(1))
+        self._routing = WayRouting(self._own, self._ruleset, self.ways)
+
+    def start(self, plane: Plane) -> None:
+        """Open the devices and make the namespace ready. ProxyError: why not; `close` undoes what was done."""
+        self._take_lock()
+        self.remove_left_over()
+        nft.run(self._ruleset.removal())
+        self._conntrack = Conntrack()
+        for name, tenant in self._settings.tenants.items():
+            if (tenant.offramp or self._settings.offramp) == "kernel":
+                for network in self._tenants[name].networks:
+                    self._open_exits(self._tenants[name], network, plane)
+        for ramp in on_ramps(self._settings):
+            self._open_ramp(ramp, plane)
+        self._changes.make(needed(interfaces(self._settings), has_on_ramps=bool(self.ramps)))
+        self._helpers = tuple(helper for helper in HELPERS if nft.is_accepted(_helper_probe(helper)))
+        self._has_timeouts = nft.is_accepted(_TIMEOUT_PROBE)
+        nft.run(self._text())
+        self._routing.start()
+        for sock, ready in ((nft.watch(), self._ruleset_changed), (routing.watch_changes(), self._namespace_changed)):
+            self._watched.append(sock)
+            self._poller.watch(sock.fileno(), IN, ready, self._crashed)
+        self.tick(time.monotonic())
+
+    def close(self) -> None:
+        """Leave the namespace as it was."""
+        for sock in self._watched:
+            self._poller.forget(sock.fileno())
+            sock.close()
+        self._watched.clear()
+        if self._lock is None:
+            return
+        self._forget_ended()
+        for carrier in (*self.exits, *self.ramps):
+            carrier.close()
+        for undo in (self._routing.remove, lambda: nft.run(self._ruleset.removal()), self._changes.undo):
+            try:
+                undo()
+            except (OSError, ProxyError):
+                log.exception("the kernel off-ramp cannot undo what it did")
+        if self._conntrack is not None:
+            self._conntrack.flush(self._own.mark, 0xFFFF_0000)
+            self._conntrack.close()
+        self._lock.close()
+        self._lock = None
+
+    def begin(self, flow: Flow) -> DropReason | None:
+        """Let a flow into the kernel: why not, or None; its egress address is filled in."""
+        assert flow.egress is not None
+        way = self.ways[flow.egress]
+        held = self._held[flow.tenant.name]
+        if held >= SHARE * self._room:
+            return DropReason.CONNTRACK_FULL
+        self._held[flow.tenant.name] = held + 1
+        self._room -= 1
+        self._ended.pop((PROTOCOL_NUMBERS[flow.protocol], flow.key, way.zone), None)
+        flow.egress_ip = self._egress_ip(way.egress, flow.destination)
+        return None
+
+    def end(self, flow: Flow) -> None:
+        """Nothing of the flow passes any more: let conntrack forget it."""
+        assert flow.egress is not None
+        self._ended[PROTOCOL_NUMBERS[flow.protocol], flow.key, self.ways[flow.egress].zone] = None
+
+    def tick(self, now: float) -> None:
+        """What is done a few times a second."""
+        self._forget_ended()
+        self._room = _conntrack_room()
+        for name, tenant in self._tenants.items():
+            self._held[name] = tenant.count
+        if self._has_changed:
+            self._has_changed = False
+            self._egress.clear()
+            self._routing.refresh()
+        if self.ramps and now >= self._next_lease:
+            self._next_lease = now + LEASE_S
+            for ramp in self.ramps:
+                ramp.renew_lease()
+
+    def drops(self) -> dict[DropReason, int]:
+        """What the table and conntrack dropped of ours; of conntrack's own count, what everybody lost."""
+        found = nft.counters(self._ruleset.name)
+        return {reason: found.get(name, 0) for name, reason in COUNTERS.items()} | {
+            DropReason.CONNTRACK_FULL: _conntrack_drops()
+        }
+
+    def remove_left_over(self) -> None:
+        """What a proxy of this instance has left that was killed."""
+        self._routing.remove()
+        self._changes.undo_left_over()
+
+    def _group(self, number: int) -> int:
+        """An NFLOG group of our own."""
+        return (self._own.mark >> 16) + number & 0xFFFF
+
+    def _take_lock(self) -> None:
+        """One proxy of each instance in a namespace: abstract sockets belong to it."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.bind(f"\0oxy-kernel-{self._own.instance}")
+        except OSError as error:
+            sock.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise ProxyError(
+                f"another proxy of this network namespace has the table {self._ruleset.name}: "
+                "give this one another 'kernel: {instance: ...}'"
+            ) from None
+        self._lock = sock
+
+    def _open_exits(self, tenant: Tenant, name: str, plane: Plane) -> None:
+        network = tenant.networks[name]
+        said = self._settings.tenants[tenant.name]
+        egress = egress_of(said, said.networks.get(name))
+        for offload in (False, True):
+            way_out = Exit(tenant, name, plane, self._poller, offload=offload)
+            self.exits.append(way_out)
+            self._add_way(way_out, way_out.interface, len(self.exits), egress)
+            network.exits[way_out.header_bytes] = way_out
+        network.is_own = self._is_own
+
+    def _open_ramp(self, settings: InterfaceOnRamp, plane: Plane) -> None:
+        tenant = self._tenants[settings.tenant]
+        said = self._settings.tenants[settings.tenant]
+        ramp = InterfaceRamp(settings, tenant, plane, self._poller)
+        self.ramps.append(ramp)
+        egress = egress_of(said, said.networks.get(settings.network))
+        self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces))
+        tenant.attach(ramp)
+
+    def _add_way(
+        self, carrier: Exit | InterfaceRamp, device: str, index: int, egress: Egress, interfaces: tuple[str, ...] = ()
+    ) -> None:
+        if index & ~ON_RAMP > MAX_WAYS:
+            raise ProxyError(f"more than {MAX_WAYS} ways into the kernel")
+        place = carrier.tenant.name, carrier.network.name
+        zone = self._zones.setdefault(place, self._own.first_zone + len(self._zones))
+        self.ways[carrier] = Way(index, device, zone, egress, interfaces)
+
+    def _text(self) -> str:
+        return self._ruleset.text(list(self.ways.values()), helpers=self._helpers, has_timeouts=self._has_timeouts)
+
+    def _is_own(self, address: bytes) -> bool:
+        return address in self._routing.addresses
+
+    def _egress_ip(self, egress: Egress, destination: bytes) -> str | None:
+        """The address that the flow will have outside: what is configured, or what the route there has."""
+        fixed = egress.ipv4 if len(destination) == 4 else egress.ipv6
+        if fixed is not None:
+            return fixed
+        now, place = time.monotonic(), (egress.interface, destination)
+        found = self._egress.get(place)
+        if found is None or found[0] < now:
+            if len(self._egress) >= MAX_EGRESS:
+                self._egress.clear()
+            found = self._egress[place] = now + EGRESS_S, _source_towards(destination, egress.interface)
+        return found[1]
+
+    def _forget_ended(self) -> None:
+        if self._ended and self._conntrack is not None:
+            ended, self._ended = list(self._ended), {}
+            try:
+                self._conntrack.delete(ended)
+            except OSError as error:
+                log.warning("conntrack does not forget: %s", error)
+
+    def _ruleset_changed(self, events: int) -> None:
+        """Somebody has changed nftables: if our table lost something, make it again."""
+        sock = self._watched[0]
+        if not nft.has_lost(sock, self._ruleset.name):
+            return
+        self.repairs += 1
+        log.warning("table inet %s was flushed or changed by somebody: made again", self._ruleset.name)
+        nft.run(self._text())
+        nft.has_lost(sock, self._ruleset.name)  # that was us
+
+    def _namespace_changed(self, events: int) -> None:
+        try:
+            while self._watched[1].recv(1 << 16):
+                pass
+        except OSError:
+            pass
+        self._has_changed = True
+
+    def _crashed(self, error: BaseException) -> None:
+        """The log has it; the next change is looked at again."""
+
+
+def _source_towards(destination: bytes, device: str | None) -> str | None:
+    family = socket.AF_INET if len(destination) == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            if device is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            sock.connect((address_text(destination), 9))
+        except OSError:
+            return None
+        found: str = sock.getsockname()[0]
+        return found
+
+
+def _conntrack_room() -> int:
+    """Entries that conntrack still has room for, less a reserve that is not ours."""
+    try:
+        count = int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
+        most = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
+    except (OSError, ValueError):
+        return 1 << 20
+    return max(0, int(most * (1 - RESERVE)) - count)
+
+
+def _conntrack_drops() -> int:
+    """Packets that conntrack dropped: its table was full, or two connections wanted one place."""
+    try:
+        names, *rows = Path("/proc/net/stat/nf_conntrack").read_text().splitlines()
+    except OSError:
+        return 0
+    at = [index for index, name in enumerate(names.split()) if name in ("drop", "insert_failed")]
+    return sum(int(row.split()[index], 16) for row in rows for index in at)
+
+
+def _helper_probe(helper: str) -> str:
+    kind = "udp" if helper == "tftp" else "tcp"
+    return f'table inet oxy_probe {{ ct helper probe {{ type "{helper}" protocol {kind}; }}\n}}\n'
+
+
+_TIMEOUT_PROBE = (
+    "table inet oxy_probe { ct timeout probe { protocol tcp; l3proto ip; policy = { established: 9 }\n}\n}\n"
+)

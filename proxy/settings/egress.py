@@ -1,0 +1,62 @@
+"""How packets leave by the kernel off-ramp: the interface, and the addresses and ports that they are translated to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from proxy.settings.document import Document, Place
+from proxy.settings.parts import check_address
+
+_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
+
+
+class Said(Protocol):
+    """What a tenant or one of its networks says."""
+
+    @property
+    def egress(self) -> str | None: ...
+
+    @property
+    def snat(self) -> list[str]: ...
+
+    @property
+    def ports(self) -> str | None: ...
+
+
+class Egress(msgspec.Struct, frozen=True):
+    """The way out of one virtual network. None: as the routes, the interface and the client say."""
+
+    interface: str | None = None
+    ipv4: str | None = None
+    ipv6: str | None = None
+    ports: str | None = None
+
+
+def egress_of(tenant: Said, network: Said | None) -> Egress:
+    """What holds for a network: its own words, and the tenant's where it has none."""
+    own = network or tenant
+    addresses = own.snat or tenant.snat
+    return Egress(
+        interface=own.egress or tenant.egress,
+        ipv4=next((address for address in addresses if ":" not in address), None),
+        ipv6=next((address for address in addresses if ":" in address), None),
+        ports=own.ports or tenant.ports,
+    )
+
+
+def check_egress(document: Document, snat: Sequence[str], ports: str | None, place: Place) -> None:
+    """DocumentError for the first mistake: an address of each family at most, and a range of ports."""
+    versions: set[int] = set()
+    for index, text in enumerate(snat):
+        version = check_address(document, text, (*place, "snat", index)).version
+        if version in versions:
+            raise document.error(f"a second IPv{version} address", (*place, "snat", index))
+        versions.add(version)
+    if ports is not None:
+        found = _RANGE.fullmatch(ports)
+        if found is None or not 0 < int(found[1]) <= int(found[2]) < 65_536:
+            raise document.error(f"expected a range of ports such as 2048-4095 (found '{ports}')", (*place, "ports"))
