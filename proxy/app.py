@@ -91,7 +91,7 @@ class Proxy:
         plane = self._make_plane()
         self._open_kernel(plane)
         ramps = self._ramps, self._ports
-        self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps)
+        self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, self._kernel)
         self._lifecycle.subscribe(flow_log.submit, "end")
         await self._hooks.notify("startup")
         defer.push_async_callback(self._hooks.drain)
@@ -189,6 +189,8 @@ class Proxy:
         self._hooks.notify_soon("tunnel_close", tunnel.context)
 
     def _end_all(self) -> None:
+        if self._kernel is not None:
+            self._kernel.count(self.tenants.values())
         for tenant in self.tenants.values():
             for flow in list(tenant.live()):
                 flow.handler.end("drain")

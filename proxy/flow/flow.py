@@ -159,14 +159,22 @@ class Flow:
             headers = (20 if len(self.source) == 4 else 40) + HEADER_BYTES[self.protocol]
             payload = client.octets - headers * client.packets, origin.octets - headers * origin.packets
             if self.tracked is not None:
-                sent, answered = self.tracked
-                payload = (
-                    sent.delivered(acknowledged(origin.last), payload[0]),
-                    answered.delivered(acknowledged(client.last), payload[1]),
-                )
+                payload = self._tracked_payload(*self.tracked, *payload)
         return Totals(
             client.packets, client.octets, payload[0], origin.packets, origin.octets, payload[1], self.spliced
         )
+
+    def _tracked_payload(self, sent: Direction, answered: Direction, most: int, answers: int) -> tuple[int, int]:
+        """By TCP's own numbers. Of a flow that the kernel carries we see only the first and the last of them."""
+        client, origin = self.client_path, self.origin_path
+        if answered.initial is None and sent.initial is not None:  # nothing but SYNs
+            return 0, 0
+        if self.carrier.exit is None:
+            return sent.delivered(acknowledged(origin.last), most), answered.delivered(
+                acknowledged(client.last), answers
+            )
+        most, answers = most - answered.options * client.packets, answers - answered.options * origin.packets
+        return sent.ended(most), answered.ended(answers)
 
     def conn_state(self) -> str:
         """Zeek's summary of a TCP connection; OTH for everything else."""

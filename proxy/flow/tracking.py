@@ -11,9 +11,10 @@ _WRAP = 1 << 32
 class Direction:
     """The numbers of one direction: where its sender began, and where it ended, if it did."""
 
-    __slots__ = ("final", "initial")
+    __slots__ = ("final", "initial", "options")
 
     def __init__(self) -> None:
+        self.options = 0  # bytes of options in each segment: of timestamps, when both have them (RFC 7323)
         self.initial: int | None = None  # of its SYN
         self.final: int | None = None  # behind its last byte: the number of its FIN or RST
 
@@ -29,6 +30,10 @@ class Direction:
         if reached is not None and self.final is None:
             count = _near(reached - first, most)
         return max(0, min(count, most))
+
+    def ended(self, most: int) -> int:
+        """The same where nobody sees acknowledgements: what the packets can have carried, until the end is known."""
+        return self.delivered(None, most) if self.final is not None else max(0, most)
 
 
 def _near(difference: int, estimate: int) -> int:

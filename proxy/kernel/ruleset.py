@@ -26,6 +26,7 @@ DECIDED_SIZE = 1_000_000  # flows of on-ramps that the kernel carries by itself;
 ASKED_SIZE = 200_000
 DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then the next packet comes up once, and is carried again
 SNAP_BYTES = 128  # headers
+FAMILIES = ((4, "ip"), (6, "ip6"))
 LEASE_PROTOCOL = 253  # for experiments (RFC 3692): what the proxy writes to its devices to say that it lives
 
 
@@ -42,6 +43,11 @@ class Way(msgspec.Struct, frozen=True):
     @property
     def is_on_ramp(self) -> bool:
         return bool(self.index & ON_RAMP)
+
+    @property
+    def place(self) -> int:
+        """Among the on-ramps, from 1."""
+        return self.index & ~ON_RAMP
 
 
 class Ruleset:
@@ -69,7 +75,7 @@ class Ruleset:
         lines += self._maps(ways)
         lines += self._objects(helpers, has_timeouts)
         lines += self._raw(ways)
-        lines += self._mangle(helpers, has_timeouts)
+        lines += self._mangle(ways, helpers, has_timeouts)
         lines += self._filters(ways)
         lines += self._translation(ways)
         return "\n".join([*lines, "}", ""])
@@ -86,10 +92,12 @@ class Ruleset:
         yield _set("tuns", "type ifname", (way.device for way in ways))
         yield _set("onramps", "type ifname", (name for way in ways for name in way.interfaces))
         yield "set lease { type nf_proto; flags dynamic,timeout; }"
-        for version, family in ((4, "ip"), (6, "ip6")):
-            key = f"meta mark . {family} saddr . {family} daddr . meta l4proto . th sport . th dport"
-            yield f"set decided{version} {{ typeof {key}; flags dynamic,timeout; size {DECIDED_SIZE}; }}"
-            asked = f"typeof {family} saddr . udp sport; flags dynamic,timeout; size {ASKED_SIZE};"
+        for version, _ in FAMILIES:
+            kind = f"ipv{version}_addr . ipv{version}_addr . inet_proto . inet_service . inet_service"
+            for way in ways:
+                if way.is_on_ramp:
+                    yield f"set {_decided(version, way)} {{ type {kind}; flags dynamic,timeout; size {DECIDED_SIZE}; }}"
+            asked = f"type ipv{version}_addr . inet_service; flags dynamic,timeout; size {ASKED_SIZE};"
             yield f"set asked{version} {{ {asked} timeout {self._timeouts.udp_idle_s:.0f}s; }}"
         for counter in ("invalid", "to_host", "unasked", "foreign"):
             yield f"counter {counter} {{ }}"
@@ -105,11 +113,12 @@ class Ruleset:
             "fin_wait": times.tcp_half_closed_s, "close_wait": times.tcp_half_closed_s, "last_ack": 30, "time_wait": 30,
         }  # fmt: skip
         udp = {"unreplied": times.udp_unreplied_s, "replied": times.udp_idle_s}
-        for version, family in ((4, "ip"), (6, "ip6")):
-            for protocol, policy in (("tcp", tcp), ("udp", udp)):
+        dns = {"unreplied": times.udp_unreplied_s, "replied": times.dns_idle_s}
+        for version, family in FAMILIES:
+            for name, protocol, policy in (("tcp", "tcp", tcp), ("udp", "udp", udp), ("dns", "udp", dns)):
                 values = ", ".join(f"{state}: {max(1, round(value + 2))}" for state, value in policy.items())
                 kind = f"protocol {protocol}; l3proto {family};"
-                yield f"ct timeout {protocol}{version} {{ {kind} policy = {{ {values} }}; }}"
+                yield f"ct timeout {name}{version} {{ {kind} policy = {{ {values} }}; }}"
 
     def _raw(self, ways: Sequence[Way]) -> Iterator[str]:
         yield "chain up {"  # to the proxy: not tracked yet; what is for this host is none of ours
@@ -117,20 +126,11 @@ class Ruleset:
         yield "fib daddr type { local, broadcast, multicast, anycast } accept"
         yield "notrack accept"
         yield "}"
-        yield "chain onramp {"
-        yield "tcp flags & (syn | ack) == syn goto up"  # each begins something that must be decided
-        yield "meta mark set iifname map @outward"
-        yield "meta nfproto != @lease goto up"
-        for version, family in ((4, "ip"), (6, "ip6")):
-            key = f"meta mark . {family} saddr . {family} daddr . meta l4proto . th sport . th dport"
-            yield (
-                f"meta nfproto ipv{version} tcp flags & (fin | rst) != 0 {key} @decided{version} "
-                f"update @decided{version} {{ {key} timeout {DECIDED_ENDED_S}s }} goto decided"
-            )
-            yield f"meta nfproto ipv{version} {key} @decided{version} goto decided"
-        yield "goto up"
-        yield "}"
+        for way in ways:
+            if way.is_on_ramp:
+                yield from self._on_ramp(way)
         yield "chain decided {"
+        yield "meta mark set iifname map @outward"
         yield "ct original zone set iifname map @zones"
         yield "accept"
         yield "}"
@@ -141,49 +141,72 @@ class Ruleset:
         yield "chain arriving {"
         yield "type filter hook prerouting priority raw; policy accept;"
         yield "iifname @tuns goto from_us"
-        if any(way.is_on_ramp for way in ways):
-            yield "iifname @onramps jump onramp"
+        if on_ramps := [way for way in ways if way.is_on_ramp]:
+            jumps = ", ".join(f'"{name}" : goto onramp_{way.place}' for way in on_ramps for name in way.interfaces)
+            yield f"iifname vmap {{ {jumps} }}"
+        yield "}"
+
+    def _on_ramp(self, way: Way) -> Iterator[str]:
+        """What arrives from its clients: each SYN must be decided; of a decided flow the rest need not come up."""
+        yield f"chain onramp_{way.place} {{"
+        yield "tcp flags & (syn | ack) == syn goto up"
+        yield "meta nfproto != @lease goto up"
+        for version, family in FAMILIES:
+            known = f"meta nfproto ipv{version} {_key(family)} @{_decided(version, way)}"
+            ending = f"update @{_decided(version, way)} {{ {_key(family)} timeout {DECIDED_ENDED_S}s }}"
+            yield f"tcp flags & (fin | rst) != 0 {known} {ending} goto decided"
+            yield f"{known} goto decided"
+        yield "goto up"
         yield "}"
 
     def _lease_s(self) -> float:
         return max(1, round(self._settings.orphans_s)) if self._settings.orphans == "continue" else 3
 
-    def _mangle(self, helpers: Sequence[str], has_timeouts: bool) -> Iterator[str]:
+    def _mangle(self, ways: Sequence[Way], helpers: Sequence[str], has_timeouts: bool) -> Iterator[str]:
         yield "chain ours {"
         yield "ct mark set iifname map @marks"
         yield "meta mark set iifname map @outward"
         if has_timeouts:
             for version in (4, 6):
-                for protocol in ("tcp", "udp"):
-                    yield (
-                        f"ct state new meta nfproto ipv{version} meta l4proto {protocol} "
-                        f'ct timeout set "{protocol}{version}"'
-                    )
+                new = f"ct state new meta nfproto ipv{version}"
+                yield f'{new} meta l4proto tcp ct timeout set "tcp{version}"'
+                yield f'{new} udp dport != 53 ct timeout set "udp{version}"'
+                yield f'{new} udp dport 53 ct timeout set "dns{version}"'
+        # events cost the kernel and us: only ends, and only where nothing else tells of them
+        yield f"ct state new meta mark & {ON_RAMP:#x} != 0 ct event set destroy"
+        yield f"ct state new meta mark & {ON_RAMP:#x} == 0 ct event set label"
         for helper, port in (("ftp", "tcp dport 21"), ("tftp", "udp dport 69")):
             if helper in helpers:
                 yield f'{port} ct helper set "{helper}"'
         yield "}"
-        yield "chain decide {"
-        for version, family in ((4, "ip"), (6, "ip6")):
-            key = f"meta mark . {family} saddr . {family} daddr . meta l4proto . th sport . th dport"
-            for protocol, kept_s in (("tcp", DECIDED_TCP_S), ("udp", DECIDED_UDP_S)):
-                ends = "tcp flags & (fin | rst) == 0 " if protocol == "tcp" else ""
-                yield (
-                    f"meta nfproto ipv{version} meta l4proto {protocol} {ends}"
-                    f"update @decided{version} {{ {key} timeout {kept_s}s }}"
-                )
-        yield "}"
+        for way in ways:
+            if way.is_on_ramp:
+                yield from self._decide(way)
         yield "chain marking {"
         yield "type filter hook prerouting priority mangle; policy accept;"
         yield "iifname @tuns jump ours"
-        yield f"iifname @tuns meta mark & {ON_RAMP:#x} != 0 jump decide"
+        if on_ramps := [way for way in ways if way.is_on_ramp]:
+            jumps = ", ".join(f'"{way.device}" : jump decide_{way.place}' for way in on_ramps)
+            yield f"iifname vmap {{ {jumps} }}"
         yield "iifname @tuns accept"
         yield f"iifname @onramps meta mark {self._leaving} goto ours"
         # the other direction of a connection, and what it expects
         yield f"ct mark {self._ours} meta mark set ct mark accept"
-        for version, family in ((4, "ip"), (6, "ip6")):
+        for version, family in FAMILIES:
             asked = f'log group {self._asked} snaplen 65535 queue-threshold 1 counter name "unasked" drop'
             yield f"ct state new {family} daddr . udp dport @asked{version} {asked}"
+        yield "}"
+
+    def _decide(self, way: Way) -> Iterator[str]:
+        """What we write to its device is decided: the kernel carries what follows."""
+        yield f"chain decide_{way.place} {{"
+        for version, family in FAMILIES:
+            for protocol, kept_s in (("tcp", DECIDED_TCP_S), ("udp", DECIDED_UDP_S)):
+                ends = "tcp flags & (fin | rst) == 0 " if protocol == "tcp" else ""
+                yield (
+                    f"meta nfproto ipv{version} meta l4proto {protocol} {ends}"
+                    f"update @{_decided(version, way)} {{ {_key(family)} timeout {kept_s}s }}"
+                )
         yield "}"
 
     def _filters(self, ways: Sequence[Way]) -> Iterator[str]:
@@ -220,12 +243,21 @@ class Ruleset:
         yield "}"
         yield "chain translated {"
         yield "type filter hook postrouting priority srcnat + 10; policy accept;"
-        for version, family in ((4, "ip"), (6, "ip6")):
+        for version, family in FAMILIES:
             yield (
                 f"ct state new meta mark {self._leaving} meta nfproto ipv{version} meta l4proto udp "
                 f"update @asked{version} {{ {family} saddr . udp sport }}"
             )
         yield "}"
+
+
+def _decided(version: int, way: Way) -> str:
+    """The name of a set: flows of this on-ramp that the kernel may carry by itself."""
+    return f"decided{version}_{way.place}"
+
+
+def _key(family: str) -> str:
+    return f"{family} saddr . {family} daddr . meta l4proto . th sport . th dport"
 
 
 def _translations(egress: Egress) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from proxy.device import routing
 from proxy.device.routing import Route, Rule
@@ -25,7 +26,7 @@ DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 class WayRouting:
     """Rules and tables in the namespace; `refresh` lets them follow it."""
 
-    def __init__(self, settings: KernelOffRamp, ruleset: Ruleset, ways: Mapping[object, Way]) -> None:
+    def __init__(self, settings: KernelOffRamp, ruleset: Ruleset, ways: Mapping[Any, Way]) -> None:
         """`ways` may grow until `start`."""
         self._own, self._ruleset, self.ways = settings, ruleset, ways
         self.addresses: set[bytes] = set()  # of this host

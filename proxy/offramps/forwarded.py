@@ -1,7 +1,4 @@
-"""One flow whose packets go on unread, by a tunnel or by the kernel: watched from its first packet to its end.
-
-What the packets say is not looked at, but for the flags that begin and end a TCP connection, and its numbers.
-"""
+"""One flow whose packets go on unread, by a tunnel or by the kernel, from its first packet to its end."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from proxy.flow.network import reverse_key
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
+from proxy.offramps.watched import WatchedFlow
 from proxy.packet.forward import forward, memoise
 from proxy.packet.plane import UNREACHABLE
 from proxy.packet.routes import Hop, choose, flow_hash, leave
@@ -24,7 +22,6 @@ from proxy.wire.ip import IPPacket
 if TYPE_CHECKING:
     from proxy.offramps.tunnel import TunnelOffRamp
 
-DNS = 53
 LAST_PACKETS_S = 2.0  # after both FINs: the last acknowledgements and repetitions still pass
 CUT_S = 60.0  # after an end that the hosts do not know of: their next segments are answered with RST
 CUTS = ("denied", "admin_killed", "policy_revoked", "tunnel_closed", "proxy_error")
@@ -32,13 +29,14 @@ LEVELS = ("packet", "stream")
 FAILURES = ("origin_refused", "origin_unreachable", "origin_timeout")  # to connect
 
 
-class ForwardedFlow:
+class ForwardedFlow(WatchedFlow):
     """One flow whose packets go on unread."""
 
-    __slots__ = ("_is_lifted", "_is_started", "_number", "_plane", "_protocol", "flow", "is_unrouted")
+    __slots__ = ("_is_lifted", "_is_started", "_number", "_protocol", "is_unrouted")
 
     def __init__(self, plane: TunnelOffRamp, flow: Flow, *, is_lifted: bool) -> None:
-        self._plane, self.flow, self._is_lifted = plane, flow, is_lifted
+        super().__init__(plane, flow)
+        self._is_lifted = is_lifted
         self._protocol = PROTOCOL_NUMBERS[flow.protocol]
         self._number = flow_hash(self._protocol, flow.key)
         self._is_started = False
@@ -157,9 +155,8 @@ class ForwardedFlow:
         fails = is_for_client and flow.protocol == "tcp" and flow.state == "new"
         if reason := self._send(buffer, packet, arrival, egress):
             return reason
-        if fails and icmp.is_unreachable(packet.version, *said):
-            refused = said in (icmp.PORT_UNREACHABLE.v4, icmp.PORT_UNREACHABLE.v6)
-            self.end("origin_refused" if refused else "origin_unreachable")
+        if fails:
+            self._end_unreachable(packet.version, *said)
         return None
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
@@ -254,85 +251,6 @@ class ForwardedFlow:
         flow.route, self.is_unrouted = str(hop) or None, False
         return None
 
-    def _answered(self, flags: int) -> None:
-        """The far host's first packet."""
-        flow, now = self.flow, time.monotonic()
-        if flow.protocol != "tcp":
-            flow.ttfb_ms = (now - flow.started_at) * 1000
-            flow.history += "d"
-            self._watch()
-        elif flags & tcp.SYN and flow.state == "new":
-            flow.origin_tcp_ms = (now - flow.started_at) * 1000
-            flow.history += "h"
-            self._connected()
-
-    def _connected(self) -> None:
-        self._plane.lifecycle.connected(self.flow)
-        self._watch()
-
-    def _watch(self) -> None:
-        self._plane.lifecycle.watch_idle(self.flow, self._timeout_s(), time.monotonic())
-
-    def _timeout_s(self) -> float:
-        flow, timeouts = self.flow, self._plane.timeouts
-        if flow.protocol == "tcp":
-            if flow.state == "new":
-                return timeouts.connect_s
-            return timeouts.tcp_half_closed_s if "F" in flow.history or "f" in flow.history else timeouts.tcp_idle_s
-        if flow.protocol != "udp":
-            return timeouts.icmp_idle_s
-        if not flow.origin_path.packets:
-            return timeouts.udp_unreplied_s
-        return timeouts.dns_idle_s if flow.destination_port == DNS else timeouts.udp_idle_s
-
-    def _track(self, last: bytes, flags: int, payload: int, is_outward: bool) -> None:
-        """What begins and ends a connection, in Zeek's letters: upper case from the client. `last`: its numbers."""
-        flow = self.flow
-        path = flow.client_path if is_outward else flow.origin_path
-        path.last = last
-        assert flow.tracked is not None
-        direction = flow.tracked[not is_outward]
-        number = int.from_bytes(last[:4], "big")
-        if flags & tcp.SYN:
-            direction.initial = number
-            if is_outward and "S" not in flow.history:
-                flow.history += "S"
-            return
-        if is_outward and "h" in flow.history and "A" not in flow.history:
-            self._acknowledged()
-        if payload and not is_outward and flow.ttfb_ms is None:
-            self._begins_to_answer()
-        if not flags & (tcp.FIN | tcp.RST):
-            return
-        letters = "RF" if is_outward else "rf"
-        letter = letters[0] if flags & tcp.RST else letters[1]
-        is_first = "F" not in flow.history and "f" not in flow.history
-        if letter not in flow.history:
-            flow.history += letter
-        if direction.final is None and (flags & tcp.FIN or direction.initial is not None):
-            direction.final = (number + payload) & 0xFFFF_FFFF
-        if flags & tcp.RST:
-            refused = not is_outward and flow.state == "new"
-            self.end("origin_refused" if refused else "client_reset" if is_outward else "origin_reset")
-        elif "F" in flow.history and "f" in flow.history:
-            first = min("Ff", key=flow.history.index)
-            self.end("client_closed" if first == "F" else "origin_closed")
-        elif is_first:
-            self._watch()
-
-    def _acknowledged(self) -> None:
-        """The client has answered the origin's SYN: the handshake is done."""
-        flow = self.flow
-        flow.history += "A"
-        if flow.connected_at is not None:
-            flow.client_tcp_ms = (time.monotonic() - flow.connected_at) * 1000
-
-    def _begins_to_answer(self) -> None:
-        """The origin's first byte."""
-        flow = self.flow
-        if flow.connected_at is not None:
-            flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
-
     def _greet(self, data: memoryview) -> int:
         """The client's first packet after its SYN, on its way to the kernel; those that follow need no look."""
         flow = self.flow
@@ -358,11 +276,13 @@ class ForwardedFlow:
         paths = arrival.paths if flow.protocol == "tcp" else arrival.forwards if flow.protocol == "udp" else None
         if paths is None:
             return
-        awaits_client = flow.protocol == "tcp" and "S" in flow.history and "A" not in flow.history
+        awaits_client = (
+            not self.is_carried and flow.protocol == "tcp" and "S" in flow.history and "A" not in flow.history
+        )
         if is_outward and awaits_client and (flow.offramp != "kernel" or "h" not in flow.history):
             return
         memoise(path, 4 if len(flow.source) == 4 else 6, arrival, egress, self._number)
-        if flow.protocol == "tcp" and flow.offramp == "kernel" and "h" in flow.history:
+        if flow.protocol == "tcp" and flow.offramp == "kernel" and "h" in flow.history and not self.is_carried:
             if is_outward and awaits_client:
                 path.exit = self._greet
             elif not is_outward and flow.ttfb_ms is None:
@@ -383,9 +303,17 @@ class ForwardedFlow:
         path.send = path.exit = None  # which may know this handler: the collector finds no cycle
 
     def _remove(self) -> None:
-        plane = self._plane
+        connections = self._plane.connections
+        if self.flow.offramp == "kernel" and connections is not None:
+            connections.settle(self.flow, self._settled)
+        else:
+            self._settled()
+
+    def _settled(self) -> None:
+        """The totals stand."""
+        lifecycle = self._plane.lifecycle
+        if self.flow.handler is not self:  # at once: the proxy stops
+            return
         if not self.flow.is_recorded:
-            plane.lifecycle.ended(self.flow)
-        if self.flow.offramp == "kernel" and plane.connections is not None:
-            plane.connections.end(self.flow)
-        plane.lifecycle.removed(self.flow)
+            lifecycle.ended(self.flow)
+        lifecycle.removed(self.flow)

@@ -11,7 +11,7 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from proxy.device import routing
@@ -23,6 +23,7 @@ from proxy.kernel.conntrack import Conntrack
 from proxy.kernel.host import Changes, needed
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, Ruleset, Way
 from proxy.kernel.ways import WayRouting, interfaces, on_ramps
+from proxy.offramps.accounts import Accounts
 from proxy.offramps.exit import Exit, InterfaceRamp
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
@@ -64,6 +65,7 @@ class KernelOffRamp:
         self._lock: socket.socket | None = None
         self._watched: list[socket.socket] = []
         self._conntrack: Conntrack | None = None
+        self._accounts: Accounts | None = None
         self._has_changed = False
         self._helpers: tuple[str, ...] = ()
         self._has_timeouts = True
@@ -89,6 +91,8 @@ class KernelOffRamp:
         self._changes.make(needed(interfaces(self._settings), has_on_ramps=bool(self.ramps)))
         self._helpers = tuple(helper for helper in HELPERS if nft.is_accepted(_helper_probe(helper)))
         self._has_timeouts = nft.is_accepted(_TIMEOUT_PROBE)
+        if self.ramps:
+            self._open_accounts(self._conntrack)
         nft.run(self._text())
         self._routing.start()
         for sock, ready in ((nft.watch(), self._ruleset_changed), (routing.watch_changes(), self._namespace_changed)):
@@ -102,6 +106,9 @@ class KernelOffRamp:
             self._poller.forget(sock.fileno())
             sock.close()
         self._watched.clear()
+        if self._accounts is not None:
+            self._accounts.close(self._poller)
+            self._accounts = None
         if self._lock is None:
             return
         self._forget_ended()
@@ -136,9 +143,25 @@ class KernelOffRamp:
         assert flow.egress is not None
         self._ended[PROTOCOL_NUMBERS[flow.protocol], flow.key, self.ways[flow.egress].zone] = None
 
+    def settle(self, flow: Flow, done: Callable[[], None]) -> None:
+        """The same; `done` is called when its totals are in."""
+        if self._accounts is not None and isinstance(flow.carrier, InterfaceRamp):
+            self._accounts.finish(flow, done)
+        else:
+            self.end(flow)
+            done()
+
+    def count(self, tenants: Iterable[Tenant]) -> None:
+        """Bring the totals of flows up to date that the kernel carries by itself."""
+        if self._accounts is not None:
+            flows = (flow for tenant in tenants for flow in tenant.live() if isinstance(flow.carrier, InterfaceRamp))
+            self._accounts.count(flow for flow in flows if flow.offramp == "kernel" and not flow.is_recorded)
+
     def tick(self, now: float) -> None:
         """What is done a few times a second."""
         self._forget_ended()
+        if self._accounts is not None:
+            self._accounts.tick()
         self._room = _conntrack_room()
         for name, tenant in self._tenants.items():
             self._held[name] = tenant.count
@@ -166,6 +189,15 @@ class KernelOffRamp:
     def _group(self, number: int) -> int:
         """An NFLOG group of our own."""
         return (self._own.mark >> 16) + number & 0xFFFF
+
+    def _open_accounts(self, conntrack: Conntrack) -> None:
+        ramps = {self.ways[ramp].index: ramp for ramp in self.ramps}
+        zones = {ramp: self.ways[ramp].zone for ramp in self.ramps}
+        try:
+            self._accounts = Accounts(ramps, zones, conntrack, self._group(0))
+        except OSError as error:
+            raise ProxyError(f"interface on-ramps need nfnetlink_log and conntrack events: {error.strerror}") from error
+        self._accounts.watch(self._poller)
 
     def _take_lock(self) -> None:
         """One proxy of each instance in a namespace: abstract sockets belong to it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -33,6 +33,10 @@ class Connections(Protocol):
 
     def end(self, flow: Flow) -> None:
         """Nothing of it passes any more."""
+        ...
+
+    def settle(self, flow: Flow, done: Callable[[], None]) -> None:
+        """The same; `done` is called when its totals are in."""
         ...
 
 

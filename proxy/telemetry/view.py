@@ -18,6 +18,7 @@ from proxy.flow.tenant import Tenant
 from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
+from proxy.offramps.kernel import KernelOffRamp
 from proxy.offramps.tunnel import routes_changed
 from proxy.onramps.connected import ConnectedRamp
 from proxy.onramps.site import SiteTunnel
@@ -43,10 +44,12 @@ class View:
         pumps: Sequence[BridgePump],
         ramps: Sequence[ConnectedRamp],
         ports: Sequence[GueRamp] = (),
+        kernel: KernelOffRamp | None = None,
     ) -> None:
         self.state: Literal["running", "draining"] = "running"
         self._node, self._tenants, self._lifecycle, self._log = node, tenants, lifecycle, flow_log
         self._namespace, self._pumps, self._ramps, self._ports = namespace, pumps, ramps, ports
+        self._kernel = kernel
         self._started_ns = time.time_ns()
         self._ended: dict[str, Counter[str]] = {name: Counter() for name in tenants}
         lifecycle.subscribe(self._count_end, "end")
@@ -64,6 +67,8 @@ class View:
         drops[DropReason.KERNEL_IP] += sum(kernel[name] for name in kernel if name.startswith("Ip"))
         drops[DropReason.KERNEL_TCP] += kernel.get("Tcp.InErrs", 0)
         drops[DropReason.TUNNEL_REFUSED] += sum(ramp.refused for ramp in self._ramps)
+        if self._kernel is not None:
+            drops.update(self._kernel.drops())
         for port in self._ports:
             drops.update(port.drops)
             drops[DropReason.SOCKET_OVERFLOW] += port.overflows
@@ -116,6 +121,8 @@ class View:
 
     def live_flows(self, tenant: str | None) -> Iterator[FlowRecord]:
         """Every flow whose end was not told yet, built as it is asked for."""
+        if self._kernel is not None:
+            self._kernel.count(self._owners(tenant))
         flows = [flow for owner in self._owners(tenant) for flow in owner.live()]
         return (self._lifecycle.look(flow) for flow in flows if not flow.is_recorded)
 

@@ -1,0 +1,153 @@
+"""What is known of one flow whose packets go on unread: its handshake, its end, how long it may be idle.
+
+What the packets say is not looked at, but for the flags that begin and end a TCP connection, and its numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from proxy.flow.flow import Flow
+from proxy.flow.record import CloseReason
+from proxy.packet.observed import Observed
+from proxy.wire import icmp, tcp
+from proxy.wire.ip import IPPacket
+
+if TYPE_CHECKING:
+    from proxy.offramps.tunnel import TunnelOffRamp
+
+DNS = 53
+TIMESTAMPS = 12  # bytes of the option, padded (RFC 7323 appendix A)
+
+
+class WatchedFlow:
+    """The flow, and what its packets have said of it."""
+
+    __slots__ = ("_plane", "flow")
+
+    def __init__(self, plane: TunnelOffRamp, flow: Flow) -> None:
+        self._plane, self.flow = plane, flow
+
+    def end(self, reason: CloseReason) -> None:
+        """The flow is over."""
+        raise NotImplementedError
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether the kernel carries the flow by itself: it watches the time then, and what it moves."""
+        return self.flow.carrier.exit is not None
+
+    def observed(self, seen: Observed, is_outward: bool) -> None:
+        """A segment of a flow that the kernel carries: of those that begin and end a connection."""
+        flow, flags = self.flow, seen.last[9]
+        if flow.is_ended or flow.tracked is None:
+            return
+        if flags & tcp.SYN and not is_outward:
+            self._answered(flags)
+            flow.tracked[1].options = TIMESTAMPS * seen.has_timestamps
+        self._track(seen.last, flags, seen.payload, is_outward)
+
+    def given_up(self, *, is_answered: bool) -> None:
+        """Conntrack has forgotten the flow. It does at once when the only answer to a SYN is an RST."""
+        flow = self.flow
+        if flow.protocol == "tcp" and flow.state == "new":
+            flow.history += "r" if is_answered else ""
+            self.end("origin_refused" if is_answered else "origin_timeout")
+        else:
+            self.end("client_idle_timeout")
+
+    def told_unreachable(self, data: bytes, packet: IPPacket) -> None:
+        """An ICMP error on its way to the client, in `data`."""
+        if self.flow.protocol == "tcp" and self.flow.state == "new" and not self.flow.is_ended:
+            self._end_unreachable(packet.version, data[packet.l4], data[packet.l4 + 1])
+
+    def _end_unreachable(self, version: int, kind: int, code: int) -> None:
+        if icmp.is_unreachable(version, kind, code):
+            refused = (kind, code) in (icmp.PORT_UNREACHABLE.v4, icmp.PORT_UNREACHABLE.v6)
+            self.end("origin_refused" if refused else "origin_unreachable")
+
+    def _answered(self, flags: int) -> None:
+        """The far host's first packet."""
+        flow, now = self.flow, time.monotonic()
+        if flow.protocol != "tcp":
+            flow.ttfb_ms = (now - flow.started_at) * 1000
+            flow.history += "d"
+            self._watch()
+        elif flags & tcp.SYN and flow.state == "new":
+            flow.origin_tcp_ms = (now - flow.started_at) * 1000
+            flow.history += "h"
+            self._connected()
+
+    def _connected(self) -> None:
+        self._plane.lifecycle.connected(self.flow)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self.is_carried:
+            return
+        self._plane.lifecycle.watch_idle(self.flow, self._timeout_s(), time.monotonic())
+
+    def _timeout_s(self) -> float:
+        flow, timeouts = self.flow, self._plane.timeouts
+        if flow.protocol == "tcp":
+            if flow.state == "new":
+                return timeouts.connect_s
+            return timeouts.tcp_half_closed_s if "F" in flow.history or "f" in flow.history else timeouts.tcp_idle_s
+        if flow.protocol != "udp":
+            return timeouts.icmp_idle_s
+        if not flow.origin_path.packets:
+            return timeouts.udp_unreplied_s
+        return timeouts.dns_idle_s if flow.destination_port == DNS else timeouts.udp_idle_s
+
+    def _track(self, last: bytes, flags: int, payload: int, is_outward: bool) -> None:
+        """What begins and ends a connection, in Zeek's letters: upper case from the client. `last`: its numbers."""
+        flow = self.flow
+        path = flow.client_path if is_outward else flow.origin_path
+        if flags & tcp.ACK:
+            path.last = last
+        assert flow.tracked is not None
+        direction = flow.tracked[not is_outward]
+        number = int.from_bytes(last[:4], "big")
+        if flags & tcp.SYN:
+            direction.initial = number
+            if is_outward and "S" not in flow.history:
+                flow.history += "S"
+            return
+        if is_outward and "h" in flow.history and "A" not in flow.history:
+            self._acknowledged()
+        if payload and not is_outward and flow.ttfb_ms is None and not self.is_carried:
+            self._begins_to_answer()
+        if not flags & (tcp.FIN | tcp.RST):
+            return
+        letters = "RF" if is_outward else "rf"
+        letter = letters[0] if flags & tcp.RST else letters[1]
+        is_first = "F" not in flow.history and "f" not in flow.history
+        if letter not in flow.history:
+            flow.history += letter
+        other = flow.tracked[is_outward]
+        if flags & tcp.RST and flags & tcp.ACK and other.final is None and other.initial is not None:
+            other.final = int.from_bytes(last[4:8], "big")
+        if direction.final is None and (flags & tcp.FIN or direction.initial is not None):
+            direction.final = (number + payload) & 0xFFFF_FFFF
+        if flags & tcp.RST:
+            refused = not is_outward and flow.state == "new"
+            self.end("origin_refused" if refused else "client_reset" if is_outward else "origin_reset")
+        elif "F" in flow.history and "f" in flow.history:
+            first = min("Ff", key=flow.history.index)
+            self.end("client_closed" if first == "F" else "origin_closed")
+        elif is_first:
+            self._watch()
+
+    def _acknowledged(self) -> None:
+        """The client has answered the origin's SYN: the handshake is done."""
+        flow = self.flow
+        flow.history += "A"
+        if flow.connected_at is not None and not self.is_carried:
+            flow.client_tcp_ms = (time.monotonic() - flow.connected_at) * 1000
+
+    def _begins_to_answer(self) -> None:
+        """The origin's first byte."""
+        flow = self.flow
+        if flow.connected_at is not None:
+            flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000

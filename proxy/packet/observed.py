@@ -1,0 +1,46 @@
+"""A packet that the kernel carried by itself, as far as a copy of its headers tells: whose it is, and what it ends."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from proxy.wire.ip import ICMP, ICMPV6, TCP, IPPacket
+
+TIMESTAMPS = b"\x08\x0a"  # kind and length of the option
+
+_get4 = struct.Struct("!BxH5xB2x").unpack_from  # first byte, length, protocol
+
+
+class Observed(msgspec.Struct, gc=False):
+    """A TCP segment. `last`: its sequence and acknowledgement numbers, flags and window, as they stand there."""
+
+    key: bytes
+    last: bytes
+    payload: int  # bytes of it, also of what was not copied
+    has_timestamps: bool = False
+
+
+def observe(data: bytes) -> Observed | IPPacket | None:
+    """What the copy in `data` is of: a segment, an ICMP error (as a packet in `data`), or nothing that concerns us."""
+    if len(data) < 28:
+        return None
+    first, length, protocol = _get4(data)
+    if first >> 4 == 4:
+        l4 = (first & 15) * 4
+        addresses = data[12:20]
+    elif first >> 4 == 6 and len(data) >= 48:
+        l4, protocol, length = 40, data[6], 40 + int.from_bytes(data[4:6], "big")
+        addresses = data[8:40]
+    else:
+        return None
+    if protocol == TCP and len(data) >= l4 + 20:
+        end = l4 + (data[l4 + 12] >> 4) * 4
+        has_timestamps = TIMESTAMPS in data[l4 + 20 : end]
+        return Observed(addresses + data[l4 : l4 + 4], data[l4 + 4 : l4 + 16], max(0, length - end), has_timestamps)
+    if protocol in (ICMP, ICMPV6) and len(data) >= l4 + 8:
+        half = len(addresses) // 2
+        version = first >> 4
+        return IPPacket(version, 0, l4, len(data), protocol, 0, addresses[:half], addresses[half:], 0, True)
+    return None
