@@ -190,7 +190,7 @@ class Proxy:
 
     def _end_all(self) -> None:
         if self._kernel is not None:
-            self._kernel.count(self.tenants.values())
+            self._kernel.count_all(self.tenants.values())
         for tenant in self.tenants.values():
             for flow in list(tenant.live()):
                 flow.handler.end("drain")

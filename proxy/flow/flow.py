@@ -31,6 +31,7 @@ HEADER_BYTES: dict[Protocol, int] = {  # without options
     "icmp": 8, "tcp": 20, "udp": 8, "gre": 4, "esp": 8, "ah": 12, "icmpv6": 8, "sctp": 12,
 }  # fmt: skip
 ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0)}  # type and code stand for ports
+AS_ASKED = ""  # the origin is what the client asked for
 CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
 
 
@@ -221,7 +222,8 @@ class Flow:
             policy_ms=self.policy_ms, ttfb_ms=self.ttfb_ms,
             protocol=self.protocol, src=address_text(self.source), src_port=self.source_port,
             dst=address_text(self.destination), dst_port=self.destination_port,
-            origin=self.origin, egress_ip=self.egress_ip, total=total, delta=delta,
+            origin=self.destination_text if self.origin is AS_ASKED else self.origin, egress_ip=self.egress_ip,
+            total=total, delta=delta,
             level=self.level, detected_protocol=self.detected_protocol,
             verdict=self.verdict, decisions=self.decisions,
             state=self.state, conn_state=self.conn_state(), history=self.history,

@@ -120,7 +120,7 @@ class Tenant:
 
     def occupants(self, protocol: int, flow: Flow) -> list[Flow]:
         """The flows in the places that `flow` is to take."""
-        if flow.egress is None:
+        if flow.egress is None or flow.egress is flow.carrier:
             other = self.find(flow.carrier, protocol, flow.key)
             return [] if other is None or other is flow else [other]
         found = (self.find(carrier, protocol, key) for carrier, key in _places(flow))
@@ -128,6 +128,8 @@ class Tenant:
 
     def collides(self, protocol: int, flow: Flow, egress: Carrier) -> bool:
         """Whether a live flow has the place that `flow` needs to leave by `egress`."""
+        if egress is flow.carrier:  # an interface on-ramp, where no answers arrive
+            return False
         other = self.find(egress, protocol, reverse_key(flow.key))
         return other is not None and other is not flow and not other.is_ended
 
@@ -182,7 +184,7 @@ class Tenant:
 
 
 def _places(flow: Flow) -> list[tuple[Carrier, bytes]]:
-    if flow.egress is None:
+    if flow.egress is None or flow.egress is flow.carrier:
         return [(flow.carrier, flow.key)]
     return [(flow.carrier, flow.key), (flow.egress, reverse_key(flow.key))]
 

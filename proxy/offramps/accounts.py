@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
+from proxy.flow.network import reverse_key
 from proxy.kernel.conntrack import Conntrack, ConntrackEvents
 from proxy.kernel.packetlog import PacketLog
 from proxy.kernel.ruleset import SNAP_BYTES
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 INDEX = 0x7FFF  # the bits of a mark that tell the way
 BUDGET = 256  # copies and events per visit
 BATCH = 512  # connections asked for at once
+PATIENCE_S = 1.0  # for conntrack's last word on a connection that it was told to forget
+NOTHING: dict[bytes, Flow] = {}
 
 
 class Accounts:
@@ -36,6 +39,7 @@ class Accounts:
         """`ramps`: by the index of their way; `group`: of NFLOG. OSError: the kernel has no NFLOG, or no events."""
         self._ramps, self._zones, self._conntrack = ramps, zones, conntrack
         self._finishing: list[tuple[Flow, Callable[[], None]]] = []
+        self._awaited: dict[tuple[int, bytes, int], tuple[Flow, Callable[[], None], float]] = {}
         self._log = PacketLog(group, snap_bytes=SNAP_BYTES)
         try:
             self._events = ConntrackEvents()
@@ -61,16 +65,21 @@ class Accounts:
         """Call `done` when the totals of an ended flow are in; conntrack forgets it."""
         self._finishing.append((flow, done))
 
-    def tick(self) -> None:
-        """Settle what has ended since."""
+    def tick(self, now: float) -> None:
+        """Let conntrack forget what has ended since: its event of that has the totals."""
+        for place in [place for place, (_, _, until) in self._awaited.items() if until < now]:
+            self._awaited.pop(place)[1]()  # it had forgotten before, or the event was lost
         finishing, self._finishing = self._finishing, []
-        for at in range(0, len(finishing), BATCH):
-            part = finishing[at : at + BATCH]
-            entries = self._conntrack.get_and_delete([self._place(flow) for flow, _ in part])
-            for (flow, done), entry in zip(part, entries, strict=True):
-                if entry is not None:
-                    _take(flow, entry)
+        wanted = []
+        for flow, done in finishing:
+            if _has_its_place(flow):
+                place = self._place(flow)
+                wanted.append(place)
+                self._awaited[place] = flow, done, now + PATIENCE_S
+            else:  # a later flow's connection would be forgotten
                 done()
+        for at in range(0, len(wanted), BATCH):
+            self._conntrack.delete(wanted[at : at + BATCH])
 
     def count(self, flows: Iterable[Flow]) -> None:
         """Bring the totals of flows up to date."""
@@ -92,9 +101,11 @@ class Accounts:
             if ramp is None or seen is None:
                 continue
             if isinstance(seen, Observed):
-                flow = ramp.flows.get(TCP, {}).get(seen.key)
-                if flow is not None and flow.handler is not None:
-                    flow.handler.observed(seen, flow.key == seen.key)
+                table = ramp.flows.get(TCP, NOTHING)
+                if (flow := table.get(seen.key)) is not None:
+                    flow.handler.observed(seen, True)
+                elif (flow := table.get(reverse_key(seen.key))) is not None:
+                    flow.handler.observed(seen, False)
                 continue
             quoted = quoted_key(data, seen)
             if quoted is None:
@@ -108,6 +119,11 @@ class Accounts:
             ramp = self._ramps.get(entry.mark & INDEX)
             if ramp is None or self._zones[ramp] != entry.zone:
                 continue
+            awaited = self._awaited.pop((entry.protocol, entry.original, entry.zone), None)
+            if awaited is not None:
+                _take(awaited[0], entry)
+                awaited[1]()
+                continue
             flow = ramp.flows.get(entry.protocol, {}).get(entry.original)
             if flow is not None and not flow.is_ended and flow.key == entry.original:
                 _take(flow, entry)
@@ -115,6 +131,11 @@ class Accounts:
 
     def _crashed(self, error: BaseException) -> None:
         """The log has it; what was read is lost, conntrack's time-outs end those flows."""
+
+
+def _has_its_place(flow: Flow) -> bool:
+    """Whether no later flow has the same addresses and ports."""
+    return flow.tenant.find(flow.carrier, PROTOCOL_NUMBERS[flow.protocol], flow.key) is flow
 
 
 def _take(flow: Flow, entry: Entry) -> None:

@@ -7,13 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.errors import DropReason
-from proxy.flow.flow import PROTOCOL_NUMBERS, Flow, Path
+from proxy.flow.flow import AS_ASKED, PROTOCOL_NUMBERS, Flow, Path
 from proxy.flow.network import reverse_key
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.watched import WatchedFlow
-from proxy.packet.forward import forward, memoise
+from proxy.packet.forward import forward, memoise, take_hops
 from proxy.packet.plane import UNREACHABLE
 from proxy.packet.routes import Hop, choose, flow_hash, leave
 from proxy.wire import icmp, tcp
@@ -32,15 +32,19 @@ FAILURES = ("origin_refused", "origin_unreachable", "origin_timeout")  # to conn
 class ForwardedFlow(WatchedFlow):
     """One flow whose packets go on unread."""
 
-    __slots__ = ("_is_lifted", "_is_started", "_number", "_protocol", "is_unrouted")
+    __slots__ = ("_is_lifted", "_is_started", "_protocol", "is_unrouted")
 
     def __init__(self, plane: TunnelOffRamp, flow: Flow, *, is_lifted: bool) -> None:
         super().__init__(plane, flow)
         self._is_lifted = is_lifted
         self._protocol = PROTOCOL_NUMBERS[flow.protocol]
-        self._number = flow_hash(self._protocol, flow.key)
         self._is_started = False
         self.is_unrouted = False  # its route has changed: the next packet looks for a new one
+
+    @property
+    def _number(self) -> int:
+        """The same for all of the flow's packets: which of several equal ways it takes."""
+        return flow_hash(self._protocol, self.flow.key)
 
     def decided(self, held: bytes, packet: IPPacket, denial: str | None) -> None:
         """Hooks and policy have spoken about the flow whose first packet stands in `held`."""
@@ -87,7 +91,7 @@ class ForwardedFlow(WatchedFlow):
     def _start(self, held: bytes, packet: IPPacket) -> None:
         flow = self.flow
         self._is_started = True
-        flow.level, flow.origin = "packet", flow.destination_text
+        flow.level, flow.origin = "packet", AS_ASKED
         if flow.offramp == "kernel" and (reason := self._leave_by_kernel()):
             flow.tenant.drops[reason] += 1
             self._plane.errors.answer(flow.carrier, icmp.HOST_UNREACHABLE, held, packet, time.monotonic())
@@ -123,6 +127,8 @@ class ForwardedFlow(WatchedFlow):
         if is_outward and self.is_unrouted and (reason := self._reroute(buffer, packet)):
             return reason
         assert flow.egress is not None
+        if flow.egress is flow.carrier:
+            return self._carry(flow.egress, buffer, packet, flags)
         arrival, egress = (flow.carrier, flow.egress) if is_outward else (flow.egress, flow.carrier)
         path = flow.client_path if is_outward else flow.origin_path
         size = packet.end - packet.start
@@ -140,6 +146,20 @@ class ForwardedFlow(WatchedFlow):
             self._memoise(path, arrival, egress, is_outward)
             if flags & tcp.SYN and not is_outward and flow.offramp == "kernel":
                 self._memoise(flow.client_path, flow.carrier, flow.egress, True)
+        return None
+
+    def _carry(self, ramp: Carrier, buffer: bytearray, packet: IPPacket, flags: int) -> DropReason | None:
+        """A packet of the client's that came up from the kernel goes back to it, which carries what follows."""
+        flow, last = self.flow, b""
+        if flow.protocol == "tcp":
+            last = bytes(buffer[packet.l4 + 4 : packet.l4 + 16])
+        take_hops(buffer, packet, -1)  # one more than it counts on the way through: it has counted before
+        if ramp.exit is not None:
+            ramp.exit(memoryview(buffer)[: packet.end])
+        flow.client_path.packets += 1
+        flow.client_path.octets += packet.end - packet.start
+        if last:
+            self._track(last, flags, tcp.payload_bytes(buffer, packet), True)
         return None
 
     def error(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
@@ -165,6 +185,8 @@ class ForwardedFlow(WatchedFlow):
 
     def replaced(self) -> None:
         """A later flow has its place."""
+        if self.is_carried and self._plane.connections is not None:
+            self._plane.connections.count([self.flow])
         self.forget()
 
     def expired(self, now: float) -> None:

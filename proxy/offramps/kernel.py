@@ -141,7 +141,9 @@ class KernelOffRamp:
     def end(self, flow: Flow) -> None:
         """Nothing of the flow passes any more: let conntrack forget it."""
         assert flow.egress is not None
-        self._ended[PROTOCOL_NUMBERS[flow.protocol], flow.key, self.ways[flow.egress].zone] = None
+        number = PROTOCOL_NUMBERS[flow.protocol]
+        if flow.tenant.find(flow.carrier, number, flow.key) is flow:  # else a later flow's connection is meant
+            self._ended[number, flow.key, self.ways[flow.egress].zone] = None
 
     def settle(self, flow: Flow, done: Callable[[], None]) -> None:
         """The same; `done` is called when its totals are in."""
@@ -151,17 +153,21 @@ class KernelOffRamp:
             self.end(flow)
             done()
 
-    def count(self, tenants: Iterable[Tenant]) -> None:
-        """Bring the totals of flows up to date that the kernel carries by itself."""
+    def count(self, flows: Iterable[Flow]) -> None:
+        """Bring the totals of those flows up to date that the kernel carries by itself."""
         if self._accounts is not None:
-            flows = (flow for tenant in tenants for flow in tenant.live() if isinstance(flow.carrier, InterfaceRamp))
-            self._accounts.count(flow for flow in flows if flow.offramp == "kernel" and not flow.is_recorded)
+            carried = (flow for flow in flows if isinstance(flow.carrier, InterfaceRamp))
+            self._accounts.count(flow for flow in carried if flow.offramp == "kernel" and not flow.is_recorded)
+
+    def count_all(self, tenants: Iterable[Tenant]) -> None:
+        """The same of all flows of these tenants."""
+        self.count(flow for tenant in tenants for flow in tenant.live())
 
     def tick(self, now: float) -> None:
         """What is done a few times a second."""
         self._forget_ended()
         if self._accounts is not None:
-            self._accounts.tick()
+            self._accounts.tick(now)
         self._room = _conntrack_room()
         for name, tenant in self._tenants.items():
             self._held[name] = tenant.count

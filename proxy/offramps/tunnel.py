@@ -35,6 +35,10 @@ class Connections(Protocol):
         """Nothing of it passes any more."""
         ...
 
+    def count(self, flows: Iterable[Flow]) -> None:
+        """Bring their totals up to date, where the kernel has them."""
+        ...
+
     def settle(self, flow: Flow, done: Callable[[], None]) -> None:
         """The same; `done` is called when its totals are in."""
         ...

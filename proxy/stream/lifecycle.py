@@ -78,9 +78,9 @@ class Lifecycle:
             return
         number = PROTOCOL_NUMBERS[flow.protocol]
         for earlier in flow.tenant.occupants(number, flow):  # its ports are used again before its last packets faded
+            earlier.handler.replaced()
             if not earlier.is_recorded:
                 self.ended(earlier)
-            earlier.handler.replaced()
         flow.tenant.add(number, flow)
         self.flows += 1
         self._tell(flow, "start")

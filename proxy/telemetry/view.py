@@ -122,7 +122,7 @@ class View:
     def live_flows(self, tenant: str | None) -> Iterator[FlowRecord]:
         """Every flow whose end was not told yet, built as it is asked for."""
         if self._kernel is not None:
-            self._kernel.count(self._owners(tenant))
+            self._kernel.count_all(self._owners(tenant))
         flows = [flow for owner in self._owners(tenant) for flow in owner.live()]
         return (self._lifecycle.look(flow) for flow in flows if not flow.is_recorded)
 
