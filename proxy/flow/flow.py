@@ -79,9 +79,9 @@ class Flow:
         "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by", "connected_at",
         "decisions", "destination", "destination_port", "detected_protocol", "egress", "egress_ip", "ended_ns",
         "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level",
-        "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "policy_ms", "protocol",
-        "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_due",
-        "timer_slot", "tracked", "ttfb_ms", "verdict", "virtual",
+        "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "parent_id", "policy_ms",
+        "protocol", "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant",
+        "timer_due", "timer_slot", "tracked", "ttfb_ms", "verdict", "virtual",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +101,7 @@ class Flow:
         self.client_path, self.origin_path = Path(), Path()
         self.client_payload = self.origin_payload = self.spliced = 0
         self.handler: Any = None
+        self.parent_id: str | None = None
         self.egress: Carrier | None = None  # the tunnel that it leaves by; None: a socket of the host's
         self.route: str | None = None  # what led there
         self.origin: str | None = None
@@ -116,7 +117,7 @@ class Flow:
         self.closed_by: ClosedBy | None = None
         self.close_reason: CloseReason | None = None
         self.tracked: tuple[Direction, Direction] | None = None  # of TCP that nobody reads: the client's, the origin's
-        self.virtual: Any = None  # what the bridge knows it by, while it is admitted
+        self.virtual: Any = None  # what the bridge knows it by, while it is admitted; or who it is outside
         self.is_recorded = False  # its end was told
         self.seq = 0
         self.last_totals: Totals | None = None
@@ -174,7 +175,9 @@ class Flow:
             return sent.delivered(acknowledged(origin.last), most), answered.delivered(
                 acknowledged(client.last), answers
             )
-        most, answers = most - answered.options * client.packets, answers - answered.options * origin.packets
+        options = answered.options  # in each segment but the SYN, which has more
+        most -= options * (client.packets - 1) + sent.first_options
+        answers -= options * (origin.packets - 1) + answered.first_options
         return sent.ended(most), answered.ended(answers)
 
     def conn_state(self) -> str:
@@ -212,7 +215,7 @@ class Flow:
         carrier = self.carrier
         return FlowRecord(
             event=event, seq=seq, final=event == "end",
-            flow_id=self.id, community_id=self._community_id(), tenant=self.tenant.name,
+            flow_id=self.id, parent_id=self.parent_id, community_id=self._community_id(), tenant=self.tenant.name,
             user=carrier.user, device=carrier.device, node=node,
             vnet=carrier.network.name, onramp=self.onramp, tunnel=carrier.id, offramp=self.offramp,
             offramp_tunnel=self.egress.id if self.offramp == "tunnel" and self.egress else None, route=self.route,

@@ -11,9 +11,10 @@ _WRAP = 1 << 32
 class Direction:
     """The numbers of one direction: where its sender began, and where it ended, if it did."""
 
-    __slots__ = ("final", "initial", "options")
+    __slots__ = ("final", "first_options", "initial", "options")
 
     def __init__(self) -> None:
+        self.first_options = 0  # bytes of the SYN's options
         self.options = 0  # bytes of options in each segment: of timestamps, when both have them (RFC 7323)
         self.initial: int | None = None  # of its SYN
         self.final: int | None = None  # behind its last byte: the number of its FIN or RST

@@ -14,7 +14,6 @@ DELTABLE, DELCHAIN, DELRULE, DELSET, NEWOBJ, GETOBJ = 2, 5, 8, 11, 18, 19
 NFTA_TABLE = 1  # of tables, chains, rules, sets and objects alike: the table's name
 NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_OBJ_DATA, NFT_OBJECT_COUNTER = 2, 3, 4, 1
 NFTA_COUNTER_PACKETS = 2
-SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 NLM_F_REQUEST, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR = 0x1, 0x300, 3, 2
 NFPROTO_INET = 1
 
@@ -44,7 +43,7 @@ def watch() -> socket.socket:
     sock = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 12
     )  # NETLINK_NETFILTER
-    sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+    sock.bind((0, 1 << NFNLGRP_NFTABLES - 1))
     return sock
 
 

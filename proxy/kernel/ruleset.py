@@ -27,6 +27,7 @@ ASKED_SIZE = 200_000
 DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then the next packet comes up once, and is carried again
 SNAP_BYTES = 128  # headers
 FAMILIES = ((4, "ip"), (6, "ip6"))
+REVOKING_TTL = 1  # what we write to an on-ramp's device with it is no packet: it takes a flow out of the decided ones
 LEASE_PROTOCOL = 253  # for experiments (RFC 3692): what the proxy writes to its devices to say that it lives
 
 
@@ -37,8 +38,8 @@ class Way(msgspec.Struct, frozen=True):
     device: str
     zone: int  # of conntrack, for the direction of the client; 0: none of its own
     egress: Egress = Egress()
-    interfaces: tuple[str, ...] = ()  # of an on-ramp
-    is_plain: bool = False
+    interfaces: tuple[str, ...] = ()  # of an on-ramp,
+    back: str | None = None  # and the device by which we answer its clients ourselves
 
     @property
     def is_on_ramp(self) -> bool:
@@ -90,6 +91,7 @@ class Ruleset:
         yield _map("marks", "type ifname : mark", ((n, f"{self.mark(way):#x}") for n, way in names))
         yield _map("outward", "type ifname : mark", ((n, f"{self.outward_mark(way):#x}") for n, way in names))
         yield _set("tuns", "type ifname", (way.device for way in ways))
+        yield _set("backs", "type ifname", (way.back for way in ways if way.back is not None))
         yield _set("onramps", "type ifname", (name for way in ways for name in way.interfaces))
         yield "set lease { type nf_proto; flags dynamic,timeout; }"
         for version, _ in FAMILIES:
@@ -135,12 +137,16 @@ class Ruleset:
         yield "accept"
         yield "}"
         yield "chain from_us {"
+        if on_ramps := [way for way in ways if way.is_on_ramp]:
+            jumps = ", ".join(f'"{way.device}" : jump revoke_{way.place}' for way in on_ramps)
+            yield f"iifname vmap {{ {jumps} }}"
         yield f"meta l4proto {LEASE_PROTOCOL} update @lease {{ meta nfproto timeout {self._lease_s()}s }} drop"
         yield "ct original zone set iifname map @zones"
         yield "}"
         yield "chain arriving {"
         yield "type filter hook prerouting priority raw; policy accept;"
         yield "iifname @tuns goto from_us"
+        yield "iifname @backs notrack accept"
         if on_ramps := [way for way in ways if way.is_on_ramp]:
             jumps = ", ".join(f'"{name}" : goto onramp_{way.place}' for way in on_ramps for name in way.interfaces)
             yield f"iifname vmap {{ {jumps} }}"
@@ -157,6 +163,12 @@ class Ruleset:
             yield f"tcp flags & (fin | rst) != 0 {known} {ending} goto decided"
             yield f"{known} goto decided"
         yield "goto up"
+        yield "}"
+        yield f"chain revoke_{way.place} {{"  # see REVOKING_TTL
+        for version, family in FAMILIES:
+            last = f"ip ttl {REVOKING_TTL}" if version == 4 else f"ip6 hoplimit {REVOKING_TTL}"
+            yield f"{last} delete @{_decided(version, way)} {{ {_key(family)} }}"
+            yield f"{last} drop"
         yield "}"
 
     def _lease_s(self) -> float:

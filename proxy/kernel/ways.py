@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 EVERY_BIT = 0xFFFF_FFFF
 DECIDING = 0x1_0000  # added to the number of an on-ramp's table
-OWN_NAMES = ("oxk", "oxi")
+OWN_NAMES = ("oxk", "oxi", "oxu", "oxb")
 DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -57,6 +57,8 @@ class WayRouting:
                 elif way.is_on_ramp:  # the rule below must not see it
                     yield Rule(version, first + 1, routing.RT_TABLE_MAIN, out, EVERY_BIT)
                 yield Rule(version, first + 2, tables + way.index, back, EVERY_BIT)
+                if way.back is not None:
+                    yield Rule(version, first + 2, tables + way.index, interface=way.back)
                 for name in way.interfaces:
                     yield Rule(version, first + 3, self._own.first_table + DECIDING + way.index, interface=name)
 

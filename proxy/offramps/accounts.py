@@ -90,6 +90,15 @@ class Accounts:
                 if entry is not None:
                     _take(flow, entry)
 
+    def outside(self, flow: Flow) -> bytes | None:
+        """The address and port that the origin knows the flow by; its totals are brought up to date."""
+        [entry] = self._conntrack.get([self._place(flow)])
+        if entry is None:
+            return None
+        _take(flow, entry)
+        there = reverse_key(entry.reply)
+        return there[: len(flow.source)] + there[-4:-2]
+
     def _place(self, flow: Flow) -> tuple[int, bytes, int]:
         assert isinstance(flow.carrier, InterfaceRamp)
         return PROTOCOL_NUMBERS[flow.protocol], flow.key, self._zones[flow.carrier]

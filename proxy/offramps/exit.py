@@ -9,11 +9,12 @@ from ipaddress import ip_address, ip_network
 from proxy.device.interface import bring_up, set_sysctl
 from proxy.device.tun import device_name, open_tun
 from proxy.errors import DropReason, ProxyError
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.tenant import Tenant
 from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.pump import RampPump
-from proxy.kernel.ruleset import LEASE_PROTOCOL
+from proxy.kernel.ruleset import LEASE_PROTOCOL, REVOKING_TTL
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.settings.model import InterfaceOnRamp
@@ -23,13 +24,13 @@ from proxy.wire.virtio import NO_OFFLOAD
 QUEUE = 10_000  # packets that the kernel may hold for us; a full queue is loss
 MTU = 65_535  # the kernel never finds a packet too big for us: tunnels have their own sizes
 LEASE_ADDRESSES = bytes((192, 0, 0, 8)), bytes.fromhex("fd6f7879000000000000000000000001")
-EXIT_NAME, ON_RAMP_NAME = "oxk%d", "oxi%d"
+EXIT_NAME, ON_RAMP_NAME, BACK_NAME, UNASKED_NAME = "oxk%d", "oxi%d", "oxb%d", "oxu%d"
 SYSCTLS = {
     "net/ipv4/conf/{}/forwarding": 1,
     "net/ipv4/conf/{}/rp_filter": 0,
     "net/ipv4/conf/{}/src_valid_mark": 1,  # where all/rp_filter is 1, our marks lead back here
     "net/ipv4/conf/{}/send_redirects": 0,
-    "net/ipv4/conf/{}/accept_local": 0,
+    "net/ipv4/conf/{}/accept_local": 1,  # an RST of ours to an origin comes from our address
     "net/ipv6/conf/{}/force_forwarding": 1,  # Linux 6.17 and later
     "net/ipv6/conf/{}/addr_gen_mode": 1,  # no link-local address: nothing but flows comes up
     "net/ipv6/conf/{}/accept_ra": 0,
@@ -44,7 +45,7 @@ class Exit(RampCarrier):
     opens = False
 
     def __init__(self, tenant: Tenant, network: str, plane: Plane, poller: Poller, *, offload: bool) -> None:
-        self._fd, self.interface = _open(EXIT_NAME, offload=offload)
+        self._fd, self.interface = open_device(EXIT_NAME, offload=offload)
         super().__init__(self.interface, tenant, plane, mtu=MTU, offload=offload, network=network)
         self.owns = _everybody
         self.exit = partial(os.write, self._fd)
@@ -77,7 +78,8 @@ class InterfaceRamp(RampCarrier):
     kernel_hops = 1
 
     def __init__(self, settings: InterfaceOnRamp, tenant: Tenant, plane: Plane, poller: Poller) -> None:
-        self._fd, self.interface = _open(ON_RAMP_NAME, offload=True)
+        self._fd, self.interface = open_device(ON_RAMP_NAME, offload=True)
+        self._back, self.back = open_device(BACK_NAME, offload=True)
         super().__init__(
             "+".join(settings.interfaces), tenant, plane, mtu=MTU, offload=True, network=settings.network,
             user=settings.user,
@@ -98,11 +100,17 @@ class InterfaceRamp(RampCarrier):
         return list(self.settings.sources)
 
     def send(self, packet: bytes | memoryview) -> None:
-        """Hand a packet to the kernel's forwarding."""
+        """A packet of our own to a client, by the interface where clients are."""
         try:
-            os.write(self._fd, packet)
+            os.write(self._back, packet)
         except OSError:
             self.count(DropReason.TUNNEL_CLOSED if self.is_closed else DropReason.KERNEL_IP)
+
+    def revoke(self, flow: Flow) -> None:
+        """Let the kernel carry the flow no longer: its next packet comes up."""
+        number = PROTOCOL_NUMBERS[flow.protocol]
+        ports = flow.key[2 * len(flow.source) :] + bytes(8)
+        os.write(self._fd, NO_OFFLOAD + ip.header(flow.source, flow.destination, number, 12, ttl=REVOKING_TTL) + ports)
 
     def renew_lease(self) -> None:
         """Tell the table that we live (see LEASE_PROTOCOL)."""
@@ -116,13 +124,14 @@ class InterfaceRamp(RampCarrier):
             self.is_closed = True
             self._poller.forget(self._fd)
             os.close(self._fd)
+            os.close(self._back)
 
     def _has_ended(self) -> bool:
         return self.is_closed
 
 
-def _open(template: str, *, offload: bool) -> tuple[int, str]:
-    """The descriptor and the name of a new device that is up."""
+def open_device(template: str, *, offload: bool) -> tuple[int, str]:
+    """The descriptor and the name of a new device that is up. ProxyError: why there is none."""
     try:
         fd = open_tun(template, offload=offload)
         name = device_name(fd)

@@ -14,7 +14,7 @@ from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.watched import WatchedFlow
 from proxy.packet.forward import forward, memoise, take_hops
-from proxy.packet.plane import UNREACHABLE
+from proxy.packet.plane import UNREACHABLE, Inject
 from proxy.packet.routes import Hop, choose, flow_hash, leave
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
@@ -109,6 +109,24 @@ class ForwardedFlow(WatchedFlow):
         if dropped := self.packet(flow.carrier, bytearray(held), packet):
             flow.tenant.drops[dropped] += 1
 
+    def let_in(self, inject: Inject, denial: str | None) -> None:
+        """Hooks and policy have spoken about a flow that begins with an answer."""
+        flow, plane = self.flow, self._plane
+        if flow.is_ended:
+            return
+        if not plane.lifecycle.decide(flow, denial):
+            self.end("denied")
+            return
+        self._is_started = True
+        flow.level, flow.origin = "packet", AS_ASKED
+        reason = self._leave_by_kernel()
+        if reason is None:
+            self._connected()
+            reason = inject()
+        if reason is not None:
+            flow.tenant.drops[reason] += 1
+            self.end("proxy_error")
+
     def _leave_by_kernel(self) -> DropReason | None:
         connections = self._plane.connections
         return None if connections is None else connections.begin(self.flow)
@@ -121,6 +139,7 @@ class ForwardedFlow(WatchedFlow):
         flags = tcp.flags(buffer, packet) if flow.protocol == "tcp" else 0
         if flow.close_reason in CUTS:
             if flow.protocol == "tcp" and not flags & tcp.RST:
+                self._end_origin(buffer, packet)
                 carrier.deliver(tcp.reset_for(buffer, packet))
             return DropReason.STRAY
         is_outward = packet.source == flow.source
@@ -207,30 +226,46 @@ class ForwardedFlow(WatchedFlow):
         if is_new and reason in FAILURES and self._plane.hooks.has("connect_failed"):
             self._plane.hooks.notify_soon("connect_failed", self._plane.lifecycle.look(flow))
         wait_s = CUT_S if reason in CUTS else LAST_PACKETS_S
+        if reason in CUTS:
+            self._cut()
         if flow.protocol != "tcp" or reason in ("drain", "client_idle_timeout", "origin_timeout"):
             self._remove()
             return
         if reason in CUTS:
-            self._cut()
             self._plane.lifecycle.ended(flow)
         self._plane.lifecycle.wheel.arm(flow, time.monotonic() + wait_s)
 
     def _cut(self) -> None:
-        """End the connection at both hosts: each hears an RST with the number that it has asked for last."""
-        flow = self.flow
+        """End the connection at both hosts: each hears an RST with the number that it has asked for last.
+
+        Of a flow that the kernel carries nobody knows the numbers: the client is asked, and its answer comes up.
+        """
+        flow, connections = self.flow, self._plane.connections
         if not self._is_started or flow.egress is None:
             return
         ports = flow.source_port, flow.destination_port
-        to_origin = acknowledged(flow.origin_path.last)
-        if to_origin is None:
-            to_origin = sequence(flow.client_path.last)
-        to_client = acknowledged(flow.client_path.last)
-        if to_origin is not None and not flow.egress.is_closed:
-            flow.egress.deliver(tcp.reset(flow.source, flow.destination, ports, to_origin))
-        if to_client is not None and not flow.carrier.is_closed:
-            flow.carrier.deliver(tcp.reset(flow.destination, flow.source, ports[::-1], to_client))
-        if flow.offramp == "kernel" and self._plane.connections is not None:
-            self._plane.connections.end(flow)
+        if flow.protocol == "tcp" and not self.is_carried:
+            to_origin = acknowledged(flow.origin_path.last)
+            if to_origin is None:
+                to_origin = sequence(flow.client_path.last)
+            to_client = acknowledged(flow.client_path.last)
+            if to_origin is not None and not flow.egress.is_closed:
+                flow.egress.deliver(tcp.reset(flow.source, flow.destination, ports, to_origin))
+            if to_client is not None and not flow.carrier.is_closed:
+                flow.carrier.deliver(tcp.reset(flow.destination, flow.source, ports[::-1], to_client))
+        if flow.offramp == "kernel" and connections is not None:
+            connections.cut(flow)
+        if flow.protocol == "tcp" and self.is_carried:
+            flow.carrier.deliver(tcp.probe(flow.destination, flow.source, ports[::-1]))
+
+    def _end_origin(self, buffer: bytearray, packet: IPPacket) -> None:
+        """The client has told its numbers: let the origin hear an RST too, from the address that it knows."""
+        flow = self.flow
+        if not self.is_carried or flow.virtual is None:
+            return
+        outside, flow.virtual = flow.virtual, None
+        ports = int.from_bytes(outside[-2:], "big"), flow.destination_port
+        flow.carrier.deliver(tcp.reset(outside[:-2], flow.destination, ports, tcp.sequence(buffer, packet)))
 
     def unroute(self) -> None:
         """The route that it took has changed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +25,8 @@ from proxy.kernel.host import Changes, needed
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, Ruleset, Way
 from proxy.kernel.ways import WayRouting, interfaces, on_ramps
 from proxy.offramps.accounts import Accounts
-from proxy.offramps.exit import Exit, InterfaceRamp
+from proxy.offramps.exit import UNASKED_NAME, Exit, InterfaceRamp, open_device
+from proxy.offramps.unasked import Unasked
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.settings import InterfaceOnRamp, Settings
@@ -37,7 +39,7 @@ EGRESS_S = 10.0  # an egress address is believed for so long
 MAX_EGRESS = 4096  # of them
 RESERVE = 0.05  # of conntrack's table: for what is not ours
 SHARE = 64  # connections that a tenant may have for each one that is left for everybody
-HELPERS = ("ftp", "tftp")
+HELPERS = ("ftp",)
 COUNTERS = {  # of the table, and what they mean for a packet
     "invalid": DropReason.CONNTRACK_INVALID,
     "to_host": DropReason.BAD_ADDRESS,
@@ -66,6 +68,7 @@ class KernelOffRamp:
         self._watched: list[socket.socket] = []
         self._conntrack: Conntrack | None = None
         self._accounts: Accounts | None = None
+        self._unasked: Unasked | None = None
         self._has_changed = False
         self._helpers: tuple[str, ...] = ()
         self._has_timeouts = True
@@ -93,6 +96,7 @@ class KernelOffRamp:
         self._has_timeouts = nft.is_accepted(_TIMEOUT_PROBE)
         if self.ramps:
             self._open_accounts(self._conntrack)
+        self._open_unasked(self._conntrack, plane)
         nft.run(self._text())
         self._routing.start()
         for sock, ready in ((nft.watch(), self._ruleset_changed), (routing.watch_changes(), self._namespace_changed)):
@@ -109,6 +113,9 @@ class KernelOffRamp:
         if self._accounts is not None:
             self._accounts.close(self._poller)
             self._accounts = None
+        if self._unasked is not None:
+            self._unasked.close(self._poller)
+            self._unasked = None
         if self._lock is None:
             return
         self._forget_ended()
@@ -135,15 +142,29 @@ class KernelOffRamp:
         self._held[flow.tenant.name] = held + 1
         self._room -= 1
         self._ended.pop((PROTOCOL_NUMBERS[flow.protocol], flow.key, way.zone), None)
+        if flow.protocol == "udp" and self._unasked is not None:
+            self._unasked.add(flow)
         flow.egress_ip = self._egress_ip(way.egress, flow.destination)
         return None
 
     def end(self, flow: Flow) -> None:
         """Nothing of the flow passes any more: let conntrack forget it."""
         assert flow.egress is not None
+        if flow.virtual is not None and self._unasked is not None:
+            self._unasked.forget(flow)
         number = PROTOCOL_NUMBERS[flow.protocol]
         if flow.tenant.find(flow.carrier, number, flow.key) is flow:  # else a later flow's connection is meant
             self._ended[number, flow.key, self.ways[flow.egress].zone] = None
+
+    def cut(self, flow: Flow) -> None:
+        """End the flow at once, as far as the kernel carries it: its next packet comes up, from the client."""
+        assert flow.egress is not None
+        if isinstance(flow.carrier, InterfaceRamp):
+            flow.carrier.revoke(flow)
+            if self._accounts is not None:
+                flow.virtual = self._accounts.outside(flow)
+        self.end(flow)
+        self._forget_ended()
 
     def settle(self, flow: Flow, done: Callable[[], None]) -> None:
         """The same; `done` is called when its totals are in."""
@@ -183,6 +204,8 @@ class KernelOffRamp:
     def drops(self) -> dict[DropReason, int]:
         """What the table and conntrack dropped of ours; of conntrack's own count, what everybody lost."""
         found = nft.counters(self._ruleset.name)
+        strangers = {} if self._unasked is None else self._unasked.drops
+        found["foreign"] = found.get("foreign", 0) + strangers.get(DropReason.UNSOLICITED, 0)
         return {reason: found.get(name, 0) for name, reason in COUNTERS.items()} | {
             DropReason.CONNTRACK_FULL: _conntrack_drops()
         }
@@ -204,6 +227,17 @@ class KernelOffRamp:
         except OSError as error:
             raise ProxyError(f"interface on-ramps need nfnetlink_log and conntrack events: {error.strerror}") from error
         self._accounts.watch(self._poller)
+
+    def _open_unasked(self, conntrack: Conntrack, plane: Plane) -> None:
+        marks = {carrier: self._ruleset.mark(way) for carrier, way in self.ways.items()}
+        device, _ = open_device(UNASKED_NAME, offload=False)
+        try:
+            self._unasked = Unasked(self._group(1), device, self.ways, marks, conntrack)
+        except OSError as error:
+            os.close(device)
+            log.warning("UDP answers from other ports are not let in: no nfnetlink_log (%s)", error.strerror)
+            return
+        self._unasked.watch(self._poller, plane)
 
     def _take_lock(self) -> None:
         """One proxy of each instance in a namespace: abstract sockets belong to it."""
@@ -237,17 +271,23 @@ class KernelOffRamp:
         ramp = InterfaceRamp(settings, tenant, plane, self._poller)
         self.ramps.append(ramp)
         egress = egress_of(said, said.networks.get(settings.network))
-        self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces))
+        self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces), ramp.back)
         tenant.attach(ramp)
 
     def _add_way(
-        self, carrier: Exit | InterfaceRamp, device: str, index: int, egress: Egress, interfaces: tuple[str, ...] = ()
+        self,
+        carrier: Exit | InterfaceRamp,
+        device: str,
+        index: int,
+        egress: Egress,
+        interfaces: tuple[str, ...] = (),
+        back: str | None = None,
     ) -> None:
         if index & ~ON_RAMP > MAX_WAYS:
             raise ProxyError(f"more than {MAX_WAYS} ways into the kernel")
         place = carrier.tenant.name, carrier.network.name
         zone = self._zones.setdefault(place, self._own.first_zone + len(self._zones))
-        self.ways[carrier] = Way(index, device, zone, egress, interfaces)
+        self.ways[carrier] = Way(index, device, zone, egress, interfaces, back)
 
     def _text(self) -> str:
         return self._ruleset.text(list(self.ways.values()), helpers=self._helpers, has_timeouts=self._has_timeouts)

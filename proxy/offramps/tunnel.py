@@ -15,7 +15,7 @@ from proxy.flow.tenant import Carrier
 from proxy.hooks import HookRunner
 from proxy.offramps.forwarded import ForwardedFlow
 from proxy.packet.icmp_errors import IcmpErrors
-from proxy.packet.plane import Opener
+from proxy.packet.plane import Inject, Opener
 from proxy.packet.routes import Hop, choose, flow_hash, leave
 from proxy.settings.model import Timeouts
 from proxy.wire.ip import IPPacket
@@ -33,6 +33,10 @@ class Connections(Protocol):
 
     def end(self, flow: Flow) -> None:
         """Nothing of it passes any more."""
+        ...
+
+    def cut(self, flow: Flow) -> None:
+        """The flow ends at once: nothing of it may pass any more."""
         ...
 
     def count(self, flows: Iterable[Flow]) -> None:
@@ -67,6 +71,11 @@ class TunnelOffRamp:
         held = bytes(buffer[: packet.end])
         self.lifecycle.begin(flow, handler, partial(handler.decided, held, packet))
         return None
+
+    def open_answer(self, flow: Flow, inject: Inject) -> None:
+        """Ask whether a flow may be that begins with an answer, which `inject` sends on."""
+        handler = ForwardedFlow(self, flow, is_lifted=False)
+        self.lifecycle.begin(flow, handler, partial(handler.let_in, inject))
 
 
 def carrier_changed(carrier: Carrier) -> None:

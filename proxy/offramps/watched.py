@@ -110,7 +110,7 @@ class WatchedFlow:
         direction = flow.tracked[not is_outward]
         number = int.from_bytes(last[:4], "big")
         if flags & tcp.SYN:
-            direction.initial = number
+            direction.initial, direction.first_options = number, (last[8] >> 4) * 4 - tcp.MIN_HEADER
             if is_outward and "S" not in flow.history:
                 flow.history += "S"
             return

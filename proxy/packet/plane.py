@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import DropReason
@@ -14,6 +15,8 @@ from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.routes import SOCKETS, Hop, choose, flow_hash, leave
 from proxy.wire import icmp, ip, tcp, udp, virtio
 from proxy.wire.ip import IPPacket
+
+Inject = Callable[[], DropReason | None]  # sends a flow's first packet
 
 
 class Handler(Protocol):
@@ -36,6 +39,8 @@ class OffRamp(Protocol):
     """Who opens flows whose next hop is a tunnel."""
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
+
+    def open_answer(self, flow: Flow, inject: Inject) -> None: ...
 
 
 class Plane:
@@ -175,13 +180,7 @@ class Plane:
             if refusal is DropReason.LIMIT_FLOWS and packet.protocol == ip.TCP:
                 carrier.deliver(tcp.reset_for(buffer, packet))  # at the cap: say so; over the rate: a retry may pass
             return refusal
-        self._opened += 1
-        addresses = 2 * len(packet.source)
-        flow = Flow(
-            f"{now_ns // 1000:014x}{self._opened & 0xFFFF:04x}", tenant, carrier, _NAMES[packet.protocol], key,
-            packet.source, int.from_bytes(key[-4:-2] if len(key) in (12, 36) else key[addresses:], "big"),
-            packet.destination, int.from_bytes(key[-2:], "big") if len(key) in (12, 36) else 0, now, now_ns,
-        )  # fmt: skip
+        flow = self._new_flow(carrier, packet.protocol, key, now, now_ns)
         if hop.route is not None:
             flow.route = str(hop)
         if hop.carrier is None:
@@ -193,6 +192,36 @@ class Plane:
         flow.egress, flow.offramp = hop.carrier, "tunnel" if hop.carrier.exit is None else "kernel"
         assert self._tunnels is not None
         return self._tunnels.open(flow, hop, buffer, packet)
+
+    def open_answer(self, parent: Flow, key: bytes, inject: Inject, now: float, now_ns: int) -> DropReason | None:
+        """Open a flow that begins with an answer to a mapping of `parent`'s; `key`: as the client's packets have it.
+
+        `inject` sends that answer on, when hooks and policy have allowed the flow.
+        """
+        carrier, egress, number = parent.carrier, parent.egress, PROTOCOL_NUMBERS[parent.protocol]
+        assert egress is not None
+        if refusal := parent.tenant.refusal(now):
+            return refusal
+        flow = self._new_flow(carrier, number, key, now, now_ns)
+        earlier = flow.tenant.find(carrier, number, key)
+        if earlier is not None and not earlier.is_ended:
+            return DropReason.STRAY
+        if flow.tenant.collides(number, flow, egress):
+            return DropReason.FLOW_COLLISION
+        flow.parent_id, flow.route, flow.egress, flow.offramp = parent.id, parent.route, egress, parent.offramp
+        assert self._tunnels is not None
+        self._tunnels.open_answer(flow, inject)
+        return None
+
+    def _new_flow(self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int) -> Flow:
+        self._opened += 1
+        size = 4 if len(key) < 16 else 16
+        ports = key[2 * size :]
+        return Flow(
+            f"{now_ns // 1000:014x}{self._opened & 0xFFFF:04x}", carrier.tenant, carrier, _NAMES[protocol], key,
+            key[:size], int.from_bytes(ports[:2], "big"), key[size : 2 * size], int.from_bytes(ports[2:], "big"),
+            now, now_ns,
+        )  # fmt: skip
 
 
 _PORTS = {ip.TCP: (0, 4), ip.UDP: (0, 4), ip.SCTP: (0, 4), ip.ICMP: (4, 2), ip.ICMPV6: (4, 2)}

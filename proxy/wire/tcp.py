@@ -87,6 +87,13 @@ def payload_bytes(buffer: bytes | bytearray, packet: IPPacket) -> int:
     return packet.end - packet.l4 - (buffer[packet.l4 + 12] >> 4) * 4
 
 
+def probe(source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
+    """A SYN from `source` that `destination`, in a connection with it, answers with its numbers (RFC 5961 4)."""
+    fields = (*ports, 0, 0, 5 << 4, SYN, 0)
+    total = checksum(_HEADER.pack(*fields, 0, 0), pseudo_header_sum(source + destination, TCP, MIN_HEADER))
+    return header(source, destination, TCP, MIN_HEADER) + _HEADER.pack(*fields, total, 0)
+
+
 def reset(source: bytes, destination: bytes, ports: tuple[int, int], number: int) -> bytes:
     """An RST from `source` that `destination` takes, as it expects `number` next (RFC 9293 3.10.7.4)."""
     fields = (*ports, number, 0, 5 << 4, RST, 0)

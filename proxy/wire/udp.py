@@ -34,6 +34,15 @@ def check(buffer: bytes | bytearray, packet: IPPacket, *, partial_checksum: bool
     return None
 
 
+def complete(buffer: bytearray, packet: IPPacket) -> None:
+    """Write the checksum that its sender has left to a device: the field holds the pseudo-header's sum then."""
+    length, at = packet.end - packet.l4, packet.l4 + 6
+    pseudo = pseudo_header_sum(packet.source + packet.destination, UDP, length)
+    if int.from_bytes(buffer[at : at + 2], "big") == pseudo:
+        field = 0xFFFF - fold(ones_sum(memoryview(buffer)[packet.l4 : packet.end]))
+        buffer[at : at + 2] = (field or 0xFFFF).to_bytes(2, "big")
+
+
 def datagram(addresses: bytes, source: int, destination: int, payload: bytes | memoryview) -> bytes:
     """Header and payload with a full checksum. `addresses`: source and destination address, 8 or 32 bytes."""
     length = HEADER_BYTES + len(payload)

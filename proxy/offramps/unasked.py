@@ -1,0 +1,143 @@
+"""Datagrams from outside to a port of ours whose sender nobody there has asked: let in as the tenant's filtering says.
+
+The kernel's translation filters by address and port. Rules hand over what else comes to a port that it translates to
+(RFC 4787 5): TFTP and STUN answer from another port. What is let in gets a connection of its own, with the mapping of
+the client's endpoint (REQ-1), and goes to the kernel again, which carries on from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from functools import partial
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Flow
+from proxy.flow.network import reverse_key
+from proxy.flow.tenant import Carrier
+from proxy.kernel.conntrack import Conntrack
+from proxy.kernel.packetlog import PacketLog
+from proxy.kernel.ruleset import Way
+from proxy.packet.plane import Plane, flow_key
+from proxy.poller import IN, Poller
+from proxy.wire import ip, udp
+from proxy.wire.ip import MAX_PACKET, UDP, IPPacket
+
+BUDGET = 64  # datagrams per visit
+BATCH = 512
+MAX_NEW = 65_536  # flows that may wait for somebody to ask
+
+
+class Unasked:
+    """What comes by the rules' log, and who may have it."""
+
+    def __init__(
+        self, group: int, device: int, ways: Mapping[Carrier, Way], marks: Mapping[Carrier, int], conntrack: Conntrack
+    ) -> None:
+        """`group`: of NFLOG. `device`: a TUN device that is no way, for what is let in. OSError: there is no NFLOG."""
+        self._ways, self._marks, self._conntrack, self._device = ways, marks, conntrack, device
+        self._plane: Plane | None = None
+        self._mapped: dict[bytes, dict[bytes, Flow]] = {}  # by address and port outside: its flows, by destination
+        self._new: deque[Flow] = deque(maxlen=MAX_NEW)  # whose mapping nobody has asked for
+        self.drops: Counter[DropReason] = Counter()  # of what is for no tenant's flow
+        self._log = PacketLog(group, snap_bytes=MAX_PACKET, threshold=1)
+
+    def watch(self, poller: Poller, plane: Plane) -> None:
+        """Begin."""
+        self._plane = plane
+        poller.watch(self._log.fileno(), IN, self._ready, self._crashed)
+
+    def close(self, poller: Poller) -> None:
+        poller.forget(self._log.fileno())
+        self._log.close()
+        os.close(self._device)
+
+    def forget(self, flow: Flow) -> None:
+        """The flow has ended."""
+        flows = self._mapped.get(flow.virtual or b"")
+        if flows is not None and flows.get(flow.destination) is flow:
+            del flows[flow.destination]
+            if not flows:
+                del self._mapped[flow.virtual]
+
+    def _ready(self, events: int) -> None:
+        for _, _, data in self._log.read(BUDGET):
+            buffer = bytearray(data)
+            packet = ip.parse(buffer, 0, len(buffer))
+            if isinstance(packet, IPPacket) and packet.protocol == UDP and packet.end - packet.l4 >= udp.HEADER_BYTES:
+                udp.complete(buffer, packet)
+                self._arrived(buffer, packet)
+
+    def _arrived(self, buffer: bytearray, packet: IPPacket) -> None:
+        key = flow_key(buffer, packet)
+        outside = packet.destination + key[-2:]
+        flows = self._mapped.get(outside)
+        if flows is None or packet.source not in flows:
+            self._look()
+            flows = self._mapped.get(outside, {})
+        parent = flows.get(packet.source)
+        if parent is None:  # the mapping is there, if at all, because of others
+            parent = next((flow for flow in flows.values() if _lets_in_everybody(flow)), None)
+        if parent is None or parent.tenant.settings.udp_filtering == "address-and-port":
+            owner = next(iter(flows.values()), None)
+            (self.drops if owner is None else owner.tenant.drops)[DropReason.UNSOLICITED] += 1
+            return
+        self._admit(parent, key, buffer)
+
+    def _admit(self, parent: Flow, key: bytes, buffer: bytearray) -> None:
+        """A flow of its own, whose first packet is the answer."""
+        assert self._plane is not None
+        size = len(parent.source)
+        ours = parent.source + key[:size] + parent.source_port.to_bytes(2, "big") + key[-4:-2]
+        inject = partial(self._inject, parent, ours, key, buffer)
+        reason = self._plane.open_answer(parent, ours, inject, time.monotonic(), time.time_ns())
+        if reason is not None:
+            parent.tenant.drops[reason] += 1
+
+    def _inject(self, parent: Flow, original: bytes, reply: bytes, datagram: bytearray) -> DropReason | None:
+        """Tell conntrack how the client's endpoint is translated, and give it the datagram again."""
+        assert parent.egress is not None
+        way, mark = self._ways[parent.egress], self._marks[parent.egress]
+        try:
+            self._conntrack.create(UDP, original, reply, way.zone, mark)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                return DropReason.CONNTRACK_FULL
+        try:
+            os.write(self._device, datagram)
+        except OSError:
+            return DropReason.KERNEL_IP
+        return None
+
+    def add(self, flow: Flow) -> None:
+        """A UDP flow begins. Its mapping is asked for when a stranger's datagram comes, once for each flow."""
+        if flow.tenant.settings.udp_filtering != "address-and-port":
+            self._new.append(flow)
+
+    def _look(self) -> None:
+        """Ask conntrack for the mappings of flows that came since the last look."""
+        new = [flow for flow in self._new if not flow.is_ended]
+        self._new.clear()
+        for at in range(0, len(new), BATCH):
+            part = new[at : at + BATCH]
+            entries = self._conntrack.get([(UDP, flow.key, self._ways[_egress(flow)].zone) for flow in part])
+            for flow, entry in zip(part, entries, strict=True):
+                if entry is not None:
+                    there = reverse_key(entry.reply)  # as it is outside: from our address and port
+                    flow.virtual = there[: len(flow.source)] + there[-4:-2]
+                    self._mapped.setdefault(flow.virtual, {})[flow.destination] = flow
+
+    def _crashed(self, error: BaseException) -> None:
+        """The log has it; what was read is lost."""
+
+
+def _egress(flow: Flow) -> Carrier:
+    assert flow.egress is not None
+    return flow.egress
+
+
+def _lets_in_everybody(flow: Flow) -> bool:
+    return flow.tenant.settings.udp_filtering == "endpoint"
