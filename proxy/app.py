@@ -7,9 +7,15 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Iterable
+from functools import partial
+
+import msgspec
 
 from proxy.control.server import ControlServer
 from proxy.errors import ProxyError
+from proxy.flow.flow import Flow
+from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Tenant
 from proxy.hooks import HookRunner, load_hooks
 from proxy.kernel.bridge import Bridge
@@ -86,10 +92,10 @@ class Proxy:
         self._dialer = Dialer(namespace, self._bridges)
         defer.callback(self._dialer.close)
         if is_asked_for(settings):
-            self._kernel = KernelOffRamp(settings, self.tenants, self._poller)
+            self._kernel = KernelOffRamp(settings, self.tenants, self._poller, partial(self._remember, flow_log))
             defer.callback(self._kernel.close)
         plane = self._make_plane()
-        self._open_kernel(plane)
+        self._open_kernel(plane, flow_log)
         ramps = self._ramps, self._ports
         self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, self._kernel)
         self._lifecycle.subscribe(flow_log.submit, "end")
@@ -133,12 +139,19 @@ class Proxy:
         tunnels = TunnelOffRamp(lifecycle, self._hooks, errors, timeouts, streams, self._kernel)
         return Plane(tcp, udp, echo, errors, tunnels)
 
-    def _open_kernel(self, plane: Plane) -> None:
+    def _remember(self, flow_log: FlowLog, flow: Flow) -> None:
+        """Let a successor know a flow that goes on without us, should we be killed."""
+        flow_log.submit(self._lifecycle.look(flow))
+
+    def _open_kernel(self, plane: Plane, flow_log: FlowLog) -> None:
         """The kernel off-ramp, or sockets instead: said, never silent."""
+        left_over = flow_log.left_over
         if self._kernel is None:
+            KernelOffRamp(self.settings, self.tenants, self._poller).remove_left_over()
+            _end_left_over(flow_log, left_over)
             return
         try:
-            self._kernel.start(plane)
+            _end_left_over(flow_log, self._kernel.start(plane, left_over))
         except (OSError, ProxyError) as error:
             self._kernel.close()
             self._kernel = None
@@ -210,6 +223,13 @@ class Proxy:
             tenant.expire_fragments(now)
         if self._kernel is not None:
             self._kernel.tick(now)
+
+
+def _end_left_over(flow_log: FlowLog, records: Iterable[FlowRecord]) -> None:
+    """Flows of a proxy that was killed, which nobody carries any more: nobody knows how they ended, nor when."""
+    for record in records:
+        changed = {"event": "end", "final": True, "state": "closed", "close_reason": "unknown", "end": time.time_ns()}
+        flow_log.submit(msgspec.structs.replace(record, **changed))
 
 
 def _check_egress(settings: Settings) -> None:

@@ -211,6 +211,16 @@ class Flow:
         """The same for somebody who looks: nothing advances."""
         return self._fill("end" if self.is_recorded else "update", node, now_ns, self.seq, self.totals(), None)
 
+    def restore(self, record: FlowRecord) -> None:
+        """Be the flow again that `record` is of."""
+        self.id, self.started_ns, self.seq, self.decisions = (
+            record.flow_id, record.start, record.seq + 1, record.decisions,
+        )  # fmt: skip
+        self.parent_id, self.route, self.egress_ip, self.history = (
+            record.parent_id, record.route, record.egress_ip, record.history,
+        )  # fmt: skip
+        self.origin_tcp_ms, self.policy_ms = record.origin_tcp_ms, record.policy_ms
+
     def _fill(self, event: Event, node: str, now_ns: int, seq: int, total: Totals, delta: Totals | None) -> FlowRecord:
         carrier = self.carrier
         return FlowRecord(

@@ -66,20 +66,20 @@ class Changes:
         self._path = path
         self._old: dict[str, int] = {}
 
-    def undo_left_over(self) -> None:
-        """What a killed proxy has left."""
+    def adopt(self) -> bool:
+        """Take over what a killed proxy has changed, to be undone with our own; whether there is such."""
         try:
             self._old = json.loads(self._path.read_text())
         except FileNotFoundError:
-            return
+            return False
         except (OSError, ValueError) as error:
             log.warning("cannot read what an earlier proxy changed: %s: %s", self._path, error)
-            return
-        log.warning("an earlier proxy was killed: undoing what it had changed")
-        self.undo()
+        log.warning("an earlier proxy was killed: taking over what it has left")
+        return True
 
     def make(self, changes: Iterable[Change]) -> None:
-        """ProxyError: one is refused."""
+        """ProxyError: one is refused. From now on there is something to undo, if only our table."""
+        self._save()
         for change in changes:
             old = change.old
             if old is None or old == change.value:

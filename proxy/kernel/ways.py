@@ -33,17 +33,32 @@ class WayRouting:
         self._routes: list[Route] = []
 
     def start(self) -> None:
-        """Add the rules, and fill the tables. OSError: the kernel refused."""
-        routing.add_rules(self._rules())
+        """Make rules and tables as they should be, with no moment between what is there and what is to be: packets of
+        flows that the kernel carries pass meanwhile. OSError: the kernel refused."""
+        wanted, present = list(self._rules()), self._own_rules()
+        routing.add_rules(rule for rule in wanted if rule not in present)
+        routing.delete_rules(rule for rule in present if rule not in wanted)
+        self._routes = list(self._own_routes())
         self.refresh()
 
     def remove(self) -> None:
         """All that is ours, by marks and tables, also what an earlier proxy has left."""
-        mark, tables = self._own.mark, range(self._own.first_table, self._own.first_table + 2 * DECIDING)
-        marked = [rule for rule in routing.rules() if rule.mask and rule.mark & 0xFFFF_0000 == mark]
-        routing.delete_rules([*marked, *(rule for rule in routing.rules() if rule.table in tables and not rule.mask)])
-        for version in DEFAULTS:
-            routing.delete_routes([route for route in routing.routes(version) if route.table in tables])
+        routing.delete_rules(self._own_rules())
+        routing.delete_routes(list(self._own_routes()))
+
+    def _own_rules(self) -> list[Rule]:
+        mark, tables = self._own.mark, self._tables
+        return [
+            rule for rule in routing.rules()
+            if rule.table in tables or (rule.mask == EVERY_BIT and rule.mark & 0xFFFF_0000 == mark)
+        ]  # fmt: skip
+
+    def _own_routes(self) -> Iterator[Route]:
+        return (route for version in DEFAULTS for route in routing.routes(version) if route.table in self._tables)
+
+    @property
+    def _tables(self) -> range:
+        return range(self._own.first_table, self._own.first_table + 2 * DECIDING)
 
     def _rules(self) -> Iterator[Rule]:
         """In this order: what the kernel says of a packet, what leaves, what returns, what is to be decided."""

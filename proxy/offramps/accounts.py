@@ -7,16 +7,20 @@ connection that conntrack gives up was idle.
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow, address_text
 from proxy.flow.network import reverse_key
+from proxy.flow.record import FlowRecord
 from proxy.kernel.conntrack import Conntrack, ConntrackEvents
 from proxy.kernel.packetlog import PacketLog
-from proxy.kernel.ruleset import SNAP_BYTES
+from proxy.kernel.ruleset import ON_RAMP, SNAP_BYTES
 from proxy.offramps.exit import InterfaceRamp
 from proxy.packet.forward import quoted_key
 from proxy.packet.observed import Observed, observe
+from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.wire.ctnetlink import Entry
 from proxy.wire.ip import TCP
@@ -26,6 +30,9 @@ log = logging.getLogger(__name__)
 INDEX = 0x7FFF  # the bits of a mark that tell the way
 BUDGET = 256  # copies and events per visit
 BATCH = 512  # connections asked for at once
+MARKS = 0xFFFF_0000  # the bits of a mark that tell whose it is
+OVER = (6, 7, 8)  # TCP states of conntrack: last ACK, time wait, close (linux/netfilter/nf_conntrack_tcp.h)
+SHORT_S = 1.0  # flows that live no longer are not worth remembering
 PATIENCE_S = 1.0  # for conntrack's last word on a connection that it was told to forget
 NOTHING: dict[bytes, Flow] = {}
 
@@ -34,9 +41,20 @@ class Accounts:
     """Of all interface on-ramps of one proxy."""
 
     def __init__(
-        self, ramps: Mapping[int, InterfaceRamp], zones: Mapping[InterfaceRamp, int], conntrack: Conntrack, group: int
+        self,
+        ramps: Mapping[int, InterfaceRamp],
+        zones: Mapping[InterfaceRamp, int],
+        conntrack: Conntrack,
+        group: int,
+        remember: Callable[[Flow], None],
     ) -> None:
-        """`ramps`: by the index of their way; `group`: of NFLOG. OSError: the kernel has no NFLOG, or no events."""
+        """`ramps`: by the index of their way; `group`: of NFLOG; `remember(flow)` keeps it for a successor.
+
+        OSError: the kernel has no NFLOG, or no events.
+        """
+        self.gone: list[FlowRecord] = []  # remembered, and not in conntrack any more
+        self._young: deque[Flow] = deque()
+        self._remember = remember
         self._ramps, self._zones, self._conntrack = ramps, zones, conntrack
         self._finishing: list[tuple[Flow, Callable[[], None]]] = []
         self._awaited: dict[tuple[int, bytes, int], tuple[Flow, Callable[[], None], float]] = {}
@@ -80,6 +98,38 @@ class Accounts:
                 done()
         for at in range(0, len(wanted), BATCH):
             self._conntrack.delete(wanted[at : at + BATCH])
+
+    def add(self, flow: Flow) -> None:
+        """A flow begins that the kernel carries."""
+        self._young.append(flow)
+
+    def remember(self, now: float) -> None:
+        """Let a successor know the flows that are no short ones."""
+        young = self._young
+        while young and young[0].started_at < now - SHORT_S:
+            flow = young.popleft()
+            if not flow.is_ended:
+                self._remember(flow)
+
+    def take_back(self, plane: Plane, left_over: Iterable[FlowRecord], mark: int) -> None:
+        """Find again, in conntrack, the flows that a killed proxy has left to the kernel; those that are gone end."""
+        known = {(r.protocol, r.src, r.src_port, r.dst, r.dst_port, r.tenant, r.vnet): r for r in left_over}
+        now, now_ns = time.monotonic(), time.time_ns()
+        for entry in self._conntrack.dump(mark | ON_RAMP, MARKS | ON_RAMP):
+            ramp = self._ramps.get(entry.mark & INDEX)
+            if ramp is None or self._zones[ramp] != entry.zone or entry.tcp_state in OVER:
+                continue
+            flow = plane.take_back(ramp, entry.protocol, entry.original, now, now_ns)
+            if flow is None:
+                continue
+            source, destination = address_text(flow.source), address_text(flow.destination)
+            place = flow.protocol, source, flow.source_port, destination, flow.destination_port
+            record = known.pop((*place, ramp.tenant.name, ramp.network.name), None)
+            if record is not None:
+                flow.restore(record)
+            _take(flow, entry)
+            self.add(flow)
+        self.gone = list(known.values())
 
     def count(self, flows: Iterable[Flow]) -> None:
         """Bring the totals of flows up to date."""

@@ -12,7 +12,7 @@ from proxy.flow.network import reverse_key
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
-from proxy.offramps.watched import WatchedFlow
+from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
 from proxy.packet.forward import forward, memoise, take_hops
 from proxy.packet.plane import UNREACHABLE, Inject
 from proxy.packet.routes import Hop, choose, flow_hash, leave
@@ -108,6 +108,16 @@ class ForwardedFlow(WatchedFlow):
             self._watch()
         if dropped := self.packet(flow.carrier, bytearray(held), packet):
             flow.tenant.drops[dropped] += 1
+
+    def resume(self) -> None:
+        """The kernel has carried the flow while no proxy was there."""
+        flow = self.flow
+        self._is_started = True
+        flow.level, flow.origin, flow.state = "packet", AS_ASKED, "established"
+        if flow.protocol == "tcp":
+            flow.history, flow.tracked = "ShA", (Direction(), Direction())
+            for direction in flow.tracked:  # nobody knows any more; nearly all hosts have the option
+                direction.options = direction.first_options = TIMESTAMPS
 
     def let_in(self, inject: Inject, denial: str | None) -> None:
         """Hooks and policy have spoken about a flow that begins with an answer."""

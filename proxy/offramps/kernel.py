@@ -12,14 +12,15 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from proxy.device import routing
 from proxy.errors import DropReason, ProxyError
-from proxy.flow.flow import PROTOCOL_NUMBERS, Flow, address_text
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
+from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Carrier, Tenant
-from proxy.kernel import nft
+from proxy.kernel import facts, nft
 from proxy.kernel.conntrack import Conntrack
 from proxy.kernel.host import Changes, needed
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, Ruleset, Way
@@ -37,9 +38,7 @@ log = logging.getLogger(__name__)
 LEASE_S = 1.0  # between two signs of life for the table
 EGRESS_S = 10.0  # an egress address is believed for so long
 MAX_EGRESS = 4096  # of them
-RESERVE = 0.05  # of conntrack's table: for what is not ours
 SHARE = 64  # connections that a tenant may have for each one that is left for everybody
-HELPERS = ("ftp",)
 COUNTERS = {  # of the table, and what they mean for a packet
     "invalid": DropReason.CONNTRACK_INVALID,
     "to_host": DropReason.BAD_ADDRESS,
@@ -55,8 +54,16 @@ def is_asked_for(settings: Settings) -> bool:
 class KernelOffRamp:
     """All of it for one proxy. `start` opens it, `close` leaves the namespace as it was."""
 
-    def __init__(self, settings: Settings, tenants: Mapping[str, Tenant], poller: Poller) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tenants: Mapping[str, Tenant],
+        poller: Poller,
+        remember: Callable[[Flow], None] = lambda flow: None,
+    ) -> None:
+        """`remember(flow)` keeps what a successor has to know of a flow that the kernel carries."""
         self._settings, self._own, self._tenants, self._poller = settings, settings.kernel, tenants, poller
+        self._remember = remember
         self.ramps: list[InterfaceRamp] = []
         self.exits: list[Exit] = []
         self.ways: dict[Carrier, Way] = {}
@@ -79,11 +86,14 @@ class KernelOffRamp:
         self._ruleset = Ruleset(self._own, settings.timeouts, ends_group=self._group(0), asked_group=self._group(1))
         self._routing = WayRouting(self._own, self._ruleset, self.ways)
 
-    def start(self, plane: Plane) -> None:
-        """Open the devices and make the namespace ready. ProxyError: why not; `close` undoes what was done."""
+    def start(self, plane: Plane, left_over: Sequence[FlowRecord] = ()) -> Sequence[FlowRecord]:
+        """Open the devices and make the namespace ready. ProxyError: why not; `close` undoes what was done.
+
+        `left_over`: what a proxy that was killed has remembered of flows. They are taken back from conntrack; the
+        result are those that are gone.
+        """
         self._take_lock()
-        self.remove_left_over()
-        nft.run(self._ruleset.removal())
+        self._changes.adopt()
         self._conntrack = Conntrack()
         for name, tenant in self._settings.tenants.items():
             if (tenant.offramp or self._settings.offramp) == "kernel":
@@ -92,17 +102,20 @@ class KernelOffRamp:
         for ramp in on_ramps(self._settings):
             self._open_ramp(ramp, plane)
         self._changes.make(needed(interfaces(self._settings), has_on_ramps=bool(self.ramps)))
-        self._helpers = tuple(helper for helper in HELPERS if nft.is_accepted(_helper_probe(helper)))
-        self._has_timeouts = nft.is_accepted(_TIMEOUT_PROBE)
+        self._helpers = facts.helpers()
+        self._has_timeouts = facts.has_timeouts()
         if self.ramps:
             self._open_accounts(self._conntrack)
         self._open_unasked(self._conntrack, plane)
-        nft.run(self._text())
         self._routing.start()
+        if self._accounts is not None:
+            self._accounts.take_back(plane, left_over, self._own.mark)
+        nft.run(self._text())
         for sock, ready in ((nft.watch(), self._ruleset_changed), (routing.watch_changes(), self._namespace_changed)):
             self._watched.append(sock)
             self._poller.watch(sock.fileno(), IN, ready, self._crashed)
         self.tick(time.monotonic())
+        return left_over if self._accounts is None else self._accounts.gone
 
     def close(self) -> None:
         """Leave the namespace as it was."""
@@ -142,6 +155,8 @@ class KernelOffRamp:
         self._held[flow.tenant.name] = held + 1
         self._room -= 1
         self._ended.pop((PROTOCOL_NUMBERS[flow.protocol], flow.key, way.zone), None)
+        if self._accounts is not None and isinstance(flow.carrier, InterfaceRamp):
+            self._accounts.add(flow)
         if flow.protocol == "udp" and self._unasked is not None:
             self._unasked.add(flow)
         flow.egress_ip = self._egress_ip(way.egress, flow.destination)
@@ -189,7 +204,8 @@ class KernelOffRamp:
         self._forget_ended()
         if self._accounts is not None:
             self._accounts.tick(now)
-        self._room = _conntrack_room()
+            self._accounts.remember(now)
+        self._room = facts.conntrack_room()
         for name, tenant in self._tenants.items():
             self._held[name] = tenant.count
         if self._has_changed:
@@ -207,13 +223,15 @@ class KernelOffRamp:
         strangers = {} if self._unasked is None else self._unasked.drops
         found["foreign"] = found.get("foreign", 0) + strangers.get(DropReason.UNSOLICITED, 0)
         return {reason: found.get(name, 0) for name, reason in COUNTERS.items()} | {
-            DropReason.CONNTRACK_FULL: _conntrack_drops()
+            DropReason.CONNTRACK_FULL: facts.conntrack_drops()
         }
 
     def remove_left_over(self) -> None:
-        """What a proxy of this instance has left that was killed."""
-        self._routing.remove()
-        self._changes.undo_left_over()
+        """What a proxy of this instance has left that was killed, where this one has no kernel off-ramp any more."""
+        if self._changes.adopt():
+            self._take_lock()
+            self._conntrack = Conntrack()
+            self.close()
 
     def _group(self, number: int) -> int:
         """An NFLOG group of our own."""
@@ -223,7 +241,7 @@ class KernelOffRamp:
         ramps = {self.ways[ramp].index: ramp for ramp in self.ramps}
         zones = {ramp: self.ways[ramp].zone for ramp in self.ramps}
         try:
-            self._accounts = Accounts(ramps, zones, conntrack, self._group(0))
+            self._accounts = Accounts(ramps, zones, conntrack, self._group(0), self._remember)
         except OSError as error:
             raise ProxyError(f"interface on-ramps need nfnetlink_log and conntrack events: {error.strerror}") from error
         self._accounts.watch(self._poller)
@@ -305,7 +323,7 @@ class KernelOffRamp:
         if found is None or found[0] < now:
             if len(self._egress) >= MAX_EGRESS:
                 self._egress.clear()
-            found = self._egress[place] = now + EGRESS_S, _source_towards(destination, egress.interface)
+            found = self._egress[place] = now + EGRESS_S, facts.source_towards(destination, egress.interface)
         return found[1]
 
     def _forget_ended(self) -> None:
@@ -336,46 +354,3 @@ class KernelOffRamp:
 
     def _crashed(self, error: BaseException) -> None:
         """The log has it; the next change is looked at again."""
-
-
-def _source_towards(destination: bytes, device: str | None) -> str | None:
-    family = socket.AF_INET if len(destination) == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            if device is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-            sock.connect((address_text(destination), 9))
-        except OSError:
-            return None
-        found: str = sock.getsockname()[0]
-        return found
-
-
-def _conntrack_room() -> int:
-    """Entries that conntrack still has room for, less a reserve that is not ours."""
-    try:
-        count = int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
-        most = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
-    except (OSError, ValueError):
-        return 1 << 20
-    return max(0, int(most * (1 - RESERVE)) - count)
-
-
-def _conntrack_drops() -> int:
-    """Packets that conntrack dropped: its table was full, or two connections wanted one place."""
-    try:
-        names, *rows = Path("/proc/net/stat/nf_conntrack").read_text().splitlines()
-    except OSError:
-        return 0
-    at = [index for index, name in enumerate(names.split()) if name in ("drop", "insert_failed")]
-    return sum(int(row.split()[index], 16) for row in rows for index in at)
-
-
-def _helper_probe(helper: str) -> str:
-    kind = "udp" if helper == "tftp" else "tcp"
-    return f'table inet oxy_probe {{ ct helper probe {{ type "{helper}" protocol {kind}; }}\n}}\n'
-
-
-_TIMEOUT_PROBE = (
-    "table inet oxy_probe { ct timeout probe { protocol tcp; l3proto ip; policy = { established: 9 }\n}\n}\n"
-)

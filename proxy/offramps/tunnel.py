@@ -72,6 +72,12 @@ class TunnelOffRamp:
         self.lifecycle.begin(flow, handler, partial(handler.decided, held, packet))
         return None
 
+    def take_back(self, flow: Flow) -> None:
+        """The flow has passed without us: go on with it."""
+        handler = ForwardedFlow(self, flow, is_lifted=False)
+        handler.resume()
+        self.lifecycle.resume(flow, handler)
+
     def open_answer(self, flow: Flow, inject: Inject) -> None:
         """Ask whether a flow may be that begins with an answer, which `inject` sends on."""
         handler = ForwardedFlow(self, flow, is_lifted=False)

@@ -42,6 +42,8 @@ class OffRamp(Protocol):
 
     def open_answer(self, flow: Flow, inject: Inject) -> None: ...
 
+    def take_back(self, flow: Flow) -> None: ...
+
 
 class Plane:
     """The packet plane of all tenants. `handle` is called for each packet that has no memoised path."""
@@ -212,6 +214,15 @@ class Plane:
         assert self._tunnels is not None
         self._tunnels.open_answer(flow, inject)
         return None
+
+    def take_back(self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int) -> Flow | None:
+        """A flow that the kernel has carried while nobody was there, as it was decided; None: it cannot be one."""
+        if protocol not in _NAMES or self._tunnels is None or carrier.tenant.find(carrier, protocol, key) is not None:
+            return None
+        flow = self._new_flow(carrier, protocol, key, now, now_ns)
+        flow.egress, flow.offramp = carrier, "kernel"
+        self._tunnels.take_back(flow)
+        return flow
 
     def _new_flow(self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int) -> Flow:
         self._opened += 1

@@ -25,6 +25,7 @@ UPDATES_PER_TICK = 500  # records of live flows: about 5 ms
 SHARE = 64  # flows that a tenant may have for each one that is left for everybody
 IDLE_CHECKS = 4  # readings of a flow's counters in each idle timeout: it ends after 1 to 1.25 times the timeout
 ALLOWED_BY_DEFAULT = [Decision(stage="flow_start", policy="default", action="allow", reason="no policy is configured")]
+TAKEN_BACK = [Decision(stage="flow_start", policy="default", action="allow", reason="taken back from a killed proxy")]
 ALLOWED_BY_HOOK = [Decision(stage="flow_start", policy="hook", action="allow")]
 
 
@@ -88,6 +89,13 @@ class Lifecycle:
             self.hooks.ask_then("flow_start", self.look(flow), partial(self._decided, flow, decided))
         else:
             self._decided(flow, decided, None)
+
+    def resume(self, flow: Flow, handler: TimedHandler) -> None:
+        """Enter a flow that was begun and decided by a proxy before this one."""
+        flow.handler = handler
+        flow.decisions = TAKEN_BACK
+        flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
+        self.flows += 1
 
     def _decided(self, flow: Flow, decided: Callable[[str | None], None], denial: str | None) -> None:
         try:

@@ -44,8 +44,11 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
+# Flows that outlive the proxy: those that the kernel carries. Made also in files that have been without it.
+_LIVE = "CREATE TABLE IF NOT EXISTS live (flow_id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID"
 _INSERT = f"INSERT OR IGNORE INTO flows VALUES ({','.join('?' * 16)})"
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(FlowRecord).decode
 
 
 def open_writer(path: str) -> sqlite3.Connection:
@@ -108,6 +111,7 @@ def _connect(path: str) -> sqlite3.Connection:
         if version == 0:
             connection.executescript(_TABLES)  # before the WAL: the header that says whose it is stands in the file
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(_LIVE)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         if version not in (0, VERSION):
@@ -147,6 +151,27 @@ def row(record: FlowRecord) -> tuple[Any, ...]:
 def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
     """How many of `rows` are new; one whose flow id is already there changes nothing."""
     return connection.executemany(_INSERT, rows).rowcount if rows else 0
+
+
+def save_live(connection: sqlite3.Connection, records: Iterable[FlowRecord]) -> None:
+    """Remember flows as they are now; what was remembered of them before is replaced."""
+    values = [(record.flow_id, bytearray(_encode(record))) for record in records]
+    connection.executemany("INSERT OR REPLACE INTO live VALUES (?, ?)", values)
+
+
+def forget_live(connection: sqlite3.Connection, flow_ids: Iterable[str]) -> None:
+    connection.executemany("DELETE FROM live WHERE flow_id = ?", [(flow_id,) for flow_id in flow_ids])
+
+
+def load_live(connection: sqlite3.Connection) -> list[FlowRecord]:
+    """What a proxy that was killed has remembered; what cannot be read is left out."""
+    found = []
+    for (text,) in connection.execute("SELECT record FROM live").fetchall():
+        try:
+            found.append(_decode(text))
+        except msgspec.DecodeError as error:
+            log.warning("a remembered flow cannot be read: %s", error)
+    return found
 
 
 def save_losses(connection: sqlite3.Connection, losses: Iterable[tuple[str, int, int]]) -> None:

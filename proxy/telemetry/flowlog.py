@@ -57,6 +57,8 @@ class FlowLog:
         self._inode = _inode(self._path)
         self._losses = Losses(flowdb.load_losses(self._connection))
         self._stored, self._oldest = flowdb.count_and_oldest(self._connection)
+        self.left_over = flowdb.load_live(self._connection)  # by a proxy that was killed: `submit` their ends
+        self._live = {record.flow_id for record in self.left_over}
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "flowlog-reader")
         self._writer = threading.Thread(target=self._run, name="flowlog-writer", daemon=True)
         self._writer.start()
@@ -64,7 +66,8 @@ class FlowLog:
     # What the event loop calls
 
     def submit(self, record: FlowRecord) -> None:
-        """Take the last record of a flow. Never blocks; the record must not change any more."""
+        """Take the last record of a flow, or one by which a successor knows it again. Never blocks; the record must not
+        change any more."""
         if self._closed or self._queue.qsize() >= self._capacity:
             self._losses.add(record.tenant, time.time_ns())
         else:
@@ -187,8 +190,13 @@ class FlowLog:
         losses = self._losses.unsaved()
         if not records and not losses:
             return
-        rows = self._rows(records)
+        rows = self._rows([record for record in records if record.final])
+        ended = {record.flow_id for record in records if record.final}
+        live = [record for record in records if not record.final and record.flow_id not in ended]
         connection.execute("BEGIN IMMEDIATE")
+        flowdb.save_live(connection, live)
+        flowdb.forget_live(connection, ended & self._live)
+        self._live = (self._live | {record.flow_id for record in live}) - ended
         inserted = flowdb.insert(connection, rows)
         excess = self._stored + inserted - self._settings.max_rows
         deleted = flowdb.delete_oldest(connection, excess) if excess > 0 else 0
