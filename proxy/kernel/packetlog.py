@@ -24,13 +24,15 @@ from proxy.wire.netlink import NLM_F_ACK, NLMSG_ERROR, attribute, error_code, me
 PACKET, CONFIG = 0x400, 0x401  # message types
 CFG_CMD, CFG_MODE, CFG_NLBUFSIZ, CFG_TIMEOUT, CFG_QTHRESH = 1, 2, 3, 4, 5
 BIND, COPY_PACKET = 1, 2
-MARK, IFINDEX_INDEV, PAYLOAD = 2, 4, 9
+MARK, TIMESTAMP, IFINDEX_INDEV, PAYLOAD = 2, 3, 4, 9
+SO_TIMESTAMP = 29
 RECEIVE_BYTES = 8 << 20
 MOST_BYTES = 1 << 17  # that the kernel puts into one datagram, whatever it is told
 
 _head = struct.Struct("=HH")
 _number = struct.Struct(">I")
 _mode = struct.Struct(">IBx")
+_time = struct.Struct(">QQ")  # seconds, microseconds
 
 
 class PacketLog:
@@ -56,13 +58,15 @@ class PacketLog:
         self._layout = _Layout(bytearray())
         self._buffer = bytearray(MOST_BYTES)
         self._sock = open_socket(receive_bytes)
+        self._clock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._clock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)  # the kernel notes arrivals while somebody asks
         try:
             self._configure(group, attribute(CFG_CMD, bytes([BIND])))
             self._configure(group, attribute(CFG_MODE, _mode.pack(snap_bytes, COPY_PACKET)))
             numbers = (CFG_NLBUFSIZ, buffer_bytes), (CFG_TIMEOUT, flush_cs), (CFG_QTHRESH, threshold)
             self._configure(group, b"".join(attribute(kind, _number.pack(value)) for kind, value in numbers))
         except BaseException:
-            self._sock.close()
+            self.close()
             raise
 
     def fileno(self) -> int:
@@ -70,13 +74,15 @@ class PacketLog:
 
     def close(self) -> None:
         self._sock.close()
+        self._clock.close()
 
-    def read(self, budget: int = 256) -> list[tuple[int, int, bytes]]:
-        """Mark, index of the interface it came in by (0: none), and the packet from its IP header on.
+    def read(self, budget: int = 256) -> list[tuple[int, int, bytes, int]]:
+        """Mark, index of the interface it came in by (0: none), the packet from its IP header on, and when it arrived
+        (Unix ns; 0: nobody knows).
 
         Whole datagrams are read until there are `budget` packets.
         """
-        packets: list[tuple[int, int, bytes]] = []
+        packets: list[tuple[int, int, bytes, int]] = []
         buffer, receive = self._buffer, self._sock.recv_into
         while len(packets) < budget:
             try:
@@ -97,7 +103,7 @@ class PacketLog:
                     packets.append(packet)
         return packets
 
-    def _learn(self, buffer: bytearray, at: int, end: int) -> tuple[int, int, bytes] | None:
+    def _learn(self, buffer: bytearray, at: int, end: int) -> tuple[int, int, bytes, int] | None:
         """One packet, by a walk through its attributes: the next are likely to look the same."""
         packet = _parse(buffer, at, end)
         if packet is not None:
@@ -125,7 +131,7 @@ class _Layout:
     """
 
     def __init__(self, buffer: bytearray, at: int = 0, end: int = 0) -> None:
-        self._mark = self._incoming = self._payload = 0
+        self._mark = self._incoming = self._payload = self._arrived = 0
         self._heads: list[tuple[int, bytes]] = []
         start = at
         while at + 4 <= end:
@@ -138,9 +144,11 @@ class _Layout:
                 self._mark = at + 4 - start
             elif kind == IFINDEX_INDEV:
                 self._incoming = at + 4 - start
+            elif kind == TIMESTAMP:
+                self._arrived = at + 4 - start
             at += length + 3 & ~3
 
-    def read(self, buffer: bytearray, at: int, end: int) -> tuple[int, int, bytes] | None:
+    def read(self, buffer: bytearray, at: int, end: int) -> tuple[int, int, bytes, int] | None:
         """The packet, or None where the message is another one."""
         payload = at + self._payload
         if not self._payload or payload + 4 > end:
@@ -153,23 +161,30 @@ class _Layout:
             return None
         mark = _number.unpack_from(buffer, at + self._mark)[0] if self._mark else 0
         incoming = _number.unpack_from(buffer, at + self._incoming)[0] if self._incoming else 0
-        return mark, incoming, bytes(buffer[payload + 4 : payload + length])
+        arrived = _nanoseconds(*_time.unpack_from(buffer, at + self._arrived)) if self._arrived else 0
+        return mark, incoming, bytes(buffer[payload + 4 : payload + length]), arrived
 
 
-def _parse(buffer: bytearray, at: int, end: int) -> tuple[int, int, bytes] | None:
+def _parse(buffer: bytearray, at: int, end: int) -> tuple[int, int, bytes, int] | None:
     """One packet; None when it is malformed. The payload comes last."""
-    mark = incoming = 0
+    mark = incoming = arrived = 0
     unpack, number = _head.unpack_from, _number.unpack_from
     while at + 4 <= end:
         length, kind = unpack(buffer, at)
         if length < 4 or at + length > end:
             return None
         if kind == PAYLOAD:
-            return mark, incoming, bytes(buffer[at + 4 : at + length])
+            return mark, incoming, bytes(buffer[at + 4 : at + length]), arrived
         if length == 8:
             if kind == MARK:
                 (mark,) = number(buffer, at + 4)
             elif kind == IFINDEX_INDEV:
                 (incoming,) = number(buffer, at + 4)
+        elif kind == TIMESTAMP and length == 20:
+            arrived = _nanoseconds(*_time.unpack_from(buffer, at + 4))
         at += length + 3 & ~3
     return None
+
+
+def _nanoseconds(seconds: int, microseconds: int) -> int:
+    return seconds * 1_000_000_000 + microseconds * 1000

@@ -23,7 +23,7 @@ OUTWARD = 0x8000  # in the mark of what leaves
 ON_RAMP = 0x4000  # in the index of a way whose clients the kernel sees
 MAX_WAYS = 0x3FFF
 DECIDED_SIZE = 1_000_000  # flows of on-ramps that the kernel carries by itself; beyond it they pass by us
-ASKED_SIZE = 200_000
+ASKED_SIZE, ASKED_S = 200_000, 3600  # ports outside that stand for somebody's UDP endpoint
 DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then the next packet comes up once, and is carried again
 SNAP_BYTES = 128  # headers
 FAMILIES = ((4, "ip"), (6, "ip6"))
@@ -100,7 +100,7 @@ class Ruleset:
                 if way.is_on_ramp:
                     yield f"set {_decided(version, way)} {{ type {kind}; flags dynamic,timeout; size {DECIDED_SIZE}; }}"
             asked = f"type ipv{version}_addr . inet_service; flags dynamic,timeout; size {ASKED_SIZE};"
-            yield f"set asked{version} {{ {asked} timeout {self._timeouts.udp_idle_s:.0f}s; }}"
+            yield f"set asked{version} {{ {asked} timeout {ASKED_S}s; }}"
         for counter in ("invalid", "to_host", "unasked", "foreign"):
             yield f"counter {counter} {{ }}"
 
@@ -175,35 +175,39 @@ class Ruleset:
         return max(1, round(self._settings.orphans_s)) if self._settings.orphans == "continue" else 3
 
     def _mangle(self, ways: Sequence[Way], helpers: Sequence[str], has_timeouts: bool) -> Iterator[str]:
-        yield "chain ours {"
+        on_ramps = [way for way in ways if way.is_on_ramp]
+        yield "chain opening {"  # a connection's first packet
         yield "ct mark set iifname map @marks"
-        yield "meta mark set iifname map @outward"
         if has_timeouts:
             for version in (4, 6):
-                new = f"ct state new meta nfproto ipv{version}"
-                yield f'{new} meta l4proto tcp ct timeout set "tcp{version}"'
-                yield f'{new} udp dport != 53 ct timeout set "udp{version}"'
-                yield f'{new} udp dport 53 ct timeout set "dns{version}"'
+                yield f'meta nfproto ipv{version} meta l4proto tcp ct timeout set "tcp{version}"'
+                yield f'meta nfproto ipv{version} udp dport != 53 ct timeout set "udp{version}"'
+                yield f'meta nfproto ipv{version} udp dport 53 ct timeout set "dns{version}"'
         # events cost the kernel and us: only ends, and only where nothing else tells of them
-        yield f"ct state new meta mark & {ON_RAMP:#x} != 0 ct event set destroy"
-        yield f"ct state new meta mark & {ON_RAMP:#x} == 0 ct event set label"
-        for helper, port in (("ftp", "tcp dport 21"), ("tftp", "udp dport 69")):
+        yield f"meta mark & {ON_RAMP:#x} != 0 ct event set destroy"
+        yield f"meta mark & {ON_RAMP:#x} == 0 ct event set label"
+        for helper, port in (("ftp", "tcp dport 21"),):
             if helper in helpers:
                 yield f'{port} ct helper set "{helper}"'
+        yield "accept"
         yield "}"
-        for way in ways:
-            if way.is_on_ramp:
-                yield from self._decide(way)
-        yield "chain marking {"
-        yield "type filter hook prerouting priority mangle; policy accept;"
-        yield "iifname @tuns jump ours"
-        if on_ramps := [way for way in ways if way.is_on_ramp]:
+        for way in on_ramps:
+            yield from self._decide(way)
+        yield "chain ours {"
+        yield "meta mark set iifname map @outward"
+        if on_ramps:
             jumps = ", ".join(f'"{way.device}" : jump decide_{way.place}' for way in on_ramps)
             yield f"iifname vmap {{ {jumps} }}"
-        yield "iifname @tuns accept"
-        yield f"iifname @onramps meta mark {self._leaving} goto ours"
+        yield f"ct mark {self._ours} accept"
+        yield "goto opening"
+        yield "}"
+        yield "chain marking {"  # most packets meet three rules here
+        yield "type filter hook prerouting priority mangle; policy accept;"
+        yield "iifname @tuns goto ours"
+        yield f"ct mark {self._ours} meta mark {self._leaving} accept"
         # the other direction of a connection, and what it expects
         yield f"ct mark {self._ours} meta mark set ct mark accept"
+        yield f"meta mark {self._leaving} goto opening"
         for version, family in FAMILIES:
             asked = f'log group {self._asked} snaplen 65535 queue-threshold 1 counter name "unasked" drop'
             yield f"ct state new {family} daddr . udp dport @asked{version} {asked}"
@@ -234,7 +238,7 @@ class Ruleset:
         if any(way.is_on_ramp for way in ways):
             own = f"meta mark & {0xFFFF_0000 | ON_RAMP:#x} == {self._settings.mark | ON_RAMP:#x}"
             log = f"log group {self._ends} snaplen {SNAP_BYTES} queue-threshold"
-            yield f"{own} tcp flags & (syn | ack) == syn | ack {log} 1"
+            yield f"{own} tcp flags & (syn | ack) == syn | ack {log} 16"
             yield f"{own} tcp flags & (fin | rst) != 0 {log} 16"
             yield f"{own} meta l4proto {{ icmp, ipv6-icmp }} ct state related {log} 16"
         yield "}"
@@ -256,10 +260,9 @@ class Ruleset:
         yield "chain translated {"
         yield "type filter hook postrouting priority srcnat + 10; policy accept;"
         for version, family in FAMILIES:
-            yield (
-                f"ct state new meta mark {self._leaving} meta nfproto ipv{version} meta l4proto udp "
-                f"update @asked{version} {{ {family} saddr . udp sport }}"
-            )
+            place = f"{family} saddr . udp sport"
+            new = f"ct state new meta mark {self._leaving} meta nfproto ipv{version} {place}"
+            yield f"{new} != @asked{version} update @asked{version} {{ {place} }}"
         yield "}"
 
 

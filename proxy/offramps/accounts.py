@@ -167,7 +167,7 @@ class Accounts:
         return PROTOCOL_NUMBERS[flow.protocol], flow.key, self._zones[flow.carrier]
 
     def _logged(self, events: int) -> None:
-        for mark, _, data in self._log.read(BUDGET):
+        for mark, _, data, arrived_ns in self._log.read(BUDGET):
             ramp = self._ramps.get(mark & INDEX)
             seen = None if ramp is None else observe(data)
             if ramp is None or seen is None:
@@ -175,9 +175,9 @@ class Accounts:
             if isinstance(seen, Observed):
                 table = ramp.flows.get(TCP, NOTHING)
                 if (flow := table.get(seen.key)) is not None:
-                    flow.handler.observed(seen, True)
+                    flow.handler.observed(seen, True, arrived_ns)
                 elif (flow := table.get(reverse_key(seen.key))) is not None:
-                    flow.handler.observed(seen, False)
+                    flow.handler.observed(seen, False, arrived_ns)
                 continue
             quoted = quoted_key(data, seen)
             if quoted is None:

@@ -64,7 +64,7 @@ class Unasked:
                 del self._mapped[flow.virtual]
 
     def _ready(self, events: int) -> None:
-        for _, _, data in self._log.read(BUDGET):
+        for _, _, data, _ in self._log.read(BUDGET):
             buffer = bytearray(data)
             packet = ip.parse(buffer, 0, len(buffer))
             if isinstance(packet, IPPacket) and packet.protocol == UDP and packet.end - packet.l4 >= udp.HEADER_BYTES:

@@ -38,13 +38,16 @@ class WatchedFlow:
         """Whether the kernel carries the flow by itself: it watches the time then, and what it moves."""
         return self.flow.carrier.exit is not None
 
-    def observed(self, seen: Observed, is_outward: bool) -> None:
-        """A segment of a flow that the kernel carries: of those that begin and end a connection."""
+    def observed(self, seen: Observed, is_outward: bool, arrived_ns: int) -> None:
+        """A segment of a flow that the kernel carries: of those that begin and end a connection. It may come late, and
+        says when it arrived."""
         flow, flags = self.flow, seen.last[9]
         if flow.is_ended or flow.tracked is None:
             return
         if flags & tcp.SYN and not is_outward:
             self._answered(flags)
+            if arrived_ns:
+                flow.origin_tcp_ms = (arrived_ns - flow.started_ns) / 1e6
             flow.tracked[1].options = TIMESTAMPS * seen.has_timestamps
         self._track(seen.last, flags, seen.payload, is_outward)
 
