@@ -35,38 +35,37 @@ AS_ASKED = ""  # the origin is what the client asked for
 CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
 
 
-class Path:
-    """The memoised handling of one direction of a flow.
+class KernelPath:
+    """The memoised handling of one direction of a flow that leaves by the kernel, and its counters.
 
-    `rewritten` replaces addresses and ports at once, `ip_delta` and `l4_delta` are what that adds to the IPv4 header's
-    sum (or to the pseudo-header's) and to the transport checksum. Counters live here and are summed when somebody asks.
+    Half the size of a `Path`: of such flows there may be a million.
     """
 
-    __slots__ = (
-        "exit",
-        "ip_delta",
-        "l4_delta",
-        "lane",
-        "last",
-        "mtu",
-        "octets",
-        "packets",
-        "prefix",
-        "raw",
-        "rewritten",
-        "send",
-    )
+    __slots__ = ("exit", "last", "mtu", "octets", "packets", "send")
 
     def __init__(self) -> None:
         self.packets = 0
         self.octets = 0
-        self.rewritten = b""
-        self.ip_delta = 0
-        self.l4_delta = 0
         self.send: Any = None  # of the tunnel that they leave by, or who greets the first; None: they go to the kernel
         self.exit: Any = None  # writes them to the kernel, which counts their hop and looks at their size
         self.last = b""  # of TCP: sequence and acknowledgement number, flags and window of the packet that passed last
         self.mtu = 0  # of that tunnel
+
+
+class Path(KernelPath):
+    """The same of a flow whose packets go to another tunnel, or to sockets of our own.
+
+    `rewritten` replaces addresses and ports at once, `ip_delta` and `l4_delta` are what that adds to the IPv4 header's
+    sum (or to the pseudo-header's) and to the transport checksum.
+    """
+
+    __slots__ = ("ip_delta", "l4_delta", "lane", "prefix", "raw", "rewritten")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rewritten = b""
+        self.ip_delta = 0
+        self.l4_delta = 0
         self.prefix: Any = None  # bytes instead of the arriving virtio-net header; None: that is kept, if any
         self.raw: Any = None  # sends what needs no mark on its outer header: a socket's own method,
         self.lane: Any = None  # and who counts what it sends, and hears of its errors
@@ -87,6 +86,7 @@ class Flow:
     def __init__(
         self, flow_id: str, tenant: Tenant, carrier: Carrier, protocol: Protocol, key: bytes,
         source: bytes, source_port: int, destination: bytes, destination_port: int, now: float, now_ns: int,
+        path: type[KernelPath] = Path,
     ) -> None:  # fmt: skip
         self.id, self.tenant, self.carrier, self.protocol, self.key = flow_id, tenant, carrier, protocol, key
         self.source, self.source_port = source, source_port
@@ -98,7 +98,8 @@ class Flow:
         self.level: Level = "packet"
         self.verdict: Verdict = "allowed"
         self.decisions: list[Decision] = []
-        self.client_path, self.origin_path = Path(), Path()
+        self.client_path: Any = path()  # a Path, where more than the kernel's is wanted of it
+        self.origin_path: Any = path()
         self.client_payload = self.origin_payload = self.spliced = 0
         self.handler: Any = None
         self.parent_id: str | None = None
@@ -150,9 +151,17 @@ class Flow:
         self.closed_by = CLOSED_BY.get(reason.partition("_")[0], "proxy")
         return True
 
+    def widen(self) -> None:
+        """Be ready to leave otherwise than by the kernel."""
+        if not isinstance(self.client_path, Path):
+            old, (self.client_path, self.origin_path) = (self.client_path, self.origin_path), (Path(), Path())
+            for new, before in zip((self.client_path, self.origin_path), old, strict=True):
+                new.packets, new.octets, new.last = before.packets, before.octets, before.last
+
     def activity(self) -> int:
         """A number that grows with everything that the flow moves: two equal readings mean that it was idle."""
-        return self.client_path.packets + self.origin_path.packets + self.client_payload + self.origin_payload
+        packets: int = self.client_path.packets + self.origin_path.packets
+        return packets + self.client_payload + self.origin_payload
 
     def totals(self) -> Totals:
         client, origin = self.client_path, self.origin_path

@@ -20,7 +20,7 @@ class Wheel(Generic[T]):
 
     def __init__(self, tick_s: float = 0.25) -> None:
         self.tick_s = tick_s
-        self._slots: dict[int, dict[int, T]] = {}
+        self._slots: dict[int, set[T]] = {}
         self._last = 0
 
     def __len__(self) -> int:
@@ -43,15 +43,15 @@ class Wheel(Generic[T]):
         item.timer_slot = slot
         waiting = self._slots.get(slot)
         if waiting is None:
-            self._slots[slot] = {id(item): item}
+            self._slots[slot] = {item}
         else:
-            waiting[id(item)] = item
+            waiting.add(item)
 
     def disarm(self, item: T) -> None:
         if item.timer_slot:
             waiting = self._slots.get(item.timer_slot)
             if waiting is not None:
-                waiting.pop(id(item), None)
+                waiting.discard(item)
                 if not waiting:
                     del self._slots[item.timer_slot]
             item.timer_slot = item.timer_due = 0
@@ -66,7 +66,7 @@ class Wheel(Generic[T]):
         self._last = max(self._last, current)
         items = []
         for slot in due:
-            for item in self._slots.pop(slot).values():
+            for item in self._slots.pop(slot):
                 if item.timer_due > current:
                     self._put(item, item.timer_due)
                 else:

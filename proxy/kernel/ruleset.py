@@ -75,7 +75,7 @@ class Ruleset:
         lines = [f"table inet {self.name}", f"delete table inet {self.name}", f"table inet {self.name} {{"]
         lines += self._maps(ways)
         lines += self._objects(helpers, has_timeouts)
-        lines += self._raw(ways)
+        lines += self._raw(ways, helpers)
         lines += self._mangle(ways, helpers, has_timeouts)
         lines += self._filters(ways)
         lines += self._translation(ways)
@@ -122,7 +122,7 @@ class Ruleset:
                 kind = f"protocol {protocol}; l3proto {family};"
                 yield f"ct timeout {name}{version} {{ {kind} policy = {{ {values} }}; }}"
 
-    def _raw(self, ways: Sequence[Way]) -> Iterator[str]:
+    def _raw(self, ways: Sequence[Way], helpers: Sequence[str]) -> Iterator[str]:
         yield "chain up {"  # to the proxy: not tracked yet; what is for this host is none of ours
         yield "meta mark set 0"
         yield "fib daddr type { local, broadcast, multicast, anycast } accept"
@@ -147,6 +147,11 @@ class Ruleset:
         yield "type filter hook prerouting priority raw; policy accept;"
         yield "iifname @tuns goto from_us"
         yield "iifname @backs notrack accept"
+        zones = {way.zone for way in ways}
+        if (
+            helpers and len(zones) == 1
+        ):  # a connection that is expected is looked for in the zone of the one it belongs to
+            yield f"tcp sport 20 ct original zone set {zones.pop()}"
         if on_ramps := [way for way in ways if way.is_on_ramp]:
             jumps = ", ".join(f'"{name}" : goto onramp_{way.place}' for way in on_ramps for name in way.interfaces)
             yield f"iifname vmap {{ {jumps} }}"

@@ -76,6 +76,7 @@ class ForwardedFlow(WatchedFlow):
     def _lift(self, held: bytes, packet: IPPacket) -> None:
         """Hand the flow over to the stream plane."""
         flow = self.flow
+        flow.widen()
         if flow.egress is not None and flow.egress.exit is not None:
             flow.tenant.move(self._protocol, flow, None)
         flags = tcp.flags(held, packet) if flow.protocol == "tcp" else tcp.SYN
@@ -130,6 +131,8 @@ class ForwardedFlow(WatchedFlow):
         self._is_started = True
         flow.level, flow.origin = "packet", AS_ASKED
         reason = self._leave_by_kernel()
+        if flow.protocol == "tcp":
+            flow.tracked = Direction(), Direction()
         if reason is None:
             self._connected()
             reason = inject()
@@ -314,6 +317,8 @@ class ForwardedFlow(WatchedFlow):
                 return DropReason.FLOW_COLLISION
             self.forget()
             tenant.move(self._protocol, flow, hop.carrier)
+            if hop.carrier.exit is None:
+                flow.widen()
             flow.offramp = "tunnel" if hop.carrier.exit is None else "kernel"
         flow.route, self.is_unrouted = str(hop) or None, False
         return None

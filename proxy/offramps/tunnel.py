@@ -66,6 +66,7 @@ class TunnelOffRamp:
         if may_lift and hop.is_stream and not self.hooks.has("level"):
             if hop.carrier is not None and hop.carrier.exit is not None:  # read by us, it leaves by a socket of ours
                 flow.egress = None
+                flow.widen()
             return self.streams[flow.protocol].open(flow, buffer, packet)
         handler = ForwardedFlow(self, flow, is_lifted=may_lift and hop.is_stream)
         held = bytes(buffer[: packet.end])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Path
+from proxy.flow.flow import KernelPath, Path
 from proxy.flow.tenant import Carrier
 from proxy.packet import segment
 from proxy.packet.fragment import split
@@ -68,10 +68,12 @@ def take_hops(buffer: bytearray, packet: IPPacket, hops: int) -> None:
         _U16.pack_into(buffer, packet.start + 10, update(field, -hops * ONE_HOP % 0xFFFF))
 
 
-def memoise(path: Path, version: int, arrival: Carrier, egress: Carrier, number: int) -> None:
+def memoise(path: KernelPath, version: int, arrival: Carrier, egress: Carrier, number: int) -> None:
     """Let `path` send plain packets on without another look. `number`: the flow's hash."""
     path.send, path.mtu = egress.sender(number), egress.mtu
     path.exit = egress.exit
+    if not isinstance(path, Path):
+        return
     same = arrival.header_bytes == egress.header_bytes
     path.prefix = None if same else virtio.NO_OFFLOAD[: egress.header_bytes]
     lane = egress.lane(number)

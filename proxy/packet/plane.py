@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import DropReason
-from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow
+from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, KernelPath, Path
 from proxy.flow.network import reverse_key
 from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier
@@ -16,6 +16,7 @@ from proxy.packet.routes import SOCKETS, Hop, choose, flow_hash, leave
 from proxy.wire import icmp, ip, tcp, udp, virtio
 from proxy.wire.ip import IPPacket
 
+MAX_ADDRESSES = 65_536  # that are remembered to be shared
 Inject = Callable[[], DropReason | None]  # sends a flow's first packet
 
 
@@ -55,6 +56,7 @@ class Plane:
         self._openers = {ip.TCP: tcp, ip.UDP: udp, ip.ICMP: echo, ip.ICMPV6: echo}
         self._errors, self._tunnels = errors, tunnels
         self._opened = 0
+        self._addresses: dict[bytes, bytes] = {}  # one object for all flows that have it
 
     def handle(self, carrier: Carrier, buffer: bytearray, end: int, now: float, now_ns: int) -> DropReason | None:
         """Why the packet in `buffer[:end]` went no further, or None when it did. The caller counts the reason."""
@@ -157,7 +159,7 @@ class Plane:
     ) -> DropReason | None:
         """A flow's first packet: where would it go?"""
         if not carrier.opens:
-            return DropReason.STRAY
+            return self._expected(carrier, buffer, packet, key, now, now_ns)
         network = carrier.network
         hop: Hop | DropReason = SOCKETS
         if network.routes is not None:
@@ -182,7 +184,8 @@ class Plane:
             if refusal is DropReason.LIMIT_FLOWS and packet.protocol == ip.TCP:
                 carrier.deliver(tcp.reset_for(buffer, packet))  # at the cap: say so; over the rate: a retry may pass
             return refusal
-        flow = self._new_flow(carrier, packet.protocol, key, now, now_ns)
+        is_kernels = hop.carrier is not None and hop.carrier.exit is not None
+        flow = self._new_flow(carrier, packet.protocol, key, now, now_ns, KernelPath if is_kernels else Path)
         if hop.route is not None:
             flow.route = str(hop)
         if hop.carrier is None:
@@ -194,6 +197,25 @@ class Plane:
         flow.egress, flow.offramp = hop.carrier, "tunnel" if hop.carrier.exit is None else "kernel"
         assert self._tunnels is not None
         return self._tunnels.open(flow, hop, buffer, packet)
+
+    def _expected(
+        self, exit_: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
+    ) -> DropReason | None:
+        """A connection from outside that the kernel let in, since a client's has spoken of it (active FTP)."""
+        if packet.protocol != ip.TCP or not _opens(buffer, packet):
+            return DropReason.STRAY
+        flows = exit_.flows.get(ip.TCP, {}).values()
+        ends = packet.destination, packet.source
+        parent = next((flow for flow in flows if (flow.source, flow.destination) == ends and not flow.is_ended), None)
+        if parent is None:
+            return DropReason.UNSOLICITED
+        held = bytearray(buffer[: packet.end])
+
+        def inject() -> DropReason | None:
+            flow = exit_.tenant.find(exit_, ip.TCP, key)
+            return None if flow is None else flow.handler.packet(exit_, held, packet)
+
+        return self.open_answer(parent, reverse_key(key), inject, now, now_ns)
 
     def open_answer(self, parent: Flow, key: bytes, inject: Inject, now: float, now_ns: int) -> DropReason | None:
         """Open a flow that begins with an answer to a mapping of `parent`'s; `key`: as the client's packets have it.
@@ -224,14 +246,19 @@ class Plane:
         self._tunnels.take_back(flow)
         return flow
 
-    def _new_flow(self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int) -> Flow:
+    def _new_flow(
+        self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int, path: type[KernelPath] = KernelPath
+    ) -> Flow:
         self._opened += 1
         size = 4 if len(key) < 16 else 16
-        ports = key[2 * size :]
+        source, destination, ports = key[:size], key[size : 2 * size], key[2 * size :]
+        addresses = self._addresses
+        if len(addresses) > MAX_ADDRESSES:
+            addresses.clear()
         return Flow(
             f"{now_ns // 1000:014x}{self._opened & 0xFFFF:04x}", carrier.tenant, carrier, _NAMES[protocol], key,
-            key[:size], int.from_bytes(ports[:2], "big"), key[size : 2 * size], int.from_bytes(ports[2:], "big"),
-            now, now_ns,
+            addresses.setdefault(source, source), int.from_bytes(ports[:2], "big"),
+            addresses.setdefault(destination, destination), int.from_bytes(ports[2:], "big"), now, now_ns, path,
         )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ UPDATES_PER_TICK = 500  # records of live flows: about 5 ms
 SHARE = 64  # flows that a tenant may have for each one that is left for everybody
 IDLE_CHECKS = 4  # readings of a flow's counters in each idle timeout: it ends after 1 to 1.25 times the timeout
 ALLOWED_BY_DEFAULT = [Decision(stage="flow_start", policy="default", action="allow", reason="no policy is configured")]
+NO_TIME = 0.0  # nobody was asked
 TAKEN_BACK = [Decision(stage="flow_start", policy="default", action="allow", reason="taken back from a killed proxy")]
 ALLOWED_BY_HOOK = [Decision(stage="flow_start", policy="hook", action="allow")]
 
@@ -107,9 +108,12 @@ class Lifecycle:
 
     def decide(self, flow: Flow, denial: str | None) -> bool:
         """Write down what was said at the flow's start; whether it may go on."""
+        if denial is None and not self.hooks.has("flow_start"):
+            flow.policy_ms, flow.decisions = NO_TIME, ALLOWED_BY_DEFAULT
+            return True
         flow.policy_ms = (time.monotonic() - flow.started_at) * 1000
         if denial is None:
-            flow.decisions = ALLOWED_BY_HOOK if self.hooks.has("flow_start") else ALLOWED_BY_DEFAULT
+            flow.decisions = ALLOWED_BY_HOOK
             return True
         flow.verdict = "denied"
         flow.tenant.drops[DropReason.DENIED] += 1

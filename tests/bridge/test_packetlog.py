@@ -164,7 +164,7 @@ BODY = b"".join(PARTS)
 
 
 def test_a_record_without_payload_is_left_out():
-    assert packetlog._parse(bytearray(BODY), 0, len(BODY)) == (5, 12, b"packet")
+    assert packetlog._parse(bytearray(BODY), 0, len(BODY)) == (5, 12, b"packet", 0)
     for end in range(len(BODY) - 2):  # two bytes of padding
         assert packetlog._parse(bytearray(BODY), 0, end) is None
 
