@@ -21,6 +21,7 @@ from oxyctl.errors import ExitCode, LabNotFound, NothingMatched, OxyctlError
 from oxyctl.lab.enter import enter_lab
 from oxyctl.lab.state import LabDirectory, State
 from oxyctl.net.namespaces import Namespaces
+from proxy.device.tun import OFF_RAMP_NAMES
 from proxy.settings import suggest
 
 SIOCGIFMTU, SIOCGIFHWADDR = 0x8921, 0x8927  # linux/sockios.h
@@ -98,7 +99,7 @@ def _serve(channel: socket.socket, lab: LabDirectory, state: State, wanted: Sequ
 def _interfaces(wanted: Wanted) -> list[str]:
     known = [name for _, name in socket.if_nameindex()]
     if wanted.interface is None:
-        return [name for name in known if name != "lo"]
+        return [name for name in known if name != "lo" and not name.startswith(OFF_RAMP_NAMES)]
     if wanted.interface not in known:
         raise NothingMatched(
             f"node '{wanted.node}' has no interface '{wanted.interface}'{suggest(wanted.interface, known)}"

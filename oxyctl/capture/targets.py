@@ -19,7 +19,7 @@ ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 
 
 class Wanted(NamedTuple):
-    """An interface of a node; None: every one but its loopback."""
+    """An interface of a node; None: every one but its loopback and the devices of a proxy's kernel off-ramp."""
 
     node: str
     interface: str | None = None

@@ -11,6 +11,12 @@ IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
 MAX_NAME = 15  # IFNAMSIZ, less the zero at its end
+OFF_RAMP_NAMES = (
+    "oxk",
+    "oxi",
+    "oxu",
+    "oxb",
+)  # how the names of the kernel off-ramp's devices begin: no links of anybody
 TUNSETIFF = 0x4004_54CA
 TUNSETOFFLOAD = 0x4004_54D0
 TUNGETIFF = 0x8004_54D2

@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy.device import routing
 from proxy.device.routing import Route, Rule
+from proxy.device.tun import OFF_RAMP_NAMES
 from proxy.errors import ProxyError
 from proxy.kernel.host import needed
 from proxy.kernel.ruleset import OUTWARD, Ruleset, Way
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 
 EVERY_BIT = 0xFFFF_FFFF
 DECIDING = 0x1_0000  # added to the number of an on-ramp's table
-OWN_NAMES = ("oxk", "oxi", "oxu", "oxb")
 DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -128,7 +128,7 @@ def planned(settings: Settings) -> Iterator[str]:
 
 def interfaces(settings: Settings) -> list[str]:
     """Those by which packets leave and return. ProxyError: an on-ramp names one that is not there."""
-    known = {index: name for index, name in socket.if_nameindex() if not name.startswith(OWN_NAMES)}
+    known = {index: name for index, name in socket.if_nameindex() if not name.startswith(OFF_RAMP_NAMES)}
     egresses = {
         egress_of(tenant, network).interface
         for tenant in settings.tenants.values()
