@@ -20,6 +20,8 @@ RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE, RTA_VIA = 1, 4, 5, 6, 15, 18
 FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK = 3, 6, 10, 15, 16
+FIB_RULE_INVERT = 0x2
+NARROWING = frozenset({11, 17, 19, 20, 22, 23, 24})  # tunnel, outgoing interface, VRF, users, protocol, ports
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 4, 0, 253
 RTN_UNICAST, RTN_UNREACHABLE, FR_ACT_TO_TBL = 1, 7, 1
@@ -43,6 +45,8 @@ class Rule(msgspec.Struct, frozen=True):
     mark: int = 0
     mask: int = 0
     interface: str | None = None  # by which they arrived; `lo`: made by this host
+    is_narrow: bool = False  # there are more conditions than these; only of rules that others made
+    is_opposite: bool = False  # of all others; only of rules that others made
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -82,6 +86,8 @@ def rules() -> Iterator[Rule]:
                 _u32(values.get(FRA_FWMARK)),
                 _u32(values.get(FRA_FWMASK)),
                 None if name is None else name.rstrip(b"\0").decode(),
+                bool(body[1] or body[2] or body[3] or NARROWING & values.keys()),
+                bool(_u32(body[8:12]) & FIB_RULE_INVERT),
             )
 
 

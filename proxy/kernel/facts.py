@@ -26,14 +26,20 @@ def source_towards(destination: bytes, device: str | None) -> str | None:
         return found
 
 
-def conntrack_room() -> int:
-    """Entries that conntrack still has room for, less a reserve that is not ours."""
+def conntrack_usage() -> tuple[int, int] | None:
+    """Entries of this namespace, and how many there may be; None: no connection is tracked here."""
     try:
         count = int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
         most = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
     except (OSError, ValueError):
-        return UNKNOWN_ROOM
-    return max(0, int(most * (1 - RESERVE)) - count)
+        return None
+    return count, most
+
+
+def conntrack_room() -> int:
+    """Entries that conntrack still has room for, less a reserve that is not ours."""
+    usage = conntrack_usage()
+    return UNKNOWN_ROOM if usage is None else max(0, int(usage[1] * (1 - RESERVE)) - usage[0])
 
 
 def conntrack_drops() -> int:

@@ -21,21 +21,28 @@ _HEAD = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 
 
-def run(text: str) -> None:
+def run(text: str, *options: str) -> None:
     """One transaction. ProxyError: nft is not installed, or what it says of the first line that the kernel refused."""
     program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
     if program is None:
         raise ProxyError("nft is not installed (apt install nftables)")
-    done = subprocess.run([program, "-f", "-"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run([program, *options, "-f", "-"], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ProxyError(f"nft: {next(iter(done.stderr.strip().splitlines()), 'failed')}")
 
 
+def check(text: str) -> None:
+    """ProxyError: why the kernel would not take `text`, as `run` says it; nothing is changed."""
+    run(text, "--check")
+
+
 def is_accepted(text: str) -> bool:
     """Whether the kernel would take `text`; nothing is changed."""
-    program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
-    command = [str(program), "--check", "-f", "-"]
-    return program is not None and not subprocess.run(command, input=text, capture_output=True, text=True).returncode
+    try:
+        check(text)
+    except ProxyError:
+        return False
+    return True
 
 
 def watch() -> socket.socket:

@@ -63,6 +63,7 @@ PURE = ("proxy.wire", "proxy.flow", "proxy.packet")
 CORE_FOR_THE_LAB = {
     "proxy.control": "the way to ask a running proxy",
     "proxy.packet.health": "a tunnel's health is judged alike at both of its ends",
+    "proxy.kernel.obstacles": "what is in the kernel off-ramp's way is the same before it starts and after",
     "proxy.wire": "bytes mean the same on both sides",
     "proxy.device": "TUN devices, and the client's side of tunnels",
     "proxy.settings": "both read YAML, and the lab writes proxy.yaml",

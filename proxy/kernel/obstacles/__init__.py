@@ -1,0 +1,7 @@
+"""What is in the way of the kernel off-ramp on this machine: facts, and the judgement on them.
+
+survey      read from the kernel and its tools; nothing is changed
+judge       from facts to obstacles, each with what mends it. Pure
+firewall    whether chains of others would drop our packets. Pure
+probes      what a kernel must have for it, found by trying
+"""
