@@ -1,4 +1,4 @@
-"""Run one proxy: `python -m proxy proxy.yaml`."""
+"""Run one proxy: `python -m proxy proxy.yaml`; or say what that would change of this machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 
 from proxy import __version__
 from proxy.app import Proxy
 from proxy.errors import ProxyError
 from proxy.kernel.private import become_namespace_owner
+from proxy.kernel.ways import in_the_way, planned
+from proxy.offramps.kernel import is_asked_for
 from proxy.settings import DocumentError, Settings, load
 
 # Flows that end leave no cycles: looking for some among thousands of live ones, after each 700 new objects, is in vain.
@@ -26,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m proxy", description="Run one proxy from a configuration file.")
     parser.add_argument("file", help="the configuration, see examples/proxy.yaml")
     parser.add_argument("--check", action="store_true", help="only read the file and say whether it is valid")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what it would change of this network namespace, and change nothing"
+    )
     parser.add_argument("--verbose", action="store_true", help="say more in the log")
     parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args(arguments)
@@ -42,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.file}: valid")
         return 0
     try:
+        if options.dry_run:
+            print(*dry_run(settings), sep="\n")
+            return 0
         become_namespace_owner()
         gc.set_threshold(*COLLECT)
         asyncio.run(_serve(settings))
@@ -49,6 +58,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"proxy: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def dry_run(settings: Settings) -> Iterator[str]:
+    """What the kernel off-ramp would change of this namespace, and what is in its way. ProxyError: as at start."""
+    if not is_asked_for(settings):
+        yield "nothing is changed of this network namespace (offramp: sockets)"
+        return
+    for change in planned(settings):
+        yield f"would change  {change}"
+    for obstacle in in_the_way(settings):
+        yield f"{'note' if obstacle.is_note else 'in the way':12}  {obstacle}"
 
 
 async def _serve(settings: Settings) -> None:

@@ -22,6 +22,7 @@ from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
+from proxy.kernel.ways import in_the_way
 from proxy.offramps.kernel import KernelOffRamp, is_asked_for
 from proxy.offramps.sockets import raise_descriptor_limit
 from proxy.offramps.tunnel import TunnelOffRamp
@@ -97,7 +98,8 @@ class Proxy:
         plane = self._make_plane()
         self._open_kernel(plane, flow_log)
         ramps = self._ramps, self._ports
-        self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, self._kernel)
+        kernel = self._kernel, self.kernel_problem
+        self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, *kernel)
         self._lifecycle.subscribe(flow_log.submit, "end")
         await self._hooks.notify("startup")
         defer.push_async_callback(self._hooks.drain)
@@ -151,6 +153,7 @@ class Proxy:
             _end_left_over(flow_log, left_over)
             return
         try:
+            obstacles = in_the_way(self.settings)
             _end_left_over(flow_log, self._kernel.start(plane, left_over))
         except (OSError, ProxyError) as error:
             self._kernel.close()
@@ -159,6 +162,10 @@ class Proxy:
                 raise ProxyError(f"interface on-ramps need the kernel off-ramp: {error}") from error
             self.kernel_problem = str(error)
             log.warning("no kernel off-ramp, flows leave by sockets: %s", error)
+        else:
+            for obstacle in obstacles:
+                if not obstacle.is_note:
+                    log.warning("in the kernel off-ramp's way: %s", obstacle)
 
     def _open_ramps(self, plane: Plane) -> None:
         tuns = {bridge.offload: bridge.tun for bridge in self._bridges.values()}

@@ -43,6 +43,7 @@ _TUNNELS = [
 def print_status(status: Status, tunnels: Sequence[TunnelInfo]) -> None:
     """Everything, one table under the other; what is empty is left out."""
     print(safe_text(_summary(status)))
+    print(safe_text(_off_ramp(status)))
     print(safe_text(_records(status)))
     _section(_TENANTS, sorted(_tenant_rows(status)))
     _section(_TUNNELS, [_tunnel_row(tunnel) for tunnel in tunnels])
@@ -62,6 +63,15 @@ def _summary(status: Status) -> str:
     up = duration_text(status.uptime_s * 1000)
     tunnels = f"{status.tunnels} tunnel{'' if status.tunnels == 1 else 's'}"
     return f"{status.node}: {status.state} for {up}, PID {status.pid}, version {status.version}; {tunnels}, {flows}"
+
+
+def _off_ramp(status: Status) -> str:
+    own = status.kernel_offramp
+    if own.state != "kernel":
+        return "off-ramp: sockets" + (f" (no kernel off-ramp: {own.reason})" if own.reason else "")
+    text = f"off-ramp: kernel, table {own.table}, {own.conntrack_entries:,} of {own.conntrack_max:,} connections"
+    text += f"; the table was changed by somebody and made again: {own.repairs}" if own.repairs else ""
+    return text + (f"; what the kernel told was lost: {own.lost}" if own.lost else "")
 
 
 def _records(status: Status) -> str:

@@ -34,6 +34,7 @@ __all__ = [
     "FlowQuery",
     "FlowRecord",
     "FlowsAnswer",
+    "KernelOffRampStatus",
     "Lost",
     "Page",
     "ProxyView",
@@ -66,6 +67,20 @@ class RecordsStatus(msgspec.Struct, kw_only=True, frozen=True):
     oldest: int | None = None
 
 
+class KernelOffRampStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """How flows that nobody reads leave, and how full conntrack's table is where the kernel remembers them."""
+
+    # sockets: nothing else is asked for. unavailable: it is, and `reason` says why sockets have to do
+    state: Literal["kernel", "sockets", "unavailable"] = "sockets"
+    reason: str | None = None
+    table: str | None = None  # of nftables, in the family inet
+    devices: list[str] = []  # TUN devices in the namespace that the proxy runs in
+    conntrack_entries: int = 0  # of the whole namespace
+    conntrack_max: int = 0
+    repairs: int = 0  # how often somebody changed the table, and it was made again
+    lost: int = 0  # how often what the kernel told of flows that it carries came faster than it was read
+
+
 class TenantStatus(msgspec.Struct, kw_only=True):
     """Counters of one tenant. `client_*` came from its tunnels, `origin_*` was sent into them."""
 
@@ -95,6 +110,7 @@ class Status(msgspec.Struct, kw_only=True):
     drops: dict[str, int] = {}  # of every tenant, and of packets and tunnels that had none yet
     records: RecordsStatus = RecordsStatus()
     kernel: dict[str, int] = {}  # counters of the private namespace
+    kernel_offramp: KernelOffRampStatus = KernelOffRampStatus()
 
 
 class TunnelInfo(msgspec.Struct, kw_only=True):

@@ -12,9 +12,12 @@ from proxy.device.routing import Route, Rule
 from proxy.device.tun import OFF_RAMP_NAMES
 from proxy.errors import ProxyError
 from proxy.kernel.host import needed
+from proxy.kernel.obstacles.judge import Obstacle, judge
+from proxy.kernel.obstacles.survey import gather
 from proxy.kernel.ruleset import OUTWARD, Ruleset, Way
-from proxy.settings import InterfaceOnRamp, KernelOffRamp, Settings, suggest
+from proxy.settings import InterfaceOnRamp, KernelOffRamp, Settings, TenantSettings, suggest
 from proxy.settings.egress import egress_of
+from proxy.settings.parts import DEFAULT_NETWORK
 
 log = logging.getLogger(__name__)
 
@@ -117,23 +120,38 @@ class WayRouting:
 
 def planned(settings: Settings) -> Iterator[str]:
     """What the off-ramp would change of this namespace, in words."""
-    own, names = settings.kernel, interfaces(settings)
-    yield f"nftables: the table inet oxy_{own.instance}, which looks at packets of the proxy's own devices only"
+    own, names, ramps = settings.kernel, interfaces(settings), list(on_ramps(settings))
+    networks = sum(1 + len(each.networks.keys() - {DEFAULT_NETWORK}) for each in by_kernel(settings).values())
+    yield f"TUN devices: oxkN, two for each network: {2 * networks}; oxu0" + (
+        f"; oxiN and oxbN for each interface on-ramp: {2 * len(ramps)}" if ramps else ""
+    )
+    yield f"nftables: the table inet oxy_{own.instance}, for packets of these devices{' and of on-ramps' * bool(ramps)}"
     yield f"routing: rules of priority {own.priority} to {own.priority + 3}, for marks {own.mark:#x}/0xffff0000"
+    yield f"routing: tables from {own.first_table} on, one or two for each device"
+    yield f"conntrack: zones from {own.first_zone} on, one for each network"
     for name in names:
         yield f"forwarding: between the proxy's devices and {name}"
-    for change in needed(names, has_on_ramps=any(on_ramps(settings))):
+    for change in needed(names, has_on_ramps=bool(ramps)):
         yield str(change)
+
+
+def in_the_way(settings: Settings) -> list[Obstacle]:
+    """What of this namespace keeps the off-ramp from working, or will. ProxyError: as `interfaces`."""
+    ramps = [name for ramp in on_ramps(settings) for name in ramp.interfaces]
+    names, bound = interfaces(settings), [name for name in _egresses(settings) if name is not None]
+    return judge(gather(settings.kernel, interfaces=names, bound=bound, on_ramps=ramps))
+
+
+def by_kernel(settings: Settings) -> dict[str, TenantSettings]:
+    """The tenants whose unread flows are to leave by the kernel."""
+    tenants = settings.tenants.items()
+    return {name: tenant for name, tenant in tenants if (tenant.offramp or settings.offramp) == "kernel"}
 
 
 def interfaces(settings: Settings) -> list[str]:
     """Those by which packets leave and return. ProxyError: an on-ramp names one that is not there."""
     known = {index: name for index, name in socket.if_nameindex() if not name.startswith(OFF_RAMP_NAMES)}
-    egresses = {
-        egress_of(tenant, network).interface
-        for tenant in settings.tenants.values()
-        for network in (None, *tenant.networks.values())
-    }
+    egresses = _egresses(settings)
     names = {name for name in egresses if name is not None}
     if None in egresses:  # by whatever the routes say
         main = (route for version in DEFAULTS for route in routing.routes(version))
@@ -144,6 +162,15 @@ def interfaces(settings: Settings) -> list[str]:
             raise ProxyError(f"on-ramp: no interface '{name}'{suggest(name, known.values())}")
         names.add(name)
     return sorted(name for name in names - {"lo"} if name in known.values())
+
+
+def _egresses(settings: Settings) -> set[str | None]:
+    """Interfaces that networks leave by. None: as the routes say."""
+    return {
+        egress_of(tenant, network).interface
+        for tenant in settings.tenants.values()
+        for network in (None, *tenant.networks.values())
+    }
 
 
 def on_ramps(settings: Settings) -> Iterator[InterfaceOnRamp]:

@@ -7,7 +7,6 @@ p0 =====> forwarding, nftables, conntrack ===> eth0                          dec
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -21,10 +20,11 @@ from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Carrier, Tenant
 from proxy.kernel import facts, nft
+from proxy.kernel.claims import Claims
 from proxy.kernel.conntrack import Conntrack
 from proxy.kernel.host import Changes, needed
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, Ruleset, Way
-from proxy.kernel.ways import WayRouting, interfaces, on_ramps
+from proxy.kernel.ways import WayRouting, by_kernel, interfaces, on_ramps
 from proxy.offramps.accounts import Accounts
 from proxy.offramps.exit import UNASKED_NAME, Exit, InterfaceRamp, open_device
 from proxy.offramps.unasked import Unasked
@@ -48,7 +48,7 @@ COUNTERS = {  # of the table, and what they mean for a packet
 
 def is_asked_for(settings: Settings) -> bool:
     """Whether any tenant's flows are to leave by the kernel."""
-    return any((tenant.offramp or settings.offramp) == "kernel" for tenant in settings.tenants.values())
+    return bool(by_kernel(settings))
 
 
 class KernelOffRamp:
@@ -71,7 +71,7 @@ class KernelOffRamp:
         self._ended: dict[tuple[int, bytes, int], None] = {}  # connections for conntrack to forget
         self._egress: dict[tuple[str | None, bytes], tuple[float, str | None]] = {}
         self._changes = Changes(Path(settings.control + ".kernel"))
-        self._lock: socket.socket | None = None
+        self._claims: Claims | None = None
         self._watched: list[socket.socket] = []
         self._conntrack: Conntrack | None = None
         self._accounts: Accounts | None = None
@@ -92,13 +92,12 @@ class KernelOffRamp:
         `left_over`: what a proxy that was killed has remembered of flows. They are taken back from conntrack; the
         result are those that are gone.
         """
-        self._take_lock()
+        self._claims = Claims(self._own)
         self._changes.adopt()
         self._conntrack = Conntrack()
-        for name, tenant in self._settings.tenants.items():
-            if (tenant.offramp or self._settings.offramp) == "kernel":
-                for network in self._tenants[name].networks:
-                    self._open_exits(self._tenants[name], network, plane)
+        for name in by_kernel(self._settings):
+            for network in self._tenants[name].networks:
+                self._open_exits(self._tenants[name], network, plane)
         for ramp in on_ramps(self._settings):
             self._open_ramp(ramp, plane)
         self._changes.make(needed(interfaces(self._settings), has_on_ramps=bool(self.ramps)))
@@ -129,7 +128,7 @@ class KernelOffRamp:
         if self._unasked is not None:
             self._unasked.close(self._poller)
             self._unasked = None
-        if self._lock is None:
+        if self._claims is None:
             return
         self._forget_ended()
         for carrier in (*self.exits, *self.ramps):
@@ -142,8 +141,8 @@ class KernelOffRamp:
         if self._conntrack is not None:
             self._conntrack.flush(self._own.mark, 0xFFFF_0000)
             self._conntrack.close()
-        self._lock.close()
-        self._lock = None
+        self._claims.close()
+        self._claims = None
 
     def begin(self, flow: Flow) -> DropReason | None:
         """Let a flow into the kernel: why not, or None; its egress address is filled in."""
@@ -217,6 +216,21 @@ class KernelOffRamp:
             for ramp in self.ramps:
                 ramp.renew_lease()
 
+    @property
+    def table(self) -> str:
+        """Of nftables."""
+        return self._ruleset.name
+
+    @property
+    def devices(self) -> list[str]:
+        """TUN devices of ours."""
+        return [way.device for way in self.ways.values()]
+
+    @property
+    def lost(self) -> int:
+        """How often the kernel told of flows that it carries, and we were too slow."""
+        return 0 if self._accounts is None else self._accounts.lost
+
     def drops(self) -> dict[DropReason, int]:
         """What the table and conntrack dropped of ours; of conntrack's own count, what everybody lost."""
         found = nft.counters(self._ruleset.name)
@@ -229,7 +243,7 @@ class KernelOffRamp:
     def remove_left_over(self) -> None:
         """What a proxy of this instance has left that was killed, where this one has no kernel off-ramp any more."""
         if self._changes.adopt():
-            self._take_lock()
+            self._claims = Claims(self._own)
             self._conntrack = Conntrack()
             self.close()
 
@@ -256,21 +270,6 @@ class KernelOffRamp:
             log.warning("UDP answers from other ports are not let in: no nfnetlink_log (%s)", error.strerror)
             return
         self._unasked.watch(self._poller, plane)
-
-    def _take_lock(self) -> None:
-        """One proxy of each instance in a namespace: abstract sockets belong to it."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        try:
-            sock.bind(f"\0oxy-kernel-{self._own.instance}")
-        except OSError as error:
-            sock.close()
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise ProxyError(
-                f"another proxy of this network namespace has the table {self._ruleset.name}: "
-                "give this one another 'kernel: {instance: ...}'"
-            ) from None
-        self._lock = sock
 
     def _open_exits(self, tenant: Tenant, name: str, plane: Plane) -> None:
         network = tenant.networks[name]

@@ -119,7 +119,7 @@ class KernelOffRamp(Part, frozen=True):
     instance: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,32}$")] = "proxy"  # in the name of its table: oxy_proxy
     mark: Annotated[int, Meta(ge=0, le=0xFFFF_0000, multiple_of=0x1_0000)] = 0x6F78_0000  # its lower half is ours
     first_zone: Annotated[int, Meta(ge=1, le=60_000)] = 0x6F78  # of conntrack: one for each virtual network
-    priority: Annotated[int, Meta(ge=1, le=32_000)] = 60  # of the first of five routing rules
+    priority: Annotated[int, Meta(ge=1, le=32_000)] = 60  # of the first of four kinds of routing rules
     first_table: Annotated[int, Meta(ge=256, le=0xFFFF_0000)] = 0x6F78_0000  # of routing tables
     orphans: Literal["continue", "stop"] = "continue"  # flows of `interface` on-ramps while the proxy is away
     orphans_s: Seconds = 60  # for so long

@@ -40,6 +40,7 @@ def render(status: Status, tunnels: Iterable[TunnelInfo] = ()) -> str:
             _family("oxy_drops_total", "counter", "Packets that went no further, by reason.", _drops(status)),
             *_health(tunnels),
             _family("oxy_kernel_total", "counter", "Counters of the private namespace.", _kernel(status)),
+            *_offramp(status),
             _family("oxy_records_stored", "gauge", "Records in the flow log.", _one(status.records.stored)),
             _family("oxy_records_lost_total", "counter", "Records that could not be kept.", _one(status.records.lost)),
         ]
@@ -105,6 +106,20 @@ def _health(tunnels: Iterable[TunnelInfo]) -> Iterator[str]:
     yield _family(
         "oxy_tunnel_probes_total", "counter", "Probes sent through a tunnel, by what became of them.", samples
     )
+
+
+def _offramp(status: Status) -> Iterator[str]:
+    """Families of the kernel off-ramp, where it is in use."""
+    own = status.kernel_offramp
+    if own.state != "kernel":
+        return
+    text = "Connections in conntrack's table, of the whole network namespace."
+    yield _family("oxy_conntrack_entries", "gauge", text, _one(own.conntrack_entries))
+    yield _family("oxy_conntrack_max", "gauge", "Connections that conntrack has room for.", _one(own.conntrack_max))
+    text = "Times that the nftables table was changed by somebody, and made again."
+    yield _family("oxy_kernel_table_repairs_total", "counter", text, _one(own.repairs))
+    text = "Times that the kernel told of flows faster than it was heard."
+    yield _family("oxy_kernel_lost_total", "counter", text, _one(own.lost))
 
 
 def _kernel(status: Status) -> Iterator[Sample]:

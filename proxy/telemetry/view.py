@@ -10,12 +10,22 @@ from typing import Literal
 
 from proxy import __version__
 from proxy.context import OFFLOAD
-from proxy.control.schema import FlowQuery, Page, RouteInfo, RoutesChange, Status, TenantStatus, TunnelInfo
+from proxy.control.schema import (
+    FlowQuery,
+    KernelOffRampStatus,
+    Page,
+    RouteInfo,
+    RoutesChange,
+    Status,
+    TenantStatus,
+    TunnelInfo,
+)
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.network import Network
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Tenant
 from proxy.kernel.carrier import RampCarrier
+from proxy.kernel.facts import conntrack_usage
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
 from proxy.offramps.kernel import KernelOffRamp
@@ -45,11 +55,13 @@ class View:
         ramps: Sequence[ConnectedRamp],
         ports: Sequence[GueRamp] = (),
         kernel: KernelOffRamp | None = None,
+        kernel_problem: str | None = None,
     ) -> None:
+        """`kernel_problem`: why there is no `kernel`, though it is asked for."""
         self.state: Literal["running", "draining"] = "running"
         self._node, self._tenants, self._lifecycle, self._log = node, tenants, lifecycle, flow_log
         self._namespace, self._pumps, self._ramps, self._ports = namespace, pumps, ramps, ports
-        self._kernel = kernel
+        self._kernel, self._kernel_problem = kernel, kernel_problem
         self._started_ns = time.time_ns()
         self._ended: dict[str, Counter[str]] = {name: Counter() for name in tenants}
         lifecycle.subscribe(self._count_end, "end")
@@ -86,6 +98,23 @@ class View:
             drops={str(reason): count for reason, count in drops.items() if count},
             records=self._log.status(),
             kernel=kernel,
+            kernel_offramp=self._kernel_status(),
+        )
+
+    def _kernel_status(self) -> KernelOffRampStatus:
+        kernel = self._kernel
+        if kernel is None:
+            state: Literal["sockets", "unavailable"] = "unavailable" if self._kernel_problem else "sockets"
+            return KernelOffRampStatus(state=state, reason=self._kernel_problem)
+        entries, most = conntrack_usage() or (0, 0)
+        return KernelOffRampStatus(
+            state="kernel",
+            table=kernel.table,
+            devices=kernel.devices,
+            conntrack_entries=entries,
+            conntrack_max=most,
+            repairs=kernel.repairs,
+            lost=kernel.lost,
         )
 
     def tunnels(self, tenant: str | None) -> list[TunnelInfo]:

@@ -9,7 +9,7 @@ import pytest
 from oxyctl.cli.status import app
 from oxyctl.errors import OxyctlError
 from oxyctl.render.units import bytes_text, duration_text, safe_text
-from proxy.control.schema import RecordsStatus, TenantStatus
+from proxy.control.schema import KernelOffRampStatus, RecordsStatus, TenantStatus
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def test_for_people(status, proxy):
     proxy.status = lambda: full
     lines = [" ".join(line.split()) for line in status().splitlines()]
     assert lines[0] == "edge: running for 1m01s, PID 7, version 0.1.0; 1 tunnel, no flows"
-    assert lines[1].startswith("flow log: 9 records, the oldest of 2001-09-0")
+    assert lines[1] == "off-ramp: sockets"
+    assert lines[2].startswith("flow log: 9 records, the oldest of 2001-09-0")
     assert "acme 1 2 0 1 0 0 2.1 kB 0 0 B 0 3" in lines
     assert any(line.startswith("t1 acme 100.96.0.2 1280 - 0 0 B 0 B 0 B") for line in lines)
     assert lines.index("- bad_control 7") < lines.index("acme denied 3")
@@ -41,11 +42,38 @@ def test_for_people(status, proxy):
     assert not any("InErrs" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("offramp", "line"),
+    [
+        (KernelOffRampStatus(), "off-ramp: sockets"),
+        (
+            KernelOffRampStatus(state="unavailable", reason="nft is not installed"),
+            "off-ramp: sockets (no kernel off-ramp: nft is not installed)",
+        ),
+        (
+            KernelOffRampStatus(state="kernel", table="oxy_proxy", conntrack_entries=12, conntrack_max=262_144),
+            "off-ramp: kernel, table oxy_proxy, 12 of 262,144 connections",
+        ),
+        (
+            KernelOffRampStatus(state="kernel", table="oxy_a", conntrack_max=9, repairs=2, lost=3),
+            "off-ramp: kernel, table oxy_a, 0 of 9 connections; the table was changed by somebody and made again: 2; "
+            "what the kernel told was lost: 3",
+        ),
+    ],
+)
+def test_how_unread_flows_leave(status, proxy, offramp, line):
+    full = proxy.status()
+    full.kernel_offramp = offramp
+    proxy.status = lambda: full
+    assert status().splitlines()[1] == line
+
+
 def test_for_programs(status):
     answer = json.loads(status("--format", "json"))
     (item,) = answer["items"]
     assert (answer["kind"], item["node"], item["open_tunnels"][0]["id"]) == ("status", "edge", "t1")
     assert set(item["tenants"]) == {"acme", "globex"}
+    assert (item["kernel_offramp"]["state"], item["kernel_offramp"]["reason"]) == ("sockets", None)
 
 
 def test_for_prometheus(status):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from proxy.control.schema import RecordsStatus, Status, TenantStatus
+from proxy.control.schema import KernelOffRampStatus, RecordsStatus, Status, TenantStatus
 from proxy.telemetry.metrics import render
 
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\["\\n])*",?)+)\})? ([0-9.e+-]+)')
@@ -30,6 +30,9 @@ def status() -> Status:
         drops={"spoofed_source": 4, "bad_control": 7},
         records=RecordsStatus(stored=5, lost=6),
         kernel={"ip_in_hdr_errors": 8},
+        kernel_offramp=KernelOffRampStatus(
+            state="kernel", conntrack_entries=12, conntrack_max=262_144, repairs=2, lost=3
+        ),
     )
 
 
@@ -59,8 +62,16 @@ def test_values():
     assert 'oxy_drops_total{tenant="",reason="spoofed_source"} 0' not in lines
     assert 'oxy_kernel_total{reason="ip_in_hdr_errors"} 8' in lines
     assert "oxy_records_lost_total 6" in lines
+    assert "oxy_conntrack_entries 12" in lines
+    assert "oxy_conntrack_max 262144" in lines
+    assert "oxy_kernel_table_repairs_total 2" in lines
+    assert "oxy_kernel_lost_total 3" in lines
     assert "oxy_start_time_seconds 1750000000.5" in lines
     assert f'oxy_client_bytes_total{{tenant="acme"}} {2**60 + 1}' in lines
+
+
+def test_no_table_no_room_of_it():
+    assert "conntrack" not in render(Status(node="edge", version="0.1.0", pid=1, started=0, uptime_s=1.0))
 
 
 def test_a_tenant_cannot_break_the_format():

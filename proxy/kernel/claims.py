@@ -1,0 +1,54 @@
+"""What no two proxies of one network namespace may share: claimed by abstract sockets, which belong to it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+from proxy.errors import ProxyError
+from proxy.settings import KernelOffRamp
+
+TABLES = 0x2_0000  # routing tables from `first_table` on
+
+
+class Claims:
+    """Of one proxy, from when they are made until `close`, or until the process ends."""
+
+    def __init__(self, own: KernelOffRamp) -> None:
+        """ProxyError: another proxy has one of them; in the message, what to change."""
+        self._held: list[socket.socket] = []
+        taken: list[str] = []
+        for name, place in _places(own):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._held.append(sock)
+            try:
+                sock.bind(f"\0oxy-kernel-{name}-{place}")
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    self.close()
+                    raise
+                taken.append(name)
+        if taken:
+            self.close()
+            words = ", ".join(f"{name}: ..." for name in dict.fromkeys(taken))
+            raise ProxyError(
+                "another proxy of this network namespace has what this one would use: "
+                f"give it its own 'kernel: {{{words}}}'"
+            )
+
+    def close(self) -> None:
+        """Others may have them."""
+        for sock in self._held:
+            sock.close()
+        self._held.clear()
+
+
+def _places(own: KernelOffRamp) -> Iterator[tuple[str, object]]:
+    """Keys of `kernel:` in proxy.yaml, and names for what they stand for; ranges that overlap have one in common."""
+    yield "instance", own.instance
+    upper = own.mark >> 16
+    yield from (("mark", place) for place in (upper, upper + 1))  # NFLOG groups as well
+    first, last = own.first_table, own.first_table + TABLES - 1
+    yield from (("first_table", place) for place in sorted({first // TABLES, last // TABLES}))
+    yield "first_zone", own.first_zone
