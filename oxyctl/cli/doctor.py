@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def doctor(output: FormatOption = Format.table) -> None:
     """Find out by trying what this machine lets labs do. Exit code 1 when they cannot run."""
     from oxyctl.cli.output import print_envelope
-    from oxyctl.doctor import features, limits, programs
+    from oxyctl.doctor import features, limits, offramp, programs
     from oxyctl.doctor.finding import can_run_labs
 
-    found = [trial.run() for trial in (*limits.trials(), *features.trials(), *programs.trials())]
+    rooms = limits, features, offramp, programs
+    found = [trial.run() for room in rooms for trial in room.trials()]
     able = can_run_labs(found)
     if output == Format.json:
         print_envelope("doctor", found, can_run_labs=able)

@@ -16,6 +16,8 @@ PROGRAMS = {
     "dig": ("dnsutils", "DNS by hand"),
     "traceroute": ("traceroute", "hops by hand"),
     "mtr": ("mtr-tiny", "hops by hand"),
+    "nft": ("nftables", "unread flows as packets (offramp: kernel)"),
+    "conntrack": ("conntrack", "the kernel's connections by hand"),
     "tcpdump": ("tcpdump", "oxyctl capture --filter"),
     "tshark": ("tshark", "reading captures in a terminal"),
     "nginx": ("nginx-light", "origins of your own"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oxyctl.doctor import features, limits, programs
+from oxyctl.doctor import features, limits, offramp, programs
 from oxyctl.doctor.diagnose import diagnose
 from oxyctl.doctor.finding import Answer, Finding, NoNamespaces, Trial, can_run_labs
 from oxyctl.doctor.modules import has_module
@@ -80,7 +80,7 @@ def test_what_is_made_in_a_sandbox_is_not_here():
 
 @pytest.mark.netns
 def test_every_trial_ends_in_an_answer_of_its_own():
-    found = [trial.run() for trial in (*limits.trials(), *features.trials(), *programs.trials())]
+    found = [trial.run() for trial in (*limits.trials(), *features.trials(), *offramp.trials(), *programs.trials())]
     assert len({finding.name for finding in found}) == len(found)
     for finding in found:
         assert "the trial" not in finding.detail, finding

@@ -1,0 +1,54 @@
+"""The kernel off-ramp: what this kernel has for it, and what on this host is in its way."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+from oxyctl.doctor.finding import Answer, Trial
+from oxyctl.doctor.modules import module_fix
+from oxyctl.doctor.sandbox import in_sandbox
+from proxy.kernel.obstacles.judge import Facts, Kind, judge
+from proxy.kernel.obstacles.probes import PROBES, problem
+from proxy.kernel.obstacles.survey import default_interfaces, gather
+from proxy.settings import KernelOffRamp
+
+ON_THIS_HOST = "a proxy on this host with offramp: kernel"
+KINDS: dict[Kind, str] = {  # and the names of their trials
+    "firewall": "firewall",
+    "routing rules": "routing rules",
+    "rp_filter": "rp_filter",
+    "conntrack": "conntrack room",
+    "forwarding": "forwarding",
+    "IPv6": "IPv6 forwarding",
+}
+
+
+def trials() -> list[Trial]:
+    """What labs use too is tried in a sandbox; the rest is about the network namespace that the doctor runs in."""
+    probes = [
+        Trial(name, needed_for, partial(in_sandbox, partial(_probe, name)), fix=module_fix(module))
+        for name, (module, _, needed_for) in PROBES.items()
+    ]
+    return [*probes, *(Trial(name, ON_THIS_HOST, partial(_look, kind)) for kind, name in KINDS.items())]
+
+
+def _probe(name: str) -> Answer:
+    found = problem(name)
+    return Answer("ok") if found is None else Answer("degraded", found)
+
+
+def _look(kind: Kind) -> Answer:
+    facts = _facts()
+    found = [each for each in judge(facts) if each.kind == kind]
+    if serious := [each for each in found if not each.is_note]:
+        fixes = dict.fromkeys(each.fix for each in serious if each.fix)
+        return Answer("degraded", "; ".join(each.text for each in serious), "; ".join(fixes) or None)
+    if kind == "firewall" and facts.ruleset is None:
+        return Answer("ok", "not asked: nft is not there" if facts.may_change else "not asked: only root is told")
+    return Answer("ok", "; ".join(each.text for each in found))
+
+
+@cache
+def _facts() -> Facts:
+    """Of this host, as a proxy with default settings would use it."""
+    return gather(KernelOffRamp(), interfaces=default_interfaces())
