@@ -74,7 +74,7 @@ class KernelOffRampStatus(msgspec.Struct, kw_only=True, frozen=True):
     state: Literal["kernel", "sockets", "unavailable"] = "sockets"
     reason: str | None = None
     table: str | None = None  # of nftables, in the family inet
-    devices: list[str] = []  # TUN devices in the namespace that the proxy runs in
+    devices: list[str] = []  # TUN devices by which they do, in the namespace that the proxy runs in
     conntrack_entries: int = 0  # of the whole namespace
     conntrack_max: int = 0
     repairs: int = 0  # how often somebody changed the table, and it was made again
