@@ -168,7 +168,7 @@ def _egresses(settings: Settings) -> set[str | None]:
     """Interfaces that networks leave by. None: as the routes say."""
     return {
         egress_of(tenant, network).interface
-        for tenant in settings.tenants.values()
+        for tenant in by_kernel(settings).values()
         for network in (None, *tenant.networks.values())
     }
 

@@ -83,6 +83,7 @@ class KernelOffRamp:
         self._held: dict[str, int] = dict.fromkeys(tenants, 0)
         self._next_lease = 0.0
         self.repairs = 0
+        self._is_torn = False
         self._ruleset = Ruleset(self._own, settings.timeouts, ends_group=self._group(0), asked_group=self._group(1))
         self._routing = WayRouting(self._own, self._ruleset, self.ways)
 
@@ -211,6 +212,8 @@ class KernelOffRamp:
             self._has_changed = False
             self._egress.clear()
             self._routing.refresh()
+        if self._is_torn:
+            self._repair()
         if self.ramps and now >= self._next_lease:
             self._next_lease = now + LEASE_S
             for ramp in self.ramps:
@@ -338,10 +341,20 @@ class KernelOffRamp:
         sock = self._watched[0]
         if not nft.has_lost(sock, self._ruleset.name):
             return
+        log.warning("table inet %s was flushed or changed by somebody: it is made again", self._ruleset.name)
+        self._is_torn = True
+        self._repair()
+
+    def _repair(self) -> None:
+        """Make the table again. Where that fails, `tick` tries once more."""
+        try:
+            nft.run(self._text())
+        except ProxyError as error:
+            log.error("the kernel off-ramp has no table: %s", error)
+            return
+        nft.has_lost(self._watched[0], self._ruleset.name)  # that was us
+        self._is_torn, self._next_lease = False, 0.0
         self.repairs += 1
-        log.warning("table inet %s was flushed or changed by somebody: made again", self._ruleset.name)
-        nft.run(self._text())
-        nft.has_lost(sock, self._ruleset.name)  # that was us
 
     def _namespace_changed(self, events: int) -> None:
         try:
