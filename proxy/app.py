@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 RESERVED_DESCRIPTORS = 1_500  # for tunnels, introductions, the control API, the flow log and pooled pipes
 DESCRIPTORS_PER_FLOW = 2
+SLICE_S = 0.002  # between two slices of work that packets must not wait for
 
 
 class Proxy:
@@ -219,12 +220,17 @@ class Proxy:
             for carrier in list(tenant.carriers.values()):
                 carrier.close()
 
+    def _wake_flows(self) -> None:
+        """A slice of the flows whose time has come; the next one soon."""
+        if self._lifecycle.tick(time.monotonic()):
+            asyncio.get_running_loop().call_later(SLICE_S, self._wake_flows)
+
     def _tick(self) -> None:
         """The clock of everything that times out."""
         now = time.monotonic()
         wheel = self._lifecycle.wheel
         self._timer = asyncio.get_running_loop().call_later(wheel.tick_s, self._tick)
-        self._lifecycle.tick(now)
+        self._wake_flows()
         self._lifecycle.send_updates(self.tenants.values(), self.settings.records.update_every_s, now)
         for tenant in self.tenants.values():
             tenant.expire_fragments(now)
