@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from proxy.wire.netlink import NLM_F_ACK, NLM_F_CREATE, attribute, error_code, header, message
+
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 SIOCSIFADDR, SIOCSIFNETMASK = 0x8916, 0x891C
 SIOCSIFMTU, SIOCGIFINDEX = 0x8922, 0x8933
 RTM_NEWLINK, RTM_NEWROUTE, IFLA_TXQLEN, RTA_DST, RTA_OIF = 16, 24, 13, 1, 4
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 0x1, 0x4, 0x400
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST = 254, 4, 253, 1
 IFF_UP = 0x1
 IN_USE_S = 2.0  # the longest that the kernel may take to add an address; with duplicate address detection it takes 1 s
@@ -46,8 +47,7 @@ def add_route(name: str, prefix: str) -> None:
     network = ipaddress.ip_network(prefix)
     family, packed = (socket.AF_INET, socket.AF_INET6)[network.version == 6], network.network_address.packed
     fields = family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST, 0
-    attributes = struct.pack("=HH", 4 + len(packed), RTA_DST) + packed
-    attributes += struct.pack("=HHI", 8, RTA_OIF, socket.if_nametoindex(name))
+    attributes = attribute(RTA_DST, packed) + attribute(RTA_OIF, struct.pack("=I", socket.if_nametoindex(name)))
     _netlink(name, RTM_NEWROUTE, NLM_F_CREATE, struct.pack("=8BI", *fields) + attributes)
 
 
@@ -62,18 +62,17 @@ def set_sysctl(name: str, value: object) -> bool:
 
 def _set_queue(name: str, packets: int) -> None:
     """By netlink, since the ioctl wants rights outside our user namespace and netlink does not."""
-    attribute = struct.pack("=HHI", 8, IFLA_TXQLEN, packets)
-    _netlink(name, RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), 0, 0) + attribute)
+    body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), 0, 0)
+    _netlink(name, RTM_NEWLINK, 0, body + attribute(IFLA_TXQLEN, struct.pack("=I", packets)))
 
 
 def _netlink(name: str, kind: int, flags: int, body: bytes) -> None:
     """One request about the interface `name` (rtnetlink(7)); OSError: the kernel's answer, when it is no."""
-    head = struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
-        sock.send(head + body)
-        (code,) = struct.unpack_from("=i", sock.recv(4096), 16)
-    if code:
-        raise OSError(-code, f"{name}: {os.strerror(-code)}")
+        sock.send(message(kind, NLM_F_ACK | flags, 1, body))
+        answer = sock.recv(4096)
+    if code := error_code(answer, header.size, len(answer)):
+        raise OSError(code, f"{name}: {os.strerror(code)}")
 
 
 def _add_flags(sock: socket.socket, name: str, flags: int) -> None:

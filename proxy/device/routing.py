@@ -13,6 +13,20 @@ from ipaddress import ip_network
 
 import msgspec
 
+from proxy.wire import netlink
+from proxy.wire.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    attribute,
+    error_code,
+    message,
+    messages,
+    values,
+)
+
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
@@ -25,15 +39,12 @@ NARROWING = frozenset({11, 17, 19, 20, 22, 23, 24})  # tunnel, outgoing interfac
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 4, 0, 253
 RTN_UNICAST, RTN_UNREACHABLE, FR_ACT_TO_TBL = 1, 7, 1
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE, NLM_F_REPLACE = 0x1, 0x4, 0x300, 0x400, 0x100
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REPLACE = 0x100
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 CHANGES = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
 LAST = 0xFFFF_FFFF  # the metric of what is asked only when there is nothing else
 
-_HEAD = struct.Struct("=IHHII")
 _ROUTE = struct.Struct("=8BI")  # family, dst length, src length, TOS, table, protocol, scope, type, flags
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -77,16 +88,16 @@ def rules() -> Iterator[Rule]:
     """All rules that look something up in a table."""
     for version, family in FAMILIES.items():
         for body in _dump(RTM_GETRULE, struct.pack("=B11x", family)):
-            values = _attributes(body, 12)
-            name = values.get(FRA_IIFNAME)
+            said = values(body, 12, len(body))
+            name = said.get(FRA_IIFNAME)
             yield Rule(
                 version,
-                _u32(values.get(FRA_PRIORITY)),
-                _u32(values.get(FRA_TABLE)) or body[4],
-                _u32(values.get(FRA_FWMARK)),
-                _u32(values.get(FRA_FWMASK)),
+                _u32(said.get(FRA_PRIORITY)),
+                _u32(said.get(FRA_TABLE)) or body[4],
+                _u32(said.get(FRA_FWMARK)),
+                _u32(said.get(FRA_FWMASK)),
                 None if name is None else name.rstrip(b"\0").decode(),
-                bool(body[1] or body[2] or body[3] or NARROWING & values.keys()),
+                bool(body[1] or body[2] or body[3] or NARROWING & said.keys()),
                 bool(_u32(body[8:12]) & FIB_RULE_INVERT),
             )
 
@@ -111,12 +122,12 @@ def routes(version: int) -> Iterator[Route]:
         _, length, _, _, table, _, _, kind, flags = _ROUTE.unpack_from(body)
         if kind not in (RTN_UNICAST, RTN_UNREACHABLE) or flags & 0x200:  # RTM_F_CLONED: of the cache
             continue
-        values = _attributes(body, _ROUTE.size)
-        packed = values.get(RTA_DST, bytes(4 if version == 4 else 16))
-        index = _u32(values.get(RTA_OIF)) or None
+        said = values(body, _ROUTE.size, len(body))
+        packed = said.get(RTA_DST, bytes(4 if version == 4 else 16))
+        index = _u32(said.get(RTA_OIF)) or None
         yield Route(
-            version, f"{socket.inet_ntop(family, packed)}/{length}", _u32(values.get(RTA_TABLE)) or table,
-            None if kind == RTN_UNREACHABLE else index, values.get(RTA_GATEWAY), _u32(values.get(RTA_PRIORITY)),
+            version, f"{socket.inet_ntop(family, packed)}/{length}", _u32(said.get(RTA_TABLE)) or table,
+            None if kind == RTN_UNREACHABLE else index, said.get(RTA_GATEWAY), _u32(said.get(RTA_PRIORITY)),
         )  # fmt: skip
 
 
@@ -124,8 +135,8 @@ def own_addresses() -> set[bytes]:
     """Every address of every interface, packed."""
     found = set()
     for body in _dump(RTM_GETADDR, struct.pack("=BBBBI", socket.AF_UNSPEC, 0, 0, 0, 0)):
-        values = _attributes(body, 8)
-        found.add(values.get(IFA_LOCAL) or values.get(IFA_ADDRESS) or b"")
+        said = values(body, 8, len(body))
+        found.add(said.get(IFA_LOCAL) or said.get(IFA_ADDRESS) or b"")
     return found - {b""}
 
 
@@ -145,7 +156,7 @@ def _rule_body(rule: Rule) -> bytes:
     if rule.mask:
         body += _number(FRA_FWMARK, rule.mark) + _number(FRA_FWMASK, rule.mask)
     if rule.interface is not None:
-        body += _attribute(FRA_IIFNAME, rule.interface.encode() + b"\0")
+        body += attribute(FRA_IIFNAME, rule.interface.encode() + b"\0")
     return body
 
 
@@ -157,11 +168,11 @@ def _route_body(route: Route) -> bytes:
     body = _ROUTE.pack(FAMILIES[route.version], network.prefixlen, 0, 0, table, RTPROT_STATIC, scope, kind, 0)
     body += _number(RTA_TABLE, route.table)
     if network.prefixlen:
-        body += _attribute(RTA_DST, network.network_address.packed)
+        body += attribute(RTA_DST, network.network_address.packed)
     if route.index is not None:
         body += _number(RTA_OIF, route.index)
     if route.gateway is not None:
-        body += _attribute(RTA_GATEWAY, route.gateway)
+        body += attribute(RTA_GATEWAY, route.gateway)
     if route.metric:
         body += _number(RTA_PRIORITY, route.metric)
     return body
@@ -179,50 +190,33 @@ def _forgiving(*codes: int) -> Iterator[None]:
 
 def _request(kind: int, flags: int, body: bytes, what: str) -> None:
     with _socket() as sock:
-        sock.send(_HEAD.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + body)
-        (code,) = struct.unpack_from("=i", sock.recv(8192), 16)
-    if code:
-        raise OSError(-code, f"{os.strerror(-code)}: {what}")
+        sock.send(message(kind, NLM_F_ACK | flags, 1, body))
+        answer = sock.recv(8192)
+    if code := error_code(answer, netlink.header.size, len(answer)):
+        raise OSError(code, f"{os.strerror(code)}: {what}")
 
 
 def _dump(kind: int, body: bytes) -> Iterator[bytes]:
-    """What stands behind the netlink header of each answer."""
+    """The body of each answer."""
     with _socket() as sock:
-        sock.send(_HEAD.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
+        sock.send(message(kind, NLM_F_DUMP, 1, body))
         while True:
-            data, at = sock.recv(1 << 16), 0
-            while at + 16 <= len(data):
-                length, answer, _, _, _ = _HEAD.unpack_from(data, at)
-                if answer == NLMSG_DONE:
+            data = sock.recv(1 << 16)
+            for each in messages(data, len(data)):
+                if each.kind == NLMSG_DONE:
                     return
-                if answer == NLMSG_ERROR:
-                    (code,) = struct.unpack_from("=i", data, at + 16)
-                    raise OSError(-code, os.strerror(-code))
-                yield data[at + 16 : at + length]
-                at += max(16, (length + 3) & ~3)
+                if each.kind == NLMSG_ERROR:
+                    code = error_code(data, each.start, each.end)
+                    raise OSError(code, os.strerror(code))
+                yield data[each.start : each.end]
 
 
 def _socket() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
 
 
-def _attributes(body: bytes, at: int) -> dict[int, bytes]:
-    found = {}
-    while at + 4 <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
-        if length < 4:
-            break
-        found[kind & 0x3FFF] = body[at + 4 : at + length]
-        at += (length + 3) & ~3
-    return found
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
 def _number(kind: int, value: int) -> bytes:
-    return _ATTRIBUTE.pack(8, kind) + struct.pack("=I", value)
+    return attribute(kind, struct.pack("=I", value))
 
 
 def _u32(value: bytes | None) -> int:

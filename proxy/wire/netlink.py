@@ -53,6 +53,11 @@ def attributes(buffer: bytes | bytearray, at: int, end: int) -> Iterator[tuple[i
         at += length + 3 & ~3
 
 
+def values(buffer: bytes | bytearray, at: int, end: int) -> dict[int, bytes]:
+    """The values by their kinds; of one that stands twice, the last."""
+    return {kind: bytes(buffer[start:stop]) for kind, start, stop in attributes(buffer, at, end)}
+
+
 def attribute(kind: int, value: bytes) -> bytes:
     return _attribute.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
 
