@@ -132,8 +132,10 @@ class HookRunner:
 
     async def drain(self) -> None:
         """Wait for what was started and not waited for."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        while started := list(self._tasks):
+            await asyncio.gather(*started, return_exceptions=True)
+            # not left to their callbacks: of tasks that are all done, gather() lets none run (Python 3.12 and later)
+            self._tasks.difference_update(started)
 
     async def _call(self, name: str, arguments: tuple[object, ...], failed: str | None) -> str | None:
         hook: Callable[..., Awaitable[str | None]] = getattr(self.hooks, name)

@@ -5,6 +5,7 @@ A new key of a model gets its sentence here, or in its `Meta`, and `oxyctl lab s
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -292,6 +293,8 @@ def lab_schema() -> Json:
     schema = msgspec.json.schema(LabFile)
     definitions: Json = schema["$defs"]
     for model, definition in definitions.items():
+        if "description" in definition:  # Python 3.13 and later have taken the indentation out of docstrings already
+            definition["description"] = inspect.cleandoc(definition["description"])
         for key, value in definition.get("properties", {}).items():
             _describe(model, key, value)
     _name_services(definitions)
