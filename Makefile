@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 4
 
-.PHONY: help demo test test-kernel check lint bench clean
+.PHONY: help demo test test-kernel check check-newer lint bench clean
 
 help: ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.x")'
@@ -28,6 +28,9 @@ test-kernel: $(VENV)/.installed ## Test tunnels and queues of a real kernel: of 
 check: $(VENV)/.installed lint ## Format, lint, types and the unit tests: before each commit
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m 'not netns and not slow'
 
+check-newer: $(VENV)/.installed ## The unit tests on every newer Python that this machine has, each in .venvs/
+	$(BIN)/python -m tools.newer -n $(WORKERS) -m 'not netns and not slow'
+
 lint: $(VENV)/.installed ## Format, lint and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -37,5 +40,5 @@ bench: $(VENV)/.installed ## Measure, beside the references: prints tables, writ
 	$(BIN)/python -m bench
 
 clean: ## Remove the virtual environment and everything that was generated
-	rm -rf $(VENV) build dist *.egg-info bench/results bench/peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs build dist *.egg-info bench/results bench/peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
