@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import ipaddress
+import os
 import socket
 
 from oxyctl.agents.config import ClientConfig
@@ -69,7 +71,12 @@ def _open_device(config: ClientConfig, offload: bool) -> int:
         tun = open_tun(config.interface, offload=offload)
         # the namespace's end removes it, all at once: closing one descriptor after the other takes 16 ms each
         fcntl.ioctl(tun, TUNSETPERSIST, 1)
-        netlink.run(_configuration(config))
+        try:
+            netlink.run(_configuration(config))
+        except OSError as error:  # the device, with its addresses, may be of the client that was here before
+            if error.errno != errno.EEXIST:
+                os.close(tun)
+                raise
         return tun
 
 

@@ -16,6 +16,7 @@ from oxyctl.cli.down import down, gc
 from oxyctl.cli.graph import graph
 from oxyctl.cli.impair import impair
 from oxyctl.cli.inside import exec, logs, shell
+from oxyctl.cli.nodes import kill, restart, start, stop
 from oxyctl.cli.routes import routes
 from oxyctl.cli.schema import schema
 from oxyctl.cli.status import status
@@ -30,6 +31,10 @@ app = typer.Typer(
 )
 lab.app.command("down")(down)
 lab.app.command("gc")(gc)
+lab.app.command("stop")(stop)
+lab.app.command("start")(start)
+lab.app.command("restart")(restart)
+lab.app.command("kill")(kill)
 lab.app.command("exec", context_settings={"allow_interspersed_args": False})(exec)
 lab.app.command("shell")(shell)
 lab.app.command("logs")(logs)

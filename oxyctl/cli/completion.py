@@ -89,6 +89,12 @@ complete_proxy = _quietly(_proxies)
 complete_check = _quietly(_checks)
 
 
+def complete_further_node(context: typer.Context, incomplete: str) -> list[str]:
+    """For commands that take several nodes: each is named once."""
+    named = context.params.get("nodes") or []
+    return [node for node in complete_node(context, incomplete) if node not in named]
+
+
 def complete_capture(context: typer.Context, incomplete: str) -> list[str]:
     """For `capture`. bash makes three words of NODE:INTERFACE and wants the last."""
     with contextlib.suppress(Exception):

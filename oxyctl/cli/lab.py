@@ -12,7 +12,7 @@ from oxyctl.cli.completion import complete_lab_file
 from oxyctl.cli.options import Format, FormatOption, LabArgument, LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.lab.status import LabStatus
+    from oxyctl.lab.status import LabStatus, NodeStatus
 
 app = typer.Typer(help="Build labs on this machine, work in them, take them down.", no_args_is_help=True)
 
@@ -130,7 +130,9 @@ def _require_whole(name: str) -> None:
 
     if (found := _status(name)).state == "degraded":
         broken = ", ".join(f"{node.name} ({node.detail})" for node in found.nodes if node.state != "ready")
-        raise OxyctlError(f"lab '{name}' is up, but not whole: {broken}; `oxyctl lab down {name}` first")
+        raise OxyctlError(
+            f"lab '{name}' is up, but not whole: {broken}; `oxyctl lab restart NODE`, or `oxyctl lab down {name}` first"
+        )
 
 
 def _without_nodes(found: LabStatus) -> dict[str, Any]:
@@ -142,12 +144,25 @@ def _print_status(found: LabStatus) -> None:
 
     print(f"lab {found.name}: {found.state}, supervisor {found.supervisor.pid}, from {found.source}")
     rows = [
-        [node.name, node.kind, node.state, str(node.pid or "-"), " ".join(node.addresses) or "-", node.detail or ""]
+        [
+            node.name,
+            node.kind,
+            node.state,
+            str(node.pid or "-"),
+            _restarts(node),
+            " ".join(node.addresses) or "-",
+            node.detail or "",
+        ]
         for node in found.nodes
     ]
-    print_table(["NODE", "KIND", "STATE", "PID", "ADDRESSES", ""], rows)
+    print_table(["NODE", "KIND", "STATE", "PID", "RESTARTS", "ADDRESSES", ""], rows)
     _print_tunnels(found)
     _print_links(found)
+
+
+def _restarts(node: NodeStatus) -> str:
+    """How often it was started again, and when it is by itself."""
+    return str(node.restarts) if node.restart == "never" else f"{node.restarts} ({node.restart})"
 
 
 def _print_tunnels(found: LabStatus) -> None:

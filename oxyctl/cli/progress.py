@@ -1,4 +1,4 @@
-"""`lab up` as it goes: a line that changes on a terminal, plain lines where there is none."""
+"""A lab as it is built or changed: a line that changes on a terminal, plain lines where there is none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 
+WORDS = {
+    "ready": "is ready",
+    "running": "is running already",
+    "stopped": "is stopped",
+    "killed": "is killed",
+    "back": "is connected again",
+}
+
+
 class Progress(contextlib.AbstractContextManager["Progress"]):
-    """Shows the events of one `lab up`."""
+    """Shows the events of one command."""
 
     def __init__(self, lab: str) -> None:
         self._lab, self._start = lab, time.monotonic()
@@ -36,10 +45,10 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         match event["event"]:
             case "step":
                 self._show_step(str(event["text"]))
-            case "ready":
-                self._print(f"{event['node']} ({event['kind']}) is ready")
             case "up":
                 self._print(f"lab '{self._lab}' is up")
+            case word if word in WORDS:
+                self._print(f"{event['node']} ({event['kind']}) {WORDS[word]}")
 
     def _show_step(self, text: str) -> None:
         if self._spinner is not None:

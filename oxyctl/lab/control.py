@@ -3,6 +3,7 @@
     (empty)                                                 the status
     {"do": "impair", "link": "web:lan", "said": {...}}      the links that were changed
     {"do": "apply", "plan": {...}, "timeout_s": 60}         what was changed
+    {"do": "nodes", "action": "stop", "nodes": ["web"]}     how these nodes are then; before it, a line for each event
 
 What cannot be done is answered by {"error": "...", "exit_code": 1}.
 """
@@ -10,7 +11,8 @@ What cannot be done is answered by {"error": "...", "exit_code": 1}.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -41,6 +43,17 @@ class Apply(msgspec.Struct, kw_only=True, frozen=True, tag="apply", tag_field="d
     timeout_s: float
 
 
+Action = Literal["stop", "start", "restart", "kill"]
+
+
+class Nodes(msgspec.Struct, kw_only=True, frozen=True, tag="nodes", tag_field="do"):
+    """Stop, start or kill the programs of nodes; all that is to run again has `timeout_s` seconds to be ready."""
+
+    action: Action
+    nodes: list[str]
+    timeout_s: float = 60.0
+
+
 class Failure(msgspec.Struct, kw_only=True, frozen=True):
     """What was asked was not done."""
 
@@ -48,13 +61,14 @@ class Failure(msgspec.Struct, kw_only=True, frozen=True):
     exit_code: ExitCode
 
 
-Question = Status | Impair | Apply
+Question = Status | Impair | Apply | Nodes
+Tell = Callable[..., None]  # tell(event, **details)
 
 
-async def answer(supervisor: Supervisor, reader: asyncio.StreamReader) -> bytes:
-    """The answer to the question that `reader` brings, without a newline."""
+async def answer(supervisor: Supervisor, reader: asyncio.StreamReader, tell: Tell) -> bytes:
+    """The answer to the question that `reader` brings, without a newline; what happens before it, `tell` is told."""
     try:
-        result = await _answer(supervisor, await reader.readline())
+        result = await _answer(supervisor, await reader.readline(), tell)
     except OxyctlError as error:
         result = Failure(error=str(error), exit_code=ExitCode(error.exit_code))
     except (OSError, ValueError, msgspec.MsgspecError) as error:
@@ -62,7 +76,7 @@ async def answer(supervisor: Supervisor, reader: asyncio.StreamReader) -> bytes:
     return msgspec.json.encode(result)
 
 
-async def _answer(supervisor: Supervisor, line: bytes) -> Any:
+async def _answer(supervisor: Supervisor, line: bytes, tell: Tell) -> Any:
     question: Question = msgspec.json.decode(line, type=Question) if line.strip() else Status()
     match question:
         case Status():
@@ -71,3 +85,5 @@ async def _answer(supervisor: Supervisor, line: bytes) -> Any:
             return await supervisor.live.impair(question)
         case Apply():
             return await supervisor.live.apply(question)
+        case Nodes():
+            return await supervisor.keeper.do(question, tell)

@@ -86,6 +86,7 @@ def compare(running: Plan, wanted: Plan) -> Diff:
     changes = [
         *_network_changes(running, wanted),
         *_node_changes(before, after, replaced),
+        *_policy_changes(running, wanted, staying),
         *_link_changes(old, gone, come, changed),
         *_tunnel_changes(before, after, staying),
         *(
@@ -273,6 +274,16 @@ def _node_changes(
             Change(action="change", what="node", name=name, detail=f"{_fate(after[name])}: other {', '.join(why)}")
             for name, why in sorted(replaced.items())
         ),
+    ]
+
+
+def _policy_changes(running: Plan, wanted: Plan, staying: set[str]) -> list[Change]:
+    """What is to become of a program that ends needs nothing done to the one that runs."""
+    before = {node.name: node.restart for node in running.nodes}
+    changed = [node for node in wanted.nodes if node.name in staying and node.restart != before[node.name]]
+    return [
+        Change(action="change", what="node", name=node.name, detail=f"restart: {before[node.name]} -> {node.restart}")
+        for node in changed
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from oxyctl.lab.control import Apply, Impair
 from oxyctl.lab.diff import Change, Diff, compare, entries, tunnel_impairment
 from oxyctl.lab.relay import link_name
 from oxyctl.lab.state import write_atomically
-from oxyctl.lab.steps import Plan
+from oxyctl.lab.steps import Plan, PlannedNode
 from oxyctl.lab.transition import Transition
 from oxyctl.net.impairment import Impairment
 from proxy.settings import suggest
@@ -31,20 +30,19 @@ class Live:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._lock = asyncio.Lock()
         self._transition = Transition(
-            supervisor.processes, supervisor.namespaces, supervisor.links, supervisor.until_ready
+            supervisor.processes, supervisor.namespaces, supervisor.links, supervisor.shared, self._until_ready
         )
 
     async def impair(self, question: Impair) -> list[Change]:
         """What was changed. NothingMatched, UsageError, OxyctlError."""
-        async with self._lock:
+        async with self._supervisor.changing:
             wanted = impaired(self._supervisor.plan, question)
             return await self._become(compare(self._supervisor.plan, wanted), IMPAIR_S)
 
     async def apply(self, question: Apply) -> list[Change]:
         """What was changed. UsageError: it cannot be; OxyctlError: it failed, and the lab is as it was."""
-        async with self._lock:
+        async with self._supervisor.changing:
             return await self._become(compare(self._supervisor.plan, question.plan), question.timeout_s)
 
     async def _become(self, diff: Diff, timeout_s: float) -> list[Change]:
@@ -52,11 +50,15 @@ class Live:
         supervisor.deadline = time.monotonic() + timeout_s
         if not diff.is_empty:
             supervisor.ready -= diff.gone
+            supervisor.keeper.forget(diff.gone)
             await self._transition.run(diff)
         supervisor.plan = diff.wanted
         content = msgspec.json.format(msgspec.json.encode(diff.wanted), indent=1)
         write_atomically(supervisor.directory.path / "plan.json", content)
         return diff.changes
+
+    async def _until_ready(self, node: PlannedNode) -> None:
+        await self._supervisor.until_ready(node, self._supervisor.deadline)
 
 
 def impaired(plan: Plan, question: Impair) -> Plan:

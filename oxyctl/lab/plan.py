@@ -128,6 +128,7 @@ class Draft:
             control=control,
             labels=said.labels,
             environment=said.env,
+            restart=said.restart,
         )
         self.nodes.append(node)
 

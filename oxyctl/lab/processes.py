@@ -8,7 +8,8 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class Program:
 
     def __init__(self, process: Process, pid: int, output: Log) -> None:
         self.process, self.pid, self.output = process, pid, output
+        self.began = time.monotonic()
+        self.is_asked = False  # to end: whoever asked knows
         self.pumps: list[Pump] = []
         self.reports: list[dict[str, Any]] = []
         self.reported = asyncio.Event()  # pulsed whenever something new is known
@@ -55,8 +58,7 @@ class Program:
 
     def describe_exit(self) -> str:
         """`exited with code 2` or `was killed by SIGKILL`."""
-        code = self.exited.result()
-        return f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        return describe_exit(self.exited.result())
 
     def add_report(self, line: bytes) -> None:
         """One line of its standard output; what is no JSON object is noted in its log."""
@@ -79,6 +81,8 @@ class Processes:
         self.directory, self.namespaces = directory, namespaces
         self.programs: dict[str, Program] = {}
         self.is_stopping = False
+        self.ended: Callable[[Program], None] = lambda program: None  # is told of each that has
+        self._logs: dict[str, Log] = {}  # of all that were ever started
 
     def start(self, process: Process) -> Program:
         """Start `process` in its node's namespaces; OxyctlError when it cannot be executed."""
@@ -96,11 +100,10 @@ class Processes:
             if process.inherit is not None:  # last: any of the others may have this number
                 inherited = _open(stack, Path(process.inherit), os.O_PATH | os.O_DIRECTORY)
                 actions.append((os.POSIX_SPAWN_DUP2, inherited, INHERITED))
-            log = Log(self.directory.log(process.name))
+            log = self._log(process.name)
             try:
                 pid = self._spawn(process, environment, actions)
             except OxyctlError:
-                log.close()
                 for reader in readers:
                     os.close(reader)
                 raise
@@ -108,6 +111,12 @@ class Processes:
         takers = [log.write, _Lines(program.add_report).take]
         program.pumps = [Pump(reader, take) for reader, take in zip(readers, takers, strict=False)]
         return program
+
+    def _log(self, name: str) -> Log:
+        """The same for each start: what children of the one before still write goes there, too."""
+        if name not in self._logs:
+            self._logs[name] = Log(self.directory.log(name))
+        return self._logs[name]
 
     def _spawn(self, process: Process, environment: dict[str, str], actions: list[tuple[Any, ...]]) -> int:
         try:
@@ -139,9 +148,31 @@ class Processes:
                 return
             if pid == 0:
                 return
-            for program in self.programs.values():
+            for program in list(self.programs.values()):
                 if program.pid == pid and program.is_running:
                     program.end(status)
+                    self.ended(program)
+
+    async def end(self, programs: Collection[Program], grace_s: float) -> None:
+        """Ask them to end (SIGTERM), kill those that have not after `grace_s` seconds, and what they leave."""
+        for program in programs:
+            program.is_asked = True
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            running = [program for program in programs if program.is_running]
+            for program in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(program.pid, number)
+            if running:
+                await asyncio.wait([program.exited for program in running], timeout=grace_s)
+        for program in programs:
+            self.clear(program)
+
+    def clear(self, program: Program) -> None:
+        """End what a program that has ended left in its process group."""
+        is_another = any(other.pid == program.pid and other.is_running for other in self.programs.values())
+        if not program.is_running and not is_another:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(program.pid, signal.SIGKILL)
 
     async def stop(self, grace_s: float) -> None:
         """Ask all to end (SIGTERM), and wait `grace_s` seconds at most: the kernel ends the rest with PID 1."""
@@ -156,6 +187,11 @@ class Processes:
     def tail(self, name: str) -> str:
         """The last lines of a log, indented, or a remark that there is nothing."""
         return tail(self.directory.log(name))
+
+
+def describe_exit(code: int) -> str:
+    """`exited with code 2` or `was killed by SIGKILL`; negative: the signal."""
+    return f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
 
 
 def tail(log: Path) -> str:

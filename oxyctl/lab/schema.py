@@ -53,6 +53,8 @@ SENTENCES: dict[str, dict[str, str]] = {
         "files": "Files that only this node sees, by absolute path, with what is in them.",
         "routes": "Routes beyond those to its own networks: a destination, and the way to it.",
         "count": "So many of them: NAME-1, NAME-2, ... `{i}` in a text is the number.",
+        "restart": "When its program has ended by itself, it is started again: always, on-failure (any other exit code "
+        "than 0, or a signal), never.",
         "resolver": "Whether names of the lab are answered at port 53 of its loopback.",
         "gateway": "Where other packets go: a node or an address; false: nowhere.",
         "rate": "The most that passes: 10mbit, 1gbit.",

@@ -9,13 +9,13 @@ import msgspec
 from oxyctl.lab.diff import entries, tunnel_impairment
 from oxyctl.lab.links import By, Links
 from oxyctl.lab.probes import site_reports
-from oxyctl.lab.processes import Program
+from oxyctl.lab.processes import Program, describe_exit
 from oxyctl.lab.relay import link_name
 from oxyctl.lab.site_status import TunnelStatus
-from oxyctl.lab.steps import Plan, PlannedNode, Services, SiteOpen, Tunnel
+from oxyctl.lab.steps import Plan, PlannedNode, Restart, Services, SiteOpen, Tunnel
 from oxyctl.net.impairment import Impairment
 
-NodeState = Literal["starting", "ready", "degraded", "exited"]
+NodeState = Literal["starting", "ready", "degraded", "exited", "stopped"]
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):
@@ -28,6 +28,20 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     pid: int | None = None
     exit_code: int | None = None  # negative: the signal that killed it
     detail: str | None = None  # why it is not ready, or what of it is not there
+    restart: Restart = "never"  # when its program has ended by itself
+    restarts: int = 0  # how often it was started again, by that or on request
+
+
+class Kept(msgspec.Struct, kw_only=True, frozen=True):
+    """What is known of a node beside its program. `ended`: how what served it did; `is_stopped`: on request."""
+
+    is_stopped: bool = False
+    ended: int | None = None
+    again_in_s: float | None = None
+    restarts: int = 0
+
+
+NOTHING = Kept()
 
 
 class LinkStatus(msgspec.Struct, kw_only=True):
@@ -82,12 +96,25 @@ def link_statuses(plan: Plan, links: Links, counters: dict[str, dict[str, int]])
     return found
 
 
-def node_status(node: PlannedNode, program: Program, is_ready: bool) -> NodeStatus:
+def node_status(node: PlannedNode, program: Program | None, is_ready: bool, kept: Kept = NOTHING) -> NodeStatus:
     """The state of `node`, which `program` serves and which was ready once or not."""
-    state: NodeState = "ready" if is_ready else "starting"
-    status = NodeStatus(name=node.name, kind=node.kind, state=state, addresses=node.addresses)
-    if not program.is_running:
-        status.state, status.exit_code, status.detail = "exited", program.exited.result(), program.describe_exit()
+    status = NodeStatus(
+        name=node.name,
+        kind=node.kind,
+        state="ready" if is_ready else "starting",
+        addresses=node.addresses,
+        restart=node.restart,
+        restarts=kept.restarts,
+    )
+    if kept.is_stopped:
+        status.state, status.detail = "stopped", f"`oxyctl lab start {node.name}` starts it"
+        return status
+    ended = program.exited.result() if program is not None and not program.is_running else kept.ended
+    if program is None or ended is not None:
+        status.state, status.exit_code = "exited", ended
+        status.detail = None if ended is None else describe_exit(ended)
+        if kept.again_in_s is not None:
+            status.detail = f"{status.detail}; starts again in {kept.again_in_s:.1f} s"
         return status
     status.pid = program.pid
     if isinstance(node.probe, Tunnel):

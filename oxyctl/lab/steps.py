@@ -80,6 +80,7 @@ class Rule(Step, frozen=True):
 
 
 By = Literal["kernel", "user space"]
+Restart = Literal["always", "on-failure", "never"]
 
 
 class SiteTunnel(Step, frozen=True):
@@ -203,6 +204,7 @@ class PlannedNode(Step, frozen=True):
     control: str | None = None  # the control socket, where it has one
     labels: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)  # of the programs that `exec` runs there
+    restart: Restart = "never"  # when its program has ended by itself
 
 
 class Plan(Step, frozen=True):

@@ -24,13 +24,15 @@ from oxyctl.errors import OxyctlError
 from oxyctl.lab.build import build, write_files
 from oxyctl.lab.control import answer
 from oxyctl.lab.isolation import become_init, prepare_mounts
+from oxyctl.lab.keeper import Keeper
 from oxyctl.lab.links import Links
 from oxyctl.lab.live import Live
 from oxyctl.lab.probes import awaited, until_names, until_ready
 from oxyctl.lab.processes import Processes, Program, tail
+from oxyctl.lab.shared import SharedPrograms
 from oxyctl.lab.site_status import tunnel_statuses
 from oxyctl.lab.state import LabDirectory, Phase, State, boot_id, start_ticks
-from oxyctl.lab.status import LabStatus, SupervisorStatus, link_statuses, node_status
+from oxyctl.lab.status import LabStatus, NodeStatus, SupervisorStatus, link_statuses, node_status
 from oxyctl.lab.steps import Plan, PlannedNode, Process, Running
 from oxyctl.net.namespaces import Namespaces
 from oxyctl.net.sockets import shortened
@@ -82,7 +84,10 @@ class Supervisor:
         self.namespaces = Namespaces(directory.namespaces)
         self.processes = Processes(directory, self.namespaces)
         self.links = Links(self.processes, self.namespaces)
+        self.shared = SharedPrograms(self.processes)
+        self.changing = asyncio.Lock()  # held while anything is made, ended or told; not while it is waited for
         self.live = Live(self)
+        self.keeper = Keeper(self)
         self.ready: set[str] = set()
         self.remarks: list[str] = []
 
@@ -139,7 +144,7 @@ class Supervisor:
 
     async def _until_all_ready(self) -> None:
         """The first that fails ends it; those that are late are told together, for all have the same deadline."""
-        waits = [asyncio.create_task(self.until_ready(node)) for node in self.plan.nodes]
+        waits = [asyncio.create_task(self.until_ready(node, self.deadline)) for node in self.plan.nodes]
         late: list[NotInTime] = []
         for done in asyncio.as_completed(waits):
             try:
@@ -149,11 +154,11 @@ class Supervisor:
         if late:
             raise OxyctlError(_describe_late(late))
 
-    async def until_ready(self, node: PlannedNode) -> None:
+    async def until_ready(self, node: PlannedNode, deadline: float) -> None:
         """Return when `node` is ready; OxyctlError when it is not at the deadline, or never will be."""
         program = self.processes.programs[node.process]
         probe = asyncio.create_task(until_ready(node, program, self.processes))
-        remaining = max(0.0, self.deadline - time.monotonic())
+        remaining = max(0.0, deadline - time.monotonic())
         futures: set[asyncio.Future[Any]] = {probe, program.exited}
         await asyncio.wait(futures, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
         try:
@@ -188,6 +193,7 @@ class Supervisor:
 
     def _commit(self) -> None:
         self._enter_phase("up")
+        self.keeper.begin()
         self.channel.close()
 
     def _enter_phase(self, phase: Phase) -> None:
@@ -201,16 +207,18 @@ class Supervisor:
         await asyncio.start_unix_server(self._answer, sock=sock, limit=MAX_QUESTION)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection asks one question, a line of JSON, and is told the answer, another one."""
-        writer.write(await answer(self, reader) + b"\n")
+        """One connection asks one question, a line of JSON, and is told the answer in the last line that comes."""
+
+        def tell(event: str, **details: Any) -> None:
+            if not writer.is_closing():
+                writer.write(msgspec.json.encode({"event": event, **details}) + b"\n")
+
+        writer.write(await answer(self, reader, tell) + b"\n")
         writer.close()
 
     async def status(self) -> LabStatus:
         """What `oxyctl lab status` shows."""
-        nodes = [
-            node_status(node, self.processes.programs[node.process], node.name in self.ready)
-            for node in self.plan.nodes
-        ]
+        nodes = [self.node_status(node) for node in self.plan.nodes]
         is_whole = not self.links.relay.is_broken and all(
             node.state == "ready" or (node.kind == "process" and node.exit_code == 0) for node in nodes
         )
@@ -221,10 +229,20 @@ class Supervisor:
             directory=str(self.directory.path),
             supervisor=SupervisorStatus(pid=self.state.pid, started=self.state.started),
             nodes=nodes,
-            tunnels=await tunnel_statuses(self.plan, self.processes.programs.get("sites")),
+            tunnels=await tunnel_statuses(self.plan, self._carrier()),
             links=link_statuses(self.plan, self.links, await self.links.counters()),
             remarks=self.remarks,
         )
+
+    def _carrier(self) -> Program | None:
+        """The program of the sites' tunnels, as long as it runs: after that nothing that it said is so."""
+        program = self.processes.programs.get("sites")
+        return program if program is not None and program.is_running else None
+
+    def node_status(self, node: PlannedNode) -> NodeStatus:
+        """How one of them is."""
+        kept = self.keeper.kept(node.name)
+        return node_status(node, self.processes.programs.get(node.process), node.name in self.ready, kept)
 
 
 def _is_done(node: PlannedNode, program: Program) -> bool:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import json
 import os
 import signal
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -18,24 +16,29 @@ from oxyctl.errors import OxyctlError
 from oxyctl.lab.build import build, configure
 from oxyctl.lab.diff import SHARED, Diff, compare
 from oxyctl.lab.links import Links
-from oxyctl.lab.processes import Processes, Program
-from oxyctl.lab.shared import reload
+from oxyctl.lab.processes import Processes
+from oxyctl.lab.shared import SharedPrograms
 from oxyctl.lab.steps import File, Link, Namespace, Plan, PlannedNode
 from oxyctl.net import netlink, shaping
 from oxyctl.net.namespaces import Namespaces
 
 GRACE_S = 3.0
-Told = tuple[Plan, frozenset[str]]  # all of a plan but these nodes
 UntilReady = Callable[[PlannedNode], Awaitable[None]]
 
 
 class Transition:
     """From one plan to another, in a running lab."""
 
-    def __init__(self, processes: Processes, namespaces: Namespaces, links: Links, until_ready: UntilReady) -> None:
-        self._processes, self._namespaces, self._links = processes, namespaces, links
+    def __init__(
+        self,
+        processes: Processes,
+        namespaces: Namespaces,
+        links: Links,
+        shared: SharedPrograms,
+        until_ready: UntilReady,
+    ) -> None:
+        self._processes, self._namespaces, self._links, self._shared = processes, namespaces, links, shared
         self._until_ready = until_ready
-        self._generation = 0
 
     async def run(self, diff: Diff) -> None:
         """Do what `diff` says. OxyctlError: it could not be done, and everything is as it was, or the message says."""
@@ -60,7 +63,7 @@ class Transition:
         self._write_files(old, new)
         for name in diff.programs:
             await self._restart(name, new)
-        await self._tell_shared((old, diff.gone), (new, frozenset()))
+        await self._shared.tell((old, diff.gone), (new, frozenset()))
         await asyncio.gather(*(self._until_ready(node) for node in new.nodes if node.name in diff.come))
         for link in diff.links_changed:
             await self._links.set(link)
@@ -68,7 +71,7 @@ class Transition:
     async def _remove(self, plan: Plan, diff: Diff) -> None:
         """Programs first, then what they stood on; what is not there (any more) is passed over."""
         await self._stop([process.name for process in plan.processes if process.node in diff.gone])
-        await self._tell_shared((plan, frozenset()), (plan, diff.gone))
+        await self._shared.tell((plan, frozenset()), (plan, diff.gone))
         for link in plan.links:
             if link.node in diff.gone or link in diff.links_gone:
                 await self._remove_link(link)
@@ -129,41 +132,10 @@ class Transition:
             if process.name == name:
                 self._processes.start(process)
 
-    async def _tell_shared(self, before: Told, after: Told) -> None:
-        """Have the shared programs serve what a plan says, but for some nodes; start them, or end them."""
-        for name in SHARED:
-            content = _content(*after, name)
-            if content is None:
-                await self._stop([name])
-            elif content != _content(*before, name):
-                await self._tell(name, content, after[0])
-
-    async def _tell(self, name: str, content: dict[str, Any], plan: Plan) -> None:
-        path = self._processes.directory.path / f"{name}.json"
-        program = self._processes.programs.get(name)
-        nodes = {str(entry.get("node") or entry.get("name")) for entry in content[SHARED[name]]}
-        if program is None or not program.is_running:
-            path.write_text(json.dumps(content, indent=1))
-            self._processes.start(next(process for process in plan.processes if process.name == name))
-            return
-        _forget_reports(program, nodes)
-        self._generation += 1
-        answer = await reload(
-            program, path, json.dumps(content | {"generation": self._generation}).encode(), self._generation
-        )
-        if problems := answer["problems"]:
-            raise OxyctlError("; ".join(f"node '{node}': {text}" for node, text in problems.items()))
-
     async def _stop(self, names: Collection[str]) -> None:
         """Ask them to end, and see to it."""
         programs = [program for name in names if (program := self._processes.programs.get(name)) is not None]
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            running = [program for program in programs if program.is_running]
-            for program in running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(program.pid, number)
-            if running:
-                await asyncio.wait([program.exited for program in running], timeout=GRACE_S)
+        await self._processes.end(programs, GRACE_S)
         for program in programs:
             self._processes.programs.pop(program.name, None)
 
@@ -177,26 +149,6 @@ class Transition:
             with contextlib.suppress(OSError, ValueError):
                 if os.stat(entry / "ns" / "net").st_ino == inode and (pid := int(entry.name)) != os.getpid():
                     os.kill(pid, signal.SIGKILL)
-
-
-def _forget_reports(program: Program, nodes: Collection[str]) -> None:
-    """Of nodes that are not served (any more): one that comes back has to report anew."""
-    program.reports[:] = [r for r in program.reports if r.get("node") is None or r["node"] in nodes]
-
-
-def _content(plan: Plan, without: Collection[str], program: str) -> dict[str, Any] | None:
-    text = next((file.text for file in plan.files if Path(file.path).name == f"{program}.json"), None)
-    if text is None:
-        return None
-    content: dict[str, Any] = json.loads(text)
-    key = SHARED[program]
-    content[key] = [entry for entry in content[key] if not _names(entry) & set(without)]
-    return content
-
-
-def _names(entry: dict[str, Any]) -> set[str]:
-    """The nodes that something a shared program does depends on: whose it is, and in whose namespace."""
-    return {str(entry.get("node") or entry.get("name")), Path(entry.get("netns", "")).name}
 
 
 def _write(files: list[File]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from oxyctl.lab.steps import Restart
 from oxyctl.net.impairment import Loss, Mtu, Said
 from proxy.settings import DocumentError
 
@@ -63,6 +64,7 @@ class Node(Part, frozen=True, tag_field="kind"):
     files: dict[str, str] = msgspec.field(default_factory=dict)  # by absolute path
     env: dict[str, str] = msgspec.field(default_factory=dict)
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+    restart: Restart = "never"  # when its program has ended by itself
     resolver: bool = True  # whether port 53 of 127.0.0.1 answers for the lab's names
 
     @property

@@ -28,6 +28,8 @@ class RouterNode(Node, kw_only=True, frozen=True, tag="router"):
         """A router of one network would have nothing to do."""
         if len(self.attached) < 2:
             raise complain("a router needs two networks or more", "networks")
+        if self.restart != "never":
+            raise complain("a router is the kernel's work: it has no program that could be started again", "restart")
 
     def plan(self, name: str, draft: Draft) -> None:
         """A namespace that forwards; nothing runs there but the lab's resolver, which serves every node."""

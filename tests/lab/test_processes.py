@@ -41,6 +41,15 @@ def in_loop(processes, scenario):
     return asyncio.run(run())
 
 
+async def closed(pump):
+    """Return when nobody has the other end of its pipe."""
+    turns = asyncio.get_running_loop()
+    while pump._reader >= 0:
+        turn = turns.create_future()
+        turns.call_soon(turn.set_result, None)
+        await turn
+
+
 def process(tmp_path, *command, **more):
     return Process(name="prog", command=list(command), directory=str(tmp_path), **more)
 
@@ -116,6 +125,37 @@ def test_stop_asks_first_and_does_not_wait_for_ever(processes, tmp_path):
         return ended
 
     assert in_loop(processes, scenario) == (-signal.SIGTERM, True)
+
+
+def test_a_program_that_is_ended_leaves_no_children_and_no_descriptors(processes, tmp_path):
+    """It may be started again as often as one likes: its log is the same, and nothing of it goes on."""
+
+    async def scenario():
+        script = "sleep 600 & echo started >&2; echo '{}'; wait"
+        counts = []
+        for _ in range(3):
+            program = processes.start(process(tmp_path, "sh", "-c", script, reports=True))
+            await program.reported.wait()
+            await processes.end([program], grace_s=5)
+            assert program.is_asked
+            for pump in program.pumps:  # their other ends are the child's, until it is gone
+                await closed(pump)
+            counts.append(len(os.listdir("/proc/self/fd")))
+        return counts
+
+    assert len(set(in_loop(processes, scenario))) == 1
+    assert tail(tmp_path / "one/log/prog.log").split() == ["started"] * 3
+
+
+def test_one_that_does_not_listen_is_killed(processes, tmp_path):
+    async def scenario():
+        script = "trap '' TERM; echo '{}'; while :; do read x < /dev/zero; done"
+        program = processes.start(process(tmp_path, "sh", "-c", script, reports=True))
+        await program.reported.wait()
+        await processes.end([program], grace_s=0.1)
+        return await program.exited
+
+    assert in_loop(processes, scenario) == -signal.SIGKILL
 
 
 def test_the_tail_of_a_log(tmp_path):

@@ -84,6 +84,7 @@ class TunnelConfig(Part, frozen=True):
     gre: GreConfig | None = None
     gue: GueConfig | None = None
     probe: ProbeConfig | None = None
+    far_end: int = 0  # another number when it was started again: what was observed before says nothing of it
 
     def __post_init__(self) -> None:
         legs = len(self.legs)

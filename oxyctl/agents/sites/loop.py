@@ -91,8 +91,10 @@ class Loop:
         config = self._read()
         wanted = {each.name: each for each in config.tunnels}
         for name, tunnel in list(self._tunnels.items()):
-            if tunnel.config != wanted.get(name) or not _is_in(tunnel):
+            if (each := wanted.get(name)) is None or not tunnel.is_as(each) or not _is_in(tunnel):
                 self._close_tunnel(self._tunnels.pop(name))
+            else:
+                tunnel.adopt(each)
         self._sockets.close_unused()
         problems = {}
         for name, each in wanted.items():

@@ -26,15 +26,19 @@ class Prober:
 
     def __init__(self, netns: str, config: ProbeConfig, tell: Callable[[dict[str, Any]], None]) -> None:
         self._address, self._source = ip_address(config.address), ip_address(config.source)
-        self._schedule = Schedule(config.every_s, config.timeout_s)
-        self._tell = tell
-        self._identifier = int.from_bytes(os.urandom(2), "big")
+        self._config, self._tell = config, tell
+        self.begin_again()
         with inside_file(netns):
             self._sock = _open(config, self._source.version)
         self.fd = self._sock.fileno()
         version = self._source.version
         self._addresses = self._source.packed + self._address.packed
         self._request, self._reply = icmp.ECHO_REQUESTS[version], icmp.ECHO_REPLIES[version]
+
+    def begin_again(self) -> None:
+        """As if nothing had been asked before; answers to what was are no longer known."""
+        self._schedule = Schedule(self._config.every_s, self._config.timeout_s)
+        self._identifier = int.from_bytes(os.urandom(2), "big")
 
     def next_due(self) -> float:
         """When `probe` is to be called again."""

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from oxyctl.agents.sites.config import TunnelConfig
 from oxyctl.agents.sites.device import DeviceLeg
 from oxyctl.agents.sites.gre import GreLeg, GreSocket
@@ -100,6 +102,16 @@ class Tunnel:
         owner = sockets.gue(config.netns, config.gue.local)
         # between GRE and the proxy, the MTU is GRE's
         return GueLeg(config.gue, ip.MAX_PACKET if config.gre else config.mtu, owner, self.drops)
+
+    def is_as(self, config: TunnelConfig) -> bool:
+        """Whether nothing has to be opened anew."""
+        return msgspec.structs.replace(config, far_end=self.config.far_end) == self.config
+
+    def adopt(self, config: TunnelConfig) -> None:
+        """The same tunnel, to a far end that may be another one by now."""
+        if self.prober is not None and config.far_end != self.config.far_end:
+            self.prober.begin_again()
+        self.config = config
 
     def status(self) -> dict[str, Any]:
         """Packets and bytes of inner packets; `sent`: towards the proxy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
@@ -96,6 +97,20 @@ def test_silence_degrades_then_downs_and_answers_bring_it_back_degraded(probed):
     report = health(agents)
     assert report["health"] == "degraded"
     assert report["answered"] >= answered + 3
+
+
+def test_a_far_end_that_was_started_again_is_judged_anew_by_the_same_tunnel(probed):
+    agents, proxy = probed()
+    assert health(agents)["health"] == "healthy"
+    proxy.is_on = False
+    assert [health(agents)["health"] for _ in range(2)] == ["degraded", "down"]
+    proxy.is_on = True
+    assert health(agents)["health"] == "degraded"
+    site, edge = json.loads(agents.path.read_text())["tunnels"]
+    assert agents.change([site | {"far_end": 1}, edge])["problems"] == {}
+    report = health(agents)
+    assert (report["health"], report["answered"], report["lost"]) == ("healthy", 1, 0)
+    assert sum(each.get("event") == "open" for each in agents.seen) == 2
 
 
 def test_a_proxy_that_comes_late_is_healthy_from_its_first_answer_on(probed):

@@ -1,0 +1,62 @@
+"""`oxyctl lab stop`, `start`, `restart` and `kill`: single nodes of a running lab."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxyctl.cli.completion import complete_further_node
+from oxyctl.cli.options import Format, FormatOption, LabOption
+
+if TYPE_CHECKING:
+    from oxyctl.lab.control import Action
+
+NodesArgument = Annotated[
+    list[str], typer.Argument(metavar="NODE...", help="Which nodes.", autocompletion=complete_further_node)
+]
+TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds until every one of them must be ready.")]
+
+
+def stop(nodes: NodesArgument, lab: LabOption = None, output: FormatOption = Format.table) -> None:
+    """End the programs of nodes; their links and addresses stay, and the other nodes are not touched.
+
+    They stay stopped until they are started, whatever `restart:` of the lab file says.
+    """
+    _do("stop", nodes, lab, 0, output)
+
+
+def start(
+    nodes: NodesArgument, timeout: TimeoutOption = 60, lab: LabOption = None, output: FormatOption = Format.table
+) -> None:
+    """Start the programs of nodes that were stopped or have ended, and wait until they are ready.
+
+    After a proxy also its clients and sites are waited for: they connect again by themselves.
+    """
+    _do("start", nodes, lab, timeout, output)
+
+
+def restart(
+    nodes: NodesArgument, timeout: TimeoutOption = 60, lab: LabOption = None, output: FormatOption = Format.table
+) -> None:
+    """Stop the programs of nodes that run, start them all, and wait until they are ready: `stop` and `start`."""
+    _do("restart", nodes, lab, timeout, output)
+
+
+def kill(nodes: NodesArgument, lab: LabOption = None, output: FormatOption = Format.table) -> None:
+    """Kill the programs of nodes, as a crash would: `restart:` of the lab file says what becomes of them."""
+    _do("kill", nodes, lab, 0, output)
+
+
+def _do(action: Action, nodes: list[str], lab: str | None, timeout_s: float, output: Format) -> None:
+    from oxyctl.cli.output import print_envelope
+    from oxyctl.cli.progress import Progress
+    from oxyctl.lab.ask import ask_nodes
+    from oxyctl.lab.control import Nodes
+    from oxyctl.lab.state import find_lab
+
+    directory = find_lab(lab)
+    with Progress(directory.name) as progress:
+        found = ask_nodes(directory, Nodes(action=action, nodes=nodes, timeout_s=timeout_s), progress.tell)
+    if output == Format.json:
+        print_envelope("lab-nodes", found, action=action)
