@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from oxyctl.errors import OxyctlError
 from oxyctl.lab.inside import command_in
-from oxyctl.lab.state import LabDirectory, control_socket, find_node
+from oxyctl.lab.recorded import recorded_beside
+from oxyctl.lab.state import LabDirectory, control_socket, find_node, find_proxy
 from oxyctl.lab.steps import Plan
 from oxyctl.traffic.client import COMMAND, GeneratorProcess
 from oxyctl.traffic.config import AnyTraffic
 from oxyctl.traffic.tally import Report
-from proxy.control.client import ControlClient
+from proxy.control.client import ControlClient, ProxyGone
 from proxy.control.schema import FlowRecord
 
 PROGRAMS_AT_ONCE = 4
@@ -85,9 +86,15 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
         return Finished(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
     async def flows(self, proxy: str | None, pairs: Sequence[tuple[str, str]]) -> list[FlowRecord]:
-        """The flows that the parameters select; OxyctlError, ControlError."""
+        """The flows that the parameters select; of a proxy that is gone, those on record. OxyctlError, ControlError."""
         client = self._client(proxy)
-        return (await asyncio.to_thread(client.flows, list(pairs))).items
+        try:
+            return (await asyncio.to_thread(client.flows, list(pairs))).items
+        except ProxyGone:
+            control = find_proxy(self.lab, proxy).control
+            if control is None or (store := recorded_beside(control)) is None:
+                raise
+            return (await asyncio.to_thread(store.flows, list(pairs))).items
 
     async def metrics(self, proxy: str | None) -> str:
         """The counters as Prometheus text; OxyctlError, ControlError."""

@@ -12,6 +12,7 @@ from oxyctl.cli.completion import complete_proxy
 
 if TYPE_CHECKING:
     from proxy.control.client import ControlClient
+    from proxy.control.store import RecordedFlows
 
 COMPLETION_TIMEOUT_S = 0.5
 
@@ -43,6 +44,17 @@ def connect(lab: str | None, node: str | None, control: str | None, *, timeout_s
     return ControlClient(control, timeout_s=timeout_s)
 
 
+def recorded(lab: str | None, node: str | None, control: str | None) -> RecordedFlows | None:
+    """What that proxy recorded, should it be gone; None: nothing, or nobody knows where. LabNotFound, UsageError."""
+    from oxyctl.lab.recorded import recorded_beside
+
+    if control is None:
+        from oxyctl.lab.state import find_proxy, find_remains
+
+        control = find_proxy(find_remains(lab), node).control
+    return None if control is None else recorded_beside(control)
+
+
 @contextlib.contextmanager
 def asking() -> Iterator[None]:
     """What the proxy refuses in here is a UsageError or NothingMatched, and what it cannot do an OxyctlError."""
@@ -57,9 +69,12 @@ def asking() -> Iterator[None]:
 
 
 def tenants(lab: str | None, node: str | None, control: str | None) -> list[str]:
-    """The names of the proxy's tenants; none when it cannot be asked quickly. Never fails."""
+    """The names of the proxy's tenants, or of those on record; none when there is no quick answer. Never fails."""
     with contextlib.suppress(Exception):
         return sorted(connect(lab, node, control, timeout_s=COMPLETION_TIMEOUT_S).status().tenants)
+    with contextlib.suppress(Exception):
+        if (store := recorded(lab, node, control)) is not None:
+            return store.tenants()
     return []
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from oxyctl.cli.control import connect, tenants
+from oxyctl.cli.control import connect, recorded, tenants
 from oxyctl.cli.flow_options import FlowFormat
 
 if TYPE_CHECKING:
     from oxyctl.render.output import FlowOutput
     from proxy.control.client import ControlClient
+    from proxy.control.store import RecordedFlows
 
 Pairs = list[tuple[str, str]]
+T = TypeVar("T")
 
 _SUBCOMMANDS = ("watch", "get", "kill")
 _NAMES = {"id_": "id"}  # `id` itself is taken in Python
@@ -33,7 +37,28 @@ class Typed:
 
     def client(self) -> ControlClient:
         """The proxy that is asked."""
-        return connect(*(self.flags.get(name) for name in ("lab", "node", "control")))
+        return connect(*self._place())
+
+    def ask(self, question: Callable[[ControlClient | RecordedFlows], T]) -> tuple[T, bool]:
+        """The answer, and whether it is a running proxy's; one that is gone left what it recorded, and that is said."""
+        from oxyctl.cli.output import say
+        from oxyctl.errors import LabNotFound
+        from proxy.control.client import ProxyGone
+
+        try:
+            return question(self.client()), True
+        except (ProxyGone, LabNotFound):
+            store = None
+            with contextlib.suppress(LabNotFound):
+                store = recorded(*self._place())
+            if store is None or self.flags.get("scope") == "live":
+                raise
+        answer = question(store)
+        say("the proxy is not running; showing what it recorded")
+        return answer, False
+
+    def _place(self) -> tuple[str | None, str | None, str | None]:
+        return self.flags.get("lab"), self.flags.get("node"), self.flags.get("control")
 
     def pairs(self, allowed: tuple[str, ...] = ("tenant", "all_tenants")) -> Pairs:
         """The query's parameters; UsageError for what is missing or makes no sense."""
@@ -60,7 +85,7 @@ class Typed:
             raise UsageError("--tenant and --all-tenants contradict each other")
         if "tenant" in self.flags or "all_tenants" in self.flags:
             return
-        known = tenants(*(self.flags.get(name) for name in ("lab", "node", "control")))
+        known = tenants(*self._place())
         whose = f"--tenant is required: one of {', '.join(known)}" if known else "--tenant NAME is required"
         raise UsageError(f"{whose}; or --all-tenants, for the flows of every tenant")
 

@@ -40,7 +40,8 @@ def flows(
 ) -> None:
     """List the flows of a tenant, live and ended, newest first.
 
-    A flag given twice means either value; different flags narrow the list.
+    A flag given twice means either value; different flags narrow the list. Of a proxy that is gone: those that it
+    recorded.
     """
     if context.invoked_subcommand is not None:
         return
@@ -61,15 +62,19 @@ def watch(context: typer.Context, **shared: Any) -> None:
 @app.command()
 @sharing(whose, printing, place)
 def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
-    """Show everything that is known of one flow. Exit code 4 when the tenant has no such flow."""
+    """Show everything that is known of one flow. Exit code 4 when the tenant has no such flow.
+
+    Of a proxy that is gone: what it recorded.
+    """
     typed = Typed(context)
     printer = typed.output("flow")
+    pairs = typed.pairs()
     with asking():
-        record = typed.client().flow(flow_id, typed.pairs())
+        record, is_running = typed.ask(lambda proxy: proxy.flow(flow_id, pairs))
     if typed.format == FlowFormat.table:
         printer.detail(record)
     else:
-        printer.answer([record])
+        printer.answer([record], is_running=is_running)
 
 
 @app.command()
@@ -90,9 +95,9 @@ def _list(typed: Typed) -> None:
     printer = typed.output("flows")
     pairs = typed.pairs(LIST_PARAMETERS)
     with asking():
-        answer = typed.client().flows(pairs)
+        answer, is_running = typed.ask(lambda proxy: proxy.flows(pairs))
     with _until_nobody_reads():
-        printer.answer(answer.items, answer)
+        printer.answer(answer.items, answer, is_running=is_running)
     _remark(answer, typed)
 
 

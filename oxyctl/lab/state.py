@@ -209,22 +209,27 @@ def find_node(lab: LabDirectory, node: str) -> PlannedNode:
     return nodes[node]
 
 
+def find_proxy(lab: LabDirectory, node: str | None = None) -> PlannedNode:
+    """The proxy of `lab` that is called `node`, or the only one. NothingMatched, UsageError."""
+    plan = lab.read_plan()
+    candidates = [find_node(lab, node)] if node else (plan.nodes if plan else [])
+    proxies = [planned for planned in candidates if planned.control is not None]
+    if not proxies:
+        raise NothingMatched(f"node '{node}' is no proxy" if node else f"lab '{lab.name}' has no proxy")
+    if len(proxies) > 1:
+        names = ", ".join(proxy.name for proxy in proxies)
+        raise UsageError(f"lab '{lab.name}' has several proxies: {names}; say which with --node")
+    return proxies[0]
+
+
 def control_socket(lab_name: str | None = None, node: str | None = None) -> Path:
     """The control socket of a lab's proxy: of `node`, or of the only one. LabNotFound, NothingMatched, UsageError.
 
     The path is short enough to connect to; for a deep run directory it holds in this process only.
     """
     lab = find_lab(lab_name)
-    plan = lab.read_plan()
-    candidates = [find_node(lab, node)] if node else (plan.nodes if plan else [])
-    proxies = {planned.name: planned.control for planned in candidates if planned.control is not None}
-    if not proxies:
-        raise NothingMatched(f"node '{node}' is no proxy" if node else f"lab '{lab.name}' has no proxy")
-    if len(proxies) > 1:
-        raise UsageError(f"lab '{lab.name}' has several proxies: {', '.join(proxies)}; say which with --node")
-    [path] = proxies.values()
     try:
-        return Path(short_path(path))
+        return Path(short_path(str(find_proxy(lab, node).control)))
     except FileNotFoundError:
         raise OxyctlError(f"lab '{lab.name}' is still being built") from None
 

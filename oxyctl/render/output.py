@@ -29,14 +29,16 @@ class FlowOutput:
         self._asked = _parse_fields(fields) if fields else ()
         self._table_fields = self._asked or flows.table_fields(every_tenant=every_tenant, events=events)
 
-    def answer(self, records: Sequence[FlowRecord], answer: FlowsAnswer | None = None) -> None:
-        """A whole answer; a JSON document says what it covers."""
+    def answer(
+        self, records: Sequence[FlowRecord], answer: FlowsAnswer | None = None, *, is_running: bool = True
+    ) -> None:
+        """A whole answer; a JSON document says what it covers, and whether the proxy that it is about runs."""
         if self._format == "table":
             dates = bool(records) and max(r.start for r in records) - min(r.start for r in records) > _TODAY_NS
             rows = [flows.texts(record, self._table_fields, dates=dates) for record in records]
             Table(flows.columns(self._table_fields)).write(rows)
         elif self._format == "json":
-            self._print_document(records, answer)
+            self._print_document(records, answer, is_running)
         else:
             self._print_lines(records)
 
@@ -70,14 +72,14 @@ class FlowOutput:
             else:
                 yield event
 
-    def _print_document(self, records: Sequence[FlowRecord], answer: FlowsAnswer | None) -> None:
+    def _print_document(self, records: Sequence[FlowRecord], answer: FlowsAnswer | None, is_running: bool) -> None:
         from oxyctl.cli.output import print_envelope
 
         items: list[Any] = [self._chosen(record) for record in records]
-        if answer is None:
-            print_envelope(self._kind, items)
-        else:
-            print_envelope(self._kind, items, window=answer.window, lost=answer.lost, truncated=answer.truncated)
+        more: dict[str, Any] = {"proxy_running": is_running}
+        if answer is not None:
+            more |= {"window": answer.window, "lost": answer.lost, "truncated": answer.truncated}
+        print_envelope(self._kind, items, **more)
 
     def _print_lines(self, records: Iterable[FlowRecord], *, flush: bool = False) -> None:
         """CSV is quoted as RFC 4180 says; a cell that begins with `=` stays as it is, and a spreadsheet may run it."""

@@ -29,6 +29,10 @@ class ControlError(Exception):
         self.status = status
 
 
+class ProxyGone(ControlError):
+    """Nobody listens there: the proxy does not run."""
+
+
 class _Items(msgspec.Struct):
     items: list[msgspec.Raw]
 
@@ -121,7 +125,8 @@ class ControlClient:
             connection.request(method, f"{path}?{query}" if query else path, body)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise ControlError(self._explain(error)) from error
+            is_gone = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+            raise (ProxyGone if is_gone else ControlError)(self._explain(error)) from error
         if response.status != 200:
             body = self._read(response)
             raise ControlError(_reason(body) or f"the proxy answered {response.status}", response.status)

@@ -77,6 +77,15 @@ def open_reader(path: str) -> sqlite3.Connection:
     return connection
 
 
+def open_left(path: str) -> sqlite3.Connection:
+    """A connection to the file of a proxy that is gone. Nothing of it is changed or locked, in case it comes back.
+
+    What a killed proxy had not moved from the WAL is read there; SQLite would tidy up after it, and so change both.
+    """
+    how = "readonly_shm=1" if os.path.exists(f"{path}-wal") else "immutable=1"
+    return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro&{how}", uri=True, isolation_level=None)
+
+
 def is_damaged(error: sqlite3.Error) -> bool:
     """Whether the file is beyond use, rather than busy, full or out of reach."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED

@@ -18,10 +18,11 @@ import msgspec
 
 from proxy.control.schema import RecordsStatus
 from proxy.errors import ProxyError
-from proxy.flow.query import FlowQuery, Page, StoredFlow, Window
+from proxy.flow.query import FlowQuery, Page
 from proxy.flow.record import FlowRecord
 from proxy.settings import Records
-from proxy.telemetry import flowdb, flowsql
+from proxy.telemetry import flowdb
+from proxy.telemetry.flowread import read_page
 from proxy.telemetry.losses import MINUTE_NS, Losses
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ BATCH_RECORDS = 2_000
 LINGER_S = 0.25  # one transaction for what ends within this time: a commit costs as much as a hundred rows
 TEND_S = 10.0  # how often the age limit is enforced
 PRUNE_CHUNK = 5_000
-QUERY_TIMEOUT_S = 10.0
 
 _Flushed = concurrent.futures.Future[None]
 
@@ -107,21 +107,11 @@ class FlowLog:
     def _read(self, query: FlowQuery) -> Page:
         try:
             with contextlib.closing(flowdb.open_reader(self._path)) as connection:
-                deadline = time.monotonic() + QUERY_TIMEOUT_S
-                connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
-                rows = connection.execute(*flowsql.select(query)).fetchall()
-                oldest = flowdb.oldest_end(connection, query.tenant)
+                return read_page(connection, query, self._losses)
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
-                text = f"the query took longer than {QUERY_TIMEOUT_S:g} s: narrow its window (since, until)"
-                raise ProxyError(text, retryable=True) from None
             if flowdb.is_damaged(error):
                 self._damaged = str(error)
             raise ProxyError(f"cannot read the flow log {self._path}: {error}", retryable=True) from error
-        flows = [StoredFlow(*row) for row in rows[: query.limit]]
-        until = time.time_ns() if query.until is None else query.until
-        lost = self._losses.count(query.tenant, query.since, query.until)
-        return Page(flows, Window(query.since, until, oldest), lost, truncated=len(rows) > query.limit)
 
     # What the writer's thread does
 

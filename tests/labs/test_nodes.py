@@ -88,6 +88,29 @@ def test_a_killed_proxy_is_started_and_all_is_as_it_was(shop):
     assert {name for name in after if after[name]["restarts"]} == {"edge"}
 
 
+def test_what_a_killed_proxy_recorded_can_be_read(shop):
+    shop.oxyctl("lab", "check")
+    flows = ("flows", "--tenant", "acme", "--past", "--format", "json")
+
+    def recorded():
+        return [flow["flow_id"] for flow in json.loads(shop.oxyctl(*flows).stdout)["items"]]
+
+    before = eventually(lambda: len(recorded()) >= 2 and recorded(), "connections have ended")
+    shop.oxyctl("lab", "kill", "edge")
+    done = shop.oxyctl(*flows)
+    found = json.loads(done.stdout)
+    assert (found["proxy_running"], done.stderr) == (False, "the proxy is not running; showing what it recorded\n")
+    assert [flow["flow_id"] for flow in found["items"]][-len(before) :] == before
+    one = json.loads(shop.oxyctl("flows", "get", before[0], "--tenant", "acme", "--format", "json").stdout)
+    assert (one["proxy_running"], one["items"][0]["flow_id"]) == (False, before[0])
+    shop.oxyctl("lab", "start", "edge")
+    assert json.loads(shop.oxyctl(*flows).stdout)["proxy_running"]
+    os.kill(shop.supervisor(), signal.SIGKILL)  # all of the lab
+    eventually(lambda: not processes_of(shop.run), "the lab has ended")
+    found = json.loads(shop.oxyctl(*flows).stdout)
+    assert (found["proxy_running"], before[0] in recorded()) == (False, True)
+
+
 def test_nodes_of_a_shared_program_are_stopped_one_by_one(shop):
     shop.oxyctl("lab", "stop", "web")
     assert states(shop) == ready_but(web="stopped")

@@ -1,0 +1,21 @@
+"""Where a proxy keeps the records of its flows, for when it is gone and cannot be asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxy.control.store import RecordedFlows
+from proxy.settings import DocumentError, load
+
+SETTINGS, STORE = "proxy.yaml", "flows.db"  # what it is called by default
+
+
+def recorded_beside(control: str | Path) -> RecordedFlows | None:
+    """The flow log of the proxy whose control socket stands, or stood, there: by its settings, if they are there."""
+    home = Path(control).absolute().parent
+    path = home / STORE
+    try:
+        path = Path(load(home / SETTINGS).records.path)
+    except (DocumentError, OSError):
+        pass
+    return RecordedFlows(path) if path.is_file() else None

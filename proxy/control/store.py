@@ -1,0 +1,68 @@
+"""What a proxy that is gone recorded: its flow log, asked as the proxy itself would be, and left as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from proxy.control.client import ControlError
+from proxy.control.schema import FlowRecord, FlowsAnswer
+from proxy.errors import ProxyError
+from proxy.flow.parameters import LIST_PARAMETERS, TENANT, QueryError, parse_query
+from proxy.flow.query import FlowQuery, Page
+from proxy.telemetry import flowdb
+from proxy.telemetry.flowread import read_page
+from proxy.telemetry.losses import Losses
+
+Pairs = Iterable[tuple[str, str]]
+_decode = msgspec.json.Decoder(FlowRecord).decode
+
+
+class RecordedFlows:
+    """The file `path`. ControlError when it cannot be read, or the question makes no sense (400, 404)."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+
+    def flows(self, pairs: Pairs) -> FlowsAnswer:
+        """The ended flows that the parameters select (`proxy.control.schema.LIST_PARAMETERS`)."""
+        page = self._page(_query(pairs, LIST_PARAMETERS))
+        items = [_decode(flow.record) for flow in page.flows]
+        return FlowsAnswer(items=items, window=page.window, lost=page.lost, truncated=page.truncated)
+
+    def flow(self, flow_id: str, pairs: Pairs) -> FlowRecord:
+        """One ended flow; `pairs` say whose."""
+        query = msgspec.structs.replace(_query(pairs, tuple(TENANT)), flow_id=(flow_id,), limit=1)
+        for flow in self._page(query).flows:
+            return _decode(flow.record)
+        whose = "no tenant has a" if query.tenant is None else f"tenant {query.tenant} has no"
+        raise ControlError(f"{whose} flow {flow_id} on record", 404)
+
+    def tenants(self) -> list[str]:
+        """Those that have records."""
+        with self._opened() as connection:
+            return [name for (name,) in connection.execute("SELECT DISTINCT tenant FROM flows ORDER BY tenant")]
+
+    def _page(self, query: FlowQuery) -> Page:
+        with self._opened() as connection:
+            return read_page(connection, query, Losses(flowdb.load_losses(connection)))
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with contextlib.closing(flowdb.open_left(self.path)) as connection:
+                yield connection
+        except (sqlite3.Error, msgspec.DecodeError, ProxyError) as error:
+            raise ControlError(f"cannot read the flow log {self.path}: {error}") from error
+
+
+def _query(pairs: Pairs, allowed: tuple[str, ...]) -> FlowQuery:
+    try:
+        return parse_query(pairs, datetime.now().astimezone(), allowed)
+    except QueryError as error:
+        raise ControlError(str(error), 400) from None
