@@ -52,7 +52,8 @@ def _concerned(check: AnyCheck, node: str | None, session: Session) -> list[Plan
     """The node itself, those that the check's target names, and the proxies between them."""
     targets = " ".join(str(getattr(check, name, "")) for name in ("url", "to", "server", "canary", "site", "link"))
     nodes = session.plan.nodes
-    return [each for each in nodes if each.name == node or each.control or _is_named(each, targets)]
+    named = {node, *getattr(check, "nodes", ())}
+    return [each for each in nodes if each.name in named or each.control or _is_named(each, targets)]
 
 
 def _is_named(planned: PlannedNode, text: str) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from oxyctl.checks import links, probes, records
+from oxyctl.checks import links, nodes, probes, records
 from oxyctl.checks.evidence import collect
 from oxyctl.checks.result import Result, Verdict
 from oxyctl.checks.session import Session
@@ -22,6 +22,7 @@ from oxyctl.lab.checks import (
     HttpCheck,
     ImpairCheck,
     MetricCheck,
+    NodeCheck,
     PingCheck,
     TcpCheck,
     TunnelCheck,
@@ -46,6 +47,7 @@ JUDGES: dict[type, probes.Judge] = {
     MetricCheck: records.metric,
     ImpairCheck: links.impair,
     TunnelCheck: links.tunnel,
+    NodeCheck: nodes.node,
 }
 
 
@@ -64,7 +66,7 @@ class Trial(NamedTuple):
     @property
     def stage(self) -> str:
         """Neighbours of the same stage may run at once: programs change things, records tell of all that was before."""
-        if isinstance(self.check, ExecCheck | ImpairCheck):
+        if isinstance(self.check, ExecCheck | ImpairCheck | NodeCheck):
             return f"alone {id(self.check)}"
         return "records" if isinstance(self.check, FlowsCheck | MetricCheck | TunnelCheck) else "probes"
 
@@ -91,6 +93,28 @@ async def run(checks: Sequence[AnyCheck], session: Session) -> AsyncIterator[Res
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+    if any(isinstance(check, NodeCheck) for check in checks) and (result := await _restore(session)) is not None:
+        yield result
+
+
+async def _restore(session: Session) -> Result | None:
+    """What is to be told of nodes that do not run as they did before."""
+    begin = time.monotonic()
+    try:
+        await nodes.restore(session)
+    except OxyctlError as error:
+        return Result(
+            name="every node runs as before",
+            kind="node",
+            node=None,
+            state="broken",
+            duration_ms=round((time.monotonic() - begin) * 1e3, 3),
+            attempts=1,
+            asked="the nodes that steps have named",
+            expected="to run as before",
+            came=str(error),
+        )
+    return None
 
 
 async def _limited(slots: asyncio.Semaphore, trial: Trial, session: Session) -> Result:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,12 +45,17 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
         self.lab, self.base = lab, base
         self.plan: Plan = plan
         self.started = time.time_ns()
+        self.ran_before: dict[str, bool] = {}  # whether a node ran before the first step that names it
         self._stack = contextlib.AsyncExitStack()
         self._generators: dict[str, asyncio.Task[GeneratorProcess]] = {}
         self._programs = asyncio.Semaphore(PROGRAMS_AT_ONCE)
 
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
+
+    def at_end(self, work: Callable[[Session], Awaitable[None]]) -> None:
+        """Have `work` done when the run is over, however it ends."""
+        self._stack.push_async_callback(work, self)
 
     @property
     def authority(self) -> Path:
@@ -74,13 +81,15 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
                 stdout=pipe,
                 stderr=pipe,
                 cwd=self.base,
+                start_new_session=True,
             )
             try:
                 async with asyncio.timeout(timeout_s):
                     out, err = await process.communicate()
             finally:
                 if process.returncode is None:
-                    process.kill()  # its child, inside the lab, is killed with it
+                    # what it has started, inside the lab, is of its process group, and has the pipes as well
+                    os.killpg(process.pid, signal.SIGKILL)
                     await process.communicate()
         assert process.returncode is not None
         return Finished(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))

@@ -268,6 +268,11 @@ SENTENCES: dict[str, dict[str, str]] = {
         "timeout": "How long it may take.",
         **LINKS,
     },
+    "NodeCheck": {
+        "do": "stop, start, restart, or kill: end it as a crash would.",
+        "node": "The node, or several.",
+        "timeout": "How long all that is to run again may take to be ready.",
+    },
     "TunnelCheck": {
         "site": "The site whose tunnel it is.",
         "health": "What both ends must see, or one of several.",

@@ -22,13 +22,27 @@ EVERY_KIND = [
     'kind: dropped, from: laptop, by: http, to: "http://10.50.0.77/", canary: "http://web/", expect: [timeout]',
     'kind: impair, link: "berlin:internet", delay: 20ms, loss: 1%, down: false',
     "kind: tunnel, site: berlin, health: [healthy, degraded], by: kernel, edge: user space",
+    "kind: node, do: restart, node: [edge, web], timeout: 1m",
 ]
 
 
 def test_every_kind(checks):
     found = checks(*EVERY_KIND)
     kinds = [check.kind for check in found]
-    assert kinds == ["http", "tcp", "udp", "ping", "dns", "exec", "flows", "metric", "dropped", "impair", "tunnel"]
+    assert kinds == [
+        "http",
+        "tcp",
+        "udp",
+        "ping",
+        "dns",
+        "exec",
+        "flows",
+        "metric",
+        "dropped",
+        "impair",
+        "tunnel",
+        "node",
+    ]
     assert isinstance(found[0], HttpCheck)
     assert isinstance(found[1], TcpCheck)
     assert found[1].sources == ["laptop", "phone"]
@@ -81,6 +95,10 @@ MISTAKES = [
     ),
     ("kind: impair, link: internet", "{", "say what to do: rate, delay, jitter, loss, down or clear"),
     ("kind: impair, link: internet, loss: 120%", "120%", "expected a share"),
+    ("kind: node, do: kill, node: edg", "edg", "unknown node 'edg'; did you mean 'edge'?"),
+    ("kind: node, do: kil, node: edge", "kil,", "unknown value 'kil'; did you mean 'kill'?"),
+    ("kind: node, do: stop, node: [web, edge, web]", "web]", "node 'web' is named twice"),
+    ("kind: node, do: stop, node: []", "[]", "checks.0.node: "),
     ("kind: tunnel, site: berln", "berln", "unknown site 'berln'; did you mean 'berlin'?"),
     ("kind: tunnel, site: web", "web", "node 'web' is no site; expected one of: berlin"),
     ("kind: tunnel, site: berlin, health: dawn", "dawn", "checks.0.health: "),

@@ -88,14 +88,16 @@ def test_a_killed_proxy_is_started_and_all_is_as_it_was(shop):
     assert {name for name in after if after[name]["restarts"]} == {"edge"}
 
 
+def recorded(machine):
+    """The ids of the flows of acme that are in the store."""
+    found = machine.oxyctl("flows", "--tenant", "acme", "--past", "--format", "json").stdout
+    return [flow["flow_id"] for flow in json.loads(found)["items"]]
+
+
 def test_what_a_killed_proxy_recorded_can_be_read(shop):
     shop.oxyctl("lab", "check")
     flows = ("flows", "--tenant", "acme", "--past", "--format", "json")
-
-    def recorded():
-        return [flow["flow_id"] for flow in json.loads(shop.oxyctl(*flows).stdout)["items"]]
-
-    before = eventually(lambda: len(recorded()) >= 2 and recorded(), "connections have ended")
+    before = eventually(lambda: len(recorded(shop)) >= 2 and recorded(shop), "connections have ended")
     shop.oxyctl("lab", "kill", "edge")
     done = shop.oxyctl(*flows)
     found = json.loads(done.stdout)
@@ -108,7 +110,7 @@ def test_what_a_killed_proxy_recorded_can_be_read(shop):
     os.kill(shop.supervisor(), signal.SIGKILL)  # all of the lab
     eventually(lambda: not processes_of(shop.run), "the lab has ended")
     found = json.loads(shop.oxyctl(*flows).stdout)
-    assert (found["proxy_running"], before[0] in recorded()) == (False, True)
+    assert (found["proxy_running"], before[0] in recorded(shop)) == (False, True)
 
 
 def test_nodes_of_a_shared_program_are_stopped_one_by_one(shop):
@@ -219,6 +221,54 @@ def test_a_supervisor_that_is_killed_meanwhile(machine):
         os.kill(machine.supervisor(), signal.SIGKILL)
         _, told = waiting.communicate()
     assert (waiting.returncode, "lab 'slow' has just ended" in told) == (5, True)
+
+
+STEPS = """
+  - {kind: node, name: the proxy is killed, do: kill, node: edge}
+  - {kind: tcp, name: nobody forwards, from: pc, to: "web:80", expect: timeout, timeout: 1s}
+  - {kind: flows, name: what it recorded is read, tenant: acme, since: 1h, where: {dst_port: 80}}
+  - {kind: node, name: it is started, do: start, node: edge}
+  - {kind: http, name: all is well, from: pc, url: "http://web/"}
+  - {kind: node, name: two go, do: stop, node: [web, db]}
+  - {kind: tcp, name: nobody listens, from: pc, to: "web:80", expect: refused}
+  - {kind: node, name: one comes, do: start, node: tool}
+  - {kind: node, name: what is gone cannot be killed, do: kill, node: web}
+"""
+
+
+def checks_file(machine, text):
+    return machine.file("steps.yaml", SHOP.partition("  - {kind")[0] + text)
+
+
+def test_checks_may_fell_nodes_and_all_is_as_before_when_they_are_over(shop):
+    shop.oxyctl("lab", "check")
+    eventually(lambda: len(recorded(shop)) >= 2, "connections have ended")
+    shop.oxyctl("lab", "stop", "tool")
+    before = states(shop)
+    done = shop.oxyctl("lab", "check", "--file", checks_file(shop, STEPS), "--format", "json", code=3)
+    *passed, last = json.loads(done.stdout)["items"]
+    assert {check["name"]: check["came"] for check in passed if check["state"] != "passed"} == {}
+    assert passed[0]["came"] == "edge: exited, was killed by SIGKILL"
+    assert (last["state"], "'web' (upstream) does not run" in last["came"]) == ("broken", True)
+    assert states(shop) == before
+    assert nodes(shop)["tool"]["restarts"] == 1  # it was started, and stopped again
+
+
+def test_a_run_that_is_interrupted_leaves_all_as_before(shop):
+    mark = shop.directory / "mark"
+    mark.mkdir()
+    mark.chmod(0o777)
+    steps = """
+  - {kind: node, do: stop, node: [edge, web]}
+  - {kind: exec, from: pc, command: [sh, -c, "touch MARK/reached; sleep 600"], timeout: 600}
+"""
+    with shop.start("lab", "check", "--file", checks_file(shop, steps.replace("MARK", str(mark)))) as running:
+        eventually((mark / "reached").exists, "the second step is reached")
+        assert states(shop)["edge"] == "stopped"
+        running.send_signal(signal.SIGINT)
+        running.communicate()
+    assert running.returncode == 130
+    assert states(shop) == ready_but()
 
 
 POLICIES = """

@@ -3,6 +3,7 @@
 base      what every check has
 probes    checks that are tried from inside a node
 links     links that are impaired on the way, tunnels of sites
+nodes     nodes that are stopped, started and killed on the way
 records   checks of what a proxy says
 values    what a check expects of a value
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from oxyctl.lab.checks.base import Check
 from oxyctl.lab.checks.links import ImpairCheck, TunnelCheck
+from oxyctl.lab.checks.nodes import NodeCheck
 from oxyctl.lab.checks.probes import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
 from oxyctl.lab.checks.records import FlowsCheck, MetricCheck
 from proxy.settings import Document, DocumentError
@@ -34,6 +36,7 @@ AnyCheck = (
     | DroppedCheck
     | ImpairCheck
     | TunnelCheck
+    | NodeCheck
 )
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "HttpCheck",
     "ImpairCheck",
     "MetricCheck",
+    "NodeCheck",
     "PingCheck",
     "TcpCheck",
     "TunnelCheck",

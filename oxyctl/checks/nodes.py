@@ -1,0 +1,46 @@
+"""Nodes that are stopped, started and killed between checks, and all as it was when the run is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from oxyctl.checks.result import Verdict
+from oxyctl.checks.session import Session
+from oxyctl.lab.ask import ask_nodes, ask_status
+from oxyctl.lab.checks import NodeCheck
+from oxyctl.lab.control import Action, Nodes
+from oxyctl.lab.status import NodeStatus
+
+
+async def node(check: NodeCheck, _: str, session: Session) -> Verdict:
+    """Done, or it could not be tried."""
+    if not session.ran_before:
+        session.at_end(restore)  # also of a run that is interrupted
+    if new := [name for name in check.nodes if name not in session.ran_before]:
+        status = await asyncio.to_thread(ask_status, session.lab)
+        session.ran_before.update({each.name: _runs(each) for each in status.nodes if each.name in new})
+    found = await _do(session, check.do, check.nodes, check.timeout_s)
+    came = "; ".join(f"{each.name}: {each.state}" + (f", {each.detail}" if each.detail else "") for each in found)
+    return Verdict(True, f"node {check.summary()}", "it to be so", came)
+
+
+async def restore(session: Session) -> None:
+    """Start what ran before the run, stop what did not. OxyctlError: it cannot be; it is not tried again."""
+    before, session.ran_before = session.ran_before, {}
+    if not before:
+        return
+    status = await asyncio.to_thread(ask_status, session.lab)
+    changed = [each for each in status.nodes if each.name in before and before[each.name] != _runs(each)]
+    for action in ("start", "stop"):
+        if names := [each.name for each in changed if before[each.name] == (action == "start")]:
+            await _do(session, action, names)
+
+
+async def _do(session: Session, action: Action, names: Iterable[str], timeout_s: float = 60) -> list[NodeStatus]:
+    question = Nodes(action=action, nodes=list(names), timeout_s=timeout_s)
+    return await asyncio.to_thread(ask_nodes, session.lab, question)
+
+
+def _runs(status: NodeStatus) -> bool:
+    return status.state not in ("exited", "stopped")
