@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,8 @@ print(len(urllib.request.urlopen(sys.argv[1], context=lab_only).read()), "bytes"
 
 def run(*words: str, check: bool = True) -> int:
     """Say a command, run it, and pass on its exit code; one that must work ends the demo when it does not."""
-    print(f"\n\033[1m$ {' '.join(words)}\033[0m" if sys.stdout.isatty() else f"\n$ {' '.join(words)}", flush=True)
+    typed = shlex.join(words)  # whoever copies it gets the same
+    print(f"\n\033[1m$ {typed}\033[0m" if sys.stdout.isatty() else f"\n$ {typed}", flush=True)
     command = [*OXYCTL, *words[1:]] if words[0] == "oxyctl" else list(words)
     code = subprocess.run(command, check=False).returncode
     if check and code:

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from oxyctl.services import launch
 from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, setns
 
 BACKLOG = 4096
@@ -69,6 +71,21 @@ class Host:
             options["preexec_fn"] = partial(_see_files, self.mntns, options.get("cwd") or os.getcwd())
         with entered(self.netns, "net"), entered(self.utsns, "uts"):
             return subprocess.Popen(command, **options)
+
+    def open_root(self) -> int | None:
+        """A descriptor of the root directory that the node's programs have; None: it is our own. OSError."""
+        if self.mntns is None:
+            return None
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                command = [sys.executable, "-I", "-S", launch.__file__, "--root", str(theirs.fileno())]
+                child = self.spawn(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            child.wait()
+        if not descriptors:
+            raise OSError(errno.ENOENT, f"the files of node '{self.name}' cannot be seen")
+        return descriptors[0]
 
 
 @contextmanager

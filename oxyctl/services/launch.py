@@ -2,6 +2,7 @@
 
 launch.py --die-with PID PROGRAM ARGUMENT0...   get SIGKILL when PID, the parent, has ended
 launch.py --terminal PROGRAM ARGUMENT0...       take standard input as the controlling terminal of this session
+launch.py --root SOCKET                         no program: send the root directory over this descriptor, and end
 """
 
 from __future__ import annotations
@@ -30,8 +31,18 @@ def take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+def send_root(number: int) -> None:
+    """The root directory as this process sees it, by SCM_RIGHTS: whoever has it sees the same mounts below it."""
+    import socket
+
+    with socket.socket(fileno=number) as sock:
+        socket.send_fds(sock, [b"/"], [os.open("/", os.O_PATH | os.O_DIRECTORY)])
+
+
 def main(arguments: list[str]) -> None:
     """Do what the options say, then become the program; exit status 127 when there is no such program."""
+    if arguments[0] == "--root":
+        return send_root(int(arguments[1]))
     if arguments[0] == "--die-with":
         die_with(int(arguments[1]))
         program, command = arguments[2], arguments[3:]

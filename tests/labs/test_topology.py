@@ -93,6 +93,14 @@ def test_sessions_by_ssh_see_the_files_and_the_environment_of_their_node(machine
     assert ask("web").strip() == "from the lab file, blue, /a b, web"
     assert "from the lab file, blue, /a b, web" in ask("web", "-tt")
     assert ask("old").strip() == ", , , old"
+    here = machine.exec("pc", "mktemp", "-d").strip()
+    batch = f"get /etc/oxy-test/app.conf {here}/got\nput {here}/got /etc/oxy-test/put\nls -1 /etc/oxy-test\n"
+    shown = machine.exec("pc", "sftp", "-o", "BatchMode=yes", "-b", "-", "web", input=batch)
+    assert {"/etc/oxy-test/app.conf", "/etc/oxy-test/put"} <= set(shown.split())
+    for how in ((), ("-O",)):
+        machine.exec("pc", "scp", *how, "-o", "BatchMode=yes", "web:/etc/oxy-test/put", f"{here}/copied")
+        assert machine.exec("pc", "cat", f"{here}/copied") == "from the lab file"
+    machine.exec("pc", "rm", "-r", here)
     assert not Path("/etc/oxy-test").exists()
 
 

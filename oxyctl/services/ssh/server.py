@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Server(asyncssh.SSHServer):
         return False
 
     def session_requested(self) -> Session:
-        return Session(self._service.host, self._service.programs)
+        return Session(self._service.host, self._service.programs, self._service.root)
 
 
 class SshService:
@@ -49,6 +50,7 @@ class SshService:
     def __init__(self, host: Host, port: int) -> None:
         self.host = host
         self._sockets = host.listen(port)
+        self.root = host.open_root()  # of file transfers, which are no programs in the node
         self.port: int = self._sockets[0].getsockname()[1]
         self.open: set[asyncssh.SSHServerConnection] = set()
         self.programs: set[Program] = set()
@@ -77,6 +79,8 @@ class SshService:
             sock.close()
         for connection in list(self.open):
             connection.abort()
+        if self.root is not None:
+            os.close(self.root)
         await asyncio.gather(*(program.kill() for program in list(self.programs)))
 
 

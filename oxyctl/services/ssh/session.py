@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any, cast
 
 import asyncssh
@@ -17,10 +18,28 @@ Channel = asyncssh.SSHServerChannel[bytes]
 
 
 class Files(asyncssh.SFTPServer):
-    """The file system as programs see it; relative paths begin at the account's home."""
+    """The file system as programs of the node see it; relative paths begin at the account's home."""
+
+    def __init__(self, channel: Channel, root: int | None) -> None:
+        """`root`: a descriptor of the node's root directory, where that is not our own."""
+        super().__init__(channel)
+        self._root = None if root is None else b"/proc/self/fd/%d" % root
 
     def map_path(self, path: bytes) -> bytes:
-        return os.path.join(os.fsencode(Account.ours().home), path)
+        absolute = os.path.join(os.fsencode(Account.ours().home), path)
+        return absolute if self._root is None else self._root + os.path.normpath(absolute)
+
+    def realpath(self, path: bytes) -> Any:
+        """As it is called in the node; where that has other files than we, links in it are left as they are."""
+        mapped = self.map_path(path)
+        return super().realpath(path) if self._root is None else mapped.removeprefix(self._root)
+
+    def symlink(self, oldpath: bytes, newpath: bytes) -> Any:
+        """What a link says is read by the node's programs."""
+        if self._root is None:
+            return super().symlink(oldpath, newpath)
+        os.symlink(oldpath, self.map_path(newpath))
+        return None
 
     def exit(self) -> None:
         """Report success, as sftp-server does when its client has finished: without it, scp says that it failed."""
@@ -30,8 +49,8 @@ class Files(asyncssh.SFTPServer):
 class Session(SSHServerStreamSession[bytes]):
     """Runs what the client asks for. scp and sftp need no program: the base class has both."""
 
-    def __init__(self, host: Host, programs: set[Program]) -> None:
-        super().__init__(None, cast(Any, Files), SFTP_VERSION, allow_scp=True)
+    def __init__(self, host: Host, programs: set[Program], root: int | None) -> None:
+        super().__init__(None, cast(Any, partial(Files, root=root)), SFTP_VERSION, allow_scp=True)
         self._host, self._programs = host, programs
         self._program: Program | None = None
         self._channel: Channel | None = None
