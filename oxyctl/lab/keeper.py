@@ -38,6 +38,7 @@ class Keeper:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._lab, self._recovery = supervisor, Recovery(supervisor, self.runs)
+        self._known = supervisor.plan, Serving(supervisor.plan)
         self._asked = asyncio.Lock()  # who starts waits for who is starting; who stops does not
         self._stopped: set[str] = set()
         self._ended: dict[str, int] = {}  # by node: how what served it ended, by itself or killed
@@ -46,6 +47,13 @@ class Keeper:
         self._due: dict[str, float] = {}
         self._backoffs: defaultdict[str, Backoff] = defaultdict(Backoff)
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def _serving(self) -> Serving:
+        """Of the plan as it is by now; to find out takes a while in a large lab."""
+        if self._known[0] is not self._lab.plan:
+            self._known = self._lab.plan, Serving(self._lab.plan)
+        return self._known[1]
 
     def begin(self) -> None:
         """The lab is up: from now on what ends is started again, if it is to be."""
@@ -76,7 +84,6 @@ class Keeper:
     async def do(self, question: Nodes, tell: Tell) -> list[NodeStatus]:
         """What was asked for; how the nodes are then. UsageError, NothingMatched; OxyctlError: it was not done."""
         self._chosen(question.nodes)
-        deadline = time.monotonic() + question.timeout_s
         match question.action:
             case "stop":
                 async with self._lab.changing:
@@ -86,13 +93,13 @@ class Keeper:
                     await self._kill(self._chosen(question.nodes), tell)
             case "start" | "restart":
                 async with self._asked:
-                    await self._start(question, deadline, tell)
+                    await self._start(question, tell)
         return [self._lab.node_status(node) for node in self._chosen(question.nodes)]
 
     def _chosen(self, names: Sequence[str]) -> list[PlannedNode]:
         plan = self._lab.plan
         known = {node.name: node for node in plan.nodes}
-        serving = Serving(plan)
+        serving = self._serving
         for name in names:
             if name not in known:
                 raise NothingMatched(f"lab '{plan.lab}' has no node '{name}'{suggest(name, known)}")
@@ -107,11 +114,11 @@ class Keeper:
         """Whether all that serves it does."""
         if node.name in self._stopped or node.name in self._ended:
             return False
-        found = [self._lab.processes.programs.get(name) for name in Serving(self._lab.plan).programs[node.name]]
+        found = [self._lab.processes.programs.get(name) for name in self._serving.programs[node.name]]
         return all(program is not None and program.is_running for program in found)
 
     async def _stop(self, nodes: Sequence[PlannedNode], tell: Tell) -> None:
-        serving = Serving(self._lab.plan)
+        serving = self._serving
         for node in nodes:
             self._put_out(node.name, serving.programs[node.name])
             self._stopped.add(node.name)
@@ -125,7 +132,7 @@ class Keeper:
             tell("stopped", node=node.name, kind=node.kind)
 
     async def _kill(self, nodes: Sequence[PlannedNode], tell: Tell) -> None:
-        serving = Serving(self._lab.plan)
+        serving = self._serving
         if idle := next((node for node in nodes if not self.runs(node)), None):
             raise OxyctlError(f"node '{idle.name}' ({idle.kind}) does not run")
         for node in nodes:
@@ -139,20 +146,20 @@ class Keeper:
                 await self._refresh(serving.programs[node.name])
             tell("killed", node=node.name, kind=node.kind)
 
-    async def _start(self, question: Nodes, deadline: float, tell: Tell) -> None:
+    async def _start(self, question: Nodes, tell: Tell) -> None:
         async with self._lab.changing:
             nodes = self._chosen(question.nodes)
             if question.action == "restart":
                 await self._stop(nodes, tell)
-            starting = [node for node in nodes if not self.runs(node)]
-            for node in [node for node in nodes if node not in starting]:
-                tell("running", node=node.name, kind=node.kind)
-            await self._launch(starting)
-        await self._recovery.until_all_ready(starting, deadline, tell)
+            await self._launch([node for node in nodes if not self.runs(node)])
+        awaited = [node for node in nodes if node.name not in self._lab.ready]
+        for node in [node for node in nodes if node not in awaited]:
+            tell("running", node=node.name, kind=node.kind)
+        await self._recovery.until_all_ready(nodes, awaited, time.monotonic() + question.timeout_s, tell)
 
     async def _launch(self, nodes: Sequence[PlannedNode]) -> None:
         """Start what serves `nodes`. OxyctlError: it could not be, and they have fallen."""
-        plan, processes, serving = self._lab.plan, self._lab.processes, Serving(self._lab.plan)
+        plan, processes, serving = self._lab.plan, self._lab.processes, self._serving
         programs = {name for node in nodes for name in serving.programs[node.name]}
         for node in nodes:
             self._put_in(node.name, serving.programs[node.name])
@@ -200,7 +207,7 @@ class Keeper:
             return
         if program.name == NAMES:
             self._spawn(self._revive_names(program))
-        fallen = set(Serving(self._lab.plan).nodes.get(program.name, ())) - self._lab.shared.absent[program.name]
+        fallen = set(self._serving.nodes.get(program.name, ())) - self._lab.shared.absent[program.name]
         self._fall(
             [node for node in self._lab.plan.nodes if node.name in fallen], [program.name], program.exited.result()
         )

@@ -25,17 +25,21 @@ class Recovery:
         self._lab, self._runs = supervisor, runs
         self._waits: dict[str, asyncio.Future[None]] = {}
 
-    async def until_all_ready(self, nodes: Sequence[PlannedNode], deadline: float, tell: Tell) -> None:
-        """Return when `nodes` are ready, and the clients and sites of those that are proxies; telling each.
+    async def until_all_ready(
+        self, nodes: Sequence[PlannedNode], started: Sequence[PlannedNode], deadline: float, tell: Tell
+    ) -> None:
+        """Return when `nodes` are ready, and the clients and sites of those that are proxies; of the `started`, tell.
 
         OxyctlError: one of them is not in time, never will be, or was stopped meanwhile.
         """
-        waits = [asyncio.create_task(self._until_told(node, deadline, tell, "ready")) for node in nodes]
+        waits = [asyncio.create_task(self._until_told(node, deadline, tell, "ready")) for node in started]
         try:
             await asyncio.gather(*waits)
             for proxy in [node for node in nodes if node.control is not None]:
-                for node in await self._other_ends(proxy):
-                    await self._until_told(node, deadline, tell, "back")
+                if proxy in started:
+                    await self.renew_far_ends(proxy)
+                for node in self._other_ends(proxy):
+                    await self._until_told(node, deadline, tell if proxy in started else _silently, "back")
         finally:
             for wait in waits:
                 wait.cancel()
@@ -85,9 +89,8 @@ class Recovery:
             self._lab.shared.far_ends.update(sites)
             await self._lab.shared.refresh(SITES, self._lab.plan)
 
-    async def _other_ends(self, proxy: PlannedNode) -> list[PlannedNode]:
-        """The nodes that are to be connected to `proxy` again."""
-        await self.renew_far_ends(proxy)
+    def _other_ends(self, proxy: PlannedNode) -> list[PlannedNode]:
+        """The nodes that are to be connected to `proxy`, also again."""
         plan = self._lab.plan
         names = clients_of(plan, proxy.name) | {site for site in sites_of(plan, proxy.name) if not is_cut(plan, site)}
         return [node for node in plan.nodes if node.name in names and self._is_awaited(node)]
@@ -96,3 +99,7 @@ class Recovery:
         """A tunnel that nobody probes says nothing; one that is carried by the kernel alone needs no program."""
         is_told = not isinstance(node.probe, SiteOpen) or node.probe.is_probed
         return is_told and node.process in (AGENTS, SITES) and self._runs(node)
+
+
+def _silently(event: str, **details: object) -> None:
+    """Nobody needs to know."""
