@@ -108,7 +108,8 @@ def test_up(machine, stepped, who, victim, at_least, share):
                 _, errors = process.communicate(timeout=60)
                 what = f"step {step}, {name}: {errors}"
                 is_done = name == "after _commit"  # the command had its lab, and was let go
-                assert process.returncode == (-9 if victim == "command" else 0 if is_done else 1), what
+                ends = {-9} if victim == "command" else {0} if is_done else {1}
+                assert process.returncode in ends | ({0} if is_done else set()), what  # it may have ended by itself
                 eventually(lambda: stepped.is_up() or not processes_of(machine.run), f"an end of {what}")
                 if stepped.is_up():  # it was committed: the command had done its work
                     machine.oxyctl("lab", "down", "pair")

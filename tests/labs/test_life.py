@@ -112,6 +112,8 @@ def test_status_says_what_became_of_a_program(machine, pair):
         "pid": None,
         "exit_code": -9,
         "detail": "was killed by SIGKILL",
+        "restart": "never",
+        "restarts": 0,
     }
     assert "server (was killed by SIGKILL)" in machine.oxyctl("lab", "up", pair, code=1).stderr
 
