@@ -15,7 +15,7 @@ from proxy.wire.netlink import NLM_F_ACK, NLM_F_CREATE, attribute, error_code, h
 
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 SIOCSIFADDR, SIOCSIFNETMASK = 0x8916, 0x891C
-SIOCSIFMTU, SIOCGIFINDEX = 0x8922, 0x8933
+SIOCGIFMTU, SIOCSIFMTU, SIOCGIFINDEX = 0x8921, 0x8922, 0x8933
 RTM_NEWLINK, RTM_NEWROUTE, IFLA_TXQLEN, RTA_DST, RTA_OIF = 16, 24, 13, 1, 4
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST = 254, 4, 253, 1
 IFF_UP = 0x1
@@ -49,6 +49,14 @@ def add_route(name: str, prefix: str) -> None:
     fields = family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST, 0
     attributes = attribute(RTA_DST, packed) + attribute(RTA_OIF, struct.pack("=I", socket.if_nametoindex(name)))
     _netlink(name, RTM_NEWROUTE, NLM_F_CREATE, struct.pack("=8BI", *fields) + attributes)
+
+
+def mtu_of(name: str) -> int:
+    """The MTU of an interface; OSError when it is not there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        reply = fcntl.ioctl(sock, SIOCGIFMTU, struct.pack("16s24x", name.encode()))
+    (mtu,) = struct.unpack_from("i", reply, 16)
+    return int(mtu)
 
 
 def set_sysctl(name: str, value: object) -> bool:

@@ -6,7 +6,7 @@ import os
 from functools import lru_cache, partial
 from ipaddress import ip_address, ip_network
 
-from proxy.device.interface import bring_up, set_sysctl
+from proxy.device.interface import bring_up, mtu_of, set_sysctl
 from proxy.device.tun import device_name, open_tun
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
@@ -81,8 +81,8 @@ class InterfaceRamp(RampCarrier):
         self._fd, self.interface = open_device(ON_RAMP_NAME, offload=True)
         self._back, self.back = open_device(BACK_NAME, offload=True)
         super().__init__(
-            "+".join(settings.interfaces), tenant, plane, mtu=MTU, offload=True, network=settings.network,
-            user=settings.user,
+            "+".join(settings.interfaces), tenant, plane, mtu=min(map(mtu_of, settings.interfaces)), offload=True,
+            network=settings.network, user=settings.user,
         )  # fmt: skip
         self.settings = settings
         networks = [ip_network(prefix) for prefix in settings.sources]

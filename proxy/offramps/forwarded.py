@@ -14,9 +14,10 @@ from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
 from proxy.packet.forward import forward, memoise, take_hops
+from proxy.packet.fragment import split
 from proxy.packet.plane import UNREACHABLE, Inject
 from proxy.packet.routes import Hop, choose, flow_hash, leave
-from proxy.wire import icmp, tcp
+from proxy.wire import icmp, tcp, virtio
 from proxy.wire.ip import IPPacket
 
 if TYPE_CHECKING:
@@ -185,8 +186,13 @@ class ForwardedFlow(WatchedFlow):
         flow, last = self.flow, b""
         if flow.protocol == "tcp":
             last = bytes(buffer[packet.l4 + 4 : packet.l4 + 16])
+        assert ramp.exit is not None
         take_hops(buffer, packet, -1)  # one more than it counts on the way through: it has counted before
-        if ramp.exit is not None:
+        if packet.version == 6 and packet.end - packet.start > ramp.mtu and not virtio.gso_size(buffer):
+            whole = bytes(buffer[packet.start : packet.end])  # of fragments: the kernel cuts no IPv6
+            for piece in split(whole, ramp.mtu, next(self._plane.idents)):
+                ramp.exit(virtio.NO_OFFLOAD + piece)
+        else:
             ramp.exit(memoryview(buffer)[: packet.end])
         flow.client_path.packets += 1
         flow.client_path.octets += packet.end - packet.start

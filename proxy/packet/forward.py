@@ -44,6 +44,9 @@ def forward(
         mss = min(arrival.mtu, egress.mtu) - HEADERS[packet.version]
         tcp.clamp_mss(buffer, packet, mss, partial_checksum=is_partial)
     take_hops(buffer, packet, 1 - arrival.kernel_hops - egress.kernel_hops)
+    if egress.exit is not None and not gso and size > arrival.mtu:  # whole again of fragments: the kernel cuts no IPv6
+        prefix = virtio.NO_OFFLOAD[: egress.header_bytes]
+        return [prefix + cut for cut in split(bytes(buffer[start : packet.end]), arrival.mtu, ident)]
     if egress.header_bytes and size <= egress.mtu:
         return [bytes(buffer[: packet.end]) if start else virtio.NO_OFFLOAD + buffer[: packet.end]]
     if gso:
