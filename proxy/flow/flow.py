@@ -133,6 +133,7 @@ class Flow:
         if self.ended_ns is not None:
             return False
         self.ended_ns = now_ns
+        self.tenant.remembered += 1
         self.state = "closed"
         self.close_reason = reason
         self.closed_by = CLOSED_BY.get(reason.partition("_")[0], "proxy")

@@ -26,6 +26,7 @@ CloseReason = Literal[
     "denied",
     "limit_flows",
     "limit_rate",
+    "evicted",
     "policy_revoked",
     "admin_killed",
     "drain",

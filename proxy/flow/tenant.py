@@ -77,7 +77,8 @@ class Tenant:
         self.networks = {each: Network(each, self) for each in (DEFAULT_NETWORK, *settings.networks)}
         self.carriers: dict[str, Carrier] = {}  # open tunnels
         self._filled: dict[Carrier, None] = {}  # tunnels whose tables hold something, also when they are closed
-        self.count = 0
+        self.count = 0  # flows in the tables
+        self.remembered = 0  # of these: ended, and there for their last packets
         self.opened: Counter[str] = Counter()  # flows so far, by protocol
         self.drops: Counter[DropReason] = Counter()
         self.fragments = Fragments(timeout_s=fragments_s, max_bytes=settings.limits.bytes_held)
@@ -105,7 +106,7 @@ class Tenant:
     def refusal(self, now: float) -> DropReason | None:
         """Why no further flow may start now, or None; a token of the new-flow rate is spent when one may."""
         limits = self.settings.limits
-        if self.count >= limits.flows:
+        if self.count - self.remembered >= limits.flows:
             return DropReason.LIMIT_FLOWS
         rate = limits.new_flows_per_s
         self._tokens = min(rate, self._tokens + (now - self._filled_at) * rate)
@@ -148,6 +149,7 @@ class Tenant:
             earlier = table.get(key)
             if earlier is not None and _is_own(earlier, carrier, key):
                 self.count -= 1
+                self.remembered -= earlier.is_ended
             table[key] = flow
             self._filled[carrier] = None
         self.count += 1
@@ -158,7 +160,9 @@ class Tenant:
             if table.get(key) is not flow:
                 continue
             del table[key]
-            self.count -= _is_own(flow, carrier, key)
+            if _is_own(flow, carrier, key):
+                self.count -= 1
+                self.remembered -= flow.is_ended
             if not table:
                 del carrier.flows[protocol]
                 if not carrier.flows:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
+from pathlib import Path
 
 from proxy.errors import DropReason
 from proxy.flow.record import CloseReason
@@ -206,10 +206,13 @@ def _enlarge_receive_buffer(sock: socket.socket) -> None:
 
 
 def raise_descriptor_limit() -> int:
-    """How many descriptors the process may have, after asking for as many as it is allowed."""
+    """How many descriptors the process may have, after asking for as many as the kernel lets it: root, `fs.nr_open`."""
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else os.sysconf("SC_OPEN_MAX")
+    most = int(Path("/proc/sys/fs/nr_open").read_text())
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):  # without CAP_SYS_RESOURCE the hard limit stands
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most

@@ -17,8 +17,8 @@ from proxy.settings.sites import GueOnRamp, NetworkSettings, Site, all_sites, ch
 class Limits(Part, frozen=True):
     """What one tenant may hold at once."""
 
-    flows: Count = 20_000
-    new_flows_per_s: Count = 5_000
+    flows: Count = 500_000
+    new_flows_per_s: Count = 100_000
     tunnels: Count = 1_000
     bytes_held: Count = 64 << 20  # queued for its tunnels and waiting for reassembly
 
@@ -98,6 +98,7 @@ class Settings(Part, frozen=True):
     node: str | None = None  # the name in records; the host's by default
     control: str = "control.sock"
     hooks: str | None = None  # "module:Class" of a proxy.hooks.Hooks
+    descriptors: Annotated[int, Meta(ge=64)] | None = None  # open at once; by default as many as the kernel allows
     timeouts: Timeouts = Timeouts()
     records: Records = Records()
     bridge: Bridge = Bridge()

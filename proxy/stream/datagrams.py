@@ -37,9 +37,9 @@ class DatagramPlane:
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Ask whether the flow may be, make its socket, and send its first packet."""
-        if not self.lifecycle.has_room_for(flow.tenant):
-            return DropReason.NO_DESCRIPTORS
         handler = self.kind(self, flow)
+        if handler.SOCKETS and not self.lifecycle.descriptors.take(flow.tenant, handler.SOCKETS, handler):
+            return DropReason.NO_DESCRIPTORS
         flow.offramp, flow.history = "tunnel" if flow.egress else "socket", "D"
         held = bytes(buffer[: packet.end])
         self.lifecycle.begin(flow, handler, partial(handler.decided, held, packet))
@@ -50,6 +50,8 @@ class DatagramFlow:
     """One flow whose origin side is a connected datagram socket."""
 
     __slots__ = ("_hop", "_waiting", "flow", "plane", "sock")
+
+    SOCKETS = 1
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         self.plane, self.flow = plane, flow
@@ -203,8 +205,17 @@ class DatagramFlow:
             self.sock.close()
             self.sock = None
         flow.carrier.sessions.pop(flow.key, None)
+        if self.SOCKETS:
+            self.plane.lifecycle.descriptors.give(flow.tenant, self.SOCKETS, self)
         self.plane.lifecycle.ended(flow)
         self.plane.lifecycle.removed(flow)
+
+    def activity(self) -> int:
+        return self.flow.activity()
+
+    def evict(self) -> None:
+        """Somebody needs the descriptor more."""
+        self.end("evicted")
 
     def replaced(self) -> None:
         """Nothing of it is left: a datagram flow is gone as soon as it ends."""

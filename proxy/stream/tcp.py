@@ -37,6 +37,7 @@ YOUNG_S = 60.0  # a flow that lives longer gets keep-alive and is watched for id
 LAST_PACKETS_S = 0.25  # after the sockets' end, before the totals are final
 LINGER_S = 2.0  # the kernel's last ACKs and retransmissions still pass
 DRAIN_CHECK_S = 0.5
+SOCKETS = 2  # of one flow: the client's and the origin's
 HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
 
 
@@ -69,7 +70,7 @@ class TcpPlane:
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Hold the SYN in `packet` and begin to dial."""
-        if not self.lifecycle.has_room_for(flow.tenant):
+        if not self.lifecycle.descriptors.take(flow.tenant, SOCKETS):
             flow.carrier.deliver(tcp.reset_for(buffer, packet))
             return DropReason.NO_DESCRIPTORS
         handler = TcpFlow(self, flow, buffer, packet)
@@ -366,6 +367,7 @@ class TcpFlow:
         if self._client is not None:
             self._client.close()
             self._client = None
+        self._plane.lifecycle.descriptors.give(self._flow.tenant, SOCKETS)
         self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + LAST_PACKETS_S)
 
     def _fade(self, now: float) -> None:

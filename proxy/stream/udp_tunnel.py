@@ -39,6 +39,8 @@ class UdpTunnelSession(DatagramFlow):
 
     __slots__ = ("inward", "outward")
 
+    SOCKETS = 0
+
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         super().__init__(plane, flow)
         assert flow.egress is not None

@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from proxy.wire import icmp
 from tests.packets import pack
 from tests.stream.world import LOCALHOST, closed_port, listening
 
+CAP_SYS_RESOURCE = 24
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 
@@ -160,4 +162,7 @@ def test_descriptor_limit_is_raised_as_far_as_it_goes():
     import resource
 
     limit = sockets.raise_descriptor_limit()
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == limit
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limit, limit)
+    status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+    if int(status["CapEff"], 16) >> CAP_SYS_RESOURCE & 1:
+        assert limit == int(Path("/proc/sys/fs/nr_open").read_text())

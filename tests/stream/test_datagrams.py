@@ -241,7 +241,7 @@ def test_denied_session_is_told_and_sends_nothing(monkeypatch, version, offload)
 
 
 def test_no_descriptors_left_is_a_reason(monkeypatch):
-    with world(monkeypatch, max_flows=0) as w:
+    with world(monkeypatch, descriptors=0) as w:
         assert w.give(datagram(53)) is DropReason.NO_DESCRIPTORS
         assert w.records == []
 

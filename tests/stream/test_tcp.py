@@ -24,7 +24,7 @@ MODES = pytest.mark.parametrize("offload", [False, True], ids=["plain", "offload
 
 def segment(port: int, flags: str = "S", *, version: int = 4, seq: int = 1000, payload: bytes = b"", **fields) -> bytes:
     head = network(version, dst=LOCALHOST[version])
-    return bytes(head / TCP(sport=40_000, dport=port, flags=flags, seq=seq, **fields) / Raw(payload))
+    return bytes(head / TCP(**{"sport": 40_000, **fields}, dport=port, flags=flags, seq=seq) / Raw(payload))
 
 
 @FAMILIES
@@ -317,10 +317,27 @@ def test_flow_that_ends_while_its_hook_thinks_is_not_dialled(monkeypatch):
 
 
 def test_no_descriptors_left_means_reset(monkeypatch):
-    with world(monkeypatch, max_flows=0) as w:
+    with world(monkeypatch, descriptors=0) as w:
         assert w.give(segment(80)) is DropReason.NO_DESCRIPTORS
         assert w.replies() == [f"127.0.0.1 > {CLIENT[4]} TCP RA seq 0 ack 1001"]
         assert w.records == []
+
+
+def test_descriptors_are_those_of_open_sockets(monkeypatch):
+    """A flow that is remembered for its last packets has none; neither has one that was refused."""
+    with listening() as origin, world(monkeypatch, descriptors=2) as w:
+        flow, client, server = established(w, origin)
+        assert w.give(segment(origin.getsockname()[1] ^ 1)) is DropReason.NO_DESCRIPTORS
+        w.replies()
+        client.close()
+        server.close()
+        w.loop.until(lambda: w.lifecycle.descriptors.free == 2)
+        assert (flow.is_ended, w.tenant.count) == (True, 1)
+        for port in (1, 2):
+            w.give(segment(closed_port(), sport=port))
+            w.loop.until(lambda: w.tunnel.sent)
+            assert " RA " in w.replies()[0]
+        assert (w.tenant.count, w.lifecycle.descriptors.free) == (3, 2)
 
 
 def test_flow_replaced_before_its_record_is_still_recorded_once(monkeypatch):
