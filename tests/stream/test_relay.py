@@ -9,8 +9,8 @@ import socket
 import pytest
 
 from proxy.stream import relay as relay_module
-from proxy.stream.relay import CHUNK, PIPE_BYTES, Relay, Side
-from tests.stream.relays import relaying
+from proxy.stream.relay import CHUNK, PIPE_BYTES, SIOCOUTQ, Relay, Side, _ask, is_delivered
+from tests.stream.relays import BLOCK, relaying
 
 MANY = 64 << 20
 SMALL = {"near_rcv": 8192, "near_snd": 8192, "far_rcv": 8192, "far_snd": 8192}
@@ -97,22 +97,76 @@ def test_reset_after_a_half_close_is_a_reset_too(side):
         broken.send(b"x", then_shut=True)
         scene.loop.until(lambda: witness.is_eof)
         broken.reset()
-        scene.loop.until(lambda: (witness.send(b"more"), witness.error)[1] or scene.reasons)
-        scene.loop.until(lambda: (witness.send(b"more"), witness.error)[1])
-        assert witness.error.errno in (errno.ECONNRESET, errno.EPIPE)
+        error = scene.loop.until(lambda: witness.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        assert error == errno.EPIPE  # what the kernel says of a reset behind a FIN
         assert scene.reasons == [f"{side}_reset"]
 
 
 @SIDES
-def test_bytes_before_a_reset_still_arrive(side):
-    """As they would without us: what was acknowledged before the reset was received."""
-    with relaying() as scene:
+@pytest.mark.parametrize("size", [1, 1000, CHUNK, 3 * CHUNK, 2_000_000])
+def test_bytes_that_were_delivered_before_a_reset_arrive_before_the_reset(side, size):
+    """As they would without us; the relay hears of both at once."""
+    with relaying(**{side: {"near_rcv": 4 << 20, "far_snd": 4 << 20}}) as scene:
         sender, receiver = getattr(scene, side), other(scene, side)
-        sender.send(b"last words")
-        scene.loop.until(lambda: receiver.received == 10)
-        sender.reset()
+
+        def send_and_vanish():
+            assert sender.sock.send(BLOCK[:1] * size) == size
+            while not is_delivered(sender.sock, is_shut=False):
+                pass
+            sender.reset()
+
+        scene.loop.call(send_and_vanish)
         scene.loop.until(lambda: receiver.error)
-        assert receiver.head == b"last words"
+        assert (receiver.received, receiver.is_eof) == (size, False)
+        assert receiver.error.errno == errno.ECONNRESET
+        assert scene.reasons == [f"{side}_reset"]
+
+
+@SIDES
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_answer_of_a_peer_that_refuses_the_rest_arrives(side, size):
+    """It says why, and closes with bytes unread: a reset, met while we write to it."""
+    with relaying(**{side: {"near_rcv": 1 << 20, "far_snd": 1 << 20}}) as scene:
+        refuser, sender = getattr(scene, side), other(scene, side)
+        refuser.pause()
+        sender.send_many(64 << 20)
+        scene.loop.turns(50)
+        assert refuser.sock.send(bytes(size)) == size
+        refuser.close()
+        scene.loop.until(lambda: sender.error)
+        scene.loop.until(lambda: sender.received == size)
+        assert sender.error.errno in (errno.ECONNRESET, errno.EPIPE)
+        assert scene.reasons == [f"{side}_reset"]
+
+
+@SIDES
+def test_what_comes_for_a_side_that_is_gone_is_not_read(side):
+    with relaying(client=SMALL, origin=SMALL) as scene:
+        gone, survivor = getattr(scene, side), other(scene, side)
+        survivor.pause()
+        gone.send_many(4 << 20)
+        scene.loop.turns(300)
+        gone.reset()
+        scene.loop.until(lambda: scene.survivor)
+        survivor.send_many(1 << 20)
+        calls = scene.calls
+        scene.loop.turns(300)
+        assert scene.calls - calls < 20
+        counted = scene.flow.origin_payload if side == "client" else scene.flow.client_payload
+        assert (counted, scene.reasons) == (0, [])
+
+
+def test_both_sides_gone_is_the_end():
+    with relaying(client=SMALL, origin=SMALL) as scene:
+        scene.client.pause()
+        scene.origin.send_many(4 << 20)
+        scene.loop.turns(300)
+        scene.origin.reset()
+        scene.loop.until(lambda: scene.survivor)
+        assert scene.reasons == []
+        scene.client.reset()
+        scene.loop.until(lambda: scene.reasons)
+        assert (scene.reasons, scene.is_cut) == (["origin_reset"], True)
 
 
 @SIDES
@@ -196,12 +250,15 @@ def test_sender_that_vanishes_while_its_bytes_wait(side):
         witness.pause()
         gone.send_many(4 << 20)
         scene.loop.turns(300)
+        least = gone.sent - _ask(gone.sock, SIOCOUTQ)
         gone.reset()
-        scene.loop.until(lambda: scene.reasons)
-        assert scene.reasons == [f"{side}_reset"]
+        scene.loop.until(lambda: scene.survivor)
+        assert scene.reasons == []
         witness.read()
         scene.loop.until(lambda: witness.error)
         assert witness.error.errno == errno.ECONNRESET
+        assert witness.received >= least > 0
+        assert scene.reasons == [f"{side}_reset"]
 
 
 @SIDES
