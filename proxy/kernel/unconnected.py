@@ -171,6 +171,9 @@ class GuePump:
                         lane.packets += 1
                         lane.octets += octets
                     continue
+                if buffer[l4 + 13] & 6:  # SYN and RST
+                    source.slow(bytearray(view[v:n]), octets)
+                    continue
                 path.packets += 1
                 path.octets += octets
                 if is_ipv4:
