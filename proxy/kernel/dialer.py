@@ -120,6 +120,7 @@ def _make(version: int) -> list[socket.socket]:
 def _socket(version: int) -> socket.socket:
     sock = socket.socket(FAMILIES[version], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     if version == 4:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     else:

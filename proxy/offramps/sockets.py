@@ -32,6 +32,7 @@ def dial_tcp(address: bytes, port: int, device: str | None = None) -> tuple[sock
     """
     sock = _socket(address, socket.SOCK_STREAM, device=device)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     return sock, connect(sock, (_text(address), port))
 
 

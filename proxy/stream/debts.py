@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from proxy.flow.flow import Flow
 from proxy.poller import Poller
-from proxy.stream.relay import LINGER_RESET, acknowledged_bytes, is_delivered
+from proxy.stream.queues import acknowledged_bytes, is_delivered
+from proxy.stream.relay import LINGER_RESET
 
 PATIENCE_S = 60.0  # for a side that takes nothing (the kernel's own: about 100 s, tcp_orphan_retries)
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.001, 0.25

@@ -7,7 +7,6 @@ does not read, or could not write, needs no word to the kernel (strace -c: 3 epo
 
 from __future__ import annotations
 
-import array
 import errno
 import fcntl
 import os
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
 from proxy.poller import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT, Poller
+from proxy.stream.queues import is_at_mark, unread_bytes
 
 CHUNK = 65_536  # a read that fills this much means bulk: splice takes over
 PIPE_BYTES = 1 << 20
@@ -26,15 +26,12 @@ SPLICE_FLAGS = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 ROUNDS = 16  # reads per readiness event, so that one bulk flow cannot starve the others
 POOLED_PIPES = 64
 MOST_PIPES = 400  # their descriptors are none of the tenants': a blocked bulk flow beyond these copies
-TCP_CLOSE = 7  # tcp_states.h
 READING = IN | RDHUP | URGENT | EDGE
 SPECIAL = RDHUP | URGENT | ERROR | HANGUP  # what a read may meet besides bytes
 ANYTHING = IN | SPECIAL  # no event said what is to be met
 LINGER_RESET = struct.pack("ii", 1, 0)  # close(2) then sends RST
 
-SIOCOUTQ, SIOCINQ = 0x5411, 0x541B  # sockios.h
 
-_answer = array.array("i", [0])
 _chunk = bytearray(CHUNK)
 _view = memoryview(_chunk)
 _pipes: list[tuple[int, int]] = []  # that are empty, and nobody's
@@ -130,8 +127,8 @@ class Relay:
 class Side:
     """One socket of a relay, and what was read from it and could not be written to the other yet."""
 
-    __slots__ = ("events", "fd", "held", "is_blocked", "is_client", "is_deaf", "is_eof", "is_gone", "is_shut", "peer",
-                 "pending", "pipe", "relay", "sock")  # fmt: skip
+    __slots__ = ("events", "fd", "held", "is_blocked", "is_client", "is_deaf", "is_eof", "is_gone", "is_shut",
+                 "is_urgent", "peer", "pending", "pipe", "relay", "sock")  # fmt: skip
 
     peer: Side
 
@@ -141,6 +138,7 @@ class Side:
         self.pipe: tuple[int, int] | None = None
         self.held = 0  # bytes in the pipe
         self.pending = b""  # bytes read by recv
+        self.is_urgent = False  # it is one, and urgent
         self.is_blocked = False  # some of these wait for the peer
         self.is_eof = False  # the far end sent FIN
         self.is_gone = False  # the far end was reset, or is not there any more
@@ -163,7 +161,9 @@ class Side:
         """The peer can be written again: first what is held, then read on."""
         try:
             if self.pending:
-                self.pending = self.pending[self.peer.sock.send(self.pending) :]
+                flags = socket.MSG_OOB if self.is_urgent else 0
+                self.pending = self.pending[self.peer.sock.send(self.pending, flags) :]
+                self.is_urgent = False
             if self.pending or not self._drain():
                 return
         except BlockingIOError:
@@ -188,7 +188,7 @@ class Side:
             else:
                 _return(self.pipe)
             self.pipe = None
-        self.pending, self.held, self.is_blocked = b"", 0, False
+        self.pending, self.held, self.is_blocked, self.is_urgent = b"", 0, False, False
 
     def reason(self, error: int) -> CloseReason:
         """What it means for the flow that this side broke."""
@@ -232,6 +232,8 @@ class Side:
 
     def _copy(self, events: int) -> int:
         """Bytes moved through user space; 0 at the end, -1 when to stop reading for now."""
+        if is_at_mark(self.sock):
+            return self._copy_urgent()
         n = self.sock.recv_into(_chunk)
         if n == 0:
             return 0
@@ -259,10 +261,31 @@ class Side:
                 pass  # no descriptors left: copying is slower, and works
         return n
 
+    def _copy_urgent(self) -> int:
+        """The same of one urgent byte, in its place in the stream (SO_OOBINLINE): it stays urgent."""
+        byte = self.sock.recv(1)
+        if not byte:
+            return 0
+        self._count(1)
+        try:
+            self.peer.sock.send(byte, socket.MSG_OOB)
+        except BlockingIOError:
+            self.pending, self.is_urgent = byte, True
+            self._block()
+            return -1
+        except OSError as error:
+            raise _WriteError(error.errno, error.strerror) from None
+        return 1
+
     def _splice(self) -> int:
         """The same without touching them."""
         assert self.pipe is not None
-        n = os.splice(self.fd, self.pipe[1], PIPE_BYTES, flags=SPLICE_FLAGS)
+        try:
+            n = os.splice(self.fd, self.pipe[1], PIPE_BYTES, flags=SPLICE_FLAGS)
+        except BlockingIOError:
+            if is_at_mark(self.sock):  # it does not pass that
+                return self._copy_urgent()
+            raise
         if n == 0:
             return 0
         self.held += n
@@ -331,32 +354,6 @@ class Side:
 
 class _WriteError(OSError):
     """The peer could not be written: its fault, not the reader's."""
-
-
-def is_delivered(sock: socket.socket, *, is_shut: bool) -> bool:
-    """Whether the far end has acknowledged all, its FIN aside, or never will. `is_shut`: we sent FIN (SIOCOUTQ counts
-    it as a byte, tcp(7))."""
-    return _ask(sock, SIOCOUTQ) <= is_shut or is_dead(sock)
-
-
-def is_dead(sock: socket.socket) -> bool:
-    """Whether it was reset, or its kernel gave up."""
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
-
-
-def acknowledged_bytes(sock: socket.socket) -> int:
-    """How much the far end has taken so far (tcpi_bytes_acked, linux/tcp.h)."""
-    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)[120:], "little")
-
-
-def unread_bytes(sock: socket.socket) -> int:
-    """Bytes that have arrived and were not read (SIOCINQ, tcp(7))."""
-    return _ask(sock, SIOCINQ)
-
-
-def _ask(sock: socket.socket, request: int) -> int:
-    fcntl.ioctl(sock.fileno(), request, _answer)
-    return _answer[0]
 
 
 def _take_pipe() -> tuple[int, int]:

@@ -22,7 +22,8 @@ from proxy.settings.model import Timeouts
 from proxy.stream.debts import Debts
 from proxy.stream.held_syn import HeldSyn
 from proxy.stream.lifecycle import IDLE_CHECKS, Lifecycle
-from proxy.stream.relay import LINGER_RESET, Relay, is_dead
+from proxy.stream.queues import is_dead
+from proxy.stream.relay import LINGER_RESET, Relay
 from proxy.stream.stages import CLOSING, DIALING, DRAINING, HANDSHAKE, LINGERING, OPENING, RELAYING
 from proxy.wire import icmp, ip, tcp
 from proxy.wire.ip import MAX_PACKET, IPPacket

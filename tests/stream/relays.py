@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from proxy.poller import Poller
-from proxy.stream.relay import LINGER_RESET, Relay, close_pool, is_delivered
+from proxy.stream.queues import is_delivered
+from proxy.stream.relay import LINGER_RESET, Relay, close_pool
 from tests.flows import make_flow
 from tests.loops import Loop, running
 
@@ -38,6 +39,7 @@ def tcp_pair(
     for sock in (near, far):
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     return near, far
 
 

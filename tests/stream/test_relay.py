@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import gc
+import hashlib
 import socket
 
 import pytest
 
 from proxy.stream import relay as relay_module
-from proxy.stream.relay import CHUNK, PIPE_BYTES, SIOCOUTQ, Relay, Side, _ask, is_delivered
+from proxy.stream.queues import SIOCOUTQ, ask, is_delivered
+from proxy.stream.relay import CHUNK, PIPE_BYTES, Relay, Side
 from tests.stream.relays import BLOCK, relaying
 
 MANY = 64 << 20
@@ -250,7 +252,7 @@ def test_sender_that_vanishes_while_its_bytes_wait(side):
         witness.pause()
         gone.send_many(4 << 20)
         scene.loop.turns(300)
-        least = gone.sent - _ask(gone.sock, SIOCOUTQ)
+        least = gone.sent - ask(gone.sock, SIOCOUTQ)
         gone.reset()
         scene.loop.until(lambda: scene.survivor)
         assert scene.reasons == []
@@ -363,23 +365,72 @@ def test_last_bytes_and_the_fin_that_stand_in_the_socket_together_both_arrive(si
         assert (receiver.received, scene.reasons) == (size, [])
 
 
+def urgent_byte(sock):
+    """The urgent byte that has arrived, or nothing."""
+    try:
+        return sock.recv(1, socket.MSG_OOB)
+    except OSError:
+        return b""
+
+
 @SIDES
-def test_bytes_behind_an_urgent_one_are_not_forgotten(side):
-    """A read stops at the mark, short of what the socket holds."""
-    with relaying() as scene:
+@pytest.mark.parametrize("size", [0, 6, CHUNK, 5 * CHUNK])
+def test_urgent_byte_arrives_urgent_and_the_others_around_it(side, size):
+    with relaying(**{side: {"near_rcv": 1 << 20, "far_snd": 1 << 20}}) as scene:
         sender, receiver = getattr(scene, side), other(scene, side)
+        receiver.pause()
 
         def send_at_once():
-            sender.sock.send(b"before")
+            sender.sock.sendall(b"b" * size)
             sender.sock.send(b"!", socket.MSG_OOB)
             sender.sock.send(b"after")
 
         scene.loop.call(send_at_once)
-        scene.loop.until(lambda: receiver.received == len("beforeafter"))
-        assert receiver.head == b"beforeafter"
+        got = bytearray()
+        scene.loop.until(lambda: len(got) == size or got.extend(waiting(receiver.sock, size - len(got))))
+        assert scene.loop.until(lambda: urgent_byte(receiver.sock)) == b"!"
+        scene.loop.until(lambda: len(got) == size + 5 or got.extend(waiting(receiver.sock, 6)))
+        assert got == b"b" * size + b"after"
         scene.loop.call(lambda: (sender.sock.send(b"last"), sender.shut()))
+        receiver.read()
         scene.loop.until(lambda: receiver.is_eof)
-        assert receiver.head == b"beforeafterlast"
+        assert receiver.head == b"last"
+        counted = scene.flow.client_payload if side == "client" else scene.flow.origin_payload
+        assert counted == size + len("!afterlast")
+
+
+def waiting(sock, most):
+    """What has arrived, up to so many bytes."""
+    try:
+        return sock.recv(most)
+    except BlockingIOError:
+        return b""
+
+
+@SIDES
+def test_urgent_byte_waits_for_room_as_the_others_do(side):
+    """It comes to a side whose peer takes nothing; and again, and again."""
+    with relaying(client=SMALL, origin=SMALL) as scene:
+        sender, receiver = getattr(scene, side), other(scene, side)
+        receiver.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sent = hashlib.sha256()
+        for turn in range(200):
+            block = bytes([turn]) * 5000
+            for data, flags in ((block, 0), (b"!", socket.MSG_OOB)):
+                receiver.pause()
+                while data:
+                    try:
+                        n = sender.sock.send(data, flags)
+                    except BlockingIOError:
+                        receiver.read()
+                        scene.loop.turns(1)
+                        continue
+                    sent.update(data[:n])
+                    data = data[n:]
+        sender.shut()
+        receiver.read()
+        scene.loop.until(lambda: receiver.is_eof)
+        assert (receiver.received, receiver.digest.digest()) == (200 * 5001, sent.digest())
 
 
 @SIDES

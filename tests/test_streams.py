@@ -1,4 +1,4 @@
-"""What a peer had delivered before its reset is read by the other one before it hears of the reset: real kernels.
+"""What two kernels say to each other through a stream: resets, ports used again, urgent bytes; to a socket or a tunnel.
 
 laptop: a kernel whose packets go through the proxy ==(SEQPACKET)== proxy ------ origin: another kernel
 """
@@ -14,7 +14,7 @@ import struct
 
 import pytest
 
-from proxy.stream.relay import SIOCOUTQ, is_delivered
+from proxy.stream.queues import SIOCOUTQ, is_delivered
 from tests.netns import needs_root
 from tests.running import PATIENCE_S, staged, until
 from tests.test_app_life import in_background
@@ -183,6 +183,32 @@ def test_the_same_port_again_at_once_after_a_reset(path):
         assert sock.recv(10) == b"%d" % number
         reset(sock)
     assert server() == CONNECTIONS
+
+
+@pytest.mark.parametrize("who", ["client", "origin"])
+def test_urgent_byte_between_others(path, who):
+    client, origin = path.connect()
+    port = client.getsockname()[1]
+    speaker, reader = (client, origin) if who == "client" else (origin, client)
+    speaker.send(b"abc")
+    speaker.send(b"X", socket.MSG_OOB)
+    speaker.send(b"def")
+    assert until(lambda: urgent_byte(reader)) == b"X"
+    speaker.close()
+    data = b""
+    while more := reader.recv(100):
+        data += more
+    assert data == b"abcdef"
+    reader.close()
+    (record,) = until(lambda: path.stage.ended(src_port=port, dst_port=path.address[1]))
+    assert record.total.client_payload_bytes + record.total.origin_payload_bytes == 7
+
+
+def urgent_byte(sock):
+    try:
+        return sock.recv(1, socket.MSG_OOB)
+    except OSError:
+        return b""
 
 
 def echo(listener, connections):
