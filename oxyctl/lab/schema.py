@@ -102,6 +102,8 @@ SENTENCES: dict[str, dict[str, str]] = {
         "id": "Its number in the contexts of unconnected tunnels; by default its place in the file.",
         "networks": "Its virtual networks, by name: sites and clients of one never meet those of another.",
         "limits": "What it may hold at once.",
+        "dscp": "What becomes of the service mark of its packets: keep, clear, or a value for all of them.",
+        "udp_filtering": "Whose datagrams reach a client's port: of those it wrote to, of their hosts, or anybody's.",
     },
     "Limits": {
         "flows": "Live flows.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ PROTOCOL_NUMBERS: dict[Protocol, int] = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6
 HEADER_BYTES: dict[Protocol, int] = {"icmp": 8, "tcp": 20, "udp": 8, "icmpv6": 8}  # without options
 ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0)}  # type and code stand for ports
 CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
+
+_numbers = itertools.count(1)
 
 
 class Path:
@@ -67,11 +70,11 @@ class Flow:
 
     __slots__ = (
         "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by", "connected_at",
-        "decisions", "destination", "destination_port", "detected_protocol", "egress", "egress_ip", "ended_ns",
+        "decisions", "destination", "destination_port", "detected_protocol", "dscp", "egress", "egress_ip", "ended_ns",
         "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level",
-        "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "policy_ms", "protocol",
-        "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_due",
-        "timer_slot", "ttfb_ms", "verdict", "virtual",
+        "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "parent_id", "policy_ms",
+        "protocol", "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant",
+        "timer_due", "timer_slot", "ttfb_ms", "verdict", "virtual",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +96,8 @@ class Flow:
         self.handler: Any = None
         self.egress: Carrier | None = None  # the tunnel that it leaves by; None: a socket of the host's
         self.route: str | None = None  # what led there
+        self.parent_id: str | None = None  # of the flow that made way for this one
+        self.dscp: int | None = None  # of its first packet
         self.origin: str | None = None
         self.egress_ip: str | None = None
         self.onramp = carrier.kind
@@ -188,7 +193,7 @@ class Flow:
         carrier = self.carrier
         return FlowRecord(
             event=event, seq=seq, final=event == "end",
-            flow_id=self.id, community_id=self._community_id(), tenant=self.tenant.name,
+            flow_id=self.id, parent_id=self.parent_id, community_id=self._community_id(), tenant=self.tenant.name,
             user=carrier.user, device=carrier.device, node=node,
             vnet=carrier.network.name, onramp=self.onramp, tunnel=carrier.id, offramp=self.offramp,
             offramp_tunnel=None if self.egress is None else self.egress.id, route=self.route,
@@ -198,7 +203,7 @@ class Flow:
             policy_ms=self.policy_ms, ttfb_ms=self.ttfb_ms,
             protocol=self.protocol, src=address_text(self.source), src_port=self.source_port,
             dst=address_text(self.destination), dst_port=self.destination_port,
-            origin=self.origin, egress_ip=self.egress_ip, total=total, delta=delta,
+            dscp=self.dscp, origin=self.origin, egress_ip=self.egress_ip, total=total, delta=delta,
             level=self.level, detected_protocol=self.detected_protocol,
             verdict=self.verdict, decisions=self.decisions,
             state=self.state, conn_state=self.conn_state(), history=self.history,
@@ -208,6 +213,11 @@ class Flow:
     def _community_id(self) -> str:
         ports = ECHO_PORTS.get(self.protocol, (self.source_port, self.destination_port))
         return community_id(self.source, self.destination, PROTOCOL_NUMBERS[self.protocol], *ports)
+
+
+def new_flow_id(now_ns: int) -> str:
+    """A name that nothing else has, and that sorts by time."""
+    return f"{now_ns // 1000:014x}{next(_numbers) & 0xFFFF:04x}"
 
 
 @lru_cache(4096)  # each connection asks four times

@@ -13,6 +13,8 @@ from proxy.flow.network import Network, reverse_key
 from proxy.settings.model import TenantSettings
 from proxy.settings.parts import DEFAULT_NETWORK
 
+ECN = 3
+
 
 class Lane(Protocol):
     """A way into a tunnel that a hot loop may use by itself."""
@@ -83,6 +85,9 @@ class Tenant:
         self.drops: Counter[DropReason] = Counter()
         self.fragments = Fragments(timeout_s=fragments_s, max_bytes=settings.limits.bytes_held)
         self.held_bytes = 0  # queued for its tunnels
+        # of a TOS byte or traffic class, what goes on and what is added; the two bits of ECN are the hosts' affair
+        self.tos_kept = 0xFF if settings.dscp == "keep" else ECN
+        self.tos_added = settings.dscp << 2 if isinstance(settings.dscp, int) else 0
         self.closed_traffic = (0, 0, 0, 0)  # of tunnels that are closed: packets and bytes in, packets and bytes out
         self._tokens = float(settings.limits.new_flows_per_s)
         self._filled_at = 0.0
@@ -115,6 +120,10 @@ class Tenant:
             return DropReason.LIMIT_RATE
         self._tokens -= 1
         return None
+
+    def marked(self, tos: int) -> int:
+        """The TOS byte or traffic class that a packet goes on with."""
+        return tos & self.tos_kept | self.tos_added
 
     def occupants(self, protocol: int, flow: Flow) -> list[Flow]:
         """The flows in the places that `flow` is to take."""

@@ -16,16 +16,12 @@ from typing import Any
 from proxy.errors import DropReason
 from proxy.flow.flow import Path
 from proxy.kernel.batch import Batch
+from proxy.kernel.marks import ONE_CONTROL, ancillary
 from proxy.wire.ecn import arrive
 from proxy.wire.ip import TCP, UDP
 
-UDP_GRO = 104
-ONE_CONTROL = 24  # bytes: the TOS alone, of either family (linux/socket.h CMSG_SPACE)
 NOBODY: dict[bytes, Any] = {}  # the tunnels of a peer that is none
-TOS_KINDS = ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS))
 
-_get_control = struct.Struct("@Nii").unpack_from  # struct cmsghdr
-_get_int = struct.Struct("@i").unpack_from
 _get16 = struct.Struct("!H").unpack_from
 _put16 = struct.Struct("!H").pack_into
 _get4 = struct.Struct("!BBHxxHBBH12s12sH").unpack_from  # see kernel/pump.py; with TOS and TTL
@@ -85,7 +81,7 @@ class GuePump:
             if control_bytes == ONE_CONTROL:
                 tos = controls[control + 16]
             else:
-                tos, each = _ancillary(controls, control, control_bytes)
+                tos, each = ancillary(controls, control, control_bytes)
                 if each:
                     pieces = _cut(begin, begin + size, each)
             if peer != host:
@@ -191,19 +187,3 @@ class GuePump:
 def _cut(begin: int, stop: int, each: int) -> Iterable[tuple[int, int]]:
     """Beginnings and ends of the datagrams that the kernel has joined, the last one perhaps shorter."""
     return [(at, min(at + each, stop)) for at in range(begin, stop, each)]
-
-
-def _ancillary(controls: bytearray, at: int, length: int) -> tuple[int, int]:
-    """TOS or traffic class, and the size of each of the datagrams that the kernel has joined; 0 if it has not."""
-    tos = size = 0
-    end = at + length
-    while at + 16 < end:
-        bytes_, level, kind = _get_control(controls, at)
-        if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
-            size = _get_int(controls, at + 16)[0]
-        elif (level, kind) in TOS_KINDS:
-            tos = controls[at + 16]
-        at += (bytes_ + 7) & ~7
-        if bytes_ < 16:
-            break
-    return tos, size

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proxy.errors import DropReason
 from proxy.flow.record import CloseReason
+from proxy.kernel.marks import set_tos
 from proxy.wire import icmp
 from proxy.wire.icmp import ErrorKind, Report
 
@@ -25,7 +26,7 @@ KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 300, 30, 4
 _EXTENDED_ERROR = struct.Struct("=IBBBxII")
 
 
-def dial_tcp(address: bytes, port: int, device: str | None = None) -> tuple[socket.socket, int]:
+def dial_tcp(address: bytes, port: int, device: str | None = None, tos: int = 0) -> tuple[socket.socket, int]:
     """A non-blocking socket, and how far it is: 0 connected, EINPROGRESS, or the errno of an immediate failure.
 
     Each of the three dials leaves by the interface `device` only, when one is given. OSError: there is none.
@@ -33,6 +34,8 @@ def dial_tcp(address: bytes, port: int, device: str | None = None) -> tuple[sock
     sock = _socket(address, socket.SOCK_STREAM, device=device)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    if tos:
+        set_tos(sock, tos)
     return sock, connect(sock, (_text(address), port))
 
 

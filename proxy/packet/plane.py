@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow
+from proxy.flow.flow import Flow, new_flow_id
 from proxy.flow.network import reverse_key
 from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier
@@ -47,7 +47,6 @@ class Plane:
         """`tunnels` may be missing where no network has routes."""
         self._openers = {ip.TCP: tcp, ip.UDP: udp, ip.ICMP: echo, ip.ICMPV6: echo}
         self._errors, self._tunnels = errors, tunnels
-        self._opened = 0
 
     def handle(self, carrier: Carrier, buffer: bytearray, end: int, now: float, now_ns: int) -> DropReason | None:
         """Why the packet in `buffer[:end]` went no further, or None when it did. The caller counts the reason."""
@@ -169,12 +168,12 @@ class Plane:
             if refusal is DropReason.LIMIT_FLOWS and packet.protocol == ip.TCP:
                 carrier.deliver(tcp.reset_for(buffer, packet))  # at the cap: say so; over the rate: a retry may pass
             return refusal
-        self._opened += 1
         flow = Flow(
-            f"{now_ns // 1000:014x}{self._opened & 0xFFFF:04x}", tenant, carrier, _NAMES[packet.protocol], key,
+            new_flow_id(now_ns), tenant, carrier, _NAMES[packet.protocol], key,
             packet.source, int.from_bytes(key[-4:-2] if len(key) in (12, 36) else key[-2:], "big"),
             packet.destination, int.from_bytes(key[-2:], "big") if len(key) in (12, 36) else 0, now, now_ns,
         )  # fmt: skip
+        flow.dscp = packet.tos >> 2
         if hop.route is not None:
             flow.route = str(hop)
         if hop.carrier is None:

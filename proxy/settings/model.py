@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -33,6 +33,10 @@ class TenantSettings(Part, frozen=True):
     limits: Limits = Limits()
     # the interface that its sockets leave by, whatever the routes say: tenants may have origins of the same address
     egress: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
+    # what becomes of the six bits that ask for a service (RFC 2474), towards origins and back
+    dscp: Literal["keep", "clear"] | Annotated[int, Meta(ge=0, le=63)] = "keep"
+    # whose datagrams reach a client's endpoint besides those it has written to (RFC 4787 REQ-8)
+    udp_filtering: Literal["endpoint", "address", "address-and-port"] = "address"
     # virtual networks; `default` is always there
     networks: dict[Name, NetworkSettings] = msgspec.field(default_factory=dict)
 

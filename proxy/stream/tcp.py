@@ -14,6 +14,7 @@ from proxy.flow.tenant import Carrier
 from proxy.hooks import HookRunner
 from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer, Leg
+from proxy.kernel.marks import set_tos
 from proxy.offramps import sockets
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.translate import has_partial_checksum
@@ -67,7 +68,7 @@ class TcpPlane:
 class TcpFlow:
     """One flow on its way through the stages."""
 
-    __slots__ = ("_began", "_bridge", "_client", "_debts", "_flow", "_held", "_is_settled", "_leg",
+    __slots__ = ("_answer_tos", "_began", "_bridge", "_client", "_debts", "_flow", "_held", "_is_settled", "_leg",
                  "_origin", "_plane", "_relay", "_stage")  # fmt: skip
 
     def __init__(self, plane: TcpPlane, flow: Flow, buffer: bytearray, packet: IPPacket) -> None:
@@ -82,6 +83,7 @@ class TcpFlow:
         self._client: socket.socket | None = None
         self._relay: Relay | None = None
         self._debts: Debts | None = None
+        self._answer_tos = 0  # of the origin's SYN-ACK; a socket of the host's does not tell
         self._is_settled = False
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
@@ -120,17 +122,17 @@ class TcpFlow:
     def _answered(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """A packet from the far end of the leg."""
         assert self._leg is not None
+        if self._stage is DIALING:
+            self._answer_tos = packet.tos
         reason = self._leg.packet(buffer, packet)
-        if self._stage is DRAINING:
-            self._drain_if_paid()
+        self._drain_if_paid()
         return reason
 
     def _is_client_gone(self) -> bool:
         """Whether our kernel has believed a reset of the client's; the relay learns of it here, if not before."""
-        if self._client is None or self._stage not in (RELAYING, CLOSING) or not is_dead(self._client):
+        if self._client is None or self._relay is None or not is_dead(self._client):
             return False
-        if self._relay is not None:
-            self._relay.broken(self._relay.client, errno.ECONNRESET)
+        self._relay.broken(self._relay.client, errno.ECONNRESET)
         return True
 
     def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
@@ -167,6 +169,8 @@ class TcpFlow:
             return
         self._stage, self._client = RELAYING, sock
         self._held.forget()
+        if tos := flow.tenant.marked(self._answer_tos):
+            set_tos(sock, tos)
         now = time.monotonic()
         flow.client_tcp_ms = (now - self._began) * 1000
         flow.history += "A"
@@ -246,19 +250,18 @@ class TcpFlow:
     def _make_origin(self) -> tuple[socket.socket, int]:
         """A socket of the host's or of a leg's, and how far it is: 0 connected, EINPROGRESS, or why it failed."""
         flow = self._flow
+        tos = flow.tenant.marked(self._held.packet.tos)
         if flow.egress is None:
-            return sockets.dial_tcp(flow.destination, flow.destination_port, flow.tenant.settings.egress)
-        self._leg = self._plane.dialer.dial(flow, flow.egress)
+            return sockets.dial_tcp(flow.destination, flow.destination_port, flow.tenant.settings.egress, tos)
+        self._leg = self._plane.dialer.dial(flow, flow.egress, tos)
         return self._leg.sock, self._leg.code
 
     def _dialed(self, events: int) -> None:
         assert self._origin is not None
-        if events & (ERROR | HANGUP):
-            code = self._origin.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                self._failed(code)
-                return
-        self._connected()
+        if events & (ERROR | HANGUP) and (code := self._origin.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            self._failed(code)
+        else:
+            self._connected()
 
     def _connected(self) -> None:
         assert self._origin is not None
@@ -285,14 +288,11 @@ class TcpFlow:
 
     def _greeted(self, data: memoryview) -> None:
         """The client's answer to our kernel's SYN-ACK, or what follows it. The pump has looked for flags and hops."""
-        v, flow = self._flow.carrier.header_bytes, self._flow
-        version = 4 if len(flow.source) == 4 else 6
-        packet = IPPacket(
-            version, v, v + (20 if version == 4 else 40), len(data), ip.TCP, 0, flow.source, flow.destination, 0, True
-        )
+        flow = self._flow
+        packet = ip.bare(flow.carrier.header_bytes, len(data), ip.TCP, flow.source, flow.destination)
         if reason := self._bridge.give(data, packet, flow.client_path):
             flow.tenant.drops[reason] += 1
-        self._bridge.accept(version)
+        self._bridge.accept(packet.version)
 
     def _failed(self, code: int) -> None:
         """The origin cannot be had: tell the client as the origin's network would have."""
@@ -374,9 +374,8 @@ class TcpFlow:
     def _linger(self) -> None:
         """Close the sockets that are left; their last packets still find their way."""
         self._stage = LINGERING
-        for sock in (self._client, self._origin):
-            if sock is not None:
-                sock.close()
+        for sock in filter(None, (self._client, self._origin)):
+            sock.close()
         self._client = self._origin = self._debts = None
         self._plane.lifecycle.descriptors.give(self._flow.tenant, SOCKETS)
         self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + LAST_PACKETS_S)
