@@ -50,6 +50,7 @@ class DropReason(enum.StrEnum):
     TUNNEL_CLOSED = "tunnel_closed"
     ORIGIN_FULL = "origin_full"  # the socket to the origin would block (UDP, ICMP)
     SOCKET_OVERFLOW = "socket_overflow"  # the origin sent faster than we read (UDP, ICMP)
+    UNSOLICITED = "unsolicited"  # a datagram of somebody whom the client's endpoint has not written to
     ORIGIN_ERROR = "origin_error"
     TOO_BIG = "too_big"
     PROXY_ERROR = "proxy_error"  # a bug of ours; the log has it

@@ -64,7 +64,7 @@ class GuePump:
         identify: Callable[[bytes, bytearray, int, int], Source | None],
     ) -> None:
         """`tun`: the descriptor of the bridge's TUN device without offload."""
-        self._batch = Batch(sock)
+        self._batch, self._fd = Batch(sock.family), sock.fileno()
         self._view = memoryview(self._batch.data)
         self._arguments = tun, known, identify
 
@@ -76,7 +76,7 @@ class GuePump:
         get4, get16, put16, put_hop, from_bytes = _get4, _get16, _put16, _put_hop, int.from_bytes
         begins = buffer.startswith
         host, source, head, skip = b"", None, b"", 0
-        for (control_bytes, size), (begin, control, peer) in zip(batch.receive(), batch.slots, strict=False):
+        for (control_bytes, size), (begin, control, peer) in zip(batch.receive(self._fd), batch.slots, strict=False):
             pieces: Iterable[tuple[int, int]] = ((begin, begin + size),)
             if control_bytes == ONE_CONTROL:
                 tos = controls[control + 16]

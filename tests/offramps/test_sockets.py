@@ -52,13 +52,22 @@ def test_tcp_dial_to_a_closed_port_is_refused(version):
         assert sockets.connect_failure(failure) == ("origin_refused", None)
 
 
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def connected_udp(version, port):
+    sock = sockets.open_udp(FAMILY[version], gro=False)
+    sock.connect((LOCALHOST[version], port))
+    return sock
+
+
 def dial(kind, version, port, device):
     """A socket of this kind towards loopback."""
     address = pack(LOCALHOST[version])
     if kind == "tcp":
         return sockets.dial_tcp(address, port, device)[0]
     if kind == "udp":
-        return sockets.dial_udp(address, port, gro=False, device=device)
+        return sockets.open_udp(FAMILY[version], gro=False, device=device)
     try:
         return sockets.dial_echo(address, device)[0]
     except PermissionError:
@@ -113,19 +122,20 @@ def test_shortage_is_ours(code, reason):
 @FAMILIES
 def test_udp_error_says_who_and_what_about(version):
     port = closed_port(version, socket.SOCK_DGRAM)
-    with sockets.dial_udp(pack(LOCALHOST[version]), port, gro=False) as sock:
+    with connected_udp(version, port) as sock:
         sock.send(b"question")
         wait(sock, select.POLLERR)
         report = sockets.network_error(sock)
         assert report is not None
         assert (report.kind, report.code) == ((3, 3) if version == 4 else (1, 4))
         assert (report.offender, report.quoted) == (pack(LOCALHOST[version]), b"question")
+        assert report.destination == (pack(LOCALHOST[version]), port)
         assert sockets.network_error(sock) is None
 
 
 @FAMILIES
 def test_path_mtu_is_known_and_the_hop_is_the_clients(version):
-    with sockets.dial_udp(pack(LOCALHOST[version]), closed_port(version, socket.SOCK_DGRAM), gro=False) as sock:
+    with connected_udp(version, closed_port(version, socket.SOCK_DGRAM)) as sock:
         assert sockets.path_mtu(sock, version) >= 65_535
         sockets.set_hop(sock, version, 7, True)
         level, name = (
@@ -139,7 +149,7 @@ def test_overflow_of_the_sockets_buffer_is_counted(version):
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as origin:
         origin.bind((LOCALHOST[version], 0))
-        with sockets.dial_udp(pack(LOCALHOST[version]), origin.getsockname()[1], gro=False) as sock:
+        with connected_udp(version, origin.getsockname()[1]) as sock:
             origin.connect(sock.getsockname())
             assert sockets.overflows(sock) == 0
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -154,7 +164,7 @@ def test_failed_dials_leave_no_descriptor(version):
     blackhole = pack("255.255.255.255") if version == 4 else pack("::ffff:255.255.255.255")
     for _ in range(5):
         with pytest.raises(OSError, match=r"\[Errno"):
-            sockets.dial_udp(blackhole, 53, gro=False)
+            sockets.source_address(blackhole, 53)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
