@@ -52,7 +52,10 @@ class Descriptors:
         while not self._has_room(account, count):
             if (longest_idle := self._longest_idle(account)) is None:
                 return False
+            before = self.free
             longest_idle.evict()
+            if self.free == before:  # it would be asked for ever
+                return False
         self._move(account, count)
         if session is not None:
             account.sessions[session] = 0

@@ -87,7 +87,8 @@ class UdpSession(DatagramFlow):
         if self.flow.state != "established":
             return self.wait(buffer, packet)
         hop = packet.ttl, packet.dont_fragment, packet.tos
-        return self._send(buffer, packet.l4, hop)
+        size = _get16(buffer, packet.l4 + 4)[0] - udp.HEADER_BYTES
+        return self._send(buffer, packet.l4, size, hop)
 
     def timeout_s(self) -> float:
         if self._asked is not None and not self._asked and self.flow.origin_path.packets:
@@ -126,16 +127,15 @@ class UdpSession(DatagramFlow):
             quoted = bytes(buffer[start:end])
             self.plane.errors.quote(self.flow.carrier, icmp.TTL_EXCEEDED, quoted, time.monotonic())
             return DropReason.TTL_EXPIRED
-        return self._send(buffer, l4, hop)
+        return self._send(buffer, l4, length - udp.HEADER_BYTES, hop)
 
-    def _send(self, buffer: bytearray, l4: int, hop: tuple[int, bool, int]) -> DropReason | None:
-        """Send the payload of the datagram at `l4` to the origin, with what its packet's header said."""
+    def _send(self, buffer: bytearray, l4: int, size: int, hop: tuple[int, bool, int]) -> DropReason | None:
+        """Send the `size` bytes of the datagram at `l4` to the origin, with what its packet's header said."""
         flow, mapping = self.flow, self._mapping
         if mapping is None or mapping.sock is None:
             return DropReason.STRAY
         if hop != mapping.hop:
             mapping.set_hop(hop)
-        size = _get16(buffer, l4 + 4)[0] - udp.HEADER_BYTES
         segment = virtio.gso_size(buffer) if flow.carrier.header_bytes else 0
         path = flow.client_path
         path.packets += -(-size // segment) if segment else 1
