@@ -51,7 +51,6 @@ def _transfer(topology: Topology, seconds: float, figure: Figure, contestant: Co
     if not received:
         raise BenchError(f"{contestant.name}: nothing arrived")
     if missing > MAX_MISSING:
-        figure.notes.append(
-            f"{contestant.name}{' down' if options else ' up'}: {missing:.0%} of what was sent was not received in time"
-        )
+        text = f"{contestant.name}{' down' if options else ' up'}: of what was sent, not received in time"
+        figure.aim(text, missing, MAX_MISSING, at_most=True)
     return float(end["sum_received"]["bits_per_second"]) / 1e6

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.contestants import KERNEL, OFFLOAD, Contestant, everybody, started, steered
+from bench.contestants import KERNEL, OFFLOAD, PLAIN, Contestant, everybody, started, steered
 from bench.programs import http_load, http_origin
 from bench.series import Figure, Sample, alternate
 from bench.topology import Topology
@@ -15,6 +15,7 @@ from bench.topology import Topology
 PARALLEL = 50
 FRESH, FRESH_PARALLEL, KEEPALIVE = "sequential conn/s", f"{PARALLEL} parallel conn/s", "keep-alive requests/s"
 P50, P99, ADDED_P50, ADDED_P99 = "p50 us", "p99 us", "added p50 us", "added p99 us"
+FAILED = "failed"
 LEAST_FRESH, LEAST_KEEPALIVE = 2_500, 6_000
 
 
@@ -25,7 +26,10 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
     seconds, rounds = (1.5, 2) if quick else (3, 5)
     with http_origin(topology) as server, started(topology, everybody(), figure.skipped) as contestants:
         figure.notes.append(f"the origin is {server}")
-        alternate(figure, rounds, [(one.name, _loads(topology, one, seconds, figure)) for one in contestants])
+        alternate(figure, rounds, [(one.name, _loads(topology, one, seconds)) for one in contestants])
+    for name in (OFFLOAD, PLAIN):
+        failed = sum(sample[FAILED] for sample in figure.runs[name])
+        figure.aim_at_none(f"{name}: connections and requests that failed", failed)
     for name, samples in figure.runs.items():
         for sample, reference in zip(samples, figure.runs[KERNEL], strict=True):
             if name != KERNEL:
@@ -36,19 +40,15 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
     return figure
 
 
-def _loads(topology: Topology, contestant: Contestant, seconds: float, figure: Figure) -> Callable[[], Sample]:
-    def load(mode: str, parallel: int) -> dict[str, float]:
-        report = http_load(topology, mode, parallel, seconds)
-        if report["failed"]:
-            what = f"{report['failed']} of {report['failed'] + report['done']} failed"
-            figure.notes.append(f"{contestant.name}, {mode}, {parallel} parallel: {what}")
-        return report
-
+def _loads(topology: Topology, contestant: Contestant, seconds: float) -> Callable[[], Sample]:
     def run() -> Sample:
         with steered(topology, contestant):
-            one, many, kept = load("fresh", 1), load("fresh", PARALLEL), load("keepalive", 1)
+            one = http_load(topology, "fresh", 1, seconds)
+            many = http_load(topology, "fresh", PARALLEL, seconds)
+            kept = http_load(topology, "keepalive", 1, seconds)
         sample = {FRESH: one["done"] / one["seconds"], FRESH_PARALLEL: many["done"] / many["seconds"]}
         sample[KEEPALIVE] = kept["done"] / kept["seconds"]
-        return sample | {P50: one["p50_us"], P99: one["p99_us"]}
+        failed = sum(report["failed"] for report in (one, many, kept))
+        return sample | {P50: one["p50_us"], P99: one["p99_us"], FAILED: failed}
 
     return run

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from bench import peers
 from bench.topology import CLIENT, ORIGIN_ADDRESS, PROXY, BenchError, Topology, wait_for
@@ -63,11 +64,11 @@ class TunTool(Contestant):
 class Proxy(TunTool):
     """This project's proxy with the `tun` on-ramp, flow records on."""
 
-    def __init__(self, *, offload: bool = True, prefix: tuple[str, ...] = ()) -> None:
-        """`prefix`: a command that runs it, as `prlimit ...`."""
+    def __init__(self, *, offload: bool = True, **settings: Any) -> None:
+        """`settings`: what its file says beyond the usual."""
         self.name = OFFLOAD if offload else PLAIN
         self.device = "oxy1" if offload else "oxy0"
-        self._offload, self._prefix = offload, prefix
+        self._offload, self._settings = offload, settings
 
     def control(self, topology: Topology) -> Path:
         return topology.directory / f"{self.device}.sock"
@@ -80,10 +81,10 @@ class Proxy(TunTool):
             "tenants": {"bench": {"limits": limits}},
             "onramps": [ramp],
             "records": {"path": str(topology.directory / f"{self.device}.db")},
-        }
+        } | self._settings
         file = topology.directory / f"{self.device}.yaml"
         file.write_text(json.dumps(settings))  # JSON is YAML
-        return [*self._prefix, sys.executable, "-m", "proxy", str(file)]
+        return [sys.executable, "-m", "proxy", str(file)]
 
 
 class SingBox(TunTool):

@@ -48,6 +48,7 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
                 _flooded(topology, control, figure, name, seconds)
     for name in FLOODERS:
         figure.aim(f"{name}: the ping's p99, times its quiet p99", figure.ratio(name, QUIET, P99), MOST, at_most=True)
+    figure.aim_at_none("pings lost", sum(sample[LOST] for samples in figure.runs.values() for sample in samples))
     return figure
 
 

@@ -27,6 +27,7 @@ CHURN_S, QUICK_CHURN_S = 600, 30
 WARM_UP_S = 10  # flows that linger reach their level
 SAMPLE_S = 0.5
 OURS, CHURN, FULL = "idle flows", "churn", "descriptors run out"
+FAILED = "failed"
 
 
 def measure(topology: Topology, *, quick: bool) -> Figure:
@@ -37,13 +38,14 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
                 figure.add(OURS, _idle(topology, proxy))
         with _proxy(topology) as proxy:
             figure.add(CHURN, _churn(topology, proxy, QUICK_CHURN_S if quick else CHURN_S))
-        with _proxy(topology, "prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}") as proxy:
+        with _proxy(topology, descriptors=DESCRIPTORS) as proxy:
             figure.add(FULL, _full(topology, proxy))
     figure.aim("KiB of RSS for an idle flow", figure.median(OURS, "KiB a flow"), MOST_RSS_KIB, at_most=True)
     figure.aim(
         "descriptors for an idle flow", figure.median(OURS, "descriptors a flow"), MOST_DESCRIPTORS, at_most=True
     )
     figure.aim("RSS after churn, of that before", figure.median(CHURN, "RSS last/first"), MOST_GROWTH, at_most=True)
+    figure.aim_at_none("flows that failed during churn", figure.median(CHURN, FAILED))
     figure.aim(f"live flows under a limit of {DESCRIPTORS:,} descriptors", figure.median(FULL, "live"), MANY_FLOWS)
     figure.aim("of the flows beyond, refused with a reason", figure.median(FULL, "refused and counted"), 1.0)
     figure.aim("of the live ones, still served", figure.median(FULL, "still served"), 1.0)
@@ -51,8 +53,8 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
 
 
 @contextlib.contextmanager
-def _proxy(topology: Topology, *prefix: str) -> Iterator[Proxy]:
-    proxy = Proxy(prefix=prefix)
+def _proxy(topology: Topology, **settings: Any) -> Iterator[Proxy]:
+    proxy = Proxy(**settings)
     with contextlib.ExitStack() as stack:
         proxy.start(topology, stack)
         wait_for("the control socket", proxy.control(topology).exists)
@@ -99,6 +101,7 @@ def _churn(topology: Topology, proxy: Proxy, seconds: float) -> Sample:
         "RSS MiB before": first / 1024,
         "RSS MiB": last / 1024,
         "flows": report["done"],
+        FAILED: report["failed"],
     }
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+MISSED = "\033[31mMISSED\033[0m" if sys.stdout.isatty() or os.environ.get("FORCE_COLOR") else "MISSED"
 
 Sample = dict[str, float]
 
@@ -75,6 +77,10 @@ class Figure:
     def aim(self, text: str, value: float, bound: float, *, at_most: bool = False) -> None:
         self.targets.append(Target(text, value, bound, at_most))
 
+    def aim_at_none(self, text: str, count: float) -> None:
+        """What was lost, failed or was refused is a figure that is missed, however good the others are."""
+        self.aim(text, count, 0, at_most=True)
+
     def as_json(self, machine: dict[str, Any]) -> dict[str, Any]:
         metrics = self.metrics()
         medians = {name: {metric: self.median(name, metric) for metric in metrics} for name in self.runs}
@@ -100,7 +106,7 @@ class Figure:
             lines += [*align(rows), ""]
         for target in self.targets:
             sign = "<=" if target.at_most else ">="
-            verdict = "met   " if target.is_met else "MISSED"
+            verdict = "met   " if target.is_met else MISSED
             lines.append(f"  {verdict}  {target.text}: {number(target.value)} ({sign} {number(target.bound)})")
         lines += [f"  skipped  {name}: {reason}" for name, reason in self.skipped.items()]
         lines += [f"  {note}" for note in self.notes]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -36,6 +37,7 @@ from proxy.packet.routes import RouteTable
 from proxy.poller import IN, Poller
 from proxy.settings import GueOnRamp, InterfaceOnRamp, Settings, TunOnRamp, suggest
 from proxy.stream.datagrams import DatagramPlane
+from proxy.stream.descriptors import Descriptors
 from proxy.stream.echo import EchoFlow
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.relay import close_pool
@@ -48,7 +50,6 @@ from proxy.wire.virtio import HEADER_BYTES
 log = logging.getLogger(__name__)
 
 RESERVED_DESCRIPTORS = 1_500  # for tunnels, introductions, the control API, the flow log and pooled pipes
-DESCRIPTORS_PER_FLOW = 2
 SLICE_S = 0.002  # between two slices of work that packets must not wait for
 
 
@@ -79,14 +80,14 @@ class Proxy:
         _check_egress(settings)
         hooks = load_hooks(settings.hooks)
         node = settings.node or socket.gethostname()
-        limit = raise_descriptor_limit()
-        max_flows = (limit - min(RESERVED_DESCRIPTORS, limit // 4)) // DESCRIPTORS_PER_FLOW
+        limit = min(raise_descriptor_limit(), settings.descriptors or sys.maxsize)
+        descriptors = Descriptors(limit - min(RESERVED_DESCRIPTORS, limit // 4), self.tenants.values())
         flow_log = FlowLog(settings.records)
         defer.push_async_callback(flow_log.close)
         self._poller = Poller(asyncio.get_running_loop())
         defer.callback(self._poller.close)
         self._hooks = HookRunner(hooks, scheduled=self._poller.give_way)
-        self._lifecycle = Lifecycle(node, self._hooks, max_flows=max(1, max_flows))
+        self._lifecycle = Lifecycle(node, self._hooks, descriptors)
         defer.callback(close_pool)
         namespace = PrivateNamespace()
         defer.callback(namespace.close)

@@ -50,6 +50,7 @@ class DropReason(enum.StrEnum):
     TUNNEL_CLOSED = "tunnel_closed"
     ORIGIN_FULL = "origin_full"  # the socket to the origin would block (UDP, ICMP)
     SOCKET_OVERFLOW = "socket_overflow"  # the origin sent faster than we read (UDP, ICMP)
+    UNSOLICITED = "unsolicited"  # a datagram of somebody whom the client's endpoint has not written to
     ORIGIN_ERROR = "origin_error"
     TOO_BIG = "too_big"
     PROXY_ERROR = "proxy_error"  # a bug of ours; the log has it
@@ -58,7 +59,6 @@ class DropReason(enum.StrEnum):
     NO_NEXT_HOP = "no_next_hop"  # no tunnel of the route is open, or no client has the address
     CONNTRACK_FULL = "conntrack_full"  # the kernel's table of connections has no room for it
     CONNTRACK_INVALID = "conntrack_invalid"  # of no connection that conntrack could follow: it would leave untranslated
-    UNSOLICITED = "unsolicited"  # from outside, and nobody has asked for it
     FLOW_COLLISION = "flow_collision"  # another flow has these addresses and ports in the tunnel that it would leave by
     PEER_UNREACHABLE = "peer_unreachable"  # the outer network refused what was sent to a site
     GUE_TRUNCATED = "gue_truncated"  # the header, or the packet that should follow it, is not all there

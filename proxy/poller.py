@@ -63,6 +63,10 @@ class Poller:
         if self._watched.pop(fd, None) is not None or self._reused.pop(fd, None) is not None:
             self._forgotten.add(fd)
 
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call `function` then: for waits too short for the wheel of flows."""
+        self._loop.call_later(seconds, function)
+
     def give_way(self) -> None:
         """Let asyncio have the next turn: something was scheduled there that should not wait."""
         self._gives_way = True

@@ -191,8 +191,8 @@ class Stage:
         self._closing.callback(client.close)
         return client
 
-    def laptop(self, *, offload: bool = False) -> Laptop:
-        laptop = Laptop(self.path, self.context(offload="virtio-net" if offload else None))
+    def laptop(self, *, offload: bool = False, tenant: str = "acme") -> Laptop:
+        laptop = Laptop(self.path, self.context(tenant, offload="virtio-net" if offload else None))
         self._closing.callback(laptop.close)
         return laptop
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ HEADER_BYTES: dict[Protocol, int] = {  # without options
 ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0)}  # type and code stand for ports
 AS_ASKED = ""  # the origin is what the client asked for
 CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
+
+_numbers = itertools.count(1)
 
 
 class KernelPath:
@@ -76,7 +79,7 @@ class Flow:
 
     __slots__ = (
         "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by", "connected_at",
-        "decisions", "destination", "destination_port", "detected_protocol", "egress", "egress_ip", "ended_ns",
+        "decisions", "destination", "destination_port", "detected_protocol", "dscp", "egress", "egress_ip", "ended_ns",
         "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level",
         "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "parent_id", "policy_ms",
         "protocol", "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant",
@@ -102,9 +105,10 @@ class Flow:
         self.origin_path: Any = path()
         self.client_payload = self.origin_payload = self.spliced = 0
         self.handler: Any = None
-        self.parent_id: str | None = None
         self.egress: Carrier | None = None  # the tunnel that it leaves by; None: a socket of the host's
         self.route: str | None = None  # what led there
+        self.parent_id: str | None = None  # of the flow that made way for this one
+        self.dscp: int | None = None  # of its first packet
         self.origin: str | None = None
         self.egress_ip: str | None = None
         self.onramp = carrier.kind
@@ -146,6 +150,7 @@ class Flow:
         if self.ended_ns is not None:
             return False
         self.ended_ns = now_ns
+        self.tenant.remembered += 1
         self.state = "closed"
         self.close_reason = reason
         self.closed_by = CLOSED_BY.get(reason.partition("_")[0], "proxy")
@@ -244,8 +249,8 @@ class Flow:
             policy_ms=self.policy_ms, ttfb_ms=self.ttfb_ms,
             protocol=self.protocol, src=address_text(self.source), src_port=self.source_port,
             dst=address_text(self.destination), dst_port=self.destination_port,
-            origin=self.destination_text if self.origin is AS_ASKED else self.origin, egress_ip=self.egress_ip,
-            total=total, delta=delta,
+            dscp=self.dscp, origin=self.destination_text if self.origin is AS_ASKED else self.origin,
+            egress_ip=self.egress_ip, total=total, delta=delta,
             level=self.level, detected_protocol=self.detected_protocol,
             verdict=self.verdict, decisions=self.decisions,
             state=self.state, conn_state=self.conn_state(), history=self.history,
@@ -255,6 +260,11 @@ class Flow:
     def _community_id(self) -> str:
         ports = ECHO_PORTS.get(self.protocol, (self.source_port, self.destination_port))
         return community_id(self.source, self.destination, PROTOCOL_NUMBERS[self.protocol], *ports)
+
+
+def new_flow_id(now_ns: int) -> str:
+    """A name that nothing else has, and that sorts by time."""
+    return f"{now_ns // 1000:014x}{next(_numbers) & 0xFFFF:04x}"
 
 
 @lru_cache(4096)  # each connection asks four times

@@ -26,6 +26,7 @@ CloseReason = Literal[
     "denied",
     "limit_flows",
     "limit_rate",
+    "evicted",
     "policy_revoked",
     "admin_killed",
     "drain",
@@ -103,6 +104,7 @@ class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     egress_ip: str | None = None
     dst_host: str | None = None
     host_source: str | None = None
+    dscp: int | None = None  # of the client's first packet
 
     total: Totals
     delta: Totals | None = None

@@ -13,6 +13,8 @@ from proxy.flow.network import Network, reverse_key
 from proxy.settings.model import TenantSettings
 from proxy.settings.parts import DEFAULT_NETWORK
 
+ECN = 3
+
 
 class Lane(Protocol):
     """A way into a tunnel that a hot loop may use by itself."""
@@ -80,11 +82,15 @@ class Tenant:
         self.networks = {each: Network(each, self) for each in (DEFAULT_NETWORK, *settings.networks)}
         self.carriers: dict[str, Carrier] = {}  # open tunnels
         self._filled: dict[Carrier, None] = {}  # tunnels whose tables hold something, also when they are closed
-        self.count = 0
+        self.count = 0  # flows in the tables
+        self.remembered = 0  # of these: ended, and there for their last packets
         self.opened: Counter[str] = Counter()  # flows so far, by protocol
         self.drops: Counter[DropReason] = Counter()
         self.fragments = Fragments(timeout_s=fragments_s, max_bytes=settings.limits.bytes_held)
         self.held_bytes = 0  # queued for its tunnels
+        # of a TOS byte or traffic class, what goes on and what is added; the two bits of ECN are the hosts' affair
+        self.tos_kept = 0xFF if settings.dscp == "keep" else ECN
+        self.tos_added = settings.dscp << 2 if isinstance(settings.dscp, int) else 0
         self.closed_traffic = (0, 0, 0, 0)  # of tunnels that are closed: packets and bytes in, packets and bytes out
         self._tokens = float(settings.limits.new_flows_per_s)
         self._filled_at = 0.0
@@ -108,7 +114,7 @@ class Tenant:
     def refusal(self, now: float) -> DropReason | None:
         """Why no further flow may start now, or None; a token of the new-flow rate is spent when one may."""
         limits = self.settings.limits
-        if self.count >= limits.flows:
+        if self.count - self.remembered >= limits.flows:
             return DropReason.LIMIT_FLOWS
         rate = limits.new_flows_per_s
         self._tokens = min(rate, self._tokens + (now - self._filled_at) * rate)
@@ -117,6 +123,10 @@ class Tenant:
             return DropReason.LIMIT_RATE
         self._tokens -= 1
         return None
+
+    def marked(self, tos: int) -> int:
+        """The TOS byte or traffic class that a packet goes on with."""
+        return tos & self.tos_kept | self.tos_added
 
     def occupants(self, protocol: int, flow: Flow) -> list[Flow]:
         """The flows in the places that `flow` is to take."""
@@ -153,6 +163,7 @@ class Tenant:
             earlier = table.get(key)
             if earlier is not None and _is_own(earlier, carrier, key):
                 self.count -= 1
+                self.remembered -= earlier.is_ended
             table[key] = flow
             self._filled[carrier] = None
         self.count += 1
@@ -163,7 +174,9 @@ class Tenant:
             if table.get(key) is not flow:
                 continue
             del table[key]
-            self.count -= _is_own(flow, carrier, key)
+            if _is_own(flow, carrier, key):
+                self.count -= 1
+                self.remembered -= flow.is_ended
             if not table:
                 del carrier.flows[protocol]
                 if not carrier.flows:

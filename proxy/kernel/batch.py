@@ -14,6 +14,7 @@ MESSAGE = struct.Struct("@PIPNPNi0PI0P")  # struct mmsghdr: name, iovec, control
 RECEIVED = struct.Struct("@40xN8xI0P")  # of the same: bytes of ancillary data, and of the datagram
 IOVEC = struct.Struct("@PN")
 PEER = {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}  # the address in a sockaddr
+ENDPOINT = {socket.AF_INET: slice(2, 8), socket.AF_INET6: slice(2, 24)}  # port and address; IPv6: 4 zeros between
 
 _libc = ctypes.CDLL(None)
 _recvmmsg = _libc.recvmmsg
@@ -24,10 +25,11 @@ _recvmmsg.restype = ctypes.c_int
 class Batch:
     """Room for what one call returns: datagrams in `data`, their ancillary data in `controls`, and `slots`."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, family: int, places: dict[socket.AddressFamily, slice] = PEER) -> None:
+        """`places`: what of a sockaddr of this family tells the peer."""
         self.data = bytearray(SLOTS * SLOT_BYTES)
         self._names = bytearray(SLOTS * NAME_BYTES)
-        place = PEER[sock.family]
+        place = places[socket.AddressFamily(family)]
         view = memoryview(self._names)
         self.controls = bytearray(SLOTS * CONTROL_BYTES)
         # where in `data` a datagram begins, where in `controls` its ancillary data does, and the peer's address
@@ -35,7 +37,7 @@ class Batch:
             (slot * SLOT_BYTES, slot * CONTROL_BYTES, view[slot * NAME_BYTES :][place]) for slot in range(SLOTS)
         ]
         self._messages = bytearray(SLOTS * MESSAGE.size)
-        self._sock, self._iovecs = sock, bytearray(SLOTS * IOVEC.size)
+        self._iovecs = bytearray(SLOTS * IOVEC.size)
         data, names, controls, iovecs, self._at = map(
             _address, (self.data, self._names, self.controls, self._iovecs, self._messages)
         )
@@ -47,10 +49,10 @@ class Batch:
             )  # fmt: skip
         self._view, self._fresh = memoryview(self._messages), bytes(self._messages)
 
-    def receive(self) -> Iterator[tuple[int, int]]:
+    def receive(self, fd: int) -> Iterator[tuple[int, int]]:
         """Bytes of ancillary data and of the datagram, of each that waited. Good until the next call."""
         self._view[:] = self._fresh  # the kernel wrote lengths over those that it was given
-        count = _recvmmsg(self._sock.fileno(), self._at, SLOTS, socket.MSG_DONTWAIT, None)
+        count = _recvmmsg(fd, self._at, SLOTS, socket.MSG_DONTWAIT, None)
         return RECEIVED.iter_unpack(self._view[: max(0, count) * MESSAGE.size])
 
 

@@ -196,7 +196,8 @@ class Bridge:
 def _listen(address: str, backlog: int) -> socket.socket:
     family = FAMILIES[6 if ":" in address else 4]
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what is accepted
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what is accepted, as the next is
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     if family == socket.AF_INET6:  # the kernel finishes adding an address in a work queue, after we asked
         listener.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
     listener.bind((address, PORT))

@@ -16,6 +16,7 @@ from proxy.flow.flow import Flow, Path
 from proxy.flow.network import reverse_key
 from proxy.flow.tenant import Carrier
 from proxy.kernel.bridge import FAMILIES, Bridge
+from proxy.kernel.marks import set_tos
 from proxy.kernel.private import PrivateNamespace
 from proxy.packet.routes import flow_hash
 from proxy.packet.translate import set_reverse, set_rewrite
@@ -36,15 +37,17 @@ class Dialer:
         self._namespace, self._bridges = namespace, bridges
         self._idle: dict[int, list[socket.socket]] = {4: [], 6: []}
 
-    def dial(self, flow: Flow, egress: Carrier) -> Leg:
+    def dial(self, flow: Flow, egress: Carrier, tos: int = 0) -> Leg:
         """A leg whose socket is connecting to the flow's destination by the tunnel `egress`, as from the client's own
-        address and port. OSError: there are no sockets left."""
+        address and port; `tos` on its packets. OSError: there are no sockets left."""
         version = 4 if len(flow.source) == 4 else 6
         bridge = self._bridges[egress.header_bytes]
         sock = self._take(version)
         try:
             mss = min(egress.mtu - HEADERS[version], MAX_MSS)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
+            if tos:
+                set_tos(sock, tos)
             text, peer, peer_port = bridge.next_peer(version)
             code = sock.connect_ex((text, peer_port))
             port: int = sock.getsockname()[1]
@@ -120,6 +123,7 @@ def _make(version: int) -> list[socket.socket]:
 def _socket(version: int) -> socket.socket:
     sock = socket.socket(FAMILIES[version], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     if version == 4:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     else:

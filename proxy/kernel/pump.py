@@ -176,10 +176,15 @@ class RampPump:
                         lane.packets += 1
                         lane.octets += n
                     continue
-                if n < (v + 40 if first == 0x45 else v + 60):
-                    slow(buffer, n)
-                    continue
-                if first != 0x45:
+                # SYN and RST are looked at: of one the flow is perhaps over, and the other ends it.
+                if first == 0x45:
+                    if n < v + 40 or between[9] & 6:
+                        slow(buffer, n)
+                        continue
+                else:
+                    if n < v + 60 or buffer[v + 53] & 6:
+                        slow(buffer, n)
+                        continue
                     l4_sum = _get16(buffer, v + 56)[0]
                 path.packets += 1
                 path.octets += n - v

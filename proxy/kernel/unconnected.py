@@ -16,16 +16,12 @@ from typing import Any
 from proxy.errors import DropReason
 from proxy.flow.flow import Path
 from proxy.kernel.batch import Batch
+from proxy.kernel.marks import ONE_CONTROL, ancillary
 from proxy.wire.ecn import arrive
 from proxy.wire.ip import TCP, UDP
 
-UDP_GRO = 104
-ONE_CONTROL = 24  # bytes: the TOS alone, of either family (linux/socket.h CMSG_SPACE)
 NOBODY: dict[bytes, Any] = {}  # the tunnels of a peer that is none
-TOS_KINDS = ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS))
 
-_get_control = struct.Struct("@Nii").unpack_from  # struct cmsghdr
-_get_int = struct.Struct("@i").unpack_from
 _get16 = struct.Struct("!H").unpack_from
 _put16 = struct.Struct("!H").pack_into
 _get4 = struct.Struct("!BBHxxHBBH12s12sH").unpack_from  # see kernel/pump.py; with TOS and TTL
@@ -68,7 +64,7 @@ class GuePump:
         identify: Callable[[bytes, bytearray, int, int], Source | None],
     ) -> None:
         """`tun`: the descriptor of the bridge's TUN device without offload."""
-        self._batch = Batch(sock)
+        self._batch, self._fd = Batch(sock.family), sock.fileno()
         self._view = memoryview(self._batch.data)
         self._arguments = tun, known, identify
 
@@ -80,12 +76,12 @@ class GuePump:
         get4, get16, put16, put_hop, from_bytes = _get4, _get16, _put16, _put_hop, int.from_bytes
         begins = buffer.startswith
         host, source, head, skip = b"", None, b"", 0
-        for (control_bytes, size), (begin, control, peer) in zip(batch.receive(), batch.slots, strict=False):
+        for (control_bytes, size), (begin, control, peer) in zip(batch.receive(self._fd), batch.slots, strict=False):
             pieces: Iterable[tuple[int, int]] = ((begin, begin + size),)
             if control_bytes == ONE_CONTROL:
                 tos = controls[control + 16]
             else:
-                tos, each = _ancillary(controls, control, control_bytes)
+                tos, each = ancillary(controls, control, control_bytes)
                 if each:
                     pieces = _cut(begin, begin + size, each)
             if peer != host:
@@ -188,6 +184,9 @@ class GuePump:
                         lane.packets += 1
                         lane.octets += octets
                     continue
+                if buffer[l4 + 13] & 6:  # SYN and RST
+                    source.slow(bytearray(view[v:n]), octets)
+                    continue
                 path.packets += 1
                 path.octets += octets
                 if is_ipv4:
@@ -205,19 +204,3 @@ class GuePump:
 def _cut(begin: int, stop: int, each: int) -> Iterable[tuple[int, int]]:
     """Beginnings and ends of the datagrams that the kernel has joined, the last one perhaps shorter."""
     return [(at, min(at + each, stop)) for at in range(begin, stop, each)]
-
-
-def _ancillary(controls: bytearray, at: int, length: int) -> tuple[int, int]:
-    """TOS or traffic class, and the size of each of the datagrams that the kernel has joined; 0 if it has not."""
-    tos = size = 0
-    end = at + length
-    while at + 16 < end:
-        bytes_, level, kind = _get_control(controls, at)
-        if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
-            size = _get_int(controls, at + 16)[0]
-        elif (level, kind) in TOS_KINDS:
-            tos = controls[at + 16]
-        at += (bytes_ + 7) & ~7
-        if bytes_ < 16:
-            break
-    return tos, size

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import os
 import socket
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 from proxy.errors import DropReason
 from proxy.flow.record import CloseReason
+from proxy.kernel.marks import UDP_GRO, ask_for_tos, set_tos
 from proxy.wire import icmp
 from proxy.wire.icmp import ErrorKind, Report
 
 IP_RECVERR, IPV6_RECVERR = 11, 25
 SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6 = 2, 3
-UDP_SEGMENT, UDP_GRO = 103, 104
+UDP_SEGMENT = 103
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2
 IP_MTU, IPV6_MTU = 14, 24
 SO_MEMINFO = 55
@@ -25,13 +28,16 @@ KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 300, 30, 4
 _EXTENDED_ERROR = struct.Struct("=IBBBxII")
 
 
-def dial_tcp(address: bytes, port: int, device: str | None = None) -> tuple[socket.socket, int]:
+def dial_tcp(address: bytes, port: int, device: str | None = None, tos: int = 0) -> tuple[socket.socket, int]:
     """A non-blocking socket, and how far it is: 0 connected, EINPROGRESS, or the errno of an immediate failure.
 
     Each of the three dials leaves by the interface `device` only, when one is given. OSError: there is none.
     """
     sock = _socket(address, socket.SOCK_STREAM, device=device)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    if tos:
+        set_tos(sock, tos)
     return sock, connect(sock, (_text(address), port))
 
 
@@ -63,18 +69,37 @@ def forgive_errors(sock: socket.socket, address: bytes) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 0)
 
 
-def dial_udp(address: bytes, port: int, *, gro: bool, device: str | None = None) -> socket.socket:
-    """A connected, non-blocking socket; with `gro` a read may return many datagrams. OSError: unreachable."""
-    sock = _socket(address, socket.SOCK_DGRAM, device=device)
+def open_udp(family: int, *, gro: bool, device: str | None = None) -> socket.socket:
+    """A non-blocking socket towards everybody; with `gro` a read may return many datagrams."""
+    sock = _new_socket(family, socket.SOCK_DGRAM, device=device)
     try:
         _enlarge_receive_buffer(sock)
+        ask_for_tos(sock)
         if gro:
             sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
-        sock.connect((_text(address), port))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def source_address(address: bytes, port: int, device: str | None = None) -> str:
+    """The address that the kernel chooses for us towards this destination. OSError: unreachable."""
+    with _connected(address, port, device) as sock:
+        return str(sock.getsockname()[0])
+
+
+def way_mtu(address: bytes, port: int, device: str | None = None) -> int:
+    """What the kernel knows of the path to a destination."""
+    with _connected(address, port, device) as sock:
+        return path_mtu(sock, 4 if len(address) == 4 else 6)
+
+
+@contextlib.contextmanager
+def _connected(address: bytes, port: int, device: str | None) -> Iterator[socket.socket]:
+    with _socket(address, socket.SOCK_DGRAM, device=device) as sock:
+        sock.connect((_text(address), port))
+        yield sock
 
 
 def dial_echo(address: bytes, device: str | None = None) -> tuple[socket.socket, bool]:
@@ -89,6 +114,7 @@ def dial_echo(address: bytes, device: str | None = None) -> tuple[socket.socket,
         sock, raw = _socket(address, socket.SOCK_RAW, protocol, device), True
     try:
         _enlarge_receive_buffer(sock)
+        ask_for_tos(sock)
         sock.connect((_text(address), 0))
     except BaseException:
         sock.close()
@@ -97,17 +123,17 @@ def dial_echo(address: bytes, device: str | None = None) -> tuple[socket.socket,
 
 
 def network_error(sock: socket.socket) -> Report | None:
-    """The oldest ICMP error waiting on `sock`, or None."""
-    try:
-        quoted, ancillary, _, _ = sock.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
-    except OSError:
-        return None
-    for level, kind, data in ancillary:
-        if (level, kind) in ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR)):
-            _, origin, icmp_type, code, info, _ = _EXTENDED_ERROR.unpack_from(data)
-            if origin in (SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6):
-                return Report(icmp_type, code, info, _offender(data), quoted)
-    return None
+    """The oldest ICMP error waiting on `sock`, or None. What the host itself had to say is passed over."""
+    while True:
+        try:
+            quoted, ancillary, _, name = sock.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
+        except OSError:
+            return None
+        for level, kind, data in ancillary:
+            if (level, kind) in ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR)):
+                _, origin, icmp_type, code, info, _ = _EXTENDED_ERROR.unpack_from(data)
+                if origin in (SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6):
+                    return Report(icmp_type, code, info, _offender(data), quoted, _destination(sock, name))
 
 
 def set_hop(sock: socket.socket, version: int, ttl: int, dont_fragment: bool) -> None:
@@ -167,7 +193,10 @@ def shortage(code: int) -> DropReason | None:
 
 
 def _socket(address: bytes, kind: int, protocol: int = 0, device: str | None = None) -> socket.socket:
-    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    return _new_socket(socket.AF_INET if len(address) == 4 else socket.AF_INET6, kind, protocol, device)
+
+
+def _new_socket(family: int, kind: int, protocol: int = 0, device: str | None = None) -> socket.socket:
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
     if family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
@@ -190,6 +219,11 @@ def _text(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
+def _destination(sock: socket.socket, name: tuple[str, int] | None) -> tuple[bytes, int] | None:
+    """Address and port that the packet was for."""
+    return (socket.inet_pton(sock.family, name[0].partition("%")[0]), name[1]) if name else None
+
+
 def _offender(data: bytes) -> bytes | None:
     rest = data[_EXTENDED_ERROR.size :]
     family = int.from_bytes(rest[:2], "little") if len(rest) >= 2 else 0
@@ -206,10 +240,13 @@ def _enlarge_receive_buffer(sock: socket.socket) -> None:
 
 
 def raise_descriptor_limit() -> int:
-    """How many descriptors the process may have, after asking for as many as it is allowed."""
+    """How many descriptors the process may have, after asking for as many as the kernel lets it: root, `fs.nr_open`."""
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else os.sysconf("SC_OPEN_MAX")
+    most = int(Path("/proc/sys/fs/nr_open").read_text())
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):  # without CAP_SYS_RESOURCE the hard limit stands
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most

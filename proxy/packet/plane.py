@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import DropReason
-from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, KernelPath, Path
+from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, KernelPath, Path, new_flow_id
 from proxy.flow.network import reverse_key
 from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier
@@ -55,7 +55,6 @@ class Plane:
         """`tunnels` may be missing where no network has routes."""
         self._openers = {ip.TCP: tcp, ip.UDP: udp, ip.ICMP: echo, ip.ICMPV6: echo}
         self._errors, self._tunnels = errors, tunnels
-        self._opened = 0
         self._addresses: dict[bytes, bytes] = {}  # one object for all flows that have it
 
     def handle(self, carrier: Carrier, buffer: bytearray, end: int, now: float, now_ns: int) -> DropReason | None:
@@ -186,6 +185,7 @@ class Plane:
             return refusal
         is_kernels = hop.carrier is not None and hop.carrier.exit is not None
         flow = self._new_flow(carrier, packet.protocol, key, now, now_ns, KernelPath if is_kernels else Path)
+        flow.dscp = packet.tos >> 2
         if hop.route is not None:
             flow.route = str(hop)
         if hop.carrier is None:
@@ -249,14 +249,13 @@ class Plane:
     def _new_flow(
         self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int, path: type[KernelPath] = KernelPath
     ) -> Flow:
-        self._opened += 1
         size = 4 if len(key) < 16 else 16
         source, destination, ports = key[:size], key[size : 2 * size], key[2 * size :]
         addresses = self._addresses
         if len(addresses) > MAX_ADDRESSES:
             addresses.clear()
         return Flow(
-            f"{now_ns // 1000:014x}{self._opened & 0xFFFF:04x}", carrier.tenant, carrier, _NAMES[protocol], key,
+            new_flow_id(now_ns), carrier.tenant, carrier, _NAMES[protocol], key,
             addresses.setdefault(source, source), int.from_bytes(ports[:2], "big"),
             addresses.setdefault(destination, destination), int.from_bytes(ports[2:], "big"), now, now_ns, path,
         )  # fmt: skip

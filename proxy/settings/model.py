@@ -20,8 +20,8 @@ OffRampName = Literal["sockets", "kernel"]
 class Limits(Part, frozen=True):
     """What one tenant may hold at once."""
 
-    flows: Count = 20_000
-    new_flows_per_s: Count = 5_000
+    flows: Count = 500_000
+    new_flows_per_s: Count = 100_000
     tunnels: Count = 1_000
     bytes_held: Count = 64 << 20  # queued for its tunnels and waiting for reassembly
 
@@ -42,7 +42,10 @@ class TenantSettings(Part, frozen=True):
     ports: str | None = None
     offramp: OffRampName | None = None  # as the proxy's, when it says nothing
     level: Literal["packet", "stream"] = "packet"  # how high its flows are lifted, unless a route or a hook says so
-    udp_filtering: Literal["endpoint", "address", "address-and-port"] = "address"  # of unasked answers (RFC 4787 5)
+    # what becomes of the six bits that ask for a service (RFC 2474), towards origins and back
+    dscp: Literal["keep", "clear"] | Annotated[int, Meta(ge=0, le=63)] = "keep"
+    # whose datagrams reach a client's endpoint besides those it has written to (RFC 4787 REQ-8)
+    udp_filtering: Literal["endpoint", "address", "address-and-port"] = "address"
     # virtual networks; `default` is always there
     networks: dict[Name, NetworkSettings] = msgspec.field(default_factory=dict)
 
@@ -135,6 +138,7 @@ class Settings(Part, frozen=True):
     hooks: str | None = None  # "module:Class" of a proxy.hooks.Hooks
     offramp: OffRampName = "sockets"  # of flows that nobody reads; `kernel` changes the namespace that we run in
     kernel: KernelOffRamp = KernelOffRamp()
+    descriptors: Annotated[int, Meta(ge=64)] | None = None  # open at once; by default as many as the kernel allows
     timeouts: Timeouts = Timeouts()
     records: Records = Records()
     bridge: Bridge = Bridge()

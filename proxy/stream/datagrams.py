@@ -1,26 +1,25 @@
-"""What UDP sessions and echo flows share: a connected socket each, idle timers, the network's errors handed back."""
+"""What UDP sessions and echo flows share: packets that wait for the verdict, idle timers, how they end."""
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
-from proxy.offramps.sockets import connect_failure, local_address, network_error, overflows, path_mtu, set_hop, shortage
+from proxy.offramps.sockets import connect_failure, shortage
 from proxy.packet.icmp_errors import IcmpErrors
-from proxy.poller import IN, Poller
+from proxy.poller import Poller
 from proxy.settings.model import Timeouts
 from proxy.stream.lifecycle import Lifecycle
+from proxy.stream.mapping import Mapping
 from proxy.wire import icmp
 from proxy.wire.ip import IPPacket
 
-BUDGET = 64  # reads per readiness event
 MAX_WAITING = 64  # datagrams of one flow until its verdict: the first flight of a QUIC client fits several times
 
 
@@ -34,12 +33,13 @@ class DatagramPlane:
     errors: IcmpErrors
     timeouts: Timeouts
     udp_offload: bool  # super-datagrams may be given to tunnels with offload
+    mappings: dict[tuple[Carrier, bytes, int], Mapping] = field(default_factory=dict)  # of UDP, by clients' endpoints
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Ask whether the flow may be, make its socket, and send its first packet."""
-        if not self.lifecycle.has_room_for(flow.tenant):
-            return DropReason.NO_DESCRIPTORS
         handler = self.kind(self, flow)
+        if not handler.reserve():
+            return DropReason.NO_DESCRIPTORS
         flow.offramp, flow.history = "tunnel" if flow.egress else "socket", "D"
         held = bytes(buffer[: packet.end])
         self.lifecycle.begin(flow, handler, partial(handler.decided, held, packet))
@@ -47,42 +47,33 @@ class DatagramPlane:
 
 
 class DatagramFlow:
-    """One flow whose origin side is a connected datagram socket."""
+    """One flow of datagrams."""
 
-    __slots__ = ("_hop", "_waiting", "flow", "plane", "sock")
+    __slots__ = ("_waiting", "flow", "plane")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         self.plane, self.flow = plane, flow
-        self.sock: socket.socket | None = None
-        self._hop: tuple[int, bool] | None = None
         self._waiting: tuple[tuple[bytes, IPPacket], ...] = ()  # behind the first, until the verdict
 
-    def dial(self) -> socket.socket:
-        """A socket that is connected to the flow's destination; OSError when there is no way."""
+    def reserve(self) -> bool:
+        """Whether there are the descriptors that it needs; `release` gives them back."""
+        raise NotImplementedError
+
+    def connect(self) -> None:
+        """Open the origin's side; OSError when there is no way."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Close the origin's side."""
         raise NotImplementedError
 
     def timeout_s(self) -> float:
         """How long this flow may be idle, as things stand."""
         raise NotImplementedError
 
-    def send(self, sock: socket.socket, buffer: bytearray, l4: int, end: int) -> DropReason | None:
-        """Send the payload of the transport packet in `buffer[l4:end]` to the origin."""
-        raise NotImplementedError
-
-    def receive(self, sock: socket.socket) -> None:
-        """Read one datagram from the origin and deliver it. BlockingIOError: there is none."""
-        raise NotImplementedError
-
-    def quote(self, payload: bytes) -> bytes:
-        """The packet that the client sent with `payload`, as far as an ICMP error must quote it."""
-        raise NotImplementedError
-
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """A checked packet of this flow from the client."""
-        if self.sock is None:
-            return self.wait(buffer, packet)
-        self.set_hop(self.sock, packet.ttl, packet.dont_fragment)
-        return self.send(self.sock, buffer, packet.l4, packet.end)
+        """A checked packet of this flow that no path was memoised for."""
+        raise NotImplementedError
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Datagrams have no numbers: each may open a flow."""
@@ -128,50 +119,10 @@ class DatagramFlow:
             if dropped := self.packet(flow.carrier, bytearray(datagram), found):
                 flow.tenant.drops[dropped] += 1
 
-    def connect(self) -> None:
-        """Open the origin's side; OSError when there is no way."""
-        sock, flow = self.dial(), self.flow
-        self.sock = sock
-        flow.origin, flow.egress_ip = flow.destination_text, local_address(sock)
-        self.connected()
-        self.plane.poller.watch(sock.fileno(), IN, self.ready, self.crashed)
-
     def connected(self) -> None:
         """Packets may pass."""
         self.plane.lifecycle.connected(self.flow)
         self.plane.lifecycle.watch_idle(self.flow, self.timeout_s(), time.monotonic())
-
-    def ready(self, events: int) -> None:
-        """The origin has answered, or the network has."""
-        for _ in range(BUDGET):
-            if self.sock is None:
-                return
-            try:
-                self.receive(self.sock)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.report_error()
-
-    def report_error(self) -> None:
-        """Hand the network's ICMP error on to the client, as coming from whoever sent it."""
-        error = network_error(self.sock) if self.sock is not None else None
-        if error is None:
-            return
-        self.plane.errors.pass_on(self.flow.carrier, error, self.quote(error.quoted), time.monotonic())
-
-    def set_hop(self, sock: socket.socket, ttl: int, dont_fragment: bool) -> None:
-        """Let the next packet to the origin have one hop less than the client gave it, and its wish about fragments."""
-        if (ttl, dont_fragment) != self._hop:
-            set_hop(sock, 4 if len(self.flow.source) == 4 else 6, ttl - 1, dont_fragment)
-            self._hop = ttl, dont_fragment
-
-    def too_big(self, sock: socket.socket, quoted: bytes) -> DropReason:
-        """Tell the client the MTU of the way to the origin."""
-        version = quoted[0] >> 4
-        mtu = path_mtu(sock, version)
-        self.plane.errors.quote(self.flow.carrier, icmp.TOO_BIG, quoted, time.monotonic(), rest=mtu)
-        return DropReason.TOO_BIG
 
     def count_reply(self, octets: int, payload: int, packets: int = 1) -> None:
         """The origin sent `payload` bytes, `octets` with headers."""
@@ -196,13 +147,7 @@ class DatagramFlow:
             return
         if self._waiting:
             flow.tenant.drops[DropReason.HELD] += len(self._take_waiting())
-        if self.sock is not None:
-            self.plane.poller.forget(self.sock.fileno())
-            if lost := overflows(self.sock):
-                flow.tenant.drops[DropReason.SOCKET_OVERFLOW] += lost
-            self.sock.close()
-            self.sock = None
-        flow.carrier.sessions.pop(flow.key, None)
+        self.release()
         self.plane.lifecycle.ended(flow)
         self.plane.lifecycle.removed(flow)
 

@@ -16,6 +16,7 @@ from proxy.flow.record import CloseReason, Decision, Event, FlowRecord
 from proxy.flow.tenant import Tenant
 from proxy.flow.timers import Wheel
 from proxy.hooks import HookRunner
+from proxy.stream.descriptors import Descriptors
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,6 @@ Sink = Callable[[FlowRecord], None]
 EVENTS: tuple[Event, ...] = ("start", "connected", "update", "end")
 DUE_SLICE = 500  # flows whose time has come: 1 to 5 ms
 UPDATES_PER_TICK = 500  # records of live flows: about 5 ms
-SHARE = 64  # flows that a tenant may have for each one that is left for everybody
 IDLE_CHECKS = 4  # readings of a flow's counters in each idle timeout: it ends after 1 to 1.25 times the timeout
 ALLOWED_BY_DEFAULT = [Decision(stage="flow_start", policy="default", action="allow", reason="no policy is configured")]
 NO_TIME = 0.0  # nobody was asked
@@ -47,12 +47,12 @@ class TimedHandler(Protocol):
 class Lifecycle:
     """Every flow's start, connection and end pass here, to the hooks and to whoever listens."""
 
-    def __init__(self, node: str, hooks: HookRunner, *, max_flows: int) -> None:
+    def __init__(self, node: str, hooks: HookRunner, descriptors: Descriptors) -> None:
         self.node = node
         self.hooks = hooks
         self.wheel: Wheel[Flow] = Wheel()
         self.flows = 0
-        self.max_flows = max_flows  # by descriptors: see app.py
+        self.descriptors = descriptors
         self._sinks: dict[Event, list[Sink]] = {event: [] for event in EVENTS}
         self._due: deque[Flow] = deque()
         self._updates: Iterator[Flow] = iter(())
@@ -69,11 +69,6 @@ class Lifecycle:
                 sinks.remove(sink)
 
         return unsubscribe
-
-    def has_room_for(self, tenant: Tenant) -> bool:
-        """Whether there are descriptors for one more flow, and the tenant leaves the others their share of what is
-        left: one alone may have all but a sixty-fifth (the dynamic threshold of Choudhury and Hahne, 1998)."""
-        return tenant.count < SHARE * (self.max_flows - self.flows)
 
     def begin(self, flow: Flow, handler: TimedHandler, decided: Callable[[str | None], None]) -> None:
         """Enter the flow into its tenant's table and ask whether it may be: `decided(reason of a denial or None)`."""

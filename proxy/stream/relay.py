@@ -7,7 +7,6 @@ does not read, or could not write, needs no word to the kernel (strace -c: 3 epo
 
 from __future__ import annotations
 
-import array
 import errno
 import fcntl
 import os
@@ -19,34 +18,35 @@ from collections.abc import Callable
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
 from proxy.poller import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT, Poller
+from proxy.stream.queues import is_at_mark, unread_bytes
 
 CHUNK = 65_536  # a read that fills this much means bulk: splice takes over
 PIPE_BYTES = 1 << 20
 SPLICE_FLAGS = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 ROUNDS = 16  # reads per readiness event, so that one bulk flow cannot starve the others
 POOLED_PIPES = 64
-TCP_CLOSE = 7  # tcp_states.h
+MOST_PIPES = 400  # their descriptors are none of the tenants': a blocked bulk flow beyond these copies
 READING = IN | RDHUP | URGENT | EDGE
 SPECIAL = RDHUP | URGENT | ERROR | HANGUP  # what a read may meet besides bytes
 ANYTHING = IN | SPECIAL  # no event said what is to be met
 LINGER_RESET = struct.pack("ii", 1, 0)  # close(2) then sends RST
 
-SIOCOUTQ, SIOCINQ = 0x5411, 0x541B  # sockios.h
 
-_answer = array.array("i", [0])
 _chunk = bytearray(CHUNK)
 _view = memoryview(_chunk)
-_pipes: list[tuple[int, int]] = []
+_pipes: list[tuple[int, int]] = []  # that are empty, and nobody's
+_open_pipes = 0
 
 
 class Relay:
-    """The two sides of one stream. `finished(reason)` is called once, when nothing is left to move or one side broke.
+    """The two sides of one stream. `finished(reason, is_cut)` is called once, when nothing is left to move.
 
-    The sockets are then unwatched; the origin's is closed. One whose packets pass through us, the client's and that of
-    a flow with an egress tunnel, stays open for its owner to close: its kernel buffer may still hold bytes.
+    The sockets are then unwatched, and the owner's to close; kernel buffers may still hold bytes, unless it was cut.
+    When one side broke, `broke(reason, survivor)` is called before: what it had delivered goes on to the other, and the
+    owner resets that one when it has all, or takes nothing for too long.
     """
 
-    __slots__ = ("client", "finished", "flow", "is_over", "origin", "poller")
+    __slots__ = ("broke", "cause", "client", "finished", "flow", "is_over", "origin", "poller")
 
     def __init__(
         self,
@@ -54,10 +54,13 @@ class Relay:
         flow: Flow,
         client: socket.socket,
         origin: socket.socket,
-        finished: Callable[[CloseReason], None],
+        broke: Callable[[CloseReason, socket.socket], None],
+        finished: Callable[[CloseReason, bool], None],
     ) -> None:
         """`origin` may be watched already: what came from it meanwhile is read now."""
-        self.poller, self.flow, self.finished, self.is_over = poller, flow, finished, False
+        self.poller, self.flow, self.is_over = poller, flow, False
+        self.broke, self.finished = broke, finished
+        self.cause: CloseReason | None = None  # one side is gone, and this is why
         self.client = Side(self, client, True)
         self.origin = Side(self, origin, False)
         self.client.peer, self.origin.peer = self.origin, self.client
@@ -74,21 +77,34 @@ class Relay:
             return
         for side in (self.client, self.origin):
             side.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-        self._finish(reason)
+        self._finish(reason, True)
 
     def broken(self, side: Side, error: int) -> None:
-        """`side` was reset or timed out: the other one learns of it by RST."""
-        if side.is_client:
-            self.abort("client_reset")
-        elif error == errno.ETIMEDOUT:
-            self.abort("origin_timeout")
-        else:
-            self.abort("origin_unreachable" if error in (errno.EHOSTUNREACH, errno.ENETUNREACH) else "origin_reset")
+        """`side` was reset or timed out: the other one learns of it by RST, behind all that `side` had delivered."""
+        if self.is_over:
+            return
+        if self.cause is not None:  # the other one is gone too
+            if not side.is_gone:
+                self.abort(self.cause)
+            return
+        self.cause = side.reason(error)
+        side.is_gone, side.peer.is_deaf = True, True
+        side.peer.forget()
+        self.broke(self.cause, side.peer.sock)
+        if side.is_eof:  # it had said that there is no more
+            self.drained()
+        elif not side.is_blocked:
+            side.read(ANYTHING)  # the kernel keeps what had arrived before a reset
+
+    def drained(self) -> None:
+        """All that the broken side had delivered was passed on."""
+        assert self.cause is not None
+        self._finish(self.cause, False)
 
     def done(self) -> None:
         """Both sides sent all they had: the stream is over."""
         history = self.flow.history
-        self._finish("client_closed" if history.find("F") < history.find("f") else "origin_closed")
+        self._finish("client_closed" if history.find("F") < history.find("f") else "origin_closed", False)
 
     def first_byte(self) -> None:
         """The origin begins to answer."""
@@ -96,24 +112,23 @@ class Relay:
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
 
-    def _finish(self, reason: CloseReason) -> None:
+    def _finish(self, reason: CloseReason, is_cut: bool) -> None:
         if self.is_over:
             return
         self.is_over = True
         client, origin = self.client, self.origin
         client.release()
         origin.release()
-        if self.flow.egress is None:
-            origin.sock.close()
-        del self.client, self.origin, client.peer  # no cycle is left for the collector
-        self.finished(reason)
+        finished = self.finished
+        del self.client, self.origin, client.peer, self.broke, self.finished  # no cycle is left for the collector
+        finished(reason, is_cut)
 
 
 class Side:
     """One socket of a relay, and what was read from it and could not be written to the other yet."""
 
-    __slots__ = ("events", "fd", "held", "is_blocked", "is_client", "is_eof", "is_shut", "peer", "pending", "pipe",
-                 "relay", "sock")  # fmt: skip
+    __slots__ = ("events", "fd", "held", "is_blocked", "is_client", "is_deaf", "is_eof", "is_gone", "is_shut",
+                 "is_urgent", "peer", "pending", "pipe", "relay", "sock")  # fmt: skip
 
     peer: Side
 
@@ -123,8 +138,11 @@ class Side:
         self.pipe: tuple[int, int] | None = None
         self.held = 0  # bytes in the pipe
         self.pending = b""  # bytes read by recv
+        self.is_urgent = False  # it is one, and urgent
         self.is_blocked = False  # some of these wait for the peer
         self.is_eof = False  # the far end sent FIN
+        self.is_gone = False  # the far end was reset, or is not there any more
+        self.is_deaf = False  # the peer's is: nobody takes what comes here
         self.is_shut = False  # we sent FIN
 
     def ready(self, events: int) -> None:
@@ -133,17 +151,19 @@ class Side:
             self.peer.flush()
             if self.relay.is_over:
                 return
-        if self.is_blocked or self.is_eof:
-            if events & (ERROR | HANGUP):
+        if self.is_blocked or self.is_eof or self.is_deaf:
+            if events & (ERROR | HANGUP) and not self.is_gone:
                 self._look_for_error()
         elif events & ~OUT:
-            self._fill(events)
+            self.read(events)
 
     def flush(self) -> None:
         """The peer can be written again: first what is held, then read on."""
         try:
             if self.pending:
-                self.pending = self.pending[self.peer.sock.send(self.pending) :]
+                flags = socket.MSG_OOB if self.is_urgent else 0
+                self.pending = self.pending[self.peer.sock.send(self.pending, flags) :]
+                self.is_urgent = False
             if self.pending or not self._drain():
                 return
         except BlockingIOError:
@@ -152,19 +172,31 @@ class Side:
             self.relay.broken(self.peer, error.errno or 0)
             return
         self.is_blocked = False
-        self._fill(ANYTHING)
+        if not self.is_deaf:
+            self.read(ANYTHING)
 
     def release(self) -> None:
         """Give back the pipe and stop watching."""
         self.relay.poller.leave(self.fd)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was read and not written."""
         if self.pipe is not None:
-            if self.held or len(_pipes) >= POOLED_PIPES:
-                for fd in self.pipe:
-                    os.close(fd)
+            if self.held:
+                _close_pipe(self.pipe)
             else:
-                _pipes.append(self.pipe)
+                _return(self.pipe)
             self.pipe = None
-        self.pending = b""
+        self.pending, self.held, self.is_blocked, self.is_urgent = b"", 0, False, False
+
+    def reason(self, error: int) -> CloseReason:
+        """What it means for the flow that this side broke."""
+        if self.is_client:
+            return "client_reset"
+        if error == errno.ETIMEDOUT:
+            return "origin_timeout"
+        return "origin_unreachable" if error in (errno.EHOSTUNREACH, errno.ENETUNREACH) else "origin_reset"
 
     def _give_pipe_back(self) -> None:
         """Let another flow have the pipe; it is empty."""
@@ -177,7 +209,7 @@ class Side:
         if self.pipe is not None and not unread_bytes(self.sock):
             self._give_pipe_back()
 
-    def _fill(self, events: int) -> None:
+    def read(self, events: int) -> None:
         """Read until there is nothing more, as what is left is not told again. `events`: why we look."""
         try:
             for _ in range(ROUNDS):
@@ -193,10 +225,15 @@ class Side:
         except _WriteError as error:
             self.relay.broken(self.peer, error.errno or 0)
         except OSError as error:
-            self.relay.broken(self, error.errno or 0)
+            if self.is_gone:
+                self.relay.drained()
+            else:
+                self.relay.broken(self, error.errno or 0)
 
     def _copy(self, events: int) -> int:
         """Bytes moved through user space; 0 at the end, -1 when to stop reading for now."""
+        if is_at_mark(self.sock):
+            return self._copy_urgent()
         n = self.sock.recv_into(_chunk)
         if n == 0:
             return 0
@@ -224,10 +261,31 @@ class Side:
                 pass  # no descriptors left: copying is slower, and works
         return n
 
+    def _copy_urgent(self) -> int:
+        """The same of one urgent byte, in its place in the stream (SO_OOBINLINE): it stays urgent."""
+        byte = self.sock.recv(1)
+        if not byte:
+            return 0
+        self._count(1)
+        try:
+            self.peer.sock.send(byte, socket.MSG_OOB)
+        except BlockingIOError:
+            self.pending, self.is_urgent = byte, True
+            self._block()
+            return -1
+        except OSError as error:
+            raise _WriteError(error.errno, error.strerror) from None
+        return 1
+
     def _splice(self) -> int:
         """The same without touching them."""
         assert self.pipe is not None
-        n = os.splice(self.fd, self.pipe[1], PIPE_BYTES, flags=SPLICE_FLAGS)
+        try:
+            n = os.splice(self.fd, self.pipe[1], PIPE_BYTES, flags=SPLICE_FLAGS)
+        except BlockingIOError:
+            if is_at_mark(self.sock):  # it does not pass that
+                return self._copy_urgent()
+            raise
         if n == 0:
             return 0
         self.held += n
@@ -271,6 +329,9 @@ class Side:
     def _end(self) -> None:
         """Everything was passed on: so is the FIN."""
         relay, peer = self.relay, self.peer
+        if self.is_gone:  # its error was told before
+            relay.drained()
+            return
         self.is_eof = peer.is_shut = True
         relay.flow.history += "F" if self.is_client else "f"
         self._give_pipe_back()
@@ -295,28 +356,14 @@ class _WriteError(OSError):
     """The peer could not be written: its fault, not the reader's."""
 
 
-def unsent_bytes(sock: socket.socket) -> int:
-    """Bytes that the far end has not acknowledged and still may; a FIN counts as one (SIOCOUTQ, tcp(7))."""
-    count = _ask(sock, SIOCOUTQ)
-    if count > 1 and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
-        return 0  # it was reset, or gave up
-    return count
-
-
-def unread_bytes(sock: socket.socket) -> int:
-    """Bytes that have arrived and were not read (SIOCINQ, tcp(7))."""
-    return _ask(sock, SIOCINQ)
-
-
-def _ask(sock: socket.socket, request: int) -> int:
-    fcntl.ioctl(sock.fileno(), request, _answer)
-    return _answer[0]
-
-
 def _take_pipe() -> tuple[int, int]:
+    global _open_pipes
     if _pipes:
         return _pipes.pop()
+    if _open_pipes >= MOST_PIPES:
+        raise OSError(errno.EMFILE, "other relays have all pipes")
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    _open_pipes += 1
     try:
         fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except PermissionError:
@@ -328,12 +375,17 @@ def _return(pipe: tuple[int, int]) -> None:
     if len(_pipes) < POOLED_PIPES:
         _pipes.append(pipe)
     else:
-        for fd in pipe:
-            os.close(fd)
+        _close_pipe(pipe)
+
+
+def _close_pipe(pipe: tuple[int, int]) -> None:
+    global _open_pipes
+    _open_pipes -= 1
+    for fd in pipe:
+        os.close(fd)
 
 
 def close_pool() -> None:
     """Close the pipes that wait for bulk."""
     while _pipes:
-        for fd in _pipes.pop():
-            os.close(fd)
+        _close_pipe(_pipes.pop())

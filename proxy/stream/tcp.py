@@ -1,19 +1,11 @@
-"""TCP flows: the SYN is held until the origin answers, then the kernel's own TCP takes the client's side.
-
-OPENING -> DIALING -> HANDSHAKE -> RELAYING -> DRAINING -> LINGERING
-   |          |           |
- denied   refused, unreachable, timeout: RST, ICMP or silence, as the origin's network said it
-"""
+"""TCP flows: the SYN is held until the origin answers, then the kernel's own TCP takes the client's side."""
 
 from __future__ import annotations
 
-import enum
 import errno
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow, address_text
@@ -22,13 +14,18 @@ from proxy.flow.tenant import Carrier
 from proxy.hooks import HookRunner
 from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer, Leg
+from proxy.kernel.marks import set_tos
 from proxy.offramps import sockets
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.translate import has_partial_checksum
 from proxy.poller import ERROR, HANGUP, ONCE, OUT, Poller
 from proxy.settings.model import Timeouts
+from proxy.stream.debts import Debts
+from proxy.stream.held_syn import HeldSyn
 from proxy.stream.lifecycle import IDLE_CHECKS, Lifecycle
-from proxy.stream.relay import LINGER_RESET, Relay, unsent_bytes
+from proxy.stream.queues import is_dead
+from proxy.stream.relay import LINGER_RESET, Relay
+from proxy.stream.stages import CLOSING, DIALING, DRAINING, HANDSHAKE, LINGERING, OPENING, RELAYING
 from proxy.wire import icmp, ip, tcp
 from proxy.wire.ip import MAX_PACKET, IPPacket
 
@@ -37,22 +34,8 @@ YOUNG_S = 60.0  # a flow that lives longer gets keep-alive and is watched for id
 LAST_PACKETS_S = 0.25  # after the sockets' end, before the totals are final
 LINGER_S = 2.0  # the kernel's last ACKs and retransmissions still pass
 DRAIN_CHECK_S = 0.5
+SOCKETS = 2  # of one flow: the client's and the origin's
 HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
-
-
-class Stage(enum.Enum):
-    """How far a flow has come."""
-
-    OPENING = enum.auto()  # hooks and policy
-    DIALING = enum.auto()  # the origin
-    HANDSHAKE = enum.auto()  # of the client with our kernel
-    RELAYING = enum.auto()
-    DRAINING = enum.auto()  # the kernel still owes the client bytes
-    LINGERING = enum.auto()
-
-
-# Looking a member up by its class raises and catches an AttributeError in Python 3.11: 4 % of a short connection.
-OPENING, DIALING, HANDSHAKE, RELAYING, DRAINING, LINGERING = Stage
 
 
 @dataclass(slots=True)
@@ -69,7 +52,7 @@ class TcpPlane:
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Hold the SYN in `packet` and begin to dial."""
-        if not self.lifecycle.has_room_for(flow.tenant):
+        if not self.lifecycle.descriptors.take(flow.tenant, SOCKETS):
             flow.carrier.deliver(tcp.reset_for(buffer, packet))
             return DropReason.NO_DESCRIPTORS
         handler = TcpFlow(self, flow, buffer, packet)
@@ -85,13 +68,13 @@ class TcpPlane:
 class TcpFlow:
     """One flow on its way through the stages."""
 
-    __slots__ = ("_began", "_bridge", "_client", "_flow", "_held", "_is_settled", "_leg", "_origin", "_plane",
-                 "_refusal", "_relay", "_stage", "_syn")  # fmt: skip
+    __slots__ = ("_answer_tos", "_began", "_bridge", "_client", "_debts", "_flow", "_held", "_is_settled", "_leg",
+                 "_origin", "_plane", "_relay", "_stage")  # fmt: skip
 
     def __init__(self, plane: TcpPlane, flow: Flow, buffer: bytearray, packet: IPPacket) -> None:
         """`packet`: the SYN in `buffer`."""
         self._plane, self._flow = plane, flow
-        self._hold(buffer, packet)
+        self._held = HeldSyn(flow.carrier, plane.errors, buffer, packet)
         self._bridge = plane.bridges[flow.carrier.header_bytes]
         self._stage = OPENING
         self._began = time.monotonic()
@@ -99,36 +82,58 @@ class TcpFlow:
         self._leg: Leg | None = None  # of a flow that goes back to packets: what `_origin` is a part of
         self._client: socket.socket | None = None
         self._relay: Relay | None = None
+        self._debts: Debts | None = None
+        self._answer_tos = 0  # of the origin's SYN-ACK; a socket of the host's does not tell
         self._is_settled = False
-        self._refusal: Callable[[], None] | None = None  # how the held SYN was answered
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """A packet that no path is memoised for: before and after the relay, and oddly shaped ones during it."""
         if packet.source != self._flow.source:
-            return DropReason.STRAY if self._leg is None else self._leg.packet(buffer, packet)
+            return DropReason.STRAY if self._leg is None else self._answered(buffer, packet)
         flags = tcp.flags(buffer, packet)
         if self._stage in (OPENING, DIALING):
-            if flags & tcp.RST and self._is_about_held(buffer, packet):
+            if flags & tcp.RST and self._held.is_meant_by(buffer, packet):
                 self._flow.history += "R"
                 self.end("client_reset")
                 return None
             if flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) != tcp.SYN:
                 return DropReason.STRAY
-            self._hold(buffer, packet)  # repeated with fewer options, or dialled anew: the last one counts
+            self._held.hold(buffer, packet)
             return DropReason.HELD
-        if self._refusal is not None and flags & tcp.SYN:
-            self._refusal()
+        if flags & tcp.SYN and self._held.refuse_again():
             return DropReason.HELD
         if self._flow.virtual is None:
             return DropReason.STRAY
+        if flags & tcp.SYN and self._is_client_gone():
+            return DropReason.HELD  # of a connection to come: its repetition finds the way clear
         reason = self._bridge.write(buffer, packet, self._flow.client_path)
-        if self._stage is HANDSHAKE:
-            if flags & tcp.RST and self._is_about_held(buffer, packet):
+        if self._stage is DRAINING:
+            self._drain_if_paid()
+        elif flags & tcp.RST and self._stage is RELAYING:
+            self._is_client_gone()  # now, not at the poller's word: the next packet may be a SYN from the same port
+        elif self._stage is HANDSHAKE:
+            if flags & tcp.RST and self._held.is_meant_by(buffer, packet):
                 self._flow.history += "R"
                 self.end("client_reset")
             elif flags & tcp.ACK:
                 self._bridge.accept(packet.version)
         return reason
+
+    def _answered(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """A packet from the far end of the leg."""
+        assert self._leg is not None
+        if self._stage is DIALING:
+            self._answer_tos = packet.tos
+        reason = self._leg.packet(buffer, packet)
+        self._drain_if_paid()
+        return reason
+
+    def _is_client_gone(self) -> bool:
+        """Whether our kernel has believed a reset of the client's; the relay learns of it here, if not before."""
+        if self._client is None or self._relay is None or not is_dead(self._client):
+            return False
+        self._relay.broken(self._relay.client, errno.ECONNRESET)
+        return True
 
     def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
         """An ICMP error from either side, which quotes what our kernel sent there: the socket learns of it."""
@@ -138,22 +143,11 @@ class TcpFlow:
         return DropReason.STRAY if self._leg is None else self._leg.error(buffer, packet)
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether the SYN in `packet` is the refused one again: its sender had not heard yet."""
-        if self._refusal is None:
-            return False
-        return self._distance(buffer, packet) == 0
-
-    def _is_about_held(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether the RST in `packet` can mean the held SYN, and not an earlier connection (RFC 9293 3.10.7.4)."""
-        return self._distance(buffer, packet) < MAX_PACKET
-
-    def _hold(self, buffer: bytearray, packet: IPPacket) -> None:
-        """Keep a SYN until it can be answered: its bytes, and where its parts stand in them."""
-        self._held, self._syn = bytes(buffer[: packet.end]), packet
-
-    def _distance(self, buffer: bytearray, packet: IPPacket) -> int:
-        """How far behind the held SYN's sequence number that of `packet` is."""
-        return (tcp.sequence(buffer, packet) - tcp.sequence(self._held, self._syn)) % (1 << 32)
+        """Whether the SYN in `packet` is the refused one again: its sender had not heard yet. Also one that comes too
+        early: the far end of a leg knows this connection by the same addresses, and has not got all of it."""
+        if self._debts is not None and self._leg is not None and self._debts.survivor is self._leg.sock:
+            return True
+        return self._held.is_refused_again(buffer, packet)
 
     def decided(self, denial: str | None) -> None:
         """Hooks and policy have spoken."""
@@ -163,23 +157,26 @@ class TcpFlow:
         if self._plane.lifecycle.decide(flow, denial):
             self._dial()
         else:
-            self._refuse(partial(self._answer, icmp.PROHIBITED))
+            self._held.refuse(icmp.PROHIBITED)
             self.end("denied")
 
     def accepted(self, sock: socket.socket) -> None:
         """Both ends are sockets now: relay."""
         flow, plane = self._flow, self._plane
-        origin, self._origin = self._origin, None
+        origin = self._origin
         if self._stage is not HANDSHAKE or origin is None:
             sock.close()
             return
-        self._stage, self._client, self._held = RELAYING, sock, b""  # nothing asks for the SYN any more
+        self._stage, self._client = RELAYING, sock
+        self._held.forget()
+        if tos := flow.tenant.marked(self._answer_tos):
+            set_tos(sock, tos)
         now = time.monotonic()
         flow.client_tcp_ms = (now - self._began) * 1000
         flow.history += "A"
         flow.client_path.send = None  # to the kernel, without a look
         plane.lifecycle.wheel.arm(flow, now + min(YOUNG_S, plane.timeouts.tcp_idle_s / IDLE_CHECKS))
-        self._relay = Relay(plane.poller, flow, sock, origin, self._relayed)
+        self._relay = Relay(plane.poller, flow, sock, origin, self._broke, self._relayed)
 
     def expired(self, now: float) -> None:
         """The timer of the stage."""
@@ -192,6 +189,8 @@ class TcpFlow:
             self.end("client_idle_timeout")
         elif stage is DRAINING:
             self._drain(now)
+        elif stage is CLOSING:
+            self._press(now)
         elif not self._is_settled:
             self._settle(now)
         elif self._plane.lifecycle.is_idle(self._flow, self._idle_s(), now):
@@ -211,6 +210,7 @@ class TcpFlow:
     def end(self, reason: CloseReason) -> None:
         """End the flow now, whatever its stage: both sides learn of it by RST."""
         if self._stage in (DRAINING, LINGERING):
+            self._drain_if_paid()  # a closed tunnel is owed nothing
             return
         if self._relay is not None:
             self._relay.abort(reason)
@@ -218,15 +218,17 @@ class TcpFlow:
         if self._origin is not None:
             self._plane.poller.forget(self._origin.fileno())
             self._origin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-            self._origin.close()
-            self._origin = None
         self._flow.carrier.paths.pop(self._flow.key, None)
         if self._flow.close(reason, time.time_ns()):
             self._linger()
 
     def replaced(self) -> None:
-        """A later flow has the client's port: what the kernel still repeats of this one would disturb it."""
+        """A later flow has the client's port: what the kernel still repeats of this one would disturb it. The origin
+        still gets what the client had sent."""
         self._release()
+        if self._relay is not None and self._debts is not None and self._debts.survivor is self._client:
+            self._relay.abort("client_reset")
+        self._drain_if_paid()
 
     def _dial(self) -> None:
         flow, plane = self._flow, self._plane
@@ -248,19 +250,18 @@ class TcpFlow:
     def _make_origin(self) -> tuple[socket.socket, int]:
         """A socket of the host's or of a leg's, and how far it is: 0 connected, EINPROGRESS, or why it failed."""
         flow = self._flow
+        tos = flow.tenant.marked(self._held.packet.tos)
         if flow.egress is None:
-            return sockets.dial_tcp(flow.destination, flow.destination_port, flow.tenant.settings.egress)
-        self._leg = self._plane.dialer.dial(flow, flow.egress)
+            return sockets.dial_tcp(flow.destination, flow.destination_port, flow.tenant.settings.egress, tos)
+        self._leg = self._plane.dialer.dial(flow, flow.egress, tos)
         return self._leg.sock, self._leg.code
 
     def _dialed(self, events: int) -> None:
         assert self._origin is not None
-        if events & (ERROR | HANGUP):
-            code = self._origin.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                self._failed(code)
-                return
-        self._connected()
+        if events & (ERROR | HANGUP) and (code := self._origin.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            self._failed(code)
+        else:
+            self._connected()
 
     def _connected(self) -> None:
         assert self._origin is not None
@@ -276,7 +277,7 @@ class TcpFlow:
 
     def _release_syn(self) -> None:
         """The origin has answered: so may we."""
-        flow, buffer, packet = self._flow, bytearray(self._held), self._syn
+        flow, buffer, packet = self._flow, bytearray(self._held.data), self._held.packet
         self._bridge.admit(flow)
         flow.client_path.send, flow.client_path.mtu = self._greeted, MAX_PACKET
         flow.carrier.paths[flow.key] = flow.client_path
@@ -287,14 +288,11 @@ class TcpFlow:
 
     def _greeted(self, data: memoryview) -> None:
         """The client's answer to our kernel's SYN-ACK, or what follows it. The pump has looked for flags and hops."""
-        v, flow = self._flow.carrier.header_bytes, self._flow
-        version = 4 if len(flow.source) == 4 else 6
-        packet = IPPacket(
-            version, v, v + (20 if version == 4 else 40), len(data), ip.TCP, 0, flow.source, flow.destination, 0, True
-        )
+        flow = self._flow
+        packet = ip.bare(flow.carrier.header_bytes, len(data), ip.TCP, flow.source, flow.destination)
         if reason := self._bridge.give(data, packet, flow.client_path):
             flow.tenant.drops[reason] += 1
-        self._bridge.accept(version)
+        self._bridge.accept(packet.version)
 
     def _failed(self, code: int) -> None:
         """The origin cannot be had: tell the client as the origin's network would have."""
@@ -303,69 +301,83 @@ class TcpFlow:
             self._flow.tenant.drops[ours] += 1
         report = sockets.network_error(self._origin) if self._origin is not None else None
         if report is not None:
-            self._refuse(partial(self._pass_on, report))
+            self._held.pass_on(report)
             reason = "origin_unreachable" if reason == "proxy_error" else reason  # an errno that only ICMP can cause
         elif code == errno.ECONNREFUSED or code == errno.ECONNRESET:
             self._flow.history += "r"
-            self._refuse(partial(self._answer, None))
+            self._held.refuse(None)
         elif error is not None:
-            self._refuse(partial(self._answer, error))
+            self._held.refuse(error)
         self.end(reason)
         if self._plane.hooks.has("connect_failed"):
             self._plane.hooks.notify_soon("connect_failed", self._plane.lifecycle.look(self._flow))
 
-    def _refuse(self, answer: Callable[[], None]) -> None:
-        """Answer the held SYN, and each repetition of it while the flow is remembered."""
-        self._refusal = answer
-        answer()
+    def _broke(self, reason: CloseReason, survivor: socket.socket) -> None:
+        """One side is gone: as a flow it is over, so that its ports may be used again."""
+        self._stage = CLOSING
+        self._over(reason, survivor)
+        self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + DRAIN_CHECK_S)
 
-    def _answer(self, error: icmp.ErrorKind | None) -> None:
-        """Answer the held SYN: with RST, or with an ICMP error."""
-        flow = self._flow
-        if error is None:
-            flow.carrier.deliver(tcp.reset_for(self._held, self._syn))
+    def _press(self, now: float) -> None:
+        """Give the survivor up when it takes nothing."""
+        assert self._relay is not None
+        if self._debts is not None and self._debts.is_refused(now):
+            self._relay.abort(self._flow.close_reason or "unknown")
         else:
-            quoted = self._held[self._syn.start :]
-            self._plane.errors.quote(flow.carrier, error, quoted, time.monotonic())
+            self._plane.lifecycle.wheel.arm(self._flow, now + DRAIN_CHECK_S)
 
-    def _pass_on(self, report: icmp.Report) -> None:
-        """Answer the held SYN with what a router or the origin's host said of ours."""
-        flow = self._flow
-        quoted = self._held[flow.carrier.header_bytes :]
-        self._plane.errors.pass_on(flow.carrier, report, quoted, time.monotonic())
-
-    def _relayed(self, reason: CloseReason) -> None:
-        """The relay is over; the kernel may still owe either end of a tunnel what it has buffered."""
+    def _relayed(self, reason: CloseReason, is_cut: bool) -> None:
+        """The relay is over; kernels may still owe their far ends what they have buffered."""
         self._relay = None
+        if self._stage is not CLOSING:
+            self._over(reason, None)
+        self._stage = DRAINING
+        if is_cut:
+            self._linger()
+            return
+        assert self._debts is not None
+        if self._leg is None and self._origin is not None and self._debts.survivor is not self._origin:
+            self._origin.close()
+        self._drain(time.monotonic())
+        self._look_again()
+
+    def _over(self, reason: CloseReason, survivor: socket.socket | None) -> None:
+        """Why it ended is known; a new SYN is a new flow's."""
         flow = self._flow
+        assert self._client is not None
+        assert self._origin is not None
+        self._debts = Debts(flow, self._client, self._origin, survivor, time.monotonic())
         flow.history += {"client_reset": "R", "origin_reset": "r"}.get(reason, "")
         flow.close(reason, time.time_ns())
-        flow.carrier.paths.pop(flow.key, None)  # a new SYN must be seen
+        flow.carrier.paths.pop(flow.key, None)
         if self._leg is not None:
             self._leg.forget_answers()
-        self._stage = DRAINING
-        self._drain(time.monotonic())
 
     def _drain(self, now: float) -> None:
-        assert self._client is not None
-        flow = self._flow
-        is_reset = flow.close_reason not in ("client_closed", "origin_closed")
-        is_sent = unsent_bytes(self._client) <= 1 or flow.carrier.is_closed
-        if self._leg is not None and flow.egress is not None and not flow.egress.is_closed:
-            is_sent &= unsent_bytes(self._leg.sock) <= 1
-        if is_reset or is_sent:
+        """Wait until every far end has what it is owed."""
+        assert self._debts is not None
+        if self._debts.are_settled(now):
             self._linger()
         else:
             self._plane.lifecycle.wheel.arm(self._flow, now + DRAIN_CHECK_S)
 
+    def _drain_if_paid(self) -> None:
+        """The same at once, when a packet may have been the last acknowledgement."""
+        if self._stage is DRAINING and self._debts is not None and not self._debts.owed():
+            self._drain(time.monotonic())
+
+    def _look_again(self) -> None:
+        self._drain_if_paid()
+        if self._stage is DRAINING and self._debts is not None:
+            self._debts.look_again(self._plane.poller, self._look_again)
+
     def _linger(self) -> None:
         """Close the sockets that are left; their last packets still find their way."""
         self._stage = LINGERING
-        if self._leg is not None:
-            self._leg.sock.close()
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        for sock in filter(None, (self._client, self._origin)):
+            sock.close()
+        self._client = self._origin = self._debts = None
+        self._plane.lifecycle.descriptors.give(self._flow.tenant, SOCKETS)
         self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + LAST_PACKETS_S)
 
     def _fade(self, now: float) -> None:

@@ -8,25 +8,29 @@ import struct
 import time
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow
+from proxy.flow.flow import Flow, address_text
+from proxy.flow.tenant import Carrier
 from proxy.offramps import sockets
+from proxy.offramps.sockets import connect_failure
 from proxy.settings.model import Timeouts
 from proxy.stream.datagrams import DatagramFlow, DatagramPlane
+from proxy.stream.mapping import Mapping, endpoint_of
 from proxy.wire import icmp, ip, udp, virtio
 from proxy.wire.checksum import fold, ones_sum
+from proxy.wire.ip import IPPacket
 
-DNS = 53
+DNS, DNS_HEADER = 53, 12
+MOST_QUESTIONS = 64  # unanswered ones of a session
+ANSWERED_S = 1.0  # after the last answer
 
 _get16 = struct.Struct("!H").unpack_from
 _segment = struct.Struct("=H")
-_payload = bytearray(65_536)
-_view = memoryview(_payload)
 
 
 class UdpSession(DatagramFlow):
-    """One flow; `from_client` is memoised for its packets."""
+    """One flow; `from_client` is memoised for its packets. Its socket is that of the client's endpoint."""
 
-    __slots__ = ("_addresses", "_headers", "_ports", "_pseudo", "_super")
+    __slots__ = ("_address", "_addresses", "_asked", "_headers", "_mapping", "_ports", "_pseudo")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         super().__init__(plane, flow)
@@ -35,15 +39,60 @@ class UdpSession(DatagramFlow):
         self._ports = flow.destination_port, flow.source_port
         self._headers = (20 if len(flow.source) == 4 else 40) + udp.HEADER_BYTES
         self._pseudo = fold(ones_sum(self._addresses) + ip.UDP)
-        self._super = plane.udp_offload and flow.carrier.header_bytes > 0
+        self._address = address_text(flow.destination), flow.destination_port  # where `sendto` sends
+        self._mapping: Mapping | None = None
+        self._asked: set[int] | None = set() if flow.destination_port == DNS else None
 
-    def dial(self) -> socket.socket:
-        flow, egress = self.flow, self.flow.carrier.tenant.settings.egress
-        sock = sockets.dial_udp(flow.destination, flow.destination_port, gro=self._super, device=egress)
-        self.flow.carrier.sessions[self.flow.key] = self.from_client
-        return sock
+    def reserve(self) -> bool:
+        plane, flow = self.plane, self.flow
+        mapping = plane.mappings.get(endpoint_of(flow))
+        if mapping is None:
+            mapping = Mapping(plane, flow)
+            if not plane.lifecycle.descriptors.take(flow.tenant, 1, mapping):
+                return False
+            plane.mappings[endpoint_of(flow)] = mapping
+        mapping.users[self] = None
+        self._mapping = mapping
+        return True
+
+    def connect(self) -> None:
+        mapping, flow = self._mapping, self.flow
+        assert mapping is not None
+        flow.egress_ip, flow.origin = mapping.open(flow), flow.destination_text
+        mapping.add(self)
+        flow.carrier.sessions[flow.key] = self.from_client
+        self.connected()
+
+    def release(self) -> None:
+        mapping, self._mapping = self._mapping, None
+        self.flow.carrier.sessions.pop(self.flow.key, None)
+        if mapping is not None:
+            mapping.leave(self)
+
+    def admitted(self, payload: bytes, segment: int, tos: int, denial: str | None) -> None:
+        """Hooks and policy have spoken about a flow that its origin began."""
+        if self.flow.is_ended:
+            return
+        if not self.plane.lifecycle.decide(self.flow, denial):
+            self.end("denied")
+            return
+        try:
+            self.connect()
+        except OSError as error:  # the way there has gone meanwhile
+            self.end(connect_failure(error.errno or 0)[0])
+            return
+        self.answered(memoryview(payload), segment, tos)
+
+    def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        if self.flow.state != "established":
+            return self.wait(buffer, packet)
+        hop = packet.ttl, packet.dont_fragment, packet.tos
+        size = _get16(buffer, packet.l4 + 4)[0] - udp.HEADER_BYTES
+        return self._send(buffer, packet.l4, size, hop)
 
     def timeout_s(self) -> float:
+        if self._asked is not None and not self._asked and self.flow.origin_path.packets:
+            return ANSWERED_S
         return session_timeout_s(self.plane.timeouts, self.flow)
 
     def from_client(self, buffer: bytearray, l4: int, end: int) -> DropReason | None:
@@ -65,64 +114,96 @@ class UdpSession(DatagramFlow):
             return DropReason.BAD_L4_CHECKSUM
         elif not _has_good_header(buffer, l4):
             return DropReason.BAD_IP_CHECKSUM
-        if self.sock is None:
+        mapping = self._mapping
+        if mapping is None:
             return DropReason.STRAY
-        ttl = buffer[l4 - 12] if is_ipv4 else buffer[l4 - 33]
-        hop = ttl, not is_ipv4 or buffer[l4 - 14] & 0x40 != 0
-        if hop != self._hop:
-            if ttl <= 1:
-                quoted = bytes(buffer[start:end])
-                self.plane.errors.quote(self.flow.carrier, icmp.TTL_EXCEEDED, quoted, time.monotonic())
-                return DropReason.TTL_EXPIRED
-            self.set_hop(self.sock, *hop)
-        return self.send(self.sock, buffer, l4, end)
+        if is_ipv4:
+            ttl = buffer[l4 - 12]
+            hop = ttl, buffer[l4 - 14] & 0x40 != 0, buffer[l4 - 19]
+        else:
+            ttl = buffer[l4 - 33]
+            hop = ttl, True, (buffer[l4 - 40] & 15) << 4 | buffer[l4 - 39] >> 4
+        if ttl <= 1:
+            quoted = bytes(buffer[start:end])
+            self.plane.errors.quote(self.flow.carrier, icmp.TTL_EXCEEDED, quoted, time.monotonic())
+            return DropReason.TTL_EXPIRED
+        return self._send(buffer, l4, length - udp.HEADER_BYTES, hop)
 
-    def send(self, sock: socket.socket, buffer: bytearray, l4: int, end: int) -> DropReason | None:
-        flow = self.flow
-        end = l4 + _get16(buffer, l4 + 4)[0]
-        size = end - l4 - udp.HEADER_BYTES
+    def _send(self, buffer: bytearray, l4: int, size: int, hop: tuple[int, bool, int]) -> DropReason | None:
+        """Send the `size` bytes of the datagram at `l4` to the origin, with what its packet's header said."""
+        flow, mapping = self.flow, self._mapping
+        if mapping is None or mapping.sock is None:
+            return DropReason.STRAY
+        if hop != mapping.hop:
+            mapping.set_hop(hop)
         segment = virtio.gso_size(buffer) if flow.carrier.header_bytes else 0
         path = flow.client_path
         path.packets += -(-size // segment) if segment else 1
         path.octets += size + self._headers
         flow.client_payload += size
-        payload = memoryview(buffer)[l4 + udp.HEADER_BYTES : end]
+        payload = memoryview(buffer)[l4 + udp.HEADER_BYTES : l4 + udp.HEADER_BYTES + size]
+        if self._asked is not None:
+            self._note_question(payload)
+        sock, address = mapping.sock, self._address
         for _ in range(2):  # an error that waited on the socket is reported instead of sending (udp(7))
             try:
                 if segment and size > segment:
-                    sock.sendmsg([payload], [(socket.IPPROTO_UDP, sockets.UDP_SEGMENT, _segment.pack(segment))])
+                    said = [(socket.IPPROTO_UDP, sockets.UDP_SEGMENT, _segment.pack(segment))]
+                    sock.sendmsg([payload], said, 0, address)
                 else:
-                    sock.send(payload)
+                    sock.sendto(payload, address)
                 return None
             except BlockingIOError:
                 return DropReason.ORIGIN_FULL
             except OSError as error:
                 if error.errno == errno.EMSGSIZE:
-                    return self.too_big(sock, self.quote(bytes(payload)))
-                self.report_error()
+                    return self._too_big(payload)
+                mapping.report_errors()
+                if mapping.sock is None:
+                    break
         return DropReason.ORIGIN_ERROR
 
-    def receive(self, sock: socket.socket) -> None:
-        if not self._super:
-            n = sock.recv_into(_payload)
-            self._deliver(_view[:n])
-            return
-        n, ancillary, _, _ = sock.recvmsg_into([_payload], 64)
-        segment = 0
-        for level, kind, data in ancillary:
-            if level == socket.IPPROTO_UDP and kind == sockets.UDP_GRO:
-                segment = int.from_bytes(data[:4], "little")
-        if segment and n > segment:
-            self._deliver_super(_view[:n], segment)
-        else:
-            self._deliver(_view[:n])
+    def _too_big(self, payload: memoryview) -> DropReason:
+        """Tell the client the MTU of the way to the origin."""
+        flow = self.flow
+        mtu = sockets.way_mtu(flow.destination, flow.destination_port, flow.tenant.settings.egress)
+        self.plane.errors.quote(flow.carrier, icmp.TOO_BIG, self.quote(bytes(payload)), time.monotonic(), rest=mtu)
+        return DropReason.TOO_BIG
 
-    def _deliver(self, payload: memoryview) -> None:
+    def _note_question(self, payload: memoryview) -> None:
+        """Remember the number of a DNS query; of too many, none, and nothing is taken for the last answer."""
+        if len(payload) >= DNS_HEADER and not payload[2] & 0x80 and self._asked is not None:
+            self._asked.add(payload[0] << 8 | payload[1])
+            if len(self._asked) > MOST_QUESTIONS:
+                self._asked = None
+
+    def _note_answer(self, payload: memoryview) -> None:
+        """The exchange is over when nothing is unanswered: the session is not kept for the rest of its time."""
+        if len(payload) < DNS_HEADER or not payload[2] & 0x80 or not self._asked:
+            return
+        self._asked.discard(payload[0] << 8 | payload[1])
+        if not self._asked:
+            self.plane.lifecycle.watch_idle(self.flow, ANSWERED_S, time.monotonic())
+
+    def answered(self, payload: memoryview, segment: int, tos: int) -> None:
+        """The origin has sent this: one datagram, or several of `segment` bytes."""
+        if self.flow.state != "established":
+            self.flow.tenant.drops[DropReason.HELD] += 1
+            return
+        tos = self.flow.tenant.marked(tos)
+        if segment and len(payload) > segment:
+            self._deliver_super(payload, segment, tos)
+        else:
+            self._deliver(payload, tos)
+            if self._asked is not None:
+                self._note_answer(payload)
+
+    def _deliver(self, payload: memoryview, tos: int) -> None:
         """One datagram to the client, in fragments when it is larger than the tunnel's MTU."""
         flow = self.flow
         size = len(payload)
         self.count_reply(size + self._headers, size)
-        head = ip.header(flow.destination, flow.source, ip.UDP, udp.HEADER_BYTES + size)
+        head = ip.header(flow.destination, flow.source, ip.UDP, udp.HEADER_BYTES + size, tos=tos)
         carrier = flow.carrier
         if carrier.header_bytes and size + self._headers <= carrier.mtu:
             body = udp.partial(self._addresses, *self._ports, payload)
@@ -130,20 +211,21 @@ class UdpSession(DatagramFlow):
         else:
             carrier.deliver(head + udp.datagram(self._addresses, *self._ports, payload))
 
-    def _deliver_super(self, payload: memoryview, segment: int) -> None:
+    def _deliver_super(self, payload: memoryview, segment: int, tos: int) -> None:
         """Many datagrams of `segment` bytes (the last may be shorter) as one super-packet, where they fit the MTU."""
         flow = self.flow
         if segment + self._headers > flow.carrier.mtu:
             for at in range(0, len(payload), segment):
-                self._deliver(payload[at : at + segment])
+                self._deliver(payload[at : at + segment], tos)
             return
         size = len(payload)
         self.count_reply(size + self._headers, size, -(-size // segment))
-        head = ip.header(flow.destination, flow.source, ip.UDP, udp.HEADER_BYTES + size)
+        head = ip.header(flow.destination, flow.source, ip.UDP, udp.HEADER_BYTES + size, tos=tos)
         body = udp.partial(self._addresses, *self._ports, payload)
         flow.carrier.send(virtio.udp_header(len(head), segment) + head + body)
 
     def quote(self, payload: bytes) -> bytes:
+        """The packet that the client sent with `payload`, as far as an ICMP error must quote it."""
         flow = self.flow
         addresses = flow.source + flow.destination
         body = udp.datagram(addresses, flow.source_port, flow.destination_port, payload)

@@ -13,7 +13,6 @@ import time
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow, Path, address_text
 from proxy.flow.network import reverse_key
-from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.packet.fragment import split
 from proxy.packet.routes import flow_hash
@@ -46,6 +45,10 @@ class UdpTunnelSession(DatagramFlow):
         self.outward = Direction(self, flow.carrier, egress, flow.key, flow.client_path)
         self.inward = Direction(self, egress, flow.carrier, reverse_key(flow.key), flow.origin_path)
 
+    def reserve(self) -> bool:
+        """It needs none."""
+        return True
+
     def connect(self) -> None:
         """Nothing is asked of the far host: the first datagram is the question."""
         self.outward.memoise()
@@ -75,10 +78,9 @@ class UdpTunnelSession(DatagramFlow):
         errors.quote(way.arrival, ErrorKind(said, said), quoted, now, source=packet.source, rest=rest)
         return None
 
-    def end(self, reason: CloseReason) -> None:
+    def release(self) -> None:
         self.outward.forget()
         self.inward.forget()
-        super().end(reason)
 
 
 class Direction:

@@ -39,6 +39,7 @@ class Report:
     info: int  # the next hop's MTU for 'too big'
     offender: bytes | None  # who said so
     quoted: bytes  # the payload that it was about
+    destination: tuple[bytes, int] | None = None  # address and port that it was for
 
 
 NET_UNREACHABLE = ErrorKind((3, 0), (1, 0))

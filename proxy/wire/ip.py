@@ -108,6 +108,12 @@ def _skip_extension_headers(buffer: bytes | bytearray, packet: IPPacket) -> IPPa
     return DropReason.BAD_HEADER
 
 
+def bare(start: int, end: int, protocol: int, source: bytes, destination: bytes) -> IPPacket:
+    """Where the parts of a packet stand that is known to have no options; of its header nothing else is said."""
+    version, header = (4, 20) if len(source) == 4 else (6, 40)
+    return IPPacket(version, start, start + header, end, protocol, 0, source, destination, 0, True)
+
+
 def protocol_offset(buffer: bytes | bytearray, packet: IPPacket) -> int:
     """Where in an IPv6 packet stands the next-header field that names its transport: bytes from its start."""
     field, at, following = 6, packet.start + 40, buffer[packet.start + 6]

@@ -9,7 +9,8 @@ from typing import Any
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Path
-from proxy.kernel.unconnected import UDP_GRO, GuePump, Source
+from proxy.kernel.marks import UDP_GRO
+from proxy.kernel.unconnected import GuePump, Source
 from proxy.wire import gue
 from tests.bridge.pipes import pair, read_all
 

@@ -245,6 +245,9 @@ def test_gue_pump_does_what_translate_does(packet, rewritten):
         set_rewrite(path, key, rewritten[: len(key)])
         wanted = bytearray(packet)
         translate(wanted, parsed(packet), path)
+        if packet[parsed(packet).l4 + 13] & 6:  # SYN and RST are looked at
+            assert (port.give(packet), port.slow, path.packets) == ([], [packet], 0)
+            return
         assert port.give(packet) == [bytes(wanted)]
         assert (path.packets, path.octets, port.slow) == (1, len(packet), [])
 

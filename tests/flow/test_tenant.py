@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,3 +160,34 @@ def test_fragments_that_were_lost_are_counted():
 @pytest.mark.parametrize("limit", [64, 1 << 20])
 def test_reassembly_is_bounded_by_the_tenants_bytes(limit):
     assert make_tenant(bytes_held=limit).fragments.max_bytes == limit
+
+
+def test_default_limits_admit_what_a_fast_core_makes():
+    """50,000 flows a second of one tenant, each remembered for 2.5 s after its end: ten times what we can here."""
+    tenant, tunnel = make_tenant(), make_tunnel()
+    rate, remembered = 50_000, deque()
+    for number in range(3 * rate):
+        now = 100 + number / rate
+        assert tenant.refusal(now) is None, number
+        flow = make_flow(tenant, source_port=number % 65_536, destination_port=number // 65_536, carrier=tunnel)
+        tenant.add(6, flow)
+        flow.close("client_closed", 1)
+        remembered.append((now + 2.5, flow))
+        while remembered[0][0] < now:
+            tenant.remove(6, remembered.popleft()[1])
+    assert tenant.count == tenant.remembered == len(remembered) > 2 * rate
+
+
+def test_a_flow_that_has_ended_leaves_room_for_another():
+    tenant, tunnel = make_tenant(flows=1), make_tunnel()
+    first = make_flow(tenant, source_port=1, carrier=tunnel)
+    tenant.add(6, first)
+    assert tenant.refusal(1) is DropReason.LIMIT_FLOWS
+    first.close("client_closed", 1)
+    assert tenant.refusal(2) is None
+    again = make_flow(tenant, source_port=1, carrier=tunnel)
+    tenant.add(6, again)
+    assert (tenant.count, tenant.remembered, tenant.refusal(3)) == (1, 0, DropReason.LIMIT_FLOWS)
+    tenant.remove(6, first)
+    tenant.remove(6, again)
+    assert (tenant.count, tenant.remembered) == (0, 0)

@@ -23,6 +23,7 @@ from proxy.packet.plane import Plane
 from proxy.packet.routes import RouteTable
 from proxy.settings.model import Timeouts
 from proxy.settings.sites import GueOnRamp, Route, Site
+from proxy.stream.descriptors import Descriptors
 from proxy.stream.lifecycle import Lifecycle
 from proxy.wire import gue, ip
 from proxy.wire.ip import IPPacket
@@ -64,7 +65,7 @@ class Fuzzed:
             Route(prefix=prefix, via=via) for prefix, via in ROUTES.items()
         )
         self.opener = Opener()
-        lifecycle, hooks = Lifecycle("edge", HookRunner(Hooks()), max_flows=10_000), HookRunner(Hooks())
+        lifecycle, hooks = Lifecycle("edge", HookRunner(Hooks()), Descriptors(10_000)), HookRunner(Hooks())
         self.lifecycle = lifecycle
         tunnels = TunnelOffRamp(lifecycle, hooks, IcmpErrors(), Timeouts(), {"tcp": self.opener, "udp": self.opener})
         plane = Plane(self.opener, self.opener, self.opener, IcmpErrors(), tunnels)

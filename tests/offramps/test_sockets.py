@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from proxy.wire import icmp
 from tests.packets import pack
 from tests.stream.world import LOCALHOST, closed_port, listening
 
+CAP_SYS_RESOURCE = 24
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 
@@ -50,13 +52,22 @@ def test_tcp_dial_to_a_closed_port_is_refused(version):
         assert sockets.connect_failure(failure) == ("origin_refused", None)
 
 
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def connected_udp(version, port):
+    sock = sockets.open_udp(FAMILY[version], gro=False)
+    sock.connect((LOCALHOST[version], port))
+    return sock
+
+
 def dial(kind, version, port, device):
     """A socket of this kind towards loopback."""
     address = pack(LOCALHOST[version])
     if kind == "tcp":
         return sockets.dial_tcp(address, port, device)[0]
     if kind == "udp":
-        return sockets.dial_udp(address, port, gro=False, device=device)
+        return sockets.open_udp(FAMILY[version], gro=False, device=device)
     try:
         return sockets.dial_echo(address, device)[0]
     except PermissionError:
@@ -111,19 +122,20 @@ def test_shortage_is_ours(code, reason):
 @FAMILIES
 def test_udp_error_says_who_and_what_about(version):
     port = closed_port(version, socket.SOCK_DGRAM)
-    with sockets.dial_udp(pack(LOCALHOST[version]), port, gro=False) as sock:
+    with connected_udp(version, port) as sock:
         sock.send(b"question")
         wait(sock, select.POLLERR)
         report = sockets.network_error(sock)
         assert report is not None
         assert (report.kind, report.code) == ((3, 3) if version == 4 else (1, 4))
         assert (report.offender, report.quoted) == (pack(LOCALHOST[version]), b"question")
+        assert report.destination == (pack(LOCALHOST[version]), port)
         assert sockets.network_error(sock) is None
 
 
 @FAMILIES
 def test_path_mtu_is_known_and_the_hop_is_the_clients(version):
-    with sockets.dial_udp(pack(LOCALHOST[version]), closed_port(version, socket.SOCK_DGRAM), gro=False) as sock:
+    with connected_udp(version, closed_port(version, socket.SOCK_DGRAM)) as sock:
         assert sockets.path_mtu(sock, version) >= 65_535
         sockets.set_hop(sock, version, 7, True)
         level, name = (
@@ -137,7 +149,7 @@ def test_overflow_of_the_sockets_buffer_is_counted(version):
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as origin:
         origin.bind((LOCALHOST[version], 0))
-        with sockets.dial_udp(pack(LOCALHOST[version]), origin.getsockname()[1], gro=False) as sock:
+        with connected_udp(version, origin.getsockname()[1]) as sock:
             origin.connect(sock.getsockname())
             assert sockets.overflows(sock) == 0
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -152,7 +164,7 @@ def test_failed_dials_leave_no_descriptor(version):
     blackhole = pack("255.255.255.255") if version == 4 else pack("::ffff:255.255.255.255")
     for _ in range(5):
         with pytest.raises(OSError, match=r"\[Errno"):
-            sockets.dial_udp(blackhole, 53, gro=False)
+            sockets.source_address(blackhole, 53)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -160,4 +172,7 @@ def test_descriptor_limit_is_raised_as_far_as_it_goes():
     import resource
 
     limit = sockets.raise_descriptor_limit()
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == limit
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limit, limit)
+    status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+    if int(status["CapEff"], 16) >> CAP_SYS_RESOURCE & 1:
+        assert limit == int(Path("/proc/sys/fs/nr_open").read_text())

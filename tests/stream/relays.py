@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from proxy.poller import Poller
-from proxy.stream.relay import Relay, close_pool
+from proxy.stream.queues import is_delivered
+from proxy.stream.relay import LINGER_RESET, Relay, close_pool
 from tests.flows import make_flow
 from tests.loops import Loop, running
 
@@ -38,6 +39,7 @@ def tcp_pair(
     for sock in (near, far):
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     return near, far
 
 
@@ -154,11 +156,28 @@ class Scene:
         self.flow = make_flow()
         self.flow.connected_at = 0.0
         self.reasons: list[str] = []
-        self.relay = Relay(self.poller, self.flow, self.near_client, self.near_origin, self._finished)
+        self.survivor: socket.socket | None = None
+        self.is_cut = False
+        self.relay = Relay(self.poller, self.flow, self.near_client, self.near_origin, self._broke, self._finished)
 
-    def _finished(self, reason: str) -> None:
+    def _broke(self, reason: str, survivor: socket.socket) -> None:
+        self.survivor = survivor
+
+    def _finished(self, reason: str, is_cut: bool) -> None:
         self.reasons.append(reason)
-        self.near_client.close()
+        self.is_cut = is_cut
+        for sock in (self.near_client, self.near_origin):
+            if sock is not self.survivor or is_cut:
+                sock.close()
+        if self.survivor is not None and not is_cut:
+            self._reset_when_delivered(self.survivor)
+
+    def _reset_when_delivered(self, sock: socket.socket) -> None:
+        if is_delivered(sock, is_shut=True):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+            sock.close()
+        else:
+            self.loop.loop.call_soon(self._reset_when_delivered, sock)
 
     @property
     def calls(self) -> int:
@@ -167,6 +186,7 @@ class Scene:
     def close(self) -> None:
         if not self.reasons:
             self.relay.abort("drain")
+        self.loop.until(lambda: self.near_client.fileno() < 0 and self.near_origin.fileno() < 0)
         for peer in (self.client, self.origin):
             peer.close()
 

@@ -20,7 +20,7 @@ from proxy.hooks import Hooks
 from proxy.packet.fragment import split
 from proxy.settings.model import Timeouts
 from proxy.stream.datagrams import MAX_WAITING
-from proxy.stream.udp import UdpSession
+from proxy.stream.mapping import Mapping
 from tests.packets import CLIENT, decode, network, parsed, recomputed
 from tests.stream.world import LOCALHOST, closed_port, world
 
@@ -175,8 +175,8 @@ def test_closed_port_is_told_by_whoever_said_so(monkeypatch, version):
 
 def test_flood_to_a_closed_port_does_not_spin(monkeypatch):
     """Each ICMP error waits on the socket until it is read; one that is left would wake us for ever."""
-    calls, ready = [], UdpSession.ready
-    monkeypatch.setattr(UdpSession, "ready", lambda self, events: (calls.append(events), ready(self, events)))
+    calls, ready = [], Mapping.ready
+    monkeypatch.setattr(Mapping, "ready", lambda self, events: (calls.append(events), ready(self, events)))
     with world(monkeypatch) as w:
         w.give_all(*[datagram(closed_port(4, socket.SOCK_DGRAM))] * 40)
         w.loop.until(lambda: len(w.tunnel.sent) >= 20)
@@ -250,7 +250,7 @@ def test_denied_session_is_told_and_sends_nothing(monkeypatch, version, offload)
 
 
 def test_no_descriptors_left_is_a_reason(monkeypatch):
-    with world(monkeypatch, max_flows=0) as w:
+    with world(monkeypatch, descriptors=0) as w:
         assert w.give(datagram(53)) is DropReason.NO_DESCRIPTORS
         assert w.records == []
 

@@ -55,7 +55,7 @@ class Scene:
         syn = bytearray(bytes(network(4) / TCP(sport=40_000, dport=80, flags="S", seq=1000)))
         w.loop.call(lambda: w.tcp.open(self.flow, syn, parsed(syn)))
 
-    def dial(self, flow, egress):
+    def dial(self, flow, egress, tos=0):
         self.dialled.append((flow, egress))
         return self.leg
 

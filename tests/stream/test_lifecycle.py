@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.hooks import HookRunner, Hooks
-from proxy.stream.lifecycle import SHARE, UPDATES_PER_TICK, Lifecycle
+from proxy.stream.descriptors import Descriptors
+from proxy.stream.lifecycle import UPDATES_PER_TICK, Lifecycle
 from tests.flows import make_flow, make_tenant
 
 
@@ -25,7 +26,7 @@ class Handler:
 
 @pytest.fixture
 def lifecycle():
-    return Lifecycle("edge", HookRunner(Hooks()), max_flows=2)
+    return Lifecycle("edge", HookRunner(Hooks()), Descriptors(2))
 
 
 def begin(lifecycle, tenant=None, **fields):
@@ -93,25 +94,6 @@ def test_subscriber_may_leave_while_it_is_told(lifecycle):
     assert len(others) == 1
 
 
-def test_room_is_by_flows_and_comes_back(lifecycle):
-    first, tenant = begin(lifecycle, source_port=1), make_tenant()
-    assert lifecycle.has_room_for(tenant)
-    begin(lifecycle, source_port=2)
-    assert not lifecycle.has_room_for(tenant)
-    lifecycle.removed(first)
-    assert lifecycle.has_room_for(tenant)
-
-
-def test_tenant_that_has_most_leaves_room_for_the_others():
-    lifecycle, greedy = Lifecycle("edge", HookRunner(Hooks()), max_flows=10 * (SHARE + 1)), make_tenant()
-    opened = 0
-    while lifecycle.has_room_for(greedy):
-        begin(lifecycle, greedy, source_port=opened)
-        opened += 1
-    assert opened == 10 * SHARE
-    assert lifecycle.has_room_for(make_tenant("globex"))
-
-
 def test_decision_is_written_down(lifecycle):
     allowed, denied = begin(lifecycle), begin(lifecycle)
     assert lifecycle.decide(allowed, None) is True
@@ -171,7 +153,7 @@ def test_updates_are_of_flows_that_moved_each_once_in_a_period(lifecycle):
 
 
 def test_updates_of_many_flows_come_in_slices():
-    lifecycle, tenant = Lifecycle("edge", HookRunner(Hooks()), max_flows=10_000), make_tenant()
+    lifecycle, tenant = Lifecycle("edge", HookRunner(Hooks()), Descriptors(10_000)), make_tenant()
     records = told(lifecycle, "update")
     for number in range(UPDATES_PER_TICK + 10):
         lifecycle.connected(begin(lifecycle, tenant, source_port=number))

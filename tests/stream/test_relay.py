@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import gc
+import hashlib
 import socket
 
 import pytest
 
 from proxy.stream import relay as relay_module
+from proxy.stream.queues import SIOCOUTQ, ask, is_delivered
 from proxy.stream.relay import CHUNK, PIPE_BYTES, Relay, Side
-from tests.stream.relays import relaying
+from tests.stream.relays import BLOCK, relaying
 
 MANY = 64 << 20
 SMALL = {"near_rcv": 8192, "near_snd": 8192, "far_rcv": 8192, "far_snd": 8192}
@@ -97,22 +99,76 @@ def test_reset_after_a_half_close_is_a_reset_too(side):
         broken.send(b"x", then_shut=True)
         scene.loop.until(lambda: witness.is_eof)
         broken.reset()
-        scene.loop.until(lambda: (witness.send(b"more"), witness.error)[1] or scene.reasons)
-        scene.loop.until(lambda: (witness.send(b"more"), witness.error)[1])
-        assert witness.error.errno in (errno.ECONNRESET, errno.EPIPE)
+        error = scene.loop.until(lambda: witness.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        assert error == errno.EPIPE  # what the kernel says of a reset behind a FIN
         assert scene.reasons == [f"{side}_reset"]
 
 
 @SIDES
-def test_bytes_before_a_reset_still_arrive(side):
-    """As they would without us: what was acknowledged before the reset was received."""
-    with relaying() as scene:
+@pytest.mark.parametrize("size", [1, 1000, CHUNK, 3 * CHUNK, 2_000_000])
+def test_bytes_that_were_delivered_before_a_reset_arrive_before_the_reset(side, size):
+    """As they would without us; the relay hears of both at once."""
+    with relaying(**{side: {"near_rcv": 4 << 20, "far_snd": 4 << 20}}) as scene:
         sender, receiver = getattr(scene, side), other(scene, side)
-        sender.send(b"last words")
-        scene.loop.until(lambda: receiver.received == 10)
-        sender.reset()
+
+        def send_and_vanish():
+            assert sender.sock.send(BLOCK[:1] * size) == size
+            while not is_delivered(sender.sock, is_shut=False):
+                pass
+            sender.reset()
+
+        scene.loop.call(send_and_vanish)
         scene.loop.until(lambda: receiver.error)
-        assert receiver.head == b"last words"
+        assert (receiver.received, receiver.is_eof) == (size, False)
+        assert receiver.error.errno == errno.ECONNRESET
+        assert scene.reasons == [f"{side}_reset"]
+
+
+@SIDES
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_answer_of_a_peer_that_refuses_the_rest_arrives(side, size):
+    """It says why, and closes with bytes unread: a reset, met while we write to it."""
+    with relaying(**{side: {"near_rcv": 1 << 20, "far_snd": 1 << 20}}) as scene:
+        refuser, sender = getattr(scene, side), other(scene, side)
+        refuser.pause()
+        sender.send_many(64 << 20)
+        scene.loop.turns(50)
+        assert refuser.sock.send(bytes(size)) == size
+        refuser.close()
+        scene.loop.until(lambda: sender.error)
+        scene.loop.until(lambda: sender.received == size)
+        assert sender.error.errno in (errno.ECONNRESET, errno.EPIPE)
+        assert scene.reasons == [f"{side}_reset"]
+
+
+@SIDES
+def test_what_comes_for_a_side_that_is_gone_is_not_read(side):
+    with relaying(client=SMALL, origin=SMALL) as scene:
+        gone, survivor = getattr(scene, side), other(scene, side)
+        survivor.pause()
+        gone.send_many(4 << 20)
+        scene.loop.turns(300)
+        gone.reset()
+        scene.loop.until(lambda: scene.survivor)
+        survivor.send_many(1 << 20)
+        calls = scene.calls
+        scene.loop.turns(300)
+        assert scene.calls - calls < 20
+        counted = scene.flow.origin_payload if side == "client" else scene.flow.client_payload
+        assert (counted, scene.reasons) == (0, [])
+
+
+def test_both_sides_gone_is_the_end():
+    with relaying(client=SMALL, origin=SMALL) as scene:
+        scene.client.pause()
+        scene.origin.send_many(4 << 20)
+        scene.loop.turns(300)
+        scene.origin.reset()
+        scene.loop.until(lambda: scene.survivor)
+        assert scene.reasons == []
+        scene.client.reset()
+        scene.loop.until(lambda: scene.reasons)
+        assert (scene.reasons, scene.is_cut) == (["origin_reset"], True)
 
 
 @SIDES
@@ -196,12 +252,15 @@ def test_sender_that_vanishes_while_its_bytes_wait(side):
         witness.pause()
         gone.send_many(4 << 20)
         scene.loop.turns(300)
+        least = gone.sent - ask(gone.sock, SIOCOUTQ)
         gone.reset()
-        scene.loop.until(lambda: scene.reasons)
-        assert scene.reasons == [f"{side}_reset"]
+        scene.loop.until(lambda: scene.survivor)
+        assert scene.reasons == []
         witness.read()
         scene.loop.until(lambda: witness.error)
         assert witness.error.errno == errno.ECONNRESET
+        assert witness.received >= least > 0
+        assert scene.reasons == [f"{side}_reset"]
 
 
 @SIDES
@@ -306,23 +365,72 @@ def test_last_bytes_and_the_fin_that_stand_in_the_socket_together_both_arrive(si
         assert (receiver.received, scene.reasons) == (size, [])
 
 
+def urgent_byte(sock):
+    """The urgent byte that has arrived, or nothing."""
+    try:
+        return sock.recv(1, socket.MSG_OOB)
+    except OSError:
+        return b""
+
+
 @SIDES
-def test_bytes_behind_an_urgent_one_are_not_forgotten(side):
-    """A read stops at the mark, short of what the socket holds."""
-    with relaying() as scene:
+@pytest.mark.parametrize("size", [0, 6, CHUNK, 5 * CHUNK])
+def test_urgent_byte_arrives_urgent_and_the_others_around_it(side, size):
+    with relaying(**{side: {"near_rcv": 1 << 20, "far_snd": 1 << 20}}) as scene:
         sender, receiver = getattr(scene, side), other(scene, side)
+        receiver.pause()
 
         def send_at_once():
-            sender.sock.send(b"before")
+            sender.sock.sendall(b"b" * size)
             sender.sock.send(b"!", socket.MSG_OOB)
             sender.sock.send(b"after")
 
         scene.loop.call(send_at_once)
-        scene.loop.until(lambda: receiver.received == len("beforeafter"))
-        assert receiver.head == b"beforeafter"
+        got = bytearray()
+        scene.loop.until(lambda: len(got) == size or got.extend(waiting(receiver.sock, size - len(got))))
+        assert scene.loop.until(lambda: urgent_byte(receiver.sock)) == b"!"
+        scene.loop.until(lambda: len(got) == size + 5 or got.extend(waiting(receiver.sock, 6)))
+        assert got == b"b" * size + b"after"
         scene.loop.call(lambda: (sender.sock.send(b"last"), sender.shut()))
+        receiver.read()
         scene.loop.until(lambda: receiver.is_eof)
-        assert receiver.head == b"beforeafterlast"
+        assert receiver.head == b"last"
+        counted = scene.flow.client_payload if side == "client" else scene.flow.origin_payload
+        assert counted == size + len("!afterlast")
+
+
+def waiting(sock, most):
+    """What has arrived, up to so many bytes."""
+    try:
+        return sock.recv(most)
+    except BlockingIOError:
+        return b""
+
+
+@SIDES
+def test_urgent_byte_waits_for_room_as_the_others_do(side):
+    """It comes to a side whose peer takes nothing; and again, and again."""
+    with relaying(client=SMALL, origin=SMALL) as scene:
+        sender, receiver = getattr(scene, side), other(scene, side)
+        receiver.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sent = hashlib.sha256()
+        for turn in range(200):
+            block = bytes([turn]) * 5000
+            for data, flags in ((block, 0), (b"!", socket.MSG_OOB)):
+                receiver.pause()
+                while data:
+                    try:
+                        n = sender.sock.send(data, flags)
+                    except BlockingIOError:
+                        receiver.read()
+                        scene.loop.turns(1)
+                        continue
+                    sent.update(data[:n])
+                    data = data[n:]
+        sender.shut()
+        receiver.read()
+        scene.loop.until(lambda: receiver.is_eof)
+        assert (receiver.received, receiver.digest.digest()) == (200 * 5001, sent.digest())
 
 
 @SIDES

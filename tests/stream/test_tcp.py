@@ -15,6 +15,8 @@ from proxy.flow.flow import Flow, Path
 from proxy.hooks import Hooks
 from proxy.offramps import sockets
 from proxy.settings.model import Timeouts
+from proxy.stream.debts import PATIENCE_S
+from proxy.stream.relay import LINGER_RESET
 from tests.packets import CLIENT, decode, network
 from tests.stream.world import LOCALHOST, closed_port, distant, listening, world
 
@@ -24,7 +26,7 @@ MODES = pytest.mark.parametrize("offload", [False, True], ids=["plain", "offload
 
 def segment(port: int, flags: str = "S", *, version: int = 4, seq: int = 1000, payload: bytes = b"", **fields) -> bytes:
     head = network(version, dst=LOCALHOST[version])
-    return bytes(head / TCP(sport=40_000, dport=port, flags=flags, seq=seq, **fields) / Raw(payload))
+    return bytes(head / TCP(**{"sport": 40_000, **fields}, dport=port, flags=flags, seq=seq) / Raw(payload))
 
 
 @FAMILIES
@@ -317,10 +319,27 @@ def test_flow_that_ends_while_its_hook_thinks_is_not_dialled(monkeypatch):
 
 
 def test_no_descriptors_left_means_reset(monkeypatch):
-    with world(monkeypatch, max_flows=0) as w:
+    with world(monkeypatch, descriptors=0) as w:
         assert w.give(segment(80)) is DropReason.NO_DESCRIPTORS
         assert w.replies() == [f"127.0.0.1 > {CLIENT[4]} TCP RA seq 0 ack 1001"]
         assert w.records == []
+
+
+def test_descriptors_are_those_of_open_sockets(monkeypatch):
+    """A flow that is remembered for its last packets has none; neither has one that was refused."""
+    with listening() as origin, world(monkeypatch, descriptors=2) as w:
+        flow, client, server = established(w, origin)
+        assert w.give(segment(origin.getsockname()[1] ^ 1)) is DropReason.NO_DESCRIPTORS
+        w.replies()
+        client.close()
+        server.close()
+        w.loop.until(lambda: w.lifecycle.descriptors.free == 2)
+        assert (flow.is_ended, w.tenant.count) == (True, 1)
+        for port in (1, 2):
+            w.give(segment(closed_port(), sport=port))
+            w.loop.until(lambda: w.tunnel.sent)
+            assert " RA " in w.replies()[0]
+        assert (w.tenant.count, w.lifecycle.descriptors.free) == (3, 2)
 
 
 def test_flow_replaced_before_its_record_is_still_recorded_once(monkeypatch):
@@ -337,3 +356,83 @@ def test_flow_replaced_before_its_record_is_still_recorded_once(monkeypatch):
         assert len(ended) == 2
         assert len(w.bridge.released) == 2  # what the kernel still repeats of them would disturb the third
         assert set(ended).isdisjoint(live)
+
+
+def filled(w, sender):
+    """Send until nothing more fits anywhere on the way to a reader that takes nothing."""
+    sent, turns = 0, 0
+    while turns < 50:
+        try:
+            sent += sender.send(bytes(65_536))
+            turns = 0
+        except BlockingIOError:
+            w.loop.turns(1)
+            turns += 1
+    return sent
+
+
+@pytest.mark.parametrize("who", ["client", "origin"])
+def test_reader_that_takes_nothing_after_a_reset_is_not_waited_for_for_ever(monkeypatch, who):
+    with listening() as origin, world(monkeypatch) as w:
+        flow, client, server = established(w, origin)
+        gone, reader = (client, server) if who == "client" else (server, client)
+        filled(w, gone)
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        gone.close()
+        w.loop.until(lambda: flow.is_ended)
+        assert (flow.close_reason, flow.is_recorded) == (f"{who}_reset", False)
+        for seconds in (1, PATIENCE_S - 1):
+            w.tick(seconds)
+        assert w.lifecycle.descriptors.free < 2000
+        w.tick(2 * PATIENCE_S)
+        assert w.lifecycle.descriptors.free == 2000
+        while isinstance(data := receive(w, reader), bytes):
+            assert data  # no end: a reset
+        assert data == errno.ECONNRESET
+
+
+def test_reader_that_takes_a_little_now_and_then_is_waited_for(monkeypatch):
+    with listening() as origin, world(monkeypatch) as w:
+        flow, client, server = established(w, origin)
+        filled(w, server)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        server.close()
+        w.loop.until(lambda: flow.is_ended)
+        for number in range(1, 6):
+            w.tick(number * (PATIENCE_S - 5))
+            assert client.recv(1 << 20)
+            w.loop.turns(20)
+        assert w.lifecycle.descriptors.free < 2000
+
+
+def test_client_that_reads_nothing_of_a_closed_origin_is_not_waited_for_for_ever(monkeypatch):
+    with listening() as origin, world(monkeypatch) as w:
+        flow, client, server = established(w, origin)
+        monkeypatch.setattr("proxy.stream.debts.is_delivered", lambda sock, *, is_shut: False)
+        client.shutdown(socket.SHUT_WR)
+        server.close()
+        w.loop.until(lambda: flow.is_ended)
+        assert flow.close_reason == "client_closed"
+        for seconds in (1, PATIENCE_S - 1):
+            w.tick(seconds)
+        assert w.lifecycle.descriptors.free < 2000
+        w.tick(2 * PATIENCE_S)
+        assert w.lifecycle.descriptors.free == 2000
+
+
+def test_tuple_of_a_client_that_was_reset_is_free_while_the_origin_still_gets_its_bytes(monkeypatch):
+    with listening() as origin, world(monkeypatch) as w:
+        flow, client, server = established(w, origin)
+        sent = filled(w, client)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        client.close()
+        w.loop.until(lambda: flow.is_ended)
+        assert w.give(segment(origin.getsockname()[1], seq=77_000)) is None
+        again = w.flow
+        assert (again is not flow, w.bridge.released) == (True, [flow])
+        received = 0
+        while isinstance(data := receive(w, server), bytes):
+            received += len(data)
+        assert data == errno.ECONNRESET
+        assert 0 < received <= sent
+        assert not again.is_ended

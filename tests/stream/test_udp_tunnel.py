@@ -16,6 +16,7 @@ from proxy.hooks import HookRunner, Hooks
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.settings.model import Timeouts
 from proxy.stream.datagrams import DatagramPlane
+from proxy.stream.descriptors import Descriptors
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.udp import UdpSession
 from proxy.stream.udp_tunnel import UdpTunnelSession
@@ -40,7 +41,7 @@ class Scene:
         tenant = make_tenant()
         self.client = make_tunnel(tenant, offload=client, mtu=mtu)
         self.site = MemoryTunnel(tenant, list(ORIGIN.values()), offload=site, mtu=site_mtu, tunnel_id="site")
-        self.lifecycle = Lifecycle("edge", HookRunner(Hooks()), max_flows=10)
+        self.lifecycle = Lifecycle("edge", HookRunner(Hooks()), Descriptors(10))
         self.records = []
         self.lifecycle.subscribe(self.records.append)
         plane = DatagramPlane(

@@ -17,6 +17,7 @@ from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Plane
 from proxy.settings.model import Timeouts
 from proxy.stream.datagrams import DatagramPlane
+from proxy.stream.descriptors import Descriptors
 from proxy.stream.echo import EchoFlow
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.relay import close_pool
@@ -64,14 +65,14 @@ class World:
     """One tunnel of one tenant, every opener, and the clock in the test's hand: `tick(seconds)` lets time pass."""
 
     def __init__(
-        self, loop: Loop, *, hooks: Hooks | None = None, offload: bool = False, max_flows: int = 1000,
+        self, loop: Loop, *, hooks: Hooks | None = None, offload: bool = False, descriptors: int = 2000,
         timeouts: Timeouts | None = None, mtu: int = 1280, **limits: Any,
     ) -> None:  # fmt: skip
         self.loop = loop
         self.tenant = make_tenant(**limits)
         self.tunnel = make_tunnel(self.tenant, offload=offload, mtu=mtu)
         self.hooks = HookRunner(hooks or Hooks())
-        self.lifecycle = Lifecycle("edge", self.hooks, max_flows=max_flows)
+        self.lifecycle = Lifecycle("edge", self.hooks, Descriptors(descriptors))
         self.records: list[FlowRecord] = []
         self.lifecycle.subscribe(self.records.append)
         self.bridge = MemoryBridge()
@@ -158,6 +159,7 @@ def world(monkeypatch: Any, **options: Any) -> Iterator[World]:
         assert sorted(started) == sorted(ended)
         assert list(made.tenant.live()) == []
         assert (made.lifecycle.flows, len(made.lifecycle.wheel)) == (0, 0)
+        assert made.lifecycle.descriptors.held_by(made.tenant) == made.tenant.count == made.tenant.remembered == 0
 
 
 @contextlib.contextmanager

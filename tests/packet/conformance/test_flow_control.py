@@ -169,15 +169,6 @@ def test_lost_segment_of_the_origins_data_is_sent_again_by_our_kernel(stage, cli
     assert c.client.reads(9) == b"once more"
 
 
-def test_urgent_data_stays_in_the_stream_or_out_of_it_as_sockets_have_it(stage, client, version):
-    """The bytes before and behind the urgent one arrive in order; the relay does not pass on the pointer."""
-    c = Connection(stage, client, version)
-    c.established()
-    c.client.sends("PAU", b"abc", urgptr=3)
-    c.client.sends("PA", b"def")
-    assert c.origin.reads(5) == b"abdef"
-
-
 BROKEN = {"chksum": {"chksum": 0x1234}, "header of 16 bytes": {"dataofs": 4}}
 
 

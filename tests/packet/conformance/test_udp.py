@@ -87,16 +87,26 @@ def test_one_port_of_the_client_speaks_with_many_destinations(stage, client, ver
     assert all(answer[0].encode() == answer[4] for answer in answers)
 
 
-def test_answer_from_somebody_else_is_not_the_flows(stage, client, version):
-    """The socket is connected: a datagram from another address or port is nobody's."""
+def test_who_was_not_written_to_is_not_heard_but_for_other_ports_of_who_was(stage, client, version):
+    """Address-dependent filtering, the default (RFC 4787 REQ-8)."""
     sport, dport = stage.port, stage.port
     client.send(datagram(client, version, sport, dport, b"?"))
     src, port, _, _, _ = received(stage.network.next(is_udp_to(dport)))
+    before = stage.dropped("unsolicited")
     stranger = SCRIPTED[version][:-1] + "77"
-    for address, from_port in ((stranger, dport), (SCRIPTED[version], dport + 1)):
-        stage.network.send(bytes(network(version, address, src) / UDP(sport=from_port, dport=port) / Raw(b"spoof")))
-    stage.network.send(bytes(network(version, SCRIPTED[version], src) / UDP(sport=dport, dport=port) / Raw(b"real")))
-    assert received(client.next(lambda packet: True))[4] == b"real"
+    for address, from_port, said in (
+        (stranger, dport, b"spoof"),
+        (SCRIPTED[version], dport + 1, b"another port"),
+        (SCRIPTED[version], dport, b"real"),
+    ):
+        stage.network.send(bytes(network(version, address, src) / UDP(sport=from_port, dport=port) / Raw(said)))
+    answers = [received(client.next(is_udp_to(sport))) for _ in range(2)]  # in any order: one waits for its verdict
+    here = client.addresses[version]
+    assert sorted(answers) == [
+        (SCRIPTED[version], dport, here, sport, b"real"),
+        (SCRIPTED[version], dport + 1, here, sport, b"another port"),
+    ]
+    assert stage.dropped("unsolicited") == before + 1
 
 
 def test_port_unreachable_is_told_for_every_datagram_and_the_flow_goes_on(stage, client, version):

@@ -1,0 +1,48 @@
+"""What a socket's packets bear in their TOS byte or traffic class, set and received, and other ancillary data."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+UDP_GRO = 104
+IP_RECVTOS = 13
+ONE_CONTROL = 24  # bytes: the TOS alone, of either family (linux/socket.h CMSG_SPACE)
+TOS_KINDS = ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS))
+
+_get_control = struct.Struct("@Nii").unpack_from  # struct cmsghdr
+_get_int = struct.Struct("@i").unpack_from
+
+
+def set_tos(sock: socket.socket, tos: int) -> None:
+    """Let what is sent next bear this. TCP minds the two ECN bits itself, whatever it is told."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
+
+
+def ask_for_tos(sock: socket.socket) -> None:
+    """Let what is received come with it as ancillary data."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+
+
+def ancillary(controls: bytearray, at: int, length: int) -> tuple[int, int]:
+    """TOS or traffic class, and the size of each of the datagrams that the kernel has joined; 0 if it has not."""
+    if length == ONE_CONTROL:
+        return controls[at + 16], 0
+    tos = size = 0
+    end = at + length
+    while at + 16 < end:
+        bytes_, level, kind = _get_control(controls, at)
+        if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
+            size = _get_int(controls, at + 16)[0]
+        elif (level, kind) in TOS_KINDS:
+            tos = controls[at + 16]
+        at += (bytes_ + 7) & ~7
+        if bytes_ < 16:
+            break
+    return tos, size

@@ -1,0 +1,70 @@
+"""What the kernel owes the far ends of a flow's sockets when its relay is over, and for how long it is waited for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from proxy.flow.flow import Flow
+from proxy.poller import Poller
+from proxy.stream.queues import acknowledged_bytes, is_delivered
+from proxy.stream.relay import LINGER_RESET
+
+PATIENCE_S = 60.0  # for a side that takes nothing (the kernel's own: about 100 s, tcp_orphan_retries)
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.001, 0.25
+
+
+class Debts:
+    """Bytes that were written to the client's socket, or to that of a leg, and that nobody has acknowledged.
+
+    A host's socket is no concern of ours once it is closed in order: its kernel goes on by itself. When one side broke,
+    the other is the `survivor`, whatever its socket: it is reset, once it has all that the broken side had delivered.
+    """
+
+    __slots__ = ("_client", "_flow", "_moved_at", "_origin", "_taken", "_wait_s", "survivor")
+
+    def __init__(
+        self, flow: Flow, client: socket.socket, origin: socket.socket, survivor: socket.socket | None, now: float
+    ) -> None:
+        self._flow, self._client, self._origin, self.survivor = flow, client, origin, survivor
+        self._taken, self._moved_at, self._wait_s = 0, now, SHORTEST_WAIT_S
+
+    def owed(self) -> list[socket.socket]:
+        """The sockets whose far ends have not got all, and still may."""
+        history = self._flow.history
+        sides = ((self._client, "f" in history), (self._origin, "F" in history))
+        return [sock for sock, is_shut in sides if self._is_reached(sock) and not is_delivered(sock, is_shut=is_shut)]
+
+    def is_refused(self, now: float) -> bool:
+        """Whether the survivor's far end has taken nothing for too long."""
+        return self.survivor is not None and self._is_stuck([self.survivor], now)
+
+    def are_settled(self, now: float) -> bool:
+        """Whether the sockets may be closed: all is paid, or who is owed takes nothing. Closing them says so by RST to
+        the survivor, and to such a one."""
+        owed = self.owed()
+        if owed and not self._is_stuck(owed, now):
+            return False
+        for sock in owed if self.survivor is None else (self.survivor, *owed):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        return True
+
+    def look_again(self, poller: Poller, look: Callable[[], None]) -> None:
+        """Call `look` a little later, where no packet that passes here tells when the origin has all."""
+        if self.survivor is self._origin and self._flow.egress is None:
+            poller.later(self._wait_s, look)
+            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+
+    def _is_stuck(self, owed: list[socket.socket], now: float) -> bool:
+        taken = sum(map(acknowledged_bytes, owed))
+        if taken != self._taken:
+            self._taken, self._moved_at = taken, now
+        return now - self._moved_at >= PATIENCE_S
+
+    def _is_reached(self, sock: socket.socket) -> bool:
+        flow = self._flow
+        if self.survivor is not None and sock is not self.survivor:
+            return False
+        if sock is self._client:
+            return flow.virtual is not None and not flow.carrier.is_closed
+        return self.survivor is not None if flow.egress is None else not flow.egress.is_closed

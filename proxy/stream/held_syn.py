@@ -1,0 +1,71 @@
+"""The SYN that is held until the origin has answered: its bytes, what may be said of it, and how it was refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from proxy.flow.tenant import Carrier
+from proxy.packet.icmp_errors import IcmpErrors
+from proxy.wire import icmp, tcp
+from proxy.wire.ip import MAX_PACKET, IPPacket
+
+
+class HeldSyn:
+    """The last that came: one that is repeated with fewer options, or dialled anew, takes the earlier one's place."""
+
+    __slots__ = ("_carrier", "_errors", "_refusal", "data", "packet")
+
+    def __init__(self, carrier: Carrier, errors: IcmpErrors, buffer: bytearray, packet: IPPacket) -> None:
+        self._carrier, self._errors = carrier, errors
+        self._refusal: Callable[[], None] | None = None
+        self.hold(buffer, packet)
+
+    def hold(self, buffer: bytearray, packet: IPPacket) -> None:
+        """Keep its bytes, and where its parts stand in them."""
+        self.data, self.packet = bytes(buffer[: packet.end]), packet
+
+    def forget(self) -> None:
+        """Nothing asks for its bytes any more."""
+        self.data = b""
+
+    def is_meant_by(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """Whether the RST in `packet` can mean it, and not an earlier connection (RFC 9293 3.10.7.4)."""
+        return self._distance(buffer, packet) < MAX_PACKET
+
+    def is_refused_again(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """Whether the SYN in `packet` is this one, refused before: its sender had not heard yet."""
+        return self._refusal is not None and self._distance(buffer, packet) == 0
+
+    def refuse(self, error: icmp.ErrorKind | None) -> None:
+        """Answer it, and each repetition of it: with an ICMP error, or None for RST."""
+        self._refuse(self._reset if error is None else partial(self._tell, error))
+
+    def pass_on(self, report: icmp.Report) -> None:
+        """The same with what a router or the origin's host said of ours."""
+        self._refuse(partial(self._report, report))
+
+    def refuse_again(self) -> bool:
+        """Answer a repetition as the first was; whether that was refused."""
+        if self._refusal is None:
+            return False
+        self._refusal()
+        return True
+
+    def _refuse(self, answer: Callable[[], None]) -> None:
+        self._refusal = answer
+        answer()
+
+    def _reset(self) -> None:
+        self._carrier.deliver(tcp.reset_for(self.data, self.packet))
+
+    def _tell(self, error: icmp.ErrorKind) -> None:
+        self._errors.quote(self._carrier, error, self.data[self.packet.start :], time.monotonic())
+
+    def _report(self, report: icmp.Report) -> None:
+        self._errors.pass_on(self._carrier, report, self.data[self.packet.start :], time.monotonic())
+
+    def _distance(self, buffer: bytearray, packet: IPPacket) -> int:
+        """How far behind its sequence number that of `packet` is."""
+        return (tcp.sequence(buffer, packet) - tcp.sequence(self.data, self.packet)) % (1 << 32)

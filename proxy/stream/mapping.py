@@ -1,0 +1,180 @@
+"""Endpoints of clients: each has one socket towards all origins, one address and port whoever is written to (RFC 4787).
+
+Whoever else writes to that port is let in as the tenant's filter says, as a flow of its own.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Flow, new_flow_id
+from proxy.flow.record import CloseReason
+from proxy.flow.tenant import Carrier
+from proxy.kernel.batch import ENDPOINT, Batch
+from proxy.kernel.marks import ancillary, set_tos
+from proxy.offramps import sockets
+from proxy.poller import ERROR, IN
+from proxy.wire import ip
+
+if TYPE_CHECKING:
+    from proxy.stream.datagrams import DatagramPlane
+    from proxy.stream.udp import UdpSession
+
+ERRORS = 64  # of the network, read per readiness event
+
+_batches: dict[int, Batch] = {}  # by family, for all sockets: each datagram is passed on before the next read
+
+
+def endpoint_of(flow: Flow) -> tuple[Carrier, bytes, int]:
+    """What a mapping is for: an address and a port of a client's, in its tunnel."""
+    return flow.carrier, flow.source, flow.source_port
+
+
+class Mapping:
+    """One endpoint of a client, the socket that it has, and its sessions by their origins."""
+
+    __slots__ = ("_filtering", "_first", "_hosts", "_plane", "_super", "family", "hop", "sessions", "sock", "users")
+
+    def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
+        self._plane, self._first = plane, flow
+        self.family = socket.AF_INET if len(flow.source) == 4 else socket.AF_INET6
+        self.sock: socket.socket | None = None
+        self.users: dict[UdpSession, None] = {}
+        self.sessions: dict[bytes, UdpSession] = {}  # those that are open, by their origins as the kernel writes them
+        self._hosts: Counter[bytes] = Counter()
+        self.hop: tuple[int, bool, int] | None = None  # of what is sent next: TTL, the wish about fragments, TOS
+        self._filtering = flow.tenant.settings.udp_filtering
+        self._super = plane.udp_offload and flow.carrier.header_bytes > 0
+
+    def open(self, flow: Flow) -> str:
+        """Make the socket, unless it is there; the address that it has towards the flow's origin. OSError: no way."""
+        device = flow.tenant.settings.egress
+        local = sockets.source_address(flow.destination, flow.destination_port, device)
+        if self.sock is None:
+            self.sock = sockets.open_udp(self.family, gro=self._super, device=device)
+            self._plane.poller.watch(self.sock.fileno(), IN, self.ready, self.crashed)
+        return local
+
+    def add(self, session: UdpSession) -> None:
+        """Its origin may write from now on."""
+        self.sessions[_packed(session.flow)] = session
+        self._hosts[session.flow.destination] += 1
+
+    def leave(self, session: UdpSession) -> None:
+        """Its origin may not any more; with the last one the socket goes."""
+        endpoint = _packed(session.flow)
+        if self.sessions.get(endpoint) is session:
+            del self.sessions[endpoint]
+            self._hosts[session.flow.destination] -= 1
+            if not self._hosts[session.flow.destination]:
+                del self._hosts[session.flow.destination]
+        self.users.pop(session, None)
+        if not self.users:
+            self._close()
+            self._plane.mappings.pop(endpoint_of(session.flow), None)
+            self._plane.lifecycle.descriptors.give(session.flow.tenant, 1, self)
+
+    def _close(self) -> None:
+        if self.sock is not None:
+            self._plane.poller.forget(self.sock.fileno())
+            if lost := sockets.overflows(self.sock):
+                self._first.tenant.drops[DropReason.SOCKET_OVERFLOW] += lost
+            self.sock.close()
+            self.sock = None
+
+    def activity(self) -> int:
+        return sum(session.flow.activity() for session in self.users)
+
+    def evict(self) -> None:
+        """Somebody needs the descriptor more."""
+        self._end_all("evicted")
+
+    def crashed(self, error: BaseException) -> None:
+        """A bug ends what shares this socket, and nothing else."""
+        self._end_all("proxy_error")
+
+    def set_hop(self, hop: tuple[int, bool, int]) -> None:
+        """Let the next datagram have this: many in a row have the same."""
+        assert self.sock is not None
+        before, (ttl, dont_fragment, tos) = self.hop, hop
+        if before is None or before[:2] != hop[:2]:
+            sockets.set_hop(self.sock, 4 if self.family == socket.AF_INET else 6, ttl - 1, dont_fragment)
+        if before is None or before[2] != tos:
+            set_tos(self.sock, self._first.tenant.marked(tos))
+        self.hop = hop
+
+    def ready(self, events: int) -> None:
+        """Origins have answered, or the network has."""
+        if events & ERROR:
+            self.report_errors()
+        if self.sock is None:
+            return
+        batch = _batches.get(self.family) or _batches.setdefault(self.family, Batch(self.family, ENDPOINT))
+        view, controls, sessions = memoryview(batch.data), batch.controls, self.sessions
+        for (control_bytes, size), (begin, control, peer) in zip(
+            batch.receive(self.sock.fileno()), batch.slots, strict=False
+        ):
+            tos, segment = ancillary(controls, control, control_bytes)
+            session = sessions.get(endpoint := bytes(peer))
+            payload = view[begin : begin + size]
+            if session is None:
+                self._stranger(endpoint, payload, segment, tos)
+            else:
+                session.answered(payload, segment, tos)
+
+    def report_errors(self) -> None:
+        """Hand the network's ICMP errors on, each to whom it is about, as coming from whoever sent it."""
+        for _ in range(ERRORS):
+            report = None if self.sock is None else sockets.network_error(self.sock)
+            if report is None:
+                return
+            session = self.sessions.get(_packed_name(*report.destination)) if report.destination else None
+            if session is not None:
+                quoted = session.quote(report.quoted)
+                self._plane.errors.pass_on(session.flow.carrier, report, quoted, time.monotonic())
+
+    def _stranger(self, endpoint: bytes, payload: memoryview, segment: int, tos: int) -> None:
+        """Somebody whom the client has not written to."""
+        flow, address, port = self._first, endpoint[-4 if self.family == socket.AF_INET else -16 :], endpoint[:2]
+        tenant, carrier, now = flow.tenant, flow.carrier, time.monotonic()
+        key = flow.source + address + flow.source_port.to_bytes(2, "big") + port
+        if not self._lets_in(address) or tenant.find(carrier, ip.UDP, key) is not None:
+            tenant.drops[DropReason.UNSOLICITED] += 1
+            return
+        if refusal := tenant.refusal(now):
+            tenant.drops[refusal] += 1
+            return
+        parent = next((each.flow for each in self.sessions.values() if each.flow.destination == address), flow)
+        now_ns = time.time_ns()
+        child = Flow(
+            new_flow_id(now_ns), tenant, carrier, "udp", key, flow.source, flow.source_port, address,
+            int.from_bytes(port, "big"), now, now_ns,
+        )  # fmt: skip
+        child.parent_id, child.offramp = parent.id, "socket"
+        session: UdpSession = self._plane.kind(self._plane, child)  # type: ignore[assignment]  # no flow of a tunnel's
+        session.reserve()
+        self.add(session)
+        self._plane.lifecycle.begin(child, session, partial(session.admitted, bytes(payload), segment, tos))
+
+    def _end_all(self, reason: CloseReason) -> None:
+        for session in list(self.users):
+            session.end(reason)
+
+    def _lets_in(self, address: bytes) -> bool:
+        if self._filtering == "address":
+            return address in self._hosts
+        return self._filtering == "endpoint"
+
+
+def _packed(flow: Flow) -> bytes:
+    return _packed_name(flow.destination, flow.destination_port)
+
+
+def _packed_name(address: bytes, port: int) -> bytes:
+    """As in a sockaddr: the port, and the address behind what IPv6 has between them."""
+    return port.to_bytes(2, "big") + (address if len(address) == 4 else bytes(4) + address)

@@ -1,0 +1,43 @@
+"""What the kernel says of a TCP socket's queues: bytes that wait, bytes that nobody has acknowledged, marks."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import socket
+
+SIOCOUTQ, SIOCINQ, SIOCATMARK = 0x5411, 0x541B, 0x8905  # sockios.h
+TCP_CLOSE = 7  # tcp_states.h
+
+_answer = array.array("i", [0])
+
+
+def is_delivered(sock: socket.socket, *, is_shut: bool) -> bool:
+    """Whether the far end has acknowledged all, its FIN aside, or never will. `is_shut`: we sent FIN (SIOCOUTQ counts
+    it as a byte, tcp(7))."""
+    return ask(sock, SIOCOUTQ) <= is_shut or is_dead(sock)
+
+
+def is_dead(sock: socket.socket) -> bool:
+    """Whether it was reset, or its kernel gave up."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+
+
+def acknowledged_bytes(sock: socket.socket) -> int:
+    """How much the far end has taken so far (tcpi_bytes_acked, linux/tcp.h)."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)[120:], "little")
+
+
+def is_at_mark(sock: socket.socket) -> bool:
+    """Whether the next byte is urgent (sockatmark(3)); asked before each read, which would pass the mark unseen."""
+    return ask(sock, SIOCATMARK) != 0
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """Bytes that have arrived and were not read (SIOCINQ, tcp(7))."""
+    return ask(sock, SIOCINQ)
+
+
+def ask(sock: socket.socket, request: int) -> int:
+    fcntl.ioctl(sock.fileno(), request, _answer)
+    return _answer[0]
