@@ -40,6 +40,7 @@ class Way(msgspec.Struct, frozen=True):
     egress: Egress = Egress()
     interfaces: tuple[str, ...] = ()  # of an on-ramp,
     back: str | None = None  # and the device by which we answer its clients ourselves
+    dscp: int | None = None  # that all of its packets get, both ways; None: they keep theirs
 
     @property
     def is_on_ramp(self) -> bool:
@@ -240,6 +241,11 @@ class Ruleset:
         yield 'iifname @tuns ct state invalid counter name "invalid" drop'  # it would leave untranslated
         foreign = f"meta mark & {0xFFFF_0000:#x} != {self._settings.mark:#x} ct state new"
         yield f'oifname @tuns {foreign} counter name "foreign" drop'
+        for way in ways:
+            if way.dscp is not None:
+                both = f"meta mark {{ {self.mark(way):#x}, {self.outward_mark(way):#x} }}"
+                yield f"{both} ip dscp set {way.dscp}"
+                yield f"{both} ip6 dscp set {way.dscp}"
         if any(way.is_on_ramp for way in ways):
             own = f"meta mark & {0xFFFF_0000 | ON_RAMP:#x} == {self._settings.mark | ON_RAMP:#x}"
             log = f"log group {self._ends} snaplen {SNAP_BYTES} queue-threshold"

@@ -307,7 +307,7 @@ class KernelOffRamp:
             raise ProxyError(f"more than {MAX_WAYS} ways into the kernel")
         place = carrier.tenant.name, carrier.network.name
         zone = self._zones.setdefault(place, self._own.first_zone + len(self._zones))
-        self.ways[carrier] = Way(index, device, zone, egress, interfaces, back)
+        self.ways[carrier] = Way(index, device, zone, egress, interfaces, back, _dscp(carrier.tenant))
 
     def _text(self) -> str:
         return self._ruleset.text(list(self.ways.values()), helpers=self._helpers, has_timeouts=self._has_timeouts)
@@ -366,3 +366,8 @@ class KernelOffRamp:
 
     def _crashed(self, error: BaseException) -> None:
         """The log has it; the next change is looked at again."""
+
+
+def _dscp(tenant: Tenant) -> int | None:
+    said = tenant.settings.dscp
+    return None if said == "keep" else 0 if said == "clear" else said
