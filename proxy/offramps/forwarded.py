@@ -13,7 +13,7 @@ from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
-from proxy.packet.forward import forward, memoise, take_hops
+from proxy.packet.forward import for_kernel, forward, memoise, take_hops
 from proxy.packet.plane import UNREACHABLE, Inject
 from proxy.packet.routes import Hop, choose, flow_hash, leave
 from proxy.wire import icmp, tcp
@@ -184,7 +184,8 @@ class ForwardedFlow(WatchedFlow):
             last = bytes(buffer[packet.l4 + 4 : packet.l4 + 16])
         take_hops(buffer, packet, -1)  # one more than it counts on the way through: it has counted before
         if ramp.exit is not None:
-            ramp.exit(memoryview(buffer)[: packet.end])
+            for piece in for_kernel(buffer, packet, next(self._plane.idents)):
+                ramp.exit(piece)
         flow.client_path.packets += 1
         flow.client_path.octets += packet.end - packet.start
         if last:
