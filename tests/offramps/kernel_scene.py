@@ -345,9 +345,10 @@ class Sniffer:
                 found.append((kind != socket.PACKET_OUTGOING, data))
         return found
 
-    def arrived(self) -> list[Any]:
-        """As scapy reads them."""
-        return [decode(data) for is_in, data in self.read() if is_in and data]
+    def arrived(self, protocol: int | None = None) -> list[Any]:
+        """As scapy reads them; those of one IP protocol, whose number may stand behind extension headers."""
+        found = [data for is_in, data in self.read() if is_in and data]
+        return [decode(data) for data in found if protocol is None or data[9 if data[0] >> 4 == 4 else 6] == protocol]
 
     def until(self, matches: Callable[[Any], bool]) -> Any:
         """The first packet that arrived and matches."""
@@ -391,7 +392,7 @@ def ask(sock: Any, address: tuple[str, int], word: bytes = b"canary") -> bytes:
     def attempt() -> bytes:
         sock.sendto(word, address)
         try:
-            return bytes(sock.recv(2000))
+            return bytes(sock.recv(70_000))
         except (TimeoutError, ConnectionError, OSError):
             return b""
 
