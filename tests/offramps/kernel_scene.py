@@ -49,6 +49,15 @@ table inet masquerading {
   chain leaving { type nat hook postrouting priority srcnat; oifname { "out", "small" } masquerade; }
 }
 """
+REJECTING = """
+table inet rejecting {
+  chain forward {
+    type filter hook forward priority filter;
+    ip daddr 10.77.0.0/16 reject with icmp type host-unreachable
+    ip6 daddr fd77::/32 reject with icmpv6 type addr-unreachable
+  }
+}
+"""
 VOLATILE = ("nf_conntrack_count", "nf_conntrack_buckets", "/neigh/", "random", "stat", "ipfrag_secret", "flush")
 
 
@@ -102,11 +111,12 @@ class Net:
         for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
             self.origin.run(set_sysctl, name, 1)
         self.origin.run(set_sysctl, "net/ipv4/tcp_invalid_ratelimit", 0)
-        ip(self.origin, "route add unreachable 10.77.0.0/16\n-6 route add unreachable fd77::/32")
         ip(self.edge, f"route add 10.77.0.0/16 via {ORIGIN[4]}\n-6 route add fd77::/32 via {ORIGIN[6]}")
         void = self.origin.run(open_tun, "void", offload=False)
         self._stack.callback(os.close, void)
         self.origin.run(bring_up, "void", addresses=["10.66.0.1/24", "fd66::1/64"])
+        ip(self.origin, "route add 10.77.0.0/16 dev void\n-6 route add fd77::/32 dev void")
+        nft(self.origin, REJECTING)
         ip(self.edge, f"route add 10.66.0.0/24 via {ORIGIN[4]}\n-6 route add fd66::/64 via {ORIGIN[6]}")
 
     def namespace(self) -> Namespace:
