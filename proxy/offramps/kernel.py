@@ -12,7 +12,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from proxy.device import routing
@@ -77,6 +78,7 @@ class KernelOffRamp:
         self._accounts: Accounts | None = None
         self._unasked: Unasked | None = None
         self._has_changed = False
+        self._has_routing = self._has_table = False  # to be undone
         self._helpers: tuple[str, ...] = ()
         self._has_timeouts = True
         self._room = 0
@@ -93,7 +95,7 @@ class KernelOffRamp:
         result are those that are gone.
         """
         self._take_lock()
-        self._changes.adopt()
+        self._has_routing = self._has_table = self._changes.adopt()
         self._conntrack = Conntrack()
         for name, tenant in self._settings.tenants.items():
             if (tenant.offramp or self._settings.offramp) == "kernel":
@@ -107,10 +109,12 @@ class KernelOffRamp:
         if self.ramps:
             self._open_accounts(self._conntrack)
         self._open_unasked(self._conntrack, plane)
+        self._has_routing = True
         self._routing.start()
         if self._accounts is not None:
             self._accounts.take_back(plane, left_over, self._own.mark)
         nft.run(self._text())
+        self._has_table = True
         for sock, ready in ((nft.watch(), self._ruleset_changed), (routing.watch_changes(), self._namespace_changed)):
             self._watched.append(sock)
             self._poller.watch(sock.fileno(), IN, ready, self._crashed)
@@ -132,18 +136,30 @@ class KernelOffRamp:
         if self._lock is None:
             return
         self._forget_ended()
+        for way_out in self.exits:
+            way_out.network.exits.pop(way_out.header_bytes, None)  # flows that begin now leave by sockets
         for carrier in (*self.exits, *self.ramps):
             carrier.close()
-        for undo in (self._routing.remove, lambda: nft.run(self._ruleset.removal()), self._changes.undo):
+        for undo in self._undoing():
             try:
                 undo()
-            except (OSError, ProxyError):
-                log.exception("the kernel off-ramp cannot undo what it did")
+            except (OSError, ProxyError) as error:
+                log.warning("the kernel off-ramp cannot undo what it did: %s", error)
         if self._conntrack is not None:
-            self._conntrack.flush(self._own.mark, 0xFFFF_0000)
             self._conntrack.close()
+            self._conntrack = None
         self._lock.close()
         self._lock = None
+
+    def _undoing(self) -> Iterator[Callable[[], None]]:
+        """What leaves nothing of what was made, or left by a proxy that was killed."""
+        if self._has_routing:
+            yield self._routing.remove
+        if self._has_table:
+            yield partial(nft.run, self._ruleset.removal())
+        yield self._changes.undo
+        if self._has_table and self._conntrack is not None:
+            yield partial(self._conntrack.flush, self._own.mark, 0xFFFF_0000)
 
     def begin(self, flow: Flow) -> DropReason | None:
         """Let a flow into the kernel: why not, or None; its egress address is filled in."""
@@ -229,6 +245,7 @@ class KernelOffRamp:
     def remove_left_over(self) -> None:
         """What a proxy of this instance has left that was killed, where this one has no kernel off-ramp any more."""
         if self._changes.adopt():
+            self._has_routing = self._has_table = True
             self._take_lock()
             self._conntrack = Conntrack()
             self.close()
