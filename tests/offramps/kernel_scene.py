@@ -7,7 +7,9 @@ client 10.1.0.2 --- in1: 10.1.0.1 edge 10.2.0.1 :out ------- o1: 10.2.0.2 origin
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -16,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,7 +138,8 @@ class Net:
         near = addresses.get("gateway", [f"{GATEWAY[4]}/24", f"{GATEWAY[6]}/64"])
         own = addresses.get("own", [f"{CLIENT[4]}/24", f"{CLIENT[6]}/64"])
         link(self.edge, interface, near, client, "lan0", own)
-        ip(client, f"route add default via {GATEWAY[4]}\n-6 route add default via {GATEWAY[6]}")
+        for text in near:
+            ip(client, f"{'-6 ' if ':' in text else ''}route add default via {text.partition('/')[0]}")
         return client
 
     def forward(self) -> None:
@@ -197,7 +201,7 @@ class Net:
 class Scene(Net):
     """One client by one kind of way. `tenant`: more words of its settings, as YAML in one line."""
 
-    def __init__(self, kind: str, tenant: str = "", more: str = "") -> None:
+    def __init__(self, kind: str, tenant: str = "", more: str = "", wrapper: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.kind = kind
         self.proxy: Proxy | None = None
@@ -211,10 +215,9 @@ class Scene(Net):
         ramp = "{kind: interface, interfaces: [in1], tenant: acme}"
         if kind != "interface":
             ramp = "{kind: connected, path: ramp.sock}"
-        self.proxy = Proxy(
-            self.directory, self.edge,
-            f"node: edge\nofframp: kernel\ntenants:\n  acme: {{{tenant}}}\nonramps:\n  - {ramp}\n{more}",
-        )  # fmt: skip
+        words = f"node: edge\nofframp: kernel\ntenants:\n  acme: {{{tenant}}}\nonramps:\n  - {ramp}\n{more}"
+        self.proxy = Proxy(self.directory, self.edge, words, wrapper)
+        self.before = state_of(self.edge)
         self.proxy.start()
         if kind != "interface":
             self.client = self.tunnel(kind == "offload")
@@ -287,10 +290,10 @@ class Proxy:
         return self.process
 
     def refusal(self) -> tuple[int, list[str]]:
-        """Start one that must not serve: its exit code, and its lines."""
+        """Start one that must not serve: its exit code, and what it says of that."""
         before = len(self.log)
         code = self.launch().wait(20)
-        return code, self.log[before:].splitlines()
+        return code, [line for line in self.log[before:].splitlines() if " INFO " not in line]
 
     def stop(self) -> int:
         """Its exit code."""
@@ -413,6 +416,13 @@ def reset(sock: Any) -> None:
     """Close with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def unsent(sock: Any) -> int:
+    """Bytes that the other side has not acknowledged."""
+    size = array.array("i", [0])
+    fcntl.ioctl(sock, termios.TIOCOUTQ, size)
+    return size[0]
 
 
 def read_all(sock: Any) -> tuple[int, str]:

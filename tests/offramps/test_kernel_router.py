@@ -46,6 +46,7 @@ from tests.offramps.kernel_scene import (
     read_all,
     reset,
     scene,
+    unsent,
 )
 from tests.packets import network, rfc1071
 from tests.running import until
@@ -89,13 +90,6 @@ def router(plain):
 def stage(proxied):
     yield proxied
     proxied.tidy()
-
-
-def unsent(sock):
-    """Bytes that the other side has not acknowledged."""
-    size = array.array("i", [0])
-    fcntl.ioctl(sock, termios.TIOCOUTQ, size)
-    return size[0]
 
 
 def all_then_reset(net, version):
