@@ -46,6 +46,16 @@ def of_proxy(stage):
     }  # fmt: skip
 
 
+def agree(key, kernel, proxy):
+    """Whether two counts are of the same packets. What arrives in one piece (GRO) is one packet for conntrack; for a
+    tunnel it is cut, and each piece has headers of its own. Of an on-ramp conntrack's count is the only one."""
+    headers = (20 if ":" not in key[1] else 40) + 32 if key[0] == 6 else 0
+    client, origin = (
+        (proxy[at] - kernel[at], proxy[at + 1] - kernel[at + 1]) for at in (0, 2)
+    )  # packets and bytes
+    return all(octets == packets * headers for packets, octets in (client, origin))
+
+
 def transfer(sender, receiver, size):
     sending = threading.Thread(target=sender.sendall, args=(b"x" * size,))
     sending.start()
@@ -82,16 +92,12 @@ def test_the_same_flows_and_bytes_during_and_after_a_random_load(stage):
             client.close()
             assert read_all(origin) == (0, "end")
             origin.close()
-    is_offloaded = stage.kind == "offload"
 
     def is_same():
         if any(unsent(sock) for pair in pairs for sock in pair):
             return False
         kernel, proxy = of_kernel(stage), of_proxy(stage)
-        alive = {key: value for key, value in kernel.items() if key in proxy}
-        if is_offloaded:  # what is one packet for us may be several for the kernel
-            return alive.keys() == proxy.keys()
-        return alive == proxy
+        return proxy.keys() <= kernel.keys() and all(agree(key, kernel[key], proxy[key]) for key in proxy)
 
     until(is_same)
     ports = {pair[0].getsockname()[1] for pair in pairs}
@@ -117,12 +123,8 @@ def test_totals_are_those_of_conntrack_to_the_byte(stage, version):
     transfer(origin, client, 76_543)
     until(lambda: not unsent(client) and not unsent(origin))
 
-    def difference():
+    def is_same():
         ((key, kernel),) = [item for item in of_kernel(stage).items() if item[0][0] == 6]
-        proxy = of_proxy(stage)[key]
-        return tuple(a - b for a, b in zip(kernel, proxy, strict=True))
+        return agree(key, kernel, of_proxy(stage)[key])
 
-    if stage.kind == "offload":
-        until(lambda: difference()[1] >= 0)
-    else:
-        until(lambda: difference() == (0, 0, 0, 0))
+    until(is_same)
