@@ -61,10 +61,12 @@ class KernelOffRamp:
         tenants: Mapping[str, Tenant],
         poller: Poller,
         remember: Callable[[Flow], None] = lambda flow: None,
+        tun: int = -1,
     ) -> None:
-        """`remember(flow)` keeps what a successor has to know of a flow that the kernel carries."""
+        """`remember(flow)` keeps what a successor has to know of a flow that the kernel carries. `tun`: see
+        InterfaceRamp."""
         self._settings, self._own, self._tenants, self._poller = settings, settings.kernel, tenants, poller
-        self._remember = remember
+        self._remember, self._tun = remember, tun
         self.ramps: list[InterfaceRamp] = []
         self.exits: list[Exit] = []
         self.ways: dict[Carrier, Way] = {}
@@ -303,7 +305,7 @@ class KernelOffRamp:
     def _open_ramp(self, settings: InterfaceOnRamp, plane: Plane) -> None:
         tenant = self._tenants[settings.tenant]
         said = self._settings.tenants[settings.tenant]
-        ramp = InterfaceRamp(settings, tenant, plane, self._poller)
+        ramp = InterfaceRamp(settings, tenant, plane, self._poller, self._tun)
         self.ramps.append(ramp)
         egress = egress_of(said, said.networks.get(settings.network))
         self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces), ramp.back)
