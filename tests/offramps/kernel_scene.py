@@ -425,6 +425,18 @@ def unsent(sock: Any) -> int:
     return size[0]
 
 
+def transfer(sender: Any, receiver: Any, size: int) -> None:
+    """So many bytes; they arrive."""
+    sending = threading.Thread(target=sender.sendall, args=(bytes(size),))
+    sending.start()
+    got = 0
+    while got < size:
+        data = receiver.recv(1 << 17)
+        assert data, "the other side is gone"
+        got += len(data)
+    sending.join()
+
+
 def read_all(sock: Any) -> tuple[int, str]:
     """How many bytes there were, and how it ended."""
     size = 0
@@ -512,5 +524,3 @@ def net() -> Iterator[Net]:
     finally:
         made.close()
     assert open_descriptors() == before
-
-

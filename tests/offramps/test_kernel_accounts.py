@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 import socket
-import threading
 
 import pytest
 
 from proxy.device.interface import set_sysctl
 from proxy.flow.flow import PROTOCOL_NUMBERS, address_text
 from tests.netns import needs_root
-from tests.offramps.kernel_scene import KINDS, ORIGIN, ask, echo, entries, read_all, reset, scene, unsent
+from tests.offramps.kernel_scene import KINDS, ORIGIN, ask, echo, entries, read_all, reset, scene, transfer, unsent
 from tests.running import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, needs_root]
@@ -20,7 +19,9 @@ pytestmark = [pytest.mark.netns, pytest.mark.slow, needs_root]
 @pytest.fixture(params=KINDS)
 def stage(request):
     with scene(request.param) as made:
-        made.edge.run(set_sysctl, "net/netfilter/nf_conntrack_acct", 1)  # of its own it asks for that with on-ramps only
+        made.edge.run(
+            set_sysctl, "net/netfilter/nf_conntrack_acct", 1
+        )  # of its own it asks for that with on-ramps only
         yield made
 
 
@@ -50,21 +51,8 @@ def agree(key, kernel, proxy):
     """Whether two counts are of the same packets. What arrives in one piece (GRO) is one packet for conntrack; for a
     tunnel it is cut, and each piece has headers of its own. Of an on-ramp conntrack's count is the only one."""
     headers = (20 if ":" not in key[1] else 40) + 32 if key[0] == 6 else 0
-    client, origin = (
-        (proxy[at] - kernel[at], proxy[at + 1] - kernel[at + 1]) for at in (0, 2)
-    )  # packets and bytes
+    client, origin = ((proxy[at] - kernel[at], proxy[at + 1] - kernel[at + 1]) for at in (0, 2))  # packets and bytes
     return all(octets == packets * headers for packets, octets in (client, origin))
-
-
-def transfer(sender, receiver, size):
-    sending = threading.Thread(target=sender.sendall, args=(b"x" * size,))
-    sending.start()
-    got = 0
-    while got < size:
-        data = receiver.recv(1 << 17)
-        assert data
-        got += len(data)
-    sending.join()
 
 
 def test_the_same_flows_and_bytes_during_and_after_a_random_load(stage):

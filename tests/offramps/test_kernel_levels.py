@@ -9,9 +9,10 @@ import pytest
 from proxy.hooks import Hooks
 from proxy.settings import DocumentError, load
 from tests.netns import needs_root
-from tests.offramps.kernel_scene import KINDS, ORIGIN, Proxy, ask, echo, scene
+from tests.offramps.kernel_scene import KINDS, ORIGIN, Proxy, ask, echo, scene, transfer
 
 STREAM_PORT = 5555
+SIZE = 1_000_000
 
 
 class Chooses(Hooks):
@@ -28,8 +29,8 @@ def levels(stage, version, ports):
         listener = stage.listen(version, port)
         client = stage.connect(version, port)
         origin = stage.accept(listener)
-        client.sendall(b"x")
-        assert origin.recv(1) == b"x"
+        transfer(client, origin, SIZE)
+        transfer(origin, client, SIZE)
         (flow,) = stage.proxy.live(dst_port=port, protocol="tcp", dst=ORIGIN[version])
         found.append((flow.level, flow.offramp))
     return found

@@ -28,6 +28,7 @@ from tests.offramps.kernel_scene import (
     read_all,
     scene,
     state_of,
+    transfer,
     unsent,
 )
 from tests.running import until
@@ -41,15 +42,17 @@ REPAIR_S = 1.0
 
 def exchange(client, origin, size=20_000):
     """So many bytes each way; they arrive."""
-    for sender, receiver in ((client, origin), (origin, client)):
-        sending = threading.Thread(target=sender.sendall, args=(b"x" * size,))
-        sending.start()
-        got = 0
-        while got < size:
-            data = receiver.recv(1 << 16)
-            assert data, "the other side is gone"
-            got += len(data)
-        sending.join()
+    transfer(client, origin, size)
+    transfer(origin, client, size)
+
+
+def refusal(stage, version, listener):
+    """Why the client gets no connection; None where it does."""
+    try:
+        stage.connect(version, listener.getsockname()[1])
+    except OSError as error:
+        return error.errno
+    return None
 
 
 @VERSIONS
@@ -121,9 +124,7 @@ def test_nothing_undecided_passes_while_the_proxy_is_away(version):
         stage.proxy.kill()
         sniffer = stage.sniffer(stage.origin, "o1")
         exchange(client, origin)  # a canary, that the kernel carries
-        with pytest.raises(OSError) as caught:
-            stage.connect(version, listener.getsockname()[1])
-        assert caught.value.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.EACCES)
+        assert refusal(stage, version, listener) in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED)
         datagrams = stage.sock(stage.client, version, socket.SOCK_DGRAM)
         datagrams.connect(unheard.getsockname()[:2])
         for _ in range(3):
@@ -132,8 +133,8 @@ def test_nothing_undecided_passes_while_the_proxy_is_away(version):
         exchange(client, origin)
         ports = {packet.dport for packet in sniffer.arrived(6)} | {packet.dport for packet in sniffer.arrived(17)}
         assert ports == {origin.getsockname()[1]}
+        unheard.setblocking(False)
         with pytest.raises(BlockingIOError):
-            unheard.setblocking(False)
             unheard.recv(100)
         stage.proxy.start()
         fresh = stage.connect(version, listener.getsockname()[1])
@@ -237,9 +238,7 @@ def test_a_denied_flow_is_told_so(kind, version):
     with scene(kind, more=DENYING) as stage:
         listener, server = stage.listen(version, DENIED_PORT), echo(stage, version)
         sniffer, at_origin = stage.sniffer(stage.client, stage.device), stage.sniffer(stage.origin, "o1")
-        with pytest.raises(OSError) as caught:
-            stage.connect(version, listener.getsockname()[1])
-        assert caught.value.errno == {4: errno.EHOSTUNREACH, 6: errno.EACCES}[version]
+        assert refusal(stage, version, listener) == {4: errno.EHOSTUNREACH, 6: errno.EACCES}[version]
         errors = [data[20:22] if version == 4 else data[40:42] for is_in, data in sniffer.read()
                   if is_in and data[9 if version == 4 else 6] == (1 if version == 4 else 58)]  # fmt: skip
         assert {4: bytes((3, 13)), 6: bytes((1, 1))}[version] in errors  # administratively prohibited
@@ -280,7 +279,7 @@ def test_a_second_proxy_of_the_same_name_says_so_and_disturbs_nobody(tmp_path):
         exchange(client, origin)
 
 
-HIDING_NFT = "mount --bind /dev/null /usr/sbin/nft; exec \"$@\""
+HIDING_NFT = 'mount --bind /dev/null /usr/sbin/nft; exec "$@"'
 WITHOUT = {
     "no right over the network": ("unshare", "--user", "--map-user", "1000", "--map-group", "1000"),
     "no nft": ("unshare", "--mount", "--propagation", "private", "sh", "-c", HIDING_NFT, "sh"),

@@ -217,7 +217,9 @@ def test_filtering_of_answers_that_nobody_asked_for(net, version, name):
             ip(origin, f"addr add {SECOND[version]}/{24 if version == 4 else 64} dev o1"
                + (" nodad" if version == 6 else ""))  # fmt: skip
     asked = server(net, origin, version, socket.SOCK_DGRAM)
-    port, address = (server(net, origin, version, socket.SOCK_DGRAM, address=each[version]) for each in (ORIGIN, SECOND))
+    port, address = (
+        server(net, origin, version, socket.SOCK_DGRAM, address=each[version]) for each in (ORIGIN, SECOND)
+    )
     client = net.sock(net.clients[name], version, socket.SOCK_DGRAM)
     client.sendto(b"hello", asked.getsockname())
     _, outside = asked.recvfrom(100)

@@ -223,10 +223,7 @@ def test_the_pump_takes_what_its_readable_twin_would_send_on(specs):
                 key = packet[12 if version == 4 else 8 : l4] + packet[l4 : l4 + 4]
                 (paths if protocol == "tcp" else forwards)[key] = path
             plain = is_known and protocol != "icmp" and len(packet) <= MTU
-            if protocol == "tcp":
-                plain = plain and not set(flags) & set("SFR")
-            else:
-                plain = plain and read is not None
+            plain = plain and (not set(flags) & set("SFR") if protocol == "tcp" else read is not None)
             (expected if plain else looked_at).append(packet)
             if plain and read is not None:
                 assert forward(bytearray(packet), read, carrier(1, b"exit"), carrier(0, None), 1) == [packet]
