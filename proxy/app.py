@@ -95,7 +95,8 @@ class Proxy:
         self._dialer = Dialer(namespace, self._bridges)
         defer.callback(self._dialer.close)
         if is_asked_for(settings):
-            self._kernel = KernelOffRamp(settings, self.tenants, self._poller, partial(self._remember, flow_log))
+            remember, tun = partial(self._remember, flow_log), self._bridges[HEADER_BYTES].tun
+            self._kernel = KernelOffRamp(settings, self.tenants, self._poller, remember, tun)
             defer.callback(self._kernel.close)
         plane = self._make_plane()
         self._open_kernel(plane, flow_log)

@@ -77,7 +77,8 @@ class InterfaceRamp(RampCarrier):
     kind = "interface"
     kernel_hops = 1
 
-    def __init__(self, settings: InterfaceOnRamp, tenant: Tenant, plane: Plane, poller: Poller) -> None:
+    def __init__(self, settings: InterfaceOnRamp, tenant: Tenant, plane: Plane, poller: Poller, tun: int) -> None:
+        """`tun`: the device of the bridge with offload, for flows that are read."""
         self._fd, self.interface = open_device(ON_RAMP_NAME, offload=True)
         self._back, self.back = open_device(BACK_NAME, offload=True)
         super().__init__(
@@ -90,7 +91,7 @@ class InterfaceRamp(RampCarrier):
         self.exit = partial(os.write, self._fd)
         self._poller = poller
         self.pump = RampPump(
-            self._fd, self._fd, self.header_bytes, self.paths, self.sessions, self.take, self._has_ended, self.count,
+            self._fd, tun, self.header_bytes, self.paths, self.sessions, self.take, self._has_ended, self.count,
             self.forwards,
         )  # fmt: skip
         poller.watch(self._fd, IN, self.pump.ready, self.crashed)

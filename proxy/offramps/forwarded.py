@@ -13,11 +13,10 @@ from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
-from proxy.packet.forward import forward, memoise, take_hops
-from proxy.packet.fragment import split
+from proxy.packet.forward import for_kernel, forward, memoise, take_hops
 from proxy.packet.plane import UNREACHABLE, Inject
 from proxy.packet.routes import Hop, choose, flow_hash, leave
-from proxy.wire import icmp, tcp, virtio
+from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
 
 if TYPE_CHECKING:
@@ -96,8 +95,9 @@ class ForwardedFlow(WatchedFlow):
         flow.level, flow.origin = "packet", AS_ASKED
         if flow.offramp == "kernel" and (reason := self._leave_by_kernel()):
             flow.tenant.drops[reason] += 1
-            self._plane.errors.answer(flow.carrier, icmp.HOST_UNREACHABLE, held, packet, time.monotonic())
-            self.end("proxy_error")
+            kind = UNREACHABLE.get(reason, icmp.HOST_UNREACHABLE)
+            self._plane.errors.answer(flow.carrier, kind, held, packet, time.monotonic())
+            self.end("origin_unreachable" if reason is DropReason.NO_ROUTE else "proxy_error")
             return
         if flow.protocol == "tcp":
             flow.tracked = Direction(), Direction()
@@ -188,12 +188,9 @@ class ForwardedFlow(WatchedFlow):
             last = bytes(buffer[packet.l4 + 4 : packet.l4 + 16])
         assert ramp.exit is not None
         take_hops(buffer, packet, -1)  # one more than it counts on the way through: it has counted before
-        if packet.version == 6 and packet.end - packet.start > ramp.mtu and not virtio.gso_size(buffer):
-            whole = bytes(buffer[packet.start : packet.end])  # of fragments: the kernel cuts no IPv6
-            for piece in split(whole, ramp.mtu, next(self._plane.idents)):
-                ramp.exit(virtio.NO_OFFLOAD + piece)
-        else:
-            ramp.exit(memoryview(buffer)[: packet.end])
+        if ramp.exit is not None:
+            for piece in for_kernel(buffer, packet, next(self._plane.idents)):
+                ramp.exit(piece)
         flow.client_path.packets += 1
         flow.client_path.octets += packet.end - packet.start
         if last:

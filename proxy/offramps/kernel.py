@@ -11,7 +11,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from proxy.device import routing
@@ -60,10 +61,12 @@ class KernelOffRamp:
         tenants: Mapping[str, Tenant],
         poller: Poller,
         remember: Callable[[Flow], None] = lambda flow: None,
+        tun: int = -1,
     ) -> None:
-        """`remember(flow)` keeps what a successor has to know of a flow that the kernel carries."""
+        """`remember(flow)` keeps what a successor has to know of a flow that the kernel carries. `tun`: see
+        InterfaceRamp."""
         self._settings, self._own, self._tenants, self._poller = settings, settings.kernel, tenants, poller
-        self._remember = remember
+        self._remember, self._tun = remember, tun
         self.ramps: list[InterfaceRamp] = []
         self.exits: list[Exit] = []
         self.ways: dict[Carrier, Way] = {}
@@ -77,6 +80,7 @@ class KernelOffRamp:
         self._accounts: Accounts | None = None
         self._unasked: Unasked | None = None
         self._has_changed = False
+        self._has_routing = self._has_table = False  # to be undone
         self._helpers: tuple[str, ...] = ()
         self._has_timeouts = True
         self._room = 0
@@ -94,7 +98,7 @@ class KernelOffRamp:
         result are those that are gone.
         """
         self._claims = Claims(self._own)
-        self._changes.adopt()
+        self._has_routing = self._has_table = self._changes.adopt()
         self._conntrack = Conntrack()
         for name in by_kernel(self._settings):
             for network in self._tenants[name].networks:
@@ -107,10 +111,12 @@ class KernelOffRamp:
         if self.ramps:
             self._open_accounts(self._conntrack)
         self._open_unasked(self._conntrack, plane)
+        self._has_routing = True
         self._routing.start()
         if self._accounts is not None:
             self._accounts.take_back(plane, left_over, self._own.mark)
         nft.run(self._text())
+        self._has_table = True
         for sock, ready in ((nft.watch(), self._ruleset_changed), (routing.watch_changes(), self._namespace_changed)):
             self._watched.append(sock)
             self._poller.watch(sock.fileno(), IN, ready, self._crashed)
@@ -132,23 +138,38 @@ class KernelOffRamp:
         if self._claims is None:
             return
         self._forget_ended()
+        for way_out in self.exits:
+            way_out.network.exits.pop(way_out.header_bytes, None)  # flows that begin now leave by sockets
         for carrier in (*self.exits, *self.ramps):
             carrier.close()
-        for undo in (self._routing.remove, lambda: nft.run(self._ruleset.removal()), self._changes.undo):
+        for undo in self._undoing():
             try:
                 undo()
-            except (OSError, ProxyError):
-                log.exception("the kernel off-ramp cannot undo what it did")
+            except (OSError, ProxyError) as error:
+                log.warning("the kernel off-ramp cannot undo what it did: %s", error)
         if self._conntrack is not None:
-            self._conntrack.flush(self._own.mark, 0xFFFF_0000)
             self._conntrack.close()
+            self._conntrack = None
         self._claims.close()
         self._claims = None
+
+    def _undoing(self) -> Iterator[Callable[[], None]]:
+        """What leaves nothing of what was made, or left by a proxy that was killed."""
+        if self._has_routing:
+            yield self._routing.remove
+        if self._has_table:
+            yield partial(nft.run, self._ruleset.removal())
+        yield self._changes.undo
+        if self._has_table and self._conntrack is not None:
+            yield partial(self._conntrack.flush, self._own.mark, 0xFFFF_0000)
 
     def begin(self, flow: Flow) -> DropReason | None:
         """Let a flow into the kernel: why not, or None; its egress address is filled in."""
         assert flow.egress is not None
         way = self.ways[flow.egress]
+        flow.egress_ip = self._egress_ip(way.egress, flow.destination)
+        if flow.egress_ip is None:  # the kernel would say so too, but five times and then once a second
+            return DropReason.NO_ROUTE
         held = self._held[flow.tenant.name]
         if held >= SHARE * self._room:
             return DropReason.CONNTRACK_FULL
@@ -159,7 +180,6 @@ class KernelOffRamp:
             self._accounts.add(flow)
         if flow.protocol == "udp" and self._unasked is not None:
             self._unasked.add(flow)
-        flow.egress_ip = self._egress_ip(way.egress, flow.destination)
         return None
 
     def end(self, flow: Flow) -> None:
@@ -246,6 +266,7 @@ class KernelOffRamp:
     def remove_left_over(self) -> None:
         """What a proxy of this instance has left that was killed, where this one has no kernel off-ramp any more."""
         if self._changes.adopt():
+            self._has_routing = self._has_table = True
             self._claims = Claims(self._own)
             self._conntrack = Conntrack()
             self.close()
@@ -288,7 +309,7 @@ class KernelOffRamp:
     def _open_ramp(self, settings: InterfaceOnRamp, plane: Plane) -> None:
         tenant = self._tenants[settings.tenant]
         said = self._settings.tenants[settings.tenant]
-        ramp = InterfaceRamp(settings, tenant, plane, self._poller)
+        ramp = InterfaceRamp(settings, tenant, plane, self._poller, self._tun)
         self.ramps.append(ramp)
         egress = egress_of(said, said.networks.get(settings.network))
         self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces), ramp.back)

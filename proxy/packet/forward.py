@@ -19,6 +19,7 @@ from proxy.wire.checksum import update
 from proxy.wire.ip import AH, ESP, FRAGMENT, GRE, ICMP, ICMPV6, SCTP, TCP, UDP, IPPacket
 
 HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
+LEAST_MTU = 1280  # of every IPv6 link (RFC 8200 5)
 ONE_HOP = 0x0100  # in the word of the IPv4 header that has the TTL
 
 _U16 = struct.Struct("!H")
@@ -37,16 +38,15 @@ def forward(
         return DropReason.BAD_OFFLOAD
     gso = virtio.gso_size(buffer) if start else 0
     size = segment.segment_headers(buffer, packet) + gso if gso else packet.end - start
-    if size > egress.mtu and packet.dont_fragment and egress.exit is None:
+    if size > egress.mtu and packet.dont_fragment and egress.exit is None and not _was_joined(packet, arrival, gso):
         return DropReason.TOO_BIG
     is_partial = has_partial_checksum(buffer, packet)
     if packet.protocol == TCP and tcp.flags(buffer, packet) & tcp.SYN:
         mss = min(arrival.mtu, egress.mtu) - HEADERS[packet.version]
         tcp.clamp_mss(buffer, packet, mss, partial_checksum=is_partial)
     take_hops(buffer, packet, 1 - arrival.kernel_hops - egress.kernel_hops)
-    if egress.exit is not None and not gso and size > arrival.mtu:  # whole again of fragments: the kernel cuts no IPv6
-        prefix = virtio.NO_OFFLOAD[: egress.header_bytes]
-        return [prefix + cut for cut in split(bytes(buffer[start : packet.end]), arrival.mtu, ident)]
+    if egress.exit is not None and packet.version == 6 and not packet.dont_fragment:
+        return for_kernel(buffer, packet, ident)
     if egress.header_bytes and size <= egress.mtu:
         return [bytes(buffer[: packet.end]) if start else virtio.NO_OFFLOAD + buffer[: packet.end]]
     if gso:
@@ -59,6 +59,23 @@ def forward(
         pieces = [bytes(buffer[start : packet.end])]
     prefix = virtio.NO_OFFLOAD[: egress.header_bytes]
     return [prefix + cut for piece in pieces for cut in split(piece, egress.mtu, ident)]
+
+
+def _was_joined(packet: IPPacket, arrival: Carrier, gso: int) -> bool:
+    """Whether the kernel may have put the packet together from IPv6 fragments: it hands it over as one that was whole.
+
+    Its sender would cut it in vain again and again if it were told of a size. TCP listens, and cuts by itself.
+    """
+    return packet.version == 6 and arrival.exit is not None and not gso and packet.protocol != TCP
+
+
+def for_kernel(buffer: bytearray, packet: IPPacket, ident: int) -> list[bytes]:
+    """A packet of ours for the kernel's forwarding. It cuts no IPv6 packet that comes whole: one that came in fragments
+    leaves in fragments, small enough for every link (RFC 8200 5)."""
+    if packet.version == 4 or packet.dont_fragment:
+        return [bytes(buffer[: packet.end])]
+    prefix = bytes(buffer[: packet.start])
+    return [prefix + piece for piece in split(bytes(buffer[packet.start : packet.end]), LEAST_MTU, ident)]
 
 
 def take_hops(buffer: bytearray, packet: IPPacket, hops: int) -> None:

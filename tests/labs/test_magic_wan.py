@@ -65,8 +65,8 @@ def test_status_tells_of_both_ends_of_each_tunnel(machine, small):
     assert re.search("berlin  gre to edge  acme    1472  user space  user space  (healthy|degraded)", told)
     routes = json.loads(machine.oxyctl("routes", "--tenant", "acme", "--format", "json").stdout)["items"]
     ways = {(route["prefix"], route["via"]): route for route in routes}
-    assert ways["0.0.0.0/0", "stream"]["cost"] == 100
-    assert {via for _, via in ways} == {"site:berlin", "clients", "stream"}
+    assert ways["0.0.0.0/0", "kernel"]["cost"] == 100
+    assert {via for _, via in ways} == {"site:berlin", "clients", "kernel"}
 
 
 def test_a_cut_link_is_seen_by_both_ends_and_by_the_node(machine, small):

@@ -1,0 +1,118 @@
+"""What conntrack counts and what the control API says: the same flows, the same bytes."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+import pytest
+
+from proxy.device.interface import set_sysctl
+from proxy.flow.flow import PROTOCOL_NUMBERS, address_text
+from tests.netns import needs_root
+from tests.offramps.kernel_scene import KINDS, ORIGIN, ask, echo, entries, read_all, reset, scene, transfer, unsent
+from tests.running import until
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow, needs_root]
+
+
+@pytest.fixture(params=KINDS)
+def stage(request):
+    with scene(request.param) as made:
+        made.edge.run(
+            set_sysctl, "net/netfilter/nf_conntrack_acct", 1
+        )  # of its own it asks for that with on-ramps only
+        yield made
+
+
+def of_kernel(stage):
+    """Bytes both ways of each connection, by protocol, addresses and ports."""
+    found = {}
+    for entry in entries(stage.edge):
+        size = 4 if len(entry.original) < 16 else 16
+        ports = entry.original[2 * size :]
+        key = (entry.protocol, address_text(entry.original[:size]), int.from_bytes(ports[:2], "big"),
+               address_text(entry.original[size : 2 * size]), int.from_bytes(ports[2:], "big"))  # fmt: skip
+        found[key] = (entry.original_packets, entry.original_octets, entry.reply_packets, entry.reply_octets)
+    return found
+
+
+def of_proxy(stage):
+    """The same, by the control API."""
+    return {
+        (PROTOCOL_NUMBERS[flow.protocol], flow.src, flow.src_port, flow.dst, flow.dst_port): (
+            flow.total.client_packets, flow.total.client_bytes, flow.total.origin_packets, flow.total.origin_bytes
+        )
+        for flow in stage.proxy.live()
+    }  # fmt: skip
+
+
+def agree(key, kernel, proxy):
+    """Whether two counts are of the same packets. What arrives in one piece (GRO) is one packet for conntrack; for a
+    tunnel it is cut, and each piece has headers of its own. Of an on-ramp conntrack's count is the only one."""
+    headers = (20 if ":" not in key[1] else 40) + 32 if key[0] == 6 else 0
+    client, origin = ((proxy[at] - kernel[at], proxy[at + 1] - kernel[at + 1]) for at in (0, 2))  # packets and bytes
+    return all(octets == packets * headers for packets, octets in (client, origin))
+
+
+def test_the_same_flows_and_bytes_during_and_after_a_random_load(stage):
+    draw = random.Random(11)
+    servers = {version: echo(stage, version) for version in (4, 6)}
+    pairs, sizes, senders = [], {}, []
+    for _ in range(60):
+        step = draw.choice(["connect", "transfer", "datagrams", "ping", "close"])
+        version = draw.choice([4, 6])
+        if step == "connect" or not pairs:
+            pairs.append(stage.pair(version))
+            sizes[pairs[-1][0].getsockname()[1]] = [0, 0]
+        elif step == "transfer":
+            pair, way, size = draw.choice(pairs), draw.randrange(2), draw.randrange(1, 300_000)
+            transfer(pair[way], pair[1 - way], size)
+            sizes[pair[0].getsockname()[1]][way] += size
+        elif step == "datagrams":
+            senders.append(stage.sock(stage.client, version, socket.SOCK_DGRAM))
+            for _ in range(draw.randrange(1, 9)):
+                ask(senders[-1], servers[version], b"x" * draw.randrange(1, 1400))
+        elif step == "ping":
+            stage.run("ping", f"-{version}", "-c", 2, "-i", "0.01", "-W", 9, ORIGIN[version])
+        else:
+            client, origin = pairs.pop(draw.randrange(len(pairs)))
+            client.close()
+            assert read_all(origin) == (0, "end")
+            origin.close()
+
+    def is_same():
+        if any(unsent(sock) for pair in pairs for sock in pair):
+            return False
+        kernel, proxy = of_kernel(stage), of_proxy(stage)
+        return proxy.keys() <= kernel.keys() and all(agree(key, kernel[key], proxy[key]) for key in proxy)
+
+    until(is_same)
+    ports = {pair[0].getsockname()[1] for pair in pairs}
+    live = {flow.src_port: flow for flow in stage.proxy.live(protocol="tcp") if flow.state != "closed"}
+    assert live.keys() == ports
+    udp = {flow.src_port for flow in stage.proxy.live(protocol="udp")}
+    assert udp == {sock.getsockname()[1] for sock in senders}
+    for number, (client, origin) in enumerate(pairs):
+        (reset if number % 2 else socket.socket.close)(client)
+        read_all(origin)
+        origin.close()
+    until(lambda: not stage.proxy.live(protocol="tcp"))
+    until(lambda: not [key for key in of_kernel(stage) if key[0] == 6])
+    records = {record.src_port: record.total for record in stage.proxy.ended(protocol="tcp")}
+    moved = {port: [total.client_payload_bytes, total.origin_payload_bytes] for port, total in records.items()}
+    assert moved == sizes
+
+
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+def test_totals_are_those_of_conntrack_to_the_byte(stage, version):
+    client, origin = stage.pair(version)
+    transfer(client, origin, 123_457)
+    transfer(origin, client, 76_543)
+    until(lambda: not unsent(client) and not unsent(origin))
+
+    def is_same():
+        ((key, kernel),) = [item for item in of_kernel(stage).items() if item[0][0] == 6]
+        return agree(key, kernel, of_proxy(stage)[key])
+
+    until(is_same)
