@@ -21,7 +21,8 @@ from bench.contestants import KERNEL, START_S, Contestant, Proxy, SingBox, _answ
 from bench.packets import LOSS_FREE, search, whole_rate
 from bench.programs import http_load, http_origin, iperf3, iperf3_origin
 from bench.series import Figure, Sample, alternate
-from bench.topology import CLIENT, PROXY, BenchError, Topology, wait_for
+from bench.topology import CLIENT, ORIGIN, PROXY, BenchError, Topology, wait_for
+from proxy.device.interface import set_sysctl
 
 RAMP, TUNNEL, RELAY = "interface on-ramp", "connected tunnel", "relay"
 UP, DOWN = "up Mbit/s", "down Mbit/s"
@@ -100,6 +101,8 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
     figure = Figure("levels", "Packets, and what is terminated; one core, records on", (KERNEL,))
     seconds, rounds = (2.0, 2) if quick else (4.0, 5)
     everybody = [Contestant(), OnRamp(), ConnectedTunnel(), Terminated(topology), Peer("system")]
+    # All come from one address, with time stamps of their own: a port that waits there would stop another one's SYN.
+    topology.inside(ORIGIN, lambda: set_sysctl("net/ipv4/tcp_max_tw_buckets", 0))
     with http_origin(topology), iperf3_origin(topology):
         alternate(figure, rounds, [(one.name, _turn(topology, one, seconds, figure)) for one in everybody])
     for name, bounds in LEAST.items():
