@@ -44,12 +44,13 @@ class KernelPath:
     Half the size of a `Path`: of such flows there may be a million.
     """
 
-    __slots__ = ("exit", "last", "mtu", "octets", "packets", "send")
+    __slots__ = ("exit", "flagged", "last", "mtu", "octets", "packets", "send")
 
     def __init__(self) -> None:
         self.packets = 0
         self.octets = 0
         self.send: Any = None  # of the tunnel that they leave by, or who greets the first; None: they go to the kernel
+        self.flagged: Any = None  # takes those with FIN or RST: `flagged(data, l4, last)`; None: they are looked at
         self.exit: Any = None  # writes them to the kernel, which counts their hop and looks at their size
         self.last = b""  # of TCP: sequence and acknowledgement number, flags and window of the packet that passed last
         self.mtu = 0  # of that tunnel

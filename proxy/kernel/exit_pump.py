@@ -76,8 +76,11 @@ class ExitPump:
                     return
                 continue
             if protocol == TCP:
-                if buffer[l4 + 13] & 7:  # SYN, FIN and RST are looked at
-                    slow(buffer, n)
+                if flags := buffer[l4 + 13] & 7:  # a SYN is looked at; who ends a connection is known to its flow
+                    if path.flagged is None or flags & 2 or n - v > path.mtu:
+                        slow(buffer, n)
+                    else:
+                        path.flagged(view[:n], l4, between)
                     continue
                 path.last = between
             size = n - v

@@ -15,7 +15,7 @@ from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
 from proxy.packet.forward import for_kernel, forward, memoise, take_hops
 from proxy.packet.plane import UNREACHABLE, Inject
-from proxy.packet.routes import Hop, choose, flow_hash, leave
+from proxy.packet.routes import Hop, choose, leave
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LAST_PACKETS_S = 2.0  # after both FINs: the last acknowledgements and repetitions still pass
 CUT_S = 60.0  # after an end that the hosts do not know of: their next segments are answered with RST
+CLOSED = ("client_closed", "origin_closed")
 CUTS = ("denied", "admin_killed", "policy_revoked", "tunnel_closed", "proxy_error")
 LEVELS = ("packet", "stream")
 FAILURES = ("origin_refused", "origin_unreachable", "origin_timeout")  # to connect
@@ -40,11 +41,6 @@ class ForwardedFlow(WatchedFlow):
         self._protocol = PROTOCOL_NUMBERS[flow.protocol]
         self._is_started = False
         self.is_unrouted = False  # its route has changed: the next packet looks for a new one
-
-    @property
-    def _number(self) -> int:
-        """The same for all of the flow's packets: which of several equal ways it takes."""
-        return flow_hash(self._protocol, self.flow.key)
 
     def decided(self, held: bytes, packet: IPPacket, denial: str | None) -> None:
         """Hooks and policy have spoken about the flow whose first packet stands in `held`."""
@@ -238,7 +234,8 @@ class ForwardedFlow(WatchedFlow):
         is_new = flow.protocol == "tcp" and flow.state == "new"
         if not flow.close(reason, time.time_ns()):
             return
-        self.forget()
+        if flow.offramp != "kernel" or reason not in CLOSED:  # else the last packets pass as those before
+            self.forget()
         if is_new and reason in FAILURES and self._plane.hooks.has("connect_failed"):
             self._plane.hooks.notify_soon("connect_failed", self._plane.lifecycle.look(flow))
         wait_s = CUT_S if reason in CUTS else LAST_PACKETS_S
@@ -326,26 +323,6 @@ class ForwardedFlow(WatchedFlow):
         flow.route, self.is_unrouted = str(hop) or None, False
         return None
 
-    def _greet(self, data: memoryview) -> int:
-        """The client's first packet after its SYN, on its way to the kernel; those that follow need no look."""
-        flow = self.flow
-        if "A" not in flow.history:
-            self._acknowledged()
-        assert flow.egress is not None
-        assert flow.egress.exit is not None
-        flow.client_path.exit = flow.egress.exit
-        return flow.egress.exit(data)
-
-    def _await_answer(self, data: memoryview) -> None:
-        """A packet of the origin's to the client, until there is one with a byte in it."""
-        flow = self.flow
-        v = flow.carrier.header_bytes
-        l4 = v + (20 if len(flow.source) == 4 else 40)
-        if len(data) > l4 + (data[l4 + 12] >> 4) * 4:
-            self._begins_to_answer()
-            flow.origin_path.send = flow.carrier.sender(self._number)
-        flow.carrier.send(data)
-
     def _memoise(self, path: Path, arrival: Carrier, egress: Carrier, is_outward: bool) -> None:
         flow = self.flow
         paths = arrival.paths if flow.protocol == "tcp" else arrival.forwards if flow.protocol == "udp" else None
@@ -358,6 +335,7 @@ class ForwardedFlow(WatchedFlow):
             return
         memoise(path, 4 if len(flow.source) == 4 else 6, arrival, egress, self._number)
         if flow.protocol == "tcp" and flow.offramp == "kernel" and "h" in flow.history and not self.is_carried:
+            path.flagged = self._ends_outward if is_outward else self._ends_inward
             if is_outward and awaits_client:
                 path.exit = self._greet
             elif not is_outward and flow.ttfb_ms is None:
@@ -375,7 +353,7 @@ class ForwardedFlow(WatchedFlow):
         for paths in (carrier.paths, carrier.forwards):
             if paths.get(key) is path:
                 del paths[key]
-        path.send = path.exit = None  # which may know this handler: the collector finds no cycle
+        path.send = path.exit = path.flagged = None  # which may know this handler: the collector finds no cycle
 
     def _remove(self) -> None:
         connections = self._plane.connections
@@ -389,6 +367,7 @@ class ForwardedFlow(WatchedFlow):
         lifecycle = self._plane.lifecycle
         if self.flow.handler is not self:  # at once: the proxy stops
             return
+        self.forget()
         if not self.flow.is_recorded:
             lifecycle.ended(self.flow)
         lifecycle.removed(self.flow)

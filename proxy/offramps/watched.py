@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from proxy.flow.flow import Flow
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.record import CloseReason
 from proxy.packet.observed import Observed
+from proxy.packet.routes import flow_hash
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
 
@@ -154,3 +155,47 @@ class WatchedFlow:
         flow = self.flow
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
+
+    @property
+    def _number(self) -> int:
+        """The same for all of the flow's packets: which of several equal ways it takes."""
+        return flow_hash(PROTOCOL_NUMBERS[self.flow.protocol], self.flow.key)
+
+    def _greet(self, data: memoryview) -> int:
+        """The client's first packet after its SYN, on its way to the kernel; those that follow need no look."""
+        flow = self.flow
+        if "A" not in flow.history:
+            self._acknowledged()
+        assert flow.egress is not None
+        assert flow.egress.exit is not None
+        flow.client_path.exit = flow.egress.exit
+        return flow.egress.exit(data)
+
+    def _ends_outward(self, data: memoryview, l4: int, last: bytes) -> None:
+        """A FIN or RST of the client's, of a flow that both directions are memoised of."""
+        flow = self.flow
+        assert flow.egress is not None
+        flow.client_path.packets += 1
+        flow.client_path.octets += len(data) - flow.carrier.header_bytes
+        flow.egress.send(data)
+        if not flow.is_ended:
+            self._track(last, data[l4 + 13], len(data) - l4 - (data[l4 + 12] >> 4) * 4, True)
+
+    def _ends_inward(self, data: memoryview, l4: int, last: bytes) -> None:
+        """The same of the origin's."""
+        flow = self.flow
+        flow.origin_path.packets += 1
+        flow.origin_path.octets += len(data) - flow.carrier.header_bytes
+        flow.carrier.sender(self._number)(data)
+        if not flow.is_ended:
+            self._track(last, data[l4 + 13], len(data) - l4 - (data[l4 + 12] >> 4) * 4, False)
+
+    def _await_answer(self, data: memoryview) -> None:
+        """A packet of the origin's to the client, until there is one with a byte in it."""
+        flow = self.flow
+        v = flow.carrier.header_bytes
+        l4 = v + (20 if len(flow.source) == 4 else 40)
+        if len(data) > l4 + (data[l4 + 12] >> 4) * 4:
+            self._begins_to_answer()
+            flow.origin_path.send = flow.carrier.sender(self._number)
+        flow.carrier.send(data)
