@@ -77,7 +77,8 @@ def test_connections_live_through_a_killed_proxy_and_keep_their_identity(version
         origin.close()
         (record,) = until(lambda: stage.proxy.ended(protocol="tcp"))
         assert (record.flow_id, record.close_reason) == (flow.flow_id, "client_closed")
-        assert abs(record.total.client_payload_bytes - 60_000) <= 40  # options of a SYN that nobody remembers
+        # of a connection that was taken back nobody knows the numbers: what was sent again is counted again
+        assert 60_000 <= record.total.client_payload_bytes <= record.total.client_bytes
 
 
 @needs("iperf3")
