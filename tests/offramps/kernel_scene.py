@@ -358,10 +358,10 @@ class Sniffer:
                 found.append((kind != socket.PACKET_OUTGOING, data))
         return found
 
-    def arrived(self, protocol: int | None = None) -> list[Any]:
-        """As scapy reads them; those of one IP protocol, whose number may stand behind extension headers."""
+    def arrived(self, *protocols: int) -> list[Any]:
+        """What came since the last look, as scapy reads it: of these IP protocols, or of all."""
         found = [data for is_in, data in self.read() if is_in and data]
-        return [decode(data) for data in found if protocol is None or data[9 if data[0] >> 4 == 4 else 6] == protocol]
+        return [decode(data) for data in found if not protocols or data[9 if data[0] >> 4 == 4 else 6] in protocols]
 
     def until(self, matches: Callable[[Any], bool]) -> Any:
         """The first packet that arrived and matches."""

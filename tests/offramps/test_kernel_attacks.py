@@ -226,7 +226,8 @@ def test_forged_answers_reach_nobody(net, version):
     asked.sendto(b"last", outside)
     assert datagrams.recv(100) == b"last"
     exchange(client, origin)
-    seen = [bytes(packet) for protocol in (17, 1, 58) for packet in sniffer.arrived(protocol)]
+    seen = [data for is_in, data in sniffer.read() if is_in]
+    assert [data for data in seen if b"last" in data]
     assert not [data for data in seen if b"forged" in data or b"unknown" in data]
 
 
@@ -283,7 +284,7 @@ def test_spoofed_sources_are_counted_and_go_nowhere(net, version):
     for layer in (TCP(sport=5, dport=80, flags="S"), UDP(sport=5, dport=80)):
         _inject(net, bytes(network(version, spoofed, ORIGIN[version]) / layer / Raw(b"spoofed")), mac, version)
     ask(net.sock(net.evil, version, socket.SOCK_DGRAM), echo(net, version))
-    assert not [packet for packet in (*at_origin.arrived(17),) if b"spoofed" in bytes(packet)]
+    assert not [packet for packet in at_origin.arrived(6, 17) if b"spoofed" in bytes(packet)]
     until(lambda: net.proxy.drops("spoofed_source", "evil") >= before + 2)
 
 
