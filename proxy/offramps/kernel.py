@@ -105,9 +105,10 @@ class KernelOffRamp:
                 self._open_exits(self._tenants[name], network, plane)
         for ramp in on_ramps(self._settings):
             self._open_ramp(ramp, plane)
-        self._changes.make(needed(interfaces(self._settings), has_on_ramps=bool(self.ramps)))
+        # asking loads conntrack, where it is a module: before that it has no sysctl
         self._helpers = facts.helpers()
         self._has_timeouts = facts.has_timeouts()
+        self._changes.make(needed(interfaces(self._settings), has_on_ramps=bool(self.ramps)))
         if self.ramps:
             self._open_accounts(self._conntrack)
         self._open_unasked(self._conntrack, plane)
