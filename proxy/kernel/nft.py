@@ -22,7 +22,7 @@ from proxy.wire.netlink import (
 )
 
 NFNL_SUBSYS_NFTABLES, NFNLGRP_NFTABLES = 10, 7
-DELTABLE, DELCHAIN, DELRULE, DELSET, NEWOBJ, GETOBJ = 2, 5, 8, 11, 18, 19
+DELTABLE, DELCHAIN, DELRULE, DELSET, GETOBJ = 2, 5, 8, 11, 19
 NFTA_TABLE = 1  # of tables, chains, rules, sets and objects alike: the table's name
 NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_OBJ_DATA, NFT_OBJECT_COUNTER = 2, 3, 4, 1
 NFTA_COUNTER_PACKETS = 2
