@@ -45,6 +45,12 @@ def test_packages_hold_modules_and_nothing_else():
     assert {name for name in others if "__pycache__" not in name} == {"oxyctl/py.typed", "proxy/py.typed"}
 
 
+def test_no_merge_is_left_half_done():
+    names = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True).stdout.split()
+    texts = {name: (ROOT / name).read_text(errors="replace") for name in names if (ROOT / name).is_file()}
+    assert [name for name, text in texts.items() if re.search("^(<{7}|>{7}) ", text, re.M)] == []
+
+
 def test_one_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == proxy.__version__
