@@ -18,7 +18,7 @@ FIGURES = ("levels", "bulk", "connections", "packets", "tunnels", "memory", "flo
 
 
 def main(arguments: list[str]) -> int:
-    """0: measured, whether or not a target was met; 1: something could not be measured."""
+    """0: measured, whether or not a speed was reached; 1: something could not be measured, or was lost or refused."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(FIGURES)}; all by default")
     parser.add_argument("--quick", action="store_true", help="2 short runs of each instead of 5")
@@ -52,6 +52,7 @@ def _measure(options: argparse.Namespace) -> int:
             code = 1
             continue
         figure.save(machine)
+        code = code or int(figure.has_failed)
         print(json.dumps(figure.as_json(machine)) if options.json else figure.text(), flush=True)
     return code
 

@@ -26,6 +26,7 @@ class Target:
     value: float
     bound: float
     at_most: bool = False
+    voids: bool = False  # when missed, the other figures count for nothing
 
     @property
     def is_met(self) -> bool:
@@ -79,7 +80,12 @@ class Figure:
 
     def aim_at_none(self, text: str, count: float) -> None:
         """What was lost, failed or was refused is a figure that is missed, however good the others are."""
-        self.aim(text, count, 0, at_most=True)
+        self.targets.append(Target(text, count, 0, at_most=True, voids=True))
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether something was lost, failed or was refused."""
+        return any(target.voids and not target.is_met for target in self.targets)
 
     def as_json(self, machine: dict[str, Any]) -> dict[str, Any]:
         metrics = self.metrics()

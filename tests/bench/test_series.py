@@ -67,6 +67,15 @@ def test_text_shows_medians_ratios_targets_and_absences(figure: Figure) -> None:
     assert "  skipped  other: not installed" in lines
 
 
+def test_a_loss_voids_a_figure_and_a_slow_one_does_not(figure: Figure) -> None:
+    figure.aim("of the reference", 0.5, 0.6)
+    figure.aim_at_none("requests that failed", 0)
+    assert not figure.has_failed
+    figure.aim_at_none("connections that failed", 1)
+    assert figure.has_failed
+    assert "  MISSED  connections that failed: 1 (<= 0)" in figure.text().splitlines()
+
+
 def test_contestants_that_share_no_metric_stand_in_tables_of_their_own() -> None:
     figure = Figure("two", "Two")
     figure.add("first", {"a": 1})
