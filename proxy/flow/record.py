@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from proxy.verdict import Decision as Decision  # a part of each record
+
 Event = Literal["start", "connected", "update", "end"]
 State = Literal["new", "established", "closed"]
 Protocol = Literal["tcp", "udp", "icmp", "icmpv6", "sctp", "gre", "esp", "ah"]
@@ -36,17 +38,6 @@ CloseReason = Literal[
 ]
 
 SCHEMA = "oxy.flow/1"
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """One thing that was said about the flow: at which stage, by which policy and rule, and why."""
-
-    stage: str
-    policy: str
-    action: str
-    rule: str | None = None
-    enforced: bool = True
-    reason: str | None = None
 
 
 class Totals(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from tests.meta.imports import (
 LAYERS = (
     "proxy.errors",
     "proxy.context",
+    "proxy.verdict",
     "proxy.settings",
     "proxy.wire",
     "proxy.flow",
@@ -40,7 +41,7 @@ LAYERS = (
     "proxy.__main__",
 )
 
-LEAVES = ("proxy.errors", "proxy.context", "proxy.settings")
+LEAVES = ("proxy.errors", "proxy.context", "proxy.verdict", "proxy.settings")
 
 CLOCK = "time is an argument, so that every state can be reached in a test"
 KERNEL = "packets come and go as arguments; only devices and ramps talk to the kernel"

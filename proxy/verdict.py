@@ -1,0 +1,56 @@
+"""What may be said about a flow: the answer of a hook or a policy, and the record of who said what, and why."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Action = Literal["allow", "deny"]
+Refusal = Literal["reset", "unreachable", "drop"]
+LevelName = Literal["packet", "stream", "tls", "http", "ssh"]
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of whoever decides. The default allows and leaves everything else as it was."""
+
+    action: Action = "allow"
+    reason: str | None = None
+    # how a denial is told: RST or ICMP port unreachable, ICMP 'administratively prohibited', or not at all
+    refusal: Refusal | None = None
+    level: LevelName | None = None  # how high the flow is lifted
+    offramp: str | None = None  # where it leaves: `sockets`, `kernel`, `clients` or `site:NAME`
+    origin: tuple[str, int] | None = None  # the address and port that it goes to instead of those it asked for
+    ttl_s: float | None = None  # how long this answer holds; then the flow is judged again
+
+    @property
+    def is_denial(self) -> bool:
+        """Whether the flow must not be."""
+        return self.action == "deny"
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """One thing that was said about the flow: at which stage, by which policy and rule, and why."""
+
+    stage: str
+    policy: str
+    action: str
+    rule: str | None = None
+    enforced: bool = True
+    reason: str | None = None
+    version: str | None = None  # of the policy
+
+
+class Ruling(msgspec.Struct, frozen=True):
+    """What a policy says about a flow: the verdict that is in force, and each decision on the way to it."""
+
+    verdict: Verdict
+    decisions: list[Decision]
+
+
+ALLOW = Verdict()
+
+
+def deny(reason: str, *, refusal: Refusal | None = None) -> Verdict:
+    """A denial with its reason; `refusal` as in `Verdict`."""
+    return Verdict(action="deny", reason=reason, refusal=refusal)
