@@ -28,6 +28,8 @@ LAYERS = (
     "proxy.flow",
     "proxy.hooks",  # names flow records in its signatures
     "proxy.poller",
+    "proxy.session",  # messages and channel: what the proxy and its inspectors have in common
+    "proxy.inspect",  # runs in processes of its own: knows no packets, kernel or on-ramps
     "proxy.packet",
     "proxy.device",
     "proxy.kernel",

@@ -1,0 +1,36 @@
+"""What is known of a session besides its bytes: of its flow, and of the TLS of each side."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+TLSVersion = Literal["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"]
+
+
+class FlowFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the proxy knows of the flow that a session belongs to."""
+
+    id: str
+    tenant: str
+    onramp: str
+    tunnel: str
+    src: str
+    src_port: int
+    dst: str
+    dst_port: int
+    network: str = "default"
+    user: str | None = None
+    device: str | None = None
+
+
+class TLSFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was agreed on one side of a session whose TLS ends in the proxy."""
+
+    version: str  # TLSv1.3
+    cipher: str  # TLS_AES_128_GCM_SHA256
+    sni: str | None = None
+    alpn: str | None = None  # None: neither side named one
+    is_resumed: bool = False
+    is_verified: bool = True  # of the origin's side: whether its certificate is good
