@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import msgspec
 
 from proxy.errors import ProxyError
-from proxy.flow.record import ClosedBy, CloseReason, Decision
+from proxy.flow.record import ClosedBy, CloseReason
 from proxy.session.facts import FlowFacts, TLSFacts
+from proxy.verdict import Ruling
 
 LOW_WATER = 64 << 10  # bytes: below this many queued, `Handler.drained` is called
 
@@ -85,20 +86,6 @@ class Handler(Protocol):
 
     def drain(self) -> None:
         """End politely soon: `Connection: close`, GOAWAY, 1001."""
-        ...
-
-
-class Ruling(Protocol):
-    """What a policy said."""
-
-    @property
-    def verdict(self) -> Any:
-        """What is to be done."""
-        ...
-
-    @property
-    def decisions(self) -> list[Decision]:
-        """Who said so, and why."""
         ...
 
 
