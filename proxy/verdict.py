@@ -11,6 +11,25 @@ Refusal = Literal["reset", "unreachable", "drop"]
 LevelName = Literal["packet", "stream", "tls", "http", "ssh"]
 
 
+class HeaderChange(msgspec.Struct, frozen=True):
+    """One header field to set, in place of all of that name; without a value it is removed."""
+
+    name: str
+    value: str | None = None
+
+
+class HttpEffects(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verdict of the phase `http` does to a request and its response, besides allowing or denying it."""
+
+    status: int | None = None  # of a denial (403), or of a redirect (302)
+    page: str | None = None  # the words that the client reads when it is denied
+    location: str | None = None  # where it is redirected to
+    request_headers: tuple[HeaderChange, ...] = ()
+    response_headers: tuple[HeaderChange, ...] = ()
+    # there are rules whose conditions name `http.response.*` or `http.download.*`: ask again when the answer is there
+    judge_response: bool = False
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of whoever decides. The default allows and leaves everything else as it was."""
 
@@ -22,6 +41,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     offramp: str | None = None  # where it leaves: `sockets`, `kernel`, `clients` or `site:NAME`
     origin: tuple[str, int] | None = None  # the address and port that it goes to instead of those it asked for
     ttl_s: float | None = None  # how long this answer holds; then the flow is judged again
+    http: HttpEffects | None = None  # of the phase `http` only
 
     @property
     def is_denial(self) -> bool:

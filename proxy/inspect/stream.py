@@ -89,6 +89,26 @@ class Handler(Protocol):
         ...
 
 
+class Receiver(Protocol):
+    """Reads one stream that a handler has dialled itself: as `Handler`, of this stream only."""
+
+    def received(self, data: bytes) -> None:
+        """It has sent `data`, which is never empty."""
+        ...
+
+    def ended(self) -> None:
+        """It sends no more."""
+        ...
+
+    def broken(self, error: OSError) -> None:
+        """It is gone."""
+        ...
+
+    def drained(self) -> None:
+        """What is queued for it fell below `LOW_WATER`, after it had been above."""
+        ...
+
+
 class SessionView(Protocol):
     """What a handler knows of its session, and what it can ask of it."""
 
@@ -110,10 +130,25 @@ class SessionView(Protocol):
         ...
 
     def dial(
-        self, host: str, port: int, *, tls: bool, alpn: Sequence[str], then: Callable[[Stream | ProxyError], None]
+        self,
+        host: str,
+        port: int,
+        *,
+        server_name: str | None,
+        alpn: Sequence[str],
+        receiver: Receiver,
+        then: Callable[[Stream | ProxyError], None],
     ) -> None:
-        """Connect to another origin, which takes the place of the present one when it has answered; `then` gets its
-        stream, or why there is none. `alpn`: what may be agreed, in order of preference."""
+        """Connect to an origin beside the present one: a request that policy sends elsewhere, or a second connection.
+
+        `host`: a name or an address. `server_name`: TLS with that name, verified; None: plain TCP. `alpn`: what may be
+        agreed, in order of preference. `then` gets the stream, or why there is none; what comes from it goes to
+        `receiver`. It is closed with the session, or earlier by its own `end` or `abort`.
+        """
+        ...
+
+    def has(self, hook: str) -> bool:
+        """Whether the application has a hook of this name."""
         ...
 
     def judge(self, phase: str, facts: Mapping[str, Any]) -> Ruling | None:

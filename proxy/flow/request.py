@@ -1,0 +1,63 @@
+"""What is said of one request of an inspected flow: the child record that is logged beside the flow's own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from proxy.flow.record import Verdict
+from proxy.verdict import Decision
+
+SCHEMA = "oxy.request/1"
+Version = Literal["1.0", "1.1", "2"]
+
+
+class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One request and its response. Times are Unix nanoseconds, durations milliseconds; None is 'not known here'."""
+
+    schema: str = SCHEMA
+    request_id: str  # the flow's id, a dot, and the request's number in it, from 1
+    flow_id: str
+    tenant: str
+    user: str | None = None
+
+    start: int
+    duration_ms: float
+    ttfb_ms: float | None = None  # from the request's head to the response's
+
+    method: str = ""  # empty: what came was no request
+    scheme: str = ""
+    host: str = ""
+    port: int | None = None
+    path: str = ""  # with its query
+    client_version: Version | None = None
+    origin_version: Version | None = None
+    origin: str | None = None  # address:port, where policy has sent it elsewhere
+    status: int | None = None  # as the client got it
+    upgrade: str | None = None  # what the connection has become: websocket, connect, or the token asked for
+
+    request_header_bytes: int = 0
+    request_body_bytes: int = 0
+    response_header_bytes: int = 0
+    response_body_bytes: int = 0
+    request_type: str | None = None  # media types
+    response_type: str | None = None
+    user_agent: str | None = None
+
+    client_messages: int | None = None  # of a WebSocket
+    origin_messages: int | None = None
+    close_code: int | None = None  # of a WebSocket: the first that either side sent
+
+    verdict: Verdict = "allowed"
+    decisions: list[Decision] = []
+    fault: str | None = None  # why it did not end well, by name: as `Fault` has them
+    detail: str | None = None  # the same in words
+    fault_by: Literal["client", "origin", "proxy"] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address as a browser shows it."""
+        default = {"http": 80, "https": 443}.get(self.scheme)
+        port = "" if self.port is None or self.port == default else f":{self.port}"
+        return f"{self.scheme}://{self.host}{port}{self.path}"
