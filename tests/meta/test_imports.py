@@ -24,9 +24,11 @@ LAYERS = (
     "proxy.context",
     "proxy.verdict",
     "proxy.settings",
+    "proxy.policy.language",  # conditions over facts; flow records are filtered by it as well
     "proxy.wire",
     "proxy.flow",
     "proxy.hooks",  # names flow records in its signatures
+    "proxy.policy",  # rules about flows and what is in them: the proxy and its inspectors judge by them
     "proxy.poller",
     "proxy.session",  # messages and channel: what the proxy and its inspectors have in common
     "proxy.inspect",  # runs in processes of its own: knows no packets, kernel or on-ramps
