@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from proxy.flow.record import FlowRecord, Totals
+from proxy.flow.record import Decision, FlowRecord, Totals
 
 SECOND = 10**9
 BASE = 1_750_000_000 * SECOND
@@ -48,6 +48,8 @@ def live_record(number: int = 0, **changes: Any) -> FlowRecord:
     return make_record(number, **{**living, "closed_by": None, "close_reason": None, **changes})
 
 
+ALLOWED = Decision(stage="network", policy="default", action="allow", reason="no rule matched")
+DENIED = Decision(stage="network", policy="office", rule="no-ssh", action="block", enforced=False)
 _v4 = st.sampled_from(["10.0.0.1", "10.0.0.2", "10.50.0.10", "192.0.2.1"])
 _v6 = st.sampled_from(["fd00::1", "fd00::2", "fd00:50::10", "2001:db8::1"])
 
@@ -61,6 +63,11 @@ def records(draw: st.DrawFn, live: bool = False) -> FlowRecord:
     changes = {
         "tenant": draw(st.sampled_from(["acme", "globex"])),
         "user": draw(st.sampled_from([None, "ann", "bob", "zoë"])),
+        "device": draw(st.sampled_from([None, "laptop", "phone"])),
+        "dst_host": draw(st.sampled_from([None, "wiki.acme.example", "Git.Example", "[::1]"])),
+        "dscp": draw(st.sampled_from([None, 0, 46])),
+        "verdict": draw(st.sampled_from(["allowed", "denied"])),
+        "decisions": draw(st.sampled_from([[], [ALLOWED], [DENIED, ALLOWED]])),
         "start": start,
         "duration_ms": length / 1e6,
         "src": draw(address),

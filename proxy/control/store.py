@@ -46,7 +46,7 @@ class RecordedFlows:
     def tenants(self) -> list[str]:
         """Those that have records."""
         with self._opened() as connection:
-            return [name for (name,) in connection.execute("SELECT DISTINCT tenant FROM flows ORDER BY tenant")]
+            return flowdb.tenants(connection)
 
     def _page(self, query: FlowQuery) -> Page:
         with self._opened() as connection:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
-from proxy.flow.query import DEFAULT_LIMIT, MAX_LIMIT, NEVER, SORT_KEYS, FlowQuery, Prefix, Range, Scope
-from proxy.flow.record import CloseReason, Protocol, State
+from proxy.flow.query import DEFAULT_LIMIT, MAX_LIMIT, NEVER, SORT_KEYS, Filters, FlowQuery, Prefix, Range, Scope
+from proxy.flow.record import CloseReason, Level, Protocol, State, Verdict
 from proxy.settings import suggest
 
 
@@ -91,6 +91,24 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _dscp(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 3 and int(text) <= 63):
+        raise ValueError(f"not a DSCP: {text!r} (0 to 63)")
+    return int(text)
+
+
+def _version(text: str) -> int:
+    if text not in ("4", "6"):
+        raise ValueError(f"not a version of IP: {text!r} (4 or 6)")
+    return int(text)
+
+
+def _community(text: str) -> str:
+    if not re.fullmatch(r"1:[A-Za-z0-9+/]{27}=", text):
+        raise ValueError(f"not a community id: {text!r} (write 1: and 28 characters)")
+    return text
+
+
 def _flag(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError(f"expected true or false (found {text!r})")
@@ -130,6 +148,16 @@ FILTERS: dict[str, Parser] = {  # may stand several times: alternatives
     "state": _word(State),
     "close_reason": _word(CloseReason),
     "user": _text,
+    "device": _text,
+    "onramp": _text,
+    "offramp": _text,
+    "level": _word(Level),
+    "verdict": _word(Verdict),
+    "host": lambda text: _text(text).lower(),
+    "policy": _text,
+    "dscp": _dscp,
+    "version": _version,
+    "community_id": _community,
 }
 TENANT: dict[str, Parser] = {"tenant": _text, "all_tenants": _flag}
 LEAST: dict[str, Parser] = {"min_bytes": parse_size, "min_duration": lambda text: parse_duration(text) * 1000}
@@ -137,14 +165,17 @@ LISTING: dict[str, Parser] = {"scope": _word(Scope), "sort": _order, "limit": _c
 _TIMES = ("since", "until")
 _FIELDS = {"id": "flow_id", "min_duration": "min_duration_ms"}
 
-WATCH_PARAMETERS = (*TENANT, *FILTERS, *LEAST)
+NOT = "not_"  # before the name of a filter: what matches it is left out
+EXCLUDING = tuple(NOT + name for name in (*FILTERS, *LEAST))
+
+WATCH_PARAMETERS = (*TENANT, *FILTERS, *LEAST, *EXCLUDING)
 LIST_PARAMETERS = (*WATCH_PARAMETERS, *LISTING, *_TIMES)
 
 
 def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterable[str] = LIST_PARAMETERS) -> FlowQuery:
     """The query that `pairs` spell; QueryError without a tenant, unless `all_tenants=true` asks for every one."""
     allowed = tuple(allowed)
-    single: dict[str, Parser] = {**TENANT, **LEAST, **LISTING}
+    single: dict[str, Parser] = {**TENANT, **LEAST, **LISTING, **{NOT + name: LEAST[name] for name in LEAST}}
     single |= {name: lambda text: parse_time(text, now) for name in _TIMES}
     values: dict[str, Any] = {}
     for name, text in pairs:
@@ -153,8 +184,8 @@ def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterab
         if name in single and name in values:
             raise QueryError(f"{name}: given twice")
         try:
-            if name in FILTERS:
-                values[name] = (*values.get(name, ()), FILTERS[name](text))
+            if (parse := FILTERS.get(name.removeprefix(NOT))) is not None:
+                values[name] = (*values.get(name, ()), parse(text))
                 if len(values[name]) > MAX_ALTERNATIVES:
                     raise ValueError(f"more than {MAX_ALTERNATIVES} values")
             else:
@@ -172,8 +203,15 @@ def _build(values: dict[str, Any]) -> FlowQuery:
         raise QueryError("tenant is required (or all_tenants=true, to see those of every tenant)")
     sort, descending = values.pop("sort", ("start", True))
     limit = values.pop("limit", DEFAULT_LIMIT)
-    fields = {_FIELDS.get(name, name): value for name, value in values.items()}
-    query = FlowQuery(tenant=tenant, sort=sort, descending=descending, limit=limit, **fields)
+    unwanted = {name.removeprefix(NOT): values.pop(name) for name in EXCLUDING if name in values}
+    query = FlowQuery(
+        tenant=tenant, sort=sort, descending=descending, limit=limit, excluded=Filters(**_fields(unwanted)),
+        **_fields(values),
+    )  # fmt: skip
     if query.since is not None and query.until is not None and query.since > query.until:
         raise QueryError("until: is before since")
     return query
+
+
+def _fields(values: dict[str, Any]) -> dict[str, Any]:
+    return {_FIELDS.get(name, name): value for name, value in values.items()}

@@ -12,7 +12,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 
@@ -24,6 +23,8 @@ from proxy.settings import Records
 from proxy.telemetry import flowdb
 from proxy.telemetry.flowread import read_page
 from proxy.telemetry.losses import MINUTE_NS, Losses
+from proxy.telemetry.rows import Pair, insert, rows_of
+from proxy.telemetry.words import Words, forget_words
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class FlowLog:
         self._failing = False
         self._damaged = ""  # what the reader found wrong with the file
         self._connection: sqlite3.Connection | None = flowdb.open_writer(self._path)
+        self._words = Words(self._connection)
         self._inode = _inode(self._path)
         self._losses = Losses(flowdb.load_losses(self._connection))
         self._stored, self._oldest = flowdb.count_and_oldest(self._connection)
@@ -180,14 +182,14 @@ class FlowLog:
         losses = self._losses.unsaved()
         if not records and not losses:
             return
-        rows = self._rows([record for record in records if record.final])
         ended = {record.flow_id for record in records if record.final}
         live = [record for record in records if not record.final and record.flow_id not in ended]
         connection.execute("BEGIN IMMEDIATE")
+        rows = self._rows([record for record in records if record.final])
         flowdb.save_live(connection, live)
         flowdb.forget_live(connection, ended & self._live)
         self._live = (self._live | {record.flow_id for record in live}) - ended
-        inserted = flowdb.insert(connection, rows)
+        inserted = insert(connection, rows)
         excess = self._stored + inserted - self._settings.max_rows
         deleted = flowdb.delete_oldest(connection, excess) if excess > 0 else 0
         flowdb.save_losses(connection, losses)
@@ -198,11 +200,12 @@ class FlowLog:
         if inserted < len(rows):
             log.error("flow log: %d records carry the id of a stored flow and were ignored", len(rows) - inserted)
 
-    def _rows(self, records: list[FlowRecord]) -> list[tuple[Any, ...]]:
+    def _rows(self, records: list[FlowRecord]) -> list[Pair]:
         rows = []
+        self._words.refresh()
         for record in records:
             try:
-                rows.append(flowdb.row(record))
+                rows.append(rows_of(record, self._words))
             except (ValueError, OverflowError, msgspec.EncodeError) as error:
                 log.error("flow log: the record of flow %s cannot be stored: %s", record.flow_id, error)
                 self._lose([record])
@@ -215,6 +218,7 @@ class FlowLog:
         self._losses.forget(cutoff)
         flowdb.forget_losses(connection, cutoff // MINUTE_NS)
         self._oldest = flowdb.oldest_end(connection)
+        forget_words(connection, cutoff if self._oldest is None else self._oldest)
 
     def _connected(self) -> sqlite3.Connection:
         """The connection to the file that stands at our path now, also after it was damaged, removed or replaced."""
@@ -227,6 +231,7 @@ class FlowLog:
             self._disconnect()
         if self._connection is None:
             self._connection = flowdb.open_writer(self._path)
+            self._words = Words(self._connection)
             self._inode = _inode(self._path)
             self._stored, self._oldest = flowdb.count_and_oldest(self._connection)
         return self._connection

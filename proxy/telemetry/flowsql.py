@@ -1,29 +1,32 @@
-"""A FlowQuery as SQL: the same filters and order as `proxy.flow.query`, run by SQLite."""
+"""A FlowQuery as SQL: the same filters and order as `proxy.flow.query`, run by SQLite over the narrow table."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from proxy.flow.query import FlowQuery
+from proxy.flow.query import Filters, FlowQuery
+from proxy.telemetry.rows import COLUMNS, community_digest, community_number, packed_id
 
+_WORD = "(SELECT text FROM words WHERE id = {})"
+_EMPTY = "coalesce((SELECT text FROM words WHERE id = {}), '')"
 SORT_COLUMNS = {
     "start": "started",
     "end": "ended",
-    "duration": "duration_ms",
+    "duration": "(ended - started) / 1e6",
     "bytes": "up + down",
     "up": "up",
     "down": "down",
-    "tenant": "tenant",
-    "user": "user",
+    "tenant": _WORD.format("tenant"),
+    "user": _EMPTY.format("user"),
     "src": "src",
     "src_port": "src_port",
     "dst": "dst",
     "dst_port": "dst_port",
-    "protocol": "protocol",
-    "state": "state",
-    "close_reason": "close_reason",
+    "protocol": _WORD.format("protocol"),
+    "state": _WORD.format("state"),
+    "close_reason": _EMPTY.format("close_reason"),
 }
-_WORDS = ("flow_id", "protocol", "state", "close_reason", "user")
+_WORDS = ("protocol", "state", "close_reason", "user", "device", "onramp", "offramp", "level", "verdict")
 _RANGES = {
     "src": ("src",),
     "dst": ("dst",),
@@ -32,9 +35,17 @@ _RANGES = {
     "dst_port": ("dst_port",),
     "port": ("dst_port", "src_port"),
 }
+_SELECTED = ", ".join(f"flows.{name}" for name in COLUMNS)
+_DECIDED = """decisions IN (SELECT id FROM words WHERE CASE WHEN json_valid(text) THEN EXISTS (
+    SELECT 1 FROM json_each(text) AS decision
+    WHERE decision.value ->> 'policy' IN ({0}) OR decision.value ->> 'rule' IN ({0})) END)"""
+# A window that holds more flows than this is read in the order of the key: a look-up for each costs more.
+FEW = 50_000
+
+Condition = tuple[str, list[Any]]
 
 
-class _Where:
+class Where:
     """Conditions, and the arguments of their placeholders in the same order."""
 
     def __init__(self) -> None:
@@ -49,37 +60,87 @@ class _Where:
         return " AND ".join(self.conditions) or "1"
 
 
-def select(query: FlowQuery) -> tuple[str, list[Any]]:
-    """A statement for (sort key, flow id, record) of one row more than the limit, and its arguments."""
-    where = _where(query)
+def select(query: FlowQuery, *, is_recent: bool = False) -> Condition:
+    """A statement for one row more than the limit, and its arguments. A row: sort key, COLUMNS, body.
+
+    `is_recent`: few flows ended since `query.since`, so that it is worth while to look up only these.
+    """
+    where = conditions(query)
     key = SORT_COLUMNS[query.sort]
     direction = "DESC" if query.descending else "ASC"
-    # `+` keeps the start index out of a window's way: what ended in it is few, what started before it is everything.
-    hint = "+" if query.since is not None else ""
-    order = f"ORDER BY {hint}({key}) {direction}, flow_id {direction}"
-    # Rows are chosen first and read after: a sort that carries their records is four times as slow.
-    chosen = f"SELECT rowid FROM flows WHERE {where} {order} LIMIT ?"
-    statement = f"SELECT {key}, flow_id, record FROM flows WHERE rowid IN ({chosen}) {order}"
+    # Keys are chosen first and their rows read after: a sort that carries rows is four times as slow.
+    table = "flows INDEXED BY flows_by_end" if is_recent else "flows NOT INDEXED"
+    order = f"ORDER BY {key} {direction}, flow_id {direction}"  # as the table's key ends: the first found are the first
+    chosen = f"SELECT {key} AS sort_key, tenant, started, flow_id FROM {table} WHERE {where} {order} LIMIT ?"
+    statement = (
+        f"SELECT sort_key, {_SELECTED}, body FROM ({chosen}) AS chosen "
+        "CROSS JOIN flows USING (tenant, started, flow_id) CROSS JOIN bodies USING (flow_id) "
+        f"ORDER BY sort_key {direction}, flows.flow_id {direction}"
+    )
     return statement, [*where.arguments, query.limit + 1]
 
 
-def _where(query: FlowQuery) -> _Where:
-    where = _Where()
+def lookup(query: FlowQuery) -> Condition:
+    """The same of a query that names its flows: each is found by its body."""
+    where = conditions(query)
+    names = [packed_id(name) for name in query.flow_id]
+    chosen = f"SELECT tenant, started, flow_id, body FROM bodies WHERE flow_id IN ({','.join('?' * len(names))})"
+    key, direction = SORT_COLUMNS[query.sort], "DESC" if query.descending else "ASC"
+    statement = (
+        f"SELECT {key} AS sort_key, {_SELECTED}, named.body FROM ({chosen}) AS named "
+        f"CROSS JOIN flows USING (tenant, started, flow_id) WHERE {where} "
+        f"ORDER BY sort_key {direction}, flows.flow_id {direction} LIMIT ?"
+    )
+    return statement, [*names, *where.arguments, query.limit + 1]
+
+
+def conditions(query: FlowQuery) -> Where:
+    """What a row must fulfil: the tenant, the window, every filter, and none of those that exclude."""
+    where = Where()
     if query.tenant is not None:
-        where.add("tenant = ?", query.tenant)
+        where.add("tenant = (SELECT id FROM words WHERE text = ?)", query.tenant)
     if query.since is not None:
         where.add("ended >= ?", query.since)
     if query.until is not None:
         where.add("started <= ?", query.until)
-    for name in _WORDS:
-        if values := getattr(query, name):
-            where.add(f"{name} IN ({','.join('?' * len(values))})", *values)
-    for name, columns in _RANGES.items():
-        if ranges := getattr(query, name):
-            tests = [f"{column} BETWEEN ? AND ?" for column in columns for _ in ranges]
-            where.add(f"({' OR '.join(tests)})", *(end for pair in ranges * len(columns) for end in pair))
-    if query.min_bytes > 0:
-        where.add("up + down >= ?", query.min_bytes)
-    if query.min_duration_ms > 0:
-        where.add("duration_ms >= ?", query.min_duration_ms)
+    for condition, arguments in _filters(query):
+        where.add(f"({condition})", *arguments)
+    for condition, arguments in _filters(query.excluded):
+        where.add(f"({condition}) IS NOT TRUE", *arguments)  # an unknown user is not one of those
     return where
+
+
+def _filters(chosen: Filters) -> list[Condition]:
+    found: list[Condition] = []
+    for name in _WORDS:
+        if values := getattr(chosen, name):
+            found.append((f"{name} IN (SELECT id FROM words WHERE text IN ({_marks(values)}))", list(values)))
+    for name, columns in _RANGES.items():
+        if ranges := getattr(chosen, name):
+            tests = [f"{column} BETWEEN ? AND ?" for column in columns for _ in ranges]
+            found.append((" OR ".join(tests), [end for pair in ranges * len(columns) for end in pair]))
+    if versions := chosen.version:
+        found.append((f"substr(src, 1, 1) IN ({_marks(versions)})", [bytes((version,)) for version in versions]))
+    if hosts := chosen.host:
+        globs = " OR ".join("lower(text) GLOB ?" for _ in hosts)
+        found.append(
+            (f"dst_host IN (SELECT id FROM words WHERE {globs})", [host.replace("[", "[[]") for host in hosts])
+        )
+    if names := chosen.policy:
+        found.append((_DECIDED.format(_marks(names)), [*names, *names]))
+    if marks := chosen.dscp:
+        found.append((f"dscp IN ({_marks(marks)})", list(marks)))
+    if names := chosen.flow_id:
+        found.append((f"flow_id IN ({_marks(names)})", [packed_id(name) for name in names]))
+    if names := chosen.community_id:
+        numbers = [community_number(community_digest(name)) for name in names]
+        found.append((f"community IN ({_marks(names)})", numbers))
+    if chosen.min_bytes > 0:
+        found.append(("up + down >= ?", [chosen.min_bytes]))
+    if chosen.min_duration_ms > 0:
+        found.append(("(ended - started) / 1e6 >= ?", [chosen.min_duration_ms]))
+    return found
+
+
+def _marks(values: tuple[Any, ...]) -> str:
+    return ",".join("?" * len(values))

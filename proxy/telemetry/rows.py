@@ -1,0 +1,206 @@
+"""A flow record as a row of the flow log, and back: nothing is lost, and a row takes a fifth of the record's JSON.
+
+What filters look at are columns of a narrow table, so that reading all of it is quick; the rest is one small body.
+"""
+
+from __future__ import annotations
+
+import binascii
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from proxy.flow.flow import address_text
+from proxy.flow.query import packed
+from proxy.flow.record import SCHEMA, Decision, FlowRecord, Totals
+from proxy.telemetry.words import Texts, Words
+
+COLUMNS = (
+    "tenant", "started", "flow_id", "ended", "up", "down", "src_port", "dst_port", "protocol", "src", "dst", "state",
+    "close_reason", "verdict", "level", "onramp", "offramp", "decisions", "dscp", "user", "device", "dst_host",
+    "community",
+)  # fmt: skip
+WORDS = (
+    "protocol", "state", "close_reason", "verdict", "level", "onramp", "offramp", "decisions", "user", "device",
+    "dst_host", "tenant",
+)  # fmt: skip
+_BODY_WORDS = (
+    "node", "tunnel", "vnet", "offramp_tunnel", "route", "egress_ip", "host_source", "detected_protocol", "conn_state",
+    "history", "closed_by",
+)  # fmt: skip
+_BODY_TIMES = ("client_tcp_ms", "origin_tcp_ms", "policy_ms", "ttfb_ms")
+_BODY_TOTALS = (
+    "client_packets", "client_bytes", "origin_packets", "origin_bytes", "spliced_bytes",
+)  # fmt: skip
+_TIMES_AT = len(_BODY_WORDS)
+_TOTALS_AT = _TIMES_AT + len(_BODY_TIMES)
+_OTHERS_AT = _TOTALS_AT + len(_BODY_TOTALS)
+# Derived from columns, or the same in every ended flow: stored only when they are not.
+_DERIVED = ("schema", "event", "final", "end", "duration_ms", "community_id", "origin", "total", "start")
+_KNOWN = {*COLUMNS, *_BODY_WORDS, *_BODY_TIMES, *_DERIVED, "seq"}
+_FIELDS = {field.name: field for field in msgspec.structs.fields(FlowRecord)}
+_OTHERS = {
+    name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    for name, field in _FIELDS.items()
+    if name not in _KNOWN
+}
+_USUAL = {"schema": SCHEMA, "event": "end", "final": True}
+_ID_DIGITS = 18
+_INSERT_BODY = "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?, ?)"
+_INSERT_FLOW = f"INSERT OR IGNORE INTO flows VALUES ({','.join('?' * len(COLUMNS))})"
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list).decode
+_encode_decisions = msgspec.json.Encoder().encode
+_decode_decisions = msgspec.json.Decoder(list[Decision]).decode
+
+FlowRow = tuple[Any, ...]
+BodyRow = tuple[Any, ...]
+Pair = tuple[FlowRow, BodyRow]
+
+
+def insert(connection: sqlite3.Connection, pairs: Sequence[Pair]) -> int:
+    """How many of these flows are new; one whose id is already there changes nothing."""
+    if not pairs:
+        return 0
+    connection.executemany(_INSERT_FLOW, [flow for flow, _ in pairs])
+    return connection.executemany(_INSERT_BODY, [body for _, body in pairs]).rowcount
+
+
+def rows_of(record: FlowRecord, words: Words) -> Pair:
+    """The rows of one ended flow: its columns, and its body. ValueError, OverflowError: it cannot be stored.
+
+    Blobs are bytearrays: of bytes, sqlite3 asks each time whether they adapt.
+    """
+    end = _end_of(record)
+    flow_id, number = packed_id(record.flow_id), words.number
+    digest = community_digest(record.community_id)
+    total, tenant = record.total, number(record.tenant)
+    row = (
+        tenant, record.start, flow_id, end, total.client_payload_bytes, total.origin_payload_bytes,
+        record.src_port, record.dst_port, number(record.protocol),
+        bytearray(packed(record.src)), bytearray(packed(record.dst)),
+        number(record.state), number(record.close_reason), number(record.verdict), number(record.level),
+        number(record.onramp), number(record.offramp), _decisions(record.decisions, words), record.dscp,
+        number(record.user), number(record.device), number(record.dst_host), community_number(digest),
+    )  # fmt: skip
+    body: list[Any] = [record.seq, digest, _endpoint_is_origin(record)]
+    body += [number(getattr(record, name)) for name in _BODY_WORDS]
+    body += [_microseconds(getattr(record, name)) for name in _BODY_TIMES]
+    body += [getattr(total, name) for name in _BODY_TOTALS]
+    if others := _others(record, end, digest):
+        body.append(others)
+    return row, (flow_id, tenant, record.start, bytearray(_pack(body)))
+
+
+def record_of(row: FlowRow, body: bytes, texts: Texts) -> FlowRecord:
+    """The record that `rows_of` was given: `row` holds the COLUMNS in their order. LookupError, msgspec.DecodeError."""
+    columns = dict(zip(COLUMNS, row, strict=True))
+    for name in WORDS:
+        columns[name] = texts.text(columns[name])
+    seq, digest, origin, *rest = _unpack(body)
+    words, times, counts = rest[:_TIMES_AT], rest[_TIMES_AT:_TOTALS_AT], rest[_TOTALS_AT:_OTHERS_AT]
+    started, ended = columns.pop("started"), columns.pop("ended")
+    decisions = columns.pop("decisions")
+    payload = columns.pop("up"), columns.pop("down")
+    del columns["community"]
+    columns["flow_id"] = flow_id_text(columns["flow_id"])
+    columns["src"], columns["dst"] = _address(columns["src"]), _address(columns["dst"])
+    values: dict[str, Any] = {
+        **columns, **_USUAL, "seq": seq, "start": started, "end": ended, "duration_ms": (ended - started) / 1e6,
+        "decisions": [] if decisions is None else _decode_decisions(decisions),
+        "total": Totals(counts[0], counts[1], payload[0], counts[2], counts[3], payload[1], counts[4]),
+        "community_id": "" if digest is None else _community_text(digest),
+        "origin": _endpoint(columns["dst"], columns["dst_port"]) if origin is True else origin,
+    }  # fmt: skip
+    values |= zip(_BODY_WORDS, map(texts.text, words), strict=True)
+    values["history"] = values["history"] or ""
+    values |= zip(_BODY_TIMES, map(_milliseconds, times), strict=True)
+    if len(rest) > _OTHERS_AT:
+        others = rest[_OTHERS_AT]
+        values |= {name: msgspec.convert(others[name], _FIELDS[name].type) for name in others if name in _FIELDS}
+    return FlowRecord(**values)
+
+
+def packed_id(flow_id: str) -> bytearray | str:
+    """A flow's name as it is stored: bytes of the proxy's own names, which sort as those do; any other as it is."""
+    if len(flow_id) == _ID_DIGITS:
+        try:
+            packed_name = bytearray.fromhex(flow_id)
+        except ValueError:
+            return flow_id
+        if packed_name.hex() == flow_id:
+            return packed_name
+    return flow_id
+
+
+def flow_id_text(stored: bytes | str) -> str:
+    return stored if isinstance(stored, str) else stored.hex()
+
+
+def community_number(digest: bytes | None) -> int | None:
+    """What the column of a community id holds: its first six bytes."""
+    return None if digest is None else int.from_bytes(digest[:6], "big")
+
+
+def community_digest(text: str) -> bytes | None:
+    """The 20 bytes of `1:<base64>`; None of what is no community id."""
+    try:
+        digest = binascii.a2b_base64(text[2:])
+    except binascii.Error:
+        return None
+    return digest if len(digest) == 20 and _community_text(digest) == text else None
+
+
+def _end_of(record: FlowRecord) -> int:
+    return record.start + int(record.duration_ms * 1e6) if record.end is None else record.end
+
+
+def _others(record: FlowRecord, end: int, digest: bytes | None) -> dict[str, Any]:
+    """Fields that have no place of their own, where they say something."""
+    others = {name: value for name, usual in _OTHERS.items() if (value := getattr(record, name)) != usual}
+    others |= {name: value for name, usual in _USUAL.items() if (value := getattr(record, name)) != usual}
+    if record.end is None:
+        others["end"] = None
+    if record.duration_ms != (end - record.start) / 1e6:
+        others["duration_ms"] = record.duration_ms
+    if digest is None:
+        others["community_id"] = record.community_id
+    others |= {name: text for name in ("src", "dst") if _address(packed(text := getattr(record, name))) != text}
+    return others
+
+
+def _community_text(digest: bytes) -> str:
+    return "1:" + binascii.b2a_base64(digest, newline=False).decode()
+
+
+def _decisions(decisions: list[Decision], words: Words) -> int | None:
+    return words.number(_encode_decisions(decisions).decode()) if decisions else None
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _endpoint_is_origin(record: FlowRecord) -> bool | str | None:
+    """True for an origin that is what the client asked for."""
+    origin = record.origin
+    return True if origin is not None and origin == _endpoint(record.dst, record.dst_port) else origin
+
+
+def _address(stored: bytes) -> str:
+    return address_text(bytes(stored[1:]))
+
+
+def _microseconds(milliseconds: float | None) -> int | float | None:
+    """Whole microseconds where that is all there is: two or three bytes instead of nine."""
+    if milliseconds is None:
+        return None
+    whole = round(milliseconds * 1000)
+    return whole if whole / 1000 == milliseconds else milliseconds
+
+
+def _milliseconds(stored: int | float | None) -> float | None:
+    return stored / 1000 if isinstance(stored, int) else stored
