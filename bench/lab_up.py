@@ -19,8 +19,8 @@ import msgspec
 
 from bench.series import Figure, Sample, alternate
 from bench.topology import BenchError, Topology
-from oxyctl.lab.state import LabDirectory
-from oxyctl.lab.steps import Plan
+from oxyctl.plan.steps import Plan
+from oxyctl.supervise.state import LabDirectory
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART, FIFTY, CLIENTS = "quickstart", "50 nodes", "200 clients"
@@ -43,8 +43,8 @@ net.stop()
 UP = """
 import json, sys, time
 start = float(sys.argv[2])
-from oxyctl.lab.launch import up
-from oxyctl.lab.model import load
+from oxyctl.operate.up import up
+from oxyctl.topology.file import load
 seen = []
 up(load(sys.argv[1]), 120, lambda event: seen.append((time.monotonic() - start, event)))
 print(json.dumps(seen))
@@ -164,8 +164,8 @@ def _batches(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _plan(text: str) -> Plan:
-    from oxyctl.lab.model import loads
-    from oxyctl.lab.plan import make_plan
+    from oxyctl.plan.make import make_plan
+    from oxyctl.topology.file import loads
 
     return make_plan(loads(text, "bench"), LabDirectory(Path("/nowhere")).path)
 

@@ -22,7 +22,7 @@ from oxyctl.capture.session import End, Session, asked_to_end
 from oxyctl.capture.sinks import PipeSink, ReaderGone, RingSink, Sink, create, sink_to
 from oxyctl.capture.targets import Interface, resolve, tenants
 from oxyctl.errors import LabNotFound, NothingMatched, OxyctlError
-from oxyctl.lab.state import LabDirectory, is_alive
+from oxyctl.supervise.state import LabDirectory, is_alive
 
 MAX_SNAPLEN = 128_000  # a block of a ring holds as much and its headers
 STDOUT = "-"

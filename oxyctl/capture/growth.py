@@ -11,7 +11,7 @@ from oxyctl.capture.opener import open_sockets
 from oxyctl.capture.ring import Ring
 from oxyctl.capture.targets import Interface, resolve, tenants
 from oxyctl.errors import OxyctlError
-from oxyctl.lab.state import LabDirectory
+from oxyctl.supervise.state import LabDirectory
 
 EVERY_S = 0.25
 Version = tuple[int, int] | None

@@ -18,9 +18,9 @@ import msgspec
 
 from oxyctl.capture.targets import Interface, Wanted
 from oxyctl.errors import ExitCode, LabNotFound, NothingMatched, OxyctlError
-from oxyctl.lab.enter import enter_lab
-from oxyctl.lab.state import LabDirectory, State
 from oxyctl.net.namespaces import Namespaces
+from oxyctl.operate.enter import enter_lab
+from oxyctl.supervise.state import LabDirectory, State
 from proxy.device.tun import OFF_RAMP_NAMES
 from proxy.settings import suggest
 

@@ -11,7 +11,7 @@ import msgspec
 
 from oxyctl.capture import pcapng
 from oxyctl.errors import NothingMatched
-from oxyctl.lab.steps import Plan
+from oxyctl.plan.steps import Plan
 from proxy.settings import suggest
 
 ALL = "all"

@@ -9,18 +9,18 @@ from collections.abc import Iterable
 from oxyctl.checks.result import Evidence
 from oxyctl.checks.session import Session
 from oxyctl.errors import OxyctlError
-from oxyctl.lab.checks import AnyCheck
-from oxyctl.lab.processes import tail
-from oxyctl.lab.steps import PlannedNode
+from oxyctl.plan.steps import PlannedNode
 from oxyctl.render.flows import columns, table_fields, texts
 from oxyctl.render.tables import Table
+from oxyctl.supervise.processes import tail
+from oxyctl.topology.model import Check
 from proxy.control.client import ControlError
 from proxy.control.schema import FlowRecord
 
 FLOWS, LINES = 5, 5
 
 
-async def collect(check: AnyCheck, node: str | None, session: Session) -> list[Evidence]:
+async def collect(check: Check, node: str | None, session: Session) -> list[Evidence]:
     """Whatever can be had; nothing of it may stand in the way of the story."""
     found: list[Evidence] = []
     for proxy in [planned for planned in session.plan.nodes if planned.control]:
@@ -48,7 +48,7 @@ def last_lines(session: Session, planned: PlannedNode, count: int = LINES) -> li
     return [] if own == ["(its log is empty)"] else own[-count:]
 
 
-def _concerned(check: AnyCheck, node: str | None, session: Session) -> list[PlannedNode]:
+def _concerned(check: Check, node: str | None, session: Session) -> list[PlannedNode]:
     """The node itself, those that the check's target names, and the proxies between them."""
     targets = " ".join(str(getattr(check, name, "")) for name in ("url", "to", "server", "canary", "site", "link"))
     nodes = session.plan.nodes

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from oxyctl.checks.result import Verdict
 from oxyctl.checks.session import Session
-from oxyctl.lab.ask import ask_impair, ask_status
-from oxyctl.lab.checks import ImpairCheck, TunnelCheck
-from oxyctl.lab.control import Impair
-from oxyctl.lab.site_status import TunnelStatus
+from oxyctl.operate.ask import ask_impair, ask_status
+from oxyctl.supervise.questions import Impair
+from oxyctl.supervise.site_status import TunnelStatus
+from oxyctl.topology.checks import ImpairCheck, TunnelCheck
 
 PAUSE_S = 0.1
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 from oxyctl.checks.result import Verdict
 from oxyctl.checks.session import Session
-from oxyctl.lab.ask import ask_nodes, ask_status
-from oxyctl.lab.checks import NodeCheck
-from oxyctl.lab.control import Action, Nodes
-from oxyctl.lab.status import NodeStatus
+from oxyctl.operate.ask import ask_nodes, ask_status
+from oxyctl.supervise.questions import Nodes
+from oxyctl.supervise.status import NodeStatus
+from oxyctl.topology.checks import NodeCheck
+from oxyctl.topology.words import Action
 
 
 async def node(check: NodeCheck, _: str, session: Session) -> Verdict:

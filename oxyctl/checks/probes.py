@@ -8,8 +8,8 @@ from typing import Any
 
 from oxyctl.checks.result import Verdict
 from oxyctl.checks.session import Finished, Session
-from oxyctl.lab.checks import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
-from oxyctl.lab.checks.base import seconds, share, texts
+from oxyctl.topology.checks import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
+from oxyctl.topology.quantities import seconds, share, texts
 from oxyctl.traffic.config import AnyTraffic, DnsTraffic, HttpTraffic, PingTraffic, TcpTraffic, UdpTraffic
 from oxyctl.traffic.tally import Report
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from oxyctl.checks.result import Verdict
 from oxyctl.checks.session import Session
-from oxyctl.lab.checks import FlowsCheck, MetricCheck
-from oxyctl.lab.checks.base import seconds
-from oxyctl.lab.checks.values import COMPARISONS, is_met
 from oxyctl.render.flows import values
+from oxyctl.topology.checks import FlowsCheck, MetricCheck
+from oxyctl.topology.checks.values import COMPARISONS, is_met
+from oxyctl.topology.quantities import seconds
 from proxy.control.schema import MAX_LIMIT, FlowRecord
 
 PAUSE_S = 0.05

@@ -13,8 +13,7 @@ from oxyctl.checks.evidence import collect
 from oxyctl.checks.result import Result, Verdict
 from oxyctl.checks.session import Session
 from oxyctl.errors import OxyctlError
-from oxyctl.lab.checks import (
-    AnyCheck,
+from oxyctl.topology.checks import (
     DnsCheck,
     DroppedCheck,
     ExecCheck,
@@ -28,7 +27,8 @@ from oxyctl.lab.checks import (
     TunnelCheck,
     UdpCheck,
 )
-from oxyctl.lab.checks.base import seconds
+from oxyctl.topology.model import Check
+from oxyctl.topology.quantities import seconds
 from oxyctl.traffic.client import GeneratorError
 from proxy.control.client import ControlError
 
@@ -54,7 +54,7 @@ JUDGES: dict[type, probes.Judge] = {
 class Trial(NamedTuple):
     """One check from one node; without a node, what is asked of a proxy."""
 
-    check: AnyCheck
+    check: Check
     node: str | None
 
     @property
@@ -71,7 +71,7 @@ class Trial(NamedTuple):
         return "records" if isinstance(self.check, FlowsCheck | MetricCheck | TunnelCheck) else "probes"
 
 
-def trials(checks: Sequence[AnyCheck]) -> list[Trial]:
+def trials(checks: Sequence[Check]) -> list[Trial]:
     """Each check from each of its nodes, in order."""
     nodes: list[str | None]
     found: list[Trial] = []
@@ -81,7 +81,7 @@ def trials(checks: Sequence[AnyCheck]) -> list[Trial]:
     return found
 
 
-async def run(checks: Sequence[AnyCheck], session: Session) -> AsyncIterator[Result]:
+async def run(checks: Sequence[Check], session: Session) -> AsyncIterator[Result]:
     """The results in the order of `checks`, each as soon as it and all before it are there."""
     slots = asyncio.Semaphore(AT_ONCE)
     for _, group in itertools.groupby(trials(checks), key=lambda trial: trial.stage):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oxyctl.errors import OxyctlError
-from oxyctl.lab.inside import command_in
-from oxyctl.lab.recorded import recorded_beside
-from oxyctl.lab.state import LabDirectory, control_socket, find_node, find_proxy
-from oxyctl.lab.steps import Plan
+from oxyctl.operate.recorded_flows import recorded_beside
+from oxyctl.operate.run_inside import command_in
+from oxyctl.plan.steps import Plan
+from oxyctl.supervise.state import LabDirectory, control_socket, find_node, find_proxy
 from oxyctl.traffic.client import COMMAND, GeneratorProcess
 from oxyctl.traffic.config import AnyTraffic
 from oxyctl.traffic.tally import Report

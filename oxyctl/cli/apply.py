@@ -12,9 +12,9 @@ from oxyctl.cli.completion import complete_lab_file
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.lab.diff import Change
-    from oxyctl.lab.state import LabDirectory
-    from oxyctl.lab.steps import Plan
+    from oxyctl.plan.diff import Change
+    from oxyctl.plan.steps import Plan
+    from oxyctl.supervise.state import LabDirectory
 
 SIGNS = {"add": "+", "remove": "-", "change": "~"}
 COLOURS = {"add": "\x1b[32m", "remove": "\x1b[31m", "change": "\x1b[33m"}
@@ -34,15 +34,15 @@ def apply(
 
     What does not differ is not touched. When something fails, the lab is made what it was.
     """
-    from oxyctl.lab.abilities import abilities_for
-    from oxyctl.lab.ask import ask_apply
-    from oxyctl.lab.control import Apply
-    from oxyctl.lab.diff import compare
-    from oxyctl.lab.launch import holding
-    from oxyctl.lab.library import find_file
-    from oxyctl.lab.model import load
-    from oxyctl.lab.plan import make_plan
-    from oxyctl.lab.state import find_lab
+    from oxyctl.operate.ask import ask_apply
+    from oxyctl.operate.kernel_tunnels import abilities_for
+    from oxyctl.operate.up import holding
+    from oxyctl.plan.diff import compare
+    from oxyctl.plan.make import make_plan
+    from oxyctl.supervise.questions import Apply
+    from oxyctl.supervise.state import find_lab
+    from oxyctl.topology.file import load
+    from oxyctl.topology.library import find_file
 
     model = load(find_file(file), lab)
     directory = find_lab(model.name)

@@ -50,7 +50,7 @@ def capture(
     """Capture what passes interfaces of a lab until Ctrl-C. Without -w, print one line for each packet."""
     from oxyctl.capture import capture as capturing
     from oxyctl.cli.quantities import parse_duration
-    from oxyctl.lab.state import find_lab
+    from oxyctl.supervise.state import find_lab
 
     _check_output(write, ring, output)
     request = capturing.Request(

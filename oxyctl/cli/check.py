@@ -11,8 +11,10 @@ from oxyctl.cli.completion import complete_check
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.lab.checks import AnyCheck
-    from oxyctl.lab.state import LabDirectory
+    from collections.abc import Sequence
+
+    from oxyctl.supervise.state import LabDirectory
+    from oxyctl.topology.model import Check
 
 
 def check(
@@ -50,7 +52,7 @@ def check(
 
 def _chosen(words: list[str], lab: str | None) -> tuple[LabDirectory, list[str]]:
     """The lab, and the rest: the first word names a lab when one of that name runs, or when nothing else says which."""
-    from oxyctl.lab.state import all_labs, default_lab, find_lab
+    from oxyctl.supervise.state import all_labs, default_lab, find_lab
 
     if lab is not None or not words:
         return find_lab(lab), words
@@ -62,9 +64,9 @@ def _chosen(words: list[str], lab: str | None) -> tuple[LabDirectory, list[str]]
     return find_lab(words[0]), words[1:]
 
 
-def _load(directory: LabDirectory, file: Path | None) -> tuple[Path, list[AnyCheck]]:
+def _load(directory: LabDirectory, file: Path | None) -> tuple[Path, Sequence[Check]]:
     from oxyctl.errors import UsageError
-    from oxyctl.lab.model import load
+    from oxyctl.topology.file import load
 
     plan = directory.read_plan()
     source = file or Path(plan.source if plan else "")
@@ -76,7 +78,7 @@ def _load(directory: LabDirectory, file: Path | None) -> tuple[Path, list[AnyChe
     return source.absolute(), found
 
 
-def select(checks: list[AnyCheck], patterns: list[str]) -> list[AnyCheck]:
+def select(checks: Sequence[Check], patterns: list[str]) -> list[Check]:
     """Those that one of `patterns` names or matches, all without any; NothingMatched when one of them does neither."""
     from fnmatch import fnmatchcase
 
@@ -88,7 +90,7 @@ def select(checks: list[AnyCheck], patterns: list[str]) -> list[AnyCheck]:
         if pattern not in titles and not any(fnmatchcase(title, pattern) for title in titles):
             raise NothingMatched(f"no check is called '{pattern}'{suggest(pattern, titles)}")
     if not patterns:
-        return checks
+        return list(checks)
     return [
         check
         for check, title in zip(checks, titles, strict=True)

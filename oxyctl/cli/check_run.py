@@ -11,13 +11,13 @@ from oxyctl.checks.session import Session
 from oxyctl.cli.options import Format
 from oxyctl.cli.output import print_envelope
 from oxyctl.errors import OxyctlError
-from oxyctl.lab.checks import AnyCheck
-from oxyctl.lab.state import LabDirectory
 from oxyctl.render.checks import print_result, print_summary
+from oxyctl.supervise.state import LabDirectory
+from oxyctl.topology.model import Check
 
 
 async def run(
-    lab: LabDirectory, base: Path, checks: list[AnyCheck], output: Format, junit_file: Path | None
+    lab: LabDirectory, base: Path, checks: list[Check], output: Format, junit_file: Path | None
 ) -> list[Result]:
     """The results, printed. OxyctlError when the JUnit file cannot be written."""
     results: list[Result] = []

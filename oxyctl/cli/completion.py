@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from oxyctl.lab.state import LabDirectory
-    from oxyctl.lab.steps import Plan
+    from oxyctl.plan.steps import Plan
+    from oxyctl.supervise.state import LabDirectory
 
 LAB_SUFFIXES = {".yaml", ".yml"}
 UNSAFE = re.compile(r"([^\w@%+=:,./~-])")
@@ -40,14 +40,14 @@ def _for_shell(text: str) -> str:
 
 
 def _plan(context: typer.Context) -> Plan | None:
-    from oxyctl.lab.state import find_lab
+    from oxyctl.supervise.state import find_lab
 
     return find_lab(context.params.get("lab")).read_plan()
 
 
 def _labs(is_wanted: Callable[[LabDirectory], object]) -> Callable[[typer.Context], list[str]]:
     def find(context: typer.Context) -> list[str]:
-        from oxyctl.lab.state import all_labs
+        from oxyctl.supervise.state import all_labs
 
         return [lab.name for lab in all_labs() if is_wanted(lab)]
 
@@ -61,7 +61,7 @@ def _nodes(context: typer.Context) -> list[str]:
 
 def _logs(context: typer.Context) -> list[str]:
     """Of a lab that may be no more: nodes, and programs of the lab's own that wrote."""
-    from oxyctl.lab.state import find_remains
+    from oxyctl.supervise.state import find_remains
 
     lab = find_remains(context.params.get("lab"))
     plan = lab.read_plan()
@@ -75,7 +75,7 @@ def _proxies(context: typer.Context) -> list[str]:
 
 def _checks(context: typer.Context) -> list[str]:
     """Of the lab's file as it stands now."""
-    from oxyctl.lab.model import load
+    from oxyctl.topology.file import load
 
     plan = _plan(context)
     return [check.title() for check in load(plan.source).checks] if plan else []
@@ -139,7 +139,7 @@ def _lab_files(typed: str) -> list[str]:
     """Lab files and directories below what is typed, and the names of those that come along."""
     from pathlib import Path
 
-    from oxyctl.lab.library import LIBRARIES
+    from oxyctl.topology.library import LIBRARIES
 
     directory = Path(typed).expanduser() if typed.endswith("/") else Path(typed).expanduser().parent
     prefix = typed[: typed.rfind("/") + 1]

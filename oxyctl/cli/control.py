@@ -36,7 +36,7 @@ def connect(lab: str | None, node: str | None, control: str | None, *, timeout_s
     from proxy.control.client import ControlClient
 
     if control is None:
-        from oxyctl.lab.state import control_socket
+        from oxyctl.supervise.state import control_socket
 
         control = str(control_socket(lab, node))
     elif lab is not None or node is not None:
@@ -46,10 +46,10 @@ def connect(lab: str | None, node: str | None, control: str | None, *, timeout_s
 
 def recorded(lab: str | None, node: str | None, control: str | None) -> RecordedFlows | None:
     """What that proxy recorded, should it be gone; None: nothing, or nobody knows where. LabNotFound, UsageError."""
-    from oxyctl.lab.recorded import recorded_beside
+    from oxyctl.operate.recorded_flows import recorded_beside
 
     if control is None:
-        from oxyctl.lab.state import find_proxy, find_remains
+        from oxyctl.supervise.state import find_proxy, find_remains
 
         control = find_proxy(find_remains(lab), node).control
     return None if control is None else recorded_beside(control)

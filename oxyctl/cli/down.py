@@ -31,7 +31,7 @@ def gc(
 ) -> None:
     """Delete what labs left that were not taken down: killed, or ended by a reboot."""
     from oxyctl.cli.output import print_envelope
-    from oxyctl.lab.remains import collect
+    from oxyctl.operate.leftovers import collect
 
     found = collect(dry_run=dry_run)
     if output == Format.json:
@@ -45,9 +45,9 @@ def gc(
 def _down_one(said: str | None) -> None:
     from oxyctl.cli.output import say
     from oxyctl.errors import LabNotFound
-    from oxyctl.lab.reap import take_down
-    from oxyctl.lab.state import all_labs, default_lab, find_lab, lab_directory
-    from oxyctl.lab.validate import is_lab_name
+    from oxyctl.operate.down import take_down
+    from oxyctl.supervise.state import all_labs, default_lab, find_lab, lab_directory
+    from oxyctl.topology.validate import is_lab_name
     from proxy.settings import suggest
 
     said = said or default_lab()
@@ -63,8 +63,8 @@ def _down_all() -> None:
 
     from oxyctl.cli.output import say
     from oxyctl.errors import OxyctlError
-    from oxyctl.lab.reap import take_down
-    from oxyctl.lab.state import all_labs
+    from oxyctl.operate.down import take_down
+    from oxyctl.supervise.state import all_labs
 
     failures: list[str] = []
     with ThreadPoolExecutor(8) as pool:

@@ -13,7 +13,7 @@ from oxyctl.cli.completion import complete_lab_or_file
 from oxyctl.cli.options import LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.lab.steps import Plan
+    from oxyctl.plan.steps import Plan
 
 PAGE_WIDTH = 80
 
@@ -66,10 +66,10 @@ def graph(
 def _plan(source: str | None, lab: str | None) -> Plan:
     """Of the running lab that is meant, else of a file. LabNotFound, UsageError, DocumentError."""
     from oxyctl.errors import LabNotFound, UsageError
-    from oxyctl.lab.library import find_file
-    from oxyctl.lab.model import load
-    from oxyctl.lab.plan import make_plan
-    from oxyctl.lab.state import all_labs, find_lab, lab_directory
+    from oxyctl.plan.make import make_plan
+    from oxyctl.supervise.state import all_labs, find_lab, lab_directory
+    from oxyctl.topology.file import load
+    from oxyctl.topology.library import find_file
 
     if source is not None and lab is not None:
         raise UsageError("--lab names a running lab: leave out the other name")

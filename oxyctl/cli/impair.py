@@ -31,10 +31,10 @@ def impair(
     """Impair links of a running lab. What is not said stays as it is; `lab status` shows what is in force."""
     from oxyctl.cli.apply import print_changes
     from oxyctl.errors import UsageError
-    from oxyctl.lab.ask import ask_impair
-    from oxyctl.lab.control import Impair
-    from oxyctl.lab.state import find_lab
     from oxyctl.net.impairment import PARSERS, Said
+    from oxyctl.operate.ask import ask_impair
+    from oxyctl.supervise.questions import Impair
+    from oxyctl.supervise.state import find_lab
 
     said = Said(rate=rate, delay=delay, jitter=jitter, loss=loss, down=down)
     if said == Said() and not clear:

@@ -11,8 +11,8 @@ from oxyctl.cli.completion import complete_log, complete_node
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.lab.enter import Start
-    from oxyctl.lab.state import LabDirectory
+    from oxyctl.operate.enter import Start
+    from oxyctl.supervise.state import LabDirectory
 
 
 def _complete_first(context: typer.Context, incomplete: str) -> list[str]:
@@ -48,8 +48,8 @@ def exec(
 
     In several nodes: each line with its node's name before it; the exit code is the first that is not 0.
     """
-    from oxyctl.lab.enter import run_in
-    from oxyctl.lab.state import find_lab, find_node
+    from oxyctl.operate.enter import run_in
+    from oxyctl.supervise.state import find_lab, find_node
 
     is_one = not everywhere and not label
     start = _start(words[1:] if is_one else words, env, cwd)
@@ -65,9 +65,9 @@ def shell(
     lab: LabOption = None,
 ) -> None:
     """Open a shell inside a node: $SHELL, or sh. The prompt names the lab and the node."""
-    from oxyctl.lab.enter import run_in
-    from oxyctl.lab.shell import shell_in
-    from oxyctl.lab.state import find_lab, find_node
+    from oxyctl.operate.enter import run_in
+    from oxyctl.operate.shell import shell_in
+    from oxyctl.supervise.state import find_lab, find_node
 
     directory = find_lab(lab)
     found = find_node(directory, node).name
@@ -90,8 +90,8 @@ def logs(
 ) -> None:
     """Show what the programs of a lab wrote, also of one that is no more but was not taken down."""
     from oxyctl.cli.quantities import parse_duration
-    from oxyctl.lab.logs import print_logs
-    from oxyctl.lab.state import find_remains
+    from oxyctl.operate.logs import print_logs
+    from oxyctl.supervise.state import find_remains
 
     since_ns = time.time_ns() - int(parse_duration(since, "--since") * 1e9) if since else 0
     print_logs(find_remains(lab), node, follow=follow, since_ns=since_ns, tail=tail)
@@ -101,7 +101,7 @@ def _start(command: list[str], env: list[str] | None, cwd: str | None) -> Start:
     from pathlib import Path
 
     from oxyctl.errors import UsageError
-    from oxyctl.lab.enter import Start
+    from oxyctl.operate.enter import Start
 
     command = command[1:] if command[:1] == ["--"] else command
     if not command:
@@ -135,8 +135,8 @@ def _selected(lab: LabDirectory, labels: list[str]) -> list[str]:
 
 def _run_everywhere(lab: LabDirectory, nodes: list[str], start: Start, output: Format) -> int:
     from oxyctl.cli.output import print_envelope
-    from oxyctl.lab.enter import live
-    from oxyctl.lab.everywhere import print_line, run_everywhere
+    from oxyctl.operate.enter import live
+    from oxyctl.operate.enter_many import print_line, run_everywhere
 
     is_json = output == Format.json
     runs = run_everywhere(lab, live(lab), nodes, start, (lambda *line: None) if is_json else print_line)

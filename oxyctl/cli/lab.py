@@ -12,7 +12,7 @@ from oxyctl.cli.completion import complete_lab_file
 from oxyctl.cli.options import Format, FormatOption, LabArgument, LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.lab.status import LabStatus, NodeStatus
+    from oxyctl.supervise.status import LabStatus, NodeStatus
 
 app = typer.Typer(help="Build labs on this machine, work in them, take them down.", no_args_is_help=True)
 
@@ -37,10 +37,10 @@ def up(
     """Build a lab and wait until every node is ready. All of it comes up, or nothing stays."""
     from oxyctl.cli.output import say
     from oxyctl.cli.progress import Progress
-    from oxyctl.lab.launch import Interrupted
-    from oxyctl.lab.launch import up as bring_up
-    from oxyctl.lab.library import find_file
-    from oxyctl.lab.model import load
+    from oxyctl.operate.up import Interrupted
+    from oxyctl.operate.up import up as bring_up
+    from oxyctl.topology.file import load
+    from oxyctl.topology.library import find_file
 
     lab = load(find_file(file), name)
     try:
@@ -59,7 +59,7 @@ def up(
 def list_labs(output: FormatOption = Format.table) -> None:
     """List the labs of this user."""
     from oxyctl.cli.output import print_envelope, print_table
-    from oxyctl.lab.state import all_labs
+    from oxyctl.supervise.state import all_labs
 
     found: list[dict[str, Any]] = []
     for lab in all_labs():
@@ -96,8 +96,8 @@ def status(name: LabArgument = None, lab: LabOption = None, output: FormatOption
 @app.command()
 def validate(file: FileArgument = None, name: NameOption = None) -> None:
     """Check a lab file without building anything."""
-    from oxyctl.lab.library import find_file
-    from oxyctl.lab.model import load
+    from oxyctl.topology.file import load
+    from oxyctl.topology.library import find_file
 
     path = find_file(file)
     lab = load(path, name)
@@ -119,8 +119,8 @@ def _explaining() -> Iterator[None]:
 
 
 def _status(name: str | None) -> LabStatus:
-    from oxyctl.lab.ask import ask_status
-    from oxyctl.lab.state import find_lab
+    from oxyctl.operate.ask import ask_status
+    from oxyctl.supervise.state import find_lab
 
     return ask_status(find_lab(name))
 
@@ -208,8 +208,8 @@ def _print_links(found: LabStatus) -> None:
 
 
 def _print_hints(name: str) -> None:
-    from oxyctl.lab.library import hints
-    from oxyctl.lab.state import lab_directory
+    from oxyctl.plan.hints import hints
+    from oxyctl.supervise.state import lab_directory
 
     plan = lab_directory(name).read_plan()
     if plan is not None:

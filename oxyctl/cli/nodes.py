@@ -10,7 +10,7 @@ from oxyctl.cli.completion import complete_further_node
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.lab.control import Action
+    from oxyctl.topology.words import Action
 
 NodesArgument = Annotated[
     list[str], typer.Argument(metavar="NODE...", help="Which nodes.", autocompletion=complete_further_node)
@@ -51,9 +51,9 @@ def kill(nodes: NodesArgument, lab: LabOption = None, output: FormatOption = For
 def _do(action: Action, nodes: list[str], lab: str | None, timeout_s: float, output: Format) -> None:
     from oxyctl.cli.output import print_envelope
     from oxyctl.cli.progress import Progress
-    from oxyctl.lab.ask import ask_nodes
-    from oxyctl.lab.control import Nodes
-    from oxyctl.lab.state import find_lab
+    from oxyctl.operate.ask import ask_nodes
+    from oxyctl.supervise.questions import Nodes
+    from oxyctl.supervise.state import find_lab
 
     directory = find_lab(lab)
     with Progress(directory.name) as progress:

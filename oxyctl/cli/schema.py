@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def schema() -> None:
     """Print the JSON Schema of lab files, for editors: labs/lab.schema.json is a copy."""
-    from oxyctl.lab.schema import lab_schema, render
+    from oxyctl.topology.schema import lab_schema, render
 
     print(render(lab_schema()).decode(), end="")

@@ -153,7 +153,7 @@ def _run(node: str, asked: dict[str, Any], shared: dict[str, Any]) -> None:
     import asyncio
 
     from oxyctl.cli.traffic_run import generate
-    from oxyctl.lab.state import find_lab, find_node
+    from oxyctl.supervise.state import find_lab, find_node
 
     traffic, output = _traffic(asked | asked_for(shared)), shared["output"]
     directory = find_lab(shared["lab"])

@@ -9,9 +9,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from oxyctl.errors import OxyctlError, UsageError
-from oxyctl.lab.inside import command_in
-from oxyctl.lab.state import LabDirectory
+from oxyctl.operate.run_inside import command_in
 from oxyctl.render.traffic import progress_text
+from oxyctl.supervise.state import LabDirectory
 from oxyctl.traffic.client import COMMAND, GeneratorError, GeneratorProcess
 from oxyctl.traffic.config import AnyTraffic
 from oxyctl.traffic.tally import Progress, Report

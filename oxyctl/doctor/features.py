@@ -9,11 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from oxyctl.build.isolation import OBSTACLES
 from oxyctl.doctor import requests
 from oxyctl.doctor.finding import Answer, Trial
 from oxyctl.doctor.modules import module_fix
 from oxyctl.doctor.sandbox import enter_new, in_child, in_sandbox, make_dumpable
-from oxyctl.lab.isolation import OBSTACLES
 from oxyctl.net import netlink
 from oxyctl.net.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 from oxyctl.net.tunnels import attempt

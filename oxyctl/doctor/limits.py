@@ -37,7 +37,7 @@ def _python() -> Answer:
 
 def _run_directory() -> Answer:
     from oxyctl.errors import OxyctlError
-    from oxyctl.lab.state import run_directory
+    from oxyctl.supervise.state import run_directory
 
     try:
         path = run_directory()

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from oxyctl.build.isolation import PRIVATE
 from oxyctl.doctor.finding import Answer, NoNamespaces
-from oxyctl.lab.isolation import PRIVATE
 from oxyctl.net.syscalls import MS_PRIVATE, MS_REC, die_with_parent, mount
 from proxy.device.namespaces import CLONE_NEWUSER, unshare
 

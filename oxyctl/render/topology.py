@@ -8,7 +8,7 @@ from pathlib import PurePath
 import msgspec
 
 from oxyctl.capture.targets import clients
-from oxyctl.lab.steps import Plan
+from oxyctl.plan.steps import Plan
 
 
 class Attachment(msgspec.Struct, kw_only=True, frozen=True):

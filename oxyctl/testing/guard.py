@@ -52,8 +52,8 @@ def main() -> None:
             watched.discard(name)
     if not watched:
         return
-    from oxyctl.lab.reap import take_down
-    from oxyctl.lab.state import lab_directory
+    from oxyctl.operate.down import take_down
+    from oxyctl.supervise.state import lab_directory
 
     for name in watched:
         take_down(lab_directory(name))

@@ -14,12 +14,12 @@ from oxyctl.checks.evidence import flow_lines
 from oxyctl.checks.result import Result
 from oxyctl.checks.session import Session
 from oxyctl.errors import NothingMatched, OxyctlError
-from oxyctl.lab.ask import ask_status
-from oxyctl.lab.model import Lab
-from oxyctl.lab.processes import tail
-from oxyctl.lab.state import control_socket, find_node, lab_directory
-from oxyctl.lab.status import LabStatus
+from oxyctl.operate.ask import ask_status
+from oxyctl.supervise.processes import tail
+from oxyctl.supervise.state import control_socket, find_node, lab_directory
+from oxyctl.supervise.status import LabStatus
 from oxyctl.testing.node import NodeHandle
+from oxyctl.topology.model import Lab
 from proxy.control.client import ControlClient, ControlError
 from proxy.control.schema import FlowRecord
 from proxy.settings import suggest

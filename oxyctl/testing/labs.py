@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oxyctl.errors import UsageError
-from oxyctl.lab.launch import Interrupted, up
-from oxyctl.lab.library import find_file
-from oxyctl.lab.model import Lab, load, loads
-from oxyctl.lab.reap import take_down
-from oxyctl.lab.state import lab_directory
+from oxyctl.operate.down import take_down
+from oxyctl.operate.up import Interrupted, up
+from oxyctl.supervise.state import lab_directory
 from oxyctl.testing.guard import Guard
 from oxyctl.testing.handles import LabHandle
+from oxyctl.topology.file import load, loads
+from oxyctl.topology.library import find_file
+from oxyctl.topology.model import Lab
 
 MAX_STEM = 30  # of a name: the rest makes it unique
 Key = tuple[str, str]  # what it was made from, and who owns it

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from oxyctl.lab.inside import command_in
-from oxyctl.lab.processes import tail
-from oxyctl.lab.steps import PlannedNode
+from oxyctl.operate.run_inside import command_in
+from oxyctl.plan.steps import PlannedNode
+from oxyctl.supervise.processes import tail
 from oxyctl.traffic.client import COMMAND, GeneratorProcess
 from oxyctl.traffic.config import AnyTraffic
 from oxyctl.traffic.tally import Report

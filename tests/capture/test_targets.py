@@ -6,8 +6,8 @@ import pytest
 
 from oxyctl.capture.targets import Wanted, names, resolve, tenants
 from oxyctl.errors import NothingMatched
-from oxyctl.lab.model import loads
-from oxyctl.lab.plan import make_plan
+from oxyctl.plan.make import make_plan
+from oxyctl.topology.file import loads
 
 LAB = """
 networks:

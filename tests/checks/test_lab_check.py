@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from oxyctl.lab.library import find_file
-from oxyctl.lab.model import load
+from oxyctl.topology.file import load
+from oxyctl.topology.library import find_file
 from tests.labs.conftest import machine
 
 __all__ = ["machine"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from oxyctl.lab.checks import HttpCheck, PingCheck, TcpCheck
-from oxyctl.lab.checks.values import is_met
+from oxyctl.topology.checks import HttpCheck, PingCheck, TcpCheck
+from oxyctl.topology.checks.values import is_met
 from proxy.settings import DocumentError
 from tests.checks.conftest import LAB
 

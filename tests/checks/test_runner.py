@@ -12,7 +12,7 @@ from oxyctl.checks.records import sum_of
 from oxyctl.checks.result import Evidence, Result, Verdict
 from oxyctl.cli.check import select
 from oxyctl.errors import NothingMatched, OxyctlError
-from oxyctl.lab.checks import ExecCheck, FlowsCheck, PingCheck
+from oxyctl.topology.checks import ExecCheck, FlowsCheck, PingCheck
 
 PING = "kind: ping, from: laptop, to: 10.0.0.%d, name: p%d"
 MET, NOT_MET = Verdict(True, "a", "b", "c"), Verdict(False, "asked", "expected", "came")

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from oxyctl.cli import main
-from oxyctl.lab.model import loads
-from oxyctl.lab.plan import make_plan
-from oxyctl.lab.state import LabDirectory, State, boot_id, start_ticks
+from oxyctl.plan.make import make_plan
+from oxyctl.supervise.state import LabDirectory, State, boot_id, start_ticks
+from oxyctl.topology.file import loads
 
 LAB = """
 networks: {internet: {subnets: [10.50.0.0/24]}}

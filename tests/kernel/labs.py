@@ -8,13 +8,13 @@ import subprocess
 
 import msgspec
 
-from oxyctl.lab.ask import ask_impair, ask_status
-from oxyctl.lab.control import Impair
-from oxyctl.lab.inside import command_in
-from oxyctl.lab.launch import up
-from oxyctl.lab.reap import take_down
-from oxyctl.lab.state import lab_directory
 from oxyctl.net.impairment import Said
+from oxyctl.operate.ask import ask_impair, ask_status
+from oxyctl.operate.down import take_down
+from oxyctl.operate.run_inside import command_in
+from oxyctl.operate.up import up
+from oxyctl.supervise.questions import Impair
+from oxyctl.supervise.state import lab_directory
 from tests.labs.conftest import links
 
 TIMEOUT_S = 90

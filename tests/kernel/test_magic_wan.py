@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oxyctl.lab.model import load
+from oxyctl.topology.file import load
 from tests.kernel.labs import running
 
 pytestmark = [

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from oxyctl.lab.library import find_file
-from oxyctl.lab.model import load
+from oxyctl.topology.file import load
+from oxyctl.topology.library import find_file
 from tests.kernel.labs import running
 
 pytestmark = [pytest.mark.kernel("netem", "tbf", "root", "/dev/net/tun"), pytest.mark.netns]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oxyctl.lab.model import loads
+from oxyctl.topology.file import loads
 from tests.kernel.labs import running
 
 pytestmark = [

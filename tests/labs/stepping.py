@@ -11,8 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-from oxyctl.lab import launch, reap, supervisor
-from oxyctl.lab.processes import Processes
+from oxyctl.operate import down, up
+from oxyctl.supervise import supervisor
+from oxyctl.supervise.processes import Processes
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.posix_spawn", "subprocess.Popen", "socket.bind"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -84,8 +85,8 @@ def command(steps, who, arguments):
     """The command, with its steps and such a supervisor."""
     from oxyctl.cli import main
 
-    launch.SUPERVISOR = f"tests.labs.stepping {steps.place} {who} {steps.number} supervise"
-    around(reap, "_signalled", steps)
+    up.SUPERVISOR = f"tests.labs.stepping {steps.place} {who} {steps.number} supervise"
+    around(down, "_signalled", steps)
     steps.is_counting = who == "command"
     sys.argv = ["oxyctl", *arguments]
     main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oxyctl.lab.state import LabDirectory
+from oxyctl.supervise.state import LabDirectory
 from tests.labs.conftest import ROOT, eventually, holding_namespaces, links, mounts, processes_of, state_of, users_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]

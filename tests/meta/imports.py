@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, and where. What only type checkers execute does not count: it ties nothing together."""
+    """One imported module, and where."""
 
     importer: str
     imported: str
@@ -36,11 +36,14 @@ def sources(*packages: str) -> list[Path]:
     return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
 
 
-def imports_of(source: str, module: str, file: str = "<text>", *, is_package: bool = False) -> list[Import]:
+def imports_of(
+    source: str, module: str, file: str = "<text>", *, is_package: bool = False, with_types: bool = False
+) -> list[Import]:
     """Every import that runs, also inside functions; `from package import name` counts as `package.name` where that
-    is a module, and relative ones are resolved."""
+    is a module, and relative ones are resolved. `with_types`: also what only type checkers execute."""
     found = []
-    for node in _running(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree) if with_types else _running(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -53,7 +56,7 @@ def imports_of(source: str, module: str, file: str = "<text>", *, is_package: bo
     return found
 
 
-def imports_in(*packages: str) -> list[Import]:
+def imports_in(*packages: str, with_types: bool = False) -> list[Import]:
     return [
         found
         for path in sources(*packages)
@@ -62,6 +65,7 @@ def imports_in(*packages: str) -> list[Import]:
             module_name(path),
             str(path.relative_to(ROOT)),
             is_package=path.name == "__init__.py",
+            with_types=with_types,
         )
     ]
 
@@ -135,4 +139,36 @@ def upward(found: Iterable[Import], layers: tuple[str, ...]) -> list[str]:
         low, high = rank(each.importer, layers), rank(each.imported, layers)
         if low is not None and high is not None and high > low:
             result.append(f"{each}, which stands above it")
+    return result
+
+
+def circles(found: Iterable[Import]) -> list[list[str]]:
+    """The groups of modules that import each other, directly or by way of others (Tarjan's algorithm)."""
+    graph: dict[str, set[str]] = {}
+    for each in found:
+        if each.importer != each.imported:
+            graph.setdefault(each.importer, set()).add(each.imported)
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    result: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        number[module] = low[module] = len(number)
+        stack.append(module)
+        for other in sorted(graph.get(module, ())):
+            if other not in number:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], number[other])
+        if low[module] == number[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                result.append(sorted(group))
+
+    for module in sorted(graph):
+        if module not in number:
+            visit(module)
     return result

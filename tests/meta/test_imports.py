@@ -77,8 +77,11 @@ CORE_FOR_THE_LAB = {
 }
 
 ON_THEIR_OWN = {
-    "oxyctl.lab": "it starts them, they know nothing of it",
-    "oxyctl.nodes": "it starts them, they know nothing of it",
+    "oxyctl.topology": "labs start them, they know nothing of labs",
+    "oxyctl.plan": "labs start them, they know nothing of labs",
+    "oxyctl.build": "labs start them, they know nothing of labs",
+    "oxyctl.supervise": "labs start them, they know nothing of labs",
+    "oxyctl.operate": "labs start them, they know nothing of labs",
     "oxyctl.cli": "they are programs, not commands",
     "oxyctl.render": "they are programs, not commands",
 }
@@ -143,7 +146,7 @@ def clock_readings(source, module):
     "snippet",
     [
         "import oxyctl",
-        "import oxyctl.lab.model as model",
+        "import oxyctl.topology.file as model",
         "from oxyctl import lab",
         "def late():\n    from oxyctl.lab import plan",
         "if True:\n    import os, oxyctl",
@@ -203,6 +206,6 @@ def test_a_clock_in_a_pure_layer_is_caught():
 
 def test_a_closed_part_of_the_proxy_is_caught():
     found = imports_of(
-        "from proxy.stream import relay\nfrom proxy.wire import ip\nimport proxy.wirex", "oxyctl.lab.plan"
+        "from proxy.stream import relay\nfrom proxy.wire import ip\nimport proxy.wirex", "oxyctl.plan.draft"
     )
     assert len(outside(found, "oxyctl", "proxy", CORE_FOR_THE_LAB)) == 2

@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-from oxyctl.lab.model import loads
-from oxyctl.lab.plan import make_plan
+from oxyctl.plan.make import make_plan
 from oxyctl.render.drawing import draw
 from oxyctl.render.graph import dot, mermaid
 from oxyctl.render.topology import topology
+from oxyctl.topology.file import loads
 from tests.meta.imports import ROOT
 
 SMALL = """

@@ -1,0 +1,61 @@
+"""Devices and rules of a plan, made in the calling thread's network namespace."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+from oxyctl.net import netlink, rules
+from oxyctl.net.offload import finish_checksums
+from oxyctl.net.persistent import new_tun
+from oxyctl.net.tunnels import TunnelLink, listen_gue, new_tunnel
+from oxyctl.plan.steps import Device, Rule
+from oxyctl.topology.routes import EVERYTHING
+
+LAST_METRIC = 4096  # behind whatever else says where everything goes
+MIN_IPV6_MTU = 1280  # RFC 8200 5
+QUEUE_PACKETS = 2000  # what the kernel holds while an agent is busy
+
+
+def make_devices(devices: Sequence[Device], wanted: Sequence[Rule]) -> None:
+    """All of them, up, with their addresses and routes; OSError says which could not be made."""
+    if any(rule.is_first for rule in wanted):
+        rules.local_later()
+    for device in devices:
+        if device.kind == "tun":
+            new_tun(device.name, device.index)
+        elif device.port:
+            listen_gue(device.port, 6 if device.kind == "gue6" else 4)
+    for interface in sorted({device.carrier for device in devices if device.carrier}):
+        finish_checksums(interface)  # at the far end may be a program, which could not
+    requests = [new_tunnel(_link(device)) for device in devices if device.kind != "tun"]
+    for device in devices:
+        requests += _requests(device)
+    for rule in wanted:
+        requests += rules.from_interface(rule.interface, rule.table, is_first=rule.is_first)
+    netlink.run(requests)
+
+
+def _link(device: Device) -> TunnelLink:
+    return TunnelLink(
+        name=device.name,
+        number=device.index,
+        kind=device.kind,
+        local=device.local,
+        remote=device.remote,
+        key=device.key,
+        checksum=device.checksum,
+        port=device.port,
+    )
+
+
+def _requests(device: Device) -> Iterator[netlink.Request]:
+    yield netlink.set_link(device.index, mtu=device.mtu, queue=QUEUE_PACKETS if device.kind == "tun" else None)
+    for text in device.addresses:
+        yield netlink.add_address(device.index, ipaddress.ip_interface(text))
+    for table in device.tables:
+        for everything in EVERYTHING:
+            if everything.version == 4 or device.mtu >= MIN_IPV6_MTU:  # below that the kernel does without IPv6
+                yield netlink.add_route(everything, device.index, metric=LAST_METRIC, table=table)
+            if table != netlink.RT_TABLE_MAIN:  # a device that is gone must not make another table decide
+                yield netlink.refuse_route(everything, LAST_METRIC + 1, table)

@@ -1,0 +1,95 @@
+"""A question to a running supervisor, from outside the lab."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from oxyctl.errors import ExitCode, LabNotFound, NothingMatched, OxyctlError, UsageError
+from oxyctl.net.sockets import shortened
+from oxyctl.plan.diff import Change
+from oxyctl.supervise.questions import Apply, Failure, Impair, Nodes, Question, Status
+from oxyctl.supervise.state import LabDirectory
+from oxyctl.supervise.status import LabStatus, NodeStatus
+
+TIMEOUT_S = 10
+END_S = 2.0
+CHANGE_S = 60  # beyond the time that nodes are given
+ERRORS = {ExitCode.USAGE: UsageError, ExitCode.NOTHING_MATCHED: NothingMatched}
+T = TypeVar("T")
+Tell = Callable[[dict[str, Any]], None]
+# Made here, not on first use: msgspec then gathers what it knows of a type, and two threads that do so at once crash.
+STATUS = msgspec.json.Decoder(LabStatus)
+CHANGES = msgspec.json.Decoder(list[Change])
+NODES = msgspec.json.Decoder(list[NodeStatus])
+FAILURE = msgspec.json.Decoder(Failure)
+
+
+def ask_status(lab: LabDirectory) -> LabStatus:
+    """The status of `lab` as its supervisor sees it; OxyctlError when it does not answer."""
+    return _ask(lab, Status(), STATUS, TIMEOUT_S)
+
+
+def ask_impair(lab: LabDirectory, question: Impair) -> list[Change]:
+    """Have links of `lab` impaired; what was changed. NothingMatched, UsageError, OxyctlError."""
+    return _ask(lab, question, CHANGES, CHANGE_S)
+
+
+def ask_apply(lab: LabDirectory, question: Apply) -> list[Change]:
+    """Have `lab` become another; what was changed. UsageError, OxyctlError."""
+    return _ask(lab, question, CHANGES, CHANGE_S + question.timeout_s)
+
+
+def ask_nodes(lab: LabDirectory, question: Nodes, tell: Tell = lambda event: None) -> list[NodeStatus]:
+    """Have nodes of `lab` stopped, started or killed, telling each event; how they are then. NothingMatched,
+    UsageError, OxyctlError."""
+    return _ask(lab, question, NODES, 2 * (CHANGE_S + question.timeout_s), tell)  # another one may be at it
+
+
+def _ask(
+    lab: LabDirectory,
+    question: Question,
+    answers: msgspec.json.Decoder[T],
+    timeout_s: float,
+    tell: Tell = lambda event: None,
+) -> T:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, shortened(lab.control) as path:
+            sock.settimeout(timeout_s)
+            sock.connect(path)
+            sock.sendall(msgspec.json.encode(question) + b"\n")
+            with sock.makefile("rb") as file:
+                answer = b""
+                for answer in file:
+                    if answer.startswith(b'{"event":'):
+                        tell(msgspec.json.decode(answer))
+        if answer.startswith(b'{"error":'):
+            failure = FAILURE.decode(answer)
+            raise ERRORS.get(failure.exit_code, OxyctlError)(failure.error)
+        return answers.decode(answer)
+    except FileNotFoundError:
+        raise OxyctlError(f"lab '{lab.name}' is still being built") from None
+    except (OSError, msgspec.DecodeError) as error:
+        if not isinstance(error, TimeoutError):
+            _await_end(lab)
+        if lab.live_state() is None:
+            raise LabNotFound(f"lab '{lab.name}' has just ended") from None
+        raise OxyctlError(f"the supervisor of lab '{lab.name}' does not answer: {error}") from None
+
+
+def _await_end(lab: LabDirectory) -> None:
+    """A supervisor that was killed lets go of its connections a moment before it is gone."""
+    state = lab.live_state()
+    with contextlib.suppress(OSError):
+        if state is not None:
+            pidfd = os.pidfd_open(state.pid)
+            try:
+                select.select([pidfd], [], [], END_S)
+            finally:
+                os.close(pidfd)

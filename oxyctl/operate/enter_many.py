@@ -1,0 +1,105 @@
+"""`exec` in many nodes at once: each with its own output and exit code, told line by line or collected."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from oxyctl.operate.enter import FORWARDED, Start, become, enter_lab, exit_code
+from oxyctl.supervise.state import LabDirectory, State
+
+CHUNK = 65_536
+Tell = Callable[[str, int, bytes], None]  # the node, 1 or 2, and a line with its end
+
+
+@dataclass
+class Run:
+    """A program in one node: its exit code, and what it wrote."""
+
+    node: str
+    exit_code: int = 0
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+
+
+@dataclass
+class _Child:
+    run: Run
+    pid: int
+    streams: dict[int, int]  # the pipes from its output and from its errors, by 1 and 2
+
+
+def run_everywhere(lab: LabDirectory, state: State, nodes: Sequence[str], start: Start, tell: Tell) -> list[Run]:
+    """Run `start` in all of `nodes` concurrently, without input; what became of each, in their order.
+
+    The calling process enters the lab, for good. Signals that end a command are handed on to the programs.
+    """
+    enter_lab(state)
+    sys.stdout.flush()
+    children: list[_Child] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)
+
+    for number in FORWARDED:
+        signal.signal(number, hand_on)
+    children += [_fork(lab, Run(node), start) for node in nodes]
+    _collect(children, tell)
+    for child in children:
+        child.run.exit_code = exit_code(os.waitpid(child.pid, 0)[1])
+    return [child.run for child in children]
+
+
+def print_line(node: str, stream: int, line: bytes) -> None:
+    """To the same stream, with the node's name before it."""
+    out = (sys.stdout if stream == 1 else sys.stderr).buffer
+    out.write(f"{node} | ".encode() + line)
+    out.flush()
+
+
+def _fork(lab: LabDirectory, run: Run, start: Start) -> _Child:
+    pipes = {stream: os.pipe() for stream in (1, 2)}
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)  # what the terminal sends comes by way of `hand_on`, once
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for stream, (_, writer) in pipes.items():
+            os.dup2(writer, stream)
+        become(lab, run.node, start)
+    for _, writer in pipes.values():
+        os.close(writer)
+    return _Child(run, pid, {stream: reader for stream, (reader, _) in pipes.items()})
+
+
+def _collect(children: Sequence[_Child], tell: Tell) -> None:
+    """Read all pipes to their ends; a line that is not ended gets its end."""
+    with selectors.DefaultSelector() as selector:
+        for child in children:
+            for stream, pipe in child.streams.items():
+                selector.register(pipe, selectors.EVENT_READ, (child.run, stream, bytearray()))
+        while selector.get_map():
+            for key, _ in selector.select():
+                chunk = os.read(key.fd, CHUNK)
+                run, stream, held = key.data
+                _take(run, stream, held, chunk, tell)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                    os.close(key.fd)
+
+
+def _take(run: Run, stream: int, held: bytearray, chunk: bytes, tell: Tell) -> None:
+    (run.stdout if stream == 1 else run.stderr).extend(chunk)
+    held += chunk
+    *lines, rest = held.split(b"\n")
+    held[:] = rest
+    for line in lines:
+        tell(run.node, stream, bytes(line) + b"\n")
+    if not chunk and rest:
+        tell(run.node, stream, bytes(rest) + b"\n")

@@ -1,0 +1,60 @@
+"""Which tunnels this kernel carries, found by making them in namespaces that end with the trial; never by guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from oxyctl.doctor.finding import Answer
+from oxyctl.doctor.modules import module_fix
+from oxyctl.doctor.sandbox import in_sandbox
+from oxyctl.errors import OxyctlError
+from oxyctl.net.tunnels import attempt
+from oxyctl.plan.site_tunnels import kernel_kind
+from oxyctl.topology.model import Lab
+from oxyctl.topology.nodes import GreSiteNode, SiteNode
+from oxyctl.topology.sites import sites_of
+
+MODULES = {"gre": "ip_gre", "ip6gre": "ip6_gre", "gue": "fou", "gue6": "fou6"}
+WORDS = {"gre": "GRE", "ip6gre": "GRE over IPv6", "gue": "GUE", "gue6": "GUE over IPv6"}
+
+
+def abilities(kinds: Iterable[str]) -> frozenset[str]:
+    """Those of `kinds` that the kernel carries."""
+    return frozenset(kind for kind in set(kinds) if refusal(kind) is None)
+
+
+def refusal(kind: str) -> str | None:
+    """Why the kernel does not carry a tunnel of `kind`; None when it does."""
+    try:
+        in_sandbox(partial(_try, kind))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _try(kind: str) -> Answer:
+    attempt(kind)
+    return Answer("ok")
+
+
+def abilities_for(lab: Lab) -> frozenset[str]:
+    """What the sites of `lab` leave open, tried. OxyctlError: a site must have what the kernel has not."""
+    sites = sites_of(lab)
+    kinds = {name: kernel_kind(lab, name) for name, site in sites.items() if _asks(site)}
+    found = abilities(kinds.values())
+    for name, kind in kinds.items():
+        if kind not in found and "kernel" in _said(sites[name]):
+            fix = module_fix(MODULES[kind])
+            hint = f"; try: {fix}" if fix else "; `tunnel: auto` takes an agent where the kernel cannot"
+            raise OxyctlError(f"node '{name}': this kernel has no {WORDS[kind]} ({refusal(kind)}){hint}")
+    return found
+
+
+def _asks(site: SiteNode) -> bool:
+    return bool({"kernel", "auto"} & _said(site))
+
+
+def _said(site: SiteNode) -> set[str]:
+    edge = site.edge if isinstance(site, GreSiteNode) else None
+    return {site.tunnel, edge or site.tunnel}

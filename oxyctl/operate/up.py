@@ -1,0 +1,180 @@
+"""`up`: start a supervisor, follow what it tells, commit; or take down what was built when anything comes between."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from oxyctl.errors import OxyctlError, UsageError
+from oxyctl.operate import down
+from oxyctl.operate.ask import ask_status
+from oxyctl.operate.kernel_tunnels import abilities_for
+from oxyctl.operate.leftovers import delete
+from oxyctl.plan.diff import is_same
+from oxyctl.plan.make import make_plan
+from oxyctl.plan.steps import Plan
+from oxyctl.supervise.processes import tail
+from oxyctl.supervise.questions import COMMIT
+from oxyctl.supervise.state import LabDirectory, State, lab_directory, locked
+from oxyctl.topology.model import Lab
+
+Event = dict[str, Any]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GONE_S = 10
+SUPERVISOR = "oxyctl.supervise.supervisor"
+
+
+class Interrupted(BaseException):
+    """A signal asked the command to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def up(lab: Lab, timeout_s: float, tell: Callable[[Event], None]) -> bool:
+    """Bring `lab` up, all of it or nothing, telling each event; False when it was up already, with the same topology.
+
+    OxyctlError says what failed. While the lab is being built, signals that end the command raise Interrupted.
+    """
+    directory = lab_directory(lab.name)
+    plan = make_plan(lab, directory.path, abilities_for(lab))
+    with _interruptible(), _locked(lab.name) as lock:
+        state = _settled(directory)
+        if state is not None and state.phase != "stopping":
+            _check_same(directory, plan, state)
+            return False
+        if state is not None:
+            down.end(state)
+        delete(directory)
+        try:
+            _write_plan(directory, plan)
+            _launch(directory, lock, timeout_s, tell)
+        except BaseException:
+            delete(directory)
+            raise
+    return True
+
+
+def _settled(directory: LabDirectory) -> State | None:
+    """What the lab is after its supervisor, by answering, has noticed every signal that was sent to it before."""
+    state = directory.live_state()
+    if state is not None and state.phase == "up":
+        with contextlib.suppress(OxyctlError):
+            ask_status(directory)
+        state = directory.live_state()
+    return state
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    def interrupt(number: int, frame: object) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # once: what is being taken down is taken down
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[int]:
+    try:
+        with locked(name, wait=False) as fd:
+            yield fd
+    except BlockingIOError:
+        raise OxyctlError(f"another command is building lab '{name}' or taking it down") from None
+
+
+@contextlib.contextmanager
+def holding(name: str) -> Iterator[None]:
+    """No other command changes lab `name` meanwhile; OxyctlError when one does."""
+    with _locked(name):
+        yield
+
+
+def _check_same(directory: LabDirectory, plan: Plan, state: State) -> None:
+    running = directory.read_plan()
+    if running is None or not is_same(running, plan):
+        raise UsageError(
+            f"lab '{plan.lab}' is up with another topology, from {state.source}; "
+            f"`oxyctl lab apply` changes it, or give this one another --name"
+        )
+
+
+def _write_plan(directory: LabDirectory, plan: Plan) -> None:
+    content = msgspec.json.format(msgspec.json.encode(plan), indent=1)
+    with _writing(directory):
+        directory.log("supervisor").parent.mkdir(mode=0o700, parents=True)
+        (directory.path / "plan.json").write_bytes(content)
+
+
+@contextlib.contextmanager
+def _writing(directory: LabDirectory) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OxyctlError(f"cannot write to the run directory: {directory.path}: {error.strerror}") from None
+
+
+def _launch(directory: LabDirectory, lock: int, timeout_s: float, tell: Callable[[Event], None]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        try:
+            with theirs:
+                _start(directory, theirs.fileno(), lock, timeout_s)
+            _follow(ours, directory, tell)
+        except BaseException:
+            ours.shutdown(socket.SHUT_WR)  # the supervisor takes this for the end of the command, and ends
+            _wait_gone(ours, directory)
+            raise
+
+
+def _start(directory: LabDirectory, channel: int, lock: int, timeout_s: float) -> None:
+    """Start the supervisor; the process that is started ends as soon as its child, PID 1 of the lab, is on its own."""
+    module = [sys.executable, "-P", "-m", *SUPERVISOR.split()]
+    with _writing(directory), directory.log("supervisor").open("ab") as log:
+        subprocess.run(
+            [*module, str(directory.path), str(channel), str(lock), str(timeout_s)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(channel, lock),
+            check=False,  # what went wrong is told over the channel
+        )
+
+
+def _follow(channel: socket.socket, directory: LabDirectory, tell: Callable[[Event], None]) -> None:
+    """Tell the events; return when the supervisor has noted that the lab is up, and is on its own."""
+    with contextlib.suppress(ConnectionError), channel.makefile("rb") as lines:  # reset: it was killed
+        for line in lines:
+            event: Event = msgspec.json.decode(line)
+            if event["event"] == "failed":
+                raise OxyctlError(str(event["error"]))
+            if event["event"] == "up":
+                channel.sendall(COMMIT)
+            tell(event)
+    state = directory.live_state()
+    if state is None or state.phase != "up":
+        raise OxyctlError(f"the lab's supervisor ended; its log:\n{tail(directory.log('supervisor'))}")
+
+
+def _wait_gone(channel: socket.socket, directory: LabDirectory) -> None:
+    """Return when the supervisor and all of its lab are gone: it writes who it is before it builds anything."""
+    channel.settimeout(GONE_S)
+    with contextlib.suppress(OSError):
+        while channel.recv(65_536):
+            pass
+    if (state := directory.live_state()) is not None:
+        down.end(state)

@@ -1,0 +1,19 @@
+"""From a lab to the steps that make it. Pure: reads no file, asks no kernel; the same lab gives the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from oxyctl.plan.draft import Draft
+from oxyctl.plan.nodes import plan_node
+from oxyctl.plan.steps import Plan
+from oxyctl.topology.model import Lab
+
+
+def make_plan(lab: Lab, run: Path, abilities: Collection[str] = ()) -> Plan:
+    """The steps that make `lab`, with its files in the directory `run`. `abilities`: tunnels that the kernel has."""
+    draft = Draft(lab, run, abilities)
+    for name, node in lab.nodes.items():
+        plan_node(name, node, draft)
+    return draft.finish()

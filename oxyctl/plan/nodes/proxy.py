@@ -1,0 +1,67 @@
+"""The proxy under test: its namespace, its `proxy.yaml`, its process and its sockets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from oxyctl.net.sockets import is_too_long
+from oxyctl.plan.draft import Draft
+from oxyctl.plan.site_onramps import on_ramps, tenant_settings
+from oxyctl.plan.site_tunnels import EDGE_SYSCTLS, has_kernel_edge
+from oxyctl.plan.steps import INHERITED, Control, Process
+from oxyctl.topology.nodes import ProxyNode
+from proxy.settings import ConnectedOnRamp, Settings
+
+CONTROL, TUNNELS = "control.sock", "tunnels.sock"
+SYSCTLS = {
+    # ICMP datagram sockets for whoever the proxy runs as; a user namespace that maps one group accepts only that one
+    "net/ipv4/ping_group_range": ["0 2147483647", "0 0"],
+    "net/ipv4/ip_local_port_range": ["1024 65535"],
+}
+
+
+def plan_proxy(name: str, node: ProxyNode, draft: Draft) -> None:
+    """Its `proxy.yaml`, its process, and the sockets that clients and `oxyctl flows` connect to."""
+    is_edge = has_kernel_edge(draft.lab, name, draft.abilities)
+    draft.add_namespace(name, SYSCTLS | (EDGE_SYSCTLS if is_edge else {}))
+    home = draft.home(name)
+    draft.add_file(home / "proxy.yaml", _yaml(_settings(name, node, home, draft)))
+    process = Process(
+        name=name,
+        node=name,
+        command=[sys.executable, "-m", "proxy", str(home / "proxy.yaml")],
+        directory=str(draft.base if node.settings.hooks else home),  # `python -m` imports from there
+        environment=node.env,
+        inherit=str(home) if is_too_long(home / TUNNELS) else None,
+    )
+    draft.processes.append(process)
+    control = str(home / CONTROL)
+    draft.add_node(name, node.kind, process=name, probe=Control(socket=control), control=control)
+
+
+def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
+    sockets = f"/proc/self/fd/{INHERITED}" if is_too_long(home / TUNNELS) else str(home)
+    change = node.settings
+    return Settings(
+        node=name,
+        tenants={
+            tenant: tenant_settings(name, tenant, said.settings(list(node.attached)), draft.lab)
+            for tenant, said in node.tenants.items()
+        },
+        onramps=[ConnectedOnRamp(path=f"{sockets}/{TUNNELS}"), *on_ramps(name, draft)],
+        control=f"{sockets}/{CONTROL}",
+        records=change.records,
+        timeouts=change.timeouts,
+        bridge=change.bridge,
+        hooks=change.hooks,
+        offramp=change.offramp,
+        kernel=change.kernel,
+    )
+
+
+def _yaml(settings: Settings) -> str:
+    return str(yaml.safe_dump(msgspec.to_builtins(settings), sort_keys=False))

@@ -1,0 +1,12 @@
+"""A site's router: its namespace, and its tunnel to the proxy as `plan.site_tunnels` makes it."""
+
+from __future__ import annotations
+
+from oxyctl.plan.draft import Draft
+from oxyctl.plan.site_tunnels import plan_tunnel
+from oxyctl.topology.nodes import SiteNode
+
+
+def plan_site(name: str, node: SiteNode, draft: Draft) -> None:
+    """The router's namespace, and both ends of its tunnel."""
+    plan_tunnel(name, node, draft)

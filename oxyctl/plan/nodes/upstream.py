@@ -1,0 +1,31 @@
+"""Origin servers: entries in what the shared process `python -m oxyctl.services` serves."""
+
+from __future__ import annotations
+
+from oxyctl.net.namespaces import MOUNTS
+from oxyctl.plan.draft import Draft
+from oxyctl.plan.steps import Services
+from oxyctl.topology.nodes import UpstreamNode
+
+
+def plan_upstream(name: str, node: UpstreamNode, draft: Draft) -> None:
+    """A namespace, and an entry in what the shared process serves."""
+    draft.add_namespace(name)
+    draft.services.append(service_entry(name, node.services, node.root, draft))
+    probe = Services(addresses=draft.addresses(name), services=node.services)
+    draft.add_node(name, node.kind, process="services", probe=probe)
+
+
+def service_entry(name: str, services: dict[str, int], root: str | None, draft: Draft) -> dict[str, object]:
+    """What the shared process is told of the services of a node."""
+    node = draft.lab.nodes[name]
+    return {
+        "name": name,
+        "netns": str(draft.namespace_file(name)),
+        "utsns": str(draft.namespace_file(name, "uts")),
+        "mntns": str(draft.namespace_file(name, MOUNTS)) if node.files else None,
+        "env": node.env,
+        "addresses": draft.addresses(name),
+        "services": services,
+        "root": None if root is None else str(draft.base / root),
+    }

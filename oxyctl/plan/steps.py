@@ -1,0 +1,224 @@
+"""What a plan is made of: plain data, the same in memory, in the run directory, and in a diff of two plans."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import field
+
+from oxyctl.net.impairment import Impairment
+from oxyctl.topology.words import Restart
+
+
+class Step(msgspec.Struct, kw_only=True, frozen=True):
+    """One thing to make."""
+
+
+class Namespace(Step, frozen=True):
+    """The network namespace of a node. Each sysctl takes the first of its values that the kernel accepts."""
+
+    node: str
+    sysctls: dict[str, list[str]]
+    files: dict[str, str] = field(default_factory=dict)  # what only this node sees: path there, file in its place
+
+
+class Bridge(Step, frozen=True):
+    """A network: an Ethernet bridge in the lab's own namespace."""
+
+    network: str
+    name: str
+    index: int
+
+
+class Link(Step, frozen=True):
+    """A node's interface in a network. Indexes are chosen here so that nothing has to be looked up while building."""
+
+    node: str
+    network: str
+    interface: str
+    index: int
+    mac: str
+    addresses: list[str]  # with prefix lengths
+    port: str  # the other end, in the bridge
+    port_index: int
+    bridge_index: int
+    mtu: int | None = None
+    impairment: Impairment = Impairment()
+
+
+class Device(Step, frozen=True):
+    """A device that is no link: the kernel's end of a tunnel, or a TUN device that an agent finds by its name.
+
+    gre and ip6gre: GRE over IPv4 and IPv6; gue and gue6: the kernel's GUE over them, which also listens on `port`.
+    """
+
+    node: str
+    name: str
+    index: int
+    kind: Literal["tun", "gre", "ip6gre", "gue", "gue6"]
+    mtu: int
+    carrier: str = ""  # the interface that the outer packets leave by
+    local: str = ""  # outer addresses
+    remote: str = ""
+    key: int | None = None
+    checksum: bool = False
+    port: int = 0
+    addresses: list[str] = field(default_factory=list)  # with prefix lengths
+    tables: list[int] = field(default_factory=list)  # the routing tables that send everything there
+
+
+class Rule(Step, frozen=True):
+    """What comes in by an interface is routed by a table of its own, and by no other.
+
+    With `is_first` also what is addressed to the node itself: it is passing through, whatever it says.
+    """
+
+    node: str
+    interface: str
+    table: int
+    is_first: bool = False
+
+
+By = Literal["kernel", "user space"]
+
+
+class SiteTunnel(Step, frozen=True):
+    """The tunnel of a site, as it will be shown: who carries it at either end, and between which addresses."""
+
+    site: str
+    proxy: str
+    tenant: str
+    network: str  # of the tenant's virtual networks
+    kind: Literal["gre", "gue"]
+    interface: str  # the site's
+    addresses: list[str]  # inside, the site's
+    outer: list[str]  # the site's, the proxy's
+    mtu: int
+    by: By
+    edge: By | None = None  # at the proxy; None: the proxy itself
+    lan: str = ""  # the lab network behind it
+    is_probed: bool = True
+
+
+class Route(Step, frozen=True):
+    """A node's way to what is in none of its networks."""
+
+    node: str
+    index: int  # of the interface
+    to: str
+    via: str
+    metric: int = 0  # 0: the kernel's own
+
+
+class File(Step, frozen=True):
+    """A file in the run directory."""
+
+    path: str
+    text: str
+
+
+class Process(Step, frozen=True):
+    """A program. Its output goes to its log; with `reports`, lines of JSON on its standard output are read instead."""
+
+    name: str
+    command: list[str]
+    directory: str
+    node: str | None = None  # in whose namespaces; None: the lab's own
+    environment: dict[str, str] = field(default_factory=dict)
+    reports: bool = False
+    inherit: str | None = None  # a directory that it finds open as descriptor INHERITED, for Unix sockets far down
+
+
+INHERITED = 3
+
+
+class Running(Step, frozen=True, tag="running"):
+    """Ready when the program still runs a moment after its start, or has done its work by then."""
+
+
+class Control(Step, frozen=True, tag="control"):
+    """Ready when `GET /v1/status` on this Unix socket is answered with 200."""
+
+    socket: str
+
+
+class Tunnel(Step, frozen=True, tag="tunnel"):
+    """Ready when the agent reports that the proxy accepted the tunnel, and services, if there are any, are reported."""
+
+    services: dict[str, int] = field(default_factory=dict)
+
+
+class SiteOpen(Step, frozen=True, tag="site-open"):
+    """Ready when the agents report these ends of a site's tunnel open; with `is_probed`, also that it is healthy."""
+
+    ends: list[str]
+    is_probed: bool
+
+
+class Services(Step, frozen=True, tag="services"):
+    """Ready when the services are reported, and each that listens accepts TCP on each of the node's addresses."""
+
+    addresses: list[str]
+    services: dict[str, int]  # ports by name
+
+
+class Port(Step, frozen=True, tag="port"):
+    """Ready when the program accepts TCP on this port of any of these addresses."""
+
+    addresses: list[str]
+    port: int
+    timeout_s: float | None = None
+
+
+class Http(Step, frozen=True, tag="http"):
+    """Ready when `GET path` is answered with 200 to 399 at one of these addresses."""
+
+    addresses: list[str]
+    port: int
+    host: str
+    path: str
+    timeout_s: float | None = None
+
+
+class Exec(Step, frozen=True, tag="exec"):
+    """Ready when this program, run inside the node in this directory, ends with exit code 0."""
+
+    command: list[str]
+    directory: str
+    environment: dict[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+
+
+Probe = Running | Control | Tunnel | SiteOpen | Services | Port | Http | Exec
+
+
+class PlannedNode(Step, frozen=True):
+    """A node as it will be shown, the process that serves it, and what 'ready' means for it."""
+
+    name: str
+    kind: str
+    addresses: list[str]
+    process: str
+    probe: Probe
+    control: str | None = None  # the control socket, where it has one
+    labels: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)  # of the programs that `exec` runs there
+    restart: Restart = "never"  # when its program has ended by itself
+
+
+class Plan(Step, frozen=True):
+    """All of a lab, in the order in which it is made."""
+
+    lab: str
+    source: str  # the lab file
+    namespaces: list[Namespace]
+    bridges: list[Bridge]
+    links: list[Link]
+    files: list[File]
+    processes: list[Process]
+    nodes: list[PlannedNode]
+    routes: list[Route] = field(default_factory=list)
+    devices: list[Device] = field(default_factory=list)
+    rules: list[Rule] = field(default_factory=list)
+    tunnels: list[SiteTunnel] = field(default_factory=list)

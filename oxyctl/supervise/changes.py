@@ -1,0 +1,103 @@
+"""Changes of a lab that is up: its links are impaired, or all of it becomes another plan. One at a time."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import msgspec
+
+from oxyctl.errors import NothingMatched, UsageError
+from oxyctl.net.impairment import Impairment
+from oxyctl.plan.diff import Change, Diff, compare, entries, tunnel_impairment
+from oxyctl.plan.steps import Plan, PlannedNode
+from oxyctl.supervise.impairment_relay import link_name
+from oxyctl.supervise.lab import RunningLab
+from oxyctl.supervise.node_lifecycle import NodeLifecycle
+from oxyctl.supervise.questions import Apply, Impair
+from oxyctl.supervise.state import write_atomically
+from oxyctl.supervise.transition import Transition
+from proxy.settings import suggest
+
+IMPAIR_S = 20.0
+
+
+class Changes:
+    """Changes the plan of a running lab, and the lab with it."""
+
+    def __init__(self, lab: RunningLab, nodes: NodeLifecycle) -> None:
+        self._lab, self._nodes = lab, nodes
+        self._transition = Transition(lab.processes, lab.namespaces, lab.links, lab.shared, self._until_ready)
+
+    async def impair(self, question: Impair) -> list[Change]:
+        """What was changed. NothingMatched, UsageError, OxyctlError."""
+        async with self._lab.changing:
+            wanted = impaired(self._lab.plan, question)
+            return await self._become(compare(self._lab.plan, wanted), IMPAIR_S)
+
+    async def apply(self, question: Apply) -> list[Change]:
+        """What was changed. UsageError: it cannot be; OxyctlError: it failed, and the lab is as it was."""
+        async with self._lab.changing:
+            return await self._become(compare(self._lab.plan, question.plan), question.timeout_s)
+
+    async def _become(self, diff: Diff, timeout_s: float) -> list[Change]:
+        lab = self._lab
+        lab.deadline = time.monotonic() + timeout_s
+        if not diff.is_empty:
+            lab.ready -= diff.gone
+            self._nodes.forget(diff.gone)
+            await self._transition.run(diff)
+        lab.plan = diff.wanted
+        content = msgspec.json.format(msgspec.json.encode(diff.wanted), indent=1)
+        write_atomically(lab.directory.path / "plan.json", content)
+        return diff.changes
+
+    async def _until_ready(self, node: PlannedNode) -> None:
+        await self._lab.until_ready(node, self._lab.deadline)
+
+
+def impaired(plan: Plan, question: Impair) -> Plan:
+    """`plan` with the link, the tunnel, or the links of the network that are meant impaired as asked for."""
+    names = matching(plan, question.link)
+    try:
+        links = [
+            msgspec.structs.replace(link, impairment=_changed(link.impairment, question))
+            if link_name(link) in names
+            else link
+            for link in plan.links
+        ]
+        return msgspec.structs.replace(_with_tunnels(plan, names, question), links=links)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def matching(plan: Plan, word: str) -> set[str]:
+    """The names of the links that `word` means: NODE:NETWORK, NODE:INTERFACE, NODE:tunnel, NETWORK. NothingMatched."""
+    words: dict[str, set[str]] = {}
+    for link in plan.links:
+        for each in (link_name(link), f"{link.node}:{link.interface}", link.network):
+            words.setdefault(each, set()).add(link_name(link))
+    for node, entry in entries(plan, "agents").items():
+        for each in (f"{node}:tunnel", f"{node}:{entry['interface']}"):
+            words.setdefault(each, set()).add(f"{node}:tunnel")
+    if word not in words:
+        raise NothingMatched(f"lab '{plan.lab}' has no link '{word}'{suggest(word, words)}")
+    return words[word]
+
+
+def _changed(before: Impairment, question: Impair) -> Impairment:
+    return question.said.over(Impairment() if question.clear else before)
+
+
+def _with_tunnels(plan: Plan, names: set[str], question: Impair) -> Plan:
+    files = []
+    for file in plan.files:
+        if Path(file.path).name == "agents.json":
+            content = json.loads(file.text)
+            for entry in content["clients"]:
+                if f"{entry['node']}:tunnel" in names:
+                    entry["impairment"] = msgspec.to_builtins(_changed(tunnel_impairment(entry), question))
+            file = msgspec.structs.replace(file, text=json.dumps(content, indent=1))
+        files.append(file)
+    return msgspec.structs.replace(plan, files=files)

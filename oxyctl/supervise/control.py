@@ -1,0 +1,44 @@
+"""The supervisor's socket: reads one question, has it done, and returns its answer. `operate.ask` is the other side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from oxyctl.errors import ExitCode, OxyctlError
+from oxyctl.supervise.changes import Changes
+from oxyctl.supervise.node_lifecycle import NodeLifecycle
+from oxyctl.supervise.questions import Apply, Failure, Impair, Nodes, Question, Status, Tell
+from oxyctl.supervise.status import LabStatus
+
+
+class Control:
+    """Answers for one lab. `status` returns what `oxyctl lab status` shows."""
+
+    def __init__(self, status: Callable[[], Awaitable[LabStatus]], changes: Changes, nodes: NodeLifecycle) -> None:
+        self._status, self._changes, self._nodes = status, changes, nodes
+
+    async def answer(self, reader: asyncio.StreamReader, tell: Tell) -> bytes:
+        """The answer to the question that `reader` brings, without a newline; `tell` is told each event before it."""
+        try:
+            result = await self._answer(await reader.readline(), tell)
+        except OxyctlError as error:
+            result = Failure(error=str(error), exit_code=ExitCode(error.exit_code))
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            result = Failure(error=str(error), exit_code=ExitCode.FAILED)
+        return msgspec.json.encode(result)
+
+    async def _answer(self, line: bytes, tell: Tell) -> Any:
+        question: Question = msgspec.json.decode(line, type=Question) if line.strip() else Status()
+        match question:
+            case Status():
+                return await self._status()
+            case Impair():
+                return await self._changes.impair(question)
+            case Apply():
+                return await self._changes.apply(question)
+            case Nodes():
+                return await self._nodes.do(question, tell)

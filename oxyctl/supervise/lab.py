@@ -1,0 +1,134 @@
+"""A running lab, as all parts of its supervisor know it: its plan, its programs and links, which nodes are ready."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oxyctl.errors import OxyctlError
+from oxyctl.net.namespaces import Namespaces
+from oxyctl.plan.steps import Plan, PlannedNode, Process, Running
+from oxyctl.supervise.links import Links
+from oxyctl.supervise.probes import awaited, until_ready
+from oxyctl.supervise.processes import Processes, Program, tail
+from oxyctl.supervise.questions import COMMIT
+from oxyctl.supervise.shared_programs import SharedPrograms
+from oxyctl.supervise.state import LabDirectory
+
+MAX_STORIES = 3  # of nodes that are not ready in time; the others are only named
+
+
+class NotInTime(OxyctlError):
+    """A node that is not ready at the deadline."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+class Channel:
+    """To the command that builds the lab: events out; in, its commit or its end."""
+
+    def __init__(self, sock: socket.socket, lock: int) -> None:
+        self._sock, self._lock = sock, lock
+
+    def tell(self, event: str, **details: Any) -> None:
+        """One event; a command that is gone will be noticed where it is listened to."""
+        try:
+            self._sock.sendall(msgspec.json.encode({"event": event, **details}) + b"\n")
+        except OSError:
+            pass
+
+    async def committed(self) -> bool:
+        """Whether the command committed the lab; False when it is gone."""
+        return await asyncio.get_running_loop().sock_recv(self._sock, len(COMMIT)) == COMMIT
+
+    def close(self) -> None:
+        """Let the command go, and the next one have the lock."""
+        self._sock.close()
+        os.close(self._lock)
+
+
+class RunningLab:
+    """What is there of a lab, and what its nodes have to be before they are ready."""
+
+    def __init__(self, directory: LabDirectory, plan: Plan, channel: Channel, timeout_s: float) -> None:
+        self.directory, self.plan, self.channel = directory, plan, channel
+        self.deadline = time.monotonic() + timeout_s
+        self.namespaces = Namespaces(directory.namespaces)
+        self.processes = Processes(directory, self.namespaces)
+        self.links = Links(self.processes, self.namespaces)
+        self.shared = SharedPrograms(self.processes)
+        self.changing = asyncio.Lock()  # held while anything is made, ended or told; not while it is waited for
+        self.ready: set[str] = set()
+
+    async def until_all_ready(self) -> None:
+        """Return when every node is ready. OxyctlError: the first that fails, or all that are late, told together."""
+        waits = [asyncio.create_task(self.until_ready(node, self.deadline)) for node in self.plan.nodes]
+        late: list[NotInTime] = []
+        for done in asyncio.as_completed(waits):
+            try:
+                await done
+            except NotInTime as error:
+                late.append(error)
+        if late:
+            raise OxyctlError(_describe_late(late))
+
+    async def until_ready(self, node: PlannedNode, deadline: float) -> None:
+        """Return when `node` is ready; OxyctlError when it is not at the deadline, or never will be."""
+        program = self.processes.programs[node.process]
+        probe = asyncio.create_task(until_ready(node, program, self.processes))
+        remaining = max(0.0, deadline - time.monotonic())
+        futures: set[asyncio.Future[Any]] = {probe, program.exited}
+        await asyncio.wait(futures, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if probe.done():
+                probe.result()
+            elif not program.exited.done():
+                raise NotInTime(node.name, "not ready in time")
+            if not program.is_running and not _is_done(node, program):
+                raise OxyctlError(f"`{_command(program.process)}` {program.describe_exit()}")
+        except NotInTime as error:
+            raise NotInTime(node.name, str(self._failure(node, program, str(error)))) from None
+        except OxyctlError as error:
+            raise self._failure(node, program, str(error)) from None
+        finally:
+            probe.cancel()
+        self.ready.add(node.name)
+        self.channel.tell("ready", node=node.name, kind=node.kind)
+
+    def check_programs(self) -> None:
+        """A program that only has to run may still have failed while the others became ready."""
+        for node in self.plan.nodes:
+            program = self.processes.programs[node.process]
+            if not program.is_running and not _is_done(node, program):
+                raise self._failure(node, program, f"`{_command(program.process)}` {program.describe_exit()}")
+
+    def _failure(self, node: PlannedNode, program: Program, what: str) -> OxyctlError:
+        command = "" if what.startswith("`") else f"\n  command: `{_command(program.process)}`"
+        lines = tail(program.log)
+        return OxyctlError(
+            f"node '{node.name}' ({node.kind}): {what}{command}\n  awaited: {awaited(node.probe)}\n  its log:\n{lines}"
+        )
+
+
+def _describe_late(late: list[NotInTime]) -> str:
+    """The stories of the first few, and the names of all when they are more."""
+    stories = [str(error) for error in late[:MAX_STORIES]]
+    names = ", ".join(sorted(error.node for error in late))
+    return "\n".join([*([f"{len(late)} nodes are not ready in time: {names}"] if len(late) > 1 else []), *stories])
+
+
+def _is_done(node: PlannedNode, program: Program) -> bool:
+    """Whether the program of `node` was only to run, and has."""
+    return isinstance(node.probe, Running) and program.exited.done() and program.exited.result() == 0
+
+
+def _command(process: Process) -> str:
+    return " ".join([Path(process.command[0]).name, *process.command[1:]])

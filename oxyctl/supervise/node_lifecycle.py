@@ -1,0 +1,272 @@
+"""Nodes of a running lab: stopped, started and killed on request, and started again by their policy.
+
+A node's namespace, links and addresses stay; only its programs end. Where one program serves many nodes, the others are
+not touched, and when that ends by itself, each of its nodes has fallen by itself: what is started is no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any
+
+from oxyctl.errors import NothingMatched, OxyctlError, UsageError
+from oxyctl.plan.serving import NAMES, SHARED_BY_NODES, Serving
+from oxyctl.plan.steps import PlannedNode
+from oxyctl.supervise.backoff import Backoff, is_wanted
+from oxyctl.supervise.lab import RunningLab
+from oxyctl.supervise.processes import Program, describe_exit
+from oxyctl.supervise.questions import Nodes, Tell
+from oxyctl.supervise.recovery import Recovery
+from oxyctl.supervise.status import Kept, NodeStatus, node_status
+from proxy.settings import suggest
+
+GRACE_S = 3.0
+KILLED = -signal.SIGKILL
+
+
+class NodeLifecycle:
+    """Which nodes of a lab do not run, and what becomes of them."""
+
+    def __init__(self, lab: RunningLab) -> None:
+        self._lab, self._recovery = lab, Recovery(lab, self.runs)
+        self._known = lab.plan, Serving(lab.plan)
+        self._asked = asyncio.Lock()  # who starts waits for who is starting; who stops does not
+        self._stopped: set[str] = set()
+        self._ended: dict[str, int] = {}  # by node: how what served it ended, by itself or killed
+        self._restarts: Counter[str] = Counter()
+        self._began: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+        self._backoffs: defaultdict[str, Backoff] = defaultdict(Backoff)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def _serving(self) -> Serving:
+        """Of the plan as it is by now; to find out takes a while in a large lab."""
+        if self._known[0] is not self._lab.plan:
+            self._known = self._lab.plan, Serving(self._lab.plan)
+        return self._known[1]
+
+    def begin(self) -> None:
+        """The lab is up: from now on what ends is started again, if it is to be."""
+        self._lab.processes.ended = self._note_end
+        for program in [each for each in self._lab.processes.programs.values() if not each.is_running]:
+            self._note_end(program)
+
+    def status(self, node: PlannedNode) -> NodeStatus:
+        """How it is."""
+        due = self._due.get(node.name)
+        kept = Kept(
+            is_stopped=node.name in self._stopped,
+            ended=self._ended.get(node.name),
+            again_in_s=None if due is None else max(0.0, due - time.monotonic()),
+            restarts=self._restarts[node.name],
+        )
+        program = self._lab.processes.programs.get(node.process)
+        return node_status(node, program, node.name in self._lab.ready, kept)
+
+    def forget(self, names: Collection[str]) -> None:
+        """These nodes go, or are replaced by others of the same name."""
+        for name in names:
+            self._recovery.interrupt(name)
+            self._stopped.discard(name)
+            for known in (self._ended, self._restarts, self._began, self._due, self._backoffs):
+                known.pop(name, None)
+            for absent in self._lab.shared.absent.values():
+                absent.discard(name)
+
+    async def do(self, question: Nodes, tell: Tell) -> list[NodeStatus]:
+        """What was asked for; how the nodes are then. UsageError, NothingMatched; OxyctlError: it was not done."""
+        self._chosen(question.nodes)
+        match question.action:
+            case "stop":
+                async with self._lab.changing:
+                    await self._stop(self._chosen(question.nodes), tell)
+            case "kill":
+                async with self._lab.changing:
+                    await self._kill(self._chosen(question.nodes), tell)
+            case "start" | "restart":
+                async with self._asked:
+                    await self._start(question, tell)
+        return [self.status(node) for node in self._chosen(question.nodes)]
+
+    def _chosen(self, names: Sequence[str]) -> list[PlannedNode]:
+        plan = self._lab.plan
+        known = {node.name: node for node in plan.nodes}
+        serving = self._serving
+        for name in names:
+            if name not in known:
+                raise NothingMatched(f"lab '{plan.lab}' has no node '{name}'{suggest(name, known)}")
+            if names.count(name) > 1:
+                raise UsageError(f"node '{name}' is named twice")
+            serving.require(known[name])
+        if self._lab.processes.is_stopping:
+            raise OxyctlError(f"lab '{plan.lab}' is being taken down")
+        return [known[name] for name in names]
+
+    def runs(self, node: PlannedNode) -> bool:
+        """Whether all that serves it does."""
+        if node.name in self._stopped or node.name in self._ended:
+            return False
+        found = [self._lab.processes.programs.get(name) for name in self._serving.programs[node.name]]
+        return all(program is not None and program.is_running for program in found)
+
+    async def _stop(self, nodes: Sequence[PlannedNode], tell: Tell) -> None:
+        serving = self._serving
+        for node in nodes:
+            self._put_out(node.name, serving.programs[node.name])
+            self._stopped.add(node.name)
+            self._recovery.interrupt(node.name)
+        programs = {name for node in nodes for name in serving.programs[node.name]}
+        own = [self._lab.processes.programs.get(node.name) for node in nodes if node.name in programs]
+        await self._lab.processes.end([program for program in own if program is not None], GRACE_S)
+        await self._refresh(programs)
+        for node in nodes:
+            self._recovery.lose_clients(node)
+            tell("stopped", node=node.name, kind=node.kind)
+
+    async def _kill(self, nodes: Sequence[PlannedNode], tell: Tell) -> None:
+        serving = self._serving
+        if idle := next((node for node in nodes if not self.runs(node)), None):
+            raise OxyctlError(f"node '{idle.name}' ({idle.kind}) does not run")
+        for node in nodes:
+            if serving.runs_alone(node.name):
+                program = self._lab.processes.programs[node.name]
+                os.kill(program.pid, signal.SIGKILL)
+                await program.exited
+            else:
+                self._recovery.interrupt(node.name)
+                self._fall([node], serving.programs[node.name], KILLED)
+                await self._refresh(serving.programs[node.name])
+            tell("killed", node=node.name, kind=node.kind)
+
+    async def _start(self, question: Nodes, tell: Tell) -> None:
+        async with self._lab.changing:
+            nodes = self._chosen(question.nodes)
+            if question.action == "restart":
+                await self._stop(nodes, tell)
+            await self._launch([node for node in nodes if not self.runs(node)])
+        awaited = [node for node in nodes if node.name not in self._lab.ready]
+        for node in [node for node in nodes if node not in awaited]:
+            tell("running", node=node.name, kind=node.kind)
+        await self._recovery.until_all_ready(nodes, awaited, time.monotonic() + question.timeout_s, tell)
+
+    async def _launch(self, nodes: Sequence[PlannedNode]) -> None:
+        """Start what serves `nodes`. OxyctlError: it could not be, and they have fallen."""
+        plan, processes, serving = self._lab.plan, self._lab.processes, self._serving
+        programs = {name for node in nodes for name in serving.programs[node.name]}
+        for node in nodes:
+            self._put_in(node.name, serving.programs[node.name])
+        try:
+            for process in plan.processes:
+                if process.name in programs and process.node is not None:
+                    if (before := processes.programs.get(process.name)) is not None:
+                        processes.clear(before)
+                    processes.start(process)
+            await self._refresh(programs, is_wanted=True)
+        except (OxyctlError, OSError):
+            for node in nodes:
+                self._put_out(node.name, serving.programs[node.name])
+                self._ended[node.name] = 1
+            raise
+
+    async def _refresh(self, programs: Collection[str], *, is_wanted: bool = False) -> None:
+        """Tell those of `programs` that serve many what they serve by now; one that does not run only if it has to."""
+        for name in sorted(programs):
+            program = self._lab.processes.programs.get(name)
+            is_running = program is not None and program.is_running
+            if name in SHARED_BY_NODES and (is_running or is_wanted):
+                await self._lab.shared.refresh(name, self._lab.plan)
+
+    def _put_out(self, node: str, programs: Collection[str]) -> None:
+        self._ended.pop(node, None)
+        self._due.pop(node, None)
+        self._lab.ready.discard(node)
+        for program in programs:
+            self._lab.shared.absent[program].add(node)
+
+    def _put_in(self, node: str, programs: Collection[str]) -> None:
+        self._stopped.discard(node)
+        self._ended.pop(node, None)
+        self._due.pop(node, None)
+        self._restarts[node] += 1
+        self._began[node] = time.monotonic()
+        for program in programs:
+            self._lab.shared.absent[program].discard(node)
+
+    def _note_end(self, program: Program) -> None:
+        """A program has ended."""
+        is_known = self._lab.processes.programs.get(program.name) is program
+        if program.is_asked or self._lab.processes.is_stopping or not is_known:
+            return
+        if program.name == NAMES:
+            self._spawn(self._revive_names(program))
+        fallen = set(self._serving.nodes.get(program.name, ())) - self._lab.shared.absent[program.name]
+        self._fall(
+            [node for node in self._lab.plan.nodes if node.name in fallen], [program.name], program.exited.result()
+        )
+
+    def _fall(self, nodes: Sequence[PlannedNode], programs: Collection[str], code: int) -> None:
+        again = []
+        for node in nodes:
+            if node.name in self._stopped:
+                continue
+            self._put_out(node.name, programs)
+            self._ended[node.name] = code
+            self._recovery.lose_clients(node)
+            if is_wanted(node.restart, code):
+                again.append(node.name)
+        if again:
+            self._later(again)
+
+    def _later(self, names: Sequence[str]) -> None:
+        """Start these again, together: what they have in common is started once."""
+        now = time.monotonic()
+        pause_s = max(self._backoffs[name].next_s(now - self._began.get(name, -math.inf)) for name in names)
+        self._due.update(dict.fromkeys(names, now + pause_s))
+        self._spawn(self._revive(names, pause_s))
+
+    async def _revive(self, names: Sequence[str], pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        async with self._lab.changing:
+            nodes = [node for node in self._lab.plan.nodes if node.name in names and node.name in self._due]
+            if not nodes or self._lab.processes.is_stopping:  # somebody was quicker
+                return
+            ends = {node.name: describe_exit(self._ended[node.name]) for node in nodes}
+            try:
+                await self._launch(nodes)
+            except (OxyctlError, OSError):
+                self._later([node.name for node in nodes])
+                return
+        for node in nodes:
+            self._note(node, f"{ends[node.name]}: started again")
+            self._spawn(self._settle(node))
+
+    async def _revive_names(self, program: Program) -> None:
+        """The lab's own resolver has no policy: nobody could do without it."""
+        backoff = self._backoffs[""]
+        await asyncio.sleep(backoff.next_s(time.monotonic() - program.began))
+        if not self._lab.processes.is_stopping:
+            self._lab.processes.start(program.process)
+
+    async def _settle(self, node: PlannedNode) -> None:
+        with contextlib.suppress(OxyctlError):  # it has ended once more, or was stopped
+            await self._recovery.until_ready(node, math.inf)
+            await self._recovery.renew_far_ends(node)
+
+    def _note(self, node: PlannedNode, text: str) -> None:
+        """In its log."""
+        if (program := self._lab.processes.programs.get(node.process)) is not None:
+            prefix = "" if node.process == node.name else f"{node.name}: "
+            program.output.write(f"{prefix}{text}\n".encode())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

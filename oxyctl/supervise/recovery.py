@@ -1,0 +1,102 @@
+"""Until a node that was started again is ready, and those at the other ends of its tunnels are connected again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from oxyctl.errors import OxyctlError
+from oxyctl.plan.serving import clients_of, is_cut, sites_of
+from oxyctl.plan.steps import PlannedNode, SiteOpen
+from oxyctl.supervise.lab import RunningLab
+from oxyctl.supervise.questions import Tell
+
+AGENTS, SITES = "agents", "sites"
+OF_A_PROXY = ("accepted", "refused")  # what a client's agent says of the proxy that answered
+
+
+class Recovery:
+    """Waits; `runs` says whether a node is served at all."""
+
+    def __init__(self, lab: RunningLab, runs: Callable[[PlannedNode], bool]) -> None:
+        self._lab, self._runs = lab, runs
+        self._waits: dict[str, asyncio.Future[None]] = {}
+
+    async def until_all_ready(
+        self, nodes: Sequence[PlannedNode], started: Sequence[PlannedNode], deadline: float, tell: Tell
+    ) -> None:
+        """Return when `nodes` are ready, and the clients and sites of those that are proxies; of the `started`, tell.
+
+        OxyctlError: one of them is not in time, never will be, or was stopped meanwhile.
+        """
+        waits = [asyncio.create_task(self._until_told(node, deadline, tell, "ready")) for node in started]
+        try:
+            await asyncio.gather(*waits)
+            for proxy in [node for node in nodes if node.control is not None]:
+                if proxy in started:
+                    await self.renew_far_ends(proxy)
+                for node in self._other_ends(proxy):
+                    await self._until_told(node, deadline, tell if proxy in started else _silently, "back")
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _until_told(self, node: PlannedNode, deadline: float, tell: Tell, event: str) -> None:
+        await self.until_ready(node, deadline)
+        tell(event, node=node.name, kind=node.kind)
+
+    async def until_ready(self, node: PlannedNode, deadline: float) -> None:
+        """The same for one node, and for nobody else."""
+        interrupted = self._waits.setdefault(node.name, asyncio.get_running_loop().create_future())
+        ready = asyncio.create_task(self._lab.until_ready(node, deadline))
+        futures: set[asyncio.Future[None]] = {ready, interrupted}
+        try:
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                raise OxyctlError(f"node '{node.name}' ({node.kind}) was stopped before it was ready")
+            ready.result()
+        finally:
+            ready.cancel()
+
+    def interrupt(self, node: str) -> None:
+        """It is stopped: nobody need wait for it any longer."""
+        wait = self._waits.pop(node, None)
+        if wait is not None and not wait.done():
+            wait.set_result(None)
+
+    def lose_clients(self, proxy: PlannedNode) -> None:
+        """What was said of tunnels to a proxy that is gone no longer holds: they have to be accepted anew."""
+        program = self._lab.processes.programs.get(AGENTS)
+        if proxy.control is not None and program is not None:
+            clients = clients_of(self._lab.plan, proxy.name)
+            program.reports[:] = [
+                r for r in program.reports if r.get("node") not in clients or r.get("event") not in OF_A_PROXY
+            ]
+
+    async def renew_far_ends(self, proxy: PlannedNode) -> None:
+        """Let the sites of a proxy that was started judge their tunnels anew."""
+        program = self._lab.processes.programs.get(SITES)
+        sites = sites_of(self._lab.plan, proxy.name) if proxy.control is not None else set()
+        if not sites or program is None or not program.is_running:
+            return
+        async with self._lab.changing:
+            program.reports[:] = [
+                r for r in program.reports if r.get("node") not in sites or r.get("event") != "health"
+            ]
+            self._lab.shared.far_ends.update(sites)
+            await self._lab.shared.refresh(SITES, self._lab.plan)
+
+    def _other_ends(self, proxy: PlannedNode) -> list[PlannedNode]:
+        """The nodes that are to be connected to `proxy`, also again."""
+        plan = self._lab.plan
+        names = clients_of(plan, proxy.name) | {site for site in sites_of(plan, proxy.name) if not is_cut(plan, site)}
+        return [node for node in plan.nodes if node.name in names and self._is_awaited(node)]
+
+    def _is_awaited(self, node: PlannedNode) -> bool:
+        """A tunnel that nobody probes says nothing; one that is carried by the kernel alone needs no program."""
+        is_told = not isinstance(node.probe, SiteOpen) or node.probe.is_probed
+        return is_told and node.process in (AGENTS, SITES) and self._runs(node)
+
+
+def _silently(event: str, **details: object) -> None:
+    """Nobody needs to know."""

@@ -1,0 +1,140 @@
+"""Programs that serve many nodes or links: told by a file that has changed and SIGHUP, answering with a report.
+
+A node that is absent from a program, because it was stopped or has fallen with it, is left out of what that is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from oxyctl.errors import OxyctlError
+from oxyctl.plan.diff import SHARED
+from oxyctl.plan.steps import Plan
+from oxyctl.supervise.processes import Processes, Program
+from oxyctl.supervise.state import write_atomically
+
+TIMEOUT_S, GRACE_S = 10.0, 3.0
+Told = tuple[Plan, frozenset[str]]  # all of a plan but these nodes
+Config = dict[str, Any]
+
+
+class SharedPrograms:
+    """Those that `SHARED` names. `absent`: by program, the nodes that it does not serve at present."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.absent: defaultdict[str, set[str]] = defaultdict(set)
+        self.far_ends: Counter[str] = Counter()  # by site: how often the proxy that it leads to was started again
+        self._processes = processes
+        self._generation = 0
+
+    async def tell(self, before: Told, after: Told) -> None:
+        """Have them serve what a plan says, but for some nodes; start them, or end them. OxyctlError."""
+        for name in SHARED:
+            content = self._content(*after, name)
+            if content is None:
+                await self._end(name)
+            elif content != self._content(*before, name):
+                await self._tell(name, content, after[0])
+
+    async def refresh(self, name: str, plan: Plan) -> None:
+        """Have one of them serve what `plan` says, but for those that are absent. OxyctlError."""
+        content = self._content(plan, frozenset(), name)
+        assert content is not None
+        await self._tell(name, content, plan)
+
+    async def _tell(self, name: str, content: Config, plan: Plan) -> None:
+        path = self._processes.directory.path / f"{name}.json"
+        program = self._processes.programs.get(name)
+        if program is None or not program.is_running:
+            path.write_text(json.dumps(content, indent=1))
+            self._processes.start(next(process for process in plan.processes if process.name == name))
+            return
+        served = {_owner(entry) for entry in content[SHARED[name]]}
+        _forget_nodes(program, served)
+        self._generation += 1
+        told = json.dumps(content | {"generation": self._generation}).encode()
+        answer = await reload(program, path, told, self._generation)
+        _forget_nodes(program, served)  # what it had said before it read
+        if problems := answer["problems"]:
+            raise OxyctlError("; ".join(f"node '{node}': {text}" for node, text in problems.items()))
+
+    async def _end(self, name: str) -> None:
+        if (program := self._processes.programs.get(name)) is not None:
+            await self._processes.end([program], GRACE_S)
+            self._processes.programs.pop(name, None)
+
+    def _content(self, plan: Plan, without: Collection[str], program: str) -> Config | None:
+        text = next((file.text for file in plan.files if Path(file.path).name == f"{program}.json"), None)
+        if text is None:
+            return None
+        content: Config = json.loads(text)
+        content[SHARED[program]] = [
+            entry | ({"far_end": count} if (count := self.far_ends[_owner(entry)]) and program == "sites" else {})
+            for entry in content[SHARED[program]]
+            if not _names(entry) & set(without) and _owner(entry) not in self.absent[program]
+        ]
+        return content
+
+
+def _owner(entry: Config) -> str:
+    """The node that something a shared program does is done for."""
+    return str(entry.get("node") or entry.get("name"))
+
+
+def _names(entry: Config) -> set[str]:
+    """The nodes that it depends on: whose it is, and in whose namespace."""
+    return {_owner(entry), Path(entry.get("netns", "")).name}
+
+
+def _forget_nodes(program: Program, served: Collection[str]) -> None:
+    """Reports of nodes that are not served (any more): one that comes back has to report anew."""
+    program.reports[:] = [r for r in program.reports if r.get("node") is None or r["node"] in served]
+
+
+async def reload(program: Program, path: Path, content: bytes | None, generation: int) -> dict[str, Any]:
+    """The report of `program` on the configuration number `generation`, which `content` is, to be written to `path`.
+
+    None: it was there when the program was started. OxyctlError when the program ends or says nothing.
+    """
+    if content is not None:
+        write_atomically(path, content)
+        os.kill(program.pid, signal.SIGHUP)
+    answer = asyncio.ensure_future(_answer(program, generation))
+    futures: set[asyncio.Future[Any]] = {answer, program.exited}
+    try:
+        await asyncio.wait(futures, timeout=TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            report: dict[str, Any] = answer.result()
+            return report
+    finally:
+        answer.cancel()
+    what = program.describe_exit() if not program.is_running else f"did not answer within {TIMEOUT_S:g} s"
+    raise OxyctlError(f"{program.name} {what}; see `oxyctl lab logs {program.name}`")
+
+
+async def _answer(program: Program, generation: int) -> dict[str, Any]:
+    while True:
+        news = program.reported
+        for report in reversed(program.reports):
+            if report.get("generation") == generation:
+                _forget_answers(program, generation)
+                return dict(report)
+        await news.wait()
+
+
+def _forget_answers(program: Program, generation: int) -> None:
+    """Answers to earlier questions: nobody asks for them again. The last word on services is the only one."""
+    last = program.reports[-1]
+    program.reports[:] = [
+        report
+        for report in program.reports
+        if report is last
+        or (report.get("generation", generation) >= generation and not ("services" in report and "services" in last))
+    ]

@@ -1,0 +1,150 @@
+"""What is told about a running lab: the structure of `lab status`, and how each node's state is found."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from oxyctl.net.impairment import Impairment
+from oxyctl.plan.diff import entries, tunnel_impairment
+from oxyctl.plan.steps import Plan, PlannedNode, Services, SiteOpen, Tunnel
+from oxyctl.supervise.impairment_relay import link_name
+from oxyctl.supervise.links import By, Links
+from oxyctl.supervise.probes import site_reports
+from oxyctl.supervise.processes import Program, describe_exit
+from oxyctl.supervise.site_status import TunnelStatus
+from oxyctl.topology.words import Restart
+
+NodeState = Literal["starting", "ready", "degraded", "exited", "stopped"]
+
+
+class NodeStatus(msgspec.Struct, kw_only=True):
+    """One node. The PID is the one inside the lab, as `lab exec NODE -- ps` shows it."""
+
+    name: str
+    kind: str
+    state: NodeState
+    addresses: list[str]
+    pid: int | None = None
+    exit_code: int | None = None  # negative: the signal that killed it
+    detail: str | None = None  # why it is not ready, or what of it is not there
+    restart: Restart = "never"  # when its program has ended by itself
+    restarts: int = 0  # how often it was started again, by that or on request
+
+
+class Kept(msgspec.Struct, kw_only=True, frozen=True):
+    """What is known of a node beside its program. `ended`: how what served it did; `is_stopped`: on request."""
+
+    is_stopped: bool = False
+    ended: int | None = None
+    again_in_s: float | None = None
+    restarts: int = 0
+
+
+NOTHING = Kept()
+
+
+class LinkStatus(msgspec.Struct, kw_only=True):
+    """A node's link to a network (NODE:NETWORK), or a client's tunnel (NODE:tunnel)."""
+
+    name: str
+    mtu: int | None = None
+    impairment: Impairment
+    by: By | None = None  # who impairs it; None when nobody does
+    detail: str = ""  # the impairment in words, or what is wrong
+    frames: dict[str, int] = {}  # that the relay passed, lost and dropped
+
+
+class SupervisorStatus(msgspec.Struct, kw_only=True):
+    """PID 1 of the lab. The PID is the one outside."""
+
+    pid: int
+    started: float  # Unix seconds
+
+
+class LabStatus(msgspec.Struct, kw_only=True):
+    """One lab."""
+
+    name: str
+    source: str
+    state: Literal["starting", "up", "degraded"]
+    directory: str
+    supervisor: SupervisorStatus
+    nodes: list[NodeStatus] = []
+    links: list[LinkStatus] = []
+    tunnels: list[TunnelStatus] = []  # of sites
+    remarks: list[str] = []  # what this machine did not permit
+
+
+def link_statuses(plan: Plan, links: Links, counters: dict[str, dict[str, int]]) -> list[LinkStatus]:
+    """All links and tunnels of `plan`, in its order."""
+    relay = links.relay.program
+    found = []
+    for link in plan.links:
+        name, by, words = link_name(link), links.by(link), link.impairment.words()
+        if by == "user space" and relay is not None and not relay.is_running:
+            words = f"{words}; its relay {relay.describe_exit()}"
+        frames = counters.get(name, {}) if by == "user space" else {}
+        found.append(
+            LinkStatus(name=name, mtu=link.mtu, impairment=link.impairment, by=by, detail=words, frames=frames)
+        )
+    for node, entry in entries(plan, "agents").items():
+        wanted = tunnel_impairment(entry)
+        by = "user space" if wanted.is_shaped or wanted.down else None
+        mtu = entry["context"]["mtu"]
+        found.append(LinkStatus(name=f"{node}:tunnel", mtu=mtu, impairment=wanted, by=by, detail=wanted.words()))
+    return found
+
+
+def node_status(node: PlannedNode, program: Program | None, is_ready: bool, kept: Kept = NOTHING) -> NodeStatus:
+    """The state of `node`, which `program` serves and which was ready once or not."""
+    status = NodeStatus(
+        name=node.name,
+        kind=node.kind,
+        state="ready" if is_ready else "starting",
+        addresses=node.addresses,
+        restart=node.restart,
+        restarts=kept.restarts,
+    )
+    if kept.is_stopped:
+        status.state, status.detail = "stopped", f"`oxyctl lab start {node.name}` starts it"
+        return status
+    ended = program.exited.result() if program is not None and not program.is_running else kept.ended
+    if program is None or ended is not None:
+        status.state, status.exit_code = "exited", ended
+        status.detail = None if ended is None else describe_exit(ended)
+        if kept.again_in_s is not None:
+            status.detail = f"{status.detail}; starts again in {kept.again_in_s:.1f} s"
+        return status
+    status.pid = program.pid
+    if isinstance(node.probe, Tunnel):
+        _add_tunnel(status, program)
+    elif isinstance(node.probe, SiteOpen):
+        _add_site(status, program)
+    elif isinstance(node.probe, Services):
+        status.detail = _unavailable(node.name, program) or None
+    return status
+
+
+def _add_tunnel(status: NodeStatus, program: Program) -> None:
+    """The last thing that the agent said of this client."""
+    last = next((report for report in reversed(program.reports) if report.get("node") == status.name), None)
+    if last is not None and last.get("event") != "accepted":
+        status.state = "degraded"
+        status.detail = f"tunnel {last.get('event')}: {last.get('detail')}"
+
+
+def _add_site(status: NodeStatus, program: Program) -> None:
+    """The last thing that the agents said of the site's tunnel."""
+    for (end, what), report in site_reports(program, status.name).items():
+        if report.get("event") == "refused":
+            status.state, status.detail = "degraded", f"tunnel ({end}): {report.get('detail')}"
+        elif what == "health" and report.get("health") != "healthy":
+            status.state, status.detail = "degraded", f"tunnel {report.get('health')}"
+
+
+def _unavailable(node: str, program: Program) -> str:
+    services = [service for report in program.reports for service in report.get("services", [])]
+    missing = [s for s in services if s.get("node") == node and s.get("state") != "listening"]
+    return "; ".join(f"{s.get('service')} unavailable: {s.get('detail')}" for s in missing)

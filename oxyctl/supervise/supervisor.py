@@ -1,0 +1,194 @@
+"""PID 1 of a lab: builds it, starts and watches its programs, answers for it; when it ends, all of the lab does.
+
+`operate.up` starts it as `python -m oxyctl.supervise.supervisor RUN CHANNEL LOCK TIMEOUT`, with two descriptors. The
+channel takes events to the command, as JSON lines, until the command commits the lab; the lock is the lab's, held as
+long. A channel that closes without a commit means that the command is gone, and then so is the lab.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oxyctl.build.isolation import become_init, prepare_mounts
+from oxyctl.build.network import build, write_files
+from oxyctl.errors import OxyctlError
+from oxyctl.net.sockets import shortened
+from oxyctl.net.syscalls import set_process_name
+from oxyctl.plan.steps import Plan
+from oxyctl.supervise.changes import Changes
+from oxyctl.supervise.control import Control
+from oxyctl.supervise.lab import Channel, RunningLab
+from oxyctl.supervise.node_lifecycle import NodeLifecycle
+from oxyctl.supervise.probes import until_names
+from oxyctl.supervise.processes import Program
+from oxyctl.supervise.site_status import tunnel_statuses
+from oxyctl.supervise.state import LabDirectory, Phase, State, boot_id, start_ticks
+from oxyctl.supervise.status import LabStatus, SupervisorStatus, link_statuses
+
+GRACE_S = 3.0
+MAX_QUESTION = 64 << 20  # a whole plan is one
+
+
+class Supervisor:
+    """One lab, from its plan to its end."""
+
+    def __init__(self, directory: LabDirectory, plan: Plan, channel: Channel, state: State, timeout_s: float) -> None:
+        self.lab, self.state = RunningLab(directory, plan, channel, timeout_s), state
+        self.nodes = NodeLifecycle(self.lab)
+        self.control = Control(self.status, Changes(self.lab, self.nodes), self.nodes)
+        self.remarks: list[str] = []
+
+    async def run(self) -> None:
+        """Until the lab is asked to end, or its command leaves it unfinished. OxyctlError: it could not be built."""
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._begin_to_stop, stopped)
+        loop.add_signal_handler(signal.SIGCHLD, self.lab.processes.reap)
+        stop, committed = loop.create_task(stopped.wait()), loop.create_task(self.lab.channel.committed())
+        try:
+            up = loop.create_task(self._up())
+            await asyncio.wait({up, stop, committed}, return_when=asyncio.FIRST_COMPLETED)
+            if up.done():
+                up.result()
+                await asyncio.wait({stop, committed}, return_when=asyncio.FIRST_COMPLETED)
+                if committed.done() and committed.result():
+                    self._commit()
+                    await stop
+        finally:
+            if self.state.phase != "starting":  # what never was up has nothing to finish
+                await self.lab.processes.stop(GRACE_S)
+
+    def _begin_to_stop(self, stopped: asyncio.Event) -> None:
+        """In the state before any other question is answered: who asks after the signal is not told that it is up."""
+        if self.state.phase == "up":
+            with contextlib.suppress(OSError):
+                self._enter_phase("stopping")
+        stopped.set()
+
+    async def _up(self) -> None:
+        for text in self._build():
+            self.lab.channel.tell("step", text=text)
+            await asyncio.sleep(0)  # between any two steps a signal, or the end of the command, has its turn
+        for link in self.lab.plan.links:
+            if link.impairment.is_shaped or link.impairment.down:
+                await self.lab.links.set(link)
+        await self.lab.until_all_ready()
+        await until_names(self.lab.processes, self.lab.deadline - time.monotonic())
+        self.lab.check_programs()
+        await self._serve()
+        self.lab.channel.tell("up")
+
+    def _build(self) -> Iterator[str]:
+        write_files(self.lab.plan)
+        yield "namespaces of the lab"
+        self.remarks += prepare_mounts(self.lab.directory.path, self.lab.directory.namespaces, self.lab.plan.lab)
+        yield from build(self.lab.plan, self.lab.namespaces)
+        for process in self.lab.plan.processes:
+            yield f"start of {process.name}"
+            self.lab.processes.start(process)
+        yield "until every node is ready"
+
+    def _commit(self) -> None:
+        self._enter_phase("up")
+        self.nodes.begin()
+        self.lab.channel.close()
+
+    def _enter_phase(self, phase: Phase) -> None:
+        self.state = msgspec.structs.replace(self.state, phase=phase)
+        self.lab.directory.write_state(self.state)
+
+    async def _serve(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with shortened(self.lab.directory.control) as path:
+            sock.bind(path)
+        await asyncio.start_unix_server(self._answer, sock=sock, limit=MAX_QUESTION)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection asks one question, a line of JSON, and is told the answer in the last line that comes."""
+
+        def tell(event: str, **details: Any) -> None:
+            if not writer.is_closing():
+                writer.write(msgspec.json.encode({"event": event, **details}) + b"\n")
+
+        writer.write(await self.control.answer(reader, tell) + b"\n")
+        writer.close()
+
+    async def status(self) -> LabStatus:
+        """What `oxyctl lab status` shows."""
+        nodes = [self.nodes.status(node) for node in self.lab.plan.nodes]
+        is_whole = not self.lab.links.relay.is_broken and all(
+            node.state == "ready" or (node.kind == "process" and node.exit_code == 0) for node in nodes
+        )
+        return LabStatus(
+            name=self.lab.plan.lab,
+            source=self.lab.plan.source,
+            state="starting" if self.state.phase == "starting" else "up" if is_whole else "degraded",
+            directory=str(self.lab.directory.path),
+            supervisor=SupervisorStatus(pid=self.state.pid, started=self.state.started),
+            nodes=nodes,
+            tunnels=await tunnel_statuses(self.lab.plan, self._carrier()),
+            links=link_statuses(self.lab.plan, self.lab.links, await self.lab.links.counters()),
+            remarks=self.remarks,
+        )
+
+    def _carrier(self) -> Program | None:
+        """The program of the sites' tunnels, as long as it runs: after that nothing that it said is so."""
+        program = self.lab.processes.programs.get("sites")
+        return program if program is not None and program.is_running else None
+
+
+def _supervise(directory: LabDirectory, channel: Channel, timeout_s: float) -> None:
+    plan = directory.read_plan()
+    if plan is None:
+        raise OxyctlError(f"no plan in {directory.path}")
+    pid, ticks = become_init(), start_ticks("self")
+    assert ticks is not None
+    set_process_name(f"lab:{plan.lab}")
+    state = State(
+        lab=plan.lab,
+        source=plan.source,
+        phase="starting",
+        boot_id=boot_id(),
+        pid=pid,
+        start_ticks=ticks,
+        started=time.time(),
+    )
+    directory.write_state(state)
+    channel.tell("started", pid=pid)
+    asyncio.run(_run(directory, plan, channel, state, timeout_s))
+
+
+async def _run(directory: LabDirectory, plan: Plan, channel: Channel, state: State, timeout_s: float) -> None:
+    await Supervisor(directory, plan, channel, state, timeout_s).run()
+
+
+def main(arguments: list[str]) -> None:
+    """Run the lab in the directory that the first argument names; does not return before the lab's end."""
+    run, channel_fd, lock, timeout_s = Path(arguments[0]), int(arguments[1]), int(arguments[2]), float(arguments[3])
+    os.chdir("/")
+    os.set_inheritable(channel_fd, False)
+    os.set_inheritable(lock, False)
+    sock = socket.socket(fileno=channel_fd)
+    sock.setblocking(False)
+    channel = Channel(sock, lock)
+    try:
+        _supervise(LabDirectory(run), channel, timeout_s)
+    except (OxyctlError, OSError) as error:
+        channel.tell("failed", error=str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,69 @@
+"""What `checks:` of a lab file may say: what must be true of the lab while it runs. `oxyctl.checks` tries it.
+
+base      what every check has
+probes    checks that are tried from inside a node
+links     links that are impaired on the way, tunnels of sites
+nodes     nodes that are stopped, started and killed on the way
+records   checks of what a proxy says
+values    what a check expects of a value
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from oxyctl.topology.checks.links import ImpairCheck, TunnelCheck
+from oxyctl.topology.checks.nodes import NodeCheck
+from oxyctl.topology.checks.probes import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
+from oxyctl.topology.checks.records import FlowsCheck, MetricCheck
+from oxyctl.topology.model import Check, Lab
+from proxy.settings import Document, DocumentError
+
+AnyCheck = (
+    HttpCheck
+    | TcpCheck
+    | UdpCheck
+    | PingCheck
+    | DnsCheck
+    | ExecCheck
+    | FlowsCheck
+    | MetricCheck
+    | DroppedCheck
+    | ImpairCheck
+    | TunnelCheck
+    | NodeCheck
+)
+
+__all__ = [
+    "AnyCheck",
+    "Check",
+    "DnsCheck",
+    "DroppedCheck",
+    "ExecCheck",
+    "FlowsCheck",
+    "HttpCheck",
+    "ImpairCheck",
+    "MetricCheck",
+    "NodeCheck",
+    "PingCheck",
+    "TcpCheck",
+    "TunnelCheck",
+    "UdpCheck",
+    "validate_checks",
+]
+
+
+def validate_checks(document: Document, lab: Lab, checks: Iterable[Check]) -> None:
+    """Raise the DocumentError for the first check that makes no sense in `lab`."""
+    names: set[str] = set()
+    for index, check in enumerate(checks):
+        complain = partial(_complain, document, index)
+        check.validate(lab, complain)
+        if check.name is not None and check.name in names:
+            raise complain(f"another check is called '{check.name}'", "name")
+        names.add(check.name or "")
+
+
+def _complain(document: Document, index: int, message: str, *place: str | int, at_key: bool = False) -> DocumentError:
+    return document.error(message, ("checks", index, *place), at_key=at_key)

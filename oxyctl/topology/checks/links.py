@@ -1,0 +1,77 @@
+"""Steps and checks that have to do with links: one that is impaired on the way, and what became of a site's tunnel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from oxyctl.net.impairment import PARSERS, Loss, Said
+from oxyctl.topology.checks.base import checked
+from oxyctl.topology.model import Check, Complaint, Lab
+from oxyctl.topology.nodes.site import SiteNode
+from oxyctl.topology.nodes.warp import WarpNode
+from oxyctl.topology.quantities import Duration
+from proxy.settings import suggest
+
+TUNNEL = "tunnel"
+Health = Literal["healthy", "degraded", "down"]
+
+
+class ImpairCheck(Check, kw_only=True, frozen=True, tag="impair"):
+    """A step between checks: links are impaired from here on, until another step says otherwise. It runs alone."""
+
+    link: str
+    rate: str | None = None
+    delay: str | None = None
+    jitter: str | None = None
+    loss: Loss | None = None
+    down: bool | None = None
+    clear: bool = False
+    timeout: Duration = 20
+
+    @property
+    def said(self) -> Said:
+        """What is done to the link."""
+        return Said(rate=self.rate, delay=self.delay, jitter=self.jitter, loss=self.loss, down=self.down)
+
+    def summary(self) -> str:
+        """The link, and what is done to it."""
+        words = [f"{name} {value}" for name in PARSERS if (value := getattr(self, name)) is not None]
+        state = [] if self.down is None else ["down" if self.down else "up"]
+        return " ".join([self.link, *(["clear"] if self.clear else []), *state, *words])
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """There is such a link, and something to do to it."""
+        super().validate(lab, complain)
+        known = [*lab.networks, *(f"{name}:{network}" for name, node in lab.nodes.items() for network in node.attached)]
+        known += [f"{name}:{TUNNEL}" for name, node in lab.nodes.items() if isinstance(node, WarpNode)]
+        if self.link not in known:
+            raise complain(f"unknown link '{self.link}'{suggest(self.link, known)}", "link")
+        if self.said == Said() and not self.clear:
+            raise complain("say what to do: rate, delay, jitter, loss, down or clear")
+        for name, parse in PARSERS.items():
+            if (value := getattr(self, name)) is not None:
+                checked(complain, name, parse, value)
+
+
+class TunnelCheck(Check, kw_only=True, frozen=True, tag="tunnel"):
+    """The tunnel of a site is in this health as both ends see it; asked again until its `timeout`."""
+
+    site: str
+    health: Health | Annotated[list[Health], Meta(min_length=1)] = "healthy"
+    by: Literal["kernel", "user space"] | None = None
+    edge: Literal["kernel", "user space"] | None = None
+    timeout: Duration = 10
+
+    def summary(self) -> str:
+        """Of which site."""
+        return self.site
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The site is one."""
+        super().validate(lab, complain)
+        sites = [name for name, node in lab.nodes.items() if isinstance(node, SiteNode)]
+        if self.site not in sites:
+            fault = f"node '{self.site}' is no site" if self.site in lab.nodes else f"unknown site '{self.site}'"
+            raise complain(fault + suggest(self.site, sites), "site")

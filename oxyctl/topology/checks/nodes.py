@@ -1,0 +1,41 @@
+"""A step between checks that stops, starts or kills nodes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from oxyctl.topology.checks.base import check_node
+from oxyctl.topology.model import Check, Complaint, Lab
+from oxyctl.topology.nodes.router import RouterNode
+from oxyctl.topology.quantities import Duration, texts
+from oxyctl.topology.words import Action
+
+
+class NodeCheck(Check, kw_only=True, frozen=True, tag="node"):
+    """A step between checks, which runs alone. At the end of the run every node that it names runs as it did before."""
+
+    do: Action
+    node: str | Annotated[list[str], Meta(min_length=1)]
+    timeout: Duration = 60
+
+    @property
+    def nodes(self) -> list[str]:
+        """One or many, as many."""
+        return texts(self.node)
+
+    def summary(self) -> str:
+        """What is done to whom."""
+        return f"{self.do} {' '.join(self.nodes)}"
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The nodes exist, each is named once, and something runs there."""
+        super().validate(lab, complain)
+        for index, name in enumerate(self.nodes):
+            place = ("node",) if isinstance(self.node, str) else ("node", index)
+            check_node(lab, complain, name, *place)
+            if name in self.nodes[:index]:
+                raise complain(f"node '{name}' is named twice", *place)
+            if isinstance(lab.nodes[name], RouterNode):
+                raise complain(f"node '{name}' is a router: it has no program to {self.do}", *place)

@@ -1,0 +1,177 @@
+"""Checks that are tried from inside a node: requests, connects, datagrams, programs, and what must not arrive."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from oxyctl.topology.checks.base import FromNode, check_host, checked
+from oxyctl.topology.model import Complaint, Lab
+from oxyctl.topology.quantities import Duration, Share, Texts, seconds, share
+from oxyctl.traffic.config import DNS_PORT, Family
+from oxyctl.traffic.messages import TYPES, encode_query
+from oxyctl.traffic.targets import parse_endpoint, parse_url
+from proxy.settings import suggest
+
+Outcome = Literal["connected", "refused", "unreachable", "timeout", "reset"]
+Count = Annotated[int, Meta(ge=0)]
+Several = Annotated[int, Meta(ge=1, le=1000)]
+Size = Annotated[int, Meta(ge=8, le=65_000)]
+
+
+class HttpCheck(FromNode, kw_only=True, frozen=True, tag="http"):
+    """A request is answered as it should. `verify`: the certificate is the lab's authority's, and for this name."""
+
+    url: str
+    method: Annotated[str, Meta(pattern="^[A-Z]{1,20}$")] = "GET"
+    headers: dict[str, str] = field(default_factory=dict)
+    family: Family | None = None
+    verify: bool = False
+    status: int | list[int] = 200
+    contains: Texts = field(default_factory=list)
+    length: Count | None = None
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+
+    def summary(self) -> str:
+        """Its URL."""
+        return self.url
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The URL is one."""
+        super().validate(lab, complain)
+        check_host(lab, complain, checked(complain, "url", parse_url, self.url).endpoint.host, "url")
+
+
+class ToPort(FromNode, kw_only=True, frozen=True):
+    """What goes to `host:port`."""
+
+    to: str
+    family: Family | None = None
+
+    def summary(self) -> str:
+        """Its target."""
+        return self.to
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The target is one."""
+        super().validate(lab, complain)
+        check_host(lab, complain, checked(complain, "to", parse_endpoint, self.to).host, "to")
+
+
+class TcpCheck(ToPort, kw_only=True, frozen=True, tag="tcp"):
+    """A connect ends as it should, or in one of several ways."""
+
+    expect: Outcome | list[Outcome] = "connected"
+
+
+class UdpCheck(ToPort, kw_only=True, frozen=True, tag="udp"):
+    """Datagrams to an echo service come back, all but a `loss` at most; or all of them end otherwise."""
+
+    count: Several = 5
+    size: Size = 64
+    loss: Share = 0.0
+    expect: Literal["answered", "refused", "unreachable", "timeout"] = "answered"
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The loss is a share."""
+        super().validate(lab, complain)
+        checked(complain, "loss", share, self.loss)
+
+
+class PingCheck(FromNode, kw_only=True, frozen=True, tag="ping"):
+    """Echo requests are answered, all but a `loss` at most, and each within `rtt`."""
+
+    to: str
+    family: Family | None = None
+    count: Several = 3
+    size: Size = 56
+    loss: Share = 0.0
+    rtt: Duration | None = None
+
+    def summary(self) -> str:
+        """Its target."""
+        return self.to
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The target is a host, loss and RTT are what they say."""
+        super().validate(lab, complain)
+        check_host(lab, complain, checked(complain, "to", partial(parse_endpoint, default_port=1), self.to).host, "to")
+        checked(complain, "loss", share, self.loss)
+        if self.rtt is not None:
+            checked(complain, "rtt", seconds, self.rtt)
+
+
+class DnsCheck(FromNode, kw_only=True, frozen=True, tag="dns"):
+    """A query is answered with this code, and with these values among its answers."""
+
+    server: str
+    query: str
+    type: str = "A"
+    over: Literal["udp", "tcp"] = "udp"
+    family: Family | None = None
+    code: str = "noerror"
+    answers: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """What is asked of whom."""
+        return f"{self.query} {self.type} at {self.server}"
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """Server, name and type are some."""
+        super().validate(lab, complain)
+        server = checked(complain, "server", partial(parse_endpoint, default_port=DNS_PORT), self.server)
+        check_host(lab, complain, server.host, "server")
+        if self.type not in TYPES:
+            raise complain(f"unknown record type '{self.type}'{suggest(self.type, TYPES)}", "type")
+        checked(complain, "query", lambda name: encode_query(0, name, self.type), self.query)
+
+
+class ExecCheck(FromNode, kw_only=True, frozen=True, tag="exec"):
+    """A program ends with this exit code and prints what it should. It runs alone, when all before it have ended."""
+
+    command: Annotated[list[str], Meta(min_length=1)]
+    timeout: Duration = 30
+    exit_code: int = 0
+    contains: Texts = field(default_factory=list)  # in its standard output
+    matches: str | None = None  # a regular expression, found there
+
+    def summary(self) -> str:
+        """Its command."""
+        return " ".join(self.command)
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The regular expression is one."""
+        super().validate(lab, complain)
+        if self.matches is not None:
+            checked(complain, "matches", re.compile, self.matches)
+
+
+class DroppedCheck(FromNode, kw_only=True, frozen=True, tag="dropped"):
+    """Traffic to `to` must not arrive. Believed only if the same to `canary` arrives, right before and right after."""
+
+    by: Literal["tcp", "udp", "ping", "http"]
+    to: str
+    canary: str
+    family: Family | None = None
+    timeout: Duration = 2
+    expect: list[Literal["timeout", "unreachable", "refused", "reset"]] = field(
+        default_factory=lambda: ["timeout", "unreachable"]
+    )
+
+    def summary(self) -> str:
+        """What must not arrive."""
+        return f"{self.by} to {self.to}"
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """Both targets are some that these means can reach."""
+        super().validate(lab, complain)
+        for place in ("to", "canary"):
+            check_host(lab, complain, checked(complain, place, self._host, getattr(self, place)), place)
+
+    def _host(self, text: str) -> str:
+        if self.by == "http":
+            return parse_url(text).endpoint.host
+        return parse_endpoint(text, 1 if self.by == "ping" else None).host

@@ -1,0 +1,112 @@
+"""Checks of what a proxy says: the records of its flows, and its counters."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from oxyctl.topology.checks.base import checked
+from oxyctl.topology.checks.values import check_expected
+from oxyctl.topology.model import Check, Complaint, Lab
+from oxyctl.topology.nodes.proxy import ProxyNode
+from oxyctl.topology.quantities import Duration, seconds
+from proxy.settings import suggest
+
+Count = Annotated[int, Meta(ge=0)]
+Value = bool | float | str | list[str | float | bool | None] | None
+
+
+class OfProxy(Check, kw_only=True, frozen=True):
+    """What is asked of a proxy, when all checks before it have ended; again and again until its `timeout`."""
+
+    proxy: str | None = None  # needed only when the lab has several
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The proxy is one, and there is no doubt which."""
+        super().validate(lab, complain)
+        proxies = [name for name, node in lab.nodes.items() if isinstance(node, ProxyNode)]
+        if self.proxy is not None and self.proxy not in proxies:
+            fault = f"node '{self.proxy}' is no proxy" if self.proxy in lab.nodes else f"unknown node '{self.proxy}'"
+            raise complain(fault + suggest(self.proxy, proxies), "proxy")
+        if self.proxy is None and len(proxies) != 1:
+            which = f"; one of: {', '.join(proxies)}" if proxies else ", and there is none"
+            raise complain(f"key 'proxy' is required{which}")
+
+
+class FlowsCheck(OfProxy, kw_only=True, frozen=True, tag="flows"):
+    """Flows of `tenant` that `where` selects and whose `fields` are as given: so many of them, since the run began.
+
+    `where` takes the filters of `oxyctl flows`, `fields` its fields: a value, a list of which one must be met, or a
+    comparison such as ">= 100", "!= client", "~ ^10[.]50[.]".
+    """
+
+    tenant: str
+    where: dict[str, str | int | list[str | int]] = field(default_factory=dict)
+    fields: dict[str, Value] = field(default_factory=dict)
+    at_least: Count = 1
+    at_most: Count | None = None
+    since: Duration | None = None  # so long before now, instead of the beginning of the run
+
+    def summary(self) -> str:
+        """Whose, and which."""
+        return " ".join([f"of {self.tenant}", *(f"{name}={value}" for name, value in self.where.items())])
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The parameters of the query, but for the time."""
+        pairs = [("tenant", self.tenant)]
+        for name, value in self.where.items():
+            pairs += [(name, str(each)) for each in (value if isinstance(value, list) else [value])]
+        return pairs
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The proxy has the tenant, and `oxyctl flows` the filters and fields."""
+        from oxyctl.render.flows import FIELDS
+
+        super().validate(lab, complain)
+        self._check_tenant(lab, complain)
+        self._check_filters(complain)
+        for name, expected in self.fields.items():
+            if name not in FIELDS:
+                raise complain(f"unknown field '{name}'{suggest(name, FIELDS)}", "fields", name, at_key=True)
+            try:
+                check_expected(expected)
+            except (ValueError, re.error) as error:
+                raise complain(str(error), "fields", name) from None
+        if self.at_most is not None and self.at_most < self.at_least:
+            raise complain(f"at_most is less than at_least ({self.at_least})", "at_most")
+        if self.since is not None:
+            checked(complain, "since", seconds, self.since)
+
+    def _check_tenant(self, lab: Lab, complain: Complaint) -> None:
+        proxies = {name: node for name, node in lab.nodes.items() if isinstance(node, ProxyNode)}
+        tenants = proxies[self.proxy or next(iter(proxies))].tenants
+        if self.tenant not in tenants:
+            raise complain(f"unknown tenant '{self.tenant}'{suggest(self.tenant, tenants)}", "tenant")
+
+    def _check_filters(self, complain: Complaint) -> None:
+        from proxy.control.schema import WATCH_PARAMETERS, QueryError, parse_query
+
+        filters = set(WATCH_PARAMETERS) - {"tenant", "all_tenants"}
+        for name in self.where:
+            if name not in filters:
+                raise complain(f"unknown filter '{name}'{suggest(name, filters)}", "where", name, at_key=True)
+            try:
+                parse_query([pair for pair in self.pairs() if pair[0] in (name, "tenant")], datetime.datetime.now())
+            except QueryError as error:
+                raise complain(str(error), "where", name) from None
+
+
+class MetricCheck(OfProxy, kw_only=True, frozen=True, tag="metric"):
+    """The sum of the samples of `metric` that have these `labels` compares as it should; no sample counts as 0."""
+
+    metric: Annotated[str, Meta(pattern="^[a-zA-Z_:][a-zA-Z0-9_:]*$")]
+    value: float
+    op: Literal[">=", "<=", "==", "!=", ">", "<"] = ">="
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """What is compared with what."""
+        return f"{self.metric} {self.op} {self.value:g}"

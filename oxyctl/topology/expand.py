@@ -1,0 +1,168 @@
+"""`defaults:` and `count:`: what a lab file says once is said of every node, before anything is checked.
+
+The members of a group `client` with `count: 50` are `client-1` to `client-50`. In a member's texts `{i}` is its number;
+its addresses count up from the group's; its label `group` names the group. `from: client` in a check means all of them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import typing
+from typing import Any
+
+from msgspec.structs import fields
+
+from oxyctl.topology.nodes import AnyNode
+from proxy.settings import Document, suggest
+from proxy.settings.document import Place
+
+MAX_COUNT, MAX_NODES = 1000, 2000
+NUMBER = "{i}"
+MERGED = ("env", "labels", "files")  # a node's own entries come on top of the default's
+NOT_SHARED = ("kind", "count")  # say nothing about a kind as a whole
+KINDS = {kind.__struct_config__.tag: kind for kind in typing.get_args(AnyNode)}
+
+
+def expand(document: Document) -> Document:
+    """The document with every node written out; mistakes in it are still told where they were written."""
+    nodes = _mapping(document.data, "nodes")
+    if not nodes or not ("defaults" in document.data or any(_count(node) for node in nodes.values())):
+        return document
+    _check_defaults(document)
+    return _Expansion(document, nodes).finish()
+
+
+class _Expansion:
+    def __init__(self, document: Document, nodes: dict[str, Any]) -> None:
+        self.document, self.written = document, nodes
+        self.defaults = _mapping(document.data, "defaults")
+        self.nodes: dict[str, Any] = {}
+        self.groups: dict[str, list[str]] = {}
+        self.came_from: dict[str, str] = {}  # by node, the name that was written
+        self.moved: dict[Place, Place] = {}  # in checks
+
+    def finish(self) -> Document:
+        for name, node in self.written.items():
+            self._add(name, node)
+        data = self.document.data | {"nodes": self.nodes}
+        if isinstance(data.get("checks"), list):
+            data["checks"] = [self._check(number, check) for number, check in enumerate(data["checks"])]
+        return self.document.derived(data, self._origin)
+
+    def _add(self, name: str, node: Any) -> None:
+        whole = self._with_defaults(node)
+        count = _count(whole)
+        if count is None:
+            self._place(name, name, whole)
+            return
+        whole = {key: value for key, value in whole.items() if key != "count"}
+        self.groups[name] = [f"{name}-{number}" for number in range(1, count + 1)]
+        for number, member in enumerate(self.groups[name], start=1):
+            self._place(member, name, _member(whole, name, number))
+
+    def _place(self, name: str, written: str, node: Any) -> None:
+        if name in self.nodes or (name != written and name in self.written):
+            raise self.document.error(f"'{written}' would make a second node '{name}'", ("nodes", written), at_key=True)
+        if len(self.nodes) == MAX_NODES:
+            raise self.document.error(f"more than {MAX_NODES} nodes", ("nodes", written), at_key=True)
+        self.nodes[name], self.came_from[name] = node, written
+
+    def _with_defaults(self, node: Any) -> Any:
+        default = _mapping(self.defaults, node.get("kind")) if isinstance(node, dict) else {}
+        if not default:
+            return node
+        whole = default | node
+        for key in MERGED:
+            if isinstance(default.get(key), dict) and isinstance(node.get(key), dict):
+                whole[key] = default[key] | node[key]
+        return whole
+
+    def _check(self, number: int, check: Any) -> Any:
+        said = check.get("from") if isinstance(check, dict) else None
+        names = [said] if isinstance(said, str) else said
+        if not isinstance(names, list) or not any(isinstance(name, str) and name in self.groups for name in names):
+            return check
+        members: list[Any] = []
+        for index, name in enumerate(names):
+            for member in self.groups.get(name, [name]) if isinstance(name, str) else [name]:
+                place: Place = ("checks", number, "from")
+                self.moved[(*place, len(members))] = place if isinstance(said, str) else (*place, index)
+                members.append(member)
+        return check | {"from": members}
+
+    def _origin(self, place: Place) -> Place:
+        """Where that was written: in the group, or in the defaults of its kind."""
+        if place in self.moved:
+            return self.moved[place]
+        if place[:1] != ("nodes",) or len(place) < 2 or place[1] not in self.came_from:
+            return place
+        name, rest = self.came_from[str(place[1])], place[2:]
+        own = self.written[name]
+        if isinstance(own, dict) and rest and not _stands_in(own, rest):
+            kind = own.get("kind")
+            if rest[0] in _mapping(self.defaults, kind):
+                return ("defaults", str(kind), *rest)
+        return ("nodes", name, *rest)
+
+
+def _stands_in(node: dict[str, Any], rest: Place) -> bool:
+    """Whether what is at `rest` was said of the node itself."""
+    key = rest[0]
+    if key in MERGED and len(rest) > 1 and isinstance(node.get(str(key)), dict):
+        return rest[1] in node[str(key)]
+    return key in node
+
+
+def _check_defaults(document: Document) -> None:
+    """Each is of a kind that there is, and of a key that this kind has."""
+    for kind, said in _mapping(document.data, "defaults").items():
+        if kind not in KINDS:
+            raise document.error(f"unknown kind '{kind}'{suggest(kind, KINDS)}", ("defaults", kind), at_key=True)
+        known = [field.encode_name for field in fields(KINDS[kind]) if field.encode_name not in NOT_SHARED]
+        for key in said if isinstance(said, dict) else ():
+            if key not in known:
+                message = f"unknown key '{key}' for {kind} nodes{suggest(key, known)}"
+                raise document.error(message, ("defaults", kind, key), at_key=True)
+
+
+def _mapping(data: Any, key: Any) -> dict[str, Any]:
+    value = data.get(key) if isinstance(data, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _count(node: Any) -> int | None:
+    """How many members; None when the node is a single one, or its count is none (which is told later)."""
+    count = node.get("count") if isinstance(node, dict) else None
+    return count if type(count) is int and 1 <= count <= MAX_COUNT else None
+
+
+def _member(whole: dict[str, Any], group: str, number: int) -> dict[str, Any]:
+    node = dict(whole)
+    if isinstance(node.get("addresses"), list):
+        node["addresses"] = _counted_up(node["addresses"], number)
+    if isinstance(node.get("networks"), dict):
+        node["networks"] = {network: _counted_up(given, number) for network, given in node["networks"].items()}
+    node["labels"] = {"group": group} | labels if isinstance(labels := node.get("labels", {}), dict) else labels
+    return {key: _numbered(value, number) for key, value in node.items()}
+
+
+def _counted_up(given: Any, number: int) -> Any:
+    """The addresses of the member: the group's, and as many further on."""
+    if isinstance(given, dict) and "addresses" in given:
+        return given | {"addresses": _counted_up(given["addresses"], number)}
+    return [_further(text, number - 1) for text in given] if isinstance(given, list) else given
+
+
+def _further(text: Any, steps: int) -> Any:
+    try:
+        return str(ipaddress.ip_address(text) + steps) if isinstance(text, str) else text
+    except ValueError:  # none, or beyond the last: told where all addresses are checked
+        return text
+
+
+def _numbered(value: Any, number: int) -> Any:
+    if isinstance(value, str):
+        return value.replace(NUMBER, str(number))
+    if isinstance(value, list):
+        return [_numbered(item, number) for item in value]
+    return {key: _numbered(item, number) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,57 @@
+"""What the lab file says of links: mistakes with their places, and what becomes of each link."""
+
+from __future__ import annotations
+
+from oxyctl.net.impairment import PARSERS, Impairment
+from oxyctl.topology.model import Attachment, Impaired, Lab
+from oxyctl.topology.nodes import WarpNode
+from proxy.settings import Document
+
+MIN_IPV6_MTU = 1280  # RFC 8200 5
+Place = tuple[str | int, ...]
+
+
+def impairment_of(lab: Lab, node: str, network: str) -> Impairment:
+    """Of the link of `node` to `network`: what stands at the node, and else at the network."""
+    usual = lab.networks[network].said.over(Impairment())
+    return lab.nodes[node].attachment(network).said.over(usual)
+
+
+def mtu_of(lab: Lab, node: str, network: str) -> int | None:
+    """The same for its MTU; None: the kernel's own choice."""
+    own = lab.nodes[node].attachment(network).mtu
+    return lab.networks[network].mtu if own is None else own
+
+
+def check_impairments(document: Document, lab: Lab) -> None:
+    """Raise the DocumentError for the first thing said of a link that makes no sense."""
+    for name, network in lab.networks.items():
+        place: Place = ("networks", name)
+        _check(document, network, Impairment(), place)
+        _check_mtu(document, network.mtu, network.subnets, place)
+    for name, node in lab.nodes.items():
+        for attached in node.attached:
+            said = node.attachment(attached)
+            place = ("nodes", name, *node.place_of(attached))
+            _check(document, said, lab.networks[attached].said.over(Impairment()), place)
+            _check_mtu(document, said.mtu, lab.networks[attached].subnets, place)
+        if isinstance(node, WarpNode):
+            _check(document, node.tunnel, Impairment(), ("nodes", name, "tunnel"))
+
+
+def _check(document: Document, said: Impaired | Attachment, usual: Impairment, place: Place) -> None:
+    for key, parse in PARSERS.items():
+        if (value := getattr(said, key)) is not None:
+            try:
+                parse(value)
+            except ValueError as error:
+                raise document.error(str(error), (*place, key)) from None
+    try:
+        said.said.over(usual)
+    except ValueError as error:  # each makes sense by itself
+        raise document.error(str(error), (*place, "jitter")) from None
+
+
+def _check_mtu(document: Document, mtu: int | None, subnets: list[str], place: Place) -> None:
+    if mtu is not None and mtu < MIN_IPV6_MTU and any(":" in subnet for subnet in subnets):
+        raise document.error(f"IPv6 needs an MTU of at least {MIN_IPV6_MTU}", (*place, "mtu"))

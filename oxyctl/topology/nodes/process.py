@@ -1,0 +1,23 @@
+"""Any program of the user's, in a namespace of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, field
+
+from oxyctl.topology.model import Complaint, Lab, Networks, Node
+from oxyctl.topology.nodes.ready import Ready
+
+
+class ProcessNode(Node, kw_only=True, frozen=True, tag="process"):
+    """`command` runs in the directory of the lab file, with `env` added to the environment of `lab up`."""
+
+    command: Annotated[list[str], Meta(min_length=1)]
+    networks: Networks = field(default_factory=dict)
+    ready: Ready | None = None  # else it is ready when it runs
+
+    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
+        """Its readiness can be asked for."""
+        if self.ready is not None:
+            self.ready.check(lab, complain)

@@ -1,0 +1,54 @@
+"""The proxy under test: `python -m proxy` with settings made from the lab."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import field
+
+from oxyctl.topology.model import Complaint, Lab, Networks, Node, Part
+from proxy.settings import Bridge, KernelOffRamp, Records, TenantSettings, Timeouts, suggest
+from proxy.settings.model import OffRampName
+
+
+class Overrides(Part, frozen=True):
+    """What a lab may change of `proxy.yaml` beyond the tenants."""
+
+    timeouts: Timeouts = Timeouts()
+    records: Records = Records()
+    bridge: Bridge = Bridge()
+    hooks: str | None = None  # "module:Class", found beside the lab file
+    offramp: OffRampName = "kernel"  # the namespace is the lab's own
+    kernel: KernelOffRamp = KernelOffRamp()
+
+
+class LabTenant(TenantSettings, kw_only=True, frozen=True):
+    """One customer of a proxy in a lab."""
+
+    network: str | None = None  # its origins are in there, or behind it, and nowhere else
+
+    def settings(self, interfaces: list[str]) -> TenantSettings:
+        """As the proxy knows it, whose networks are these: each is an interface."""
+        known = {each.name: getattr(self, each.name) for each in msgspec.structs.fields(TenantSettings)}
+        egress = self.egress if self.network is None else f"eth{interfaces.index(self.network)}"
+        return TenantSettings(**known | {"egress": egress})
+
+
+class ProxyNode(Node, kw_only=True, frozen=True, tag="proxy"):
+    """Clients reach it over a Unix socket in the run directory; origins, over the networks that it is in."""
+
+    tenants: dict[str, LabTenant]
+    networks: Networks = field(default_factory=dict)
+    settings: Overrides = Overrides()
+
+    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
+        """A proxy without tenants would refuse to start."""
+        if not self.tenants:
+            raise complain("at least one tenant is required", "tenants")
+        for tenant, said in self.tenants.items():
+            if said.network is not None and said.network not in self.attached:
+                unknown = f"proxy '{name}' is in no network '{said.network}'{suggest(said.network, self.attached)}"
+                raise complain(unknown, "tenants", tenant, "network")
+            interfaces = [f"eth{number}" for number in range(len(self.attached))]
+            if said.egress is not None and said.egress not in interfaces:
+                unknown = f"proxy '{name}' has no interface '{said.egress}'{suggest(said.egress, interfaces)}"
+                raise complain(unknown, "tenants", tenant, "egress")

@@ -1,0 +1,170 @@
+"""A site: a customer's network behind a tunnel to the proxy. What GRE sites and GUE sites have in common.
+
+    hosts (NAME-HOST) -- LAN (NAME-lan) -- site router (NAME) == tunnel == proxy
+
+`oxyctl.topology.expand_sites` writes out the network and the hosts before anything is checked; from there on they are
+an ordinary network and ordinary nodes. The tunnel itself is `oxyctl.plan.site_tunnels`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from oxyctl.topology.model import Attachment, Complaint, Impaired, Lab, Node, Part, Place
+from oxyctl.topology.nodes.proxy import ProxyNode
+from proxy.settings import suggest
+
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+Seconds = Annotated[float, Meta(ge=0.05, le=60)]
+TunnelMtu = Annotated[int, Meta(ge=576, le=65_535)]  # RFC 791: every host takes so much
+By = Literal["kernel", "userspace", "auto"]
+DEFAULT_SERVICES = ["http", "echo"]
+MAX_SITES = 255  # each has a subnet of INNER
+INNER = (ipaddress.ip_network("10.255.0.0/16"), ipaddress.ip_network("fd00:255::/32"))  # addresses of tunnels
+
+
+class Lan(Impaired, frozen=True):
+    """The network behind a site's router. What is not said is chosen; `false` leaves a family out."""
+
+    name: str | None = None  # the network's; NAME-lan
+    ipv4: str | bool = True
+    ipv6: str | bool = True
+    router: list[str] = field(default_factory=list)  # the addresses of the site's router
+    mtu: Annotated[int, Meta(ge=68, le=65_535)] | None = None
+
+
+class SiteHost(Part, frozen=True):
+    """A host on the LAN: the node NAME-HOST, of kind `upstream`."""
+
+    services: list[str] | dict[str, Port] = field(default_factory=lambda: list(DEFAULT_SERVICES))
+    addresses: list[str] = field(default_factory=list)
+    root: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class TunnelProbe(Part, frozen=True):
+    """How often each end sends an echo request through the tunnel, and how long it waits for the answer."""
+
+    every_s: Seconds = 0.3
+    timeout_s: Seconds = 1.0
+
+
+class SiteNode(Node, kw_only=True, frozen=True):
+    """The site's router; `lan` and `hosts` become nodes and a network of their own."""
+
+    tenant: str
+    via: str | None = None  # the proxy; the only one
+    on: str | dict[str, list[str] | Attachment] | None = None  # what carries the tunnel; the proxy's only network
+    lan: Lan = Lan()
+    hosts: dict[str, SiteHost] = field(default_factory=dict)
+    outer: Literal[4, 6] | None = None  # the family of the outer packets; 4 where both ends have it
+    tunnel: By = "auto"
+    network: str = "default"  # of the tenant's virtual networks
+    mtu: TunnelMtu | None = None
+    priority: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)] = 100
+    weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    probe: TunnelProbe | bool = TunnelProbe()
+
+    @property
+    def attached(self) -> dict[str, list[str]]:
+        """The network of the tunnel, then the LAN."""
+        on = self.outer_network
+        outer = {} if on is None else {on: self.attachment(on).addresses}
+        return outer | ({} if self.lan.name is None else {self.lan.name: self.lan.router})
+
+    def attachment(self, network: str) -> Attachment:
+        """What the file says of its link to `network`; the LAN's own impairments are those of all its links."""
+        said = self.on[network] if isinstance(self.on, dict) and network in self.on else []
+        return said if isinstance(said, Attachment) else Attachment(addresses=said)
+
+    def place_of(self, network: str) -> Place:
+        """`on` for the network of the tunnel, `lan` for the LAN."""
+        if network == self.lan.name:
+            return ("lan",)
+        return ("on", network) if isinstance(self.on, dict) else ("on",)
+
+    def addresses_place(self, network: str) -> Place:
+        """Where its addresses in `network` stand."""
+        if network == self.lan.name:
+            return ("lan", "router")
+        is_long = isinstance(self.on, dict) and isinstance(self.on.get(network), Attachment)
+        return (*self.place_of(network), "addresses") if is_long else self.place_of(network)
+
+    @property
+    def outer_network(self) -> str | None:
+        """The lab network that carries the tunnel."""
+        return next(iter(self.on), None) if isinstance(self.on, dict) else self.on
+
+    @property
+    def probing(self) -> TunnelProbe | None:
+        """None: neither end probes."""
+        if isinstance(self.probe, TunnelProbe):
+            return self.probe
+        return TunnelProbe() if self.probe else None
+
+    def outer_families(self, lab: Lab) -> list[int]:
+        """The families that both ends of the tunnel have in the network that carries it."""
+        network = self.outer_network
+        if network is None or self.via is None:
+            return []
+        subnets = {ipaddress.ip_network(text).version for text in lab.networks[network].subnets}
+        ends = [node.attached[network] for node in (self, lab.nodes[self.via])]
+        given = [{ipaddress.ip_address(text).version for text in end} or subnets for end in ends]
+        return sorted(given[0] & given[1])
+
+    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
+        """Proxy, tenant and network are there, and the LAN's addresses are not the tunnel's own."""
+        proxy = self._check_proxy(lab, complain)
+        tenant = proxy.tenants.get(self.tenant)
+        if tenant is None:
+            unknown = f"proxy '{self.via}' has no tenant '{self.tenant}'"
+            raise complain(unknown + suggest(self.tenant, proxy.tenants), "tenant")
+        if self.network not in (known := {"default", *tenant.networks}):
+            unknown = f"tenant '{self.tenant}' has no network '{self.network}'{suggest(self.network, known)}"
+            raise complain(unknown, "network")
+        self._check_outer(proxy, lab, complain)
+        self._check_lan(lab, complain)
+        sites = [other for other, node in lab.nodes.items() if isinstance(node, SiteNode)]
+        if len(sites) > MAX_SITES and sites.index(name) == MAX_SITES:
+            raise complain(f"more than {MAX_SITES} sites", at_key=True)
+
+    def _check_proxy(self, lab: Lab, complain: Complaint) -> ProxyNode:
+        proxies = {other: node for other, node in lab.nodes.items() if isinstance(node, ProxyNode)}
+        if self.via is None:
+            what = f"several proxies: {', '.join(proxies)}; say which" if proxies else "no proxy"
+            raise complain(f"the lab has {what}", "via")
+        if self.via not in proxies:
+            fault = f"node '{self.via}' is no proxy" if self.via in lab.nodes else f"unknown node '{self.via}'"
+            raise complain(fault + suggest(self.via, proxies), "via")
+        return proxies[self.via]
+
+    def _check_outer(self, proxy: ProxyNode, lab: Lab, complain: Complaint) -> None:
+        outer = self.outer_network
+        if outer is None or (isinstance(self.on, dict) and len(self.on) != 1):
+            known = ", ".join(proxy.attached) or "none"
+            raise complain(f"one network carries the tunnel: say which of the proxy's ({known})", "on")
+        if outer not in proxy.attached:
+            known = suggest(outer, proxy.attached)
+            raise complain(f"proxy '{self.via}' is not in network '{outer}'{known}", *self.place_of(outer))
+        families = self.outer_families(lab)
+        if not families or (self.outer is not None and self.outer not in families):
+            family = f"IPv{self.outer}" if self.outer else "a common family"
+            raise complain(f"the two ends of the tunnel do not both have {family} in network '{outer}'", "outer")
+
+    def _check_lan(self, lab: Lab, complain: Complaint) -> None:
+        for version, text in ((4, self.lan.ipv4), (6, self.lan.ipv6)):
+            if not isinstance(text, str):
+                continue
+            subnet = ipaddress.ip_network(text)
+            if subnet.version != version:
+                raise complain(f"{subnet} is no IPv{version} subnet", "lan", f"ipv{version}")
+            for inner in INNER:
+                if inner.version == subnet.version and inner.overlaps(subnet):
+                    raise complain(f"{subnet} overlaps {inner}, which tunnels use", "lan", f"ipv{version}")
+        if self.lan.ipv4 is False and self.lan.ipv6 is False:
+            raise complain("a LAN has one family at least", "lan")

@@ -1,0 +1,39 @@
+"""Origin servers: all upstream nodes of a lab are served by one process, `python -m oxyctl.services`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, field
+
+from oxyctl.topology.model import Complaint, Lab, Networks, Node
+from proxy.settings import suggest
+
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+
+
+class UpstreamNode(Node, kw_only=True, frozen=True, tag="upstream"):
+    """`services` by name, each with its port; `root`, a directory beside the lab file, is what http and https serve."""
+
+    services: Annotated[dict[str, Port], Meta(min_length=1)]
+    networks: Networks = field(default_factory=dict)
+    root: str | None = None
+
+    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
+        """Every service is known, and no two want the same port."""
+        check_services(self.services, complain)
+        if self.root is not None and not (lab.base / self.root).is_dir():
+            raise complain(f"not a directory: {self.root}", "root")
+
+
+def check_services(services: dict[str, int], complain: Complaint) -> None:
+    """Each is known, and no two want the same port."""
+    from oxyctl.services.registry import SERVICES
+
+    owners: dict[int, str] = {}
+    for service, port in services.items():
+        if service not in SERVICES:
+            unknown = f"unknown service '{service}'{suggest(service, SERVICES)}"
+            raise complain(unknown, "services", service, at_key=True)
+        if (owner := owners.setdefault(port, service)) != service:
+            raise complain(f"port {port} is taken by '{owner}'", "services", service)

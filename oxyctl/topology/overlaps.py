@@ -1,0 +1,42 @@
+"""Subnets that overlap: harmless as long as no node has to tell them apart.
+
+A proxy can, when each of its tenants is bound to a network: it then never chooses between two by their addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from oxyctl.topology.addresses import Subnet
+from oxyctl.topology.model import Lab, Node
+from oxyctl.topology.nodes import ProxyNode
+from oxyctl.topology.shortest_paths import regions
+
+
+def confusion(lab: Lab, one: str, other: str) -> str | None:
+    """Who could not tell the networks `one` and `other` apart if subnets of theirs overlap; None: nobody has to."""
+    if one == other:
+        return "and it is the same network"
+    region = regions(lab)
+    if region[one] == region[other]:
+        return "and routers join the two"
+    for name, node in lab.nodes.items():
+        own = {region[network] for network in node.attached if network in region}
+        if {region[one], region[other]} <= own and not _can_tell(node):
+            advice = "; say which `network` each of its tenants is in" if isinstance(node, ProxyNode) else ""
+            return f"and node '{name}' is in both{advice}"
+    return None
+
+
+def overlapping(known: Mapping[str, Sequence[Subnet]], subnet: Subnet) -> list[tuple[str, Subnet]]:
+    """The subnets that `subnet` overlaps, with their networks."""
+    return [
+        (network, earlier)
+        for network, subnets in known.items()
+        for earlier in subnets
+        if earlier.version == subnet.version and earlier.overlaps(subnet)
+    ]
+
+
+def _can_tell(node: Node) -> bool:
+    return isinstance(node, ProxyNode) and all(tenant.network is not None for tenant in node.tenants.values())

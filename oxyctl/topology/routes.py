@@ -1,0 +1,32 @@
+"""What a route is: where packets go, by which link and next hop, and the mistake that one can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+from oxyctl.topology.addresses import Interface, Subnet
+
+EVERYTHING: Sequence[Subnet] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+Assigned = Mapping[str, Mapping[str, Sequence[Interface]]]
+Place = tuple[str | int, ...]
+
+
+class RouteError(Exception):
+    """A route that makes no sense, and the place in the lab file where it is said."""
+
+    def __init__(self, message: str, *place: str | int) -> None:
+        super().__init__(message)
+        self.place: Place = place
+
+
+@dataclasses.dataclass(frozen=True)
+class Hop:
+    """Packets to `to` leave by the link to `network`, by way of the address `via`."""
+
+    to: Subnet
+    network: str
+    via: str
+    place: Place | None = None  # where the lab file says it
+    metric: int = 0

@@ -1,0 +1,176 @@
+"""The routes of each node to what is not in its own networks: what the lab file says, and what follows from it.
+
+A host sends everything to the gateway of its networks, or to the only router on them. Where several routers are, and
+on routers themselves, each network that they lead to has a route: the shortest way, in the order of the file.
+What a node's `routes` say comes before both. A proxy whose tenants are bound to networks decides for each network by
+itself: there a route of one network is no way into another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+from oxyctl.topology.addresses import Subnet
+from oxyctl.topology.model import Lab
+from oxyctl.topology.nodes import ProxyNode, RouterNode, SiteNode, WarpNode
+from oxyctl.topology.routes import EVERYTHING, Assigned, Hop, Place, RouteError
+from oxyctl.topology.routing_loops import check_loops
+from oxyctl.topology.shortest_paths import NextHop, shortest_paths
+from proxy.settings import suggest
+
+
+def find_routes(lab: Lab, assigned: Assigned) -> dict[str, list[Hop]]:
+    """The routes of each node. RouteError: one makes no sense, or leads in a circle."""
+    for network in lab.networks:
+        _check_gateway(lab, network, assigned)
+    result = {name: _routes_of(lab, name, assigned) for name in lab.nodes}
+    check_loops(lab, assigned, result)
+    return result
+
+
+def _routes_of(lab: Lab, name: str, assigned: Assigned) -> list[Hop]:
+    views = _views(lab, name)
+    said = [hop for index in range(len(lab.nodes[name].routes)) for hop in _said(lab, name, index, assigned)]
+    result: list[Hop] = []
+    for number, networks in enumerate(views):
+        metric = 100 + number if len(views) > 1 else 0
+        own = [hop for hop in said if hop.network in networks]
+        interfaces = [interface for network in networks for interface in assigned[name][network]]
+        connected, addresses = {each.network for each in interfaces}, {str(each.ip) for each in interfaces}
+        known: dict[Subnet, Hop] = {}
+        for hop in [*own, *_default(lab, name, networks, assigned), *_shortest(lab, name, networks, assigned)]:
+            if hop.place is not None and (hop.to in connected or hop.to in known):
+                fault = "is a network of the node itself" if hop.to in connected else "has a route already"
+                raise RouteError(f"{hop.to} {fault}", *hop.place, "to")
+            if hop.to not in connected and hop.via not in addresses:  # the gateway itself has no gateway
+                known.setdefault(hop.to, dataclasses.replace(hop, metric=metric))
+        result += known.values()
+    return result
+
+
+def _views(lab: Lab, name: str) -> list[list[str]]:
+    """Groups of its networks that are routed together."""
+    node = lab.nodes[name]
+    networks = list(node.attached)
+    is_bound = isinstance(node, ProxyNode) and any(tenant.network is not None for tenant in node.tenants.values())
+    return [[network] for network in networks] if is_bound else [networks]
+
+
+def _default(lab: Lab, name: str, networks: Sequence[str], assigned: Assigned) -> Iterator[Hop]:
+    """The way to everything, in each family that the node and its gateway speak."""
+    way = _gateway(lab, name, networks)
+    if way is not None:
+        own = {interface.version for interface in assigned[name][way.network]}
+        for to in EVERYTHING:
+            if to.version in own and (via := _address(assigned, way, to.version)):
+                yield Hop(to, way.network, via)
+
+
+def _gateway(lab: Lab, name: str, networks: Sequence[str]) -> NextHop | None:
+    if isinstance(lab.nodes[name], RouterNode | WarpNode | SiteNode):  # a site's everything goes into its tunnel
+        return None
+    for network in networks:
+        gateway = lab.networks[network].gateway
+        if isinstance(gateway, str) and gateway != name:
+            return NextHop(gateway, network)
+    routers = {way.router: way for way in reversed(_routers(lab, name, networks))}
+    return next(iter(routers.values())) if len(routers) == 1 else None
+
+
+def _routers(lab: Lab, name: str, networks: Sequence[str]) -> list[NextHop]:
+    """The routers on these networks, but for those that a host is not to use."""
+    is_router = isinstance(lab.nodes[name], RouterNode)
+    return [
+        NextHop(other, network)
+        for network in networks
+        for other, node in lab.nodes.items()
+        if other != name and isinstance(node, RouterNode) and network in node.attached
+        if is_router or lab.networks[network].gateway is not False
+    ]
+
+
+def _shortest(lab: Lab, name: str, networks: Sequence[str], assigned: Assigned) -> Iterator[Hop]:
+    """The way to each network that routers lead to, where there is no gateway for everything."""
+    if isinstance(lab.nodes[name], WarpNode) or _gateway(lab, name, networks) is not None:
+        return
+    for network, way in shortest_paths(lab, _routers(lab, name, networks), networks):
+        own = {interface.version for interface in assigned[name][way.network]}
+        for text in lab.networks[network].subnets:
+            to = ipaddress.ip_network(text)
+            if to.version in own and (via := _address(assigned, way, to.version)):
+                yield Hop(to, way.network, via)
+
+
+def _address(assigned: Assigned, way: NextHop, version: int) -> str | None:
+    """Of the next hop, in this family; `way` names a node, or is an address itself."""
+    if way.router not in assigned:
+        return way.router if ipaddress.ip_address(way.router).version == version else None
+    own = assigned[way.router].get(way.network, ())
+    return next((str(interface.ip) for interface in own if interface.version == version), None)
+
+
+def _said(lab: Lab, name: str, index: int, assigned: Assigned) -> Iterator[Hop]:
+    route, place = lab.nodes[name].routes[index], ("nodes", name, "routes", index)
+    way = _next_hop(lab, name, route.via, assigned, (*place, "via"))
+    found = False
+    for to in _destinations(lab, route.to, (*place, "to")):
+        if via := _address(assigned, way, to.version):
+            found = True
+            yield Hop(to, way.network, via, place)
+    if not found:
+        raise RouteError(f"'{route.via}' has no address of that family here", *place, "via")
+
+
+def _destinations(lab: Lab, text: str, place: Place) -> Sequence[Subnet]:
+    if text == "default":
+        return EVERYTHING
+    if text in lab.networks:
+        return [ipaddress.ip_network(subnet) for subnet in lab.networks[text].subnets]
+    try:
+        return [ipaddress.ip_network(text)]
+    except ValueError as error:
+        if any(mark in text for mark in ".:/"):
+            raise RouteError(f"not a prefix: {error}", *place) from None
+        unknown = f"unknown network '{text}'{suggest(text, [*lab.networks, 'default'])}"
+        raise RouteError(unknown, *place) from None
+
+
+def _next_hop(lab: Lab, name: str, via: str, assigned: Assigned, place: Place) -> NextHop:
+    own = assigned[name]
+    if via in lab.nodes:
+        shared = [network for network in own if network in assigned[via]]
+        if via == name or not shared:
+            fault = "is the node itself" if via == name else f"is in no network of node '{name}'"
+            raise RouteError(f"node '{via}' {fault}", *place)
+        return NextHop(via, shared[0])
+    try:
+        address = ipaddress.ip_address(via)
+    except ValueError:
+        raise RouteError(f"unknown node '{via}'{suggest(via, set(lab.nodes) - {name})}", *place) from None
+    for network, interfaces in own.items():
+        if any(address in interface.network for interface in interfaces):
+            if any(address == interface.ip for interface in interfaces):
+                raise RouteError(f"{via} is an address of node '{name}' itself", *place)
+            return NextHop(via, network)
+    raise RouteError(f"{via} is in no network of node '{name}'", *place)
+
+
+def _check_gateway(lab: Lab, network: str, assigned: Assigned) -> None:
+    gateway, place = lab.networks[network].gateway, ("networks", network, "gateway")
+    if gateway is True:
+        raise RouteError("the gateway is a node, an address, or false", *place)
+    if not isinstance(gateway, str):
+        return
+    members = [name for name in lab.nodes if network in assigned[name]]
+    if gateway in lab.nodes:
+        if gateway not in members:
+            raise RouteError(f"node '{gateway}' is not in network '{network}'", *place)
+        return
+    try:
+        address = ipaddress.ip_address(gateway)
+    except ValueError:
+        raise RouteError(f"unknown node '{gateway}'{suggest(gateway, members)}", *place) from None
+    if not any(address in ipaddress.ip_network(subnet) for subnet in lab.networks[network].subnets):
+        raise RouteError(f"{gateway} is outside network '{network}'", *place)

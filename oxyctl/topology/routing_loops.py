@@ -1,0 +1,66 @@
+"""Static routes that form a loop: a packet would go round until its TTL has expired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from oxyctl.topology.addresses import Subnet
+from oxyctl.topology.model import Lab
+from oxyctl.topology.nodes import RouterNode
+from oxyctl.topology.routes import Assigned, Hop, RouteError
+
+
+def check_loops(lab: Lab, assigned: Assigned, routes: Mapping[str, Sequence[Hop]]) -> None:
+    """RouteError for the first route in the file that comes back to the router that it starts from."""
+    owners = {
+        (network, str(interface.ip)): name
+        for name, networks in assigned.items()
+        for network, interfaces in networks.items()
+        for interface in interfaces
+    }
+    for name in lab.nodes:
+        for hop in routes[name]:
+            if hop.place is not None and isinstance(lab.nodes[name], RouterNode):
+                _follow(lab, assigned, routes, owners, name, hop)
+
+
+def _follow(
+    lab: Lab,
+    assigned: Assigned,
+    routes: Mapping[str, Sequence[Hop]],
+    owners: Mapping[tuple[str, str], str],
+    start: str,
+    first: Hop,
+) -> None:
+    """Go where `first.to` goes, from router to router, until it arrives, is lost, or is back."""
+    passed, hop = [start], first
+    while True:
+        current = owners.get((hop.network, hop.via))
+        if current is None or not isinstance(lab.nodes[current], RouterNode) or _arrives(assigned, current, first.to):
+            return
+        if current in passed:
+            break
+        passed.append(current)
+        following = _best(routes[current], first.to)
+        if following is None:
+            return
+        hop = following
+    if current == start:  # a circle further on is told at a route of its own
+        assert first.place is not None
+        what = "default routes" if first.to.prefixlen == 0 else f"routes to {first.to}"
+        raise RouteError(f"{what} lead in a circle: {' -> '.join([*passed, current])}", *first.place, "via")
+
+
+def _arrives(assigned: Assigned, node: str, to: Subnet) -> bool:
+    return any(_contains(interface.network, to) for interfaces in assigned[node].values() for interface in interfaces)
+
+
+def _best(hops: Sequence[Hop], to: Subnet) -> Hop | None:
+    """The longest prefix that holds all of `to`."""
+    return max((hop for hop in hops if _contains(hop.to, to)), key=lambda hop: hop.to.prefixlen, default=None)
+
+
+def _contains(wide: Subnet, narrow: Subnet) -> bool:
+    if wide.version != narrow.version:
+        return False
+    return narrow.subnet_of(wide)  # type: ignore[arg-type]  # one version, as was just asked

@@ -1,0 +1,48 @@
+"""How routers join networks: the shortest paths through them, and which networks can reach each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from oxyctl.topology.model import Lab
+from oxyctl.topology.nodes import RouterNode
+
+
+class NextHop(NamedTuple):
+    """A router (or an address) on a network."""
+
+    router: str
+    network: str
+
+
+def shortest_paths(lab: Lab, first: Sequence[NextHop], known: Sequence[str]) -> Iterator[tuple[str, NextHop]]:
+    """Each network beyond the `known` ones, and the next hop of a shortest path there; of equal ones the first."""
+    routers = {name: node for name, node in lab.nodes.items() if isinstance(node, RouterNode)}
+    networks, passed = set(known), set[str]()
+    frontier = [(way.router, way) for way in first]
+    while frontier:
+        reached: list[tuple[str, NextHop]] = []
+        for router, way in frontier:
+            if router in passed:
+                continue
+            passed.add(router)
+            for network in routers[router].attached:
+                if network not in networks:
+                    networks.add(network)
+                    reached.append((network, way))
+        yield from reached
+        frontier = [
+            (name, way) for network, way in reached for name, node in routers.items() if network in node.attached
+        ]
+
+
+def regions(lab: Lab) -> dict[str, str]:
+    """By network, the first of those that routers make one with it."""
+    result = {network: network for network in lab.networks}
+    for node in lab.nodes.values():
+        if isinstance(node, RouterNode):
+            joined = {result[network] for network in node.attached}
+            first = next(network for network in lab.networks if result[network] in joined)
+            result = {network: result[first] if region in joined else region for network, region in result.items()}
+    return result

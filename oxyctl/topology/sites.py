@@ -1,0 +1,131 @@
+"""What follows for each site from the lab file: numbers, addresses of both ends of its tunnel, its MTU.
+
+The tunnel of the k-th site has 10.255.k.2 and fd00:255:k::2 at its own end, and at the proxy's 10.255.k.1 and
+fd00:255:k::1.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+from oxyctl.topology.addresses import Interface
+from oxyctl.topology.links import mtu_of
+from oxyctl.topology.model import Complaint, Lab
+from oxyctl.topology.nodes import GreSiteNode, GueSiteNode, ProxyNode, SiteNode
+from proxy.wire.gue import Context, header
+
+Assigned = Mapping[str, Mapping[str, Sequence[Interface]]]
+ETHERNET_MTU = 1500
+IP_BYTES, UDP_BYTES, GRE_BYTES, GRE_WORD = {4: 20, 6: 40}, 8, 4, 4  # RFC 791, 8200, 768, 2784
+INNER_PREFIX = {4: 30, 6: 64}
+MIN_IPV6_MTU = 1280  # RFC 8200 5
+
+
+def sites_of(lab: Lab) -> dict[str, SiteNode]:
+    """All sites, in the order of the file."""
+    return {name: node for name, node in lab.nodes.items() if isinstance(node, SiteNode)}
+
+
+def number_of(lab: Lab, name: str) -> int:
+    """Of a site, from 1."""
+    return list(sites_of(lab)).index(name) + 1
+
+
+def id_of(lab: Lab, name: str) -> int:
+    """What contexts call the site: its number among its tenant's, from 1."""
+    own = lab.nodes[name]
+    assert isinstance(own, SiteNode)
+    whose = own.via, own.tenant
+    return [other for other, site in sites_of(lab).items() if (site.via, site.tenant) == whose].index(name) + 1
+
+
+def tenant_id(lab: Lab, proxy: str, tenant: str) -> int:
+    """What contexts call the tenant: what the file says, else the first free number from its place in the file on."""
+    node = lab.nodes[proxy]
+    assert isinstance(node, ProxyNode)
+    said = {name: each.id for name, each in node.tenants.items()}
+    taken, number = set(said.values()), 0
+    for name, own in said.items():
+        if own is None:
+            number += 1
+            while number in taken:
+                number += 1
+        if name == tenant:
+            return number if own is None else own
+    raise KeyError(tenant)
+
+
+def inner_addresses(lab: Lab, name: str) -> tuple[list[Interface], list[Interface]]:
+    """Of the tunnel of a site, one of each family that its LAN has: the site's own, and the proxy's."""
+    number, site = number_of(lab, name), lab.nodes[name]
+    assert isinstance(site, SiteNode)
+    families = [version for version, text in ((4, site.lan.ipv4), (6, site.lan.ipv6)) if text is not False]
+    return (
+        [_inner(number, version, 2) for version in families],
+        [_inner(number, version, 1) for version in families],
+    )
+
+
+def _inner(number: int, version: int, host: int) -> Interface:
+    text = f"10.255.{number}.{host}" if version == 4 else f"fd00:255:{number:x}::{host}"
+    return ipaddress.ip_interface(f"{text}/{INNER_PREFIX[version]}")
+
+
+def outer_family(site: SiteNode, lab: Lab) -> int:
+    """The family of the outer packets."""
+    return site.outer or site.outer_families(lab)[0]
+
+
+def outer_addresses(lab: Lab, assigned: Assigned, name: str) -> tuple[str, str]:
+    """The two ends of a tunnel in the network that carries it: the site's, and the proxy's."""
+    site = lab.nodes[name]
+    assert isinstance(site, SiteNode)
+    assert site.via is not None
+    assert site.outer_network is not None
+    family = outer_family(site, lab)
+    ends = [assigned[node][site.outer_network] for node in (name, site.via)]
+    own, proxy = (next(str(each.ip) for each in end if each.version == family) for end in ends)
+    return own, proxy
+
+
+def context_of(lab: Lab, name: str) -> Context:
+    """What packets of a tunnel say of themselves, where they say anything."""
+    site = lab.nodes[name]
+    assert isinstance(site, SiteNode)
+    token = site.token.encode() if isinstance(site, GueSiteNode) and site.token is not None else None
+    return Context(tenant_id(lab, site.via or "", site.tenant), id_of(lab, name), token)
+
+
+def overhead(lab: Lab, name: str) -> int:
+    """Bytes that stand before each packet in the tunnel. The same whether the kernel or user space does it."""
+    site = lab.nodes[name]
+    assert isinstance(site, SiteNode)
+    outer = IP_BYTES[outer_family(site, lab)]
+    if isinstance(site, GreSiteNode):
+        return outer + GRE_BYTES + GRE_WORD * (site.checksum + (site.key is not None))
+    assert isinstance(site, GueSiteNode)
+    if site.version == 1:
+        return outer + UDP_BYTES
+    with_context = site.may_have_context and site.tunnel != "kernel"
+    return outer + UDP_BYTES + len(header(4, context_of(lab, name) if with_context else None))
+
+
+def automatic_mtu(lab: Lab, name: str) -> int:
+    """The longest packet that the tunnel of a site carries in one piece."""
+    site = lab.nodes[name]
+    assert isinstance(site, SiteNode)
+    assert site.outer_network is not None
+    links = [mtu_of(lab, node, site.outer_network) or ETHERNET_MTU for node in (name, site.via or "")]
+    return min(links) - overhead(lab, name)
+
+
+def check_mtu(lab: Lab, name: str, complain: Complaint) -> None:
+    """Raise what `complain` makes of an MTU that the tunnel of a site does not carry, or that IPv6 cannot use."""
+    site = lab.nodes[name]
+    assert isinstance(site, SiteNode)
+    most = automatic_mtu(lab, name)
+    if site.mtu is not None and site.mtu > most:
+        raise complain(f"the tunnel carries at most {most} bytes here", "mtu")
+    if (site.mtu or most) < MIN_IPV6_MTU and site.lan.ipv6 is not False:
+        raise complain(f"IPv6 needs an MTU of at least {MIN_IPV6_MTU}: say so, or `lan: {{ipv6: false}}`", "mtu")

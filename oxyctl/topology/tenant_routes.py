@@ -1,0 +1,35 @@
+"""The routes that tenants of a proxy say themselves: each prefix is one, each next hop is known and theirs."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from oxyctl.topology.model import Complaint, Lab
+from oxyctl.topology.nodes import ProxyNode
+from oxyctl.topology.sites import sites_of
+from proxy.settings import suggest
+from proxy.settings.sites import NEXT_HOPS, SITE
+
+
+def check_routes(proxy: str, node: ProxyNode, lab: Lab, complain: Complaint) -> None:
+    """Raise what `complain` makes of the first mistaken route that a tenant of `proxy` says."""
+    for tenant, said in node.tenants.items():
+        for network, parts in said.networks.items():
+            sites = {
+                SITE + name: (site.tenant, site.network) for name, site in sites_of(lab).items() if site.via == proxy
+            }
+            mine = [via for via, whose in sites.items() if whose == (tenant, network)]
+            for number, route in enumerate(parts.routes):
+                place = ("tenants", tenant, "networks", network, "routes", number)
+                try:
+                    ipaddress.ip_network(route.prefix)
+                except ValueError as error:
+                    raise complain(f"not a prefix: {error}", *place, "prefix") from None
+                known = [*NEXT_HOPS, *mine]
+                if route.via in known:
+                    continue
+                fault = f"unknown next hop '{route.via}'{suggest(route.via, known)}"
+                if route.via in sites:
+                    whose, where = sites[route.via]
+                    fault = f"'{route.via}' is a site of tenant '{whose}', network '{where}'"
+                raise complain(fault, *place, "via")

@@ -1,0 +1,8 @@
+"""Words that lab files, plans and questions to a running lab have in common."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Restart = Literal["always", "on-failure", "never"]  # whether a program that ended by itself is started again
+Action = Literal["stop", "start", "restart", "kill"]  # what can be done to the programs of a node

@@ -1,0 +1,5 @@
+"""Labs from text."""
+
+from tests.lab_texts import plan, quick, run
+
+__all__ = ["plan", "quick", "run"]
