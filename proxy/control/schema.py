@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import msgspec
@@ -192,12 +192,9 @@ class ProxyView(Protocol):
         """Replace the routes of one network. ProxyError: the tenant, the network or a next hop is unknown."""
         ...
 
-    def live_flows(self, tenant: str | None) -> Iterable[FlowRecord]:
-        """An `update` record of every live flow, of every tenant when `tenant` is None.
-
-        The server takes it in slices, with other work in between: go over a copy of the table, and build each record
-        when it is asked for (a generator). A flow that ended meanwhile may come or not.
-        """
+    async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
+        """An `update` record of each live flow that matches: at least the first in the query's order, up to one more
+        than its limit. A flow that ends meanwhile may come or not."""
         ...
 
     async def past_flows(self, query: FlowQuery) -> Page: ...

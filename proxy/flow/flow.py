@@ -7,7 +7,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from proxy.flow.community import community_id
+from proxy.flow import community
 from proxy.flow.record import (
     ClosedBy,
     CloseReason,
@@ -170,6 +170,13 @@ class Flow:
         return packets + self.client_payload + self.origin_payload
 
     def totals(self) -> Totals:
+        """Counters of both directions, as they are now."""
+        client, origin = self.client_path, self.origin_path
+        up, down = self.payload()
+        return Totals(client.packets, client.octets, up, origin.packets, origin.octets, down, self.spliced)
+
+    def payload(self) -> tuple[int, int]:
+        """Bytes that the client, and that the origin delivered."""
         client, origin = self.client_path, self.origin_path
         payload = self.client_payload, self.origin_payload
         if self.egress is not None and self.level == "packet":  # nobody looked inside: what the headers leave
@@ -177,9 +184,7 @@ class Flow:
             payload = client.octets - headers * client.packets, origin.octets - headers * origin.packets
             if self.tracked is not None:
                 payload = self._tracked_payload(*self.tracked, *payload)
-        return Totals(
-            client.packets, client.octets, payload[0], origin.packets, origin.octets, payload[1], self.spliced
-        )
+        return payload
 
     def _tracked_payload(self, sent: Direction, answered: Direction, most: int, answers: int) -> tuple[int, int]:
         """By TCP's own numbers. Of a flow that the kernel carries we see only the first and the last of them."""
@@ -240,7 +245,7 @@ class Flow:
         carrier = self.carrier
         return FlowRecord(
             event=event, seq=seq, final=event == "end",
-            flow_id=self.id, parent_id=self.parent_id, community_id=self._community_id(), tenant=self.tenant.name,
+            flow_id=self.id, parent_id=self.parent_id, community_id=self.community_id(), tenant=self.tenant.name,
             user=carrier.user, device=carrier.device, node=node,
             vnet=carrier.network.name, onramp=self.onramp, tunnel=carrier.id, offramp=self.offramp,
             offramp_tunnel=self.egress.id if self.offramp == "tunnel" and self.egress else None, route=self.route,
@@ -258,9 +263,10 @@ class Flow:
             closed_by=self.closed_by, close_reason=self.close_reason,
         )  # fmt: skip
 
-    def _community_id(self) -> str:
+    def community_id(self) -> str:
+        """The name that other tools have for it (`proxy.flow.community`)."""
         ports = ECHO_PORTS.get(self.protocol, (self.source_port, self.destination_port))
-        return community_id(self.source, self.destination, PROTOCOL_NUMBERS[self.protocol], *ports)
+        return community.community_id(self.source, self.destination, PROTOCOL_NUMBERS[self.protocol], *ports)
 
 
 def new_flow_id(now_ns: int) -> str:

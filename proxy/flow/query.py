@@ -6,7 +6,7 @@ import functools
 import ipaddress
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -103,58 +103,116 @@ def payload_bytes(record: FlowRecord) -> int:
     return record.total.client_payload_bytes + record.total.origin_payload_bytes
 
 
-SORT_KEYS: dict[str, Callable[[FlowRecord], Any]] = {
-    "start": lambda r: r.start,
-    "end": lambda r: NEVER if r.end is None else r.end,
+Get = Callable[[Any], Any]
+Getters = Mapping[str, Get]  # by what filters and sorting call a property: how to get it of a record, or of a live flow
+Test = Callable[[Any], bool]
+
+OF_RECORD: Getters = {
+    **{name: operator.attrgetter(name) for name in FlowRecord.__struct_fields__},
+    "src": lambda r: packed(r.src),
+    "dst": lambda r: packed(r.dst),
     "duration": lambda r: r.duration_ms,
     "bytes": payload_bytes,
     "up": lambda r: r.total.client_payload_bytes,
     "down": lambda r: r.total.origin_payload_bytes,
-    "tenant": lambda r: r.tenant,
-    "user": lambda r: r.user or "",
-    "src": lambda r: packed(r.src),
-    "src_port": lambda r: r.src_port,
-    "dst": lambda r: packed(r.dst),
-    "dst_port": lambda r: r.dst_port,
-    "protocol": lambda r: r.protocol,
-    "state": lambda r: r.state,
-    "close_reason": lambda r: r.close_reason or "",
 }
-
+SORT_NAMES = (
+    "start", "end", "duration", "bytes", "up", "down", "tenant", "user", "src", "src_port", "dst", "dst_port",
+    "protocol", "state", "close_reason",
+)  # fmt: skip
+_ABSENT = {"end": NEVER, "user": "", "close_reason": ""}
 _EQUAL = (  # to one of the filter's values
     "flow_id", "protocol", "state", "close_reason", "user", "device", "onramp", "offramp", "level", "verdict", "dscp",
     "community_id",
 )  # fmt: skip
-Test = Callable[[FlowRecord], bool]
+_RANGES = {
+    "src": ("src",),
+    "dst": ("dst",),
+    "ip": ("dst", "src"),
+    "src_port": ("src_port",),
+    "dst_port": ("dst_port",),
+    "port": ("dst_port", "src_port"),
+}
 
 
-def predicate(query: FlowQuery) -> Test:
+def sort_key(name: str, of: Getters = OF_RECORD) -> Get:
+    """What `--sort NAME` compares."""
+    get = of[name]
+    if name not in _ABSENT:
+        return get
+    absent = _ABSENT[name]
+    return lambda each: absent if (value := get(each)) is None else value
+
+
+SORT_KEYS: dict[str, Get] = {name: sort_key(name) for name in SORT_NAMES}
+
+
+def predicate(query: FlowQuery, of: Getters = OF_RECORD) -> Test:
     """A function that says whether a record matches; only the filters in use cost anything."""
     tests: list[Test] = []
     if (tenant := query.tenant) is not None:
-        tests.append(lambda r: r.tenant == tenant)
+        whose = of["tenant"]
+        tests.append(lambda r: whose(r) == tenant)
     if (since := query.since) is not None:
-        tests.append(lambda r: r.end is None or r.end >= since)
+        end = sort_key("end", of)
+        tests.append(lambda r: end(r) >= since)
     if (until := query.until) is not None:
-        tests.append(lambda r: r.start <= until)
-    tests += _tests(query)
-    unwanted = _tests(query.excluded)
-    return lambda record: all(test(record) for test in tests) and not any(test(record) for test in unwanted)
+        start = of["start"]
+        tests.append(lambda r: start(r) <= until)
+    tests += _tests(query, of)
+    tests += [_negated(test) for test in _tests(query.excluded, of)]
+    return _all(tests)
 
 
-def _tests(chosen: Filters) -> list[Test]:
-    tests = [_word_test(name, frozenset(values)) for name in _EQUAL if (values := getattr(chosen, name))]
-    tests += _port_tests(chosen) + _address_tests(chosen)
+def _all(tests: list[Test]) -> Test:
+    if not tests:
+        return lambda r: True
+    if len(tests) == 1:
+        return tests[0]
+    if len(tests) == 2:
+        first, second = tests
+        return lambda r: first(r) and second(r)
+    return lambda r: all(test(r) for test in tests)
+
+
+def _negated(test: Test) -> Test:
+    return lambda r: not test(r)
+
+
+def _tests(chosen: Filters, of: Getters) -> list[Test]:
+    tests = [_equal(of[name], frozenset(values)) for name in _EQUAL if (values := getattr(chosen, name))]
+    tests += [_in_range([of[side] for side in sides], getattr(chosen, name)) for name, sides in _RANGES.items()
+              if getattr(chosen, name)]  # fmt: skip
+    if versions := chosen.version:
+        src = of["src"]
+        tests.append(lambda r: src(r)[0] in versions)
     if hosts := chosen.host:
-        pattern = _globs(hosts)
-        tests.append(lambda r: r.dst_host is not None and pattern.fullmatch(r.dst_host.lower()) is not None)
+        pattern, host = _globs(hosts), of["dst_host"]
+        tests.append(lambda r: (name := host(r)) is not None and pattern.fullmatch(name.lower()) is not None)
     if names := chosen.policy:
-        tests.append(lambda r: any(decision.policy in names or decision.rule in names for decision in r.decisions))
+        decisions = of["decisions"]
+        tests.append(lambda r: any(each.policy in names or each.rule in names for each in decisions(r)))
     if (least := chosen.min_bytes) > 0:
-        tests.append(lambda r: payload_bytes(r) >= least)
+        octets = of["bytes"]
+        tests.append(lambda r: octets(r) >= least)
     if (shortest := chosen.min_duration_ms) > 0:
-        tests.append(lambda r: r.duration_ms >= shortest)
+        duration = of["duration"]
+        tests.append(lambda r: duration(r) >= shortest)
     return tests
+
+
+def _equal(get: Get, values: frozenset[Any]) -> Test:
+    if len(values) == 1:
+        (only,) = values
+        return lambda r: get(r) == only
+    return lambda r: get(r) in values
+
+
+def _in_range(gets: list[Get], ranges: tuple[tuple[Any, Any], ...]) -> Test:
+    if len(gets) == len(ranges) == 1:
+        (get,), ((low, high),) = gets, ranges
+        return lambda r: low <= get(r) <= high
+    return lambda r: any(low <= value <= high for value in [get(r) for get in gets] for low, high in ranges)
 
 
 def _globs(patterns: tuple[str, ...]) -> re.Pattern[str]:
@@ -170,35 +228,3 @@ def matches(query: FlowQuery, record: FlowRecord) -> bool:
 def sort_flows(flows: Iterable[StoredFlow], query: FlowQuery) -> list[StoredFlow]:
     """In the query's order; equal keys by flow id, so that an answer never depends on chance."""
     return sorted(flows, key=operator.itemgetter(0, 1), reverse=query.descending)
-
-
-def _word_test(name: str, values: frozenset[str]) -> Test:
-    return lambda record: getattr(record, name) in values
-
-
-def _port_tests(chosen: Filters) -> list[Test]:
-    tests: list[Test] = []
-    if src := chosen.src_port:
-        tests.append(lambda r: _inside(r.src_port, src))
-    if dst := chosen.dst_port:
-        tests.append(lambda r: _inside(r.dst_port, dst))
-    if either := chosen.port:
-        tests.append(lambda r: _inside(r.dst_port, either) or _inside(r.src_port, either))
-    return tests
-
-
-def _address_tests(chosen: Filters) -> list[Test]:
-    tests: list[Test] = []
-    if src := chosen.src:
-        tests.append(lambda r: _inside(packed(r.src), src))
-    if dst := chosen.dst:
-        tests.append(lambda r: _inside(packed(r.dst), dst))
-    if versions := chosen.version:
-        tests.append(lambda r: packed(r.src)[0] in versions)
-    if either := chosen.ip:
-        tests.append(lambda r: _inside(packed(r.dst), either) or _inside(packed(r.src), either))
-    return tests
-
-
-def _inside(value: Any, ranges: tuple[tuple[Any, Any], ...]) -> bool:
-    return any(low <= value <= high for low, high in ranges)

@@ -195,6 +195,12 @@ class Tenant:
                     if _is_own(flow, carrier, key):
                         yield flow
 
+    def tables(self) -> Iterator[list[Flow]]:
+        """The same in lists that stand still, each taken when it is asked for: the tables may change meanwhile."""
+        for carrier in list(self._filled):
+            for table in list(carrier.flows.values()):
+                yield [flow for flow in table.values() if flow.carrier is carrier]
+
 
 def _places(flow: Flow) -> list[tuple[Carrier, bytes]]:
     if flow.egress is None or flow.egress is flow.carrier:

@@ -21,6 +21,7 @@ from proxy.control.schema import (
     TunnelInfo,
 )
 from proxy.errors import DropReason, ProxyError
+from proxy.flow.flow import Flow
 from proxy.flow.network import Network
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Tenant
@@ -38,6 +39,7 @@ from proxy.settings import suggest
 from proxy.settings.sites import SITE, route_problem
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.flowlog import FlowLog
+from proxy.telemetry.livescan import scan
 from proxy.telemetry.metrics import render
 
 
@@ -148,12 +150,10 @@ class View:
         network.routes = RouteTable(change.routes) if change.routes else None
         routes_changed(network)
 
-    def live_flows(self, tenant: str | None) -> Iterator[FlowRecord]:
-        """Every flow whose end was not told yet, built as it is asked for."""
-        if self._kernel is not None:
-            self._kernel.count_all(self._owners(tenant))
-        flows = [flow for owner in self._owners(tenant) for flow in owner.live()]
-        return (self._lifecycle.look(flow) for flow in flows if not flow.is_recorded)
+    async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
+        """The first of the flows whose end was not told yet, in the query's order."""
+        count = self._kernel.count if self._kernel is not None else _counted
+        return await scan(self._owners(query.tenant), query, count, self._lifecycle.look)
 
     async def past_flows(self, query: FlowQuery) -> Page:
         """Ended flows, from the store."""
@@ -202,6 +202,10 @@ class View:
             origin_bytes=tenant.closed_traffic[3] + sum(tunnel.bytes_out for tunnel in tunnels),
             drops={str(reason): count for reason, count in tenant.drops.items()},
         )
+
+
+def _counted(flows: Sequence[Flow]) -> None:
+    """Nothing to do: the proxy itself counts every packet."""
 
 
 def _carriers(tenant: Tenant) -> list[RampCarrier]:

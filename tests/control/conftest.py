@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ class FakeProxy:
     def routes(self, tenant: str | None) -> list[RouteInfo]:
         return [route for route in self.table if tenant in (None, route.tenant)]
 
-    def live_flows(self, tenant: str | None) -> Iterable[FlowRecord]:
-        return (record for record in list(self.live) if tenant in (None, record.tenant))
+    async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
+        return [record for record in self.live if query.tenant in (None, record.tenant)]
 
     async def past_flows(self, query: FlowQuery) -> Page:
         self.before_past()
