@@ -1,0 +1,139 @@
+"""TLS contexts of one inspector: towards clients one for each leaf, towards origins one for each tenant; sessions to resume.
+
+ALPN is a property of a context, and read when a handshake begins: it is set just before, so that one context serves
+whatever was agreed with the origin.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from proxy.session.facts import TLSFacts
+from proxy.session.messages import LeafAnswer, TenantRules
+
+MAX_CONTEXTS = 1_024  # of clients: 60 KB each
+MAX_SESSIONS = 8_192  # that can be resumed with origins
+
+# How a failure is told to the other side: alerts of RFC 8446 6
+ALERTS = {
+    "handshake_failure": 40, "bad_certificate": 42, "certificate_revoked": 44, "certificate_expired": 45,
+    "certificate_unknown": 46, "illegal_parameter": 47, "unknown_ca": 48, "access_denied": 49, "decode_error": 50,
+    "protocol_version": 70, "internal_error": 80, "unrecognized_name": 112,
+}  # fmt: skip
+# OpenSSL's X509_V_ERR_*: the alert that a client would have sent itself
+CERTIFICATE_ALERTS = {
+    9: "certificate_expired", 10: "certificate_expired", 18: "unknown_ca", 19: "unknown_ca", 20: "unknown_ca",
+    21: "unknown_ca", 23: "certificate_revoked",
+}  # fmt: skip
+
+
+def alert(name: str) -> bytes:
+    """A fatal alert in the clear, as it may be sent before any key is agreed."""
+    return b"\x15\x03\x03\x00\x02\x02" + bytes([ALERTS[name]])
+
+
+class TenantTLS:
+    """The contexts of one tenant."""
+
+    def __init__(self, rules: TenantRules, keylog: str | None = None) -> None:
+        """`keylog`: a file for secrets."""
+        self.rules, self._keylog = rules, keylog
+        self._minimum = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}[rules.minimum]
+        self._clients: OrderedDict[tuple[str, bool], tuple[bytes, ssl.SSLContext]] = OrderedDict()
+        self._origins: dict[bool, ssl.SSLContext] = {}
+        self._sessions: OrderedDict[tuple[str, str, int, bool], ssl.SSLSession] = OrderedDict()
+
+    def has(self, name: str, untrusted: bool) -> bool:
+        """Whether `towards_client` needs no new leaf."""
+        return (name, untrusted) in self._clients
+
+    def forget_leaves(self) -> None:
+        """The authority has changed."""
+        self._clients.clear()
+
+    def keep(self, name: str, untrusted: bool, leaf: LeafAnswer) -> None:
+        """Remember a leaf; OSError (also ssl.SSLError) when it is none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = self._minimum
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+        load_chain(context, leaf.chain, leaf.key)
+        if self._keylog is not None:
+            context.keylog_filename = self._keylog
+        self._clients[name, untrusted] = leaf.chain, context
+        if len(self._clients) > MAX_CONTEXTS:
+            self._clients.popitem(last=False)
+
+    def towards_client(self, name: str, untrusted: bool) -> ssl.SSLContext:
+        """The context that serves the leaf of this name, kept before."""
+        self._clients.move_to_end((name, untrusted))
+        return self._clients[name, untrusted][1]
+
+    def towards_origin(self, verified: bool) -> ssl.SSLContext:
+        """The context for origins."""
+        context = self._origins.get(verified)
+        if context is None:
+            context = self._origins[verified] = self._make_origin(verified)
+        return context
+
+    def session(self, name: str, host: str, port: int, verified: bool) -> ssl.SSLSession | None:
+        """What can be resumed with this origin."""
+        return self._sessions.get((name, host, port, verified))
+
+    def learner(self, name: str, host: str, port: int, verified: bool) -> Callable[[ssl.SSLSocket], None]:
+        """Remembers the session of a socket, once its tickets have come."""
+
+        def learn(sock: ssl.SSLSocket) -> None:
+            session = sock.session
+            if session is not None and session.has_ticket | bool(session.id):
+                self._sessions[name, host, port, verified] = session
+                self._sessions.move_to_end((name, host, port, verified))
+                if len(self._sessions) > MAX_SESSIONS:
+                    self._sessions.popitem(last=False)
+
+        return learn
+
+    def _make_origin(self, verified: bool) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = self._minimum
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        if verified:
+            if self.rules.system_trust:
+                context.load_default_certs()
+            if self.rules.roots:
+                context.load_verify_locations(cadata=self.rules.roots)
+        else:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if self._keylog is not None:
+            context.keylog_filename = self._keylog
+        return context
+
+
+def set_alpn(context: ssl.SSLContext, names: Sequence[str]) -> None:
+    """For the handshake that begins next. Without names nothing is agreed."""
+    context.set_alpn_protocols([name for name in names if name])
+
+
+def load_chain(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
+    """`load_cert_chain` takes files only: this one is in memory, and nobody else's."""
+    descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, chain + key)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def facts_of(sock: ssl.SSLSocket, sni: str | None, *, is_verified: bool = True) -> TLSFacts:
+    """What was agreed."""
+    cipher = sock.cipher()
+    return TLSFacts(
+        version=sock.version() or "unknown",
+        cipher=cipher[0] if cipher else "unknown",
+        sni=sni,
+        alpn=sock.selected_alpn_protocol(),
+        is_resumed=bool(sock.session_reused),
+        is_verified=is_verified,
+    )

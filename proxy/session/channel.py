@@ -1,0 +1,185 @@
+"""The channel between the proxy and an inspector: messages with descriptors, in one process or between two."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from proxy.poller import ERROR, HANGUP, IN, OUT, Poller
+from proxy.session.messages import encode
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE = 160 << 10  # the largest are policies and chains; a datagram must fit into the socket's send buffer
+BUFFER_BYTES = 1 << 20
+MAX_DESCRIPTORS = 2
+BUDGET = 64  # messages per readiness event
+_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
+
+Message = TypeVar("Message", covariant=True)
+Receive = Callable[[Any, list[int]], None]
+
+
+class Channel(Protocol):
+    """One end. `send` never blocks and never raises: when the other end is gone, `closed` is told once."""
+
+    def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> None:
+        """The other end gets copies of the descriptors."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LocalChannel:
+    """Both ends are in this process: a message is a call, a little later."""
+
+    def __init__(self, later: Callable[[Callable[[], None]], object], receive: Receive) -> None:
+        """`later(function)` calls it soon; `receive(message, descriptors)` is the other end's, whose they then are."""
+        self._later, self._receive, self._waiting = later, receive, deque[tuple[msgspec.Struct, list[int]]]()
+        self._is_closed = False
+
+    def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> None:
+        if self._is_closed:
+            return
+        if not self._waiting:
+            self._later(self._deliver)
+        self._waiting.append((message, [os.dup(each) for each in descriptors]))
+
+    def close(self) -> None:
+        self._is_closed = True
+        while self._waiting:
+            for descriptor in self._waiting.popleft()[1]:
+                os.close(descriptor)
+
+    def _deliver(self) -> None:
+        while self._waiting:
+            message, descriptors = self._waiting.popleft()
+            try:
+                self._receive(message, descriptors)
+            except Exception:
+                log.exception("unexpected error in %s", type(message).__name__)
+
+
+class SocketChannel(Generic[Message]):
+    """A Unix SEQPACKET socket: each datagram is a message, descriptors come by SCM_RIGHTS."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        poller: Poller,
+        decode: Callable[[bytes], Message],
+        receive: Receive,
+        closed: Callable[[], None],
+    ) -> None:
+        """`decode` may raise msgspec.DecodeError; such a message is logged, and the channel ends."""
+        self._sock, self._poller, self._decode, self._receive, self._closed = sock, poller, decode, receive, closed
+        self._waiting: deque[tuple[bytes, list[int]]] = deque()  # with copies of their descriptors
+        self._is_closed = False
+        sock.setblocking(False)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        poller.watch(sock.fileno(), IN, self._ready, self._crashed)
+
+    def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> None:
+        if self._is_closed:
+            return
+        data = encode(message)
+        if self._waiting or not self._try(data, descriptors):
+            if not self._waiting:
+                self._poller.change(self._sock.fileno(), IN | OUT)
+            self._waiting.append((data, [os.dup(each) for each in descriptors]))
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._poller.forget(self._sock.fileno())
+        self._sock.close()
+        while self._waiting:
+            for descriptor in self._waiting.popleft()[1]:
+                os.close(descriptor)
+
+    def _try(self, data: bytes, descriptors: Sequence[int]) -> bool:
+        """Whether the kernel took it, or nobody will."""
+        try:
+            if descriptors:
+                socket.send_fds(self._sock, [data], list(descriptors))
+            else:
+                self._sock.send(data)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno is not None and error.errno == 109:  # ETOOMANYREFS: too many descriptors on their way
+                return False
+            self._lost()
+        return True
+
+    def _ready(self, events: int) -> None:
+        if events & OUT:
+            self._flush()
+        if events & (IN | HANGUP | ERROR) and not self._is_closed:
+            for _ in range(BUDGET):
+                if not self._receive_one():
+                    return
+
+    def _flush(self) -> None:
+        while self._waiting:
+            data, descriptors = self._waiting[0]
+            if not self._try(data, descriptors):
+                return
+            if self._is_closed:
+                return
+            self._waiting.popleft()
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._poller.change(self._sock.fileno(), IN)
+
+    def _receive_one(self) -> bool:
+        """Whether there may be more."""
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._lost()
+            return False
+        descriptors = _descriptors(ancillary)
+        if not data and not descriptors:
+            self._lost()
+            return False
+        try:
+            message = self._decode(data)
+        except msgspec.MsgspecError as error:
+            log.error("a message of the inspectors' channel cannot be read: %s", error)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._lost()
+            return False
+        try:
+            self._receive(message, descriptors)
+        except Exception:
+            log.exception("unexpected error in %s", type(message).__name__)
+        return not self._is_closed
+
+    def _lost(self) -> None:
+        if not self._is_closed:
+            self.close()
+            self._closed()
+
+    def _crashed(self, error: BaseException) -> None:
+        self._lost()
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)

@@ -1,0 +1,145 @@
+"""What passes between the proxy and an inspector. Descriptors travel beside their message, in the order that it says."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from proxy.flow.record import ClosedBy, CloseReason, TLSRecord
+from proxy.session.facts import FlowFacts
+from proxy.verdict import Decision
+
+ReadLevel = Literal["tls", "http"]
+
+
+class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What holds for the sessions of one tenant."""
+
+    minimum: str = "TLSv1.2"
+    bad_certificate: Literal["page", "alert", "untrusted"] = "page"
+    roots: str = ""  # PEM
+    system_trust: bool = True
+    learn_pinned: bool = False
+    pinned_s: float = 86_400.0
+
+
+# From the proxy to an inspector.
+
+
+class Configure(msgspec.Struct, tag="configure", frozen=True):
+    """The first message, and again after each change."""
+
+    tenants: dict[str, TenantRules]
+    sniff_s: float = 3.0
+    handshake_s: float = 15.0
+    hooks: str | None = None
+    has_keylog: bool = False  # secrets are wanted
+    policies: Any = None  # what the policies of `tls` and `http` are made of
+
+
+class Open(msgspec.Struct, tag="open", frozen=True):
+    """A session, with the client's and the origin's socket: both connected, nothing read."""
+
+    session: int
+    flow: FlowFacts
+    level: ReadLevel
+
+
+class LeafAnswer(msgspec.Struct, tag="leaf-answer", frozen=True):
+    """A certificate with its chain and its key, PEM, or why there is none."""
+
+    request: int
+    chain: bytes = b""
+    key: bytes = b""
+    error: str | None = None
+
+
+class DialAnswer(msgspec.Struct, tag="dial-answer", frozen=True):
+    """A connected socket beside it, or why there is none."""
+
+    request: int
+    error: str | None = None
+    cause: str | None = None  # a reason of `CloseReason`
+
+
+class Kill(msgspec.Struct, tag="kill", frozen=True):
+    """The proxy has ended the session: forget it."""
+
+    session: int
+
+
+class Drain(msgspec.Struct, tag="drain", frozen=True):
+    """Let every session end politely."""
+
+
+# From an inspector to the proxy.
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The inspector has given up all rights that it does not need: here is what is left of the promise."""
+
+    shortfalls: list[str] = []
+
+
+class Seen(msgspec.Struct, tag="seen", frozen=True):
+    """What was found out about the session, for the flow's record."""
+
+    session: int
+    protocol: str | None = None
+    level: ReadLevel | None = None
+    tls: TLSRecord | None = None
+    decisions: list[Decision] = []
+
+
+class Pass(msgspec.Struct, tag="pass", frozen=True):
+    """Nothing was taken from the session, and nobody wants to read it: relay it."""
+
+    session: int
+
+
+class Ended(msgspec.Struct, tag="ended", frozen=True):
+    """The session is over: the inspector has closed its descriptors. `cut`: what is left gets a reset."""
+
+    session: int
+    reason: CloseReason
+    by: ClosedBy
+    cut: Literal["", "client", "origin", "both"] = ""
+    history: str = ""  # Zeek's letters, of what the inspector saw
+
+
+class Record(msgspec.Struct, tag="record", frozen=True):
+    """A child record of the flow: a request, a message, and so on."""
+
+    session: int
+    child: msgspec.Raw
+
+
+class LeafWanted(msgspec.Struct, tag="leaf-wanted", frozen=True):
+    request: int
+    session: int
+    name: str
+    untrusted: bool = False
+
+
+class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
+    """A socket that is connected to this origin, as the flow would leave; without a host, to the flow's own."""
+
+    request: int
+    session: int
+    host: str | None = None
+    port: int = 0
+
+
+class Secrets(msgspec.Struct, tag="secrets", frozen=True):
+    """Lines of a key log (SSLKEYLOGFILE)."""
+
+    lines: bytes
+
+
+ToInspector = Configure | Open | LeafAnswer | DialAnswer | Kill | Drain
+ToProxy = Ready | Seen | Pass | Ended | Record | LeafWanted | DialWanted | Secrets
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_inspector = msgspec.msgpack.Decoder(ToInspector).decode
+decode_to_proxy = msgspec.msgpack.Decoder(ToProxy).decode

@@ -1,0 +1,56 @@
+"""What may be said about inspection in `proxy.yaml`: by the proxy as a whole, and by each tenant."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from proxy.settings.document import Document, Place
+from proxy.settings.parts import Part, Seconds
+
+InspectorCount = Literal["auto"] | Annotated[int, Meta(ge=0, le=256)]
+ReadLevel = Literal["tls", "http"]
+Minimum = Literal["TLSv1.2", "TLSv1.3"]
+
+_DOMAIN = re.compile(r"\.?([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+
+
+class ImportedAuthority(Part, frozen=True):
+    """An authority that exists already, perhaps an intermediate one: PEM with its chain, or PKCS#12."""
+
+    file: str
+    key: str | None = None  # where it is not in `file`
+    password: str | None = None
+
+
+class Inspection(Part, frozen=True):
+    """How a tenant's sessions are read, where level, route, hook or policy says that they are."""
+
+    minimum: Minimum = "TLSv1.2"  # of either side
+    # an origin whose certificate cannot be verified: an error page (of HTTP; else an alert), a TLS alert, or going on
+    # with a certificate that the client will not trust either
+    bad_certificate: Literal["page", "alert", "untrusted"] = "page"
+    trust: list[str] = msgspec.field(default_factory=list)  # PEM files of roots beside the system's
+    system_trust: bool = True
+    ca: ImportedAuthority | None = None  # instead of one that is made at the first start
+    permitted: list[str] = msgspec.field(default_factory=list)  # all that a new CA may sign for: domains, prefixes
+    learn_pinned: bool = False  # pass, for a while, what the client had refused as inspected
+    pinned_s: Seconds = 86_400
+    quic: Literal["refuse", "pass"] = "refuse"  # UDP to port 443, where TCP to there would be read
+
+
+def check_inspection(document: Document, inspection: Inspection, place: Place) -> None:
+    """DocumentError for the first mistake."""
+    for index, each in enumerate(inspection.permitted):
+        try:
+            ipaddress.ip_network(each)
+        except ValueError:
+            if "/" in each or not _DOMAIN.fullmatch(each):
+                message = f"expected a domain or a prefix (found '{each}')"
+                raise document.error(message, (*place, "permitted", index)) from None
+    if not inspection.system_trust and not inspection.trust:
+        raise document.error("without system_trust some roots are needed in 'trust'", (*place, "system_trust"))
