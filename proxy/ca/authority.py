@@ -120,7 +120,8 @@ class Authority:
             return True
         address = _address(name)
         if address is not None:
-            return any(isinstance(each, x509.IPAddress) and address in each.value for each in self._constraints)
+            networks = [each.value for each in self._constraints if isinstance(each, x509.IPAddress)]
+            return any(address in ipaddress.ip_network(str(network)) for network in networks)
         labels = f".{name.lower()}"
         return any(
             isinstance(each, x509.DNSName) and labels.endswith("." + each.value.lstrip(".").lower())

@@ -17,6 +17,7 @@ from proxy.flow.record import (
     Level,
     Protocol,
     State,
+    TLSRecord,
     Totals,
     Verdict,
 )
@@ -84,7 +85,7 @@ class Flow:
         "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level",
         "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "parent_id", "policy_ms",
         "protocol", "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant",
-        "timer_due", "timer_slot", "tracked", "ttfb_ms", "verdict", "virtual",
+        "timer_due", "timer_slot", "tls", "tracked", "ttfb_ms", "verdict", "virtual",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +116,7 @@ class Flow:
         self.onramp = carrier.kind
         self.offramp: str | None = None
         self.detected_protocol: str | None = None
+        self.tls: TLSRecord | None = None
         self.client_tcp_ms: float | None = None
         self.origin_tcp_ms: float | None = None
         self.policy_ms: float | None = None
@@ -257,7 +259,7 @@ class Flow:
             dst=address_text(self.destination), dst_port=self.destination_port,
             dscp=self.dscp, origin=self.destination_text if self.origin is AS_ASKED else self.origin,
             egress_ip=self.egress_ip, total=total, delta=delta,
-            level=self.level, detected_protocol=self.detected_protocol,
+            level=self.level, detected_protocol=self.detected_protocol, tls=self.tls,
             verdict=self.verdict, decisions=self.decisions,
             state=self.state, conn_state=self.conn_state(), history=self.history,
             closed_by=self.closed_by, close_reason=self.close_reason,

@@ -31,6 +31,7 @@ CloseReason = Literal[
     "limit_flows",
     "limit_rate",
     "evicted",
+    "inspector_died",
     "policy_revoked",
     "admin_killed",
     "drain",
@@ -56,6 +57,24 @@ class Totals(msgspec.Struct, frozen=True):
     def minus(self, earlier: Totals) -> Totals:
         """What was added since `earlier`."""
         return Totals(*(getattr(self, f) - getattr(earlier, f) for f in self.__struct_fields__))
+
+
+class TLSRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of the TLS of a flow: what the client said first, and, where the proxy ended it, both sides."""
+
+    sni: str | None = None
+    alpn: str | None = None  # agreed; of TLS that was passed, all that the client offered
+    version: str | None = None  # agreed with the client; of TLS that was passed, the highest that it offered
+    ja4: str | None = None
+    has_ech: bool = False  # the name is that of the outer hello
+    action: Literal["pass", "terminate"] = "pass"
+    cipher: str | None = None
+    is_resumed: bool = False
+    origin_version: str | None = None
+    origin_cipher: str | None = None
+    origin_is_resumed: bool = False
+    issuer: str | None = None  # of the origin's certificate
+    error: str | None = None  # why there is no TLS with the client or the origin
 
 
 class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -104,6 +123,7 @@ class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
 
     level: Level
     detected_protocol: str | None = None
+    tls: TLSRecord | None = None
 
     verdict: Verdict = "allowed"
     decisions: list[Decision] = []

@@ -46,21 +46,46 @@ class Turn:
 
 
 class SocketStream:
-    """One side of a session: plain TCP. Readiness is told as long as it lasts."""
+    """One side of a session: plain TCP. Readiness is told as long as it lasts.
 
-    __slots__ = ("_events", "_is_closed", "_is_ending", "_is_eof", "_is_high", "_is_paused", "_is_shut", "_out",
-                 "_poller", "_turn", "handler", "queued", "side", "sock")  # fmt: skip
+    Nothing is read before somebody is its `handler`, and calls `resume`.
+    """
 
-    def __init__(self, side: Side, sock: socket.socket, poller: Poller, turn: Turn, handler: Handler) -> None:
-        """Nothing is read before `resume`."""
-        self.side, self.sock, self.handler = side, sock, handler
+    __slots__ = (
+        "_events",
+        "_is_closed",
+        "_is_ending",
+        "_is_eof",
+        "_is_final",
+        "_is_high",
+        "_is_paused",
+        "_is_shut",
+        "_out",
+        "_poller",
+        "_turn",
+        "crashed",
+        "handler",
+        "queued",
+        "settled",
+        "side",
+        "sock",
+    )  # fmt: skip
+
+    handler: Handler
+
+    def __init__(self, side: Side, sock: socket.socket, poller: Poller, turn: Turn,
+                 crashed: Callable[[BaseException], None]) -> None:  # fmt: skip
+        """`crashed`: hears of a bug in a handler."""
+        self.side, self.sock, self.crashed = side, sock, crashed
         self._poller, self._turn = poller, turn
+        self.settled: Callable[[], None] | None = None  # called when nothing is left to be sent, after `finish`
+        self._is_final = False
         self._out: deque[bytes | memoryview] = deque()
         self.queued = 0
         self._events = 0
         self._is_paused, self._is_high = True, False
         self._is_eof = self._is_ending = self._is_shut = self._is_closed = False
-        poller.watch(sock.fileno(), 0, self.ready, self.crashed)
+        poller.watch(sock.fileno(), 0, self.ready, crashed)
 
     @property
     def tls(self) -> TLSFacts | None:
@@ -81,6 +106,14 @@ class SocketStream:
             self._is_ending = True
             if not self._out:
                 self._turn.wrote(self)
+
+    def finish(self, settled: Callable[[], None]) -> None:
+        """`end` for good: nothing is read any more. `settled` is called when all is sent, or cannot be."""
+        self.settled, self._is_final, self._is_paused = settled, True, True
+        if self.is_settled:
+            settled()
+        else:
+            self.end()
 
     def abort(self) -> None:
         self.close()
@@ -103,9 +136,14 @@ class SocketStream:
             self.sock.close()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it broke, or was aborted."""
+        return self._is_closed
+
+    @property
     def is_settled(self) -> bool:
         """Whether nothing is left to be sent."""
-        return self._is_closed or (not self._out and (self._is_shut or not self._is_ending))
+        return self._is_closed or (not self._out and self._is_shut)
 
     def ready(self, events: int) -> None:
         """The socket can be read or written again, or broke."""
@@ -135,14 +173,13 @@ class SocketStream:
         if self._is_ending and not self._out and not self._is_shut:
             self._shut()
         self._watch()
+        if self.settled is not None and self.is_settled:
+            self.settled()
+            return
         if self._is_high and self.queued < LOW_WATER:
             self._is_high = False
             with self._turn:
                 self.handler.drained(self.side)
-
-    def crashed(self, error: BaseException) -> None:
-        """A bug in a handler ends its session."""
-        self._broke(OSError(0, f"unexpected error: {error!r}"))
 
     def _send_all(self) -> None:
         out = self._out
@@ -193,6 +230,9 @@ class SocketStream:
     def _broke(self, error: OSError) -> None:
         if not self._is_closed:
             self.close()
+            if self.settled is not None:
+                self.settled()
+                return
             with self._turn:
                 self.handler.broken(self.side, error)
 
@@ -216,10 +256,11 @@ class TLSStream(SocketStream):
 
     sock: ssl.SSLSocket
 
-    def __init__(self, side: Side, sock: ssl.SSLSocket, poller: Poller, turn: Turn, handler: Handler, facts: TLSFacts,
+    def __init__(self, side: Side, sock: ssl.SSLSocket, poller: Poller, turn: Turn,
+                 crashed: Callable[[BaseException], None], facts: TLSFacts,
                  learnt: Callable[[ssl.SSLSocket], None] | None = None) -> None:  # fmt: skip
         """`learnt` is called after the first read: by then the origin's tickets have come."""
-        super().__init__(side, sock, poller, turn, handler)
+        super().__init__(side, sock, poller, turn, crashed)
         self._facts, self._wants_to_shut, self.learnt = facts, False, learnt
 
     @property
@@ -256,7 +297,7 @@ class TLSStream(SocketStream):
 
     def _shut(self) -> None:
         """close_notify, then FIN. OpenSSL takes what arrives meanwhile for an error: first that is read."""
-        if not self._is_eof and has_unread(self.sock):
+        if not self._is_eof and not self._is_final and has_unread(self.sock):
             self._wants_to_shut = True
             return
         self._is_shut, self._wants_to_shut = True, False

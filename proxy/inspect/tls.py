@@ -1,4 +1,4 @@
-"""TLS contexts of one inspector: towards clients one for each leaf, towards origins one for each tenant; sessions to resume.
+"""TLS contexts of one inspector: towards clients one for each leaf, towards origins one for each tenant.
 
 ALPN is a property of a context, and read when a handshake begins: it is set just before, so that one context serves
 whatever was agreed with the origin.

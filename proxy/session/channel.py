@@ -144,7 +144,7 @@ class SocketChannel(Generic[Message]):
     def _receive_one(self) -> bool:
         """Whether there may be more."""
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _, _ = self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return False
         except OSError:

@@ -1,4 +1,4 @@
-"""What passes between the proxy and an inspector. Descriptors travel beside their message, in the order that it says."""
+"""What passes between the proxy and an inspector; descriptors travel beside their message, as it says."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ class Record(msgspec.Struct, tag="record", frozen=True):
     """A child record of the flow: a request, a message, and so on."""
 
     session: int
-    child: msgspec.Raw
+    child: msgspec.Raw  # JSON
+    kind: str  # the name of its structure
 
 
 class LeafWanted(msgspec.Struct, tag="leaf-wanted", frozen=True):
@@ -131,14 +132,24 @@ class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
     port: int = 0
 
 
+class Learnt(msgspec.Struct, tag="learnt", frozen=True):
+    """Sessions with this host are better not read. To the proxy from one inspector, and from there to all."""
+
+    session: int
+    host: str
+    why: str
+    tenant: str = ""  # filled in by the proxy
+    is_over: bool = False  # it may be read again
+
+
 class Secrets(msgspec.Struct, tag="secrets", frozen=True):
     """Lines of a key log (SSLKEYLOGFILE)."""
 
     lines: bytes
 
 
-ToInspector = Configure | Open | LeafAnswer | DialAnswer | Kill | Drain
-ToProxy = Ready | Seen | Pass | Ended | Record | LeafWanted | DialWanted | Secrets
+ToInspector = Configure | Open | LeafAnswer | DialAnswer | Learnt | Kill | Drain
+ToProxy = Ready | Seen | Pass | Ended | Record | LeafWanted | DialWanted | Learnt | Secrets
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_inspector = msgspec.msgpack.Decoder(ToInspector).decode

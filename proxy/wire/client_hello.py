@@ -1,8 +1,8 @@
 """The first message of a TLS client (RFC 8446 4.1.2), as far as it says where it goes and who speaks; and its JA4.
 
-Bytes may end anywhere: the answer is then the number of bytes that are needed at least, so that one byte at a time costs
-its sender more than the reader. A hello may be split over segments and over records; what grows beyond `MAX_HELLO` is
-no hello.
+Bytes may end anywhere: the answer is then the number of bytes that are needed at least, so that one byte at a time
+costs its sender more than the reader. A hello may be split over segments and over records; what grows beyond
+`MAX_HELLO` is no hello.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ VERSIONS = {0x0304: "TLSv1.3", 0x0303: "TLSv1.2", 0x0302: "TLSv1.1", 0x0301: "TL
 JA4_VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2"}
 EMPTY_HASH = "0" * 12
 
-_record = struct.Struct("!BHH").unpack_from
 _word = struct.Struct("!H").unpack_from
 
 
@@ -95,13 +94,15 @@ def _reassemble(data: bytes) -> tuple[bytes, int] | Malformed | int:
     """The message without the headers of its records, and how many bytes it took with them."""
     if data[:1] not in (b"", bytes([HANDSHAKE])) or data[1:2] not in (b"", b"\x03"):
         return Malformed.NOT_TLS
-    message, need, at = bytearray(), MESSAGE_HEADER, 0
+    message = bytearray()
+    need = MESSAGE_HEADER
+    at = 0
     while len(message) < need:
         if at > MAX_HELLO:
             return Malformed.TOO_LONG
         if len(data) < at + RECORD_HEADER:
-            return at + RECORD_HEADER + need - len(message)
-        kind, version, size = _record(data, at)
+            return at + RECORD_HEADER + (need - len(message))
+        kind, version, size = data[at], data[at + 1] << 8 | data[at + 2], data[at + 3] << 8 | data[at + 4]
         if kind != HANDSHAKE or version >> 8 != 3:
             return Malformed.NOT_TLS
         if not 0 < size <= MAX_RECORD:

@@ -25,6 +25,7 @@ LAYERS = (
     "proxy.verdict",
     "proxy.settings",
     "proxy.policy.language",  # conditions over facts; flow records are filtered by it as well
+    "proxy.ca",  # keys of tenants' authorities: the proxy's alone
     "proxy.wire",
     "proxy.flow",
     "proxy.hooks",  # names flow records in its signatures

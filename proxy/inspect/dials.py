@@ -1,0 +1,111 @@
+"""Origins that a handler dials itself, beside the session's own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+
+from proxy.errors import ProxyError
+from proxy.inspect import handshakes
+from proxy.inspect.handshakes import Failure, Handshake
+from proxy.inspect.sockets import SocketStream, TLSStream, Turn
+from proxy.inspect.stream import Receiver, Side, Stream
+from proxy.inspect.tls import TenantTLS, facts_of
+from proxy.poller import Poller
+from proxy.session.messages import DialAnswer
+
+
+class Dial:
+    """One of them: it is being dialled, then it shakes hands, then it is a stream. A `Handler` of that stream."""
+
+    __slots__ = ("_crashed", "_handshake", "_is_closed", "_poller", "_receiver", "_sock", "_stream", "_then", "_tls",
+                 "_turn")  # fmt: skip
+
+    def __init__(self, tls: TenantTLS, poller: Poller, turn: Turn, crashed: Callable[[BaseException], None],
+                 receiver: Receiver, then: Callable[[Stream | ProxyError], None]) -> None:  # fmt: skip
+        self._tls, self._poller, self._turn, self._crashed = tls, poller, turn, crashed
+        self._receiver, self._then = receiver, then
+        self._handshake: Handshake | None = None
+        self._sock: socket.socket | None = None
+        self._stream: SocketStream | None = None
+        self._is_closed = False
+
+    def answered(
+        self, answer: DialAnswer, descriptors: list[int], host: str, port: int, server_name: str | None,
+        alpn: Sequence[str],
+    ) -> None:  # fmt: skip
+        """The proxy has connected it, or could not."""
+        if not descriptors:
+            if not self._is_closed:
+                self._then(ProxyError(answer.error or "it cannot be dialled", side="origin", retryable=True))
+            return
+        sock = socket.socket(fileno=descriptors.pop())
+        sock.setblocking(False)
+        if self._is_closed:
+            sock.close()
+            return
+        if server_name is None:
+            self._opened(SocketStream(Side.ORIGIN, sock, self._poller, self._turn, self._crashed))
+            return
+        try:
+            secured = handshakes.towards_origin(self._tls, sock, server_name, (host, port), alpn, True)
+        except (OSError, ValueError) as error:
+            sock.close()
+            self._then(ProxyError(f"TLS: {error}", side="origin"))
+            return
+        self._sock = secured
+
+        def shaken(failure: Failure | None) -> None:
+            self._handshake = None
+            with self._turn:
+                if failure is not None:
+                    self.close()
+                    self._then(ProxyError(failure.reason, side="origin"))
+                    return
+                facts = facts_of(secured, server_name)
+                learnt = self._tls.learner(server_name, host, port, True)
+                self._sock = None
+                stream = TLSStream(Side.ORIGIN, secured, self._poller, self._turn, self._crashed, facts, learnt)
+                self._opened(stream)
+
+        self._handshake = Handshake(secured, alpn, self._poller, shaken)
+        self._handshake.start()
+
+    def close(self) -> None:
+        """With the session, whatever it is in."""
+        self._is_closed = True
+        if self._handshake is not None:
+            self._handshake.stop()
+        if self._sock is not None:
+            self._sock.close()
+        if self._stream is not None:
+            self._stream.end()
+            self._stream.flush()
+            self._stream.close()
+
+    def start(self) -> None:
+        """It is told by `then`."""
+
+    def received(self, side: Side, data: bytes) -> None:
+        self._receiver.received(data)
+
+    def ended(self, side: Side) -> None:
+        self._receiver.ended()
+
+    def broken(self, side: Side, error: OSError) -> None:
+        self._receiver.broken(error)
+
+    def drained(self, side: Side) -> None:
+        self._receiver.drained()
+
+    def expired(self, now: float) -> None:
+        """It has no timer."""
+
+    def drain(self) -> None:
+        """Its handler does that."""
+
+    def _opened(self, stream: SocketStream) -> None:
+        self._stream = stream
+        stream.handler = self
+        self._then(stream)
+        stream.resume()

@@ -1,0 +1,167 @@
+"""An inspector: sessions come by its channel, are read, and end; what it may not have it asks the proxy for."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from proxy.flow.timers import Wheel
+from proxy.inspect.opening import Opening
+from proxy.inspect.session import Session
+from proxy.inspect.sockets import Turn
+from proxy.inspect.tls import TenantTLS
+from proxy.poller import Poller
+from proxy.session.channel import Channel
+from proxy.session.facts import FlowFacts
+from proxy.session.messages import (
+    Configure,
+    DialAnswer,
+    Drain,
+    Kill,
+    LeafAnswer,
+    Learnt,
+    Open,
+)
+from proxy.verdict import Ruling
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+MAX_EXCEPTIONS = 4_096  # hosts of one tenant that are not read, since that went wrong before
+
+
+class Inspector:
+    """One of them, in a process of its own or in the proxy's."""
+
+    def __init__(self, poller: Poller) -> None:
+        """`channel` is set before the first message comes."""
+        self.poller, self.turn = poller, Turn()
+        self.wheel: Wheel[Session] = Wheel(TICK_S)
+        self.channel: Channel
+        self.sessions: dict[int, Session] = {}
+        self._configuration = Configure({})
+        self._tls: dict[str, TenantTLS] = {}
+        self._exceptions: dict[str, dict[str, str]] = {}
+        self._requests = itertools.count(1)
+        self._waiting: dict[int, Callable[[Any, list[int]], None]] = {}
+        self._is_draining = False
+        self.keylog: str | None = None
+
+    def receive(self, message: Any, descriptors: list[int]) -> None:
+        """A message of the proxy's, whose descriptors are ours."""
+        try:
+            self._take(message, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def tick(self) -> None:
+        """Wake the sessions whose time has come; to be called every `TICK_S`."""
+        now = self.now()
+        for session in self.wheel.expired(now):
+            self._guarded(session, session.expired, now)
+
+    def close(self) -> None:
+        """The proxy is gone: so is everything that it had lent."""
+        for session in list(self.sessions.values()):
+            session.killed()
+
+    # What sessions need.
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def tls_of(self, tenant: str) -> TenantTLS:
+        """Its contexts; KeyError for a tenant that the proxy has not spoken of."""
+        found = self._tls.get(tenant)
+        if found is None:
+            found = self._tls[tenant] = TenantTLS(self._configuration.tenants[tenant], self.keylog)
+        return found
+
+    def send(self, message: msgspec.Struct) -> None:
+        self.channel.send(message)
+
+    def ask_proxy(self, wanted: Callable[[int], msgspec.Struct], then: Callable[[Any, list[int]], None]) -> None:
+        request = next(self._requests)
+        self._waiting[request] = then
+        self.channel.send(wanted(request))
+
+    def judge(self, phase: str, flow: FlowFacts, facts: Mapping[str, Any]) -> Ruling | None:
+        return None
+
+    def has_hook(self, hook: str) -> bool:
+        return False
+
+    def ask_hook(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
+        then(None)
+
+    def forget(self, session: Session) -> None:
+        self.sessions.pop(session.number, None)
+
+    def _take(self, message: Any, descriptors: list[int]) -> None:
+        if isinstance(message, Open):
+            self._open(message, descriptors)
+        elif isinstance(message, (LeafAnswer, DialAnswer)):
+            then = self._waiting.pop(message.request, None)
+            if then is not None:
+                with self.turn:
+                    then(message, descriptors)
+        elif isinstance(message, Kill):
+            if (session := self.sessions.get(message.session)) is not None:
+                session.killed()
+        elif isinstance(message, Learnt):
+            self._learn(message)
+        elif isinstance(message, Drain):
+            self._is_draining = True
+            for session in list(self.sessions.values()):
+                self._guarded(session, session.drain)
+        elif isinstance(message, Configure):
+            self._configure(message)
+
+    def _configure(self, message: Configure) -> None:
+        """Sessions that are open keep what they have; new ones have the new."""
+        self._configuration = message
+        self._tls.clear()
+
+    def _learn(self, message: Learnt) -> None:
+        hosts = self._exceptions.setdefault(message.tenant, {})
+        if message.is_over:
+            hosts.pop(message.host, None)
+            return
+        hosts[message.host] = message.why
+        if len(hosts) > MAX_EXCEPTIONS:
+            del hosts[next(iter(hosts))]
+
+    def _open(self, message: Open, descriptors: list[int]) -> None:
+        flow, configuration = message.flow, self._configuration
+        family = socket.AF_INET6 if ":" in flow.dst else socket.AF_INET
+        client, origin = (socket.socket(family, socket.SOCK_STREAM, 0, each) for each in descriptors[:2])
+        del descriptors[:2]
+        client.setblocking(False)
+        origin.setblocking(False)
+        session = Session(self, message.session, flow, message.level, client, origin)
+        self.sessions[message.session] = session
+        opening = Opening(
+            session,
+            self.tls_of(flow.tenant),
+            self._exceptions.get(flow.tenant, {}),
+            sniff_s=configuration.sniff_s,
+            handshake_s=configuration.handshake_s,
+        )
+        self._guarded(session, opening.start)
+
+    def _guarded(self, session: Session, function: Callable[..., None], *arguments: Any) -> None:
+        """A bug in what reads a session ends this session."""
+        try:
+            with self.turn:
+                function(*arguments)
+        except Exception as error:
+            log.exception("unexpected error in %r", session)
+            session.crashed(error)

@@ -1,0 +1,360 @@
+"""From two connected sockets to a handler: sniff, ask policy and hook, end TLS on both sides, or leave it alone.
+
+What cannot be read is never broken: as long as the client's bytes are only peeked at, the session can go back to the
+proxy, which relays it. The origin's side may have been used by then: it is dialled once more.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from proxy.errors import ProxyError
+from proxy.flow.record import TLSRecord
+from proxy.inspect import handshakes
+from proxy.inspect.handshakes import Failure, Handshake
+from proxy.inspect.readers import HTTP_ALPN, READERS, Inner
+from proxy.inspect.relay import Relay
+from proxy.inspect.session import Session
+from proxy.inspect.sniffing import Finding, Sniffer
+from proxy.inspect.sockets import SocketStream, TLSStream
+from proxy.inspect.stream import Handler, Side
+from proxy.inspect.tls import CERTIFICATE_ALERTS, TenantTLS, alert, facts_of
+from proxy.session.facts import TLSFacts
+from proxy.session.messages import LeafAnswer, Learnt
+from proxy.verdict import Decision, Verdict
+from proxy.wire.client_hello import Hello
+from proxy.wire.sniff import Sniffed
+
+UNREAD = ("packet", "stream")  # levels
+
+
+class Opening:
+    """The stage of a session before it is read."""
+
+    def __init__(
+        self, session: Session, tls: TenantTLS, exceptions: Mapping[str, str], *, sniff_s: float, handshake_s: float
+    ) -> None:
+        """`exceptions`: hosts that are not read, and why, learnt from what became of earlier sessions."""
+        self._session, self._tls, self._exceptions = session, tls, exceptions
+        self._sniff_s, self._handshake_s = sniff_s, handshake_s
+        self._sniffer: Sniffer | None = None
+        self._handshake: Handshake | None = None
+        self._hello: Hello | None = None
+        self._level = session.level
+        self._is_verified = True  # False: policy goes on with an origin that nobody vouches for
+        self._origin_facts: TLSFacts | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        session = self._session
+        session.stage = self
+        session.arm(self._sniff_s)
+        client, origin = session.socket_of(Side.CLIENT), session.socket_of(Side.ORIGIN)
+        self._sniffer = Sniffer(client, origin, session.home.poller, self._sniffed)
+
+    def expired(self) -> None:
+        session = self._session
+        if self._sniffer is not None:
+            self._sniffer.expired()
+        elif self._handshake is not None and self._handshake.sock.server_side:
+            self._client_failed(Failure(OSError("timeout"), "the handshake took too long"))
+        else:
+            self._say(error="the origin's handshake took too long")
+            session.end("origin_timeout", "origin")
+
+    def stop(self) -> None:
+        if self._sniffer is not None:
+            self._sniffer.stop()
+        if self._handshake is not None:
+            self._handshake.stop()
+
+    @property
+    def _host(self) -> str:
+        """Whose certificate is asked for."""
+        assert self._hello is not None
+        return self._hello.sni or self._session.flow.dst
+
+    # What is it?
+
+    def _sniffed(self, finding: Finding) -> None:
+        session = self._session
+        self._sniffer = None
+        if finding.protocol is not Sniffed.UNKNOWN:
+            session.protocol = finding.protocol.value
+        if finding.hello is not None:
+            self._is_tls(finding.hello)
+        elif finding.protocol in (Sniffed.HTTP1, Sniffed.HTTP2) and self._level == "http":
+            reader = READERS.get(finding.protocol.value)
+            if reader is None:
+                self._pass("nobody here reads it")
+            else:
+                self._open_plain(reader)
+        else:
+            self._pass(finding.why or f"{finding.protocol.value}, which is not read here")
+
+    def _open_plain(self, reader: Callable[[Session], Handler]) -> None:
+        session, home = self._session, self._session.home
+        for side in Side:
+            session.open(side, SocketStream(side, session.socket_of(side), home.poller, home.turn, session.crashed))
+        session.begin(reader(session))
+
+    def _is_tls(self, hello: Hello) -> None:
+        session = self._session
+        self._hello = hello
+        session.tls_record = TLSRecord(
+            sni=hello.sni,
+            alpn=",".join(hello.alpn) or None,
+            version=hello.version,
+            ja4=hello.ja4,
+            has_ech=hello.has_ech,
+        )
+        if (why := self._exceptions.get(self._host)) is not None:
+            self._pass(why)
+            return
+        ruling = session.judge("tls", self._facts(hello))
+        if ruling is not None:
+            session.decisions = session.decisions + ruling.decisions
+            if not self._obey(ruling.verdict):
+                return
+        if session.has("tls_client_hello"):
+            session.ask("tls_client_hello", self._question(hello), self._answered)
+        else:
+            self._ask_origin()
+
+    def _facts(self, hello: Hello) -> dict[str, Any]:
+        """What rules of the phase `tls` may speak of, beside the flow."""
+        name = hello.sni or ""
+        labels = name.split(".") if name else []
+        return {
+            "net.sni.host": name,
+            "net.sni.domains": [".".join(labels[at:]) for at in range(len(labels))],
+            "net.protocol.detection": "tls",
+            "tls.alpn": list(hello.alpn),
+            "tls.version": hello.version,
+            "tls.ja4": hello.ja4,
+            "tls.has_ech": hello.has_ech,
+        }
+
+    def _question(self, hello: Hello) -> Any:
+        return hello
+
+    def _answered(self, answer: Any) -> None:
+        """What the hook says: None, the reason of a denial, or a verdict."""
+        session = self._session
+        if answer is None:
+            self._ask_origin()
+            return
+        verdict = Verdict(action="deny", reason=answer) if isinstance(answer, str) else answer
+        said = Decision("tls_client_hello", "hook", verdict.action, reason=verdict.reason)
+        session.decisions = [*session.decisions, said]
+        if self._obey(verdict):
+            self._ask_origin()
+
+    def _obey(self, verdict: Verdict) -> bool:
+        """Whether the session is still to be read."""
+        session = self._session
+        if verdict.is_denial:
+            if verdict.refusal is None:
+                _send_last(session.socket_of(Side.CLIENT), alert("access_denied"))
+            session.end("denied", "proxy", "origin" if verdict.refusal is None else "both")
+            return False
+        if verdict.level in UNREAD:
+            self._pass("policy", decided=True)
+            return False
+        if verdict.level in ("tls", "http"):
+            self._level = verdict.level
+        return True
+
+    # The origin first.
+
+    def _ask_origin(self) -> None:
+        session, hello = self._session, self._hello
+        assert hello is not None
+        session.arm(self._handshake_s)
+        flow = session.flow
+        offered = list(hello.alpn)
+        if self._level == "http":
+            offered = [each for each in hello.alpn if each in HTTP_ALPN]
+            if hello.alpn and not offered:
+                self._level, offered = "tls", list(hello.alpn)
+        try:
+            secured = handshakes.towards_origin(
+                self._tls,
+                session.socket_of(Side.ORIGIN),
+                self._host,
+                (flow.dst, flow.dst_port),
+                offered,
+                self._is_verified,
+            )
+        except (OSError, ValueError) as error:
+            self._redial(f"no TLS client can be made for this name: {error}")
+            return
+        session.replace_socket(Side.ORIGIN, secured)
+        self._handshake = Handshake(secured, offered, session.home.poller, self._origin_shaken)
+        self._handshake.start()
+
+    def _origin_shaken(self, failure: Failure | None) -> None:
+        assert self._handshake is not None
+        sock, self._handshake = self._handshake.sock, None
+        if failure is not None:
+            self._origin_failed(failure)
+            return
+        facts = facts_of(sock, self._host, is_verified=self._is_verified)
+        self._origin_facts = facts
+        self._say(
+            origin_version=facts.version, origin_cipher=facts.cipher, origin_is_resumed=facts.is_resumed,
+            issuer=_issuer(sock.getpeercert()),
+        )  # fmt: skip
+        self._want_leaf()
+
+    def _origin_failed(self, failure: Failure) -> None:
+        """Its certificate is not good, or it speaks no TLS that we accept: what the tenant wants to become of it."""
+        session, wish = self._session, self._tls.rules.bad_certificate
+        self._say(error=failure.reason)
+        if failure.is_certificate and wish == "untrusted":
+            self._is_verified = False
+            session.redial(self._redialled)
+            return
+        session.origin_error = ProxyError(failure.reason, side="origin")
+        hello = self._hello
+        assert hello is not None
+        reads_http = self._level == "http" and (not hello.alpn or any(each in HTTP_ALPN for each in hello.alpn))
+        if wish == "page" and reads_http and READERS:
+            session.socket_of(Side.ORIGIN).close()
+            self._origin_facts = None
+            self._want_leaf()
+            return
+        said = (
+            CERTIFICATE_ALERTS.get(failure.code, "bad_certificate") if failure.is_certificate else "handshake_failure"
+        )
+        _send_last(session.socket_of(Side.CLIENT), alert(said))
+        session.end("origin_tls_error", "origin", "origin")
+
+    def _redialled(self, sock: socket.socket | None) -> None:
+        if sock is None:
+            self._session.end("origin_unreachable", "origin")
+        else:
+            self._ask_origin()
+
+    def _redial(self, why: str) -> None:
+        """Go back to relaying, on another connection to the origin: this one has been used."""
+
+        def redialled(sock: socket.socket | None) -> None:
+            if sock is None:
+                self._session.end("origin_unreachable", "origin")
+            else:
+                self._pass(why)
+
+        self._session.redial(redialled)
+
+    # Then the client.
+
+    def _want_leaf(self) -> None:
+        name, untrusted = self._host, not self._is_verified
+        if self._tls.has(name, untrusted):
+            self._shake_client()
+        else:
+            self._session.want_leaf(name, untrusted, self._leaf_came)
+
+    def _leaf_came(self, answer: LeafAnswer) -> None:
+        problem = answer.error
+        if problem is None:
+            try:
+                self._tls.keep(self._host, not self._is_verified, answer)
+            except OSError as error:
+                problem = f"the leaf cannot be used: {error}"
+        if problem is None:
+            self._shake_client()
+        else:
+            self._redial(problem)
+
+    def _shake_client(self) -> None:
+        session = self._session
+        secured = handshakes.towards_client(
+            self._tls, session.socket_of(Side.CLIENT), self._host, not self._is_verified
+        )
+        session.replace_socket(Side.CLIENT, secured)
+        agreed = [self._origin_facts.alpn] if self._origin_facts is not None and self._origin_facts.alpn else []
+        if self._origin_facts is None and self._hello is not None:  # all that it gets is a page
+            agreed = [each for each in self._hello.alpn if each in HTTP_ALPN]
+        self._handshake = Handshake(secured, agreed, session.home.poller, self._client_shaken)
+        self._handshake.start()
+
+    def _client_shaken(self, failure: Failure | None) -> None:
+        session = self._session
+        assert self._handshake is not None
+        sock, self._handshake = self._handshake.sock, None
+        if failure is not None:
+            self._client_failed(failure)
+            return
+        facts = facts_of(sock, self._hello.sni if self._hello is not None else None)
+        self._say(
+            action="terminate", version=facts.version, cipher=facts.cipher, alpn=facts.alpn,
+            is_resumed=facts.is_resumed,
+        )  # fmt: skip
+        session.level = self._level
+        home, flow = session.home, session.flow
+        session.open(Side.CLIENT, TLSStream(Side.CLIENT, sock, home.poller, home.turn, session.crashed, facts))
+        if self._origin_facts is not None:
+            origin = session.socket_of(Side.ORIGIN)
+            assert isinstance(origin, ssl.SSLSocket)
+            learner = self._tls.learner(self._host, flow.dst, flow.dst_port, self._is_verified)
+            session.open(
+                Side.ORIGIN,
+                TLSStream(
+                    Side.ORIGIN, origin, home.poller, home.turn, session.crashed, self._origin_facts, learner
+                ),
+            )  # fmt: skip
+        session.begin(self._reader(facts.alpn))
+
+    def _reader(self, alpn: str | None) -> Handler:
+        session = self._session
+        if self._level != "http":
+            return Relay(session)
+        if alpn is None and session.origin is not None:
+            return Inner(session, self._sniff_s)
+        reader = READERS.get(HTTP_ALPN.get(alpn or "http/1.1", ""))
+        if reader is None:
+            session.level = "tls"
+            return Relay(session)
+        return reader(session)
+
+    def _client_failed(self, failure: Failure) -> None:
+        """The client does not want our certificate, or does not speak as we do."""
+        session = self._session
+        self._say(error=failure.reason)
+        if self._is_verified and self._tls.rules.learn_pinned and handshakes.is_refusal(failure.error):
+            session.home.send(Learnt(session.number, self._host, "the client pins certificates"))
+        session.end("client_tls_error", "client")
+
+    def _say(self, **known: Any) -> None:
+        """Add to what the record says of TLS."""
+        session = self._session
+        assert session.tls_record is not None
+        session.tls_record = msgspec.structs.replace(session.tls_record, **known)
+
+    def _pass(self, why: str, *, decided: bool = False) -> None:
+        session = self._session
+        if not decided:
+            said = Decision("inspect", "default", "pass", reason=why)
+            session.decisions = [*session.decisions, said]
+        session.pass_on()
+
+
+def _send_last(sock: socket.socket, data: bytes) -> None:
+    """Something short before the end, if the kernel takes it."""
+    try:
+        sock.send(data)
+    except OSError:
+        pass
+
+
+def _issuer(certificate: Mapping[str, Any] | None) -> str | None:
+    """The common name of who has signed it, or its organisation."""
+    names = {key: value for part in (certificate or {}).get("issuer", ()) for key, value in part}
+    return names.get("commonName") or names.get("organizationName")

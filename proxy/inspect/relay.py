@@ -1,0 +1,56 @@
+"""Bytes moved between two streams, unread: what is inside TLS that ends here, but is nothing that anybody reads."""
+
+from __future__ import annotations
+
+from proxy.flow.record import CloseReason
+from proxy.inspect.stream import SessionView, Side, Stream
+
+HIGH_WATER = 256 << 10  # bytes queued for one side before the other is read no more
+
+
+class Relay:
+    """A handler that passes everything on: bytes, ends and resets."""
+
+    def __init__(self, view: SessionView) -> None:
+        assert view.origin is not None
+        self._view = view
+        self._streams: dict[Side, Stream] = {Side.CLIENT: view.client, Side.ORIGIN: view.origin}
+        self._ended: list[Side] = []
+
+    def start(self) -> None:
+        for stream in self._streams.values():
+            stream.resume()
+
+    def received(self, side: Side, data: bytes) -> None:
+        peer = self._streams[other(side)]
+        peer.write(data)
+        if peer.queued > HIGH_WATER:
+            self._streams[side].pause()
+
+    def ended(self, side: Side) -> None:
+        self._ended.append(side)
+        self._streams[other(side)].end()
+        if len(self._ended) == 2:
+            reason: CloseReason = "client_closed" if self._ended[0] is Side.CLIENT else "origin_closed"
+            self._view.finish(reason, "client" if self._ended[0] is Side.CLIENT else "origin")
+
+    def broken(self, side: Side, error: OSError) -> None:
+        self._streams[other(side)].abort()
+        if side is Side.CLIENT:
+            self._view.finish("client_reset", "client")
+        else:
+            self._view.finish("origin_reset", "origin")
+
+    def drained(self, side: Side) -> None:
+        self._streams[other(side)].resume()
+
+    def expired(self, now: float) -> None:
+        """It sets no timer."""
+
+    def drain(self) -> None:
+        """What it moves has no polite end."""
+
+
+def other(side: Side) -> Side:
+    """The far one."""
+    return Side.ORIGIN if side is Side.CLIENT else Side.CLIENT

@@ -1,0 +1,296 @@
+"""One session in an inspector: its two streams, whoever reads them, and what that one may ask for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from proxy.errors import ProxyError
+from proxy.flow.record import ClosedBy, CloseReason, TLSRecord
+from proxy.flow.timers import Wheel
+from proxy.inspect.dials import Dial
+from proxy.inspect.sockets import SocketStream, Turn
+from proxy.inspect.stream import Handler, Receiver, Side, Stream
+from proxy.inspect.tls import TenantTLS
+from proxy.poller import Poller
+from proxy.session.facts import FlowFacts
+from proxy.session.messages import DialAnswer, DialWanted, Ended, LeafAnswer, LeafWanted, Pass, ReadLevel, Record, Seen
+from proxy.verdict import Decision, Ruling
+
+FINISH_S = 30.0  # for a far end that does not take what is queued for it
+
+Cut = Literal["", "client", "origin", "both"]
+
+
+class Stage(Protocol):
+    """What a session is in before somebody reads it."""
+
+    def expired(self) -> None:
+        """Its time is over."""
+        ...
+
+    def stop(self) -> None:
+        """Nobody waits for it any more."""
+        ...
+
+
+class Home(Protocol):
+    """What a session needs of its inspector."""
+
+    poller: Poller
+    turn: Turn
+    wheel: Wheel[Session]
+
+    def tls_of(self, tenant: str) -> TenantTLS: ...
+
+    def send(self, message: msgspec.Struct) -> None: ...
+
+    def ask_proxy(self, wanted: Callable[[int], msgspec.Struct], then: Callable[[Any, list[int]], None]) -> None:
+        """Send what `wanted(request)` makes; `then` gets the answer with its descriptors."""
+        ...
+
+    def judge(self, phase: str, flow: FlowFacts, facts: Mapping[str, Any]) -> Ruling | None: ...
+
+    def has_hook(self, hook: str) -> bool: ...
+
+    def ask_hook(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None: ...
+
+    def now(self) -> float: ...
+
+    def forget(self, session: Session) -> None: ...
+
+
+class Session:
+    """A `SessionView`. It is over once, and tells the proxy how."""
+
+    __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_sockets", "_streams", "decisions", "flow",
+                 "handler", "level", "number", "origin_error", "protocol", "stage", "timer_due", "timer_slot",
+                 "tls_record")  # fmt: skip
+
+    def __init__(self, home: Home, number: int, flow: FlowFacts, level: ReadLevel, client: socket.socket,
+                 origin: socket.socket) -> None:  # fmt: skip
+        self._home, self.number, self.flow, self.level = home, number, flow, level
+        self._sockets: dict[Side, socket.socket] = {Side.CLIENT: client, Side.ORIGIN: origin}
+        self._streams: dict[Side, SocketStream] = {}
+        self._beside: list[Dial] = []
+        self._aborted: set[Side] = set()
+        self._finish: tuple[CloseReason, ClosedBy] | None = None
+        self._is_over = False
+        self.handler: Handler | None = None
+        self.stage: Stage | None = None
+        self.origin_error: ProxyError | None = None
+        self.protocol: str | None = None
+        self.tls_record: TLSRecord | None = None
+        self.decisions: list[Decision] = []
+        self.timer_slot = self.timer_due = 0
+
+    def __repr__(self) -> str:
+        return f"<session of flow {self.flow.id}, {self.level}>"
+
+    # What handlers see.
+
+    @property
+    def client(self) -> Stream:
+        return self._streams[Side.CLIENT]
+
+    @property
+    def origin(self) -> Stream | None:
+        return self._streams.get(Side.ORIGIN)
+
+    def now(self) -> float:
+        return self._home.now()
+
+    def arm(self, seconds: float | None) -> None:
+        if seconds is None:
+            self._home.wheel.disarm(self)
+        elif not self._is_over:
+            self._home.wheel.arm(self, self._home.now() + seconds)
+
+    def dial(
+        self, host: str, port: int, *, server_name: str | None, alpn: Sequence[str], receiver: Receiver,
+        then: Callable[[Stream | ProxyError], None],
+    ) -> None:  # fmt: skip
+        home = self._home
+        dial = Dial(home.tls_of(self.flow.tenant), home.poller, home.turn, self.crashed, receiver, then)
+        self._beside.append(dial)
+
+        def answered(answer: DialAnswer, descriptors: list[int]) -> None:
+            with home.turn:
+                dial.answered(answer, descriptors, host, port, server_name, alpn)
+
+        home.ask_proxy(lambda request: DialWanted(request, self.number, host, port), answered)
+
+    def has(self, hook: str) -> bool:
+        return self._home.has_hook(hook)
+
+    def judge(self, phase: str, facts: Mapping[str, Any]) -> Ruling | None:
+        return self._home.judge(phase, self.flow, facts)
+
+    def ask(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
+        def answered(answer: Any) -> None:
+            if not self._is_over:
+                with self._home.turn:
+                    then(answer)
+
+        self._home.ask_hook(hook, argument, answered)
+
+    def record(self, child: msgspec.Struct) -> None:
+        self._home.send(Record(self.number, msgspec.Raw(msgspec.json.encode(child)), type(child).__name__))
+
+    def upgrade(self, handler: Handler, leftover: Mapping[Side, bytes]) -> None:
+        self.arm(None)
+        self.handler = handler
+        for stream in self._streams.values():
+            stream.handler = handler
+        handler.start()
+        for side, data in leftover.items():
+            if data and self.handler is handler:
+                handler.received(side, data)
+
+    def finish(self, reason: CloseReason, by: ClosedBy) -> None:
+        if self._finish is not None or self._is_over:
+            return
+        self._finish = reason, by
+        self._home.wheel.arm(self, self._home.now() + FINISH_S)
+        for dial in self._beside:
+            dial.close()
+        self._aborted |= {side for side, stream in self._streams.items() if stream.is_closed}
+        for stream in self._streams.values():
+            stream.finish(self._settled)
+
+    # What stages and the inspector do with it.
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
+
+    @property
+    def home(self) -> Home:
+        return self._home
+
+    def socket_of(self, side: Side) -> socket.socket:
+        """The socket of this side, as long as no stream has it."""
+        return self._sockets[side]
+
+    def replace_socket(self, side: Side, sock: socket.socket) -> None:
+        """TLS has taken it over, or another connection has taken its place."""
+        self._sockets[side] = sock
+
+    def open(self, side: Side, stream: SocketStream) -> None:
+        """`stream` has the socket of this side from now on."""
+        self._streams[side] = stream
+        self._sockets.pop(side, None)
+
+    def begin(self, handler: Handler) -> None:
+        """The streams are open: let `handler` read them."""
+        self.stage = None
+        self.arm(None)
+        self.tell()
+        self.handler = handler
+        for stream in self._streams.values():
+            stream.handler = handler
+        with self._home.turn:
+            handler.start()
+            for stream in self._streams.values():
+                stream.resume()
+
+    def tell(self) -> None:
+        """Say what is known by now, for the flow's record."""
+        level = self.level if self._streams else None
+        self._home.send(Seen(self.number, self.protocol, level, self.tls_record, self.decisions))
+        self.decisions = []
+
+    def want_leaf(self, name: str, untrusted: bool, then: Callable[[LeafAnswer], None]) -> None:
+        """Ask the proxy for a certificate."""
+
+        def answered(answer: LeafAnswer, descriptors: list[int]) -> None:
+            if not self._is_over:
+                then(answer)
+
+        self._home.ask_proxy(lambda request: LeafWanted(request, self.number, name, untrusted), answered)
+
+    def redial(self, then: Callable[[socket.socket | None], None]) -> None:
+        """Connect to the origin once more, in place of a connection that was used; None: that failed."""
+        family = self._sockets[Side.ORIGIN].family
+
+        def answered(answer: DialAnswer, descriptors: list[int]) -> None:
+            sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptors.pop()) if descriptors else None
+            if sock is not None:
+                sock.setblocking(False)
+            if self._is_over:
+                if sock is not None:
+                    sock.close()
+                return
+            if sock is not None:
+                self._sockets[Side.ORIGIN].close()
+                self._sockets[Side.ORIGIN] = sock
+            then(sock)
+
+        self._home.ask_proxy(lambda request: DialWanted(request, self.number), answered)
+
+    def pass_on(self) -> None:
+        """Nothing was taken from it: the proxy relays it."""
+        self.tell()
+        self._close()
+        self._home.send(Pass(self.number))
+        self._home.forget(self)
+
+    def end(self, reason: CloseReason, by: ClosedBy, cut: Cut = "both") -> None:
+        """It is over, at once."""
+        if self._is_over:
+            return
+        self.tell()
+        self._close()
+        self._home.send(Ended(self.number, reason, by, cut, "" if cut == "both" else "Ff"))
+        self._home.forget(self)
+
+    def killed(self) -> None:
+        """The proxy has ended it."""
+        if not self._is_over:
+            self._close()
+            self._home.forget(self)
+
+    def drain(self) -> None:
+        """End politely."""
+        if self.handler is not None and self._finish is None:
+            with self._home.turn:
+                self.handler.drain()
+
+    def expired(self, now: float) -> None:
+        """The timer of the stage or of the handler."""
+        if self._finish is not None:
+            self.end(*self._finish, "both")
+        elif self.stage is not None:
+            self.stage.expired()
+        elif self.handler is not None:
+            with self._home.turn:
+                self.handler.expired(now)
+
+    def crashed(self, error: BaseException) -> None:
+        """A bug in what reads this session ends this session."""
+        self.end("proxy_error", "proxy")
+
+    def _settled(self) -> None:
+        """One more stream has sent all, or never will."""
+        if self._finish is None or self._is_over or not all(stream.is_settled for stream in self._streams.values()):
+            return
+        aborted = self._aborted | {side for side, stream in self._streams.items() if stream.is_closed}
+        cut: Cut = "both" if len(aborted) == 2 else "client" if Side.CLIENT in aborted else "origin" if aborted else ""
+        self.end(*self._finish, cut)
+
+    def _close(self) -> None:
+        self._is_over = True
+        self._home.wheel.disarm(self)
+        if self.stage is not None:
+            self.stage.stop()
+            self.stage = None
+        for dial in self._beside:
+            dial.close()
+        for stream in self._streams.values():
+            stream.settled = None
+            stream.close()
+        for sock in self._sockets.values():
+            sock.close()

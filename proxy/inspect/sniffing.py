@@ -1,0 +1,95 @@
+"""What a session is, found out by peeking: nothing is taken from it, so that it can still be relayed unread."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.poller import EDGE, HANGUP, IN, RDHUP, Poller
+from proxy.wire.client_hello import MAX_HELLO, Hello, Malformed, parse
+from proxy.wire.sniff import Sniffed, sniff
+
+FIRST_LOOK = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a session is; `why` it cannot be read, where it cannot."""
+
+    protocol: Sniffed
+    hello: Hello | None = None
+    why: str | None = None
+
+
+class Sniffer:
+    """Peeks until it knows. `then` is called once; the sockets are unwatched by then.
+
+    Who speaks first says much: a server that does speaks neither TLS nor HTTP.
+    """
+
+    def __init__(
+        self, client: socket.socket, origin: socket.socket, poller: Poller, then: Callable[[Finding], None]
+    ) -> None:
+        self._client, self._origin, self._poller, self._then = client, origin, poller, then
+        self._needed = 1
+        self._is_over = False
+        poller.watch(client.fileno(), IN | RDHUP | EDGE, self._client_ready, self._crashed)
+        if not self._is_over:
+            poller.watch(origin.fileno(), IN | RDHUP | EDGE, self._origin_ready, self._crashed)
+
+    def expired(self) -> None:
+        """The client has not said enough in time."""
+        self._conclude(Finding(Sniffed.UNKNOWN, why="the client said too little in time"))
+
+    def stop(self) -> None:
+        """Look no more."""
+        if not self._is_over:
+            self._is_over = True
+            self._poller.forget(self._client.fileno())
+            self._poller.forget(self._origin.fileno())
+
+    def _client_ready(self, events: int) -> None:
+        data = _peek(self._client, max(FIRST_LOOK, min(self._needed, MAX_HELLO) + 1_024))
+        if data and len(data) >= self._needed:
+            finding = self._look(data)
+            if finding is not None:
+                self._conclude(finding)
+                return
+        if events & (RDHUP | HANGUP):
+            self._conclude(Finding(Sniffed.UNKNOWN, why="the client said too little before its end"))
+
+    def _look(self, data: bytes) -> Finding | None:
+        found = sniff(data)
+        if found is None:
+            self._needed = len(data) + 1
+            return None
+        if found is not Sniffed.TLS:
+            return Finding(found, why="neither TLS nor HTTP" if found is Sniffed.UNKNOWN else None)
+        hello = parse(data)
+        if isinstance(hello, int):
+            self._needed = hello
+            return None
+        if isinstance(hello, Malformed):
+            return Finding(Sniffed.UNKNOWN, why=hello.value)
+        return Finding(Sniffed.TLS, hello)
+
+    def _origin_ready(self, events: int) -> None:
+        if events & (RDHUP | HANGUP) or _peek(self._origin, 1):
+            self._conclude(Finding(Sniffed.UNKNOWN, why="the origin speaks first"))
+
+    def _conclude(self, finding: Finding) -> None:
+        if not self._is_over:
+            self.stop()
+            self._then(finding)
+
+    def _crashed(self, error: BaseException) -> None:
+        self._conclude(Finding(Sniffed.UNKNOWN, why="it could not be looked at"))
+
+
+def _peek(sock: socket.socket, count: int) -> bytes:
+    """What has arrived, up to `count` bytes, and stays there."""
+    try:
+        return sock.recv(count, socket.MSG_PEEK)
+    except OSError:
+        return b""
