@@ -24,6 +24,16 @@ prefixes = st.sampled_from(["0.0.0.0/0", "10.0.0.0/30", "10.50.0.10", "::/0", "f
 ranges = st.sampled_from([(0, 0), (22, 80), (443, 443), (1024, 65_535)])
 
 
+WHERE = (
+    "",
+    "",
+    "net.dst.port == 443 or net.dst.port in {20..30}",
+    "flow.bytes > 3 and not net.src.ip in {10.0.0.0/31 fd00::/16}",
+    'identity.email == "ann" or net.dst.host contains "wiki"',
+    'net.protocol != "udp" and flow.duration_s >= 2',
+)
+
+
 @st.composite
 def queries(draw):
     return FlowQuery(
@@ -33,6 +43,7 @@ def queries(draw):
         sort=draw(st.sampled_from(sorted(SORT_KEYS))),
         descending=draw(st.booleans()),
         limit=draw(st.sampled_from([1, 5, 100])),
+        where=draw(st.sampled_from(WHERE)),
         excluded=Filters(**draw(filters())),
         **draw(filters()),
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
+import inspect
+import typing
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from oxyctl.cli.control import ControlOption, NodeOption, complete_tenant
 from oxyctl.cli.options import LabOption
@@ -25,11 +28,12 @@ def choices(field: str) -> Callable[[str], list[str]]:
     """For the shell: what the field of a record may be."""
 
     def complete(incomplete: str) -> list[str]:
-        import typing
-
         from proxy.control import schema
 
-        kinds = {"protocol": schema.FlowProtocol, "state": schema.State, "close_reason": schema.CloseReason}
+        kinds = {
+            "protocol": schema.FlowProtocol, "state": schema.State, "close_reason": schema.CloseReason,
+            "level": schema.Level, "verdict": schema.Verdict,
+        }  # fmt: skip
         known = list(schema.SORT_KEYS) if field == "sort" else typing.get_args(kinds[field])
         return [name for name in known if name.startswith(incomplete)]
 
@@ -58,6 +62,24 @@ ProtocolOption = Annotated[Many, filter_option("--protocol", "tcp, udp, icmp or 
 StateOption = Annotated[Many, filter_option("--state", "new, established or closed.", complete="state")]
 ReasonOption = Annotated[Many, filter_option("--close-reason", "Why it ended.", complete="close_reason")]
 UserOption = Annotated[Many, filter_option("--user", "The tunnel's user.")]
+DeviceOption = Annotated[Many, filter_option("--device", "The tunnel's device.")]
+OnrampOption = Annotated[Many, filter_option("--onramp", "Where it came in: connected, gue, interface, tun.")]
+OfframpOption = Annotated[Many, filter_option("--offramp", "Where it left: kernel, sockets, tunnel.")]
+LevelOption = Annotated[Many, filter_option("--level", "How high it was lifted.", complete="level")]
+VerdictOption = Annotated[Many, filter_option("--verdict", "What was decided.", complete="verdict")]
+HostOption = Annotated[Many, filter_option("--host", "Name that it went to; * and ? stand for any text.", "GLOB")]
+PolicyOption = Annotated[Many, filter_option("--policy", "A policy or rule that decided about it.", "NAME")]
+DscpOption = Annotated[Many, filter_option("--dscp", "Mark of the client's first packet, 0 to 63.", "DSCP")]
+CommunityOption = Annotated[Many, filter_option("--community-id", "As in Zeek, Suricata and Wireshark.", "1:...")]
+V4Option = Annotated[bool, typer.Option("--ipv4", "-4", help="Over IPv4.")]
+V6Option = Annotated[bool, typer.Option("--ipv6", "-6", help="Over IPv6.")]
+WhereOption = Annotated[
+    str | None,
+    typer.Option("--where", metavar="EXPR", help="A condition as in policies; `--where help` lists its fields."),
+]
+NotOption = Annotated[
+    bool, typer.Option("--not", help="Before a filter: leave out what it matches.", show_default=False)
+]
 IdOption = Annotated[Many, filter_option("--id", "The flow's id.")]
 BytesOption = Annotated[str | None, filter_option("--min-bytes", "At least so much payload: 1500, 10k, 2MiB.", "SIZE")]
 DurationOption = Annotated[str | None, filter_option("--min-duration", "At least so long: 250ms, 5m.", "DURATION")]
@@ -79,14 +101,80 @@ def filters(
     dst_port: DstPortOption = None,
     port: PortOption = None,
     protocol: ProtocolOption = None,
-    state: StateOption = None,
-    close_reason: ReasonOption = None,
+    ipv4: V4Option = False,
+    ipv6: V6Option = False,
+    host: HostOption = None,
     user: UserOption = None,
+    device: DeviceOption = None,
+    onramp: OnrampOption = None,
+    offramp: OfframpOption = None,
+    level: LevelOption = None,
+    verdict: VerdictOption = None,
+    policy: PolicyOption = None,
+    close_reason: ReasonOption = None,
+    state: StateOption = None,
+    dscp: DscpOption = None,
+    community_id: CommunityOption = None,
     id_: IdOption = None,
     min_bytes: BytesOption = None,
     min_duration: DurationOption = None,
+    where: WhereOption = None,
+    not_: NotOption = False,
 ) -> None:
     """Which of them."""
+
+
+def excluded(**unwanted: Any) -> None:
+    """The same with `--not` before each; `NotFirst` makes `--not-user` of `--not --user`."""
+
+
+def _unwanted() -> list[inspect.Parameter]:
+    """A hidden `--not-NAME` for each filter."""
+    found = []
+    for each in inspect.signature(filters, eval_str=True).parameters.values():
+        if each.name in ("where", "not_"):
+            continue
+        flag = f"--not-{each.name.strip('_').replace('_', '-')}"
+        kind = typing.get_args(each.annotation)[0]
+        option = Annotated[kind, typer.Option(flag, hidden=True)]  # type: ignore[valid-type]  # made as the others are
+        found.append(each.replace(name=f"not_{each.name}", annotation=option))
+    return found
+
+
+excluded.__signature__ = inspect.Signature(_unwanted())  # type: ignore[attr-defined]  # inspect.signature() looks there
+
+
+class _NotFirst:
+    """`--not --user bob` is `--not-user bob`."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        from oxyctl.errors import UsageError
+
+        joined: list[str] = []
+        short = {"-4": "--ipv4", "-6": "--ipv6"}
+        rest = iter(args)
+        for word in rest:
+            if word != "--not":
+                joined.append(word)
+                continue
+            flag = next(rest, "")
+            flag = short.get(flag, flag)
+            name = flag.partition("=")[0]
+            if name.removeprefix("--").replace("-", "_") not in NEGATABLE:
+                raise UsageError(f"--not stands before a filter, as in --not --user bob (found {flag or 'nothing'!r})")
+            joined.append("--not-" + flag.removeprefix("--"))
+        return super().parse_args(context, joined)  # type: ignore[misc, no-any-return]  # click's, of the other base
+
+
+NEGATABLE = frozenset(each.name.removeprefix("not_").strip("_") for each in _unwanted())
+
+
+class FlowsGroup(_NotFirst, typer.core.TyperGroup):
+    """`oxyctl flows` itself."""
+
+
+class FlowsCommand(_NotFirst, typer.core.TyperCommand):
+    """A command below it that takes filters."""
 
 
 def printing(fields: FieldsOption = None, output: FormatOption = FlowFormat.table) -> None:

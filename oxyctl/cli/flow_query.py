@@ -20,7 +20,8 @@ Pairs = list[tuple[str, str]]
 T = TypeVar("T")
 
 _SUBCOMMANDS = ("watch", "get", "kill")
-_NAMES = {"id_": "id"}  # `id` itself is taken in Python
+_NAMES = {"id_": "id", "not_id_": "not_id"}  # `id` itself is taken in Python
+_VERSIONS = {"ipv4": "4", "ipv6": "6"}
 
 
 class Typed:
@@ -33,6 +34,10 @@ class Typed:
             self.flags |= {
                 _NAMES.get(name, name): level.params[name] for name in level.params if _is_typed(level, name)
             }
+        for unwanted in ("", "not_"):
+            versions = [digit for name, digit in _VERSIONS.items() if self.flags.pop(unwanted + name, False)]
+            if versions:
+                self.flags[f"{unwanted}version"] = versions
         self.format = FlowFormat(self.flags.get("output", FlowFormat.table))
 
     def client(self) -> ControlClient:
@@ -62,6 +67,7 @@ class Typed:
 
     def pairs(self, allowed: tuple[str, ...] = ("tenant", "all_tenants")) -> Pairs:
         """The query's parameters; UsageError for what is missing or makes no sense."""
+        self._explain_where()
         self._require_tenant()
         _choose_scope(self.flags)
         _choose_order(self.flags)
@@ -77,6 +83,14 @@ class Typed:
 
         every_tenant = bool(self.flags.get("all_tenants"))
         return FlowOutput(kind, self.format, self.flags.get("fields"), every_tenant=every_tenant, events=events)
+
+    def _explain_where(self) -> None:
+        """`--where help`."""
+        if self.flags.get("where") == "help":
+            from oxyctl.render.flows import where_fields
+
+            print(where_fields())
+            raise typer.Exit(0)
 
     def _require_tenant(self) -> None:
         from oxyctl.errors import UsageError

@@ -9,18 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oxyctl.cli.control import asking
-from oxyctl.cli.flow_options import FlowFormat, filter_option, filters, place, printing, whose
+from oxyctl.cli.flow_options import (
+    FlowFormat,
+    FlowsCommand,
+    FlowsGroup,
+    excluded,
+    filter_option,
+    filters,
+    place,
+    printing,
+    whose,
+)
 from oxyctl.cli.flow_query import Typed
 from oxyctl.cli.sharing import sharing
 
 if TYPE_CHECKING:
     from proxy.control.schema import FlowsAnswer
 
-app = typer.Typer()
+app = typer.Typer(cls=FlowsGroup)
 
 
 @app.callback(invoke_without_command=True)
-@sharing(whose, filters, printing, place)
+@sharing(whose, filters, excluded, printing, place)
 def flows(
     context: typer.Context,
     live: Annotated[bool, typer.Option("--live", help="Only those that live.")] = False,
@@ -52,8 +62,8 @@ def flows(
         _list(typed)
 
 
-@app.command()
-@sharing(whose, filters, printing, place)
+@app.command(cls=FlowsCommand)
+@sharing(whose, filters, excluded, printing, place)
 def watch(context: typer.Context, **shared: Any) -> None:
     """Print starts, updates and ends of flows as they happen, until Ctrl-C: `flows --follow`."""
     _follow(Typed(context))

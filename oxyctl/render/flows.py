@@ -116,3 +116,11 @@ def texts(record: FlowRecord, names: Sequence[str], *, dates: bool = False) -> l
 def values(record: FlowRecord, names: Sequence[str]) -> list[Any]:
     """The record's values, as they are in JSON and CSV."""
     return [FIELDS[name].get(record) for name in names]
+
+
+def where_fields() -> str:
+    """What `--where` may speak of."""
+    from proxy.control.schema import where_fields as known
+
+    width = max(len(name) for name, _, _ in known())
+    return "\n".join(f"{name.ljust(width)}  {kind.ljust(7)}  {doc}" for name, kind, doc in known())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
-from proxy.flow.flow import Flow
 from proxy.flow.query import FlowQuery, Getters
 
 _VERSION = {4: b"\x04", 16: b"\x06"}
@@ -43,33 +41,4 @@ _SAME = (
 
 def needs_totals(query: FlowQuery) -> bool:
     """Whether the order or a filter depends on how much the flows have moved."""
-    return query.sort in _TOTALS or bool(query.min_bytes or query.excluded.min_bytes)
-
-
-class Best:
-    """The first of many flows in a query's order; of the others nothing is kept."""
-
-    def __init__(self, limit: int, descending: bool) -> None:
-        self._limit, self._descending = limit, descending
-        self._found: list[tuple[Any, str, Flow]] = []
-        self._last: tuple[Any, str] | None = None  # nothing that comes after this is among the first
-
-    def add(self, key: Any, flow: Flow) -> None:
-        """Take a flow into account."""
-        if self._last is not None:
-            place = (key, flow.id)
-            if (place < self._last) if self._descending else (place > self._last):
-                return
-        self._found.append((key, flow.id, flow))
-        if len(self._found) > 2 * self._limit + 100:
-            self._cut()
-            self._last = self._found[-1][:2]
-
-    def flows(self) -> list[Flow]:
-        """At most `limit`, in order."""
-        self._cut()
-        return [flow for _, _, flow in self._found]
-
-    def _cut(self) -> None:
-        self._found.sort(key=operator.itemgetter(0, 1), reverse=self._descending)
-        del self._found[self._limit :]
+    return query.sort in _TOTALS or bool(query.min_bytes or query.excluded.min_bytes or query.where)

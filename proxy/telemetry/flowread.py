@@ -6,18 +6,19 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from proxy.errors import ProxyError
+from proxy.flow.best import Best
 from proxy.flow.query import FlowQuery, Page, StoredFlow, Window
 from proxy.telemetry import flowdb, flowsql
 from proxy.telemetry.losses import Losses
-from proxy.telemetry.rows import record_of
+from proxy.telemetry.rows import Row, flow_id_text, of_row, record_of
 from proxy.telemetry.words import Texts
 
 QUERY_TIMEOUT_S = 10.0
+SCANNED = 64  # rows, of which a condition needs a few columns
 YIELD_EVERY = 8  # records, 0.1 ms: the interpreter itself would switch threads after 5 ms
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -28,7 +29,7 @@ def read_page(connection: sqlite3.Connection, query: FlowQuery, losses: Losses) 
     deadline = time.monotonic() + QUERY_TIMEOUT_S
     connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
     try:
-        rows = connection.execute(*_statement(connection, query)).fetchall()
+        rows = _rows(connection, query)
         oldest = flowdb.oldest_end(connection, query.tenant)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT:
@@ -39,6 +40,24 @@ def read_page(connection: sqlite3.Connection, query: FlowQuery, losses: Losses) 
     until = time.time_ns() if query.until is None else query.until
     lost = losses.count(query.tenant, query.since, query.until)
     return Page(flows, Window(query.since, until, oldest), lost, truncated=len(rows) > query.limit)
+
+
+def _rows(connection: sqlite3.Connection, query: FlowQuery) -> list[Row]:
+    if not query.where or query.flow_id:
+        return connection.execute(*_statement(connection, query)).fetchall()
+    texts = Texts(connection)
+    from proxy.flow.where import condition  # 0.2 s to import: only for those who ask so
+
+    test, found = condition(query.where, of_row(texts)), Best[Row](query.limit + 1, query.descending)
+    is_in_order = flowsql.is_in_order(query)
+    for number, row in enumerate(connection.execute(*flowsql.narrow(query))):
+        if number % SCANNED == 0:
+            time.sleep(0)
+        if test(row):
+            found.add(row[0], flow_id_text(row[3]), row)
+            if is_in_order and len(found) > query.limit:
+                break
+    return [(*row, *connection.execute(flowsql.BODY, (row[3],)).fetchone()) for row in found.items()]
 
 
 def _statement(connection: sqlite3.Connection, query: FlowQuery) -> flowsql.Condition:
@@ -54,7 +73,7 @@ def _is_recent(connection: sqlite3.Connection, since: int) -> bool:
     return bool(count < flowsql.FEW)
 
 
-def read_rows(rows: Sequence[tuple[Any, ...]], texts: Texts) -> list[StoredFlow]:
+def read_rows(rows: Sequence[Row], texts: Texts) -> list[StoredFlow]:
     """Their records as JSON. Every few of them the other threads are let in, the one of packets among them."""
     flows = []
     for number, row in enumerate(rows):

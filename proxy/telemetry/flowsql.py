@@ -80,6 +80,25 @@ def select(query: FlowQuery, *, is_recent: bool = False) -> Condition:
     return statement, [*where.arguments, query.limit + 1]
 
 
+def narrow(query: FlowQuery, *, is_recent: bool = False) -> Condition:
+    """A statement for the columns of every row that the query's filters let through, in the order of the table's key
+    when that is the query's order. A row: sort key, COLUMNS."""
+    key = SORT_COLUMNS[query.sort]
+    direction = "DESC" if query.descending else "ASC"
+    order = f" ORDER BY started {direction}, flow_id {direction}" if is_in_order(query) else ""
+    where = conditions(query)
+    table = "flows INDEXED BY flows_by_end" if is_recent and not order else "flows NOT INDEXED"
+    return f"SELECT {key}, {_SELECTED} FROM {table} WHERE {where}{order}", where.arguments
+
+
+def is_in_order(query: FlowQuery) -> bool:
+    """Whether rows come in the query's order without being sorted."""
+    return query.sort == "start" and query.tenant is not None
+
+
+BODY = "SELECT body FROM bodies WHERE flow_id = ?"
+
+
 def lookup(query: FlowQuery) -> Condition:
     """The same of a query that names its flows: each is found by its body."""
     where = conditions(query)

@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from proxy.flow.best import Best
 from proxy.flow.flow import Flow
-from proxy.flow.live import Best, needs_totals, of_flow
+from proxy.flow.live import needs_totals, of_flow
 from proxy.flow.query import FlowQuery, predicate, sort_key
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Tenant
@@ -27,17 +28,18 @@ async def scan(
     """
     of = of_flow(time.time_ns())
     wanted, key = predicate(query, of), sort_key(query.sort, of)
-    best, counts_all = Best(query.limit + 1, query.descending), needs_totals(query)
+    best: Best[Flow] = Best(query.limit + 1, query.descending)
+    counts_all = needs_totals(query)
     pause = Pause()
     for step in steps(owners):
         if counts_all:
             count(step)
         for flow in step:
             if not flow.is_recorded and wanted(flow):
-                best.add(key(flow), flow)
+                best.add(key(flow), flow.id, flow)
         await pause()
     records: list[FlowRecord] = []
-    found = best.flows()
+    found = best.items()
     for at in range(0, len(found), STEP):
         step = [flow for flow in found[at : at + STEP] if not flow.is_recorded]
         if not counts_all:

@@ -14,6 +14,7 @@ import sys
 import pytest
 
 from proxy.control.schema import SORT_KEYS
+from proxy.flow.query import Filters
 from proxy.flow.record import Totals
 from tests.records import live_record, make_record
 
@@ -43,6 +44,72 @@ def test_a_tenant_sees_its_own(flows, proxy):
     assert ids(flows(*ACME, "--format", "json")) == ["f00000001"]
     assert ids(flows("--all-tenants", "--format", "json")) == ["f00000002", "f00000001"]
     assert flows(*ACME, "--all-tenants")[::2] == (2, "error: --tenant and --all-tenants contradict each other\n")
+
+
+# Which of them
+
+
+@pytest.fixture
+def asked(proxy, monkeypatch):
+    """The queries that the proxy was asked."""
+    queries = []
+    answer = proxy.past_flows
+
+    async def past_flows(query):
+        queries.append(query)
+        return await answer(query)
+
+    monkeypatch.setattr(proxy, "past_flows", past_flows)
+    return queries
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted", "unwanted"),
+    [
+        ("--user bob --not --port 443 --not --port 80", {"user": ("bob",)}, {"port": ((443, 443), (80, 80))}),
+        ("--not --user=bob -4", {"version": (4,)}, {"user": ("bob",)}),
+        ("--not -6 --dscp 46 --dscp 0", {"dscp": (46, 0)}, {"version": (6,)}),
+        ("--host *.Example --not --min-bytes 1k", {"host": ("*.example",)}, {"min_bytes": 1000}),
+        ("--policy office --level tls --verdict denied --offramp kernel --onramp gue --device x",
+         {"policy": ("office",), "level": ("tls",), "verdict": ("denied",), "offramp": ("kernel",), "onramp": ("gue",),
+          "device": ("x",)}, {}),
+        ("--not --id f1 --not --min-duration 2s", {}, {"flow_id": ("f1",), "min_duration_ms": 2000}),
+    ],
+)  # fmt: skip
+def test_filters_reach_the_server(flows, asked, typed, wanted, unwanted):
+    assert flows(*ACME, *typed.split()).code == 0
+    (query,) = asked
+    assert {name: getattr(query, name) for name in wanted} == wanted
+    assert query.excluded == Filters(**unwanted)
+
+
+def test_a_condition_reaches_the_server(flows, asked, proxy):
+    proxy.past = [make_record(1, dst_port=443), make_record(2)]
+    proxy.live = [live_record(3, dst_port=443), live_record(4, user=None)]
+    assert ids(flows(*ACME, "--format", "json", "--where", "net.dst.port == 443")) == ["f00000003", "f00000001"]
+    assert asked[0].where == "net.dst.port == 443"
+
+
+def test_what_a_condition_may_speak_of(flows):
+    code, out, _ = flows("--where", "help")
+    assert code == 0
+    assert "net.dst.host" in out
+    assert "flow.duration_s" in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--not"], "--not stands before a filter, as in --not --user bob (found 'nothing')"),
+        (["--not", "--limit", "3"], "--not stands before a filter, as in --not --user bob (found '--limit')"),
+        (["--not", "--port", "x"], "--not-port: not a port: 'x'"),
+        (["--where", "net.dst.prt == 4"], "--where: 1:1: unknown field 'net.dst.prt'; did you mean 'net.dst.port'?"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_one_line(flows, typed, message):
+    code, _, err = flows(*ACME, *typed)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
 
 
 # What it prints

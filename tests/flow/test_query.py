@@ -63,6 +63,11 @@ def test_every_tenant_must_be_asked_for():
         ("min_bytes", "many", "min_bytes: not a size: 'many' (write 1500, 10k, 1.5M or 2GiB)"),
         ("tenant", "globex", "tenant: given twice"),
         ("user", "", "user: must not be empty"),
+        ("not_port", "80-70", "not_port: not a port: '80-70' (write 443 or 8000-8099)"),
+        ("dscp", "64", "dscp: not a DSCP: '64' (0 to 63)"),
+        ("version", "5", "version: not a version of IP: '5' (4 or 6)"),
+        ("community_id", "LQU9", "community_id: not a community id: 'LQU9' (write 1: and 28 characters)"),
+        ("where", "net.dst.prt == 443", "where: 1:1: unknown field 'net.dst.prt'; did you mean 'net.dst.port'?"),
         ("all_tenants", "yes", "all_tenants: expected true or false (found 'yes')"),
     ],
 )

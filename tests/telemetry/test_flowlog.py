@@ -20,7 +20,8 @@ from proxy.flow.record import FlowRecord
 from proxy.settings import Records
 from proxy.telemetry import flowdb, flowsql
 from proxy.telemetry.flowlog import FlowLog
-from proxy.telemetry.flowread import read_rows
+from proxy.telemetry.flowread import read_page, read_rows
+from proxy.telemetry.losses import Losses
 from proxy.telemetry.rows import insert, rows_of
 from proxy.telemetry.words import Texts, Words
 from tests.queries import queries
@@ -358,12 +359,15 @@ def test_sql_and_python_agree_on_every_query(tmp_path, flows, query):
         words = Words(connection)
         insert(connection, [rows_of(record, words) for record in flows])
         statements = [flowsql.select(query), flowsql.select(query, is_recent=True)]
+        page = read_page(connection, query, Losses())
         found = [read_rows(connection.execute(*each).fetchall(), Texts(connection)) for each in statements]
     finally:
         connection.close()
     wanted, key = predicate(query), SORT_KEYS[query.sort]
     expected = sort_flows([StoredFlow(key(r), r.flow_id, b"") for r in flows if wanted(r)], query)[: query.limit + 1]
-    for each in found:
+    ids_ = [flow.flow_id for flow in expected]
+    assert ([flow.flow_id for flow in page.flows], page.truncated) == (ids_[: query.limit], len(ids_) > query.limit)
+    for each in found if not query.where else []:
         assert [flow[:2] for flow in each] == [flow[:2] for flow in expected]
 
 

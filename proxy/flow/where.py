@@ -1,0 +1,103 @@
+"""`--where`: conditions over flows in the language of policies, with the same names for the same things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from proxy.policy.language import Expression, ExpressionError, Facts, Field, Fields, Kind, compile_expression
+
+Get = Callable[[Any], Any]
+
+
+class _Source(NamedTuple):
+    """Where a field's value comes from: a property of flows, and how it is read."""
+
+    name: str
+    field: Field
+    convert: Get | None
+
+
+def _source(field: str, name: str, kind: Kind, doc: str, convert: Get | None = None) -> _Source:
+    return _Source(name, Field(field, kind, doc), convert)
+
+
+def _seconds(milliseconds: float) -> float:
+    return milliseconds / 1000
+
+
+def _address(packed: bytes) -> bytes:
+    return bytes(packed[1:])
+
+
+SOURCES = (
+    _source("tenant", "tenant", Kind.TEXT, "whose it is"),
+    _source("net.src.ip", "src", Kind.ADDRESS, "the client's address", _address),
+    _source("net.src.port", "src_port", Kind.NUMBER, "the client's port"),
+    _source("net.dst.ip", "dst", Kind.ADDRESS, "the address that the client asked for", _address),
+    _source("net.dst.port", "dst_port", Kind.NUMBER, "the port that the client asked for"),
+    _source("net.dst.host", "dst_host", Kind.TEXT, "the name that it went to, when it is known"),
+    _source("net.protocol", "protocol", Kind.TEXT, "tcp, udp, icmp, ..."),
+    _source("net.onramp", "onramp", Kind.TEXT, "where it came in"),
+    _source("identity.email", "user", Kind.TEXT, "the tunnel's user"),
+    _source("flow.device", "device", Kind.TEXT, "the tunnel's device"),
+    _source("flow.offramp", "offramp", Kind.TEXT, "where it left"),
+    _source("flow.level", "level", Kind.TEXT, "how high it was lifted"),
+    _source("flow.verdict", "verdict", Kind.TEXT, "what was decided"),
+    _source("flow.state", "state", Kind.TEXT, "new, established or closed"),
+    _source("flow.close_reason", "close_reason", Kind.TEXT, "why it ended"),
+    _source("flow.bytes", "bytes", Kind.NUMBER, "payload of both directions"),
+    _source("flow.up", "up", Kind.NUMBER, "payload from the client"),
+    _source("flow.down", "down", Kind.NUMBER, "payload from the origin"),
+    _source("flow.duration_s", "duration", Kind.NUMBER, "how long it lasted, in seconds", _seconds),
+    _source("flow.dscp", "dscp", Kind.NUMBER, "mark of the client's first packet"),
+)
+FIELDS = Fields("flow", [source.field for source in SOURCES])
+_BY_FIELD = {source.field.name: source for source in SOURCES}
+
+
+def check(text: str) -> None:
+    """ValueError, with line and column, for an expression that is none."""
+    _compiled(text)
+
+
+def condition(text: str, of: Mapping[str, Get]) -> Callable[[Any], bool]:
+    """A function that says whether it holds of a flow; ValueError when the text is no expression.
+
+    `of`: how to get a property of the flow (`proxy.flow.query`).
+    """
+    matches = _compiled(text).matches
+    gets = {name: _get(of[source.name], source.convert) for name, source in _BY_FIELD.items()}
+    return lambda each: matches(_FlowFacts(each, gets))
+
+
+def _compiled(text: str) -> Expression:
+    try:
+        return compile_expression(text, FIELDS)
+    except ExpressionError as error:
+        raise ValueError(str(error)) from None
+
+
+def _get(get: Get, convert: Get | None) -> Get:
+    if convert is None:
+        return get
+
+    def read(each: Any) -> Any:
+        value = get(each)
+        return None if value is None else convert(value)
+
+    return read
+
+
+class _FlowFacts(Facts):
+    """Values that are read when the expression asks for them."""
+
+    __slots__ = ("_each", "_gets")
+
+    def __init__(self, each: Any, gets: Mapping[str, Get]) -> None:
+        super().__init__()
+        self._each, self._gets = each, gets
+
+    def __missing__(self, key: str) -> Any:
+        value = self[key] = self._gets[key](self._each)
+        return value
