@@ -14,6 +14,20 @@ Mtu = Annotated[int, Meta(ge=576, le=65_535)]
 Label = Annotated[str, Meta(max_length=256)]
 
 
+class Group(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A group of users with its identifier at whoever keeps them."""
+
+    name: Label
+    id: Label | None = None
+
+
+class Posture(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which checks of a device (disk encryption, firewall, ...) have passed and which have failed, by name."""
+
+    passed: Annotated[list[Label], Meta(max_length=256)] = []
+    failed: Annotated[list[Label], Meta(max_length=256)] = []
+
+
 class TunnelContext(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """The first datagram of a connected tunnel: whose it is, and which addresses are its own. Others are ignored."""
 
@@ -22,6 +36,8 @@ class TunnelContext(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tru
     token: Label | None = None
     user: Label | None = None
     device: Label | None = None
+    groups: Annotated[list[Label | Group], Meta(max_length=1024)] = []  # of the user
+    posture: Posture | None = None  # of the device
     network: Label | None = None  # of the tenant's; `default` when it says nothing
     mtu: Mtu = 1280
     offload: Literal["virtio-net"] | None = None

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
+from proxy.settings.scalars import inside
+
 T = TypeVar("T")
 Place = tuple[str | int, ...]
 
@@ -42,12 +44,16 @@ class Document:
         marks: dict[Place, tuple[int, int]],
         keys: dict[Place, tuple[int, int]],
         origin: Callable[[Place], Place] = tuple,
+        source: str = "",
     ):
         self.data, self.file, self._marks, self._keys, self._origin = data, file, marks, keys, origin
+        self.source = source
 
     def derived(self, data: Any, origin: Callable[[Place], Place]) -> Document:
         """`data`, which was made from this document's: `origin` tells of each place in it where that was written."""
-        return Document(data, self.file, self._marks, self._keys, lambda place: self._origin(origin(place)))
+        return Document(
+            data, self.file, self._marks, self._keys, lambda place: self._origin(origin(place)), self.source
+        )
 
     def error(self, message: str, place: Place = (), *, at_key: bool = False) -> DocumentError:
         """The mistake at `place` (keys and indexes from the root), or at its nearest parent that has a position."""
@@ -57,6 +63,14 @@ class Document:
             if (mark := table.get(place[:end])) is not None:
                 return DocumentError(message, self.file, *mark)
         return DocumentError(message, self.file)
+
+    def error_inside(self, message: str, place: Place, line: int, column: int) -> DocumentError:
+        """The mistake inside the text at `place`, at its own line and column (from 1), however that text is written."""
+        mark = self._marks.get(self._origin(place))
+        value = self._at(place)
+        if mark is None or not isinstance(value, str):
+            return self.error(message, place)
+        return DocumentError(message, self.file, *inside(self.source, mark, value, line, column))
 
     def convert(self, kind: type[T], place: Place = ()) -> T:
         """The data at `place` as a `kind`; DocumentError names the first mistake and suggests the nearest known key."""
@@ -85,7 +99,7 @@ class Document:
             choices = [str(t) for t in _tags(_descend(kind, self._at(place), steps[:-1]))]
             return self.error(f"{label}: unknown value '{tag[1]}'{suggest(tag[1], choices)}", full)
         if enumeration := re.fullmatch(r"Invalid enum value '?(.*?)'?", message):
-            choices = [str(c) for c in typing.get_args(_plain(_descend(kind, self._at(place), steps)))]
+            choices = [str(c) for c in _literals(_descend(kind, self._at(place), steps))]
             return self.error(f"{label}: unknown value '{enumeration[1]}'{suggest(enumeration[1], choices)}", full)
         wanted = message.replace("`", "").replace("array", "list").replace("object", "mapping")
         return self.error(f"{label}: {wanted[:1].lower()}{wanted[1:]} (found {_brief(self._at(full))})", full)
@@ -152,7 +166,7 @@ def parse(text: str, file: str = "<text>") -> Document:
     if not isinstance(data, dict):
         raise DocumentError(f"expected a mapping (found {_brief(data)})", file, 1, 1)
     builder.marks.setdefault((), (1, 1))
-    return Document(data, file, builder.marks, builder.keys)
+    return Document(data, file, builder.marks, builder.keys, source=text)
 
 
 def _check_depth(text: str, file: str) -> None:
@@ -279,6 +293,16 @@ def _member(kind: Any, data: Any) -> type[msgspec.Struct] | None:
 
 def _tags(kind: Any) -> list[Any]:
     return [member.__struct_config__.tag for member in _members(kind) if member.__struct_config__.tag is not None]
+
+
+def _literals(kind: Any) -> list[Any]:
+    """What a text may be there: of a union, what any of its literals allow."""
+    plain = _plain(kind)
+    if typing.get_origin(plain) is typing.Literal:
+        return list(typing.get_args(plain))
+    if typing.get_origin(plain) in (typing.Union, types.UnionType):
+        return [choice for option in typing.get_args(plain) for choice in _literals(option)]
+    return []
 
 
 def _field_names(kind: Any, data: Any) -> list[str]:

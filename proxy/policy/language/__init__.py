@@ -7,7 +7,7 @@ parsed (`grammar`), checked against the fields of its phase and compiled to clos
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.policy.language.compile import Compiler, Matcher, Requirement, conjunction
 from proxy.policy.language.errors import ExpressionError
@@ -23,34 +23,42 @@ __all__ = [
     "Field",
     "Fields",
     "Kind",
+    "Matcher",
     "Requirement",
+    "Step",
     "Values",
     "compile_expression",
+    "conjunction",
 ]
 
 
+class Step(NamedTuple):
+    """One part of the conjunction that an expression is, as written."""
+
+    text: str
+    test: Matcher
+    requires: Requirement | None  # what an index over one field can answer of it; None: only the test can
+
+
 class Expression:
-    """A compiled condition.
+    """A compiled condition: `steps` must all hold."""
 
-    `requires` are the parts of its conjunction that an index over single fields can answer; `rest` tests all others.
-    """
+    __slots__ = ("steps", "text")
 
-    __slots__ = ("requires", "rest", "steps", "text")
-
-    def __init__(self, text: str, steps: list[tuple[Matcher, Requirement | None]]) -> None:
-        self.text = text
-        self.steps = steps
-        self.requires = tuple(requires for _, requires in steps if requires is not None)
-        others = [test for test, requires in steps if requires is None]
-        self.rest = conjunction(others) if others else None
+    def __init__(self, text: str, steps: list[Step]) -> None:
+        self.text, self.steps = text, steps
 
     def matches(self, facts: Mapping[str, Any]) -> bool:
         """Whether it holds of these facts: values by field name, as `Field` describes them; missing ones are None."""
         known = facts if isinstance(facts, Facts) else Facts(facts)
-        return all(test(known) for test, _ in self.steps)
+        return all(step.test(known) for step in self.steps)
 
 
 def compile_expression(text: str, fields: Fields, lists: Mapping[str, Values] | None = None) -> Expression:
     """The condition in `text`, over these fields and named lists; ExpressionError says what is wrong, and where."""
     compiler = Compiler(fields, lists or {})
-    return Expression(text, [(each.test, each.requires) for each in compiler.conditions(parse(text))])
+    steps = []
+    for each in compiler.conditions(parse(text)):
+        written = text[each.at.start : each.at.end] if each.at is not None else text
+        steps.append(Step(" ".join(written.split()), each.test, each.requires))
+    return Expression(text, steps)

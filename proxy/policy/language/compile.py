@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.policy.language.errors import ExpressionError
@@ -36,6 +36,7 @@ class Condition:
     test: Callable[[Any], Any]
     requires: Requirement | None = None
     is_each: bool = False
+    at: Spot | None = None  # of a part of a conjunction
 
 
 class Compiler:
@@ -47,7 +48,7 @@ class Compiler:
     def conditions(self, node: Node) -> list[Condition]:
         """What must hold together: the parts of a conjunction, or the one condition."""
         parts = node.parts if isinstance(node, Logic) and node.word == "and" else (node,)
-        found = [self.whole(part) for part in parts]
+        found = [replace(self.whole(part), at=part.at) for part in parts]
         _check_possible([each.requires for each in found if each.requires is not None])
         return found
 

@@ -195,8 +195,9 @@ def _path(at: Spot, parts: list[Tree[Token] | Token]) -> Path:
 
 def _spot(part: Tree[Token] | Token) -> Spot:
     if isinstance(part, Token):
-        return Spot(part.line or 1, part.column or 1)
-    return Spot(part.meta.line, part.meta.column) if not part.meta.empty else Spot(1, 1)
+        return Spot(part.line or 1, part.column or 1, part.start_pos or 0, part.end_pos or 0)
+    meta = part.meta
+    return Spot(meta.line, meta.column, meta.start_pos, meta.end_pos) if not meta.empty else Spot(1, 1)
 
 
 def _end(text: str) -> Spot:

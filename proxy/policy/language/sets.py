@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network, summarize_address_range
 
@@ -31,6 +31,10 @@ class NumberSet:
             else:
                 self._lows.append(low)
                 self._highs.append(high)
+
+    def spans(self) -> Iterator[tuple[float, float]]:
+        """The ranges, in order; none overlaps another."""
+        return zip(self._lows, self._highs, strict=True)
 
     def __contains__(self, value: object) -> bool:
         if value in self._single:

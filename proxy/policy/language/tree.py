@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 
 class Spot(NamedTuple):
-    """A place in the text of an expression, from 1."""
+    """A place in the text of an expression: line and column from 1, and the characters from `start` to `end`."""
 
     line: int
     column: int
+    start: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,52 @@
+"""What of a rule goes together: which actions a phase knows, and which keys an action."""
+
+from __future__ import annotations
+
+from proxy.policy.fields import Phase
+from proxy.policy.model import Action, RuleText
+
+_ACTIONS: dict[Phase, tuple[Action, ...]] = {
+    "tunnel": ("allow", "block", "audit"),
+    "dns": ("allow", "block", "audit", "rate-limit"),
+    "network": ("allow", "block", "audit", "inspect", "do-not-inspect", "route", "rate-limit", "quarantine"),
+    "egress": ("allow", "block", "audit", "route"),
+    "tls": ("allow", "block", "audit", "inspect", "do-not-inspect"),
+    "ssh": ("allow", "block", "audit"),
+    "http": ("allow", "block", "audit", "rate-limit", "quarantine"),
+}
+_KEYS: dict[str, tuple[Action, ...]] = {
+    "refusal": ("block",),
+    "would": ("audit",),
+    "level": ("inspect",),
+    "offramp": ("route",),
+    "origin": ("quarantine",),
+    "flows": ("rate-limit",),
+    "flows_per_s": ("rate-limit",),
+    "per": ("rate-limit",),
+    "ttl_s": ("allow", "inspect", "do-not-inspect", "route", "quarantine"),
+}
+_REQUIRED: dict[Action, str] = {"route": "offramp", "quarantine": "origin"}
+_REFUSING: tuple[Phase, ...] = ("network", "egress", "tls")  # others answer in the words of their protocol
+
+
+def check_combination(rule: RuleText, tenant: str | None) -> None:
+    """ValueError(what is wrong, the key that it is about) when the parts of a rule contradict each other."""
+    action, phase = rule.action, rule.phase
+    known = _ACTIONS[phase]
+    if action not in known:
+        raise ValueError(f"a rule of phase {phase} cannot {action}: expected one of {', '.join(known)}", "action")
+    for key, actions in _KEYS.items():
+        if getattr(rule, key) is not None and action not in actions:
+            raise ValueError(f"'{key}' belongs to {' or '.join(actions)}, and this rule is {action}", key)
+    if (required := _REQUIRED.get(action)) and getattr(rule, required) is None:
+        raise ValueError(f"{action} needs '{required}'", "action")
+    if rule.refusal is not None and phase not in _REFUSING:
+        raise ValueError(f"'refusal' is for phases {', '.join(_REFUSING)}", "refusal")
+    if action == "rate-limit" and rule.flows is None and rule.flows_per_s is None:
+        raise ValueError("rate-limit needs 'flows' (at once), 'flows_per_s', or both", "action")
+    if action == "inspect" and rule.level == "packet":
+        raise ValueError("inspect lifts to stream, tls, http or ssh; for packet there is do-not-inspect", "level")
+    if rule.tenant is not None and tenant is not None:
+        raise ValueError(f"'tenant' is for the global policy: this one is {tenant}'s", "tenant")
+    if rule.schedule is not None and not any(key != "time_zone" for key in rule.schedule):
+        raise ValueError("a schedule names at least one day", "schedule")

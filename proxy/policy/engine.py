@@ -1,0 +1,211 @@
+"""All policies of one version: which rules decide about a flow, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.policy.facts import received
+from proxy.policy.fields import PHASES, Phase
+from proxy.policy.language import Facts, Values
+from proxy.policy.limits import Countable
+from proxy.policy.model import Default
+from proxy.policy.read import Policy
+from proxy.policy.rule import Rule
+from proxy.policy.table import Table
+from proxy.verdict import ALLOW, Decision, Ruling, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    """What decides in one phase for one tenant."""
+
+    table: Table
+    default: Ruling
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a phase decided: the rules that held, in order, and the ruling; `decided_by` None: the default did."""
+
+    ruling: Ruling
+    held: list[Rule]
+    decided_by: Rule | None
+
+
+@dataclass(slots=True)
+class Hits:
+    """How often a default decided."""
+
+    counts: dict[tuple[str | None, Phase], int] = field(default_factory=dict)
+
+
+class Policies:
+    """The compiled policies of one version. Immutable but for counters and limits."""
+
+    def __init__(self, policies: Iterable[Policy], version: str, tenants: Iterable[str] = ()) -> None:
+        self.version = version
+        self.policies = tuple(policies)
+        self.hits = Hits()
+        self._judgements: dict[tuple[str | None, Phase], _Judgement] = {}
+        for tenant in (None, *tenants):
+            for phase in PHASES:
+                if (judgement := self._judgement(tenant, phase)) is not None:
+                    self._judgements[tenant, phase] = judgement
+
+    def has(self, tenant: str | None, phase: Phase) -> bool:
+        """Whether anything is to be judged in this phase."""
+        return (tenant, phase) in self._judgements
+
+    def rules(self) -> Iterable[Rule]:
+        """Each rule, in the order of the files."""
+        return (rule for policy in self.policies for rule in policy.rules)
+
+    def rules_for(self, tenant: str | None, phase: Phase) -> list[Rule]:
+        """The enabled rules that are asked about this tenant's flows, in order."""
+        judgement = self._judgements.get((tenant, phase))
+        return [] if judgement is None else judgement.table.rules
+
+    def lists_for(self, tenant: str | None) -> dict[str, Values]:
+        """The named lists that this tenant's rules may speak of."""
+        found: dict[str, Values] = {}
+        for policy in self.policies:
+            if policy.tenant in (None, tenant):
+                found |= policy.lists
+        return found
+
+    def inherit(self, earlier: Policies) -> None:
+        """Take over counters and limits of the rules that were there before, by tenant, policy and name."""
+        known = {rule.identity: rule for rule in earlier.rules()}
+        self.hits = earlier.hits
+        for rule in self.rules():
+            before = known.get(rule.identity)
+            if before is not None:
+                rule.hits, rule.last_hit = before.hits, before.last_hit
+                if rule.limiter is not None and before.limiter is not None:
+                    rule.limiter.inherit(before.limiter)
+
+    def judge(self, tenant: str | None, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
+        """What is said in this phase about these facts, by field name; None: no policy speaks of it."""
+        if (tenant, phase) not in self._judgements:
+            return None
+        known = facts if isinstance(facts, Facts) else received(phase, facts)
+        return self.rule(tenant, phase, known)
+
+    def rule(
+        self, tenant: str | None, phase: Phase, facts: Facts, flow: Countable | None = None, *, again: bool = False
+    ) -> Ruling | None:
+        """The same, for a flow that limits count; `again`: it was let in before, and limits are not asked."""
+        judgement = self._judgements.get((tenant, phase))
+        if judgement is None:
+            return None
+        said: list[Rule] = []
+        for rule in judgement.table.matching(facts):
+            rule.hits += 1
+            rule.last_hit = facts["time.unix"]
+            if rule.is_final and not said:
+                return rule.ruling
+            if rule.limiter is not None and (over := _over(rule, facts, flow, again)) is not None:
+                return _joined(said, over)
+            said.append(rule)
+        if said and said[-1].is_final:
+            return _joined(said, said[-1].ruling)
+        counts = self.hits.counts
+        counts[tenant, phase] = counts.get((tenant, phase), 0) + 1
+        return _joined(said, judgement.default) if said else judgement.default
+
+    def try_out(self, tenant: str | None, phase: Phase, facts: Facts) -> Outcome | None:
+        """The same for a flow that never was: nothing is counted, and limits are not asked."""
+        judgement = self._judgements.get((tenant, phase))
+        if judgement is None:
+            return None
+        held = list(judgement.table.matching(facts))
+        if held and held[-1].is_final:
+            return Outcome(_joined(held, held[-1].ruling), held, held[-1])
+        return Outcome(_joined(held, judgement.default), held, None)
+
+    def _judgement(self, tenant: str | None, phase: Phase) -> _Judgement | None:
+        mine = [policy for policy in self.policies if policy.tenant is None]
+        mine += [policy for policy in self.policies if tenant is not None and policy.tenant == tenant]
+        rules = [rule for policy in mine for rule in policy.rules if rule.phase == phase]
+        stated = [policy for policy in mine if phase in policy.defaults]
+        if not rules and not stated:
+            return None
+        # two files that differ: the more careful one is right, whoever wrote it
+        denying = next((policy for policy in stated if policy.defaults[phase] == "deny"), None)
+        speaking = denying or (stated[-1] if stated else mine[-1])
+        return _Judgement(Table(rules), _default(speaking, phase, "deny" if denying else "allow"))
+
+
+def _default(policy: Policy, phase: Phase, default: Default) -> Ruling:
+    reason = "no rule decided" if phase in policy.defaults else "no rule decided, and no default is stated"
+    decision = Decision(
+        stage=phase, policy=policy.name, rule="default", version=policy.version, reason=reason,
+        action="block" if default == "deny" else "allow",
+    )  # fmt: skip
+    if default == "allow":
+        return Ruling(ALLOW, [decision])
+    denial = f"no rule of policy {policy.name} allows it"
+    return Ruling(Verdict(action="deny", reason=denial, refusal="reset"), [decision])
+
+
+def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruling | None:
+    """The denial of a flow that is over the rule's limit."""
+    limiter = rule.limiter
+    assert limiter is not None
+    key = facts[limiter.field] if limiter.field is not None else None
+    if again and flow is not None:
+        limiter.count(key, flow)
+        return None
+    why = limiter.refusal(key, flow, facts["time.unix"] or 0.0)
+    if why is None:
+        return None
+    # over the rate: silence, and the client's next SYN may pass; at the cap: say so, it has to wait for others
+    is_rate = why.endswith("second")
+    verdict = Verdict(action="deny", reason=f"rule {rule.name}: {why}", refusal="drop" if is_rate else "reset")
+    said = rule.decision
+    decision = Decision(
+        stage=said.stage, policy=said.policy, rule=said.rule, version=said.version, action="rate-limit", reason=why
+    )
+    return Ruling(verdict, [decision])
+
+
+def _joined(said: list[Rule], last: Ruling) -> Ruling:
+    """What rules said on the way to the ruling that decided: the first word on each matter holds."""
+    decisions = [rule.decision for rule in said]
+    decisions += [each for each in last.decisions if each not in decisions]
+    if last.verdict.is_denial:
+        return Ruling(last.verdict, decisions)
+    level = offramp = ttl_s = None
+    for rule in said:
+        verdict = rule.verdict
+        level = level or verdict.level
+        offramp = offramp or verdict.offramp
+        if verdict.ttl_s is not None:
+            ttl_s = verdict.ttl_s if ttl_s is None else min(ttl_s, verdict.ttl_s)
+    final = last.verdict
+    if final.ttl_s is not None:
+        ttl_s = final.ttl_s if ttl_s is None else min(ttl_s, final.ttl_s)
+    verdict = Verdict(
+        reason=final.reason, level=final.level or level, offramp=final.offramp or offramp, origin=final.origin,
+        ttl_s=ttl_s,
+    )  # fmt: skip
+    return Ruling(verdict, decisions)
+
+
+def join(network: Ruling | None, egress: Ruling | None) -> Ruling | None:
+    """What two phases say about one flow: a denial of either denies, and the later one has the last word on the way."""
+    if network is None or egress is None:
+        return network or egress
+    decisions = [*network.decisions, *egress.decisions]
+    if network.verdict.is_denial or egress.verdict.is_denial:
+        denying = network if network.verdict.is_denial else egress
+        return Ruling(denying.verdict, decisions)
+    one, other = network.verdict, egress.verdict
+    times = [each for each in (one.ttl_s, other.ttl_s) if each is not None]
+    verdict = Verdict(
+        reason=other.reason or one.reason, level=other.level or one.level, offramp=other.offramp or one.offramp,
+        origin=other.origin or one.origin, ttl_s=min(times) if times else None,
+    )  # fmt: skip
+    return Ruling(verdict, decisions)

@@ -1,0 +1,207 @@
+"""What rules are judged by: the facts of a live flow, read when a rule asks; and those of a flow that never was."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from proxy.context import TunnelContext
+from proxy.flow.flow import Flow
+from proxy.policy.fields import FIELDS, WEEKDAYS, Phase, domains
+from proxy.policy.language import Facts, Field, Kind
+from proxy.policy.model import FlowText
+from proxy.settings import suggest
+from proxy.settings.parts import DEFAULT_NETWORK, endpoint
+
+
+def tunnel_facts(context: TunnelContext, onramp: str, now: float) -> Facts:
+    """What is known of a client that asks for a tunnel. `now`: Unix seconds."""
+    return ImaginedFacts(
+        {
+            "time.unix": now,
+            "tenant": context.tenant,
+            "net.vnet_id": context.network or DEFAULT_NETWORK,
+            "net.onramp": onramp,
+            "identity.user": context.user,
+            "identity.email": _email(context.user),
+            "identity.groups[*].name": _group_names(context),
+            "identity.groups[*].id": _group_ids(context),
+            "device.name": context.device,
+            "device_posture.checks.passed": _posture(context, "passed"),
+            "device_posture.checks.failed": _posture(context, "failed"),
+            "tunnel.addresses": tuple(ipaddress.ip_address(each).packed for each in context.addresses),
+        }
+    )
+
+
+class FlowFacts(Facts):
+    """Facts of a live flow. Those that a rule asks for are read from it once."""
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, flow: Flow, now: float) -> None:
+        """`now`: Unix seconds."""
+        carrier = flow.carrier
+        super().__init__(
+            {
+                "net.src.ip": flow.source,
+                "net.dst.ip": flow.destination,
+                "net.dst.port": flow.destination_port,
+                "net.protocol": flow.protocol,
+                "identity.user": carrier.user,
+                "time.unix": now,
+            }
+        )
+        self._flow = flow
+
+    def __missing__(self, key: str) -> Any:
+        read = _READERS.get(key)
+        value = self[key] = _of_time(key, self["time.unix"]) if read is None else read(self._flow)
+        return value
+
+    def all(self, phase: Phase) -> dict[str, Any]:
+        """All that is known for a phase, as plain data that another process can judge by."""
+        return {field.name: value for field in FIELDS[phase] if (value := self[field.name]) is not None}
+
+
+def _email(user: str | None) -> str | None:
+    return user if user is not None and "@" in user else None
+
+
+def _context(flow: Flow) -> TunnelContext | None:
+    """What the client said of itself; None for on-ramps where nobody says anything."""
+    return getattr(flow.carrier, "context", None)
+
+
+def _group_names(context: TunnelContext | None) -> tuple[str, ...]:
+    return () if context is None else tuple(each if isinstance(each, str) else each.name for each in context.groups)
+
+
+def _group_ids(context: TunnelContext | None) -> tuple[str, ...]:
+    groups = () if context is None else context.groups
+    return tuple(each.id for each in groups if not isinstance(each, str) and each.id is not None)
+
+
+def _posture(context: TunnelContext | None, which: Literal["passed", "failed"]) -> tuple[str, ...]:
+    return () if context is None or context.posture is None else tuple(getattr(context.posture, which))
+
+
+_READERS: dict[str, Callable[[Flow], Any]] = {
+    "tenant": lambda flow: flow.tenant.name,
+    "net.vnet_id": lambda flow: flow.carrier.network.name,
+    "net.onramp": lambda flow: flow.onramp,
+    "net.site": lambda flow: flow.carrier.site,
+    "net.tunnel": lambda flow: flow.carrier.id,
+    "identity.email": lambda flow: _email(flow.carrier.user),
+    "identity.groups[*].name": lambda flow: _group_names(_context(flow)),
+    "identity.groups[*].id": lambda flow: _group_ids(_context(flow)),
+    "device.name": lambda flow: flow.carrier.device,
+    "device_posture.checks.passed": lambda flow: _posture(_context(flow), "passed"),
+    "device_posture.checks.failed": lambda flow: _posture(_context(flow), "failed"),
+    "net.src.port": lambda flow: flow.source_port,
+    "net.route": lambda flow: flow.route,
+    "net.offramp": lambda flow: flow.offramp,
+}
+
+
+def _of_time(key: str, unix: float) -> Any:
+    """What `time.…` is then; None for anything else."""
+    if key == "time.hour":
+        return int(unix // 3600 % 24)
+    if key == "time.weekday":
+        return WEEKDAYS[int(unix // 86_400 + 3) % 7]  # 1970 began on a Thursday
+    return None
+
+
+class ImaginedFacts(Facts):
+    """Facts of something that never was."""
+
+    __slots__ = ()
+
+    def __missing__(self, key: str) -> Any:
+        return _of_time(key, self["time.unix"]) if key != "time.unix" and "time.unix" in self else None
+
+
+def imagine(written: FlowText, phase: Phase, now: float) -> ImaginedFacts:
+    """The facts that `written` describes; ValueError (what is wrong, the key that it is about)."""
+    facts = ImaginedFacts({"time.unix": _moment(written, now), "net.protocol": written.protocol})
+    facts.update(
+        {
+            "tenant": written.tenant,
+            "net.vnet_id": written.network or "default",
+            "net.onramp": written.onramp,
+            "net.site": written.site,
+            "identity.user": written.user,
+            "identity.email": _email(written.user),
+            "identity.groups[*].name": tuple(written.groups),
+            "device.name": written.device,
+            "device_posture.checks.passed": tuple(written.posture),
+        }
+    )
+    for key, text in (("src", written.src), ("dst", written.dst)):
+        if text is not None:
+            address, port = _address(key, text)
+            facts[f"net.{key}.ip"] = address
+            facts[f"net.{key}.port"] = port
+    if written.port is not None:
+        facts["net.dst.port"] = written.port
+    if written.host is not None:
+        host = written.host.lower()
+        facts.update(dict.fromkeys(("net.dst.host", "net.sni.host", "http.request.host", "dns.fqdn"), host))
+        facts.update(dict.fromkeys(("net.sni.domains", "http.request.domains", "dns.domains"), domains(host)))
+    for name, value in written.facts.items():
+        known = FIELDS[phase].by_name
+        if name not in known:
+            raise ValueError(f"unknown field '{name}'{suggest(name, known)}", "facts")
+        facts[name] = _value(known[name], value)
+    return facts
+
+
+def received(phase: Phase, facts: Mapping[str, Any]) -> Facts:
+    """Facts that came as plain data: addresses may be text there, and arrays lists."""
+    known = FIELDS[phase].by_name
+    return ImaginedFacts({name: _value(known[name], value) for name, value in facts.items() if name in known})
+
+
+def _value(field: Field, value: Any) -> Any:
+    if value is None or (field.is_map and isinstance(value, Mapping)):
+        return value
+    values = [value] if isinstance(value, str | bytes | int | float) else value
+    wrong = f"expected {field.described} for {field.name} (found {value!r})"
+    if not isinstance(values, list | tuple) or (not field.is_array and len(values) != 1):
+        raise ValueError(wrong, "facts")
+    if field.kind is Kind.ADDRESS:
+        try:
+            values = [each if isinstance(each, bytes) else ipaddress.ip_address(each).packed for each in values]
+        except ValueError:
+            raise ValueError(wrong, "facts") from None
+    wanted = {Kind.ADDRESS: bytes, Kind.TEXT: str, Kind.NUMBER: (int, float), Kind.FLAG: bool}[field.kind]
+    if not all(isinstance(each, wanted) for each in values):  # type: ignore[arg-type]
+        raise ValueError(wrong, "facts")
+    return tuple(values) if field.is_array else values[0]
+
+
+def _address(key: str, text: str) -> tuple[bytes, int | None]:
+    try:
+        return ipaddress.ip_address(text).packed, None
+    except ValueError:
+        pass
+    try:
+        address, port = endpoint(text)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}", key) from None
+    return address.packed, port
+
+
+def _moment(written: FlowText, now: float) -> float:
+    if written.time is None:
+        return now
+    try:
+        moment = datetime.fromisoformat(written.time)
+    except ValueError:
+        raise ValueError(
+            f"time: expected ISO 8601, such as 2026-11-28T09:30 (found '{written.time}')", "time"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,100 @@
+"""The policies in force: asked about each new flow, loaded anew as a whole, and live flows judged again by them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from proxy.context import TunnelContext
+from proxy.flow.flow import Flow
+from proxy.policy.engine import Policies, join
+from proxy.policy.facts import FlowFacts, tunnel_facts
+from proxy.policy.load import compile_policies
+from proxy.policy.source import Source
+from proxy.settings import DocumentError
+from proxy.verdict import ALLOW, Decision, Ruling
+
+log = logging.getLogger(__name__)
+
+SLICE = 100  # live flows that are judged again at once: half a millisecond to a millisecond
+PAUSE_S = 0.0005  # between two slices: packets go first
+NO_POLICY = Ruling(
+    ALLOW, [Decision(stage="network", policy="default", action="allow", reason="no policy is in force for the tenant")]
+)
+
+
+class PolicyJudge:
+    """Judges by the policies in force."""
+
+    def __init__(self, source: Source, tenants: Iterable[str], live: Callable[[], Iterable[Flow]]) -> None:
+        """Load at once; DocumentError. `live`: all flows that are under way."""
+        self.source, self._tenants, self._live = source, tuple(tenants), live
+        self.policies = compile_policies(source, self._tenants, time.time())
+        self.loaded_at = time.time()
+        self.problem: str | None = None  # why the last reload was refused
+        self.revoked = 0
+        self._reloading = asyncio.Lock()
+        self._changed: list[Callable[[Policies], None]] = []
+
+    def judge(self, flow: Flow) -> Ruling:
+        """The verdict on a flow. It is counted by limits unless it was judged before."""
+        policies, tenant = self.policies, flow.tenant.name
+        again = any(each.version is not None for each in flow.decisions) if flow.decisions else False
+        facts = FlowFacts(flow, time.time())
+        network = policies.rule(tenant, "network", facts, flow, again=again)
+        if policies.has(tenant, "egress") and not (network is not None and network.verdict.is_denial):
+            network = join(network, policies.rule(tenant, "egress", facts, flow, again=again))
+        return network or NO_POLICY
+
+    def judge_tunnel(self, context: TunnelContext, onramp: str) -> Ruling | None:
+        """The verdict on a client that asks for a tunnel; None: no policy speaks of tunnels."""
+        if not self.policies.has(context.tenant, "tunnel"):
+            return None
+        return self.policies.rule(context.tenant, "tunnel", tunnel_facts(context, onramp, time.time()))
+
+    def subscribe(self, changed: Callable[[Policies], None]) -> None:
+        """Call `changed` with the policies of each later version, before flows are judged by them."""
+        self._changed.append(changed)
+
+    async def reload(self) -> Policies:
+        """Take what the source has now, as a whole; DocumentError: something is wrong with it, and nothing changes."""
+        async with self._reloading:
+            try:
+                # parsing is no work for the loop: 10,000 rules take seconds
+                fresh = await asyncio.to_thread(compile_policies, self.source, self._tenants, time.time())
+            except DocumentError as error:
+                self.problem = str(error)
+                log.warning("policies stay as they are (version %s): %s", self.policies.version, error)
+                raise
+            self.problem = None
+            fresh.inherit(self.policies)
+            before, self.policies, self.loaded_at = self.policies.version, fresh, time.time()
+            for changed in self._changed:
+                changed(fresh)
+            if fresh.version != before:
+                log.info("policies are of version %s now (%s before)", fresh.version, before)
+                await self.judge_again()
+            return fresh
+
+    async def judge_again(self) -> None:
+        """Judge all live flows by what is in force now, slice by slice; those that may no longer be, end."""
+        flows = [flow for flow in self._live() if not flow.is_ended]
+        for start in range(0, len(flows), SLICE):
+            for flow in flows[start : start + SLICE]:
+                if not flow.is_ended and flow.handler is not None and flow.decisions:
+                    self._judge_again(flow)
+            await asyncio.sleep(PAUSE_S)
+
+    def _judge_again(self, flow: Flow) -> None:
+        ruling = self.judge(flow)
+        was_elsewhere = any(each.action == "quarantine" and each.enforced for each in flow.decisions)
+        is_elsewhere = ruling.verdict.origin is not None
+        if not ruling.verdict.is_denial and was_elsewhere == is_elsewhere:
+            return
+        self.revoked += 1
+        flow.decisions = [*flow.decisions, *(each for each in ruling.decisions if each not in flow.decisions)]
+        if ruling.verdict.is_denial:
+            flow.verdict = "denied"
+        flow.handler.end("policy_revoked")

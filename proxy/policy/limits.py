@@ -1,0 +1,77 @@
+"""How many flows a rule lets through: at once, and in a second; counted for each tenant, user, device or source."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Protocol
+
+from proxy.policy.model import Per
+
+PRUNE_S = 0.05  # ended flows are counted for so long at most
+MOST_KEYS = 100_000  # buckets that are full again are forgotten beyond this many
+
+FIELD_OF_PER: dict[Per, str | None] = {
+    "rule": None, "tenant": "tenant", "user": "identity.user", "device": "device.name", "source": "net.src.ip",
+}  # fmt: skip
+
+
+class Countable(Protocol):
+    """A flow, as far as limits are concerned."""
+
+    @property
+    def is_ended(self) -> bool: ...
+
+
+class Limiter:
+    """Token buckets and counts of one rule. Its state stays when the policy is loaded anew."""
+
+    def __init__(self, flows: int | None, flows_per_s: float | None, per: Per) -> None:
+        self.flows, self.flows_per_s, self.per = flows, flows_per_s, per
+        self.field = FIELD_OF_PER[per]
+        self._burst = max(1.0, flows_per_s or 0.0)
+        self._buckets: dict[Hashable, tuple[float, float]] = {}  # tokens, at a time
+        self._live: dict[Hashable, set[Countable]] = {}
+        self._pruned: dict[Hashable, float] = {}
+
+    def inherit(self, earlier: Limiter) -> None:
+        """Go on where the same rule of the version before was."""
+        if earlier.per == self.per:
+            self._buckets, self._live, self._pruned = earlier._buckets, earlier._live, earlier._pruned
+
+    def count(self, key: Hashable, flow: Countable) -> None:
+        """A flow that was let in already is one of those at once."""
+        if self.flows is not None:
+            self._live.setdefault(key, set()).add(flow)
+
+    def refusal(self, key: Hashable, flow: Countable | None, now: float) -> str | None:
+        """Why this flow may not begin now (seconds), or None; then it is counted. A flow is counted once."""
+        live = self._live.get(key) if self.flows is not None else None
+        if live is not None and flow in live:
+            return None
+        if self.flows is not None and live is not None and len(live) >= self.flows and not self._prune(key, live, now):
+            return f"{self.flows} flows at once are reached"
+        if self.flows_per_s is not None and not self._take(key, now):
+            return f"more than {self.flows_per_s:g} flows in a second"
+        if self.flows is not None and flow is not None:
+            if live is None:
+                live = self._live[key] = set()
+            live.add(flow)
+        return None
+
+    def _prune(self, key: Hashable, live: set[Countable], now: float) -> bool:
+        """Whether there is room, once those that have ended are forgotten."""
+        if now - self._pruned.get(key, -1.0) >= PRUNE_S:
+            self._pruned[key] = now
+            live -= {flow for flow in live if flow.is_ended}
+        return len(live) < (self.flows or 0)
+
+    def _take(self, key: Hashable, now: float) -> bool:
+        rate = self.flows_per_s or 0.0
+        tokens, at = self._buckets.get(key, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - at) * rate)
+        if len(self._buckets) > MOST_KEYS:
+            full = [each for each, (left, then) in self._buckets.items() if left + (now - then) * rate >= self._burst]
+            for each in full:
+                del self._buckets[each]
+        self._buckets[key] = (tokens - 1, now) if tokens >= 1 else (tokens, now)
+        return tokens >= 1

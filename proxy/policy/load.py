@@ -1,0 +1,84 @@
+"""All policies as one transaction: files read, compiled, and their tests run; or one mistake, and nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from proxy.policy.engine import Outcome, Policies
+from proxy.policy.facts import imagine
+from proxy.policy.language import Values
+from proxy.policy.lists import ReadFile
+from proxy.policy.read import Policy, read_policy, version_of
+from proxy.policy.source import Source, SourceFile
+from proxy.settings import Document, DocumentError, parse
+from proxy.settings.document import Place
+
+
+def compile_policies(source: Source, tenants: Iterable[str], now: float) -> Policies:
+    """The policies of a source as they are now; DocumentError: the first mistake, or test that fails. `now`: Unix s."""
+    policies: list[Policy] = []
+    known: dict[str, Values] = {}
+    for file in source.get():
+        policy = read_policy(parse(file.text(), file.path), file.tenant, _reader(file), known)
+        if file.tenant is None:
+            known |= policy.lists
+        if any(each.name == policy.name and each.tenant == file.tenant for each in policies):
+            raise policy.document.error(f"another policy has the name '{policy.name}'", ("name",))
+        policies.append(policy)
+    compiled = Policies(policies, version_of(policy.version for policy in policies), tenants)
+    for policy in policies:
+        run_tests(compiled, policy, now)
+    return compiled
+
+
+def run_tests(policies: Policies, policy: Policy, now: float) -> None:
+    """Try each of the tests that stand in a policy; DocumentError for the first that comes out otherwise."""
+    for index, test in enumerate(policy.tests):
+        place: Place = ("tests", index)
+        try:
+            facts = imagine(test.flow, test.phase, now)
+        except ValueError as error:
+            message, *key = error.args
+            raise policy.document.error(str(message), (*place, "flow", *key), at_key=bool(key)) from None
+        tenant = policy.tenant or test.flow.tenant
+        if facts["tenant"] is None:
+            facts["tenant"] = tenant
+        outcome = policies.try_out(tenant, test.phase, facts)
+        name = f"test '{test.name}'" if test.name else f"test {index + 1}"
+        if outcome is None:
+            outcome = policies.try_out(None, test.phase, facts)
+        if outcome is None:
+            raise policy.document.error(f"{name} fails: no rule is of phase {test.phase}", place)
+        wanted = {"deny": "block"}.get(test.expect, test.expect)
+        came, by = action_of(outcome), decided_by(outcome)
+        heard = [rule.name for rule in outcome.held]
+        is_said = wanted == came or any(rule.action == wanted for rule in outcome.held)
+        if not is_said or (test.rule is not None and test.rule not in (*heard, by)):
+            expected = wanted + (f" by rule '{test.rule}'" if test.rule else "")
+            raise policy.document.error(f"{name} fails: expected {expected}, and it is {came} by {_shown(by)}", place)
+
+
+def action_of(outcome: Outcome) -> str:
+    """What became of the flow: the action that decided."""
+    if outcome.decided_by is not None:
+        return outcome.decided_by.action
+    return "block" if outcome.ruling.verdict.is_denial else "allow"
+
+
+def decided_by(outcome: Outcome) -> str:
+    """The name of the rule that decided, or `default`."""
+    return outcome.decided_by.name if outcome.decided_by is not None else "default"
+
+
+def _shown(rule: str) -> str:
+    return "default" if rule == "default" else f"rule '{rule}'"
+
+
+def _reader(file: SourceFile) -> ReadFile:
+    def read(name: str, document: Document, place: Place) -> str:
+        try:
+            return file.beside(name)
+        except DocumentError as error:
+            raise document.error(f"the file '{name}': {error.message}", place) from None
+
+    return read

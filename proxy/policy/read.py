@@ -1,0 +1,167 @@
+"""A policy file into compiled rules: every mistake with its file, line and column."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.policy import selectors
+from proxy.policy.combinations import check_combination
+from proxy.policy.fields import FIELDS, Phase
+from proxy.policy.language import ExpressionError, Step, Values, compile_expression
+from proxy.policy.limits import Limiter
+from proxy.policy.lists import Lists, ReadFile
+from proxy.policy.model import Default, PolicyText, RuleText, TestText
+from proxy.policy.rule import Rule
+from proxy.policy.schedule import Schedule
+from proxy.settings import Document, DocumentError
+from proxy.settings.document import Place
+from proxy.settings.parts import endpoint
+from proxy.verdict import Decision, Verdict
+
+MAX_RULES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One file, compiled."""
+
+    name: str
+    tenant: str | None  # None: of all
+    version: str
+    document: Document
+    rules: tuple[Rule, ...]
+    lists: dict[str, Values]
+    defaults: dict[Phase, Default]
+    tests: list[TestText]
+
+
+def read_policy(
+    document: Document, tenant: str | None, read_file: ReadFile, known: Mapping[str, Values],
+) -> Policy:  # fmt: skip
+    """The policy in `document`, of a tenant or of all; `known`: lists of the global ones. DocumentError."""
+    text = document.convert(PolicyText)
+    if len(text.rules) > MAX_RULES:
+        raise document.error(f"more than {MAX_RULES:,} rules ({len(text.rules):,})", ("rules",))
+    name = text.name or Path(document.file).stem
+    beside: list[str] = []
+
+    def read(file: str, document: Document, place: Place) -> str:
+        beside.append(read_file(file, document, place))
+        return beside[-1]
+
+    lists = Lists(document, text.lists, read, known).all()
+    version = version_of([document.source, *beside])
+    reader = _Rules(document, name, tenant, version, lists)
+    rules = sorted(reader.read(text.rules), key=lambda rule: rule.precedence)
+    defaults: dict[Phase, Default] = {}
+    if isinstance(text.default, dict):
+        defaults = dict(text.default)
+    elif text.default is not None:
+        defaults = {"network": text.default}
+    return Policy(name, tenant, version, document, tuple(rules), lists, defaults, text.tests)
+
+
+def version_of(texts: Iterable[str]) -> str:
+    """A short name for a content: the same for the same texts."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:12]
+
+
+class _Rules:
+    def __init__(
+        self, document: Document, policy: str, tenant: str | None, version: str, lists: dict[str, Values]
+    ) -> None:
+        self._document, self._policy, self._tenant, self._version = document, policy, tenant, version
+        self._lists = lists
+        self._compiled: dict[tuple[Phase, str], list[Step]] = {}  # many rules say the same of a field
+
+    def read(self, texts: list[RuleText]) -> Iterator[Rule]:
+        names: dict[str, int] = {}
+        precedence = 0
+        for index, text in enumerate(texts):
+            place: Place = ("rules", index)
+            if (earlier := names.setdefault(text.name, index)) != index:
+                line = self._document.error("", ("rules", earlier, "name")).line
+                raise self._document.error(f"the name '{text.name}' stands in line {line} already", (*place, "name"))
+            precedence = precedence if text.precedence is None else text.precedence
+            with _at(self._document, place):
+                check_combination(text, self._tenant)
+            yield self._rule(text, place, precedence)
+
+    def _rule(self, text: RuleText, place: Place, precedence: int) -> Rule:
+        document = self._document
+        steps = [] if text.when is None else list(self._when(text, place))
+        with _at(document, place):
+            written = list(selectors.conditions(text))
+        for key, condition in written:
+            try:
+                steps += self._compile(text.phase, condition)
+            except ExpressionError as error:
+                raise document.error(f"{key}: {error.message}", (*place, key)) from None
+        schedule = None
+        if text.schedule is not None:
+            with _at(document, (*place, "schedule")):
+                schedule = Schedule(text.schedule)
+        limiter = None
+        if text.action == "rate-limit":
+            limiter = Limiter(text.flows, text.flows_per_s, text.per or "tenant")
+        action = text.would or "block" if text.action == "audit" else text.action
+        decision = Decision(
+            stage=text.phase, policy=self._policy, rule=text.name, version=self._version,
+            action="block" if action == "deny" else action, enforced=text.action != "audit", reason=text.reason,
+        )  # fmt: skip
+        return Rule(
+            text.name, self._policy, self._tenant, text.phase, precedence, text.action, self._verdict(text, place),
+            decision, steps, document.file, document.error("", place).line, text.enabled, schedule, limiter,
+        )  # fmt: skip
+
+    def _when(self, text: RuleText, place: Place) -> list[Step]:
+        assert text.when is not None
+        try:
+            return self._compile(text.phase, text.when)
+        except ExpressionError as error:
+            raise self._document.error_inside(error.message, (*place, "when"), error.line, error.column) from None
+
+    def _compile(self, phase: Phase, text: str) -> list[Step]:
+        steps = self._compiled.get((phase, text))
+        if steps is None:
+            steps = self._compiled[phase, text] = compile_expression(text, FIELDS[phase], self._lists).steps
+        return steps
+
+    def _verdict(self, text: RuleText, place: Place) -> Verdict:
+        reason = text.reason or f"rule {text.name} of policy {self._policy}"
+        if text.action == "block":
+            return Verdict(action="deny", reason=reason, refusal=text.refusal or "reset")
+        if text.action == "inspect":
+            return Verdict(level=text.level or "http", ttl_s=text.ttl_s)
+        if text.action == "do-not-inspect":
+            return Verdict(level="packet", ttl_s=text.ttl_s)
+        if text.action == "route":
+            return Verdict(offramp=text.offramp, ttl_s=text.ttl_s)
+        if text.action == "quarantine":
+            assert text.origin is not None
+            try:
+                address, port = endpoint(text.origin)
+            except ValueError as error:
+                raise self._document.error(f"origin: {error}", (*place, "origin")) from None
+            return Verdict(origin=(str(address), port), reason=reason, ttl_s=text.ttl_s)
+        return Verdict(ttl_s=text.ttl_s)
+
+
+@contextlib.contextmanager
+def _at(document: Document, place: Place) -> Iterator[None]:
+    """A ValueError(message, key) in here is about the key at `place`."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, DocumentError):
+            raise
+        message, *key = error.args
+        raise document.error(str(message), (*place, *key), at_key=bool(key)) from None

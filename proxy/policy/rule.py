@@ -1,0 +1,56 @@
+"""A compiled rule: what must hold, what it then says, and how often it was asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from proxy.policy.fields import Phase
+from proxy.policy.language import Facts, Step
+from proxy.policy.limits import Limiter
+from proxy.policy.model import DECIDING, Action
+from proxy.policy.schedule import Schedule
+from proxy.verdict import Decision, Ruling, Verdict
+
+
+@dataclass(slots=True)
+class Rule:
+    """One rule of one version of a policy."""
+
+    name: str
+    policy: str
+    tenant: str | None  # None: of all
+    phase: Phase
+    precedence: int
+    action: Action
+    verdict: Verdict
+    decision: Decision
+    steps: list[Step]
+    file: str
+    line: int | None
+    is_enabled: bool = True
+    schedule: Schedule | None = None
+    limiter: Limiter | None = None
+    hits: int = 0
+    last_hit: float | None = None  # Unix seconds
+    ruling: Ruling = field(init=False)  # when nothing else was said
+
+    def __post_init__(self) -> None:
+        self.ruling = Ruling(self.verdict, [self.decision])
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the phase ends with it."""
+        return self.action in DECIDING
+
+    @property
+    def identity(self) -> tuple[str | None, str, str]:
+        """What it is known by in the next version."""
+        return self.tenant, self.policy, self.name
+
+    def matches(self, facts: Facts) -> bool:
+        """Whether everything holds that it asks for: what the index over its table says, only slower."""
+        return self.is_enabled and all(step.test(facts) for step in self.steps) and self.is_on(facts)
+
+    def is_on(self, facts: Facts) -> bool:
+        """Whether its schedule holds now."""
+        return self.schedule is None or self.schedule.holds(facts["time.unix"] or 0.0)

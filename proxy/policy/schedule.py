@@ -1,0 +1,72 @@
+"""When a rule holds: times of day by weekday, in a time zone (the format of Gateway's schedules)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from proxy.policy.fields import WEEKDAYS
+from proxy.settings import suggest
+
+_SPAN = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
+DAY = 24 * 60
+
+
+class Schedule:
+    """`mon: "08:00-12:30,13:30-17:00"` and so on; a day that is not named has no such times."""
+
+    def __init__(self, written: Mapping[str, str]) -> None:
+        """ValueError says what is wrong; its second argument is the key that it is about."""
+        self.zone: tzinfo = UTC
+        self._spans: dict[int, list[tuple[int, int]]] = {}  # minutes of the day, by weekday from Monday
+        for key, text in written.items():
+            if key == "time_zone":
+                self.zone = _zone(text)
+            elif key not in WEEKDAYS:
+                raise ValueError(f"unknown day '{key}'{suggest(key, (*WEEKDAYS, 'time_zone'))}", key)
+            else:
+                self._spans[WEEKDAYS.index(key)] = [_span(part.strip(), key) for part in text.split(",")]
+
+    def holds(self, unix: float) -> bool:
+        """Whether the time `unix`, in seconds, is in one of its spans."""
+        return self._holds(int(unix // 60))
+
+    def next_change(self, unix: float) -> float | None:
+        """Seconds since 1970 of the next moment at which `holds` changes, within eight days; None: it never does."""
+        start = int(unix // 60)
+        now = self.holds(unix)
+        here = datetime.fromtimestamp(start * 60, self.zone)
+        edges = set()
+        for day in range(9):
+            date = (here + timedelta(days=day)).date()
+            for minute in {minute for span in self._spans.get(date.weekday(), ()) for minute in span} | {0}:
+                moment = datetime(date.year, date.month, date.day, tzinfo=self.zone) + timedelta(minutes=minute)
+                edges.add(moment.timestamp())
+        return next((edge for edge in sorted(edges) if edge > unix and self.holds(edge) != now), None)
+
+    @lru_cache(maxsize=64)  # noqa: B019 -- a few minutes of one schedule, which lives as long as its rules
+    def _holds(self, minute: int) -> bool:
+        here = datetime.fromtimestamp(minute * 60, self.zone)
+        of_day = here.hour * 60 + here.minute
+        return any(first <= of_day < last for first, last in self._spans.get(here.weekday(), ()))
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, LookupError):
+        raise ValueError(f"unknown time zone '{name}'", "time_zone") from None
+
+
+def _span(text: str, key: str) -> tuple[int, int]:
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        raise ValueError(f'expected times such as "08:00-17:30" (found {text!r})', key)
+    hour, minute, until, more = (int(each) for each in match.groups())
+    first, last = hour * 60 + minute, until * 60 + more
+    if not first < last <= DAY:
+        raise ValueError(f"the end is not behind the beginning: {text}", key)
+    return first, last

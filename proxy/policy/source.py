@@ -1,0 +1,106 @@
+"""Where policies come from: a source gives texts, and says when they have changed. Files, for one machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from proxy.settings import DocumentError
+
+MAX_BYTES = 64 << 20  # of one file
+
+
+class SourceFile(Protocol):
+    """One policy: whose it is, and its text."""
+
+    @property
+    def path(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    @property
+    def tenant(self) -> str | None:
+        """None: of all tenants."""
+        ...
+
+    def text(self) -> str:
+        """The YAML of it; DocumentError when it cannot be had."""
+        ...
+
+    def beside(self, name: str) -> str:
+        """The text of a list that it names; DocumentError when it cannot be had."""
+        ...
+
+
+class Source(Protocol):
+    """Policies and lists of all tenants. What `get` gives is applied as one transaction, or not at all."""
+
+    def get(self) -> Sequence[SourceFile]:
+        """What is in force from now on, the global ones first."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether there is something else than `get` gave last."""
+        ...
+
+
+@dataclass
+class FileSource:
+    """Policies in files. Lists beside them are named relative to the file that names them."""
+
+    of_all: Sequence[str]
+    of_tenants: Sequence[tuple[str, str]]  # (tenant, path)
+    _seen: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def get(self) -> list[PolicyFile]:
+        """The files, to be read now."""
+        self._seen = {}
+        files = [PolicyFile(path, None, self._seen) for path in self.of_all]
+        return files + [PolicyFile(path, tenant, self._seen) for tenant, path in self.of_tenants]
+
+    def changed(self) -> bool:
+        """Whether a file that was read has been written since."""
+        return any(_stamp(path) != stamp for path, stamp in self._seen.items())
+
+
+@dataclass
+class PolicyFile:
+    """One file."""
+
+    path: str
+    tenant: str | None
+    seen: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """What stands in it."""
+        return self._read(self.path)
+
+    def beside(self, name: str) -> str:
+        """What stands in another file, relative to this one."""
+        return self._read(str(Path(self.path).parent / name))
+
+    def _read(self, path: str) -> str:
+        self.seen[path] = _stamp(path)
+        try:
+            with open(path, "rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise DocumentError((error.strerror or str(error)).lower(), path) from None
+        if len(raw) > MAX_BYTES:
+            raise DocumentError(f"larger than {MAX_BYTES >> 20} MiB", path)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DocumentError("not UTF-8 text", path, raw.count(b"\n", 0, error.start) + 1, 1) from None
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    """What changes when a file is written or replaced."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0, 0
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,0 +1,146 @@
+"""The rules of one phase in their order, and an index: rules that an indexed field rules out are not evaluated.
+
+Each field that several rules require something of has an index from its values to bit sets of rules; their
+intersection is what is left to evaluate (the bit vector scheme of Lakshman and Stiliadis, SIGCOMM 1998). What a rule
+requires of such fields is then known to hold, so that a rule of nothing else is not evaluated at all.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from proxy.policy.language import Facts, Kind, Requirement, conjunction
+from proxy.policy.language.prefixes import PrefixTree
+from proxy.policy.language.sets import NumberSet
+from proxy.policy.rule import Rule
+
+LEAST = 2  # rules that require something of a field, for it to be worth a look-up
+REMEMBERED = 16_384  # addresses whose bits are known
+
+Test = Callable[[Facts], bool]
+
+
+class FieldIndex:
+    """Bit sets of rules by one field's values."""
+
+    __slots__ = ("_again", "_exact", "_is_array", "_lows", "_pieces", "_tree", "others")
+
+    def __init__(self, requirements: Sequence[tuple[int, Requirement]], everything: int) -> None:
+        """`requirements`: by number of the rule."""
+        field = requirements[0][1].field
+        self._is_array = field.is_array
+        self._exact: dict[Any, int] = {}
+        self._again: dict[Any, int] = {}
+        self._tree = PrefixTree() if field.kind is Kind.ADDRESS else None
+        self.others = everything  # rules that do not speak of the field
+        ranges: list[tuple[float, float, int]] = []
+        for number, required in requirements:
+            bit = 1 << number
+            self.others &= ~bit
+            values = required.values
+            for value in values.single:
+                self._exact[value] = self._exact.get(value, 0) | bit
+            for network in values.networks:
+                assert self._tree is not None
+                self._tree.add(network.network_address.packed, network.prefixlen, bit)
+            ranges += [(low, high, bit) for low, high in NumberSet(frozenset(), values.ranges).spans()]
+        if self._tree is not None and not self._tree.count:
+            self._tree = None
+        self._lows, self._pieces = _pieces(ranges)
+
+    def find(self, value: Any) -> int:
+        """The rules that a flow with this value of the field may still meet."""
+        if value is None:
+            return self.others
+        if self._is_array:
+            bits = self.others
+            for element in value:
+                bits |= self._bits(element)
+            return bits
+        return self._bits(value) | self.others
+
+    def _bits(self, value: Any) -> int:
+        if self._tree is not None:
+            bits = self._again.get(value)
+            if bits is None:
+                if len(self._again) > REMEMBERED:
+                    self._again.clear()
+                bits = self._again[value] = self._tree.find(value) | self._exact.get(value, 0)
+            return bits
+        bits = self._exact.get(value, 0)
+        if self._lows:
+            at = bisect.bisect_right(self._lows, value) - 1
+            if at >= 0:
+                bits |= self._pieces[at]
+        return bits
+
+
+class Table:
+    """The enabled rules of one phase, for one tenant: the global ones first, each by ascending precedence."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = [rule for rule in rules if rule.is_enabled]
+        everything = (1 << len(self.rules)) - 1
+        wanted: dict[str, list[tuple[int, Requirement]]] = {}
+        counts = Counter(name for rule in self.rules for name in {r.field.name for r in _required(rule)})
+        self._rests: list[Test | None] = []
+        for number, rule in enumerate(self.rules):
+            rest: list[Test] = []
+            seen: set[str] = set()
+            for step in rule.steps:
+                name = step.requires.field.name if step.requires is not None else ""
+                if step.requires is None or counts[name] < LEAST or name in seen:
+                    rest.append(step.test)
+                else:
+                    wanted.setdefault(name, []).append((number, step.requires))
+                    seen.add(name)
+            if rule.schedule is not None:
+                rest.append(rule.is_on)
+            self._rests.append(conjunction(rest) if rest else None)
+        # those first that leave the fewest rules
+        indexes = [(name, FieldIndex(required, everything)) for name, required in wanted.items()]
+        self._indexes = sorted(indexes, key=lambda each: each[1].others.bit_count())
+        self._everything = everything
+
+    def matching(self, facts: Facts) -> Iterator[Rule]:
+        """The rules that hold, in order; the last one is the first that decides, if there is one."""
+        bits = self._everything
+        for name, index in self._indexes:
+            bits &= index.find(facts[name])
+            if not bits:
+                return
+        rules, rests = self.rules, self._rests
+        while bits:
+            lowest = bits & -bits
+            number = lowest.bit_length() - 1
+            rest = rests[number]
+            if rest is None or rest(facts):
+                rule = rules[number]
+                yield rule
+                if rule.is_final:
+                    return
+            bits ^= lowest
+
+
+def _required(rule: Rule) -> Iterator[Requirement]:
+    return (step.requires for step in rule.steps if step.requires is not None)
+
+
+def _pieces(ranges: list[tuple[float, float, int]]) -> tuple[list[float], list[int]]:
+    """Ranges of numbers that overlap, as pieces that do not: where each begins, and its bits."""
+    starts: dict[float, int] = {}
+    ends: dict[float, int] = {}
+    for low, high, bit in ranges:
+        behind = high + 1 if isinstance(high, int) else math.nextafter(high, math.inf)
+        starts[low] = starts.get(low, 0) | bit
+        ends[behind] = ends.get(behind, 0) | bit
+    edges = sorted({*starts, *ends})
+    pieces, bits = [], 0
+    for edge in edges:
+        bits = bits & ~ends.get(edge, 0) | starts.get(edge, 0)
+        pieces.append(bits)
+    return edges, pieces

@@ -1,0 +1,65 @@
+"""Where in a YAML file a character of a text stands: texts may be quoted, folded, or blocks of lines."""
+
+from __future__ import annotations
+
+import re
+
+_ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|\n\s*|.)")
+
+
+def inside(source: str, mark: tuple[int, int], value: str, line: int, column: int) -> tuple[int, int]:
+    """Line and column in `source` of the character at `line` and `column` of `value`, which is written at `mark`.
+
+    All four count from 1. YAML may fold and indent blanks as it likes, but keeps all other characters in their order:
+    so these are counted.
+    """
+    at = _offset(source, *mark)
+    lines = value.split("\n")
+    before = "\n".join([*lines[: line - 1], lines[line - 1][: column - 1]] if line <= len(lines) else lines)
+    is_behind = before[-1:].strip() != "" and not _at(value, len(before)).strip()  # at the end of a word
+    count = len("".join(before.split()))
+    style = source[at : at + 1]
+    if style in ("|", ">"):
+        at = source.find("\n", at) + 1
+    elif style in ('"', "'"):
+        at += 1
+    spot = at
+    for _ in range(count if is_behind else count + 1):
+        at = _skip_blanks(source, at, style)
+        spot, at = at, at + _width(source, at, style)
+    return _place(source, at if is_behind else spot)
+
+
+def _at(text: str, index: int) -> str:
+    return text[index : index + 1]
+
+
+def _offset(source: str, line: int, column: int) -> int:
+    at = 0
+    for _ in range(line - 1):
+        at = source.index("\n", at) + 1
+    return at + column - 1
+
+
+def _skip_blanks(source: str, at: int, style: str) -> int:
+    while at < len(source):
+        escape = _ESCAPE.match(source, at) if style == '"' else None
+        if escape is not None and (escape[0][1:2] in " tnr\n" or not escape[0][1:].strip()):
+            at = escape.end()
+        elif source[at].isspace():
+            at += 1
+        else:
+            break
+    return at
+
+
+def _width(source: str, at: int, style: str) -> int:
+    """Characters that one character of the value takes in the file."""
+    if style == '"' and (escape := _ESCAPE.match(source, at)):
+        return len(escape[0])
+    return 2 if style == "'" and source.startswith("''", at) else 1
+
+
+def _place(source: str, at: int) -> tuple[int, int]:
+    at = min(at, len(source))
+    return source.count("\n", 0, at) + 1, at - (source.rfind("\n", 0, at) + 1) + 1

@@ -1,0 +1,66 @@
+"""Limits of a rule: flows at once, flows in a second, each counted for whom the rule says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.policy.language import Facts
+from tests.policy.files import NOW, compiled
+
+
+@dataclass(eq=False)
+class Flow:
+    is_ended: bool = False
+
+
+def begin(policies, flow, at=0.0, user="bob", **more):
+    facts = Facts({"time.unix": NOW + at, "identity.user": user, "tenant": "acme", **more})
+    return policies.rule("acme", "network", facts, flow).verdict.action
+
+
+def test_flows_at_once():
+    policies = compiled("rules: [{name: few, action: rate-limit, flows: 2, per: user}]")
+    flows = [Flow() for _ in range(3)]
+    assert [begin(policies, flow) for flow in flows] == ["allow", "allow", "deny"]
+    assert begin(policies, flows[0]) == "allow"  # it is counted already
+    assert begin(policies, Flow(), user="eve") == "allow"
+    flows[0].is_ended = True
+    assert begin(policies, flows[2], at=0.06) == "allow"
+    assert begin(policies, Flow(), at=0.12) == "deny"
+
+
+def test_flows_in_a_second():
+    policies = compiled("rules: [{name: slow, action: rate-limit, flows_per_s: 2}]")
+    assert [begin(policies, Flow(), at) for at in (0, 0, 0, 0.5, 0.6, 1.0)] == [
+        "allow", "allow", "deny", "allow", "deny", "allow",
+    ]  # fmt: skip
+
+
+def test_what_is_over_the_rate_is_dropped_and_what_is_over_the_count_is_told():
+    policies = compiled(
+        "rules: [{name: slow, phase: network, action: rate-limit, flows_per_s: 1, port: 1},"
+        " {name: few, action: rate-limit, flows: 1, port: 2}]"
+    )
+    said = []
+    for port in (1, 1, 2, 2):
+        facts = Facts({"time.unix": NOW, "tenant": "acme", "net.dst.port": port})
+        said.append(policies.rule("acme", "network", facts, Flow()))
+    assert [each.verdict.refusal for each in said] == [None, "drop", None, "reset"]
+    assert said[1].decisions[0].reason == "more than 1 flows in a second"
+    assert said[1].decisions[0].rule == "slow"
+    assert said[3].verdict.reason == "rule few: 1 flows at once are reached"
+
+
+def test_a_flow_that_is_judged_again_spends_nothing():
+    policies = compiled("rules: [{name: slow, action: rate-limit, flows_per_s: 1, flows: 1}]")
+    facts, flow = Facts({"time.unix": NOW, "tenant": "acme"}), Flow()
+    assert not policies.rule("acme", "network", facts, flow).verdict.is_denial
+    assert not policies.rule("acme", "network", facts, flow, again=True).verdict.is_denial
+
+
+def test_limits_go_on_in_the_next_version():
+    text = "rules: [{name: few, action: rate-limit, flows: 1}]"
+    policies, later = compiled(text), compiled(text + "\n# changed")
+    begin(policies, Flow())
+    later.inherit(policies)
+    assert begin(later, Flow()) == "deny"
