@@ -23,7 +23,7 @@ from bench.hotloop import packet
 from proxy.device.interface import bring_up
 from proxy.device.namespaces import CLONE_NEWNET, unshare
 from proxy.device.seqpacket import enlarge_send_buffer
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.kernel.pump import RampPump
 from proxy.kernel.unconnected import GuePump, Source
 from proxy.offramps.lanes import Lane

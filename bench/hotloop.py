@@ -20,7 +20,7 @@ from proxy.device.interface import bring_up
 from proxy.device.namespaces import CLONE_NEWNET, unshare
 from proxy.device.seqpacket import enlarge_send_buffer
 from proxy.device.tun import open_tun
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.kernel.pump import RampPump
 from proxy.packet.translate import set_rewrite
 from proxy.wire import ip

@@ -17,6 +17,7 @@ from proxy.control.server import ControlServer
 from proxy.errors import ProxyError
 from proxy.flow.flow import Flow
 from proxy.flow.record import FlowRecord
+from proxy.flow.route_table import RouteTable
 from proxy.flow.tenant import Tenant
 from proxy.hooks import HookRunner, load_hooks
 from proxy.kernel.bridge import Bridge
@@ -33,7 +34,6 @@ from proxy.onramps.tunnel import Tunnel
 from proxy.onramps.unconnected import GueRamp
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Opener, Plane
-from proxy.packet.routes import RouteTable
 from proxy.poller import IN, Poller
 from proxy.settings import GueOnRamp, InterfaceOnRamp, Settings, TunOnRamp, suggest
 from proxy.stream.datagrams import DatagramPlane

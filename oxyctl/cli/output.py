@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from oxyctl.errors import ExitCode, OxyctlError
+from oxyctl.render.envelope import SCHEMA, print_envelope
 
-SCHEMA = "oxyctl/1"
-
-
-def print_envelope(kind: str, items: Iterable[Any], **more: Any) -> None:
-    """`{"schema": "oxyctl/1", "kind": kind, ..., "items": [...]}`, with `more` beside the items."""
-    import msgspec
-
-    encoded = msgspec.json.encode({"schema": SCHEMA, "kind": kind, **more, "items": list(items)})
-    print(msgspec.json.format(encoded, indent=2).decode())
+__all__ = ["SCHEMA", "explain", "print_envelope", "print_table", "say"]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from oxyctl.errors import UsageError
 from oxyctl.render import flows
+from oxyctl.render.envelope import print_envelope
 from oxyctl.render.tables import Table
 from oxyctl.render.units import safe_text, time_text
 from proxy.control.schema import FlowRecord, FlowsAnswer, Lost
@@ -73,8 +74,6 @@ class FlowOutput:
                 yield event
 
     def _print_document(self, records: Sequence[FlowRecord], answer: FlowsAnswer | None, is_running: bool) -> None:
-        from oxyctl.cli.output import print_envelope
-
         items: list[Any] = [self._chosen(record) for record in records]
         more: dict[str, Any] = {"proxy_running": is_running}
         if answer is not None:

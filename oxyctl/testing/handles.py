@@ -48,7 +48,7 @@ class LabHandle:
             self._record(captures / lab.name)
 
     def __getitem__(self, node: str) -> NodeHandle:
-        return NodeHandle(self, find_node(self.directory, node))
+        return NodeHandle(self.directory, find_node(self.directory, node))
 
     def __repr__(self) -> str:
         return f"<lab {self.name}>"

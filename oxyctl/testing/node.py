@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from oxyctl.operate.run_inside import command_in
 from oxyctl.plan.steps import PlannedNode
 from oxyctl.supervise.processes import tail
+from oxyctl.supervise.state import LabDirectory
 from oxyctl.traffic.client import COMMAND, GeneratorProcess
 from oxyctl.traffic.config import AnyTraffic
 from oxyctl.traffic.tally import Report
-
-if TYPE_CHECKING:
-    from oxyctl.testing.handles import LabHandle
 
 
 class HttpAnswer(NamedTuple):
@@ -33,11 +31,11 @@ class HttpAnswer(NamedTuple):
 class NodeHandle:
     """One node of a lab."""
 
-    def __init__(self, lab: LabHandle, planned: PlannedNode) -> None:
-        self.lab, self.planned, self.name = lab, planned, planned.name
+    def __init__(self, directory: LabDirectory, planned: PlannedNode) -> None:
+        self.directory, self.planned, self.name = directory, planned, planned.name
 
     def __repr__(self) -> str:
-        return f"<node {self.name} of lab {self.lab.name}>"
+        return f"<node {self.name} of lab {self.directory.name}>"
 
     @property
     def addresses(self) -> list[str]:
@@ -54,12 +52,12 @@ class NodeHandle:
         defaults: dict[str, Any] = {"capture_output": True, "text": True}
         if "input" not in options:
             defaults["stdin"] = subprocess.DEVNULL
-        inside = command_in(self.lab.directory, self.name, command)
+        inside = command_in(self.directory, self.name, command)
         return subprocess.run(inside, timeout=timeout, check=check, **(defaults | options))
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a program inside the node; it ends with the lab at the latest."""
-        return subprocess.Popen(command_in(self.lab.directory, self.name, command), **options)
+        return subprocess.Popen(command_in(self.directory, self.name, command), **options)
 
     def http(self, url: str, *, timeout: float = 10, **options: Any) -> HttpAnswer:
         """GET `url` from inside the node; `options` as of HttpTraffic. AssertionError when nobody answers."""
@@ -78,9 +76,9 @@ class NodeHandle:
         return report
 
     async def _generate(self, traffic: AnyTraffic) -> Report:
-        async with GeneratorProcess(command_in(self.lab.directory, self.name, COMMAND)) as generator:
+        async with GeneratorProcess(command_in(self.directory, self.name, COMMAND)) as generator:
             return await generator.run(traffic)
 
     def log(self) -> str:
         """The last lines of what its program wrote."""
-        return tail(self.lab.directory.log(self.planned.process))
+        return tail(self.directory.log(self.planned.process))

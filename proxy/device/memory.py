@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from proxy.flow.flow import Flow, Path
+from proxy.flow.flow import Flow
+from proxy.flow.path import Path
 from proxy.flow.tenant import Tenant
 from proxy.packet.fragment import split
 from proxy.settings.parts import DEFAULT_NETWORK

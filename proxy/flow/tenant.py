@@ -1,4 +1,4 @@
-"""One tenant: its flows, its limits, its counters. Nothing of two tenants is ever in one table."""
+"""One tenant: its tunnels, networks, flows, limits and counters. Nothing of two tenants is ever in one table."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow, Path
 from proxy.flow.fragments import Fragments
-from proxy.flow.network import Network, reverse_key
+from proxy.flow.keys import reverse_key
+from proxy.flow.path import Path
+from proxy.flow.route_table import RouteTable
 from proxy.settings.model import TenantSettings
 from proxy.settings.parts import DEFAULT_NETWORK
 
@@ -45,7 +46,7 @@ class Carrier(Protocol):
     header_bytes: int  # of virtio-net before each packet: 10 with offload, else 0
     kernel_hops: int  # that the kernel counts of a packet between the wire and us: 0 for a tunnel that we read
     exit: Callable[[bytes | memoryview], int] | None  # writes to the kernel's forwarding; None: a tunnel
-    flows: dict[int, dict[bytes, Flow]]  # by protocol and key: those that arrive here, and those that leave here
+    flows: dict[int, dict[bytes, Any]]  # by protocol and key: those that arrive here, and those that leave here
     paths: dict[bytes, Path]  # TCP, memoised for packets that arrive here
     sessions: dict[bytes, Any]  # UDP, the same, when it is not forwarded
     forwards: dict[bytes, Path]  # UDP, when it is
@@ -67,6 +68,50 @@ class Carrier(Protocol):
     def deliver(self, packet: bytes) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Entry(Protocol):
+    """A flow as its tenant's tables see it: `proxy.flow.flow.Flow`."""
+
+    carrier: Carrier
+    egress: Carrier | None
+    key: bytes
+
+    @property
+    def protocol(self) -> str: ...
+
+    @property
+    def is_ended(self) -> bool: ...
+
+
+class Network:
+    """One virtual network of a tenant. The same prefix may exist in several: they share no table."""
+
+    def __init__(self, name: str, tenant: Tenant) -> None:
+        self.name, self.tenant = name, tenant
+        self.routes: RouteTable | None = None  # None: everything leaves the proxy
+        self.exits: dict[int, Carrier] = {}  # into the kernel's forwarding, by bytes of virtio-net header
+        self.is_own: Callable[[bytes], bool] = lambda address: False  # an address of the host's
+        self.clients: dict[bytes, Carrier] = {}  # connected tunnels, by each address that is theirs alone
+        self.sites: dict[str, list[Carrier]] = {}  # a tunnel to each peer, by the site's name
+
+    def __repr__(self) -> str:
+        return f"<network {self.name} of {self.tenant.name}>"
+
+    def attach(self, carrier: Carrier) -> None:
+        """Let routes lead to a tunnel that is open now."""
+        for address in carrier.owned:
+            self.clients[address] = carrier
+        if carrier.site is not None:
+            self.sites.setdefault(carrier.site, []).append(carrier)
+
+    def detach(self, carrier: Carrier) -> None:
+        """No route leads to it any more."""
+        for address in carrier.owned:
+            if self.clients.get(address) is carrier:
+                del self.clients[address]
+        if carrier in (peers := self.sites.get(carrier.site or "", [])):
+            peers.remove(carrier)
 
 
 class Tenant:
@@ -106,8 +151,8 @@ class Tenant:
             del self.carriers[carrier.id]
         carrier.network.detach(carrier)
 
-    def find(self, carrier: Carrier, protocol: int, key: bytes) -> Flow | None:
-        """The flow whose packets arrive at `carrier` with this key."""
+    def find(self, carrier: Carrier, protocol: int, key: bytes) -> Any:
+        """The `Flow` whose packets arrive at `carrier` with this key, or None."""
         table = carrier.flows.get(protocol)
         return table.get(key) if table else None
 
@@ -128,7 +173,7 @@ class Tenant:
         """The TOS byte or traffic class that a packet goes on with."""
         return tos & self.tos_kept | self.tos_added
 
-    def occupants(self, protocol: int, flow: Flow) -> list[Flow]:
+    def occupants(self, protocol: int, flow: Entry) -> list[Any]:
         """The flows in the places that `flow` is to take."""
         if flow.egress is None or flow.egress is flow.carrier:
             other = self.find(flow.carrier, protocol, flow.key)
@@ -136,28 +181,28 @@ class Tenant:
         found = (self.find(carrier, protocol, key) for carrier, key in _places(flow))
         return [*{id(other): other for other in found if other is not None and other is not flow}.values()]
 
-    def collides(self, protocol: int, flow: Flow, egress: Carrier) -> bool:
+    def collides(self, protocol: int, flow: Entry, egress: Carrier) -> bool:
         """Whether a live flow has the place that `flow` needs to leave by `egress`."""
         if egress is flow.carrier:  # an interface on-ramp, where no answers arrive
             return False
         other = self.find(egress, protocol, reverse_key(flow.key))
         return other is not None and other is not flow and not other.is_ended
 
-    def add(self, protocol: int, flow: Flow) -> None:
+    def add(self, protocol: int, flow: Entry) -> None:
         self._put(protocol, flow)
         self.opened[flow.protocol] += 1
 
-    def move(self, protocol: int, flow: Flow, egress: Carrier | None) -> None:
+    def move(self, protocol: int, flow: Entry, egress: Carrier | None) -> None:
         """Let a flow leave by another tunnel, or by a socket; who calls this has asked `collides` with that tunnel."""
         self._take(protocol, flow)
         flow.egress = egress
         self._put(protocol, flow)
 
-    def remove(self, protocol: int, flow: Flow) -> None:
+    def remove(self, protocol: int, flow: Entry) -> None:
         """Take the flow out, unless a later flow has its key by now."""
         self._take(protocol, flow)
 
-    def _put(self, protocol: int, flow: Flow) -> None:
+    def _put(self, protocol: int, flow: Entry) -> None:
         for carrier, key in _places(flow):
             table = carrier.flows.setdefault(protocol, {})
             earlier = table.get(key)
@@ -168,7 +213,7 @@ class Tenant:
             self._filled[carrier] = None
         self.count += 1
 
-    def _take(self, protocol: int, flow: Flow) -> None:
+    def _take(self, protocol: int, flow: Entry) -> None:
         for carrier, key in _places(flow):
             table = carrier.flows.get(protocol, {})
             if table.get(key) is not flow:
@@ -187,27 +232,27 @@ class Tenant:
         if lost := self.fragments.expire(now):
             self.drops[DropReason.FRAGMENT_TIMEOUT] += lost
 
-    def live(self) -> Iterator[Flow]:
-        """Each flow once, by the tunnel that it arrived by."""
+    def live(self) -> Iterator[Any]:
+        """Each `Flow` once, by the tunnel that it arrived by."""
         for carrier in self._filled:
             for table in carrier.flows.values():
                 for key, flow in table.items():
                     if _is_own(flow, carrier, key):
                         yield flow
 
-    def tables(self) -> Iterator[list[Flow]]:
+    def tables(self) -> Iterator[list[Any]]:
         """The same in lists that stand still, each taken when it is asked for: the tables may change meanwhile."""
         for carrier in list(self._filled):
             for table in list(carrier.flows.values()):
                 yield [flow for flow in table.values() if flow.carrier is carrier]
 
 
-def _places(flow: Flow) -> list[tuple[Carrier, bytes]]:
+def _places(flow: Entry) -> list[tuple[Carrier, bytes]]:
     if flow.egress is None or flow.egress is flow.carrier:
         return [(flow.carrier, flow.key)]
     return [(flow.carrier, flow.key), (flow.egress, reverse_key(flow.key))]
 
 
-def _is_own(flow: Flow, carrier: Carrier, key: bytes) -> bool:
+def _is_own(flow: Entry, carrier: Carrier, key: bytes) -> bool:
     """Whether this is where the flow's packets arrive, not their answers."""
     return flow.carrier is carrier and flow.key == key

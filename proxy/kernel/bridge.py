@@ -19,8 +19,9 @@ from ipaddress import IPv4Address, IPv6Address
 from proxy.device.interface import add_route, bring_up
 from proxy.device.tun import has_udp_offload, open_tun
 from proxy.errors import DropReason, ProxyError
-from proxy.flow.flow import Flow, Path
-from proxy.flow.network import reverse_key
+from proxy.flow.flow import Flow
+from proxy.flow.keys import reverse_key
+from proxy.flow.path import Path
 from proxy.kernel.private import PrivateNamespace
 from proxy.packet.translate import set_reverse, set_rewrite, translate
 from proxy.poller import IN, Poller

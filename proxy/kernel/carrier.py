@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow, Path
+from proxy.flow.flow import Flow
+from proxy.flow.path import Path
 from proxy.flow.tenant import Lane, Tenant
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.pump import RampPump

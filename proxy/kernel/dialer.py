@@ -12,8 +12,9 @@ import socket
 from collections.abc import Mapping
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow, Path
-from proxy.flow.network import reverse_key
+from proxy.flow.flow import Flow
+from proxy.flow.keys import reverse_key
+from proxy.flow.path import Path
 from proxy.flow.tenant import Carrier
 from proxy.kernel.bridge import FAMILIES, Bridge
 from proxy.kernel.marks import set_tos

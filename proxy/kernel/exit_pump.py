@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Callable
 
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.kernel.pump import BUDGET, BUFFER_BYTES, SINGLES, UNKNOWN_BUDGET
 from proxy.wire.ip import TCP, UDP
 

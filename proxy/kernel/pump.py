@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.wire.ip import MAX_PACKET, TCP, UDP
 from proxy.wire.virtio import GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HEADER_BYTES, NEEDS_CSUM
 

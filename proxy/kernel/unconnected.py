@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.kernel.batch import Batch
 from proxy.kernel.marks import ONE_CONTROL, ancillary
 from proxy.wire.ecn import arrive

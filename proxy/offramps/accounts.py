@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow, address_text
-from proxy.flow.network import reverse_key
+from proxy.flow.keys import reverse_key
 from proxy.flow.record import FlowRecord
 from proxy.kernel.conntrack import Conntrack, ConntrackEvents
 from proxy.kernel.packetlog import PacketLog

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
 
 from proxy.errors import DropReason
-from proxy.flow.flow import AS_ASKED, PROTOCOL_NUMBERS, Flow, Path
-from proxy.flow.network import reverse_key
+from proxy.flow.flow import AS_ASKED, PROTOCOL_NUMBERS, Flow
+from proxy.flow.keys import reverse_key
+from proxy.flow.path import Path
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
+from proxy.offramps.packet_flows import PacketFlows
 from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
 from proxy.packet.forward import for_kernel, forward, memoise, take_hops
 from proxy.packet.plane import UNREACHABLE, Inject
 from proxy.packet.routes import Hop, choose, leave
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
-
-if TYPE_CHECKING:
-    from proxy.offramps.tunnel import TunnelOffRamp
 
 LAST_PACKETS_S = 2.0  # after both FINs: the last acknowledgements and repetitions still pass
 CUT_S = 60.0  # after an end that the hosts do not know of: their next segments are answered with RST
@@ -35,7 +33,7 @@ class ForwardedFlow(WatchedFlow):
 
     __slots__ = ("_is_lifted", "_is_started", "_protocol", "is_unrouted")
 
-    def __init__(self, plane: TunnelOffRamp, flow: Flow, *, is_lifted: bool) -> None:
+    def __init__(self, plane: PacketFlows, flow: Flow, *, is_lifted: bool) -> None:
         super().__init__(plane, flow)
         self._is_lifted = is_lifted
         self._protocol = PROTOCOL_NUMBERS[flow.protocol]

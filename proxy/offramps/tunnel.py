@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import DropReason
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
-from proxy.flow.network import Network
-from proxy.flow.tenant import Carrier
-from proxy.hooks import HookRunner
+from proxy.flow.tenant import Carrier, Network
 from proxy.offramps.forwarded import ForwardedFlow
-from proxy.packet.icmp_errors import IcmpErrors
-from proxy.packet.plane import Inject, Opener
+from proxy.offramps.packet_flows import PacketFlows
+from proxy.packet.plane import Inject
 from proxy.packet.routes import Hop, choose, flow_hash, leave
-from proxy.settings.model import Timeouts
 from proxy.wire.ip import IPPacket
 
-if TYPE_CHECKING:
-    from proxy.stream.lifecycle import Lifecycle
 
+class TunnelOffRamp(PacketFlows):
+    """Opens flows that leave as packets, or has them lifted to streams."""
 
-class Connections(Protocol):
-    """What the kernel remembers of flows that leave by it."""
-
-    def begin(self, flow: Flow) -> DropReason | None:
-        """The flow is about to leave: its egress address is filled in, or why it must not."""
-        ...
-
-    def end(self, flow: Flow) -> None:
-        """Nothing of it passes any more."""
-        ...
-
-    def cut(self, flow: Flow) -> None:
-        """The flow ends at once: nothing of it may pass any more."""
-        ...
-
-    def count(self, flows: Iterable[Flow]) -> None:
-        """Bring their totals up to date, where the kernel has them."""
-        ...
-
-    def settle(self, flow: Flow, done: Callable[[], None]) -> None:
-        """The same; `done` is called when its totals are in."""
-        ...
-
-
-@dataclass(slots=True)
-class TunnelOffRamp:
-    """What all flows that leave as packets share; opens them, or has them lifted to streams."""
-
-    lifecycle: Lifecycle
-    hooks: HookRunner
-    errors: IcmpErrors
-    timeouts: Timeouts
-    streams: Mapping[str, Opener]  # by protocol: for flows that are lifted although they could leave as packets
-    connections: Connections | None = None  # of flows that leave by the kernel
-    idents: itertools.count[int] = field(default_factory=lambda: itertools.count(1))  # of IPv6 fragments
+    __slots__ = ()
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Ask whether the flow may be, and how high it is lifted; send its first packet on."""

@@ -16,7 +16,7 @@ from functools import partial
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
-from proxy.flow.network import reverse_key
+from proxy.flow.keys import reverse_key
 from proxy.flow.tenant import Carrier
 from proxy.kernel.conntrack import Conntrack
 from proxy.kernel.packetlog import PacketLog

@@ -6,17 +6,14 @@ What the packets say is not looked at, but for the flags that begin and end a TC
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.record import CloseReason
+from proxy.offramps.packet_flows import PacketFlows
 from proxy.packet.observed import Observed
 from proxy.packet.routes import flow_hash
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
-
-if TYPE_CHECKING:
-    from proxy.offramps.tunnel import TunnelOffRamp
 
 DNS = 53
 TIMESTAMPS = 12  # bytes of the option, padded (RFC 7323 appendix A)
@@ -27,7 +24,7 @@ class WatchedFlow:
 
     __slots__ = ("_plane", "flow")
 
-    def __init__(self, plane: TunnelOffRamp, flow: Flow) -> None:
+    def __init__(self, plane: PacketFlows, flow: Flow) -> None:
         self._plane, self.flow = plane, flow
 
     def end(self, reason: CloseReason) -> None:

@@ -17,8 +17,7 @@ import msgspec
 from proxy.context import MAX_CONTEXT_BYTES, TunnelAnswer, TunnelContext, decode_context, encode
 from proxy.device.seqpacket import enlarge_send_buffer, is_end_of_file
 from proxy.errors import ProxyError
-from proxy.flow.network import Network
-from proxy.flow.tenant import Tenant
+from proxy.flow.tenant import Network, Tenant
 from proxy.hooks import HookRunner
 from proxy.onramps.tunnel import Tunnel
 from proxy.packet.plane import Plane

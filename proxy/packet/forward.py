@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from proxy.errors import DropReason
-from proxy.flow.flow import KernelPath, Path
+from proxy.flow.path import KernelPath, Path
 from proxy.flow.tenant import Carrier
 from proxy.packet import segment
 from proxy.packet.fragment import split

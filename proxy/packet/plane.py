@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import DropReason
-from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, KernelPath, Path, new_flow_id
-from proxy.flow.network import reverse_key
+from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, new_flow_id
+from proxy.flow.keys import reverse_key
+from proxy.flow.path import KernelPath, Path
 from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier
 from proxy.packet.forward import quoted_key
@@ -142,7 +143,8 @@ class Plane:
         protocol, key = quoted
         if key[: len(packet.source)] != packet.destination:  # it is for somebody else than who sent that
             return None
-        return carrier.tenant.find(carrier, protocol, reverse_key(key))
+        found: Flow | None = carrier.tenant.find(carrier, protocol, reverse_key(key))
+        return found
 
     def _report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """An ICMP error: for the flow that it quotes."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_network
 from zlib import crc32
 
 from proxy.errors import DropReason
-from proxy.flow.network import Network
-from proxy.flow.tenant import Carrier
+from proxy.flow.keys import ADDRESS_BYTES
+from proxy.flow.tenant import Carrier, Network
 from proxy.settings.sites import SITE, Route
-
-_ADDRESS_BYTES = {12: 4, 36: 16, 10: 4, 34: 16, 8: 4, 32: 16}  # of keys with ports, an echo identifier, or neither
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,31 +29,6 @@ class Hop:
 
 
 SOCKETS = Hop(None, None)
-
-
-class RouteTable:
-    """The routes of one virtual network, of both families."""
-
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self.routes = tuple(routes)
-        tables: dict[tuple[int, int], dict[int, list[Route]]] = {}
-        for route in self.routes:
-            prefix = ip_network(route.prefix)
-            length = prefix.prefixlen
-            number = int(prefix.network_address) >> (prefix.max_prefixlen - length)
-            tables.setdefault((prefix.max_prefixlen, length), {}).setdefault(number, []).append(route)
-        self._tables = {
-            bits: [(length, tables[bits, length]) for family, length in sorted(tables, reverse=True) if family == bits]
-            for bits in (32, 128)
-        }
-
-    def match(self, destination: bytes) -> list[Route]:
-        """The routes of the longest prefix that `destination` is in."""
-        bits, number = 8 * len(destination), int.from_bytes(destination, "big")
-        for length, table in self._tables[bits]:
-            if (routes := table.get(number >> (bits - length))) is not None:
-                return routes
-        return []
 
 
 def choose(network: Network, destination: bytes, number: int) -> Hop | DropReason:
@@ -117,7 +88,7 @@ def _share(choices: list[tuple[int, list[Hop]]], number: int) -> Hop:
 
 def flow_hash(protocol: int, key: bytes) -> int:
     """The same number for both directions of a flow, 0 to 2**32 - 1."""
-    half = _ADDRESS_BYTES[len(key)]
+    half = ADDRESS_BYTES[len(key)]
     tail = key[2 * half :]
     ports = (tail[:2], tail[2:]) if len(tail) == 4 else (tail, tail)
     low, high = sorted((key[:half] + ports[0], key[half : 2 * half] + ports[1]))

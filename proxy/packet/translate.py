@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.wire import virtio
 from proxy.wire.checksum import delta, update, update_partial
 from proxy.wire.ip import IPPacket

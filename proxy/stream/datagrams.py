@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
@@ -16,7 +17,6 @@ from proxy.packet.icmp_errors import IcmpErrors
 from proxy.poller import Poller
 from proxy.settings.model import Timeouts
 from proxy.stream.lifecycle import Lifecycle
-from proxy.stream.mapping import Mapping
 from proxy.wire import icmp
 from proxy.wire.ip import IPPacket
 
@@ -33,7 +33,7 @@ class DatagramPlane:
     errors: IcmpErrors
     timeouts: Timeouts
     udp_offload: bool  # super-datagrams may be given to tunnels with offload
-    mappings: dict[tuple[Carrier, bytes, int], Mapping] = field(default_factory=dict)  # of UDP, by clients' endpoints
+    mappings: dict[tuple[Carrier, bytes, int], Any] = field(default_factory=dict)  # of UDP, by clients' endpoints
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Ask whether the flow may be, make its socket, and send its first packet."""

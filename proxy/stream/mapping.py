@@ -9,7 +9,6 @@ import socket
 import time
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow, new_flow_id
@@ -19,11 +18,8 @@ from proxy.kernel.batch import ENDPOINT, Batch
 from proxy.kernel.marks import ancillary, set_tos
 from proxy.offramps import sockets
 from proxy.poller import ERROR, IN
+from proxy.stream.datagrams import DatagramFlow, DatagramPlane
 from proxy.wire import ip
-
-if TYPE_CHECKING:
-    from proxy.stream.datagrams import DatagramPlane
-    from proxy.stream.udp import UdpSession
 
 ERRORS = 64  # of the network, read per readiness event
 
@@ -35,6 +31,24 @@ def endpoint_of(flow: Flow) -> tuple[Carrier, bytes, int]:
     return flow.carrier, flow.source, flow.source_port
 
 
+class EndpointSession(DatagramFlow):
+    """A flow of a client's endpoint to one origin, as the endpoint's socket sees it."""
+
+    __slots__ = ()
+
+    def answered(self, payload: memoryview, segment: int, tos: int) -> None:
+        """Pass on what the origin sent: one datagram, or several of `segment` bytes each."""
+        raise NotImplementedError
+
+    def quote(self, payload: bytes) -> bytes:
+        """The packet as the client sent it, for an ICMP error that quotes `payload`."""
+        raise NotImplementedError
+
+    def admitted(self, payload: bytes, segment: int, tos: int, denial: str | None) -> None:
+        """The verdict about a flow that begins with an answer."""
+        raise NotImplementedError
+
+
 class Mapping:
     """One endpoint of a client, the socket that it has, and its sessions by their origins."""
 
@@ -44,8 +58,8 @@ class Mapping:
         self._plane, self._first = plane, flow
         self.family = socket.AF_INET if len(flow.source) == 4 else socket.AF_INET6
         self.sock: socket.socket | None = None
-        self.users: dict[UdpSession, None] = {}
-        self.sessions: dict[bytes, UdpSession] = {}  # those that are open, by their origins as the kernel writes them
+        self.users: dict[EndpointSession, None] = {}
+        self.sessions: dict[bytes, EndpointSession] = {}  # open ones, by origin as the kernel writes it
         self._hosts: Counter[bytes] = Counter()
         self.hop: tuple[int, bool, int] | None = None  # of what is sent next: TTL, the wish about fragments, TOS
         self._filtering = flow.tenant.settings.udp_filtering
@@ -60,12 +74,12 @@ class Mapping:
             self._plane.poller.watch(self.sock.fileno(), IN, self.ready, self.crashed)
         return local
 
-    def add(self, session: UdpSession) -> None:
+    def add(self, session: EndpointSession) -> None:
         """Its origin may write from now on."""
         self.sessions[_packed(session.flow)] = session
         self._hosts[session.flow.destination] += 1
 
-    def leave(self, session: UdpSession) -> None:
+    def leave(self, session: EndpointSession) -> None:
         """Its origin may not any more; with the last one the socket goes."""
         endpoint = _packed(session.flow)
         if self.sessions.get(endpoint) is session:
@@ -156,7 +170,8 @@ class Mapping:
             int.from_bytes(port, "big"), now, now_ns,
         )  # fmt: skip
         child.parent_id, child.offramp = parent.id, "socket"
-        session: UdpSession = self._plane.kind(self._plane, child)  # type: ignore[assignment]  # no flow of a tunnel's
+        session = self._plane.kind(self._plane, child)
+        assert isinstance(session, EndpointSession)  # no flow of a tunnel's
         session.reserve()
         self.add(session)
         self._plane.lifecycle.begin(child, session, partial(session.admitted, bytes(payload), segment, tos))

@@ -13,8 +13,8 @@ from proxy.flow.tenant import Carrier
 from proxy.offramps import sockets
 from proxy.offramps.sockets import connect_failure
 from proxy.settings.model import Timeouts
-from proxy.stream.datagrams import DatagramFlow, DatagramPlane
-from proxy.stream.mapping import Mapping, endpoint_of
+from proxy.stream.datagrams import DatagramPlane
+from proxy.stream.mapping import EndpointSession, Mapping, endpoint_of
 from proxy.wire import icmp, ip, udp, virtio
 from proxy.wire.checksum import fold, ones_sum
 from proxy.wire.ip import IPPacket
@@ -27,7 +27,7 @@ _get16 = struct.Struct("!H").unpack_from
 _segment = struct.Struct("=H")
 
 
-class UdpSession(DatagramFlow):
+class UdpSession(EndpointSession):
     """One flow; `from_client` is memoised for its packets. Its socket is that of the client's endpoint."""
 
     __slots__ = ("_address", "_addresses", "_asked", "_headers", "_mapping", "_ports", "_pseudo")
@@ -45,7 +45,7 @@ class UdpSession(DatagramFlow):
 
     def reserve(self) -> bool:
         plane, flow = self.plane, self.flow
-        mapping = plane.mappings.get(endpoint_of(flow))
+        mapping: Mapping | None = plane.mappings.get(endpoint_of(flow))
         if mapping is None:
             mapping = Mapping(plane, flow)
             if not plane.lifecycle.descriptors.take(flow.tenant, 1, mapping):

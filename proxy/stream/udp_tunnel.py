@@ -11,8 +11,9 @@ import struct
 import time
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow, Path, address_text
-from proxy.flow.network import reverse_key
+from proxy.flow.flow import Flow, address_text
+from proxy.flow.keys import reverse_key
+from proxy.flow.path import Path
 from proxy.flow.tenant import Carrier
 from proxy.packet.fragment import split
 from proxy.packet.routes import flow_hash

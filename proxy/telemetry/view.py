@@ -22,9 +22,9 @@ from proxy.control.schema import (
 )
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.flow import Flow
-from proxy.flow.network import Network
 from proxy.flow.record import FlowRecord
-from proxy.flow.tenant import Tenant
+from proxy.flow.route_table import RouteTable
+from proxy.flow.tenant import Network, Tenant
 from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.facts import conntrack_usage
 from proxy.kernel.private import PrivateNamespace
@@ -34,7 +34,6 @@ from proxy.offramps.tunnel import routes_changed
 from proxy.onramps.connected import ConnectedRamp
 from proxy.onramps.site import SiteTunnel
 from proxy.onramps.unconnected import GueRamp
-from proxy.packet.routes import RouteTable
 from proxy.settings import suggest
 from proxy.settings.sites import SITE, route_problem
 from proxy.stream.lifecycle import Lifecycle

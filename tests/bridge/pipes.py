@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.kernel.pump import BridgePump, RampPump
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.kernel.marks import UDP_GRO
 from proxy.kernel.unconnected import GuePump, Source
 from proxy.wire import gue

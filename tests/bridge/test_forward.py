@@ -13,7 +13,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.offramps.lanes import Lane, open_lane
 from proxy.packet.forward import forward, memoise
 from proxy.packet.translate import set_rewrite, translate

@@ -13,7 +13,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, PadN
 from scapy.packet import Raw
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.kernel.pump import BUDGET, SINGLES, UNKNOWN_BUDGET, RampPump
 from proxy.packet.translate import set_rewrite, translate
 from proxy.poller import IN

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import DropReason
-from proxy.flow.network import reverse_key
+from proxy.flow.keys import reverse_key
 from proxy.flow.tenant import Tenant
 from proxy.settings.model import Limits, TenantSettings
 from tests.flows import make_flow, make_tenant, make_tunnel

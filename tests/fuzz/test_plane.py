@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.packet.translate import set_rewrite
 from proxy.wire import ip
 from proxy.wire.ip import IPPacket

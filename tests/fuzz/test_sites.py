@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from proxy.errors import DropReason
+from proxy.flow.route_table import RouteTable
 from proxy.hooks import HookRunner, Hooks
 from proxy.offramps.tunnel import ForwardedFlow, TunnelOffRamp
 from proxy.onramps.unconnected import GueRamp
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Plane
-from proxy.packet.routes import RouteTable
 from proxy.settings.model import Timeouts
 from proxy.settings.sites import GueOnRamp, Route, Site
 from proxy.stream.descriptors import Descriptors

@@ -8,6 +8,8 @@ import pytest
 
 from tests.meta.imports import (
     ROOT,
+    Import,
+    circles,
     forbidden,
     imports_in,
     imports_of,
@@ -46,6 +48,31 @@ LAYERS = (
     "proxy.__main__",
 )
 
+# The lab's rooms, in the same order. What `render` says of values stands lower than what it prints of whole rooms.
+ROOMS = (
+    "oxyctl.errors",
+    "oxyctl.net",
+    "oxyctl.traffic",
+    "oxyctl.services",
+    "oxyctl.agents",
+    "oxyctl.render.units",
+    "oxyctl.render.tables",
+    "oxyctl.render.envelope",
+    "oxyctl.render.flows",  # checks of a lab file name fields of flow records
+    "oxyctl.topology",
+    "oxyctl.plan",
+    "oxyctl.build",
+    "oxyctl.supervise",
+    "oxyctl.doctor",
+    "oxyctl.operate",
+    "oxyctl.capture",
+    "oxyctl.checks",
+    "oxyctl.render",
+    "oxyctl.testing",
+    "oxyctl.cli",
+    "oxyctl.__main__",
+)
+
 LEAVES = ("proxy.errors", "proxy.context", "proxy.verdict", "proxy.settings")
 
 CLOCK = "time is an argument, so that every state can be reached in a test"
@@ -65,6 +92,16 @@ NOT_IN_PURE_LAYERS = {
     "logging": "what happens is counted or returned, and told by whoever called",
 }
 PURE = ("proxy.wire", "proxy.flow", "proxy.packet")
+
+NOT_IN_A_PLAN = {
+    "asyncio": "a lab file and its plan are read and compared, not run",
+    "subprocess": "nothing is started before the whole plan is known",
+    "socket": "nothing is asked of the kernel",
+    "threading": "a lab file and its plan are read and compared, not run",
+    "time": CLOCK,
+    "random": "the same lab file gives the same plan",
+    "secrets": "the same lab file gives the same plan",
+}
 
 CORE_FOR_THE_LAB = {
     "proxy.control": "the way to ask a running proxy",
@@ -106,6 +143,25 @@ def test_layers_import_one_way():
     assert upward(imports_in("proxy"), LAYERS) == []
 
 
+def test_rooms_of_the_lab_import_one_way():
+    assert upward(imports_in("oxyctl", with_types=True), ROOMS) == []
+
+
+def test_every_module_of_the_lab_has_its_room():
+    homeless = [module_name(path) for path in sources("oxyctl") if rank(module_name(path), ROOMS) is None]
+    assert homeless == ["oxyctl", "oxyctl.lab"]  # the version; what is told of modules that have moved
+
+
+def test_nothing_is_imported_in_a_circle():
+    """Also not for type checkers alone: who reads one file of a circle has to read them all."""
+    assert circles(imports_in("proxy", "oxyctl", with_types=True)) == []
+
+
+@pytest.mark.parametrize("room", ["oxyctl.topology", "oxyctl.plan"])
+def test_a_lab_file_and_its_plan_are_pure(room):
+    assert forbidden(imports_in("oxyctl"), room, NOT_IN_A_PLAN) == []
+
+
 def test_leaves_import_nothing_but_leaves():
     found = [each for each in imports_in("proxy") if rank(each.importer, LEAVES) is not None]
     assert outside(found, "proxy", "proxy", dict.fromkeys(LEAVES, "")) == []
@@ -122,7 +178,7 @@ def test_programs_of_the_lab_stand_on_their_own(package):
 
 
 def test_the_layers_are_those_that_exist():
-    for layer in LAYERS:
+    for layer in (*LAYERS, *ROOMS):
         path = ROOT.joinpath(*layer.split("."))
         assert path.is_dir() or path.with_suffix(".py").is_file(), layer
 
@@ -210,3 +266,20 @@ def test_a_closed_part_of_the_proxy_is_caught():
         "from proxy.stream import relay\nfrom proxy.wire import ip\nimport proxy.wirex", "oxyctl.plan.draft"
     )
     assert len(outside(found, "oxyctl", "proxy", CORE_FOR_THE_LAB)) == 2
+
+
+def graph(*arrows):
+    return [Import(*arrow.split(" -> "), "file.py", 1) for arrow in arrows]
+
+
+def test_a_circle_is_caught_however_long_it_is():
+    assert circles(graph("a -> b", "b -> c", "c -> d")) == []
+    assert circles(graph("a -> b", "b -> a")) == [["a", "b"]]
+    assert circles(graph("a -> b", "b -> c", "c -> d", "d -> b")) == [["b", "c", "d"]]
+    assert sorted(circles(graph("a -> b", "b -> a", "b -> c", "c -> d", "d -> c"))) == [["a", "b"], ["c", "d"]]
+
+
+def test_an_import_for_type_checkers_counts_in_a_circle():
+    snippet = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a"
+    assert [each.imported for each in imports_of(snippet, "b", with_types=True)] == ["typing", "a"]
+    assert [each.imported for each in imports_of(snippet, "b")] == ["typing"]

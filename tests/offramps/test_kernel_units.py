@@ -17,7 +17,7 @@ from scapy.packet import Raw
 from proxy.device import routing
 from proxy.device.routing import RT_TABLE_MAIN, Route, Rule
 from proxy.errors import DropReason
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.kernel import facts
 from proxy.kernel.exit_pump import ExitPump

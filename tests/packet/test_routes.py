@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import DropReason
-from proxy.flow.network import reverse_key
+from proxy.flow.keys import reverse_key
+from proxy.flow.route_table import RouteTable
 from proxy.packet.health import PENALTY, Health
-from proxy.packet.routes import SOCKETS, RouteTable, choose, flow_hash
+from proxy.packet.routes import SOCKETS, choose, flow_hash
 from proxy.settings.sites import Route
 from tests.flows import make_tenant, make_tunnel
 from tests.packets import pack

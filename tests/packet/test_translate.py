@@ -9,7 +9,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop, PadN
 from scapy.packet import Raw
 
-from proxy.flow.flow import Path
+from proxy.flow.path import Path
 from proxy.packet.translate import set_rewrite, translate
 from proxy.wire import virtio
 from proxy.wire.checksum import pseudo_header_sum

@@ -11,7 +11,8 @@ from scapy.layers.inet import TCP
 from scapy.packet import Raw
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow, Path
+from proxy.flow.flow import Flow
+from proxy.flow.path import Path
 from proxy.hooks import Hooks
 from proxy.offramps import sockets
 from proxy.settings.model import Timeouts

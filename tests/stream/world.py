@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow, Path
+from proxy.flow.flow import Flow
+from proxy.flow.path import Path
 from proxy.flow.record import FlowRecord
 from proxy.hooks import HookRunner, Hooks
 from proxy.offramps import sockets

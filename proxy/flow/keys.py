@@ -1,0 +1,13 @@
+"""Keys of flows as they stand in packets: addresses, then ports or an echo identifier."""
+
+from __future__ import annotations
+
+# by the length of a key, that of an address: with ports, with an echo identifier, or without either
+ADDRESS_BYTES = {12: 4, 36: 16, 10: 4, 34: 16, 8: 4, 32: 16}
+
+
+def reverse_key(key: bytes) -> bytes:
+    """A flow's key as it stands in packets of the opposite direction; an echo identifier is the same in both."""
+    half = ADDRESS_BYTES[len(key)]
+    tail = key[2 * half :]
+    return key[half : 2 * half] + key[:half] + tail[2:] + tail[:2]

@@ -1,0 +1,55 @@
+"""What all flows that leave as packets share, by a tunnel or by the kernel."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Flow
+from proxy.hooks import HookRunner
+from proxy.packet.icmp_errors import IcmpErrors
+from proxy.packet.plane import Opener
+from proxy.settings.model import Timeouts
+
+if TYPE_CHECKING:
+    from proxy.stream.lifecycle import Lifecycle
+
+
+class Connections(Protocol):
+    """What the kernel remembers of flows that leave by it."""
+
+    def begin(self, flow: Flow) -> DropReason | None:
+        """The flow is about to leave: its egress address is filled in, or why it must not."""
+        ...
+
+    def end(self, flow: Flow) -> None:
+        """Nothing of it passes any more."""
+        ...
+
+    def cut(self, flow: Flow) -> None:
+        """The flow ends at once: nothing of it may pass any more."""
+        ...
+
+    def count(self, flows: Iterable[Flow]) -> None:
+        """Bring their totals up to date, where the kernel has them."""
+        ...
+
+    def settle(self, flow: Flow, done: Callable[[], None]) -> None:
+        """The same; `done` is called when its totals are in."""
+        ...
+
+
+@dataclass(slots=True)
+class PacketFlows:
+    """Whom these flows turn to, and what they count together."""
+
+    lifecycle: Lifecycle
+    hooks: HookRunner
+    errors: IcmpErrors
+    timeouts: Timeouts
+    streams: Mapping[str, Opener]  # by protocol: for flows that are lifted although they could leave as packets
+    connections: Connections | None = None  # of flows that leave by the kernel
+    idents: itertools.count[int] = field(default_factory=lambda: itertools.count(1))  # of IPv6 fragments
