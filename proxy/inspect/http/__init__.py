@@ -1,0 +1,20 @@
+"""HTTP conversations: what a client and its origin say to each other, whichever versions they speak.
+
+conversation   a handler of the session's streams: which version, time limits, the end
+exchange       one request and its response: judged, asked about, sent on. Knows no version; `progress` is its state
+messages       the heads of requests and responses as exchanges see them
+h1_server      the client's side of HTTP/1.1; h2_server of HTTP/2
+h1_client      the origin's side of HTTP/1.1; h2_client of HTTP/2
+h1_wire        heads and chunks of HTTP/1.1 as they are written, and what h11 lets pass and must not
+h2_wire        frames out within the peer's windows; h2_guard bounds what comes in
+origins        the connections to origins, and which of them takes a request
+rules          facts for the policy phase `http`, and the effects of its verdicts
+websocket      a connection that was upgraded: `frames` checks and counts, `reading` puts messages together for hooks
+faults         what can go wrong, by name, and how it is told; pages writes it
+limits         sizes and times
+front, sides   what these know of each other; timing: how long an exchange may take; recording: its record
+link           one stream, with its writes gathered
+
+A server side gives each request to an exchange, and is its `Responder`; the exchange takes a client side from
+`origins`, which is its `Requester`. Bodies pass through as they come: a side that cannot write has the other paused.
+"""

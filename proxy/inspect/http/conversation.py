@@ -1,0 +1,297 @@
+"""One conversation: the handler of a session whose bytes are HTTP."""
+
+from __future__ import annotations
+
+from proxy.errors import ProxyError
+from proxy.flow.record import ClosedBy, CloseReason
+from proxy.inspect.http.exchange import Exchange
+from proxy.inspect.http.faults import Fault, close_reason, told
+from proxy.inspect.http.front import Front
+from proxy.inspect.http.h1_server import H1Server
+from proxy.inspect.http.h2_server import H2Server
+from proxy.inspect.http.limits import Identity, Limits
+from proxy.inspect.http.link import Link, Links
+from proxy.inspect.http.messages import RequestHead, ResponseHead
+from proxy.inspect.http.origins import Connection, OriginPool, Target, fault_of
+from proxy.inspect.http.recording import record_of
+from proxy.inspect.stream import SessionView, Side
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DEFAULT_END: tuple[CloseReason, ClosedBy] = ("client_closed", "client")
+
+
+class Conversation:
+    """Reads a session as HTTP/1.1 or HTTP/2, whichever its client speaks, and speaks what its origin does.
+
+    `failure`: why there is no origin, where there is none: each request is answered with it.
+    """
+
+    def __init__(
+        self,
+        session: SessionView,
+        *,
+        limits: Limits | None = None,
+        identity: Identity | None = None,
+        failure: ProxyError | None = None,
+    ) -> None:
+        self.session = session
+        self.limits = limits or Limits()
+        self.identity = identity or Identity()
+        self.is_draining = False
+        self._failure = failure
+        self._links = Links()
+        self._number = 0
+        self._active = 0
+        self._front: Front | None = None
+        self._client = Link(session.client, self._links)
+        self._main: Connection | None = None
+        self._pool: OriginPool | None = None
+        self._pools: dict[tuple[str, int], OriginPool] = {}
+        self._opening = bytearray()  # of a client of which it is not known what it speaks
+        self._armed: float | None = None
+        self._is_origin_lost = False
+        self._end = _DEFAULT_END  # unless there is a fault
+        self._fault: Fault | None = None
+        self._fault_by: ClosedBy = "proxy"
+        self._is_over = False
+        self._via = f" {self.identity.name}".encode()
+
+    # The session's events.
+
+    def start(self) -> None:
+        """Both sides are there."""
+        tls = self.session.client.tls
+        if tls is not None and tls.alpn is not None:
+            self._speak(tls.alpn)
+            self._links.settle()
+        else:
+            self.wake(self.session.now() + self.limits.header_s)
+
+    def received(self, side: Side, data: bytes) -> None:
+        """Bytes of either side."""
+        if self._is_over:
+            return
+        if side is Side.ORIGIN:
+            if self._main is None:
+                self._opened()  # a server that speaks first is none of HTTP's: it is read as HTTP/1.1, and refused
+            if self._main is not None:
+                self._main.received(data)
+        elif self._front is not None:
+            self._front.received(data)
+        else:
+            self._open(data)
+        self._links.settle()
+
+    def ended(self, side: Side) -> None:
+        """Either side has closed its half."""
+        if self._is_over:
+            return
+        if side is Side.ORIGIN:
+            if self._main is None:
+                self._opened()
+            if self._main is not None:
+                self._main.ended()
+        elif self._front is not None:
+            self._front.ended()
+        elif self._opening:
+            self._speak("http/1.1")
+            assert self._front is not None
+            self._front.ended()
+        else:
+            self.close_client("client_closed", "client")
+        self._links.settle()
+
+    def broken(self, side: Side, error: OSError) -> None:
+        """Either side is gone."""
+        if self._is_over:
+            return
+        if side is Side.CLIENT:
+            self._client.is_open = False
+            self._end = ("client_reset", "client")
+            if self._front is not None:
+                self._front.broken(str(error))
+            self._finish("client_reset", "client")
+        elif self._main is not None:
+            self._main.broken(error)
+        self._links.settle()
+
+    def drained(self, side: Side) -> None:
+        """What was queued for a side has gone out."""
+        if side is Side.CLIENT:
+            self._client.is_full = False
+            if self._front is not None:
+                self._front.ready()
+        elif self._main is not None:
+            self._main.drained()
+        self._links.settle()
+
+    def expired(self, now: float) -> None:
+        """The time that was set has come."""
+        self._armed = None
+        if self._is_over:
+            return
+        if self._front is None:
+            self._speak("http/1.1")
+        assert self._front is not None
+        if self._front.due(now) <= now:
+            self._front.expired(now)
+        self._links.settle()
+        if not self._is_over and self._armed is None:
+            self.wake(max(self._front.due(now), now))
+
+    def drain(self) -> None:
+        """End when what is under way is done."""
+        self.is_draining = True
+        self._end = ("drain", "proxy")
+        if self._front is not None:
+            self._front.drain()
+        else:
+            self.close_client("drain", "proxy")
+        self._links.settle()
+
+    # Which version.
+
+    def _open(self, data: bytes) -> None:
+        """In the clear the first bytes tell HTTP/2 from HTTP/1.1 (RFC 9113 3.3)."""
+        self._opening += data
+        opening = bytes(self._opening)
+        if len(opening) < len(PREFACE) and PREFACE.startswith(opening):
+            return
+        self._speak("h2" if opening.startswith(PREFACE) else "http/1.1")
+
+    def _speak(self, version: str) -> None:
+        """Take the client's side of this version, and what has come already."""
+        if version == "h2":
+            self._front = H2Server(self, self._client, self._scheme)
+        else:
+            self._front = H1Server(self, self._client, self._scheme, self._default_host)
+        self._opened()
+        opening, self._opening = bytes(self._opening), bytearray()
+        if isinstance(self._front, H2Server):
+            self._front.start()
+        if opening:
+            self._front.received(opening)
+        self.wake(self._front.due(self.session.now()))
+
+    def _opened(self) -> None:
+        """Take the origin's side: what ALPN says, or in the clear what the client speaks."""
+        stream, flow = self.session.origin, self.session.flow
+        if self._pool is not None or self._failure is not None:
+            return
+        is_clear_h2 = isinstance(self._front, H2Server) and self.session.client.tls is None
+        tls = self.session.client.tls
+        alpn = ("h2",) if is_clear_h2 else ("h2", "http/1.1") if isinstance(self._front, H2Server) else ("http/1.1",)
+        target = Target(flow.dst, flow.dst_port, (tls.sni or flow.dst) if tls is not None else None, alpn)
+        self._pool = OriginPool(
+            self.session, target, self.limits, self._links, lost=self._origin_lost, upgrades=self._allow_upgrades
+        )
+        if stream is not None:
+            is_h2 = stream.tls.alpn == "h2" if stream.tls is not None else is_clear_h2
+            self._main = self._pool.adopt(stream, h2=is_h2)
+            if not is_h2:
+                self._allow_upgrades()
+
+    def _allow_upgrades(self) -> None:
+        """Tell a client of HTTP/2 that WebSockets can be streams: only where the origin has them."""
+        if isinstance(self._front, H2Server):
+            self._front.allow_upgrades()
+
+    @property
+    def _scheme(self) -> bytes:
+        return b"https" if self.session.client.tls is not None else b"http"
+
+    @property
+    def _default_host(self) -> bytes:
+        """For a request that names no host."""
+        flow, tls = self.session.flow, self.session.client.tls
+        host = tls.sni if tls is not None and tls.sni else f"[{flow.dst}]" if ":" in flow.dst else flow.dst
+        return (host if flow.dst_port == (443 if tls else 80) else f"{host}:{flow.dst_port}").encode("latin-1")
+
+    # What exchanges and the client's side ask for.
+
+    def next_number(self) -> int:
+        """The number of a new request."""
+        self._number += 1
+        self._active += 1
+        return self._number
+
+    def take(self, exchange: Exchange) -> None:
+        """Find an origin: the session's own, or where policy sends this request."""
+        if exchange.origin_address is not None:
+            self._other(exchange.origin_address).take(exchange)
+        elif self._failure is not None:
+            exchange.origin_failed(fault_of(self._failure), str(self._failure), by="origin")
+        else:
+            assert self._pool is not None
+            self._pool.take(exchange)
+
+    def _other(self, address: tuple[str, int]) -> OriginPool:
+        pool = self._pools.get(address)
+        if pool is None:
+            host, port = address
+            name = host if self.session.client.tls is not None and port != 80 else None
+            target = Target(host, port, name, ("http/1.1",))
+            pool = OriginPool(self.session, target, self.limits, self._links)
+            self._pools[address] = pool
+        return pool
+
+    def sign(self, head: RequestHead | ResponseHead) -> None:
+        """Add the proxy to its Via (RFC 9110 7.6.3)."""
+        if self.identity.is_in_via:
+            head.via.append(head.version.encode() + self._via)
+
+    def is_loop(self, head: RequestHead) -> bool:
+        """Whether the request's Via has this proxy as often as is allowed."""
+        if head.via:
+            name = self._via.strip()
+            passes = sum(part.split()[1:2] == [name] for each in head.via for part in each.split(b","))
+            if passes >= self.limits.passes:
+                return True
+        return False
+
+    def finished(self, exchange: Exchange) -> None:
+        """Record it."""
+        self._active -= 1
+        if self._is_origin_lost and not self._active:
+            self.is_draining = True
+        self.session.record(record_of(exchange, self.session.flow, self.session.now()))
+
+    def settle(self) -> None:
+        """Send what was written since an answer came."""
+        self._links.settle()
+
+    def wake(self, at: float) -> None:
+        """Look at what is due then."""
+        if self._armed is None or at < self._armed:
+            self._armed = at
+            self.session.arm(max(at - self.session.now(), 0.0))
+
+    def at_fault(self, fault: Fault) -> None:
+        """Why the conversation ends."""
+        if self._fault is None:
+            self._fault = fault
+            self._fault_by = told(fault).by
+
+    def close_client(self, reason: CloseReason | None, by: ClosedBy) -> None:
+        """End the session."""
+        if reason is None and self._fault is not None:
+            reason, by = close_reason(self._fault, told(self._fault).by), self._fault_by
+        elif reason is None:
+            reason, by = self._end
+        self._links.settle()
+        self._finish(reason, by)
+
+    def _origin_lost(self) -> None:
+        """The origin has closed its connection: between two requests that ends the client's, too."""
+        self._is_origin_lost = True
+        if self._end == _DEFAULT_END:
+            self._end = ("origin_closed", "origin")
+        if self._active == 0 and self._front is not None and not self._is_over:
+            self.is_draining = True
+            self._front.drain()
+
+    def _finish(self, reason: CloseReason, by: ClosedBy) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.session.arm(None)
+            self.session.finish(reason, by)

@@ -1,0 +1,146 @@
+"""What can go wrong in a conversation: each fault has a name, a status, and an error type of RFC 9209."""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal, NamedTuple
+
+from proxy.flow.record import CloseReason
+
+By = Literal["client", "origin", "proxy"]
+
+
+class Fault(enum.StrEnum):
+    """Why a request or a connection did not end well. A closed set: records name it."""
+
+    # the client's, HTTP/1.1
+    BAD_REQUEST = "bad_request"  # what h11 refuses: a line or field that does not parse, no Host, two of them
+    BAD_LINE_END = "bad_line_end"  # CR or LF by itself (RFC 9112 2.2)
+    OBS_FOLD = "obs_fold"  # a field over several lines (RFC 9112 5.2)
+    BOTH_FRAMINGS = "both_framings"  # Content-Length and Transfer-Encoding (RFC 9112 6.1)
+    BAD_FRAMING = "bad_framing"  # lengths that contradict each other, codings that are not chunked
+    HEADERS_TOO_LARGE = "headers_too_large"
+    TOO_MANY_HEADERS = "too_many_headers"
+    CHUNK_OVERHEAD = "chunk_overhead"  # extensions or tiny chunks without end
+    UNKNOWN_VERSION = "unknown_version"
+    SLOW_HEADERS = "slow_headers"
+    SLOW_BODY = "slow_body"
+    SLOW_READ = "slow_read"  # the response is not taken
+    BODY_CUT = "body_cut"  # the end came before the body's
+    # HTTP/2
+    BAD_FRAME = "bad_frame"  # what h2 refuses
+    RAPID_RESET = "rapid_reset"  # CVE-2023-44487
+    CONTINUATION_FLOOD = "continuation_flood"
+    SETTINGS_FLOOD = "settings_flood"
+    PING_FLOOD = "ping_flood"
+    EMPTY_FRAMES = "empty_frames"
+    PRIORITY_FLOOD = "priority_flood"
+    WINDOW_FLOOD = "window_flood"
+    UNKNOWN_FRAMES = "unknown_frames"
+    HEADER_BOMB = "header_bomb"  # a header list that grows when it is decoded
+    # WebSocket
+    UNMASKED_FRAME = "unmasked_frame"
+    MASKED_FRAME = "masked_frame"  # from an origin
+    RESERVED_BITS = "reserved_bits"
+    BAD_OPCODE = "bad_opcode"
+    BAD_FRAGMENT = "bad_fragment"
+    CONTROL_FRAME = "control_frame"  # a control frame that is long or fragmented
+    FRAME_TOO_LARGE = "frame_too_large"
+    MESSAGE_TOO_LARGE = "message_too_large"  # also one that inflates without end
+    BAD_MESSAGE = "bad_message"  # no UTF-8, or what does not inflate
+    # the origin's
+    ORIGIN_REFUSED = "origin_refused"
+    ORIGIN_UNREACHABLE = "origin_unreachable"
+    ORIGIN_TIMEOUT = "origin_timeout"
+    ORIGIN_TLS = "origin_tls"
+    ORIGIN_PROTOCOL = "origin_protocol"
+    ORIGIN_CLOSED = "origin_closed"  # before it answered
+    ORIGIN_RESET = "origin_reset"  # a stream of HTTP/2, by its error code
+    RESPONSE_CUT = "response_cut"
+    RESPONSE_HEADERS_TOO_LARGE = "response_headers_too_large"
+    RESPONSE_TIMEOUT = "response_timeout"
+    UPGRADE_REFUSED = "upgrade_refused"  # WebSocket over HTTP/2 that the origin cannot
+    # neither's
+    CLIENT_GONE = "client_gone"
+    CANCELLED = "cancelled"  # the client has reset the stream
+    DENIED = "denied"
+    LOOP = "loop"
+    BUSY = "busy"  # more requests wait for this origin than are allowed to
+    DRAINED = "drained"
+    INTERNAL = "internal"
+
+
+class Told(NamedTuple):
+    """How a fault is told: the status, the error type of Proxy-Status, and whose it is."""
+
+    status: int
+    error: str
+    by: By = "client"
+
+
+_REQUEST = Told(400, "http_request_error")
+TOLD: dict[Fault, Told] = {
+    Fault.HEADERS_TOO_LARGE: Told(431, "http_request_error"),
+    Fault.TOO_MANY_HEADERS: Told(431, "http_request_error"),
+    Fault.UNKNOWN_VERSION: Told(505, "http_request_error"),
+    Fault.SLOW_HEADERS: Told(408, "http_request_error"),
+    Fault.SLOW_BODY: Told(408, "http_request_error"),
+    Fault.MASKED_FRAME: Told(502, "http_protocol_error", "origin"),
+    Fault.ORIGIN_REFUSED: Told(502, "connection_refused", "origin"),
+    Fault.ORIGIN_UNREACHABLE: Told(502, "destination_ip_unroutable", "origin"),
+    Fault.ORIGIN_TIMEOUT: Told(504, "connection_timeout", "origin"),
+    Fault.ORIGIN_TLS: Told(502, "tls_certificate_error", "origin"),
+    Fault.ORIGIN_PROTOCOL: Told(502, "http_protocol_error", "origin"),
+    Fault.ORIGIN_CLOSED: Told(502, "connection_terminated", "origin"),
+    Fault.ORIGIN_RESET: Told(502, "connection_terminated", "origin"),
+    Fault.RESPONSE_CUT: Told(502, "http_response_incomplete", "origin"),
+    Fault.RESPONSE_HEADERS_TOO_LARGE: Told(502, "http_response_header_section_size", "origin"),
+    Fault.RESPONSE_TIMEOUT: Told(504, "http_response_timeout", "origin"),
+    Fault.UPGRADE_REFUSED: Told(502, "http_upgrade_failed", "origin"),
+    Fault.CLIENT_GONE: Told(499, "connection_terminated"),
+    Fault.CANCELLED: Told(499, "connection_terminated"),
+    Fault.DENIED: Told(403, "http_request_denied", "proxy"),
+    Fault.LOOP: Told(508, "proxy_loop_detected", "proxy"),
+    Fault.BUSY: Told(503, "connection_limit_reached", "proxy"),
+    Fault.DRAINED: Told(503, "proxy_internal_response", "proxy"),
+    Fault.INTERNAL: Told(500, "proxy_internal_error", "proxy"),
+}
+
+_CLOSE: dict[Fault, CloseReason] = {
+    Fault.SLOW_HEADERS: "client_idle_timeout",
+    Fault.SLOW_BODY: "client_idle_timeout",
+    Fault.SLOW_READ: "client_idle_timeout",
+    Fault.CLIENT_GONE: "client_closed",
+    Fault.ORIGIN_REFUSED: "origin_refused",
+    Fault.ORIGIN_UNREACHABLE: "origin_unreachable",
+    Fault.ORIGIN_TIMEOUT: "origin_timeout",
+    Fault.ORIGIN_TLS: "origin_tls_error",
+    Fault.ORIGIN_CLOSED: "origin_closed",
+    Fault.RESPONSE_TIMEOUT: "origin_timeout",
+    Fault.DENIED: "denied",
+    Fault.DRAINED: "drain",
+}
+
+
+class HttpError(Exception):
+    """A fault on its way to whoever ends the exchange or the conversation."""
+
+    def __init__(self, fault: Fault, detail: str) -> None:
+        super().__init__(detail)
+        self.fault = fault
+        self.detail = detail
+
+
+def told(fault: Fault) -> Told:
+    """How `fault` is told: 400 where nothing else is said."""
+    return TOLD.get(fault, _REQUEST)
+
+
+def close_reason(fault: Fault, by: By) -> CloseReason:
+    """What the flow's record says when `fault` of `by` ends the whole session."""
+    reasons: dict[By, CloseReason] = {
+        "client": "client_protocol_error",
+        "origin": "origin_protocol_error",
+        "proxy": "proxy_error",
+    }
+    return _CLOSE.get(fault, reasons[by])

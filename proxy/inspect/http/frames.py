@@ -1,0 +1,143 @@
+"""WebSocket frames (RFC 6455 5.2): their headers checked and their messages counted, their payload skipped."""
+
+from __future__ import annotations
+
+from proxy.inspect.http.faults import Fault
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+_DATA = (TEXT, BINARY)
+_CONTROL = (CLOSE, PING, PONG)
+_MAX_CONTROL = 125
+
+Problem = tuple[Fault, str]
+
+
+class FrameReader:
+    """Follows one direction. `allows_rsv1`: permessage-deflate was agreed, and marks the first frames of messages."""
+
+    __slots__ = (
+        "_close",
+        "_header",
+        "_is_fragmented",
+        "_is_masked",
+        "_key",
+        "_left",
+        "_max_bytes",
+        "_rsv1",
+        "close_code",
+        "ends",
+        "last_opcode",
+        "messages",
+    )
+
+    def __init__(self, max_bytes: int, *, is_masked: bool, allows_rsv1: bool) -> None:
+        self._max_bytes = max_bytes
+        self._is_masked = is_masked
+        self._rsv1 = allows_rsv1
+        self._header = bytearray()  # of a frame that has begun
+        self._left = 0  # bytes of its payload that are still to come
+        self._is_fragmented = False
+        self._close: bytearray | None = None  # the payload of a close frame
+        self._key = b"\0\0\0\0"
+        self.last_opcode: int | None = None
+        self.messages = 0
+        self.close_code: int | None = None
+        self.ends: list[int] = []  # offsets in what was fed last at which a message, or a control frame, was complete
+
+    @property
+    def is_between(self) -> bool:
+        """Whether a whole number of frames has come."""
+        return not self._left and not self._header
+
+    def feed(self, data: bytes) -> Problem | None:
+        """What is wrong with the frames in `data`, if anything is."""
+        self.ends = []
+        position, size = 0, len(data)
+        while position < size:
+            if self._left:
+                step = min(self._left, size - position)
+                if self._close is not None:
+                    self._close += data[position : position + step]
+                self._left -= step
+                position += step
+                if not self._left:
+                    self._frame_ended(position)
+                continue
+            step = self._header_size() - len(self._header)
+            self._header += data[position : position + step]
+            position += step
+            if len(self._header) < self._header_size():
+                continue  # the length's own bytes are still to come, or there is no more data
+            problem = self._frame_began()
+            if problem is not None:
+                return problem
+            if not self._left:
+                self._frame_ended(position)
+        return None
+
+    def _header_size(self) -> int:
+        if len(self._header) < 2:
+            return 2
+        length = self._header[1] & 0x7F
+        return 2 + {126: 2, 127: 8}.get(length, 0) + (4 if self._header[1] & 0x80 else 0)
+
+    def _frame_began(self) -> Problem | None:
+        header = self._header
+        is_final, rsv, opcode = header[0] & 0x80, header[0] & 0x70, header[0] & 0x0F
+        is_masked, length = bool(header[1] & 0x80), header[1] & 0x7F
+        if length == 126:
+            length = int.from_bytes(header[2:4], "big")
+        elif length == 127:
+            length = int.from_bytes(header[2:10], "big")
+        if is_masked:
+            self._key = bytes(header[-4:])
+        problem = self._check(bool(is_final), rsv, opcode, is_masked, length)
+        self._header.clear()
+        self._left = length
+        self.last_opcode = opcode
+        if opcode == CLOSE:
+            self._close = bytearray()
+        elif opcode not in _CONTROL:
+            self._is_fragmented = not is_final
+        return problem
+
+    def _check(self, is_final: bool, rsv: int, opcode: int, is_masked: bool, length: int) -> Problem | None:
+        if is_masked != self._is_masked:
+            if self._is_masked:
+                return Fault.UNMASKED_FRAME, "a frame of a client without a mask"
+            return Fault.MASKED_FRAME, "a frame of a server with a mask"
+        if rsv & ~(0x40 if self._rsv1 and opcode in _DATA else 0):
+            return Fault.RESERVED_BITS, f"reserved bits {rsv >> 4:03b} that no extension has agreed on"
+        if opcode in _CONTROL:
+            if not is_final or length > _MAX_CONTROL:
+                return Fault.CONTROL_FRAME, "a control frame that is fragmented or longer than 125 bytes"
+        elif opcode == CONTINUATION:
+            if not self._is_fragmented:
+                return Fault.BAD_FRAGMENT, "a continuation of no message"
+        elif opcode not in _DATA:
+            return Fault.BAD_OPCODE, f"opcode {opcode:#x}"
+        elif self._is_fragmented:
+            return Fault.BAD_FRAGMENT, "a new message inside another"
+        if length > self._max_bytes:
+            return Fault.FRAME_TOO_LARGE, f"a frame of {length} bytes, {self._max_bytes} are allowed"
+        return None
+
+    def _frame_ended(self, position: int) -> None:
+        if self._close is not None:
+            if self.close_code is None:
+                code = bytes(byte ^ key for byte, key in zip(self._close[:2], self._key, strict=False))
+                plain = code if self._is_masked else bytes(self._close[:2])
+                self.close_code = int.from_bytes(plain, "big") if len(plain) == 2 else 1005
+            self._close = None
+        elif self.last_opcode not in _CONTROL and not self._is_fragmented:
+            self.messages += 1
+        if not self._is_fragmented:
+            self.ends.append(position)
+
+
+def close_frame(code: int, reason: str, *, is_masked: bool) -> bytes:
+    """A close frame; masked with zeros, which is a mask like any other (RFC 6455 5.3 wants strength for scripts)."""
+    payload = code.to_bytes(2, "big") + reason.encode()[:123]
+    if is_masked:
+        return bytes((0x80 | CLOSE, 0x80 | len(payload))) + b"\0\0\0\0" + payload
+    return bytes((0x80 | CLOSE, len(payload))) + payload

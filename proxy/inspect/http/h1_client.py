@@ -1,0 +1,249 @@
+"""The origin's side of HTTP/1.1: one request at a time, and its response."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+from typing import Protocol
+
+import h11
+
+from proxy.inspect.http import h1_wire
+from proxy.inspect.http.exchange import Exchange
+from proxy.inspect.http.faults import Fault, HttpError
+from proxy.inspect.http.limits import Limits
+from proxy.inspect.http.link import Link
+from proxy.inspect.http.messages import Headers, ResponseHead, first
+from proxy.inspect.http.websocket import accept_of, is_websocket
+
+
+class Pool(Protocol):
+    """The connections to one origin, as one of them sees it."""
+
+    def free(self, connection: H1Client) -> None:
+        """It can take another request."""
+        ...
+
+    def lost(self, connection: H1Client) -> None:
+        """It can take no other."""
+        ...
+
+
+class H1Client:
+    """Sends requests and reads responses. h11 is told of each request only what decides how its response ends."""
+
+    def __init__(self, pool: Pool, link: Link, limits: Limits) -> None:
+        self.link = link
+        self.exchange: Exchange | None = None
+        self._pool = pool
+        self._limits = limits
+        self._reader: h11.Connection | None = None
+        self._is_chunked = self._is_raw = self._has_sent = self._closes = False
+        self._key: bytes | None = None
+        self._is_lost = False
+        link.filled = self.full
+
+    # What the origin is sent.
+
+    def request(self, exchange: Exchange) -> None:
+        """Send the head of its request."""
+        head = exchange.request
+        self.exchange = exchange
+        self._key = None
+        if is_websocket(head) and first(head.headers, b"sec-websocket-key") is None:
+            self._key = base64.b64encode(os.urandom(16))
+        reader = self._reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._limits.header_bytes)
+        for event in _like(head.method if head.method in (b"HEAD", b"CONNECT") else b"GET", head.protocol is not None):
+            reader.send(event)
+        self._is_chunked = head.length is None and not head.is_bodiless
+        self._has_sent = head.is_bodiless
+        self.link.write(h1_wire.write_request(head, self._key))
+        exchange.taken(self)
+
+    def data(self, data: bytes) -> None:
+        """A part of the body, or bytes of what the connection was upgraded to."""
+        self.link.write(h1_wire.chunk(data) if self._is_chunked and not self._is_raw else data)
+
+    def end(self, trailers: Headers) -> None:
+        """The request is complete. Trailers go on only in chunks."""
+        if self._is_raw:
+            self.link.end()
+        elif self._is_chunked:
+            self.link.write(h1_wire.last_chunk(trailers))
+        self._has_sent = True
+        if self._reader is None and not self._is_raw and not self._closes:  # it had answered before
+            self.exchange = None
+            self._pool.free(self)
+
+    def reset(self, fault: Fault) -> None:
+        """There is no way to take a request back but to close."""
+        self.exchange = None
+        if self._is_raw:
+            self.link.end()
+        self.link.abort()
+        self._lose()
+
+    def pause(self) -> None:
+        """Read no more of the response."""
+        self.link.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.link.resume()
+
+    # What the origin sends.
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the origin."""
+        exchange = self.exchange
+        if self._is_raw:
+            if exchange is not None:
+                exchange.response_data(data)
+        elif self._reader is None:
+            self._fail(Fault.ORIGIN_PROTOCOL, "the origin has sent what was not asked for")
+        else:
+            self._reader.receive_data(data)
+            self._read()
+
+    def ended(self) -> None:
+        """The origin has closed its half."""
+        if self._is_raw:
+            if self.exchange is not None:
+                self.exchange.response_ended([])
+        elif self._reader is None:
+            self._lose()
+        else:
+            self._closes = True
+            self._reader.receive_data(b"")
+            self._read(has_ended=True)
+
+    def broken(self, error: OSError) -> None:
+        """The connection is gone."""
+        self._fail(
+            Fault.ORIGIN_CLOSED if self._awaits_head else Fault.RESPONSE_CUT, f"the origin's connection: {error}"
+        )
+
+    def drained(self) -> None:
+        """The origin takes more."""
+        self.link.is_full = False
+        if self.exchange is not None:
+            self.exchange.origin_ready()
+
+    def full(self) -> None:
+        """It does not take what it is sent."""
+        if self.exchange is not None:
+            self.exchange.origin_full()
+
+    @property
+    def _awaits_head(self) -> bool:
+        return self.exchange is not None and self.exchange.response is None
+
+    def _read(self, *, has_ended: bool = False) -> None:
+        try:
+            self._read_events()
+        except h11.RemoteProtocolError as error:
+            if has_ended:
+                fault = Fault.ORIGIN_CLOSED if self._awaits_head else Fault.RESPONSE_CUT
+                self._fail(fault, "the origin has closed the connection too early")
+            elif error.error_status_hint == 431 and self._awaits_head:
+                self._fail(Fault.RESPONSE_HEADERS_TOO_LARGE, str(error))
+            else:
+                self._fail(Fault.ORIGIN_PROTOCOL, str(error))
+        except HttpError as error:
+            self._fail(error.fault, error.detail)
+
+    def _read_events(self) -> None:
+        while self._reader is not None and self.exchange is not None:
+            event = self._reader.next_event()
+            if type(event) is h11.Data:
+                self.exchange.response_data(bytes(event.data))
+            elif type(event) is h11.Response:
+                self._respond(event)
+            elif type(event) is h11.EndOfMessage:
+                self._complete(event)
+            elif type(event) is h11.InformationalResponse:
+                self._inform(event)
+            else:
+                return
+
+    def _respond(self, event: h11.Response) -> None:
+        exchange, reader = self.exchange, self._reader
+        assert exchange is not None
+        assert reader is not None
+        head = h1_wire.read_response(event, self._limits)
+        if event.http_version == b"1.0" or _closes(event):
+            self._closes = True
+        if exchange.request.method == b"CONNECT" and 200 <= head.status < 300:
+            self._switch(head)
+        else:
+            head.closes = self._closes
+            exchange.responded(head)
+
+    def _inform(self, event: h11.InformationalResponse) -> None:
+        assert self.exchange is not None
+        head = h1_wire.read_response(event, self._limits)
+        if event.status_code != 101:
+            self.exchange.informed(head)
+            return
+        if self._key is not None and first(head.headers, b"sec-websocket-accept") != accept_of(self._key):
+            raise HttpError(Fault.ORIGIN_PROTOCOL, "Sec-WebSocket-Accept is not the answer to the key")
+        self._switch(head)
+
+    def _switch(self, head: ResponseHead) -> None:
+        exchange, reader = self.exchange, self._reader
+        assert exchange is not None
+        assert reader is not None
+        self._is_raw = True
+        self._closes = True
+        leftover = reader.trailing_data[0]
+        self._reader = None
+        head.length = None
+        exchange.responded(head)
+        if leftover:
+            exchange.response_data(leftover)
+
+    def _complete(self, event: h11.EndOfMessage) -> None:
+        exchange, reader = self.exchange, self._reader
+        assert exchange is not None
+        assert reader is not None
+        if reader.trailing_data[0]:
+            self._closes = True  # bytes that nobody asked for belong to no response
+        self._reader = None
+        is_free = self._has_sent and not self._closes
+        self.exchange = None if self._has_sent else exchange
+        trailers = event.headers.raw_items() if event.headers else []
+        if self._closes:
+            self.exchange = None
+            self._lose()
+        exchange.response_ended(trailers)
+        if not exchange.client_ended and self._closes:
+            exchange.origin_failed(Fault.ORIGIN_CLOSED, "the origin has answered and closed before the request's end")
+        if is_free:
+            self._pool.free(self)
+
+    def _fail(self, fault: Fault, detail: str) -> None:
+        exchange, self.exchange = self.exchange, None
+        self._reader = None
+        self.link.abort()
+        self._lose()
+        if exchange is not None:
+            exchange.origin_failed(fault, detail)
+
+    def _lose(self) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            self._pool.lost(self)
+
+
+def _closes(event: h11.Response) -> bool:
+    return any(name.lower() == b"connection" and b"close" in value.lower() for name, value in event.headers.raw_items())
+
+
+@functools.cache
+def _like(method: bytes, is_upgrade: bool) -> tuple[h11.Event, ...]:
+    """A request of this method, for h11 to know how its response ends."""
+    headers = [("Host", "origin")]
+    if is_upgrade:
+        headers += [("Connection", "Upgrade"), ("Upgrade", "any")]
+    return h11.Request(method=method, target="/", headers=headers), h11.EndOfMessage()

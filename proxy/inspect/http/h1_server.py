@@ -1,0 +1,333 @@
+"""The client's side of HTTP/1.1: requests read one after another, responses written in their order."""
+
+from __future__ import annotations
+
+import enum
+
+import h11
+
+from proxy.inspect.http import h1_wire, timing
+from proxy.inspect.http.exchange import Exchange
+from proxy.inspect.http.faults import Fault, HttpError, told
+from proxy.inspect.http.front import Owner
+from proxy.inspect.http.link import Link
+from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead, first
+from proxy.inspect.http.websocket import accept_of
+
+_HEAD_END = b"\r\n\r\n"
+_MAX_BLANK = 8  # bytes of empty lines before a request (RFC 9112 2.2)
+_CHUNK_EARNS = 16  # bytes of chunk header that every chunk may have; those of data earn twice as many again
+
+
+class Framing(enum.Enum):
+    """How the end of a response's body is told."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+    RAW = "raw"  # the connection has been upgraded
+
+
+class H1Server:
+    """Reads a client's requests. What is pipelined behind one waits, unread, until that one is done."""
+
+    def __init__(self, owner: Owner, link: Link, scheme: bytes, default_host: bytes) -> None:
+        self.owner = owner
+        self.link = link
+        self.exchange: Exchange | None = None
+        self._scheme = scheme
+        self._default_host = default_host
+        self._limits = owner.limits
+        self._buffer = bytearray()  # of heads to come
+        self._searched = 0  # bytes of it that have no end of a head
+        self._body: h11.Connection | None = None
+        self._excess = 0  # bytes of chunk headers beyond what was earned
+        self._framing = Framing.NONE
+        self._head: RequestHead | None = None
+        self._closes = False
+        self._has_ended = False  # the client sends no more
+        self._is_advancing = False
+        self.is_lingering = False
+        self.head_began: float | None = None
+        self.idle_since = owner.session.now()
+        link.filled = self.full
+
+    # What the client sends.
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        if self.is_lingering:
+            return
+        if self._framing is Framing.RAW:
+            if self.exchange is not None:
+                self.exchange.request_data(data)
+        elif self._body is not None:
+            self._body.receive_data(data)
+            self._read_body(len(data))
+        else:
+            self._buffer += data
+            if self.exchange is None:
+                self._advance()
+            elif len(self._buffer) > self._limits.header_bytes:
+                self.link.pause()  # pipelined: they are read when their turn comes
+
+    def ended(self) -> None:
+        """The client has closed its half."""
+        self._has_ended = True
+        exchange = self.exchange
+        if self.is_lingering:
+            self.owner.close_client(None, "proxy")
+        elif exchange is None:
+            if self._buffer:
+                self._bad(HttpError(Fault.BODY_CUT, "the connection ended within a request's head"))
+            else:
+                self.owner.close_client("client_closed", "client")
+        elif self._framing is Framing.RAW:
+            exchange.request_ended([])
+        elif self._body is not None:
+            exchange.client_gone(Fault.BODY_CUT, "the connection ended within a request's body")
+
+    def broken(self, detail: str) -> None:
+        """The connection to the client is gone."""
+        if self.exchange is not None:
+            self.exchange.client_gone(Fault.CLIENT_GONE, detail)
+
+    def _advance(self) -> None:
+        """Begin requests while there are whole heads, and none under way."""
+        if self._is_advancing:
+            return
+        self._is_advancing = True
+        try:
+            while self.exchange is None and self._buffer and not self.is_lingering and self._begin():
+                pass
+        except HttpError as error:
+            self._bad(error)
+        finally:
+            self._is_advancing = False
+
+    def _begin(self) -> bool:
+        """Whether a request could be begun."""
+        buffer = self._buffer
+        if buffer[0] in b"\r\n":
+            self._skip_blank()
+        end = buffer.find(_HEAD_END, max(self._searched - 3, 0))
+        if end < 0 or end > self._limits.header_bytes:
+            if len(buffer) > self._limits.header_bytes:
+                raise HttpError(Fault.HEADERS_TOO_LARGE, f"a head of more than {self._limits.header_bytes} bytes")
+            h1_wire.check_line_ends(buffer, self._searched)
+            self._searched = len(buffer)
+            if buffer and self.head_began is None:
+                self.head_began = self.owner.session.now()
+                self.owner.wake(self.head_began + self._limits.header_s)
+            return False
+        head = bytes(buffer[: end + 4])
+        del buffer[: end + 4]
+        self._searched = 0
+        self.head_began = None
+        self._start(head)
+        return True
+
+    def _skip_blank(self) -> None:
+        stripped = self._buffer.lstrip(b"\r\n")
+        blank = len(self._buffer) - len(stripped)
+        if blank > _MAX_BLANK or (blank > 1 and self._buffer[:blank].replace(b"\r\n", b"").strip(b"\r")):
+            raise HttpError(Fault.BAD_LINE_END, "empty lines before a request")
+        if stripped or blank > 2:
+            self._buffer[:] = stripped
+        self._searched = 0
+
+    def _start(self, data: bytes) -> None:
+        body, head = h1_wire.read_request(data, self._limits, self._scheme, self._default_host)
+        self._head = head
+        self._closes = head.closes
+        exchange = self.exchange = Exchange(self.owner, self, head)
+        if not head.is_bodiless:
+            self._body, self._excess = body, 0
+        exchange.begin(is_complete=head.is_bodiless)
+        if self._body is not None and self._buffer:
+            rest = bytes(self._buffer)
+            self._buffer.clear()
+            body.receive_data(rest)
+            self._read_body(len(rest))
+
+    def _read_body(self, size: int) -> None:
+        body, exchange = self._body, self.exchange
+        assert body is not None
+        try:
+            while True:
+                event = body.next_event()
+                if type(event) is h11.Data:
+                    size -= len(event.data)
+                    if event.chunk_start:
+                        self._excess -= _CHUNK_EARNS
+                    self._excess -= 2 * len(event.data)
+                    if exchange is not None:
+                        exchange.request_data(bytes(event.data))
+                elif type(event) is h11.EndOfMessage:
+                    self._buffer += body.trailing_data[0]
+                    self._body = None
+                    if exchange is not None:
+                        exchange.request_ended(event.headers.raw_items() if event.headers else [])
+                    return
+                else:
+                    break
+        except h11.RemoteProtocolError as error:
+            self._bad(HttpError(Fault.BAD_FRAMING, str(error)))
+            return
+        self._excess = max(self._excess + size, 0)
+        if self._excess > self._limits.chunk_overhead_bytes:
+            self._bad(HttpError(Fault.CHUNK_OVERHEAD, "chunk headers larger than what they frame"))
+
+    def _bad(self, error: HttpError) -> None:
+        """Refuse what cannot be read; nothing after it can be understood."""
+        self._body = None
+        self._closes = True
+        exchange = self.exchange
+        if exchange is None:
+            head = RequestHead(b"", self._scheme, b"", b"", "1.1")
+            head.size = len(self._buffer)
+            self._buffer.clear()
+            self._head = head
+            exchange = self.exchange = Exchange(self.owner, self, head)
+            exchange.client_ended = True
+            self.owner.at_fault(error.fault)
+        exchange.refuse(error.fault, error.detail, by=told(error.fault).by)
+
+    # What the client is sent.
+
+    def inform(self, head: ResponseHead) -> None:
+        """An interim response; clients of HTTP/1.0 know none."""
+        if self._head is not None and self._head.version != "1.0":
+            self.link.write(h1_wire.write_response(head, is_chunked=False, closes=False))
+
+    def respond(self, head: ResponseHead) -> None:
+        """A response's head, with the framing that its client understands."""
+        request = self._head
+        assert request is not None
+        assert self.exchange is not None
+        status = head.status
+        if self.exchange.is_switched:
+            self._framing = Framing.RAW
+            key = first(request.headers, b"sec-websocket-key")
+            if key is not None and first(head.headers, b"sec-websocket-accept") is None:  # from HTTP/2, which has none
+                head.headers.append((b"Sec-WebSocket-Accept", accept_of(key)))
+            self.link.write(h1_wire.write_response(head, is_chunked=False, closes=False))
+            return
+        if head.closes or self.owner.is_draining:
+            self._closes = True
+        if request.method == b"HEAD" or status in (204, 304):
+            self._framing = Framing.NONE
+        elif head.length is not None:
+            self._framing = Framing.LENGTH
+        elif request.version == "1.0":
+            self._framing, self._closes = Framing.CLOSE, True
+        else:
+            self._framing = Framing.CHUNKED
+        is_chunked = self._framing is Framing.CHUNKED
+        self.link.write(h1_wire.write_response(head, is_chunked=is_chunked, closes=self._closes))
+
+    def data(self, data: bytes) -> None:
+        """A part of the body."""
+        if self._framing is Framing.CHUNKED:
+            self.link.write(h1_wire.chunk(data))
+        elif self._framing is not Framing.NONE:
+            self.link.write(data)
+
+    def end(self, trailers: Headers) -> None:
+        """The response is complete. Trailers go on only in chunks."""
+        if self._framing is Framing.CHUNKED:
+            self.link.write(h1_wire.last_chunk(trailers))
+        elif self._framing is Framing.RAW:
+            self.link.end()
+
+    def reset(self, fault: Fault) -> None:
+        """Break off: a client must not take what it has for the whole."""
+        if self._framing is Framing.RAW:
+            self.link.end()  # a WebSocket's close frame goes before it
+        else:
+            self.link.abort()
+        self.owner.at_fault(fault)
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the client has not taken."""
+        return self.link.stream.queued
+
+    def pause(self) -> None:
+        """Read no more of the client."""
+        self.link.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.link.resume()
+
+    def done(self) -> None:
+        """The exchange is over: the next request, or the end."""
+        exchange, self.exchange = self.exchange, None
+        self.idle_since = self.owner.session.now()
+        if exchange is not None and exchange.ended_first == "origin":
+            self.owner.close_client("origin_closed", "origin")
+        elif self._framing is Framing.RAW or not self.link.is_open:
+            self.owner.close_client(None, "proxy")
+        elif self._closes or self._body is not None or self.owner.is_draining:
+            self._linger()
+        elif self._has_ended:
+            self.owner.close_client("client_closed", "client")
+        else:
+            self.link.resume()
+            self.owner.wake(self.idle_since + self._limits.idle_s)
+            self._advance()
+
+    def _linger(self) -> None:
+        """Send no more, but let the client read what there is: closing with unread data would be a reset."""
+        self.is_lingering = True
+        self._buffer.clear()
+        self.link.end()
+        if self._has_ended:
+            self.owner.close_client(None, "proxy")
+        else:
+            self.link.resume()
+            self.owner.wake(self.idle_since + self._limits.linger_s)
+
+    # Back-pressure, time and the end.
+
+    def full(self) -> None:
+        """The client does not take what it is sent."""
+        if self.exchange is not None:
+            self.exchange.client_full()
+
+    def ready(self) -> None:
+        """It does again."""
+        if self.exchange is not None:
+            self.exchange.client_ready()
+
+    def drain(self) -> None:
+        """End after the present request, or at once."""
+        exchange = self.exchange
+        if exchange is not None and exchange.websocket is not None:
+            exchange.websocket.drain()
+        elif exchange is None and not self.is_lingering:
+            self._linger()
+
+    def due(self, now: float) -> float:
+        """When something has to have happened; at that time `expired` is called."""
+        limits = self._limits
+        if self.is_lingering:
+            return self.idle_since + limits.linger_s
+        if self.exchange is not None:
+            return timing.due(self.exchange, limits)
+        if self.head_began is not None:
+            return self.head_began + limits.header_s
+        return self.idle_since + limits.idle_s
+
+    def expired(self, now: float) -> None:
+        """It has not happened."""
+        if self.is_lingering:
+            self.owner.close_client(None, "proxy")
+        elif self.exchange is not None:
+            self._closes = timing.expire(self.exchange, now, self._limits) or self._closes
+        elif self.head_began is not None:
+            self._bad(HttpError(Fault.SLOW_HEADERS, f"no whole head within {self._limits.header_s:g} s"))
+        else:
+            self.owner.close_client("client_idle_timeout", "client")

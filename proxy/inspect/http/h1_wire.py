@@ -1,0 +1,212 @@
+"""HTTP/1.1 on the wire: heads read by h11 after the checks that it leaves out, heads and chunks as they are written.
+
+Writing is done here, not by h11: names keep the case that they came in, and it takes a third of the time.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+import h11
+
+from proxy.inspect.http.faults import Fault, HttpError
+from proxy.inspect.http.limits import Limits
+from proxy.inspect.http.messages import OWN_FIELDS, Headers, RequestHead, ResponseHead, Version, tokens
+
+LAST_CHUNK = b"0\r\n\r\n"
+_LONE = re.compile(rb"\r[^\n]|(?<!\r)\n")
+_FOLD = re.compile(rb"\r\n[ \t]")
+_ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.S)
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0,5})?")
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_VERSIONS: dict[bytes, Version] = {b"1.0": "1.0", b"1.1": "1.1"}
+
+
+def check_line_ends(head: bytes | bytearray, searched: int = 0) -> None:
+    """HttpError where two readers could see different lines in `head` (RFC 9112 2.2, 5.2 and 11).
+
+    `searched`: bytes at its beginning that were looked at before.
+    """
+    if _LONE.search(head, max(searched - 1, 0)):
+        raise HttpError(Fault.BAD_LINE_END, "CR or LF by itself in a request's head")
+    if _FOLD.search(head, max(searched - 2, 0)):
+        raise HttpError(Fault.OBS_FOLD, "a header field that is folded over several lines")
+
+
+def read_request(head: bytes, limits: Limits, scheme: bytes, default_host: bytes) -> tuple[h11.Connection, RequestHead]:
+    """The request in `head`, which ends with its empty line, and the h11 connection that reads its body."""
+    check_line_ends(head)
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
+    connection.receive_data(head)
+    try:
+        event = connection.next_event()
+    except h11.RemoteProtocolError as error:
+        raise HttpError(_fault(error), str(error)) from None
+    if type(event) is not h11.Request:
+        raise HttpError(Fault.BAD_REQUEST, "no request")
+    request = _request(event, scheme, default_host, limits)
+    request.size = len(head)
+    return connection, request
+
+
+def _request(event: h11.Request, scheme: bytes, default_host: bytes, limits: Limits) -> RequestHead:
+    version = _VERSIONS.get(event.http_version)
+    if version is None:
+        raise HttpError(Fault.UNKNOWN_VERSION, f"HTTP/{event.http_version.decode('latin-1')}")
+    head = RequestHead(event.method, scheme, default_host, event.target, version)
+    fields = event.headers.raw_items()
+    if len(fields) > limits.header_fields:
+        raise HttpError(Fault.TOO_MANY_HEADERS, f"{len(fields)} header fields, {limits.header_fields} are allowed")
+    kept, connection, upgrade, is_chunked = head.headers, None, None, False
+    for field in fields:
+        name = field[0].lower()
+        if name not in OWN_FIELDS:
+            kept.append(field)
+        elif name == b"host":
+            head.authority = field[1]
+        elif name == b"connection":
+            connection = field[1] if connection is None else connection + b"," + field[1]
+        elif name == b"content-length":
+            head.length = int(field[1])
+        elif name == b"transfer-encoding":
+            is_chunked = True
+        elif name == b"upgrade":
+            upgrade = field[1] if version == "1.1" else None
+        elif name == b"via":
+            head.via.append(field[1])
+    if is_chunked:
+        _check_framing(version, head.length)
+    head.is_bodiless = not (is_chunked or head.length)
+    if connection is not None and connection.lower() != b"keep-alive":
+        _nominated(head, tokens(connection), upgrade)
+    _target(head)
+    return head
+
+
+def _check_framing(version: Version, length: int | None) -> None:
+    if length is not None:
+        raise HttpError(Fault.BOTH_FRAMINGS, "both Content-Length and Transfer-Encoding")
+    if version == "1.0":
+        raise HttpError(Fault.BAD_FRAMING, "Transfer-Encoding in HTTP/1.0")
+
+
+def _nominated(head: RequestHead, options: list[bytes], upgrade: bytes | None) -> None:
+    """What Connection names goes no further; Upgrade is understood only if it is named there."""
+    if b"upgrade" in options and upgrade is not None and upgrade.strip().lower() != b"h2c":
+        head.protocol = upgrade.strip()
+    head.closes = head.closes or b"close" in options
+    named = {each for each in options if each not in (b"close", b"keep-alive", b"upgrade")}
+    if b"te" in named:
+        head.takes_trailers = True
+    if named:
+        head.headers = [each for each in head.headers if each[0].lower() not in named]
+
+
+def _target(head: RequestHead) -> None:
+    """Authority and path of a request's target (RFC 9112 3.2): that of a whole URL goes before Host."""
+    target = head.path
+    if head.method == b"CONNECT":
+        head.authority, head.path = target, b""
+    elif not target.startswith(b"/") and target != b"*":
+        parts = _ABSOLUTE.fullmatch(target)
+        if parts is None:
+            raise HttpError(Fault.BAD_REQUEST, "the request's target is neither a path nor a URL")
+        head.scheme, head.authority, head.path = parts[1].lower(), parts[2], parts[3] or b"/"
+        head.is_absolute = True
+    if not _HOST.fullmatch(head.authority):
+        raise HttpError(Fault.BAD_REQUEST, "the host has characters that no host has")
+
+
+def _fault(error: h11.RemoteProtocolError) -> Fault:
+    text = str(error)
+    if error.error_status_hint == 431:
+        return Fault.HEADERS_TOO_LARGE
+    if error.error_status_hint == 501 or "Content-Length" in text or "Transfer-Encoding" in text:
+        return Fault.BAD_FRAMING
+    return Fault.BAD_REQUEST
+
+
+def read_response(event: h11.Response | h11.InformationalResponse, limits: Limits) -> ResponseHead:
+    """A response's head, or an interim one's, as h11 has read it; HttpError where its framing is ambiguous."""
+    head = ResponseHead(event.status_code, event.reason, "1.0" if event.http_version == b"1.0" else "1.1")
+    kept, is_chunked, named, size = head.headers, False, None, 17 + len(event.reason)
+    for field in event.headers.raw_items():
+        name, value = field[0].lower(), field[1]
+        size += len(name) + len(value) + 4
+        if name not in OWN_FIELDS:
+            kept.append(field)
+        elif name == b"content-length":
+            head.length = int(value)
+        elif name == b"transfer-encoding":
+            is_chunked = True
+        elif name == b"connection":
+            named = value if named is None else named + b"," + value
+        elif name == b"upgrade":
+            head.protocol = value
+        elif name == b"via":
+            head.via.append(value)
+    if is_chunked and head.length is not None:
+        raise HttpError(Fault.ORIGIN_PROTOCOL, "both Content-Length and Transfer-Encoding in a response")
+    if len(kept) > limits.header_fields:
+        raise HttpError(Fault.RESPONSE_HEADERS_TOO_LARGE, f"{len(kept)} header fields in a response")
+    if named is not None and named.lower() not in (b"keep-alive", b"close"):
+        options = {each for each in tokens(named) if each not in (b"close", b"keep-alive", b"upgrade")}
+        head.headers = [each for each in kept if each[0].lower() not in options] if options else kept
+    head.size = size
+    return head
+
+
+def write_request(head: RequestHead, key: bytes | None = None) -> bytes:
+    """`head` as it goes to an origin; `key`: Sec-WebSocket-Key where the client's version had none."""
+    target = head.path
+    if head.method == b"CONNECT":
+        target = head.authority
+    elif head.is_absolute:
+        target = b"%b://%b%b" % (head.scheme, head.authority, head.path)
+    parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target, head.authority)]
+    parts += [b"%b: %b\r\n" % field for field in head.headers]
+    if head.length is not None:
+        parts.append(b"Content-Length: %d\r\n" % head.length)
+    elif not head.is_bodiless:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    if head.protocol is not None:
+        parts.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.protocol)
+        if key is not None:
+            parts.append(b"Sec-WebSocket-Key: %b\r\n" % key)
+    elif head.takes_trailers:
+        parts.append(b"Connection: TE\r\nTE: trailers\r\n")
+    parts += [b"Via: %b\r\n" % value for value in head.via]
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def write_response(head: ResponseHead, *, is_chunked: bool, closes: bool) -> bytes:
+    """`head` as it goes to a client of HTTP/1.1."""
+    reason = head.reason or _REASONS.get(head.status, b"")
+    parts = [b"HTTP/1.1 %d %b\r\n" % (head.status, reason)]
+    parts += [b"%b: %b\r\n" % field for field in head.headers]
+    if is_chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    elif head.length is not None:
+        parts.append(b"Content-Length: %d\r\n" % head.length)
+    if head.protocol is not None:
+        options = b"Upgrade" if head.status == 101 else b"Upgrade, close" if closes else b"Upgrade"
+        parts.append(b"Connection: %b\r\nUpgrade: %b\r\n" % (options, head.protocol))
+    elif closes:
+        parts.append(b"Connection: close\r\n")
+    parts += [b"Via: %b\r\n" % value for value in head.via]
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def chunk(data: bytes) -> bytes:
+    """`data`, which is not empty, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def last_chunk(trailers: Headers) -> bytes:
+    """The end of a chunked body."""
+    if not trailers:
+        return LAST_CHUNK
+    return b"0\r\n" + b"".join([b"%b: %b\r\n" % field for field in trailers]) + b"\r\n"

@@ -1,0 +1,339 @@
+"""The origin's side of HTTP/2: requests as streams of one connection."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import h2.errors
+import h2.events as events
+import h2.exceptions
+
+from proxy.inspect.http import h2_wire
+from proxy.inspect.http.exchange import Exchange
+from proxy.inspect.http.faults import Fault, HttpError
+from proxy.inspect.http.h2_guard import FrameGuard
+from proxy.inspect.http.h2_wire import Outgoing, Sender
+from proxy.inspect.http.limits import Limits
+from proxy.inspect.http.link import Link
+from proxy.inspect.http.messages import Headers, ResponseHead
+from proxy.inspect.stream import SessionView
+
+_ERRORS = h2.errors.ErrorCodes
+
+
+class Pool(Protocol):
+    """The connections to one origin, as this one sees it."""
+
+    def has_room(self) -> None:
+        """It takes more streams, or it is known by now what it takes."""
+        ...
+
+    def lost(self, connection: H2Client) -> None:
+        """It takes no more."""
+        ...
+
+    def again(self, exchange: Exchange) -> None:
+        """The origin has not begun with this request: another connection may take it."""
+        ...
+
+
+class H2Client:
+    """Sends requests and reads responses, all at once."""
+
+    def __init__(self, pool: Pool, link: Link, limits: Limits, session: SessionView) -> None:
+        self.link = link
+        self.streams: dict[int, ClientStream] = {}
+        self.h2 = h2_wire.connection(limits, is_client=True)
+        self._pool = pool
+        self._limits = limits
+        self._session = session
+        self._guard = FrameGuard(limits, session.now(), self._went_away)
+        self.sender = Sender(self.h2, link, self._guard)
+        self.is_over = self._is_going = False
+        self.is_settled = False  # its settings are known
+        link.source = self.h2.data_to_send
+        link.filled = self.full
+        link.touch()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another stream may begin."""
+        if self.is_over or self._is_going:
+            return False
+        return self.h2.open_outbound_streams < min(self.h2.remote_settings.max_concurrent_streams, 1_000)
+
+    @property
+    def takes_upgrades(self) -> bool:
+        """Whether it has WebSockets as streams (RFC 8441)."""
+        return bool(self.h2.remote_settings.enable_connect_protocol)
+
+    def request(self, exchange: Exchange) -> None:
+        """Begin a stream with the exchange's request."""
+        head = exchange.request
+        number = self.h2.get_next_available_stream_id()
+        stream = self.streams[number] = ClientStream(self, number, exchange)
+        is_complete = head.is_bodiless and not head.is_tunnel
+        fields: Any = h2_wire.request_fields(head)
+        self.h2.send_headers(number, fields, end_stream=is_complete)
+        stream.out.is_over = is_complete
+        self.link.touch()
+        exchange.taken(stream)
+
+    # What the origin sends.
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the origin."""
+        if self.is_over:
+            return
+        try:
+            for event in self.h2.receive_data(self._guard.feed(data, self._session.now())):
+                handle = _HANDLERS.get(type(event))
+                if handle is not None:
+                    handle(self, event)
+        except HttpError as error:
+            self._fail(Fault.ORIGIN_PROTOCOL, f"{error.fault}: {error.detail}")
+        except h2.exceptions.ProtocolError as error:
+            self._fail(Fault.ORIGIN_PROTOCOL, str(error) or type(error).__name__)
+        self.link.touch()
+
+    def _informed(self, event: events.InformationalResponseReceived) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is not None:
+            stream.exchange.informed(h2_wire.read_response(event.headers or [], self._limits))
+
+    def _responded(self, event: events.ResponseReceived) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is None:
+            return
+        head = h2_wire.read_response(event.headers or [], self._limits)
+        request = stream.exchange.request
+        if request.protocol is not None and 200 <= head.status < 300:
+            _as_switch(head, request.protocol)
+        elif event.stream_ended is not None and head.length is None and head.status not in (204, 304):
+            head.length = None if request.method == b"HEAD" else 0
+        stream.exchange.responded(head)
+
+    def _data(self, event: events.DataReceived) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        size = event.flow_controlled_length or 0
+        if stream is None:
+            self.acknowledge(event.stream_id or 0, size)
+            return
+        if event.data:
+            stream.exchange.response_data(event.data)
+        stream.took(size)
+
+    def _trailers(self, event: events.TrailersReceived) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is not None:
+            stream.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
+
+    def _ended(self, event: events.StreamEnded) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is None:
+            return
+        stream.has_answered = True
+        stream.forget_if_done()
+        stream.exchange.response_ended(stream.trailers)
+
+    def _reset(self, event: events.StreamReset) -> None:
+        if not event.remote_reset:
+            self._guard.was_reset(self._session.now())
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is None:
+            return
+        self.forget(stream)
+        if event.error_code == _ERRORS.REFUSED_STREAM and stream.can_repeat:
+            self._pool.again(stream.exchange)
+            return
+        code = event.error_code or 0
+        name = _ERRORS(code).name if code in _ERRORS._value2member_map_ else str(code)
+        has_head = stream.exchange.response is not None
+        fault = Fault.RESPONSE_CUT if has_head else Fault.ORIGIN_RESET if event.remote_reset else Fault.ORIGIN_PROTOCOL
+        stream.exchange.origin_failed(fault, f"the origin's stream was reset: {name}")
+
+    def _window(self, event: events.WindowUpdated) -> None:
+        if event.stream_id:
+            stream = self.streams.get(event.stream_id)
+            if stream is not None:
+                self._pump(stream)
+        else:
+            self._pump_all()
+
+    def _settings(self, _event: events.RemoteSettingsChanged) -> None:
+        self.is_settled = True
+        self._pump_all()
+        self._pool.has_room()
+
+    def _pump_all(self) -> None:
+        for number in list(self.sender.waiting):
+            stream = self.streams.get(number)
+            if stream is not None:
+                self._pump(stream)
+
+    def _pump(self, stream: ClientStream) -> None:
+        if self.sender.pump(stream.out):
+            stream.exchange.origin_ready()
+
+    def _went_away(self, last: int, code: int) -> None:
+        """It takes no more streams; those after `last` have not been begun."""
+        self._is_going = True
+        for number, stream in list(self.streams.items()):
+            if number > last:
+                self.forget(stream)
+                if stream.can_repeat:
+                    self._pool.again(stream.exchange)
+                else:
+                    stream.exchange.origin_failed(Fault.ORIGIN_CLOSED, "the origin ends the connection")
+        self._lose()
+
+    def ended(self) -> None:
+        """The origin has closed the connection."""
+        self._fail(Fault.ORIGIN_CLOSED, "the origin has closed the connection")
+
+    def broken(self, error: OSError) -> None:
+        """It is gone."""
+        self._fail(Fault.ORIGIN_CLOSED, f"the origin's connection: {error}")
+
+    def drained(self) -> None:
+        """The origin takes more."""
+        self.link.is_full = False
+        self._pump_all()
+        for stream in list(self.streams.values()):
+            if not stream.out.is_full:
+                stream.exchange.origin_ready()
+
+    def full(self) -> None:
+        """It does not take what it is sent."""
+        for stream in self.streams.values():
+            stream.exchange.origin_full()
+
+    # Windows and the end.
+
+    def acknowledge(self, number: int, size: int) -> None:
+        """Open the windows again by `size` bytes."""
+        if size and not self.is_over:
+            try:
+                self.h2.acknowledge_received_data(size, number)
+            except h2.exceptions.ProtocolError:
+                pass  # the stream is closed, and forgotten
+            self.link.touch()
+
+    def reset(self, stream: ClientStream, code: int) -> None:
+        """Give a stream up."""
+        self.sender.drop(stream.out)
+        if not self.is_over:
+            try:
+                self.h2.reset_stream(stream.number, code)
+            except h2.exceptions.ProtocolError:
+                pass  # closed already
+            self.link.touch()
+        self.forget(stream)
+
+    def forget(self, stream: ClientStream) -> None:
+        """A stream is over: there is room for another."""
+        if self.streams.pop(stream.number, None) is not None:
+            self.sender.drop(stream.out)
+            stream.resume()
+            if self._is_going:
+                if not self.streams and not self.is_over:
+                    self.is_over = True
+                    self.link.end()
+            else:
+                self._pool.has_room()
+
+    def _fail(self, fault: Fault, detail: str) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        self.link.flush()
+        self.link.end()
+        streams, self.streams = self.streams, {}
+        self._lose()
+        for stream in streams.values():
+            has_head = stream.exchange.response is not None and fault is Fault.ORIGIN_CLOSED
+            stream.exchange.origin_failed(Fault.RESPONSE_CUT if has_head else fault, detail)
+
+    def _lose(self) -> None:
+        self._pool.lost(self)
+
+
+class ClientStream:
+    """One stream: the origin's side of its exchange."""
+
+    __slots__ = ("client", "exchange", "has_answered", "is_paused", "number", "out", "trailers", "unacknowledged")
+
+    def __init__(self, client: H2Client, number: int, exchange: Exchange) -> None:
+        self.client = client
+        self.number = number
+        self.exchange = exchange
+        self.out = Outgoing(number)
+        self.trailers: Headers = []
+        self.has_answered = self.is_paused = False
+        self.unacknowledged = 0
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether nothing of the request's body has gone: another connection may be asked for it."""
+        exchange = self.exchange
+        if exchange.is_repeated or exchange.request.is_tunnel:
+            return False
+        return exchange.request.is_bodiless and exchange.response is None
+
+    def took(self, size: int) -> None:
+        """So much has come: the origin may send as much again, unless the client does not take it."""
+        if self.is_paused:
+            self.unacknowledged += size
+        else:
+            self.client.acknowledge(self.number, size)
+
+    def data(self, data: bytes) -> None:
+        """A part of the body."""
+        if self.out.is_over:
+            return
+        self.client.sender.data(self.out, data)
+        if self.out.is_full:
+            self.exchange.origin_full()
+
+    def end(self, trailers: Headers) -> None:
+        """The request is complete."""
+        self.client.sender.end(self.out, trailers)
+        self.forget_if_done()
+
+    def forget_if_done(self) -> None:
+        """Both halves are complete."""
+        if self.has_answered and self.exchange.client_ended and not self.out.parts:
+            self.client.forget(self)
+
+    def reset(self, fault: Fault) -> None:
+        """The client does not want the answer."""
+        if self.exchange.websocket is not None:
+            self.client.sender.end(self.out, [])
+        self.client.reset(self, _ERRORS.CANCEL)
+
+    def pause(self) -> None:
+        """Leave the stream's window shut."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Open it again."""
+        self.is_paused = False
+        size, self.unacknowledged = self.unacknowledged, 0
+        self.client.acknowledge(self.number, size)
+
+
+def _as_switch(head: ResponseHead, protocol: bytes) -> None:
+    """A 2xx to extended CONNECT is what 101 is in HTTP/1.1 (RFC 8441 5)."""
+    head.status, head.reason, head.length, head.protocol = 101, b"", None, protocol
+
+
+_HANDLERS: dict[type[events.Event], Any] = {
+    events.InformationalResponseReceived: H2Client._informed,
+    events.ResponseReceived: H2Client._responded,
+    events.DataReceived: H2Client._data,
+    events.TrailersReceived: H2Client._trailers,
+    events.StreamEnded: H2Client._ended,
+    events.StreamReset: H2Client._reset,
+    events.WindowUpdated: H2Client._window,
+    events.RemoteSettingsChanged: H2Client._settings,
+}

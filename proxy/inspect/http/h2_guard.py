@@ -1,0 +1,128 @@
+"""What a peer of HTTP/2 may send before it is an attack: frames counted by their headers, before h2 works on them.
+
+A frame of nine bytes takes h2 some 20 us: a flood of them would cost a second of work for each megabyte. Here one costs
+0.4 us, and what ends a connection has a name. GOAWAY is taken out: h2 would end the connection with it, but streams
+that are under way may be completed (RFC 9113 6.8).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from proxy.inspect.http.faults import Fault, HttpError
+from proxy.inspect.http.limits import Limits
+
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+MAX_FRAME = 16_384  # what both sides announce
+PREFACE_BYTES = 24
+_HEADER = struct.Struct(">HBBBL")
+_MAX_CONTINUATIONS = 32
+_UPDATES_FOR_A_FRAME = 10  # WINDOW_UPDATE frames for each DATA frame sent, as Envoy has it
+
+# frame type: (at once, a second, what more is called); nghttp2's figures for RST_STREAM
+_BOUNDS: dict[int, tuple[int, float, Fault]] = {
+    PRIORITY: (1_000, 100, Fault.PRIORITY_FLOOD),
+    RST_STREAM: (1_000, 33, Fault.RAPID_RESET),
+    SETTINGS: (100, 10, Fault.SETTINGS_FLOOD),
+    PING: (200, 20, Fault.PING_FLOOD),
+}
+_EMPTY = (100, 10.0, Fault.EMPTY_FRAMES)
+_UNKNOWN = (1_000, 100.0, Fault.UNKNOWN_FRAMES)
+
+
+class _Bucket:
+    """So many at once, and so many a second."""
+
+    __slots__ = ("burst", "fault", "rate", "since", "tokens")
+
+    def __init__(self, burst: int, rate: float, fault: Fault, now: float) -> None:
+        self.burst, self.rate, self.fault = burst, rate, fault
+        self.tokens, self.since = float(burst), now
+
+    def take(self, now: float) -> None:
+        self.tokens = min(self.burst, self.tokens + (now - self.since) * self.rate) - 1
+        self.since = now
+        if self.tokens < 0:
+            raise HttpError(self.fault, f"more than {self.burst} at once and {self.rate:g} a second")
+
+
+class FrameGuard:
+    """Follows one direction of a connection. `goaway` is called with the last stream's number and the error code."""
+
+    def __init__(
+        self, limits: Limits, now: float, goaway: Callable[[int, int], None], *, has_preface: bool = False
+    ) -> None:
+        self._limits = limits
+        self._goaway = goaway
+        self._left = PREFACE_BYTES if has_preface else 0  # bytes of the present frame that are still to come
+        self._partial = b""  # of a frame's header, or of a GOAWAY
+        self._buckets = {kind: _Bucket(*bound, now) for kind, bound in _BOUNDS.items()}
+        self._empty, self._unknown = _Bucket(*_EMPTY, now), _Bucket(*_UNKNOWN, now)
+        self._block = 0  # bytes of a header block
+        self._continuations = 0
+        self._updates = 1_000
+        self.sent = 0  # DATA frames that went the other way
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        """What of `data` h2 is to read; HttpError names the attack."""
+        if self._partial:
+            data = self._partial + data
+            self._partial = b""
+        position, start, size = self._left, 0, len(data)
+        parts: list[bytes] = []
+        while position + 9 <= size:
+            high, low, kind, flags, _ = _HEADER.unpack_from(data, position)
+            length = (high << 8) | low
+            if length > MAX_FRAME:
+                raise HttpError(Fault.BAD_FRAME, f"a frame of {length} bytes")
+            if kind == GOAWAY:
+                if position + 9 + length > size:
+                    break
+                parts.append(data[start:position])
+                self._went_away(data[position + 9 : position + 9 + length])
+                start = position + 9 + length
+            elif kind != DATA or not length:
+                self._count(kind, flags, length, now)
+            position += 9 + length
+        if position < size:
+            self._partial = data[position:]
+            self._left = 0
+        else:
+            self._left = position - size
+        if start == 0 and not self._partial:
+            return data
+        parts.append(data[start : min(position, size)])
+        return b"".join(parts)
+
+    def was_reset(self, now: float) -> None:
+        """The peer has made this side reset a stream: the same attack from the other end (CVE-2025-8671)."""
+        self._buckets[RST_STREAM].take(now)
+
+    def _went_away(self, payload: bytes) -> None:
+        if len(payload) < 8:
+            raise HttpError(Fault.BAD_FRAME, "a GOAWAY that is too short")
+        last, code = struct.unpack_from(">LL", payload)
+        self._goaway(last & 0x7FFFFFFF, code)
+
+    def _count(self, kind: int, flags: int, length: int, now: float) -> None:
+        if kind in (HEADERS, PUSH_PROMISE):
+            self._block, self._continuations = length, 0
+        elif kind == CONTINUATION:
+            self._block += length
+            self._continuations += 1
+            if self._continuations > _MAX_CONTINUATIONS or self._block > self._limits.header_bytes:
+                detail = f"a header block of {self._continuations} more frames and {self._block} bytes"
+                raise HttpError(Fault.CONTINUATION_FLOOD, detail)
+        elif kind == WINDOW_UPDATE:
+            self._updates -= 1
+            if self._updates + self.sent * _UPDATES_FOR_A_FRAME < 0:
+                raise HttpError(Fault.WINDOW_FLOOD, f"{1_000 - self._updates} window updates for {self.sent} frames")
+        elif kind == DATA:
+            if not flags & END_STREAM:
+                self._empty.take(now)
+        elif (bucket := self._buckets.get(kind)) is not None:
+            bucket.take(now)
+        else:
+            self._unknown.take(now)

@@ -1,0 +1,386 @@
+"""The client's side of HTTP/2: each stream is an exchange."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h2.errors
+import h2.events as events
+import h2.exceptions
+from hyperframe.frame import GoAwayFrame
+
+from proxy.inspect.http import h2_wire, timing
+from proxy.inspect.http.exchange import Exchange
+from proxy.inspect.http.faults import Fault, HttpError, told
+from proxy.inspect.http.front import Owner
+from proxy.inspect.http.h2_guard import FrameGuard
+from proxy.inspect.http.h2_wire import Codes, Outgoing, Sender
+from proxy.inspect.http.link import Link
+from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
+
+_ERRORS = h2.errors.ErrorCodes
+_NO_BODY = (204, 304)
+
+
+class H2Server:
+    """Reads a client's streams. Each of its windows follows what the stream's origin takes."""
+
+    def __init__(self, owner: Owner, link: Link, scheme: bytes) -> None:
+        self.owner = owner
+        self.link = link
+        self.streams: dict[int, ServerStream] = {}
+        self.h2 = h2_wire.connection(owner.limits, is_client=False)
+        self._scheme = scheme
+        self._guard = FrameGuard(owner.limits, owner.session.now(), self._went_away, has_preface=True)
+        self.sender = Sender(self.h2, link, self._guard)
+        self._is_over = self._is_going = False
+        self.idle_since = owner.session.now()
+        link.source = self.h2.data_to_send
+        link.filled = self.full
+
+    def start(self) -> None:
+        """Announce the limits."""
+        self.link.touch()
+
+    def allow_upgrades(self) -> None:
+        """The origin takes WebSockets over HTTP/2 or HTTP/1.1: say so (RFC 8441 3)."""
+        if not self._is_over:
+            self.h2.update_settings({Codes.ENABLE_CONNECT_PROTOCOL: 1})
+            self.link.touch()
+
+    # What the client sends.
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        if self._is_over:
+            return
+        try:
+            for event in self.h2.receive_data(self._guard.feed(data, self.owner.session.now())):
+                handle = _HANDLERS.get(type(event))
+                if handle is not None:
+                    handle(self, event)
+        except HttpError as error:
+            self._end(error)
+        except h2.exceptions.ProtocolError as error:
+            self._end(h2_wire.fault_of(error))
+        self.link.touch()
+
+    def _request(self, event: events.RequestReceived) -> None:
+        number, is_complete = event.stream_id, event.stream_ended is not None
+        assert number is not None
+        if self._is_going:
+            self._refuse(number, _ERRORS.REFUSED_STREAM)
+            return
+        try:
+            head = h2_wire.read_request(
+                event.headers or [],
+                self.owner.limits,
+                self._scheme,
+                is_complete=is_complete,
+            )
+        except HttpError as error:
+            self._record(RequestHead(b"", self._scheme, b"", b"", "2"), error)
+            self._refuse(number, _ERRORS.PROTOCOL_ERROR)
+            return
+        stream = self.streams[number] = ServerStream(self, number, head)
+        stream.has_ended = is_complete
+        stream.exchange.begin(is_complete=is_complete)
+
+    def _record(self, head: RequestHead, error: HttpError) -> None:
+        """A request that cannot be read has its record all the same."""
+        exchange = Exchange(self.owner, _Nobody(), head)
+        exchange.client_ended = True
+        exchange.refuse(error.fault, error.detail, by=told(error.fault).by)
+
+    def _data(self, event: events.DataReceived) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        size = event.flow_controlled_length or 0
+        if stream is None:
+            self.acknowledge(event.stream_id or 0, size)
+            return
+        if event.data:
+            stream.exchange.request_data(event.data)
+        stream.took(size)
+
+    def _trailers(self, event: events.TrailersReceived) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is not None:
+            stream.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
+
+    def _ended(self, event: events.StreamEnded) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is not None:
+            stream.has_ended = True
+            stream.exchange.request_ended(stream.trailers)
+
+    def _reset(self, event: events.StreamReset) -> None:
+        if not event.remote_reset:
+            self._guard.was_reset(self.owner.session.now())
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is not None:
+            self.sender.drop(stream.out)
+            fault = Fault.CANCELLED if event.remote_reset else Fault.BAD_FRAME
+            stream.exchange.client_gone(fault, f"the stream was reset: {_code(event.error_code)}")
+
+    def _window(self, event: events.WindowUpdated) -> None:
+        if event.stream_id:
+            stream = self.streams.get(event.stream_id)
+            if stream is not None:
+                self._pump(stream)
+        else:
+            self._pump_all()
+
+    def _settings(self, _event: events.RemoteSettingsChanged) -> None:
+        self._pump_all()
+
+    def _pump_all(self) -> None:
+        for number in list(self.sender.waiting):
+            stream = self.streams.get(number)
+            if stream is not None:
+                self._pump(stream)
+
+    def _pump(self, stream: ServerStream) -> None:
+        if self.sender.pump(stream.out):
+            stream.exchange.client_ready()
+
+    def _went_away(self, _last: int, code: int) -> None:
+        """The client will send no other request; those under way are completed."""
+        self._is_going = True
+        if code != _ERRORS.NO_ERROR:
+            self.owner.at_fault(Fault.CLIENT_GONE)
+        if not self.streams:
+            self._close()
+
+    def ended(self) -> None:
+        """The client has closed its half: no response can be wanted any more."""
+        self.broken("the client has closed the connection")
+        if not self._is_over:
+            self._is_over = True
+            self.owner.close_client("client_closed", "client")
+
+    def broken(self, detail: str) -> None:
+        """The connection to the client is gone."""
+        for stream in list(self.streams.values()):
+            stream.exchange.client_gone(Fault.CLIENT_GONE, detail)
+
+    def _end(self, error: HttpError) -> None:
+        """Nothing more can be read: say why, and close."""
+        if not self.streams:
+            self._record(RequestHead(b"", self._scheme, b"", b"", "2"), error)
+        self.owner.at_fault(error.fault)
+        for stream in list(self.streams.values()):
+            stream.exchange.client_gone(error.fault, error.detail)
+        if not self._is_over:
+            self._is_over = True
+            calm = _ERRORS.PROTOCOL_ERROR if error.fault is Fault.BAD_FRAME else _ERRORS.ENHANCE_YOUR_CALM
+            self.link.flush()
+            self._go_away(calm, error.fault.encode())
+            self.link.end()
+            self.owner.close_client(None, "client")
+
+    # What the client is sent.
+
+    def acknowledge(self, number: int, size: int) -> None:
+        """Open the windows again by `size` bytes."""
+        if size and not self._is_over:
+            try:
+                self.h2.acknowledge_received_data(size, number)
+            except h2.exceptions.ProtocolError:
+                pass  # the stream is closed, and forgotten
+            self.link.touch()
+
+    def _refuse(self, number: int, code: int) -> None:
+        try:
+            self.h2.reset_stream(number, code)
+        except h2.exceptions.ProtocolError:
+            pass  # closed by the client meanwhile
+        self.link.touch()
+
+    def reset(self, stream: ServerStream, code: int) -> None:
+        """Break a stream off."""
+        self.sender.drop(stream.out)
+        if not self._is_over:
+            self._refuse(stream.number, code)
+
+    def done(self, stream: ServerStream) -> None:
+        """A stream is complete, or broken off."""
+        self.streams.pop(stream.number, None)
+        self.idle_since = self.owner.session.now()
+        if not self.streams:
+            if self._is_going:
+                self._close()
+            else:
+                self.owner.wake(self.idle_since + self.owner.limits.idle_s)
+
+    def _go_away(self, code: int, detail: bytes = b"") -> None:
+        last = self.h2.highest_inbound_stream_id
+        frame = GoAwayFrame(0, last_stream_id=last, error_code=code, additional_data=detail)
+        self.link.write(frame.serialize())
+
+    def _close(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.link.end()
+            self.owner.close_client(None, "client")
+
+    # Back-pressure, time and the end.
+
+    def full(self) -> None:
+        """The client does not take what it is sent."""
+        for stream in self.streams.values():
+            stream.exchange.client_full()
+
+    def ready(self) -> None:
+        """It does again."""
+        self._pump_all()
+        for stream in list(self.streams.values()):
+            if not stream.out.is_full:
+                stream.exchange.client_ready()
+
+    def drain(self) -> None:
+        """Say GOAWAY, and close when the last stream is done."""
+        if self._is_going or self._is_over:
+            return
+        self._is_going = True
+        self._go_away(_ERRORS.NO_ERROR)
+        for stream in list(self.streams.values()):
+            if stream.exchange.websocket is not None:
+                stream.exchange.websocket.drain()
+        if not self.streams:
+            self._close()
+
+    def due(self, now: float) -> float:
+        """When the first of the streams has to have moved, or when the connection has been idle for too long."""
+        limits = self.owner.limits
+        if not self.streams:
+            return self.idle_since + limits.idle_s
+        return min(timing.due(stream.exchange, limits) for stream in self.streams.values())
+
+    def expired(self, now: float) -> None:
+        """It has not."""
+        limits = self.owner.limits
+        if not self.streams:
+            self.drain()
+            return
+        for stream in list(self.streams.values()):
+            if timing.due(stream.exchange, limits) <= now:
+                timing.expire(stream.exchange, now, limits)
+
+
+class ServerStream:
+    """One stream: the client's side of its exchange."""
+
+    __slots__ = ("exchange", "has_ended", "is_paused", "number", "out", "server", "trailers", "unacknowledged")
+
+    def __init__(self, server: H2Server, number: int, head: RequestHead) -> None:
+        self.server = server
+        self.number = number
+        self.out = Outgoing(number)
+        self.trailers: Headers = []
+        self.has_ended = self.is_paused = False
+        self.unacknowledged = 0  # bytes by which the windows stay shut
+        self.exchange = Exchange(server.owner, self, head)
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the client has not taken."""
+        return self.out.size + self.server.link.stream.queued
+
+    def took(self, size: int) -> None:
+        """So much has come: the client may send as much again, unless its origin does not take it."""
+        if self.is_paused:
+            self.unacknowledged += size
+        else:
+            self.server.acknowledge(self.number, size)
+
+    def inform(self, head: ResponseHead) -> None:
+        """An interim response."""
+        self._send_head(head, is_complete=False)
+
+    def respond(self, head: ResponseHead) -> None:
+        """The response's head; with HTTP/2 a switch is a 200 (RFC 8441 5)."""
+        if head.status == 101:
+            head.status = 200
+        if self.exchange.is_switched:
+            head.length = None
+        bodiless = self.exchange.request.method == b"HEAD" or head.status in _NO_BODY or head.length == 0
+        self._send_head(head, is_complete=bodiless and not self.exchange.is_switched)
+
+    def _send_head(self, head: ResponseHead, *, is_complete: bool) -> None:
+        try:
+            fields: Any = h2_wire.response_fields(head)
+            self.server.h2.send_headers(self.number, fields, end_stream=is_complete)
+            self.out.is_over = is_complete
+        except h2.exceptions.ProtocolError:
+            self.server.sender.drop(self.out)  # the client has reset it: the event is on its way
+        self.server.link.touch()
+
+    def data(self, data: bytes) -> None:
+        """A part of the body."""
+        if self.out.is_over:
+            return
+        self.server.sender.data(self.out, data)
+        if self.out.is_full:
+            self.exchange.client_full()
+
+    def end(self, trailers: Headers) -> None:
+        """The response is complete."""
+        self.server.sender.end(self.out, trailers)
+
+    def reset(self, fault: Fault) -> None:
+        """Break off."""
+        calm = fault in (Fault.SLOW_READ, Fault.SLOW_BODY)
+        if self.exchange.websocket is not None and fault is not Fault.RESPONSE_CUT:
+            self.server.sender.end(self.out, [])  # a close frame goes before it
+        else:
+            self.server.reset(self, _ERRORS.ENHANCE_YOUR_CALM if calm else _ERRORS.INTERNAL_ERROR)
+
+    def pause(self) -> None:
+        """Leave the stream's window shut."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Open it again."""
+        self.is_paused = False
+        size, self.unacknowledged = self.unacknowledged, 0
+        self.server.acknowledge(self.number, size)
+
+    def done(self) -> None:
+        """Both are complete. Who has not sent all of a request that was answered is told to stop."""
+        self.resume()
+        if not self.has_ended and self.out.is_over:
+            self.server.reset(self, _ERRORS.NO_ERROR)
+        self.server.done(self)
+
+
+class _Nobody:
+    """The client's side of a request that could not be read: a reset says all there is to say."""
+
+    queued = 0
+
+    def inform(self, head: ResponseHead) -> None: ...
+    def respond(self, head: ResponseHead) -> None: ...
+    def data(self, data: bytes) -> None: ...
+    def end(self, trailers: Headers) -> None: ...
+    def reset(self, fault: Fault) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def done(self) -> None: ...
+
+
+def _code(code: int | None) -> str:
+    try:
+        return _ERRORS(code or 0).name
+    except ValueError:
+        return str(code)
+
+
+_HANDLERS: dict[type[events.Event], Any] = {
+    events.RequestReceived: H2Server._request,
+    events.DataReceived: H2Server._data,
+    events.TrailersReceived: H2Server._trailers,
+    events.StreamEnded: H2Server._ended,
+    events.StreamReset: H2Server._reset,
+    events.WindowUpdated: H2Server._window,
+    events.RemoteSettingsChanged: H2Server._settings,
+}

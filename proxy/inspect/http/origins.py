@@ -1,0 +1,212 @@
+"""The connections to origins: which of them takes a request, and when there has to be another."""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Callable
+
+from proxy.errors import ProxyError
+from proxy.inspect.http.exchange import Exchange
+from proxy.inspect.http.faults import Fault
+from proxy.inspect.http.h1_client import H1Client
+from proxy.inspect.http.h2_client import H2Client
+from proxy.inspect.http.limits import Limits
+from proxy.inspect.http.link import Link, Links
+from proxy.inspect.stream import SessionView, Stream
+
+Connection = H1Client | H2Client
+
+
+class Target:
+    """An origin: where it is, and how it is spoken to."""
+
+    __slots__ = ("alpn", "host", "port", "server_name")
+
+    def __init__(self, host: str, port: int, server_name: str | None, alpn: tuple[str, ...]) -> None:
+        self.host, self.port = host, port
+        self.server_name = server_name  # TLS with this name; None: in the clear
+        self.alpn = alpn
+
+
+class OriginPool:
+    """Connections to one origin. Requests that find none wait in their order."""
+
+    def __init__(
+        self,
+        session: SessionView,
+        target: Target,
+        limits: Limits,
+        links: Links,
+        *,
+        lost: Callable[[], None] = lambda: None,
+        upgrades: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._session = session
+        self._target = target
+        self._limits = limits
+        self._links = links
+        self._lost = lost  # the last connection is gone
+        self._upgrades = upgrades  # WebSockets can be had over HTTP/2 as well
+        self._plain: OriginPool | None = None  # for what its HTTP/2 cannot
+        self._idle: list[H1Client] = []
+        self._busy: set[H1Client] = set()
+        self._multiplexed: H2Client | None = None
+        self._dialling = 0
+        self._waiting: deque[Exchange] = deque()
+        self.speaks_h2 = False
+
+    def adopt(self, stream: Stream, *, h2: bool) -> Connection:
+        """A connection that is there already."""
+        return self._began(stream, h2=h2)
+
+    def take(self, exchange: Exchange) -> None:
+        """Send the exchange's request, now or when a connection is there."""
+        multiplexed = self._multiplexed
+        if multiplexed is not None and exchange.request.protocol is not None and not multiplexed.takes_upgrades:
+            if multiplexed.is_settled:
+                self._without_h2().take(exchange)
+            else:
+                exchange.wait()
+                self._waiting.append(exchange)
+        elif multiplexed is not None and multiplexed.has_room:
+            multiplexed.request(exchange)
+        elif self._idle:
+            connection = self._idle.pop()
+            self._busy.add(connection)
+            connection.request(exchange)
+        elif len(self._waiting) >= self._limits.waiting:
+            exchange.refuse(Fault.BUSY, f"{self._limits.waiting} requests wait for this origin", by="proxy")
+        else:
+            exchange.wait()
+            self._waiting.append(exchange)
+            self._dial()
+
+    def _dial(self) -> None:
+        if self._multiplexed is not None or len(self._busy) + self._dialling >= self._limits.origin_connections:
+            return
+        if self.speaks_h2 and self._dialling:
+            return
+        self._dialling += 1
+        target = self._target
+        late = _Late(self._links)
+        self._session.dial(
+            target.host,
+            target.port,
+            server_name=target.server_name,
+            alpn=target.alpn,
+            receiver=late,
+            then=lambda answer: self._dialled(answer, late),
+        )
+
+    def _dialled(self, answer: Stream | ProxyError, late: _Late) -> None:
+        self._dialling -= 1
+        if isinstance(answer, ProxyError):
+            fault = fault_of(answer)
+            waiting, self._waiting = self._waiting, deque()
+            for exchange in waiting:
+                exchange.origin_failed(fault, str(answer), by="origin")
+        else:
+            is_h2 = answer.tls.alpn == "h2" if answer.tls is not None else self._target.alpn == ("h2",)
+            late.target = self._began(answer, h2=is_h2)
+            self._serve()
+        self._links.settle()
+
+    def _began(self, stream: Stream, *, h2: bool) -> Connection:
+        link = Link(stream, self._links)
+        if h2:
+            self.speaks_h2 = True
+            self._multiplexed = H2Client(self, link, self._limits, self._session)
+            return self._multiplexed
+        connection = H1Client(self, link, self._limits)
+        self._idle.append(connection)
+        return connection
+
+    def _serve(self) -> None:
+        for _ in range(len(self._waiting)):
+            if not self._idle and (self._multiplexed is None or not self._multiplexed.has_room):
+                return
+            exchange = self._waiting.popleft()
+            if not exchange.is_done:
+                self.take(exchange)
+
+    def _without_h2(self) -> OriginPool:
+        """The same origin by HTTP/1.1: its HTTP/2 has no WebSockets."""
+        if self._plain is None:
+            target = self._target
+            plain = Target(target.host, target.port, target.server_name, ("http/1.1",))
+            self._plain = OriginPool(self._session, plain, self._limits, self._links)
+        return self._plain
+
+    def again(self, exchange: Exchange) -> None:
+        """A request that an origin has refused unread."""
+        exchange.repeat()
+        self.take(exchange)
+
+    def free(self, connection: H1Client) -> None:
+        """It can take another request."""
+        self._busy.discard(connection)
+        self._idle.append(connection)
+        self._serve()
+
+    def has_room(self) -> None:
+        """The multiplexed connection takes more streams, or has said what it takes."""
+        if self._multiplexed is not None and self._multiplexed.takes_upgrades:
+            upgrades, self._upgrades = self._upgrades, lambda: None
+            upgrades()
+        self._serve()
+
+    def lost(self, connection: Connection) -> None:
+        """It takes no more."""
+        if connection is self._multiplexed:
+            self._multiplexed = None
+        elif isinstance(connection, H1Client):
+            self._busy.discard(connection)
+            if connection in self._idle:
+                self._idle.remove(connection)
+        if self._waiting:
+            self._dial()
+        elif not self._busy and not self._idle and self._multiplexed is None and not self._dialling:
+            self._lost()
+
+
+class _Late:
+    """Receives for a connection that is made when its stream is there."""
+
+    __slots__ = ("_links", "target")
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self.target: Connection | None = None
+
+    def received(self, data: bytes) -> None:
+        if self.target is not None:
+            self.target.received(data)
+            self._links.settle()
+
+    def ended(self) -> None:
+        if self.target is not None:
+            self.target.ended()
+            self._links.settle()
+
+    def broken(self, error: OSError) -> None:
+        if self.target is not None:
+            self.target.broken(error)
+            self._links.settle()
+
+    def drained(self) -> None:
+        if self.target is not None:
+            self.target.drained()
+            self._links.settle()
+
+
+def fault_of(error: ProxyError) -> Fault:
+    """Which fault a failed connection is, by the error that it was translated from."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):
+        return Fault.ORIGIN_TLS
+    if isinstance(cause, ConnectionRefusedError):
+        return Fault.ORIGIN_REFUSED
+    if isinstance(cause, TimeoutError):
+        return Fault.ORIGIN_TIMEOUT
+    return Fault.ORIGIN_UNREACHABLE

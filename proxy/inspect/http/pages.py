@@ -1,0 +1,56 @@
+"""What a client reads in place of a response: why not, in words, and by RFC 9209 for programs."""
+
+from __future__ import annotations
+
+import html
+from http import HTTPStatus
+
+from proxy.inspect.http.faults import Fault, told
+from proxy.inspect.http.limits import Identity
+from proxy.inspect.http.messages import ResponseHead
+from proxy.verdict import HttpEffects
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
+<body><h1>{title}</h1><p>{text}</p></body></html>
+"""
+
+
+def refusal(fault: Fault, detail: str, effects: HttpEffects | None, identity: Identity) -> tuple[ResponseHead, bytes]:
+    """Status and page of `fault`. A denial by policy may bring its own of both; any status but 4xx and 5xx is 403."""
+    answer = told(fault)
+    status, text = answer.status, detail
+    if fault is Fault.DENIED and effects is not None:
+        if effects.status is not None and 400 <= effects.status <= 599:
+            status = effects.status
+        text = effects.page or detail
+    head = ResponseHead(status)
+    body = _page(status, text)
+    head.headers = [
+        (b"Content-Type", b"text/html; charset=utf-8"),
+        (b"Cache-Control", b"no-store"),
+        (b"Proxy-Status", _proxy_status(identity.name, answer.error, detail)),
+    ]
+    head.length = len(body)
+    return head, body
+
+
+def redirect(effects: HttpEffects) -> tuple[ResponseHead, bytes]:
+    """A redirect to where policy says: 302, or the other 3xx that it names."""
+    status = effects.status if effects.status is not None and 300 <= effects.status <= 399 else 302
+    head = ResponseHead(status)
+    location = "".join(c for c in effects.location or "/" if c.isprintable()).encode("utf-8")
+    head.headers = [(b"Location", location), (b"Cache-Control", b"no-store")]
+    head.length = 0
+    return head, b""
+
+
+def _page(status: int, text: str) -> bytes:
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+    return _PAGE.format(title=f"{status} {phrase}".strip(), text=html.escape(text)).encode()
+
+
+def _proxy_status(name: str, error: str, detail: str) -> bytes:
+    """`oxy; error=connection_refused; details="..."` (RFC 9209 2; strings by RFC 8941 3.3.3)."""
+    text = "".join(c if " " <= c <= "~" else "?" for c in detail[:200]).replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name}; error={error}; details="{text}"'.encode("ascii")

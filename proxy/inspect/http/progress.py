@@ -1,0 +1,86 @@
+"""What is known of one request and its response: what hooks look at, what is timed, and what is recorded at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.flow.record import Verdict as Outcome
+from proxy.inspect.http.faults import By, Fault
+from proxy.inspect.http.messages import RequestHead, ResponseHead, Version
+from proxy.inspect.http.sides import Requester, Responder
+from proxy.inspect.http.websocket import WebSocket
+from proxy.verdict import Decision, HttpEffects
+
+Filter = Callable[[bytes], bytes]
+
+
+class Progress:
+    """How far an exchange has come. Times are seconds on the session's clock, sizes bytes of bodies."""
+
+    __slots__ = (
+        "_switched",
+        "checked",
+        "client_ended",
+        "decisions",
+        "detail",
+        "effects",
+        "ended_first",
+        "fault",
+        "fault_by",
+        "first_byte",
+        "is_client_full",
+        "is_done",
+        "is_origin_full",
+        "is_repeated",
+        "moved",
+        "number",
+        "origin_address",
+        "origin_ended",
+        "origin_version",
+        "outcome",
+        "request",
+        "request_bytes",
+        "request_filter",
+        "requester",
+        "responder",
+        "response",
+        "response_bytes",
+        "response_filter",
+        "sent",
+        "started",
+        "websocket",
+    )
+
+    def __init__(self, responder: Responder, request: RequestHead, number: int, now: float) -> None:
+        self.responder = responder
+        self.requester: Requester | None = None
+        self.request = request
+        self.number = number
+        self.started = now
+        self.response: ResponseHead | None = None
+        self.first_byte: float | None = None
+        self.sent: float | None = None  # when the request was complete
+        self.moved = self.started  # when anything last came
+        self.request_bytes = self.response_bytes = 0
+        self.request_filter: Filter | None = None  # a hook's: each part of the body passes through it
+        self.response_filter: Filter | None = None
+        self.is_client_full = self.is_origin_full = False
+        self.checked = (self.started, 0, 0)  # when the client's pace was looked at last: `timing`
+        self.client_ended = self.origin_ended = self.is_done = False
+        self.origin_address: tuple[str, int] | None = None  # where policy sends it instead
+        self.effects: HttpEffects | None = None
+        self.decisions: list[Decision] = []
+        self.outcome: Outcome = "allowed"
+        self.fault: Fault | None = None
+        self.fault_by: By | None = None
+        self.detail: str | None = None
+        self.websocket: WebSocket | None = None
+        self.origin_version: Version | None = None
+        self.ended_first: By | None = None  # of a connection that was upgraded
+        self.is_repeated = False  # an origin has refused it unread, and another connection was asked
+        self._switched = False
+
+    @property
+    def is_switched(self) -> bool:
+        """Whether the connection has become something else: what passes is no body any more."""
+        return self._switched

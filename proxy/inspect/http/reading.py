@@ -1,0 +1,64 @@
+"""Messages of a WebSocket as hooks read them: unmasked, put together and inflated by wsproto, within a bound."""
+
+from __future__ import annotations
+
+from wsproto.extensions import Extension, PerMessageDeflate
+from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
+
+from proxy.inspect.http.faults import Fault
+
+_PIECE = 4096  # bytes fed at once: what they inflate to, at most a thousand times as much, is counted before more comes
+
+
+class MessageReader:
+    """Reads one direction. `extensions`: what the server has agreed to."""
+
+    def __init__(self, extensions: str, max_bytes: int, *, from_client: bool) -> None:
+        self._frames = FrameProtocol(client=not from_client, extensions=_agreed(extensions))
+        self._max_bytes = max_bytes
+        self._parts: list[str | bytes] = []
+        self._size = 0
+        self.problem: tuple[Fault, str] | None = None
+
+    def feed(self, data: bytes) -> list[str | bytes]:
+        """The messages that `data` completes; `problem` says what went wrong."""
+        found: list[str | bytes] = []
+        try:
+            for start in range(0, len(data), _PIECE):
+                self._frames.receive_bytes(data[start : start + _PIECE])
+                for frame in self._frames.received_frames():
+                    if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+                        assert not isinstance(frame.payload, tuple)  # a close frame's
+                        self._add(frame.payload)
+                        if frame.message_finished:
+                            found.append(self._whole(frame.opcode))
+                if self.problem is not None:
+                    break
+        except ParseFailed as error:
+            is_large = error.code is CloseReason.MESSAGE_TOO_BIG
+            self.problem = Fault.MESSAGE_TOO_LARGE if is_large else Fault.BAD_MESSAGE, str(error)
+        return found
+
+    def _add(self, payload: str | bytes | bytearray) -> None:
+        part = payload if isinstance(payload, str) else bytes(payload)
+        self._size += len(part)
+        if self._size > self._max_bytes:
+            self.problem = Fault.MESSAGE_TOO_LARGE, f"a message of more than {self._max_bytes} bytes"
+        elif part:
+            self._parts.append(part)
+
+    def _whole(self, opcode: Opcode) -> str | bytes:
+        parts, self._parts, self._size = self._parts, [], 0
+        if opcode is Opcode.TEXT:
+            return "".join(part for part in parts if isinstance(part, str))
+        return b"".join(part for part in parts if isinstance(part, bytes))
+
+
+def _agreed(extensions: str) -> list[Extension]:
+    """permessage-deflate (RFC 7692) with the parameters that the server has answered with, or nothing."""
+    for each in extensions.split(","):
+        if each.strip().lower().startswith(PerMessageDeflate.name):
+            deflate = PerMessageDeflate()
+            deflate.finalize(each.strip())
+            return [deflate]
+    return []

@@ -1,0 +1,64 @@
+"""How long an exchange may take: what it waits for, and whether its client keeps a pace."""
+
+from __future__ import annotations
+
+from proxy.inspect.http.exchange import Exchange
+from proxy.inspect.http.faults import Fault
+from proxy.inspect.http.limits import Limits
+
+
+def due(exchange: Exchange, limits: Limits) -> float:
+    """When `expire` is to be called, on the session's clock."""
+    if exchange.is_switched:
+        return exchange.moved + limits.stream_s
+    if _is_watched(exchange):
+        return exchange.checked[0] + limits.body_s
+    if exchange.response is None and exchange.sent is not None:
+        return exchange.sent + limits.response_s
+    return exchange.moved + limits.stream_s
+
+
+def expire(exchange: Exchange, now: float, limits: Limits) -> bool:
+    """End an exchange that was waited for too long; whether it was."""
+    if exchange.is_switched or not _is_watched(exchange):
+        fault = _silence(exchange, now, limits)
+    else:
+        fault = _pace(exchange, now, limits)
+    if fault is None:
+        return False
+    exchange.refuse(fault[0], fault[1])
+    return True
+
+
+def _is_watched(exchange: Exchange) -> bool:
+    """Whether it waits for its client, who could hold it for ever: a body that was announced, a response not taken.
+
+    A request of unknown length may be a stream, whose silences mean nothing.
+    """
+    sends = not exchange.client_ended and not exchange.is_origin_full and exchange.request.length is not None
+    return exchange.is_client_full or (sends and exchange.requester is not None)
+
+
+def _silence(exchange: Exchange, now: float, limits: Limits) -> tuple[Fault, str] | None:
+    if exchange.response is None and exchange.sent is not None:
+        if now - exchange.sent < limits.response_s:
+            return None
+        return Fault.RESPONSE_TIMEOUT, f"no response within {limits.response_s:g} s"
+    if now - exchange.moved < limits.stream_s:
+        return None
+    return Fault.RESPONSE_TIMEOUT, f"nothing moved for {limits.stream_s:g} s"
+
+
+def _pace(exchange: Exchange, now: float, limits: Limits) -> tuple[Fault, str] | None:
+    since, sent, left = exchange.checked
+    if now - since < limits.body_s:
+        return None
+    queued = exchange.responder.queued
+    exchange.checked = (now, exchange.request_bytes, queued)
+    enough = limits.body_rate * (now - since)
+    if exchange.is_client_full:
+        # a queue that was not there at the last look has been filled since: the client has not been slow for long
+        is_slow = left > 0 and left - queued < enough and exchange.moved <= since
+        return (Fault.SLOW_READ, f"the client took fewer than {limits.body_rate} bytes/s") if is_slow else None
+    is_slow = exchange.request_bytes - sent < enough
+    return (Fault.SLOW_BODY, f"the body came at fewer than {limits.body_rate} bytes/s") if is_slow else None

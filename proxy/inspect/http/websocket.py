@@ -1,0 +1,212 @@
+"""Frames of a WebSocket: passed on as they came, while their headers are checked and their messages counted."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any, Protocol
+
+from proxy.inspect.http.faults import By, Fault
+from proxy.inspect.http.frames import CLOSE, FrameReader, close_frame
+from proxy.inspect.http.limits import Limits
+from proxy.inspect.http.messages import RequestHead, ResponseHead, values
+from proxy.inspect.http.reading import MessageReader
+from proxy.inspect.stream import SessionView
+from proxy.verdict import Verdict
+
+GOING_AWAY, PROTOCOL_ERROR, POLICY = 1001, 1002, 1008
+HOOK = "websocket_message"
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Carrier(Protocol):
+    """What carries the frames: an exchange that has switched."""
+
+    def to_client(self, data: bytes) -> None:
+        """Bytes for the client."""
+        ...
+
+    def to_origin(self, data: bytes) -> None:
+        """Bytes for the origin."""
+        ...
+
+    def broken_off(self, fault: Fault, detail: str, by: By) -> None:
+        """End it."""
+        ...
+
+    def origin_full(self) -> None:
+        """Read no more from the client."""
+        ...
+
+    def origin_ready(self) -> None:
+        """Read on."""
+        ...
+
+    def client_full(self) -> None:
+        """Read no more from the origin."""
+        ...
+
+    def client_ready(self) -> None:
+        """Read on."""
+        ...
+
+    def settle(self) -> None:
+        """Send what was written."""
+        ...
+
+
+def accept_of(key: bytes) -> bytes:
+    """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def is_websocket(request: RequestHead) -> bool:
+    """Whether the request asks for a WebSocket."""
+    return request.protocol is not None and request.protocol.lower() == b"websocket"
+
+
+class WebSocketMessage:
+    """What the hook `websocket_message` is given: one whole message, and whose it is."""
+
+    __slots__ = ("data", "exchange", "from_client")
+
+    def __init__(self, exchange: Any, from_client: bool, data: str | bytes) -> None:
+        self.exchange = exchange  # the request that became this WebSocket
+        self.from_client = from_client
+        self.data = data
+
+
+class WebSocket:
+    """Both directions of one WebSocket. Without a hook frames go on at once, and nothing is unmasked or inflated."""
+
+    def __init__(
+        self, carrier: Carrier, request: RequestHead, response: ResponseHead, session: SessionView, limits: Limits
+    ) -> None:
+        extensions = b",".join(values(response.headers, b"sec-websocket-extensions"))
+        is_deflated = b"permessage-deflate" in extensions.lower()
+        self._carrier = carrier
+        self._session = session
+        self.client = _Direction(FrameReader(limits.frame_bytes, is_masked=True, allows_rsv1=is_deflated))
+        self.origin = _Direction(FrameReader(limits.frame_bytes, is_masked=False, allows_rsv1=is_deflated))
+        if session.has(HOOK):
+            text = extensions.decode("latin-1")
+            self.client.messages = MessageReader(text, limits.message_bytes, from_client=True)
+            self.origin.messages = MessageReader(text, limits.message_bytes, from_client=False)
+
+    @property
+    def close_code(self) -> int | None:
+        """The first that either side has sent."""
+        codes = (each.frames.close_code for each in (self.client, self.origin))
+        return next((code for code in codes if code is not None), None)
+
+    def received(self, data: bytes, *, from_client: bool) -> None:
+        """Frames, or parts of them, of one side."""
+        direction = self.client if from_client else self.origin
+        if direction.is_broken:
+            return
+        problem = direction.frames.feed(data)
+        if problem is not None:
+            self._break(problem, from_client)
+        elif direction.messages is None:
+            self._send(data, from_client)
+        else:
+            direction.add(data)
+            self._read(direction, from_client)
+
+    def _read(self, direction: _Direction, from_client: bool) -> None:
+        """Show whole messages to the hook, one at a time; their frames wait for its answer."""
+        reader = direction.messages
+        while reader is not None and direction.waiting and not direction.is_asking and not direction.is_broken:
+            data, is_complete = direction.waiting.pop(0)
+            direction.held += data
+            found = reader.feed(data)
+            if reader.problem is not None:
+                self._break(reader.problem, from_client)
+            elif found:
+                self._ask(direction, from_client, found[0])
+            elif is_complete:
+                self._release(direction, from_client)
+
+    def _ask(self, direction: _Direction, from_client: bool, data: str | bytes) -> None:
+        direction.is_asking = True
+        self._pause(from_client)
+        message = WebSocketMessage(self._carrier, from_client, data)
+        self._session.ask(HOOK, message, lambda answer: self._answered(direction, from_client, answer))
+
+    def _answered(self, direction: _Direction, from_client: bool, answer: str | Verdict | None) -> None:
+        if direction.is_broken:
+            return
+        reason = answer if isinstance(answer, str) else None
+        if isinstance(answer, Verdict) and answer.is_denial:
+            reason = answer.reason or "denied"
+        if reason is not None:
+            self._end(POLICY, reason)
+            self._carrier.broken_off(Fault.DENIED, reason, "proxy")
+        else:
+            direction.is_asking = False
+            self._release(direction, from_client)
+            self._resume(from_client)
+            self._read(direction, from_client)
+        self._carrier.settle()
+
+    def _release(self, direction: _Direction, from_client: bool) -> None:
+        """What is allowed goes on as it came."""
+        self._send(bytes(direction.held), from_client)
+        direction.held.clear()
+
+    def _send(self, data: bytes, from_client: bool) -> None:
+        if from_client:
+            self._carrier.to_origin(data)
+        else:
+            self._carrier.to_client(data)
+
+    def _pause(self, from_client: bool) -> None:
+        if from_client:
+            self._carrier.origin_full()
+        else:
+            self._carrier.client_full()
+
+    def _resume(self, from_client: bool) -> None:
+        if from_client:
+            self._carrier.origin_ready()
+        else:
+            self._carrier.client_ready()
+
+    def _break(self, problem: tuple[Fault, str], from_client: bool) -> None:
+        self._end(PROTOCOL_ERROR, problem[1])
+        self._carrier.broken_off(problem[0], problem[1], "client" if from_client else "origin")
+
+    def _end(self, code: int, reason: str) -> None:
+        for direction in (self.client, self.origin):
+            direction.is_broken = True
+        if self.origin.frames.is_between:
+            self._carrier.to_client(close_frame(code, reason, is_masked=False))
+        if self.client.frames.is_between:
+            self._carrier.to_origin(close_frame(code, reason, is_masked=True))
+
+    def drain(self) -> None:
+        """Tell both that the proxy goes away (1001), where they are between two frames."""
+        if CLOSE not in (self.client.frames.last_opcode, self.origin.frames.last_opcode):
+            self._end(GOING_AWAY, "the proxy ends")
+
+
+class _Direction:
+    """What one side has sent."""
+
+    __slots__ = ("frames", "held", "is_asking", "is_broken", "messages", "waiting")
+
+    def __init__(self, frames: FrameReader) -> None:
+        self.frames = frames
+        self.messages: MessageReader | None = None
+        self.is_broken = self.is_asking = False
+        self.waiting: list[tuple[bytes, bool]] = []  # unread while the hook is asked; whether a message ends with it
+        self.held = bytearray()  # read, and not yet allowed
+
+    def add(self, data: bytes) -> None:
+        """Cut `data` where messages end: what follows must not wait for what comes after it."""
+        start = 0
+        for end in self.frames.ends:
+            self.waiting.append((data[start:end], True))
+            start = end
+        if start < len(data):
+            self.waiting.append((data[start:], False))
