@@ -181,5 +181,16 @@ def printing(fields: FieldsOption = None, output: FormatOption = FlowFormat.tabl
     """What is told of them."""
 
 
+def window(
+    live: Annotated[bool, typer.Option("--live", help="Only those that live.")] = False,
+    past: Annotated[bool, typer.Option("--past", help="Only those that have ended.")] = False,
+    since: Annotated[
+        str | None, filter_option("--since", "Alive since then: 5m (ago), 14:30, 2026-01-31.", "TIME")
+    ] = None,
+    until: Annotated[str | None, filter_option("--until", "Begun until then.", "TIME")] = None,
+) -> None:
+    """Of which time."""
+
+
 def place(lab: LabOption = None, node: NodeOption = None, control: ControlOption = None) -> None:
     """Which proxy is asked."""

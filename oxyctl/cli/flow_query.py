@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Pairs = list[tuple[str, str]]
 T = TypeVar("T")
 
-_SUBCOMMANDS = ("watch", "get", "kill")
+_SUBCOMMANDS = ("watch", "get", "kill", "stats", "explain", "export", "sql")
 _NAMES = {"id_": "id", "not_id_": "not_id"}  # `id` itself is taken in Python
 _VERSIONS = {"ipv4": "4", "ipv6": "6"}
 
@@ -71,11 +71,27 @@ class Typed:
         self._require_tenant()
         _choose_scope(self.flags)
         _choose_order(self.flags)
+        return _checked(self._taken(allowed))
+
+    def groups(self, allowed: tuple[str, ...]) -> Pairs:
+        """The parameters of a question for groups; UsageError for what makes no sense."""
+        from oxyctl.errors import UsageError
+
+        self._require_tenant()
+        _choose_scope(self.flags)
+        if useless := {"last", "first", "fields"} & self.flags.keys():
+            raise UsageError(f"--{min(useless)} means nothing for groups: --top and --sort choose among them")
+        if "top" in self.flags:
+            self.flags["limit"] = self.flags["top"]
+        self.flags["by"] = self.flags["aggregate_by"].replace("-", "_")
+        return _checked(self._taken(allowed), is_grouped=True)
+
+    def _taken(self, allowed: tuple[str, ...]) -> Pairs:
         pairs: Pairs = []
         for name in allowed:
             value = self.flags.get(name, [])
             pairs += [(name, _text(item)) for item in (value if isinstance(value, list | tuple) else [value])]
-        return _checked(pairs)
+        return pairs
 
     def output(self, kind: str, *, events: bool = False) -> FlowOutput:
         """How it is printed; UsageError for unknown fields."""
@@ -113,18 +129,20 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _checked(pairs: Pairs) -> Pairs:
+def _checked(pairs: Pairs, *, is_grouped: bool = False) -> Pairs:
     """The same, when the server will understand them."""
     from datetime import datetime
 
     from oxyctl.errors import UsageError
-    from proxy.control.schema import QueryError, parse_query
+    from proxy.control.schema import QueryError, parse_groups, parse_query
 
     try:
-        parse_query(pairs, datetime.now().astimezone())
+        now = datetime.now().astimezone()
+        parse_groups(pairs, now) if is_grouped else parse_query(pairs, now)
     except QueryError as error:
         name, colon, rest = str(error).partition(":")
-        raise UsageError(f"--{name.replace('_', '-')}:{rest}" if colon else str(error)) from None
+        flag = "aggregate-by" if name == "by" else name.replace("_", "-")
+        raise UsageError(f"--{flag}:{rest}" if colon else str(error)) from None
     return pairs
 
 
@@ -135,11 +153,16 @@ def _choose_scope(flags: dict[str, Any]) -> None:
 
 
 def _choose_order(flags: dict[str, Any]) -> None:
-    """`--last N` and `--first N` are an order and a limit."""
+    """`--last N`, `--first N` and `--top N` are an order and a limit."""
     from oxyctl.errors import UsageError
 
     chosen = [name for name in ("last", "first") if name in flags]
     if chosen and (len(chosen) > 1 or "sort" in flags or "limit" in flags):
         raise UsageError("--last and --first are an order and a limit: give one of them, without --sort and --limit")
+    if "top" in flags:
+        if chosen or "limit" in flags:
+            raise UsageError("--top is a limit of the most: give it without --last, --first and --limit")
+        flags["limit"] = flags["top"]
+        flags.setdefault("sort", "bytes:desc")
     for name in chosen:
         flags["limit"], flags["sort"] = flags[name], "start:desc" if name == "last" else "start:asc"

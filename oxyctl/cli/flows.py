@@ -19,32 +19,36 @@ from oxyctl.cli.flow_options import (
     place,
     printing,
     whose,
+    window,
 )
 from oxyctl.cli.flow_query import Typed
 from oxyctl.cli.sharing import sharing
 
 if TYPE_CHECKING:
-    from proxy.control.schema import FlowsAnswer
+    from proxy.control.schema import FlowsAnswer, GroupsAnswer
+
+STATISTICS = ("tenant", "protocol", "verdict", "level", "close_reason", "user", "dst_host", "dst_port")
 
 app = typer.Typer(cls=FlowsGroup)
 
 
 @app.callback(invoke_without_command=True)
-@sharing(whose, filters, excluded, printing, place)
+@sharing(window, whose, filters, excluded, printing, place)
 def flows(
     context: typer.Context,
-    live: Annotated[bool, typer.Option("--live", help="Only those that live.")] = False,
-    past: Annotated[bool, typer.Option("--past", help="Only those that have ended.")] = False,
-    since: Annotated[
-        str | None, filter_option("--since", "Alive since then: 5m (ago), 14:30, 2026-01-31.", "TIME")
-    ] = None,
-    until: Annotated[str | None, filter_option("--until", "Begun until then.", "TIME")] = None,
     sort: Annotated[
         str | None, filter_option("--sort", "By start, bytes, duration, ...; descending.", "FIELD[:asc|desc]", "sort")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many.  [default: 100]")] = None,
     last: Annotated[int | None, typer.Option("--last", metavar="N", help="The N that began last.")] = None,
     first: Annotated[int | None, typer.Option("--first", metavar="N", help="The N that began first.")] = None,
+    top: Annotated[int | None, typer.Option("--top", metavar="N", help="The N with most bytes, or of --sort.")] = None,
+    aggregate_by: Annotated[
+        str | None,
+        typer.Option(
+            "--aggregate-by", metavar="A,B,...", help="Count flows together that share these fields: user,dst_host."
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print events as they happen, until Ctrl-C.")] = False,
     **shared: Any,
 ) -> None:
@@ -58,6 +62,8 @@ def flows(
     typed = Typed(context)
     if follow:
         _follow(typed)
+    elif aggregate_by is not None:
+        _groups(typed)
     else:
         _list(typed)
 
@@ -99,6 +105,37 @@ def kill(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar=
     say(f"flow {flow_id} is ended")
 
 
+@app.command(cls=FlowsCommand)
+@sharing(window, whose, filters, excluded, printing, place)
+def stats(context: typer.Context, **shared: Any) -> None:
+    """Show how many flows there were and what they moved: in all, and by protocol, verdict, end, user, host, ..."""
+    from oxyctl.render.stats import print_stats
+    from proxy.control.schema import LIST_PARAMETERS
+
+    typed = Typed(context)
+    pairs = typed.pairs(LIST_PARAMETERS)
+
+    def ask(proxy: Any) -> dict[str, GroupsAnswer]:
+        return {by: proxy.groups([*pairs, ("by", by), ("limit", "5")]) for by in STATISTICS}
+
+    with asking():
+        answers, is_running = typed.ask(ask)
+    print_stats(answers, typed.format, is_running=is_running)
+
+
+def _groups(typed: Typed) -> None:
+    from oxyctl.render.groups import print_groups
+    from proxy.control.schema import GROUP_PARAMETERS
+
+    pairs = typed.groups(GROUP_PARAMETERS)
+    by = tuple(name.strip() for name in dict(pairs)["by"].split(","))
+    with asking():
+        answer, is_running = typed.ask(lambda proxy: proxy.groups(pairs))
+    with _until_nobody_reads():
+        print_groups(answer, by, typed.format, is_running=is_running)
+    _remark(answer, typed)
+
+
 def _list(typed: Typed) -> None:
     from proxy.control.schema import LIST_PARAMETERS
 
@@ -111,14 +148,15 @@ def _list(typed: Typed) -> None:
     _remark(answer, typed)
 
 
-def _remark(answer: FlowsAnswer, typed: Typed) -> None:
+def _remark(answer: FlowsAnswer | GroupsAnswer, typed: Typed) -> None:
     """What the list does not hold: told to the person, beside the result."""
     from oxyctl.cli.output import say
     from oxyctl.render.units import time_text
 
     remarks = []
-    if answer.truncated and not {"last", "first"} & typed.flags.keys():
-        remarks.append(f"more flows match than these {len(answer.items)}: --limit shows more")
+    if answer.truncated and not {"last", "first", "top"} & typed.flags.keys():
+        what = "groups" if "by" in typed.flags else "flows"
+        remarks.append(f"more {what} match than these {len(answer.items)}: --limit shows more")
     if answer.lost:
         remarks.append(f"{answer.lost} records of this window are lost")
     if typed.format == FlowFormat.table and not answer.items:
@@ -135,7 +173,9 @@ def _follow(typed: Typed) -> None:
     from proxy.control.schema import WATCH_PARAMETERS
 
     useless = [
-        name for name in ("since", "until", "sort", "limit", "last", "first", "live", "past") if name in typed.flags
+        name
+        for name in ("since", "until", "sort", "limit", "last", "first", "top", "live", "past")
+        if name in typed.flags
     ]
     if useless:
         raise UsageError(f"--{useless[0]} means nothing for events that are yet to happen")

@@ -12,7 +12,16 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from proxy.control.schema import FlowRecord, FlowsAnswer, Lost, RouteInfo, RoutesChange, Status, TunnelInfo
+from proxy.control.schema import (
+    FlowRecord,
+    FlowsAnswer,
+    GroupsAnswer,
+    Lost,
+    RouteInfo,
+    RoutesChange,
+    Status,
+    TunnelInfo,
+)
 
 T = TypeVar("T")
 Pairs = Iterable[tuple[str, str]]
@@ -76,6 +85,10 @@ class ControlClient:
     def flows(self, pairs: Pairs) -> FlowsAnswer:
         """The flows that the parameters select (`proxy.control.schema.LIST_PARAMETERS`)."""
         return self._decode(FlowsAnswer, self._request("GET", "/v1/flows", pairs))
+
+    def groups(self, pairs: Pairs) -> GroupsAnswer:
+        """Flows counted together, by the fields of the parameter `by`."""
+        return self._decode(GroupsAnswer, self._request("GET", "/v1/flows/groups", pairs))
 
     def flow(self, flow_id: str, pairs: Pairs) -> FlowRecord:
         """One flow, live or past; `pairs` say whose. ControlError with status 404 when there is none."""

@@ -12,10 +12,10 @@ import msgspec
 
 from proxy.control.http11 import HttpError, Request, Response
 from proxy.control.listing import encode_page, list_flows
-from proxy.control.schema import SCHEMA, ProxyView, RoutesChange
+from proxy.control.schema import SCHEMA, GroupsAnswer, ProxyView, RoutesChange
 from proxy.control.watch import Watcher
 from proxy.errors import ProxyError
-from proxy.flow.parameters import LIST_PARAMETERS, TENANT, WATCH_PARAMETERS, QueryError, parse_query
+from proxy.flow.parameters import LIST_PARAMETERS, TENANT, WATCH_PARAMETERS, QueryError, parse_groups, parse_query
 from proxy.flow.query import FlowQuery, predicate
 from proxy.settings import suggest
 
@@ -42,6 +42,7 @@ class Routes:
             Route(re.compile(r"/v1/tunnels"), {"GET": self._tunnels}),
             Route(re.compile(r"/v1/routes"), {"GET": self._get_routes, "PUT": self._put_routes}),
             Route(re.compile(r"/v1/flows"), {"GET": self._flows}),
+            Route(re.compile(r"/v1/flows/groups"), {"GET": self._groups}),
             Route(re.compile(r"/v1/flows/watch"), {"GET": self._watch}),
             Route(re.compile(r"/v1/flows/([^/]+)"), {"GET": self._flow, "DELETE": self._kill}),
             Route(re.compile(r"/metrics"), {"GET": self._metrics}),
@@ -95,6 +96,11 @@ class Routes:
     async def _flows(self, pairs: Pairs) -> Response:
         page = await list_flows(self._view, _query(pairs, LIST_PARAMETERS))
         return Response(body=encode_page("flows", page))
+
+    async def _groups(self, pairs: Pairs) -> Response:
+        page = await self._view.flow_groups(parse_groups(pairs, datetime.now().astimezone()))
+        answer = GroupsAnswer(items=page.groups, window=page.window, lost=page.lost, truncated=page.truncated)
+        return Response(body=_encode(answer) + b"\n")
 
     async def _flow(self, pairs: Pairs, flow_id: str) -> Response:
         query = msgspec.structs.replace(_query(pairs, tuple(TENANT)), flow_id=(flow_id,), limit=1)

@@ -7,11 +7,14 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, Group, GroupsPage, GroupsQuery, Sums
 from proxy.flow.parameters import (
+    GROUP_PARAMETERS,
     LIST_PARAMETERS,
     WATCH_PARAMETERS,
     QueryError,
     parse_duration,
+    parse_groups,
     parse_query,
     parse_size,
     parse_time,
@@ -22,6 +25,9 @@ from proxy.flow.record import Protocol as FlowProtocol
 from proxy.settings.sites import Route
 
 __all__ = [
+    "GROUP_FIELDS",
+    "GROUP_PARAMETERS",
+    "GROUP_SORTS",
     "LIST_PARAMETERS",
     "MAX_LIMIT",
     "SCHEMA",
@@ -34,6 +40,10 @@ __all__ = [
     "FlowQuery",
     "FlowRecord",
     "FlowsAnswer",
+    "Group",
+    "GroupsAnswer",
+    "GroupsPage",
+    "GroupsQuery",
     "KernelOffRampStatus",
     "Level",
     "Lost",
@@ -46,12 +56,14 @@ __all__ = [
     "State",
     "Status",
     "StoredFlow",
+    "Sums",
     "TenantStatus",
     "Totals",
     "TunnelInfo",
     "Verdict",
     "Window",
     "parse_duration",
+    "parse_groups",
     "parse_query",
     "parse_size",
     "parse_time",
@@ -183,6 +195,17 @@ class FlowsAnswer(msgspec.Struct, kw_only=True):
     truncated: bool
 
 
+class GroupsAnswer(msgspec.Struct, kw_only=True):
+    """The answer to `GET /v1/flows/groups`."""
+
+    schema: str = SCHEMA
+    kind: str = "flow-groups"
+    items: list[Group]
+    window: Window
+    lost: int
+    truncated: bool
+
+
 class Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A line of a watch: so many events were passed over, because the watcher did not keep up."""
 
@@ -208,6 +231,10 @@ class ProxyView(Protocol):
         ...
 
     async def past_flows(self, query: FlowQuery) -> Page: ...
+
+    async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
+        """Flows counted together, the first groups in the query's order."""
+        ...
 
     def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
         """From now on `put` gets every record of that tenant as it happens; what is returned ends that."""

@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 
 from proxy.control.client import ControlError
-from proxy.control.schema import FlowRecord, FlowsAnswer
+from proxy.control.schema import FlowRecord, FlowsAnswer, GroupsAnswer
 from proxy.errors import ProxyError
-from proxy.flow.parameters import LIST_PARAMETERS, TENANT, QueryError, parse_query
+from proxy.flow.parameters import LIST_PARAMETERS, TENANT, QueryError, parse_groups, parse_query
 from proxy.flow.query import FlowQuery, Page
 from proxy.telemetry import flowdb
+from proxy.telemetry.flowgroups import read_groups
 from proxy.telemetry.flowread import read_page
 from proxy.telemetry.losses import Losses
 
@@ -34,6 +35,13 @@ class RecordedFlows:
         page = self._page(_query(pairs, LIST_PARAMETERS))
         items = [_decode(flow.record) for flow in page.flows]
         return FlowsAnswer(items=items, window=page.window, lost=page.lost, truncated=page.truncated)
+
+    def groups(self, pairs: Pairs) -> GroupsAnswer:
+        """Ended flows counted together, by the fields of the parameter `by`."""
+        with _refused(), self._opened() as connection:
+            query = parse_groups(pairs, datetime.now().astimezone())
+            page = read_groups(connection, query, {}, Losses(flowdb.load_losses(connection)))
+        return GroupsAnswer(items=page.groups, window=page.window, lost=page.lost, truncated=page.truncated)
 
     def flow(self, flow_id: str, pairs: Pairs) -> FlowRecord:
         """One ended flow; `pairs` say whose."""
@@ -62,7 +70,13 @@ class RecordedFlows:
 
 
 def _query(pairs: Pairs, allowed: tuple[str, ...]) -> FlowQuery:
-    try:
+    with _refused():
         return parse_query(pairs, datetime.now().astimezone(), allowed)
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
     except QueryError as error:
         raise ControlError(str(error), 400) from None

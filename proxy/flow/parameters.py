@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
+from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, MOST_FIELDS, GroupsQuery
 from proxy.flow.query import DEFAULT_LIMIT, MAX_LIMIT, NEVER, SORT_KEYS, Filters, FlowQuery, Prefix, Range, Scope
 from proxy.flow.record import CloseReason, Level, Protocol, State, Verdict
 from proxy.settings import suggest
@@ -178,6 +179,7 @@ EXCLUDING = tuple(NOT + name for name in (*FILTERS, *LEAST))
 
 WATCH_PARAMETERS = (*TENANT, *FILTERS, *LEAST, *EXCLUDING, *WHERE)
 LIST_PARAMETERS = (*WATCH_PARAMETERS, *LISTING, *_TIMES)
+GROUP_PARAMETERS = (*LIST_PARAMETERS, "by")
 
 
 def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterable[str] = LIST_PARAMETERS) -> FlowQuery:
@@ -201,6 +203,36 @@ def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterab
         except ValueError as error:
             raise QueryError(f"{name}: {error}") from None
     return _build(values)
+
+
+def parse_groups(pairs: Iterable[tuple[str, str]], now: datetime) -> GroupsQuery:
+    """The same of a question for groups: `by=src,dst_host`, and an order of theirs (`sort=flows`)."""
+    pairs = list(pairs)
+    own = {
+        "by": [text for name, text in pairs if name == "by"],
+        "sort": [text for name, text in pairs if name == "sort"],
+    }
+    for name, texts in own.items():
+        if len(texts) > 1:
+            raise QueryError(f"{name}: given twice")
+    if not own["by"]:
+        raise QueryError("by is required: the fields by which flows are counted together, as in by=user,dst_host")
+    by = tuple(name.strip() for name in own["by"][0].split(","))
+    for name in by:
+        if name not in GROUP_FIELDS:
+            raise QueryError(f"by: unknown field {name!r}{suggest(name, GROUP_FIELDS)}")
+    if len(set(by)) < len(by) or len(by) > MOST_FIELDS:
+        raise QueryError(f"by: at most {MOST_FIELDS} fields, each once")
+    sort, descending = "bytes", True
+    if own["sort"]:
+        name, colon, direction = own["sort"][0].partition(":")
+        if name not in GROUP_SORTS:
+            raise QueryError(f"sort: groups have no {name!r}{suggest(name, GROUP_SORTS)}")
+        if colon and direction not in ("asc", "desc"):
+            raise QueryError(f"sort: unknown direction {direction!r}; write {name}:asc or {name}:desc")
+        sort, descending = name, direction != "asc"
+    rest = [pair for pair in pairs if pair[0] not in own]
+    return GroupsQuery(flows=parse_query(rest, now, GROUP_PARAMETERS), by=by, sort=sort, descending=descending)
 
 
 def _build(values: dict[str, Any]) -> FlowQuery:

@@ -12,15 +12,18 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
 from proxy.control.schema import RecordsStatus
 from proxy.errors import ProxyError
+from proxy.flow.groups import GroupsPage, GroupsQuery, Key, Sums
 from proxy.flow.query import FlowQuery, Page
 from proxy.flow.record import FlowRecord
 from proxy.settings import Records
 from proxy.telemetry import flowdb
+from proxy.telemetry.flowgroups import read_groups
 from proxy.telemetry.flowread import read_page
 from proxy.telemetry.losses import MINUTE_NS, Losses
 from proxy.telemetry.rows import Pair, insert, rows_of
@@ -34,6 +37,7 @@ LINGER_S = 0.25  # one transaction for what ends within this time: a commit cost
 TEND_S = 10.0  # how often the age limit is enforced
 PRUNE_CHUNK = 5_000
 
+T = TypeVar("T")
 _Flushed = concurrent.futures.Future[None]
 
 
@@ -86,10 +90,17 @@ class FlowLog:
 
     async def query(self, query: FlowQuery) -> Page:
         """The stored flows that match, those submitted just now included; ProxyError when the file cannot be read."""
+        return await self._ask(lambda connection: read_page(connection, query, self._losses))
+
+    async def groups(self, query: GroupsQuery, live: dict[Key, Sums]) -> GroupsPage:
+        """The same counted together, with the sums of `live` flows."""
+        return await self._ask(lambda connection: read_groups(connection, query, live, self._losses))
+
+    async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
             raise ProxyError("the flow log is closed")
         await self.flush()
-        return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, query)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, question)
 
     def status(self) -> RecordsStatus:
         """What is stored and lost, as of the last write."""
@@ -106,10 +117,10 @@ class FlowLog:
 
     # What the reader's thread does
 
-    def _read(self, query: FlowQuery) -> Page:
+    def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         try:
             with contextlib.closing(flowdb.open_reader(self._path)) as connection:
-                return read_page(connection, query, self._losses)
+                return question(connection)
         except sqlite3.Error as error:
             if flowdb.is_damaged(error):
                 self._damaged = str(error)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -26,20 +27,27 @@ _encode = msgspec.json.Encoder().encode
 
 def read_page(connection: sqlite3.Connection, query: FlowQuery, losses: Losses) -> Page:
     """The stored flows that match, and how complete that is. ProxyError: it takes too long; sqlite3.Error."""
-    deadline = time.monotonic() + QUERY_TIMEOUT_S
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
-    try:
+    with deadline(connection):
         rows = _rows(connection, query)
         oldest = flowdb.oldest_end(connection, query.tenant)
+    flows = read_rows(rows[: query.limit], Texts(connection))
+    until = time.time_ns() if query.until is None else query.until
+    lost = losses.count(query.tenant, query.since, query.until)
+    return Page(flows, Window(query.since, until, oldest), lost, truncated=len(rows) > query.limit)
+
+
+@contextlib.contextmanager
+def deadline(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is asked in here ends within QUERY_TIMEOUT_S; ProxyError when it would take longer."""
+    at = time.monotonic() + QUERY_TIMEOUT_S
+    connection.set_progress_handler(lambda: time.monotonic() > at, 100_000)
+    try:
+        yield
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_INTERRUPT:
             raise
         text = f"the query took longer than {QUERY_TIMEOUT_S:g} s: narrow its window (since, until)"
         raise ProxyError(text, retryable=True) from None
-    flows = read_rows(rows[: query.limit], Texts(connection))
-    until = time.time_ns() if query.until is None else query.until
-    lost = losses.count(query.tenant, query.since, query.until)
-    return Page(flows, Window(query.since, until, oldest), lost, truncated=len(rows) > query.limit)
 
 
 def _rows(connection: sqlite3.Connection, query: FlowQuery) -> list[Row]:

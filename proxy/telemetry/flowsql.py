@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from proxy.flow.query import Filters, FlowQuery
@@ -89,6 +90,14 @@ def narrow(query: FlowQuery, *, is_recent: bool = False) -> Condition:
     where = conditions(query)
     table = "flows INDEXED BY flows_by_end" if is_recent and not order else "flows NOT INDEXED"
     return f"SELECT {key}, {_SELECTED} FROM {table} WHERE {where}{order}", where.arguments
+
+
+def groups(query: FlowQuery, by: Sequence[str]) -> Condition:
+    """A statement for the sums of each group. A row: the columns `by`, flows, up, down, ns, first start, last end."""
+    where = conditions(query)
+    columns = ", ".join(by)
+    sums = "count(*), sum(up), sum(down), sum(ended - started), min(started), max(ended)"
+    return f"SELECT {columns}, {sums} FROM flows NOT INDEXED WHERE {where} GROUP BY {columns}", where.arguments
 
 
 def is_in_order(query: FlowQuery) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from proxy.flow.best import Best
 from proxy.flow.flow import Flow
+from proxy.flow.groups import Counting, Key, Sums
 from proxy.flow.live import needs_totals, of_flow
 from proxy.flow.query import FlowQuery, predicate, sort_key
 from proxy.flow.record import FlowRecord
@@ -48,6 +49,19 @@ async def scan(
             records.append(look(flow))
             await pause()
     return records
+
+
+async def count_groups(owners: Iterable[Tenant], query: FlowQuery, by: Sequence[str], count: Count) -> dict[Key, Sums]:
+    """The sums of the live flows that match, by these fields."""
+    of = of_flow(time.time_ns())
+    wanted, counting, pause = predicate(query, of), Counting(by, of), Pause()
+    for step in steps(owners):
+        count(step)
+        for flow in step:
+            if not flow.is_recorded and wanted(flow):
+                counting.add(flow)
+        await pause()
+    return counting.sums
 
 
 class Pause:

@@ -133,6 +133,8 @@ def of_row(texts: Texts) -> dict[str, Callable[[Row], Any]]:
     of: dict[str, Callable[[Row], Any]] = {name: operator.itemgetter(at) for name, at in places.items()}
     of |= {name: _text_at(places[name], texts) for name in WORDS}
     of |= {
+        "start": of["started"],
+        "end": of["ended"],
         "bytes": lambda row: row[up] + row[down],
         "duration": lambda row: (row[ended] - row[started]) / 1e6,
     }

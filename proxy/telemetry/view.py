@@ -22,6 +22,7 @@ from proxy.control.schema import (
 )
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.flow import Flow
+from proxy.flow.groups import GroupsPage, GroupsQuery
 from proxy.flow.record import FlowRecord
 from proxy.flow.route_table import RouteTable
 from proxy.flow.tenant import Network, Tenant
@@ -38,7 +39,7 @@ from proxy.settings import suggest
 from proxy.settings.sites import SITE, route_problem
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.flowlog import FlowLog
-from proxy.telemetry.livescan import scan
+from proxy.telemetry.livescan import count_groups, scan
 from proxy.telemetry.metrics import render
 
 
@@ -157,6 +158,14 @@ class View:
     async def past_flows(self, query: FlowQuery) -> Page:
         """Ended flows, from the store."""
         return await self._log.query(query)
+
+    async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
+        """Live and past flows counted together."""
+        live = {}
+        if query.flows.scope != "past":
+            count = self._kernel.count if self._kernel is not None else _counted
+            live = await count_groups(self._owners(query.flows.tenant), query.flows, query.by, count)
+        return await self._log.groups(query, live)
 
     def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
         """Every event of the tenant's flows from now on, until what is returned is called."""

@@ -382,3 +382,57 @@ def test_sort_names_are_in_the_help_of_the_shell():
 
     assert choices("sort")("d") == [name for name in SORT_KEYS if name.startswith("d")]
     assert choices("protocol")("i") == ["icmp", "icmpv6"]
+
+
+# Counted together
+
+
+def test_groups_are_a_table(flows, proxy):
+    proxy.past = [make_record(n, user="ann" if n % 3 else "bob") for n in range(6)]
+    proxy.live = [live_record(7, user="ann")]
+    result = flows(*ACME, "--aggregate-by", "user,dst-port", "--top", "1")
+    header, row = (line.split() for line in result.lines)
+    assert header == ["USER", "DST", "PORT", "FLOWS", "LIVE", "UP", "DOWN", "BYTES", "DURATION", "FIRST", "LAST"]
+    assert (row[:4], row[-1]) == (["ann", "80", "5", "1"], "now")
+
+
+def test_groups_for_programs(flows, proxy):
+    proxy.past = [make_record(1), make_record(2, user=None), make_record(3)]
+    answer = json.loads(flows(*ACME, "--aggregate-by", "user", "--sort", "flows", "--format", "json").out)
+    assert (answer["kind"], answer["lost"], answer["truncated"]) == ("flow-groups", 0, False)
+    assert [(item["user"], item["flows"], item["bytes"]) for item in answer["items"]] == [
+        ("user@acme.example", 2, 4200),
+        (None, 1, 2100),
+    ]
+    lines = flows(*ACME, "--aggregate-by", "user", "--format", "csv").lines
+    assert lines[0] == "user,flows,live,up,down,bytes,duration_ms,first,last"
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--aggregate-by usr", "--aggregate-by: unknown field 'usr'; did you mean 'user'?"),
+        ("--aggregate-by user --sort usr", "--sort: groups have no 'usr'"),
+        ("--aggregate-by user --last 3", "--last means nothing for groups"),
+        ("--top 3 --limit 4", "--top is a limit of the most"),
+    ],
+)
+def test_groups_that_make_no_sense(flows, typed, message):
+    code, _, err = flows(*ACME, *typed.split())
+    assert code == 2
+    assert message in err
+
+
+def test_the_top_of_a_list_is_what_moved_most(flows, proxy):
+    proxy.past = [make_record(n, total=Totals(client_payload_bytes=n)) for n in (3, 9, 5)]
+    assert ids(flows(*ACME, "--top", "2", "--format", "json")) == ["f00000009", "f00000005"]
+
+
+def test_statistics(flows, proxy):
+    proxy.past = [make_record(n, close_reason="denied" if n else "client_closed") for n in range(3)]
+    out = flows("stats", *ACME).out
+    assert "no record is lost" in out
+    assert "CLOSE REASON" in out
+    answer = json.loads(flows("stats", *ACME, "--format", "json").out)
+    assert [item["by"] for item in answer["items"]][:2] == ["tenant", "protocol"]

@@ -24,7 +24,9 @@ from proxy.control.schema import (
     Window,
 )
 from proxy.control.server import ControlServer
-from proxy.flow.query import SORT_KEYS, predicate, sort_flows
+from proxy.flow.groups import Counting, GroupsPage, GroupsQuery, Ranking
+from proxy.flow.query import OF_RECORD, SORT_KEYS, predicate, sort_flows
+from proxy.telemetry.flowgroups import told
 from proxy.telemetry.metrics import render
 
 
@@ -60,6 +62,14 @@ class FakeProxy:
         found = [StoredFlow(key(r), r.flow_id, msgspec.json.encode(r)) for r in self.past if predicate(query)(r)]
         window = Window(query.since, query.until or time.time_ns(), min((r.end or 0 for r in self.past), default=None))
         return Page(sort_flows(found, query)[: query.limit], window, self.lost, len(found) > query.limit)
+
+    async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
+        counting, ranking = Counting(query.by, OF_RECORD), Ranking(query, told)
+        for record in filter(predicate(query.flows), self.live + self.past):
+            counting.add(record)
+        for key, sums in counting.sums.items():
+            ranking.add(key, sums)
+        return ranking.page(Window(query.flows.since, query.flows.until or time.time_ns(), None), self.lost)
 
     def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
         def unwatch() -> None:
