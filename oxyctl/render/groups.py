@@ -25,7 +25,7 @@ def print_groups(answer: GroupsAnswer, by: tuple[str, ...], format_: str, *, is_
         columns = [*(Column(name.upper().replace("_", " ")) for name in by), *_COLUMNS]
         Table(columns).write([_texts(group, by) for group in answer.items])
     elif format_ == "json":
-        from oxyctl.cli.output import print_envelope
+        from oxyctl.render.envelope import print_envelope
 
         more = {"window": answer.window, "lost": answer.lost, "truncated": answer.truncated}
         print_envelope("flow-groups", [_item(group) for group in answer.items], proxy_running=is_running, **more)

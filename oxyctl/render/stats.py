@@ -45,7 +45,7 @@ def _window_text(answer: GroupsAnswer) -> str:
 
 
 def _print_document(answers: Mapping[str, GroupsAnswer], is_running: bool) -> None:
-    from oxyctl.cli.output import print_envelope
+    from oxyctl.render.envelope import print_envelope
 
     first = next(iter(answers.values()))
     items = [{"by": by, "groups": answer.items} for by, answer in answers.items()]
