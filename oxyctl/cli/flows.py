@@ -95,6 +95,22 @@ def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="
 
 @app.command()
 @sharing(whose, place)
+def explain(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
+    """Tell the story of one flow: who, where to, which rule decided, how it ended and what to do next.
+
+    Exit code 4 when the tenant has no such flow.
+    """
+    from oxyctl.render.story import story
+
+    typed = Typed(context)
+    pairs = typed.pairs()
+    with asking():
+        record, _ = typed.ask(lambda proxy: proxy.flow(flow_id, pairs))
+    print(story(record))
+
+
+@app.command()
+@sharing(whose, place)
 def kill(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
     """End a live flow; its record says `admin_killed`. Exit code 4 when the tenant has no such flow."""
     from oxyctl.cli.output import say

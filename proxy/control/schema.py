@@ -23,6 +23,7 @@ from proxy.flow.query import MAX_LIMIT, SORT_KEYS, FlowQuery, Page, StoredFlow, 
 from proxy.flow.record import ClosedBy, CloseReason, Event, FlowRecord, Level, State, Totals, Verdict
 from proxy.flow.record import Protocol as FlowProtocol
 from proxy.settings.sites import Route
+from proxy.verdict import Decision
 
 __all__ = [
     "GROUP_FIELDS",
@@ -35,6 +36,7 @@ __all__ = [
     "WATCH_PARAMETERS",
     "CloseReason",
     "ClosedBy",
+    "Decision",
     "Event",
     "FlowProtocol",
     "FlowQuery",

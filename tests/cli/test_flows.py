@@ -436,3 +436,11 @@ def test_statistics(flows, proxy):
     assert "CLOSE REASON" in out
     answer = json.loads(flows("stats", *ACME, "--format", "json").out)
     assert [item["by"] for item in answer["items"]][:2] == ["tenant", "protocol"]
+
+
+def test_explain(flows, proxy):
+    proxy.past = [make_record(1, close_reason="origin_refused")]
+    code, out, _ = flows("explain", *ACME, "f00000001")
+    assert code == 0
+    assert "the origin refused the connection" in out
+    assert flows("explain", *ACME, "f2").code == 4

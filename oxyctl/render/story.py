@@ -1,0 +1,184 @@
+"""What happened to one flow, told for a person: who, where to, who decided, how it ended, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from oxyctl.render.units import bytes_text, duration_text, safe_text, time_text
+from proxy.control.schema import Decision, FlowRecord
+
+LEVELS = {
+    "packet": "packets end to end: the proxy forwarded them and read nothing",
+    "stream": "a connection of the proxy's own on each side; the bytes passed unread",
+    "tls": "TLS: the proxy knows the name, and what else the client said first",
+    "http": "HTTP: each request was read",
+    "ssh": "SSH: each channel was read",
+}
+ENDS = {
+    "client_closed": "the client closed it",
+    "client_reset": "the client reset it",
+    "client_idle_timeout": "nothing moved for the idle timeout",
+    "client_tls_error": "the TLS handshake with the client failed",
+    "client_protocol_error": "the client broke the protocol",
+    "origin_closed": "the origin closed it",
+    "origin_reset": "the origin reset it",
+    "origin_tls_error": "the TLS handshake with the origin failed, or its certificate is not trusted",
+    "origin_protocol_error": "the origin broke the protocol",
+    "origin_refused": "the origin refused the connection: nothing listens on that port, or a firewall rejects it",
+    "origin_unreachable": "the network said that the origin cannot be reached",
+    "origin_timeout": "the origin did not answer in time",
+    "denied": "it was denied before anything left the proxy",
+    "limit_flows": "the tenant has as many flows as it may have",
+    "limit_rate": "the tenant, or a rule, allows no more new flows at this rate",
+    "evicted": "it was idle, and made way for a new flow",
+    "inspector_died": "the inspector that read it died",
+    "policy_revoked": "a policy that came into force while it lived does not allow it",
+    "admin_killed": "somebody ended it with `oxyctl flows kill`",
+    "drain": "the proxy stopped",
+    "tunnel_closed": "its tunnel closed",
+    "proxy_error": "a hook or the proxy itself failed",
+    "unknown": "the proxy was killed while it lived: nobody saw its end",
+}
+HINTS = {
+    "denied": "`oxyctl policy explain` says which rules came close; the deciding rule is the one named above.",
+    "policy_revoked": "The rule named above decided; `oxyctl policy diff` shows what changed.",
+    "origin_refused": "Try the same from the edge itself: is the server running, and does it listen on that port?",
+    "origin_unreachable": "`oxyctl routes` shows where it was sent; the far network has no way, or forbids it.",
+    "origin_timeout": "A firewall may drop it, or the way back is missing: `oxyctl capture` shows if anything returns.",
+    "origin_tls_error": "Check the origin's certificate: its name, its dates, and who issued it.",
+    "client_tls_error": "A client that pins certificates refuses the proxy's: let a rule pass it uninspected.",
+    "limit_flows": "`oxyctl flows stats --live` shows who holds flows; `limits.flows` of the tenant is the bound.",
+    "limit_rate": "`oxyctl top` shows the rate; `limits.new_flows_per_s` of the tenant, or the rule, is the bound.",
+    "proxy_error": "The proxy's log has the traceback, with this flow's id.",
+    "inspector_died": "The proxy's log says why; new sessions go to another inspector.",
+    "evicted": "More descriptors (`descriptors` in proxy.yaml, `ulimit -n`) leave room for more idle flows.",
+    "client_reset": "Clients reset connections that they give up: a timeout of the application, or a closed tab.",
+    "origin_reset": "The server's own log may say why it reset the connection.",
+}
+
+
+def story(record: FlowRecord) -> str:
+    """The whole story, a line for each part of it."""
+    lines = [f"Flow {record.flow_id} of tenant {record.tenant}: {_what(record)}", ""]
+    width = max(len(label) for label, _ in _parts(record))
+    last = None
+    for label, text in _parts(record):
+        lines.append(f"  {'' if label == last else label:<{width}}  {text}")
+        last = label
+    return "\n".join(safe_text(line) for line in lines)
+
+
+def _parts(record: FlowRecord) -> Iterator[tuple[str, str]]:
+    yield "Who", _who(record)
+    yield "When", _when(record)
+    for decision in record.decisions:
+        yield "Decided", _decision(decision)
+    if not record.decisions:
+        yield "Decided", "nothing yet" if record.state == "new" else "nothing is on record"
+    yield "Way", _way(record)
+    yield "Level", LEVELS.get(record.level, record.level) + _protocol(record)
+    if record.tls is not None:
+        yield "TLS", _tls(record)
+    if timing := _timing(record):
+        yield "Took", timing
+    yield "Moved", _moved(record)
+    yield "End", _end(record)
+    if hint := _hint(record):
+        yield "Next", hint
+
+
+def _what(record: FlowRecord) -> str:
+    host = f" ({record.dst_host}, known by {record.host_source or 'its name'})" if record.dst_host else ""
+    source, destination = _endpoint(record.src, record.src_port), _endpoint(record.dst, record.dst_port)
+    return f"{record.protocol.upper()} from {source} to {destination}{host}"
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _who(record: FlowRecord) -> str:
+    who = record.user or "no user is known"
+    device = f" on {record.device}" if record.device else ""
+    network = f", network {record.vnet}" if record.vnet else ""
+    return f"{who}{device}, by tunnel {record.tunnel} ({record.onramp}){network}, at {record.node}"
+
+
+def _when(record: FlowRecord) -> str:
+    lasted = duration_text(record.duration_ms)
+    began = time_text(record.start, date=True)
+    return f"{began}, alive for {lasted}" if record.end is None else f"{began}, lasted {lasted}"
+
+
+def _decision(decision: Decision) -> str:
+    rule = f", rule {decision.rule}" if decision.rule else ""
+    version = f" (version {decision.version})" if decision.version else ""
+    shadow = "" if decision.enforced else "; not enforced, so it went on"
+    reason = f": {decision.reason}" if decision.reason else ""
+    return f"{decision.stage}: {decision.action} by policy {decision.policy}{rule}{version}{reason}{shadow}"
+
+
+def _way(record: FlowRecord) -> str:
+    if record.offramp is None:
+        return "it did not leave the proxy"
+    by = f"tunnel {record.offramp_tunnel}" if record.offramp_tunnel else f"off-ramp {record.offramp}"
+    asked = _endpoint(record.dst, record.dst_port)
+    to = f" to {record.origin}" if record.origin else ""
+    instead = ", which is not where it asked for" if record.origin and record.origin != asked else ""
+    seen = f", seen there as {record.egress_ip}" if record.egress_ip else ""
+    route = f"; route {record.route}" if record.route else ""
+    return f"{by}{to}{instead}{seen}{route}"
+
+
+def _protocol(record: FlowRecord) -> str:
+    return f"; it is {record.detected_protocol}" if record.detected_protocol else ""
+
+
+def _tls(record: FlowRecord) -> str:
+    tls = record.tls
+    assert tls is not None
+    action = "passed, unread" if tls.action == "pass" else "terminated by the proxy"
+    known = [
+        ("name", tls.sni),
+        ("version", tls.version),
+        ("ALPN", tls.alpn),
+        ("issuer", tls.issuer),
+        ("error", tls.error),
+    ]
+    return ", ".join([action, *(f"{name} {value}" for name, value in known if value)])
+
+
+def _timing(record: FlowRecord) -> str:
+    parts = [
+        ("to decide", record.policy_ms),
+        ("until the origin answered", record.origin_tcp_ms),
+        ("for the client's handshake", record.client_tcp_ms),
+        ("to the first byte of the answer", record.ttfb_ms),
+    ]
+    return ", ".join(f"{duration_text(value)} {name}" for name, value in parts if value is not None)
+
+
+def _moved(record: FlowRecord) -> str:
+    total = record.total
+    up = f"{bytes_text(total.client_payload_bytes)} up in {total.client_packets} packets"
+    down = f"{bytes_text(total.origin_payload_bytes)} down in {total.origin_packets} packets"
+    zeek = f" (history {record.history}, state {record.conn_state})" if record.history else ""
+    return f"{up}, {down}{zeek}"
+
+
+def _end(record: FlowRecord) -> str:
+    if record.close_reason is None:
+        return {"new": "it waits for its decision or its origin", "established": "it lives"}.get(
+            record.state, "it ends"
+        )
+    return f"{ENDS.get(record.close_reason, record.close_reason)} ({record.close_reason})"
+
+
+def _hint(record: FlowRecord) -> str | None:
+    if record.close_reason == "denied" and any(each.policy == "hook" for each in record.decisions):
+        return "A hook of the application decided: its log, or its author, knows why."
+    if record.close_reason is not None:
+        return HINTS.get(record.close_reason)
+    if record.state == "established" and not record.total.origin_packets:
+        return "Nothing has come back: `oxyctl capture` shows whether the origin answers at all."
+    return None

@@ -1,0 +1,60 @@
+"""The story of a flow names who decided, says how it ended in words, and what a person might do."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from oxyctl.render.story import ENDS, LEVELS, story
+from proxy.control.schema import CloseReason, Decision, Level
+from tests.records import live_record, make_record
+
+BLOCKED = Decision("network", "office", "block", rule="no-ssh", version="3f2a", reason="ssh is for admins")
+
+
+def test_a_denied_flow_names_the_rule():
+    record = make_record(1, close_reason="denied", verdict="denied", decisions=[BLOCKED], offramp=None, dst_port=22)
+    text = story(record)
+    assert "TCP from 100.96.0.2:40000 to 10.50.0.10:22" in text
+    assert "network: block by policy office, rule no-ssh (version 3f2a): ssh is for admins" in text
+    assert "it did not leave the proxy" in text
+    assert "it was denied before anything left the proxy (denied)" in text
+    assert "oxyctl policy explain" in text
+
+
+def test_a_shadow_rule_is_told_apart():
+    shadow = Decision("network", "office", "block", rule="no-ssh", enforced=False)
+    assert "not enforced, so it went on" in story(make_record(decisions=[shadow]))
+
+
+def test_a_quarantined_flow_went_elsewhere():
+    text = story(make_record(offramp="sockets", origin="10.50.0.99:80"))
+    assert "off-ramp sockets to 10.50.0.99:80, which is not where it asked for" in text
+
+
+def test_a_live_flow_without_an_answer():
+    text = story(live_record(offramp="kernel"))
+    assert "it lives" in text
+    assert "Nothing has come back" in text
+
+
+def test_a_hook_that_denied():
+    text = story(make_record(close_reason="denied", decisions=[Decision("flow_start", "hook", "deny", reason="late")]))
+    assert "flow_start: deny by policy hook: late" in text
+    assert "A hook of the application decided" in text
+
+
+@pytest.mark.parametrize("reason", get_args(CloseReason))
+def test_every_end_has_words(reason):
+    assert ENDS[reason] in story(make_record(close_reason=reason))
+
+
+def test_every_level_has_words():
+    assert set(LEVELS) == set(get_args(Level))
+
+
+def test_nothing_in_it_moves_a_cursor():
+    text = story(make_record(user="\x1b[2Jeve", dst_host="a\nb"))
+    assert text.replace("\n", "").isprintable()
+    assert "b, known by" in text.splitlines()[0]
