@@ -91,12 +91,22 @@ class Network:
         self.name, self.tenant = name, tenant
         self.routes: RouteTable | None = None  # None: everything leaves the proxy
         self.exits: dict[int, Carrier] = {}  # into the kernel's forwarding, by bytes of virtio-net header
+        self.ramps: list[Carrier] = []  # on-ramps whose clients the kernel sees, and those of each other
         self.is_own: Callable[[bytes], bool] = lambda address: False  # an address of the host's
         self.clients: dict[bytes, Carrier] = {}  # connected tunnels, by each address that is theirs alone
         self.sites: dict[str, list[Carrier]] = {}  # a tunnel to each peer, by the site's name
 
     def __repr__(self) -> str:
         return f"<network {self.name} of {self.tenant.name}>"
+
+    def answered(self, protocol: int, key: bytes) -> Any:
+        """The flow from one of `ramps` whose answers, which arrive at any of them, have this key, or None."""
+        turned = reverse_key(key)
+        for ramp in self.ramps:
+            flow = ramp.flows.get(protocol, {}).get(turned)
+            if flow is not None and flow.egress is flow.carrier:
+                return flow
+        return None
 
     def attach(self, carrier: Carrier) -> None:
         """Let routes lead to a tunnel that is open now."""

@@ -8,11 +8,15 @@
 
 A *way* is one device of ours and what leaves and returns by it. Its mark is `mark | index`; packets on their way out
 have `OUTWARD` in theirs as well, so that what the kernel says of them (it reflects the mark) finds its way back.
+
+A *site* is an interface of an on-ramp that is no uplink. From one site of a network to another, packets keep their
+addresses: such a connection has the network's zone in both directions, and the answers pass as the packets do. Towards
+a site of another network nothing passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -21,7 +25,8 @@ from proxy.settings.model import KernelOffRamp, Timeouts
 
 OUTWARD = 0x8000  # in the mark of what leaves
 ON_RAMP = 0x4000  # in the index of a way whose clients the kernel sees
-MAX_WAYS = 0x3FFF
+SITES = 0x2000  # in a mark that is no way's: it stands for a network, whose sites are looked up by it
+MAX_WAYS = 0x1FFF
 DECIDED_SIZE = 1_000_000  # flows of on-ramps that the kernel carries by itself; beyond it they pass by us
 ASKED_SIZE, ASKED_S = 200_000, 3600  # ports outside that stand for somebody's UDP endpoint
 DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then the next packet comes up once, and is carried again
@@ -41,6 +46,7 @@ class Way(msgspec.Struct, frozen=True):
     interfaces: tuple[str, ...] = ()  # of an on-ramp,
     back: str | None = None  # and the device by which we answer its clients ourselves
     dscp: int | None = None  # that all of its packets get, both ways; None: they keep theirs
+    sites: tuple[str, ...] = ()  # of its interfaces
 
     @property
     def is_on_ramp(self) -> bool:
@@ -71,14 +77,26 @@ class Ruleset:
         """Of packets that leave."""
         return self.mark(way) | OUTWARD
 
-    def text(self, ways: Sequence[Way], *, helpers: Sequence[str] = (), has_timeouts: bool = True) -> str:
-        """All of it, in one transaction that replaces what was there. `helpers`: of conntrack, that the kernel has."""
+    def sites_mark(self, zone: int) -> int:
+        """Of look-ups: which site of the network in this zone has an address."""
+        return self._settings.mark | SITES | (zone - self._settings.first_zone)
+
+    def text(
+        self,
+        ways: Sequence[Way],
+        *,
+        helpers: Sequence[str] = (),
+        has_timeouts: bool = True,
+        closed: Collection[str] = (),
+    ) -> str:
+        """All of it, in one transaction that replaces what was there. `helpers`: of conntrack, that the kernel has.
+        `closed`: interfaces that no packet of a client may leave by."""
         lines = [f"table inet {self.name}", f"delete table inet {self.name}", f"table inet {self.name} {{"]
-        lines += self._maps(ways)
+        lines += self._maps(ways, closed)
         lines += self._objects(helpers, has_timeouts)
         lines += self._raw(ways, helpers)
         lines += self._mangle(ways, helpers, has_timeouts)
-        lines += self._filters(ways)
+        lines += self._filters(ways, closed)
         lines += self._translation(ways)
         return "\n".join([*lines, "}", ""])
 
@@ -86,7 +104,7 @@ class Ruleset:
         """What takes the table away, also where there is none."""
         return f"table inet {self.name}\ndelete table inet {self.name}\n"
 
-    def _maps(self, ways: Sequence[Way]) -> Iterator[str]:
+    def _maps(self, ways: Sequence[Way], closed: Collection[str]) -> Iterator[str]:
         names = [(name, way) for way in ways for name in (way.device, *way.interfaces)]
         yield _map("zones", "typeof iifname : ct zone", ((n, way.zone) for n, way in names if way.zone))
         yield _map("marks", "type ifname : mark", ((n, f"{self.mark(way):#x}") for n, way in names))
@@ -94,15 +112,19 @@ class Ruleset:
         yield _set("tuns", "type ifname", (way.device for way in ways))
         yield _set("backs", "type ifname", (way.back for way in ways if way.back is not None))
         yield _set("onramps", "type ifname", (name for way in ways for name in way.interfaces))
+        sites = [(way.zone, name) for way in ways for name in way.sites]
+        yield _set("sites", "type ifname", dict.fromkeys([*(name for _, name in sites), *closed]))
+        own = ", ".join(f'{zone} . "{name}"' for zone, name in dict.fromkeys(sites))
+        yield f"set own_sites {{ typeof ct zone . oifname; {f'elements = {{ {own} }};' if own else ''} }}"
         yield "set lease { type nf_proto; flags dynamic,timeout; }"
         for version, _ in FAMILIES:
             kind = f"ipv{version}_addr . ipv{version}_addr . inet_proto . inet_service . inet_service"
             for way in ways:
-                if way.is_on_ramp:
-                    yield f"set {_decided(version, way)} {{ type {kind}; flags dynamic,timeout; size {DECIDED_SIZE}; }}"
+                for name in (_decided(version, way), _inside(version, way)) if way.is_on_ramp else ():
+                    yield f"set {name} {{ type {kind}; flags dynamic,timeout; size {DECIDED_SIZE}; }}"
             asked = f"type ipv{version}_addr . inet_service; flags dynamic,timeout; size {ASKED_SIZE};"
             yield f"set asked{version} {{ {asked} timeout {ASKED_S}s; }}"
-        for counter in ("invalid", "to_host", "unasked", "foreign"):
+        for counter in ("invalid", "to_host", "unasked", "foreign", "isolated"):
             yield f"counter {counter} {{ }}"
 
     def _objects(self, helpers: Iterable[str], has_timeouts: bool) -> Iterator[str]:
@@ -137,11 +159,20 @@ class Ruleset:
         yield "ct original zone set iifname map @zones"
         yield "accept"
         yield "}"
+        yield "chain inside {"
+        yield "meta mark set iifname map @outward"
+        yield "ct zone set iifname map @zones"
+        yield "accept"
+        yield "}"
+        yield from self._reach(ways)
         yield "chain from_us {"
         if on_ramps := [way for way in ways if way.is_on_ramp]:
             jumps = ", ".join(f'"{way.device}" : jump revoke_{way.place}' for way in on_ramps)
             yield f"iifname vmap {{ {jumps} }}"
         yield f"meta l4proto {LEASE_PROTOCOL} update @lease {{ meta nfproto timeout {self._lease_s()}s }} drop"
+        if reaching := [way for way in ways if way.is_on_ramp and _sites_of(way.zone, ways)]:
+            jumps = ", ".join(f'"{way.device}" : jump reach_{way.place}' for way in reaching)
+            yield f"iifname vmap {{ {jumps} }}"
         yield "ct original zone set iifname map @zones"
         yield "}"
         yield "chain arriving {"
@@ -163,19 +194,42 @@ class Ruleset:
         yield f"chain onramp_{way.place} {{"
         yield "tcp flags & (syn | ack) == syn goto up"
         yield "meta nfproto != @lease goto up"
-        for version, family in FAMILIES:
-            known = f"meta nfproto ipv{version} {_key(family)} @{_decided(version, way)}"
-            ending = f"update @{_decided(version, way)} {{ {_key(family)} timeout {DECIDED_ENDED_S}s }}"
-            yield f"tcp flags & (fin | rst) != 0 {known} {ending} goto decided"
-            yield f"{known} goto decided"
+        for flows, then in ((_decided, "decided"), (_inside, "inside")):
+            for version, family in FAMILIES:
+                known = f"meta nfproto ipv{version} {_key(family)} @{flows(version, way)}"
+                ending = f"update @{flows(version, way)} {{ {_key(family)} timeout {DECIDED_ENDED_S}s }}"
+                yield f"tcp flags & (fin | rst) != 0 {known} {ending} goto {then}"
+                yield f"{known} goto {then}"
         yield "goto up"
         yield "}"
         yield f"chain revoke_{way.place} {{"  # see REVOKING_TTL
         for version, family in FAMILIES:
             last = f"ip ttl {REVOKING_TTL}" if version == 4 else f"ip6 hoplimit {REVOKING_TTL}"
             yield f"{last} delete @{_decided(version, way)} {{ {_key(family)} }}"
+            yield f"{last} delete @{_inside(version, way)} {{ {_key(family)} }}"
             yield f"{last} drop"
         yield "}"
+
+    def _reach(self, ways: Sequence[Way]) -> Iterator[str]:
+        """What we write to an on-ramp's device, and goes to a site of its network: the kernel carries what follows, and
+        the answers too."""
+        on_ramps = [way for way in ways if way.is_on_ramp]
+        for way in on_ramps:
+            yield f"chain answers_{way.place} {{"
+            yield from _remember(way, _inside, _turned_key)
+            yield "}"
+        for way in on_ramps:
+            places = ", ".join(f'"{name}" : jump answers_{place}' for name, place in _sites_of(way.zone, ways))
+            if places:
+                yield f"chain reach_{way.place} {{"
+                yield f"meta mark set {self.sites_mark(way.zone):#x}"
+                names = ", ".join(f'"{name}"' for name, _ in _sites_of(way.zone, ways))
+                yield f"fib daddr . mark oifname != {{ {names} }} return"
+                yield "ct zone set iifname map @zones"
+                yield from _remember(way, _inside, _key)
+                yield f"fib daddr . mark oifname vmap {{ {places} }}"
+                yield "accept"
+                yield "}"
 
     def _lease_s(self) -> float:
         return max(1, round(self._settings.orphans_s)) if self._settings.orphans == "continue" else 3
@@ -222,16 +276,11 @@ class Ruleset:
     def _decide(self, way: Way) -> Iterator[str]:
         """What we write to its device is decided: the kernel carries what follows."""
         yield f"chain decide_{way.place} {{"
-        for version, family in FAMILIES:
-            for protocol, kept_s in (("tcp", DECIDED_TCP_S), ("udp", DECIDED_UDP_S)):
-                ends = "tcp flags & (fin | rst) == 0 " if protocol == "tcp" else ""
-                yield (
-                    f"meta nfproto ipv{version} meta l4proto {protocol} {ends}"
-                    f"update @{_decided(version, way)} {{ {_key(family)} timeout {kept_s}s }}"
-                )
+        yield "ct reply zone != 0 return"  # to a site: `_reach` has noted it
+        yield from _remember(way, _decided, _key)
         yield "}"
 
-    def _filters(self, ways: Sequence[Way]) -> Iterator[str]:
+    def _filters(self, ways: Sequence[Way], closed: Collection[str]) -> Iterator[str]:
         yield "chain to_host {"  # to this host's own addresses go sockets, never packets of a client
         yield "type filter hook input priority filter - 10; policy accept;"
         yield 'iifname @tuns counter name "to_host" drop'
@@ -239,6 +288,11 @@ class Ruleset:
         yield "chain passing {"
         yield "type filter hook forward priority filter - 10; policy accept;"
         yield 'iifname @tuns ct state invalid counter name "invalid" drop'  # it would leave untranslated
+        if any(way.is_on_ramp for way in ways):
+            yield f'iifname @onramps meta mark {self._leaving} ct state invalid counter name "invalid" drop'
+        if closed or any(way.sites for way in ways):
+            to_others = f"meta mark {self._leaving} oifname @sites ct zone . oifname != @own_sites"
+            yield f'{to_others} counter name "isolated" drop'
         foreign = f"meta mark & {0xFFFF_0000:#x} != {self._settings.mark:#x} ct state new"
         yield f'oifname @tuns {foreign} counter name "foreign" drop'
         for way in ways:
@@ -263,6 +317,9 @@ class Ruleset:
         yield "chain leaving {"
         yield "type nat hook postrouting priority srcnat; policy accept;"
         yield f"ct mark & {0xFFFF_8000:#x} != {self._settings.mark:#x} accept"
+        between_sites = f"meta mark & {ON_RAMP:#x} != 0 ct zone . oifname @own_sites accept"
+        if any(way.sites for way in ways):
+            yield between_sites
         if special:
             jumps = ", ".join(f"{self.mark(way):#x} : jump translate_{way.index}" for way in special)
             yield f"ct mark vmap {{ {jumps} }}"
@@ -270,6 +327,8 @@ class Ruleset:
         yield "}"
         yield "chain translated {"
         yield "type filter hook postrouting priority srcnat + 10; policy accept;"
+        if any(way.sites for way in ways):
+            yield between_sites
         for version, family in FAMILIES:
             place = f"{family} saddr . udp sport"
             new = f"ct state new meta mark {self._leaving} meta nfproto ipv{version} {place}"
@@ -282,8 +341,32 @@ def _decided(version: int, way: Way) -> str:
     return f"decided{version}_{way.place}"
 
 
+def _inside(version: int, way: Way) -> str:
+    """The same, of flows to and from other sites of its network."""
+    return f"inside{version}_{way.place}"
+
+
 def _key(family: str) -> str:
     return f"{family} saddr . {family} daddr . meta l4proto . th sport . th dport"
+
+
+def _turned_key(family: str) -> str:
+    """That the answers have."""
+    return f"{family} daddr . {family} saddr . meta l4proto . th dport . th sport"
+
+
+def _remember(way: Way, flows: Callable[[int, Way], str], key: Callable[[str], str]) -> Iterator[str]:
+    """Rules that note a packet's flow in a set of the way's."""
+    for version, family in FAMILIES:
+        for protocol, kept_s in (("tcp", DECIDED_TCP_S), ("udp", DECIDED_UDP_S)):
+            ends = "tcp flags & (fin | rst) == 0 " if protocol == "tcp" else ""
+            update = f"update @{flows(version, way)} {{ {key(family)} timeout {kept_s}s }}"
+            yield f"meta nfproto ipv{version} meta l4proto {protocol} {ends}{update}"
+
+
+def _sites_of(zone: int, ways: Sequence[Way]) -> list[tuple[str, int]]:
+    """The sites of the network that has this zone, and the places of their on-ramps."""
+    return [(name, way.place) for way in ways if way.zone == zone for name in way.sites]
 
 
 def _translations(egress: Egress) -> Iterator[str]:

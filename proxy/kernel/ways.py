@@ -7,6 +7,8 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from proxy.device import routing
 from proxy.device.routing import Route, Rule
 from proxy.device.tun import OFF_RAMP_NAMES
@@ -15,6 +17,7 @@ from proxy.kernel.host import needed
 from proxy.kernel.obstacles.judge import Obstacle, judge
 from proxy.kernel.obstacles.survey import gather
 from proxy.kernel.ruleset import OUTWARD, Ruleset, Way
+from proxy.kernel.sites import Sites
 from proxy.settings import InterfaceOnRamp, KernelOffRamp, Settings, TenantSettings, suggest
 from proxy.settings.egress import egress_of
 from proxy.settings.parts import DEFAULT_NETWORK
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 
 EVERY_BIT = 0xFFFF_FFFF
 DECIDING = 0x1_0000  # added to the number of an on-ramp's table
+SITES_TABLE = DECIDING | 0x8000  # and of a network, for the table of the routes to its sites
 DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -33,6 +37,7 @@ class WayRouting:
         """`ways` may grow until `start`."""
         self._own, self._ruleset, self.ways = settings, ruleset, ways
         self.addresses: set[bytes] = set()  # of this host
+        self.sites = Sites()
         self._routes: list[Route] = []
 
     def start(self) -> None:
@@ -64,27 +69,37 @@ class WayRouting:
         return range(self._own.first_table, self._own.first_table + 2 * DECIDING)
 
     def _rules(self) -> Iterator[Rule]:
-        """In this order: what the kernel says of a packet, what leaves, what returns, what is to be decided."""
+        """In this order: what the kernel says of a packet, what goes to a site, leaves, returns, is to be decided."""
         first, tables = self._own.priority, self._own.first_table
+        zones = dict.fromkeys(way.zone for way in self.ways.values() if way.is_on_ramp)
+        for zone in zones:
+            for version in (4, 6):
+                yield Rule(version, first + 1, self._sites_table(zone), self._ruleset.sites_mark(zone), EVERY_BIT)
         for way in self.ways.values():
             out, back = self._ruleset.outward_mark(way), self._ruleset.mark(way)
             for version in (4, 6):
                 yield Rule(version, first, tables + way.index, out, EVERY_BIT, "lo")
+                if way.zone in zones:
+                    yield Rule(version, first + 1, self._sites_table(way.zone), out, EVERY_BIT)
                 if way.egress.interface is not None:
-                    yield Rule(version, first + 1, tables + (OUTWARD | way.index), out, EVERY_BIT)
+                    yield Rule(version, first + 2, tables + (OUTWARD | way.index), out, EVERY_BIT)
                 elif way.is_on_ramp:  # the rule below must not see it
-                    yield Rule(version, first + 1, routing.RT_TABLE_MAIN, out, EVERY_BIT)
-                yield Rule(version, first + 2, tables + way.index, back, EVERY_BIT)
+                    yield Rule(version, first + 2, routing.RT_TABLE_MAIN, out, EVERY_BIT)
+                yield Rule(version, first + 3, tables + way.index, back, EVERY_BIT)
                 if way.back is not None:
-                    yield Rule(version, first + 2, tables + way.index, interface=way.back)
+                    yield Rule(version, first + 3, tables + way.index, interface=way.back)
                 for name in way.interfaces:
-                    yield Rule(version, first + 3, self._own.first_table + DECIDING + way.index, interface=name)
+                    yield Rule(version, first + 4, self._own.first_table + DECIDING + way.index, interface=name)
 
     def _wanted_routes(self) -> Iterator[Route]:
         indexes = {name: index for index, name in socket.if_nameindex()}
         main = [
             route for version in (4, 6) for route in routing.routes(version) if route.table == routing.RT_TABLE_MAIN
         ]
+        self.sites = Sites(self.ways.values(), main, {index: name for name, index in indexes.items()})
+        for zone in {way.zone for way in self.ways.values()}:
+            for route in self.sites.routes(zone):
+                yield msgspec.structs.replace(route, table=self._sites_table(zone))
         for way in self.ways.values():
             back, out, own = self._own.first_table + way.index, self._own.first_table + (OUTWARD | way.index), []
             device = indexes.get(way.device)
@@ -103,6 +118,9 @@ class WayRouting:
                     yield Route(route.version, route.prefix, back, route.index, route.gateway, route.metric)
                 if way.egress.interface is not None and route.index == indexes.get(way.egress.interface):
                     yield Route(route.version, route.prefix, out, route.index, route.gateway, route.metric)
+
+    def _sites_table(self, zone: int) -> int:
+        return self._own.first_table + SITES_TABLE + zone - self._own.first_zone
 
     def refresh(self) -> None:
         """Follow the namespace: its addresses, and the routes of interfaces that tenants are bound to."""
@@ -126,7 +144,7 @@ def planned(settings: Settings) -> Iterator[str]:
         f"; oxiN and oxbN for each interface on-ramp: {2 * len(ramps)}" if ramps else ""
     )
     yield f"nftables: the table inet oxy_{own.instance}, for packets of these devices{' and of on-ramps' * bool(ramps)}"
-    yield f"routing: rules of priority {own.priority} to {own.priority + 3}, for marks {own.mark:#x}/0xffff0000"
+    yield f"routing: rules of priority {own.priority} to {own.priority + 4}, for marks {own.mark:#x}/0xffff0000"
     yield f"routing: tables from {own.first_table} on, one or two for each device"
     yield f"conntrack: zones from {own.first_zone} on, one for each network"
     for name in names:

@@ -176,13 +176,15 @@ class Accounts:
                 table = ramp.flows.get(TCP, NOTHING)
                 if (flow := table.get(seen.key)) is not None:
                     flow.handler.observed(seen, True, arrived_ns)
-                elif (flow := table.get(reverse_key(seen.key))) is not None:
+                elif (flow := table.get(reverse_key(seen.key)) or _answered(ramp, TCP, seen.key)) is not None:
                     flow.handler.observed(seen, False, arrived_ns)
                 continue
             quoted = quoted_key(data, seen)
             if quoted is None:
                 continue
-            flow = ramp.flows.get(quoted[0], {}).get(quoted[1])
+            flow = ramp.flows.get(quoted[0], NOTHING).get(quoted[1]) or _answered(
+                ramp, quoted[0], reverse_key(quoted[1])
+            )
             if flow is not None and flow.handler is not None and flow.key == quoted[1]:
                 flow.handler.told_unreachable(data, seen)
 
@@ -214,6 +216,12 @@ class Accounts:
 
     def _crashed(self, error: BaseException) -> None:
         """The log has it; what was read is lost, conntrack's time-outs end those flows."""
+
+
+def _answered(ramp: InterfaceRamp, protocol: int, key: bytes) -> Flow | None:
+    """The flow between sites whose answers have this key."""
+    found: Flow | None = ramp.network.answered(protocol, key)
+    return found
 
 
 def _has_its_place(flow: Flow) -> bool:

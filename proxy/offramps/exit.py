@@ -10,6 +10,7 @@ from proxy.device.interface import bring_up, mtu_of, set_sysctl
 from proxy.device.tun import device_name, open_tun
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
+from proxy.flow.keys import reverse_key
 from proxy.flow.tenant import Tenant
 from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.exit_pump import ExitPump
@@ -108,10 +109,16 @@ class InterfaceRamp(RampCarrier):
             self.count(DropReason.TUNNEL_CLOSED if self.is_closed else DropReason.KERNEL_IP)
 
     def revoke(self, flow: Flow) -> None:
-        """Let the kernel carry the flow no longer: its next packet comes up."""
-        number = PROTOCOL_NUMBERS[flow.protocol]
-        ports = flow.key[2 * len(flow.source) :] + bytes(8)
-        os.write(self._fd, NO_OFFLOAD + ip.header(flow.source, flow.destination, number, 12, ttl=REVOKING_TTL) + ports)
+        """Let the kernel carry the flow no longer: the next packet of either side comes up."""
+        self._revoke(PROTOCOL_NUMBERS[flow.protocol], flow.key)
+        for ramp in self.network.ramps:
+            if isinstance(ramp, InterfaceRamp):
+                ramp._revoke(PROTOCOL_NUMBERS[flow.protocol], reverse_key(flow.key))
+
+    def _revoke(self, number: int, key: bytes) -> None:
+        size = 4 if len(key) < 16 else 16
+        source, destination, ports = key[:size], key[size : 2 * size], key[2 * size :] + bytes(8)
+        os.write(self._fd, NO_OFFLOAD + ip.header(source, destination, number, 12, ttl=REVOKING_TTL) + ports)
 
     def renew_lease(self) -> None:
         """Tell the table that we live (see LEASE_PROTOCOL)."""

@@ -147,7 +147,8 @@ class ForwardedFlow(WatchedFlow):
         flags = tcp.flags(buffer, packet) if flow.protocol == "tcp" else 0
         if flow.close_reason in CUTS:
             if flow.protocol == "tcp" and not flags & tcp.RST:
-                self._end_origin(buffer, packet)
+                if packet.source == flow.source:
+                    self._end_origin(buffer, packet)
                 carrier.deliver(tcp.reset_for(buffer, packet))
             return DropReason.STRAY
         is_outward = packet.source == flow.source
@@ -155,7 +156,7 @@ class ForwardedFlow(WatchedFlow):
             return reason
         assert flow.egress is not None
         if flow.egress is flow.carrier:
-            return self._carry(flow.egress, buffer, packet, flags)
+            return self._carry(carrier, buffer, packet, flags, is_outward)
         arrival, egress = (flow.carrier, flow.egress) if is_outward else (flow.egress, flow.carrier)
         path = flow.client_path if is_outward else flow.origin_path
         size = packet.end - packet.start
@@ -175,27 +176,41 @@ class ForwardedFlow(WatchedFlow):
                 self._memoise(flow.client_path, flow.carrier, flow.egress, True)
         return None
 
-    def _carry(self, ramp: Carrier, buffer: bytearray, packet: IPPacket, flags: int) -> DropReason | None:
-        """A packet of the client's that came up from the kernel goes back to it, which carries what follows."""
+    def _carry(
+        self, ramp: Carrier, buffer: bytearray, packet: IPPacket, flags: int, is_outward: bool
+    ) -> DropReason | None:
+        """A packet that came up from the kernel by an on-ramp goes back to it, which carries what follows: the
+        client's, or an answer from another site of the network."""
         flow, last = self.flow, b""
         if flow.protocol == "tcp":
             last = bytes(buffer[packet.l4 + 4 : packet.l4 + 16])
+        path = flow.client_path if is_outward else flow.origin_path
+        path.packets += 1
+        path.octets += packet.end - packet.start
+        payload = tcp.payload_bytes(buffer, packet) if last else 0
+        self._give_back(ramp, buffer, packet)
+        if last:
+            if flags & tcp.SYN and not is_outward:
+                self._answered(flags)
+            self._track(last, flags, payload, is_outward)
+        elif not is_outward and "d" not in flow.history:
+            flow.history += "d"
+        return None
+
+    def _give_back(self, ramp: Carrier, buffer: bytearray, packet: IPPacket) -> None:
         assert ramp.exit is not None
         take_hops(buffer, packet, -1)  # one more than it counts on the way through: it has counted before
-        if ramp.exit is not None:
-            for piece in for_kernel(buffer, packet, next(self._plane.idents)):
-                ramp.exit(piece)
-        flow.client_path.packets += 1
-        flow.client_path.octets += packet.end - packet.start
-        if last:
-            self._track(last, flags, tcp.payload_bytes(buffer, packet), True)
-        return None
+        for piece in for_kernel(buffer, packet, next(self._plane.idents)):
+            ramp.exit(piece)
 
     def error(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """An ICMP error about a packet of this flow: for the host that sent it, as it stands, by that host's tunnel."""
         flow = self.flow
         if flow.egress is None or not self._is_started:
             return DropReason.STRAY
+        if flow.egress is flow.carrier:  # the kernel knows the flow, and whom its host has to hear of it
+            self._give_back(carrier, buffer, packet)
+            return None
         arrival, egress = flow.egress, flow.carrier
         is_for_client = icmp.quoted_source(buffer, packet) == flow.source
         if not is_for_client:
@@ -272,11 +287,12 @@ class ForwardedFlow(WatchedFlow):
     def _end_origin(self, buffer: bytearray, packet: IPPacket) -> None:
         """The client has told its numbers: let the origin hear an RST too, from the address that it knows."""
         flow = self.flow
-        if not self.is_carried or flow.virtual is None:
+        connections = self._plane.connections
+        if not self.is_carried or flow.virtual is None or connections is None:
             return
         outside, flow.virtual = flow.virtual, None
         ports = int.from_bytes(outside[-2:], "big"), flow.destination_port
-        flow.carrier.deliver(tcp.reset(outside[:-2], flow.destination, ports, tcp.sequence(buffer, packet)))
+        connections.beyond(flow).deliver(tcp.reset(outside[:-2], flow.destination, ports, tcp.sequence(buffer, packet)))
 
     def unroute(self) -> None:
         """The route that it took has changed."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from proxy.device import routing
 from proxy.errors import DropReason, ProxyError
-from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow, address_text
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Carrier, Tenant
 from proxy.kernel import facts, nft
@@ -27,24 +27,19 @@ from proxy.kernel.host import Changes, needed
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, Ruleset, Way
 from proxy.kernel.ways import WayRouting, by_kernel, interfaces, on_ramps
 from proxy.offramps.accounts import Accounts
+from proxy.offramps.drops import kernel_drops
+from proxy.offramps.egress import EgressAddresses
 from proxy.offramps.exit import UNASKED_NAME, Exit, InterfaceRamp, open_device
 from proxy.offramps.unasked import Unasked
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
-from proxy.settings import InterfaceOnRamp, Settings
+from proxy.settings import InterfaceOnRamp, Settings, TunOnRamp
 from proxy.settings.egress import Egress, egress_of
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 1.0  # between two signs of life for the table
-EGRESS_S = 10.0  # an egress address is believed for so long
-MAX_EGRESS = 4096  # of them
 SHARE = 64  # connections that a tenant may have for each one that is left for everybody
-COUNTERS = {  # of the table, and what they mean for a packet
-    "invalid": DropReason.CONNTRACK_INVALID,
-    "to_host": DropReason.BAD_ADDRESS,
-    "foreign": DropReason.UNSOLICITED,
-}
 
 
 def is_asked_for(settings: Settings) -> bool:
@@ -72,7 +67,7 @@ class KernelOffRamp:
         self.ways: dict[Carrier, Way] = {}
         self._zones: dict[tuple[str, str], int] = {}
         self._ended: dict[tuple[int, bytes, int], None] = {}  # connections for conntrack to forget
-        self._egress: dict[tuple[str | None, bytes], tuple[float, str | None]] = {}
+        self._egress = EgressAddresses()
         self._changes = Changes(Path(settings.control + ".kernel"))
         self._claims: Claims | None = None
         self._watched: list[socket.socket] = []
@@ -143,6 +138,8 @@ class KernelOffRamp:
             way_out.network.exits.pop(way_out.header_bytes, None)  # flows that begin now leave by sockets
         for carrier in (*self.exits, *self.ramps):
             carrier.close()
+        for ramp in self.ramps:
+            ramp.network.ramps.clear()
         for undo in self._undoing():
             try:
                 undo()
@@ -167,8 +164,8 @@ class KernelOffRamp:
     def begin(self, flow: Flow) -> DropReason | None:
         """Let a flow into the kernel: why not, or None; its egress address is filled in."""
         assert flow.egress is not None
-        way = self.ways[flow.egress]
-        flow.egress_ip = self._egress_ip(way.egress, flow.destination)
+        way, is_inside = self.ways[flow.egress], self._site_of(flow) is not None
+        flow.egress_ip = address_text(flow.source) if is_inside else self._egress.towards(flow.destination, way.egress)
         if flow.egress_ip is None:  # the kernel would say so too, but five times and then once a second
             return DropReason.NO_ROUTE
         held = self._held[flow.tenant.name]
@@ -179,9 +176,19 @@ class KernelOffRamp:
         self._ended.pop((PROTOCOL_NUMBERS[flow.protocol], flow.key, way.zone), None)
         if self._accounts is not None and isinstance(flow.carrier, InterfaceRamp):
             self._accounts.add(flow)
-        if flow.protocol == "udp" and self._unasked is not None:
+        if flow.protocol == "udp" and self._unasked is not None and not is_inside:
             self._unasked.add(flow)
         return None
+
+    def beyond(self, flow: Flow) -> Carrier:
+        """The on-ramp behind which its origin is, or the flow's own."""
+        site = self._site_of(flow)
+        return next((ramp for ramp in self.ramps if site in ramp.settings.interfaces), flow.carrier)
+
+    def _site_of(self, flow: Flow) -> str | None:
+        """The interface of an on-ramp of its network that it leaves by; None: it leaves the network."""
+        way = self.ways[flow.carrier] if isinstance(flow.carrier, InterfaceRamp) else None
+        return None if way is None else self._routing.sites.behind(way.zone, flow.destination)
 
     def end(self, flow: Flow) -> None:
         """Nothing of the flow passes any more: let conntrack forget it."""
@@ -231,8 +238,11 @@ class KernelOffRamp:
             self._held[name] = tenant.count
         if self._has_changed:
             self._has_changed = False
-            self._egress.clear()
+            self._egress.forget()
+            uplinks = self._routing.sites.uplinks
             self._routing.refresh()
+            if self._routing.sites.uplinks != uplinks and self.ramps:
+                self._is_torn = not self._make_again()
         if self._is_torn:
             self._repair()
         if self.ramps and now >= self._next_lease:
@@ -256,13 +266,11 @@ class KernelOffRamp:
         return 0 if self._accounts is None else self._accounts.lost
 
     def drops(self) -> dict[DropReason, int]:
-        """What the table and conntrack dropped of ours; of conntrack's own count, what everybody lost."""
-        found = nft.counters(self._ruleset.name)
-        strangers = {} if self._unasked is None else self._unasked.drops
-        found["foreign"] = found.get("foreign", 0) + strangers.get(DropReason.UNSOLICITED, 0)
-        return {reason: found.get(name, 0) for name, reason in COUNTERS.items()} | {
-            DropReason.CONNTRACK_FULL: facts.conntrack_drops()
-        }
+        """What the table, conntrack and the filter of UDP answers dropped that is no tenant's."""
+        drops = kernel_drops(self._ruleset.name)
+        if self._unasked is not None:
+            drops.update(self._unasked.drops)
+        return drops
 
     def remove_left_over(self) -> None:
         """What a proxy of this instance has left that was killed, where this one has no kernel off-ramp any more."""
@@ -314,6 +322,7 @@ class KernelOffRamp:
         self.ramps.append(ramp)
         egress = egress_of(said, said.networks.get(settings.network))
         self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces), ramp.back)
+        ramp.network.ramps.append(ramp)
         tenant.attach(ramp)
 
     def _add_way(
@@ -332,23 +341,12 @@ class KernelOffRamp:
         self.ways[carrier] = Way(index, device, zone, egress, interfaces, back, _dscp(carrier.tenant))
 
     def _text(self) -> str:
-        return self._ruleset.text(list(self.ways.values()), helpers=self._helpers, has_timeouts=self._has_timeouts)
+        ways = [self._routing.sites.complete(way) for way in self.ways.values()]
+        closed = [ramp.device for ramp in self._settings.onramps if isinstance(ramp, TunOnRamp)]
+        return self._ruleset.text(ways, helpers=self._helpers, has_timeouts=self._has_timeouts, closed=closed)
 
     def _is_own(self, address: bytes) -> bool:
         return address in self._routing.addresses
-
-    def _egress_ip(self, egress: Egress, destination: bytes) -> str | None:
-        """The address that the flow will have outside: what is configured, or what the route there has."""
-        fixed = egress.ipv4 if len(destination) == 4 else egress.ipv6
-        if fixed is not None:
-            return fixed
-        now, place = time.monotonic(), (egress.interface, destination)
-        found = self._egress.get(place)
-        if found is None or found[0] < now:
-            if len(self._egress) >= MAX_EGRESS:
-                self._egress.clear()
-            found = self._egress[place] = now + EGRESS_S, facts.source_towards(destination, egress.interface)
-        return found[1]
 
     def _forget_ended(self) -> None:
         if self._ended and self._conntrack is not None:
@@ -369,14 +367,20 @@ class KernelOffRamp:
 
     def _repair(self) -> None:
         """Make the table again. Where that fails, `tick` tries once more."""
+        if self._make_again():
+            self._is_torn = False
+            self.repairs += 1
+
+    def _make_again(self) -> bool:
+        """The table as it should be now, in place of what is there; whether the kernel took it."""
         try:
             nft.run(self._text())
         except ProxyError as error:
             log.error("the kernel off-ramp has no table: %s", error)
-            return
+            return False
         nft.has_lost(self._watched[0], self._ruleset.name)  # that was us
-        self._is_torn, self._next_lease = False, 0.0
-        self.repairs += 1
+        self._next_lease = 0.0
+        return True
 
     def _namespace_changed(self, events: int) -> None:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
+from proxy.flow.tenant import Carrier
 from proxy.hooks import HookRunner
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Opener
@@ -31,6 +32,10 @@ class Connections(Protocol):
 
     def cut(self, flow: Flow) -> None:
         """The flow ends at once: nothing of it may pass any more."""
+        ...
+
+    def beyond(self, flow: Flow) -> Carrier:
+        """What a packet of the proxy's own goes by to the origin of a flow that the kernel carries."""
         ...
 
     def count(self, flows: Iterable[Flow]) -> None:

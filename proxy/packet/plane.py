@@ -119,6 +119,8 @@ class Plane:
             return DropReason.TRUNCATED
         key = flow_key(buffer, packet)
         flow = carrier.tenant.find(carrier, protocol, key)
+        if flow is None and carrier.exit is not None and carrier.opens:
+            flow = carrier.network.answered(protocol, key)
         if protocol in _ECHO and (problem := _echo_problem(buffer, packet, flow)):
             return problem
         if flow is None or (
@@ -144,6 +146,8 @@ class Plane:
         if key[: len(packet.source)] != packet.destination:  # it is for somebody else than who sent that
             return None
         found: Flow | None = carrier.tenant.find(carrier, protocol, reverse_key(key))
+        if found is None and carrier.exit is not None and carrier.opens:  # about a packet from another on-ramp
+            found = carrier.network.answered(protocol, reverse_key(key))
         return found
 
     def _report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:

@@ -109,7 +109,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing():
         lines = done.stdout.splitlines()
         assert any("TUN devices: oxkN, two for each network: 4; oxu0" in line for line in lines)
         assert any("the table inet oxy_proxy" in line for line in lines)
-        assert any("rules of priority 60 to 63, for marks 0x6f780000/0xffff0000" in line for line in lines)
+        assert any("rules of priority 60 to 64, for marks 0x6f780000/0xffff0000" in line for line in lines)
         assert any("sysctl net.ipv4.fwmark_reflect: 0 -> 1" in line for line in lines)
         assert [line for line in lines if not line.startswith("would change  ")] == [
             "note          forwarding is off on lan, port: the proxy switches it on there while it runs"

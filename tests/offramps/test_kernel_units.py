@@ -22,6 +22,7 @@ from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.kernel import facts
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, OUTWARD, Ruleset, Way
+from proxy.kernel.sites import Sites
 from proxy.offramps.kernel import SHARE, KernelOffRamp
 from proxy.packet.forward import LEAST_MTU, forward
 from proxy.packet.observed import Observed, observe
@@ -333,3 +334,34 @@ def test_room_leaves_a_reserve(monkeypatch):
     assert facts.conntrack_room() == 0
     values["nf_conntrack_max"] = "garbage"
     assert facts.conntrack_room() == facts.UNKNOWN_ROOM
+
+
+def test_sites_are_on_ramps_that_are_no_uplinks_and_the_longest_prefix_says_which():
+    zone, names = WAYS[-2].zone, {1: "p0", 2: "p1", 3: "p2", 4: "eth0"}
+    main = [
+        Route(4, "10.0.0.0/8", RT_TABLE_MAIN, 1), Route(4, "10.5.0.0/16", RT_TABLE_MAIN, 2, b"\x0a\x05\x00\x01", 7),
+        Route(4, "10.5.6.0/24", RT_TABLE_MAIN, 3), Route(6, "fd05::/64", RT_TABLE_MAIN, 2),
+        Route(6, "fe80::/64", RT_TABLE_MAIN, 2), Route(4, "0.0.0.0/0", RT_TABLE_MAIN, 4),
+    ]  # fmt: skip
+    sites = Sites(WAYS, main, names)
+    assert [sites.complete(way).sites for way in WAYS[-2:]] == [("p0", "p1"), ("p2",)]
+    assert sites.routes(zone) == [*main[:2], main[3]]
+    places = {"10.1.1.1": "p0", "10.5.6.7": "p1", "192.0.2.1": None}
+    assert {text: sites.behind(zone, socket.inet_aton(text)) for text in places} == places
+    assert sites.behind(zone, socket.inet_pton(socket.AF_INET6, "fd05::9")) == "p1"
+    assert sites.behind(zone, socket.inet_pton(socket.AF_INET6, "fe80::9")) is None
+    assert sites.behind(1, socket.inet_aton("10.1.1.1")) is None
+    uplink = Sites(WAYS, [*main, Route(4, "0.0.0.0/0", RT_TABLE_MAIN, 2, metric=9)], names)
+    assert uplink.complete(WAYS[-2]).sites == ("p0",)
+    assert uplink.behind(zone, socket.inet_aton("10.5.6.7")) == "p0"
+
+
+@pytest.mark.netns
+@needs_root
+def test_the_kernel_takes_the_table_with_sites():
+    namespace = Namespace()
+    try:
+        ways = [Sites().complete(way) for way in WAYS]
+        assert namespace.run(check, ruleset().text(ways, closed=["tun0"])) == ""
+    finally:
+        namespace.close()

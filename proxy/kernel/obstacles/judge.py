@@ -14,7 +14,7 @@ from proxy.kernel.obstacles.firewall import HALF, Json, Passing, dropping, is_dr
 Kind = Literal["nft", "rights", "firewall", "rp_filter", "forwarding", "conntrack", "routing rules", "IPv6"]
 
 FULL = 0.8  # of conntrack's table
-RULES = 4  # of ours, one after another
+RULES = 5  # of ours, one after another
 LOCAL_TABLE, MAIN_PRIORITY = 255, 32_766
 OUTWARD, ON_RAMP = 0x8000, 0x4000  # proxy/kernel/ruleset.py
 STRICT = 1

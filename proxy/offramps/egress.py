@@ -1,0 +1,35 @@
+"""The addresses that flows have outside: what is configured, or what this host's routes say."""
+
+from __future__ import annotations
+
+import time
+
+from proxy.kernel.facts import source_towards
+from proxy.settings.egress import Egress
+
+BELIEVED_S = 10.0
+MOST = 4096  # that are remembered
+
+
+class EgressAddresses:
+    """Asked for at each flow, looked up once for each destination in a while."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str | None, bytes], tuple[float, str | None]] = {}
+
+    def forget(self) -> None:
+        """Addresses or routes have changed."""
+        self._found.clear()
+
+    def towards(self, destination: bytes, egress: Egress) -> str | None:
+        """The address that a flow will have there, as text; None: there is no way."""
+        fixed = egress.ipv4 if len(destination) == 4 else egress.ipv6
+        if fixed is not None:
+            return fixed
+        now, place = time.monotonic(), (egress.interface, destination)
+        found = self._found.get(place)
+        if found is None or found[0] < now:
+            if len(self._found) >= MOST:
+                self._found.clear()
+            found = self._found[place] = now + BELIEVED_S, source_towards(destination, egress.interface)
+        return found[1]
