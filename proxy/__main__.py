@@ -8,14 +8,16 @@ import gc
 import logging
 import signal
 import sys
+import time
 from collections.abc import Iterator
 
 from proxy import __version__
-from proxy.app import Proxy
+from proxy.app import Proxy, policy_files
 from proxy.errors import ProxyError
 from proxy.kernel.private import become_namespace_owner
 from proxy.kernel.ways import in_the_way, planned
 from proxy.offramps.kernel import is_asked_for
+from proxy.policy.load import compile_policies
 from proxy.settings import DocumentError, Settings, load
 
 # Flows that end leave no cycles: looking for some among thousands of live ones, after each 700 new objects, is in vain.
@@ -45,6 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if options.check:
+        source = policy_files(settings)
+        if source is not None:
+            try:
+                compile_policies(source, settings.tenants, time.time())
+            except DocumentError as error:
+                print(error, file=sys.stderr)
+                return 2
         print(f"{options.file}: valid")
         return 0
     try:
@@ -54,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
         become_namespace_owner()
         gc.set_threshold(*COLLECT)
         asyncio.run(_serve(settings))
+    except DocumentError as error:
+        print(error, file=sys.stderr)
+        return 2
     except ProxyError as error:
         print(f"proxy: {error}", file=sys.stderr)
         return 1
@@ -77,6 +89,14 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     proxy = Proxy(settings)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(proxy.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         await proxy.start()
         log.info("ready: control socket %s", settings.control)

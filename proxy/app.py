@@ -34,8 +34,10 @@ from proxy.onramps.tunnel import Tunnel
 from proxy.onramps.unconnected import GueRamp
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Opener, Plane
+from proxy.policy.judge import PolicyJudge
+from proxy.policy.source import FileSource
 from proxy.poller import IN, Poller
-from proxy.settings import GueOnRamp, InterfaceOnRamp, Settings, TunOnRamp, suggest
+from proxy.settings import DocumentError, GueOnRamp, InterfaceOnRamp, Settings, TunOnRamp, suggest
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.descriptors import Descriptors
 from proxy.stream.echo import EchoFlow
@@ -72,6 +74,7 @@ class Proxy:
         self._bridges: dict[int, Bridge] = {}
         self._pumps: list[BridgePump] = []
         self._kernel: KernelOffRamp | None = None
+        self._judge: PolicyJudge | None = None
         self.kernel_problem: str | None = None  # why flows do not leave by the kernel, though they should
 
     async def start(self) -> None:
@@ -103,6 +106,7 @@ class Proxy:
         ramps = self._ramps, self._ports
         kernel = self._kernel, self.kernel_problem
         self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, *kernel)
+        self._view.policy = self._judge = self._load_policies()
         self._lifecycle.subscribe(flow_log.submit, "end")
         await self._hooks.notify("startup")
         defer.push_async_callback(self._hooks.drain)
@@ -114,6 +118,12 @@ class Proxy:
         control = ControlServer(self._view, settings.control)  # last: who is answered here finds everything open
         await control.start()
         defer.push_async_callback(control.stop)
+
+    async def reload(self) -> None:
+        """Take the policy files as they are now; a mistake in them is logged, and nothing changes."""
+        if self._judge is not None:
+            with contextlib.suppress(DocumentError):  # the judge has logged it
+                await self._judge.reload()
 
     async def stop(self) -> None:
         """Take no more, end every flow with the reason `drain`, keep their records, close everything."""
@@ -143,6 +153,14 @@ class Proxy:
         streams: dict[str, Opener] = {"tcp": tcp, "udp": udp}
         tunnels = TunnelOffRamp(lifecycle, self._hooks, errors, timeouts, streams, self._kernel)
         return Plane(tcp, udp, echo, errors, tunnels)
+
+    def _load_policies(self) -> PolicyJudge | None:
+        """The judge of all new flows; None where no policy is named."""
+        source = policy_files(self.settings)
+        if source is None:
+            return None
+        tenants = self.tenants.values()
+        return PolicyJudge(source, self.tenants, lambda: [flow for tenant in tenants for flow in tenant.live()])
 
     def _remember(self, flow_log: FlowLog, flow: Flow) -> None:
         """Let a successor know a flow that goes on without us, should we be killed."""
@@ -245,6 +263,12 @@ def _end_left_over(flow_log: FlowLog, records: Iterable[FlowRecord]) -> None:
     for record in records:
         changed = {"event": "end", "final": True, "state": "closed", "close_reason": "unknown", "end": time.time_ns()}
         flow_log.submit(msgspec.structs.replace(record, **changed))
+
+
+def policy_files(settings: Settings) -> FileSource | None:
+    """The policy files that the settings name; None: no file."""
+    of_tenants = [(name, path) for name, tenant in settings.tenants.items() for path in tenant.policies]
+    return FileSource(settings.policies, of_tenants) if settings.policies or of_tenants else None
 
 
 def _check_egress(settings: Settings) -> None:

@@ -22,6 +22,7 @@ from proxy.control.schema import (
     Status,
     TunnelInfo,
 )
+from proxy.policy.answers import Explanation, PolicyInfo, Question, Reloaded
 
 T = TypeVar("T")
 Pairs = Iterable[tuple[str, str]]
@@ -77,6 +78,23 @@ class ControlClient:
         """Replace all routes of one virtual network; they, as they stand then."""
         answer = self._request("PUT", "/v1/routes", body=msgspec.json.encode(change))
         return [self._decode(RouteInfo, item) for item in self._decode(_Items, answer).items]
+
+    def policies(self, tenant: str | None = None, *, text: bool = False) -> list[PolicyInfo]:
+        """The policies in force: those of all tenants and, with `tenant`, of this one only."""
+        pairs = [("tenant", tenant)] if tenant is not None else []
+        return self._items(PolicyInfo, "/v1/policies", [*pairs, ("text", "true")] if text else pairs)
+
+    def reload(self) -> Reloaded | None:
+        """Take the policy files as they are now; None: the proxy has none. ControlError with status 400: nothing
+        has changed, since something is wrong with them."""
+        found = self._decode(_Items, self._request("POST", "/v1/reload", body=b"")).items
+        return self._decode(Reloaded, found[0]) if found else None
+
+    def explain_policy(self, question: Question) -> Explanation | None:
+        """How a flow would be decided; None: no policy speaks of it."""
+        answer = self._request("POST", "/v1/policies/explain", body=msgspec.json.encode(question))
+        found = self._decode(_Items, answer).items
+        return self._decode(Explanation, found[0]) if found else None
 
     def metrics(self) -> str:
         """The counters as Prometheus text."""

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from proxy.control import policies
 from proxy.control.http11 import HttpError, Request, Response
 from proxy.control.listing import encode_page, list_flows
 from proxy.control.schema import SCHEMA, GroupsAnswer, ProxyView, RoutesChange
@@ -45,6 +46,9 @@ class Routes:
             Route(re.compile(r"/v1/flows/groups"), {"GET": self._groups}),
             Route(re.compile(r"/v1/flows/watch"), {"GET": self._watch}),
             Route(re.compile(r"/v1/flows/([^/]+)"), {"GET": self._flow, "DELETE": self._kill}),
+            Route(re.compile(r"/v1/policies"), {"GET": self._policies}),
+            Route(re.compile(r"/v1/policies/explain"), {"POST": self._explain}),
+            Route(re.compile(r"/v1/reload"), {"POST": self._reload}),
             Route(re.compile(r"/metrics"), {"GET": self._metrics}),
         ]
 
@@ -58,14 +62,15 @@ class Routes:
                     raise HttpError(405, f"{request.path} takes {allowed}", (("allow", allowed),))
                 return await self._answer(route.methods[method], request, place.groups())
         raise HttpError(
-            404, f"no such path: {request.path}; see /v1/status, /v1/tunnels, /v1/routes, /v1/flows, /metrics"
+            404,
+            f"no such path: {request.path}; see /v1/status, /v1/tunnels, /v1/routes, /v1/flows, /v1/policies, /metrics",
         )
 
     async def _answer(
         self, handler: Callable[..., Awaitable[Response]], request: Request, place: tuple[str, ...]
     ) -> Response:
         try:
-            body = (request.body,) if request.method == "PUT" else ()
+            body = (request.body,) if request.method in ("PUT", "POST") else ()
             return await handler(request.parameters, *(unquote(part) for part in place), *body)
         except QueryError as error:
             raise HttpError(400, str(error)) from None
@@ -126,6 +131,22 @@ class Routes:
             self.watchers.discard(watcher)
 
         return Response(body=watcher.chunks(), content_type=_NDJSON, is_watch=True, done=done)
+
+    async def _policies(self, pairs: Pairs) -> Response:
+        _only(pairs, "tenant", "text")
+        asked = dict(pairs)
+        if asked.get("text", "false") not in ("true", "false"):
+            raise QueryError(f"text: expected true or false (found '{asked['text']}')")
+        found = policies.described(self._view.policy, asked.get("tenant"), asked.get("text") == "true")
+        return _envelope("policies", found)
+
+    async def _explain(self, pairs: Pairs, body: bytes) -> Response:
+        _only(pairs)
+        return _envelope("explanation", policies.explained(self._view.policy, body))
+
+    async def _reload(self, pairs: Pairs, body: bytes) -> Response:
+        _only(pairs)
+        return _envelope("reloaded", await policies.reloaded(self._view.policy))
 
     async def _metrics(self, pairs: Pairs) -> Response:
         _only(pairs)

@@ -22,6 +22,7 @@ from proxy.flow.parameters import (
 from proxy.flow.query import MAX_LIMIT, SORT_KEYS, FlowQuery, Page, StoredFlow, Window, payload_bytes
 from proxy.flow.record import ClosedBy, CloseReason, Event, FlowRecord, Level, State, Totals, Verdict
 from proxy.flow.record import Protocol as FlowProtocol
+from proxy.policy.answers import Explanation, PolicyInfo, Question, Reloaded
 from proxy.settings.sites import Route
 from proxy.verdict import Decision
 
@@ -214,8 +215,27 @@ class Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lost: int
 
 
+class PolicyView(Protocol):
+    """What the control server needs of the policies in force."""
+
+    def describe(self, *, text: bool) -> list[PolicyInfo]: ...
+
+    async def renew(self) -> Reloaded:
+        """Take the files as they are now. DocumentError: nothing has changed."""
+        ...
+
+    def explain(self, question: Question) -> Explanation | None:
+        """ValueError: the flow is not described well."""
+        ...
+
+
 class ProxyView(Protocol):
     """What the control server needs of a proxy. Everything is called on the event loop and answers at once."""
+
+    @property
+    def policy(self) -> PolicyView | None:
+        """The policies in force; None where the settings name none."""
+        ...
 
     def status(self) -> Status: ...
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.policy.fields import Phase
 from proxy.policy.model import Action, RuleText
+from proxy.policy.phases import Phase
 
 _ACTIONS: dict[Phase, tuple[Action, ...]] = {
     "tunnel": ("allow", "block", "audit"),

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.policy.facts import received
-from proxy.policy.fields import PHASES, Phase
 from proxy.policy.language import Facts, Values
 from proxy.policy.limits import Countable
 from proxy.policy.model import Default
+from proxy.policy.phases import PHASES, Phase
 from proxy.policy.read import Policy
 from proxy.policy.rule import Rule
 from proxy.policy.table import Table

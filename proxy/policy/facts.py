@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from proxy.context import TunnelContext
 from proxy.flow.flow import Flow
-from proxy.policy.fields import FIELDS, WEEKDAYS, Phase, domains
+from proxy.policy.fields import FIELDS, WEEKDAYS, domains
 from proxy.policy.language import Facts, Field, Kind
 from proxy.policy.model import FlowText
+from proxy.policy.phases import Phase
 from proxy.settings import suggest
 from proxy.settings.parts import DEFAULT_NETWORK, endpoint
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 from proxy.flow.flow import PROTOCOL_NUMBERS
 from proxy.policy.language import Field, Fields, Kind
-
-Phase = Literal["tunnel", "dns", "network", "egress", "tls", "ssh", "http"]
-PHASES: tuple[Phase, ...] = get_args(Phase)  # in the order in which they are judged
+from proxy.policy.phases import Phase
 
 TEXT, NUMBER, ADDRESS, FLAG = Kind.TEXT, Kind.NUMBER, Kind.ADDRESS, Kind.FLAG
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

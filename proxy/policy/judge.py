@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 
 from proxy.context import TunnelContext
 from proxy.flow.flow import Flow
+from proxy.policy.answers import Explanation, PolicyInfo, Question, Reloaded
 from proxy.policy.engine import Policies, join
+from proxy.policy.explain import describe, explain
 from proxy.policy.facts import FlowFacts, tunnel_facts
 from proxy.policy.load import compile_policies
 from proxy.policy.source import Source
@@ -57,6 +59,21 @@ class PolicyJudge:
     def subscribe(self, changed: Callable[[Policies], None]) -> None:
         """Call `changed` with the policies of each later version, before flows are judged by them."""
         self._changed.append(changed)
+
+    def describe(self, *, text: bool) -> list[PolicyInfo]:
+        """The policies in force."""
+        return describe(self.policies, self.loaded_at, text=text)
+
+    def explain(self, question: Question) -> Explanation | None:
+        """How a flow would be decided; ValueError: it is not described well."""
+        return explain(self.policies, question, time.time())
+
+    async def renew(self) -> Reloaded:
+        """Reload, and tell what has come of it."""
+        before, revoked = self.policies.version, self.revoked
+        policies = await self.reload()
+        count = sum(len(policy.rules) for policy in policies.policies)
+        return Reloaded(version=policies.version, before=before, rules=count, revoked=self.revoked - revoked)
 
     async def reload(self) -> Policies:
         """Take what the source has now, as a whole; DocumentError: something is wrong with it, and nothing changes."""

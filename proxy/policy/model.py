@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from proxy.policy.fields import Phase
+from proxy.policy.phases import Phase
 from proxy.settings.parts import Count, Name, Part, Seconds
 from proxy.verdict import LevelName, Refusal
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from proxy.policy import selectors
 from proxy.policy.combinations import check_combination
-from proxy.policy.fields import FIELDS, Phase
+from proxy.policy.fields import FIELDS
 from proxy.policy.language import ExpressionError, Step, Values, compile_expression
 from proxy.policy.limits import Limiter
 from proxy.policy.lists import Lists, ReadFile
 from proxy.policy.model import Default, PolicyText, RuleText, TestText
+from proxy.policy.phases import Phase
 from proxy.policy.rule import Rule
 from proxy.policy.schedule import Schedule
 from proxy.settings import Document, DocumentError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from proxy.policy.fields import Phase
 from proxy.policy.language import Facts, Step
 from proxy.policy.limits import Limiter
 from proxy.policy.model import DECIDING, Action
+from proxy.policy.phases import Phase
 from proxy.policy.schedule import Schedule
 from proxy.verdict import Decision, Ruling, Verdict
 

@@ -46,6 +46,7 @@ class TenantSettings(Part, frozen=True):
     dscp: Literal["keep", "clear"] | Annotated[int, Meta(ge=0, le=63)] = "keep"
     # whose datagrams reach a client's endpoint besides those it has written to (RFC 4787 REQ-8)
     udp_filtering: Literal["endpoint", "address", "address-and-port"] = "address"
+    policies: list[str] = msgspec.field(default_factory=list)  # files, after those of all tenants
     # virtual networks; `default` is always there
     networks: dict[Name, NetworkSettings] = msgspec.field(default_factory=dict)
 
@@ -136,6 +137,7 @@ class Settings(Part, frozen=True):
     node: str | None = None  # the name in records; the host's by default
     control: str = "control.sock"
     hooks: str | None = None  # "module:Class" of a proxy.hooks.Hooks
+    policies: list[str] = msgspec.field(default_factory=list)  # files, of all tenants
     offramp: OffRampName = "sockets"  # of flows that nobody reads; `kernel` changes the namespace that we run in
     kernel: KernelOffRamp = KernelOffRamp()
     descriptors: Annotated[int, Meta(ge=64)] | None = None  # open at once; by default as many as the kernel allows
@@ -154,6 +156,11 @@ def load(path: str | Path) -> Settings:
     return replace(
         settings,
         control=str(base / settings.control),
+        policies=[str(base / each) for each in settings.policies],
+        tenants={
+            name: replace(tenant, policies=[str(base / each) for each in tenant.policies])
+            for name, tenant in settings.tenants.items()
+        },
         records=replace(settings.records, path=str(base / settings.records.path)),
         onramps=[
             replace(ramp, path=str(base / ramp.path)) if isinstance(ramp, ConnectedOnRamp) else ramp

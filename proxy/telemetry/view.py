@@ -14,6 +14,7 @@ from proxy.control.schema import (
     FlowQuery,
     KernelOffRampStatus,
     Page,
+    PolicyView,
     RouteInfo,
     RoutesChange,
     Status,
@@ -61,6 +62,7 @@ class View:
     ) -> None:
         """`kernel_problem`: why there is no `kernel`, though it is asked for."""
         self.state: Literal["running", "draining"] = "running"
+        self.policy: PolicyView | None = None
         self._node, self._tenants, self._lifecycle, self._log = node, tenants, lifecycle, flow_log
         self._namespace, self._pumps, self._ramps, self._ports = namespace, pumps, ramps, ports
         self._kernel, self._kernel_problem = kernel, kernel_problem

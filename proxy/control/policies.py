@@ -1,0 +1,39 @@
+"""The control API's paths about policies: what is in force, a reload, and how a flow would be decided."""
+
+from __future__ import annotations
+
+import msgspec
+
+from proxy.control.http11 import HttpError
+from proxy.control.schema import PolicyView
+from proxy.policy.answers import Explanation, PolicyInfo, Question, Reloaded
+from proxy.settings import DocumentError
+
+
+def described(view: PolicyView | None, tenant: str | None, text: bool) -> list[PolicyInfo]:
+    """Those of all tenants and, with `tenant`, of this one only."""
+    found = [] if view is None else view.describe(text=text)
+    return [each for each in found if tenant is None or each.tenant in (None, tenant)]
+
+
+async def reloaded(view: PolicyView | None) -> list[Reloaded]:
+    """What has come of it; none: the proxy has no policies. HttpError 400 for a file that is not taken."""
+    if view is None:
+        return []
+    try:
+        return [await view.renew()]
+    except DocumentError as error:
+        raise HttpError(400, f"nothing has changed: {error}") from None
+
+
+def explained(view: PolicyView | None, body: bytes) -> list[Explanation]:
+    """The answer to a question; none: no policy speaks of such a flow."""
+    if view is None:
+        return []
+    try:
+        found = view.explain(msgspec.json.decode(body, type=Question))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HttpError(400, f"question: {error}") from None
+    except ValueError as error:
+        raise HttpError(400, str(error.args[0])) from None
+    return [] if found is None else [found]

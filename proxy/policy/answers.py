@@ -1,0 +1,80 @@
+"""What is asked and told about policies: what is in force, a reload, how a flow would be decided."""
+
+from __future__ import annotations
+
+import msgspec
+
+from proxy.policy.model import FlowText
+from proxy.policy.phases import Phase
+from proxy.verdict import Decision, Verdict
+
+
+class RuleInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """One rule of a policy in force."""
+
+    name: str
+    policy: str
+    tenant: str | None
+    phase: Phase
+    precedence: int
+    action: str
+    when: list[str]  # all of it must hold
+    enabled: bool
+    hits: int  # since the proxy has started
+    last_hit: float | None  # Unix seconds
+    line: int | None
+
+
+class PolicyInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """One policy in force. `text` is there when it was asked for."""
+
+    name: str
+    tenant: str | None  # None: of all
+    version: str
+    file: str
+    loaded_at: float  # Unix seconds
+    defaults: dict[Phase, str]
+    rules: list[RuleInfo]
+    text: str | None = None
+
+
+class Reloaded(msgspec.Struct, kw_only=True, frozen=True):
+    """What a reload has led to."""
+
+    version: str
+    before: str
+    rules: int
+    revoked: int  # live flows that ended, because they may no longer be
+
+
+class Question(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How would this flow, or request, be decided?"""
+
+    flow: FlowText
+    phase: Phase = "network"
+
+
+class Near(msgspec.Struct, kw_only=True, frozen=True):
+    """A rule that does not hold of a flow: what of it does not."""
+
+    rule: str
+    policy: str
+    action: str
+    failed: list[str]
+    held: int  # conditions that do
+
+
+class Explanation(msgspec.Struct, kw_only=True, frozen=True):
+    """How a phase would decide, and why."""
+
+    phase: Phase
+    tenant: str | None
+    action: str
+    policy: str
+    rule: str
+    version: str | None
+    reason: str | None
+    verdict: Verdict
+    decisions: list[Decision]
+    close: list[Near]
+    missing: list[str]  # fields that rules ask for, and the flow does not name

@@ -1,0 +1,75 @@
+"""What is in force, how often each rule decided, why a flow would be decided so, and which rules came close."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from proxy.policy.answers import Explanation, Near, PolicyInfo, Question, RuleInfo
+from proxy.policy.engine import Outcome, Policies
+from proxy.policy.facts import imagine
+from proxy.policy.language import Facts
+from proxy.policy.load import action_of
+from proxy.policy.read import Policy
+from proxy.policy.rule import Rule
+
+CLOSE = 3  # rules that came close, in an explanation
+
+
+def describe(policies: Policies, loaded_at: float, *, text: bool = False) -> list[PolicyInfo]:
+    """All policies of a version, with their rules."""
+    return [_info(policy, loaded_at, text) for policy in policies.policies]
+
+
+def explain(policies: Policies, question: Question, now: float) -> Explanation | None:
+    """How the flow would be decided; None: no policy speaks of it. ValueError: the flow is not described well."""
+    tenant, phase = question.flow.tenant, question.phase
+    facts = imagine(question.flow, phase, now)
+    outcome = policies.try_out(tenant, phase, facts)
+    if outcome is None:
+        return None
+    rules = policies.rules_for(tenant, phase)
+    last = outcome.ruling.decisions[-1]
+    return Explanation(
+        phase=phase, tenant=tenant, action=action_of(outcome), policy=last.policy, rule=last.rule or "default",
+        version=last.version, reason=last.reason, verdict=outcome.ruling.verdict,
+        decisions=outcome.ruling.decisions, close=near(rules, outcome, facts), missing=_missing(rules, facts),
+    )  # fmt: skip
+
+
+def near(rules: Iterable[Rule], outcome: Outcome, facts: Facts) -> list[Near]:
+    """The rules that fail by the fewest conditions, of those that would have been asked before the one that decided."""
+    found: list[Near] = []
+    for rule in rules:
+        if rule is outcome.decided_by:
+            break
+        if rule in outcome.held:
+            continue
+        failed = [step.text for step in rule.steps if not step.test(facts)]
+        held = len(rule.steps) - len(failed)
+        if not rule.is_on(facts):
+            failed.append("its schedule")
+        if held or len(rule.steps) == 1:
+            found.append(Near(rule=rule.name, policy=rule.policy, action=rule.action, failed=failed, held=held))
+    return sorted(found, key=lambda each: (len(each.failed), -each.held))[:CLOSE]
+
+
+def _missing(rules: Iterable[Rule], facts: Facts) -> list[str]:
+    asked = {step.requires.field.name for rule in rules for step in rule.steps if step.requires is not None}
+    return sorted(name for name in asked if facts[name] in (None, ()))
+
+
+def rule_info(rule: Rule) -> RuleInfo:
+    """One rule."""
+    return RuleInfo(
+        name=rule.name, policy=rule.policy, tenant=rule.tenant, phase=rule.phase, precedence=rule.precedence,
+        action=rule.action, when=[step.text for step in rule.steps], enabled=rule.is_enabled, hits=rule.hits,
+        last_hit=rule.last_hit, line=rule.line,
+    )  # fmt: skip
+
+
+def _info(policy: Policy, loaded_at: float, text: bool) -> PolicyInfo:
+    return PolicyInfo(
+        name=policy.name, tenant=policy.tenant, version=policy.version, file=policy.document.file,
+        loaded_at=loaded_at, defaults={**policy.defaults}, rules=[rule_info(rule) for rule in policy.rules],
+        text=policy.document.source if text else None,
+    )  # fmt: skip
