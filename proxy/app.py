@@ -106,7 +106,7 @@ class Proxy:
         ramps = self._ramps, self._ports
         kernel = self._kernel, self.kernel_problem
         self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, *kernel)
-        self._view.policy = self._judge = self._load_policies()
+        self._view.policy = self._lifecycle.judge = self._judge = self._load_policies()
         self._lifecycle.subscribe(flow_log.submit, "end")
         await self._hooks.notify("startup")
         defer.push_async_callback(self._hooks.drain)

@@ -16,6 +16,7 @@ from proxy.flow.record import CloseReason, Decision, Event, FlowRecord
 from proxy.flow.tenant import Tenant
 from proxy.flow.timers import Wheel
 from proxy.hooks import HookRunner
+from proxy.stream.admission import Judge
 from proxy.stream.descriptors import Descriptors
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Lifecycle:
         self.wheel: Wheel[Flow] = Wheel()
         self.flows = 0
         self.descriptors = descriptors
+        self.judge: Judge | None = None  # None: no policy is named, which costs nothing
         self._sinks: dict[Event, list[Sink]] = {event: [] for event in EVENTS}
         self._due: deque[Flow] = deque()
         self._updates: Iterator[Flow] = iter(())
@@ -84,10 +86,26 @@ class Lifecycle:
         flow.tenant.add(number, flow)
         self.flows += 1
         self._tell(flow, "start")
-        if self.hooks.has("flow_start"):
+        denial = None if self.judge is None else self._judge(self.judge, flow)
+        if denial is None and self.hooks.has("flow_start"):
             self.hooks.ask_then("flow_start", self.look(flow), partial(self._decided, flow, decided))
         else:
-            self._decided(flow, decided, None)
+            self._decided(flow, decided, denial)
+
+    def _judge(self, judge: Judge, flow: Flow) -> str | None:
+        """Why the policy does not let the flow be, or None. A policy that fails denies."""
+        try:
+            ruling = judge.judge(flow)
+        except Exception:
+            log.exception("the policy failed on %r", flow)
+            flow.verdict = "denied"
+            flow.decisions = [Decision(stage="network", policy="policy", action="deny", reason="the policy failed")]
+            return "the policy failed"
+        flow.decisions = ruling.decisions
+        if not ruling.verdict.is_denial:
+            return None
+        flow.verdict = "denied"
+        return ruling.verdict.reason or "denied"
 
     def resume(self, flow: Flow, handler: TimedHandler) -> None:
         """Enter a flow that was begun and decided by a proxy before this one."""
@@ -106,16 +124,19 @@ class Lifecycle:
 
     def decide(self, flow: Flow, denial: str | None) -> bool:
         """Write down what was said at the flow's start; whether it may go on."""
-        if denial is None and not self.hooks.has("flow_start"):
+        policy = flow.decisions
+        if denial is None and not policy and not self.hooks.has("flow_start"):
             flow.policy_ms, flow.decisions = NO_TIME, ALLOWED_BY_DEFAULT
             return True
         flow.policy_ms = (time.monotonic() - flow.started_at) * 1000
         if denial is None:
-            flow.decisions = ALLOWED_BY_HOOK
+            if self.hooks.has("flow_start"):
+                flow.decisions = [*policy, *ALLOWED_BY_HOOK] if policy else ALLOWED_BY_HOOK
             return True
-        flow.verdict = "denied"
         flow.tenant.drops[DropReason.DENIED] += 1
-        flow.decisions = [Decision(stage="flow_start", policy="hook", action="deny", reason=denial)]
+        if flow.verdict != "denied":  # else the policy has said it
+            flow.verdict = "denied"
+            flow.decisions = [*policy, Decision(stage="flow_start", policy="hook", action="deny", reason=denial)]
         return False
 
     def connected(self, flow: Flow) -> None:
