@@ -13,6 +13,7 @@ from functools import partial
 
 import msgspec
 
+from proxy.context import TunnelContext
 from proxy.control.server import ControlServer
 from proxy.errors import ProxyError
 from proxy.flow.flow import Flow
@@ -213,9 +214,17 @@ class Proxy:
                 context_timeout_s=self.settings.timeouts.context_s,
                 opened=self._tunnel_opened,
                 closed=self._tunnel_closed,
+                may_open=self._tunnel_refusal,
             )
             self._ramps.append(ramp)
             self._stack.callback(ramp.close)
+
+    def _tunnel_refusal(self, context: TunnelContext) -> str | None:
+        """Why the policy does not let a client open a tunnel, or None."""
+        ruling = None if self._judge is None else self._judge.judge_tunnel(context, Tunnel.kind)
+        if ruling is None or not ruling.verdict.is_denial:
+            return None
+        return f"the policy refuses it: {ruling.verdict.reason}"
 
     def _tunnel_opened(self, tunnel: Tunnel) -> None:
         log.info("%r is open: %s, MTU %d", tunnel, ", ".join(tunnel.context.addresses), tunnel.mtu)

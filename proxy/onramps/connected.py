@@ -48,8 +48,11 @@ class ConnectedRamp:
         context_timeout_s: float,
         opened: Callable[[Tunnel], None],
         closed: Callable[[Tunnel], None],
+        may_open: Callable[[TunnelContext], str | None] = lambda context: None,
     ) -> None:
-        """`tuns`: the descriptors of the bridges' TUN devices, with offload or without."""
+        """`tuns`: the descriptors of the bridges' TUN devices, with offload or without; `may_open`: why the policy does
+        not let a tunnel open, or None."""
+        self._may_open = may_open
         self.settings, self.tenants, self.hooks = settings, tenants, hooks
         self.refused = 0
         self._plane, self._poller, self._tuns, self._timeout_s = plane, poller, tuns, context_timeout_s
@@ -72,7 +75,7 @@ class ConnectedRamp:
 
     def introduced(self, introduction: _Introduction, context: TunnelContext) -> None:
         """Check what the client says of itself, ask the application, answer."""
-        problem = self._problem(context)
+        problem = self._problem(context) or self._may_open(context)
         if problem is not None:
             introduction.refuse(problem)
         elif not self.hooks.has("tunnel_open"):

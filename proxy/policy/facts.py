@@ -191,8 +191,8 @@ def _address(key: str, text: str) -> tuple[bytes, int | None]:
         pass
     try:
         address, port = endpoint(text)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}", key) from None
+    except ValueError:
+        raise ValueError(f"{key}: expected an address or address:port (found '{text}')", key) from None
     return address.packed, port
 
 
