@@ -52,6 +52,11 @@ class TunnelAnswer(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
     error: str | None = None
 
 
+def group_names(context: TunnelContext | None) -> tuple[str, ...]:
+    """The names of the user's groups; none where nobody says anything."""
+    return () if context is None else tuple(each if isinstance(each, str) else each.name for each in context.groups)
+
+
 encode = msgspec.json.Encoder().encode
 decode_context = msgspec.json.Decoder(TunnelContext).decode
 decode_answer = msgspec.json.Decoder(TunnelAnswer).decode

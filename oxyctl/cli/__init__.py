@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from oxyctl.cli import flows, lab, traffic
+from oxyctl.cli import flows, lab, policy, traffic
 from oxyctl.cli.apply import apply
 from oxyctl.cli.capture import capture
 from oxyctl.cli.check import check
@@ -45,6 +45,7 @@ lab.app.command("graph")(graph)
 lab.app.command("schema")(schema)
 app.add_typer(lab.app, name="lab")
 app.add_typer(flows.app, name="flows")
+app.add_typer(policy.app, name="policy")
 app.add_typer(traffic.app, name="traffic")
 app.command("status")(status)
 app.command("routes")(routes)

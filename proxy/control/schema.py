@@ -146,6 +146,9 @@ class TunnelInfo(msgspec.Struct, kw_only=True):
     tenant: str
     user: str | None = None
     device: str | None = None
+    groups: list[str] = []  # of the user
+    posture_passed: list[str] = []  # checks of the device
+    posture_failed: list[str] = []
     addresses: list[str] = []
     mtu: int
     offload: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from proxy.context import TunnelContext
+from proxy.context import TunnelContext, group_names
 from proxy.flow.flow import Flow
 from proxy.policy.fields import FIELDS, WEEKDAYS, domains
 from proxy.policy.language import Facts, Field, Kind
@@ -27,7 +27,7 @@ def tunnel_facts(context: TunnelContext, onramp: str, now: float) -> Facts:
             "net.onramp": onramp,
             "identity.user": context.user,
             "identity.email": _email(context.user),
-            "identity.groups[*].name": _group_names(context),
+            "identity.groups[*].name": group_names(context),
             "identity.groups[*].id": _group_ids(context),
             "device.name": context.device,
             "device_posture.checks.passed": _posture(context, "passed"),
@@ -76,10 +76,6 @@ def _context(flow: Flow) -> TunnelContext | None:
     return getattr(flow.carrier, "context", None)
 
 
-def _group_names(context: TunnelContext | None) -> tuple[str, ...]:
-    return () if context is None else tuple(each if isinstance(each, str) else each.name for each in context.groups)
-
-
 def _group_ids(context: TunnelContext | None) -> tuple[str, ...]:
     groups = () if context is None else context.groups
     return tuple(each.id for each in groups if not isinstance(each, str) and each.id is not None)
@@ -96,7 +92,7 @@ _READERS: dict[str, Callable[[Flow], Any]] = {
     "net.site": lambda flow: flow.carrier.site,
     "net.tunnel": lambda flow: flow.carrier.id,
     "identity.email": lambda flow: _email(flow.carrier.user),
-    "identity.groups[*].name": lambda flow: _group_names(_context(flow)),
+    "identity.groups[*].name": lambda flow: group_names(_context(flow)),
     "identity.groups[*].id": lambda flow: _group_ids(_context(flow)),
     "device.name": lambda flow: flow.carrier.device,
     "device_posture.checks.passed": lambda flow: _posture(_context(flow), "passed"),

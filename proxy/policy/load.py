@@ -14,8 +14,8 @@ from proxy.settings import Document, DocumentError, parse
 from proxy.settings.document import Place
 
 
-def compile_policies(source: Source, tenants: Iterable[str], now: float) -> Policies:
-    """The policies of a source as they are now; DocumentError: the first mistake, or test that fails. `now`: Unix s."""
+def compile_policies(source: Source, tenants: Iterable[str], now: float, *, is_tested: bool = True) -> Policies:
+    """The policies of a source as they are now; DocumentError: a mistake, or a test that fails. `now`: Unix s."""
     policies: list[Policy] = []
     known: dict[str, Values] = {}
     for file in source.get():
@@ -26,36 +26,35 @@ def compile_policies(source: Source, tenants: Iterable[str], now: float) -> Poli
             raise policy.document.error(f"another policy has the name '{policy.name}'", ("name",))
         policies.append(policy)
     compiled = Policies(policies, version_of(policy.version for policy in policies), tenants)
-    for policy in policies:
-        run_tests(compiled, policy, now)
+    for policy in policies if is_tested else ():
+        for index in range(len(policy.tests)):
+            if (problem := try_test(compiled, policy, index, now)) is not None:
+                raise problem
     return compiled
 
 
-def run_tests(policies: Policies, policy: Policy, now: float) -> None:
-    """Try each of the tests that stand in a policy; DocumentError for the first that comes out otherwise."""
-    for index, test in enumerate(policy.tests):
-        place: Place = ("tests", index)
-        try:
-            facts = imagine(test.flow, test.phase, now)
-        except ValueError as error:
-            message, *key = error.args
-            raise policy.document.error(str(message), (*place, "flow", *key), at_key=bool(key)) from None
-        tenant = policy.tenant or test.flow.tenant
-        if facts["tenant"] is None:
-            facts["tenant"] = tenant
-        outcome = policies.try_out(tenant, test.phase, facts)
-        name = f"test '{test.name}'" if test.name else f"test {index + 1}"
-        if outcome is None:
-            outcome = policies.try_out(None, test.phase, facts)
-        if outcome is None:
-            raise policy.document.error(f"{name} fails: no rule is of phase {test.phase}", place)
-        wanted = {"deny": "block"}.get(test.expect, test.expect)
-        came, by = action_of(outcome), decided_by(outcome)
-        heard = [rule.name for rule in outcome.held]
-        is_said = wanted == came or any(rule.action == wanted for rule in outcome.held)
-        if not is_said or (test.rule is not None and test.rule not in (*heard, by)):
-            expected = wanted + (f" by rule '{test.rule}'" if test.rule else "")
-            raise policy.document.error(f"{name} fails: expected {expected}, and it is {came} by {_shown(by)}", place)
+def try_test(policies: Policies, policy: Policy, index: int, now: float) -> DocumentError | None:
+    """Try one of the tests that stand in a policy; how it fails, or None. DocumentError: it describes no flow."""
+    test, place = policy.tests[index], ("tests", index)
+    try:
+        facts = imagine(test.flow, test.phase, now)
+    except ValueError as error:
+        message, *key = error.args
+        raise policy.document.error(str(message), (*place, "flow", *key), at_key=bool(key)) from None
+    tenant = policy.tenant or test.flow.tenant
+    if facts["tenant"] is None:
+        facts["tenant"] = tenant
+    name = f"test '{test.name}'" if test.name else f"test {index + 1}"
+    outcome = policies.try_out(tenant, test.phase, facts) or policies.try_out(None, test.phase, facts)
+    if outcome is None:
+        return policy.document.error(f"{name} fails: no rule is of phase {test.phase}", place)
+    wanted = {"deny": "block"}.get(test.expect, test.expect)
+    came, by = action_of(outcome), decided_by(outcome)
+    is_said = wanted == came or any(rule.action == wanted for rule in outcome.held)
+    if is_said and (test.rule is None or test.rule in (by, *(rule.name for rule in outcome.held))):
+        return None
+    expected = wanted + (f" by rule '{test.rule}'" if test.rule else "")
+    return policy.document.error(f"{name} fails: expected {expected}, and it is {came} by {_shown(by)}", place)
 
 
 def action_of(outcome: Outcome) -> str:

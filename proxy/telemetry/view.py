@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from proxy import __version__
-from proxy.context import OFFLOAD
+from proxy.context import OFFLOAD, TunnelContext, group_names
 from proxy.control.schema import (
     FlowQuery,
     KernelOffRampStatus,
@@ -242,6 +242,11 @@ def _tunnel_info(tunnel: RampCarrier, flows: int) -> TunnelInfo:
         network=tunnel.network.name,
         site=tunnel.site,
     )
+    context: TunnelContext | None = getattr(tunnel, "context", None)
+    if context is not None:
+        info.groups = [*group_names(context)]
+        if context.posture is not None:
+            info.posture_passed, info.posture_failed = context.posture.passed, context.posture.failed
     if isinstance(tunnel, SiteTunnel):
         host, port = tunnel.peer
         info.peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

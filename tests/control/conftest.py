@@ -16,6 +16,7 @@ from proxy.control.schema import (
     FlowQuery,
     FlowRecord,
     Page,
+    PolicyView,
     RouteInfo,
     Status,
     StoredFlow,
@@ -37,6 +38,10 @@ class FakeProxy:
         self.live: list[FlowRecord] = []
         self.past: list[FlowRecord] = []
         self.lost = 0
+        self.policy: PolicyView | None = None
+        self.open = [
+            TunnelInfo(id="t1", onramp="connected", tenant="acme", addresses=["100.96.0.2"], mtu=1280, opened=0)
+        ]
         self.table: list[RouteInfo] = []
         self.watchers: dict[Callable[[FlowRecord], None], str | None] = {}
         self.changed = threading.Condition()
@@ -47,8 +52,7 @@ class FakeProxy:
         return Status(node="edge", version="0.1.0", pid=7, started=0, uptime_s=61.0, tunnels=1, tenants=tenants)
 
     def tunnels(self, tenant: str | None) -> list[TunnelInfo]:
-        tunnel = TunnelInfo(id="t1", onramp="connected", tenant="acme", addresses=["100.96.0.2"], mtu=1280, opened=0)
-        return [tunnel] if tenant in (None, "acme") else []
+        return [tunnel for tunnel in self.open if tenant in (None, tunnel.tenant)]
 
     def routes(self, tenant: str | None) -> list[RouteInfo]:
         return [route for route in self.table if tenant in (None, route.tenant)]

@@ -67,6 +67,7 @@ ROOMS = (
     "oxyctl.operate",
     "oxyctl.capture",
     "oxyctl.checks",
+    "oxyctl.policies",
     "oxyctl.render",
     "oxyctl.testing",
     "oxyctl.cli",
@@ -105,6 +106,7 @@ NOT_IN_A_PLAN = {
 
 CORE_FOR_THE_LAB = {
     "proxy.control": "the way to ask a running proxy",
+    "proxy.policy": "a policy file means the same before a proxy takes it and after",
     "proxy.packet.health": "a tunnel's health is judged alike at both of its ends",
     "proxy.kernel.obstacles": "what is in the kernel off-ramp's way is the same before it starts and after",
     "proxy.wire": "bytes mean the same on both sides",

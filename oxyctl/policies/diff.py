@@ -1,0 +1,70 @@
+"""Two versions of a policy: which rules came, went, changed or moved."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from proxy.policy.answers import PolicyInfo, RuleInfo
+
+COMPARED = ("phase", "action", "precedence", "enabled", "when")
+
+
+class Difference(msgspec.Struct, kw_only=True, frozen=True):
+    """One rule that is not the same in both."""
+
+    change: Literal["added", "removed", "changed", "moved", "default"]
+    rule: str
+    what: list[str]  # of a rule that changed: `action: allow -> block`
+
+
+def compare(old: PolicyInfo, new: PolicyInfo) -> list[Difference]:
+    """Rules by their names, in the order of the new file; then those that are gone."""
+    before = {rule.name: rule for rule in old.rules}
+    after = {rule.name: rule for rule in new.rules}
+    found = []
+    if old.defaults != new.defaults:
+        found.append(Difference(change="default", rule="default", what=[f"{old.defaults} -> {new.defaults}"]))
+    moved = _moved([name for name in before if name in after], [name for name in after if name in before])
+    for name, rule in after.items():
+        if name not in before:
+            found.append(Difference(change="added", rule=name, what=[_shown(rule)]))
+        elif what := _changes(before[name], rule):
+            found.append(Difference(change="changed", rule=name, what=what))
+        elif name in moved:
+            found.append(Difference(change="moved", rule=name, what=["it is asked at another point than before"]))
+    gone = [rule for name, rule in before.items() if name not in after]
+    return found + [Difference(change="removed", rule=rule.name, what=[_shown(rule)]) for rule in gone]
+
+
+def _changes(old: RuleInfo, new: RuleInfo) -> list[str]:
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in COMPARED]
+    return [f"{name}: {_text(one)} -> {_text(other)}" for name, one, other in pairs if one != other]
+
+
+def _text(value: object) -> str:
+    return " and ".join(value) or "everything" if isinstance(value, list) else str(value)
+
+
+def _shown(rule: RuleInfo) -> str:
+    return f"{rule.action}: {_text(rule.when)}"
+
+
+def _moved(old: Sequence[str], new: Sequence[str]) -> set[str]:
+    """The fewest names that must change places to get from one order to the other."""
+    place = {name: index for index, name in enumerate(old)}
+    ends: list[int] = []  # of the longest rising sequences, by their lengths: where the last of each stood
+    lengths = []
+    for name in new:
+        at = bisect.bisect_left(ends, place[name])
+        ends[at : at + 1] = [place[name]]
+        lengths.append(at)
+    kept, wanted = set(), len(ends) - 1
+    for name, length in zip(reversed(new), reversed(lengths), strict=True):
+        if length == wanted:
+            kept.add(name)
+            wanted -= 1
+    return {name for name in new if name not in kept}
