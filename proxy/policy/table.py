@@ -27,7 +27,7 @@ Test = Callable[[Facts], bool]
 class FieldIndex:
     """Bit sets of rules by one field's values."""
 
-    __slots__ = ("_again", "_exact", "_is_array", "_lows", "_pieces", "_tree", "others")
+    __slots__ = ("_again", "_any", "_exact", "_is_array", "_lows", "_pieces", "_tree", "others")
 
     def __init__(self, requirements: Sequence[tuple[int, Requirement]], everything: int) -> None:
         """`requirements`: by number of the rule."""
@@ -35,6 +35,7 @@ class FieldIndex:
         self._is_array = field.is_array
         self._exact: dict[Any, int] = {}
         self._again: dict[Any, int] = {}
+        self._any = 0  # rules that want a value, whichever
         self._tree = PrefixTree() if field.kind is Kind.ADDRESS else None
         self.others = everything  # rules that do not speak of the field
         ranges: list[tuple[float, float, int]] = []
@@ -42,6 +43,9 @@ class FieldIndex:
             bit = 1 << number
             self.others &= ~bit
             values = required.values
+            if values is None:
+                self._any |= bit
+                continue
             for value in values.single:
                 self._exact[value] = self._exact.get(value, 0) | bit
             for network in values.networks:
@@ -57,11 +61,11 @@ class FieldIndex:
         if value is None:
             return self.others
         if self._is_array:
-            bits = self.others
+            bits = self.others | self._any if value else self.others
             for element in value:
                 bits |= self._bits(element)
             return bits
-        return self._bits(value) | self.others
+        return self._bits(value) | self.others | self._any
 
     def _bits(self, value: Any) -> int:
         if self._tree is not None:
@@ -98,6 +102,8 @@ class Table:
                 else:
                     wanted.setdefault(name, []).append((number, step.requires))
                     seen.add(name)
+                    if step.requires.values is None:
+                        rest.append(step.test)
             if rule.schedule is not None:
                 rest.append(rule.is_on)
             self._rests.append(conjunction(rest) if rest else None)

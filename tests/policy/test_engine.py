@@ -194,6 +194,8 @@ conditions = st.sampled_from(
         'all(identity.groups[*].name == "staff")', 'identity.user == "bob"', 'net.protocol == "tcp"',
         'net.protocol in {"tcp" "udp"}', "net.dst.port == 80 or net.dst.port == 443",
         'net.dst.port == 80 or net.protocol == "udp"', "net.dst.port > 100",
+        'identity.user contains "b"', 'identity.user wildcard "e*"', 'any(identity.groups[*].name contains "e")',
+        'identity.user contains "b" or identity.user == "eve"', 'not identity.user contains "b"',
     ]
 )  # fmt: skip
 rule_texts = st.tuples(st.lists(conditions, min_size=0, max_size=3), st.sampled_from(["allow", "block", "audit"]))

@@ -22,10 +22,13 @@ MOST_COMPARED = 1_000  # values of a set that is compared with another one when 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A field must have one of these values (of an array: at least one element must); an index can answer that."""
+    """A field must have one of these values (of an array: at least one element must); an index can answer that.
+
+    `values` None: it must have any value at all, and the test says which.
+    """
 
     field: Field
-    values: Values
+    values: Values | None
     at: Spot
 
 
@@ -125,7 +128,7 @@ class Compiler:
                 return _applied(left, lambda found: found == value, same, node.at)
             return _applied(left, lambda found: found != value)
         test = _constant_test(operator, left, node, right)
-        return _applied(left, lambda found: found is not None and test(found))
+        return _applied(left, lambda found: found is not None and test(found), at=node.at)
 
     def _compare_operands(self, node: Comparison, left: Operand) -> Condition:
         right = self.operand(node.right)
@@ -232,7 +235,7 @@ def _applied(
 ) -> Condition:
     """The condition that a test holds of an operand."""
     requires = None
-    if operand.field is not None and values is not None and at is not None:
+    if operand.field is not None and at is not None:
         requires = Requirement(operand.field, values, at)
     read = operand.read
     if operand.is_each:
@@ -242,7 +245,7 @@ def _applied(
         if values is not None:  # the most frequent: one call less
             container: Any = values.container()
             return Condition(lambda facts: facts[name] in container, requires)
-        return Condition(lambda facts: test(facts[name]))
+        return Condition(lambda facts: test(facts[name]), requires)
     return Condition(lambda facts: test(read(facts)))
 
 
@@ -319,7 +322,7 @@ def _union(requirements: list[Requirement | None]) -> Requirement | None:
     values = first.values
     for each in requirements[1:]:
         assert each is not None
-        values = values.union(each.values)
+        values = None if values is None or each.values is None else values.union(each.values)
     return Requirement(first.field, values, first.at)
 
 
@@ -328,7 +331,8 @@ def _check_possible(requirements: list[Requirement]) -> None:
     for one, other in itertools.combinations(requirements, 2):
         if one.field is not other.field or one.field.is_array:
             continue
-        if max(len(each.values.single) for each in (one, other)) > MOST_COMPARED:
+        mine, theirs = one.values, other.values
+        if mine is None or theirs is None or max(len(mine.single), len(theirs.single)) > MOST_COMPARED:
             continue
-        if one.values.is_disjoint(other.values):
+        if mine.is_disjoint(theirs):
             raise ExpressionError(f"can never hold: {one.field.name} would need two values at once", *other.at)
