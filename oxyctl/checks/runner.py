@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from oxyctl.checks import links, nodes, probes, records
+from oxyctl.checks import links, nodes, policies, probes, records
 from oxyctl.checks.evidence import collect
 from oxyctl.checks.result import Result, Verdict
 from oxyctl.checks.session import Session
@@ -23,6 +23,7 @@ from oxyctl.topology.checks import (
     MetricCheck,
     NodeCheck,
     PingCheck,
+    PolicyCheck,
     TcpCheck,
     TunnelCheck,
     UdpCheck,
@@ -48,6 +49,7 @@ JUDGES: dict[type, probes.Judge] = {
     ImpairCheck: links.impair,
     TunnelCheck: links.tunnel,
     NodeCheck: nodes.node,
+    PolicyCheck: policies.policy,
 }
 
 
@@ -66,7 +68,7 @@ class Trial(NamedTuple):
     @property
     def stage(self) -> str:
         """Neighbours of the same stage may run at once: programs change things, records tell of all that was before."""
-        if isinstance(self.check, ExecCheck | ImpairCheck | NodeCheck):
+        if isinstance(self.check, ExecCheck | ImpairCheck | NodeCheck | PolicyCheck):
             return f"alone {id(self.check)}"
         return "records" if isinstance(self.check, FlowsCheck | MetricCheck | TunnelCheck) else "probes"
 

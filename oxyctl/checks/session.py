@@ -46,6 +46,7 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
         self.plan: Plan = plan
         self.started = time.time_ns()
         self.ran_before: dict[str, bool] = {}  # whether a node ran before the first step that names it
+        self.policies_before: dict[Path, tuple[str, str]] = {}  # control socket and text, before the first step
         self._stack = contextlib.AsyncExitStack()
         self._generators: dict[str, asyncio.Task[GeneratorProcess]] = {}
         self._programs = asyncio.Semaphore(PROGRAMS_AT_ONCE)

@@ -54,6 +54,17 @@ SITE = "site:"
 _NESTED = ("total", "delta", "decisions")
 _RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _NESTED]
 
+
+def _deciding_rule(record: FlowRecord) -> str | None:
+    """The rule that had the last word, or `default`; None: no policy was asked."""
+    return next((each.rule for each in reversed(record.decisions) if each.enforced and each.rule is not None), None)
+
+
+def _audited_rules(record: FlowRecord) -> str | None:
+    """Rules that would have acted, and only said so."""
+    return " ".join(each.rule for each in record.decisions if not each.enforced and each.rule is not None) or None
+
+
 FIELDS: dict[str, Field] = {
     **{name: Field(_attribute(name), _plain, Column(_header(name))) for name in _RECORD_FIELDS},
     **{name: Field(_total(name), _plain, Column(_header(name), right=True)) for name in Totals.__struct_fields__},
@@ -71,12 +82,14 @@ FIELDS: dict[str, Field] = {
     "in": Field(_came_by, str, Column("ON-RAMP", rank=8)),
     "out": Field(_left_by, str, Column("OFF-RAMP", rank=7)),
     "level": Field(_attribute("level"), str, Column("LEVEL", rank=7)),
+    "rule": Field(_deciding_rule, _plain, Column("RULE", rank=9)),
+    "audited": Field(_audited_rules, _plain, Column("AUDITED", rank=9)),
     "user": Field(_attribute("user"), _plain, Column("USER", rank=9)),
     "tenant": Field(_attribute("tenant"), str, Column("TENANT", rank=1)),
     "event": Field(_attribute("event"), str, Column("EVENT", least=9, rank=7)),
 }  # fmt: skip
 
-COMPUTED = ("time", "source", "destination", "up", "down", "bytes", "duration", "in", "out")
+COMPUTED = ("rule", "audited", "time", "source", "destination", "up", "down", "bytes", "duration", "in", "out")
 TABLE_FIELDS = (
     "time",
     "protocol",

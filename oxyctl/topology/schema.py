@@ -96,8 +96,11 @@ SENTENCES: dict[str, dict[str, str]] = {
     "ProxyNode": {
         "tenants": "The customers, by name. `{}` is one without limits of its own.",
         "settings": "What differs from the proxy's own defaults.",
+        "policy": "The policy of all tenants, as in a policy file; it comes before theirs.",
     },
     "LabTenant": {
+        "policy": "Its policy, as in a policy file.",
+        "policies": "Policy files, by absolute path.",
         "network": "Its origins are in this network, or behind it, and nowhere else.",
         "egress": "The interface by which its origins are reached.",
         "snat": "Source addresses outside, one of each family; by default the interface's own.",
@@ -158,6 +161,8 @@ SENTENCES: dict[str, dict[str, str]] = {
         "tenant": "The customer that it belongs to: one of the proxy's.",
         "user": "Who uses it, as flow records show it.",
         "device": "What it calls itself; the node's name by default.",
+        "groups": "Of its user, for policies.",
+        "posture": "Which checks of the device have passed and which have failed, for policies.",
         "token": "What it presents; the tenant's own by default.",
         "network": "The virtual network of the tenant that it belongs to.",
         "addresses": "Inside the tunnel; without any, one of each family is chosen.",
@@ -166,6 +171,7 @@ SENTENCES: dict[str, dict[str, str]] = {
         "tunnel": "What is done to packets in the tunnel.",
         "offload": "Super-packets of 64 KB through the tunnel: the kernel segments, and only where it must.",
     },
+    "Posture": {"passed": "Names of checks.", "failed": "Names of checks."},
     "UpstreamNode": {
         "services": "What it serves, and at which port.",
         "root": "A directory beside the lab file that http and https serve.",
@@ -268,6 +274,12 @@ SENTENCES: dict[str, dict[str, str]] = {
         "clear": "Forget every impairment but those said here.",
         "timeout": "How long it may take.",
         **LINKS,
+    },
+    "PolicyCheck": {
+        "policy": "What is in force from here on, as in a policy file.",
+        "tenant": "Whose policy it replaces; without one, that of all tenants.",
+        "revokes": "How many live flows must end by it.",
+        "timeout": "It must be in force, and every live flow judged, within this time.",
     },
     "NodeCheck": {
         "do": "stop, start, restart, or kill: end it as a crash would.",

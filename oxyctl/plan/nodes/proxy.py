@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from oxyctl.plan.site_onramps import on_ramps, tenant_settings
 from oxyctl.plan.site_tunnels import EDGE_SYSCTLS, has_kernel_edge
 from oxyctl.plan.steps import INHERITED, Control, Process
 from oxyctl.topology.nodes import ProxyNode
+from oxyctl.topology.policies import PolicyMapping, policy_path, policy_text
 from proxy.settings import ConnectedOnRamp, Settings
 
 CONTROL, TUNNELS = "control.sock", "tunnels.sock"
@@ -30,6 +32,8 @@ def plan_proxy(name: str, node: ProxyNode, draft: Draft) -> None:
     draft.add_namespace(name, SYSCTLS | (EDGE_SYSCTLS if is_edge else {}))
     home = draft.home(name)
     draft.add_file(home / "proxy.yaml", _yaml(_settings(name, node, home, draft)))
+    for tenant, policy in _policies(node):
+        draft.add_file(home / policy_path(tenant), policy_text(policy))
     process = Process(
         name=name,
         node=name,
@@ -43,15 +47,33 @@ def plan_proxy(name: str, node: ProxyNode, draft: Draft) -> None:
     draft.add_node(name, node.kind, process=name, probe=Control(socket=control), control=control)
 
 
+def _policies(node: ProxyNode) -> Iterator[tuple[str | None, PolicyMapping]]:
+    """Each policy and whose it is; None: of all tenants."""
+    if node.policy is not None:
+        yield None, node.policy
+    for tenant, said in node.tenants.items():
+        if said.policy is not None:
+            yield tenant, said.policy
+
+
 def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
     sockets = f"/proc/self/fd/{INHERITED}" if is_too_long(home / TUNNELS) else str(home)
     change = node.settings
+    tenants = {
+        tenant: tenant_settings(name, tenant, said.settings(list(node.attached)), draft.lab)
+        for tenant, said in node.tenants.items()
+    }
+    policies: list[str] = []
+    for tenant, _ in _policies(node):
+        if tenant is None:
+            policies.append(policy_path(None))
+        else:
+            files = [*tenants[tenant].policies, policy_path(tenant)]
+            tenants[tenant] = msgspec.structs.replace(tenants[tenant], policies=files)
     return Settings(
         node=name,
-        tenants={
-            tenant: tenant_settings(name, tenant, said.settings(list(node.attached)), draft.lab)
-            for tenant, said in node.tenants.items()
-        },
+        tenants=tenants,
+        policies=policies,
         onramps=[ConnectedOnRamp(path=f"{sockets}/{TUNNELS}"), *on_ramps(name, draft)],
         control=f"{sockets}/{CONTROL}",
         records=change.records,

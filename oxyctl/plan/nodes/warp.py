@@ -36,6 +36,8 @@ def _agent(name: str, node: WarpNode, draft: Draft) -> dict[str, Any]:
         addresses=draft.addresses(name),
         user=node.user,
         device=node.device or name,
+        groups=[*node.groups],
+        posture=node.posture,
         network=None if node.network == "default" else node.network,
         mtu=node.mtu,
         # chance and rate are of packets, not of super-packets

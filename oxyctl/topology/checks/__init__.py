@@ -4,6 +4,7 @@ base      what every check has
 probes    checks that are tried from inside a node
 links     links that are impaired on the way, tunnels of sites
 nodes     nodes that are stopped, started and killed on the way
+policies  policies that change on the way
 records   checks of what a proxy says
 values    what a check expects of a value
 """
@@ -15,6 +16,7 @@ from functools import partial
 
 from oxyctl.topology.checks.links import ImpairCheck, TunnelCheck
 from oxyctl.topology.checks.nodes import NodeCheck
+from oxyctl.topology.checks.policies import PolicyCheck
 from oxyctl.topology.checks.probes import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
 from oxyctl.topology.checks.records import FlowsCheck, MetricCheck
 from oxyctl.topology.model import Check, Lab
@@ -33,6 +35,7 @@ AnyCheck = (
     | ImpairCheck
     | TunnelCheck
     | NodeCheck
+    | PolicyCheck
 )
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "MetricCheck",
     "NodeCheck",
     "PingCheck",
+    "PolicyCheck",
     "TcpCheck",
     "TunnelCheck",
     "UdpCheck",

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import field
 
 from oxyctl.topology.model import Complaint, Lab, Networks, Node, Part
+from oxyctl.topology.policies import PolicyMapping, check_policies
 from proxy.settings import Bridge, KernelOffRamp, Records, TenantSettings, Timeouts, suggest
 from proxy.settings.model import OffRampName
 
@@ -24,6 +25,7 @@ class Overrides(Part, frozen=True):
 class LabTenant(TenantSettings, kw_only=True, frozen=True):
     """One customer of a proxy in a lab."""
 
+    policy: PolicyMapping | None = None  # what a policy file says
     network: str | None = None  # its origins are in there, or behind it, and nowhere else
 
     def settings(self, interfaces: list[str]) -> TenantSettings:
@@ -38,12 +40,16 @@ class ProxyNode(Node, kw_only=True, frozen=True, tag="proxy"):
 
     tenants: dict[str, LabTenant]
     networks: Networks = field(default_factory=dict)
+    policy: PolicyMapping | None = None  # of all tenants, before their own
     settings: Overrides = Overrides()
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
         """A proxy without tenants would refuse to start."""
         if not self.tenants:
             raise complain("at least one tenant is required", "tenants")
+        written = {tenant: said.policy for tenant, said in self.tenants.items() if said.policy is not None}
+        if self.policy is not None or written:
+            check_policies(self.policy, written, complain)
         for tenant, said in self.tenants.items():
             if said.network is not None and said.network not in self.attached:
                 unknown = f"proxy '{name}' is in no network '{said.network}'{suggest(said.network, self.attached)}"

@@ -9,7 +9,7 @@ from msgspec import field
 from oxyctl.topology.model import Complaint, Impaired, Lab, Node
 from oxyctl.topology.nodes.proxy import ProxyNode
 from oxyctl.topology.nodes.upstream import Port, check_services
-from proxy.context import Mtu
+from proxy.context import Mtu, Posture
 from proxy.settings import suggest
 
 MIN_IPV6_MTU = 1280  # RFC 8200 5
@@ -22,6 +22,8 @@ class WarpNode(Node, kw_only=True, frozen=True, tag="warp"):
     tenant: str
     user: str | None = None
     device: str | None = None
+    groups: list[str] = field(default_factory=list)  # of the user
+    posture: Posture | None = None  # checks of the device that passed and failed
     token: str | None = None
     addresses: list[str] = field(default_factory=list)
     mtu: Mtu = 1280

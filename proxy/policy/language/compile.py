@@ -152,7 +152,7 @@ class Compiler:
         left = self.operand(node.left)
         _check_comparable(left, node.left)
         if node.list_name is not None:
-            values = check_list(node.list_name, self._lists, left.kind, node.at)
+            values = check_list(node.list_name, self._lists, left.kind, node.list_at)
         else:
             values = values_of(node.items, left.kind, left.choices)
         container: Any = values.container()

@@ -125,7 +125,7 @@ class _Reader:
             right = self.node(parts[2], depth + 1)
             return Comparison(at, SYMBOLS.get(operator, operator), _spot(parts[1]), left, right)
         if kind == "member_of_list":
-            return Membership(_spot(parts[2]), left, list_name=str(parts[2])[1:])
+            return Membership(at, left, list_name=str(parts[2])[1:], list_at=_spot(parts[2]))
         return Membership(at, left, tuple(_item(part) for part in parts[2:]))
 
 

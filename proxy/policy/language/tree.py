@@ -71,6 +71,7 @@ class Membership:
     left: Node
     items: tuple[Literal | Range, ...] = ()
     list_name: str | None = None
+    list_at: Spot = Spot(1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,72 @@
+"""Policies that a lab file holds: as files for its proxy, and their mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from oxyctl.topology.model import Complaint
+from proxy.settings import DocumentError
+
+POLICIES = "policies"  # the directory beside proxy.yaml
+OF_ALL = "all.yaml"
+
+PolicyMapping = dict[str, Any]
+
+
+def policy_text(policy: PolicyMapping) -> str:
+    """What stands in its file."""
+    return str(yaml.safe_dump(policy, sort_keys=False, allow_unicode=True))
+
+
+def policy_path(tenant: str | None) -> str:
+    """Its file, relative to proxy.yaml; of all tenants without a tenant."""
+    return f"{POLICIES}/{OF_ALL if tenant is None else f'tenants/{tenant}.yaml'}"
+
+
+@dataclass
+class _File:
+    path: str
+    tenant: str | None
+    policy: PolicyMapping
+
+    def text(self) -> str:
+        return policy_text(self.policy)
+
+    def beside(self, name: str) -> str:
+        raise DocumentError("a policy in a lab file has its lists in itself", name)
+
+
+@dataclass
+class _Source:
+    files: list[_File]
+
+    def get(self) -> list[_File]:
+        return self.files
+
+    def changed(self) -> bool:
+        return False
+
+
+def check_policies(of_all: PolicyMapping | None, of_tenants: Mapping[str, PolicyMapping], complain: Complaint) -> None:
+    """A proxy would take them; what it would refuse is told without a line, for YAML has written them anew."""
+    from proxy.policy.load import compile_policies  # 0.1 s to import: only for labs that have policies
+
+    files = [] if of_all is None else [_File("policy", None, of_all)]
+    files += [_File(f"policy of {tenant}", tenant, policy) for tenant, policy in of_tenants.items()]
+    try:
+        compile_policies(_Source(files), of_tenants, 0.0)
+    except DocumentError as error:
+        tenant = next((each.tenant for each in files if each.path == error.file), None)
+        place = ("policy",) if tenant is None else ("tenants", tenant, "policy")
+        raise complain(f"{error.message}{_where(files, error)}", *place) from None
+
+
+def _where(files: list[_File], error: DocumentError) -> str:
+    """The line of the policy that the mistake is in, as it was written anew."""
+    text = next((each.text() for each in files if each.path == error.file), "")
+    lines = text.splitlines()
+    return f" (in '{lines[error.line - 1].strip()}')" if error.line and error.line <= len(lines) else ""
