@@ -15,6 +15,9 @@ class Spot(NamedTuple):
     end: int = 0
 
 
+BEGINNING = Spot(1, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Literal:
     """A value. Addresses stay text here: `10.0.0.1` may stand where `10.0.0.0/8` may not."""
@@ -71,7 +74,7 @@ class Membership:
     left: Node
     items: tuple[Literal | Range, ...] = ()
     list_name: str | None = None
-    list_at: Spot = Spot(1, 1)
+    list_at: Spot = BEGINNING
 
 
 @dataclass(frozen=True, slots=True)
