@@ -42,6 +42,7 @@ from proxy.settings import DocumentError, GueOnRamp, InterfaceOnRamp, Settings, 
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.descriptors import Descriptors
 from proxy.stream.echo import EchoFlow
+from proxy.stream.entrance import Entrance
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.relay import close_pool
 from proxy.stream.tcp import TcpPlane
@@ -107,8 +108,10 @@ class Proxy:
         ramps = self._ramps, self._ports
         kernel = self._kernel, self.kernel_problem
         self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, *kernel)
-        self._view.policy = self._lifecycle.judge = self._judge = self._load_policies()
+        self._view.policy = self._lifecycle.admission.judge = self._judge = self._load_policies()
         self._lifecycle.subscribe(flow_log.submit, "end")
+        self._hooks.start()
+        defer.callback(self._hooks.stop)
         await self._hooks.notify("startup")
         defer.push_async_callback(self._hooks.drain)
         defer.push_async_callback(self._hooks.notify, "shutdown")
@@ -145,15 +148,15 @@ class Proxy:
     def _make_plane(self) -> Plane:
         poller, lifecycle, timeouts = self._poller, self._lifecycle, self.settings.timeouts
         errors = IcmpErrors()
-        tcp = TcpPlane(poller, self._bridges, lifecycle, self._hooks, errors, timeouts, self._dialer)
+        tcp = TcpPlane(poller, self._bridges, lifecycle, errors, timeouts, self._dialer)
         for bridge in self._bridges.values():
             bridge.start(poller, tcp.accepted)
         udp_offload = self._bridges[HEADER_BYTES].udp_offload
         udp = DatagramPlane(open_session, poller, lifecycle, errors, timeouts, udp_offload)
         echo = DatagramPlane(EchoFlow, poller, lifecycle, errors, timeouts, udp_offload)
-        streams: dict[str, Opener] = {"tcp": tcp, "udp": udp}
-        tunnels = TunnelOffRamp(lifecycle, self._hooks, errors, timeouts, streams, self._kernel)
-        return Plane(tcp, udp, echo, errors, tunnels)
+        openers: dict[str, Opener] = {"tcp": tcp, "udp": udp, "icmp": echo, "icmpv6": echo}
+        forwarder = TunnelOffRamp(lifecycle, errors, timeouts, self._kernel)
+        return Plane(Entrance(lifecycle, errors, openers, forwarder), errors)
 
     def _load_policies(self) -> PolicyJudge | None:
         """The judge of all new flows; None where no policy is named."""
@@ -261,6 +264,7 @@ class Proxy:
         self._timer = asyncio.get_running_loop().call_later(wheel.tick_s, self._tick)
         self._wake_flows()
         self._lifecycle.send_updates(self.tenants.values(), self.settings.records.update_every_s, now)
+        self._lifecycle.admission.tick(now)
         for tenant in self.tenants.values():
             tenant.expire_fragments(now)
         if self._kernel is not None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
 
 import msgspec
 from msgspec import Meta
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Extension = TypeVar("Extension", default=Any)  # what an application keeps beside tunnels and flows
+else:
+    from typing import TypeVar
+
+    Extension = TypeVar("Extension")  # defaults are new in Python 3.13 (PEP 696)
 
 OFFLOAD = "virtio-net"
 MAX_CONTEXT_BYTES = 64 << 10
@@ -28,8 +37,11 @@ class Posture(msgspec.Struct, frozen=True, omit_defaults=True):
     failed: Annotated[list[Label], Meta(max_length=256)] = []
 
 
-class TunnelContext(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """The first datagram of a connected tunnel: whose it is, and which addresses are its own. Others are ignored."""
+class TunnelContext(msgspec.Struct, Generic[Extension], kw_only=True, omit_defaults=True):
+    """The first datagram of a connected tunnel: whose it is, and which addresses are its own. Others are ignored.
+
+    `extension` is the application's, from `packet_context` or `tunnel_open` on, and never comes off the wire.
+    """
 
     tenant: Label
     addresses: Annotated[list[Label], Meta(min_length=1, max_length=64)]
@@ -41,6 +53,7 @@ class TunnelContext(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tru
     network: Label | None = None  # of the tenant's; `default` when it says nothing
     mtu: Mtu = 1280
     offload: Literal["virtio-net"] | None = None
+    extension: Extension | None = None
 
 
 class TunnelAnswer(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -58,5 +71,19 @@ def group_names(context: TunnelContext | None) -> tuple[str, ...]:
 
 
 encode = msgspec.json.Encoder().encode
-decode_context = msgspec.json.Decoder(TunnelContext).decode
 decode_answer = msgspec.json.Decoder(TunnelAnswer).decode
+_decode = msgspec.json.Decoder(TunnelContext).decode
+
+
+def decode_context(data: bytes) -> TunnelContext:
+    """What the first datagram says; msgspec.DecodeError names what is wrong with it."""
+    context = _decode(data)
+    context.extension = None
+    return context
+
+
+def checked(context: TunnelContext[Extension]) -> TunnelContext[Extension]:
+    """A context that an application has made, its fields as those of a datagram; else msgspec.ValidationError."""
+    plain = msgspec.structs.replace(context, extension=None)
+    msgspec.convert(msgspec.to_builtins(plain), TunnelContext)
+    return context

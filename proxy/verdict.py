@@ -49,6 +49,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return self.action == "deny"
 
 
+class Failure(Verdict, frozen=True):
+    """The denial of a hook or a policy that has failed: its flow ends with `proxy_error`."""
+
+
 class Decision(msgspec.Struct, frozen=True):
     """One thing that was said about the flow: at which stage, by which policy and rule, and why."""
 

@@ -38,6 +38,7 @@ class MemoryTunnel:
         self.id, self.tenant, self.mtu = tunnel_id, tenant, mtu
         self.user: str | None = None
         self.device: str | None = None
+        self.extension: Any = None
         self.header_bytes = HEADER_BYTES if offload else 0
         self.network, self.site, self.penalty = tenant.networks[network], site, 0
         self.flows: dict[int, dict[bytes, Flow]] = {}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 from proxy.flow import community
+from proxy.flow.context import FlowContext
 from proxy.flow.path import KernelPath, Path
 from proxy.flow.record import (
     ClosedBy,
@@ -35,6 +36,8 @@ ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0
 AS_ASKED = ""  # the origin is what the client asked for
 CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
 
+Record = TypeVar("Record", bound=FlowRecord)
+
 _numbers = itertools.count(1)
 
 
@@ -44,10 +47,11 @@ class Flow:
     __slots__ = (
         "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by", "connected_at",
         "decisions", "destination", "destination_port", "detected_protocol", "dscp", "egress", "egress_ip", "ended_ns",
-        "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals", "level",
-        "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "parent_id", "policy_ms",
-        "protocol", "route", "seq", "source", "source_port", "spliced", "started_at", "started_ns", "state", "tenant",
-        "timer_due", "timer_slot", "tls", "tracked", "ttfb_ms", "verdict", "virtual",
+        "extension", "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals",
+        "level", "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "parent_id",
+        "policy_ms", "protocol", "redirect", "route", "seq", "source", "source_port", "spliced", "started_at",
+        "started_ns", "state", "tenant", "timer_due", "timer_slot", "tls", "tracked", "ttfb_ms", "verdict",
+        "virtual", "wanted_level",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +75,9 @@ class Flow:
         self.handler: Any = None
         self.egress: Carrier | None = None  # the tunnel that it leaves by; None: a socket of the host's
         self.route: str | None = None  # what led there
+        self.redirect: tuple[bytes, int] | None = None  # address and port that it goes to, not those it asked for
+        self.wanted_level: Level | None = None  # how high a verdict lifts it
+        self.extension: Any = None  # what the application keeps beside this flow, when it is not its tunnel's
         self.parent_id: str | None = None  # of the flow that made way for this one
         self.dscp: int | None = None  # of its first packet
         self.origin: str | None = None
@@ -105,6 +112,27 @@ class Flow:
     @property
     def destination_text(self) -> str:
         return endpoint(self.destination, self.destination_port)
+
+    @property
+    def target(self) -> tuple[bytes, int]:
+        """The address and port that it really goes to."""
+        return self.redirect or (self.destination, self.destination_port)
+
+    @property
+    def target_text(self) -> str:
+        return endpoint(*self.target)
+
+    @property
+    def far_key(self) -> bytes:
+        """The flow's key as it stands in packets to the origin."""
+        return self.key_towards(self.redirect)
+
+    def key_towards(self, redirect: tuple[bytes, int] | None) -> bytes:
+        """The same, if it went there; None: to where it asked for."""
+        if redirect is None:
+            return self.key
+        address, port = redirect
+        return self.source + address + self.source_port.to_bytes(2, "big") + port.to_bytes(2, "big")
 
     @property
     def is_ended(self) -> bool:
@@ -195,6 +223,13 @@ class Flow:
         """The same for somebody who looks: nothing advances."""
         return self._fill("end" if self.is_recorded else "update", node, now_ns, self.seq, self.totals(), None)
 
+    def show(self, node: str, now_ns: int) -> FlowContext[Any]:
+        """The same for an application, with what it keeps beside the flow."""
+        event: Event = "end" if self.is_recorded else "update"
+        context = self._fill(event, node, now_ns, self.seq, self.totals(), None, FlowContext)
+        context.extension = self.carrier.extension if self.extension is None else self.extension
+        return context
+
     def restore(self, record: FlowRecord) -> None:
         """Be the flow again that `record` is of."""
         self.id, self.started_ns, self.seq, self.decisions = (
@@ -205,9 +240,12 @@ class Flow:
         )  # fmt: skip
         self.origin_tcp_ms, self.policy_ms = record.origin_tcp_ms, record.policy_ms
 
-    def _fill(self, event: Event, node: str, now_ns: int, seq: int, total: Totals, delta: Totals | None) -> FlowRecord:
+    def _fill(
+        self, event: Event, node: str, now_ns: int, seq: int, total: Totals, delta: Totals | None,
+        kind: type[Record] = FlowRecord,  # type: ignore[assignment]  # the default is what the type variable is then
+    ) -> Record:  # fmt: skip
         carrier = self.carrier
-        return FlowRecord(
+        return kind(
             event=event, seq=seq, final=event == "end",
             flow_id=self.id, parent_id=self.parent_id, community_id=self.community_id(), tenant=self.tenant.name,
             user=carrier.user, device=carrier.device, node=node,

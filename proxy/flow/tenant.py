@@ -16,6 +16,8 @@ from proxy.settings.parts import DEFAULT_NETWORK
 
 ECN = 3
 
+Endpoint = tuple[bytes, int]  # an address and a port
+
 
 class Lane(Protocol):
     """A way into a tunnel that a hot loop may use by itself."""
@@ -41,6 +43,7 @@ class Carrier(Protocol):
     owned: frozenset[bytes]  # addresses that are this tunnel's alone
     user: str | None
     device: str | None
+    extension: Any  # what the application keeps beside this tunnel
     mtu: int
     penalty: int  # on routes that lead here, by its health
     header_bytes: int  # of virtio-net before each packet: 10 with offload, else 0
@@ -76,6 +79,12 @@ class Entry(Protocol):
     carrier: Carrier
     egress: Carrier | None
     key: bytes
+    redirect: Endpoint | None
+
+    @property
+    def far_key(self) -> bytes: ...
+
+    def key_towards(self, redirect: Endpoint | None) -> bytes: ...
 
     @property
     def protocol(self) -> str: ...
@@ -191,21 +200,21 @@ class Tenant:
         found = (self.find(carrier, protocol, key) for carrier, key in _places(flow))
         return [*{id(other): other for other in found if other is not None and other is not flow}.values()]
 
-    def collides(self, protocol: int, flow: Entry, egress: Carrier) -> bool:
-        """Whether a live flow has the place that `flow` needs to leave by `egress`."""
+    def collides(self, protocol: int, flow: Entry, egress: Carrier, redirect: Endpoint | None = None) -> bool:
+        """Whether a live flow has the place that `flow` needs to leave by `egress`, towards `redirect` if that is."""
         if egress is flow.carrier:  # an interface on-ramp, where no answers arrive
             return False
-        other = self.find(egress, protocol, reverse_key(flow.key))
+        other = self.find(egress, protocol, reverse_key(flow.key_towards(redirect)))
         return other is not None and other is not flow and not other.is_ended
 
     def add(self, protocol: int, flow: Entry) -> None:
         self._put(protocol, flow)
         self.opened[flow.protocol] += 1
 
-    def move(self, protocol: int, flow: Entry, egress: Carrier | None) -> None:
+    def move(self, protocol: int, flow: Entry, egress: Carrier | None, redirect: Endpoint | None = None) -> None:
         """Let a flow leave by another tunnel, or by a socket; who calls this has asked `collides` with that tunnel."""
         self._take(protocol, flow)
-        flow.egress = egress
+        flow.egress, flow.redirect = egress, redirect
         self._put(protocol, flow)
 
     def remove(self, protocol: int, flow: Entry) -> None:
@@ -260,7 +269,7 @@ class Tenant:
 def _places(flow: Entry) -> list[tuple[Carrier, bytes]]:
     if flow.egress is None or flow.egress is flow.carrier:
         return [(flow.carrier, flow.key)]
-    return [(flow.carrier, flow.key), (flow.egress, reverse_key(flow.key))]
+    return [(flow.carrier, flow.key), (flow.egress, reverse_key(flow.far_key))]
 
 
 def _is_own(flow: Entry, carrier: Carrier, key: bytes) -> bool:

@@ -27,6 +27,7 @@ class RampCarrier:
     kernel_hops = 0
     opens = True
     exit: Callable[[bytes | memoryview], int] | None = None
+    extension: Any = None  # what the application keeps beside this tunnel
     pump: RampPump | ExitPump
     owns: Callable[[bytes], bool]
 

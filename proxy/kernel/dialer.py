@@ -82,9 +82,9 @@ class Leg:
         """`inside`: addresses and ports of what the socket sends; `code`: what its connect(2) said."""
         self.sock, self.code = sock, code
         self._bridge, self._egress, self._inside = bridge, egress, inside
-        self._answer = reverse_key(flow.key)
+        self._answer = reverse_key(flow.far_key)
         self.outward, self.inward = Path(), Path()
-        set_rewrite(self.outward, inside, flow.key)
+        set_rewrite(self.outward, inside, flow.far_key)
         set_reverse(self.inward, self.outward, reverse_key(inside))
         self.outward.send = egress.sender(flow_hash(ip.TCP, flow.key))
         bridge.paths[inside] = self.outward

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 
 from proxy.errors import DropReason
 from proxy.flow.flow import AS_ASKED, PROTOCOL_NUMBERS, Flow
@@ -17,6 +16,7 @@ from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
 from proxy.packet.forward import for_kernel, forward, memoise, take_hops
 from proxy.packet.plane import UNREACHABLE, Inject
 from proxy.packet.routes import Hop, choose, leave
+from proxy.verdict import Verdict
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
 
@@ -24,66 +24,22 @@ LAST_PACKETS_S = 2.0  # after both FINs: the last acknowledgements and repetitio
 CUT_S = 60.0  # after an end that the hosts do not know of: their next segments are answered with RST
 CLOSED = ("client_closed", "origin_closed")
 CUTS = ("denied", "admin_killed", "policy_revoked", "tunnel_closed", "proxy_error")
-LEVELS = ("packet", "stream")
 FAILURES = ("origin_refused", "origin_unreachable", "origin_timeout")  # to connect
 
 
 class ForwardedFlow(WatchedFlow):
     """One flow whose packets go on unread."""
 
-    __slots__ = ("_is_lifted", "_is_started", "_protocol", "is_unrouted")
+    __slots__ = ("_is_started", "_protocol", "is_unrouted")
 
-    def __init__(self, plane: PacketFlows, flow: Flow, *, is_lifted: bool) -> None:
+    def __init__(self, plane: PacketFlows, flow: Flow) -> None:
         super().__init__(plane, flow)
-        self._is_lifted = is_lifted
         self._protocol = PROTOCOL_NUMBERS[flow.protocol]
         self._is_started = False
         self.is_unrouted = False  # its route has changed: the next packet looks for a new one
 
-    def decided(self, held: bytes, packet: IPPacket, denial: str | None) -> None:
-        """Hooks and policy have spoken about the flow whose first packet stands in `held`."""
-        flow, plane = self.flow, self._plane
-        if flow.is_ended:
-            return
-        if not plane.lifecycle.decide(flow, denial):
-            plane.errors.answer(flow.carrier, icmp.PROHIBITED, held, packet, time.monotonic())
-            self.end("denied")
-        elif flow.protocol in plane.streams and plane.hooks.has("level"):
-            then = partial(self._chosen, held, packet)
-            plane.hooks.choose_then("level", plane.lifecycle.look(flow), LEVELS, then)
-        else:
-            self._start(held, packet)
-
-    def _chosen(self, held: bytes, packet: IPPacket, choice: str | None, denial: str | None) -> None:
-        """The application has said how high the flow is lifted, or has not."""
-        if self.flow.is_ended:
-            return
-        if denial is not None:
-            self._plane.lifecycle.decide(self.flow, denial)
-            self._plane.errors.answer(self.flow.carrier, icmp.PROHIBITED, held, packet, time.monotonic())
-            self.end("denied")
-        elif self._is_lifted if choice is None else choice == "stream":
-            self._lift(held, packet)
-        else:
-            self._start(held, packet)
-
-    def _lift(self, held: bytes, packet: IPPacket) -> None:
-        """Hand the flow over to the stream plane."""
-        flow = self.flow
-        flow.widen()
-        if flow.egress is not None and flow.egress.exit is not None:
-            flow.tenant.move(self._protocol, flow, None)
-        flags = tcp.flags(held, packet) if flow.protocol == "tcp" else tcp.SYN
-        if flags & (tcp.SYN | tcp.ACK) != tcp.SYN:
-            flow.carrier.deliver(tcp.reset_for(held, packet))
-            flow.tenant.drops[DropReason.NOT_SYN] += 1
-            self.end("unknown")
-            return
-        if reason := self._plane.streams[flow.protocol].open(flow, bytearray(held), packet):
-            flow.tenant.drops[reason] += 1
-            self.end("proxy_error")
-
-    def _start(self, held: bytes, packet: IPPacket) -> None:
+    def start(self, held: bytes, packet: IPPacket) -> None:
+        """The flow may be: send its first packet on, which stands in `held`."""
         flow = self.flow
         self._is_started = True
         flow.level, flow.origin = "packet", AS_ASKED
@@ -115,12 +71,10 @@ class ForwardedFlow(WatchedFlow):
             for direction in flow.tracked:  # nobody knows any more; nearly all hosts have the option
                 direction.options = direction.first_options = TIMESTAMPS
 
-    def let_in(self, inject: Inject, denial: str | None) -> None:
-        """Hooks and policy have spoken about a flow that begins with an answer."""
-        flow, plane = self.flow, self._plane
-        if flow.is_ended:
-            return
-        if not plane.lifecycle.decide(flow, denial):
+    def let_in(self, inject: Inject, verdict: Verdict) -> None:
+        """Policy and hooks have spoken about a flow that begins with an answer."""
+        flow = self.flow
+        if verdict.is_denial:
             self.end("denied")
             return
         self._is_started = True
@@ -249,8 +203,8 @@ class ForwardedFlow(WatchedFlow):
             return
         if flow.offramp != "kernel" or reason not in CLOSED:  # else the last packets pass as those before
             self.forget()
-        if is_new and reason in FAILURES and self._plane.hooks.has("connect_failed"):
-            self._plane.hooks.notify_soon("connect_failed", self._plane.lifecycle.look(flow))
+        if is_new and reason in FAILURES:
+            self._plane.lifecycle.connect_failed(flow)
         wait_s = CUT_S if reason in CUTS else LAST_PACKETS_S
         if reason in CUTS:
             self._cut()

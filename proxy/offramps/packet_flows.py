@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.flow.tenant import Carrier
-from proxy.hooks import HookRunner
 from proxy.packet.icmp_errors import IcmpErrors
-from proxy.packet.plane import Opener
 from proxy.settings.model import Timeouts
 
 if TYPE_CHECKING:
@@ -52,9 +50,7 @@ class PacketFlows:
     """Whom these flows turn to, and what they count together."""
 
     lifecycle: Lifecycle
-    hooks: HookRunner
     errors: IcmpErrors
     timeouts: Timeouts
-    streams: Mapping[str, Opener]  # by protocol: for flows that are lifted although they could leave as packets
     connections: Connections | None = None  # of flows that leave by the kernel
     idents: itertools.count[int] = field(default_factory=lambda: itertools.count(1))  # of IPv6 fragments

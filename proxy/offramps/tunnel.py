@@ -1,4 +1,4 @@
-"""Flows that leave as packets, by a tunnel or by the kernel: opened or lifted, and told that the way has changed."""
+"""Flows that leave as packets, by a tunnel or by the kernel: opened, and told that the way has changed."""
 
 from __future__ import annotations
 
@@ -16,33 +16,27 @@ from proxy.wire.ip import IPPacket
 
 
 class TunnelOffRamp(PacketFlows):
-    """Opens flows that leave as packets, or has them lifted to streams."""
+    """Opens flows that leave as packets."""
 
     __slots__ = ()
 
-    def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Ask whether the flow may be, and how high it is lifted; send its first packet on."""
-        may_lift = flow.protocol in self.streams
-        if may_lift and hop.is_stream and not self.hooks.has("level"):
-            if hop.carrier is not None and hop.carrier.exit is not None:  # read by us, it leaves by a socket of ours
-                flow.egress = None
-                flow.widen()
-            return self.streams[flow.protocol].open(flow, buffer, packet)
-        handler = ForwardedFlow(self, flow, is_lifted=may_lift and hop.is_stream)
-        held = bytes(buffer[: packet.end])
-        self.lifecycle.begin(flow, handler, partial(handler.decided, held, packet))
+    def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """Send the flow's first packet on, and those that follow."""
+        handler = ForwardedFlow(self, flow)
+        self.lifecycle.begin(flow, handler, partial(handler.start, bytes(buffer[: packet.end]), packet))
         return None
 
     def take_back(self, flow: Flow) -> None:
         """The flow has passed without us: go on with it."""
-        handler = ForwardedFlow(self, flow, is_lifted=False)
+        handler = ForwardedFlow(self, flow)
         handler.resume()
         self.lifecycle.resume(flow, handler)
 
     def open_answer(self, flow: Flow, inject: Inject) -> None:
         """Ask whether a flow may be that begins with an answer, which `inject` sends on."""
-        handler = ForwardedFlow(self, flow, is_lifted=False)
-        self.lifecycle.begin(flow, handler, partial(handler.let_in, inject))
+        handler = ForwardedFlow(self, flow)
+        then = partial(handler.let_in, inject)
+        self.lifecycle.begin(flow, handler, partial(self.lifecycle.admission.ask, flow, then))
 
 
 def carrier_changed(carrier: Carrier) -> None:

@@ -11,10 +11,11 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from proxy.context import MAX_CONTEXT_BYTES, TunnelAnswer, TunnelContext, decode_context, encode
+from proxy.context import MAX_CONTEXT_BYTES, TunnelAnswer, TunnelContext, checked, decode_context, encode
 from proxy.device.seqpacket import enlarge_send_buffer, is_end_of_file
 from proxy.errors import ProxyError
 from proxy.flow.tenant import Network, Tenant
@@ -24,6 +25,7 @@ from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.settings.model import ConnectedOnRamp
 from proxy.settings.parts import DEFAULT_NETWORK
+from proxy.verdict import ALLOW, Verdict
 from proxy.wire import ip
 
 log = logging.getLogger(__name__)
@@ -73,15 +75,39 @@ class ConnectedRamp:
             introduction.refuse("the proxy is stopping")
         Path(self.settings.path).unlink(missing_ok=True)
 
-    def introduced(self, introduction: _Introduction, context: TunnelContext) -> None:
-        """Check what the client says of itself, ask the application, answer."""
+    def introduced(self, introduction: _Introduction, data: bytes) -> None:
+        """Understand what the client says of itself, check it, ask the application, answer."""
+        if not self.hooks.has("packet_context"):
+            self._understood(introduction, data, None)
+            return
+
+        async def run() -> None:
+            self._understood(introduction, data, await self.hooks.fetch("packet_context", data, TunnelContext))
+
+        self.hooks.spawn(run(), failed=lambda: introduction.refuse("the proxy failed"))
+
+    def _understood(self, introduction: _Introduction, data: bytes, answer: Any) -> None:
+        """`answer`: what the application makes of the datagram; None leaves it to the default format."""
+        if introduction.is_over:
+            return
+        if isinstance(answer, (str, Verdict)) and (refusal := _refusal(answer)):
+            introduction.refuse(refusal)
+            return
+        try:
+            context = checked(answer) if isinstance(answer, TunnelContext) else decode_context(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested 1,000 deep
+            introduction.refuse(f"bad context: {error}")
+            return
+        self._introduced(introduction, context)
+
+    def _introduced(self, introduction: _Introduction, context: TunnelContext[Any]) -> None:
         problem = self._problem(context) or self._may_open(context)
         if problem is not None:
             introduction.refuse(problem)
         elif not self.hooks.has("tunnel_open"):
-            self._admit(introduction, context, None)
+            self._admit(introduction, context, ALLOW)
         else:
-            self.hooks.ask_then("tunnel_open", context, lambda denial: self._admit(introduction, context, denial))
+            self.hooks.ask_then("tunnel_open", context, lambda verdict: self._admit(introduction, context, verdict))
 
     def done(self, introduction: _Introduction, refused: str | None) -> None:
         """It is a tunnel now, or was refused."""
@@ -115,7 +141,7 @@ class ConnectedRamp:
     def _resume(self) -> None:
         self._poller.change(self._listener.fileno(), IN)
 
-    def _problem(self, context: TunnelContext) -> str | None:
+    def _problem(self, context: TunnelContext[Any]) -> str | None:
         tenant = self.tenants.get(context.tenant)
         if tenant is None:
             return f"unknown tenant {context.tenant!r}"
@@ -133,10 +159,12 @@ class ConnectedRamp:
             return str(error)
         return _address_problem(network, addresses)
 
-    def _admit(self, introduction: _Introduction, context: TunnelContext, denial: str | None) -> None:
+    def _admit(self, introduction: _Introduction, context: TunnelContext[Any], verdict: Verdict) -> None:
         if introduction.is_over:
             return
-        problem = denial or self._problem(context)  # again: somebody may have come first while the application thought
+        problem = _refusal(verdict) or self._problem(
+            context
+        )  # again: somebody may have come first while the application thought
         if problem is not None:
             introduction.refuse(problem)
             return
@@ -191,14 +219,9 @@ class _Introduction:
         if not data:
             self.refuse("the client hung up" if is_end_of_file(self._sock) else "the context is empty")
             return
-        try:
-            context = decode_context(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested 1,000 deep
-            self.refuse(f"bad context: {error}")
-            return
         self._timer.cancel()  # it was in time; the application's hook has a time of its own
         self._poller.forget(self._sock.fileno())  # what follows are packets, for the tunnel
-        self._ramp.introduced(self, context)
+        self._ramp.introduced(self, data)
 
     def _answer(self, answer: TunnelAnswer) -> bool:
         try:
@@ -214,7 +237,14 @@ class _Introduction:
         self._ramp.done(self, refused)
 
 
-def _addresses(context: TunnelContext) -> frozenset[bytes]:
+def _refusal(answer: str | Verdict) -> str | None:
+    """What a client is told that the application does not want."""
+    if isinstance(answer, str):
+        return answer or "refused"
+    return (answer.reason or "refused") if answer.is_denial else None
+
+
+def _addresses(context: TunnelContext[Any]) -> frozenset[bytes]:
     addresses = frozenset(ipaddress.ip_address(text).packed for text in context.addresses)
     for address in addresses:
         if not ip.is_unicast(address):

@@ -6,6 +6,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 
 from proxy.context import TunnelContext
 from proxy.device.seqpacket import is_end_of_file
@@ -29,7 +30,7 @@ class Tunnel(RampCarrier):
         self,
         tunnel_id: str,
         sock: socket.socket,
-        context: TunnelContext,
+        context: TunnelContext[Any],
         tenant: Tenant,
         addresses: frozenset[bytes],
         plane: Plane,
@@ -44,6 +45,7 @@ class Tunnel(RampCarrier):
             network=context.network or DEFAULT_NETWORK, owned=addresses,
         )  # fmt: skip
         self.context = context
+        self.extension = context.extension
         self.owns = addresses.__contains__
         self._addresses = addresses
         self._sock, self._send, self._poller, self._closed = sock, sock.send, poller, closed

@@ -37,8 +37,8 @@ class Opener(Protocol):
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
 
-class OffRamp(Protocol):
-    """Who opens flows whose next hop is a tunnel."""
+class Admits(Protocol):
+    """Who lets flows in: asks whether they may be, and has them opened."""
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
@@ -50,12 +50,8 @@ class OffRamp(Protocol):
 class Plane:
     """The packet plane of all tenants. `handle` is called for each packet that has no memoised path."""
 
-    def __init__(
-        self, tcp: Opener, udp: Opener, echo: Opener, errors: IcmpErrors, tunnels: OffRamp | None = None
-    ) -> None:
-        """`tunnels` may be missing where no network has routes."""
-        self._openers = {ip.TCP: tcp, ip.UDP: udp, ip.ICMP: echo, ip.ICMPV6: echo}
-        self._errors, self._tunnels = errors, tunnels
+    def __init__(self, admits: Admits, errors: IcmpErrors) -> None:
+        self._admits, self._errors = admits, errors
         self._addresses: dict[bytes, bytes] = {}  # one object for all flows that have it
 
     def handle(self, carrier: Carrier, buffer: bytearray, end: int, now: float, now_ns: int) -> DropReason | None:
@@ -194,15 +190,11 @@ class Plane:
         flow.dscp = packet.tos >> 2
         if hop.route is not None:
             flow.route = str(hop)
-        if hop.carrier is None:
-            if packet.protocol not in self._openers:
-                return DropReason.PROTOCOL_UNSUPPORTED
-            return self._openers[packet.protocol].open(flow, buffer, packet)
-        if tenant.collides(packet.protocol, flow, hop.carrier):
-            return DropReason.FLOW_COLLISION
-        flow.egress, flow.offramp = hop.carrier, "tunnel" if hop.carrier.exit is None else "kernel"
-        assert self._tunnels is not None
-        return self._tunnels.open(flow, hop, buffer, packet)
+        if hop.carrier is not None:
+            if tenant.collides(packet.protocol, flow, hop.carrier):
+                return DropReason.FLOW_COLLISION
+            flow.egress, flow.offramp = hop.carrier, "tunnel" if hop.carrier.exit is None else "kernel"
+        return self._admits.open(flow, hop, buffer, packet)
 
     def _expected(
         self, exit_: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
@@ -239,17 +231,16 @@ class Plane:
         if flow.tenant.collides(number, flow, egress):
             return DropReason.FLOW_COLLISION
         flow.parent_id, flow.route, flow.egress, flow.offramp = parent.id, parent.route, egress, parent.offramp
-        assert self._tunnels is not None
-        self._tunnels.open_answer(flow, inject)
+        self._admits.open_answer(flow, inject)
         return None
 
     def take_back(self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int) -> Flow | None:
         """A flow that the kernel has carried while nobody was there, as it was decided; None: it cannot be one."""
-        if protocol not in _NAMES or self._tunnels is None or carrier.tenant.find(carrier, protocol, key) is not None:
+        if protocol not in _NAMES or carrier.tenant.find(carrier, protocol, key) is not None:
             return None
         flow = self._new_flow(carrier, protocol, key, now, now_ns)
         flow.egress, flow.offramp = carrier, "kernel"
-        self._tunnels.take_back(flow)
+        self._admits.take_back(flow)
         return flow
 
     def _new_flow(

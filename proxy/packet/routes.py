@@ -29,6 +29,7 @@ class Hop:
 
 
 SOCKETS = Hop(None, None)
+OFFRAMPS = {"sockets": "stream", "kernel": "kernel", "clients": "clients"}  # names in verdicts, and in routes
 
 
 def choose(network: Network, destination: bytes, number: int) -> Hop | DropReason:
@@ -44,6 +45,25 @@ def choose(network: Network, destination: bytes, number: int) -> Hop | DropReaso
     best = min(_cost(hop) for _, hops in open_hops for hop in hops)
     equal = [(route, [hop for hop in hops if _cost(hop) == best]) for route, hops in open_hops]
     return _share([(route.weight, hops) for route, hops in equal if hops], number)
+
+
+def named(network: Network, offramp: str, destination: bytes, number: int) -> Hop | DropReason | str:
+    """The next hop by an off-ramp that a verdict names, or why there is none; a text: no off-ramp has that name."""
+    if offramp.startswith(SITE):
+        if offramp.removeprefix(SITE) not in network.sites:
+            return f"no site '{offramp.removeprefix(SITE)}' has an open tunnel{_others(network)}"
+    elif offramp not in OFFRAMPS:
+        return f"no off-ramp '{offramp}'; expected one of: {', '.join(OFFRAMPS)}, site:NAME"
+    route = Route(prefix="verdict", via=OFFRAMPS.get(offramp, offramp))
+    hops = _hops(network, route, destination)
+    if not hops:
+        return DropReason.NO_NEXT_HOP
+    best = min(map(_cost, hops))
+    return _share([(1, [hop for hop in hops if _cost(hop) == best])], number)
+
+
+def _others(network: Network) -> str:
+    return f"; those that have: {', '.join(sorted(network.sites))}" if network.sites else ""
 
 
 def leave(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:

@@ -136,7 +136,7 @@ class Settings(Part, frozen=True):
     onramps: list[OnRamp]
     node: str | None = None  # the name in records; the host's by default
     control: str = "control.sock"
-    hooks: str | None = None  # "module:Class" of a proxy.hooks.Hooks
+    hooks: str | None = None  # "module:Class" or "file.py:Class" of a proxy.hooks.Hooks
     policies: list[str] = msgspec.field(default_factory=list)  # files, of all tenants
     offramp: OffRampName = "sockets"  # of flows that nobody reads; `kernel` changes the namespace that we run in
     kernel: KernelOffRamp = KernelOffRamp()
@@ -156,6 +156,7 @@ def load(path: str | Path) -> Settings:
     return replace(
         settings,
         control=str(base / settings.control),
+        hooks=_hooks_from(base, settings.hooks),
         policies=[str(base / each) for each in settings.policies],
         tenants={
             name: replace(tenant, policies=[str(base / each) for each in tenant.policies])
@@ -167,6 +168,12 @@ def load(path: str | Path) -> Settings:
             for ramp in settings.onramps
         ],
     )
+
+
+def _hooks_from(base: Path, hooks: str | None) -> str | None:
+    """The same, the path of a file absolute."""
+    place, _, name = (hooks or "").rpartition(":")
+    return f"{base / place}:{name}" if place.endswith(".py") or "/" in place else hooks
 
 
 def _check(document: Document, settings: Settings) -> None:
@@ -181,8 +188,8 @@ def _check(document: Document, settings: Settings) -> None:
         elif isinstance(ramp, InterfaceOnRamp):
             _check_interfaces(document, settings, ramp, number)
     _check_sites(document, settings)
-    if settings.hooks is not None and not all(settings.hooks.partition(":")):
-        raise document.error(f"expected 'module:Class' (found {settings.hooks!r})", ("hooks",))
+    if settings.hooks is not None and not all(settings.hooks.rpartition(":")):
+        raise document.error(f"expected 'module:Class' or 'file.py:Class' (found {settings.hooks!r})", ("hooks",))
 
 
 def _check_tenants(document: Document, settings: Settings) -> None:

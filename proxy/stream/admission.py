@@ -1,11 +1,26 @@
-"""Whether a flow may be, and how: who is asked between its first packet and its path."""
+"""Whether a flow may be, and how: the policy is asked first, then the application; what they say is written down."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import heapq
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
+from proxy.errors import DropReason
 from proxy.flow.flow import Flow
-from proxy.verdict import Ruling
+from proxy.hooks import FlowContext, HookRunner
+from proxy.verdict import ALLOW, Decision, Failure, Ruling, Verdict
+
+log = logging.getLogger(__name__)
+
+ALLOWED_BY_DEFAULT = [Decision(stage="flow_start", policy="default", action="allow", reason="no policy is configured")]
+ALLOWED_BY_HOOK = [Decision(stage="flow_start", policy="hook", action="allow")]
+NO_TIME = 0.0  # nobody was asked
+STAGES = ("flow_start", "route", "level", "connect")  # hooks that decide about a new flow, in order
 
 
 class Judge(Protocol):
@@ -14,3 +29,118 @@ class Judge(Protocol):
     def judge(self, flow: Flow) -> Ruling:
         """The verdict on the flow as it stands, with the decisions that led to it. It must not wait."""
         ...
+
+
+class Admission:
+    """Asks, and writes into the flow what was said. `judge` is None where no policy is loaded: that costs nothing."""
+
+    def __init__(self, hooks: HookRunner, show: Callable[[Flow], FlowContext[Any]]) -> None:
+        """`show(flow)` is what the application is shown."""
+        self.hooks = hooks
+        self.judge: Judge | None = None
+        self.stages = tuple(stage for stage in STAGES if hooks.has(stage))
+        self._show = show
+        self._expiring: list[tuple[float, int, Flow]] = []
+        self._numbers = itertools.count()
+
+    def judged(self, flow: Flow) -> Verdict:
+        """The policy's verdict, written down. A policy that fails denies."""
+        if self.judge is None:
+            flow.policy_ms, flow.decisions = NO_TIME, ALLOWED_BY_DEFAULT
+            return ALLOW
+        began = time.monotonic()
+        try:
+            ruling = self.judge.judge(flow)
+        except Exception:
+            log.exception("the policy failed on %r", flow)
+            return self._take(flow, "network", "policy", Failure(action="deny", reason="the policy failed"))
+        flow.policy_ms = (time.monotonic() - began) * 1000
+        flow.decisions = ruling.decisions
+        return self._accept(flow, ALLOW if _is_plain(ruling.verdict) else ruling.verdict)
+
+    async def asked(self, flow: Flow, stage: str) -> Verdict:
+        """The application's verdict at this stage, written down."""
+        context = self._show(flow)
+        verdict = await self.hooks.ask(stage, context)
+        if context.extension is not flow.carrier.extension:
+            flow.extension = context.extension
+        flow.policy_ms = (time.monotonic() - flow.started_at) * 1000
+        return self._take(flow, stage, "hook", verdict)
+
+    def ask(self, flow: Flow, then: Callable[[Verdict], None]) -> None:
+        """Ask about a flow that begins with an answer, and can only be allowed or denied."""
+        verdict = self.judged(flow)
+        if verdict.is_denial or "flow_start" not in self.stages:
+            then(verdict)
+            return
+
+        async def run() -> None:
+            answer = await self.asked(flow, "flow_start")
+            if not flow.is_ended:
+                then(answer)
+
+        self.hooks.spawn(run(), failed=partial(end_failed, flow))
+
+    def tick(self, now: float) -> None:
+        """Judge those flows again whose answers have expired."""
+        while self._expiring and self._expiring[0][0] <= now:
+            _, _, flow = heapq.heappop(self._expiring)
+            if not flow.is_ended:
+                self._judge_again(flow)
+
+    def failed(self, flow: Flow, stage: str, why: str) -> Verdict:
+        """An answer cannot be followed: what the application wants then, written down."""
+        log.warning("hook %s: %s (%r)", stage, why, flow)
+        return self._take(flow, stage, "hook", self.hooks.failure(stage, why))
+
+    def _judge_again(self, flow: Flow) -> None:
+        decisions = flow.decisions
+
+        def then(verdict: Verdict) -> None:
+            flow.decisions = [*decisions, *(each for each in flow.decisions if each not in decisions)]
+            if verdict.is_denial:
+                flow.handler.end("policy_revoked")
+
+        self.ask(flow, then)
+
+    def _take(self, flow: Flow, stage: str, policy: str, verdict: Verdict) -> Verdict:
+        if verdict is ALLOW:
+            if flow.decisions is ALLOWED_BY_DEFAULT and stage == "flow_start":
+                flow.decisions = ALLOWED_BY_HOOK
+            return verdict
+        said = Decision(stage=stage, policy=policy, action=_action(verdict), reason=verdict.reason)
+        before = [] if flow.decisions is ALLOWED_BY_DEFAULT else flow.decisions
+        flow.decisions = [*before, said]
+        return self._accept(flow, verdict)
+
+    def _accept(self, flow: Flow, verdict: Verdict) -> Verdict:
+        if verdict.ttl_s is not None and not verdict.is_denial:
+            due = time.monotonic() + verdict.ttl_s
+            heapq.heappush(self._expiring, (due, next(self._numbers), flow))
+        if verdict.is_denial:
+            flow.verdict = "error" if isinstance(verdict, Failure) else "denied"
+            flow.tenant.drops[DropReason.DENIED] += 1
+        return verdict
+
+
+def end_failed(flow: Flow) -> None:
+    """A bug ends the flow that it met, and nothing else."""
+    if flow.handler is not None:
+        flow.handler.end("proxy_error")
+
+
+def _is_plain(verdict: Verdict) -> bool:
+    """Whether nothing is to be done but to let the flow be."""
+    effects = verdict.level, verdict.offramp, verdict.origin, verdict.ttl_s
+    return verdict.action == "allow" and all(effect is None for effect in effects)
+
+
+def _action(verdict: Verdict) -> str:
+    """In the words of decisions: what the verdict does."""
+    if verdict.is_denial:
+        return "deny"
+    if verdict.origin is not None:
+        return "redirect"
+    if verdict.offramp is not None:
+        return f"route {verdict.offramp}"
+    return "allow" if verdict.level is None else f"level {verdict.level}"

@@ -17,10 +17,9 @@ from proxy.packet.icmp_errors import IcmpErrors
 from proxy.poller import Poller
 from proxy.settings.model import Timeouts
 from proxy.stream.lifecycle import Lifecycle
+from proxy.stream.waiting import Waiting
 from proxy.wire import icmp
 from proxy.wire.ip import IPPacket
-
-MAX_WAITING = 64  # datagrams of one flow until its verdict: the first flight of a QUIC client fits several times
 
 
 @dataclass(slots=True)
@@ -36,24 +35,24 @@ class DatagramPlane:
     mappings: dict[tuple[Carrier, bytes, int], Any] = field(default_factory=dict)  # of UDP, by clients' endpoints
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Ask whether the flow may be, make its socket, and send its first packet."""
+        """Make the flow's socket, and send its first packet."""
         handler = self.kind(self, flow)
         if not handler.reserve():
             return DropReason.NO_DESCRIPTORS
         flow.offramp, flow.history = "tunnel" if flow.egress else "socket", "D"
         held = bytes(buffer[: packet.end])
-        self.lifecycle.begin(flow, handler, partial(handler.decided, held, packet))
+        self.lifecycle.begin(flow, handler, partial(handler.start, held, packet))
         return None
 
 
 class DatagramFlow:
     """One flow of datagrams."""
 
-    __slots__ = ("_waiting", "flow", "plane")
+    __slots__ = ("flow", "plane", "waiting")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         self.plane, self.flow = plane, flow
-        self._waiting: tuple[tuple[bytes, IPPacket], ...] = ()  # behind the first, until the verdict
+        self.waiting: Waiting | None = None  # of a flow that its origin began, until the verdict
 
     def reserve(self) -> bool:
         """Whether there are the descriptors that it needs; `release` gives them back."""
@@ -80,32 +79,23 @@ class DatagramFlow:
         return False
 
     def wait(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Keep a packet until the verdict on its flow: few of them, and within what the tenant may hold."""
-        flow = self.flow
-        tenant = flow.tenant
-        if flow.is_ended:
+        """Keep a packet until the verdict on its flow."""
+        if self.flow.is_ended:
             return DropReason.STRAY
-        if len(self._waiting) >= MAX_WAITING or tenant.held_bytes + packet.end > tenant.settings.limits.bytes_held:
-            return DropReason.HELD
-        tenant.held_bytes += packet.end
-        self._waiting += ((bytes(buffer[: packet.end]), packet),)
-        return None
+        if self.waiting is None:
+            self.waiting = Waiting(self.flow.tenant)
+        return self.waiting.add(buffer, packet)
 
-    def _take_waiting(self) -> tuple[tuple[bytes, IPPacket], ...]:
-        """What waited, which is then ours no more."""
-        waiting, self._waiting = self._waiting, ()
-        self.flow.tenant.held_bytes -= sum(packet.end for _, packet in waiting)
-        return waiting
+    def send_waiting(self) -> None:
+        """The flow may be: send what waited for that."""
+        if self.waiting is not None:
+            for data, packet in self.waiting.take():
+                if dropped := self.packet(self.flow.carrier, bytearray(data), packet):
+                    self.flow.tenant.drops[dropped] += 1
 
-    def decided(self, held: bytes, packet: IPPacket, denial: str | None) -> None:
-        """Hooks and policy have spoken about the flow whose first packet stands in `held`."""
+    def start(self, held: bytes, packet: IPPacket) -> None:
+        """The flow may be: open the origin's side, and send its first packet, which stands in `held`."""
         flow, plane = self.flow, self.plane
-        if flow.is_ended:
-            return
-        if not plane.lifecycle.decide(flow, denial):
-            plane.errors.answer(flow.carrier, icmp.PROHIBITED, held, packet, time.monotonic())
-            self.end("denied")
-            return
         try:
             self.connect()
         except OSError as error:
@@ -115,9 +105,8 @@ class DatagramFlow:
             plane.errors.answer(flow.carrier, kind or icmp.HOST_UNREACHABLE, held, packet, time.monotonic())
             self.end(reason)
             return
-        for datagram, found in ((held, packet), *self._take_waiting()):
-            if dropped := self.packet(flow.carrier, bytearray(datagram), found):
-                flow.tenant.drops[dropped] += 1
+        if dropped := self.packet(flow.carrier, bytearray(held), packet):
+            flow.tenant.drops[dropped] += 1
 
     def connected(self) -> None:
         """Packets may pass."""
@@ -145,8 +134,8 @@ class DatagramFlow:
         flow = self.flow
         if not flow.close(reason, time.time_ns()):
             return
-        if self._waiting:
-            flow.tenant.drops[DropReason.HELD] += len(self._take_waiting())
+        if self.waiting is not None:
+            self.waiting.give_up()
         self.release()
         self.plane.lifecycle.ended(flow)
         self.plane.lifecycle.removed(flow)

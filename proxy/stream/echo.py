@@ -58,16 +58,16 @@ class EchoFlow(DatagramFlow):
 
     def connect(self) -> None:
         flow = self.flow
-        self.sock, self._is_raw = sockets.dial_echo(flow.destination, flow.carrier.tenant.settings.egress)
+        self.sock, self._is_raw = sockets.dial_echo(flow.target[0], flow.carrier.tenant.settings.egress)
         if self._is_raw:  # a datagram socket has an identifier of its own, as a port
             self._raw_identifier = int.from_bytes(os.urandom(2), "big")
-        flow.origin, flow.egress_ip = flow.destination_text, sockets.local_address(self.sock)
+        flow.origin, flow.egress_ip = flow.target_text, sockets.local_address(self.sock)
         self.connected()
         self.plane.poller.watch(self.sock.fileno(), IN, self.ready, self.crashed)
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         if self.sock is None:
-            return self.wait(buffer, packet)
+            return DropReason.STRAY
         if (packet.ttl, packet.dont_fragment, packet.tos) != self._hop:
             sockets.set_hop(self.sock, self._version, packet.ttl - 1, packet.dont_fragment)
             set_tos(self.sock, self.flow.tenant.marked(packet.tos))
@@ -125,7 +125,7 @@ class EchoFlow(DatagramFlow):
     def receive(self, sock: socket.socket) -> None:
         """Read one message from the origin and deliver it. BlockingIOError: there is none."""
         n, said, _, sender = sock.recvmsg_into([_message], 64)
-        if socket.inet_pton(self._family, sender[0].partition("%")[0]) != self.flow.destination:
+        if socket.inet_pton(self._family, sender[0].partition("%")[0]) != self.flow.target[0]:
             return  # a datagram socket for echo is given every answer that bears its identifier, whoever sent it
         at = (_message[0] & 15) * 4 if self._is_raw and self._version == 4 else 0
         if n - at < icmp.HEADER_BYTES or _message[at] != icmp.ECHO_REPLIES[self._version]:

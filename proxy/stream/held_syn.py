@@ -34,9 +34,13 @@ class HeldSyn:
         """Whether the RST in `packet` can mean it, and not an earlier connection (RFC 9293 3.10.7.4)."""
         return self._distance(buffer, packet) < MAX_PACKET
 
+    def is_same(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """Whether the SYN in `packet` is this one, sent again."""
+        return self._distance(buffer, packet) == 0
+
     def is_refused_again(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether the SYN in `packet` is this one, refused before: its sender had not heard yet."""
-        return self._refusal is not None and self._distance(buffer, packet) == 0
+        return self._refusal is not None and self.is_same(buffer, packet)
 
     def refuse(self, error: icmp.ErrorKind | None) -> None:
         """Answer it, and each repetition of it: with an ICMP error, or None for RST."""

@@ -7,16 +7,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
-from proxy.errors import DropReason
+from proxy.flow.context import FlowContext
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.record import CloseReason, Decision, Event, FlowRecord
-from proxy.flow.tenant import Tenant
+from proxy.flow.tenant import Carrier, Endpoint, Tenant
 from proxy.flow.timers import Wheel
 from proxy.hooks import HookRunner
-from proxy.stream.admission import Judge
+from proxy.stream.admission import Admission
 from proxy.stream.descriptors import Descriptors
 
 log = logging.getLogger(__name__)
@@ -27,10 +26,7 @@ EVENTS: tuple[Event, ...] = ("start", "connected", "update", "end")
 DUE_SLICE = 500  # flows whose time has come: 1 to 5 ms
 UPDATES_PER_TICK = 500  # records of live flows: about 5 ms
 IDLE_CHECKS = 4  # readings of a flow's counters in each idle timeout: it ends after 1 to 1.25 times the timeout
-ALLOWED_BY_DEFAULT = [Decision(stage="flow_start", policy="default", action="allow", reason="no policy is configured")]
-NO_TIME = 0.0  # nobody was asked
 TAKEN_BACK = [Decision(stage="flow_start", policy="default", action="allow", reason="taken back from a killed proxy")]
-ALLOWED_BY_HOOK = [Decision(stage="flow_start", policy="hook", action="allow")]
 
 
 class TimedHandler(Protocol):
@@ -54,7 +50,7 @@ class Lifecycle:
         self.wheel: Wheel[Flow] = Wheel()
         self.flows = 0
         self.descriptors = descriptors
-        self.judge: Judge | None = None  # None: no policy is named, which costs nothing
+        self.admission = Admission(hooks, self.show)
         self._sinks: dict[Event, list[Sink]] = {event: [] for event in EVENTS}
         self._due: deque[Flow] = deque()
         self._updates: Iterator[Flow] = iter(())
@@ -72,40 +68,29 @@ class Lifecycle:
 
         return unsubscribe
 
-    def begin(self, flow: Flow, handler: TimedHandler, decided: Callable[[str | None], None]) -> None:
-        """Enter the flow into its tenant's table and ask whether it may be: `decided(reason of a denial or None)`."""
+    def begin(self, flow: Flow, handler: TimedHandler, start: Callable[[], None]) -> None:
+        """Let `handler` have the flow, and call `start`. A flow that is new enters its tenant's table."""
         flow.handler = handler
-        if flow.seq:  # it was begun, and then lifted
-            self._decided(flow, decided, None)
-            return
-        number = PROTOCOL_NUMBERS[flow.protocol]
-        for earlier in flow.tenant.occupants(number, flow):  # its ports are used again before its last packets faded
-            earlier.handler.replaced()
+        if not flow.seq:  # else it was held until it was decided
+            self._replace_occupants(flow)
+            flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
+            self.flows += 1
+            self._tell(flow, "start")
+        try:
+            start()
+        except Exception:
+            log.exception("unexpected error at the start of %r", flow)
+            handler.end("proxy_error")
+
+    def move(self, flow: Flow, egress: Carrier | None, redirect: Endpoint | None) -> None:
+        """Let a flow that is in the tables leave by another tunnel, or by a socket, and go to another address."""
+        flow.tenant.move(PROTOCOL_NUMBERS[flow.protocol], flow, egress, redirect)
+
+    def _replace_occupants(self, flow: Flow) -> None:
+        for earlier in flow.tenant.occupants(PROTOCOL_NUMBERS[flow.protocol], flow):
+            earlier.handler.replaced()  # its ports are used again before its last packets faded
             if not earlier.is_recorded:
                 self.ended(earlier)
-        flow.tenant.add(number, flow)
-        self.flows += 1
-        self._tell(flow, "start")
-        denial = None if self.judge is None else self._judge(self.judge, flow)
-        if denial is None and self.hooks.has("flow_start"):
-            self.hooks.ask_then("flow_start", self.look(flow), partial(self._decided, flow, decided))
-        else:
-            self._decided(flow, decided, denial)
-
-    def _judge(self, judge: Judge, flow: Flow) -> str | None:
-        """Why the policy does not let the flow be, or None. A policy that fails denies."""
-        try:
-            ruling = judge.judge(flow)
-        except Exception:
-            log.exception("the policy failed on %r", flow)
-            flow.verdict = "denied"
-            flow.decisions = [Decision(stage="network", policy="policy", action="deny", reason="the policy failed")]
-            return "the policy failed"
-        flow.decisions = ruling.decisions
-        if not ruling.verdict.is_denial:
-            return None
-        flow.verdict = "denied"
-        return ruling.verdict.reason or "denied"
 
     def resume(self, flow: Flow, handler: TimedHandler) -> None:
         """Enter a flow that was begun and decided by a proxy before this one."""
@@ -114,45 +99,30 @@ class Lifecycle:
         flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
         self.flows += 1
 
-    def _decided(self, flow: Flow, decided: Callable[[str | None], None], denial: str | None) -> None:
-        try:
-            decided(denial)
-        except Exception:
-            log.exception("unexpected error at the start of %r", flow)
-            handler: TimedHandler = flow.handler
-            handler.end("proxy_error")
-
-    def decide(self, flow: Flow, denial: str | None) -> bool:
-        """Write down what was said at the flow's start; whether it may go on."""
-        policy = flow.decisions
-        if denial is None and not policy and not self.hooks.has("flow_start"):
-            flow.policy_ms, flow.decisions = NO_TIME, ALLOWED_BY_DEFAULT
-            return True
-        flow.policy_ms = (time.monotonic() - flow.started_at) * 1000
-        if denial is None:
-            if self.hooks.has("flow_start"):
-                flow.decisions = [*policy, *ALLOWED_BY_HOOK] if policy else ALLOWED_BY_HOOK
-            return True
-        flow.tenant.drops[DropReason.DENIED] += 1
-        if flow.verdict != "denied":  # else the policy has said it
-            flow.verdict = "denied"
-            flow.decisions = [*policy, Decision(stage="flow_start", policy="hook", action="deny", reason=denial)]
-        return False
-
     def connected(self, flow: Flow) -> None:
         """The origin has answered, or a session without handshake has its socket."""
         flow.state = "established"
         flow.connected_at = time.monotonic()
-        record = self._tell(flow, "connected")
+        self._tell(flow, "connected")
         if self.hooks.has("connected"):
-            self.hooks.notify_soon("connected", record or self.look(flow))
+            self.hooks.notify_soon("connected", self.show(flow))
+
+    def connect_failed(self, flow: Flow) -> None:
+        """The origin refused, was unreachable or silent."""
+        if self.hooks.has("connect_failed"):
+            self.hooks.notify_soon("connect_failed", self.show(flow))
+
+    def detected(self, flow: Flow) -> None:
+        """The first bytes have said what is spoken: `flow.detected_protocol`."""
+        if self.hooks.has("protocol_detected"):
+            self.hooks.notify_soon("protocol_detected", self.show(flow))
 
     def ended(self, flow: Flow) -> None:
         """The flow's end record: its totals stand. `flow.close` has said why."""
         flow.is_recorded = True
-        record = self._tell(flow, "end")
+        self._tell(flow, "end")
         if self.hooks.has("flow_end"):
-            self.hooks.notify_soon("flow_end", record or self.look(flow))
+            self.hooks.notify_soon("flow_end", self.show(flow))
 
     def removed(self, flow: Flow) -> None:
         """Nothing of the flow is left."""
@@ -164,6 +134,10 @@ class Lifecycle:
     def look(self, flow: Flow) -> FlowRecord:
         """The flow as it stands."""
         return flow.snapshot(self.node, time.time_ns())
+
+    def show(self, flow: Flow) -> FlowContext[Any]:
+        """The same for the application."""
+        return flow.show(self.node, time.time_ns())
 
     def send_updates(self, tenants: Iterable[Tenant], every_s: float, now: float) -> None:
         """Tell watchers the totals of live flows that moved, each once in `every_s`, a slice at each call."""
@@ -210,11 +184,10 @@ class Lifecycle:
         self.wheel.arm(flow, now + timeout_s / IDLE_CHECKS)
         return False
 
-    def _tell(self, flow: Flow, event: Event) -> FlowRecord | None:
+    def _tell(self, flow: Flow, event: Event) -> None:
         if not self._sinks[event]:
             flow.seq += 1
-            return None
+            return
         record = flow.record(event, self.node, time.time_ns())
         for sink in tuple(self._sinks[event]):
             sink(record)
-        return record

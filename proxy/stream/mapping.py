@@ -19,6 +19,7 @@ from proxy.kernel.marks import ancillary, set_tos
 from proxy.offramps import sockets
 from proxy.poller import ERROR, IN
 from proxy.stream.datagrams import DatagramFlow, DatagramPlane
+from proxy.verdict import Verdict
 from proxy.wire import ip
 
 ERRORS = 64  # of the network, read per readiness event
@@ -44,7 +45,7 @@ class EndpointSession(DatagramFlow):
         """The packet as the client sent it, for an ICMP error that quotes `payload`."""
         raise NotImplementedError
 
-    def admitted(self, payload: bytes, segment: int, tos: int, denial: str | None) -> None:
+    def admitted(self, payload: bytes, segment: int, tos: int, verdict: Verdict) -> None:
         """The verdict about a flow that begins with an answer."""
         raise NotImplementedError
 
@@ -68,7 +69,7 @@ class Mapping:
     def open(self, flow: Flow) -> str:
         """Make the socket, unless it is there; the address that it has towards the flow's origin. OSError: no way."""
         device = flow.tenant.settings.egress
-        local = sockets.source_address(flow.destination, flow.destination_port, device)
+        local = sockets.source_address(*flow.target, device)
         if self.sock is None:
             self.sock = sockets.open_udp(self.family, gro=self._super, device=device)
             self._plane.poller.watch(self.sock.fileno(), IN, self.ready, self.crashed)
@@ -77,16 +78,17 @@ class Mapping:
     def add(self, session: EndpointSession) -> None:
         """Its origin may write from now on."""
         self.sessions[_packed(session.flow)] = session
-        self._hosts[session.flow.destination] += 1
+        self._hosts[session.flow.target[0]] += 1
 
     def leave(self, session: EndpointSession) -> None:
         """Its origin may not any more; with the last one the socket goes."""
         endpoint = _packed(session.flow)
         if self.sessions.get(endpoint) is session:
             del self.sessions[endpoint]
-            self._hosts[session.flow.destination] -= 1
-            if not self._hosts[session.flow.destination]:
-                del self._hosts[session.flow.destination]
+            host = session.flow.target[0]
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
         self.users.pop(session, None)
         if not self.users:
             self._close()
@@ -163,7 +165,7 @@ class Mapping:
         if refusal := tenant.refusal(now):
             tenant.drops[refusal] += 1
             return
-        parent = next((each.flow for each in self.sessions.values() if each.flow.destination == address), flow)
+        parent = next((each.flow for each in self.sessions.values() if each.flow.target[0] == address), flow)
         now_ns = time.time_ns()
         child = Flow(
             new_flow_id(now_ns), tenant, carrier, "udp", key, flow.source, flow.source_port, address,
@@ -174,7 +176,8 @@ class Mapping:
         assert isinstance(session, EndpointSession)  # no flow of a tunnel's
         session.reserve()
         self.add(session)
-        self._plane.lifecycle.begin(child, session, partial(session.admitted, bytes(payload), segment, tos))
+        lifecycle, then = self._plane.lifecycle, partial(session.admitted, bytes(payload), segment, tos)
+        lifecycle.begin(child, session, partial(lifecycle.admission.ask, child, then))
 
     def _end_all(self, reason: CloseReason) -> None:
         for session in list(self.users):
@@ -187,7 +190,7 @@ class Mapping:
 
 
 def _packed(flow: Flow) -> bytes:
-    return _packed_name(flow.destination, flow.destination_port)
+    return _packed_name(*flow.target)
 
 
 def _packed_name(address: bytes, port: int) -> bytes:

@@ -1,8 +1,8 @@
 """How far a TCP flow has come.
 
-OPENING -> DIALING -> HANDSHAKE -> RELAYING -> (CLOSING ->) DRAINING -> LINGERING
-   |          |           |
- denied   refused, unreachable, timeout: RST, ICMP or silence, as the origin's network said it
+DIALING -> HANDSHAKE -> RELAYING -> (CLOSING ->) DRAINING -> LINGERING
+   |          |
+refused, unreachable, timeout: RST, ICMP or silence, as the origin's network said it
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import enum
 class Stage(enum.Enum):
     """How far a flow has come."""
 
-    OPENING = enum.auto()  # hooks and policy
     DIALING = enum.auto()  # the origin
     HANDSHAKE = enum.auto()  # of the client with our kernel
     RELAYING = enum.auto()
@@ -23,4 +22,4 @@ class Stage(enum.Enum):
 
 
 # Looking a member up by its class raises and catches an AttributeError in Python 3.11: 4 % of a short connection.
-OPENING, DIALING, HANDSHAKE, RELAYING, CLOSING, DRAINING, LINGERING = Stage
+DIALING, HANDSHAKE, RELAYING, CLOSING, DRAINING, LINGERING = Stage

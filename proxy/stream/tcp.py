@@ -11,7 +11,6 @@ from proxy.errors import DropReason
 from proxy.flow.flow import Flow, address_text
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
-from proxy.hooks import HookRunner
 from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer, Leg
 from proxy.kernel.marks import set_tos
@@ -25,7 +24,7 @@ from proxy.stream.held_syn import HeldSyn
 from proxy.stream.lifecycle import IDLE_CHECKS, Lifecycle
 from proxy.stream.queues import is_dead
 from proxy.stream.relay import LINGER_RESET, Relay
-from proxy.stream.stages import CLOSING, DIALING, DRAINING, HANDSHAKE, LINGERING, OPENING, RELAYING
+from proxy.stream.stages import CLOSING, DIALING, DRAINING, HANDSHAKE, LINGERING, RELAYING
 from proxy.wire import icmp, ip, tcp
 from proxy.wire.ip import MAX_PACKET, IPPacket
 
@@ -45,7 +44,6 @@ class TcpPlane:
     poller: Poller
     bridges: dict[int, Bridge]  # by bytes of virtio-net header: 0 plain, 10 with offload
     lifecycle: Lifecycle
-    hooks: HookRunner
     errors: IcmpErrors
     timeouts: Timeouts
     dialer: Dialer
@@ -57,7 +55,7 @@ class TcpPlane:
             return DropReason.NO_DESCRIPTORS
         handler = TcpFlow(self, flow, buffer, packet)
         flow.level, flow.offramp, flow.history = "stream", "tunnel" if flow.egress else "socket", "S"
-        self.lifecycle.begin(flow, handler, handler.decided)
+        self.lifecycle.begin(flow, handler, handler.dial)
         return None
 
     def accepted(self, flow: Flow, sock: socket.socket) -> None:
@@ -76,7 +74,7 @@ class TcpFlow:
         self._plane, self._flow = plane, flow
         self._held = HeldSyn(flow.carrier, plane.errors, buffer, packet)
         self._bridge = plane.bridges[flow.carrier.header_bytes]
-        self._stage = OPENING
+        self._stage = DIALING
         self._began = time.monotonic()
         self._origin: socket.socket | None = None
         self._leg: Leg | None = None  # of a flow that goes back to packets: what `_origin` is a part of
@@ -91,7 +89,7 @@ class TcpFlow:
         if packet.source != self._flow.source:
             return DropReason.STRAY if self._leg is None else self._answered(buffer, packet)
         flags = tcp.flags(buffer, packet)
-        if self._stage in (OPENING, DIALING):
+        if self._stage is DIALING:
             if flags & tcp.RST and self._held.is_meant_by(buffer, packet):
                 self._flow.history += "R"
                 self.end("client_reset")
@@ -148,17 +146,6 @@ class TcpFlow:
         if self._debts is not None and self._leg is not None and self._debts.survivor is self._leg.sock:
             return True
         return self._held.is_refused_again(buffer, packet)
-
-    def decided(self, denial: str | None) -> None:
-        """Hooks and policy have spoken."""
-        flow = self._flow
-        if flow.is_ended:
-            return
-        if self._plane.lifecycle.decide(flow, denial):
-            self._dial()
-        else:
-            self._held.refuse(icmp.PROHIBITED)
-            self.end("denied")
 
     def accepted(self, sock: socket.socket) -> None:
         """Both ends are sockets now: relay."""
@@ -230,15 +217,15 @@ class TcpFlow:
             self._relay.abort("client_reset")
         self._drain_if_paid()
 
-    def _dial(self) -> None:
+    def dial(self) -> None:
+        """Connect to the origin; the client hears what that says."""
         flow, plane = self._flow, self._plane
-        self._stage, self._began = DIALING, time.monotonic()
         try:
             self._origin, code = self._make_origin()
         except OSError as error:
             self._failed(error.errno or 0)
             return
-        flow.origin = flow.destination_text
+        flow.origin = flow.target_text
         if code == 0:
             self._connected()
         elif code == errno.EINPROGRESS:
@@ -252,7 +239,7 @@ class TcpFlow:
         flow = self._flow
         tos = flow.tenant.marked(self._held.packet.tos)
         if flow.egress is None:
-            return sockets.dial_tcp(flow.destination, flow.destination_port, flow.tenant.settings.egress, tos)
+            return sockets.dial_tcp(*flow.target, flow.tenant.settings.egress, tos)
         self._leg = self._plane.dialer.dial(flow, flow.egress, tos)
         return self._leg.sock, self._leg.code
 
@@ -268,7 +255,7 @@ class TcpFlow:
         flow, now = self._flow, time.monotonic()
         flow.origin_tcp_ms = (now - self._began) * 1000
         flow.egress_ip = sockets.local_address(self._origin) if self._leg is None else address_text(flow.source)
-        sockets.forgive_errors(self._origin, flow.destination)
+        sockets.forgive_errors(self._origin, flow.target[0])
         flow.history += "h"
         self._stage, self._began = HANDSHAKE, now
         self._plane.lifecycle.connected(flow)
@@ -309,8 +296,7 @@ class TcpFlow:
         elif error is not None:
             self._held.refuse(error)
         self.end(reason)
-        if self._plane.hooks.has("connect_failed"):
-            self._plane.hooks.notify_soon("connect_failed", self._plane.lifecycle.look(self._flow))
+        self._plane.lifecycle.connect_failed(self._flow)
 
     def _broke(self, reason: CloseReason, survivor: socket.socket) -> None:
         """One side is gone: as a flow it is over, so that its ports may be used again."""

@@ -15,6 +15,7 @@ from proxy.offramps.sockets import connect_failure
 from proxy.settings.model import Timeouts
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.mapping import EndpointSession, Mapping, endpoint_of
+from proxy.verdict import Verdict
 from proxy.wire import icmp, ip, udp, virtio
 from proxy.wire.checksum import fold, ones_sum
 from proxy.wire.ip import IPPacket
@@ -39,7 +40,7 @@ class UdpSession(EndpointSession):
         self._ports = flow.destination_port, flow.source_port
         self._headers = (20 if len(flow.source) == 4 else 40) + udp.HEADER_BYTES
         self._pseudo = fold(ones_sum(self._addresses) + ip.UDP)
-        self._address = address_text(flow.destination), flow.destination_port  # where `sendto` sends
+        self._address = address_text(flow.target[0]), flow.target[1]  # where `sendto` sends
         self._mapping: Mapping | None = None
         self._asked: set[int] | None = set() if flow.destination_port == DNS else None
 
@@ -58,7 +59,7 @@ class UdpSession(EndpointSession):
     def connect(self) -> None:
         mapping, flow = self._mapping, self.flow
         assert mapping is not None
-        flow.egress_ip, flow.origin = mapping.open(flow), flow.destination_text
+        flow.egress_ip, flow.origin = mapping.open(flow), flow.target_text
         mapping.add(self)
         flow.carrier.sessions[flow.key] = self.from_client
         self.connected()
@@ -69,11 +70,9 @@ class UdpSession(EndpointSession):
         if mapping is not None:
             mapping.leave(self)
 
-    def admitted(self, payload: bytes, segment: int, tos: int, denial: str | None) -> None:
-        """Hooks and policy have spoken about a flow that its origin began."""
-        if self.flow.is_ended:
-            return
-        if not self.plane.lifecycle.decide(self.flow, denial):
+    def admitted(self, payload: bytes, segment: int, tos: int, verdict: Verdict) -> None:
+        """Policy and hooks have spoken about a flow that its origin began."""
+        if verdict.is_denial:
             self.end("denied")
             return
         try:
@@ -82,6 +81,7 @@ class UdpSession(EndpointSession):
             self.end(connect_failure(error.errno or 0)[0])
             return
         self.answered(memoryview(payload), segment, tos)
+        self.send_waiting()
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         if self.flow.state != "established":
@@ -166,7 +166,7 @@ class UdpSession(EndpointSession):
     def _too_big(self, payload: memoryview) -> DropReason:
         """Tell the client the MTU of the way to the origin."""
         flow = self.flow
-        mtu = sockets.way_mtu(flow.destination, flow.destination_port, flow.tenant.settings.egress)
+        mtu = sockets.way_mtu(*flow.target, flow.tenant.settings.egress)
         self.plane.errors.quote(flow.carrier, icmp.TOO_BIG, self.quote(bytes(payload)), time.monotonic(), rest=mtu)
         return DropReason.TOO_BIG
 

@@ -43,8 +43,9 @@ class UdpTunnelSession(DatagramFlow):
         super().__init__(plane, flow)
         assert flow.egress is not None
         flow.level, egress = "stream", flow.egress
-        self.outward = Direction(self, flow.carrier, egress, flow.key, flow.client_path)
-        self.inward = Direction(self, egress, flow.carrier, reverse_key(flow.key), flow.origin_path)
+        near, far = flow.key, flow.far_key
+        self.outward = Direction(self, flow.carrier, egress, near, far, flow.client_path)
+        self.inward = Direction(self, egress, flow.carrier, reverse_key(far), reverse_key(near), flow.origin_path)
 
     def reserve(self) -> bool:
         """It needs none."""
@@ -54,7 +55,7 @@ class UdpTunnelSession(DatagramFlow):
         """Nothing is asked of the far host: the first datagram is the question."""
         self.outward.memoise()
         self.inward.memoise()
-        self.flow.origin, self.flow.egress_ip = self.flow.destination_text, address_text(self.flow.source)
+        self.flow.origin, self.flow.egress_ip = self.flow.target_text, address_text(self.flow.source)
         self.connected()
 
     def timeout_s(self) -> float:
@@ -70,7 +71,7 @@ class UdpTunnelSession(DatagramFlow):
     def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
         """An ICMP error from either tunnel about a packet that went into it: whoever sent the datagram learns of it."""
         at, start = packet.l4, packet.l4 + icmp.HEADER_BYTES
-        quoted = bytes(buffer[start : packet.end])
+        quoted = self._as_sent(buffer[start : packet.end])
         way = self.outward if icmp.quoted_source(buffer, packet) == self.flow.source else self.inward
         said, rest = (buffer[at], buffer[at + 1]), int.from_bytes(buffer[at + 4 : start], "big")
         if said == (icmp.TOO_BIG.v4 if packet.version == 4 else icmp.TOO_BIG.v6):
@@ -78,6 +79,21 @@ class UdpTunnelSession(DatagramFlow):
         now, errors = time.monotonic(), self.plane.errors
         errors.quote(way.arrival, ErrorKind(said, said), quoted, now, source=packet.source, rest=rest)
         return None
+
+    def _as_sent(self, quoted: bytes | bytearray) -> bytes:
+        """A quoted packet of the flow's, as its sender knows it: towards where it asked for."""
+        flow, result = self.flow, bytearray(quoted)
+        if flow.redirect is None:
+            return bytes(result)
+        size = len(flow.source)
+        source_at, ports_at = (12, (result[0] & 15) * 4) if size == 4 else (8, 40)
+        if result[source_at : source_at + size] == flow.source:
+            result[source_at + size : source_at + 2 * size] = flow.destination
+            result[ports_at + 2 : ports_at + 4] = flow.key[-2:]
+        else:
+            result[source_at : source_at + size] = flow.destination
+            result[ports_at : ports_at + 2] = flow.key[-2:]
+        return bytes(result)
 
     def release(self) -> None:
         self.outward.forget()
@@ -87,14 +103,18 @@ class UdpTunnelSession(DatagramFlow):
 class Direction:
     """What arrives at one tunnel goes on by the other."""
 
-    __slots__ = ("_addresses", "_exit", "_headers", "_is_outward", "_key", "_path", "_ports", "_send_out", "_session",
-                 "_super", "_version", "arrival", "mtu")  # fmt: skip
+    __slots__ = ("_addresses", "_destination", "_exit", "_headers", "_is_outward", "_key", "_path", "_ports",
+                 "_send_out", "_session", "_source", "_super", "_version", "arrival", "mtu")  # fmt: skip
 
-    def __init__(self, session: UdpTunnelSession, arrival: Carrier, exit_: Carrier, key: bytes, path: Path) -> None:
+    def __init__(
+        self, session: UdpTunnelSession, arrival: Carrier, exit_: Carrier, key: bytes, sent: bytes, path: Path
+    ) -> None:
+        """`key`: of packets that arrive; `sent`: of those that go on."""
         self._session, self.arrival, self._exit, self._key, self._path = session, arrival, exit_, key, path
         self._version = 4 if len(key) == 12 else 6
-        self._addresses = key[:-4]
-        self._ports = int.from_bytes(key[-4:-2], "big"), int.from_bytes(key[-2:], "big")
+        self._addresses = sent[:-4]
+        self._source, self._destination = sent[: len(sent) // 2 - 2], sent[len(sent) // 2 - 2 : -4]
+        self._ports = int.from_bytes(sent[-4:-2], "big"), int.from_bytes(sent[-2:], "big")
         self._headers = (20 if self._version == 4 else 40) + udp.HEADER_BYTES
         self._is_outward = path is session.flow.client_path
         self._super = session.plane.udp_offload and exit_.header_bytes > 0
@@ -150,12 +170,12 @@ class Direction:
         size, out = udp.HEADER_BYTES + len(payload), self._exit
         if self._version == 4:
             head = ip.ipv4_header(
-                packet.source, packet.destination, ip.UDP, size, ttl=packet.ttl - 1, tos=packet.tos,
+                self._source, self._destination, ip.UDP, size, ttl=packet.ttl - 1, tos=packet.tos,
                 ident=ident & 0xFFFF, dont_fragment=packet.dont_fragment,
             )  # fmt: skip
         else:
             head = ip.ipv6_header(
-                packet.source, packet.destination, ip.UDP, size, hop_limit=packet.ttl - 1, traffic_class=packet.tos
+                self._source, self._destination, ip.UDP, size, hop_limit=packet.ttl - 1, traffic_class=packet.tos
             )
         if out.header_bytes and (segment or len(payload)) + self._headers <= self.mtu:
             body = udp.partial(self._addresses, *self._ports, payload)

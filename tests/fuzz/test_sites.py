@@ -24,6 +24,7 @@ from proxy.packet.plane import Plane
 from proxy.settings.model import Timeouts
 from proxy.settings.sites import GueOnRamp, Route, Site
 from proxy.stream.descriptors import Descriptors
+from proxy.stream.entrance import Entrance
 from proxy.stream.lifecycle import Lifecycle
 from proxy.wire import gue, ip
 from proxy.wire.ip import IPPacket
@@ -65,10 +66,10 @@ class Fuzzed:
             Route(prefix=prefix, via=via) for prefix, via in ROUTES.items()
         )
         self.opener = Opener()
-        lifecycle, hooks = Lifecycle("edge", HookRunner(Hooks()), Descriptors(10_000)), HookRunner(Hooks())
-        self.lifecycle = lifecycle
-        tunnels = TunnelOffRamp(lifecycle, hooks, IcmpErrors(), Timeouts(), {"tcp": self.opener, "udp": self.opener})
-        plane = Plane(self.opener, self.opener, self.opener, IcmpErrors(), tunnels)
+        self.lifecycle = lifecycle = Lifecycle("edge", HookRunner(Hooks()), Descriptors(10_000))
+        openers = dict.fromkeys(("tcp", "udp", "icmp", "icmpv6"), self.opener)
+        forwarder = TunnelOffRamp(lifecycle, IcmpErrors(), Timeouts())
+        plane = Plane(Entrance(lifecycle, IcmpErrors(), openers, forwarder), IcmpErrors())
         self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.peer.bind(("127.0.0.9", 0))
         self.peer.setblocking(False)

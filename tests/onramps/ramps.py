@@ -79,7 +79,7 @@ class Ramp:
         self.closed: list[Tunnel] = []
         self.clients: list[Client] = []
         self._tun = os.open("/dev/null", os.O_WRONLY)
-        plane = Plane(self.opener, self.opener, self.opener, IcmpErrors())
+        plane = Plane(self.opener, IcmpErrors())
         self.ramp = loop.call(
             lambda: ConnectedRamp(
                 ConnectedOnRamp(path=self.path), {"acme": self.acme, "globex": self.globex}, plane, loop.poller,

@@ -33,7 +33,9 @@ class Opener:
         self.packets: list[tuple[Flow, bytes]] = []
         self.answer: DropReason | None = None
 
-    def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+    def open(self, flow: Flow, *rest: Any) -> DropReason | None:
+        """As a `packet.plane.Opener`, or, given a hop before the buffer, as who admits flows."""
+        *_, buffer, packet = rest
         if self.answer is None:
             flow.handler = Handler(self, flow)
             flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
@@ -63,7 +65,7 @@ class Script:
         self.tunnel = make_tunnel(self.tenant, offload=offload)
         self.opener = Opener()
         self.now = 1000.0
-        self.plane = Plane(self.opener, self.opener, self.opener, IcmpErrors())
+        self.plane = Plane(self.opener, IcmpErrors())
 
     def give(self, packet: bytes, tunnel: MemoryTunnel | None = None, header: bytes | None = None) -> DropReason | None:
         """Why the packet went no further, as the ramp would count it."""

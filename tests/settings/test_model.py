@@ -92,7 +92,7 @@ def test_a_tun_onramp_belongs_to_a_tenant(write):
         ({"timeouts": {"connect_s": 0}}, "timeouts.connect_s: expected float > 0"),
         ({"timeouts": {"connect_s": "soon"}}, "(found 'soon')"),
         ({"bridge": {"mtu": 1000}}, "bridge.mtu: expected int >= 1280"),
-        ({"hooks": "module"}, "expected 'module:Class' (found 'module')"),
+        ({"hooks": "module"}, "expected 'module:Class' or 'file.py:Class' (found 'module')"),
     ],
 )
 def test_a_mistake_is_named(mistake, changes, message):

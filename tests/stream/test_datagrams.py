@@ -19,8 +19,8 @@ from proxy.flow.fragments import Fragments
 from proxy.hooks import Hooks
 from proxy.packet.fragment import split
 from proxy.settings.model import Timeouts
-from proxy.stream.datagrams import MAX_WAITING
 from proxy.stream.mapping import Mapping
+from proxy.stream.waiting import MAX_WAITING
 from tests.packets import CLIENT, decode, network, parsed, recomputed
 from tests.stream.world import LOCALHOST, closed_port, world
 

@@ -31,9 +31,9 @@ def lifecycle():
 
 def begin(lifecycle, tenant=None, **fields):
     flow = make_flow(tenant, **fields)
-    decided = []
-    lifecycle.begin(flow, Handler(flow, lifecycle), decided.append)
-    assert decided == [None]
+    started = []
+    lifecycle.begin(flow, Handler(flow, lifecycle), lambda: started.append(flow))
+    assert started == [flow]
     return flow
 
 
@@ -46,7 +46,6 @@ def told(lifecycle, *events):
 def test_each_event_is_told_once_and_numbered(lifecycle):
     records = told(lifecycle)
     flow = begin(lifecycle)
-    lifecycle.decide(flow, None)
     lifecycle.connected(flow)
     flow.close("client_closed", 2_000_000)
     lifecycle.ended(flow)
@@ -94,19 +93,6 @@ def test_subscriber_may_leave_while_it_is_told(lifecycle):
     assert len(others) == 1
 
 
-def test_decision_is_written_down(lifecycle):
-    allowed, denied = begin(lifecycle), begin(lifecycle)
-    assert lifecycle.decide(allowed, None) is True
-    assert (allowed.verdict, allowed.decisions[0].policy, allowed.decisions[0].action) == (
-        "allowed",
-        "default",
-        "allow",
-    )
-    assert lifecycle.decide(denied, "because") is False
-    assert (denied.verdict, denied.decisions[0].action, denied.decisions[0].reason) == ("denied", "deny", "because")
-    assert allowed.policy_ms is not None
-
-
 def test_failing_timer_ends_its_flow_and_wakes_the_others(lifecycle, caplog):
     flows = [begin(lifecycle, source_port=port) for port in range(3)]
     for flow in flows:
@@ -121,7 +107,7 @@ def test_failing_timer_ends_its_flow_and_wakes_the_others(lifecycle, caplog):
 def test_failing_start_ends_its_flow(lifecycle, caplog):
     flow = make_flow()
     handler = Handler(flow, lifecycle)
-    lifecycle.begin(flow, handler, lambda denial: 1 / 0)
+    lifecycle.begin(flow, handler, lambda: 1 / 0)
     assert handler.ends == ["proxy_error"]
     assert "ZeroDivisionError" in caplog.text
 

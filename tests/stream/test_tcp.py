@@ -313,10 +313,11 @@ def test_flow_that_ends_while_its_hook_thinks_is_not_dialled(monkeypatch):
     with world(monkeypatch, hooks=Slow()) as w:
         w.give(segment(80))
         assert w.give(segment(80)) is DropReason.HELD
-        w.loop.call(lambda: w.flow.handler.end("tunnel_closed"))
+        flow = w.flow
+        w.loop.call(lambda: flow.handler.end("tunnel_closed"))
         w.loop.call(gate.set)
         w.loop.run(w.hooks.drain())
-        assert w.flow.close_reason == "tunnel_closed"
+        assert (flow.close_reason, flow.handler) == ("tunnel_closed", None)
 
 
 def test_no_descriptors_left_means_reset(monkeypatch):

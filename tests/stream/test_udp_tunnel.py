@@ -56,7 +56,7 @@ class Scene:
     def open(self, packet=None):
         held = bytearray(self.client.header_bytes) + (packet or question(self.version))
         what = parsed(held, self.client.header_bytes)
-        self.lifecycle.begin(self.flow, self.session, lambda denial: self.session.decided(bytes(held), what, denial))
+        self.lifecycle.begin(self.flow, self.session, lambda: self.session.start(bytes(held), what))
         return self
 
     def give(self, carrier, packet, header=None):

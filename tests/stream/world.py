@@ -20,6 +20,7 @@ from proxy.settings.model import Timeouts
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.descriptors import Descriptors
 from proxy.stream.echo import EchoFlow
+from proxy.stream.entrance import Entrance
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.relay import close_pool
 from proxy.stream.tcp import TcpPlane
@@ -80,10 +81,11 @@ class World:
         errors, timeouts = IcmpErrors(), timeouts or Timeouts()
         bridges: Any = {0: self.bridge, 10: self.bridge}
         dialer: Any = None
-        self.tcp = TcpPlane(loop.poller, bridges, self.lifecycle, self.hooks, errors, timeouts, dialer)
+        self.tcp = TcpPlane(loop.poller, bridges, self.lifecycle, errors, timeouts, dialer)
         udp = DatagramPlane(UdpSession, loop.poller, self.lifecycle, errors, timeouts, False)
         echo = DatagramPlane(EchoFlow, loop.poller, self.lifecycle, errors, timeouts, False)
-        self.plane = Plane(self.tcp, udp, echo, errors)
+        openers = {"tcp": self.tcp, "udp": udp, "icmp": echo, "icmpv6": echo}
+        self.plane = Plane(Entrance(self.lifecycle, errors, openers, None), errors)
         self.sockets: list[socket.socket] = []
         self._ahead = 0.0
 

@@ -1,0 +1,14 @@
+"""What an application is shown of a flow: its record as it stands, and what the application itself keeps beside it."""
+
+from __future__ import annotations
+
+from typing import Generic
+
+from proxy.context import Extension
+from proxy.flow.record import FlowRecord
+
+
+class FlowContext(FlowRecord, Generic[Extension], kw_only=True):
+    """A flow's record, and `extension`: its tunnel's, until a deciding hook of the flow assigns another."""
+
+    extension: Extension | None = None

@@ -1,0 +1,41 @@
+"""Every point of the life of tunnels and flows where an application can look in or decide.
+
+`points` lists them in order, each with its default. `runner` calls those that an application has overridden, `blocking`
+notices one that stops the proxy meanwhile, `loading` finds the application's class.
+"""
+
+from proxy.context import TunnelContext
+from proxy.flow.context import FlowContext
+from proxy.hooks.loading import load_hooks
+from proxy.hooks.messages import (
+    DnsQuery,
+    HttpRequest,
+    HttpResponse,
+    SshAuth,
+    SshChannel,
+    SshExec,
+    TlsClientHello,
+    WebSocketMessage,
+)
+from proxy.hooks.points import Hooks, hook
+from proxy.hooks.runner import HookRunner
+from proxy.verdict import Verdict, deny
+
+__all__ = [
+    "DnsQuery",
+    "FlowContext",
+    "HookRunner",
+    "Hooks",
+    "HttpRequest",
+    "HttpResponse",
+    "SshAuth",
+    "SshChannel",
+    "SshExec",
+    "TlsClientHello",
+    "TunnelContext",
+    "Verdict",
+    "WebSocketMessage",
+    "deny",
+    "hook",
+    "load_hooks",
+]

@@ -1,0 +1,79 @@
+"""A hook that blocks the loop stops all traffic: it is noticed while it does, and named."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+TOLERATED_S = 0.1  # of one step between two awaits: a packet waits as long
+LOOK_S = 0.5  # how often the watchdog looks
+SHOWN = 6  # frames of the stack: the hook, and what it calls
+
+
+class Steps:
+    """Awaits a hook, and times each of its steps from one await to the next."""
+
+    __slots__ = ("_coroutine", "_name", "_watchdog")
+
+    def __init__(self, name: str, coroutine: Coroutine[Any, Any, Any], watchdog: Watchdog) -> None:
+        self._name, self._coroutine, self._watchdog = name, coroutine, watchdog
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine, watchdog = self._coroutine, self._watchdog
+        step: Any = coroutine.send
+        value: Any = None
+        while True:
+            began = time.monotonic()
+            watchdog.running = self._name, began
+            try:
+                waits_for = step(value)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                watchdog.running = None
+                if (took := time.monotonic() - began) > TOLERATED_S:
+                    log.warning("hook %s blocked the proxy for %.2f s: use await instead", self._name, took)
+            try:
+                value, step = (yield waits_for), coroutine.send
+            except BaseException as error:  # a time-out, or the end of the proxy: the hook's to handle
+                value, step = error, coroutine.throw
+
+
+class Watchdog:
+    """A thread that looks whether a hook has the loop for too long, and says where it stands: it may never return."""
+
+    def __init__(self) -> None:
+        self.running: tuple[str, float] | None = None
+        self._told: float | None = None
+        self._stopped = threading.Event()
+        self._loop_thread = threading.get_ident()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to look. The thread that calls is the one that is watched."""
+        self._loop_thread = threading.get_ident()
+        self._thread = threading.Thread(target=self._look, name="hooks", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stopped.wait(LOOK_S):
+            running = self.running
+            if running is None or running[1] == self._told or time.monotonic() - running[1] < LOOK_S:
+                continue
+            name, self._told = running
+            frame = sys._current_frames().get(self._loop_thread)
+            where = "".join(traceback.format_stack(frame)[-SHOWN:]).rstrip() if frame is not None else "?"
+            log.error("hook %s blocks the proxy, nothing moves meanwhile. It is at:\n%s", name, where)

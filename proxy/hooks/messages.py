@@ -1,0 +1,88 @@
+"""What the hooks above the stream are shown: a handshake, a request, a message, a channel, a query.
+
+Each has `flow`, the flow that it came by, with the application's extension. Names of headers are lower case.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Literal
+
+import msgspec
+
+from proxy.context import Extension
+from proxy.flow.context import FlowContext
+
+Headers = list[tuple[str, str]]
+
+
+class TlsClientHello(msgspec.Struct, Generic[Extension], kw_only=True):
+    """What a client offers in its first TLS message (RFC 8446 4.1.2)."""
+
+    flow: FlowContext[Extension]
+    sni: str | None = None
+    alpn: list[str] = []
+    versions: list[str] = []  # `TLS 1.3`, `TLS 1.2`, ...
+    ja4: str | None = None
+
+
+class HttpRequest(msgspec.Struct, Generic[Extension], kw_only=True):
+    """The head of a request, before any of it is sent to the origin."""
+
+    flow: FlowContext[Extension]
+    version: Literal["1.0", "1.1", "2"]
+    method: str
+    scheme: Literal["http", "https"]
+    host: str
+    path: str  # with its query
+    headers: Headers = []
+
+
+class HttpResponse(msgspec.Struct, Generic[Extension], kw_only=True):
+    """The head of a response, before any of it is sent to the client."""
+
+    request: HttpRequest[Extension]
+    status: int
+    headers: Headers = []
+
+
+class WebSocketMessage(msgspec.Struct, Generic[Extension], kw_only=True):
+    """A whole message of either side (RFC 6455 5.6)."""
+
+    request: HttpRequest[Extension]  # that opened the connection
+    sender: Literal["client", "origin"]
+    kind: Literal["text", "binary"]
+    data: bytes
+
+
+class SshAuth(msgspec.Struct, Generic[Extension], kw_only=True):
+    """A user who wants in (RFC 4252)."""
+
+    flow: FlowContext[Extension]
+    username: str
+    method: Literal["publickey", "password", "keyboard-interactive", "none"]
+    fingerprint: str | None = None  # of the public key: `SHA256:...`
+
+
+class SshChannel(msgspec.Struct, Generic[Extension], kw_only=True):
+    """A channel that one side wants to open (RFC 4254 5.1)."""
+
+    flow: FlowContext[Extension]
+    username: str
+    kind: str  # `session`, `direct-tcpip`, ...
+    target: tuple[str, int] | None = None  # of a forwarded connection
+
+
+class SshExec(msgspec.Struct, Generic[Extension], kw_only=True):
+    """A command, a subsystem or a shell that is asked for in a session (RFC 4254 6.5)."""
+
+    channel: SshChannel[Extension]
+    kind: Literal["exec", "subsystem", "shell"]
+    command: str = ""
+
+
+class DnsQuery(msgspec.Struct, Generic[Extension], kw_only=True):
+    """A question (RFC 1035 4.1.2)."""
+
+    flow: FlowContext[Extension]
+    name: str
+    type: str  # `A`, `AAAA`, `HTTPS`, ...

@@ -1,0 +1,164 @@
+"""Calls the hooks that an application has overridden, within their time, and keeps their failures where they belong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+
+from proxy.hooks.blocking import Steps, Watchdog
+from proxy.hooks.points import NAMES, OPTIONS, Hooks
+from proxy.verdict import ALLOW, Failure, Verdict, deny
+
+log = logging.getLogger(__name__)
+
+TEXT_MEANS: dict[str, Callable[[Any], Verdict]] = {  # elsewhere it is the reason of a denial
+    "route": lambda offramp: Verdict(offramp=offramp),
+    "level": lambda level: Verdict(level=level),
+}
+
+
+class HookRunner:
+    """What the proxy calls hooks by. A hook that is not overridden costs a look-up in a set."""
+
+    def __init__(self, hooks: Hooks[Any], *, scheduled: Callable[[], None] = lambda: None) -> None:
+        """`scheduled` is called whenever asyncio has a hook to run that nobody awaits."""
+        self.hooks = hooks
+        self.watchdog = Watchdog()
+        self._scheduled = scheduled
+        self._overridden = {name for name in NAMES if getattr(type(hooks), name) is not getattr(Hooks, name)}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def has(self, name: str) -> bool:
+        """Whether the application has overridden the hook `name`."""
+        return name in self._overridden
+
+    def start(self) -> None:
+        """Watch for hooks that block the loop, if there are any at all."""
+        if self._overridden:
+            self.watchdog.start()
+
+    def stop(self) -> None:
+        """The opposite of `start`."""
+        self.watchdog.stop()
+
+    async def notify(self, name: str, *arguments: object) -> None:
+        """Call a hook that decides nothing."""
+        if self.has(name):
+            await self._call(name, arguments)
+
+    def notify_soon(self, name: str, *arguments: object) -> None:
+        """The same, without waiting for it."""
+        if self.has(name):
+            self.spawn(self._call(name, arguments))
+
+    async def ask(self, name: str, argument: object) -> Verdict:
+        """The verdict of a hook that decides; `ALLOW` itself when it has nothing to say."""
+        if not self.has(name):
+            return ALLOW
+        answer = await self._call(name, (argument,))
+        return answer if isinstance(answer, Failure) else self._verdict(name, answer)
+
+    async def fetch(self, name: str, argument: object, kind: type[Any]) -> Any:
+        """The answer of a hook that makes something: a `kind`, a text, None, or a Failure."""
+        if not self.has(name):
+            return None
+        answer = await self._call(name, (argument,))
+        if answer is None or isinstance(answer, (str, kind, Failure)):
+            return answer
+        return self._wrong_type(name, answer, f"a {kind.__name__}, a text or None")
+
+    def ask_then(self, name: str, argument: object, then: Callable[[Verdict], None]) -> None:
+        """Call `then` with the verdict: at once when nobody is to be asked."""
+        if not self.has(name):
+            then(ALLOW)
+            return
+
+        async def run() -> None:
+            then(await self.ask(name, argument))
+
+        self.spawn(run())
+
+    def spawn(self, work: Coroutine[Any, Any, Any], failed: Callable[[], None] = lambda: None) -> None:
+        """Run what nobody awaits; `failed` is called after an error, which the log has."""
+
+        async def run() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("unexpected error after a hook")
+                failed()
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._scheduled()
+
+    def failure(self, name: str, why: str) -> Verdict:
+        """What stands for the answer of a hook that has none to give: a denial, unless it fails open."""
+        if self._options(name)[1]:
+            return Verdict(reason=f"{why}, and it fails open")
+        return Failure(action="deny", reason=why)
+
+    async def drain(self) -> None:
+        """Wait for what was started and not waited for."""
+        while started := list(self._tasks):
+            await asyncio.gather(*started, return_exceptions=True)
+            # not left to their callbacks: of tasks that are all done, gather() lets none run (Python 3.12 and later)
+            self._tasks.difference_update(started)
+
+    def _options(self, name: str) -> tuple[float, bool]:
+        """The time that a hook has, and whether it fails open."""
+        timeout_s, fail_open = getattr(getattr(self.hooks, name), OPTIONS, (None, None))
+        return (
+            self.hooks.timeout_s if timeout_s is None else timeout_s,
+            self.hooks.fail_open if fail_open is None else fail_open,
+        )
+
+    async def _call(self, name: str, arguments: tuple[object, ...]) -> Any:
+        hook: Callable[..., Coroutine[Any, Any, Any]] = getattr(self.hooks, name)
+        timeout_s, _ = self._options(name)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await Steps(name, hook(*arguments), self.watchdog)
+        except TimeoutError:
+            log.warning("hook %s took longer than %g s", name, timeout_s)
+            return self.failure(name, f"hook {name} took longer than {timeout_s:g} s")
+        except Exception:
+            log.exception("hook %s failed", name)
+            return self.failure(name, f"hook {name} failed")
+
+    def _verdict(self, name: str, answer: Any) -> Verdict:
+        if answer is None:
+            return ALLOW
+        if isinstance(answer, str):
+            answer = TEXT_MEANS.get(name, deny)(answer)
+        if not isinstance(answer, Verdict):
+            return self._wrong_type(name, answer, "a text, a Verdict or None")
+        if problem := _problem(answer):
+            log.warning("hook %s answered %r: %s", name, answer, problem)
+            return self.failure(name, f"hook {name} answered what cannot be: {problem}")
+        return answer
+
+    def _wrong_type(self, name: str, answer: object, expected: str) -> Verdict:
+        log.warning("hook %s answered %r (%s): expected %s", name, answer, type(answer).__name__, expected)
+        return self.failure(name, f"hook {name} answered with a {type(answer).__name__}")
+
+
+def _problem(verdict: Verdict) -> str | None:
+    """What makes a verdict of an application's impossible."""
+    try:
+        msgspec.convert(msgspec.to_builtins(verdict), Verdict)
+        if verdict.origin is not None:
+            ip_address(verdict.origin[0])
+    except (TypeError, ValueError) as error:  # msgspec.ValidationError is one
+        return str(error)
+    if verdict.origin is not None and not 0 < verdict.origin[1] < 65_536:
+        return f"no port has the number {verdict.origin[1]}"
+    if verdict.ttl_s is not None and not verdict.ttl_s > 0:
+        return "ttl_s must be more than 0"
+    return None

@@ -1,0 +1,69 @@
+"""Where a verdict sends a flow: by a named off-ramp, or to another origin."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from proxy.errors import DropReason
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
+from proxy.flow.tenant import Endpoint
+from proxy.packet.routes import Hop, choose, flow_hash, leave, named
+from proxy.stream.lifecycle import Lifecycle
+from proxy.verdict import Verdict
+
+LIFTED = ("tcp", "udp")  # protocols that can be read
+ECHO = ("icmp", "icmpv6")
+
+
+def hop_for(flow: Flow, verdict: Verdict, redirect: Endpoint | None) -> Hop | DropReason | str:
+    """The next hop that a verdict with an off-ramp or another origin leads to; why there is none: a reason to drop,
+    or what is wrong with the verdict."""
+    network, target = flow.carrier.network, flow.destination if redirect is None else redirect[0]
+    number = flow_hash(PROTOCOL_NUMBERS[flow.protocol], flow.key)
+    hop: Hop | DropReason | str
+    if verdict.offramp is None:
+        hop = choose(network, target, number)
+    else:
+        hop = named(network, verdict.offramp, target, number)
+    if isinstance(hop, Hop):
+        hop = leave(hop, flow.carrier, target)
+        if verdict.offramp == "kernel" and hop.carrier is None:
+            return "there is no kernel off-ramp for this flow"
+        if redirect is not None:
+            return _redirecting(flow, hop)
+    return hop
+
+
+def move(lifecycle: Lifecycle, flow: Flow, hop: Hop, redirect: Endpoint | None) -> DropReason | None:
+    """Let a held flow leave by `hop`, towards `redirect` when there is one; why it cannot."""
+    carrier, number = hop.carrier, PROTOCOL_NUMBERS[flow.protocol]
+    if carrier is not None and flow.tenant.collides(number, flow, carrier, redirect):
+        return DropReason.FLOW_COLLISION
+    lifecycle.move(flow, carrier, redirect)
+    if carrier is None or carrier.exit is None:
+        flow.widen()
+    flow.offramp = None if carrier is None else "tunnel" if carrier.exit is None else "kernel"
+    if hop.route is not None:
+        flow.route = str(hop)
+    return None
+
+
+def redirection(flow: Flow, origin: tuple[str, int]) -> Endpoint | str:
+    """The address and port that the flow is to go to instead, or why it cannot."""
+    address = ip_address(origin[0]).packed
+    if len(address) != len(flow.destination):
+        return f"{origin[0]} is of the other address family"
+    if flow.protocol not in (*LIFTED, *ECHO):
+        return f"{flow.protocol} cannot be sent elsewhere"
+    return address, origin[1] if flow.protocol in LIFTED else flow.destination_port
+
+
+def _redirecting(flow: Flow, hop: Hop) -> Hop | str:
+    """By sockets, or as a stream into a tunnel: packets would have to be rewritten."""
+    if hop.carrier is None:
+        return hop
+    if hop.carrier.exit is not None:
+        return Hop(hop.route, None)
+    if flow.protocol in ECHO:
+        return "an echo request into a tunnel cannot be sent elsewhere"
+    return Hop(hop.route, hop.carrier, is_lifted=True)

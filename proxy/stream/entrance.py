@@ -1,0 +1,85 @@
+"""A new flow between its first packet and its path: judged, routed, lifted, and opened by whoever moves its packets.
+
+Where nobody is to be asked it is opened at once. Otherwise a HeldFlow keeps its packets until the last answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Protocol
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Flow
+from proxy.packet.icmp_errors import IcmpErrors
+from proxy.packet.plane import Inject, Opener
+from proxy.packet.routes import Hop
+from proxy.stream.directions import LIFTED
+from proxy.stream.held import HeldFlow
+from proxy.stream.lifecycle import Lifecycle
+from proxy.verdict import ALLOW
+from proxy.wire import tcp
+from proxy.wire.ip import IPPacket
+
+
+class Forwarder(Opener, Protocol):
+    """Who opens flows that leave as packets."""
+
+    def open_answer(self, flow: Flow, inject: Inject) -> None: ...
+
+    def take_back(self, flow: Flow) -> None: ...
+
+
+class Entrance:
+    """Every flow of a client's comes in here, whatever its protocol and wherever it leaves."""
+
+    def __init__(
+        self, lifecycle: Lifecycle, errors: IcmpErrors, openers: Mapping[str, Opener], forwarder: Forwarder | None
+    ) -> None:
+        """`openers`, by protocol: of flows that end in the proxy. `forwarder`: of those that stay packets."""
+        self.lifecycle, self._errors = lifecycle, errors
+        self._openers, self._forwarder = openers, forwarder
+
+    def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """Let the flow in whose first packet is in `buffer`, by `hop` unless a verdict says otherwise."""
+        admission = self.lifecycle.admission
+        verdict = admission.judged(flow)
+        if verdict is ALLOW and not admission.stages:
+            return self.enter(flow, hop.is_stream, buffer, packet)
+        held = HeldFlow(self.lifecycle, self._errors, self.enter, flow, hop.is_stream, buffer, packet)
+        self.lifecycle.begin(flow, held, partial(held.start, verdict))
+        return None
+
+    def open_answer(self, flow: Flow, inject: Inject) -> None:
+        """A flow that begins with an answer, which `inject` sends on."""
+        assert self._forwarder is not None
+        self._forwarder.open_answer(flow, inject)
+
+    def take_back(self, flow: Flow) -> None:
+        """A flow that the kernel has carried while no proxy was there."""
+        assert self._forwarder is not None
+        self._forwarder.take_back(flow)
+
+    def enter(self, flow: Flow, is_lifted: bool, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """Hand an allowed flow to whoever moves its packets."""
+        egress = flow.egress
+        if egress is not None and not (is_lifted and flow.protocol in LIFTED):
+            assert self._forwarder is not None
+            return self._forwarder.open(flow, buffer, packet)
+        if flow.seq and not may_begin(flow, buffer, packet):
+            flow.carrier.deliver(tcp.reset_for(buffer, packet))
+            return DropReason.NOT_SYN
+        opener = self._openers.get(flow.protocol)
+        if opener is None:
+            return DropReason.PROTOCOL_UNSUPPORTED
+        if egress is not None and egress.exit is not None:  # read by the proxy, it leaves by a socket of the proxy's
+            if flow.seq:
+                self.lifecycle.move(flow, None, flow.redirect)
+            flow.egress = None
+        flow.widen()
+        return opener.open(flow, buffer, packet)
+
+
+def may_begin(flow: Flow, buffer: bytes | bytearray, packet: IPPacket) -> bool:
+    """Whether a flow that ends in the proxy may begin with this packet: of TCP only a SYN."""
+    return flow.protocol != "tcp" or tcp.flags(buffer, packet) & (tcp.SYN | tcp.ACK) == tcp.SYN

@@ -1,0 +1,194 @@
+"""A flow that is not decided yet: its packets are held; when it is denied its client is told, as the verdict says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from proxy.errors import DropReason
+from proxy.flow.flow import Flow
+from proxy.flow.record import CloseReason
+from proxy.flow.tenant import Carrier
+from proxy.packet.icmp_errors import IcmpErrors
+from proxy.packet.plane import UNREACHABLE
+from proxy.packet.routes import Hop
+from proxy.stream.admission import end_failed
+from proxy.stream.directions import LIFTED, hop_for, move, redirection
+from proxy.stream.held_syn import HeldSyn
+from proxy.stream.lifecycle import Lifecycle
+from proxy.stream.waiting import Waiting
+from proxy.verdict import ALLOW, Failure, Verdict
+from proxy.wire import icmp, tcp
+from proxy.wire.ip import IPPacket
+
+Enter = Callable[[Flow, bool, bytearray, IPPacket], DropReason | None]
+
+REFUSED_S = 2.0  # in which a SYN that is repeated is answered as it was before
+
+
+class HeldFlow:
+    """The flow's handler until it is opened or refused."""
+
+    __slots__ = ("_enter", "_errors", "_held", "_is_lifted", "_is_refused", "_lifecycle", "_waiting", "flow")
+
+    def __init__(
+        self, lifecycle: Lifecycle, errors: IcmpErrors, enter: Enter, flow: Flow, is_lifted: bool,
+        buffer: bytearray, packet: IPPacket,
+    ) -> None:  # fmt: skip
+        """`packet`: its first, in `buffer`; `is_lifted`: whether it is read unless a verdict says otherwise; `enter`
+        takes it when it is allowed."""
+        self._lifecycle, self._errors, self._enter, self.flow = lifecycle, errors, enter, flow
+        self._held = HeldSyn(flow.carrier, errors, buffer, packet)
+        self._is_lifted = is_lifted
+        self._is_refused = False
+        self._waiting = Waiting(flow.tenant)
+
+    def start(self, verdict: Verdict) -> None:
+        """The policy has spoken: follow it, and ask the application."""
+        if not self._follow("network", verdict):
+            return
+        admission = self._lifecycle.admission
+        if not admission.stages:
+            self._go()
+            return
+        admission.hooks.spawn(self._ask(), failed=partial(end_failed, self.flow))
+
+    async def _ask(self) -> None:
+        admission, flow = self._lifecycle.admission, self.flow
+        for stage in admission.stages:
+            if stage == "level" and flow.protocol not in LIFTED:
+                continue
+            verdict = await admission.asked(flow, stage)
+            if flow.is_ended or not self._follow(stage, verdict):
+                return
+        self._go()
+
+    @property
+    def _has_choice(self) -> bool:
+        """Whether the flow may be forwarded as well as read."""
+        return self.flow.protocol in LIFTED and self.flow.egress is not None and self.flow.redirect is None
+
+    def _follow(self, stage: str, verdict: Verdict) -> bool:
+        """Do as the verdict says; whether the flow goes on."""
+        if verdict is ALLOW:
+            return True
+        if verdict.is_denial:
+            self._refuse(verdict)
+            return False
+        problem = self._lead(verdict)
+        if isinstance(problem, str):
+            failed = self._lifecycle.admission.failed(self.flow, stage, problem)
+            if failed.is_denial:
+                self._refuse(failed)
+            return not failed.is_denial
+        if problem is not None:
+            self._drop(problem)
+            return False
+        if verdict.level is not None:
+            self.flow.wanted_level = verdict.level
+            if self._has_choice:
+                self._is_lifted = verdict.level != "packet"
+        return True
+
+    def _lead(self, verdict: Verdict) -> DropReason | str | None:
+        """Let the flow go where the verdict says; why it cannot, or what is wrong with the verdict."""
+        if verdict.origin is None and verdict.offramp is None:
+            return None
+        flow, target = self.flow, self.flow.redirect
+        if verdict.origin is not None:
+            found = redirection(flow, verdict.origin)
+            if isinstance(found, str):
+                return found
+            target = found
+        hop = hop_for(flow, verdict, target)
+        if not isinstance(hop, Hop):
+            return hop
+        if reason := move(self._lifecycle, flow, hop, target):
+            return reason
+        self._is_lifted = hop.is_stream
+        if target is not None:
+            flow.verdict = "redirected"
+        return None
+
+    def _go(self) -> None:
+        flow, held = self.flow, self._held
+        waiting = self._waiting.take()
+        reason = self._enter(flow, self._is_lifted, bytearray(held.data), held.packet)
+        if reason is not None:
+            flow.tenant.drops[reason] += 1
+            self.end("unknown" if reason is DropReason.NOT_SYN else "proxy_error")
+            return
+        for data, packet in waiting:
+            if flow.handler is None:
+                return
+            if dropped := flow.handler.packet(flow.carrier, bytearray(data), packet):
+                flow.tenant.drops[dropped] += 1
+
+    def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+        """What comes meanwhile waits; of TCP it is a repetition, or the client gives up."""
+        flow = self.flow
+        if flow.protocol != "tcp":
+            return DropReason.STRAY if flow.is_ended else self._waiting.add(buffer, packet)
+        flags = tcp.flags(buffer, packet)
+        if flow.is_ended:
+            if self._is_refused and flags & tcp.SYN:
+                self._held.refuse_again()
+                return DropReason.HELD
+            return DropReason.STRAY
+        if flags & tcp.RST and self._held.is_meant_by(buffer, packet):
+            flow.history += "R"
+            self.end("client_reset")
+            return None
+        if flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN:
+            self._held.hold(buffer, packet)
+        return DropReason.HELD
+
+    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+        """Whether this SYN is the one that was refused."""
+        return self._is_refused and self._held.is_same(buffer, packet)
+
+    def expired(self, now: float) -> None:
+        """Its SYN is repeated no more."""
+        self._lifecycle.removed(self.flow)
+
+    def replaced(self) -> None:
+        """Nothing of it is left that could disturb."""
+
+    def end(self, reason: CloseReason) -> None:
+        """The flow is over. One that was refused is remembered for the repetitions of its SYN."""
+        flow, lifecycle = self.flow, self._lifecycle
+        if not flow.close(reason, time.time_ns()):
+            return
+        self._waiting.give_up()
+        lifecycle.ended(flow)
+        if self._is_refused and flow.protocol == "tcp":
+            lifecycle.wheel.arm(flow, time.monotonic() + REFUSED_S)
+        else:
+            lifecycle.removed(flow)
+
+    def _refuse(self, verdict: Verdict) -> None:
+        """Tell the client, or not, and end the flow."""
+        self._is_refused = True
+        if verdict.refusal != "drop":
+            kind: icmp.ErrorKind | None = icmp.PROHIBITED
+            if verdict.refusal == "reset":
+                kind = icmp.PORT_UNREACHABLE if self.flow.protocol == "udp" else icmp.PROHIBITED
+                kind = None if self.flow.protocol == "tcp" else kind
+            self._answer(kind)
+        self.end("proxy_error" if isinstance(verdict, Failure) else "denied")
+
+    def _drop(self, reason: DropReason) -> None:
+        """The way that a verdict names is closed."""
+        self._is_refused = True
+        self.flow.tenant.drops[reason] += 1
+        self._answer(UNREACHABLE.get(reason, icmp.HOST_UNREACHABLE))
+        self.end("origin_unreachable" if reason in UNREACHABLE else "proxy_error")
+
+    def _answer(self, kind: icmp.ErrorKind | None) -> None:
+        """Tell the client; of TCP, None is an RST."""
+        held = self._held
+        if self.flow.protocol == "tcp":
+            held.refuse(kind)
+        elif kind is not None:
+            self._errors.answer(self.flow.carrier, kind, held.data, held.packet, time.monotonic())
