@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from proxy.policy.language import Facts, Step
+from proxy.policy.language import Facts, Matcher, Step, conjunction
 from proxy.policy.limits import Limiter
 from proxy.policy.model import DECIDING, Action
 from proxy.policy.phases import Phase
@@ -34,7 +34,10 @@ class Rule:
     last_hit: float | None = None  # Unix seconds
     ruling: Ruling = field(init=False)  # when nothing else was said
 
+    test: Matcher = field(init=False)
+
     def __post_init__(self) -> None:
+        self.test = conjunction([step.test for step in self.steps])
         self.ruling = Ruling(self.verdict, [self.decision])
 
     @property
@@ -49,7 +52,7 @@ class Rule:
 
     def matches(self, facts: Facts) -> bool:
         """Whether everything holds that it asks for: what the index over its table says, only slower."""
-        return self.is_enabled and all(step.test(facts) for step in self.steps) and self.is_on(facts)
+        return self.is_enabled and self.test(facts) and (self.schedule is None or self.is_on(facts))
 
     def is_on(self, facts: Facts) -> bool:
         """Whether its schedule holds now."""

@@ -1,0 +1,88 @@
+"""What policies cost: a rule evaluated, a flow decided, files loaded; and flows a second with 200 rules and without.
+
+Everything is in memory: rules and facts, and a UDP flow from a tunnel to its end record in the flow log. No topology.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.flowpath import FlowPath
+from bench.series import Figure, Sample, alternate
+from bench.topology import Topology
+from proxy.policy.facts import FlowFacts
+from proxy.policy.judge import PolicyJudge
+from proxy.policy.source import FileSource
+
+SIZES = (200, 10_000)
+FLOWS, QUICK_FLOWS = 20_000, 5_000
+MOST_US, LEAST_FLOWS = 1.0, 8_000
+PER_RULE, PER_FLOW, LOAD, PER_S = "us a rule evaluated", "us a flow decided", "s to load", "flows/s"
+BARE, RULED = "no policy", "200 rules, flows begun and ended"
+
+
+def rules(count: int) -> str:
+    """A policy of so many rules, of five kinds; the last one decides."""
+    lines = ["default: deny", "rules:"]
+    kinds = (
+        "group: g{0}, dst: 10.{1}.{2}.0/24, port: 443, action: allow",
+        "user: u{0}@acme.example, action: block",
+        "dst: [10.{1}.0.0/16], port: {3}-{4}, protocol: tcp, action: block",
+        "host: '*.h{0}.example', action: block",
+        "when: 'net.dst.port == {3} and net.src.ip in {{100.64.0.0/10}} and not net.dst.ip in {{10.0.0.0/8}}', "
+        "action: audit",
+    )
+    for number in range(count - 1):
+        said = kinds[number % len(kinds)].format(number, number % 256, number // 256, 1000 + number, 2000 + number)
+        lines.append(f"- {{name: r{number}, {said}}}")
+    return "\n".join([*lines, "- {name: last, dst: 10.0.0.0/8, action: allow}"])
+
+
+def loaded(count: int) -> tuple[PolicyJudge, float]:
+    """Who judges by so many rules, and the seconds that it took to read them."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "acme.yaml")
+        path.write_text(rules(count))
+        began = time.perf_counter()
+        return PolicyJudge(FileSource([], [("acme", str(path))]), ["acme"], list), time.perf_counter() - began
+
+
+def measure(topology: Topology, *, quick: bool) -> Figure:
+    figure = Figure("policy", "Policies, on one core, in memory; flows are UDP, forwarded, with records", (BARE,))
+    judges = {count: loaded(count) for count in SIZES}
+    with FlowPath() as path:
+        runs = [(f"{count:,} rules", _judging(path, *judges[count])) for count in SIZES]
+        flows = QUICK_FLOWS if quick else FLOWS
+        runs += [(BARE, _flowing(path, None, flows)), (RULED, _flowing(path, judges[SIZES[0]][0], flows))]
+        alternate(figure, 2 if quick else 5, runs)
+    figure.aim("us for a rule evaluated", figure.median("200 rules", PER_RULE), MOST_US, at_most=True)
+    figure.aim("flows/s, begun and ended, records on, with 200 rules", figure.median(RULED, PER_S), LEAST_FLOWS)
+    return figure
+
+
+def _judging(path: FlowPath, judge: PolicyJudge, load_s: float) -> Callable[[], Sample]:
+    def run() -> Sample:
+        policies, flow = judge.policies, path.flow()
+        each = list(policies.rules())
+        facts = FlowFacts(flow, 0.0)
+        rounds = max(1, 10_000 // len(each))
+        per_rule = _microseconds(lambda: [rule.matches(facts) for rule in each], rounds) / len(each)
+        per_flow = _microseconds(lambda: judge.judge(flow), 5_000)
+        return {PER_RULE: per_rule, PER_FLOW: per_flow, LOAD: load_s}
+
+    return run
+
+
+def _flowing(path: FlowPath, judge: PolicyJudge | None, flows: int) -> Callable[[], Sample]:
+    return lambda: {PER_S: path.flows_per_s(judge, flows)}
+
+
+def _microseconds(work: Callable[[], object], rounds: int) -> float:
+    work()
+    began = time.process_time()
+    for _ in range(rounds):
+        work()
+    return (time.process_time() - began) / rounds * 1e6
