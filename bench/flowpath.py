@@ -15,11 +15,12 @@ from proxy.flow.tenant import Tenant
 from proxy.hooks import HookRunner, Hooks
 from proxy.offramps.tunnel import TunnelOffRamp
 from proxy.packet.icmp_errors import IcmpErrors
-from proxy.packet.plane import Opener, Plane
+from proxy.packet.plane import Plane
 from proxy.policy.judge import PolicyJudge
 from proxy.settings import Records, Route, TenantSettings
 from proxy.settings.model import Limits, Timeouts
 from proxy.stream.descriptors import Descriptors
+from proxy.stream.entrance import Entrance
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.flowlog import FlowLog
 from proxy.wire import ip, udp
@@ -39,12 +40,10 @@ class FlowPath(contextlib.AbstractContextManager["FlowPath"]):
         self.exit = MemoryTunnel(self.tenant, ["10.50.0.10"], tunnel_id="memory-2")
         self.client.user = self.exit.user = "bob@acme.example"
         self.tenant.networks["default"].routes = RouteTable([Route(prefix="10.50.0.0/24", via="clients")])
-        hooks = HookRunner(Hooks())
-        self.lifecycle = Lifecycle("bench", hooks, Descriptors(1_000))
-        streams: dict[str, Opener] = {}
-        tunnels = TunnelOffRamp(self.lifecycle, hooks, IcmpErrors(), Timeouts(), streams)
-        opener: Opener = tunnels  # type: ignore[assignment]  # never asked: every packet has a route
-        self._plane = Plane(opener, opener, opener, IcmpErrors(), tunnels)
+        self.lifecycle = Lifecycle("bench", HookRunner(Hooks()), Descriptors(1_000))
+        errors = IcmpErrors()
+        forwarder = TunnelOffRamp(self.lifecycle, errors, Timeouts())
+        self._plane = Plane(Entrance(self.lifecycle, errors, {}, forwarder), errors)
         self._directory = tempfile.TemporaryDirectory()
         self._log = FlowLog(Records(path=str(Path(self._directory.name, "flows.db"))))
         self.lifecycle.subscribe(self._log.submit, "end")
@@ -61,14 +60,14 @@ class FlowPath(contextlib.AbstractContextManager["FlowPath"]):
 
     def flows_per_s(self, judge: PolicyJudge | None, count: int) -> float:
         """How many flows begin and end in a second of processor time, with their records."""
-        self.lifecycle.judge = judge
+        self.lifecycle.admission.judge = judge
         self._end()
         began = time.process_time()
         for start in range(0, count, BATCH):
             self._begin(range(start, start + BATCH))
             self._end()
         took = time.process_time() - began
-        self.lifecycle.judge = None
+        self.lifecycle.admission.judge = None
         return count / took
 
     def _begin(self, numbers: range) -> None:

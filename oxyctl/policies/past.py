@@ -51,13 +51,12 @@ def replay(policies: Policies, records: Iterable[FlowRecord], tunnels: Iterable[
         if outcome is None or record.verdict == "error":
             counts["unjudged"] += 1
             continue
-        was = "block" if record.verdict == "denied" else "allow"
+        was, before = _said(record)
         is_denied = outcome.ruling.verdict.is_denial
         now = "block" if is_denied else "allow"
         if was == now:
             counts["same"] += 1
             continue
-        before = record.decisions[-1].rule if record.decisions else None
         key = (was, action_of(outcome), decided_by(outcome), before)
         change = changes.setdefault(key, Change(was=was, now=key[1], rule=key[2], before=before, examples=[]))
         change.flows += 1
@@ -68,6 +67,15 @@ def replay(policies: Policies, records: Iterable[FlowRecord], tunnels: Iterable[
         flows=counts["flows"], same=counts["same"], unjudged=counts["unjudged"], changes=ordered,
         without_groups=counts["without_groups"],
     )  # fmt: skip
+
+
+def _said(record: FlowRecord) -> tuple[str, str | None]:
+    """What the policy said then, and by which rule; what a hook said is no affair of a policy."""
+    said = [each for each in record.decisions if each.version is not None and each.enforced]
+    if not said:
+        return "allow", None
+    is_over_limit = said[-1].action == "rate-limit" and record.close_reason == "denied"
+    return "block" if said[-1].action == "block" or is_over_limit else "allow", said[-1].rule
 
 
 def facts_of(record: FlowRecord, tunnel: TunnelInfo | None) -> ImaginedFacts:

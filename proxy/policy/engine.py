@@ -191,7 +191,12 @@ def _joined(said: list[Rule], last: Ruling) -> Ruling:
         reason=final.reason, level=final.level or level, offramp=final.offramp or offramp, origin=final.origin,
         ttl_s=ttl_s,
     )  # fmt: skip
-    return Ruling(verdict, decisions)
+    return Ruling(_plain(verdict), decisions)
+
+
+def _plain(verdict: Verdict) -> Verdict:
+    """The very `ALLOW` where nothing more is said: flows that are only allowed are not held."""
+    return ALLOW if verdict == ALLOW else verdict
 
 
 def join(network: Ruling | None, egress: Ruling | None) -> Ruling | None:
@@ -208,4 +213,4 @@ def join(network: Ruling | None, egress: Ruling | None) -> Ruling | None:
         reason=other.reason or one.reason, level=other.level or one.level, offramp=other.offramp or one.offramp,
         origin=other.origin or one.origin, ttl_s=min(times) if times else None,
     )  # fmt: skip
-    return Ruling(verdict, decisions)
+    return Ruling(_plain(verdict), decisions)

@@ -21,7 +21,7 @@ from proxy.policy.schedule import Schedule
 from proxy.settings import Document, DocumentError
 from proxy.settings.document import Place
 from proxy.settings.parts import endpoint
-from proxy.verdict import Decision, Verdict
+from proxy.verdict import ALLOW, Decision, Verdict
 
 MAX_RULES = 100_000
 
@@ -153,7 +153,7 @@ class _Rules:
             except ValueError as error:
                 raise self._document.error(f"origin: {error}", (*place, "origin")) from None
             return Verdict(origin=(str(address), port), reason=reason, ttl_s=text.ttl_s)
-        return Verdict(ttl_s=text.ttl_s)
+        return ALLOW if text.ttl_s is None else Verdict(ttl_s=text.ttl_s)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import pytest
 from proxy.control.schema import TunnelInfo
 from proxy.policy.judge import PolicyJudge
 from proxy.policy.source import FileSource
+from proxy.verdict import Decision
 from tests.policy.files import NOW
 from tests.records import make_record
 
@@ -168,10 +169,11 @@ def test_export(live):
 
 def test_against_past(live, proxy, file):
     now = {"tunnel": "t9", "start": time.time_ns(), "end": time.time_ns()}
+    blocked = Decision(stage="network", policy="acme", action="block", rule="no-ssh", version="1")
     flows = [
         make_record(1, **now, user="bob", dst="10.2.0.10", dst_port=443),
         make_record(2, **now, user="eve", dst="10.2.0.10", dst_port=443),
-        make_record(3, **now, user="eve", dst="10.2.0.11", dst_port=22, verdict="denied"),
+        make_record(3, **now, user="eve", dst="10.2.0.11", dst_port=22, verdict="denied", decisions=[blocked]),
     ]
     proxy.past += flows
     proxy.open = [
