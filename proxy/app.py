@@ -125,6 +125,7 @@ class Proxy:
 
     async def reload(self) -> None:
         """Take the policy files as they are now; a mistake in them is logged, and nothing changes."""
+        await self._hooks.notify("reload")
         if self._judge is not None:
             with contextlib.suppress(DocumentError):  # the judge has logged it
                 await self._judge.reload()
@@ -133,6 +134,7 @@ class Proxy:
         """Take no more, end every flow with the reason `drain`, keep their records, close everything."""
         if hasattr(self, "_view"):
             self._view.state = "draining"
+            await self._hooks.notify("drain")
         await self._stack.aclose()
 
     def _open_bridges(self, namespace: PrivateNamespace) -> None:

@@ -77,14 +77,14 @@ class HeldFlow:
             self._refuse(verdict)
             return False
         problem = self._lead(verdict)
-        if isinstance(problem, str):
+        if isinstance(problem, DropReason):
+            self._drop(problem)
+            return False
+        if problem is not None:
             failed = self._lifecycle.admission.failed(self.flow, stage, problem)
             if failed.is_denial:
                 self._refuse(failed)
             return not failed.is_denial
-        if problem is not None:
-            self._drop(problem)
-            return False
         if verdict.level is not None:
             self.flow.wanted_level = verdict.level
             if self._has_choice:
@@ -98,7 +98,7 @@ class HeldFlow:
         flow, target = self.flow, self.flow.redirect
         if verdict.origin is not None:
             found = redirection(flow, verdict.origin)
-            if isinstance(found, str):
+            if isinstance(found, str):  # what is wrong with it
                 return found
             target = found
         hop = hop_for(flow, verdict, target)

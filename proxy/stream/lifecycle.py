@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from proxy.flow.context import FlowContext
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
-from proxy.flow.record import CloseReason, Decision, Event, FlowRecord
+from proxy.flow.record import CloseReason, Decision, Event, FlowRecord, Totals
 from proxy.flow.tenant import Carrier, Endpoint, Tenant
 from proxy.flow.timers import Wheel
 from proxy.hooks import HookRunner
@@ -140,15 +140,23 @@ class Lifecycle:
         return flow.show(self.node, time.time_ns())
 
     def send_updates(self, tenants: Iterable[Tenant], every_s: float, now: float) -> None:
-        """Tell watchers the totals of live flows that moved, each once in `every_s`, a slice at each call."""
+        """Tell watchers and the application the totals of live flows that moved, each once in `every_s`, a slice at
+        each call."""
         if now >= self._next_update:
             self._next_update = now + every_s
-            self._updates = iter(
-                [flow for tenant in tenants for flow in tenant.live()] if self._sinks["update"] else []
-            )
+            is_heard = self._sinks["update"] or self.hooks.has("flow_update")
+            self._updates = iter([flow for tenant in tenants for flow in tenant.live()] if is_heard else [])
         for flow in itertools.islice(self._updates, UPDATES_PER_TICK):
             if flow.state == "established" and flow.totals() != flow.last_totals:
-                self._tell(flow, "update")
+                self._updated(flow)
+
+    def _updated(self, flow: Flow) -> None:
+        if self.hooks.has("flow_update"):
+            context = self.show(flow)
+            context.delta = context.total.minus(flow.last_totals or Totals())
+            self.hooks.notify_soon("flow_update", context)
+        self._tell(flow, "update")
+        flow.last_totals = flow.totals()
 
     def tick(self, now: float) -> bool:
         """Wake the flows whose time has come, up to a slice of them: packets wait meanwhile. Whether more are due."""

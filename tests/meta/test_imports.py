@@ -44,6 +44,7 @@ LAYERS = (
     "proxy.control.schema",  # the shape of answers: the store of records fills it in, the server sends it
     "proxy.telemetry",
     "proxy.control",
+    "proxy.testing",  # the proxy in memory, for tests of applications
     "proxy.app",
     "proxy.__main__",
 )
