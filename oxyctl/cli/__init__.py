@@ -20,6 +20,7 @@ from oxyctl.cli.nodes import kill, restart, start, stop
 from oxyctl.cli.routes import routes
 from oxyctl.cli.schema import schema
 from oxyctl.cli.status import status
+from oxyctl.cli.top import top
 
 app = typer.Typer(
     name="oxyctl",
@@ -48,6 +49,7 @@ app.add_typer(flows.app, name="flows")
 app.add_typer(policy.app, name="policy")
 app.add_typer(traffic.app, name="traffic")
 app.command("status")(status)
+app.command("top")(top)
 app.command("routes")(routes)
 app.command("capture")(capture)
 app.command("doctor")(doctor)
