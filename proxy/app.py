@@ -48,6 +48,7 @@ from proxy.stream.relay import close_pool
 from proxy.stream.tcp import TcpPlane
 from proxy.stream.udp_tunnel import open_session
 from proxy.telemetry.flowlog import FlowLog
+from proxy.telemetry.jsonlines import JsonLines
 from proxy.telemetry.view import View
 from proxy.wire.virtio import HEADER_BYTES
 
@@ -110,6 +111,11 @@ class Proxy:
         self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, *kernel)
         self._view.policy = self._lifecycle.admission.judge = self._judge = self._load_policies()
         self._lifecycle.subscribe(flow_log.submit, "end")
+        if (audit := settings.records.audit) is not None and audit.events:
+            lines = JsonLines(audit)
+            defer.push_async_callback(lines.close)
+            self._lifecycle.subscribe(lines.submit, *audit.events)
+            self._view.audit = lines
         self._hooks.start()
         defer.callback(self._hooks.stop)
         await self._hooks.notify("startup")

@@ -101,6 +101,15 @@ class Timeouts(Part, frozen=True):
     fragments_s: Seconds = 15
 
 
+class Audit(Part, frozen=True):
+    """Records as JSON lines, for collectors: a file, and the older ones beside it (`.1` is the newest of these)."""
+
+    path: str
+    max_bytes: Annotated[int, Meta(ge=4096)] = 100_000_000
+    files: Annotated[int, Meta(ge=1, le=1000)] = 10
+    events: tuple[Literal["start", "connected", "update", "end"], ...] = ("end",)
+
+
 class Records(Part, frozen=True):
     """Where ended flows are kept, and for how long."""
 
@@ -108,6 +117,7 @@ class Records(Part, frozen=True):
     max_age_s: Seconds = 7 * 86_400
     max_rows: Count = 1_000_000
     update_every_s: Seconds = 30
+    audit: Audit | None = None
 
 
 class Bridge(Part, frozen=True):

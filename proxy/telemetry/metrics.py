@@ -43,6 +43,9 @@ def render(status: Status, tunnels: Iterable[TunnelInfo] = ()) -> str:
             *_offramp(status),
             _family("oxy_records_stored", "gauge", "Records in the flow log.", _one(status.records.stored)),
             _family("oxy_records_lost_total", "counter", "Records that could not be kept.", _one(status.records.lost)),
+            _family(
+                "oxy_audit_lost_total", "counter", "Records missing in the audit log.", _one(status.records.audit_lost)
+            ),
         ]
     )
 

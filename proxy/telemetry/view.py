@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
+import msgspec
+
 from proxy import __version__
 from proxy.context import OFFLOAD, TunnelContext, group_names
 from proxy.control.schema import (
@@ -15,6 +17,7 @@ from proxy.control.schema import (
     KernelOffRampStatus,
     Page,
     PolicyView,
+    RecordsStatus,
     RouteInfo,
     RoutesChange,
     Status,
@@ -40,6 +43,7 @@ from proxy.settings import suggest
 from proxy.settings.sites import SITE, route_problem
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.flowlog import FlowLog
+from proxy.telemetry.jsonlines import JsonLines
 from proxy.telemetry.livescan import count_groups, scan
 from proxy.telemetry.metrics import render
 
@@ -61,6 +65,7 @@ class View:
         kernel_problem: str | None = None,
     ) -> None:
         """`kernel_problem`: why there is no `kernel`, though it is asked for."""
+        self.audit: JsonLines | None = None
         self.state: Literal["running", "draining"] = "running"
         self.policy: PolicyView | None = None
         self._node, self._tenants, self._lifecycle, self._log = node, tenants, lifecycle, flow_log
@@ -100,10 +105,14 @@ class View:
             flows=dict(flows),
             tenants=tenants,
             drops={str(reason): count for reason, count in drops.items() if count},
-            records=self._log.status(),
+            records=self._records(),
             kernel=kernel,
             kernel_offramp=self._kernel_status(),
         )
+
+    def _records(self) -> RecordsStatus:
+        audit_lost = 0 if self.audit is None else self.audit.lost
+        return msgspec.structs.replace(self._log.status(), audit_lost=audit_lost)
 
     def _kernel_status(self) -> KernelOffRampStatus:
         kernel = self._kernel
