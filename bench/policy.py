@@ -1,6 +1,7 @@
 """What policies cost: a rule evaluated, a flow decided, files loaded; and flows a second with 200 rules and without.
 
-Everything is in memory: rules and facts, and a UDP flow from a tunnel to its end record in the flow log. No topology.
+In memory: rules and facts, and UDP flows from a tunnel to their end records in the flow log. Then fresh TCP connections
+through two proxies, of which one has the rules.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.contestants import OFFLOAD, Contestant, Proxy, started, steered
 from bench.flowpath import FlowPath
+from bench.programs import http_load, http_origin
 from bench.series import Figure, Sample, alternate
 from bench.topology import Topology
 from proxy.policy.facts import FlowFacts
@@ -21,6 +24,7 @@ SIZES = (200, 10_000)
 FLOWS, QUICK_FLOWS = 20_000, 5_000
 MOST_US, LEAST_FLOWS = 1.0, 8_000
 PER_RULE, PER_FLOW, LOAD, PER_S = "us a rule evaluated", "us a flow decided", "s to load", "flows/s"
+FRESH, FAILED, WITH_RULES, LEAST_RATIO = "fresh conn/s", "failed", "proxy with 200 rules", 0.9
 BARE, RULED = "no policy", "200 rules, flows begun and ended"
 
 
@@ -38,7 +42,7 @@ def rules(count: int) -> str:
     for number in range(count - 1):
         said = kinds[number % len(kinds)].format(number, number % 256, number // 256, 1000 + number, 2000 + number)
         lines.append(f"- {{name: r{number}, {said}}}")
-    return "\n".join([*lines, "- {name: last, dst: 10.0.0.0/8, action: allow}"])
+    return "\n".join([*lines, "- {name: last, action: allow}"])
 
 
 def loaded(count: int) -> tuple[PolicyJudge, float]:
@@ -50,14 +54,30 @@ def loaded(count: int) -> tuple[PolicyJudge, float]:
         return PolicyJudge(FileSource([], [("acme", str(path))]), ["acme"], list), time.perf_counter() - began
 
 
+class RuledProxy(Proxy):
+    """The proxy with so many rules in force."""
+
+    def __init__(self, topology: Topology, count: int) -> None:
+        path = topology.directory / "policy.yaml"
+        path.write_text(rules(count))
+        super().__init__(policies=[str(path)])
+        self.name, self.device = WITH_RULES, "oxy2"
+
+
 def measure(topology: Topology, *, quick: bool) -> Figure:
-    figure = Figure("policy", "Policies, on one core, in memory; flows are UDP, forwarded, with records", (BARE,))
+    figure = Figure(
+        "policy", "Policies, on one core, in memory; flows are UDP, forwarded, with records", (BARE, OFFLOAD)
+    )
     judges = {count: loaded(count) for count in SIZES}
     with FlowPath() as path:
         runs = [(f"{count:,} rules", _judging(path, *judges[count])) for count in SIZES]
         flows = QUICK_FLOWS if quick else FLOWS
         runs += [(BARE, _flowing(path, None, flows)), (RULED, _flowing(path, judges[SIZES[0]][0], flows))]
         alternate(figure, 2 if quick else 5, runs)
+    with http_origin(topology), started(topology, (Proxy(), RuledProxy(topology, 200)), figure.skipped) as proxies:
+        alternate(figure, 2 if quick else 5, [(each.name, _fresh(topology, each, quick)) for each in proxies])
+    figure.aim_at_none("connections that failed", figure.median(WITH_RULES, FAILED))
+    figure.aim("fresh TCP connections, of those without rules", figure.ratio(WITH_RULES, OFFLOAD, FRESH), LEAST_RATIO)
     figure.aim("us for a rule evaluated", figure.median("200 rules", PER_RULE), MOST_US, at_most=True)
     figure.aim("flows/s, begun and ended, records on, with 200 rules", figure.median(RULED, PER_S), LEAST_FLOWS)
     return figure
@@ -78,6 +98,15 @@ def _judging(path: FlowPath, judge: PolicyJudge, load_s: float) -> Callable[[], 
 
 def _flowing(path: FlowPath, judge: PolicyJudge | None, flows: int) -> Callable[[], Sample]:
     return lambda: {PER_S: path.flows_per_s(judge, flows)}
+
+
+def _fresh(topology: Topology, proxy: Contestant, quick: bool) -> Callable[[], Sample]:
+    def run() -> Sample:
+        with steered(topology, proxy):
+            report = http_load(topology, "fresh", 1, 1.5 if quick else 3)
+        return {FRESH: report["done"] / report["seconds"], FAILED: report["failed"]}
+
+    return run
 
 
 def _microseconds(work: Callable[[], object], rounds: int) -> float:

@@ -47,9 +47,6 @@ class _Source:
     def get(self) -> list[_File]:
         return self.files
 
-    def changed(self) -> bool:
-        return False
-
 
 def check_policies(of_all: PolicyMapping | None, of_tenants: Mapping[str, PolicyMapping], complain: Complaint) -> None:
     """A proxy would take them; what it would refuse is told without a line, for YAML has written them anew."""

@@ -17,6 +17,8 @@ from proxy.inspect.opening import Opening
 from proxy.inspect.session import Session
 from proxy.inspect.sockets import Turn
 from proxy.inspect.tls import TenantTLS
+from proxy.policy.carried import SessionJudge
+from proxy.policy.phases import Phase
 from proxy.poller import Poller
 from proxy.session.channel import Channel
 from proxy.session.facts import FlowFacts
@@ -47,6 +49,7 @@ class Inspector:
         self.channel: Channel
         self.sessions: dict[int, Session] = {}
         self._configuration = Configure({})
+        self._policies: SessionJudge | None = None
         self._tls: dict[str, TenantTLS] = {}
         self._exceptions: dict[str, dict[str, str]] = {}
         self._requests = itertools.count(1)
@@ -93,8 +96,10 @@ class Inspector:
         self._waiting[request] = then
         self.channel.send(wanted(request))
 
-    def judge(self, phase: str, flow: FlowFacts, facts: Mapping[str, Any]) -> Ruling | None:
-        return None
+    def judge(self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any]) -> Ruling | None:
+        if self._policies is None:
+            return None
+        return self._policies.judge(flow.tenant, phase, flow.known, facts, time.time())
 
     def has_hook(self, hook: str) -> bool:
         return False
@@ -127,6 +132,8 @@ class Inspector:
 
     def _configure(self, message: Configure) -> None:
         """Sessions that are open keep what they have; new ones have the new."""
+        if message.policies != self._configuration.policies:
+            self._policies = None if message.policies is None else SessionJudge(message.policies)
         self._configuration = message
         self._tls.clear()
 

@@ -15,6 +15,7 @@ from proxy.inspect.dials import Dial
 from proxy.inspect.sockets import SocketStream, Turn
 from proxy.inspect.stream import Handler, Receiver, Side, Stream
 from proxy.inspect.tls import TenantTLS
+from proxy.policy.phases import Phase
 from proxy.poller import Poller
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import DialAnswer, DialWanted, Ended, LeafAnswer, LeafWanted, Pass, ReadLevel, Record, Seen
@@ -52,7 +53,7 @@ class Home(Protocol):
         """Send what `wanted(request)` makes; `then` gets the answer with its descriptors."""
         ...
 
-    def judge(self, phase: str, flow: FlowFacts, facts: Mapping[str, Any]) -> Ruling | None: ...
+    def judge(self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any]) -> Ruling | None: ...
 
     def has_hook(self, hook: str) -> bool: ...
 
@@ -126,7 +127,7 @@ class Session:
     def has(self, hook: str) -> bool:
         return self._home.has_hook(hook)
 
-    def judge(self, phase: str, facts: Mapping[str, Any]) -> Ruling | None:
+    def judge(self, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
         return self._home.judge(phase, self.flow, facts)
 
     def ask(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from proxy.errors import ProxyError
 from proxy.flow.record import ClosedBy, CloseReason
+from proxy.policy.phases import Phase
 from proxy.session.facts import FlowFacts, TLSFacts
 from proxy.verdict import Ruling
 
@@ -151,7 +152,7 @@ class SessionView(Protocol):
         """Whether the application has a hook of this name."""
         ...
 
-    def judge(self, phase: str, facts: Mapping[str, Any]) -> Ruling | None:
+    def judge(self, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
         """What the policies of `phase` say; None when there are none."""
         ...
 

@@ -38,6 +38,7 @@ class Policy:
     lists: dict[str, Values]
     defaults: dict[Phase, Default]
     tests: list[TestText]
+    beside: dict[str, str]  # the texts of files that it names
 
 
 def read_policy(
@@ -48,14 +49,14 @@ def read_policy(
     if len(text.rules) > MAX_RULES:
         raise document.error(f"more than {MAX_RULES:,} rules ({len(text.rules):,})", ("rules",))
     name = text.name or Path(document.file).stem
-    beside: list[str] = []
+    beside: dict[str, str] = {}
 
     def read(file: str, document: Document, place: Place) -> str:
-        beside.append(read_file(file, document, place))
-        return beside[-1]
+        beside[file] = read_file(file, document, place)
+        return beside[file]
 
     lists = Lists(document, text.lists, read, known).all()
-    version = version_of([document.source, *beside])
+    version = version_of([document.source, *(beside[file] for file in sorted(beside))])
     reader = _Rules(document, name, tenant, version, lists)
     rules = sorted(reader.read(text.rules), key=lambda rule: rule.precedence)
     defaults: dict[Phase, Default] = {}
@@ -63,7 +64,7 @@ def read_policy(
         defaults = dict(text.default)
     elif text.default is not None:
         defaults = {"network": text.default}
-    return Policy(name, tenant, version, document, tuple(rules), lists, defaults, text.tests)
+    return Policy(name, tenant, version, document, tuple(rules), lists, defaults, text.tests, beside)
 
 
 def version_of(texts: Iterable[str]) -> str:

@@ -1,10 +1,9 @@
-"""Where policies come from: a source gives texts, and says when they have changed. Files, for one machine."""
+"""Where policies come from: a source gives texts. Files, for one machine; whoever changes them asks for a reload."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -42,10 +41,6 @@ class Source(Protocol):
         """What is in force from now on, the global ones first."""
         ...
 
-    def changed(self) -> bool:
-        """Whether there is something else than `get` gave last."""
-        ...
-
 
 @dataclass
 class FileSource:
@@ -53,17 +48,13 @@ class FileSource:
 
     of_all: Sequence[str]
     of_tenants: Sequence[tuple[str, str]]  # (tenant, path)
-    _seen: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def get(self) -> list[PolicyFile]:
         """The files, to be read now."""
-        self._seen = {}
-        files = [PolicyFile(path, None, self._seen) for path in self.of_all]
-        return files + [PolicyFile(path, tenant, self._seen) for tenant, path in self.of_tenants]
-
-    def changed(self) -> bool:
-        """Whether a file that was read has been written since."""
-        return any(_stamp(path) != stamp for path, stamp in self._seen.items())
+        return [
+            *(PolicyFile(path, None) for path in self.of_all),
+            *(PolicyFile(path, tenant) for tenant, path in self.of_tenants),
+        ]
 
 
 @dataclass
@@ -72,7 +63,6 @@ class PolicyFile:
 
     path: str
     tenant: str | None
-    seen: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def text(self) -> str:
         """What stands in it."""
@@ -83,7 +73,6 @@ class PolicyFile:
         return self._read(str(Path(self.path).parent / name))
 
     def _read(self, path: str) -> str:
-        self.seen[path] = _stamp(path)
         try:
             with open(path, "rb") as file:
                 raw = file.read(MAX_BYTES + 1)
@@ -95,12 +84,3 @@ class PolicyFile:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DocumentError("not UTF-8 text", path, raw.count(b"\n", 0, error.start) + 1, 1) from None
-
-
-def _stamp(path: str) -> tuple[int, int, int]:
-    """What changes when a file is written or replaced."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0, 0
-    return status.st_mtime_ns, status.st_size, status.st_ino

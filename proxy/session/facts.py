@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,6 +23,7 @@ class FlowFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     network: str = "default"
     user: str | None = None
     device: str | None = None
+    known: dict[str, Any] = {}  # what policies may speak of (`proxy.policy.carried.flow_facts`)
 
 
 class TLSFacts(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from proxy.flow.record import ClosedBy, CloseReason, TLSRecord
+from proxy.policy.carried import CarriedPolicies
 from proxy.session.facts import FlowFacts
 from proxy.verdict import Decision
 
@@ -35,7 +36,7 @@ class Configure(msgspec.Struct, tag="configure", frozen=True):
     handshake_s: float = 15.0
     hooks: str | None = None
     has_keylog: bool = False  # secrets are wanted
-    policies: Any = None  # what the policies of `tls` and `http` are made of
+    policies: CarriedPolicies | None = None  # None: none speaks of what is read
 
 
 class Open(msgspec.Struct, tag="open", frozen=True):

@@ -37,9 +37,6 @@ class Texts:
     def get(self):
         return self.files
 
-    def changed(self):
-        return False
-
 
 def source(acme="", of_all=None, globex=None, lists=None):
     files = [Text("all.yaml", None, of_all, lists or {})] if of_all is not None else []

@@ -1,0 +1,111 @@
+"""Policies in another process: what an inspector is sent, and how it judges by that what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+
+from proxy.flow.flow import Flow
+from proxy.policy.engine import Policies
+from proxy.policy.facts import FlowFacts, ImaginedFacts, received
+from proxy.policy.fields import FIELDS
+from proxy.policy.language import Kind
+from proxy.policy.load import compile_policies
+from proxy.policy.phases import Phase
+from proxy.settings import DocumentError
+from proxy.verdict import Ruling
+
+READ_PHASES: tuple[Phase, ...] = ("tls", "ssh", "http")  # judged where sessions are read
+
+
+class CarriedFile(msgspec.Struct, frozen=True):
+    """One policy as text, with the lists that it names."""
+
+    path: str
+    tenant: str | None
+    written: str
+    lists: dict[str, str] = {}
+
+    def text(self) -> str:
+        """The YAML of it."""
+        return self.written
+
+    def beside(self, name: str) -> str:
+        """The text of a list; DocumentError when it did not come along."""
+        if name not in self.lists:
+            raise DocumentError("did not come along", name)
+        return self.lists[name]
+
+
+class CarriedPolicies(msgspec.Struct, frozen=True):
+    """All policies that have something to say about what is read."""
+
+    files: list[CarriedFile]
+    tenants: list[str]
+
+    def get(self) -> list[CarriedFile]:
+        """The files, as `proxy.policy.source.Source` has them."""
+        return self.files
+
+
+def carry(policies: Policies, tenants: Iterable[str]) -> CarriedPolicies | None:
+    """What an inspector needs of them; None: no policy speaks of what is read. With one file that does go all, for
+    their lists."""
+    names = [*tenants]
+    if not any(policies.has(tenant, phase) for tenant in names for phase in READ_PHASES):
+        return None
+    files = [
+        CarriedFile(policy.document.file, policy.tenant, policy.document.source, policy.beside)
+        for policy in policies.policies
+    ]
+    return CarriedPolicies(files, names)
+
+
+def flow_facts(flow: Flow, now: float) -> dict[str, Any]:
+    """What is known of a flow, as plain data: what rules about its session may speak of besides the session.
+
+    `now`: Unix seconds.
+    """
+    known = FlowFacts(flow, now).all("network")
+    for field in FIELDS["network"]:
+        if field.kind is Kind.ADDRESS and (value := known.get(field.name)) is not None:
+            known[field.name] = str(ip_address(value))
+    del known["time.unix"]
+    return known
+
+
+class SessionJudge:
+    """Judges, in an inspector, what is read of sessions."""
+
+    def __init__(self, carried: CarriedPolicies) -> None:
+        self._policies = compile_policies(carried, carried.tenants, 0.0, is_tested=False)
+
+    def judge(
+        self, tenant: str, phase: Phase, flow: Mapping[str, Any], facts: Mapping[str, Any], now: float
+    ) -> Ruling | None:
+        """The ruling on these facts, and those of the flow; None: no policy speaks of them. `now`: Unix seconds."""
+        if not self._policies.has(tenant, phase):
+            return None
+        return self._policies.rule(tenant, phase, _SessionFacts(phase, flow, facts, now))
+
+
+class _SessionFacts(ImaginedFacts):
+    """Facts of a session, looked up when a rule asks: `facts` may work them out only then."""
+
+    __slots__ = ("_facts",)
+
+    def __init__(self, phase: Phase, flow: Mapping[str, Any], facts: Mapping[str, Any], now: float) -> None:
+        super().__init__(received(phase, flow))
+        self["time.unix"] = now
+        self._facts = facts
+
+    def __missing__(self, key: str) -> Any:
+        try:
+            value = self._facts[key]
+        except KeyError:
+            value = super().__missing__(key)
+        self[key] = value
+        return value

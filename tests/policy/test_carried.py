@@ -1,0 +1,46 @@
+"""Policies in an inspector: carried as plain data, they say there what they say here."""
+
+from __future__ import annotations
+
+import msgspec
+
+from proxy.policy.carried import CarriedPolicies, SessionJudge, carry, flow_facts
+from tests.flows import make_flow
+from tests.policy.files import NOW, compiled
+
+ACME = """
+lists: {uploads: {file: uploads.txt}}
+rules:
+- {name: wiki, phase: http, host: "*.wiki.example", src: 100.96.0.0/12, action: allow}
+- {name: no-uploads, phase: http, when: http.request.method in $uploads, action: block}
+- {name: banks, phase: tls, when: 'any(net.sni.domains[*] == "bank.example")', action: do-not-inspect}
+- {name: web, port: 80, action: allow}
+"""
+
+
+class Lazy(dict):
+    """Facts that are worked out when they are asked for."""
+
+    def __missing__(self, name):
+        return {"http.request.method": "PUT"}.get(name)
+
+
+def carried():
+    policies = compiled(ACME, globex="default: deny", lists={"uploads.txt": "PUT\nPOST\n"})
+    data = msgspec.json.encode(carry(policies, ["acme", "globex"]))
+    return policies, SessionJudge(msgspec.json.decode(data, type=CarriedPolicies))
+
+
+def test_they_are_the_same_there():
+    policies, there = carried()
+    flow = msgspec.json.decode(msgspec.json.encode(flow_facts(make_flow(), NOW)))
+    ruling = there.judge("acme", "http", flow, {"http.request.host": "a.wiki.example"}, NOW)
+    assert (ruling.decisions[0].rule, ruling.decisions[0].version) == ("wiki", policies.policies[0].version)
+    assert there.judge("acme", "http", flow, Lazy(), NOW).verdict.is_denial
+    tls = there.judge("acme", "tls", flow, {"net.sni.domains": ["www.bank.example", "bank.example"]}, NOW)
+    assert tls.verdict.level == "packet"
+    assert there.judge("globex", "http", flow, {}, NOW) is None
+
+
+def test_nothing_is_carried_where_nothing_is_said_of_what_is_read():
+    assert carry(compiled("default: deny"), ["acme"]) is None
