@@ -172,7 +172,9 @@ class Proxy:
         if source is None:
             return None
         tenants = self.tenants.values()
-        return PolicyJudge(source, self.tenants, lambda: [flow for tenant in tenants for flow in tenant.live()])
+        judge = PolicyJudge(source, self.tenants, lambda: [flow for tenant in tenants for flow in tenant.live()])
+        judge.subscribe(lambda _: self._review_tunnels())
+        return judge
 
     def _remember(self, flow_log: FlowLog, flow: Flow) -> None:
         """Let a successor know a flow that goes on without us, should we be killed."""
@@ -237,6 +239,15 @@ class Proxy:
             return None
         return f"the policy refuses it: {ruling.verdict.reason}"
 
+    def _review_tunnels(self) -> None:
+        """Hang up on clients whose tunnels the policies in force do not let open any more."""
+        open_ = [each for tenant in self.tenants.values() for each in tenant.carriers.values()]
+        for tunnel in open_:
+            if isinstance(tunnel, Tunnel) and (why := self._tunnel_refusal(tunnel.context)) is not None:
+                log.info("%r: %s", tunnel, why)
+                tunnel.close()
+                self._tunnel_closed(tunnel)
+
     def _tunnel_opened(self, tunnel: Tunnel) -> None:
         log.info("%r is open: %s, MTU %d", tunnel, ", ".join(tunnel.context.addresses), tunnel.mtu)
 
@@ -273,6 +284,8 @@ class Proxy:
         self._wake_flows()
         self._lifecycle.send_updates(self.tenants.values(), self.settings.records.update_every_s, now)
         self._lifecycle.admission.tick(now)
+        if self._judge is not None:
+            self._judge.tick(time.time())
         for tenant in self.tenants.values():
             tenant.expire_fragments(now)
         if self._kernel is not None:

@@ -30,6 +30,13 @@ BeforeOption = Annotated[
 ]
 
 
+def _phases(incomplete: str) -> list[str]:
+    """For the shell: phases that begin so."""
+    from proxy.policy.phases import PHASES
+
+    return [phase for phase in PHASES if phase.startswith(incomplete)]
+
+
 @app.command()
 def check(
     file: FileArgument, tenant: TenantOption = None, before: BeforeOption = None, output: FormatOption = Format.table
@@ -102,7 +109,7 @@ def explain(
     protocol: Annotated[str, typer.Option("--protocol", metavar="NAME")] = "tcp",
     host: Annotated[str | None, typer.Option("--host", metavar="NAME")] = None,
     time: Annotated[str | None, typer.Option("--time", metavar="ISO-8601", help="Now without one.")] = None,
-    phase: Annotated[str, typer.Option("--phase", metavar="NAME")] = "network",
+    phase: Annotated[str, typer.Option("--phase", metavar="NAME", autocompletion=_phases)] = "network",
     fact: Annotated[
         list[str] | None, typer.Option("--fact", metavar="FIELD=VALUE", help="Any other field; may be repeated.")
     ] = None,

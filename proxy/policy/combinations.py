@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from proxy.policy.model import Action, RuleText
 from proxy.policy.phases import Phase
+from proxy.settings import suggest
+from proxy.settings.sites import SITE
 
+OFF_RAMPS = ("sockets", "kernel", "clients")
 _ACTIONS: dict[Phase, tuple[Action, ...]] = {
     "tunnel": ("allow", "block", "audit"),
     "dns": ("allow", "block", "audit", "rate-limit"),
@@ -40,6 +43,9 @@ def check_combination(rule: RuleText, tenant: str | None) -> None:
             raise ValueError(f"'{key}' belongs to {' or '.join(actions)}, and this rule is {action}", key)
     if (required := _REQUIRED.get(action)) and getattr(rule, required) is None:
         raise ValueError(f"{action} needs '{required}'", "action")
+    if rule.offramp is not None and rule.offramp not in OFF_RAMPS and not rule.offramp.startswith(SITE):
+        hint = suggest(rule.offramp, (*OFF_RAMPS, f"{SITE}NAME"))
+        raise ValueError(f"unknown off-ramp '{rule.offramp}'{hint}", "offramp")
     if rule.refusal is not None and phase not in _REFUSING:
         raise ValueError(f"'refusal' is for phases {', '.join(_REFUSING)}", "refusal")
     if action == "rate-limit" and rule.flows is None and rule.flows_per_s is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,12 @@ class Policies:
     def rules(self) -> Iterable[Rule]:
         """Each rule, in the order of the files."""
         return (rule for policy in self.policies for rule in policy.rules)
+
+    def next_change(self, now: float) -> float:
+        """When the schedule of an enabled rule begins or ends next, after `now`; Unix seconds. Infinity: never."""
+        schedules = [rule.schedule for rule in self.rules() if rule.schedule is not None and rule.is_enabled]
+        changes = (schedule.next_change(now) for schedule in schedules)
+        return min((each for each in changes if each is not None), default=math.inf)
 
     def rules_for(self, tenant: str | None, phase: Phase) -> list[Rule]:
         """The enabled rules that are asked about this tenant's flows, in order."""

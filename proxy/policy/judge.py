@@ -38,6 +38,8 @@ class PolicyJudge:
         self.problem: str | None = None  # why the last reload was refused
         self.revoked = 0
         self._reloading = asyncio.Lock()
+        self._next_change = self.policies.next_change(time.time())
+        self._again: asyncio.Task[None] | None = None
         self._changed: list[Callable[[Policies], None]] = []
 
     def judge(self, flow: Flow) -> Ruling:
@@ -59,6 +61,12 @@ class PolicyJudge:
     def subscribe(self, changed: Callable[[Policies], None]) -> None:
         """Call `changed` with the policies of each later version, before flows are judged by them."""
         self._changed.append(changed)
+
+    def tick(self, now: float) -> None:
+        """Judge live flows again when the schedule of a rule has begun or ended. `now`: Unix seconds."""
+        if now >= self._next_change:
+            self._next_change = self.policies.next_change(now)
+            self._again = asyncio.get_running_loop().create_task(self.judge_again())
 
     def describe(self, *, text: bool) -> list[PolicyInfo]:
         """The policies in force."""
@@ -88,6 +96,7 @@ class PolicyJudge:
             self.problem = None
             fresh.inherit(self.policies)
             before, self.policies, self.loaded_at = self.policies.version, fresh, time.time()
+            self._next_change = fresh.next_change(self.loaded_at)
             for changed in self._changed:
                 changed(fresh)
             if fresh.version != before:

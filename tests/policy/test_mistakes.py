@@ -24,6 +24,8 @@ MISTAKES = {
     RULES + "- {name: a, action: inspect, phase: tunnel}":
         "acme.yaml:2:13: a rule of phase tunnel cannot inspect: expected one of allow, block, audit",
     RULES + "- {name: a, action: route}": "acme.yaml:2:13: route needs 'offramp'",
+    RULES + "- {name: a, action: route, offramp: kernl}":
+        "acme.yaml:2:28: unknown off-ramp 'kernl'; did you mean 'kernel'?",
     RULES + "- {name: a, action: rate-limit}":
         "acme.yaml:2:13: rate-limit needs 'flows' (at once), 'flows_per_s', or both",
     RULES + "- {name: a, action: quarantine, origin: help}":

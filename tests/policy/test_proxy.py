@@ -138,6 +138,15 @@ def test_a_tunnel_that_the_policy_refuses_hears_why(stage):
         stage.client(device="phone")
 
 
+def test_a_tunnel_that_may_no_longer_be_is_hung_up(stage):
+    staying, leaving = stage.client(device="laptop"), stage.client(device="tablet")
+    stage.write(ACME.replace("rules:", "rules:\n- {name: no-tablets, phase: tunnel, device: tablet, action: block}", 1))
+    stage.control.reload()
+    assert leaving.sock.recv(100) == b""
+    until(lambda: leaving.addresses[4] not in [each for info in stage.control.tunnels() for each in info.addresses])
+    assert staying.addresses[4] in [each for info in stage.control.tunnels() for each in info.addresses]
+
+
 def test_a_live_flow_that_may_no_longer_be_ends_within_a_second_of_the_reload(stage):
     listener, client = stage.listen(port=7003), stage.client(groups=["staff"])
     client.connect(4, 40_000, 7003)
