@@ -7,6 +7,7 @@ import contextlib
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from proxy.device.memory import MemoryTunnel
 from proxy.flow.flow import Flow
@@ -33,14 +34,15 @@ FADED_S = 200.0  # long after the last packets of a flow that has ended
 class FlowPath(contextlib.AbstractContextManager["FlowPath"]):
     """A client's tunnel, a tunnel to the origin, and what decides and records the flows between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, hooks: Hooks[Any] | None = None) -> None:
         limits = Limits(flows=1_000_000, new_flows_per_s=1_000_000_000)
         self.tenant = Tenant("acme", TenantSettings(limits=limits))
         self.client = MemoryTunnel(self.tenant, ["100.96.0.2"])
         self.exit = MemoryTunnel(self.tenant, ["10.50.0.10"], tunnel_id="memory-2")
         self.client.user = self.exit.user = "bob@acme.example"
         self.tenant.networks["default"].routes = RouteTable([Route(prefix="10.50.0.0/24", via="clients")])
-        self.lifecycle = Lifecycle("bench", HookRunner(Hooks()), Descriptors(1_000))
+        self._hooks = HookRunner(hooks or Hooks())
+        self.lifecycle = Lifecycle("bench", self._hooks, Descriptors(1_000))
         errors = IcmpErrors()
         forwarder = TunnelOffRamp(self.lifecycle, errors, Timeouts())
         self._plane = Plane(Entrance(self.lifecycle, errors, {}, forwarder), errors)
@@ -69,6 +71,17 @@ class FlowPath(contextlib.AbstractContextManager["FlowPath"]):
         took = time.process_time() - began
         self.lifecycle.admission.judge = None
         return count / took
+
+    async def seconds_with_hooks(self, count: int) -> float:
+        """The seconds of processor time that a flow takes to begin and end, each hook answered before the next step."""
+        self._end()
+        began = time.process_time()
+        for start in range(0, count, BATCH):
+            self._begin(range(start, start + BATCH))
+            await self._hooks.drain()
+            self._end()
+            await self._hooks.drain()
+        return (time.process_time() - began) / count
 
     def _begin(self, numbers: range) -> None:
         handle, client = self._plane.handle, self.client
