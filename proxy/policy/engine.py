@@ -63,6 +63,10 @@ class Policies:
         """Each rule, in the order of the files."""
         return (rule for policy in self.policies for rule in policy.rules)
 
+    def versions_of(self, tenant: str) -> list[str]:
+        """Of the policies that decide about this tenant's flows."""
+        return [policy.version for policy in self.policies if policy.tenant in (None, tenant)]
+
     def next_change(self, now: float) -> float:
         """When the schedule of an enabled rule begins or ends next, after `now`; Unix seconds. Infinity: never."""
         schedules = [rule.schedule for rule in self.rules() if rule.schedule is not None and rule.is_enabled]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from proxy.context import TunnelContext
 from proxy.flow.flow import Flow
@@ -15,13 +15,12 @@ from proxy.policy.explain import describe, explain
 from proxy.policy.facts import FlowFacts, tunnel_facts
 from proxy.policy.load import compile_policies
 from proxy.policy.source import Source
-from proxy.settings import DocumentError
+from proxy.settings import DocumentError, suggest
 from proxy.verdict import ALLOW, Decision, Ruling
 
 log = logging.getLogger(__name__)
 
-SLICE = 100  # live flows that are judged again at once: half a millisecond to a millisecond
-PAUSE_S = 0.0005  # between two slices: packets go first
+SLICE = 100  # live flows that are judged again before packets have their turn: about a millisecond
 NO_POLICY = Ruling(
     ALLOW, [Decision(stage="network", policy="default", action="allow", reason="no policy is in force for the tenant")]
 )
@@ -74,6 +73,9 @@ class PolicyJudge:
 
     def explain(self, question: Question) -> Explanation | None:
         """How a flow would be decided; ValueError: it is not described well."""
+        tenant = question.flow.tenant
+        if tenant is not None and tenant not in self._tenants:
+            raise ValueError(f"the proxy has no tenant '{tenant}'{suggest(tenant, self._tenants)}", "tenant")
         return explain(self.policies, question, time.time())
 
     async def renew(self) -> Reloaded:
@@ -95,23 +97,26 @@ class PolicyJudge:
                 raise
             self.problem = None
             fresh.inherit(self.policies)
-            before, self.policies, self.loaded_at = self.policies.version, fresh, time.time()
+            old, self.policies, self.loaded_at = self.policies, fresh, time.time()
             self._next_change = fresh.next_change(self.loaded_at)
             for changed in self._changed:
                 changed(fresh)
-            if fresh.version != before:
-                log.info("policies are of version %s now (%s before)", fresh.version, before)
-                await self.judge_again()
+            if fresh.version != old.version:
+                log.info("policies are of version %s now (%s before)", fresh.version, old.version)
+                await self.judge_again(
+                    {each for each in self._tenants if fresh.versions_of(each) != old.versions_of(each)}
+                )
             return fresh
 
-    async def judge_again(self) -> None:
-        """Judge all live flows by what is in force now, slice by slice; those that may no longer be, end."""
-        flows = [flow for flow in self._live() if not flow.is_ended]
+    async def judge_again(self, tenants: Collection[str] | None = None) -> None:
+        """Judge live flows, of these tenants or of all, by what is in force now; those that may no longer be, end."""
+        live = self._live() if tenants is None else (flow for flow in self._live() if flow.tenant.name in tenants)
+        flows = [flow for flow in live if not flow.is_ended]
         for start in range(0, len(flows), SLICE):
             for flow in flows[start : start + SLICE]:
                 if not flow.is_ended and flow.handler is not None and flow.decisions:
                     self._judge_again(flow)
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(0)
 
     def _judge_again(self, flow: Flow) -> None:
         ruling = self.judge(flow)

@@ -42,7 +42,7 @@ def policy(oxyctl, file):
 @pytest.fixture
 def live(policy, proxy, server, path, file):
     """Run `oxyctl policy ARGUMENTS` against a proxy where the file is in force."""
-    proxy.policy = PolicyJudge(FileSource([], [("acme", str(file))]), ["acme"], list)
+    proxy.policy = PolicyJudge(FileSource([], [("acme", str(file))]), ["acme", "globex"], list)
     return lambda *arguments: policy(*arguments, "--control", path)
 
 
@@ -95,6 +95,7 @@ def test_explain_by_a_file_that_is_not_in_force(policy, file):
     ("arguments", "code", "said"),
     [
         (["-t", "globex"], 4, "no policy speaks of such a flow: it is allowed"),
+        (["-t", "globexx"], 2, "the proxy has no tenant 'globexx'; did you mean 'globex'?"),
         (["-t", "acme", "--dst", "here"], 2, "dst: expected an address or address:port (found 'here')"),
         (["-t", "acme", "--fact", "net.dst.prt=1"], 2, "unknown field 'net.dst.prt'; did you mean 'net.dst.port'?"),
         (["-t", "acme", "--fact", "x"], 2, "--fact: expected FIELD=VALUE (found 'x')"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from proxy.errors import ProxyError
 from proxy.policy.answers import Question
 from proxy.policy.model import FlowText
 from tests.netns import needs_root
-from tests.running import ORIGIN, Stage, staged, until
+from tests.running import ORIGIN, ROOT, Stage, staged, until
 
 pytestmark = [pytest.mark.netns, needs_root]
 
@@ -208,3 +210,13 @@ def test_policies_are_told_with_their_hits(stage):
         **before,
         "no-telnet": before["no-telnet"] + 1,
     }
+
+
+def test_check_reads_policies_as_well(stage, tmp_path):
+    (tmp_path / "all.yaml").write_text("rules:\n- {name: a, action: alow}")
+    (tmp_path / "acme.yaml").write_text(ACME)
+    (tmp_path / "proxy.yaml").write_text(CONFIGURATION)
+    command = [sys.executable, "-m", "proxy", "--check", str(tmp_path / "proxy.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == f"{tmp_path}/all.yaml:2:21: rules.0.action: unknown value 'alow'; did you mean 'allow'?\n"
