@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import enum
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 
 from oxyctl.cli.control import asking
 from oxyctl.cli.flow_options import (
+    FieldsOption,
     FlowFormat,
     FlowsCommand,
     FlowsGroup,
@@ -91,6 +94,63 @@ def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="
         printer.detail(record)
     else:
         printer.answer([record], is_running=is_running)
+
+
+class ExportFormat(enum.StrEnum):
+    """What an export is written as."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+    eve = "eve"
+    zeek = "zeek"
+
+
+@app.command(cls=FlowsCommand)
+@sharing(window, whose, filters, excluded, place)
+def export(
+    context: typer.Context,
+    format_: Annotated[ExportFormat, typer.Option("--format", help="For which program.")] = ExportFormat.jsonl,
+    fields: FieldsOption = None,
+    **shared: Any,
+) -> None:
+    """Write every flow that matches, however many they are: csv, jsonl, Suricata's eve, or Zeek's conn.log.
+
+    What the export covers, and what is lost, is said at its end.
+    """
+    from oxyctl.cli.output import say
+    from oxyctl.errors import OxyctlError, UsageError
+    from oxyctl.render.exports import eve_lines, zeek_lines
+    from oxyctl.render.units import time_text
+    from proxy.control.schema import EXPORT_PARAMETERS, Exported
+
+    typed = Typed(context)
+    if fields is not None and format_ in (ExportFormat.eve, ExportFormat.zeek):
+        raise UsageError(f"--fields means nothing for {format_}: its fields are that tool's")
+    pairs = typed.pairs(EXPORT_PARAMETERS)
+    ends: list[Exported] = []
+
+    def records(lines: Iterator[Any]) -> Iterator[Any]:
+        for line in lines:
+            if isinstance(line, Exported):
+                ends.append(line)
+            else:
+                yield line
+
+    with asking(), contextlib.ExitStack() as stack, _until_nobody_reads():
+        lines, _ = typed.ask(lambda proxy: stack.enter_context(proxy.export(pairs)))
+        if format_ in (ExportFormat.eve, ExportFormat.zeek):
+            for line in (eve_lines if format_ == ExportFormat.eve else zeek_lines)(records(lines)):
+                print(line)
+        else:
+            typed.format = FlowFormat(format_)
+            typed.output("flows").answer(records(lines))
+        sys.stdout.flush()
+    if not ends:
+        raise OxyctlError("the export was cut off: the proxy stopped")
+    (end,) = ends
+    since = "everything on record" if end.window.since is None else f"since {time_text(end.window.since, date=True)}"
+    until = time_text(end.window.until, date=True)
+    say(f"{end.exported} flows: {since}, until {until}; {end.lost or 'no'} records are lost")
 
 
 @app.command()

@@ -31,17 +31,19 @@ class FlowOutput:
         self._table_fields = self._asked or flows.table_fields(every_tenant=every_tenant, events=events)
 
     def answer(
-        self, records: Sequence[FlowRecord], answer: FlowsAnswer | None = None, *, is_running: bool = True
+        self, records: Iterable[FlowRecord], answer: FlowsAnswer | None = None, *, is_running: bool = True
     ) -> None:
         """A whole answer; a JSON document says what it covers, and whether the proxy that it is about runs."""
+        if self._format not in ("table", "json"):  # as they come: they may be millions
+            self._print_lines(records)
+            return
+        records = list(records)
         if self._format == "table":
             dates = bool(records) and max(r.start for r in records) - min(r.start for r in records) > _TODAY_NS
             rows = [flows.texts(record, self._table_fields, dates=dates) for record in records]
             Table(flows.columns(self._table_fields)).write(rows)
-        elif self._format == "json":
-            self._print_document(records, answer, is_running)
         else:
-            self._print_lines(records)
+            self._print_document(records, answer, is_running)
 
     def detail(self, record: FlowRecord) -> None:
         """One flow, a line for each thing that is known of it."""

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from proxy.control.schema import (
+    Exported,
     FlowRecord,
     FlowsAnswer,
     GroupsAnswer,
@@ -128,6 +129,16 @@ class ControlClient:
         finally:
             connection.close()
 
+    @contextlib.contextmanager
+    def export(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Exported]]:
+        """Every flow that the parameters select, and at last what the export covers; without that it was cut off."""
+        connection = _UnixConnection(self._path, self._timeout_s)
+        try:
+            with self._open(connection, "GET", "/v1/flows/export", pairs) as response:
+                yield map(_exported, self._lines(response))
+        finally:
+            connection.close()
+
     def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         rest = b""
         try:
@@ -202,6 +213,15 @@ def _event(line: bytes) -> FlowRecord | Lost:
         return msgspec.convert(data, Lost) if data.keys() == {"lost"} else msgspec.convert(data, FlowRecord)
     except msgspec.DecodeError as error:
         raise ControlError(f"an event that cannot be read: {error}") from error
+
+
+def _exported(line: bytes) -> FlowRecord | Exported:
+    try:
+        kind: Any = Exported if line.startswith(b'{"exported":') else FlowRecord
+        found: FlowRecord | Exported = msgspec.json.decode(line, type=kind)
+        return found
+    except msgspec.DecodeError as error:
+        raise ControlError(f"a record that cannot be read: {error}") from error
 
 
 def _reason(body: bytes) -> str:

@@ -11,12 +11,21 @@ from urllib.parse import unquote
 import msgspec
 
 from proxy.control import policies
+from proxy.control.exporting import export
 from proxy.control.http11 import HttpError, Request, Response
 from proxy.control.listing import encode_page, list_flows
 from proxy.control.schema import SCHEMA, GroupsAnswer, ProxyView, RoutesChange
 from proxy.control.watch import Watcher
 from proxy.errors import ProxyError
-from proxy.flow.parameters import LIST_PARAMETERS, TENANT, WATCH_PARAMETERS, QueryError, parse_groups, parse_query
+from proxy.flow.parameters import (
+    EXPORT_PARAMETERS,
+    LIST_PARAMETERS,
+    TENANT,
+    WATCH_PARAMETERS,
+    QueryError,
+    parse_groups,
+    parse_query,
+)
 from proxy.flow.query import FlowQuery, predicate
 from proxy.settings import suggest
 
@@ -43,6 +52,7 @@ class Routes:
             Route(re.compile(r"/v1/tunnels"), {"GET": self._tunnels}),
             Route(re.compile(r"/v1/routes"), {"GET": self._get_routes, "PUT": self._put_routes}),
             Route(re.compile(r"/v1/flows"), {"GET": self._flows}),
+            Route(re.compile(r"/v1/flows/export"), {"GET": self._export}),
             Route(re.compile(r"/v1/flows/groups"), {"GET": self._groups}),
             Route(re.compile(r"/v1/flows/watch"), {"GET": self._watch}),
             Route(re.compile(r"/v1/flows/([^/]+)"), {"GET": self._flow, "DELETE": self._kill}),
@@ -101,6 +111,9 @@ class Routes:
     async def _flows(self, pairs: Pairs) -> Response:
         page = await list_flows(self._view, _query(pairs, LIST_PARAMETERS))
         return Response(body=encode_page("flows", page))
+
+    async def _export(self, pairs: Pairs) -> Response:
+        return Response(body=export(self._view, _query(pairs, EXPORT_PARAMETERS)), content_type=_NDJSON)
 
     async def _groups(self, pairs: Pairs) -> Response:
         page = await self._view.flow_groups(parse_groups(pairs, datetime.now().astimezone()))

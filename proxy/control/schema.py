@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Literal, Protocol
 
 import msgspec
 
 from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, Group, GroupsPage, GroupsQuery, Sums
 from proxy.flow.parameters import (
+    EXPORT_PARAMETERS,
     GROUP_PARAMETERS,
     LIST_PARAMETERS,
     WATCH_PARAMETERS,
@@ -27,6 +28,7 @@ from proxy.settings.sites import Route
 from proxy.verdict import Decision
 
 __all__ = [
+    "EXPORT_PARAMETERS",
     "GROUP_FIELDS",
     "GROUP_PARAMETERS",
     "GROUP_SORTS",
@@ -39,6 +41,7 @@ __all__ = [
     "ClosedBy",
     "Decision",
     "Event",
+    "Exported",
     "FlowProtocol",
     "FlowQuery",
     "FlowRecord",
@@ -213,6 +216,14 @@ class GroupsAnswer(msgspec.Struct, kw_only=True):
     truncated: bool
 
 
+class Exported(msgspec.Struct, kw_only=True):
+    """The last line of an export: what it covers. Without it the export was cut off."""
+
+    exported: int
+    window: Window
+    lost: int
+
+
 class Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A line of a watch: so many events were passed over, because the watcher did not keep up."""
 
@@ -257,6 +268,12 @@ class ProxyView(Protocol):
         ...
 
     async def past_flows(self, query: FlowQuery) -> Page: ...
+
+    def all_live_flows(self, query: FlowQuery) -> AsyncGenerator[FlowRecord, None]:
+        """Every live flow that matches, a record at a time, in no order."""
+        ...
+
+    async def recorded_tenants(self) -> list[str]: ...
 
     async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
         """Flows counted together, the first groups in the query's order."""

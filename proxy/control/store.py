@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import msgspec
 
 from proxy.control.client import ControlError
-from proxy.control.schema import FlowRecord, FlowsAnswer, GroupsAnswer
+from proxy.control.exporting import PAGE
+from proxy.control.schema import Exported, FlowRecord, FlowsAnswer, GroupsAnswer
 from proxy.errors import ProxyError
-from proxy.flow.parameters import LIST_PARAMETERS, TENANT, QueryError, parse_groups, parse_query
-from proxy.flow.query import FlowQuery, Page
+from proxy.flow.parameters import EXPORT_PARAMETERS, LIST_PARAMETERS, TENANT, QueryError, parse_groups, parse_query
+from proxy.flow.query import FlowQuery, Page, Window
 from proxy.telemetry import flowdb
 from proxy.telemetry.flowgroups import read_groups
 from proxy.telemetry.flowread import read_page
@@ -42,6 +44,28 @@ class RecordedFlows:
             query = parse_groups(pairs, datetime.now().astimezone())
             page = read_groups(connection, query, {}, Losses(flowdb.load_losses(connection)))
         return GroupsAnswer(items=page.groups, window=page.window, lost=page.lost, truncated=page.truncated)
+
+    @contextlib.contextmanager
+    def export(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Exported]]:
+        """Every ended flow that the parameters select, and at last what that covers."""
+        query = msgspec.structs.replace(_query(pairs, EXPORT_PARAMETERS), sort="start", descending=False, limit=PAGE)
+        yield self._pages(query, self.tenants() if query.tenant is None else [query.tenant])
+
+    def _pages(self, query: FlowQuery, tenants: list[str]) -> Iterator[FlowRecord | Exported]:
+        count = lost = 0
+        window = Window(query.since, query.until or time.time_ns(), None)
+        for tenant in tenants:
+            page_query, is_more = msgspec.structs.replace(query, tenant=tenant), True
+            while is_more:
+                page = self._page(page_query)
+                yield from (_decode(flow.record) for flow in page.flows)
+                count, window = count + len(page.flows), page.window
+                is_more = page.truncated and bool(page.flows)
+                if is_more:
+                    last = page.flows[-1]
+                    page_query = msgspec.structs.replace(page_query, after=(last.key, last.flow_id))
+            lost += page.lost
+        yield Exported(exported=count, window=window, lost=lost)
 
     def flow(self, flow_id: str, pairs: Pairs) -> FlowRecord:
         """One ended flow; `pairs` say whose."""

@@ -62,6 +62,7 @@ class FlowQuery(Filters, kw_only=True, frozen=True):
     until: int | None = None
     excluded: Filters = NOTHING  # what matches one of these is left out
     where: str = ""  # a condition (`proxy.flow.where`)
+    after: tuple[int, str] | None = None  # start and id: only what comes after this flow, oldest first
     sort: str = "start"
     descending: bool = True
     limit: int = DEFAULT_LIMIT

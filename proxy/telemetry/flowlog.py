@@ -96,6 +96,10 @@ class FlowLog:
         """The same counted together, with the sums of `live` flows."""
         return await self._ask(lambda connection: read_groups(connection, query, live, self._losses))
 
+    async def tenants(self) -> list[str]:
+        """Those that have records."""
+        return await self._ask(flowdb.tenants)
+
     async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
             raise ProxyError("the flow log is closed")

@@ -131,6 +131,9 @@ def conditions(query: FlowQuery) -> Where:
         where.add("ended >= ?", query.since)
     if query.until is not None:
         where.add("started <= ?", query.until)
+    if query.after is not None:
+        start, name = query.after
+        where.add("(started, flow_id) > (?, ?)", start, packed_id(name))
     for condition, arguments in _filters(query):
         where.add(f"({condition})", *arguments)
     for condition, arguments in _filters(query.excluded):

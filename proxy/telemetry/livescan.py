@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
 from proxy.flow.best import Best
 from proxy.flow.flow import Flow
@@ -62,6 +62,21 @@ async def count_groups(owners: Iterable[Tenant], query: FlowQuery, by: Sequence[
                 counting.add(flow)
         await pause()
     return counting.sums
+
+
+async def stream(
+    owners: Iterable[Tenant], query: FlowQuery, count: Count, look: Callable[[Flow], FlowRecord]
+) -> AsyncGenerator[FlowRecord, None]:
+    """The record of each flow that lives now and matches, in no order."""
+    of = of_flow(time.time_ns())
+    wanted, pause = predicate(query, of), Pause()
+    for step in list(steps(owners)):
+        alive = [flow for flow in step if not flow.is_recorded]
+        count(alive)
+        for flow in alive:
+            if wanted(flow):
+                yield look(flow)
+        await pause()
 
 
 class Pause:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -44,7 +44,7 @@ from proxy.settings.sites import SITE, route_problem
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.jsonlines import JsonLines
-from proxy.telemetry.livescan import count_groups, scan
+from proxy.telemetry.livescan import count_groups, scan, stream
 from proxy.telemetry.metrics import render
 
 
@@ -169,6 +169,15 @@ class View:
     async def past_flows(self, query: FlowQuery) -> Page:
         """Ended flows, from the store."""
         return await self._log.query(query)
+
+    def all_live_flows(self, query: FlowQuery) -> AsyncGenerator[FlowRecord, None]:
+        """Every live flow that matches, a record at a time."""
+        count = self._kernel.count if self._kernel is not None else _counted
+        return stream(self._owners(query.tenant), query, count, self._lifecycle.look)
+
+    async def recorded_tenants(self) -> list[str]:
+        """The tenants that have past flows."""
+        return await self._log.tenants()
 
     async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
         """Live and past flows counted together."""

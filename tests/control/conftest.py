@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,16 @@ class FakeProxy:
         self.before_past()
         key = SORT_KEYS[query.sort]
         found = [StoredFlow(key(r), r.flow_id, msgspec.json.encode(r)) for r in self.past if predicate(query)(r)]
+        found = [flow for flow in found if query.after is None or flow[:2] > query.after]
         window = Window(query.since, query.until or time.time_ns(), min((r.end or 0 for r in self.past), default=None))
         return Page(sort_flows(found, query)[: query.limit], window, self.lost, len(found) > query.limit)
+
+    async def all_live_flows(self, query: FlowQuery) -> AsyncGenerator[FlowRecord, None]:
+        for record in list(self.live):
+            yield record
+
+    async def recorded_tenants(self) -> list[str]:
+        return sorted({record.tenant for record in self.past})
 
     async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
         counting, ranking = Counting(query.by, OF_RECORD), Ranking(query, told)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from proxy.control import store as store_module
 from proxy.control.client import ControlError
 from proxy.control.store import RecordedFlows
 from proxy.telemetry import flowdb
@@ -77,6 +78,18 @@ def test_every_record_is_read_and_no_byte_changes(left):
     assert len(store.flows([("all_tenants", "true"), ("limit", "7")]).items) == 7
     assert store.flow("f00000001", ACME) == make_record(1)
     assert store.tenants() == ["acme", "globex"]
+    assert contents(left) == before
+
+
+def test_all_of_it_is_exported_page_by_page_and_counted_together(left, monkeypatch):
+    monkeypatch.setattr(store_module, "PAGE", 7)
+    before = contents(left)
+    store = RecordedFlows(left)
+    with store.export([("all_tenants", "true")]) as lines:
+        *records, end = lines
+    assert (len({record.flow_id for record in records}), end.exported, end.lost) == (300, 300, 0)
+    groups = store.groups([("all_tenants", "true"), ("by", "tenant"), ("sort", "flows")]).items
+    assert [(group.by["tenant"], group.sums.flows) for group in groups] == [("acme", 200), ("globex", 100)]
     assert contents(left) == before
 
 
