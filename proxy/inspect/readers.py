@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy.inspect.http.conversation import Conversation
 from proxy.inspect.relay import Relay
 from proxy.inspect.session import Session
 from proxy.inspect.stream import Handler, Side
@@ -12,7 +13,13 @@ from proxy.wire.sniff import sniff
 MAX_FIRST = 65_536
 
 HTTP_ALPN = {"h2": "h2", "http/1.1": "http"}  # what is offered to origins, and who reads it
-READERS: dict[str, Callable[[Session], Handler]] = {}
+
+
+def _http(session: Session) -> Handler:
+    return Conversation(session, failure=session.origin_error)
+
+
+READERS: dict[str, Callable[[Session], Handler]] = {"http": _http, "h2": _http}
 
 
 class Inner:

@@ -38,7 +38,8 @@ class H1Client:
         self.exchange: Exchange | None = None
         self._pool = pool
         self._limits = limits
-        self._reader: h11.Connection | None = None
+        self._reader: h11.Connection | None = None  # of heads, and of bodies without a length
+        self._left = 0  # bytes of a body whose length is known: they are counted, and no work for h11
         self._is_chunked = self._is_raw = self._has_sent = self._closes = False
         self._key: bytes | None = None
         self._is_lost = False
@@ -100,6 +101,8 @@ class H1Client:
         if self._is_raw:
             if exchange is not None:
                 exchange.response_data(data)
+        elif self._left:
+            self._counted(data)
         elif self._reader is None:
             self._fail(Fault.ORIGIN_PROTOCOL, "the origin has sent what was not asked for")
         else:
@@ -111,6 +114,8 @@ class H1Client:
         if self._is_raw:
             if self.exchange is not None:
                 self.exchange.response_ended([])
+        elif self._left:
+            self._fail(Fault.RESPONSE_CUT, "the origin has closed the connection too early")
         elif self._reader is None:
             self._lose()
         else:
@@ -161,7 +166,8 @@ class H1Client:
             elif type(event) is h11.Response:
                 self._respond(event)
             elif type(event) is h11.EndOfMessage:
-                self._complete(event)
+                rest = self._reader.trailing_data[0]
+                self._complete(event.headers.raw_items() if event.headers else [], rest)
             elif type(event) is h11.InformationalResponse:
                 self._inform(event)
             else:
@@ -172,6 +178,7 @@ class H1Client:
         assert exchange is not None
         assert reader is not None
         head = h1_wire.read_response(event, self._limits)
+        length = head.length
         if event.http_version == b"1.0" or _closes(event):
             self._closes = True
         if exchange.request.method == b"CONNECT" and 200 <= head.status < 300:
@@ -179,6 +186,23 @@ class H1Client:
         else:
             head.closes = self._closes
             exchange.responded(head)
+            if exchange.request.method == b"HEAD" or head.status in (204, 304):
+                length = 0
+            if self._reader is reader and length is not None:
+                self._reader = None
+                self._left = length
+                self._counted(reader.trailing_data[0])
+
+    def _counted(self, data: bytes) -> None:
+        """A part of a body whose length is known, and maybe more than there should be."""
+        rest = data[self._left :]
+        if rest:
+            data = data[: self._left]
+        self._left -= len(data)
+        if data and self.exchange is not None:
+            self.exchange.response_data(data)
+        if not self._left:
+            self._complete([], rest)
 
     def _inform(self, event: h11.InformationalResponse) -> None:
         assert self.exchange is not None
@@ -203,28 +227,26 @@ class H1Client:
         if leftover:
             exchange.response_data(leftover)
 
-    def _complete(self, event: h11.EndOfMessage) -> None:
-        exchange, reader = self.exchange, self._reader
-        assert exchange is not None
-        assert reader is not None
-        if reader.trailing_data[0]:
+    def _complete(self, trailers: Headers, rest: bytes) -> None:
+        exchange, self._reader = self.exchange, None
+        if rest:
             self._closes = True  # bytes that nobody asked for belong to no response
-        self._reader = None
         is_free = self._has_sent and not self._closes
-        self.exchange = None if self._has_sent else exchange
-        trailers = event.headers.raw_items() if event.headers else []
-        if self._closes:
+        if self._has_sent or self._closes:
             self.exchange = None
+        if self._closes:
             self._lose()
-        exchange.response_ended(trailers)
-        if not exchange.client_ended and self._closes:
-            exchange.origin_failed(Fault.ORIGIN_CLOSED, "the origin has answered and closed before the request's end")
+        if exchange is not None:
+            exchange.response_ended(trailers)
+            if not exchange.client_ended and self._closes:
+                detail = "the origin has answered and closed before the request's end"
+                exchange.origin_failed(Fault.ORIGIN_CLOSED, detail)
         if is_free:
             self._pool.free(self)
 
     def _fail(self, fault: Fault, detail: str) -> None:
         exchange, self.exchange = self.exchange, None
-        self._reader = None
+        self._reader, self._left = None, 0
         self.link.abort()
         self._lose()
         if exchange is not None:

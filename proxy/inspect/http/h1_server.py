@@ -41,7 +41,8 @@ class H1Server:
         self._limits = owner.limits
         self._buffer = bytearray()  # of heads to come
         self._searched = 0  # bytes of it that have no end of a head
-        self._body: h11.Connection | None = None
+        self._body: h11.Connection | None = None  # that reads the chunks of one
+        self._left = 0  # bytes of a body whose length is known: they are counted, and no work for h11
         self._excess = 0  # bytes of chunk headers beyond what was earned
         self._framing = Framing.NONE
         self._head: RequestHead | None = None
@@ -62,6 +63,8 @@ class H1Server:
         if self._framing is Framing.RAW:
             if self.exchange is not None:
                 self.exchange.request_data(data)
+        elif self._left:
+            self._counted(data)
         elif self._body is not None:
             self._body.receive_data(data)
             self._read_body(len(data))
@@ -85,7 +88,7 @@ class H1Server:
                 self.owner.close_client("client_closed", "client")
         elif self._framing is Framing.RAW:
             exchange.request_ended([])
-        elif self._body is not None:
+        elif self._left or self._body is not None:
             exchange.client_gone(Fault.BODY_CUT, "the connection ended within a request's body")
 
     def broken(self, detail: str) -> None:
@@ -142,14 +145,31 @@ class H1Server:
         self._head = head
         self._closes = head.closes
         exchange = self.exchange = Exchange(self.owner, self, head)
-        if not head.is_bodiless:
+        if head.length:
+            self._left = head.length
+        elif not head.is_bodiless:
             self._body, self._excess = body, 0
         exchange.begin(is_complete=head.is_bodiless)
-        if self._body is not None and self._buffer:
+        if self._buffer and (self._left or self._body is not None):
             rest = bytes(self._buffer)
             self._buffer.clear()
-            body.receive_data(rest)
-            self._read_body(len(rest))
+            if self._body is None:
+                self._counted(rest)
+            else:
+                body.receive_data(rest)
+                self._read_body(len(rest))
+
+    def _counted(self, data: bytes) -> None:
+        """A part of a body whose length is known, and maybe what is pipelined behind it."""
+        if len(data) > self._left:
+            self._buffer += data[self._left :]
+            data = data[: self._left]
+        self._left -= len(data)
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.request_data(data)
+            if not self._left:
+                exchange.request_ended([])
 
     def _read_body(self, size: int) -> None:
         body, exchange = self._body, self.exchange
@@ -181,7 +201,7 @@ class H1Server:
 
     def _bad(self, error: HttpError) -> None:
         """Refuse what cannot be read; nothing after it can be understood."""
-        self._body = None
+        self._body, self._left = None, 0
         self._closes = True
         exchange = self.exchange
         if exchange is None:
@@ -270,7 +290,7 @@ class H1Server:
             self.owner.close_client("origin_closed", "origin")
         elif self._framing is Framing.RAW or not self.link.is_open:
             self.owner.close_client(None, "proxy")
-        elif self._closes or self._body is not None or self.owner.is_draining:
+        elif self._closes or self._left or self._body is not None or self.owner.is_draining:
             self._linger()
         elif self._has_ended:
             self.owner.close_client("client_closed", "client")

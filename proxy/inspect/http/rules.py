@@ -71,7 +71,7 @@ _FACTS: dict[str, Callable[[Facts], Any]] = {
     "http.request.uri.path": lambda f: f.uri.partition("?")[0],
     "http.request.uri.query": lambda f: f.uri.partition("?")[2],
     "http.request.method": lambda f: f.request.method.decode("latin-1"),
-    "http.request.version": lambda f: f.request.version,
+    "http.request.version": lambda f: f"HTTP/{f.request.version}",
     "http.request.headers": lambda f: _by_name(f.request.headers),
     "http.conn.hostname": lambda f: f.tls.sni if f.tls is not None else f.host,
     "http.upload.mime": lambda f: media_type(f.request.headers),
