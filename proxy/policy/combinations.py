@@ -15,20 +15,44 @@ _ACTIONS: dict[Phase, tuple[Action, ...]] = {
     "egress": ("allow", "block", "audit", "route"),
     "tls": ("allow", "block", "audit", "inspect", "do-not-inspect"),
     "ssh": ("allow", "block", "audit"),
-    "http": ("allow", "block", "audit", "rate-limit", "quarantine"),
+    "http": (
+        "allow",
+        "block",
+        "audit",
+        "rate-limit",
+        "quarantine",
+        "redirect",
+        "override-origin",
+        "set-header",
+        "remove-header",
+    ),
 }
 _KEYS: dict[str, tuple[Action, ...]] = {
     "refusal": ("block",),
     "would": ("audit",),
     "level": ("inspect",),
     "offramp": ("route",),
-    "origin": ("quarantine",),
+    "origin": ("quarantine", "override-origin"),
+    "status": ("block", "redirect"),
+    "page": ("block",),
+    "location": ("redirect",),
+    "header": ("set-header", "remove-header"),
+    "value": ("set-header",),
+    "on": ("set-header", "remove-header"),
     "flows": ("rate-limit",),
     "flows_per_s": ("rate-limit",),
     "per": ("rate-limit",),
     "ttl_s": ("allow", "inspect", "do-not-inspect", "route", "quarantine"),
 }
-_REQUIRED: dict[Action, str] = {"route": "offramp", "quarantine": "origin"}
+_REQUIRED: dict[Action, tuple[str, ...]] = {
+    "route": ("offramp",),
+    "quarantine": ("origin",),
+    "override-origin": ("origin",),
+    "redirect": ("location",),
+    "set-header": ("header", "value"),
+    "remove-header": ("header",),
+}
+_HTTP_ONLY = ("status", "page")
 _REFUSING: tuple[Phase, ...] = ("network", "egress", "tls")  # others answer in the words of their protocol
 
 
@@ -41,8 +65,14 @@ def check_combination(rule: RuleText, tenant: str | None) -> None:
     for key, actions in _KEYS.items():
         if getattr(rule, key) is not None and action not in actions:
             raise ValueError(f"'{key}' belongs to {' or '.join(actions)}, and this rule is {action}", key)
-    if (required := _REQUIRED.get(action)) and getattr(rule, required) is None:
-        raise ValueError(f"{action} needs '{required}'", "action")
+    for required in _REQUIRED.get(action, ()):
+        if getattr(rule, required) is None:
+            raise ValueError(f"{action} needs '{required}'", "action")
+    for key in _HTTP_ONLY:
+        if getattr(rule, key) is not None and phase != "http":
+            raise ValueError(f"'{key}' is for phase http", key)
+    if rule.status is not None and (rule.status < 400) != (action == "redirect"):
+        raise ValueError("a block has a status of 400 to 599, a redirect one of 300 to 399", "status")
     if rule.offramp is not None and rule.offramp not in OFF_RAMPS and not rule.offramp.startswith(SITE):
         hint = suggest(rule.offramp, (*OFF_RAMPS, f"{SITE}NAME"))
         raise ValueError(f"unknown off-ramp '{rule.offramp}'{hint}", "offramp")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from proxy.policy.facts import received
 from proxy.policy.language import Facts, Values
 from proxy.policy.limits import Countable
@@ -15,7 +17,7 @@ from proxy.policy.phases import PHASES, Phase
 from proxy.policy.read import Policy
 from proxy.policy.rule import Rule
 from proxy.policy.table import Table
-from proxy.verdict import ALLOW, Decision, Ruling, Verdict
+from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Ruling, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class _Judgement:
 
     table: Table
     default: Ruling
+    needs_answer: bool  # there are conditions about the response: it is judged when that is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +102,16 @@ class Policies:
 
     def judge(self, tenant: str | None, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
         """What is said in this phase about these facts, by field name; None: no policy speaks of it."""
-        if (tenant, phase) not in self._judgements:
+        judgement = self._judgements.get((tenant, phase))
+        if judgement is None:
             return None
         known = facts if isinstance(facts, Facts) else received(phase, facts)
-        return self.rule(tenant, phase, known)
+        is_answered = phase == "http" and known["http.response.code"] is not None
+        ruling = self.rule(tenant, phase, known, again=is_answered)  # limits have counted the request
+        if ruling is not None and judgement.needs_answer and not is_answered and not ruling.verdict.is_denial:
+            effects = msgspec.structs.replace(ruling.verdict.http or HttpEffects(), judge_response=True)
+            return Ruling(msgspec.structs.replace(ruling.verdict, http=effects), ruling.decisions)
+        return ruling
 
     def rule(
         self, tenant: str | None, phase: Phase, facts: Facts, flow: Countable | None = None, *, again: bool = False
@@ -146,7 +155,8 @@ class Policies:
         # two files that differ: the more careful one is right, whoever wrote it
         denying = next((policy for policy in stated if policy.defaults[phase] == "deny"), None)
         speaking = denying or (stated[-1] if stated else mine[-1])
-        return _Judgement(Table(rules), _default(speaking, phase, "deny" if denying else "allow"))
+        default = _default(speaking, phase, "deny" if denying else "allow")
+        return _Judgement(Table(rules), default, any(rule.needs_answer for rule in rules))
 
 
 def _default(policy: Policy, phase: Phase, default: Default) -> Ruling:
@@ -189,6 +199,7 @@ def _joined(said: list[Rule], last: Ruling) -> Ruling:
     if last.verdict.is_denial:
         return Ruling(last.verdict, decisions)
     level = offramp = ttl_s = None
+    effects = [rule.verdict.http for rule in said] + [last.verdict.http]
     for rule in said:
         verdict = rule.verdict
         level = level or verdict.level
@@ -200,7 +211,7 @@ def _joined(said: list[Rule], last: Ruling) -> Ruling:
         ttl_s = final.ttl_s if ttl_s is None else min(ttl_s, final.ttl_s)
     verdict = Verdict(
         reason=final.reason, level=final.level or level, offramp=final.offramp or offramp, origin=final.origin,
-        ttl_s=ttl_s,
+        ttl_s=ttl_s, http=_effects([each for each in effects if each is not None]),
     )  # fmt: skip
     return Ruling(_plain(verdict), decisions)
 
@@ -208,6 +219,25 @@ def _joined(said: list[Rule], last: Ruling) -> Ruling:
 def _plain(verdict: Verdict) -> Verdict:
     """The very `ALLOW` where nothing more is said: flows that are only allowed are not held."""
     return ALLOW if verdict == ALLOW else verdict
+
+
+def _effects(said: list[HttpEffects]) -> HttpEffects | None:
+    """What several rules do to one request: of changes of one header the first holds."""
+    if len(said) < 2:
+        return said[0] if said else None
+    return HttpEffects(
+        status=next((each.status for each in said if each.status is not None), None),
+        location=next((each.location for each in said if each.location is not None), None),
+        request_headers=_first([change for each in said for change in each.request_headers]),
+        response_headers=_first([change for each in said for change in each.response_headers]),
+    )
+
+
+def _first(changes: list[HeaderChange]) -> tuple[HeaderChange, ...]:
+    by_name: dict[str, HeaderChange] = {}
+    for change in changes:
+        by_name.setdefault(change.name.lower(), change)
+    return tuple(by_name.values())
 
 
 def join(network: Ruling | None, egress: Ruling | None) -> Ruling | None:

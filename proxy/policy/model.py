@@ -11,14 +11,23 @@ from proxy.policy.phases import Phase
 from proxy.settings.parts import Count, Name, Part, Seconds
 from proxy.verdict import LevelName, Refusal
 
-Action = Literal["allow", "block", "audit", "inspect", "do-not-inspect", "route", "rate-limit", "quarantine"]
+Action = Literal[
+    "allow", "block", "audit", "inspect", "do-not-inspect", "route", "rate-limit", "quarantine",
+    "redirect", "override-origin", "set-header", "remove-header",
+]  # fmt: skip
 Default = Literal["allow", "deny"]
 Per = Literal["tenant", "user", "device", "source", "rule"]
 Several = str | int | list[str | int]
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Rate = Annotated[float, Meta(gt=0, le=1e9)]
 
-DECIDING: tuple[Action, ...] = ("allow", "block", "quarantine")  # the phase ends with the first rule of these
+DECIDING: tuple[Action, ...] = (
+    "allow",
+    "block",
+    "quarantine",
+    "redirect",
+    "override-origin",
+)  # the phase ends with the first rule of these
 SELECTORS = (
     "src", "dst", "port", "protocol", "user", "group", "device", "posture", "host", "onramp", "site", "network",
     "tenant",
@@ -55,7 +64,13 @@ class RuleText(Part, frozen=True):
     would: Default | Literal["block"] | None = None  # audit: what it would have done
     level: LevelName | None = None  # inspect: how high
     offramp: str | None = None  # route: where it leaves
-    origin: str | None = None  # quarantine: `address:port`
+    origin: str | None = None  # quarantine, override-origin: `address:port`
+    status: Annotated[int, Meta(ge=300, le=599)] | None = None  # block, redirect: of the response
+    page: str | None = None  # block: the words that the client reads
+    location: str | None = None  # redirect: where to
+    header: Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")] | None = None  # set-header, remove-header
+    value: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None  # set-header
+    on: Literal["request", "response"] | None = None  # set-header, remove-header: whose; the request's without one
     flows: Count | None = None  # rate-limit: how many at once
     flows_per_s: Rate | None = None  # rate-limit: how many may begin in a second
     per: Per | None = None  # rate-limit: what is counted by itself

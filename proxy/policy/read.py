@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from proxy.policy.schedule import Schedule
 from proxy.settings import Document, DocumentError
 from proxy.settings.document import Place
 from proxy.settings.parts import endpoint
-from proxy.verdict import ALLOW, Decision, Verdict
+from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Verdict
 
 MAX_RULES = 100_000
+_ANSWER = re.compile(r"\bhttp\.(response|download)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class _Rules:
         return Rule(
             text.name, self._policy, self._tenant, text.phase, precedence, text.action, self._verdict(text, place),
             decision, steps, document.file, document.error("", place).line, text.enabled, schedule, limiter,
+            text.phase == "http" and _ANSWER.search(text.when or "") is not None,
         )  # fmt: skip
 
     def _when(self, text: RuleText, place: Place) -> list[Step]:
@@ -140,14 +143,17 @@ class _Rules:
     def _verdict(self, text: RuleText, place: Place) -> Verdict:
         reason = text.reason or f"rule {text.name} of policy {self._policy}"
         if text.action == "block":
-            return Verdict(action="deny", reason=reason, refusal=text.refusal or "reset")
+            page = HttpEffects(status=text.status, page=text.page) if text.phase == "http" else None
+            return Verdict(action="deny", reason=reason, refusal=text.refusal or "reset", http=page)
+        if text.action in ("redirect", "set-header", "remove-header"):
+            return Verdict(reason=reason, ttl_s=text.ttl_s, http=_effects(text))
         if text.action == "inspect":
             return Verdict(level=text.level or "http", ttl_s=text.ttl_s)
         if text.action == "do-not-inspect":
             return Verdict(level="packet", ttl_s=text.ttl_s)
         if text.action == "route":
             return Verdict(offramp=text.offramp, ttl_s=text.ttl_s)
-        if text.action == "quarantine":
+        if text.action in ("quarantine", "override-origin"):
             assert text.origin is not None
             try:
                 address, port = endpoint(text.origin)
@@ -155,6 +161,15 @@ class _Rules:
                 raise self._document.error(f"origin: {error}", (*place, "origin")) from None
             return Verdict(origin=(str(address), port), reason=reason, ttl_s=text.ttl_s)
         return ALLOW if text.ttl_s is None else Verdict(ttl_s=text.ttl_s)
+
+
+def _effects(text: RuleText) -> HttpEffects:
+    """What a rule of phase http does to a request that it lets pass, or sends elsewhere."""
+    if text.action == "redirect":
+        return HttpEffects(location=text.location, status=text.status)
+    assert text.header is not None
+    changes = (HeaderChange(text.header, text.value if text.action == "set-header" else None),)
+    return HttpEffects(response_headers=changes) if text.on == "response" else HttpEffects(request_headers=changes)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ class Rule:
     is_enabled: bool = True
     schedule: Schedule | None = None
     limiter: Limiter | None = None
+    needs_answer: bool = False  # a condition of it is about a response
     hits: int = 0
     last_hit: float | None = None  # Unix seconds
     ruling: Ruling = field(init=False)  # when nothing else was said

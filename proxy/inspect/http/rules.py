@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead, first, host_and_port
+from proxy.policy import language as policy
 from proxy.session.facts import TLSFacts
 from proxy.verdict import HeaderChange
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-class Facts(dict[str, Any]):
+class Facts(policy.Facts):
     """What is known of one request, by Gateway's names; those of the response are there when it is.
 
     A fact is worked out when it is first looked up, and None where it is not known: most rules name two or three.
