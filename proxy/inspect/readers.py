@@ -15,11 +15,12 @@ MAX_FIRST = 65_536
 HTTP_ALPN = {"h2": "h2", "http/1.1": "http"}  # what is offered to origins, and who reads it
 
 
-def _http(session: Session) -> Handler:
+def read_http(session: Session) -> Handler:
+    """HTTP, whichever version; without an origin it answers with why there is none."""
     return Conversation(session, failure=session.origin_error)
 
 
-READERS: dict[str, Callable[[Session], Handler]] = {"http": _http, "h2": _http}
+READERS: dict[str, Callable[[Session], Handler]] = {"http": read_http, "h2": read_http}
 
 
 class Inner:
