@@ -48,9 +48,18 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the flow must not be."""
         return self.action == "deny"
 
+    @property
+    def ending(self) -> Literal["denied", "proxy_error"]:
+        """Why a flow ends that this does not let be."""
+        return "denied"
+
 
 class Failure(Verdict, frozen=True):
-    """The denial of a hook or a policy that has failed: its flow ends with `proxy_error`."""
+    """The denial of a hook or a policy that has failed."""
+
+    @property
+    def ending(self) -> Literal["denied", "proxy_error"]:
+        return "proxy_error"
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -75,7 +75,7 @@ class ForwardedFlow(WatchedFlow):
         """Policy and hooks have spoken about a flow that begins with an answer."""
         flow = self.flow
         if verdict.is_denial:
-            self.end("denied")
+            self.end(verdict.ending)
             return
         self._is_started = True
         flow.level, flow.origin = "packet", AS_ASKED

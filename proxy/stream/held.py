@@ -18,7 +18,7 @@ from proxy.stream.directions import LIFTED, hop_for, move, redirection
 from proxy.stream.held_syn import HeldSyn
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.waiting import Waiting
-from proxy.verdict import ALLOW, Failure, Verdict
+from proxy.verdict import ALLOW, Verdict
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
 
@@ -176,7 +176,7 @@ class HeldFlow:
                 kind = icmp.PORT_UNREACHABLE if self.flow.protocol == "udp" else icmp.PROHIBITED
                 kind = None if self.flow.protocol == "tcp" else kind
             self._answer(kind)
-        self.end("proxy_error" if isinstance(verdict, Failure) else "denied")
+        self.end(verdict.ending)
 
     def _drop(self, reason: DropReason) -> None:
         """The way that a verdict names is closed."""

@@ -73,7 +73,7 @@ class UdpSession(EndpointSession):
     def admitted(self, payload: bytes, segment: int, tos: int, verdict: Verdict) -> None:
         """Policy and hooks have spoken about a flow that its origin began."""
         if verdict.is_denial:
-            self.end("denied")
+            self.end(verdict.ending)
             return
         try:
             self.connect()

@@ -10,7 +10,7 @@ import stat
 
 import pytest
 
-from proxy.context import MAX_CONTEXT_BYTES
+from proxy.context import MAX_CONTEXT_BYTES, TunnelContext
 from proxy.errors import ProxyError
 from proxy.hooks import Hooks
 from proxy.onramps import connected
@@ -248,3 +248,42 @@ def test_path_of_a_dead_proxy_is_taken():
 def test_path_that_cannot_be_is_one_clear_error():
     with ramping() as ramp, pytest.raises(ProxyError, match=r"on-ramp .*missing/ramp\.sock"):
         listen(ramp, os.path.join(os.path.dirname(ramp.path), "missing", "ramp.sock"))
+
+
+class Understands(Hooks):
+    async def packet_context(self, data):
+        if data.startswith(b"{"):
+            return None
+        if data == b"raise":
+            raise ValueError("a bug")
+        if data == b"number":
+            return 7
+        user, _, address = data.decode().partition("@")
+        if user == "mallory":
+            return "you are not welcome"
+        return TunnelContext(tenant="acme", token="secret", addresses=[address], user=user, extension={"role": user})
+
+
+def test_application_may_understand_another_format():
+    with ramping(hooks=Understands()) as ramp:
+        assert ramp.client().send(b"ann@100.96.0.7").answer() == {"ok": True, "mtu": 1280}
+        (tunnel,) = ramp.opened
+        assert (tunnel.user, tunnel.addresses, tunnel.extension) == ("ann", ["100.96.0.7"], {"role": "ann"})
+        _, usual = ramp.admitted(extension={"role": "admin"})
+        assert (usual.user, usual.extension) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"mallory@100.96.0.7", "you are not welcome"),
+        (b"ann@100.96.0.777", "'100.96.0.777' does not appear to be an IPv4 or IPv6 address"),
+        (b"ann@127.0.0.1", "127.0.0.1 cannot be a client's address"),
+        (b"ann@" + b"1" * 300, "bad context: Expected `str` of length <= 256 - at `$.addresses[0]`"),
+        (b"raise", "hook packet_context failed"),
+        (b"number", "hook packet_context answered with a int"),
+    ],
+)
+def test_what_the_application_does_not_understand_is_refused(said, reason):
+    with ramping(hooks=Understands()) as ramp:
+        assert ramp.client().send(said).refusal() == reason
