@@ -13,6 +13,7 @@ from functools import partial
 
 import msgspec
 
+from proxy.ca.store import Authorities
 from proxy.context import TunnelContext
 from proxy.control.server import ControlServer
 from proxy.errors import ProxyError
@@ -43,6 +44,8 @@ from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.descriptors import Descriptors
 from proxy.stream.echo import EchoFlow
 from proxy.stream.entrance import Entrance
+from proxy.stream.inspectors import Inspectors
+from proxy.stream.lending import Lender
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.relay import close_pool
 from proxy.stream.tcp import TcpPlane
@@ -104,6 +107,7 @@ class Proxy:
             remember, tun = partial(self._remember, flow_log), self._bridges[HEADER_BYTES].tun
             self._kernel = KernelOffRamp(settings, self.tenants, self._poller, remember, tun)
             defer.callback(self._kernel.close)
+        self._open_inspectors()
         plane = self._make_plane()
         self._open_kernel(plane, flow_log)
         ramps = self._ramps, self._ports
@@ -122,6 +126,7 @@ class Proxy:
         defer.push_async_callback(self._hooks.drain)
         defer.push_async_callback(self._hooks.notify, "shutdown")
         defer.callback(self._end_all)
+        defer.push_async_callback(self._inspectors.drain, settings.timeouts.drain_s)
         self._open_ramps(plane)
         self._tick()
         defer.callback(lambda: self._timer.cancel())  # whichever is armed by then
@@ -153,10 +158,23 @@ class Proxy:
             self._bridges[header_bytes] = bridge
             self._pumps.append(pump)
 
+    def _open_inspectors(self) -> None:
+        """None runs before the first session that is to be read."""
+        settings, loop = self.settings, asyncio.get_running_loop()
+        wishes = {name: tenant.inspection for name, tenant in settings.tenants.items()}
+        authorities = Authorities(settings.state, wishes)
+        for name, tenant in settings.tenants.items():
+            if tenant.level in ("tls", "http"):
+                authorities.of(name)  # what is wrong with it is said at start
+        lender = Lender(self._poller, loop, authorities, wishes, settings)
+        self._inspectors = Inspectors(settings.inspectors, self._poller, loop, lender)
+        self._stack.callback(self._inspectors.close)
+
     def _make_plane(self) -> Plane:
         poller, lifecycle, timeouts = self._poller, self._lifecycle, self.settings.timeouts
         errors = IcmpErrors()
-        tcp = TcpPlane(poller, self._bridges, lifecycle, errors, timeouts, self._dialer)
+        dialer, inspectors = self._dialer, self._inspectors
+        tcp = TcpPlane(poller, self._bridges, lifecycle, errors, timeouts, dialer, inspectors)
         for bridge in self._bridges.values():
             bridge.start(poller, tcp.accepted)
         udp_offload = self._bridges[HEADER_BYTES].udp_offload
@@ -288,6 +306,7 @@ class Proxy:
             self._judge.tick(time.time())
         for tenant in self.tenants.values():
             tenant.expire_fragments(now)
+        self._inspectors.tick(now)
         if self._kernel is not None:
             self._kernel.tick(now)
 

@@ -181,7 +181,7 @@ class RouteInfo(msgspec.Struct, kw_only=True):
     via: str
     priority: int = 100
     weight: int = 1
-    level: Literal["stream"] | None = None
+    level: Literal["stream", "tls", "http"] | None = None
     cost: int | None = None  # priority with the penalty of its best tunnel; None: no tunnel of the site is open
     flows: int = 0  # that take it
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from proxy.flow.record import CloseReason
 from proxy.inspect.stream import SessionView, Side, Stream
 
 HIGH_WATER = 256 << 10  # bytes queued for one side before the other is read no more
@@ -31,15 +30,24 @@ class Relay:
         self._ended.append(side)
         self._streams[other(side)].end()
         if len(self._ended) == 2:
-            reason: CloseReason = "client_closed" if self._ended[0] is Side.CLIENT else "origin_closed"
-            self._view.finish(reason, "client" if self._ended[0] is Side.CLIENT else "origin")
+            self._finish(self._ended[0])
 
     def broken(self, side: Side, error: OSError) -> None:
+        if side in self._ended:  # it had said all that it had, and does not wait for our answer
+            self._streams[other(side)].end()
+            self._finish(side)
+            return
         self._streams[other(side)].abort()
         if side is Side.CLIENT:
             self._view.finish("client_reset", "client")
         else:
             self._view.finish("origin_reset", "origin")
+
+    def _finish(self, first: Side) -> None:
+        if first is Side.CLIENT:
+            self._view.finish("client_closed", "client")
+        else:
+            self._view.finish("origin_closed", "origin")
 
     def drained(self, side: Side) -> None:
         self._streams[other(side)].resume()

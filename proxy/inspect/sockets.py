@@ -285,6 +285,8 @@ class TLSStream(SocketStream):
                 if self._wants_to_shut:
                     self._shut()
                 return
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # what `recv` says of the end, once we have said ours
+                data = b""
             if self.learnt is not None:
                 learnt, self.learnt = self.learnt, None
                 learnt(self.sock)

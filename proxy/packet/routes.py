@@ -22,7 +22,7 @@ class Hop:
     @property
     def is_stream(self) -> bool:
         """Whether flows by this hop are lifted to streams, unless somebody says otherwise."""
-        return self.carrier is None or self.is_lifted or (self.route is not None and self.route.level == "stream")
+        return self.carrier is None or self.is_lifted or (self.route is not None and self.route.level is not None)
 
     def __str__(self) -> str:
         return "" if self.route is None else f"{self.route.prefix} via {self.route.via}"
@@ -77,7 +77,7 @@ def leave(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:
     way = arrival if arrival.exit is not None else network.exits.get(arrival.header_bytes)
     if way is None or network.is_own(destination):
         return hop
-    return Hop(hop.route, way, network.tenant.settings.level == "stream")
+    return Hop(hop.route, way, network.tenant.settings.level != "packet")
 
 
 def _hops(network: Network, route: Route, destination: bytes) -> list[Hop]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -41,6 +42,14 @@ class Inspection(Part, frozen=True):
     learn_pinned: bool = False  # pass, for a while, what the client had refused as inspected
     pinned_s: Seconds = 86_400
     quic: Literal["refuse", "pass"] = "refuse"  # UDP to port 443, where TCP to there would be read
+
+
+def absolute(inspection: Inspection, base: Path) -> Inspection:
+    """The same, with paths that are relative to `base` made absolute."""
+    replace, ca = msgspec.structs.replace, inspection.ca
+    if ca is not None:
+        ca = replace(ca, file=str(base / ca.file), key=None if ca.key is None else str(base / ca.key))
+    return replace(inspection, trust=[str(base / each) for each in inspection.trust], ca=ca)
 
 
 def check_inspection(document: Document, inspection: Inspection, place: Place) -> None:

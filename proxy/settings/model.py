@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from proxy.settings.document import Document, Place, read, suggest
 from proxy.settings.egress import check_egress
+from proxy.settings.inspection import Inspection, InspectorCount, absolute, check_inspection
 from proxy.settings.parts import DEFAULT_NETWORK, EVERYWHERE, Count, Name, Part, Seconds, Word32, check_prefix
 from proxy.settings.sites import GueOnRamp, Interface, NetworkSettings, Site, all_sites, check_gue, check_routes
 
@@ -41,7 +42,9 @@ class TenantSettings(Part, frozen=True):
     snat: list[str] = msgspec.field(default_factory=list)
     ports: str | None = None
     offramp: OffRampName | None = None  # as the proxy's, when it says nothing
-    level: Literal["packet", "stream"] = "packet"  # how high its flows are lifted, unless a route or a hook says so
+    # how high its flows are lifted, unless a route, a policy or a hook says so
+    level: Literal["packet", "stream", "tls", "http"] = "packet"
+    inspection: Inspection = Inspection()
     # what becomes of the six bits that ask for a service (RFC 2474), towards origins and back
     dscp: Literal["keep", "clear"] | Annotated[int, Meta(ge=0, le=63)] = "keep"
     # whose datagrams reach a client's endpoint besides those it has written to (RFC 4787 REQ-8)
@@ -99,6 +102,9 @@ class Timeouts(Part, frozen=True):
     dns_idle_s: Seconds = 10
     icmp_idle_s: Seconds = 30
     fragments_s: Seconds = 15
+    sniff_s: Seconds = 3  # for a client to say what it speaks; then it is relayed unread
+    tls_s: Seconds = 15  # for the handshakes of both sides
+    drain_s: Seconds = 5  # for inspected sessions to end politely when the proxy stops
 
 
 class Audit(Part, frozen=True):
@@ -148,6 +154,9 @@ class Settings(Part, frozen=True):
     control: str = "control.sock"
     hooks: str | None = None  # "module:Class" or "file.py:Class" of a proxy.hooks.Hooks
     policies: list[str] = msgspec.field(default_factory=list)  # files, of all tenants
+    state: str = "state"  # a directory: authorities of tenants
+    inspectors: InspectorCount = "auto"  # processes that read sessions; `auto`: one for each core, 0: the proxy itself
+    keylog: str | None = None  # a file for the secrets of inspected TLS (SSLKEYLOGFILE), for Wireshark
     offramp: OffRampName = "sockets"  # of flows that nobody reads; `kernel` changes the namespace that we run in
     kernel: KernelOffRamp = KernelOffRamp()
     descriptors: Annotated[int, Meta(ge=64)] | None = None  # open at once; by default as many as the kernel allows
@@ -168,8 +177,14 @@ def load(path: str | Path) -> Settings:
         control=str(base / settings.control),
         hooks=_hooks_from(base, settings.hooks),
         policies=[str(base / each) for each in settings.policies],
+        state=str(base / settings.state),
+        keylog=None if settings.keylog is None else str(base / settings.keylog),
         tenants={
-            name: replace(tenant, policies=[str(base / each) for each in tenant.policies])
+            name: replace(
+                tenant,
+                policies=[str(base / each) for each in tenant.policies],
+                inspection=absolute(tenant.inspection, base),
+            )
             for name, tenant in settings.tenants.items()
         },
         records=replace(settings.records, path=str(base / settings.records.path)),
@@ -208,6 +223,7 @@ def _check_tenants(document: Document, settings: Settings) -> None:
         for index, prefix in enumerate(tenant.prefixes):
             check_prefix(document, prefix, ("tenants", name, "prefixes", index))
         check_egress(document, tenant.snat, tenant.ports, ("tenants", name))
+        check_inspection(document, tenant.inspection, ("tenants", name, "inspection"))
         for network, parts in tenant.networks.items():
             check_egress(document, parts.snat, parts.ports, ("tenants", name, "networks", network))
         if tenant.id is not None and ids.setdefault(tenant.id, name) != name:

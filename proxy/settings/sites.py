@@ -40,7 +40,8 @@ class Route(Part, frozen=True):
     via: str
     priority: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)] = 100  # of equal prefixes the lowest counts
     weight: Count = 1  # of equal priorities each gets its share of flows
-    level: Literal["stream"] | None = None  # lift its flows to streams, though the next hop is a tunnel
+    # lift its flows to streams, though the next hop is a tunnel; or have them read
+    level: Literal["stream", "tls", "http"] | None = None
 
 
 class NetworkSettings(Part, frozen=True):

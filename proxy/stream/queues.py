@@ -8,6 +8,7 @@ import socket
 
 SIOCOUTQ, SIOCINQ, SIOCATMARK = 0x5411, 0x541B, 0x8905  # sockios.h
 TCP_CLOSE = 7  # tcp_states.h
+HAS_FIN = frozenset({6, 8, 9, 11})  # TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING: the far end has sent its own
 
 _answer = array.array("i", [0])
 
@@ -26,6 +27,14 @@ def is_dead(sock: socket.socket) -> bool:
 def acknowledged_bytes(sock: socket.socket) -> int:
     """How much the far end has taken so far (tcpi_bytes_acked, linux/tcp.h)."""
     return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)[120:], "little")
+
+
+def received_bytes(sock: socket.socket, *, has_fin: bool = False) -> int:
+    """What the far end has sent so far (tcpi_bytes_received, linux/tcp.h), which counts its FIN as a byte. `has_fin`:
+    that is known to have come, though the connection is closed by now."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+    received = int.from_bytes(info[128:136], "little")
+    return received - (info[0] in HAS_FIN or (has_fin and info[0] == TCP_CLOSE)) if received else 0
 
 
 def is_at_mark(sock: socket.socket) -> bool:

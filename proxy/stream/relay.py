@@ -71,6 +71,10 @@ class Relay:
         """A bug in this flow ends this flow."""
         self.abort("proxy_error")
 
+    def client_gone(self) -> None:
+        """The client was reset; whoever found out need not wait for the poller's word."""
+        self.broken(self.client, errno.ECONNRESET)
+
     def abort(self, reason: CloseReason) -> None:
         """End both sides with RST."""
         if self.is_over:

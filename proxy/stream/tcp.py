@@ -20,7 +20,9 @@ from proxy.packet.translate import has_partial_checksum
 from proxy.poller import ERROR, HANGUP, ONCE, OUT, Poller
 from proxy.settings.model import Timeouts
 from proxy.stream.debts import Debts
+from proxy.stream.handed import Handed
 from proxy.stream.held_syn import HeldSyn
+from proxy.stream.inspectors import Inspectors
 from proxy.stream.lifecycle import IDLE_CHECKS, Lifecycle
 from proxy.stream.queues import is_dead
 from proxy.stream.relay import LINGER_RESET, Relay
@@ -47,6 +49,7 @@ class TcpPlane:
     errors: IcmpErrors
     timeouts: Timeouts
     dialer: Dialer
+    inspectors: Inspectors | None = None
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Hold the SYN in `packet` and begin to dial."""
@@ -79,7 +82,7 @@ class TcpFlow:
         self._origin: socket.socket | None = None
         self._leg: Leg | None = None  # of a flow that goes back to packets: what `_origin` is a part of
         self._client: socket.socket | None = None
-        self._relay: Relay | None = None
+        self._relay: Relay | Handed | None = None
         self._debts: Debts | None = None
         self._answer_tos = 0  # of the origin's SYN-ACK; a socket of the host's does not tell
         self._is_settled = False
@@ -130,7 +133,7 @@ class TcpFlow:
         """Whether our kernel has believed a reset of the client's; the relay learns of it here, if not before."""
         if self._client is None or self._relay is None or not is_dead(self._client):
             return False
-        self._relay.broken(self._relay.client, errno.ECONNRESET)
+        self._relay.client_gone()
         return True
 
     def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
@@ -163,7 +166,17 @@ class TcpFlow:
         flow.history += "A"
         flow.client_path.send = None  # to the kernel, without a look
         plane.lifecycle.wheel.arm(flow, now + min(YOUNG_S, plane.timeouts.tcp_idle_s / IDLE_CHECKS))
-        self._relay = Relay(plane.poller, flow, sock, origin, self._broke, self._relayed)
+        level = plane.inspectors.level_of(flow) if plane.inspectors is not None else None
+        if level is None or plane.inspectors is None:
+            self._passed(origin)
+        else:
+            self._relay = plane.inspectors.hand_over(flow, level, sock, origin, self._relayed, self._passed)
+
+    def _passed(self, origin: socket.socket) -> None:
+        """Nobody reads the session, or an inspector gave it back: perhaps with another connection to the origin."""
+        assert self._client is not None
+        self._origin = origin
+        self._relay = Relay(self._plane.poller, self._flow, self._client, origin, self._broke, self._relayed)
 
     def expired(self, now: float) -> None:
         """The timer of the stage."""
@@ -186,8 +199,8 @@ class TcpFlow:
     def _settle(self, now: float) -> None:
         """The flow is no short one: only now is it worth what long ones need (four system calls for each)."""
         self._is_settled = True
-        if self._relay is not None:
-            sockets.keep_alive(self._relay.origin.sock)
+        if self._relay is not None and self._origin is not None:
+            sockets.keep_alive(self._origin)
         self._plane.lifecycle.watch_idle(self._flow, self._idle_s(), now)
 
     def _idle_s(self) -> float:

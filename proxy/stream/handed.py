@@ -1,0 +1,136 @@
+"""A session that an inspector reads: what the proxy still has of it, and how it ends."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.flow.flow import Flow, address_text
+from proxy.flow.record import CloseReason
+from proxy.session.facts import FlowFacts
+from proxy.session.messages import Ended, Seen
+from proxy.stream.queues import received_bytes
+from proxy.stream.relay import LINGER_RESET
+
+
+class Owner(Protocol):
+    """The inspector, as its sessions see it."""
+
+    def kill(self, handed: Handed) -> None:
+        """The session is over here: so it is there."""
+        ...
+
+
+class Handed:
+    """The proxy keeps both sockets: it counts by them, resets them, and waits for what the kernel still owes.
+
+    `finished(reason, is_cut)` is called once; `passed()` instead, when the inspector gives the session back unread.
+    """
+
+    __slots__ = ("_beside", "_client", "_is_over", "_origin", "_owner", "finished", "flow", "number", "passed")
+
+    def __init__(
+        self, number: int, flow: Flow, client: socket.socket, origin: socket.socket, owner: Owner,
+        finished: Callable[[CloseReason, bool], None], passed: Callable[[socket.socket], None],
+    ) -> None:  # fmt: skip
+        self.number, self.flow, self._client, self._origin, self._owner = number, flow, client, origin, owner
+        self.finished, self.passed = finished, passed
+        self._beside: list[socket.socket] = []  # other connections to origins
+        self._is_over = False
+
+    def add_origin(self, sock: socket.socket, *, replaces: bool) -> None:
+        """Another connection was dialled for it; `replaces`: instead of the first."""
+        if replaces:
+            self._beside.append(self._origin)
+            self._origin = sock
+        else:
+            self._beside.append(sock)
+
+    def count(self) -> None:
+        """Bring the flow's totals up to date."""
+        flow = self.flow
+        try:
+            flow.client_payload = received_bytes(self._client, has_fin="F" in flow.history)
+            origin = received_bytes(self._origin, has_fin="f" in flow.history)
+            if origin and not flow.origin_payload:
+                flow.ttfb_ms = flow.ttfb_ms
+            flow.origin_payload = origin + sum(map(received_bytes, self._beside))
+        except OSError:
+            pass
+
+    def seen(self, message: Seen) -> None:
+        """The inspector knows more of it."""
+        flow = self.flow
+        if message.protocol is not None:
+            flow.detected_protocol = message.protocol
+        if message.level is not None:
+            flow.level = message.level
+        if message.tls is not None:
+            flow.tls = message.tls
+        if message.decisions:
+            flow.decisions = [*flow.decisions, *message.decisions]
+
+    def ended(self, message: Ended) -> None:
+        """The inspector has closed it."""
+        self.flow.history += message.history
+        if message.reason == "denied":
+            self.flow.verdict = "denied"
+        for name, sock in (("client", self._client), ("origin", self._origin)):
+            if message.cut in (name, "both"):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        self._finish(message.reason, message.cut == "both")
+
+    def give_back(self) -> None:
+        """The inspector does not want it, and has taken nothing."""
+        if not self._is_over:
+            self._is_over = True
+            for sock in self._beside:
+                sock.close()
+            self.passed(self._origin)
+
+    def died(self) -> None:
+        """The inspector did."""
+        self._cut("inspector_died")
+
+    def client_gone(self) -> None:
+        """The client has reset the connection. Whether it had closed it before, as most do while we still say
+        close_notify, the inspector knows: it hears of the reset as well, and says how the session ended."""
+
+    def abort(self, reason: CloseReason) -> None:
+        """End both sides with RST."""
+        if not self._is_over:
+            self._owner.kill(self)
+            self._cut(reason)
+
+    def _cut(self, reason: CloseReason) -> None:
+        for sock in (self._client, self._origin):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        self._finish(reason, True)
+
+    def _finish(self, reason: CloseReason, is_cut: bool) -> None:
+        if self._is_over:
+            return
+        self.count()
+        self._is_over = True
+        for sock in self._beside:
+            sock.close()
+        self.finished(reason, is_cut)
+
+
+def facts_of(flow: Flow) -> FlowFacts:
+    """What the inspector is told of the flow."""
+    carrier = flow.carrier
+    return FlowFacts(
+        id=flow.id,
+        tenant=flow.tenant.name,
+        onramp=flow.onramp,
+        tunnel=carrier.id,
+        src=address_text(flow.source),
+        src_port=flow.source_port,
+        dst=address_text(flow.destination),
+        dst_port=flow.destination_port,
+        network=carrier.network.name,
+        user=carrier.user,
+        device=carrier.device,
+    )

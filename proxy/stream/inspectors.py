@@ -1,0 +1,270 @@
+"""The inspectors: started when a session needs one, given sessions in turn, answered, and missed when gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from proxy.flow.flow import Flow
+from proxy.flow.record import CloseReason
+from proxy.poller import Poller
+from proxy.session.channel import Channel, LocalChannel, SocketChannel
+from proxy.session.messages import (
+    DialAnswer,
+    DialWanted,
+    Drain,
+    Ended,
+    Kill,
+    LeafWanted,
+    Learnt,
+    Open,
+    Pass,
+    ReadLevel,
+    Ready,
+    Record,
+    Secrets,
+    Seen,
+    decode_to_proxy,
+)
+from proxy.settings.inspection import InspectorCount
+from proxy.stream.handed import Handed, facts_of
+from proxy.stream.lending import Lender
+
+log = logging.getLogger(__name__)
+
+COUNTED_PER_TICK = 200  # sessions whose totals are brought up to date: 1 ms
+LEARNT_S = 86_400.0
+
+ChildSink = Callable[[Flow, str, msgspec.Raw], None]
+
+
+class InspectorHandle:
+    """One inspector, as the proxy sees it."""
+
+    def __init__(self, pool: Inspectors, number: int) -> None:
+        self._pool, self.number = pool, number
+        self.sessions: dict[int, Handed] = {}
+        self.channel: Channel
+        self.process: subprocess.Popen[bytes] | None = None  # None: it is in this one
+        self.shortfalls: list[str] | None = None  # None: it is not ready yet
+        self.served = 0
+
+    @property
+    def pid(self) -> int:
+        return os.getpid() if self.process is None else self.process.pid
+
+    def kill(self, handed: Handed) -> None:
+        self.sessions.pop(handed.number, None)
+        self.channel.send(Kill(handed.number))
+
+    def receive(self, message: Any, descriptors: list[int]) -> None:
+        """A message of the inspector's. It has none to send with descriptors."""
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if isinstance(message, Ready):
+            self.shortfalls = message.shortfalls
+        elif isinstance(message, Secrets):
+            self._pool.lender.write_secrets(message.lines)
+        elif (handed := self.sessions.get(message.session)) is not None:
+            self._about(handed, message)
+
+    def _about(self, handed: Handed, message: Any) -> None:
+        if isinstance(message, Seen):
+            handed.seen(message)
+        elif isinstance(message, Record):
+            self._pool.child(handed.flow, message.kind, message.child)
+        elif isinstance(message, LeafWanted):
+            self.channel.send(self._pool.lender.leaf(handed.flow.tenant.name, message))
+        elif isinstance(message, DialWanted):
+            self._dial(handed, message)
+        elif isinstance(message, Learnt):
+            self._pool.learn(handed.flow.tenant.name, message.host, message.why)
+        elif isinstance(message, Ended):
+            del self.sessions[message.session]
+            handed.ended(message)
+            self._pool.note_idle()
+        elif isinstance(message, Pass):
+            del self.sessions[message.session]
+            handed.give_back()
+            self._pool.note_idle()
+
+    def _dial(self, handed: Handed, wanted: DialWanted) -> None:
+        def dialled(sock: socket.socket | None, why: str) -> None:
+            if sock is None:
+                self.channel.send(DialAnswer(wanted.request, error=why))
+                return
+            self.channel.send(DialAnswer(wanted.request), [sock.fileno()])
+            if handed.number in self.sessions:
+                handed.add_origin(sock, replaces=wanted.host is None)
+            else:
+                sock.close()
+
+        self._pool.lender.dial(handed.flow, wanted, dialled)
+
+    def lost(self) -> None:
+        """It is gone, and its sessions with it."""
+        sessions, self.sessions = list(self.sessions.values()), {}
+        self._pool.lost(self, len(sessions))
+        for handed in sessions:
+            handed.died()
+
+
+class Inspectors:
+    """All of them: none before the first session that needs one."""
+
+    def __init__(
+        self,
+        count: InspectorCount,
+        poller: Poller,
+        loop: asyncio.AbstractEventLoop,
+        lender: Lender,
+        child: ChildSink = lambda flow, kind, record: None,
+    ) -> None:
+        """`count`: `auto` one for each core, 0 in this process. `child` gets the child records of flows."""
+        self.lender, self.child = lender, child
+        self.most = len(os.sched_getaffinity(0)) if count == "auto" else count
+        self.handles: list[InspectorHandle] = []
+        self.deaths = 0
+        self._poller, self._loop = poller, loop
+        self._numbers, self._sessions = itertools.count(1), itertools.count(1)
+        self._exceptions: dict[tuple[str, str], tuple[str, float]] = {}
+        self._counting: Iterator[Handed] = iter(())
+        self._local: Any = None  # the inspector in this process
+        self._is_closed = False
+        self._idle: asyncio.Event | None = None
+
+    def level_of(self, flow: Flow) -> ReadLevel | None:
+        """How high the flow is to be read; None: not at all."""
+        level = flow.tenant.settings.level
+        return level if level in ("tls", "http") else None
+
+    def hand_over(
+        self, flow: Flow, level: ReadLevel, client: socket.socket, origin: socket.socket,
+        finished: Callable[[CloseReason, bool], None], passed: Callable[[socket.socket], None],
+    ) -> Handed:  # fmt: skip
+        """Let an inspector have the session; see `Handed`."""
+        handle = self._idlest()
+        number = next(self._sessions)
+        handed = Handed(number, flow, client, origin, handle, finished, passed)
+        handle.sessions[number] = handed
+        handle.served += 1
+        handle.channel.send(Open(number, facts_of(flow), level), [client.fileno(), origin.fileno()])
+        return handed
+
+    def learn(self, tenant: str, host: str, why: str) -> None:
+        """Sessions with this host are passed from now on, for a while."""
+        if (tenant, host) in self._exceptions:
+            return
+        lasts_s = self.lender.configuration.tenants[tenant].pinned_s
+        log.warning("tenant '%s': %s is not read for %.0f s: %s", tenant, host, lasts_s, why)
+        self._exceptions[tenant, host] = why, time.monotonic() + lasts_s
+        self._tell(Learnt(0, host, why, tenant))
+
+    def tick(self, now: float) -> None:
+        """Totals of live sessions, a slice at each call; and what was learnt and holds no longer."""
+        for (tenant, host), (why, until) in list(self._exceptions.items()):
+            if until <= now:
+                del self._exceptions[tenant, host]
+                self._tell(Learnt(0, host, why, tenant, is_over=True))
+        counted = list(itertools.islice(self._counting, COUNTED_PER_TICK))
+        for handed in counted:
+            handed.count()
+        if len(counted) < COUNTED_PER_TICK:
+            self._counting = iter([handed for handle in self.handles for handed in handle.sessions.values()])
+        if self._local is not None:
+            self._local.tick()
+
+    async def drain(self, limit_s: float) -> None:
+        """Let every session end politely, and wait for that, up to the limit."""
+        self._tell(Drain())
+        self._idle = asyncio.Event()
+        self.note_idle()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), limit_s)
+
+    def note_idle(self) -> None:
+        """Who waits for the last session to end, waits no longer when it has."""
+        if self._idle is not None and not any(handle.sessions for handle in self.handles):
+            self._idle.set()
+
+    def close(self) -> None:
+        """End them all."""
+        self._is_closed = True
+        for handle in self.handles:
+            handle.channel.close()
+        for handle in self.handles:
+            if handle.process is not None:
+                _reap(handle.process)
+        self.handles.clear()
+        if self._local is not None:
+            self._local.close()
+
+    def lost(self, handle: InspectorHandle, sessions: int) -> None:
+        """One is gone."""
+        self.handles.remove(handle)
+        if self._is_closed or handle.process is None:
+            return
+        self.deaths += 1
+        status = _reap(handle.process)
+        log.error(
+            "inspector %d (pid %d) is gone (%s), and %d sessions with it", handle.number, handle.pid, status, sessions
+        )
+
+    def _idlest(self) -> InspectorHandle:
+        """The one with fewest sessions; another is started as long as all have some."""
+        found = min(self.handles, key=lambda handle: len(handle.sessions), default=None)
+        if found is None or (found.sessions and len(self.handles) < self.most):
+            found = self._start()
+        return found
+
+    def _start(self) -> InspectorHandle:
+        handle = InspectorHandle(self, next(self._numbers))
+        if self.most == 0:
+            self._start_here(handle)
+        else:
+            self._start_process(handle)
+        self.handles.append(handle)
+        handle.channel.send(self.lender.configuration)
+        for (tenant, host), (why, _) in self._exceptions.items():
+            handle.channel.send(Learnt(0, host, why, tenant))
+        return handle
+
+    def _start_here(self, handle: InspectorHandle) -> None:
+        from proxy.inspect.inspector import Inspector  # only who reads in this process pays for it
+
+        inspector = self._local = Inspector(self._poller)
+        inspector.channel = LocalChannel(self._loop.call_soon, handle.receive)
+        handle.channel = LocalChannel(self._loop.call_soon, inspector.receive)
+        handle.shortfalls = ["inspectors: 0, so what strangers send is read in the proxy's own process"]
+
+    def _start_process(self, handle: InspectorHandle) -> None:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with far:
+            arguments = [sys.executable, "-m", "proxy.inspect", str(far.fileno())]
+            handle.process = subprocess.Popen(arguments, pass_fds=[far.fileno()], stdin=subprocess.DEVNULL)
+        handle.channel = SocketChannel(near, self._poller, decode_to_proxy, handle.receive, handle.lost)
+
+    def _tell(self, message: msgspec.Struct) -> None:
+        for handle in self.handles:
+            handle.channel.send(message)
+
+
+def _reap(process: subprocess.Popen[bytes]) -> str:
+    """Let it end, and say how it did."""
+    try:
+        code = process.wait(2.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        code = process.wait()
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,159 @@
+"""What the proxy lends its inspectors, which have nothing themselves: certificates, connections, a key log."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+from proxy.ca.store import Authorities
+from proxy.errors import ProxyError
+from proxy.flow.flow import Flow
+from proxy.offramps import sockets
+from proxy.poller import ERROR, HANGUP, ONCE, OUT, Poller
+from proxy.session.messages import Configure, DialWanted, LeafAnswer, LeafWanted, TenantRules
+from proxy.settings import Settings
+from proxy.settings.inspection import Inspection
+
+Dialled = Callable[[socket.socket | None, str], None]  # with why not
+
+MAX_ROOTS = 4 << 20
+
+
+class Lender:
+    """Answers what inspectors ask for."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        loop: asyncio.AbstractEventLoop,
+        authorities: Authorities,
+        tenants: Mapping[str, Inspection],
+        settings: Settings,
+    ) -> None:
+        """ProxyError for roots that cannot be read."""
+        self.authorities = authorities
+        self._poller, self._loop, self._connect_s = poller, loop, settings.timeouts.connect_s
+        self._keylog = settings.keylog
+        rules = {name: _rules(name, inspection) for name, inspection in tenants.items()}
+        timeouts = settings.timeouts
+        self.configuration = Configure(
+            rules, sniff_s=timeouts.sniff_s, handshake_s=timeouts.tls_s, has_keylog=settings.keylog is not None
+        )
+        self._lookups: set[asyncio.Task[None]] = set()
+
+    def leaf(self, tenant: str, wanted: LeafWanted) -> LeafAnswer:
+        """The certificate that is asked for, or why there is none."""
+        try:
+            leaf = self.authorities.leaf(tenant, wanted.name, untrusted=wanted.untrusted)
+        except (ProxyError, ValueError) as error:
+            return LeafAnswer(wanted.request, error=str(error))
+        return LeafAnswer(wanted.request, leaf.chain, leaf.key)
+
+    def dial(self, flow: Flow, wanted: DialWanted, then: Dialled) -> None:
+        """Connect to the flow's own origin, or to the one that is named, by a socket of the host's."""
+        if wanted.host is None:
+            if flow.egress is not None:
+                then(None, "what leaves by a tunnel is not dialled again")
+            else:
+                self._connect(flow, flow.destination, flow.destination_port, then)
+            return
+        host, port = wanted.host, wanted.port
+        try:
+            address = ip_address(host).packed
+        except ValueError:
+            task = self._loop.create_task(self._look_up(flow, host, port, then))
+            self._lookups.add(task)
+            task.add_done_callback(self._lookups.discard)
+        else:
+            self._connect(flow, address, port, then)
+
+    def write_secrets(self, lines: bytes) -> None:
+        """Append to the key log."""
+        if self._keylog is None:
+            return
+        descriptor = os.open(self._keylog, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, lines)
+        finally:
+            os.close(descriptor)
+
+    async def _look_up(self, flow: Flow, host: str, port: int, then: Dialled) -> None:
+        try:
+            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            then(None, f"{host}: {error.strerror or error}")
+            return
+        for family, _, _, _, where in found:
+            if family in (socket.AF_INET, socket.AF_INET6):
+                self._connect(flow, ip_address(where[0]).packed, port, then)
+                return
+        then(None, f"{host} has no address")
+
+    def _connect(self, flow: Flow, address: bytes, port: int, then: Dialled) -> None:
+        try:
+            sock, code = sockets.dial_tcp(address, port, flow.tenant.settings.egress)
+        except OSError as error:
+            then(None, error.strerror or str(error))
+            return
+        if code == 0:
+            then(sock, "")
+        elif code == errno.EINPROGRESS:
+            _Connecting(self._poller, self._loop, sock, self._connect_s, then)
+        else:
+            sock.close()
+            then(None, os.strerror(code))
+
+
+class _Connecting:
+    """One connection that is on its way."""
+
+    def __init__(
+        self, poller: Poller, loop: asyncio.AbstractEventLoop, sock: socket.socket, patience_s: float, then: Dialled
+    ) -> None:
+        self._poller, self._sock, self._then = poller, sock, then
+        self._timer = loop.call_later(patience_s, self._conclude, errno.ETIMEDOUT)
+        poller.watch(sock.fileno(), OUT | ONCE, self._ready, self._crashed)
+
+    def _ready(self, events: int) -> None:
+        self._conclude(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & (ERROR | HANGUP) else 0)
+
+    def _crashed(self, error: BaseException) -> None:
+        self._conclude(errno.EIO)
+
+    def _conclude(self, code: int) -> None:
+        self._timer.cancel()
+        if self._sock.fileno() < 0:
+            return
+        self._poller.forget(self._sock.fileno())
+        if code:
+            self._sock.close()
+            self._then(None, os.strerror(code))
+        else:
+            self._then(self._sock, "")
+
+
+def _rules(tenant: str, inspection: Inspection) -> TenantRules:
+    roots = "".join(_roots(tenant, path) for path in inspection.trust)
+    return TenantRules(
+        minimum=inspection.minimum,
+        bad_certificate=inspection.bad_certificate,
+        roots=roots,
+        system_trust=inspection.system_trust,
+        learn_pinned=inspection.learn_pinned,
+        pinned_s=inspection.pinned_s,
+    )
+
+
+def _roots(tenant: str, path: str) -> str:
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProxyError(f"tenant '{tenant}': inspection.trust: {path}: {error}") from error
+    if "-----BEGIN CERTIFICATE-----" not in text or len(text) > MAX_ROOTS:
+        raise ProxyError(f"tenant '{tenant}': inspection.trust: no PEM certificate in {path}")
+    return text
