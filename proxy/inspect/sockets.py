@@ -303,16 +303,19 @@ class TLSStream(SocketStream):
             self._wants_to_shut = True
             return
         self._is_shut, self._wants_to_shut = True, False
+        has_arrived = False
         try:
             self.sock.unwrap()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass
-        except (OSError, ValueError):  # the far end does not want to hear it
-            pass
+        except (OSError, ValueError):  # the far end does not want to hear it, or has just sent more, which is not lost
+            has_arrived = not self._is_eof
         try:
             socket.socket.shutdown(self.sock, socket.SHUT_WR)
         except OSError:
             pass
+        if has_arrived and not self._is_final:
+            self._read()
 
 
 def has_unread(sock: socket.socket) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import socket
 import ssl
@@ -11,6 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.ca.authority import Authority
 from tests.running import ORIGIN, PATIENCE_S, Stage, until
@@ -63,6 +68,21 @@ class ReadingStage(Stage):
             context.set_alpn_protocols(list(alpn))
         return context
 
+    def flawed_context(self, name: str, *, self_signed: bool = False, days: int = 30) -> ssl.SSLContext:
+        """A server's, with a certificate that has a flaw."""
+        chain, key = flawed(name, self.roots, self_signed=self_signed, days=days)
+        files = [Path(self.directory, f"flawed.{kind}") for kind in ("pem", "key")]
+        for path, data in zip(files, (chain, key), strict=True):
+            path.write_bytes(data)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*files)
+        return context
+
+    def live(self, **wanted: Any) -> list[Any]:
+        """The records of live flows with these fields."""
+        answer = self.control.flows([("all_tenants", "true"), ("scope", "live"), ("limit", "1000")])
+        return [record for record in answer.items if all(getattr(record, k) == v for k, v in wanted.items())]
+
     def serve(self, serve: Callable[[Any], None], context: ssl.SSLContext | None = None, version: int = 4) -> int:
         """Serve each connection in a thread of its own, which ends when `serve` returns; the port."""
         listener = self.listen(version, backlog=128)
@@ -89,13 +109,38 @@ class ReadingStage(Stage):
 
     def record(self, port: int, count: int = 1) -> Any:
         """The record of the ended flow to this port; of several, the last."""
-        return until(lambda: found[-1] if len(found := self.ended(dst_port=port)) >= count else None)
+        return until(lambda: _latest(self.ended(dst_port=port), count))
 
     def inspector_pids(self) -> list[int]:
         """The processes of its inspectors, in the order of their start."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [int(each) for each in children if b"proxy.inspect" in Path(f"/proc/{each}/cmdline").read_bytes()]
+
+
+def flawed(name: str, roots: Authority, *, self_signed: bool = False, days: int = 30) -> tuple[bytes, bytes]:
+    """Chain and key, PEM: signed by itself, or valid until so many days from now, which may be past."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject if self_signed else roots.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(until - datetime.timedelta(days=60))
+        .not_valid_after(until)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    )
+    signer: Any = key if self_signed else serialization.load_pem_private_key(roots.key_pem, None)
+    signed = builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    plain = serialization.NoEncryption()
+    return signed, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+
+
+def _latest(records: list[Any], count: int) -> Any:
+    return max(records, key=lambda record: record.start) if len(records) >= count else None
 
 
 def echo(sock: Any) -> None:
