@@ -42,6 +42,8 @@ class Entrance:
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Let the flow in whose first packet is in `buffer`, by `hop` unless a verdict says otherwise."""
+        if hop.route is not None and hop.route.level is not None:
+            flow.wanted_level = hop.route.level
         admission = self.lifecycle.admission
         verdict = admission.judged(flow)
         if verdict is ALLOW and not admission.stages:

@@ -146,7 +146,7 @@ class Inspectors:
 
     def level_of(self, flow: Flow) -> ReadLevel | None:
         """How high the flow is to be read; None: not at all."""
-        level = flow.tenant.settings.level
+        level = flow.wanted_level or flow.tenant.settings.level
         return level if level in ("tls", "http") else None
 
     def hand_over(

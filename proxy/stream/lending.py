@@ -60,7 +60,7 @@ class Lender:
             if flow.egress is not None:
                 then(None, "what leaves by a tunnel is not dialled again")
             else:
-                self._connect(flow, flow.destination, flow.destination_port, then)
+                self._connect(flow, *flow.target, then)
             return
         host, port = wanted.host, wanted.port
         try:

@@ -1,0 +1,102 @@
+"""HTTP read by an inspector, with real programs: curl, and an origin's errors as pages."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+
+import pytest
+
+from tests.inspect.world import ReadingStage, client_context, run, speaking
+from tests.netns import needs_root
+from tests.running import ORIGIN, staged
+
+pytestmark = [
+    pytest.mark.netns,
+    needs_root,
+    pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
+]
+
+
+@pytest.fixture(scope="module")
+def stage():
+    with staged(ReadingStage, level="http") as stage:
+        yield stage
+
+
+@pytest.fixture
+def laptop(stage):
+    yield stage.laptop()
+    stage.after_test()
+
+
+def answer(sock) -> None:
+    """A small HTTP/1.1 origin: says what it was asked for, as long as it is asked."""
+    read = b""
+    while True:
+        while b"\r\n\r\n" not in read:
+            data = sock.recv(65_536)
+            if not data:
+                return
+            read += data
+        head, _, read = read.partition(b"\r\n\r\n")
+        line = head.split(b"\r\n")[0]
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(line), line))
+
+
+def curl(stage, laptop, port: int, *words: str, name: str = "wiki.lab", scheme: str = "https"):
+    """What curl says of `scheme://name:port/page`."""
+    where = f"{name}:{port}:{ORIGIN[4]}"
+    return run(
+        laptop, "curl", "-sS", "-m", "10", "--cacert", stage.client_trust, "--resolve", where,
+        "-w", "\n%{http_version} %{http_code}", *words, f"{scheme}://{name}:{port}/page",
+    )  # fmt: skip
+
+
+def test_https_is_read_with_curl(stage, laptop):
+    port = stage.serve(answer, stage.server_context(alpn=("http/1.1",)))
+    done = curl(stage, laptop, port)
+    assert done.stdout == "GET /page HTTP/1.1\n1.1 200", done.stderr
+    record = stage.record(port)
+    assert (record.level, record.detected_protocol, record.tls.alpn) == ("http", "tls", "http/1.1")
+
+
+def test_h2_is_offered_only_where_the_origin_has_it(stage, laptop):
+    port = stage.serve(answer, stage.server_context(alpn=("http/1.1",)))
+    assert curl(stage, laptop, port, "--http2").stdout.endswith("\n1.1 200")
+
+
+def test_an_origin_without_alpn_is_read_as_well(stage, laptop):
+    port = stage.serve(answer, stage.server_context())
+    assert curl(stage, laptop, port).stdout.endswith("\n1.1 200")
+    assert stage.record(port).level == "http"
+
+
+def test_plain_http_is_read(stage, laptop):
+    port = stage.serve(answer)
+    assert curl(stage, laptop, port, scheme="http").stdout.endswith("\n1.1 200")
+    record = stage.record(port)
+    assert (record.level, record.detected_protocol, record.tls) == ("http", "http", None)
+
+
+def test_an_expired_certificate_is_told_by_a_page(stage, laptop):
+    port = stage.serve(answer, stage.flawed_context("wiki.lab", days=-1))
+    done = curl(stage, laptop, port)
+    assert done.stdout.endswith(" 502"), done.stderr
+    assert "expired" in done.stdout
+    assert "expired" in stage.record(port).tls.error
+
+
+def test_what_is_no_http_inside_tls_is_relayed(stage, laptop):
+    def greet(sock):
+        sock.sendall(b"220 hello\r\n")
+        while data := sock.recv(100):
+            sock.sendall(data)
+
+    port = stage.serve(greet, stage.server_context())
+    with speaking(laptop, port, client_context(stage.client_trust)) as sock:
+        assert sock.recv(100) == b"220 hello\r\n"
+        sock.sendall(b"EHLO")
+        assert sock.recv(100) == b"EHLO"
+        assert isinstance(sock, ssl.SSLSocket)
+    assert stage.record(port).level == "tls"
