@@ -139,7 +139,7 @@ class Session:
         self._home.ask_hook(hook, argument, answered)
 
     def record(self, child: msgspec.Struct) -> None:
-        self._home.send(Record(self.number, msgspec.Raw(msgspec.json.encode(child)), type(child).__name__))
+        self._home.send(Record(self.number, msgspec.json.encode(child), type(child).__name__))
 
     def upgrade(self, handler: Handler, leftover: Mapping[Side, bytes]) -> None:
         self.arm(None)

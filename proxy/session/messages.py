@@ -113,7 +113,7 @@ class Record(msgspec.Struct, tag="record", frozen=True):
     """A child record of the flow: a request, a message, and so on."""
 
     session: int
-    child: msgspec.Raw  # JSON
+    child: bytes  # JSON
     kind: str  # the name of its structure
 
 

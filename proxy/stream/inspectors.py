@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 COUNTED_PER_TICK = 200  # sessions whose totals are brought up to date: 1 ms
 LEARNT_S = 86_400.0
 
-ChildSink = Callable[[Flow, str, msgspec.Raw], None]
+ChildSink = Callable[[Flow, str, bytes], None]
 
 
 class InspectorHandle:

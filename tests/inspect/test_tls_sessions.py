@@ -16,7 +16,7 @@ import pytest
 
 from tests.inspect.world import ReadingStage, client_context, echo, speaking
 from tests.netns import needs_root
-from tests.running import ORIGIN, PATIENCE_S, staged, until
+from tests.running import ORIGIN, staged, until
 
 pytestmark = [pytest.mark.netns, needs_root]
 
@@ -104,41 +104,6 @@ def test_an_address_instead_of_a_name(stage, laptop):
         assert sock.getpeercert()["subjectAltName"] == (("IP Address", ORIGIN[4]),)
         assert exchange(sock, b"x") == b"x"
     assert stage.record(port).tls.sni is None
-
-
-def test_half_a_close_lets_the_answer_through(stage, laptop):
-    heard, may_answer = threading.Event(), threading.Event()
-
-    def answer_at_the_end(sock):
-        read = b""
-        while data := sock.recv(65_536):
-            read += data
-        heard.set()
-        assert may_answer.wait(PATIENCE_S)
-        sock.sendall(b"read %d" % len(read))
-
-    port = stage.serve(answer_at_the_end, stage.server_context())
-    raw = laptop.tcp(ORIGIN[4], port)
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = client_context(stage.client_trust).wrap_bio(incoming, outgoing, server_hostname="wiki.lab")
-
-    def step(function, *arguments):
-        while True:
-            try:
-                return function(*arguments)
-            except ssl.SSLWantReadError:
-                if outgoing.pending:
-                    raw.sendall(outgoing.read())
-                incoming.write(raw.recv(65_536))
-
-    step(tls.do_handshake)
-    tls.write(b"x" * 5_000)
-    with contextlib.suppress(ssl.SSLWantReadError):
-        tls.unwrap()
-    raw.sendall(outgoing.read())
-    assert heard.wait(PATIENCE_S)
-    may_answer.set()
-    assert step(tls.read, 100) == b"read 5000"
 
 
 def was_reset(sock: ssl.SSLSocket) -> bool:
