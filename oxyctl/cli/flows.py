@@ -16,6 +16,7 @@ from oxyctl.cli.flow_options import (
     FlowFormat,
     FlowsCommand,
     FlowsGroup,
+    FormatOption,
     excluded,
     filter_option,
     filters,
@@ -94,6 +95,28 @@ def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="
         printer.detail(record)
     else:
         printer.answer([record], is_running=is_running)
+
+
+@app.command(cls=FlowsCommand)
+@sharing(window, whose, filters, excluded, place)
+def sql(
+    context: typer.Context,
+    statement: Annotated[str, typer.Argument(metavar="SELECT", help="Over the table `flows`.")],
+    output: FormatOption = FlowFormat.table,
+    **shared: Any,
+) -> None:
+    """Ask a question in SQL, by DuckDB: `oxyctl flows sql "select user, sum(origin_bytes) from flows group by user"`.
+
+    The table `flows` holds those that the filters and the window let through, with all fields of a record.
+    """
+    from oxyctl.render.sql import run_sql
+    from proxy.control.schema import EXPORT_PARAMETERS, Exported
+
+    typed = Typed(context)
+    pairs = typed.pairs(EXPORT_PARAMETERS)
+    with asking(), contextlib.ExitStack() as stack, _until_nobody_reads():
+        lines, _ = typed.ask(lambda proxy: stack.enter_context(proxy.export(pairs)))
+        run_sql(statement, (line for line in lines if not isinstance(line, Exported)), output)
 
 
 class ExportFormat(enum.StrEnum):

@@ -1,0 +1,100 @@
+"""SQL over flows with DuckDB: for questions that no flag foresaw, and without a server."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import tempfile
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from oxyctl.errors import OxyctlError, UsageError
+from oxyctl.render.envelope import print_envelope
+from oxyctl.render.tables import Column, Table
+from proxy.control.schema import FlowRecord, Totals
+
+_NUMBERS = {"seq", "src_port", "dst_port", "dscp"}
+_TIMES = {"start", "end"}
+_ENCODED = {"decisions", "tls"}
+_ENCODER = msgspec.json.Encoder()
+
+
+def _columns() -> dict[str, str]:
+    """The table's columns: fields of the record, and its counters beside them. `start` and `end` are timestamps."""
+    found = {}
+    for name in FlowRecord.__struct_fields__:
+        if name in ("total", "delta"):
+            continue
+        kind = "BIGINT" if name in _NUMBERS else "TIMESTAMP" if name in _TIMES else "VARCHAR"
+        kind = "DOUBLE" if name.endswith("_ms") else "BOOLEAN" if name == "final" else kind
+        found[name] = "JSON" if name in _ENCODED else kind
+    return found | dict.fromkeys(Totals.__struct_fields__, "BIGINT")
+
+
+def run_sql(statement: str, records: Iterable[FlowRecord], format_: str) -> None:
+    """Put the records into the table `flows`, and print what `statement` selects. UsageError: it is wrong."""
+    try:
+        import duckdb
+    except ImportError:
+        raise OxyctlError("`oxyctl flows sql` needs DuckDB: pip install 'oxyctl[analysis]'") from None
+
+    with tempfile.NamedTemporaryFile("wb", prefix="oxyctl-flows-", suffix=".jsonl") as file:
+        for record in records:
+            file.write(_ENCODER.encode(_row(record)) + b"\n")
+        file.flush()
+        connection = duckdb.connect(":memory:")
+        columns = ", ".join(f"'{name}': '{'BIGINT' if name in _TIMES else kind}'" for name, kind in _columns().items())
+        chosen = ", ".join(f"make_timestamp(\"{name}\" // 1000) AS \"{name}\"" if name in _TIMES else f'"{name}"'
+                           for name in _columns())  # fmt: skip
+        try:
+            connection.execute(
+                f"CREATE TABLE flows AS SELECT {chosen} FROM read_json(?, format='newline_delimited', "
+                f"columns={{{columns}}})", [file.name],
+            )  # fmt: skip
+            found = connection.execute(statement)
+            names = [each[0] for each in found.description or []]
+            rows = found.fetchall()
+        except duckdb.Error as error:
+            raise UsageError(f"sql: {error}") from None
+        finally:
+            connection.close()
+    _print(names, rows, format_)
+
+
+def _row(record: FlowRecord) -> dict[str, Any]:
+    row: dict[str, Any] = msgspec.to_builtins(record)
+    row |= row.pop("total")
+    del row["delta"]
+    return row
+
+
+def _print(names: list[str], rows: list[tuple[Any, ...]], format_: str) -> None:
+    if format_ == "table":
+        right = [all(isinstance(row[at], int | float) for row in rows) and bool(rows) for at in range(len(names))]
+        columns = [Column(name, right[at]) for at, name in enumerate(names)]
+        Table(columns).write([["-" if value is None else str(value) for value in row] for row in rows])
+        return
+    items = [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
+    if format_ == "json":
+        print_envelope("flows-sql", items)
+    elif format_ == "jsonl":
+        for item in items:
+            print(json.dumps(item))
+    else:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(rows)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return str(value)
