@@ -1,4 +1,4 @@
-"""A WebSocket that echoes: each message goes back as it came, compressed where the client asks for permessage-deflate."""
+"""A WebSocket that echoes: messages go back as they came, compressed where the client asks for permessage-deflate."""
 
 from __future__ import annotations
 
