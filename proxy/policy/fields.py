@@ -54,11 +54,12 @@ _TLS = (
 )
 _SSH = (
     Field("ssh.user", TEXT, "the user name at the server"),
-    Field("ssh.principal", TEXT, "of the certificate that was shown"),
-    Field("ssh.channel", TEXT, "shell, exec, sftp, direct-tcpip, forwarded-tcpip, ..."),
+    Field("ssh.principal", TEXT, "who has proved to be there"),
+    Field("ssh.channel", TEXT, "shell, exec, sftp, subsystem, direct-tcpip, tcpip-forward, ..."),
     Field("ssh.command", TEXT, "of an exec channel"),
-    Field("ssh.dst.host", TEXT, "where a forwarding leads"),
-    Field("ssh.dst.port", NUMBER, "its port"),
+    Field("ssh.subsystem", TEXT, "of a subsystem channel: sftp, netconf, ..."),
+    Field("ssh.forward.host", TEXT, "where a forwarding leads"),
+    Field("ssh.forward.port", NUMBER, "its port"),
 )
 _HTTP = (
     Field("http.request.host", TEXT, "in lower case, without the port"),

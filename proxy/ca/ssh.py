@@ -1,0 +1,164 @@
+"""The SSH keys of tenants: the host key that stands for all origins, and the CA of short-lived user certificates."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+import struct
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.ca.store import write
+from proxy.errors import ProxyError
+
+if TYPE_CHECKING:  # `cryptography` costs 60 ms: only who inspects needs it
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+HOST_KEY, USER_CA = "ssh_host_ed25519_key", "ssh_user_ca"
+PREVIOUS = ".previous.pub"
+BACKDATED_S = 60  # for origins whose clock is behind
+MAX_VALIDITY_S = 24 * 3600.0
+EXTENSIONS = (b"permit-agent-forwarding", b"permit-port-forwarding", b"permit-pty", b"permit-user-rc")
+MAX_PRINCIPALS = 256  # OpenSSH's SSHKEY_CERT_MAX_PRINCIPALS
+
+
+class SSHKeys:
+    """The keys of every tenant, in the proxy's state directory: made when first needed, files of mode 0600."""
+
+    def __init__(self, directory: str | Path, clock: Callable[[], float] = time.time) -> None:
+        self._directory, self._clock = Path(directory) / "ssh", clock
+
+    def host_key(self, tenant: str) -> bytes:
+        """The private key that clients of this tenant see for every origin, in OpenSSH's format."""
+        return _private_text(self._load(tenant, HOST_KEY))
+
+    def host_public_key(self, tenant: str) -> str:
+        """Its public half: `ssh-ed25519 AAAA...`."""
+        return _public_text(self._load(tenant, HOST_KEY))
+
+    def user_ca(self, tenant: str) -> str:
+        """The public key that origins have to name in TrustedUserCAKeys."""
+        return _public_text(self._load(tenant, USER_CA))
+
+    def rotate_host_key(self, tenant: str) -> str:
+        """Make a new host key, and return its public half; the public half of the old one stays readable."""
+        return self._rotate(tenant, HOST_KEY)
+
+    def rotate_user_ca(self, tenant: str) -> str:
+        """Make a new CA, and return its public key; origins must trust it before they let anybody in again."""
+        return self._rotate(tenant, USER_CA)
+
+    def previous_host_key(self, tenant: str) -> str | None:
+        """The public host key before the last rotation."""
+        try:
+            return (self._directory / tenant / (HOST_KEY + PREVIOUS)).read_text().strip()
+        except OSError:
+            return None
+
+    def sign(self, tenant: str, public_key: str, key_id: str, principals: Sequence[str], seconds: float) -> str:
+        """A user certificate for `public_key`, valid for so long. ProxyError when it cannot be made."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import (
+            SSHCertificateBuilder,
+            SSHCertificateType,
+            load_ssh_public_key,
+        )
+
+        if not principals or len(principals) > MAX_PRINCIPALS or not all(principals):
+            raise ProxyError("a user certificate needs 1 to 256 principals")  # without any it is good for everybody
+        try:
+            key = load_ssh_public_key(public_key.encode())
+        except ValueError as error:
+            raise ProxyError(f"the public key cannot be read: {error}") from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise ProxyError("only Ed25519 keys are signed")
+        now = int(self._clock())
+        builder = (
+            SSHCertificateBuilder()
+            .public_key(key)
+            .serial(secrets.randbits(63))
+            .type(SSHCertificateType.USER)
+            .key_id(key_id.encode())
+            .valid_principals([each.encode() for each in principals])
+            .valid_after(now - BACKDATED_S)
+            .valid_before(now + int(min(seconds, MAX_VALIDITY_S)))
+        )
+        for name in EXTENSIONS:
+            builder = builder.add_extension(name, b"")
+        return builder.sign(self._load(tenant, USER_CA)).public_bytes().decode()
+
+    def _load(self, tenant: str, name: str) -> Ed25519PrivateKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+        path = self._directory / tenant / name
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return self._make(path)
+        except OSError as error:
+            raise ProxyError(f"{path}: {error.strerror}") from error
+        try:
+            key = load_ssh_private_key(text, None)
+        except (ValueError, TypeError) as error:
+            raise ProxyError(f"{path}: the private key cannot be read: {error}") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ProxyError(f"{path}: expected an Ed25519 key")
+        return key
+
+    def _make(self, path: Path) -> Ed25519PrivateKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        key = Ed25519PrivateKey.generate()
+        try:
+            os.makedirs(path.parent, mode=0o700, exist_ok=True)
+            write(path, _private_text(key), 0o600)
+            write(path.with_name(path.name + ".pub"), _public_text(key).encode() + b"\n", 0o644)
+        except OSError as error:
+            raise ProxyError(f"{path}: {error.strerror}") from error
+        return key
+
+    def _rotate(self, tenant: str, name: str) -> str:
+        path, old = self._directory / tenant / name, _public_text(self._load(tenant, name))
+        try:
+            write(path.with_name(name + PREVIOUS), old.encode() + b"\n", 0o644)
+        except OSError as error:
+            raise ProxyError(f"{path}: {error.strerror}") from error
+        return _public_text(self._make(path))
+
+
+def fingerprint(public_key: str) -> str:
+    """`SHA256:...`, as OpenSSH prints it."""
+    digest = hashlib.sha256(_blob(public_key)).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def sshfp(public_key: str) -> str:
+    """The data of an SSHFP record: algorithm 4 (Ed25519), type 2 (SHA-256), and the digest (RFC 7479, RFC 6594)."""
+    return f"4 2 {hashlib.sha256(_blob(public_key)).hexdigest()}"
+
+
+def _blob(public_key: str) -> bytes:
+    blob = base64.b64decode(public_key.split()[1])
+    (length,) = struct.unpack_from("!I", blob)
+    if blob[4 : 4 + length] != b"ssh-ed25519":
+        raise ValueError("not an Ed25519 key")
+    return blob
+
+
+def _private_text(key: Ed25519PrivateKey) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+
+
+def _public_text(key: Ed25519PrivateKey) -> str:
+    from cryptography.hazmat.primitives import serialization
+
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()

@@ -1,0 +1,68 @@
+"""What is said of one SSH channel of an inspected flow, and of each file that passes in it: child records."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from proxy.flow.record import Verdict
+from proxy.verdict import Decision
+
+SCHEMA = "oxy.ssh-channel/1"
+FILE_SCHEMA = "oxy.ssh-file/1"
+Kind = Literal["shell", "exec", "subsystem", "direct-tcpip", "direct-streamlocal", "forwarded-tcpip", "tcpip-forward"]
+
+
+class ChannelRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One channel. Times are Unix nanoseconds, durations milliseconds; None is 'not known here'."""
+
+    schema: str = SCHEMA
+    channel_id: str  # the flow's id, a dot, and the channel's number in it, from 1
+    flow_id: str
+    tenant: str
+    user: str | None = None  # whose tunnel it is
+
+    start: int
+    duration_ms: float
+
+    kind: Kind
+    ssh_user: str  # the user name at the origin
+    identity: str | None = None  # who has proved to be there
+    auth_method: str | None = None
+    principals: list[str] = []  # of the certificate that the origin was shown
+    command: str | None = None
+    subsystem: str | None = None
+    forward_host: str | None = None
+    forward_port: int | None = None
+    terminal: str | None = None
+    client_version: str | None = None
+    server_version: str | None = None
+
+    client_bytes: int = 0
+    origin_bytes: int = 0
+    stderr_bytes: int = 0
+    exit_status: int | None = None
+    exit_signal: str | None = None
+    recording: str | None = None
+
+    verdict: Verdict = "allowed"
+    decisions: list[Decision] = []
+    error: str | None = None
+
+
+class FileRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One file that was read or written, or one change of names or attributes."""
+
+    schema: str = FILE_SCHEMA
+    channel_id: str
+    flow_id: str
+    tenant: str
+    user: str | None = None
+    time: int
+    operation: Literal["read", "write", "remove", "rename", "mkdir", "rmdir", "setstat", "symlink", "link", "open"]
+    path: str  # as it was sent; bytes that are not UTF-8 as \\xNN
+    target: str | None = None
+    bytes: int = 0
+    refused: bool = False
+    error: str | None = None

@@ -1,0 +1,39 @@
+"""What is offered to clients and accepted from origins: nothing that ssh-audit calls weak.
+
+No SHA-1, no CBC, no group below 2,048 bits, no MAC of less than 128 bits, and no encrypt-and-mac. Strict key exchange
+(CVE-2023-48795) is asyncssh's own; where the peer has none, ChaCha20-Poly1305 and encrypt-then-mac are its weak spot,
+so AES-GCM comes first.
+"""
+
+from __future__ import annotations
+
+KEX = (
+    "mlkem768x25519-sha256",
+    "sntrup761x25519-sha512",
+    "sntrup761x25519-sha512@openssh.com",
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "diffie-hellman-group18-sha512",
+    "diffie-hellman-group16-sha512",
+)
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
+MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+HOST_KEYS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "rsa-sha2-512", "rsa-sha2-256")
+
+
+def available() -> tuple[list[str], list[str], list[str]]:
+    """Key exchanges, ciphers and MACs of the above that this machine's libraries have."""
+    from asyncssh.encryption import get_encryption_algs
+    from asyncssh.kex import get_kex_algs
+    from asyncssh.mac import get_mac_algs
+
+    return (
+        _of(KEX, get_kex_algs()),
+        _of(CIPHERS, get_encryption_algs()),
+        _of(MACS, get_mac_algs()),
+    )
+
+
+def _of(wanted: tuple[str, ...], found: list[bytes]) -> list[str]:
+    names = {each.decode() for each in found}
+    return [each for each in wanted if each in names]

@@ -1,0 +1,185 @@
+"""Whether a channel may be: the tenant's settings, then policy, then hooks; and the record of what became of it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from proxy.flow.ssh import ChannelRecord, FileRecord
+from proxy.inspect.ssh.channels import Back, Tap, Tied
+from proxy.inspect.ssh.origin import principals_of
+from proxy.inspect.ssh.question import ChannelRequest
+from proxy.inspect.ssh.scp import is_scp
+from proxy.verdict import Decision, Verdict
+
+if TYPE_CHECKING:
+    import asyncssh
+
+    from proxy.inspect.ssh.view import SSHView
+
+
+class Denied(Exception):
+    """It may not be, for this reason."""
+
+
+class Owner(Protocol):
+    """What a channel needs of its session."""
+
+    view: SSHView
+    user: str
+    identity: str
+    method: str
+    client: asyncssh.SSHServerConnection | None
+    origin: asyncssh.SSHClientConnection | None
+
+
+class Ruled:
+    """One channel, from its request to its record."""
+
+    def __init__(self, owner: Owner, channel_id: str) -> None:
+        self.owner, self.channel_id = owner, channel_id
+        self.kind = ""
+        self.command: str | None = None
+        self.subsystem: str | None = None
+        self.host: str | None = None
+        self.port: int | None = None
+        self.terminal: str | None = None
+        self.tap: Tap | None = None
+        self.back: Tied | None = None
+        self.error: str | None = None
+        self.recording: str | None = None
+        self.decisions: list[Decision] = []
+        self.is_denied = False
+        self._start = time.time_ns()
+        self._started = time.monotonic()
+
+    def begin(self, kind: str, *, command: str | None = None, subsystem: str | None = None, host: str | None = None,
+              port: int | None = None) -> None:  # fmt: skip
+        """What is wanted."""
+        self.kind, self.command, self.subsystem, self.host, self.port = kind, command, subsystem, host, port
+
+    @property
+    def is_file_transfer(self) -> bool:
+        """Whether it is sftp, or scp's old protocol."""
+        return self.subsystem == "sftp" or (self.command is not None and is_scp(self.command) is not None)
+
+    def facts(self) -> dict[str, Any]:
+        """What rules of the phase `ssh` may speak of, beside the flow."""
+        owner = self.owner
+        return {
+            "ssh.user": owner.user,
+            "ssh.principal": owner.identity,
+            "ssh.channel": self.kind if self.subsystem != "sftp" else "sftp",
+            "ssh.command": self.command or "",
+            "ssh.subsystem": self.subsystem or "",
+            "ssh.forward.host": self.host or "",
+            "ssh.forward.port": self.port or 0,
+        }
+
+    def file(self, operation: Any, path: str, **more: Any) -> None:
+        """Log what was done to a file."""
+        flow = self.owner.view.flow
+        record = FileRecord(channel_id=self.channel_id, flow_id=flow.id, tenant=flow.tenant, user=flow.user,
+                            time=time.time_ns(), operation=operation, path=path, **more)  # fmt: skip
+        self.owner.view.record(record)
+
+    def end(self, front: Tied | None) -> None:
+        """It is over: log it, if anything was asked for."""
+        if self.tap is not None:
+            self.tap.close()
+            self.tap = None
+        if not self.kind:
+            return
+        owner, back = self.owner, self.back
+        flow = owner.view.flow
+        clean = isinstance(back, Back)
+        record = ChannelRecord(
+            channel_id=self.channel_id,
+            flow_id=flow.id,
+            tenant=flow.tenant,
+            user=flow.user,
+            start=self._start,
+            duration_ms=(time.monotonic() - self._started) * 1000,
+            kind=self.kind,  # type: ignore[arg-type]
+            ssh_user=owner.user,
+            identity=owner.identity or None,
+            auth_method=owner.method or None,
+            principals=principals_of(owner.view, owner.user) if owner.view.rules.onward == "certificate" else [],
+            command=self.command,
+            subsystem=self.subsystem,
+            forward_host=self.host,
+            forward_port=self.port,
+            terminal=self.terminal,
+            client_version=_version(owner.client, "client_version"),
+            server_version=_version(owner.origin, "server_version"),
+            client_bytes=front.received if front is not None else 0,
+            origin_bytes=back.received if back is not None else 0,
+            stderr_bytes=back.received_stderr if back is not None else 0,
+            exit_status=back.status if clean and isinstance(back, Back) else None,
+            exit_signal=back.signal[0] if isinstance(back, Back) and back.signal is not None else None,
+            recording=self.recording,
+            verdict="denied" if self.is_denied else "error" if self.error is not None else "allowed",
+            decisions=self.decisions,
+            error=self.error,
+        )
+        owner.view.record(record)
+        self.kind = ""
+
+
+async def rule(ruled: Ruled) -> None:
+    """Denied, unless the channel may be."""
+    try:
+        _by_settings(ruled)
+        _by_policy(ruled)
+        await _by_hook(ruled, "ssh_channel")
+        if ruled.command is not None:
+            await _by_hook(ruled, "ssh_exec")
+    except Denied as denied:
+        ruled.is_denied = True
+        ruled.error = str(denied)
+        raise
+
+
+def _by_settings(ruled: Ruled) -> None:
+    rules = ruled.owner.view.rules
+    why = None
+    if ruled.kind in ("direct-tcpip", "direct-streamlocal") and not rules.local_forwarding:
+        why = "port forwarding is off"
+    elif ruled.kind in ("tcpip-forward", "forwarded-tcpip") and not rules.remote_forwarding:
+        why = "remote port forwarding is off"
+    elif ruled.is_file_transfer and rules.file_transfer == "none":
+        why = "file transfer is off"
+    elif ruled.command is not None and is_scp(ruled.command) == "write" and rules.file_transfer == "read-only":
+        why = "files may be read only"
+    if why is not None:
+        ruled.decisions.append(Decision("ssh", "settings", "deny", reason=why))
+        raise Denied(why)
+
+
+def _by_policy(ruled: Ruled) -> None:
+    ruling = ruled.owner.view.judge(ruled.facts())
+    if ruling is not None:
+        ruled.decisions += ruling.decisions
+        if ruling.verdict.is_denial:
+            raise Denied(ruling.verdict.reason or "policy")
+
+
+async def _by_hook(ruled: Ruled, hook: str) -> None:
+    owner = ruled.owner
+    if not owner.view.has(hook):
+        return
+    answer = await owner.view.ask(
+        hook,
+        ChannelRequest(flow=owner.view.flow, username=owner.user, identity=owner.identity, kind=ruled.kind,
+                       command=ruled.command, subsystem=ruled.subsystem, host=ruled.host, port=ruled.port),
+    )  # fmt: skip
+    verdict = Verdict(action="deny", reason=answer) if isinstance(answer, str) else answer
+    if isinstance(verdict, Verdict):
+        ruled.decisions.append(Decision(hook, "hook", verdict.action, reason=verdict.reason))
+        if verdict.is_denial:
+            raise Denied(verdict.reason or hook)
+
+
+def _version(conn: Any, name: str) -> str | None:
+    said = conn.get_extra_info(name) if conn is not None else None
+    return said if said is None else "".join(each for each in str(said)[:255] if each.isprintable())

@@ -1,0 +1,256 @@
+"""The file operations in an sftp stream (draft-ietf-secsh-filexfer-02, version 3): noted, and refused where files may
+only be read."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+MAX_PACKET = 1 << 20  # OpenSSH's is 256 KiB
+MAX_OPEN = 4_096  # files and requests remembered; what is beyond is passed unnoted
+HEAD = 768  # of an answer: a handle is at most 256 bytes
+VERSION = 3
+
+INIT, OPEN, CLOSE, READ, WRITE, SETSTAT, FSETSTAT = 1, 3, 4, 5, 6, 9, 10
+REMOVE, MKDIR, RMDIR, RENAME, SYMLINK, EXTENDED = 13, 14, 15, 18, 20, 200
+STATUS, HANDLE, DATA = 101, 102, 103
+HARMLESS = frozenset(
+    {INIT, CLOSE, READ, 7, 8, 11, 12, 16, 17, 19}
+)  # LSTAT FSTAT OPENDIR READDIR REALPATH STAT READLINK
+HARMLESS_EXTENSIONS = frozenset({
+    b"statvfs@openssh.com", b"fstatvfs@openssh.com", b"limits@openssh.com", b"expand-path@openssh.com",
+    b"users-groups-by-id@openssh.com", b"home-directory", b"text-seek", b"vendor-id", b"check-file",
+})  # fmt: skip
+WRITES = 0x02 | 0x04 | 0x08 | 0x10  # SSH_FXF_WRITE, APPEND, CREAT, TRUNC
+PERMISSION_DENIED = 3
+SIMPLE = {SETSTAT: "setstat", REMOVE: "remove", MKDIR: "mkdir", RMDIR: "rmdir"}
+PAIRED = {RENAME: "rename", SYMLINK: "symlink"}
+PAIRED_EXTENSIONS = {b"posix-rename@openssh.com": "rename", b"hardlink@openssh.com": "link"}
+REFUSED_AS = {**SIMPLE, **PAIRED, FSETSTAT: "setstat", WRITE: "write", EXTENDED: "open"}
+
+
+class Noter(Protocol):
+    """Logs one operation; see `FileRecord`."""
+
+    def __call__(self, operation: str, path: str, *, target: str | None = None, bytes: int = 0, refused: bool = False,
+                 error: str | None = None) -> None: ...  # fmt: skip
+
+
+class OpenFile:
+    """A handle of the origin's."""
+
+    __slots__ = ("path", "read", "writes", "written")
+
+    def __init__(self, path: str, writes: bool) -> None:
+        self.path, self.writes = path, writes
+        self.read = self.written = 0
+
+
+class Asked(NamedTuple):
+    """What an answer is awaited for."""
+
+    kind: int
+    path: str = ""
+    target: str | None = None
+    operation: str = ""
+    handle: bytes = b""
+    writes: bool = False
+
+
+class SftpTap:
+    """Reads along. Whole packets of the client's go on; of the origin's only the heads are looked at."""
+
+    def __init__(self, note: Noter, reply: Callable[[bytes], None], *, read_only: bool) -> None:
+        """`reply` writes to the client."""
+        self._note, self._reply, self._read_only = note, reply, read_only
+        self._client, self._origin = bytearray(), bytearray()
+        self._skip = 0  # bytes of the origin's packet whose head has been seen
+        self._replies = bytearray()
+        self._files: dict[bytes, OpenFile] = {}
+        self._asked: dict[int, Asked] = {}
+        self._is_strange = False  # it is no sftp: nothing is noted any more
+
+    def from_client(self, data: bytes) -> bytes:
+        """Those packets that go on."""
+        if self._is_strange:
+            return b"" if self._read_only else data
+        held, passed = self._client, bytearray()
+        held += data
+        at = 0
+        while len(held) - at >= 4:
+            (length,) = struct.unpack_from("!I", held, at)
+            if not 1 <= length <= MAX_PACKET:
+                self._is_strange = True
+                if not self._read_only:
+                    passed += held[at:]
+                held.clear()
+                return bytes(passed)
+            if len(held) - at < 4 + length:
+                break
+            packet = bytes(held[at : at + 4 + length])
+            at += 4 + length
+            try:
+                passed += self._asks(packet)
+            except (struct.error, IndexError):  # shorter than its fields: the origin has the say
+                if not self._read_only:
+                    passed += packet
+        del held[:at]
+        if self._replies and not self._skip and not self._origin:
+            self._reply(bytes(self._replies))
+            self._replies.clear()
+        return bytes(passed)
+
+    def from_origin(self, data: bytes) -> bytes:
+        """The same, with refusals between its packets."""
+        if self._is_strange:
+            return data
+        at, size, borders = 0, len(data), -1
+        while at < size:
+            if self._skip:
+                step = min(self._skip, size - at)
+                self._skip -= step
+                at += step
+            else:
+                head = self._origin
+                needed = 4 if len(head) < 4 else 4 + min(struct.unpack_from("!I", head)[0], HEAD)
+                step = min(needed - len(head), size - at)
+                head += data[at : at + step]
+                at += step
+                if len(head) == 4 and struct.unpack_from("!I", head)[0] > 0:
+                    continue
+                if len(head) < max(needed, 4):
+                    continue
+                (length,) = struct.unpack_from("!I", head)
+                self._skip = 4 + length - len(head)
+                self._answers(bytes(head))
+                head.clear()
+            if not self._skip and not self._origin:
+                borders = at
+        if self._replies and borders >= 0:
+            data = data[:borders] + bytes(self._replies) + data[borders:]
+            self._replies.clear()
+        return data
+
+    def resized(self, columns: int, rows: int) -> None:
+        """It has no terminal."""
+
+    def close(self) -> None:
+        """Files that were never closed."""
+        for file in self._files.values():
+            self._note_file(file, "the channel ended before the file was closed")
+        self._files.clear()
+
+    def _asks(self, packet: bytes) -> bytes:
+        kind = packet[4]
+        if kind == INIT:
+            (version,) = struct.unpack_from("!I", packet, 5)
+            return packet[:5] + struct.pack("!I", min(version, VERSION)) + packet[9:]
+        (number,) = struct.unpack_from("!I", packet, 5)
+        asked = self._parse(kind, packet)
+        if self._read_only and not _is_harmless(kind, packet, asked):
+            operation = (asked.operation if asked is not None else "") or REFUSED_AS.get(kind, "open")
+            path = asked.path if asked is not None else ""
+            if asked is not None and asked.handle in self._files:
+                path = self._files[asked.handle].path
+            if kind == OPEN:
+                operation = "write"
+            self._note(operation, path, target=asked.target if asked is not None else None, refused=True)
+            self._replies += _status(number, "files may be read only")
+            return b""
+        if asked is not None and len(self._asked) < MAX_OPEN:
+            self._asked[number] = asked
+        return packet
+
+    def _parse(self, kind: int, packet: bytes) -> Asked | None:
+        if kind == OPEN:
+            name, at = _string(packet, 9)
+            (flags,) = struct.unpack_from("!I", packet, at)
+            return Asked(kind, escaped(name), writes=bool(flags & WRITES))
+        if kind in (READ, CLOSE):
+            return Asked(kind, handle=_string(packet, 9)[0])
+        if kind == WRITE:
+            handle, at = _string(packet, 9)
+            (count,) = struct.unpack_from("!I", packet, at + 8)
+            if (file := self._files.get(handle)) is not None and not self._read_only:
+                file.written += count
+            return Asked(kind, handle=handle) if self._read_only else None
+        if kind in SIMPLE:
+            return Asked(kind, escaped(_string(packet, 9)[0]), operation=SIMPLE[kind])
+        if kind in PAIRED:
+            first, at = _string(packet, 9)
+            return Asked(kind, escaped(first), escaped(_string(packet, at)[0]), PAIRED[kind])
+        if kind == EXTENDED:
+            name, at = _string(packet, 9)
+            if name in PAIRED_EXTENSIONS:
+                first, at = _string(packet, at)
+                return Asked(kind, escaped(first), escaped(_string(packet, at)[0]), PAIRED_EXTENSIONS[name])
+        return None
+
+    def _answers(self, head: bytes) -> None:
+        if len(head) < 9 or not self._asked:
+            return
+        asked = self._asked.pop(int.from_bytes(head[5:9], "big"), None)
+        if asked is None:
+            return
+        kind = head[4]
+        code = int.from_bytes(head[9:13], "big") if kind == STATUS else 0
+        error = None if code == 0 else _STATUS.get(code, f"status {code}")
+        if asked.kind == OPEN:
+            if kind == HANDLE and len(self._files) < MAX_OPEN:
+                self._files[_string(head, 9)[0]] = OpenFile(asked.path, asked.writes)
+            elif kind == STATUS:
+                self._note("write" if asked.writes else "read", asked.path, error=error)
+        elif asked.kind == READ:
+            if kind == DATA and (file := self._files.get(asked.handle)) is not None:
+                file.read += int.from_bytes(head[9:13], "big")
+        elif asked.kind == CLOSE:
+            if (file := self._files.pop(asked.handle, None)) is not None:
+                self._note_file(file, error)
+        elif asked.operation:
+            self._note(asked.operation, asked.path, target=asked.target, error=error)
+
+    def _note_file(self, file: OpenFile, error: str | None) -> None:
+        if file.writes:
+            self._note("write", file.path, bytes=file.written, error=error)
+        if file.read or not file.writes:
+            self._note("read", file.path, bytes=file.read, error=error)
+
+
+_STATUS = {1: None, 2: "no such file", 3: "permission denied", 4: "failure", 5: "bad message", 8: "not supported"}
+
+
+def escaped(name: bytes) -> str:
+    """A file name for records: what is no printable UTF-8 as \\xNN."""
+    text = name[:4_096].decode("utf-8", "surrogateescape")
+    return "".join(each if each.isprintable() else _code(each) for each in text)
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:
+        return f"\\x{number - 0xDC00:02x}"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def _is_harmless(kind: int, packet: bytes, asked: Asked | None) -> bool:
+    if kind == OPEN:
+        return asked is not None and not asked.writes
+    if kind == EXTENDED:
+        return _string(packet, 9)[0] in HARMLESS_EXTENSIONS
+    return kind in HARMLESS
+
+
+def _string(packet: bytes, at: int) -> tuple[bytes, int]:
+    """The string there, and what is behind it; struct.error when it is cut short."""
+    (length,) = struct.unpack_from("!I", packet, at)
+    end = at + 4 + length
+    if end > len(packet):
+        raise struct.error("cut short")
+    return packet[at + 4 : end], end
+
+
+def _status(number: int, message: str) -> bytes:
+    text = message.encode()
+    body = struct.pack("!BIII", STATUS, number, PERMISSION_DENIED, len(text)) + text + struct.pack("!I", 0)
+    return struct.pack("!I", len(body)) + body

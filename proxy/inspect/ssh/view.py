@@ -1,0 +1,46 @@
+"""What the two sides of an SSH session need of the session that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from proxy.session.facts import FlowFacts
+from proxy.session.ssh import SSHRules
+from proxy.verdict import Ruling
+
+
+class SSHView(Protocol):
+    """Implemented by the session in an inspector; in tests by something smaller."""
+
+    @property
+    def flow(self) -> FlowFacts: ...
+
+    @property
+    def rules(self) -> SSHRules: ...
+
+    def judge(self, facts: Mapping[str, Any]) -> Ruling | None:
+        """What the policies of the phase `ssh` say; None when there are none."""
+        ...
+
+    def has(self, hook: str) -> bool:
+        """Whether the application has a hook of this name."""
+        ...
+
+    def ask(self, hook: str, argument: Any) -> Awaitable[Any]:
+        """The answer of a hook; None where the application has none."""
+        ...
+
+    def certificate(self, public_key: str, key_id: str, principals: list[str]) -> Awaitable[str]:
+        """A user certificate of the proxy's CA for the key; ProxyError when there is none."""
+        ...
+
+    def recording(self, channel_id: str) -> Awaitable[int]:
+        """A descriptor to write a recording to, which the caller closes; ProxyError when there is none."""
+        ...
+
+    def record(self, child: msgspec.Struct) -> None:
+        """Log a child record of the flow."""
+        ...

@@ -1,0 +1,191 @@
+"""A bridge between real clients and real servers on loopback, without the rest of the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from proxy.ca.ssh import SSHKeys
+from proxy.errors import ProxyError
+from proxy.inspect.ssh.bridge import Bridge
+from proxy.session.facts import FlowFacts
+from proxy.session.ssh import SSHRules
+
+SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
+USER = getpass.getuser()
+WAIT_S = 20
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def wait_until(condition, what="it"):
+    deadline = time.monotonic() + WAIT_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
+    return found
+
+
+class View:
+    """An `SSHView` that keeps what it is told."""
+
+    def __init__(self, world, flow):
+        self.world, self.flow, self.rules = world, flow, world.rules
+
+    def judge(self, facts):
+        self.world.judged.append(dict(facts))
+        return self.world.judge(facts)
+
+    def has(self, hook):
+        return hook in self.world.hooks
+
+    async def ask(self, hook, argument):
+        self.world.asked.append((hook, argument))
+        return self.world.hooks[hook](argument)
+
+    async def certificate(self, public_key, key_id, principals):
+        return self.world.keys.sign("acme", public_key, key_id, principals, self.rules.certificate_s)
+
+    async def recording(self, channel_id):
+        if self.world.recordings is None:
+            raise ProxyError("no place for recordings")
+        return os.open(self.world.recordings / f"{channel_id}.cast", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+    def record(self, child):
+        self.world.records.append(child)
+
+
+class World:
+    """A listener whose every connection is bridged to the origin; it runs in a thread of its own."""
+
+    def __init__(self, place: Path, origin_port: int, **rules):
+        self.place, self.origin_port = place, origin_port
+        self.keys = SSHKeys(place)
+        self.records, self.judged, self.asked, self.outcomes = [], [], [], []
+        self.hooks, self.judge, self.recordings = {}, lambda facts: None, place
+        self.user = "alice@acme.example"
+        self.rules = SSHRules(host_key=self.keys.host_key("acme").decode(), **{"trust_tunnel": True, **rules})
+        self._numbers = itertools.count(1)
+        self._bridges = set()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        (place / "known_hosts").write_text(f"* {self.keys.host_public_key('acme')}\n")
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._started.wait(WAIT_S)
+        return self
+
+    def __exit__(self, *_):
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+
+    def change(self, **rules):
+        self.rules = msgspec.structs.replace(self.rules, **rules)
+
+    async def _serve(self):
+        self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        accepting = asyncio.ensure_future(self._accept(listener))
+        self._started.set()
+        await self._stop.wait()
+        accepting.cancel()
+        for each in list(self._bridges):
+            each.cancel()
+        await asyncio.gather(accepting, *self._bridges, return_exceptions=True)
+        listener.close()
+
+    async def _accept(self, listener):
+        while True:
+            client, _ = await self.loop.sock_accept(listener)
+            client.setblocking(False)
+            task = asyncio.ensure_future(self._bridge(client))
+            self._bridges.add(task)
+            task.add_done_callback(self._bridges.discard)
+
+    async def _bridge(self, client):
+        origin = socket.create_connection(("127.0.0.1", self.origin_port))
+        origin.setblocking(False)
+        flow = FlowFacts(
+            id=f"flow{next(self._numbers)}",
+            tenant="acme",
+            onramp="clients",
+            tunnel="t1",
+            src="100.96.0.2",
+            src_port=40_000,
+            dst="127.0.0.1",
+            dst_port=self.origin_port,
+            user=self.user,
+        )
+        self.outcomes.append(await Bridge(View(self, flow)).run(client, origin))
+
+    def client_options(self):
+        """Of ssh, scp and sftp: only this world's host key is trusted, and nothing of the user's own is used."""
+        return [
+            "-F", "none", "-o", f"UserKnownHostsFile={self.place / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes",
+            "-o", "BatchMode=yes", "-o", "IdentityAgent=none", "-o", f"User={USER}", "-o", "ConnectTimeout=20",
+            "-o", "GlobalKnownHostsFile=/dev/null",
+        ]  # fmt: skip
+
+    def ssh(self, *command, options=(), **more):
+        """Run OpenSSH's client."""
+        arguments = ["ssh", *self.client_options(), "-p", str(self.port), *options, "127.0.0.1", *command]
+        settings = {"capture_output": True, "text": True, "timeout": 20, "stdin": subprocess.DEVNULL, **more}
+        if "input" in settings:
+            del settings["stdin"]
+        return subprocess.run(arguments, **settings)
+
+    def channels(self, count=1):
+        """The records of channels, once there are so many."""
+        of = lambda: [each for each in self.records if type(each).__name__ == "ChannelRecord"]  # noqa: E731
+        wait_until(lambda: len(of()) >= count, "channel records")
+        return of()
+
+    def files(self):
+        return [each for each in self.records if type(each).__name__ == "FileRecord"]
+
+
+@contextlib.contextmanager
+def sshd(place: Path, *lines):
+    """OpenSSH's server, which trusts the CA in `place`; gives its port."""
+    place.mkdir(exist_ok=True)
+    key, port = place / "origin_key", free_port()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+    (place / "sshd_config").write_text("\n".join([
+        f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {key}", f"PidFile {place / 'sshd.pid'}", "UsePAM no",
+        "StrictModes no", f"TrustedUserCAKeys {place / 'ca.pub'}", "PermitRootLogin yes", "AcceptEnv LANG TEST_*",
+        "PasswordAuthentication no", "MaxStartups 100", "MaxSessions 50", "Subsystem sftp internal-sftp", *lines, "",
+    ]))  # fmt: skip
+    with (place / "sshd.log").open("wb") as log:
+        process = subprocess.Popen([SSHD, "-D", "-e", "-f", place / "sshd_config"], stderr=log)
+    try:
+        wait_until(lambda: "listening" in (place / "sshd.log").read_text(), "sshd")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(WAIT_S)
+
+
+def known_line(place: Path, port: int, key: Path | None = None):
+    """What known_hosts says of that server."""
+    return f"[127.0.0.1]:{port} " + (key or place / "origin_key.pub").read_text()
