@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import socket
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from scapy.layers.inet import TCP, UDP
 from scapy.packet import Raw
 
+from proxy.control.store import RecordedFlows
 from tests.fuzz.mutate import corpus, mutate
 from tests.netns import needs_root
 from tests.packets import CLIENT
@@ -240,9 +240,9 @@ def test_drain_ends_every_flow_once_with_its_record():
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
         assert stage.process.wait(15) == 0
-        with sqlite3.connect(os.path.join(stage.directory, "flows.db")) as database:
-            rows = database.execute("SELECT protocol, close_reason FROM flows ORDER BY protocol").fetchall()
-        database.close()
+        recorded = RecordedFlows(os.path.join(stage.directory, "flows.db"))
+        found = recorded.flows([("all_tenants", "true"), ("limit", "100")])
+        rows = sorted((record.protocol, record.close_reason) for record in found.items)
         assert rows == [("icmp", "drain")] + [("tcp", "drain")] * 4 + [("udp", "drain")]
         assert not os.path.exists(stage.path)
 
