@@ -107,12 +107,17 @@ class Timeouts(Part, frozen=True):
     drain_s: Seconds = 5  # for inspected sessions to end politely when the proxy stops
 
 
-class Audit(Part, frozen=True):
-    """Records as JSON lines, for collectors: a file, and the older ones beside it (`.1` is the newest of these)."""
+class LineFile(Part, frozen=True):
+    """JSON lines: a file, and the older ones beside it (`.1` is the newest of these)."""
 
     path: str
     max_bytes: Annotated[int, Meta(ge=4096)] = 100_000_000
     files: Annotated[int, Meta(ge=1, le=1000)] = 10
+
+
+class Audit(LineFile, frozen=True):
+    """Records of flows as JSON lines, for collectors."""
+
     events: tuple[Literal["start", "connected", "update", "end"], ...] = ("end",)
 
 
@@ -124,6 +129,7 @@ class Records(Part, frozen=True):
     max_rows: Count = 1_000_000
     update_every_s: Seconds = 30
     audit: Audit | None = None
+    requests: LineFile | None = None  # of sessions that are read: a line for each HTTP request
 
 
 class Bridge(Part, frozen=True):

@@ -1,4 +1,4 @@
-"""The audit log: flow records as JSON lines, in files that are rotated, written by a thread of their own."""
+"""The audit log: records as JSON lines, in files that are rotated, written by a thread of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 
 from proxy.errors import ProxyError
 from proxy.flow.record import FlowRecord
-from proxy.settings.model import Audit
+from proxy.settings.model import LineFile
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +21,17 @@ QUEUE_RECORDS = 20_000
 BATCH_RECORDS = 1_000
 _STOP = None
 
+Line = FlowRecord | msgspec.Raw  # Raw: JSON already
+
 
 class JsonLines:
     """A sink of records. `submit` is for the event loop's thread and never blocks; what cannot be kept is counted."""
 
-    def __init__(self, settings: Audit, *, queue_records: int = QUEUE_RECORDS) -> None:
+    def __init__(self, settings: LineFile, *, queue_records: int = QUEUE_RECORDS) -> None:
         """Open or make the file; ProxyError when that cannot be."""
         self._settings = settings
         self._capacity = queue_records
-        self._queue: queue.SimpleQueue[FlowRecord | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self._overflowed = self._unwritten = 0  # each counted by one thread
         self._is_closed = self._is_failing = False
         self._encoder = msgspec.json.Encoder()
@@ -45,7 +47,7 @@ class JsonLines:
         """Records that could not be kept since the proxy started."""
         return self._overflowed + self._unwritten
 
-    def submit(self, record: FlowRecord) -> None:
+    def submit(self, record: Line) -> None:
         """Take a record; it must not change any more."""
         if self._is_closed or self._queue.qsize() >= self._capacity:
             self._overflowed += 1
@@ -73,7 +75,7 @@ class JsonLines:
         if self._fd >= 0:
             os.close(self._fd)
 
-    def _write(self, records: list[FlowRecord]) -> None:
+    def _write(self, records: list[Line]) -> None:
         if not records:
             return
         try:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from pathlib import Path
 
 import h2.config
 import h2.connection
 import h2.events
+import msgspec
 import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from tests.inspect.test_http_sessions import curl
+from proxy.flow.request import RequestRecord
+from tests.inspect.test_http_sessions import answer, curl
 from tests.inspect.world import ReadingStage, run
 from tests.netns import needs_root
-from tests.running import ORIGIN, staged
+from tests.running import ORIGIN, Stage, staged, until
 
 pytestmark = [
     pytest.mark.netns,
@@ -29,9 +32,23 @@ BODY = b"0123456789abcdef" * (SIZE // 16)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
+class _WithRequests(Stage):
+    def __init__(self, directory: str, text: str) -> None:
+        super().__init__(directory, f"{text}records: {{requests: {{path: {directory}/requests.jsonl}}}}\n")
+
+
+class RecordingStage(ReadingStage, _WithRequests):
+    """Requests are recorded."""
+
+    def requests(self, path: str) -> list[RequestRecord]:
+        """Those for this path."""
+        lines = Path(self.directory, "requests.jsonl").read_bytes().splitlines()
+        return [r for line in lines if (r := msgspec.json.decode(line, type=RequestRecord)).path == path]
+
+
 @pytest.fixture(scope="module")
 def stage():
-    with staged(ReadingStage, level="http") as stage:
+    with staged(RecordingStage, level="http") as stage:
         yield stage
 
 
@@ -161,4 +178,28 @@ def test_a_websocket_with_pythons_websockets(stage, laptop):
     port = stage.serve(websocket, stage.server_context(alpn=("http/1.1",)))
     done = run(laptop, sys.executable, "-c", SPEAKER, ORIGIN[4], str(port), stage.client_trust)
     assert done.stdout == "1000\n", done.stderr
-    assert stage.record(port).level == "http"
+    flow = stage.record(port)
+    assert flow.level == "http"
+    request = until(lambda: stage.requests("/ws"))[0]
+    assert (request.flow_id, request.upgrade, request.status) == (flow.flow_id, "websocket", 101)
+    assert (request.client_messages, request.origin_messages, request.close_code) == (2, 2, 1000)
+
+
+def test_each_request_is_a_line(stage, laptop):
+    port = stage.serve(answer, stage.server_context(alpn=("http/1.1",)))
+    url = f"https://wiki.lab:{port}/page?n=2"
+    curl(
+        stage,
+        laptop,
+        port,
+        "--next",
+        "-sS",
+        "--cacert",
+        stage.client_trust,
+        "--resolve",
+        f"wiki.lab:{port}:{ORIGIN[4]}",
+        url,
+    )
+    request = until(lambda: stage.requests("/page?n=2"))[0]
+    assert (request.method, request.url, request.status) == ("GET", url, 200)
+    assert request.flow_id == stage.record(port).flow_id
