@@ -114,6 +114,9 @@ class Proxy:
         kernel = self._kernel, self.kernel_problem
         self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, *kernel)
         self._view.policy = self._lifecycle.admission.judge = self._judge = self._load_policies()
+        if self._judge is not None:
+            self._inspectors.set_policies(self._judge.policies)
+            self._judge.subscribe(self._inspectors.set_policies)
         self._lifecycle.subscribe(flow_log.submit, "end")
         if (audit := settings.records.audit) is not None and audit.events:
             lines = JsonLines(audit)

@@ -17,7 +17,7 @@ from proxy.inspect.opening import Opening
 from proxy.inspect.session import Session
 from proxy.inspect.sockets import Turn
 from proxy.inspect.tls import TenantTLS
-from proxy.policy.carried import SessionJudge
+from proxy.policy.carried import READ_PHASES, SessionJudge
 from proxy.policy.phases import Phase
 from proxy.poller import Poller
 from proxy.session.channel import Channel
@@ -30,12 +30,19 @@ from proxy.session.messages import (
     LeafAnswer,
     Learnt,
     Open,
+    Part,
+    decode_configuration,
 )
-from proxy.verdict import Ruling
+from proxy.verdict import Decision, Ruling, Verdict
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+WHY = "the policy failed"
+FAILED = {
+    phase: Ruling(Verdict(action="deny", reason=WHY), [Decision(phase, "policy", "deny", reason=WHY)])
+    for phase in READ_PHASES
+}
 MAX_EXCEPTIONS = 4_096  # hosts of one tenant that are not read, since that went wrong before
 
 
@@ -55,7 +62,7 @@ class Inspector:
         self._requests = itertools.count(1)
         self._waiting: dict[int, Callable[[Any, list[int]], None]] = {}
         self._is_draining = False
-        self.keylog: str | None = None
+        self._parts = bytearray()
 
     def receive(self, message: Any, descriptors: list[int]) -> None:
         """A message of the proxy's, whose descriptors are ours."""
@@ -85,7 +92,7 @@ class Inspector:
         """Its contexts; KeyError for a tenant that the proxy has not spoken of."""
         found = self._tls.get(tenant)
         if found is None:
-            found = self._tls[tenant] = TenantTLS(self._configuration.tenants[tenant], self.keylog)
+            found = self._tls[tenant] = TenantTLS(self._configuration.tenants[tenant])
         return found
 
     def send(self, message: msgspec.Struct) -> None:
@@ -97,9 +104,14 @@ class Inspector:
         self.channel.send(wanted(request))
 
     def judge(self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any]) -> Ruling | None:
+        """A policy that fails denies."""
         if self._policies is None:
             return None
-        return self._policies.judge(flow.tenant, phase, flow.known, facts, time.time())
+        try:
+            return self._policies.judge(flow.tenant, phase, flow.known, facts, time.time())
+        except Exception:
+            log.exception("the policy failed on flow %s", flow.id)
+            return FAILED[phase]
 
     def has_hook(self, hook: str) -> bool:
         return False
@@ -127,8 +139,11 @@ class Inspector:
             self._is_draining = True
             for session in list(self.sessions.values()):
                 self._guarded(session, session.drain)
-        elif isinstance(message, Configure):
-            self._configure(message)
+        elif isinstance(message, Part):
+            self._parts += message.data
+            if message.is_last:
+                configuration, self._parts = decode_configuration(bytes(self._parts)), bytearray()
+                self._configure(configuration)
 
     def _configure(self, message: Configure) -> None:
         """Sessions that are open keep what they have; new ones have the new."""

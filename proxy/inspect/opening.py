@@ -116,7 +116,8 @@ class Opening:
         if (why := self._exceptions.get(self._host)) is not None:
             self._pass(why)
             return
-        ruling = session.judge("tls", self._facts(hello))
+        session.flow.known.update(self._facts(hello))
+        ruling = session.judge("tls", {})
         if ruling is not None:
             session.decisions = session.decisions + ruling.decisions
             if not self._obey(ruling.verdict):
@@ -137,7 +138,6 @@ class Opening:
             "tls.alpn": list(hello.alpn),
             "tls.version": hello.version,
             "tls.ja4": hello.ja4,
-            "tls.has_ech": hello.has_ech,
         }
 
     def _question(self, hello: Hello) -> Any:
@@ -347,7 +347,13 @@ class Opening:
 
 
 def _send_last(sock: socket.socket, data: bytes) -> None:
-    """Something short before the end, if the kernel takes it."""
+    """Something short before the end, if the kernel takes it. What had come is read first: to close a socket with
+    unread bytes is to reset it, and then nobody would see this."""
+    try:
+        while sock.recv(65_536):
+            pass
+    except OSError:
+        pass
     try:
         sock.send(data)
     except OSError:

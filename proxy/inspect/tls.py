@@ -38,9 +38,8 @@ def alert(name: str) -> bytes:
 class TenantTLS:
     """The contexts of one tenant."""
 
-    def __init__(self, rules: TenantRules, keylog: str | None = None) -> None:
-        """`keylog`: a file for secrets."""
-        self.rules, self._keylog = rules, keylog
+    def __init__(self, rules: TenantRules) -> None:
+        self.rules = rules
         self._minimum = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}[rules.minimum]
         self._clients: OrderedDict[tuple[str, bool], tuple[bytes, ssl.SSLContext]] = OrderedDict()
         self._origins: dict[bool, ssl.SSLContext] = {}
@@ -60,8 +59,6 @@ class TenantTLS:
         context.minimum_version = self._minimum
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
         load_chain(context, leaf.chain, leaf.key)
-        if self._keylog is not None:
-            context.keylog_filename = self._keylog
         self._clients[name, untrusted] = leaf.chain, context
         if len(self._clients) > MAX_CONTEXTS:
             self._clients.popitem(last=False)
@@ -106,8 +103,6 @@ class TenantTLS:
                 context.load_verify_locations(cadata=self.rules.roots)
         else:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if self._keylog is not None:
-            context.keylog_filename = self._keylog
         return context
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -28,15 +29,20 @@ class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
 # From the proxy to an inspector.
 
 
-class Configure(msgspec.Struct, tag="configure", frozen=True):
-    """The first message, and again after each change."""
+class Configure(msgspec.Struct, frozen=True):
+    """What an inspector is told at first, and again after each change, in as many `Part`s as it takes."""
 
     tenants: dict[str, TenantRules]
     sniff_s: float = 3.0
     handshake_s: float = 15.0
-    hooks: str | None = None
-    has_keylog: bool = False  # secrets are wanted
     policies: CarriedPolicies | None = None  # None: none speaks of what is read
+
+
+class Part(msgspec.Struct, tag="part", frozen=True):
+    """A piece of a `Configure`, which may be larger than a datagram."""
+
+    data: bytes
+    is_last: bool
 
 
 class Open(msgspec.Struct, tag="open", frozen=True):
@@ -143,15 +149,20 @@ class Learnt(msgspec.Struct, tag="learnt", frozen=True):
     is_over: bool = False  # it may be read again
 
 
-class Secrets(msgspec.Struct, tag="secrets", frozen=True):
-    """Lines of a key log (SSLKEYLOGFILE)."""
+ToInspector = Part | Open | LeafAnswer | DialAnswer | Learnt | Kill | Drain
+ToProxy = Ready | Seen | Pass | Ended | Record | LeafWanted | DialWanted | Learnt
 
-    lines: bytes
+PART_BYTES = 64 << 10
 
 
-ToInspector = Configure | Open | LeafAnswer | DialAnswer | Learnt | Kill | Drain
-ToProxy = Ready | Seen | Pass | Ended | Record | LeafWanted | DialWanted | Learnt | Secrets
+def parts(configuration: Configure) -> Iterator[Part]:
+    """The configuration in pieces that fit into a datagram."""
+    data = encode(configuration)
+    for start in range(0, len(data), PART_BYTES):
+        yield Part(data[start : start + PART_BYTES], start + PART_BYTES >= len(data))
+
 
 encode = msgspec.msgpack.Encoder().encode
+decode_configuration = msgspec.msgpack.Decoder(Configure).decode
 decode_to_inspector = msgspec.msgpack.Decoder(ToInspector).decode
 decode_to_proxy = msgspec.msgpack.Decoder(ToProxy).decode

@@ -162,7 +162,6 @@ class Settings(Part, frozen=True):
     policies: list[str] = msgspec.field(default_factory=list)  # files, of all tenants
     state: str = "state"  # a directory: authorities of tenants
     inspectors: InspectorCount = "auto"  # processes that read sessions; `auto`: one for each core, 0: the proxy itself
-    keylog: str | None = None  # a file for the secrets of inspected TLS (SSLKEYLOGFILE), for Wireshark
     offramp: OffRampName = "sockets"  # of flows that nobody reads; `kernel` changes the namespace that we run in
     kernel: KernelOffRamp = KernelOffRamp()
     descriptors: Annotated[int, Meta(ge=64)] | None = None  # open at once; by default as many as the kernel allows
@@ -184,7 +183,6 @@ def load(path: str | Path) -> Settings:
         hooks=_hooks_from(base, settings.hooks),
         policies=[str(base / each) for each in settings.policies],
         state=str(base / settings.state),
-        keylog=None if settings.keylog is None else str(base / settings.keylog),
         tenants={
             name: replace(
                 tenant,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from proxy.flow.flow import Flow, address_text
 from proxy.flow.record import CloseReason
@@ -118,8 +118,8 @@ class Handed:
         self.finished(reason, is_cut)
 
 
-def facts_of(flow: Flow) -> FlowFacts:
-    """What the inspector is told of the flow."""
+def facts_of(flow: Flow, known: dict[str, Any]) -> FlowFacts:
+    """What the inspector is told of the flow; `known`: what policies may speak of."""
     carrier = flow.carrier
     return FlowFacts(
         id=flow.id,
@@ -133,4 +133,5 @@ def facts_of(flow: Flow) -> FlowFacts:
         network=carrier.network.name,
         user=carrier.user,
         device=carrier.device,
+        known=known,
     )

@@ -18,6 +18,8 @@ import msgspec
 
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
+from proxy.policy.carried import carry, flow_facts
+from proxy.policy.engine import Policies
 from proxy.poller import Poller
 from proxy.session.channel import Channel, LocalChannel, SocketChannel
 from proxy.session.messages import (
@@ -33,9 +35,9 @@ from proxy.session.messages import (
     ReadLevel,
     Ready,
     Record,
-    Secrets,
     Seen,
     decode_to_proxy,
+    parts,
 )
 from proxy.settings.inspection import InspectorCount
 from proxy.stream.handed import Handed, facts_of
@@ -74,8 +76,6 @@ class InspectorHandle:
             os.close(descriptor)
         if isinstance(message, Ready):
             self.shortfalls = message.shortfalls
-        elif isinstance(message, Secrets):
-            self._pool.lender.write_secrets(message.lines)
         elif (handed := self.sessions.get(message.session)) is not None:
             self._about(handed, message)
 
@@ -159,8 +159,16 @@ class Inspectors:
         handed = Handed(number, flow, client, origin, handle, finished, passed)
         handle.sessions[number] = handed
         handle.served += 1
-        handle.channel.send(Open(number, facts_of(flow), level), [client.fileno(), origin.fileno()])
+        known = flow_facts(flow, time.time()) if self.lender.configuration.policies is not None else {}
+        handle.channel.send(Open(number, facts_of(flow, known), level), [client.fileno(), origin.fileno()])
         return handed
+
+    def set_policies(self, policies: Policies) -> None:
+        """Let new sessions, and new requests of those that are open, be judged by these."""
+        carried = carry(policies, self.lender.configuration.tenants)
+        self.lender.configuration = msgspec.structs.replace(self.lender.configuration, policies=carried)
+        for handle in self.handles:
+            self._configure(handle)
 
     def learn(self, tenant: str, host: str, why: str) -> None:
         """Sessions with this host are passed from now on, for a while."""
@@ -235,10 +243,14 @@ class Inspectors:
         else:
             self._start_process(handle)
         self.handles.append(handle)
-        handle.channel.send(self.lender.configuration)
+        self._configure(handle)
         for (tenant, host), (why, _) in self._exceptions.items():
             handle.channel.send(Learnt(0, host, why, tenant))
         return handle
+
+    def _configure(self, handle: InspectorHandle) -> None:
+        for part in parts(self.lender.configuration):
+            handle.channel.send(part)
 
     def _start_here(self, handle: InspectorHandle) -> None:
         from proxy.inspect.inspector import Inspector  # only who reads in this process pays for it

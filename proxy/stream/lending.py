@@ -1,4 +1,4 @@
-"""What the proxy lends its inspectors, which have nothing themselves: certificates, connections, a key log."""
+"""What the proxy lends its inspectors, which have nothing themselves: certificates and connections."""
 
 from __future__ import annotations
 
@@ -38,12 +38,9 @@ class Lender:
         """ProxyError for roots that cannot be read."""
         self.authorities = authorities
         self._poller, self._loop, self._connect_s = poller, loop, settings.timeouts.connect_s
-        self._keylog = settings.keylog
         rules = {name: _rules(name, inspection) for name, inspection in tenants.items()}
         timeouts = settings.timeouts
-        self.configuration = Configure(
-            rules, sniff_s=timeouts.sniff_s, handshake_s=timeouts.tls_s, has_keylog=settings.keylog is not None
-        )
+        self.configuration = Configure(rules, sniff_s=timeouts.sniff_s, handshake_s=timeouts.tls_s)
         self._lookups: set[asyncio.Task[None]] = set()
 
     def leaf(self, tenant: str, wanted: LeafWanted) -> LeafAnswer:
@@ -71,16 +68,6 @@ class Lender:
             task.add_done_callback(self._lookups.discard)
         else:
             self._connect(flow, address, port, then)
-
-    def write_secrets(self, lines: bytes) -> None:
-        """Append to the key log."""
-        if self._keylog is None:
-            return
-        descriptor = os.open(self._keylog, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, lines)
-        finally:
-            os.close(descriptor)
 
     async def _look_up(self, flow: Flow, host: str, port: int, then: Dialled) -> None:
         try:

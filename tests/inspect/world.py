@@ -39,10 +39,13 @@ NAMES = ("wiki.lab", "other.lab", "pinned.lab")
 class ReadingStage(Stage):
     """`client_trust` is the tenant's CA, as its clients have it in a file; `roots` signs origins' certificates."""
 
-    def __init__(self, directory: str, *, level: str = "tls", inspectors: int | str = 1, more: str = "") -> None:
+    def __init__(
+        self, directory: str, *, level: str = "tls", inspectors: int | str = 1, more: str = "",
+        configuration: str = CONFIGURATION,
+    ) -> None:  # fmt: skip
         self.roots = Authority.create("roots of the lab")
         Path(directory, "roots.pem").write_bytes(self.roots.certificate_pem)
-        text = CONFIGURATION.format(directory=directory, level=level, inspectors=inspectors, more=more)
+        text = configuration.format(directory=directory, level=level, inspectors=inspectors, more=more)
         super().__init__(directory, text)
 
     @property
