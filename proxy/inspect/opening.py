@@ -159,9 +159,10 @@ class Opening:
         """Whether the session is still to be read."""
         session = self._session
         if verdict.is_denial:
-            if verdict.refusal is None:
+            is_told = verdict.refusal != "drop"  # a reset of TCP would not say as much as an alert does
+            if is_told:
                 _send_last(session.socket_of(Side.CLIENT), alert("access_denied"))
-            session.end("denied", "proxy", "origin" if verdict.refusal is None else "both")
+            session.end("denied", "proxy", "origin" if is_told else "both")
             return False
         if verdict.level in UNREAD:
             self._pass("policy", decided=True)
