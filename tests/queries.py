@@ -15,6 +15,7 @@ words = {
     "user": ("ann", "zoë"),
     "device": ("laptop", "phone"),
     "verdict": ("allowed", "denied"),
+    "tls_action": ("pass", "terminate"),
     "version": (4, 6),
     "dscp": (0, 46),
     "host": ("*.example", "wiki.acme.example", "[*", "?iki*"),

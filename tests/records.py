@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from proxy.flow.record import Decision, FlowRecord, Totals
+from proxy.flow.record import Decision, FlowRecord, TLSRecord, Totals
 
 SECOND = 10**9
 BASE = 1_750_000_000 * SECOND
@@ -65,6 +65,7 @@ def records(draw: st.DrawFn, live: bool = False) -> FlowRecord:
         "user": draw(st.sampled_from([None, "ann", "bob", "zoë"])),
         "device": draw(st.sampled_from([None, "laptop", "phone"])),
         "dst_host": draw(st.sampled_from([None, "wiki.acme.example", "Git.Example", "[::1]"])),
+        "tls": draw(st.sampled_from([None, TLSRecord(), TLSRecord(sni="a.example", action="terminate")])),
         "dscp": draw(st.sampled_from([None, 0, 46])),
         "verdict": draw(st.sampled_from(["allowed", "denied"])),
         "decisions": draw(st.sampled_from([[], [ALLOWED], [DENIED, ALLOWED]])),

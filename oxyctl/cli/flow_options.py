@@ -68,6 +68,7 @@ OfframpOption = Annotated[Many, filter_option("--offramp", "Where it left: kerne
 LevelOption = Annotated[Many, filter_option("--level", "How high it was lifted.", complete="level")]
 VerdictOption = Annotated[Many, filter_option("--verdict", "What was decided.", complete="verdict")]
 HostOption = Annotated[Many, filter_option("--host", "Name that it went to; * and ? stand for any text.", "GLOB")]
+TlsOption = Annotated[Many, filter_option("--tls-action", "What became of its TLS: pass or terminate.")]
 PolicyOption = Annotated[Many, filter_option("--policy", "A policy or rule that decided about it.", "NAME")]
 DscpOption = Annotated[Many, filter_option("--dscp", "Mark of the client's first packet, 0 to 63.", "DSCP")]
 CommunityOption = Annotated[Many, filter_option("--community-id", "As in Zeek, Suricata and Wireshark.", "1:...")]
@@ -110,6 +111,7 @@ def filters(
     offramp: OfframpOption = None,
     level: LevelOption = None,
     verdict: VerdictOption = None,
+    tls_action: TlsOption = None,
     policy: PolicyOption = None,
     close_reason: ReasonOption = None,
     state: StateOption = None,

@@ -135,6 +135,16 @@ class Flow:
         return self.source + address + self.source_port.to_bytes(2, "big") + port.to_bytes(2, "big")
 
     @property
+    def dst_host(self) -> str | None:
+        """The name that the client asked for, when it has said one."""
+        return None if self.tls is None else self.tls.sni
+
+    @property
+    def tls_action(self) -> str | None:
+        """What became of its TLS; None when it has none, or nobody looked."""
+        return None if self.tls is None else self.tls.action
+
+    @property
     def is_ended(self) -> bool:
         return self.ended_ns is not None
 
@@ -260,6 +270,7 @@ class Flow:
             dscp=self.dscp, origin=self.destination_text if self.origin is AS_ASKED else self.origin,
             egress_ip=self.egress_ip, total=total, delta=delta,
             level=self.level, detected_protocol=self.detected_protocol, tls=self.tls,
+            dst_host=self.dst_host, host_source=None if self.dst_host is None else "sni",
             verdict=self.verdict, decisions=self.decisions,
             state=self.state, conn_state=self.conn_state(), history=self.history,
             closed_by=self.closed_by, close_reason=self.close_reason,

@@ -28,14 +28,14 @@ def of_flow(now_ns: int) -> Getters:
         "dst": lambda flow: _VERSION[len(flow.destination)] + flow.destination,
         "src_port": operator.attrgetter("source_port"),
         "dst_port": operator.attrgetter("destination_port"),
-        "dst_host": lambda flow: getattr(flow, "dst_host", None),
         "community_id": lambda flow: flow.community_id(),
         **{name: operator.attrgetter(name) for name in _SAME},
     }
 
 
 _SAME = (
-    "protocol", "state", "close_reason", "verdict", "level", "onramp", "offramp", "decisions", "dscp",
+    "protocol", "state", "close_reason", "verdict", "level", "onramp", "offramp", "decisions", "dscp", "dst_host",
+    "tls_action",
 )  # fmt: skip
 
 

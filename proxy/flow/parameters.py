@@ -7,7 +7,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, time, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, MOST_FIELDS, GroupsQuery
 from proxy.flow.query import DEFAULT_LIMIT, MAX_LIMIT, NEVER, SORT_KEYS, Filters, FlowQuery, Prefix, Range, Scope
@@ -161,6 +161,7 @@ FILTERS: dict[str, Parser] = {  # may stand several times: alternatives
     "offramp": _text,
     "level": _word(Level),
     "verdict": _word(Verdict),
+    "tls_action": _word(Literal["pass", "terminate"]),
     "host": lambda text: _text(text).lower(),
     "policy": _text,
     "dscp": _dscp,

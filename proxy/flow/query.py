@@ -43,6 +43,7 @@ class Filters(msgspec.Struct, kw_only=True, frozen=True):
     level: tuple[Level, ...] = ()
     verdict: tuple[Verdict, ...] = ()
     host: tuple[str, ...] = ()  # patterns in lower case: `*` is any text, `?` any character
+    tls_action: tuple[Literal["pass", "terminate"], ...] = ()
     policy: tuple[str, ...] = ()  # a policy or a rule that decided something about the flow
     dscp: tuple[int, ...] = ()
     community_id: tuple[str, ...] = ()
@@ -113,6 +114,7 @@ OF_RECORD: Getters = {
     **{name: operator.attrgetter(name) for name in FlowRecord.__struct_fields__},
     "src": lambda r: packed(r.src),
     "dst": lambda r: packed(r.dst),
+    "tls_action": lambda r: None if r.tls is None else r.tls.action,
     "duration": lambda r: r.duration_ms,
     "bytes": payload_bytes,
     "up": lambda r: r.total.client_payload_bytes,
@@ -125,7 +127,7 @@ SORT_NAMES = (
 _ABSENT = {"end": NEVER, "user": "", "close_reason": ""}
 _EQUAL = (  # to one of the filter's values
     "flow_id", "protocol", "state", "close_reason", "user", "device", "onramp", "offramp", "level", "verdict", "dscp",
-    "community_id",
+    "community_id", "tls_action",
 )  # fmt: skip
 _RANGES = {
     "src": ("src",),

@@ -40,7 +40,9 @@ class Admission:
         self.judge: Judge | None = None
         self.stages = tuple(stage for stage in STAGES if hooks.has(stage))
         self._show = show
-        self._expiring: list[tuple[float, int, Flow]] = []
+        self._due: list[tuple[float, int]] = []  # when to judge again, and the number of the flow: a heap
+        self._expiring: dict[int, Flow] = {}  # by that number, while they live
+        self._expires: dict[Flow, tuple[float, int]] = {}
         self._numbers = itertools.count()
 
     def judged(self, flow: Flow) -> Verdict:
@@ -83,10 +85,30 @@ class Admission:
 
     def tick(self, now: float) -> None:
         """Judge those flows again whose answers have expired."""
-        while self._expiring and self._expiring[0][0] <= now:
-            _, _, flow = heapq.heappop(self._expiring)
+        expired = []
+        while self._due and self._due[0][0] <= now:
+            _, number = heapq.heappop(self._due)
+            if (flow := self._expiring.pop(number, None)) is not None:
+                del self._expires[flow]
+                expired.append(flow)
+        for flow in expired:
             if not flow.is_ended:
                 self._judge_again(flow)
+
+    def forget(self, flow: Flow) -> None:
+        """The flow is gone. Of those whose answers never expire nothing is known."""
+        if self._expires and (expires := self._expires.pop(flow, None)) is not None:
+            del self._expiring[expires[1]]
+
+    def _expire(self, flow: Flow, due: float) -> None:
+        """Judge the flow again then, or when an earlier answer about it expires."""
+        known = self._expires.get(flow)
+        if known is not None and known[0] <= due:
+            return
+        self.forget(flow)
+        number = next(self._numbers)
+        self._expires[flow], self._expiring[number] = (due, number), flow
+        heapq.heappush(self._due, (due, number))
 
     def failed(self, flow: Flow, stage: str, why: str) -> Verdict:
         """An answer cannot be followed: what the application wants then, written down."""
@@ -115,8 +137,7 @@ class Admission:
 
     def _accept(self, flow: Flow, verdict: Verdict) -> Verdict:
         if verdict.ttl_s is not None and not verdict.is_denial:
-            due = time.monotonic() + verdict.ttl_s
-            heapq.heappush(self._expiring, (due, next(self._numbers), flow))
+            self._expire(flow, time.monotonic() + verdict.ttl_s)
         if verdict.is_denial:
             flow.verdict = "error" if isinstance(verdict, Failure) else "denied"
             flow.tenant.drops[DropReason.DENIED] += 1

@@ -127,6 +127,7 @@ class Lifecycle:
     def removed(self, flow: Flow) -> None:
         """Nothing of the flow is left."""
         self.wheel.disarm(flow)
+        self.admission.forget(flow)
         flow.tenant.remove(PROTOCOL_NUMBERS[flow.protocol], flow)
         flow.handler = None  # which knows the flow: the collector finds no cycle
         self.flows -= 1

@@ -34,6 +34,7 @@ CREATE TABLE flows (
     protocol INTEGER NOT NULL, src BLOB NOT NULL, dst BLOB NOT NULL, state INTEGER NOT NULL, close_reason INTEGER,
     verdict INTEGER NOT NULL, level INTEGER NOT NULL, onramp INTEGER NOT NULL, offramp INTEGER, decisions INTEGER,
     dscp INTEGER, user INTEGER, device INTEGER, dst_host INTEGER, community INTEGER,
+    tls_action INTEGER,
     PRIMARY KEY (tenant, started, flow_id)
 ) WITHOUT ROWID;
 CREATE INDEX flows_by_end ON flows (ended);

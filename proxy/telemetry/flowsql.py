@@ -27,7 +27,7 @@ SORT_COLUMNS = {
     "state": _WORD.format("state"),
     "close_reason": _EMPTY.format("close_reason"),
 }
-_WORDS = ("protocol", "state", "close_reason", "user", "device", "onramp", "offramp", "level", "verdict")
+_WORDS = ("protocol", "state", "close_reason", "user", "device", "onramp", "offramp", "level", "verdict", "tls_action")
 _RANGES = {
     "src": ("src",),
     "dst": ("dst",),

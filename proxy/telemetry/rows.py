@@ -21,11 +21,11 @@ from proxy.telemetry.words import Texts, Words
 COLUMNS = (
     "tenant", "started", "flow_id", "ended", "up", "down", "src_port", "dst_port", "protocol", "src", "dst", "state",
     "close_reason", "verdict", "level", "onramp", "offramp", "decisions", "dscp", "user", "device", "dst_host",
-    "community",
+    "community", "tls_action",
 )  # fmt: skip
 WORDS = (
     "protocol", "state", "close_reason", "verdict", "level", "onramp", "offramp", "decisions", "user", "device",
-    "dst_host", "tenant",
+    "dst_host", "tls_action", "tenant",
 )  # fmt: skip
 _BODY_WORDS = (
     "node", "tunnel", "vnet", "offramp_tunnel", "route", "egress_ip", "host_source", "detected_protocol", "conn_state",
@@ -87,6 +87,7 @@ def rows_of(record: FlowRecord, words: Words) -> Pair:
         number(record.state), number(record.close_reason), number(record.verdict), number(record.level),
         number(record.onramp), number(record.offramp), _decisions(record.decisions, words), record.dscp,
         number(record.user), number(record.device), number(record.dst_host), community_number(digest),
+        None if record.tls is None else number(record.tls.action),
     )  # fmt: skip
     body: list[Any] = [record.seq, digest, _endpoint_is_origin(record)]
     body += [number(getattr(record, name)) for name in _BODY_WORDS]
@@ -107,7 +108,7 @@ def record_of(row: FlowRow, body: bytes, texts: Texts) -> FlowRecord:
     started, ended = columns.pop("started"), columns.pop("ended")
     decisions = columns.pop("decisions")
     payload = columns.pop("up"), columns.pop("down")
-    del columns["community"]
+    del columns["community"], columns["tls_action"]
     columns["flow_id"] = flow_id_text(columns["flow_id"])
     columns["src"], columns["dst"] = _address(columns["src"]), _address(columns["dst"])
     values: dict[str, Any] = {

@@ -183,6 +183,20 @@ def test_answer_that_has_expired_is_asked_for_again(kind):
         assert (flow.record.close_reason, flow.decisions[-1].reason) == ("policy_revoked", "the session is over")
 
 
+def test_of_two_answers_the_earlier_to_expire_counts_and_a_flow_that_is_gone_is_forgotten():
+    hooks = Answering(answer=Verdict(ttl_s=60))
+    with Rehearsal(hooks, judge=(policy := Policy(Verdict(ttl_s=10)))) as rehearsal:
+        client = rehearsal.tunnel()
+        flow, gone = client.udp("203.0.113.5", 53), client.udp("203.0.113.6", 53)
+        gone.close()
+        admission = rehearsal._lifecycle.admission
+        assert (list(admission._expires), list(admission._expiring.values())) == ([flow.flow], [flow.flow])
+        rehearsal.advance(11)
+        assert (policy.asked, hooks.asked.count("flow_start")) == (3, 3)
+        flow.close()
+        assert (admission._expires, admission._expiring) == ({}, {})
+
+
 @pytest.mark.parametrize("stage", ["flow_start", "route", "level", "connect"])
 def test_a_hook_that_raises_ends_its_flow_and_no_other(stage, caplog):
     answers = [ValueError("a bug"), None]

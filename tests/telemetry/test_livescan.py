@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.flow.query import SORT_KEYS, FlowQuery, predicate
+from proxy.flow.record import TLSRecord
 from proxy.telemetry import livescan
 from proxy.telemetry.livescan import scan
 from tests.flows import make_flow, make_tenant, make_tunnel
@@ -35,6 +36,7 @@ def populate(count, seed=0):
         flow.source_port, flow.destination_port = number, chance.choice([22, 53, 80, 443])
         flow.key = b"%d" % number
         flow.state = chance.choice(["new", "established"])
+        flow.tls = chance.choice([None, TLSRecord(sni="wiki.example"), TLSRecord(action="terminate")])
         flow.dscp = chance.choice([None, 0, 46])
         flow.client_payload, flow.origin_payload = chance.randrange(5), chance.choice([0, 1, 1 << 40])
         tenant.add(17, flow)

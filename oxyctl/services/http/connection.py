@@ -11,7 +11,8 @@ from email.utils import formatdate
 import h11
 
 from oxyctl.services.host import Host
-from oxyctl.services.http import files, resources
+from oxyctl.services.http import files, resources, websocket
+from oxyctl.services.http.broken import Broken
 from oxyctl.services.http.messages import Part, Piece, Refused, Request, Response
 from oxyctl.services.service import log, peer_name
 
@@ -36,10 +37,16 @@ class HttpConnection:
                 pass
         except h11.RemoteProtocolError as error:
             await self._refuse(error)
+        except Broken as broken:
+            self._writer.write(broken.answer)
+            await self._writer.drain()
 
     async def _serve_one(self) -> bool:
         event = await self._next_event()
         if not isinstance(event, h11.Request):
+            return False
+        if websocket.is_asked_for(event):
+            await websocket.serve(self._h11, event, self._reader, self._writer)
             return False
         if self._h11.they_are_waiting_for_100_continue:
             self._write(h11.InformationalResponse(status_code=100, headers=[]))

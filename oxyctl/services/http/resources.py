@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
-from oxyctl.services.http import content
+from oxyctl.services.http import broken, content
 from oxyctl.services.http.messages import Header, Refused, Request, Response, byte_range, json, text
 
 BINARY: Header = ("Content-Type", "application/octet-stream")
@@ -91,6 +91,26 @@ async def drip(request: Request, _node: str, rest: str) -> Response:
     return Response(200, [BINARY], drops(), count)
 
 
+async def events(request: Request, _node: str, rest: str) -> Response:
+    """Server-sent events: `id` and `data` are numbers from 1."""
+    count, interval = _whole(rest, MAX_DRIPS), _seconds(request.query.get("interval", "0.1"))
+
+    async def told() -> AsyncIterator[bytes]:
+        for number in range(1, count + 1):
+            if number > 1:
+                await asyncio.sleep(interval)
+            yield f"id: {number}\ndata: {number}\n\n".encode()
+
+    return Response(200, [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")], told())
+
+
+async def broken_answer(_request: Request, _node: str, rest: str) -> Response:
+    """An answer that breaks the protocol, to see what is made of it."""
+    if rest not in broken.ANSWERS:
+        raise Refused(404, f"expected one of {', '.join(broken.ANSWERS)}")
+    raise broken.Broken(broken.ANSWERS[rest])
+
+
 async def echo(request: Request, _node: str, _rest: str) -> Response:
     """The request's body, sent back while it still comes."""
     length = request.header("content-length")
@@ -116,6 +136,8 @@ RESOURCES: dict[str, tuple[tuple[str, ...] | None, Resource]] = {  # first step 
     "status": (None, status),
     "delay": (None, delay),
     "drip": (READ, drip),
+    "events": (READ, events),
+    "broken": (READ, broken_answer),
     "echo": (WRITE, echo),
     "sink": (WRITE, sink),
 }

@@ -1,0 +1,70 @@
+"""A WebSocket that echoes: messages go back as they came, compressed where the client asks for permessage-deflate."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from asyncio import StreamReader, StreamWriter
+
+import h11
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.extensions import PerMessageDeflate
+from wsproto.utilities import ProtocolError
+
+PATH = "/ws"
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
+_READ_BYTES = 256 << 10
+
+
+def is_asked_for(request: h11.Request) -> bool:
+    """Whether the request is for this."""
+    fields = {name: value.lower() for name, value in request.headers}
+    path = request.target.partition(b"?")[0]
+    return path == PATH.encode() and fields.get(b"upgrade") == b"websocket" and b"sec-websocket-key" in fields
+
+
+async def serve(http: h11.Connection, request: h11.Request, reader: StreamReader, writer: StreamWriter) -> None:
+    """Accept, and echo until either side closes."""
+    fields = dict(request.headers)
+    accept = base64.b64encode(hashlib.sha1(fields[b"sec-websocket-key"] + _GUID, usedforsecurity=False).digest())
+    headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept.decode())]
+    extensions = []
+    offered = fields.get(b"sec-websocket-extensions", b"").decode("latin-1")
+    for offer in offered.split(","):
+        deflate = PerMessageDeflate()
+        if offer.strip().startswith(deflate.name) and isinstance(agreed := deflate.accept(offer.strip()), str):
+            headers.append(("Sec-WebSocket-Extensions", f"{deflate.name}; {agreed}" if agreed else deflate.name))
+            extensions.append(deflate)
+            break
+    while http.next_event() is not h11.PAUSED:
+        pass  # the end of the request's body, which has none
+    writer.write(http.send(h11.InformationalResponse(status_code=101, headers=headers)))
+    await _echo(Connection(ConnectionType.SERVER, [*extensions], http.trailing_data[0]), reader, writer)
+
+
+async def _echo(frames: Connection, reader: StreamReader, writer: StreamWriter) -> None:
+    try:
+        while True:
+            for event in frames.events():
+                answer = _answer(event)
+                if answer is not None:
+                    writer.write(frames.send(answer))
+                if isinstance(event, CloseConnection):
+                    return
+            await writer.drain()
+            frames.receive_data(await reader.read(_READ_BYTES) or None)
+    except ProtocolError as error:
+        writer.write(frames.send(CloseConnection(code=1002, reason=str(error)[:100])))
+
+
+def _answer(event: Event) -> Event | None:
+    if isinstance(event, TextMessage):
+        return TextMessage(
+            data=event.data, frame_finished=event.frame_finished, message_finished=event.message_finished
+        )
+    if isinstance(event, BytesMessage):
+        return BytesMessage(
+            data=event.data, frame_finished=event.frame_finished, message_finished=event.message_finished
+        )
+    return event.response() if isinstance(event, Ping | CloseConnection) else None
