@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from proxy.inspect.inspector import Inspector
 from proxy.policy.carried import CarriedPolicies, SessionJudge, carry, flow_facts
+from proxy.session.facts import FlowFacts
+from proxy.session.messages import Configure
 from tests.flows import make_flow
 from tests.policy.files import NOW, compiled
 
@@ -44,3 +47,19 @@ def test_they_are_the_same_there():
 
 def test_nothing_is_carried_where_nothing_is_said_of_what_is_read():
     assert carry(compiled("default: deny"), ["acme"]) is None
+
+
+def test_an_inspector_judges_by_what_it_is_sent_last():
+    policies = compiled(ACME, lists={"uploads.txt": "PUT\n"})
+    inspector = Inspector(None)  # it has no sessions, and so nothing to wait for
+    flow = FlowFacts(
+        id="f", tenant="acme", onramp="connected", tunnel="t", src="100.96.0.2", src_port=1, dst="10.0.0.1",
+        dst_port=80,
+        known=flow_facts(make_flow(), NOW),
+    )  # fmt: skip
+    request = {"http.request.method": "PUT", "http.request.host": "a.test"}
+    assert inspector.judge("http", flow, request) is None
+    inspector.receive(Configure({}, policies=carry(policies, ["acme"])), [])
+    assert inspector.judge("http", flow, request).decisions[0].rule == "no-uploads"
+    inspector.receive(Configure({}), [])
+    assert inspector.judge("http", flow, request) is None
