@@ -7,7 +7,7 @@ import msgspec
 from proxy.inspect.inspector import Inspector
 from proxy.policy.carried import CarriedPolicies, SessionJudge, carry, flow_facts
 from proxy.session.facts import FlowFacts
-from proxy.session.messages import Configure
+from proxy.session.messages import Configure, parts
 from tests.flows import make_flow
 from tests.policy.files import NOW, compiled
 
@@ -49,6 +49,11 @@ def test_nothing_is_carried_where_nothing_is_said_of_what_is_read():
     assert carry(compiled("default: deny"), ["acme"]) is None
 
 
+def send(inspector, configuration):
+    for part in parts(configuration):
+        inspector.receive(part, [])
+
+
 def test_an_inspector_judges_by_what_it_is_sent_last():
     policies = compiled(ACME, lists={"uploads.txt": "PUT\n"})
     inspector = Inspector(None)  # it has no sessions, and so nothing to wait for
@@ -59,7 +64,7 @@ def test_an_inspector_judges_by_what_it_is_sent_last():
     )  # fmt: skip
     request = {"http.request.method": "PUT", "http.request.host": "a.test"}
     assert inspector.judge("http", flow, request) is None
-    inspector.receive(Configure({}, policies=carry(policies, ["acme"])), [])
+    send(inspector, Configure({}, policies=carry(policies, ["acme"])))
     assert inspector.judge("http", flow, request).decisions[0].rule == "no-uploads"
-    inspector.receive(Configure({}), [])
+    send(inspector, Configure({}))
     assert inspector.judge("http", flow, request) is None
