@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
+from typing import Any
 
-from oxyctl.net import netlink
+from oxyctl.net import messages, netlink
 from oxyctl.net.netlink import NLM_F_CREATE, NLM_F_EXCL, Request
 
 RTM_NEWRULE, RTM_DELRULE = 32, 33
-FRA_IIFNAME, FRA_PRIORITY, FRA_TABLE, FR_ACT_TO_TBL = 3, 6, 15, 1
+FR_ACT_TO_TBL = 1
 LOCAL_TABLE = 255
 FIRST, LOCAL, LATER = 100, 1000, 2000  # priorities; the kernel's own rules have 0 (local), 32766 and 32767
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-
-_rule = struct.Struct("=BBBBBBBBI")  # family, two prefix lengths, TOS, table, two reserved, action, flags
 
 
 def from_interface(interface: str, table: int, *, is_first: bool) -> list[Request]:
@@ -42,13 +40,10 @@ def local_later() -> None:
 
 
 def _request(kind: int, family: int, priority: int, table: int, interface: str | None = None) -> Request:
-    body = _rule.pack(family, 0, 0, 0, table if table < 256 else 0, 0, 0, FR_ACT_TO_TBL, 0)
-    body += _attribute(FRA_PRIORITY, struct.pack("=I", priority)) + _attribute(FRA_TABLE, struct.pack("=I", table))
+    fields = {"family": family, "table": table if table < 256 else 0, "action": FR_ACT_TO_TBL}
+    attributes: list[tuple[str, Any]] = [("FRA_PRIORITY", priority), ("FRA_TABLE", table)]
     if interface is not None:
-        body += _attribute(FRA_IIFNAME, interface.encode() + b"\0")
+        attributes.append(("FRA_IIFNAME", interface))
+    body = messages.rule(fields, attributes)
     flags = NLM_F_CREATE | NLM_F_EXCL if kind == RTM_NEWRULE else 0
     return Request(f"rule for {interface or 'own addresses'}", kind, flags, body)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)

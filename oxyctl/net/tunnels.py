@@ -6,22 +6,16 @@ IPv4 and IPv6 alike when its protocol is 0 (net/ipv6/sit.c), and so does ip6tnl.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import struct
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from oxyctl.net import generic, netlink
+from oxyctl.net import generic, messages, netlink
 from oxyctl.net.netlink import NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK, Request
 
-# linux/if_link.h
-IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA = 3, 4, 18, 1, 2
 # linux/if_tunnel.h
-GRE_IFLAGS, GRE_OFLAGS, GRE_IKEY, GRE_OKEY, GRE_LOCAL, GRE_REMOTE = 2, 3, 4, 5, 6, 7
-GRE_TTL, GRE_TOS, GRE_PMTUDISC, GRE_FLAGS = 8, 9, 10, 13
 GRE_CSUM, GRE_KEY = 0x8000, 0x2000
-IPTUN_LOCAL, IPTUN_REMOTE, IPTUN_TTL, IPTUN_TOS, IPTUN_FLAGS, IPTUN_PROTO, IPTUN_PMTUDISC = 2, 3, 4, 5, 8, 9, 10
-IPTUN_ENCAP_TYPE, IPTUN_ENCAP_FLAGS, IPTUN_ENCAP_SPORT, IPTUN_ENCAP_DPORT = 15, 16, 17, 18
 ENCAP_GUE, ENCAP_FLAG_CSUM6 = 2, 0x2
 # linux/ip6_tunnel.h
 IGNORE_ENCAP_LIMIT, USE_ORIGINAL_TCLASS = 0x1, 0x2  # no destination option (RFC 2473 5.1): 8 bytes less
@@ -49,9 +43,7 @@ class TunnelLink(NamedTuple):
 def new_tunnel(link: TunnelLink) -> Request:
     """The device, down."""
     data = _gre(link) if link.kind in ("gre", "ip6gre") else _gue(link)
-    info = _text(IFLA_INFO_KIND, KINDS[link.kind]) + _attribute(IFLA_INFO_DATA, data)
-    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, link.number, 0, 0)
-    body += _text(IFLA_IFNAME, link.name) + _attribute(IFLA_LINKINFO, info)
+    body = messages.link(link.number, [("IFLA_IFNAME", link.name), messages.link_kind(KINDS[link.kind], data)])
     return Request(f"{link.kind} tunnel {link.name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
@@ -63,31 +55,35 @@ def attempt(kind: str) -> None:
     netlink.run([new_tunnel(TunnelLink("trial0", 0, kind, local, remote, port=TRIAL_PORT))])
 
 
-def _gre(link: TunnelLink) -> bytes:
+def _gre(link: TunnelLink) -> messages.Attributes:
     flags = (GRE_CSUM if link.checksum else 0) | (0 if link.key is None else GRE_KEY)
-    data = _attribute(GRE_IFLAGS, struct.pack("!H", flags)) + _attribute(GRE_OFLAGS, struct.pack("!H", flags))
-    if link.key is not None:
-        key = struct.pack("!I", link.key)
-        data += _attribute(GRE_IKEY, key) + _attribute(GRE_OKEY, key)
-    data += _attribute(GRE_LOCAL, _packed(link.local)) + _attribute(GRE_REMOTE, _packed(link.remote))
-    data += _byte(GRE_TTL, TTL)
+    keys = [] if link.key is None else [("IKEY", link.key), ("OKEY", link.key)]
+    ends = [("LOCAL", link.local), ("REMOTE", link.remote), ("TTL", TTL)]
     if link.kind == "ip6gre":
-        return data + _attribute(GRE_FLAGS, struct.pack("=I", IGNORE_ENCAP_LIMIT | USE_ORIGINAL_TCLASS))
-    return data + _byte(GRE_TOS, INHERIT) + _byte(GRE_PMTUDISC, 1)
+        flags = socket.htons(flags)  # pyroute2 swaps those of gre by itself
+        rest = [("FLAGS", IGNORE_ENCAP_LIMIT | USE_ORIGINAL_TCLASS)]
+        return _named("IFLA_IP6GRE", [("IFLAGS", flags), ("OFLAGS", flags), *keys, *ends, *rest])
+    rest = [("TOS", INHERIT), ("PMTUDISC", 1)]
+    return _named("IFLA_GRE", [("IFLAGS", flags), ("OFLAGS", flags), *keys, *ends, *rest])
 
 
-def _gue(link: TunnelLink) -> bytes:
-    data = _attribute(IPTUN_LOCAL, _packed(link.local)) + _attribute(IPTUN_REMOTE, _packed(link.remote))
-    data += _byte(IPTUN_TTL, TTL) + _byte(IPTUN_PROTO, 0)
-    if link.kind == "gue6":
-        data += _attribute(IPTUN_FLAGS, struct.pack("=I", IGNORE_ENCAP_LIMIT | USE_ORIGINAL_TCLASS))
-    else:
-        data += _byte(IPTUN_TOS, INHERIT) + _byte(IPTUN_PMTUDISC, 1)
+def _gue(link: TunnelLink) -> messages.Attributes:
+    ends = [("LOCAL", link.local), ("REMOTE", link.remote), ("TTL", TTL), ("PROTO", 0)]
     # source port 0: one that stands for the inner flow; over IPv6 a UDP checksum must be there (RFC 8200 8.1)
-    data += _attribute(IPTUN_ENCAP_TYPE, struct.pack("=H", ENCAP_GUE))
-    data += _attribute(IPTUN_ENCAP_FLAGS, struct.pack("=H", ENCAP_FLAG_CSUM6))
-    data += _attribute(IPTUN_ENCAP_SPORT, struct.pack("!H", 0))
-    return data + _attribute(IPTUN_ENCAP_DPORT, struct.pack("!H", link.port))
+    encapsulation = [
+        ("ENCAP_TYPE", ENCAP_GUE),
+        ("ENCAP_FLAGS", ENCAP_FLAG_CSUM6),
+        ("ENCAP_SPORT", 0),
+        ("ENCAP_DPORT", link.port),
+    ]
+    if link.kind == "gue6":
+        rest = [("FLAGS", IGNORE_ENCAP_LIMIT | USE_ORIGINAL_TCLASS)]
+        return _named("IFLA_IP6TNL", [*ends, *rest, *encapsulation])
+    return _named("IFLA_SIT", [*ends, ("TOS", INHERIT), ("PMTUDISC", 1), *encapsulation])
+
+
+def _named(prefix: str, values: Iterable[tuple[str, Any]]) -> messages.Attributes:
+    return [(f"{prefix}_{name}", value) for name, value in values]
 
 
 def listen_gue(port: int, family: int) -> None:
@@ -106,17 +102,9 @@ def _gue_port(port: int, family: int) -> bytes:
     return body + _byte(FOU_ATTR_TYPE, FOU_ENCAP_GUE)
 
 
-def _packed(address: str) -> bytes:
-    return ipaddress.ip_address(address).packed
-
-
 def _attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def _byte(kind: int, value: int) -> bytes:
     return _attribute(kind, bytes([value]))
-
-
-def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")

@@ -118,3 +118,13 @@ def test_more_requests_than_one_batch():
         return len(ip("-4", "address", "show", "dev", "lo")[0]["addr_info"])
 
     assert in_new_namespace(scenario) == 3 * netlink.BATCH + 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\0" * 15, b"\x10\0\0\0\x63\0" + bytes(10), b"\x24\0\0\0\2\0\0\0\x07\0\0\0" + bytes(24)],
+    ids=["nothing", "cut short", "another type", "another request"],
+)
+def test_an_answer_that_is_not_known_is_one_clear_error(answer):
+    with pytest.raises(netlink.NetlinkError, match=r"^rtnetlink (gave an unknown answer|answered with \d+ bytes)"):
+        netlink._read_answer(answer, [netlink.set_link(1)])
