@@ -175,6 +175,7 @@ class Proxy:
                 authorities.of(name)  # what is wrong with it is said at start
         lender = Lender(self._poller, loop, authorities, wishes, settings)
         self._inspectors = Inspectors(settings.inspectors, self._poller, loop, lender)
+        self._inspectors.serve(self._lifecycle)
         self._stack.callback(self._inspectors.close)
 
     def _make_plane(self) -> Plane:

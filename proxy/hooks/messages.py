@@ -21,7 +21,7 @@ class TlsClientHello(msgspec.Struct, Generic[Extension], kw_only=True):
     flow: FlowContext[Extension]
     sni: str | None = None
     alpn: list[str] = []
-    versions: list[str] = []  # `TLS 1.3`, `TLS 1.2`, ...
+    version: str | None = None  # the highest that it speaks: `TLSv1.3`
     ja4: str | None = None
 
 

@@ -101,11 +101,12 @@ class Hooks(Generic[Extension]):
         return None
 
     async def http_request(self, request: HttpRequest[Extension]) -> str | Verdict | None:
-        """Decides: the head of a request is here; its `headers` may be changed. A denial is answered with 403."""
+        """Decides: the head of a request is here. A denial is answered with 403; `Verdict.http` changes headers,
+        redirects, or words the page."""
         return None
 
     async def http_response(self, response: HttpResponse[Extension]) -> str | Verdict | None:
-        """Decides: the head of a response is here; its `headers` may be changed. A denial is answered with 502."""
+        """Decides: the head of a response is here. A denial is answered with a page instead."""
         return None
 
     async def websocket_message(self, message: WebSocketMessage[Extension]) -> str | Verdict | None:

@@ -14,6 +14,7 @@ import msgspec
 
 from proxy.flow.timers import Wheel
 from proxy.inspect.opening import Opening
+from proxy.inspect.questions import plain
 from proxy.inspect.session import Session
 from proxy.inspect.sockets import Turn
 from proxy.inspect.tls import TenantTLS
@@ -26,6 +27,8 @@ from proxy.session.messages import (
     Configure,
     DialAnswer,
     Drain,
+    HookAnswer,
+    HookWanted,
     Kill,
     LeafAnswer,
     Learnt,
@@ -114,10 +117,11 @@ class Inspector:
             return FAILED[phase]
 
     def has_hook(self, hook: str) -> bool:
-        return False
+        return hook in self._configuration.hooks
 
-    def ask_hook(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
-        then(None)
+    def ask_hook(self, session: int, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
+        told = plain(argument)
+        self.ask_proxy(lambda request: HookWanted(request, session, hook, told), lambda answer, _: then(answer.verdict))
 
     def forget(self, session: Session) -> None:
         self.sessions.pop(session.number, None)
@@ -125,7 +129,7 @@ class Inspector:
     def _take(self, message: Any, descriptors: list[int]) -> None:
         if isinstance(message, Open):
             self._open(message, descriptors)
-        elif isinstance(message, (LeafAnswer, DialAnswer)):
+        elif isinstance(message, (LeafAnswer, DialAnswer, HookAnswer)):
             then = self._waiting.pop(message.request, None)
             if then is not None:
                 with self.turn:

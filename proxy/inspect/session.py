@@ -57,7 +57,7 @@ class Home(Protocol):
 
     def has_hook(self, hook: str) -> bool: ...
 
-    def ask_hook(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None: ...
+    def ask_hook(self, session: int, hook: str, argument: Any, then: Callable[[Any], None]) -> None: ...
 
     def now(self) -> float: ...
 
@@ -136,7 +136,7 @@ class Session:
                 with self._home.turn:
                     then(answer)
 
-        self._home.ask_hook(hook, argument, answered)
+        self._home.ask_hook(self.number, hook, argument, answered)
 
     def record(self, child: msgspec.Struct) -> None:
         self._home.send(Record(self.number, msgspec.json.encode(child), type(child).__name__))

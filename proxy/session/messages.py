@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from proxy.flow.record import ClosedBy, CloseReason, TLSRecord
 from proxy.policy.carried import CarriedPolicies
 from proxy.session.facts import FlowFacts
-from proxy.verdict import Decision
+from proxy.verdict import Decision, Verdict
 
 ReadLevel = Literal["tls", "http"]
 
@@ -35,6 +35,7 @@ class Configure(msgspec.Struct, frozen=True):
     tenants: dict[str, TenantRules]
     sniff_s: float = 3.0
     handshake_s: float = 15.0
+    hooks: tuple[str, ...] = ()  # those of the application's that are asked about what is read
     policies: CarriedPolicies | None = None  # None: none speaks of what is read
 
 
@@ -68,6 +69,13 @@ class DialAnswer(msgspec.Struct, tag="dial-answer", frozen=True):
     request: int
     error: str | None = None
     cause: str | None = None  # a reason of `CloseReason`
+
+
+class HookAnswer(msgspec.Struct, tag="hook-answer", frozen=True):
+    """What the application says; None: nothing."""
+
+    request: int
+    verdict: Verdict | None = None
 
 
 class Kill(msgspec.Struct, tag="kill", frozen=True):
@@ -139,6 +147,15 @@ class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
     port: int = 0
 
 
+class HookWanted(msgspec.Struct, tag="hook-wanted", frozen=True):
+    """What the application says about this, as `proxy.inspect.questions` puts it."""
+
+    request: int
+    session: int
+    hook: str
+    told: dict[str, Any]
+
+
 class Learnt(msgspec.Struct, tag="learnt", frozen=True):
     """Sessions with this host are better not read. To the proxy from one inspector, and from there to all."""
 
@@ -149,8 +166,8 @@ class Learnt(msgspec.Struct, tag="learnt", frozen=True):
     is_over: bool = False  # it may be read again
 
 
-ToInspector = Part | Open | LeafAnswer | DialAnswer | Learnt | Kill | Drain
-ToProxy = Ready | Seen | Pass | Ended | Record | LeafWanted | DialWanted | Learnt
+ToInspector = Part | Open | LeafAnswer | DialAnswer | HookAnswer | Learnt | Kill | Drain
+ToProxy = Ready | Seen | Pass | Ended | Record | LeafWanted | DialWanted | HookWanted | Learnt
 
 PART_BYTES = 64 << 10
 

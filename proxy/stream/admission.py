@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.hooks import FlowContext, HookRunner
+from proxy.hooks.asked import argument
 from proxy.verdict import ALLOW, Decision, Failure, Ruling, Verdict
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,7 @@ class Admission:
         """The application's verdict at this stage, written down."""
         context = self._show(flow)
         verdict = await self.hooks.ask(stage, context)
-        if context.extension is not flow.carrier.extension:
-            flow.extension = context.extension
+        self._keep(flow, context)
         flow.policy_ms = (time.monotonic() - flow.started_at) * 1000
         return self._take(flow, stage, "hook", verdict)
 
@@ -82,6 +82,22 @@ class Admission:
                 then(answer)
 
         self.hooks.spawn(run(), failed=partial(end_failed, flow))
+
+    def ask_about(self, flow: Flow, hook: str, told: dict[str, Any], then: Callable[[Verdict], None]) -> None:
+        """Ask about something that an inspector has read of the flow; `told`: see `proxy.hooks.asked`."""
+        context = self._show(flow)
+
+        async def run() -> None:
+            verdict = await self.hooks.ask(hook, argument(hook, told, context))
+            self._keep(flow, context)
+            then(verdict)
+
+        self.hooks.spawn(run(), failed=partial(end_failed, flow))
+
+    def _keep(self, flow: Flow, context: FlowContext[Any]) -> None:
+        """The application may have assigned another extension to the flow."""
+        if context.extension is not flow.carrier.extension:
+            flow.extension = context.extension
 
     def tick(self, now: float) -> None:
         """Judge those flows again whose answers have expired."""

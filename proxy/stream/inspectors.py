@@ -18,6 +18,7 @@ import msgspec
 
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
+from proxy.hooks.asked import INSPECTED
 from proxy.policy.carried import carry, flow_facts
 from proxy.policy.engine import Policies
 from proxy.poller import Poller
@@ -27,6 +28,8 @@ from proxy.session.messages import (
     DialWanted,
     Drain,
     Ended,
+    HookAnswer,
+    HookWanted,
     Kill,
     LeafWanted,
     Learnt,
@@ -42,6 +45,8 @@ from proxy.session.messages import (
 from proxy.settings.inspection import InspectorCount
 from proxy.stream.handed import Handed, facts_of
 from proxy.stream.lending import Lender
+from proxy.stream.lifecycle import Lifecycle
+from proxy.verdict import ALLOW, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +87,16 @@ class InspectorHandle:
     def _about(self, handed: Handed, message: Any) -> None:
         if isinstance(message, Seen):
             handed.seen(message)
+            if message.protocol is not None and self._pool.application is not None:
+                self._pool.application.detected(handed.flow)
         elif isinstance(message, Record):
             self._pool.child(handed.flow, message.kind, message.child)
         elif isinstance(message, LeafWanted):
             self.channel.send(self._pool.lender.leaf(handed.flow.tenant.name, message))
         elif isinstance(message, DialWanted):
             self._dial(handed, message)
+        elif isinstance(message, HookWanted):
+            self._ask(handed, message)
         elif isinstance(message, Learnt):
             self._pool.learn(handed.flow.tenant.name, message.host, message.why)
         elif isinstance(message, Ended):
@@ -98,6 +107,13 @@ class InspectorHandle:
             del self.sessions[message.session]
             handed.give_back()
             self._pool.note_idle()
+
+    def _ask(self, handed: Handed, wanted: HookWanted) -> None:
+        def answered(verdict: Verdict) -> None:
+            self.channel.send(HookAnswer(wanted.request, None if verdict is ALLOW else verdict))
+
+        assert self._pool.application is not None
+        self._pool.application.admission.ask_about(handed.flow, wanted.hook, wanted.told, answered)
 
     def _dial(self, handed: Handed, wanted: DialWanted) -> None:
         def dialled(sock: socket.socket | None, why: str) -> None:
@@ -141,8 +157,15 @@ class Inspectors:
         self._exceptions: dict[tuple[str, str], tuple[str, float]] = {}
         self._counting: Iterator[Handed] = iter(())
         self._local: Any = None  # the inspector in this process
+        self.application: Lifecycle | None = None  # whose hooks are asked about what is read
         self._is_closed = False
         self._idle: asyncio.Event | None = None
+
+    def serve(self, application: Lifecycle) -> None:
+        """Ask its hooks, from the first inspector on."""
+        self.application = application
+        names = tuple(name for name in INSPECTED if application.hooks.has(name))
+        self.lender.configuration = msgspec.structs.replace(self.lender.configuration, hooks=names)
 
     def level_of(self, flow: Flow) -> ReadLevel | None:
         """How high the flow is to be read; None: not at all."""

@@ -1,0 +1,57 @@
+"""What a hook is shown of a handshake, a request or a message, as plain data: the hook is called in the proxy.
+
+The application's class lives there, with what it keeps beside flows; an inspector may open neither files nor sockets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.inspect.http.exchange import Exchange
+from proxy.inspect.http.messages import Headers, RequestHead
+from proxy.inspect.http.websocket import WebSocketMessage
+from proxy.wire.client_hello import Hello
+
+
+def plain(argument: Any) -> dict[str, Any]:
+    """The fields of the hook's argument (`proxy.hooks.messages`) but for the flow."""
+    if isinstance(argument, Hello):
+        return {"sni": argument.sni, "alpn": list(argument.alpn), "version": argument.version, "ja4": argument.ja4}
+    if isinstance(argument, WebSocketMessage):
+        data = argument.data
+        return {
+            "request": _request(argument.exchange.request),
+            "sender": "client" if argument.from_client else "origin",
+            "kind": "text" if isinstance(data, str) else "binary",
+            "data": data.encode() if isinstance(data, str) else bytes(data),
+        }
+    if isinstance(argument, Exchange):
+        request = _request(argument.request)
+        if argument.response is None:
+            return request
+        return {
+            "request": request,
+            "status": argument.response.status,
+            "headers": _headers(argument.response.headers),
+        }
+    raise TypeError(f"no hook is shown a {type(argument).__name__}")
+
+
+def _request(head: RequestHead) -> dict[str, Any]:
+    return {
+        "version": head.version,
+        "method": _text(head.method),
+        "scheme": _text(head.scheme),
+        "host": _text(head.authority),
+        "path": _text(head.path),
+        "headers": _headers(head.headers),
+    }
+
+
+def _headers(headers: Headers) -> list[tuple[str, str]]:
+    return [(_text(name).lower(), _text(value)) for name, value in headers]
+
+
+def _text(data: bytes) -> str:
+    """Each byte a character, as fields of HTTP are read that are no ASCII (RFC 9110 5.5)."""
+    return data.decode("latin-1")
