@@ -14,7 +14,19 @@ from bench import peers
 from bench.series import machine_facts
 from bench.topology import INSIDE, BenchError, Topology, run_isolated
 
-FIGURES = ("levels", "bulk", "connections", "packets", "tunnels", "memory", "flood", "policy", "hooks", "lab_up")
+FIGURES = (
+    "levels",
+    "bulk",
+    "connections",
+    "packets",
+    "tunnels",
+    "memory",
+    "flood",
+    "policy",
+    "hooks",
+    "lab_up",
+    "flowlog",
+)
 
 
 def main(arguments: list[str]) -> int:
