@@ -54,7 +54,7 @@ async def _measure(figure: Figure, path: str, live: int, past: int) -> None:
             if number % 10_000 == 9_999:
                 await log.flush()
         written = time.perf_counter() - began
-        figure.add(LOG, {"records/s": past / written, "bytes": os.path.getsize(path) / past})
+        figure.add(LOG, {"records/s": past / written, "bytes": _size(path) / past})
         for _round in range(5):
             for name, parameters in QUERIES.items():
                 figure.add(name, await _ask(tenant, log, parameters))
@@ -127,3 +127,7 @@ def _past(record: FlowRecord, number: int, count: int) -> FlowRecord:
         duration_ms=(end - start) / 1e6, tenant="acme" if number % 10 else "globex", state="closed",
         closed_by="client", close_reason="client_closed",
     )  # fmt: skip
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path)
