@@ -126,6 +126,7 @@ class ExportFormat(enum.StrEnum):
     jsonl = "jsonl"
     eve = "eve"
     zeek = "zeek"
+    parquet = "parquet"
 
 
 @app.command(cls=FlowsCommand)
@@ -136,7 +137,7 @@ def export(
     fields: FieldsOption = None,
     **shared: Any,
 ) -> None:
-    """Write every flow that matches, however many they are: csv, jsonl, Suricata's eve, or Zeek's conn.log.
+    """Write every flow that matches, however many they are: csv, jsonl, parquet, Suricata's eve, Zeek's conn.log.
 
     What the export covers, and what is lost, is said at its end.
     """
@@ -147,8 +148,8 @@ def export(
     from proxy.control.schema import EXPORT_PARAMETERS, Exported
 
     typed = Typed(context)
-    if fields is not None and format_ in (ExportFormat.eve, ExportFormat.zeek):
-        raise UsageError(f"--fields means nothing for {format_}: its fields are that tool's")
+    if fields is not None and format_ not in (ExportFormat.csv, ExportFormat.jsonl):
+        raise UsageError(f"--fields means nothing for {format_}: its fields are given")
     pairs = typed.pairs(EXPORT_PARAMETERS)
     ends: list[Exported] = []
 
@@ -164,6 +165,10 @@ def export(
         if format_ in (ExportFormat.eve, ExportFormat.zeek):
             for line in (eve_lines if format_ == ExportFormat.eve else zeek_lines)(records(lines)):
                 print(line)
+        elif format_ == ExportFormat.parquet:
+            from oxyctl.render.sql import write_parquet
+
+            write_parquet(records(lines), sys.stdout.buffer)
         else:
             typed.format = FlowFormat(format_)
             typed.output("flows").answer(records(lines))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
 
 import msgspec
 
@@ -36,32 +38,50 @@ def _columns() -> dict[str, str]:
 
 def run_sql(statement: str, records: Iterable[FlowRecord], format_: str) -> None:
     """Put the records into the table `flows`, and print what `statement` selects. UsageError: it is wrong."""
+    with _loaded(records, "oxyctl flows sql") as connection:
+        found = connection.execute(statement)
+        names = [each[0] for each in found.description or []]
+        rows = found.fetchall()
+    _print(names, rows, format_)
+
+
+def write_parquet(records: Iterable[FlowRecord], out: IO[bytes]) -> None:
+    """The same table as one Parquet file."""
+    with tempfile.TemporaryDirectory(prefix="oxyctl-flows-") as directory:
+        path = f"{directory}/flows.parquet"
+        with _loaded(records, "--format parquet") as connection:
+            connection.execute(f"COPY flows TO '{path}' (FORMAT parquet)")
+        with open(path, "rb") as file:
+            shutil.copyfileobj(file, out)
+
+
+@contextlib.contextmanager
+def _loaded(records: Iterable[FlowRecord], what: str) -> Iterator[Any]:
+    """A connection to a database in memory that has them; what goes wrong in it is a UsageError."""
     try:
         import duckdb
     except ImportError:
-        raise OxyctlError("`oxyctl flows sql` needs DuckDB: pip install 'oxyctl[analysis]'") from None
+        raise OxyctlError(f"`{what}` needs DuckDB: pip install 'oxyctl[analysis]'") from None
 
     with tempfile.NamedTemporaryFile("wb", prefix="oxyctl-flows-", suffix=".jsonl") as file:
         for record in records:
             file.write(_ENCODER.encode(_row(record)) + b"\n")
         file.flush()
-        connection = duckdb.connect(":memory:")
         columns = ", ".join(f"'{name}': '{'BIGINT' if name in _TIMES else kind}'" for name, kind in _columns().items())
-        chosen = ", ".join(f"make_timestamp(\"{name}\" // 1000) AS \"{name}\"" if name in _TIMES else f'"{name}"'
-                           for name in _columns())  # fmt: skip
+        chosen = ", ".join(_chosen(name) for name in _columns())
+        read = f"read_json(?, format='newline_delimited', columns={{{columns}}})"
+        connection = duckdb.connect(":memory:")
         try:
-            connection.execute(
-                f"CREATE TABLE flows AS SELECT {chosen} FROM read_json(?, format='newline_delimited', "
-                f"columns={{{columns}}})", [file.name],
-            )  # fmt: skip
-            found = connection.execute(statement)
-            names = [each[0] for each in found.description or []]
-            rows = found.fetchall()
+            connection.execute(f"CREATE TABLE flows AS SELECT {chosen} FROM {read}", [file.name])
+            yield connection
         except duckdb.Error as error:
             raise UsageError(f"sql: {error}") from None
         finally:
             connection.close()
-    _print(names, rows, format_)
+
+
+def _chosen(name: str) -> str:
+    return f'make_timestamp("{name}" // 1000) AS "{name}"' if name in _TIMES else f'"{name}"'
 
 
 def _row(record: FlowRecord) -> dict[str, Any]:

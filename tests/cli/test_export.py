@@ -8,9 +8,11 @@ import ipaddress
 import json
 from datetime import datetime
 
+import duckdb
 import msgspec
 import pytest
 
+from oxyctl.render.sql import write_parquet
 from proxy.control import exporting
 from proxy.flow.record import FlowRecord, Totals
 from tests.records import live_record, make_record
@@ -118,9 +120,17 @@ def test_zeek_is_a_conn_log(flows, proxy):
 
 def test_fields_are_the_other_tools(flows):
     code, _, err = flows("export", *ACME, "--format", "zeek", "--fields", "src")
-    assert (code, err) == (2, "error: --fields means nothing for zeek: its fields are that tool's\n")
+    assert (code, err) == (2, "error: --fields means nothing for zeek: its fields are given\n")
 
 
 def test_a_record_of_an_export_is_whole(flows, proxy):
     proxy.past = [make_record(1)]
     assert msgspec.json.decode(flows("export", *ACME).out, type=FlowRecord) == make_record(1)
+
+
+def test_parquet_is_read_by_duckdb(proxy, tmp_path):
+    path = tmp_path / "flows.parquet"
+    with path.open("wb") as file:
+        write_parquet([make_record(1), make_record(2, user=None)], file)
+    found = duckdb.sql(f"select flow_id, \"user\", origin_payload_bytes from '{path}' order by 1").fetchall()
+    assert found == [("f00000001", "user@acme.example", 2000), ("f00000002", None, 2000)]
