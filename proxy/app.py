@@ -143,8 +143,9 @@ class Proxy:
 
     async def reload(self) -> None:
         """Take the policy files as they are now; a mistake in them is logged, and nothing changes."""
-        await self._hooks.notify("reload")
-        if self._judge is not None:
+        if self._judge is None:
+            await self._hooks.notify("reload")
+        else:
             with contextlib.suppress(DocumentError):  # the judge has logged it
                 await self._judge.reload()
 
@@ -198,7 +199,11 @@ class Proxy:
         if source is None:
             return None
         tenants = self.tenants.values()
-        judge = PolicyJudge(source, self.tenants, lambda: [flow for tenant in tenants for flow in tenant.live()])
+
+        def live() -> list[Flow]:
+            return [flow for tenant in tenants for flow in tenant.live()]
+
+        judge = PolicyJudge(source, self.tenants, live, partial(self._hooks.notify, "reload"))
         judge.subscribe(lambda _: self._review_tunnels())
         return judge
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from proxy.context import TunnelContext
 from proxy.flow.flow import Flow
@@ -29,8 +29,12 @@ NO_POLICY = Ruling(
 class PolicyJudge:
     """Judges by the policies in force."""
 
-    def __init__(self, source: Source, tenants: Iterable[str], live: Callable[[], Iterable[Flow]]) -> None:
-        """Load at once; DocumentError. `live`: all flows that are under way."""
+    def __init__(
+        self, source: Source, tenants: Iterable[str], live: Callable[[], Iterable[Flow]],
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:  # fmt: skip
+        """Load at once; DocumentError. `live`: all flows that are under way; `before`: is awaited at each reload."""
+        self._before = before
         self.source, self._tenants, self._live = source, tuple(tenants), live
         self.policies = compile_policies(source, self._tenants, time.time())
         self.loaded_at = time.time()
@@ -88,6 +92,8 @@ class PolicyJudge:
     async def reload(self) -> Policies:
         """Take what the source has now, as a whole; DocumentError: something is wrong with it, and nothing changes."""
         async with self._reloading:
+            if self._before is not None:
+                await self._before()
             try:
                 # parsing is no work for the loop: 10,000 rules take seconds
                 fresh = await asyncio.to_thread(compile_policies, self.source, self._tenants, time.time())

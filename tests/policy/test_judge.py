@@ -100,3 +100,14 @@ def test_live_flows_are_judged_again_when_a_schedule_changes():
     assert judge._again is not None
     assert judge._next_change > first
     assert not flows[0].is_ended
+
+
+def test_who_is_to_be_asked_before_a_reload_is():
+    asked = []
+
+    async def before():
+        asked.append(True)
+
+    judge = PolicyJudge(source("default: deny"), ["acme"], list, before)
+    asyncio.run(judge.renew())
+    assert asked == [True]
