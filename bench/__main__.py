@@ -24,6 +24,7 @@ FIGURES = (
     "flood",
     "policy",
     "hooks",
+    "http_read",
     "lab_up",
     "flowlog",
 )

@@ -179,12 +179,10 @@ class H1Client:
         assert reader is not None
         head = h1_wire.read_response(event, self._limits)
         length = head.length
-        if event.http_version == b"1.0" or _closes(event):
-            self._closes = True
+        self._closes = head.closes
         if exchange.request.method == b"CONNECT" and 200 <= head.status < 300:
             self._switch(head)
         else:
-            head.closes = self._closes
             exchange.responded(head)
             if exchange.request.method == b"HEAD" or head.status in (204, 304):
                 length = 0
@@ -256,10 +254,6 @@ class H1Client:
         if not self._is_lost:
             self._is_lost = True
             self._pool.lost(self)
-
-
-def _closes(event: h11.Response) -> bool:
-    return any(name.lower() == b"connection" and b"close" in value.lower() for name, value in event.headers.raw_items())
 
 
 @functools.cache

@@ -146,6 +146,7 @@ def read_response(event: h11.Response | h11.InformationalResponse, limits: Limit
             head.protocol = value
         elif name == b"via":
             head.via.append(value)
+    head.closes = head.version == "1.0" or (named is not None and b"close" in named.lower())
     if is_chunked and head.length is not None:
         raise HttpError(Fault.ORIGIN_PROTOCOL, "both Content-Length and Transfer-Encoding in a response")
     if len(kept) > limits.header_fields:

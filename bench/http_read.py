@@ -1,0 +1,114 @@
+"""What reading HTTP/1.1 costs: a request and its response through a conversation, beside h11 alone. In memory.
+
+No sockets and no TLS: of one request, the time that is Python's. Beside it, in turns, h11 reads the same bytes and
+writes them for the other side, which is what a proxy on this library has to do at least. No topology.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import h11
+
+from bench.series import Figure, Sample, alternate
+from bench.topology import Topology
+from proxy.inspect.http.conversation import Conversation
+from proxy.inspect.stream import SessionView, Side
+from proxy.session.facts import FlowFacts
+
+REQUESTS, QUICK_REQUESTS = 5_000, 1_000
+PARSED, READ = "h11 alone", "a conversation"
+PER_REQUEST = "us a request"
+MOST = 1.5  # times the parsers alone
+ASK = b"GET /index.html HTTP/1.1\r\nHost: web.lab\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Sat, 28 Nov 2026 01:00:00 GMT\r\nContent-Type: text/plain\r\n"
+    b'Content-Length: 1024\r\nETag: "a"\r\nConnection: keep-alive\r\n\r\n' + b"x" * 1024
+)
+
+
+class _Stream:
+    """A side that takes everything."""
+
+    tls = None
+    queued = 0
+
+    def write(self, data: bytes) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class _Session:
+    """A session without policies and hooks, which records nothing but counts."""
+
+    flow = FlowFacts("F", "acme", "connected", "t", "100.96.0.2", 40_000, "192.0.2.1", 80)
+
+    def __init__(self) -> None:
+        self.client, self.origin, self.recorded = _Stream(), _Stream(), 0
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def arm(self, seconds: float | None) -> None: ...
+
+    def has(self, hook: str) -> bool:
+        return False
+
+    def judge(self, phase: str, facts: Any) -> None:
+        return None
+
+    def record(self, child: Any) -> None:
+        self.recorded += 1
+
+
+def measure(topology: Topology, *, quick: bool) -> Figure:
+    figure = Figure("http_read", "HTTP/1.1 that is read, on one core, in memory; 1 KiB, kept alive", (PARSED,))
+    count = QUICK_REQUESTS if quick else REQUESTS
+    alternate(figure, 2 if quick else 5, [(PARSED, _timed(_parse, count)), (READ, _timed(_read, count))])
+    times = figure.median(READ, PER_REQUEST) / figure.median(PARSED, PER_REQUEST)
+    figure.aim("times h11 alone", times, MOST, at_most=True)
+    return figure
+
+
+def _timed(work: Callable[[int], None], count: int) -> Callable[[], Sample]:
+    def run() -> Sample:
+        began = time.process_time()
+        work(count)
+        return {PER_REQUEST: (time.process_time() - began) / count * 1e6}
+
+    return run
+
+
+def _read(count: int) -> None:
+    session = _Session()
+    conversation = Conversation(cast(SessionView, session))
+    conversation.start()
+    for _ in range(count):
+        conversation.received(Side.CLIENT, ASK)
+        conversation.received(Side.ORIGIN, ANSWER)
+    assert session.recorded == count
+
+
+def _parse(count: int) -> None:
+    client, origin = h11.Connection(h11.SERVER), h11.Connection(h11.CLIENT)
+    for _ in range(count):
+        client.receive_data(ASK)
+        _forward(client, origin)
+        origin.receive_data(ANSWER)
+        _forward(origin, client)
+        client.start_next_cycle()
+        origin.start_next_cycle()
+
+
+def _forward(source: h11.Connection, sink: h11.Connection) -> bytes:
+    parts = []
+    while True:
+        event = source.next_event()
+        if event is h11.NEED_DATA or event is h11.PAUSED:
+            break
+        parts.append(sink.send(cast(h11.Event, event)) or b"")
+        if type(event) is h11.EndOfMessage:
+            break
+    return b"".join(parts)
