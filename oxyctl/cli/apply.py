@@ -23,11 +23,14 @@ PLAIN = "\x1b[0m"
 
 def apply(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A lab file, or the name of one.", autocompletion=complete_lab_file)
+        str,
+        typer.Argument(
+            metavar="FILE", help="A lab file, or the name of a bundled lab.", autocompletion=complete_lab_file
+        ),
     ],
     lab: LabOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until every new node must be ready.")] = 60,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait until every new node is ready.")] = 60,
     output: FormatOption = Format.table,
 ) -> None:
     """Change a running lab to what a file says: nodes, networks, links and clients come, go and change.

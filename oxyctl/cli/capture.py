@@ -32,18 +32,24 @@ def capture(
     ] = None,
     filter_: Annotated[
         str | None,
-        typer.Option("--filter", "-f", metavar="EXPR", help="Only these, in tcpdump's words: 'tcp port 80'."),
+        typer.Option("--filter", "-f", metavar="EXPR", help="Capture filter, as for tcpdump: 'tcp port 80'."),
     ] = None,
-    count: Annotated[int | None, typer.Option("--count", "-c", min=1, help="End after so many packets.")] = None,
-    duration: Annotated[str | None, typer.Option("--duration", metavar="TIME", help="End after 10s, 2m.")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-c", min=1, help="Stop after this many packets.")] = None,
+    duration: Annotated[
+        str | None, typer.Option("--duration", metavar="TIME", help="Stop after this time: 10s, 2m.")
+    ] = None,
     snaplen: Annotated[
-        int | None, typer.Option("--snaplen", "-s", min=1, metavar="BYTES", help="Keep so much of each packet.")
+        int | None, typer.Option("--snaplen", "-s", min=1, metavar="BYTES", help="Bytes to keep of each packet.")
     ] = None,
     ring: Annotated[
         str | None,
-        typer.Option("--ring", metavar="SIZE[,FILES]", help="Files of at most SIZE; the oldest go. 2 unless said."),
+        typer.Option(
+            "--ring",
+            metavar="SIZE[,FILES]",
+            help="Rotate files of this size and delete the oldest; 2 are kept by default.",
+        ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell the beginning and the end only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Report only the start and the end.")] = False,
     lab: LabOption = None,
     output: FormatOption = Format.table,
 ) -> None:

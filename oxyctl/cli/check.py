@@ -29,7 +29,7 @@ def check(
     lab: LabOption = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", metavar="FILE", help="Take the checks from this lab file, not from the lab's own."),
+        typer.Option("--file", metavar="FILE", help="Take the checks from this lab file instead of the lab's own."),
     ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")] = None,
     output: FormatOption = Format.table,

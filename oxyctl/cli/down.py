@@ -1,4 +1,4 @@
-"""`oxyctl lab down` and `gc`: labs end, and what was left of them goes."""
+"""`oxyctl lab down` and `gc`: take labs down and delete what they left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def down(
 
 
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     output: FormatOption = Format.table,
 ) -> None:
     """Delete what labs left that were not taken down: killed, or ended by a reboot."""

@@ -49,9 +49,11 @@ def filter_option(flag: str, help_: str, metavar: str = "TEXT", complete: str | 
 Many = list[str] | None
 TenantOption = Annotated[
     str | None,
-    typer.Option("--tenant", "-t", metavar="NAME", help="Whose flows. Required.", autocompletion=complete_tenant),
+    typer.Option(
+        "--tenant", "-t", metavar="NAME", help="Tenant whose flows to list. Required.", autocompletion=complete_tenant
+    ),
 ]
-AllTenantsOption = Annotated[bool, typer.Option("--all-tenants", help="The flows of every tenant, instead.")]
+AllTenantsOption = Annotated[bool, typer.Option("--all-tenants", help="List the flows of every tenant instead.")]
 SrcOption = Annotated[Many, filter_option("--src", "Client address or prefix.", "CIDR")]
 DstOption = Annotated[Many, filter_option("--dst", "Address or prefix that the client asked for.", "CIDR")]
 IpOption = Annotated[Many, filter_option("--ip", "Either of the two.", "CIDR")]
@@ -72,8 +74,8 @@ TlsOption = Annotated[Many, filter_option("--tls-action", "What became of its TL
 PolicyOption = Annotated[Many, filter_option("--policy", "A policy or rule that decided about it.", "NAME")]
 DscpOption = Annotated[Many, filter_option("--dscp", "Mark of the client's first packet, 0 to 63.", "DSCP")]
 CommunityOption = Annotated[Many, filter_option("--community-id", "As in Zeek, Suricata and Wireshark.", "1:...")]
-V4Option = Annotated[bool, typer.Option("--ipv4", "-4", help="Over IPv4.")]
-V6Option = Annotated[bool, typer.Option("--ipv6", "-6", help="Over IPv6.")]
+V4Option = Annotated[bool, typer.Option("--ipv4", "-4", help="Use IPv4.")]
+V6Option = Annotated[bool, typer.Option("--ipv6", "-6", help="Use IPv6.")]
 WhereOption = Annotated[
     str | None,
     typer.Option("--where", metavar="EXPR", help="A condition as in policies; `--where help` lists its fields."),
@@ -85,9 +87,9 @@ IdOption = Annotated[Many, filter_option("--id", "The flow's id.")]
 BytesOption = Annotated[str | None, filter_option("--min-bytes", "At least so much payload: 1500, 10k, 2MiB.", "SIZE")]
 DurationOption = Annotated[str | None, filter_option("--min-duration", "At least so long: 250ms, 5m.", "DURATION")]
 FieldsOption = Annotated[
-    str | None, typer.Option("--fields", metavar="A,B,...", help="These fields; `--fields help` lists them.")
+    str | None, typer.Option("--fields", metavar="A,B,...", help="Fields to show; `--fields help` lists them.")
 ]
-FormatOption = Annotated[FlowFormat, typer.Option("--format", help="For people, or for programs.")]
+FormatOption = Annotated[FlowFormat, typer.Option("--format", help="Output format.")]
 
 
 def whose(tenant: TenantOption = None, all_tenants: AllTenantsOption = False) -> None:
@@ -184,8 +186,8 @@ def printing(fields: FieldsOption = None, output: FormatOption = FlowFormat.tabl
 
 
 def window(
-    live: Annotated[bool, typer.Option("--live", help="Only those that live.")] = False,
-    past: Annotated[bool, typer.Option("--past", help="Only those that have ended.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Only live flows.")] = False,
+    past: Annotated[bool, typer.Option("--past", help="Only flows that have ended.")] = False,
     since: Annotated[
         str | None, filter_option("--since", "Alive since then: 5m (ago), 14:30, 2026-01-31.", "TIME")
     ] = None,

@@ -43,15 +43,15 @@ def flows(
     sort: Annotated[
         str | None, filter_option("--sort", "By start, bytes, duration, ...; descending.", "FIELD[:asc|desc]", "sort")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="At most so many.  [default: 100]")] = None,
-    last: Annotated[int | None, typer.Option("--last", metavar="N", help="The N that began last.")] = None,
-    first: Annotated[int | None, typer.Option("--first", metavar="N", help="The N that began first.")] = None,
-    top: Annotated[int | None, typer.Option("--top", metavar="N", help="The N with most bytes, or of --sort.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Maximum number of flows.  [default: 100]")] = None,
+    last: Annotated[int | None, typer.Option("--last", metavar="N", help="The N newest flows.")] = None,
+    first: Annotated[int | None, typer.Option("--first", metavar="N", help="The N oldest flows.")] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", metavar="N", help="The N flows with most bytes, or first by --sort.")
+    ] = None,
     aggregate_by: Annotated[
         str | None,
-        typer.Option(
-            "--aggregate-by", metavar="A,B,...", help="Count flows together that share these fields: user,dst_host."
-        ),
+        typer.Option("--aggregate-by", metavar="A,B,...", help="Group flows by these fields: user,dst_host."),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print events as they happen, until Ctrl-C.")] = False,
     **shared: Any,

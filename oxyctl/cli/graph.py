@@ -32,15 +32,13 @@ def graph(
         str | None,
         typer.Argument(
             metavar="[FILE|NAME]",
-            help="A running lab, a lab file, or a lab that comes along.",
+            help="A running lab, a lab file, or a bundled lab.",
             show_default=False,
             autocompletion=complete_lab_or_file,
         ),
     ] = None,
     lab: LabOption = None,
-    output: Annotated[GraphFormat, typer.Option("--format", help="For the terminal, or for other tools.")] = (
-        GraphFormat.text
-    ),
+    output: Annotated[GraphFormat, typer.Option("--format", help="Output format.")] = (GraphFormat.text),
 ) -> None:
     """Draw a lab: one that runs as it is, or a file without building anything."""
     from oxyctl.render import drawing

@@ -19,12 +19,16 @@ def impair(
             autocompletion=complete_link,
         ),
     ],
-    rate: Annotated[str | None, typer.Option(metavar="RATE", help="10mbit, 500kbit; unlimited.")] = None,
-    delay: Annotated[str | None, typer.Option(metavar="TIME", help="In each direction: 50ms; 0 for none.")] = None,
-    jitter: Annotated[str | None, typer.Option(metavar="TIME", help="The delay varies by so much.")] = None,
-    loss: Annotated[str | None, typer.Option(metavar="SHARE", help="In each direction: 1%.")] = None,
-    down: Annotated[bool | None, typer.Option("--down/--up", help="Cut the link, or mend it.")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Forget every impairment but those given here.")] = False,
+    rate: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Rate in each direction: 10mbit, 500kbit; unlimited.")
+    ] = None,
+    delay: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Delay in each direction: 50ms; 0 for none.")
+    ] = None,
+    jitter: Annotated[str | None, typer.Option(metavar="TIME", help="How much the delay varies: 5ms.")] = None,
+    loss: Annotated[str | None, typer.Option(metavar="SHARE", help="Loss in each direction: 1%.")] = None,
+    down: Annotated[bool | None, typer.Option("--down/--up", help="Take the link down, or bring it up.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all other impairments.")] = False,
     lab: LabOption = None,
     output: FormatOption = Format.table,
 ) -> None:

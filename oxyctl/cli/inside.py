@@ -28,10 +28,14 @@ WordsArgument = Annotated[
         autocompletion=_complete_first,
     ),
 ]
-EnvOption = Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable. Repeatable.")]
+EnvOption = Annotated[
+    list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set an environment variable; may be repeated.")
+]
 LabelOption = Annotated[
     list[str] | None,
-    typer.Option("--label", metavar="KEY=VALUE", help="In every node so labelled. Repeatable: all must fit."),
+    typer.Option(
+        "--label", metavar="KEY=VALUE", help="In every node with this label; may be repeated: all must match."
+    ),
 ]
 
 
@@ -40,7 +44,7 @@ def exec(
     everywhere: Annotated[bool, typer.Option("--all", help="In every node, at the same time.")] = False,
     label: LabelOption = None,
     env: EnvOption = None,
-    cwd: Annotated[str | None, typer.Option("--cwd", metavar="DIR", help="Run it in this directory.")] = None,
+    cwd: Annotated[str | None, typer.Option("--cwd", metavar="DIR", help="Working directory.")] = None,
     lab: LabOption = None,
     output: FormatOption = Format.table,
 ) -> None:
@@ -61,7 +65,7 @@ def exec(
 
 
 def shell(
-    node: Annotated[str, typer.Argument(metavar="NODE", help="Where to.", autocompletion=complete_node)],
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Destination.", autocompletion=complete_node)],
     lab: LabOption = None,
 ) -> None:
     """Open a shell inside a node: $SHELL, or sh. The prompt names the lab and the node."""
@@ -83,7 +87,7 @@ def logs(
             autocompletion=complete_log,
         ),
     ] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the lab ends.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep following until the lab ends.")] = False,
     since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only the last 30s, 5m, 2h.")] = None,
     tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines.")] = None,
     lab: LabOption = None,

@@ -20,19 +20,19 @@ FileArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[FILE]",
-        help="A lab file, or the name of a lab that comes along.",
+        help="A lab file, or the name of a bundled lab.",
         show_default="lab.yaml",
         autocompletion=complete_lab_file,
     ),
 ]
-NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Call the lab so.")]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name for the lab.")]
 
 
 @app.command()
 def up(
     file: FileArgument = None,
     name: NameOption = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until every node must be ready.")] = 60,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait until every node is ready.")] = 60,
 ) -> None:
     """Build a lab and wait until every node is ready. All of it comes up, or nothing stays."""
     from oxyctl.cli.output import say

@@ -35,4 +35,4 @@ LabArgument = Annotated[
         autocompletion=complete_any_lab,
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]

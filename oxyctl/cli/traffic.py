@@ -45,11 +45,16 @@ class Over(enum.StrEnum):
 def http(
     node: NodeArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="http://web/, https://web/bytes/1000")],
-    method: Annotated[str, typer.Option("--method", "-X", metavar="METHOD", help="The request's method.")] = "GET",
-    header: Annotated[list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="One more.")] = None,
-    keep_alive: Annotated[bool, typer.Option(help="Use connections again.")] = True,
+    method: Annotated[str, typer.Option("--method", "-X", metavar="METHOD", help="Request method.")] = "GET",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="Another name.")
+    ] = None,
+    keep_alive: Annotated[bool, typer.Option(help="Reuse connections.")] = True,
     ca: Annotated[
-        str | None, typer.Option("--cacert", metavar="FILE", help="Verify certificates against it; else they are not.")
+        str | None,
+        typer.Option(
+            "--cacert", metavar="FILE", help="CA file to verify certificates with; without it they are not verified."
+        ),
     ] = None,
     **shared: Any,
 ) -> None:
@@ -64,7 +69,7 @@ def http(
 def tcp(
     node: NodeArgument,
     target: Annotated[str, typer.Argument(metavar="HOST:PORT|URL", help="web:7, or http://web/ for its http service.")],
-    mode: Annotated[Mode, typer.Option("--mode", help="Connect again and again, or move bytes up, down or both.")] = (
+    mode: Annotated[Mode, typer.Option("--mode", help="Open connections, or move bytes up, down or both ways.")] = (
         Mode.connect
     ),
     **shared: Any,
@@ -104,9 +109,9 @@ def ping(
 def dns(
     node: NodeArgument,
     server: Annotated[str, typer.Argument(metavar="HOST[:PORT]", help="The DNS server.")],
-    query: Annotated[str, typer.Argument(metavar="NAME", help="What is asked for.")],
+    query: Annotated[str, typer.Argument(metavar="NAME", help="Name to look up.")],
     kind: Annotated[str, typer.Option("--type", "-t", metavar="TYPE", help="A, AAAA, TXT, MX, ...")] = "A",
-    over: Annotated[Over, typer.Option("--over", help="What carries it.")] = Over.udp,
+    over: Annotated[Over, typer.Option("--over", help="Transport of the query.")] = Over.udp,
     **shared: Any,
 ) -> None:
     """Send DNS queries. An answer other than NOERROR is a failure."""

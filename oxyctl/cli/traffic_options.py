@@ -14,19 +14,21 @@ NodeArgument = Annotated[
     typer.Argument(metavar="NODE", help="Where it comes from.", show_default=False, autocompletion=complete_node),
 ]
 RateOption = Annotated[
-    float | None, typer.Option("--rate", metavar="N", help="So many each second; one after another without it.")
+    float | None, typer.Option("--rate", metavar="N", help="Requests per second; without it, one after another.")
 ]
 CountOption = Annotated[
     int | None,
-    typer.Option("--count", "-n", metavar="N", help="So many, then end.  [default: 10, or until --duration]"),
+    typer.Option("--count", "-n", metavar="N", help="Number of requests.  [default: 10, or until --duration]"),
 ]
-DurationOption = Annotated[str | None, typer.Option("--duration", "-d", metavar="TIME", help="For so long: 10s, 2m.")]
+DurationOption = Annotated[
+    str | None, typer.Option("--duration", "-d", metavar="TIME", help="How long to run: 10s, 2m.")
+]
 ConcurrencyOption = Annotated[
     int | None,
-    typer.Option("--concurrency", "-c", metavar="N", help="At most so many at once.  [default: 1; 1000 with --rate]"),
+    typer.Option("--concurrency", "-c", metavar="N", help="Maximum number at once.  [default: 1; 1000 with --rate]"),
 ]
-TimeoutOption = Annotated[str, typer.Option("--timeout", metavar="TIME", help="Until an exchange has failed.")]
-SizeOption = Annotated[str | None, typer.Option("--size", metavar="SIZE", help="Bytes of each: 64, 1k, 2MiB.")]
+TimeoutOption = Annotated[str, typer.Option("--timeout", metavar="TIME", help="Stop at the first failure.")]
+SizeOption = Annotated[str | None, typer.Option("--size", metavar="SIZE", help="Size of each in bytes: 64, 1k, 2MiB.")]
 Ipv4Option = Annotated[bool, typer.Option("-4", help="IPv4 only.")]
 Ipv6Option = Annotated[bool, typer.Option("-6", help="IPv6 only.")]
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _MARKER = (
     'lab(source, scope="function", timeout=60): what the fixture `lab` brings up: the path of a lab file, below the '
-    'directory of the test or the root; its text; or the name of a lab that comes along. scope "module" or "session" '
+    'directory of the test or the root; its text; or the name of a bundled lab. scope "module" or "session" '
     "shares it"
 )
 SCOPES = ("function", "module", "session")

@@ -16,7 +16,7 @@ DEFAULT_FILE, DEFAULT_LAB = Path("lab.yaml"), "quickstart"
 
 
 def find_file(said: str | None) -> Path:
-    """The lab file that was meant: a path, the name of a lab that comes along, or nothing, which is ./lab.yaml.
+    """The lab file that was meant: a path, the name of a bundled lab, or nothing, which is ./lab.yaml.
 
     Without a ./lab.yaml, nothing is the quickstart. UsageError when a name is unknown; a path is returned as it is.
     """
