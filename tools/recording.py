@@ -6,6 +6,7 @@ it, so that the picture never shows what does not work.
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ PYTHON = [sys.executable, "-m", "oxyctl"]
 
 def record(commands: tuple[str, ...] = COMMANDS) -> str:
     """A terminal as SVG in which `oxyctl` ran `commands`, in a run directory of its own. RuntimeError: one failed."""
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     with tempfile.TemporaryDirectory() as run:
         environment = os.environ | {"OXYCTL_RUN_DIR": run, "COLUMNS": str(COLUMNS), "NO_COLOR": "1"}
         try:
