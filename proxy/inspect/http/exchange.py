@@ -12,7 +12,7 @@ from proxy.inspect.http.progress import Progress
 from proxy.inspect.http.sides import Requester, Responder
 from proxy.inspect.http.websocket import WebSocket, is_websocket
 from proxy.inspect.stream import SessionView
-from proxy.verdict import HttpEffects, Verdict
+from proxy.verdict import Verdict
 
 
 class Context(Protocol):
@@ -48,7 +48,7 @@ class Context(Protocol):
 
 
 class Exchange(Progress):
-    """What became of one request. It is also what the hooks `http_request` and `http_response` are given."""
+    """What became of one request: also what is told of it to the hooks `http_request` and `http_response`."""
 
     __slots__ = (
         "_early",
@@ -112,6 +112,8 @@ class Exchange(Progress):
         effects = verdict.http
         if effects is not None:
             self.effects = effects
+            self.response_changes += effects.response_headers
+            self.judges_response = self.judges_response or effects.judge_response
         if effects is not None and effects.location is not None:
             self.outcome = "redirected"
             self._answer(*pages.redirect(effects))
@@ -204,7 +206,7 @@ class Exchange(Progress):
         self.response = head
         self.origin_version = head.version
         self.first_byte = self.moved = self.context.session.now()
-        if self.effects is not None and not self._judge_response(self.effects):
+        if self.judges_response and not self._judge():
             return
         session = self.context.session
         if session.has("http_response"):
@@ -213,15 +215,6 @@ class Exchange(Progress):
             session.ask("http_response", self, self._response_asked)
         else:
             self._respond(head)
-
-    def _judge_response(self, effects: HttpEffects) -> bool:
-        assert self.response is not None
-        if effects.judge_response and not self._judge():
-            return False
-        effects = self.effects or effects
-        if effects.response_headers:
-            self.response.headers = rules.changed(self.response.headers, effects.response_headers)
-        return True
 
     def _response_asked(self, answer: str | Verdict | None) -> None:
         if self.is_done or self.fault is not None:
@@ -236,6 +229,8 @@ class Exchange(Progress):
     def _respond(self, head: ResponseHead) -> None:
         self.context.sign(head)
         self._responded = True
+        if self.response_changes:
+            head.headers = rules.changed(head.headers, self.response_changes)
         if head.status == 101 or (self.request.method == b"CONNECT" and 200 <= head.status < 300):
             self._switched = True
             self.client_ended = False

@@ -9,7 +9,7 @@ from proxy.inspect.http.faults import By, Fault
 from proxy.inspect.http.messages import RequestHead, ResponseHead, Version
 from proxy.inspect.http.sides import Requester, Responder
 from proxy.inspect.http.websocket import WebSocket
-from proxy.verdict import Decision, HttpEffects
+from proxy.verdict import Decision, HeaderChange, HttpEffects
 
 Filter = Callable[[bytes], bytes]
 
@@ -32,6 +32,7 @@ class Progress:
         "is_done",
         "is_origin_full",
         "is_repeated",
+        "judges_response",
         "moved",
         "number",
         "origin_address",
@@ -45,6 +46,7 @@ class Progress:
         "responder",
         "response",
         "response_bytes",
+        "response_changes",
         "response_filter",
         "sent",
         "started",
@@ -68,7 +70,9 @@ class Progress:
         self.checked = (self.started, 0, 0)  # when the client's pace was looked at last: `timing`
         self.client_ended = self.origin_ended = self.is_done = False
         self.origin_address: tuple[str, int] | None = None  # where policy sends it instead
-        self.effects: HttpEffects | None = None
+        self.effects: HttpEffects | None = None  # what was said last
+        self.response_changes: tuple[HeaderChange, ...] = ()  # by everybody who was asked
+        self.judges_response = False
         self.decisions: list[Decision] = []
         self.outcome: Outcome = "allowed"
         self.fault: Fault | None = None

@@ -148,6 +148,16 @@ def test_a_hook_that_answers_later_holds_request_and_body():
     assert talk.records[0].fault is None
 
 
+def test_what_policy_and_both_hooks_say_of_a_response_comes_together():
+    def said(name):
+        return Verdict(http=HttpEffects(response_headers=(HeaderChange(name, "1"),)))
+
+    hooks = {"http_request": lambda exchange: said("X-Request"), "http_response": lambda exchange: said("X-Response")}
+    talk = Talk(judge=ruled(said("X-Policy")), hooks=hooks)
+    _, read = talk.exchange(GET, OK)
+    assert b"X-Policy: 1\r\nX-Request: 1\r\nX-Response: 1\r\n" in read
+
+
 def test_filters_read_and_change_bodies_as_they_pass():
     seen = []
 
