@@ -128,6 +128,11 @@ class Draft:
         )
         self.nodes.append(node)
 
+    @property
+    def sites_status(self) -> Path:
+        """The socket where the program that carries the sites' tunnels tells its counters."""
+        return self.run / "sites.sock"
+
     def finish(self) -> Plan:
         """The plan, with what the nodes share."""
         if self.services:
@@ -136,7 +141,7 @@ class Draft:
         if self.agents:
             self._add_shared("agents", {"clients": self.agents})
         if self.sites:
-            self._add_shared("sites", {"tunnels": self.sites})
+            self._add_shared("sites", {"tunnels": self.sites, "status": str(self.sites_status)})
         self.add_file(self.run / "hosts", self._hosts())
         self._add_shared("names", {"hosts": str(self.run / "hosts"), "nodes": self._asked()})
         return Plan(

@@ -56,6 +56,7 @@ def _site(tunnel: SiteTunnel, node: SiteNode, draft: Draft) -> Site:
         version=node.version if isinstance(node, GueSiteNode) else 0,
         token=token if has_context else None,
         mtu=tunnel.mtu,
+        status=str(draft.sites_status) if "user space" in (tunnel.by, tunnel.edge) else None,
         probe=None
         if probing is None
         else Probe(

@@ -163,7 +163,7 @@ class Routes:
 
     async def _metrics(self, pairs: Pairs) -> Response:
         _only(pairs)
-        return Response(body=self._view.metrics().encode(), content_type=_PROMETHEUS)
+        return Response(body=(await self._view.metrics()).encode(), content_type=_PROMETHEUS)
 
 
 def _query(pairs: Pairs, allowed: tuple[str, ...]) -> FlowQuery:

@@ -77,6 +77,7 @@ class Site(Part, frozen=True, kw_only=True):
     token: Annotated[str, Meta(min_length=1)] | None = None
     mtu: Mtu = 1400
     probe: Probe | None = None
+    status: str | None = None  # the Unix socket where a program that carries ends of its tunnel tells their counters
 
 
 class GueOnRamp(Part, frozen=True, tag_field="kind", tag="gue"):

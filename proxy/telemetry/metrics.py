@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from proxy.control.schema import Status, TunnelInfo
+from proxy.telemetry.ends import EndDrops
 
 Kind = Literal["counter", "gauge"]
 Sample = tuple[Mapping[str, str], float]
@@ -22,7 +23,7 @@ _SUMS = {
 _HEALTH = {"healthy": 0, "degraded": 1, "down": 2}
 
 
-def render(status: Status, tunnels: Iterable[TunnelInfo] = ()) -> str:
+def render(status: Status, tunnels: Iterable[TunnelInfo] = (), ends: EndDrops | None = None) -> str:
     """The whole exposition, families in a fixed order; an untenanted drop has an empty tenant."""
     return "".join(
         [
@@ -39,6 +40,7 @@ def render(status: Status, tunnels: Iterable[TunnelInfo] = ()) -> str:
             *(_family(f"oxy_{sum_}_total", "counter", text, _by_tenant(status, sum_)) for sum_, text in _SUMS.items()),
             _family("oxy_drops_total", "counter", "Packets that went no further, by reason.", _drops(status)),
             *_health(tunnels),
+            *_ends(ends or {}),
             _family("oxy_kernel_total", "counter", "Counters of the private namespace.", _kernel(status)),
             *_offramp(status),
             _family("oxy_records_stored", "gauge", "Records in the flow log.", _one(status.records.stored)),
@@ -109,6 +111,15 @@ def _health(tunnels: Iterable[TunnelInfo]) -> Iterator[str]:
     yield _family(
         "oxy_tunnel_probes_total", "counter", "Probes sent through a tunnel, by what became of them.", samples
     )
+
+
+def _ends(drops: EndDrops) -> Iterator[str]:
+    """The family of the ends that other programs carry, where there are such."""
+    if drops:
+        names = "tenant", "tunnel", "end", "reason"
+        samples = ((dict(zip(names, place, strict=True)), count) for place, count in sorted(drops.items()))
+        text = "Packets that an end of a tunnel carried by another program dropped, by reason."
+        yield _family("oxy_tunnel_end_drops_total", "counter", text, samples)
 
 
 def _offramp(status: Status) -> Iterator[str]:

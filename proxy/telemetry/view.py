@@ -42,6 +42,7 @@ from proxy.onramps.unconnected import GueRamp
 from proxy.settings import suggest
 from proxy.settings.sites import SITE, route_problem
 from proxy.stream.lifecycle import Lifecycle
+from proxy.telemetry.ends import end_drops
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.jsonlines import JsonLines
 from proxy.telemetry.livescan import count_groups, scan, stream
@@ -205,9 +206,11 @@ class View:
                     return True
         return False
 
-    def metrics(self) -> str:
+    async def metrics(self) -> str:
         """The status as Prometheus text."""
-        return render(self.status(), self.tunnels(None))
+        carriers = [carrier for tenant in self._tenants.values() for carrier in tenant.carriers.values()]
+        sites = {each.settings.name: each.settings for each in carriers if isinstance(each, SiteTunnel)}
+        return render(self.status(), self.tunnels(None), await end_drops(sites.values()))
 
     def _owners(self, tenant: str | None) -> list[Tenant]:
         if tenant is None:

@@ -109,7 +109,7 @@ class FakeProxy:
             self.live.remove(record)
         return bool(found)
 
-    def metrics(self) -> str:
+    async def metrics(self) -> str:
         return render(self.status())
 
 

@@ -135,3 +135,23 @@ def test_a_kernel_that_must_carry_a_tunnel_and_cannot_is_one_message(machine):
     else:
         assert err.count("\n") == 1
         assert "error: node 'berlin': this kernel has no GRE (" in err
+
+
+FOREIGN_GRE = """
+import socket, struct
+sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, 47)
+for _ in range(3):
+    sock.sendto(struct.pack("!HH", 1, 0x0800), ("{edge}", 0))  # version 1 (RFC 2637)
+"""
+
+
+def test_what_a_gre_end_drops_is_in_the_metrics_of_its_proxy(machine, small):
+    outer = tunnels(machine)["berlin"]["outer"]
+    machine.exec("berlin", "python3", "-c", FOREIGN_GRE.format(edge=outer[1]))
+
+    def counted():
+        text = machine.oxyctl("status", "--metrics").stdout
+        return [line for line in text.splitlines() if line.startswith("oxy_tunnel_end_drops_total{")]
+
+    end = 'tenant="acme",tunnel="site:berlin",end="edge",reason="gre_version"} 3'
+    eventually(lambda: [line for line in counted() if line.endswith(end)], "drops of the edge's end")
