@@ -34,6 +34,8 @@ from proxy.session.messages import (
     Learnt,
     Open,
     Part,
+    RecordingAnswer,
+    SignatureAnswer,
     decode_configuration,
 )
 from proxy.verdict import Decision, Ruling, Verdict
@@ -129,7 +131,7 @@ class Inspector:
     def _take(self, message: Any, descriptors: list[int]) -> None:
         if isinstance(message, Open):
             self._open(message, descriptors)
-        elif isinstance(message, (LeafAnswer, DialAnswer, HookAnswer)):
+        elif isinstance(message, (LeafAnswer, DialAnswer, HookAnswer, SignatureAnswer, RecordingAnswer)):
             then = self._waiting.pop(message.request, None)
             if then is not None:
                 with self.turn:

@@ -22,6 +22,7 @@ from proxy.inspect.relay import Relay
 from proxy.inspect.session import Session
 from proxy.inspect.sniffing import Finding, Sniffer
 from proxy.inspect.sockets import SocketStream, TLSStream
+from proxy.inspect.ssh.session import SSHSession
 from proxy.inspect.stream import Handler, Side
 from proxy.inspect.tls import CERTIFICATE_ALERTS, TenantTLS, alert, facts_of
 from proxy.session.facts import TLSFacts
@@ -86,8 +87,12 @@ class Opening:
         self._sniffer = None
         if finding.protocol is not Sniffed.UNKNOWN:
             session.protocol = finding.protocol.value
-        if finding.hello is not None:
+        if self._level == "ssh" and finding.protocol is not Sniffed.SSH:
+            self._pass(finding.why or "it is no SSH")
+        elif finding.hello is not None:
             self._is_tls(finding.hello)
+        elif finding.protocol is Sniffed.SSH and (ssh := self._tls.rules.ssh) is not None and self._level != "tls":
+            SSHSession(session, ssh).start()
         elif finding.protocol in (Sniffed.HTTP1, Sniffed.HTTP2) and self._level == "http":
             reader = READERS.get(finding.protocol.value)
             if reader is None:

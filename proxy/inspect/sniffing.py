@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from proxy.poller import EDGE, HANGUP, IN, RDHUP, Poller
 from proxy.wire.client_hello import MAX_HELLO, Hello, Malformed, parse
-from proxy.wire.sniff import Sniffed, sniff
+from proxy.wire.sniff import SSH_BANNER, Sniffed, sniff
 
 FIRST_LOOK = 4_096
 
@@ -75,7 +75,10 @@ class Sniffer:
         return Finding(Sniffed.TLS, hello)
 
     def _origin_ready(self, events: int) -> None:
-        if events & (RDHUP | HANGUP) or _peek(self._origin, 1):
+        said = _peek(self._origin, len(SSH_BANNER))
+        if said == SSH_BANNER:  # both sides begin with a banner, in either order (RFC 4253 4.2)
+            self._conclude(Finding(Sniffed.SSH))
+        elif events & (RDHUP | HANGUP) or said:
             self._conclude(Finding(Sniffed.UNKNOWN, why="the origin speaks first"))
 
     def _conclude(self, finding: Finding) -> None:

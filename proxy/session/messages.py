@@ -10,9 +10,10 @@ import msgspec
 from proxy.flow.record import ClosedBy, CloseReason, TLSRecord
 from proxy.policy.carried import CarriedPolicies
 from proxy.session.facts import FlowFacts
+from proxy.session.ssh import SSHRules
 from proxy.verdict import Decision, Verdict
 
-ReadLevel = Literal["tls", "http"]
+ReadLevel = Literal["tls", "http", "ssh"]
 
 
 class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -24,6 +25,7 @@ class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
     system_trust: bool = True
     learn_pinned: bool = False
     pinned_s: float = 86_400.0
+    ssh: SSHRules | None = None  # None: SSH is passed
 
 
 # From the proxy to an inspector.
@@ -76,6 +78,21 @@ class HookAnswer(msgspec.Struct, tag="hook-answer", frozen=True):
 
     request: int
     verdict: Verdict | None = None
+
+
+class SignatureAnswer(msgspec.Struct, tag="signature-answer", frozen=True):
+    """An SSH user certificate, or why there is none."""
+
+    request: int
+    certificate: str | None = None
+    error: str | None = None
+
+
+class RecordingAnswer(msgspec.Struct, tag="recording-answer", frozen=True):
+    """The descriptor of a new file beside it, or why there is none."""
+
+    request: int
+    error: str | None = None
 
 
 class Kill(msgspec.Struct, tag="kill", frozen=True):
@@ -138,6 +155,24 @@ class LeafWanted(msgspec.Struct, tag="leaf-wanted", frozen=True):
     untrusted: bool = False
 
 
+class SignatureWanted(msgspec.Struct, tag="signature-wanted", frozen=True):
+    """An SSH user certificate for a key that was made for this session."""
+
+    request: int
+    session: int
+    public_key: str
+    key_id: str
+    principals: list[str]
+
+
+class RecordingWanted(msgspec.Struct, tag="recording-wanted", frozen=True):
+    """A place to write the recording of a channel to."""
+
+    request: int
+    session: int
+    channel: str
+
+
 class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
     """A socket that is connected to this origin, as the flow would leave; without a host, to the flow's own."""
 
@@ -166,8 +201,22 @@ class Learnt(msgspec.Struct, tag="learnt", frozen=True):
     is_over: bool = False  # it may be read again
 
 
-ToInspector = Part | Open | LeafAnswer | DialAnswer | HookAnswer | Learnt | Kill | Drain
-ToProxy = Ready | Seen | Pass | Ended | Record | LeafWanted | DialWanted | HookWanted | Learnt
+ToInspector = (
+    Part | Open | LeafAnswer | DialAnswer | SignatureAnswer | RecordingAnswer | HookAnswer | Learnt | Kill | Drain
+)
+ToProxy = (
+    Ready
+    | Seen
+    | Pass
+    | Ended
+    | Record
+    | LeafWanted
+    | DialWanted
+    | SignatureWanted
+    | RecordingWanted
+    | HookWanted
+    | Learnt
+)
 
 PART_BYTES = 64 << 10
 

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from proxy.settings.document import Document, Place
 from proxy.settings.parts import Part, Seconds
+from proxy.settings.ssh import SSHInspection, absolute_ssh, check_ssh
 
 InspectorCount = Literal["auto"] | Annotated[int, Meta(ge=0, le=256)]
 ReadLevel = Literal["tls", "http"]
@@ -41,6 +42,7 @@ class Inspection(Part, frozen=True):
     permitted: list[str] = msgspec.field(default_factory=list)  # all that a new CA may sign for: domains, prefixes
     learn_pinned: bool = False  # pass, for a while, what the client had refused as inspected
     pinned_s: Seconds = 86_400
+    ssh: SSHInspection | None = None  # None: SSH is passed unread
     quic: Literal["refuse", "pass"] = "refuse"  # UDP to port 443, where TCP to there would be read
 
 
@@ -49,11 +51,14 @@ def absolute(inspection: Inspection, base: Path) -> Inspection:
     replace, ca = msgspec.structs.replace, inspection.ca
     if ca is not None:
         ca = replace(ca, file=str(base / ca.file), key=None if ca.key is None else str(base / ca.key))
-    return replace(inspection, trust=[str(base / each) for each in inspection.trust], ca=ca)
+    ssh = None if inspection.ssh is None else absolute_ssh(inspection.ssh, base)
+    return replace(inspection, ssh=ssh, trust=[str(base / each) for each in inspection.trust], ca=ca)
 
 
 def check_inspection(document: Document, inspection: Inspection, place: Place) -> None:
     """DocumentError for the first mistake."""
+    if inspection.ssh is not None:
+        check_ssh(document, inspection.ssh, (*place, "ssh"))
     for index, each in enumerate(inspection.permitted):
         try:
             ipaddress.ip_network(each)

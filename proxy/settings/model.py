@@ -43,7 +43,7 @@ class TenantSettings(Part, frozen=True):
     ports: str | None = None
     offramp: OffRampName | None = None  # as the proxy's, when it says nothing
     # how high its flows are lifted, unless a route, a policy or a hook says so
-    level: Literal["packet", "stream", "tls", "http"] = "packet"
+    level: Literal["packet", "stream", "tls", "http", "ssh"] = "packet"
     inspection: Inspection = Inspection()
     # what becomes of the six bits that ask for a service (RFC 2474), towards origins and back
     dscp: Literal["keep", "clear"] | Annotated[int, Meta(ge=0, le=63)] = "keep"

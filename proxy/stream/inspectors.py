@@ -38,7 +38,9 @@ from proxy.session.messages import (
     ReadLevel,
     Ready,
     Record,
+    RecordingWanted,
     Seen,
+    SignatureWanted,
     decode_to_proxy,
     parts,
 )
@@ -97,6 +99,10 @@ class InspectorHandle:
             self._dial(handed, message)
         elif isinstance(message, HookWanted):
             self._ask(handed, message)
+        elif isinstance(message, SignatureWanted):
+            self.channel.send(self._pool.lender.sign(handed.flow.tenant.name, message))
+        elif isinstance(message, RecordingWanted):
+            self._record(handed, message)
         elif isinstance(message, Learnt):
             self._pool.learn(handed.flow.tenant.name, message.host, message.why)
         elif isinstance(message, Ended):
@@ -127,6 +133,12 @@ class InspectorHandle:
                 sock.close()
 
         self._pool.lender.dial(handed.flow, wanted, dialled)
+
+    def _record(self, handed: Handed, wanted: RecordingWanted) -> None:
+        answer, descriptors = self._pool.lender.ssh.recording(handed.flow.tenant.name, wanted)
+        self.channel.send(answer, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def lost(self) -> None:
         """It is gone, and its sessions with it."""
@@ -170,7 +182,7 @@ class Inspectors:
     def level_of(self, flow: Flow) -> ReadLevel | None:
         """How high the flow is to be read; None: not at all."""
         level = flow.wanted_level or flow.tenant.settings.level
-        return level if level in ("tls", "http") else None
+        return level if level in ("tls", "http", "ssh") else None
 
     def hand_over(
         self, flow: Flow, level: ReadLevel, client: socket.socket, origin: socket.socket,

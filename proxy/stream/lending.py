@@ -10,14 +10,25 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
+import msgspec
+
 from proxy.ca.store import Authorities
 from proxy.errors import ProxyError
 from proxy.flow.flow import Flow
 from proxy.offramps import sockets
 from proxy.poller import ERROR, HANGUP, ONCE, OUT, Poller
-from proxy.session.messages import Configure, DialWanted, LeafAnswer, LeafWanted, TenantRules
+from proxy.session.messages import (
+    Configure,
+    DialWanted,
+    LeafAnswer,
+    LeafWanted,
+    SignatureAnswer,
+    SignatureWanted,
+    TenantRules,
+)
 from proxy.settings import Settings
 from proxy.settings.inspection import Inspection
+from proxy.stream.lending_ssh import SSHLender
 
 Dialled = Callable[[socket.socket | None, str], None]  # with why not
 
@@ -38,7 +49,8 @@ class Lender:
         """ProxyError for roots that cannot be read."""
         self.authorities = authorities
         self._poller, self._loop, self._connect_s = poller, loop, settings.timeouts.connect_s
-        rules = {name: _rules(name, inspection) for name, inspection in tenants.items()}
+        self.ssh = SSHLender(settings.state)
+        rules = {name: self._rules(name, inspection) for name, inspection in tenants.items()}
         timeouts = settings.timeouts
         self.configuration = Configure(rules, sniff_s=timeouts.sniff_s, handshake_s=timeouts.tls_s)
         self._lookups: set[asyncio.Task[None]] = set()
@@ -50,6 +62,13 @@ class Lender:
         except (ProxyError, ValueError) as error:
             return LeafAnswer(wanted.request, error=str(error))
         return LeafAnswer(wanted.request, leaf.chain, leaf.key)
+
+    def sign(self, tenant: str, wanted: SignatureWanted) -> SignatureAnswer:
+        """The SSH user certificate that is asked for, or why there is none."""
+        rules = self.configuration.tenants[tenant].ssh
+        if rules is None:
+            return SignatureAnswer(wanted.request, error="this tenant's SSH sessions are not read")
+        return self.ssh.sign(tenant, wanted, rules.certificate_s)
 
     def dial(self, flow: Flow, wanted: DialWanted, then: Dialled) -> None:
         """Connect to the flow's own origin, or to the one that is named, by a socket of the host's."""
@@ -80,6 +99,10 @@ class Lender:
                 self._connect(flow, ip_address(where[0]).packed, port, then)
                 return
         then(None, f"{host} has no address")
+
+    def _rules(self, tenant: str, inspection: Inspection) -> TenantRules:
+        rules, ssh = _rules(tenant, inspection), inspection.ssh
+        return rules if ssh is None else msgspec.structs.replace(rules, ssh=self.ssh.rules(tenant, ssh))
 
     def _connect(self, flow: Flow, address: bytes, port: int, then: Dialled) -> None:
         try:

@@ -82,11 +82,11 @@ class Bridge:
             raise
         finally:
             serving.cancel()
-            origin_sock.close()
-            client_sock.close()
             for conn in (self.client, self.origin):
                 if conn is not None:
                     conn.abort()
+            origin_sock.close()
+            client_sock.close()
         assert self._outcome is not None
         return self._outcome
 

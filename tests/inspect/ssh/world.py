@@ -163,21 +163,27 @@ class World:
         return [each for each in self.records if type(each).__name__ == "FileRecord"]
 
 
+def make_key(path: Path):
+    """A pair of keys there, unless there is one."""
+    if not path.exists():
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+
+
 @contextlib.contextmanager
-def sshd(place: Path, *lines):
-    """OpenSSH's server, which trusts the CA in `place`; gives its port."""
+def sshd(place: Path, *lines, address="127.0.0.1", start=subprocess.Popen):
+    """OpenSSH's server, which trusts the CA in `place`; gives its port. `start` starts a process where it belongs."""
     place.mkdir(exist_ok=True)
     key, port = place / "origin_key", free_port()
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    make_key(key)
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
     (place / "sshd_config").write_text("\n".join([
-        f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {key}", f"PidFile {place / 'sshd.pid'}", "UsePAM no",
+        f"Port {port}", f"ListenAddress {address}", f"HostKey {key}", f"PidFile {place / 'sshd.pid'}", "UsePAM no",
         "StrictModes no", f"TrustedUserCAKeys {place / 'ca.pub'}", "PermitRootLogin yes", "AcceptEnv LANG TEST_*",
         "PasswordAuthentication no", "MaxStartups 100", "MaxSessions 50", "Subsystem sftp internal-sftp", *lines, "",
     ]))  # fmt: skip
     with (place / "sshd.log").open("wb") as log:
-        process = subprocess.Popen([SSHD, "-D", "-e", "-f", place / "sshd_config"], stderr=log)
+        process = start([SSHD, "-D", "-e", "-f", place / "sshd_config"], stderr=log)
     try:
         wait_until(lambda: "listening" in (place / "sshd.log").read_text(), "sshd")
         yield port

@@ -1,0 +1,119 @@
+"""A session of an inspector that is SSH: the bridge gets its sockets, and asks by it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from proxy.errors import ProxyError
+from proxy.inspect.session import Session
+from proxy.inspect.stream import Side
+from proxy.session.facts import FlowFacts
+from proxy.session.messages import RecordingAnswer, RecordingWanted, Seen, SignatureAnswer, SignatureWanted
+from proxy.session.ssh import SSHRules
+from proxy.verdict import Ruling
+
+log = logging.getLogger(__name__)
+
+
+class SSHSession:
+    """An `SSHView`, and the stage of its session until it is over."""
+
+    def __init__(self, session: Session, rules: SSHRules) -> None:
+        self._session, self.rules = session, rules
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Take over both sockets."""
+        session = self._session
+        session.stage = self
+        session.arm(None)
+        session.home.send(Seen(session.number, "ssh", "ssh", None, session.decisions))
+        session.decisions = []
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def expired(self) -> None:
+        """It sets no timer: the bridge has its own."""
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def flow(self) -> FlowFacts:
+        return self._session.flow
+
+    def judge(self, facts: Mapping[str, Any]) -> Ruling | None:
+        return self._session.judge("ssh", facts)
+
+    def has(self, hook: str) -> bool:
+        return self._session.has(hook)
+
+    async def ask(self, hook: str, argument: Any) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answered(said: Any) -> None:
+            if not answer.done():
+                answer.set_result(said)
+
+        self._session.ask(hook, argument, answered)
+        return await answer
+
+    async def certificate(self, public_key: str, key_id: str, principals: list[str]) -> str:
+        number = self._session.number
+        said, _ = await self._asked(lambda request: SignatureWanted(request, number, public_key, key_id, principals))
+        assert isinstance(said, SignatureAnswer)
+        if said.certificate is None:
+            raise ProxyError(said.error or "there is no certificate")
+        return said.certificate
+
+    async def recording(self, channel_id: str) -> int:
+        number = self._session.number
+        said, descriptor = await self._asked(lambda request: RecordingWanted(request, number, channel_id))
+        assert isinstance(said, RecordingAnswer)
+        if descriptor is None:
+            raise ProxyError(said.error or "there is no place for the recording")
+        return descriptor
+
+    def record(self, child: msgspec.Struct) -> None:
+        if not self._session.is_over:
+            self._session.record(child)
+
+    async def _asked(self, wanted: Any) -> tuple[Any, int | None]:
+        answer: asyncio.Future[tuple[Any, int | None]] = asyncio.get_running_loop().create_future()
+
+        def answered(said: Any, descriptors: list[int]) -> None:
+            if not answer.done():
+                answer.set_result((said, descriptors.pop() if descriptors else None))
+
+        self._session.home.ask_proxy(wanted, answered)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and (left := answer.result()[1]) is not None:
+                os.close(left)
+            raise
+
+    async def _run(self) -> None:
+        from proxy.inspect.ssh.bridge import Bridge  # asyncssh takes 0.2 s: only who reads SSH pays for it
+
+        session = self._session
+        try:
+            sockets = session.socket_of(Side.CLIENT), session.socket_of(Side.ORIGIN)
+            outcome = await Bridge(self).run(*sockets)
+        except asyncio.CancelledError:
+            return  # the session is over already
+        except Exception as error:
+            log.exception("unexpected error in %r", session)
+            with contextlib.suppress(Exception):
+                self._task = None
+                session.crashed(error)
+            return
+        self._task = None
+        session.end(outcome.reason, outcome.by, "both" if outcome.reason.endswith("_reset") else "")

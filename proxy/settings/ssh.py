@@ -1,0 +1,64 @@
+"""What may be said about SSH sessions that end in the proxy: `inspection: {ssh: ...}` of a tenant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from proxy.settings.document import Document, Place
+from proxy.settings.parts import Part, Seconds
+
+
+class SSHInspection(Part, frozen=True):
+    """Who is let in, what is shown to origins, and what channels may be. Public keys are lines as in `*.pub`."""
+
+    # who is there: by what the tunnel says alone, by keys (of users as the tunnel names them), by certificates
+    trust: Literal["proof", "tunnel"] = "proof"
+    keys: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    user_cas: list[str] = msgspec.field(default_factory=list)
+    # what origins are shown: a certificate of the tenant's SSH CA for this session, or a private key from a file
+    onward: Literal["certificate", "key"] = "certificate"
+    onward_key: str | None = None
+    principals: Annotated[list[str], Meta(min_length=1, max_length=64)] = msgspec.field(
+        default_factory=lambda: ["{user}"]  # the user name that the client asks for
+    )
+    certificate_s: Seconds = 300
+    known_hosts: str | None = None  # a file; an origin that it does not know is refused
+    local_forwarding: bool = False
+    remote_forwarding: bool = False
+    file_transfer: Literal["read-write", "read-only", "none"] = "read-write"
+    record: bool = False  # what terminals show, as asciicast v2 in the state directory
+    record_input: bool = False  # and the lines that are typed and shown
+    recording_bytes: Annotated[int, Meta(ge=4_096)] = 64 << 20  # of one recording
+    needs_recording: bool = False  # a channel whose recording fails ends
+
+
+def absolute_ssh(ssh: SSHInspection, base: Path) -> SSHInspection:
+    """The same, with paths that are relative to `base` made absolute."""
+    return msgspec.structs.replace(
+        ssh,
+        onward_key=None if ssh.onward_key is None else str(base / ssh.onward_key),
+        known_hosts=None if ssh.known_hosts is None else str(base / ssh.known_hosts),
+    )
+
+
+def check_ssh(document: Document, ssh: SSHInspection, place: Place) -> None:
+    """DocumentError for the first mistake."""
+    if ssh.onward == "key" and ssh.onward_key is None:
+        raise document.error("'onward: key' needs the file 'onward_key'", (*place, "onward"))
+    for user, keys in ssh.keys.items():
+        for index, key in enumerate(keys):
+            _check_key(document, key, (*place, "keys", user, index))
+    for index, key in enumerate(ssh.user_cas):
+        _check_key(document, key, (*place, "user_cas", index))
+    if any(not each for each in ssh.principals):
+        raise document.error("a principal is empty", (*place, "principals"))
+
+
+def _check_key(document: Document, key: str, place: Place) -> None:
+    words = key.split()
+    if len(words) < 2 or not words[1].startswith("AAAA"):
+        raise document.error("expected a public key such as 'ssh-ed25519 AAAA...'", place)

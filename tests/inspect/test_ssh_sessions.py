@@ -1,0 +1,97 @@
+"""SSH that ends in an inspector: OpenSSH's client and server with a real proxy between them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from proxy.ca.ssh import SSHKeys
+from tests.inspect.ssh.world import SSHD, USER, make_key, sshd
+from tests.inspect.world import ReadingStage, echo, run
+from tests.netns import needs_root
+from tests.running import ORIGIN, staged, until
+
+pytestmark = [pytest.mark.netns, needs_root, pytest.mark.skipif(SSHD is None, reason="there is no sshd")]
+
+
+class SSHStage(ReadingStage):
+    def __init__(self, directory):
+        self.place = Path(directory)
+        self.keys = SSHKeys(self.place / "state")
+        make_key(self.place / "origin_key")
+        (self.place / "ca.pub").write_text(self.keys.user_ca("acme") + "\n")
+        (self.place / "origins").write_text("* " + (self.place / "origin_key.pub").read_text())
+        (self.place / "known_hosts").write_text(f"* {self.keys.host_public_key('acme')}\n")
+        super().__init__(directory, level="http",
+                         more=", ssh: {trust: tunnel, known_hosts: origins, record: true}")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stage():
+    with staged(SSHStage) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def port(stage):
+    start = functools.partial(stage.origin.run, subprocess.Popen)
+    with sshd(stage.place, address=ORIGIN[4], start=start) as port:
+        yield port
+
+
+@pytest.fixture
+def laptop(stage):
+    yield stage.laptop()
+    stage.after_test()
+
+
+def ssh(stage, laptop, port, *words, options=(), **more):
+    known = ["-o", f"UserKnownHostsFile={stage.place / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes"]
+    bare = ["-F", "none", "-o", "BatchMode=yes", "-o", "IdentityAgent=none", "-o", "GlobalKnownHostsFile=/dev/null"]
+    return run(laptop, "ssh", *bare, *known, "-p", str(port), *options, f"{USER}@{ORIGIN[4]}", *words, **more)
+
+
+def test_one_trusted_line_serves_and_the_origin_is_shown_a_certificate(stage, laptop, port):
+    done = ssh(stage, laptop, port, "echo out; echo err >&2; exit 7")
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
+    record = stage.record(port)
+    assert (record.level, record.detected_protocol, record.close_reason) == ("ssh", "ssh", "client_closed")
+    log = (stage.place / "sshd.log").read_text()
+    assert f"Accepted publickey for {USER}" in log
+    assert "ED25519-CERT" in log
+
+
+def test_a_terminal_is_recorded_in_the_state_directory(stage, laptop, port):
+    done = ssh(stage, laptop, port, "tty; exit 3", options=["-tt"])
+    assert done.returncode == 3
+    record = stage.record(port, 2)
+    [file] = until(lambda: list((stage.place / "state/recordings/acme").glob(f"{record.flow_id}.*.cast")))
+    header, *events = map(json.loads, file.read_text().splitlines())
+    assert header["version"] == 2
+    assert "/dev/pts/" in "".join(data for _, code, data in events if code == "o")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_inspector_that_is_killed_ends_the_session_with_its_name(stage, laptop, port):
+    arguments = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={stage.place / 'known_hosts'}", "-o", "BatchMode=yes",
+                 "-p", str(port), f"{USER}@{ORIGIN[4]}", "echo here; sleep 60"]  # fmt: skip
+    with laptop.run(subprocess.Popen, arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
+        assert client.stdout.readline() == b"here\n"
+        [pid] = stage.inspector_pids()
+        os.kill(pid, signal.SIGKILL)
+        assert client.wait(20) == 255
+    assert stage.record(port, 3).close_reason == "inspector_died"
+
+
+def test_what_is_no_ssh_is_read_or_passed_as_before(stage, laptop, port):
+    other = stage.serve(echo)
+    with laptop.tcp(ORIGIN[4], other, 10) as sock:
+        sock.sendall(b"\x00hello")
+        assert sock.recv(100) == b"\x00hello"
+    assert stage.record(other).level == "stream"
