@@ -58,9 +58,10 @@ def ssh(stage, laptop, port, *words, options=(), **more):
 
 
 def test_one_trusted_line_serves_and_the_origin_is_shown_a_certificate(stage, laptop, port):
+    before = len(stage.ended(dst_port=port))
     done = ssh(stage, laptop, port, "echo out; echo err >&2; exit 7")
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
-    record = stage.record(port)
+    record = stage.record(port, before + 1)
     assert (record.level, record.detected_protocol, record.close_reason) == ("ssh", "ssh", "client_closed")
     log = (stage.place / "sshd.log").read_text()
     assert f"Accepted publickey for {USER}" in log
@@ -68,9 +69,10 @@ def test_one_trusted_line_serves_and_the_origin_is_shown_a_certificate(stage, la
 
 
 def test_a_terminal_is_recorded_in_the_state_directory(stage, laptop, port):
+    before = len(stage.ended(dst_port=port))
     done = ssh(stage, laptop, port, "tty; exit 3", options=["-tt"])
     assert done.returncode == 3
-    record = stage.record(port, 2)
+    record = stage.record(port, before + 1)
     [file] = until(lambda: list((stage.place / "state/recordings/acme").glob(f"{record.flow_id}.*.cast")))
     header, *events = map(json.loads, file.read_text().splitlines())
     assert header["version"] == 2
@@ -79,6 +81,7 @@ def test_a_terminal_is_recorded_in_the_state_directory(stage, laptop, port):
 
 
 def test_an_inspector_that_is_killed_ends_the_session_with_its_name(stage, laptop, port):
+    before = len(stage.ended(dst_port=port))
     arguments = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={stage.place / 'known_hosts'}", "-o", "BatchMode=yes",
                  "-p", str(port), f"{USER}@{ORIGIN[4]}", "echo here; sleep 60"]  # fmt: skip
     with laptop.run(subprocess.Popen, arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
@@ -86,7 +89,7 @@ def test_an_inspector_that_is_killed_ends_the_session_with_its_name(stage, lapto
         [pid] = stage.inspector_pids()
         os.kill(pid, signal.SIGKILL)
         assert client.wait(20) == 255
-    assert stage.record(port, 3).close_reason == "inspector_died"
+    assert stage.record(port, before + 1).close_reason == "inspector_died"
 
 
 def test_what_is_no_ssh_is_read_or_passed_as_before(stage, laptop, port):
