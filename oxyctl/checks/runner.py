@@ -1,4 +1,4 @@
-"""Which check when: those that disturb nobody at once, the others in their turn; results in the order of the file."""
+"""Order of checks: harmless ones in parallel, disruptive ones one by one; results in the order of the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the error of a lab that did not come up to what would mend it."""
+"""Turns the error of a lab that failed to start into a suggested fix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SYMPTOMS = (
 
 
 def diagnose(error: object) -> str | None:
-    """What this machine lacks, and the command that mends it, when that is why `error` came about; else None.
+    """What this machine lacks, and the command that fixes it, when that is why `error` came about; else None.
 
     `error`: an exception or its text. Tries again what seems to be missing, in children that leave nothing.
     """

@@ -26,7 +26,7 @@ class NoNamespaces(OSError):
 
 
 class Answer(NamedTuple):
-    """What a trial says: how it went, and how to mend it where that depends on what it found."""
+    """What a trial says: how it went, and how to fix it where that depends on what it found."""
 
     state: State
     detail: str = ""

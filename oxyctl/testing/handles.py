@@ -77,7 +77,7 @@ class LabHandle:
     ) -> list[FlowRecord]:
         """The flows that `where` selects (the filters of `oxyctl flows`), newest first.
 
-        `until`: ask again until there are so many, or until it says yes of them; AssertionError after `timeout` s.
+        `until`: ask again until there are this many, or it returns true for them; AssertionError after `timeout` s.
         """
         pairs = [("tenant", tenant)]
         for name, value in where.items():

@@ -70,7 +70,7 @@ class StaticRoute(Part, frozen=True):
 class Node(Part, frozen=True, tag_field="kind"):
     """One namespace of a lab and what runs there."""
 
-    count: Annotated[int, Meta(ge=1, le=1000)] | None = None  # `expand` makes so many nodes of it
+    count: Annotated[int, Meta(ge=1, le=1000)] | None = None  # `expand` makes this many nodes of it
     routes: list[StaticRoute] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # by absolute path
     env: dict[str, str] = field(default_factory=dict)

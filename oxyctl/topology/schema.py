@@ -52,7 +52,7 @@ SENTENCES: dict[str, dict[str, str]] = {
         "env": "Variables added to the environment of its programs.",
         "files": "Files that only this node sees, by absolute path, with what is in them.",
         "routes": "Routes beyond those to its own networks: a destination, and the way to it.",
-        "count": "So many of them: NAME-1, NAME-2, ... `{i}` in a text is the number.",
+        "count": "Number of them: NAME-1, NAME-2, ... `{i}` in a text is the number.",
         "restart": "When its program has ended by itself, it is started again: always, on-failure (any other exit code "
         "than 0, or a signal), never.",
         "resolver": "Whether names of the lab are answered at port 53 of its loopback.",
@@ -152,7 +152,7 @@ SENTENCES: dict[str, dict[str, str]] = {
     "Records": {
         "path": "The database, relative to the proxy's directory.",
         "max_age_s": "Older records go.",
-        "max_rows": "Beyond so many the oldest go.",
+        "max_rows": "Maximum number of rows; beyond it the oldest are deleted.",
         "update_every_s": "How often a live flow is reported.",
     },
     "Bridge": {"backlog": "Connections that wait to be accepted."},
@@ -259,8 +259,8 @@ SENTENCES: dict[str, dict[str, str]] = {
     "FlowsCheck": {
         "where": "Filters of `oxyctl flows`.",
         "fields": "What the records must say: a value, several of which one must be met, or '>= 100', '~ ^10[.]'.",
-        "at_least": "So many flows, or more.",
-        "at_most": "So many flows, or fewer.",
+        "at_least": "Minimum number of flows.",
+        "at_most": "Maximum number of flows.",
         "since": "The oldest that count; those of this run by default.",
     },
     "MetricCheck": {

@@ -32,7 +32,7 @@ class Traffic(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     rate: Positive | None = None  # exchanges per second, all together
     count: Count | None = None
     duration_s: Positive | None = None  # whichever of the two comes first; neither: DEFAULT_COUNT
-    concurrency: Count | None = None  # at most so many at once; None: 1, or with a rate MAX_IN_FLIGHT
+    concurrency: Count | None = None  # maximum number at once; None: 1, or with a rate MAX_IN_FLIGHT
     timeout_s: Positive = 5.0  # for each exchange, from when it is sent
     detail: bool = False  # the report says what the last answer was
 

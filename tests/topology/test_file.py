@@ -129,3 +129,10 @@ def test_what_is_no_lab_at_all(tmp_path):
             load(path)
     with pytest.raises(DocumentError, match="key 'nodes' is required"):
         loads("name: empty")
+
+
+def test_a_file_of_an_older_version_is_one_message_with_its_place(quick):
+    """Keys that are gone are unknown keys: the first is named, with its line, and what may be meant."""
+    with pytest.raises(DocumentError, match=r"^lab\.yaml:1:1: unknown key 'version'") as caught:
+        loads("version: 1" + quick)
+    assert "\n" not in str(caught.value)

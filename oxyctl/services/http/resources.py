@@ -72,7 +72,7 @@ async def status(_request: Request, _node: str, rest: str) -> Response:
 
 
 async def delay(_request: Request, _node: str, rest: str) -> Response:
-    """An answer after so many seconds."""
+    """An answer after this many seconds."""
     seconds = _seconds(rest)
     await asyncio.sleep(seconds)
     return text(f"after {seconds:g} s\n")

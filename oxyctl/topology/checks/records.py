@@ -37,7 +37,7 @@ class OfProxy(Check, kw_only=True, frozen=True):
 
 
 class FlowsCheck(OfProxy, kw_only=True, frozen=True, tag="flows"):
-    """Flows of `tenant` that `where` selects and whose `fields` are as given: so many of them, since the run began.
+    """Flows of `tenant` that `where` selects and whose `fields` are as given: this many of them since the run began.
 
     `where` takes the filters of `oxyctl flows`, `fields` its fields: a value, a list of which one must be met, or a
     comparison such as ">= 100", "!= client", "~ ^10[.]50[.]".
