@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from oxyctl.topology.file import LabFile
+from oxyctl.topology.schema_inspection import INSPECTION
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 COMMENT = "made by `oxyctl lab schema`"
@@ -21,7 +22,7 @@ Json = dict[str, Any]
 LINKS = {
     "rate": "Bits a second in each direction: 10mbit, 500kbit, unlimited.",
     "delay": "How long each direction takes: 20ms, 1.5s.",
-    "jitter": "The delay varies by so much, evenly: 5ms.",
+    "jitter": "How much the delay varies, evenly: 5ms.",
     "loss": "The share that is lost in each direction: 1%, 0.01.",
     "down": "Cut: nothing passes.",
 }
@@ -320,7 +321,9 @@ def lab_schema() -> Json:
     _name_services(definitions)
     _allow_defaults(definitions)
     reference = {"$ref": schema["$ref"], "$defs": definitions}
-    return {"$schema": DIALECT, "title": "oxyctl lab file", "$comment": COMMENT, **reference}
+    schema = {"$schema": DIALECT, "title": "oxyctl lab file", "$comment": COMMENT, **reference}
+    plain: Json = msgspec.json.decode(msgspec.json.encode(schema))  # a default that is a tuple is a list to a reader
+    return plain
 
 
 def render(schema: Json) -> bytes:
@@ -337,7 +340,8 @@ def properties(schema: Json) -> Iterator[tuple[str, str, Json]]:
 
 def _describe(model: str, key: str, value: Json) -> None:
     """What stands in the model itself comes first."""
-    sentence = SENTENCES.get(model, {}).get(key) or SENTENCES["*"].get(key)
+    own = SENTENCES.get(model, {}) | INSPECTION.get(model, {})
+    sentence = own.get(key) or SENTENCES["*"].get(key)
     if sentence is not None:
         value.setdefault("description", sentence)
     if (examples := EXAMPLES.get(model, {}).get(key)) is not None:
