@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 EVERY_BIT = 0xFFFF_FFFF
 DECIDING = 0x1_0000  # added to the number of an on-ramp's table
 SITES_TABLE = DECIDING | 0x8000  # and of a network, for the table of the routes to its sites
+LOOKS = 3  # a list that the kernel gives while devices go, and their routes with them, may lack some
 DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -52,7 +53,10 @@ class WayRouting:
     def remove(self) -> None:
         """All that is ours, by marks and tables, also what an earlier proxy has left."""
         routing.delete_rules(self._own_rules())
-        routing.delete_routes(list(self._own_routes()))
+        for _ in range(LOOKS):
+            if not (left := list(self._own_routes())):
+                break
+            routing.delete_routes(left)
 
     def _own_rules(self) -> list[Rule]:
         mark, tables = self._own.mark, self._tables

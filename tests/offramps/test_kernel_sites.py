@@ -102,7 +102,7 @@ def made(request):
     sites = Sites(request.param)
     yield sites
     assert sites.proxy.stop() == 0
-    assert state_of(sites.edge) == sites.before
+    until(lambda: state_of(sites.edge) == sites.before)
     sites.close()
     assert open_descriptors() == before
 
