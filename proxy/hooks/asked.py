@@ -7,9 +7,25 @@ from typing import Any
 import msgspec
 
 from proxy.flow.context import FlowContext
-from proxy.hooks.messages import HttpRequest, HttpResponse, TlsClientHello, WebSocketMessage
+from proxy.hooks.messages import (
+    HttpRequest,
+    HttpResponse,
+    SshAuth,
+    SshChannel,
+    SshExec,
+    TlsClientHello,
+    WebSocketMessage,
+)
 
-INSPECTED = ("tls_client_hello", "http_request", "http_response", "websocket_message")
+INSPECTED = (
+    "tls_client_hello",
+    "http_request",
+    "http_response",
+    "websocket_message",
+    "ssh_auth",
+    "ssh_channel",
+    "ssh_exec",
+)
 
 
 def argument(hook: str, told: dict[str, Any], flow: FlowContext[Any]) -> Any:
@@ -18,6 +34,12 @@ def argument(hook: str, told: dict[str, Any], flow: FlowContext[Any]) -> Any:
         return _made(TlsClientHello, told, flow=flow)
     if hook == "http_request":
         return _made(HttpRequest, told, flow=flow)
+    if hook == "ssh_auth":
+        return _made(SshAuth, told, flow=flow)
+    if hook == "ssh_channel":
+        return _made(SshChannel, told, flow=flow)
+    if hook == "ssh_exec":
+        return _made(SshExec, told, channel=_made(SshChannel, told.pop("channel"), flow=flow))
     request = _made(HttpRequest, told.pop("request"), flow=flow)
     return _made(HttpResponse if hook == "http_response" else WebSocketMessage, told, request=request)
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.messages import Headers, RequestHead
 from proxy.inspect.http.websocket import WebSocketMessage
+from proxy.inspect.ssh.question import ChannelRequest, ExecRequest, Login
 from proxy.wire.client_hello import Hello
 
 
@@ -34,6 +37,9 @@ def plain(argument: Any) -> dict[str, Any]:
             "status": argument.response.status,
             "headers": _headers(argument.response.headers),
         }
+    if isinstance(argument, Login | ChannelRequest | ExecRequest):
+        told: dict[str, Any] = msgspec.to_builtins(argument)
+        return told
     raise TypeError(f"no hook is shown a {type(argument).__name__}")
 
 

@@ -16,7 +16,6 @@ class SSHRules(msgspec.Struct, frozen=True, omit_defaults=True):
     host_key: str  # private: what clients see for every origin
     keys: dict[str, list[str]] = {}  # of each user: the public keys that prove it
     user_cas: list[str] = []  # public keys that sign users' certificates
-    password: bool = False  # the hook `ssh_auth` is asked about passwords and keyboard-interactive answers
     trust_tunnel: bool = False  # whoever the tunnel says it is needs no further proof
     onward: Onward = "certificate"
     onward_key: str | None = None  # private

@@ -17,9 +17,11 @@ from proxy.inspect.ssh.algorithms import available
 from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Back, Front, Through
 from proxy.inspect.ssh.client import PACKET, WINDOW, Server
 from proxy.inspect.ssh.origin import printable
+from proxy.inspect.ssh.question import Login
 from proxy.inspect.ssh.ruling import Denied, Ruled, rule
 from proxy.inspect.ssh.taps import tap_for
 from proxy.inspect.ssh.view import SSHView
+from proxy.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +76,9 @@ class Bridge:
         )
         try:
             await self._until(serving)
-            if self._outcome is None:
+            if self._outcome is None and await self._may_log_in():
                 await self._reach_origin(origin_sock)
-                await self._over.wait()
+            await self._over.wait()
         except asyncio.CancelledError:
             self._end("admin_killed", "proxy")
             raise
@@ -215,6 +217,21 @@ class Bridge:
             if not isinstance(error, asyncssh.Error | OSError):
                 raise error
             self.client_lost(error)
+
+    async def _may_log_in(self) -> bool:
+        """Whether the application does not object."""
+        if not self.view.has("ssh_auth"):
+            return True
+        method = {"tunnel": "none", "certificate": "publickey"}.get(self.method, self.method)
+        answer = await self.view.ask("ssh_auth", Login(self.user, method))
+        reason = answer.reason or "denied" if isinstance(answer, Verdict) and answer.is_denial else answer
+        if not isinstance(reason, str):
+            return True
+        self._end("denied", "proxy", reason)
+        if self.client is not None:
+            self.client.disconnect(DISCONNECT, f"denied: {reason}")
+        self._origin.cancel()
+        return False
 
     async def _reach_origin(self, sock: socket.socket) -> None:
         reaching = asyncio.ensure_future(origin.connect(sock, self.view, self.user, self.identity))

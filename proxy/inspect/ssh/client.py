@@ -11,7 +11,6 @@ import asyncssh
 
 from proxy.inspect.ssh.bridging import Bridging
 from proxy.inspect.ssh.channels import ServerChannel
-from proxy.inspect.ssh.question import Auth
 
 WINDOW = 2 << 20
 PACKET = 32 << 10
@@ -83,29 +82,10 @@ class Server(asyncssh.SSHServer):
         return True
 
     def password_auth_supported(self) -> bool:
-        rules = self._bridge.view.rules
-        return rules.password and self._bridge.view.has("ssh_auth")
+        return False
 
     def kbdint_auth_supported(self) -> bool:
-        return self.password_auth_supported()
-
-    async def validate_password(self, username: str, password: str) -> bool:
-        return await self._asked(username, "password", [password])
-
-    def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:
-        return "", "", lang, [("Password: ", False)]
-
-    async def validate_kbdint_response(self, username: str, responses: Any) -> bool:
-        return await self._asked(username, "keyboard-interactive", list(responses))
-
-    async def _asked(self, username: str, method: str, answers: list[str]) -> bool:
-        flow = self._bridge.view.flow
-        identity = await self._bridge.view.ask("ssh_auth", Auth(flow=flow, username=username, method=method,
-                                                                answers=answers))  # fmt: skip
-        if not isinstance(identity, str) or not self._is_tunnels(identity):
-            return False
-        self._bridge.proved(identity, method)
-        return True
+        return False
 
     def _is_tunnels(self, identity: str) -> bool:
         """Whether the tunnel does not say that somebody else is there; by the full name or what is before its `@`."""

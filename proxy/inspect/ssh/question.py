@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import msgspec
 
-from proxy.session.facts import FlowFacts
 
+class Login(msgspec.Struct, frozen=True):
+    """Somebody has proved who it is (`ssh_auth`): may it be? The fields of `proxy.hooks.SshAuth` but for the flow."""
 
-class Auth(msgspec.Struct, frozen=True):
-    """Somebody wants to log in. The answer is who it is, or None: not let in."""
-
-    flow: FlowFacts
     username: str
-    method: str  # password, keyboard-interactive
-    answers: list[str]
-
-    def __repr__(self) -> str:  # what is secret stays out of logs
-        return f"Auth(username={self.username!r}, method={self.method!r})"
+    method: str
 
 
 class ChannelRequest(msgspec.Struct, frozen=True):
-    """A channel is wanted (`ssh_channel`), or a command in one (`ssh_exec`).
+    """A channel is wanted (`ssh_channel`): the fields of `proxy.hooks.SshChannel` but for the flow."""
 
-    The answer: None allows; a text denies with that reason; a verdict is obeyed.
-    """
-
-    flow: FlowFacts
     username: str
-    identity: str
-    kind: str
-    command: str | None = None
-    subsystem: str | None = None
-    host: str | None = None
-    port: int | None = None
+    kind: str  # session, direct-tcpip, ...
+    target: tuple[str, int] | None = None
+
+
+class ExecRequest(msgspec.Struct, frozen=True):
+    """A program is wanted in it (`ssh_exec`): the fields of `proxy.hooks.SshExec`."""
+
+    channel: ChannelRequest
+    kind: str  # exec, subsystem, shell
+    command: str = ""

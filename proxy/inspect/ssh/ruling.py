@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from proxy.flow.ssh import ChannelRecord, FileRecord
 from proxy.inspect.ssh.channels import Back, Tap, Tied
 from proxy.inspect.ssh.origin import principals_of
-from proxy.inspect.ssh.question import ChannelRequest
+from proxy.inspect.ssh.question import ChannelRequest, ExecRequest
 from proxy.inspect.ssh.scp import is_scp
 from proxy.verdict import Decision, Verdict
 
@@ -131,9 +131,12 @@ async def rule(ruled: Ruled) -> None:
     try:
         _by_settings(ruled)
         _by_policy(ruled)
-        await _by_hook(ruled, "ssh_channel")
-        if ruled.command is not None:
-            await _by_hook(ruled, "ssh_exec")
+        is_session = ruled.kind in ("exec", "subsystem", "shell")
+        target = None if ruled.host is None else (ruled.host, ruled.port or 0)
+        channel = ChannelRequest(ruled.owner.user, "session" if is_session else ruled.kind, target)
+        await _by_hook(ruled, "ssh_channel", channel)
+        if is_session:
+            await _by_hook(ruled, "ssh_exec", ExecRequest(channel, ruled.kind, ruled.command or ruled.subsystem or ""))
     except Denied as denied:
         ruled.is_denied = True
         ruled.error = str(denied)
@@ -164,15 +167,11 @@ def _by_policy(ruled: Ruled) -> None:
             raise Denied(ruling.verdict.reason or "policy")
 
 
-async def _by_hook(ruled: Ruled, hook: str) -> None:
+async def _by_hook(ruled: Ruled, hook: str, question: ChannelRequest | ExecRequest) -> None:
     owner = ruled.owner
     if not owner.view.has(hook):
         return
-    answer = await owner.view.ask(
-        hook,
-        ChannelRequest(flow=owner.view.flow, username=owner.user, identity=owner.identity, kind=ruled.kind,
-                       command=ruled.command, subsystem=ruled.subsystem, host=ruled.host, port=ruled.port),
-    )  # fmt: skip
+    answer = await owner.view.ask(hook, question)
     verdict = Verdict(action="deny", reason=answer) if isinstance(answer, str) else answer
     if isinstance(verdict, Verdict):
         ruled.decisions.append(Decision(hook, "hook", verdict.action, reason=verdict.reason))

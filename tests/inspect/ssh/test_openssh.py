@@ -11,7 +11,7 @@ import pytest
 
 from proxy.ca.ssh import SSHKeys
 from proxy.verdict import Decision, Ruling, deny
-from tests.inspect.ssh.world import SSHD, USER, World, known_line, sshd
+from tests.inspect.ssh.world import SSHD, USER, World, known_line, sshd, wait_until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
 
@@ -145,6 +145,15 @@ def test_hooks_are_asked_about_channels_and_commands(world):
     world.hooks = {"ssh_channel": lambda request: None, "ssh_exec": lambda request: f"not {request.command}"}
     assert "denied: not id" in world.ssh("id").stderr
     assert [hook for hook, _ in world.asked] == ["ssh_channel", "ssh_exec"]
+
+
+def test_a_hook_that_objects_to_a_login_ends_it_with_its_words(world):
+    world.hooks = {"ssh_auth": lambda login: deny(f"{login.username} is on holiday")}
+    done = world.ssh("true")
+    assert done.returncode == 255
+    assert f"denied: {USER} is on holiday" in done.stderr
+    wait_until(lambda: world.outcomes)
+    assert world.outcomes[0].reason == "denied"
 
 
 def test_an_origin_with_another_host_key_is_refused_and_the_user_reads_why(world, place):
