@@ -15,7 +15,6 @@ INSPECTION: dict[str, dict[str, str]] = {
         "learn_pinned": "Pass for a while what the client refused when it was inspected.",
         "pinned_s": "For how long, in seconds.",
         "ssh": "How SSH is read; without it, SSH is passed unread.",
-        "quic": "What happens to UDP to port 443 where TCP to that port would be read.",
     },
     "ImportedAuthority": {
         "file": "PEM with its chain, or PKCS#12.",

@@ -43,7 +43,6 @@ class Inspection(Part, frozen=True):
     learn_pinned: bool = False  # pass, for a while, what the client had refused as inspected
     pinned_s: Seconds = 86_400
     ssh: SSHInspection | None = None  # None: SSH is passed unread
-    quic: Literal["refuse", "pass"] = "refuse"  # UDP to port 443, where TCP to there would be read
 
 
 def absolute(inspection: Inspection, base: Path) -> Inspection:
