@@ -190,10 +190,10 @@ def test_rules_of_others_that_are_in_nobodys_way(rule):
 @pytest.mark.parametrize(
     ("rule", "fix"),
     [
-        (Rule(4, 50, 100), "kernel: {priority: 46} in proxy.yaml"),
-        (Rule(6, 60, 100, is_narrow=True), "kernel: {priority: 56} in proxy.yaml"),
-        (Rule(4, 50, 100, 0xCA6C, 0xFFFF_FFFF, is_opposite=True), "kernel: {priority: 46} in proxy.yaml"),
-        (Rule(4, 63, 100, interface="gre1"), "kernel: {priority: 59} in proxy.yaml"),
+        (Rule(4, 50, 100), "kernel: {priority: 45} in proxy.yaml"),
+        (Rule(6, 60, 100, is_narrow=True), "kernel: {priority: 55} in proxy.yaml"),
+        (Rule(4, 50, 100, 0xCA6C, 0xFFFF_FFFF, is_opposite=True), "kernel: {priority: 45} in proxy.yaml"),
+        (Rule(4, 63, 100, interface="gre1"), "kernel: {priority: 58} in proxy.yaml"),
         (Rule(4, 2, 100), "give that rule a priority behind them"),
     ],
 )
@@ -222,7 +222,7 @@ def test_a_table_that_is_nearly_full(usage, is_full):
 def test_a_rule_with_conditions_of_its_own_is_only_told():
     (note,) = judge(Facts(**BASE, rules=[LOCAL, Rule(4, 1, 0, is_narrow=True), MAIN]))
     assert (note.kind, note.is_note) == ("routing rules", True)
-    assert str(note).startswith("the routing rule '1: from ... ...' stands before those of the off-ramp, 60 to 63")
+    assert str(note).startswith("the routing rule '1: from ... ...' stands before those of the off-ramp, 60 to 64")
 
 
 def test_forwarding_is_the_proxys_own_business():
@@ -277,9 +277,9 @@ def test_what_is_found_goes_away_by_the_command_that_mends_it(host):
     obstacles = host.run(meet)
     assert [kind for kind, _ in obstacles] == ["firewall", "routing rules", "routing rules"]
     host.run(subprocess.run, obstacles[0][1], shell=True, check=True)
-    own = KernelOffRamp(priority=36, mark=0x7000_0000)
+    own = KernelOffRamp(priority=35, mark=0x7000_0000)
     assert [each.kind for each in host.run(lambda: judge(gather(own)))] == ["firewall"]  # for the mark that it was
-    own = KernelOffRamp(priority=36)
+    own = KernelOffRamp(priority=35)
     assert [each.kind for each in host.run(lambda: judge(gather(own)))] == ["routing rules"]
 
 

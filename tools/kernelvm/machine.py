@@ -28,6 +28,7 @@ PASSED_ON = ("PATH", "HOME", "LANG", "CI")
 PASSED_ON_PREFIXES = ("PYTHON", "PYTEST", "VIRTUAL_ENV", "OXYCTL_")
 CONSOLE = "console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 i8042.nopnp i8042.noaux"
 FASTER = "mitigations=off nokaslr cryptomgr.notests random.trust_cpu=on audit=0 apparmor=0 nowatchdog tsc=reliable"
+UNHURRIED = "no_timer_check"  # an emulated timer of a busy machine may miss the check at boot, which is a panic
 FASTER_STILL = "rcupdate.rcu_expedited=1 init_on_alloc=0 net.ifnames=0"
 
 LOADED = ("tun", "fou", "fou6")  # what the kernel does not load by itself when it is asked for
@@ -111,7 +112,7 @@ class Machine:
             *("-fsdev", f"local,id={ROOT_TAG},path=/,security_model=none,multidevs=remap,readonly=on"),
             *("-device", f"virtio-9p-pci,fsdev={ROOT_TAG},mount_tag={ROOT_TAG}"),
             *("-kernel", str(self.kernel / "vmlinux"), "-initrd", str(archive)),
-            *("-append", " ".join((CONSOLE, FASTER, FASTER_STILL))),
+            *("-append", " ".join((CONSOLE, FASTER, FASTER_STILL, UNHURRIED))),
         ]
 
 
