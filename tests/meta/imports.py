@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +57,9 @@ def imports_of(
     return found
 
 
-def imports_in(*packages: str, with_types: bool = False) -> list[Import]:
-    return [
+@cache
+def imports_in(*packages: str, with_types: bool = False) -> tuple[Import, ...]:
+    return tuple(
         found
         for path in sources(*packages)
         for found in imports_of(
@@ -67,7 +69,7 @@ def imports_in(*packages: str, with_types: bool = False) -> list[Import]:
             is_package=path.name == "__init__.py",
             with_types=with_types,
         )
-    ]
+    )
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:
