@@ -40,6 +40,7 @@ from proxy.policy.judge import PolicyJudge
 from proxy.policy.source import FileSource
 from proxy.poller import IN, Poller
 from proxy.settings import DocumentError, GueOnRamp, InterfaceOnRamp, Settings, TunOnRamp, suggest
+from proxy.settings.inspection import Inspection
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.descriptors import Descriptors
 from proxy.stream.echo import EchoFlow
@@ -172,8 +173,8 @@ class Proxy:
         wishes = {name: tenant.inspection for name, tenant in settings.tenants.items()}
         authorities = Authorities(settings.state, wishes)
         for name, tenant in settings.tenants.items():
-            if tenant.level in ("tls", "http"):
-                authorities.of(name)  # what is wrong with it is said at start
+            if tenant.level in ("tls", "http") or tenant.inspection != Inspection():
+                authorities.of(name)  # what is wrong with it is said at start, and clients can trust it beforehand
         lender = Lender(self._poller, loop, authorities, wishes, settings)
         self._inspectors = Inspectors(settings.inspectors, self._poller, loop, lender)
         self._inspectors.serve(self._lifecycle)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MAX_LEAVES = 4_096  # of all tenants: 1.5 KB each
 RENEW_S = 86_400.0  # before its end a leaf is minted anew
 OWN, PREVIOUS = "authority.pem", "previous.pem"  # key and chain in one file: they change together
+PUBLIC = "certificate.pem"  # the chain alone, also of an imported one: what clients are to trust
 
 
 class Authorities:
@@ -52,7 +53,8 @@ class Authorities:
     def of(self, tenant: str) -> Authority:
         """The tenant's own; ProxyError says why it cannot be had."""
         if tenant not in self._known:
-            self._known[tenant] = self._open(tenant)
+            authority = self._known[tenant] = self._open(tenant)
+            self._publish(tenant, authority)
         return self._known[tenant]
 
     def rotate(self, tenant: str) -> Authority:
@@ -65,6 +67,7 @@ class Authorities:
         new = Authority.create(name_of(tenant), self._tenants[tenant].permitted)
         write(place / PREVIOUS, old.chain_pem, 0o644)
         self._write(place, new)
+        self._publish(tenant, new)
         self._known[tenant] = new
         for key in [key for key in self._leaves if key[0] == tenant]:
             del self._leaves[key]
@@ -95,6 +98,16 @@ class Authorities:
             raise ProxyError(f"the CA of tenant '{tenant}' cannot be read: {error}") from error
         except ProxyError as error:
             raise ProxyError(f"{place}: {error}") from error
+
+    def _publish(self, tenant: str, authority: Authority) -> None:
+        """Keep its certificate where whoever installs it in clients may read it."""
+        path = self._directory / tenant / PUBLIC
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.exists() or path.read_bytes() != authority.chain_pem:
+                write(path, authority.chain_pem, 0o644)
+        except OSError as error:
+            raise ProxyError(f"the certificate of the CA of tenant '{tenant}' cannot be kept: {error}") from error
 
     def _stranger(self) -> Authority:
         if self._untrusted is None:

@@ -57,6 +57,16 @@ def test_one_that_is_imported_signs_and_is_not_rotated(tmp_path):
     assert authorities.of("acme").fingerprint == own.fingerprint
     with pytest.raises(ProxyError, match="imported"):
         authorities.rotate("acme")
+    assert (tmp_path / "state" / "ca" / "acme" / "certificate.pem").read_bytes() == own.chain_pem
+
+
+def test_its_certificate_lies_beside_it_for_clients_and_follows_a_rotation(tmp_path):
+    authorities = Authorities(tmp_path, {"acme": Inspection()})
+    first = authorities.of("acme")
+    path = tmp_path / "ca" / "acme" / "certificate.pem"
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (first.chain_pem, 0o644)
+    after = authorities.rotate("acme")
+    assert path.read_bytes() == after.chain_pem != first.chain_pem
 
 
 def test_a_name_that_it_may_not_sign_for(tmp_path):
