@@ -35,8 +35,11 @@ INSPECTION: dict[str, dict[str, str]] = {
         "file_transfer": "Whether files may be copied by SFTP and scp.",
         "record": "Whether terminals are recorded, as asciicast.",
         "record_input": "Whether the lines that users type are recorded as well.",
+        "recording_version": "Version of asciicast.",
+        "recording_keys": "Public keys of age that recordings are encrypted to.",
         "recording_bytes": "Maximum size of one recording.",
         "needs_recording": "Whether a channel ends when its recording fails.",
+        "hash_files": "Whether records of files that are copied hold their SHA-256.",
     },
     "Timeouts": {
         "sniff_s": "Until a client has shown what it speaks; after that it is relayed unread.",

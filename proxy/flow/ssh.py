@@ -63,6 +63,8 @@ class FileRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     operation: Literal["read", "write", "remove", "rename", "mkdir", "rmdir", "setstat", "symlink", "link", "open"]
     path: str  # as it was sent; bytes that are not UTF-8 as \\xNN
     target: str | None = None
+    sent_as: str | None = None  # the name that scp's sender gave, where `path` may be a directory that it went to
     bytes: int = 0
+    sha256: str | None = None  # of all that was read or written, where it came in order
     refused: bool = False
     error: str | None = None

@@ -166,11 +166,11 @@ class SignatureWanted(msgspec.Struct, tag="signature-wanted", frozen=True):
 
 
 class RecordingWanted(msgspec.Struct, tag="recording-wanted", frozen=True):
-    """A place to write the recording of a channel to."""
+    """A place to write the recording of a channel to: a file of this name."""
 
     request: int
     session: int
-    channel: str
+    name: str
 
 
 class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):

@@ -27,8 +27,11 @@ class SSHRules(msgspec.Struct, frozen=True, omit_defaults=True):
     file_transfer: FileTransfer = "read-write"
     record: bool = False  # what terminals show
     record_input: bool = False  # and what is typed, except where the terminal does not echo it
+    recording_version: Literal[2, 3] = 2  # of asciicast
+    recording_keys: list[str] = []  # of age: who can read recordings
     recording_bytes: int = 64 << 20
     needs_recording: bool = False  # a session whose recording fails ends
+    hash_files: bool = False  # what sftp and scp read and write
     login_s: float = 120.0
     keepalive_s: float = 60.0
     max_channels: int = 256

@@ -30,10 +30,13 @@ class SSHInspection(Part, frozen=True):
     local_forwarding: bool = False
     remote_forwarding: bool = False
     file_transfer: Literal["read-write", "read-only", "none"] = "read-write"
-    record: bool = False  # what terminals show, as asciicast v2 in the state directory
+    record: bool = False  # what terminals show, as asciicast in the state directory
     record_input: bool = False  # and the lines that are typed and shown
+    recording_version: Literal[2, 3] = 2  # of asciicast
+    recording_keys: list[str] = msgspec.field(default_factory=list)  # age1...: who alone can read recordings
     recording_bytes: Annotated[int, Meta(ge=4_096)] = 64 << 20  # of one recording
     needs_recording: bool = False  # a channel whose recording fails ends
+    hash_files: bool = False  # the SHA-256 of each file that sftp and scp move, in its record
 
 
 def absolute_ssh(ssh: SSHInspection, base: Path) -> SSHInspection:
@@ -54,6 +57,9 @@ def check_ssh(document: Document, ssh: SSHInspection, place: Place) -> None:
             _check_key(document, key, (*place, "keys", user, index))
     for index, key in enumerate(ssh.user_cas):
         _check_key(document, key, (*place, "user_cas", index))
+    for index, key in enumerate(ssh.recording_keys):
+        if not key.startswith("age1"):  # its checksum is looked at where it is used
+            raise document.error("expected a public key of age: 'age1...'", (*place, "recording_keys", index))
     if any(not each for each in ssh.principals):
         raise document.error("a principal is empty", (*place, "principals"))
 

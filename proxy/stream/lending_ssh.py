@@ -10,6 +10,7 @@ from proxy.errors import ProxyError
 from proxy.session.messages import RecordingAnswer, RecordingWanted, SignatureAnswer, SignatureWanted
 from proxy.session.ssh import SSHRules
 from proxy.settings.ssh import SSHInspection
+from proxy.wire.age import AgeError, recipient
 
 MAX_TEXT = 4 << 20  # of known_hosts and all keys
 
@@ -26,6 +27,7 @@ class SSHLender:
         """What inspectors are told. ProxyError for files that cannot be read."""
         where = f"tenant '{tenant}': inspection.ssh"
         known = "" if ssh.known_hosts is None else _read(ssh.known_hosts, where)
+        _check_keys(ssh.recording_keys, where)
         onward = None if ssh.onward_key is None else _read(ssh.onward_key, where)
         if len(known) + sum(len(key) for keys in ssh.keys.values() for key in keys) > MAX_TEXT:
             raise ProxyError(f"{where}: known_hosts and keys are larger than {MAX_TEXT >> 20} MiB together")
@@ -44,8 +46,11 @@ class SSHLender:
             file_transfer=ssh.file_transfer,
             record=ssh.record,
             record_input=ssh.record_input,
+            recording_version=ssh.recording_version,
+            recording_keys=ssh.recording_keys,
             recording_bytes=ssh.recording_bytes,
             needs_recording=ssh.needs_recording,
+            hash_files=ssh.hash_files,
         )
 
     def sign(self, tenant: str, wanted: SignatureWanted, seconds: float) -> SignatureAnswer:
@@ -58,14 +63,22 @@ class SSHLender:
 
     def recording(self, tenant: str, wanted: RecordingWanted) -> tuple[RecordingAnswer, list[int]]:
         """A descriptor of a new file that can only be written to, or why there is none."""
-        name = wanted.channel.replace("/", "_")
+        name = wanted.name.replace("/", "_")
         place = self._recordings / tenant
         try:
             os.makedirs(place, mode=0o700, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            return RecordingAnswer(wanted.request), [os.open(place / f"{name}.cast", flags, 0o600)]
+            return RecordingAnswer(wanted.request), [os.open(place / name, flags, 0o600)]
         except OSError as error:
             return RecordingAnswer(wanted.request, error=f"the recording cannot be made: {error.strerror}"), []
+
+
+def _check_keys(keys: list[str], where: str) -> None:
+    for key in keys:
+        try:
+            recipient(key)
+        except AgeError as error:
+            raise ProxyError(f"{where}: recording_keys: '{key}': {error}") from None
 
 
 def _read(path: str, where: str) -> str:

@@ -25,7 +25,9 @@ class Tap(Protocol):
 
     def resized(self, columns: int, rows: int) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, status: int | None = None) -> None:
+        """The channel is over; `status` is the program's, where it said one."""
+        ...
 
 
 class ServerChannel(asyncssh.SSHServerChannel[bytes]):

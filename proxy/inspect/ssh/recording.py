@@ -1,21 +1,25 @@
-"""What a terminal showed, as asciicast v2: output always, input by choice, never what the terminal did not echo."""
+"""Recordings of terminals: asciicast v2 and v3, encrypted by age where keys are given, and bounded."""
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-MAX_HELD = 4_096  # characters typed whose echo is awaited
+from proxy.wire.age import Encryptor, randomness_for
+
+Version = Literal[2, 3]  # of asciicast
+MARK_BYTES = 200  # kept free for the event that says why there are no more
 
 
 class Recorder:
-    """Writes one recording to a descriptor. Characters are never split; a failure is told once.
+    """Writes one recording to a descriptor; a failure is told once.
 
-    A line that is typed is held until the terminal shows it. One that is not shown was typed at a prompt that hides it,
-    such as that for a password, or was edited: it is left out.
+    In version 2 times count from the start, in version 3 from the event before (docs.asciinema.org/manual/asciicast/).
+    What is encrypted is written in chunks of 64 KiB: of a recorder that is killed the last one is lost.
     """
 
     def __init__(
@@ -24,92 +28,73 @@ class Recorder:
         size: tuple[int, int],
         terminal: str,
         *,
-        takes_input: bool,
+        version: Version = 2,
+        recipients: Sequence[bytes] = (),
         most: int,
         failed: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`size`: columns and rows. `most`: bytes of the file. `failed` hears why no more is written."""
+        """`size`: columns and rows. `recipients`: public keys of age. `most`: bytes of the file, before encryption.
+        `failed` hears why no more is written."""
         self._descriptor, self._most, self._failed, self._clock = descriptor, most, failed, clock
-        self._takes_input = takes_input
-        self._decode_out = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._decode_in = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._typed = self._shown = ""  # since the first of what is typed
+        self._version = version
+        self._encryptor: Encryptor | None = None
         self._written = 0
         self._is_over = False
-        self._start = clock()
-        columns, rows = size
-        header = {"version": 2, "width": columns or 80, "height": rows or 24, "timestamp": int(self._start),
-                  "env": {"TERM": terminal[:64]}}  # fmt: skip
-        self._write(json.dumps(header) + "\n")
+        self._last = clock()  # that which the next event's time counts from
+        if recipients:
+            self._encryptor = Encryptor(recipients, secrets.token_bytes(randomness_for(len(recipients))))
+            self._write(self._encryptor.header)
+        self._line(_header(version, size, terminal, int(self._last)))
 
-    def from_client(self, data: bytes) -> bytes:
-        """Note what is typed."""
-        if self._takes_input and not self._is_over:
-            if not self._typed:
-                self._shown = ""
-            self._typed = (self._typed + self._decode_in(data))[-MAX_HELD:]
-        return data
-
-    def from_origin(self, data: bytes) -> bytes:
-        """Note what is shown."""
-        if not self._is_over:
-            text = self._decode_out(data)
-            if self._typed:
-                self._echoed(text)
-            if text:
-                self._event("o", text)
-        return data
-
-    def resized(self, columns: int, rows: int) -> None:
-        """Note the new size."""
-        self._event("r", f"{columns}x{rows}")
+    def event(self, code: str, data: str) -> None:
+        """Note it with its time; see `Listener`."""
+        if self._is_over or (code == "x" and self._version == 2):
+            return
+        now = self._clock()
+        moment = round(now - self._last, 6)
+        line = [moment, code, data]
+        if self._written + len(json.dumps(line)) > self._most - MARK_BYTES:
+            why = f"the recording is full: {self._most} bytes"
+            self._line([moment, "m", why])
+            self._stop(why)
+            return
+        self._line(line)
+        if self._version == 3:
+            self._last += moment  # not `now`: what is rounded away must not add up
 
     def close(self) -> None:
         """Close the descriptor."""
-        rest = self._decode_out(b"", True)
-        if rest:
-            self._event("o", rest)
-        self._is_over = True
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _echoed(self, text: str) -> None:
-        """Note the lines that are shown whole. Half a match is none: it could be a part of a secret."""
-        self._shown = (self._shown + text)[-MAX_HELD:]
-        while self._typed and "\n" in self._shown:
-            lines = [line for line in self._typed.splitlines(keepends=True) if line[-1] in "\r\n"]
-            if not lines:
-                return
-            shown, _, self._shown = self._shown.partition("\n")
-            found = next((at for at, line in enumerate(lines) if line.rstrip("\r\n") in shown), None)
-            if found is not None:
-                self._event("i", lines[found])
-            passed = lines[: 1 if found is None else found + 1]
-            self._typed = self._typed[sum(map(len, passed)) :]
-
-    def _event(self, code: str, data: str) -> None:
-        if self._is_over:
+        if self._descriptor < 0:
             return
-        moment = round(self._clock() - self._start, 6)
-        line = json.dumps([moment, code, data]) + "\n"
-        if self._written + len(line) > self._most:
-            self._write(json.dumps([moment, "m", "the recording is full"]) + "\n")
-            self._stop(f"the recording is full: {self._most} bytes")
-        else:
-            self._write(line)
+        if self._encryptor is not None:
+            self._write(self._encryptor.finish())
+        self._is_over = True
+        os.close(self._descriptor)
+        self._descriptor = -1
 
-    def _write(self, line: str) -> None:
-        data = line.encode()
+    def _line(self, content: Any) -> None:
+        data = json.dumps(content).encode() + b"\n"
+        self._written += len(data)
+        self._write(data if self._encryptor is None else self._encryptor.update(data))
+
+    def _write(self, data: bytes) -> None:
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
+            self._encryptor = None  # a chunk is missing: no later one can be read
             self._stop(f"the recording cannot be written: {error.strerror}")
-        self._written += len(line)
 
     def _stop(self, why: str) -> None:
         if not self._is_over:
             self._is_over = True
             self._failed(why)
+
+
+def _header(version: Version, size: tuple[int, int], terminal: str, start: int) -> dict[str, Any]:
+    columns, rows = size
+    name = terminal[:64]
+    if version == 3:
+        return {"version": 3, "term": {"cols": columns, "rows": rows, "type": name}, "timestamp": start}
+    return {"version": 2, "width": columns, "height": rows, "timestamp": start, "env": {"TERM": name}}

@@ -86,7 +86,7 @@ class Ruled:
     def end(self, front: Tied | None) -> None:
         """It is over: log it, if anything was asked for."""
         if self.tap is not None:
-            self.tap.close()
+            self.tap.close(self.back.status if isinstance(self.back, Back) else None)
             self.tap = None
         if not self.kind:
             return

@@ -73,9 +73,9 @@ class SSHSession:
             raise ProxyError(said.error or "there is no certificate")
         return said.certificate
 
-    async def recording(self, channel_id: str) -> int:
+    async def recording(self, name: str) -> int:
         number = self._session.number
-        said, descriptor = await self._asked(lambda request: RecordingWanted(request, number, channel_id))
+        said, descriptor = await self._asked(lambda request: RecordingWanted(request, number, name))
         assert isinstance(said, RecordingAnswer)
         if descriptor is None:
             raise ProxyError(said.error or "there is no place for the recording")

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from hashlib import sha256
+from typing import Any, NamedTuple, Protocol
 
 MAX_PACKET = 1 << 20  # OpenSSH's is 256 KiB
 MAX_OPEN = 4_096  # files and requests remembered; what is beyond is passed unnoted
@@ -34,17 +35,42 @@ class Noter(Protocol):
     """Logs one operation; see `FileRecord`."""
 
     def __call__(self, operation: str, path: str, *, target: str | None = None, bytes: int = 0, refused: bool = False,
-                 error: str | None = None) -> None: ...  # fmt: skip
+                 error: str | None = None, sha256: str | None = None,
+                 sent_as: str | None = None) -> None: ...  # fmt: skip
+
+
+class Digest:
+    """The SHA-256 of what passes in order from the first byte on; None as soon as something does not."""
+
+    __slots__ = ("_hash", "_next")
+
+    def __init__(self) -> None:
+        self._hash: Any = sha256()
+        self._next = 0
+
+    def update(self, offset: int, data: bytes | memoryview) -> None:
+        """`data` stands at `offset` of the file."""
+        if self._hash is not None and data:
+            if offset == self._next:
+                self._hash.update(data)
+                self._next += len(data)
+            else:
+                self._hash = None
+
+    def hexdigest(self) -> str | None:
+        return None if self._hash is None else str(self._hash.hexdigest())
 
 
 class OpenFile:
     """A handle of the origin's."""
 
-    __slots__ = ("path", "read", "writes", "written")
+    __slots__ = ("path", "read", "read_digest", "writes", "written", "written_digest")
 
-    def __init__(self, path: str, writes: bool) -> None:
+    def __init__(self, path: str, writes: bool, hashes: bool) -> None:
         self.path, self.writes = path, writes
         self.read = self.written = 0
+        self.read_digest = Digest() if hashes else None
+        self.written_digest = Digest() if hashes else None
 
 
 class Asked(NamedTuple):
@@ -56,14 +82,16 @@ class Asked(NamedTuple):
     operation: str = ""
     handle: bytes = b""
     writes: bool = False
+    offset: int = 0
 
 
 class SftpTap:
     """Reads along. Whole packets of the client's go on; of the origin's only the heads are looked at."""
 
-    def __init__(self, note: Noter, reply: Callable[[bytes], None], *, read_only: bool) -> None:
-        """`reply` writes to the client."""
-        self._note, self._reply, self._read_only = note, reply, read_only
+    def __init__(self, note: Noter, reply: Callable[[bytes], None], *, read_only: bool, hashes: bool = False) -> None:
+        """`reply` writes to the client. `hashes`: note the SHA-256 of each file as well."""
+        self._note, self._reply, self._read_only, self._hashes = note, reply, read_only, hashes
+        self._reading: tuple[Digest, int] | None = None  # what the rest of the origin's packet belongs to, and where
         self._client, self._origin = bytearray(), bytearray()
         self._skip = 0  # bytes of the origin's packet whose head has been seen
         self._replies = bytearray()
@@ -109,6 +137,8 @@ class SftpTap:
         while at < size:
             if self._skip:
                 step = min(self._skip, size - at)
+                if self._reading is not None:
+                    self._hash(memoryview(data)[at : at + step])
                 self._skip -= step
                 at += step
             else:
@@ -123,6 +153,7 @@ class SftpTap:
                     continue
                 (length,) = struct.unpack_from("!I", head)
                 self._skip = 4 + length - len(head)
+                self._reading = None
                 self._answers(bytes(head))
                 head.clear()
             if not self._skip and not self._origin:
@@ -135,7 +166,7 @@ class SftpTap:
     def resized(self, columns: int, rows: int) -> None:
         """It has no terminal."""
 
-    def close(self) -> None:
+    def close(self, status: int | None = None) -> None:
         """Files that were never closed."""
         for file in self._files.values():
             self._note_file(file, "the channel ended before the file was closed")
@@ -167,13 +198,18 @@ class SftpTap:
             name, at = _string(packet, 9)
             (flags,) = struct.unpack_from("!I", packet, at)
             return Asked(kind, escaped(name), writes=bool(flags & WRITES))
-        if kind in (READ, CLOSE):
+        if kind == CLOSE:
             return Asked(kind, handle=_string(packet, 9)[0])
+        if kind == READ:
+            handle, at = _string(packet, 9)
+            return Asked(kind, handle=handle, offset=int.from_bytes(packet[at : at + 8], "big"))
         if kind == WRITE:
             handle, at = _string(packet, 9)
-            (count,) = struct.unpack_from("!I", packet, at + 8)
+            offset, count = struct.unpack_from("!QI", packet, at)
             if (file := self._files.get(handle)) is not None and not self._read_only:
                 file.written += count
+                if file.written_digest is not None:
+                    file.written_digest.update(offset, memoryview(packet)[at + 12 : at + 12 + count])
             return Asked(kind, handle=handle) if self._read_only else None
         if kind in SIMPLE:
             return Asked(kind, escaped(_string(packet, 9)[0]), operation=SIMPLE[kind])
@@ -198,23 +234,35 @@ class SftpTap:
         error = None if code == 0 else _STATUS.get(code, f"status {code}")
         if asked.kind == OPEN:
             if kind == HANDLE and len(self._files) < MAX_OPEN:
-                self._files[_string(head, 9)[0]] = OpenFile(asked.path, asked.writes)
+                self._files[_string(head, 9)[0]] = OpenFile(asked.path, asked.writes, self._hashes)
             elif kind == STATUS:
                 self._note("write" if asked.writes else "read", asked.path, error=error)
         elif asked.kind == READ:
             if kind == DATA and (file := self._files.get(asked.handle)) is not None:
                 file.read += int.from_bytes(head[9:13], "big")
+                if file.read_digest is not None:
+                    self._reading = file.read_digest, asked.offset
+                    self._hash(memoryview(head)[13 : 13 + int.from_bytes(head[9:13], "big")])
         elif asked.kind == CLOSE:
             if (file := self._files.pop(asked.handle, None)) is not None:
                 self._note_file(file, error)
         elif asked.operation:
             self._note(asked.operation, asked.path, target=asked.target, error=error)
 
+    def _hash(self, data: memoryview) -> None:
+        """A piece of what a read was answered with."""
+        assert self._reading is not None
+        digest, offset = self._reading
+        digest.update(offset, data)
+        self._reading = digest, offset + len(data)
+
     def _note_file(self, file: OpenFile, error: str | None) -> None:
         if file.writes:
-            self._note("write", file.path, bytes=file.written, error=error)
+            digest = None if file.written_digest is None else file.written_digest.hexdigest()
+            self._note("write", file.path, bytes=file.written, error=error, sha256=digest)
         if file.read or not file.writes:
-            self._note("read", file.path, bytes=file.read, error=error)
+            digest = None if file.read_digest is None else file.read_digest.hexdigest()
+            self._note("read", file.path, bytes=file.read, error=error, sha256=digest)
 
 
 _STATUS = {1: None, 2: "no such file", 3: "permission denied", 4: "failure", 5: "bad message", 8: "not supported"}

@@ -1,4 +1,4 @@
-"""Who reads along on a channel: the file operations of sftp, the recording of a terminal."""
+"""Who reads along on a channel: the file operations of sftp and scp, the recording of a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from proxy.errors import ProxyError
 from proxy.inspect.ssh.channels import Tap
 from proxy.inspect.ssh.recording import Recorder
 from proxy.inspect.ssh.ruling import Ruled
+from proxy.inspect.ssh.scp import ScpTap, parse_scp
 from proxy.inspect.ssh.sftp import SftpTap
+from proxy.inspect.ssh.terminal import Terminal
+from proxy.wire.age import recipient
 
 
 async def tap_for(
@@ -26,22 +29,39 @@ async def tap_for(
     """
     rules = ruled.owner.view.rules
     if ruled.subsystem == "sftp":
-        return SftpTap(ruled.file, reply, read_only=rules.file_transfer == "read-only")
-    if terminal is None or not rules.record:
-        return None
+        return SftpTap(ruled.file, reply, read_only=rules.file_transfer == "read-only", hashes=rules.hash_files)
+    if terminal is not None:
+        shown = Terminal((size[0], size[1]), terminal, takes_input=rules.record_input, end=end)
+        if rules.record:
+            await _record(ruled, shown, reply)
+        return shown
+    if ruled.command is not None and (command := parse_scp(ruled.command)) is not None:
+        return ScpTap(command, ruled.file, hashes=rules.hash_files)
+    return None
+
+
+async def _record(ruled: Ruled, terminal: Terminal, reply: Callable[[bytes], None]) -> None:
+    """Let the terminal be recorded; where that fails the user reads it, whatever the policy says then."""
+    rules = ruled.owner.view.rules
 
     def failed(why: str) -> None:
         ruled.error = why
         if rules.needs_recording:
-            end(why)
+            terminal.end(why)
+        else:
+            reply(f"\r\nnot recorded any more: {why}\r\n".encode())
 
+    name = f"{ruled.channel_id}.cast" + (".age" if rules.recording_keys else "")
     try:
-        descriptor = await ruled.owner.view.recording(ruled.channel_id)
+        descriptor = await ruled.owner.view.recording(name)
     except ProxyError as error:
         ruled.error = str(error)
         if rules.needs_recording:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, str(error)) from error
-        return None
-    ruled.recording = f"{ruled.channel_id}.cast"
-    return Recorder(descriptor, (size[0], size[1]), terminal, takes_input=rules.record_input,
-                    most=rules.recording_bytes, failed=failed)  # fmt: skip
+        reply(f"not recorded: {error}\r\n".encode())
+        return
+    ruled.recording = name
+    recorder = Recorder(descriptor, terminal.size, terminal.name, version=rules.recording_version,
+                        recipients=[recipient(key) for key in rules.recording_keys], most=rules.recording_bytes,
+                        failed=failed)  # fmt: skip
+    terminal.listen(recorder)

@@ -37,8 +37,8 @@ class SSHView(Protocol):
         """A user certificate of the proxy's CA for the key; ProxyError when there is none."""
         ...
 
-    def recording(self, channel_id: str) -> Awaitable[int]:
-        """A descriptor to write a recording to, which the caller closes; ProxyError when there is none."""
+    def recording(self, name: str) -> Awaitable[int]:
+        """A descriptor to write a recording of this name to, which the caller closes; ProxyError when there is none."""
         ...
 
     def record(self, child: msgspec.Struct) -> None:

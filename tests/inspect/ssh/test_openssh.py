@@ -60,6 +60,7 @@ def test_much_arrives_whole_in_both_directions(world, tmp_path):
 
 
 def test_sftp_and_both_protocols_of_scp_move_files(world, tmp_path):
+    world.change(hash_files=True)
     there = tmp_path / "there"
     there.mkdir()
     (tmp_path / "up.bin").write_bytes(b"\x00\xff" * 300_000)
@@ -69,9 +70,12 @@ def test_sftp_and_both_protocols_of_scp_move_files(world, tmp_path):
         scp(world, *flags, f"{target}/{name}", str(tmp_path / f"down-{name}"))
         assert (tmp_path / f"down-{name}").read_bytes() == (tmp_path / "up.bin").read_bytes()
     world.channels(4)
-    wrote, read = world.files()
-    assert (wrote.operation, wrote.path, wrote.bytes) == ("write", f"{there}/sftp.bin", 600_000)
-    assert (read.operation, read.path, read.bytes) == ("read", f"{there}/sftp.bin", 600_000)
+    digest = hashlib.sha256((tmp_path / "up.bin").read_bytes()).hexdigest()
+    assert [(each.operation, each.path, each.bytes, each.sha256) for each in world.files()] == [
+        (operation, f"{there}/{name}", 600_000, digest)
+        for name in ("sftp.bin", "scp.bin")
+        for operation in ("write", "read")
+    ]
 
 
 def test_where_files_may_only_be_read_nothing_is_written(world, tmp_path):

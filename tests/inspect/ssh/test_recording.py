@@ -1,4 +1,4 @@
-"""Recordings of terminals: characters, secrets, bounds and full disks."""
+"""Recordings of terminals: characters, secrets, versions, keys, bounds and full disks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ import os
 import pytest
 
 from proxy.inspect.ssh.recording import Recorder
+from proxy.inspect.ssh.terminal import TAIL, Terminal
+from proxy.wire import age
+
+KEY = "age1n3crr3fpyct29gv36ve5vqupfkj4tk7glctv2sqtk8f8qhwq5u7s089wts"
+IDENTITY = "AGE-SECRET-KEY-1NYAJLMJK7QYGMP5WSTX6PENDH4C7EEP8Y8YDWXLU5FYYG5WR504Q73HXJ7"
 
 
 class Tape:
-    def __init__(self, path, **more):
+    def __init__(self, path, *, takes_input=True, **more):
         self.path, self.failures, self.now = path, [], 100.0
-        settings = {"takes_input": True, "most": 1 << 20, "failed": self.failures.append, "clock": lambda: self.now}
+        settings = {"most": 1 << 20, "failed": self.failures.append, "clock": lambda: self.now}
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        self.recorder = Recorder(descriptor, (80, 24), "xterm", **{**settings, **more})
+        self.recorder = Terminal((80, 24), "xterm", takes_input=takes_input, end=self.failures.append)
+        self.recorder.listen(Recorder(descriptor, (80, 24), "xterm", **{**settings, **more}))
+
+    def lines(self, data=None):
+        return [json.loads(line) for line in (data or self.path.read_bytes()).splitlines()]
 
     def events(self):
         self.recorder.close()
@@ -80,15 +89,49 @@ def test_a_full_recording_says_so_and_is_told_once(tmp_path):
     for _ in range(100):
         tape.recorder.from_origin(b"x" * 100)
     events = tape.events()
-    assert events[-1][1:] == ["m", "the recording is full"]
+    assert events[-1][1:] == ["m", "the recording is full: 1000 bytes"]
     assert (tmp_path / "c.cast").stat().st_size < 1_100
     assert tape.failures == ["the recording is full: 1000 bytes"]
 
 
-def test_a_disk_that_is_full_is_told_once():
+def test_a_disk_that_is_full_is_told_once_and_the_terminal_goes_on():
     failures = []
-    recorder = Recorder(os.open("/dev/full", os.O_WRONLY), (80, 24), "xterm", takes_input=False, most=1_000,
-                        failed=failures.append)  # fmt: skip
-    recorder.from_origin(b"x")
-    recorder.close()
+    terminal = Terminal((80, 24), "xterm", takes_input=False, end=failures.append)
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    terminal.listen(Recorder(descriptor, (80, 24), "xterm", most=1_000, failed=failures.append))
+    assert terminal.from_origin(b"x") == b"x"
+    terminal.close()
     assert failures == ["the recording cannot be written: No space left on device"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_version_3_counts_from_the_event_before_and_tells_how_it_ended(tmp_path):
+    tape = Tape(tmp_path / "d.cast", version=3)
+    for moment in 100.5, 100.75, 102.0:
+        tape.now = moment
+        tape.recorder.from_origin(b"x")
+    tape.recorder.close(7)
+    header, *events = tape.lines()
+    assert header == {"version": 3, "term": {"cols": 80, "rows": 24, "type": "xterm"}, "timestamp": 100}
+    assert events == [[0.5, "o", "x"], [0.25, "o", "x"], [1.25, "o", "x"], [0.0, "x", "7"]]
+
+
+def test_what_is_encrypted_can_be_read_with_the_identity_only(tmp_path):
+    tape = Tape(tmp_path / "e.cast.age", recipients=[age.recipient(KEY)])
+    for _ in range(100):
+        tape.recorder.from_origin(b"secret " * 200)
+    tape.recorder.close()
+    data = tape.path.read_bytes()
+    assert b"secret" not in data
+    header, *events = tape.lines(b"".join(age.decrypt(data, [age.identity(IDENTITY)])))
+    assert header["version"] == 2
+    assert "".join(text for _, _, text in events) == "secret " * 20_000
+
+
+def test_who_begins_to_watch_sees_what_was_shown_last():
+    terminal = Terminal((80, 24), "xterm", takes_input=False, end=lambda why: None)
+    for number in range(10_000):
+        terminal.from_origin(b"%05d\r\n" % number)
+    assert terminal.tail.endswith("09998\r\n09999\r\n")
+    assert TAIL - 10 < len(terminal.tail) <= TAIL + 10

@@ -61,10 +61,10 @@ class View:
     async def certificate(self, public_key, key_id, principals):
         return self.world.keys.sign("acme", public_key, key_id, principals, self.rules.certificate_s)
 
-    async def recording(self, channel_id):
+    async def recording(self, name):
         if self.world.recordings is None:
             raise ProxyError("no place for recordings")
-        return os.open(self.world.recordings / f"{channel_id}.cast", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        return os.open(self.world.recordings / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def record(self, child):
         self.world.records.append(child)

@@ -1,0 +1,108 @@
+"""What passes on a terminal, as events for those who listen: a recording, somebody who watches."""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+MAX_HELD = 4_096  # characters typed whose echo is awaited
+TAIL = 16_384  # characters shown last, for who begins to watch
+
+
+class Listener(Protocol):
+    """Told of each event: `o` is shown, `i` was typed and shown, `r` is a new size, `x` an exit status."""
+
+    def event(self, code: str, data: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Terminal:
+    """A `Tap`. Characters are never split.
+
+    A line that is typed is held until the terminal shows it. One that is not shown was typed at a prompt that hides it,
+    such as that for a password, or was edited: nobody is told of it.
+    """
+
+    def __init__(self, size: tuple[int, int], name: str, *, takes_input: bool, end: Callable[[str], None]) -> None:
+        """`size`: columns and rows. `name`: the terminal's type. `end` ends the channel, with words for the user."""
+        self.size, self.name, self.end = (size[0] or 80, size[1] or 24), name, end
+        self._takes_input = takes_input
+        self._listeners: list[Listener] = []
+        self._decode_out = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._decode_in = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._typed = self._shown = ""  # since the first of what is typed
+        self._tail: deque[str] = deque()
+        self._tail_length = 0
+
+    def listen(self, listener: Listener) -> None:
+        """Tell it of what is to come."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Listener) -> None:
+        """Tell it no more."""
+        self._listeners.remove(listener)
+
+    @property
+    def tail(self) -> str:
+        """What was shown last."""
+        return "".join(self._tail)
+
+    def from_client(self, data: bytes) -> bytes:
+        """Note what is typed."""
+        if self._takes_input and self._listeners:
+            if not self._typed:
+                self._shown = ""
+            self._typed = (self._typed + self._decode_in(data))[-MAX_HELD:]
+        return data
+
+    def from_origin(self, data: bytes) -> bytes:
+        """Note what is shown."""
+        text = self._decode_out(data)
+        if self._typed:
+            self._echoed(text)
+        if text:
+            self._keep(text)
+            self._event("o", text)
+        return data
+
+    def resized(self, columns: int, rows: int) -> None:
+        """Note the new size."""
+        self.size = columns, rows
+        self._event("r", f"{columns}x{rows}")
+
+    def close(self, status: int | None = None) -> None:
+        """It is over; `status` is the program's, where it said one."""
+        if rest := self._decode_out(b"", True):
+            self._event("o", rest)
+        if status is not None:
+            self._event("x", str(status))
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def _event(self, code: str, data: str) -> None:
+        for listener in [*self._listeners]:
+            listener.event(code, data)
+
+    def _keep(self, text: str) -> None:
+        self._tail.append(text[-TAIL:])
+        self._tail_length += len(self._tail[-1])
+        while self._tail_length - len(self._tail[0]) > TAIL:
+            self._tail_length -= len(self._tail.popleft())
+
+    def _echoed(self, text: str) -> None:
+        """Tell of the lines that are shown whole. Half a match is none: it could be a part of a secret."""
+        self._shown = (self._shown + text)[-MAX_HELD:]
+        while self._typed and "\n" in self._shown:
+            lines = [line for line in self._typed.splitlines(keepends=True) if line[-1] in "\r\n"]
+            if not lines:
+                return
+            shown, _, self._shown = self._shown.partition("\n")
+            found = next((at for at, line in enumerate(lines) if line.rstrip("\r\n") in shown), None)
+            if found is not None:
+                self._event("i", lines[found])
+            passed = lines[: 1 if found is None else found + 1]
+            self._typed = self._typed[sum(map(len, passed)) :]

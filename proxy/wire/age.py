@@ -1,0 +1,203 @@
+"""age files (https://c2sp.org/age): written piece by piece to X25519 recipients, and read with an identity.
+
+`age -d`, rage and pyrage read what is written here. The library for Python takes whole files only, and a recording is
+written while its session lasts. Randomness comes as arguments.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from proxy.wire.bech32 import decode as decode_bech32
+
+VERSION = b"age-encryption.org/v1"
+WRAPPING = b"age-encryption.org/v1/X25519"
+RECIPIENT, IDENTITY = "age", "age-secret-key-"
+CHUNK = 64 << 10
+TAG = 16
+FILE_KEY = NONCE = 16  # bytes
+MAX_HEADER = 64 << 10
+
+
+class AgeError(ValueError):
+    """It cannot be read, or is no key: why, in a sentence."""
+
+
+def recipient(text: str) -> bytes:
+    """The public key in `age1...`; AgeError."""
+    return _key(text, RECIPIENT)
+
+
+def identity(text: str) -> bytes:
+    """The private key in `AGE-SECRET-KEY-1...`; AgeError."""
+    return _key(text, IDENTITY)
+
+
+class Encryptor:
+    """One file. Every piece that `update` and `finish` return is to be written, in this order, after `header`."""
+
+    def __init__(self, recipients: Iterable[bytes], randomness: bytes) -> None:
+        """`randomness`: as many bytes as `randomness_for` says, fresh for each file."""
+        keys = list(recipients)
+        if len(randomness) != randomness_for(len(keys)):
+            raise ValueError("too much or too little randomness")
+        file_key, nonce = randomness[:FILE_KEY], randomness[FILE_KEY : FILE_KEY + NONCE]
+        secrets = randomness[FILE_KEY + NONCE :]
+        stanzas = [_stanza(key, secrets[32 * n : 32 * n + 32], file_key) for n, key in enumerate(keys)]
+        head = VERSION + b"\n" + b"".join(stanzas) + b"---"
+        self.header = head + b" " + _base64(_mac(file_key, head)) + b"\n" + nonce
+        self._cipher, self._count, self._held = _payload_cipher(file_key, nonce), 0, bytearray()
+
+    def update(self, data: bytes) -> bytes:
+        """The chunks that are full with it; the rest is held until there is more, at most 64 KiB."""
+        held, sealed = self._held, bytearray()
+        held += data
+        while len(held) > CHUNK:  # a full chunk may be the last one, which says so
+            sealed += self._seal(bytes(held[:CHUNK]), is_last=False)
+            del held[:CHUNK]
+        return bytes(sealed)
+
+    def finish(self) -> bytes:
+        """The last chunk."""
+        return self._seal(bytes(self._held), is_last=True)
+
+    def _seal(self, chunk: bytes, *, is_last: bool) -> bytes:
+        sealed: bytes = self._cipher.encrypt(_chunk_nonce(self._count, is_last), chunk, None)
+        self._count += 1
+        return sealed
+
+
+def randomness_for(recipients: int) -> int:
+    """Bytes of randomness that a file for so many needs."""
+    return FILE_KEY + NONCE + 32 * recipients
+
+
+def decrypt(data: bytes, identities: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks in `data`, a whole file or its beginning.
+
+    AgeError: before the first chunk where no identity fits, after the last whole one where the file is cut off.
+    """
+    keys = list(identities)
+    head, mac, at = _split_header(data)
+    file_key = next((found for key in keys for found in _unwrapped(head, key)), None)
+    if file_key is None:
+        raise AgeError("it is encrypted to other keys than this identity's")
+    if not hmac.compare_digest(_mac(file_key, head), mac):
+        raise AgeError("its header was changed")
+    nonce, rest = data[at : at + NONCE], memoryview(data)[at + NONCE :]
+    cipher = _payload_cipher(file_key, nonce)
+    return _opened(cipher, rest)
+
+
+def _opened(cipher: Any, rest: memoryview) -> Iterator[bytes]:
+    from cryptography.exceptions import InvalidTag
+
+    for count, start in enumerate(range(0, max(len(rest), 1), CHUNK + TAG)):
+        chunk = rest[start : start + CHUNK + TAG]
+        is_last = start + CHUNK + TAG >= len(rest)
+        try:
+            yield cipher.decrypt(_chunk_nonce(count, is_last), chunk, None)
+        except (InvalidTag, ValueError):
+            if is_last and len(chunk) == CHUNK + TAG:
+                yield _whole_chunk(cipher, count, chunk)
+            raise AgeError("it is cut off or damaged here" if is_last else "it is damaged") from None
+
+
+def _whole_chunk(cipher: Any, count: int, chunk: memoryview) -> bytes:
+    """A chunk that should not have been the last one; empty when it is damaged."""
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        opened: bytes = cipher.decrypt(_chunk_nonce(count, False), chunk, None)
+    except InvalidTag:
+        return b""
+    return opened
+
+
+def _split_header(data: bytes) -> tuple[bytes, bytes, int]:
+    """What its MAC is of, the MAC, and where the payload starts."""
+    if not data.startswith(VERSION + b"\n"):
+        raise AgeError("it is no age file")
+    mark = data.find(b"\n--- ", 0, MAX_HEADER)
+    end = data.find(b"\n", mark + 1)
+    if mark < 0 or end < 0:
+        raise AgeError("its header is cut off")
+    return data[: mark + 4], _bytes(data[mark + 5 : end]), end + 1
+
+
+def _unwrapped(head: bytes, key: bytes) -> Iterator[bytes]:
+    """The file key, for each stanza that the identity opens."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    private = X25519PrivateKey.from_private_bytes(key)
+    lines = head.split(b"\n")
+    for number, line in enumerate(lines[:-1]):
+        words = line.split(b" ")
+        if words[:2] != [b"->", b"X25519"] or len(words) != 3:
+            continue
+        share, body = _bytes(words[2]), _bytes(lines[number + 1])
+        try:
+            shared = private.exchange(X25519PublicKey.from_public_bytes(share))
+            own = private.public_key().public_bytes_raw()
+            yield ChaCha20Poly1305(_derived(shared, share + own, WRAPPING)).decrypt(bytes(12), body, None)
+        except (InvalidTag, ValueError):
+            continue
+
+
+def _stanza(key: bytes, secret: bytes, file_key: bytes) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    private = X25519PrivateKey.from_private_bytes(secret)
+    share = private.public_key().public_bytes_raw()
+    shared = private.exchange(X25519PublicKey.from_public_bytes(key))
+    wrapped = ChaCha20Poly1305(_derived(shared, share + key, WRAPPING)).encrypt(bytes(12), file_key, None)
+    return b"-> X25519 " + _base64(share) + b"\n" + _base64(wrapped) + b"\n"
+
+
+def _payload_cipher(file_key: bytes, nonce: bytes) -> Any:
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    return ChaCha20Poly1305(_derived(file_key, nonce, b"payload"))
+
+
+def _derived(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    return HKDF(SHA256(), 32, salt, info).derive(secret)
+
+
+def _mac(file_key: bytes, head: bytes) -> bytes:
+    return hmac.digest(_derived(file_key, b"", b"header"), head, "sha256")
+
+
+def _chunk_nonce(count: int, is_last: bool) -> bytes:
+    return count.to_bytes(11, "big") + bytes([is_last])
+
+
+def _base64(data: bytes) -> bytes:
+    return b64encode(data).rstrip(b"=")
+
+
+def _bytes(text: bytes) -> bytes:
+    try:
+        return b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise AgeError("its header is damaged") from None
+
+
+def _key(text: str, kind: str) -> bytes:
+    expected = "age1..." if kind == RECIPIENT else "AGE-SECRET-KEY-1..."
+    try:
+        name, key = decode_bech32(text.strip())
+    except ValueError as error:
+        raise AgeError(f"expected {expected}: {error}") from None
+    if name != kind or len(key) != 32:
+        raise AgeError(f"expected {expected}")
+    return key

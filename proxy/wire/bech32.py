@@ -1,0 +1,61 @@
+"""Bech32 (BIP 173): bytes with a name and a checksum, in letters that are not mistaken for each other."""
+
+from __future__ import annotations
+
+ALPHABET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+CHECKSUM = 6  # characters
+_GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
+
+
+def decode(text: str) -> tuple[str, bytes]:
+    """The name, in lower case, and the bytes. ValueError says what is wrong; of any length, as age has it."""
+    if text not in (text.lower(), text.upper()):
+        raise ValueError("upper and lower case are mixed")
+    text = text.lower()
+    name, separator, rest = text.rpartition("1")
+    if not separator or not name or len(rest) < CHECKSUM:
+        raise ValueError("too short")
+    try:
+        values = [ALPHABET.index(character) for character in rest]
+    except ValueError:
+        raise ValueError("a character that does not occur in Bech32") from None
+    if _polymod([*_expanded(name), *values]) != 1:
+        raise ValueError("the checksum does not match: a character is wrong or missing")
+    return name, _regrouped(values[:-CHECKSUM], 5, 8)
+
+
+def encode(name: str, data: bytes) -> str:
+    """`data` as text, in lower case."""
+    values = [*_regrouped(data, 8, 5, pad=True)]
+    check = _polymod([*_expanded(name), *values, *[0] * CHECKSUM]) ^ 1
+    values += [check >> 5 * (CHECKSUM - 1 - place) & 31 for place in range(CHECKSUM)]
+    return f"{name}1" + "".join(ALPHABET[value] for value in values)
+
+
+def _expanded(name: str) -> list[int]:
+    return [*(ord(each) >> 5 for each in name), 0, *(ord(each) & 31 for each in name)]
+
+
+def _polymod(values: list[int]) -> int:
+    check = 1
+    for value in values:
+        top, check = check >> 25, (check & 0x1FFFFFF) << 5 ^ value
+        for bit, generator in enumerate(_GENERATOR):
+            check ^= generator if top >> bit & 1 else 0
+    return check
+
+
+def _regrouped(values: list[int] | bytes, width: int, wanted: int, *, pad: bool = False) -> bytes:
+    held = bits = 0
+    result = bytearray()
+    for value in values:
+        held, bits = held << width | value, bits + width
+        while bits >= wanted:
+            bits -= wanted
+            result.append(held >> bits)
+            held &= (1 << bits) - 1
+    if pad and bits:
+        result.append(held << wanted - bits)
+    elif not pad and (bits >= width or held):
+        raise ValueError("the padding is not zero")
+    return bytes(result)
