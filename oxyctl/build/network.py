@@ -10,6 +10,7 @@ from pathlib import Path
 
 from oxyctl.build.devices import make_devices
 from oxyctl.build.files import show_files
+from oxyctl.build.trust import covered, make_trust
 from oxyctl.errors import OxyctlError
 from oxyctl.net import netlink, shaping
 from oxyctl.net.namespaces import Namespaces
@@ -31,6 +32,7 @@ def build(plan: Plan, namespaces: Namespaces) -> Iterator[str]:
     set_sysctls({"net/ipv6/conf/default/disable_ipv6": ["1"]})
     for namespace in plan.namespaces:
         namespaces.create(namespace.node)
+    make_trust(plan)
     yield f"{len(plan.bridges)} networks, {len(plan.links)} links"
     _make_links(plan, namespaces)
     for namespace in plan.namespaces:
@@ -71,8 +73,8 @@ def configure(namespace: Namespace, links: list[Link], namespaces: Namespaces, r
         requests += [netlink.add_address(link.index, ipaddress.ip_interface(text)) for text in link.addresses]
     for route in routes:
         requests.append(netlink.add_route(ipaddress.ip_network(route.to), route.index, route.via, route.metric))
-    if namespace.files:
-        show_files(namespace.node, namespace.files, namespaces)
+    if files := covered(namespace.bundle) | namespace.files:
+        show_files(namespace.node, files, namespaces)
     with namespaces.inside(namespace.node):
         try:
             set_sysctls(namespace.sysctls)

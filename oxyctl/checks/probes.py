@@ -24,7 +24,7 @@ async def http(check: HttpCheck, node: str, session: Session) -> Verdict:
         method=check.method,
         headers=check.headers,
         family=check.family,
-        ca=str(session.authority) if check.verify else None,
+        ca=session.trusted(node, check.verify),
         count=1,
         timeout_s=check.timeout_s,
         detail=True,

@@ -16,6 +16,7 @@ from oxyctl.operate.recorded_flows import recorded_beside
 from oxyctl.operate.run_inside import command_in
 from oxyctl.plan.steps import Plan
 from oxyctl.supervise.state import LabDirectory, control_socket, find_node, find_proxy
+from oxyctl.topology.words import Trust
 from oxyctl.traffic.client import COMMAND, GeneratorProcess
 from oxyctl.traffic.config import AnyTraffic
 from oxyctl.traffic.tally import Report
@@ -58,10 +59,15 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
         """Have `work` done when the run is over, however it ends."""
         self._stack.push_async_callback(work, self)
 
-    @property
-    def authority(self) -> Path:
-        """The certificate of the lab's authority."""
-        return self.lab.path / "services" / "ca.pem"
+    def trusted(self, node: str, whom: bool | Trust) -> str | None:
+        """The file of certificates that a check from `node` goes by: True: what the node trusts. None: any will do."""
+        if whom is False:
+            return None
+        path = next((each.bundle for each in self.plan.namespaces if each.node == node), None)
+        bundle = next((each for each in self.plan.bundles if each.path == path), None)
+        if bundle is None or whom == "lab-ca":
+            return str(self.lab.path / "services" / "ca.pem")
+        return bundle.path if whom is True else bundle.authorities[-1]
 
     async def traffic(self, node: str, traffic: AnyTraffic) -> Report:
         """The report of `traffic` from `node`; NothingMatched, GeneratorError."""

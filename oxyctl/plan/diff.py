@@ -32,6 +32,8 @@ KNOWN = {
     "devices",
     "rules",
     "tunnels",
+    "authority",
+    "bundles",
 }
 FIRST_BRIDGE, FIRST_PORT = 1000, 10_000
 
@@ -187,7 +189,7 @@ def _parts(plan: Plan) -> dict[str, dict[str, Any]]:
         service = {key: value for key, value in shared["services"].get(node.name, {}).items() if key != "addresses"}
         parts[node.name] = {
             "kind": node.kind,
-            "namespace": [n.files for n in plan.namespaces if n.node == node.name],
+            "namespace": [(n.files, n.bundle) for n in plan.namespaces if n.node == node.name],
             "sysctls": _sysctls(plan, node.name),
             "program": [each for each in plan.processes if node.name in (each.node, each.name)],
             "files": sorted((f.path, f.text) for f in plan.files if _is_below(f.path, node.name)),

@@ -23,6 +23,7 @@ from oxyctl.plan.steps import (
     Rule,
     SiteTunnel,
 )
+from oxyctl.plan.trust import TrustPlan
 from oxyctl.topology.addresses import assign, assign_clients
 from oxyctl.topology.links import impairment_of, mtu_of
 from oxyctl.topology.model import Lab
@@ -67,6 +68,7 @@ class Draft:
         self._files: list[File] = []
         self.assigned = assign(lab)
         self._clients = assign_clients(lab)
+        self.trust = TrustPlan(lab, run)
 
     @property
     def base(self) -> Path:
@@ -96,7 +98,10 @@ class Draft:
             interfaces = ["all", "default", *(f"eth{number}" for number in range(len(definition.attached)))]
             sysctls = (sysctls or {}) | {f"net/ipv4/conf/{each}/rp_filter": ["0"] for each in interfaces}
         files = self._own_files(node)
-        self.namespaces.append(Namespace(node=node, sysctls=SYSCTLS | (sysctls or {}), files=files))
+        namespace = Namespace(
+            node=node, sysctls=SYSCTLS | (sysctls or {}), files=files, bundle=self.trust.bundle_of(node)
+        )
+        self.namespaces.append(namespace)
 
     def _own_files(self, node: str) -> dict[str, str]:
         """Files that only `node` sees: their texts are below its directory in `run`."""
@@ -123,10 +128,14 @@ class Draft:
             probe=probe,
             control=control,
             labels=said.labels,
-            environment=said.env,
+            environment=self.environment(name),
             restart=said.restart,
         )
         self.nodes.append(node)
+
+    def environment(self, node: str) -> dict[str, str]:
+        """Of the programs of `node`: what the lab file says, and before it where trusted certificates are."""
+        return self.trust.environment_of(node) | self.lab.nodes[node].env
 
     @property
     def sites_status(self) -> Path:
@@ -136,7 +145,7 @@ class Draft:
     def finish(self) -> Plan:
         """The plan, with what the nodes share."""
         if self.services:
-            config = {"nodes": self.services, "state": str(self.run / "services"), "hosts": str(self.run / "hosts")}
+            config = {"nodes": self.services, "state": str(self.trust.directory), "hosts": str(self.run / "hosts")}
             self._add_shared("services", config)
         if self.agents:
             self._add_shared("agents", {"clients": self.agents})
@@ -157,6 +166,8 @@ class Draft:
             devices=self.devices,
             rules=self.rules,
             tunnels=self.tunnels,
+            authority=str(self.trust.directory) if self.trust.may_be_read else None,
+            bundles=self.trust.bundles(),
         )
 
     def _routes(self) -> list[Route]:

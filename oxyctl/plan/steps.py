@@ -21,6 +21,7 @@ class Namespace(Step, frozen=True):
     node: str
     sysctls: dict[str, list[str]]
     files: dict[str, str] = field(default_factory=dict)  # what only this node sees: path there, file in its place
+    bundle: str | None = None  # the file that it sees in place of the system's bundle of certificates
 
 
 class Bridge(Step, frozen=True):
@@ -116,6 +117,13 @@ class File(Step, frozen=True):
 
     path: str
     text: str
+
+
+class Bundle(Step, frozen=True):
+    """A file with the certificates of the system and of authorities, which are added as soon as they are there."""
+
+    path: str
+    authorities: list[str]  # files of PEM
 
 
 class Process(Step, frozen=True):
@@ -222,3 +230,5 @@ class Plan(Step, frozen=True):
     devices: list[Device] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
     tunnels: list[SiteTunnel] = field(default_factory=list)
+    authority: str | None = None  # the directory of the lab's authority, where it has to be there before programs start
+    bundles: list[Bundle] = field(default_factory=list)

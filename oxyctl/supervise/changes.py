@@ -49,6 +49,7 @@ class Changes:
             self._nodes.forget(diff.gone)
             await self._transition.run(diff)
         lab.plan = diff.wanted
+        lab.trust.begin()
         content = msgspec.json.format(msgspec.json.encode(diff.wanted), indent=1)
         write_atomically(lab.directory.path / "plan.json", content)
         return diff.changes

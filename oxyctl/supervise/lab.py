@@ -20,6 +20,7 @@ from oxyctl.supervise.processes import Processes, Program, tail
 from oxyctl.supervise.questions import COMMIT
 from oxyctl.supervise.shared_programs import SharedPrograms
 from oxyctl.supervise.state import LabDirectory
+from oxyctl.supervise.trust import Trust
 
 MAX_STORIES = 3  # of nodes that are not ready in time; the others are only named
 
@@ -65,6 +66,7 @@ class RunningLab:
         self.processes = Processes(directory, self.namespaces)
         self.links = Links(self.processes, self.namespaces)
         self.shared = SharedPrograms(self.processes)
+        self.trust = Trust(lambda: self.plan)
         self.changing = asyncio.Lock()  # held while anything is made, ended or told; not while it is waited for
         self.ready: set[str] = set()
 
@@ -83,7 +85,7 @@ class RunningLab:
     async def until_ready(self, node: PlannedNode, deadline: float) -> None:
         """Return when `node` is ready; OxyctlError when it is not at the deadline, or never will be."""
         program = self.processes.programs[node.process]
-        probe = asyncio.create_task(until_ready(node, program, self.processes))
+        probe = asyncio.create_task(self._until_answered(node, program))
         remaining = max(0.0, deadline - time.monotonic())
         futures: set[asyncio.Future[Any]] = {probe, program.exited}
         await asyncio.wait(futures, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
@@ -102,6 +104,10 @@ class RunningLab:
             probe.cancel()
         self.ready.add(node.name)
         self.channel.tell("ready", node=node.name, kind=node.kind)
+
+    async def _until_answered(self, node: PlannedNode, program: Program) -> None:
+        await until_ready(node, program, self.processes)
+        await self.trust.until_whole(node.name)
 
     def check_programs(self) -> None:
         """A program that only has to run may still have failed while the others became ready."""

@@ -103,6 +103,7 @@ class Supervisor:
     def _commit(self) -> None:
         self._enter_phase("up")
         self.nodes.begin()
+        self.lab.trust.begin()
         self.lab.channel.close()
 
     def _enter_phase(self, phase: Phase) -> None:

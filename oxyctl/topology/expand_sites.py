@@ -108,7 +108,7 @@ class _Expansion:
             return  # told when the site itself is checked
         name, place = f"{site}-{host}", ("nodes", site, "hosts", str(host))
         services = self._services(said.get("services", ["http", "echo"]), place)
-        rest = {key: said[key] for key in ("root", "files", "env", "labels") if key in said}
+        rest = {key: said[key] for key in ("root", "files", "env", "labels", "trust") if key in said}
         base = {"kind": "upstream", "networks": {lan: said.get("addresses", [])}, "services": services}
         self._place(name, base | rest, place)
         self.homes[name] = site, str(host)

@@ -12,7 +12,7 @@ from msgspec import Meta, field
 
 from oxyctl.net.impairment import Loss, Mtu, Said
 from oxyctl.topology.quantities import Duration, seconds
-from oxyctl.topology.words import Restart
+from oxyctl.topology.words import Restart, Trust
 from proxy.settings import DocumentError
 
 Place = tuple[str | int, ...]  # in what the file says of a node
@@ -76,6 +76,7 @@ class Node(Part, frozen=True, tag_field="kind"):
     env: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     restart: Restart = "never"  # when its program has ended by itself
+    trust: Trust | None = None  # authorities that its programs trust beside the system's
     resolver: bool = True  # whether port 53 of 127.0.0.1 answers for the lab's names
 
     @property

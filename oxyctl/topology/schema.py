@@ -56,6 +56,8 @@ SENTENCES: dict[str, dict[str, str]] = {
         "count": "Number of them: NAME-1, NAME-2, ... `{i}` in a text is the number.",
         "restart": "When its program has ended by itself, it is started again: always, on-failure (any other exit code "
         "than 0, or a signal), never.",
+        "trust": "Authorities that its programs trust beside the system's: lab-ca, the lab's own, or tenant-ca, its "
+        "tenant's as well, which signs for what is inspected.",
         "resolver": "Whether names of the lab are answered at port 53 of its loopback.",
         "gateway": "Where other packets go: a node or an address; false: nowhere.",
         "rate": "The most that passes: 10mbit, 1gbit.",
@@ -232,7 +234,8 @@ SENTENCES: dict[str, dict[str, str]] = {
         "url": "What is asked for.",
         "method": "The request's method.",
         "headers": "Headers of the request.",
-        "verify": "Whether the certificate must be the lab authority's, and for this name.",
+        "verify": "Whether the certificate must be for this name and of an authority that the node trusts, if none is "
+        "said the lab's; lab-ca, tenant-ca: of that one.",
         "status": "The status of the answer.",
         "length": "Bytes of the answer's body.",
         "sha256": "The sum of the answer's body.",

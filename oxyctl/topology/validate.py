@@ -18,6 +18,7 @@ from oxyctl.topology.routes import RouteError
 from oxyctl.topology.routing import find_routes
 from oxyctl.topology.sites import check_mtu
 from oxyctl.topology.tenant_routes import check_routes
+from oxyctl.topology.trust import check_trust
 from proxy.settings import Document, DocumentError, suggest
 
 LAB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -36,6 +37,7 @@ def validate(document: Document, lab: Lab) -> None:
     for name, node in lab.nodes.items():
         complain = partial(_complain, document, name)
         node.check(name, lab, complain)
+        check_trust(name, lab, complain)
         if isinstance(node, ProxyNode):
             check_routes(name, node, lab, complain)
         if isinstance(node, SiteNode):

@@ -17,8 +17,8 @@ HTTP_PORT = 80
 def plan_process(name: str, node: ProcessNode, draft: Draft) -> None:
     """One namespace, one process."""
     draft.add_namespace(name)
-    command, directory = node.command, str(draft.base)
-    draft.processes.append(Process(name=name, node=name, command=command, directory=directory, environment=node.env))
+    command, directory, environment = node.command, str(draft.base), draft.environment(name)
+    draft.processes.append(Process(name=name, node=name, command=command, directory=directory, environment=environment))
     probe = Running() if node.ready is None else _probe(name, node.ready, draft)
     draft.add_node(name, node.kind, process=name, probe=probe)
 
@@ -28,8 +28,8 @@ def _probe(node: str, ready: Ready, draft: Draft) -> Probe:
     if ready.tcp is not None:
         return Port(addresses=[*LOCAL, *draft.addresses(node)], port=ready.tcp, timeout_s=timeout_s)
     if ready.exec is not None:
-        environment = draft.lab.nodes[node].env
-        return Exec(command=ready.exec, directory=str(draft.base), environment=environment, timeout_s=timeout_s)
+        directory, environment = str(draft.base), draft.environment(node)
+        return Exec(command=ready.exec, directory=directory, environment=environment, timeout_s=timeout_s)
     parts = urlsplit(ready.http or "")
     host = parts.hostname or ""
     known = {"localhost": LOCAL} | {name: draft.addresses(name) for name in draft.lab.nodes}

@@ -39,7 +39,7 @@ def plan_proxy(name: str, node: ProxyNode, draft: Draft) -> None:
         node=name,
         command=[sys.executable, "-m", "proxy", str(home / "proxy.yaml")],
         directory=str(draft.base if node.settings.hooks else home),  # `python -m` imports from there
-        environment=node.env,
+        environment=draft.environment(name),
         inherit=str(home) if is_too_long(home / TUNNELS) else None,
     )
     draft.processes.append(process)
@@ -60,7 +60,7 @@ def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
     sockets = f"/proc/self/fd/{INHERITED}" if is_too_long(home / TUNNELS) else str(home)
     change = node.settings
     tenants = {
-        tenant: tenant_settings(name, tenant, said.settings(list(node.attached)), draft.lab)
+        tenant: draft.trust.origins(tenant_settings(name, tenant, said.settings(list(node.attached)), draft.lab))
         for tenant, said in node.tenants.items()
     }
     policies: list[str] = []
@@ -82,6 +82,7 @@ def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
         hooks=change.hooks,
         offramp=change.offramp,
         kernel=change.kernel,
+        inspectors=change.inspectors,
     )
 
 

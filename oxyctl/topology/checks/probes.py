@@ -11,6 +11,7 @@ from msgspec import Meta, field
 from oxyctl.topology.checks.base import FromNode, check_host, checked
 from oxyctl.topology.model import Complaint, Lab
 from oxyctl.topology.quantities import Duration, Share, Texts, seconds, share
+from oxyctl.topology.words import Trust
 from oxyctl.traffic.config import DNS_PORT, Family
 from oxyctl.traffic.messages import TYPES, encode_query
 from oxyctl.traffic.targets import parse_endpoint, parse_url
@@ -23,13 +24,14 @@ Size = Annotated[int, Meta(ge=8, le=65_000)]
 
 
 class HttpCheck(FromNode, kw_only=True, frozen=True, tag="http"):
-    """A request is answered as it should. `verify`: the certificate is the lab's authority's, and for this name."""
+    """A request is answered as it should. `verify`: the certificate is for this name, and of whom the node trusts (of
+    the lab's authority, if it says nothing); or of the authority that is named, and of no other."""
 
     url: str
     method: Annotated[str, Meta(pattern="^[A-Z]{1,20}$")] = "GET"
     headers: dict[str, str] = field(default_factory=dict)
     family: Family | None = None
-    verify: bool = False
+    verify: bool | Trust = False
     status: int | list[int] = 200
     contains: Texts = field(default_factory=list)
     length: Count | None = None
@@ -43,6 +45,10 @@ class HttpCheck(FromNode, kw_only=True, frozen=True, tag="http"):
         """The URL is one."""
         super().validate(lab, complain)
         check_host(lab, complain, checked(complain, "url", parse_url, self.url).endpoint.host, "url")
+        if self.verify == "tenant-ca":
+            for name in self.sources:
+                if lab.nodes[name].trust != "tenant-ca":
+                    raise complain(f"node '{name}' does not say `trust: tenant-ca`", "verify")
 
 
 class ToPort(FromNode, kw_only=True, frozen=True):

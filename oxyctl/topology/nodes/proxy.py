@@ -8,6 +8,7 @@ from msgspec import field
 from oxyctl.topology.model import Complaint, Lab, Networks, Node, Part
 from oxyctl.topology.policies import PolicyMapping, check_policies
 from proxy.settings import Bridge, KernelOffRamp, Records, TenantSettings, Timeouts, suggest
+from proxy.settings.inspection import InspectorCount
 from proxy.settings.model import OffRampName
 
 
@@ -20,6 +21,7 @@ class Overrides(Part, frozen=True):
     hooks: str | None = None  # "module:Class", found beside the lab file
     offramp: OffRampName = "kernel"  # the namespace is the lab's own
     kernel: KernelOffRamp = KernelOffRamp()
+    inspectors: InspectorCount = "auto"
 
 
 class LabTenant(TenantSettings, kw_only=True, frozen=True):

@@ -15,6 +15,7 @@ from msgspec import Meta, field
 
 from oxyctl.topology.model import Attachment, Complaint, Impaired, Lab, Node, Part, Place
 from oxyctl.topology.nodes.proxy import ProxyNode
+from oxyctl.topology.words import Trust
 from proxy.settings import suggest
 
 Port = Annotated[int, Meta(ge=1, le=65_535)]
@@ -45,6 +46,7 @@ class SiteHost(Part, frozen=True):
     files: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    trust: Trust | None = None
 
 
 class TunnelProbe(Part, frozen=True):

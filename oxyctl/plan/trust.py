@@ -1,0 +1,69 @@
+"""Trusted certificates as planned: the bundles that nodes see, and the lab's authority for proxies that read. Pure.
+
+The lab's authority signs for its origins, as public ones do outside. The proxy makes that of a tenant when it starts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from oxyctl.plan.steps import Bundle
+from oxyctl.topology.model import Lab
+from oxyctl.topology.trust import may_be_read, tenant_of
+from proxy.settings import TenantSettings
+
+# What programs ask for the file of the certificates that they trust, instead of the one that they came with
+VARIABLES = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO")
+
+
+class TrustPlan:
+    """Who trusts whom in one lab. `directory`: what the lab's authority is kept in."""
+
+    def __init__(self, lab: Lab, run: Path) -> None:
+        self.directory = run / "services"
+        self.may_be_read = may_be_read(lab)
+        self._lab, self._run = lab, run
+
+    @property
+    def authority(self) -> str:
+        """The file of the certificate of the lab's authority."""
+        return str(self.directory / "ca.pem")
+
+    def authorities_of(self, node: str) -> list[str]:
+        """The files of the certificates that `node` trusts beside the system's."""
+        trust = self._lab.nodes[node].trust
+        if trust is None:
+            return []
+        tenant = tenant_of(self._lab, node) if trust == "tenant-ca" else None
+        return [self.authority] if tenant is None else [self.authority, self._tenant_authority(*tenant)]
+
+    def bundle_of(self, node: str) -> str | None:
+        """The file of all that `node` trusts; None: the system's own."""
+        trust = self._lab.nodes[node].trust
+        if trust is None:
+            return None
+        tenant = tenant_of(self._lab, node) if trust == "tenant-ca" else None
+        return str(self._run / "trust" / ("lab.pem" if tenant is None else f"{tenant[0]}/{tenant[1]}.pem"))
+
+    def bundles(self) -> list[Bundle]:
+        """Each once."""
+        found = {path: node for node in self._lab.nodes if (path := self.bundle_of(node)) is not None}
+        return [Bundle(path=path, authorities=self.authorities_of(node)) for path, node in found.items()]
+
+    def environment_of(self, node: str) -> dict[str, str]:
+        """Where programs of `node` that do not ask the system find what they are to trust."""
+        bundle = self.bundle_of(node)
+        return {} if bundle is None else dict.fromkeys(VARIABLES, bundle)
+
+    def origins(self, tenant: TenantSettings) -> TenantSettings:
+        """The tenant, whose origins may have certificates of the lab's authority."""
+        if not self.may_be_read:
+            return tenant
+        inspection = tenant.inspection
+        trust = [*inspection.trust, self.authority]
+        return msgspec.structs.replace(tenant, inspection=msgspec.structs.replace(inspection, trust=trust))
+
+    def _tenant_authority(self, proxy: str, tenant: str) -> str:
+        return str(self._run / "nodes" / proxy / "state" / "ca" / tenant / "certificate.pem")

@@ -1,0 +1,57 @@
+"""Whose certificates a node trusts beside the system's, and whose tenants' sessions may be read."""
+
+from __future__ import annotations
+
+from oxyctl.topology.checks import PolicyCheck
+from oxyctl.topology.model import Complaint, Lab
+from oxyctl.topology.nodes import ProxyNode, SiteNode, WarpNode
+from oxyctl.topology.policies import PolicyMapping
+from proxy.settings.inspection import Inspection
+
+READ_LEVELS = ("tls", "http")
+
+
+def tenant_of(lab: Lab, name: str) -> tuple[str, str] | None:
+    """The proxy and the tenant that traffic of a node comes in by: a client's, or those of the site it is behind."""
+    node = lab.nodes[name]
+    if isinstance(node, WarpNode):
+        return node.proxy, node.tenant
+    for site_name, site in lab.nodes.items():
+        if isinstance(site, SiteNode) and (site_name == name or site.lan.name in node.attached):
+            return None if site.via is None else (site.via, site.tenant)
+    return None
+
+
+def check_trust(name: str, lab: Lab, complain: Complaint) -> None:
+    """Who trusts its tenant's authority has a tenant."""
+    if lab.nodes[name].trust == "tenant-ca" and tenant_of(lab, name) is None:
+        raise complain(f"node '{name}' belongs to no tenant: it is neither a client nor behind a site", "trust")
+
+
+def may_be_read(lab: Lab) -> bool:
+    """Whether anything in the lab file says that sessions are read, or might: their proxies need the lab's roots."""
+    proxies = [node for node in lab.nodes.values() if isinstance(node, ProxyNode)]
+    policies = [check.policy for check in lab.checks if isinstance(check, PolicyCheck)]
+    return (
+        any(node.trust is not None for node in lab.nodes.values())
+        or any(map(_may_read, proxies))
+        or any(map(_inspects, policies))
+    )
+
+
+def _may_read(proxy: ProxyNode) -> bool:
+    tenants = list(proxy.tenants.values())
+    levels: list[str | None] = [tenant.level for tenant in tenants]
+    levels += [route.level for tenant in tenants for parts in tenant.networks.values() for route in parts.routes]
+    return (
+        proxy.settings.hooks is not None
+        or any(level in READ_LEVELS for level in levels)
+        or any(tenant.inspection != Inspection() for tenant in tenants)
+        or any(map(_inspects, [proxy.policy, *(tenant.policy for tenant in tenants)]))
+    )
+
+
+def _inspects(policy: PolicyMapping | None) -> bool:
+    """Whether a rule lifts sessions so high; what else is wrong with a policy is told elsewhere."""
+    rules = (policy or {}).get("rules") or []
+    return any(isinstance(rule, dict) and rule.get("action") == "inspect" for rule in rules)
