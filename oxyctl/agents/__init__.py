@@ -1,11 +1,11 @@
-"""What runs inside client nodes, that of all of them in one process: `python -m oxyctl.agents CONFIG.json`.
+"""The tunnel clients of a lab, all in one process: `python -m oxyctl.agents CONFIG.json`.
 
-config     what CONFIG.json says
-client     one client: its TUN device, and its tunnel while there is one
-pump       packets between the two, as flat as it gets
-fleet      all clients in one epoll loop: dial, pump, dial again
+config     the schema of CONFIG.json
+client     one client: its TUN device, and its tunnel to the proxy while it is connected
+pump       the hot loop: packets between the two
+fleet      all clients in one epoll loop: connect, pump, reconnect
 slow       the same pump by way of two lines: a tunnel with an impairment
 line       one direction of an impaired link: loss, rate, delay
-sites/     a process of its own: ends of sites' tunnels in user space, GRE and GUE
-impair     a process of its own: links between nodes and networks, where the kernel cannot impair them
+sites/     a separate process: the ends of sites' tunnels in user space, GRE and GUE
+impair     a separate process: impaired links between nodes and networks, where the kernel has no netem
 """

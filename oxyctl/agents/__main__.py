@@ -13,7 +13,7 @@ from oxyctl.agents.fleet import Fleet
 
 
 def main(path: str) -> None:
-    """Open the devices of all clients, then pump until the process is ended."""
+    """Open the TUN devices of all clients, then move packets until the process is killed."""
 
     def read() -> Config:
         return msgspec.json.decode(Path(path).read_bytes(), type=Config)

@@ -1,4 +1,4 @@
-"""One client: the TUN device that its programs send into, and its tunnel to the proxy while there is one."""
+"""One client: the TUN device that its programs send into, and its tunnel to the proxy while it is connected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DIAL_TIMEOUT_S = 10.0
 
 
 class Client:
-    """The device stays for the life of the process; tunnels come and go. Counters are of packets."""
+    """The device lives as long as the process; tunnels come and go. Counters are in packets."""
 
     def __init__(self, config: ClientConfig) -> None:
         self.config = config
@@ -31,27 +31,27 @@ class Client:
         self.mtu = config.context.mtu
         self.tun = _open_device(config, self.offload)
         self.tunnel: socket.socket | None = None
-        self.waiting: bytes | None = None  # one packet that the tunnel had no room for; until it goes, none is read
+        self.waiting: bytes | None = None  # a packet that the tunnel had no room for; nothing is read until it is sent
         self.sent = self.received = 0
-        self.refused = 0  # by the kernel, from the tunnel: not a packet, or a header that lies
-        self.lost = 0  # from the device: longer than the tunnel takes
+        self.refused = 0  # from the tunnel, rejected by the kernel: not a packet, or an inconsistent header
+        self.lost = 0  # from the device: larger than the tunnel accepts
 
     @property
     def name(self) -> str:
-        """Of its node."""
+        """The name of its node."""
         return self.config.node
 
     def dial(self) -> tuple[socket.socket, TunnelAnswer]:
-        """A tunnel that the proxy accepted. OSError: nobody answers; ProxyError: refused. May take seconds."""
+        """Connect to the proxy, which may take seconds. OSError: nobody answers; ProxyError: the proxy refused."""
         with shortened(self.config.socket) as path:
             tunnel, answer = dial(path, self.config.context, timeout_s=DIAL_TIMEOUT_S)
         if self.offload and answer.offload is None:
             tunnel.close()
-            raise ProxyError("the proxy did not take the offer of offload, which this device was made for")
+            raise ProxyError("the proxy declined the offload that this device was created with")
         return tunnel, answer
 
     def adopt(self, tunnel: socket.socket, answer: TunnelAnswer) -> None:
-        """From now on this is the tunnel, and its MTU the device's."""
+        """Use this tunnel from now on, and give the device its MTU."""
         self.tunnel = tunnel
         if answer.mtu is not None and answer.mtu != self.mtu:
             self.mtu = answer.mtu
@@ -59,21 +59,21 @@ class Client:
                 netlink.run([netlink.set_link(socket.if_nametoindex(self.config.interface), mtu=self.mtu)])
 
     def hang_up(self) -> None:
-        """Forget the tunnel, and the packet that waited for it."""
+        """Close the tunnel, and drop the packet that waited for it."""
         if self.tunnel is not None:
             self.tunnel.close()
         self.tunnel = self.waiting = None
 
 
 def _open_device(config: ClientConfig, offload: bool) -> int:
-    """A TUN device in the client's namespace with its addresses, taking all traffic that has no better route."""
+    """A TUN device with the client's addresses in its namespace, which is the default route there."""
     with inside_file(config.netns):
         tun = open_tun(config.interface, offload=offload)
-        # the namespace's end removes it, all at once: closing one descriptor after the other takes 16 ms each
+        # removed with its namespace, all at once: closing the descriptors one by one takes 16 ms each
         fcntl.ioctl(tun, TUNSETPERSIST, 1)
         try:
             netlink.run(_configuration(config))
-        except OSError as error:  # the device, with its addresses, may be of the client that was here before
+        except OSError as error:  # the device and its addresses may be left from a previous client of this node
             if error.errno != errno.EEXIST:
                 os.close(tun)
                 raise

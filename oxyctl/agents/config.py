@@ -1,4 +1,4 @@
-"""What CONFIG.json says: each client's namespace, device, tunnel socket, the context that it sends, its impairment."""
+"""The schema of CONFIG.json: each client's namespace, device, tunnel socket, tunnel context and impairment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ClientConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
 
 
 class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """All clients of a lab; `generation` is repeated in the report that answers a change."""
+    """All clients of a lab; the report that follows a change repeats its `generation`."""
 
     clients: list[ClientConfig]
     generation: int = 0

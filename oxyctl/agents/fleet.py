@@ -1,4 +1,4 @@
-"""All clients in one epoll loop. Dialling may block, so threads do it; packets are moved by this one only."""
+"""All clients in one epoll loop. Connecting may block, so threads do it; only this thread moves packets."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import msgspec
 
 from oxyctl.agents.client import Client
 from oxyctl.agents.config import Config
+from oxyctl.agents.impaired_tunnel import ImpairedTunnel
 from oxyctl.agents.pump import TunnelLost, download, resume, upload
-from oxyctl.agents.slow import Detour
 from oxyctl.net.impairment import Impairment
 from proxy.context import TunnelAnswer
 from proxy.errors import ProxyError
@@ -33,26 +33,26 @@ Outcome = tuple[socket.socket, TunnelAnswer] | Exception
 
 
 class Fleet:
-    """The loop. What happens to a client is told on standard output in JSON lines, and in words on standard error."""
+    """The event loop. Each client's events go to standard output as JSON lines, and to standard error as text."""
 
     def __init__(self, clients: list[Client]) -> None:
         self._epoll = select.epoll()
-        self._by_fd = {client.tun: client for client in clients}  # and their tunnels
+        self._by_fd = {client.tun: client for client in clients}  # devices, and the tunnels that are connected
         self._pauses = dict.fromkeys(clients, FIRST_PAUSE_S)
-        self._due = [(0.0, number, client) for number, client in enumerate(clients)]  # heap: whom to dial, and when
+        self._due = [(0.0, number, client) for number, client in enumerate(clients)]  # heap: when to dial, for whom
         self._attempts = len(clients)
         self._diallers = ThreadPoolExecutor(DIALLERS)
         self._outcomes: collections.deque[tuple[Client, Outcome]] = collections.deque()  # filled by the diallers
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
-        self._detours: dict[Client, Detour] = {}  # of those whose tunnel is impaired
+        self._impaired: dict[Client, ImpairedTunnel] = {}
         self._is_changed = False
         for client in clients:
             self._epoll.register(client.tun, 0)
             self._impair(client, client.config.impairment)
 
     def run(self, read: Callable[[], Config] | None = None) -> NoReturn:
-        """Pump for ever. On SIGHUP, `read` what the configuration has become."""
+        """Move packets forever. On SIGHUP, `read` the new configuration and apply it."""
         if read is not None:
             signal.signal(signal.SIGHUP, self._note_change)
         while True:
@@ -67,11 +67,11 @@ class Fleet:
 
     def _handle(self, client: Client, fd: int, events: int) -> None:
         try:
-            if (detour := self._detours.get(client)) is not None:
+            if (impaired := self._impaired.get(client)) is not None:
                 if fd == client.tun:
-                    detour.upload(time.monotonic())
+                    impaired.upload(time.monotonic())
                 else:
-                    detour.download(time.monotonic())
+                    impaired.download(time.monotonic())
                 return
             if fd == client.tun:
                 if not upload(client):
@@ -85,15 +85,15 @@ class Fleet:
             self._lose(client, str(lost))
 
     def _watch(self, client: Client, *, is_full: bool) -> None:
-        """While the tunnel is full the device is left alone, and the kernel's queue holds what programs send."""
+        """While the tunnel is full, the device is not read: what programs send waits in the kernel's queue."""
         assert client.tunnel is not None
         self._epoll.modify(client.tun, 0 if is_full else select.EPOLLIN)
         self._epoll.modify(client.tunnel, select.EPOLLIN | (select.EPOLLOUT if is_full else 0))
 
     def _next_due(self) -> float | None:
-        """Do what is due; seconds until something is again."""
+        """Do what is due; returns the seconds until something is due again, None if nothing is."""
         now = time.monotonic()
-        due = [when for detour in self._detours.values() if (when := detour.write_due(now)) is not None]
+        due = [when for impaired in self._impaired.values() if (when := impaired.write_due(now)) is not None]
         pause = self._dial_due()
         return min([max(0.0, when - now) for when in due] + ([] if pause is None else [pause]), default=None)
 
@@ -129,11 +129,11 @@ class Fleet:
         self._dial_later(client)
 
     def _remove(self, client: Client) -> None:
-        """The device itself goes with its namespace."""
+        """The kernel removes the device with its namespace."""
         del self._by_fd[client.tun], self._pauses[client]
         self._due = [entry for entry in self._due if entry[2] is not client]
         heapq.heapify(self._due)
-        self._detours.pop(client, None)
+        self._impaired.pop(client, None)
         if client.tunnel is not None:
             del self._by_fd[client.tunnel.fileno()]
             client.hang_up()
@@ -143,18 +143,18 @@ class Fleet:
 
     def _impair(self, client: Client, impairment: Impairment) -> None:
         if not impairment.is_shaped and not impairment.down:
-            if (detour := self._detours.pop(client, None)) is not None:
-                detour.write_due(float("inf"))
-        elif (detour := self._detours.get(client)) is not None:
-            detour.change(impairment)
+            if (impaired := self._impaired.pop(client, None)) is not None:
+                impaired.write_due(float("inf"))
+        elif (impaired := self._impaired.get(client)) is not None:
+            impaired.change(impairment)
         else:
-            self._detours[client] = Detour(client, impairment)
+            self._impaired[client] = ImpairedTunnel(client, impairment)
             if client.tunnel is not None and client.waiting is not None:
-                client.waiting = None  # the line takes over from a tunnel that was full
+                client.waiting = None  # impaired tunnels drop what has no room
                 self._watch(client, is_full=False)
 
     def _dial_due(self) -> float | None:
-        """Have those dialled whose time has come; seconds until the next one, None when nobody waits."""
+        """Dial the clients that are due; returns the seconds until the next one is, None if none waits."""
         now = time.monotonic()
         while self._due and self._due[0][0] <= now:
             _, _, client = heapq.heappop(self._due)
@@ -173,7 +173,7 @@ class Fleet:
         os.eventfd_read(self._wake)
         while self._outcomes:
             client, outcome = self._outcomes.popleft()
-            if client not in self._pauses:  # removed meanwhile
+            if client not in self._pauses:  # removed in the meantime
                 if isinstance(outcome, tuple):
                     outcome[0].close()
                 continue

@@ -1,8 +1,8 @@
 """Impaired links where the kernel has no netem: `python -m oxyctl.agents.impair CONFIG.json`.
 
-Each link is two TAP devices in the lab's own namespace, one towards the node and one towards its network, and this
-process between them. TAP devices without offload: the kernel cuts super-packets into frames and sums them, so loss and
-rate are of what a wire would carry. SIGHUP: CONFIG.json has changed. Each reading is answered by a report.
+Each link is a pair of TAP devices in the lab's own namespace, one towards the node and one towards its network; this
+process relays frames between them. The devices have no offload: the kernel segments and checksums before they see a
+frame, so loss and rate apply to what a wire would carry. SIGHUP reloads CONFIG.json; each load is answered by a report.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class LinkConfig(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Config(msgspec.Struct, kw_only=True, frozen=True):
-    """All impaired links of a lab; `generation` is repeated in the report."""
+    """All impaired links of a lab; the report repeats their `generation`."""
 
     generation: int
     links: list[LinkConfig]
 
 
 class Link:
-    """Two devices and a line from each to the other."""
+    """Two devices, and one impaired direction from each to the other."""
 
     def __init__(self, config: LinkConfig) -> None:
         self.config = config
@@ -60,16 +60,16 @@ class Link:
             self.near: (Line(config.impairment, start), self.far),
             self.far: (Line(config.impairment, start + 1), self.near),
         }
-        self.refused = 0  # by the kernel: a device that is not up yet, or no frame at all
+        self.refused = 0  # frames that the kernel rejected: the device is not up yet, or the frame is malformed
 
     def change(self, config: LinkConfig) -> None:
-        """The same devices, and from now on this impairment."""
+        """Keep the devices, and change the impairment."""
         self.config = config
         for line, _ in self.lines.values():
             line.change(config.impairment)
 
     def read(self, fd: int) -> None:
-        """Frames that have arrived at one device begin their way to the other."""
+        """Take the frames that have arrived at the device `fd`."""
         line = self.lines[fd][0]
         now = time.monotonic()
         try:
@@ -81,7 +81,7 @@ class Link:
             self.refused += 1
 
     def write_due(self, now: float) -> float | None:
-        """Frames whose time has come go on; when the next one is due."""
+        """Send the frames that are due; returns when the next one is, None if none is held."""
         times = []
         for line, out in self.lines.values():
             for frame in line.due(now):
@@ -94,7 +94,7 @@ class Link:
         return min(times, default=None)
 
     def report(self) -> dict[str, int]:
-        """Frames, both directions together."""
+        """Counts of frames, both directions together."""
         lines = [line for line, _ in self.lines.values()]
         return {
             "passed": sum(line.passed for line in lines),
@@ -103,7 +103,7 @@ class Link:
         }
 
     def close(self) -> None:
-        """The devices go with their descriptors."""
+        """Close both devices, which removes them."""
         os.close(self.near)
         os.close(self.far)
 
@@ -119,7 +119,7 @@ class Relay:
         self._epoll = select.epoll()
 
     def run(self) -> None:
-        """Relay for ever."""
+        """Relay frames forever."""
         wake, changed = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(changed, warn_on_full_buffer=False)
         signal.signal(signal.SIGHUP, lambda number, frame: None)
@@ -135,7 +135,7 @@ class Relay:
                     self._busy.add(link)
 
     def _write_due(self) -> float | None:
-        """Move what is due; seconds until the next frame is, None when none is under way."""
+        """Send what is due on every link; returns the seconds until the next frame is due, None if none is held."""
         now = time.monotonic()
         times = []
         for link in list(self._busy):
@@ -146,7 +146,7 @@ class Relay:
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def reload(self) -> None:
-        """Do as CONFIG.json says now, and report; what cannot be opened is told, the rest goes on."""
+        """Apply CONFIG.json and print a report, which lists the links that could not be opened."""
         config = msgspec.json.decode(self._path.read_bytes(), type=Config)
         wanted = {each.name: each for each in config.links}
         for name in [name for name in self._links if name not in wanted]:
@@ -178,7 +178,7 @@ class Relay:
 
 
 def open_tap(name: str) -> int:
-    """A non-blocking descriptor of the new TAP device `name`: Ethernet frames, nothing before them. OSError."""
+    """A non-blocking descriptor of the new TAP device `name`, which carries bare Ethernet frames. Raises OSError."""
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))

@@ -1,7 +1,7 @@
-"""One direction of an impaired link: frames in, the same frames later, or never. Pure: `now` is an argument (seconds).
+"""One direction of an impaired link: frames come out later, or never. Pure: `now` (seconds) is an argument.
 
-A frame is lost or not, then waits for its turn at the rate (a token bucket, as tbf), then for its delay (as netem).
-Order is kept: jitter moves frames, and none overtakes another.
+A frame may be lost at random; otherwise it waits for the rate limit (a token bucket, like tbf), then for the delay
+(like netem). Order is kept: jitter delays frames, but none overtakes another.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections import deque
 
 from oxyctl.net.impairment import Impairment
 
-BURST_S, MIN_BURST_BYTES = 0.005, 10_000  # what passes at once after a pause, whatever the rate
-QUEUE_S, MIN_QUEUE_BYTES = 0.1, 150_000  # what waits for the rate; the next one is dropped
-MAX_HELD_BYTES = 64 << 20  # what waits for its delay
+BURST_S, MIN_BURST_BYTES = 0.005, 10_000  # the larger of the two may pass at once after a pause
+QUEUE_S, MIN_QUEUE_BYTES = 0.1, 150_000  # the larger of the two may wait for the rate limit; more is dropped
+MAX_HELD_BYTES = 64 << 20  # that wait for their delay
 
 
 class Line:
-    """Counters are of frames: `passed` went on, `lost` by chance or as the line is down, `dropped` for want of room."""
+    """Counts frames: `passed`; `lost` at random or while the link was down; `dropped` because a queue was full."""
 
     def __init__(self, impairment: Impairment, seed: int) -> None:
         self._chance = random.Random(seed)
         self._held: deque[tuple[float, bytes]] = deque()
         self._held_bytes = 0
-        self._free = self._last = float("-inf")  # when the rate has room again; when the last frame goes on
+        self._free = self._last = float("-inf")  # when the rate limit has room again; when the last frame is due
         self.passed = self.lost = self.dropped = 0
         self.change(impairment)
 
     def change(self, impairment: Impairment) -> None:
-        """From now on; frames that are under way keep their time."""
+        """Impair later frames like this; frames already held keep their time."""
         self.impairment = impairment
         rate = impairment.rate_bits
         self._byte_s = 8 / rate if rate else 0.0
@@ -37,11 +37,11 @@ class Line:
 
     @property
     def next_due(self) -> float | None:
-        """When the next frame goes on; None when none is under way."""
+        """When the next frame is due; None if none is held."""
         return self._held[0][0] if self._held else None
 
     def push(self, frame: bytes, now: float) -> None:
-        """One frame arrives."""
+        """Take one frame that has arrived at `now`."""
         wanted = self.impairment
         if wanted.down or (wanted.loss and self._chance.random() < wanted.loss):
             self.lost += 1
@@ -56,7 +56,7 @@ class Line:
         self._held_bytes += len(frame)
 
     def _turn(self, size: int, now: float) -> float | None:
-        """When the rate lets a frame of `size` bytes pass; None when too much waits already."""
+        """When the rate limit lets a frame of `size` bytes pass; None if the queue is full."""
         if not self._byte_s:
             return now
         free = max(self._free, now - self._burst_s) + size * self._byte_s
@@ -66,7 +66,7 @@ class Line:
         return max(now, free)
 
     def due(self, now: float) -> list[bytes]:
-        """The frames whose time has come, in order."""
+        """Remove and return the frames that are due, in order."""
         frames = []
         held = self._held
         while held and held[0][0] <= now:

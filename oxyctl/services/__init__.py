@@ -1,4 +1,4 @@
-"""The origin servers of a lab, those of all its nodes in one process: `python -m oxyctl.services CONFIG.json`.
+"""The origin servers of all nodes of a lab, in one process: `python -m oxyctl.services CONFIG.json`.
 
 A *service* is one kind of server on one port of one node. Its sockets are made inside the node's network namespace and
 keep it; one asyncio loop, which stays outside, serves them all. Programs that a service runs (a shell for ssh, iperf3)

@@ -18,7 +18,7 @@ from proxy.settings import DocumentError
 
 
 async def serve(config: Config, path: str) -> None:
-    """Start everything, say so in one JSON line on standard output, serve until SIGTERM or SIGINT.
+    """Start everything, report it as one JSON line on standard output, and serve until SIGTERM or SIGINT.
 
     SIGHUP: the configuration in the file `path` has changed; what became of that is another such line.
     """
@@ -57,7 +57,7 @@ async def _follow(fleet: Fleet, path: str, changed: asyncio.Event) -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """As many connections as the system's administrator lets us have."""
+    """Raise the soft limit of open files to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -18,7 +18,7 @@ from oxyctl.services.host import Host
 from oxyctl.services.service import ServiceError
 
 CA_DAYS = 3650
-LEAF_DAYS = 397  # the longest that clients take for granted
+LEAF_DAYS = 397  # the longest that browsers accept
 _KEY_USAGES = (
     "digital_signature",
     "content_commitment",
@@ -40,7 +40,7 @@ class Authority:
 
     @classmethod
     def of(cls, state: Path) -> Authority:
-        """The one kept in `state` as ca.pem and ca.key; made on first use."""
+        """The authority kept in the directory `state` as ca.pem and ca.key, created on first use."""
         kept, key_file = state / "ca.pem", state / "ca.key"
         if kept.exists() and key_file.exists():
             try:
@@ -69,7 +69,7 @@ class Authority:
         return cls(builder.sign(key, hashes.SHA256()), key)
 
     def issue(self, host: Host) -> bytes:
-        """A new key and a certificate of a node's name and addresses, in PEM, with the authority's own after it."""
+        """In PEM: a new key, a certificate of the node's name and addresses, and the authority's certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in host.addresses]
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host.name)])
@@ -88,7 +88,7 @@ class Authority:
 
 
 def server_context(host: Host) -> ssl.SSLContext:
-    """TLS for `host`, with a certificate that the lab's authority has just issued; offers HTTP/1.1."""
+    """A server context for `host` with a fresh certificate of the lab's authority; ALPN offers HTTP/1.1."""
     pem = host.keys() / "tls.pem"
     _write_private(pem, Authority.of(host.state).issue(host))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -107,7 +107,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
+        .not_valid_before(now - datetime.timedelta(days=1))  # clocks may differ
         .not_valid_after(now + datetime.timedelta(days=days))
     )
 
@@ -121,7 +121,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Replace a file by one that nobody else can read, in one step."""
+    """Replace a file atomically by one that only its owner can read."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)

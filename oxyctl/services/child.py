@@ -1,4 +1,4 @@
-"""One program that a service runs: its exit awaited without polling, its whole process group ended with it."""
+"""A program that a service runs: its exit is awaited without polling, and its process group is killed with it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from oxyctl.services.host import Host
 
 
 class Child:
-    """A running program, leader of its own session."""
+    """A running program, the leader of its own session."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self._loop = asyncio.get_running_loop()
-        self.exited: asyncio.Future[int] = self._loop.create_future()  # as Popen.returncode: negative for a signal
+        self.exited: asyncio.Future[int] = self._loop.create_future()  # like Popen.returncode: negative for a signal
         self._watch = os.pidfd_open(process.pid)
         self._loop.add_reader(self._watch, self._reap)
 
@@ -31,12 +31,12 @@ class Child:
             self.exited.set_result(code)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the program and all it started in its process group."""
+        """Send a signal to the program's process group."""
         if self._process.returncode is None:
             os.killpg(self._process.pid, number)
 
     async def kill(self) -> None:
-        """End it now, and whatever it left in its process group."""
+        """Kill the program's process group."""
         if self._process.returncode is None:
             self.signal(signal.SIGKILL)
             await asyncio.shield(self.exited)
@@ -48,12 +48,12 @@ def spawn(host: Host, command: Sequence[str], **options: object) -> Child:
 
 
 def dying_with_us(program: str, *arguments: str) -> list[str]:
-    """The command that runs `program` and has the kernel kill it should this process end, however it ends."""
+    """A command that runs `program`, and has the kernel kill it when this process ends, however it ends."""
     return [*_LAUNCH, "--die-with", str(os.getpid()), program, program, *arguments]
 
 
 def on_terminal(program: str, *command: str) -> list[str]:
-    """The command that runs `program` with standard input as controlling terminal; `command` begins with its name."""
+    """A command that runs `program` with standard input as its controlling terminal; `command` includes its name."""
     return [*_LAUNCH, "--terminal", program, *command]
 
 

@@ -1,4 +1,4 @@
-"""What CONFIG.json may say: the nodes, their addresses, and which service listens on which port."""
+"""The schema of CONFIG.json: the nodes, their addresses, and which service listens on which port."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """A mapping with known keys only."""
+    """A mapping that accepts known keys only."""
 
 
 class NodeConfig(_Part, frozen=True):
-    """One node: its services listen on every address of its namespace, or here (no `netns`) on `addresses` only."""
+    """One node. Its services listen on every address of its namespace; without `netns`, on `addresses` of this one."""
 
     name: Name
-    services: dict[str, Port]  # port 0: any free one, told in the report
+    services: dict[str, Port]  # port 0: any free one, named in the report
     netns: str | None = None
-    utsns: str | None = None  # whose host name the programs of ssh see
-    mntns: str | None = None  # whose files they see
-    env: dict[str, str] = msgspec.field(default_factory=dict)  # what is in their environment
+    utsns: str | None = None  # of the host name that programs of ssh see
+    mntns: str | None = None  # of the files that they see
+    env: dict[str, str] = msgspec.field(default_factory=dict)  # added to their environment
     addresses: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1", "::1"])
     root: str | None = None  # a directory whose files http and https serve
 
@@ -38,12 +38,12 @@ class Config(_Part, frozen=True):
 
     nodes: list[NodeConfig]
     state: str
-    hosts: str | None = None  # the file that has the names of the lab
-    generation: int = 0  # repeated in the report that answers a change
+    hosts: str | None = None  # the hosts file of the lab
+    generation: int = 0  # repeated in the report that follows a change
 
 
 def load(path: str | Path) -> Config:
-    """The configuration in the file `path` (JSON, or YAML); DocumentError with file, line and column of a mistake."""
+    """Read the file `path`, JSON or YAML. DocumentError names the file, line and column of a mistake."""
     document = read(path)
     config = document.convert(Config)
     seen: set[str] = set()

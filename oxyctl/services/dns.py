@@ -1,4 +1,4 @@
-"""The `dns` service: A, AAAA and PTR of the names of the lab, over UDP and TCP; no other name exists."""
+"""The `dns` service: A, AAAA and PTR records of the lab's names, over UDP and TCP; other names do not exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oxyctl.services.zone import Zone
 
 
 class DnsConnection(Connection):
-    """Queries one after the other, each with its length before it (RFC 1035 4.2.2)."""
+    """Queries one after another, each prefixed by its length (RFC 1035 section 4.2.2)."""
 
     def __init__(self, service: DnsService) -> None:
         super().__init__(service)
@@ -24,13 +24,13 @@ class DnsConnection(Connection):
             message, self._held = self._held[2:end], self._held[end:]
             answer = self._zone.answer_stream(message)
             if answer is None:
-                self.transport.abort()  # what speaks like this speaks no DNS
+                self.transport.abort()  # this is not DNS
                 return
             self.transport.write(len(answer).to_bytes(2, "big") + answer)
 
 
 class DnsService(TcpService):
-    """The TCP side, and the UDP sockets beside it."""
+    """The TCP server and the UDP sockets."""
 
     def __init__(self, host: Host, zone: Zone, listening: Sequence[socket.socket], bound: Sequence[socket.socket]):
         super().__init__(host, listening)
@@ -38,18 +38,18 @@ class DnsService(TcpService):
         self.datagrams = [UdpSocket(sock, zone.answer) for sock in bound]
 
     async def start(self) -> None:
-        """Answer from now on."""
+        """Start to answer."""
         await self.serve(lambda: DnsConnection(self))
 
     async def stop(self) -> None:
-        """Close all of it."""
+        """Close all sockets."""
         await super().stop()
         for sock in self.datagrams:
             sock.close()
 
 
 async def start(host: Host, port: int) -> DnsService:
-    """A server on `port` of each address of the node."""
+    """Start a server on `port` of each address of the node."""
     sockets = host.listen(port, listen_tcp, bind_udp)
     service = DnsService(host, Zone(host.hosts), sockets[0::2], sockets[1::2])
     await service.start()

@@ -1,4 +1,4 @@
-"""A DNS server's side of messages (RFC 1035, RFC 6891): a query taken apart, an answer put together."""
+"""A DNS server's messages (RFC 1035, RFC 6891): queries decoded, answers encoded."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NAME_OF_QUESTION = 0xC000 | _HEADER.size
 _OPT = 41
 CLASS_IN, CLASS_ANY = 1, 255
 A, PTR, AAAA, ANY = 1, 12, 28, 255
-PLAIN_BYTES, OUR_BYTES = 512, 1232  # of a UDP message: without EDNS; and what we say that we take ourselves
+PLAIN_BYTES, OUR_BYTES = 512, 1232  # sizes of UDP messages: without EDNS, and what we advertise
 TTL_S = 5
 
 
 class Code(enum.IntEnum):
-    """How a query ended."""
+    """Response codes (RFC 1035 section 4.1.1)."""
 
     NOERROR = 0
     FORMERR = 1
@@ -31,7 +31,7 @@ class Code(enum.IntEnum):
 
 
 class Query(NamedTuple):
-    """One question. `code` is set already when it is none that can be answered; `question` are its bytes."""
+    """One question, and its bytes as `question`. `code` is set if it cannot be answered."""
 
     ident: int
     flags: int
@@ -44,14 +44,14 @@ class Query(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One answer, of the name that was asked."""
+    """One resource record of the queried name."""
 
     type: int
     data: bytes
 
 
 def decode_query(message: bytes) -> Query | None:
-    """The query in `message`; None when it is none at all, and nothing is to be answered."""
+    """The query in `message`; None if it is not a query, and must not be answered."""
     if len(message) < _HEADER.size:
         return None
     ident, flags, questions, answers, authorities, others = _HEADER.unpack_from(message)
@@ -75,7 +75,7 @@ def decode_query(message: bytes) -> Query | None:
 
 
 def encode_answer(query: Query, code: Code, records: Sequence[Record], limit: int) -> bytes:
-    """The response to `query`; without its records, and marked as cut, where it would be longer than `limit` bytes."""
+    """The response to `query`. If it would be longer than `limit` bytes, it is truncated: TC set, no records."""
     answers = b"".join(
         _RECORD.pack(_NAME_OF_QUESTION, each.type, CLASS_IN, TTL_S, len(each.data)) + each.data for each in records
     )
@@ -89,7 +89,7 @@ def encode_answer(query: Query, code: Code, records: Sequence[Record], limit: in
 
 
 def _read_name(message: bytes) -> tuple[str, int]:
-    """The name that is asked for in small letters, without the final dot, and where it ends."""
+    """The queried name in lower case without the final dot, and the offset of its end."""
     labels, at = [], _HEADER.size
     while length := message[at]:
         label = message[at + 1 : at + 1 + length]
@@ -103,7 +103,7 @@ def _read_name(message: bytes) -> tuple[str, int]:
 
 
 def _edns_bytes(message: bytes, at: int) -> int | None:
-    """The size that an OPT record at `at` offers; None when that is something else."""
+    """The UDP size that an OPT record at `at` advertises; None if there is no OPT record."""
     if len(message) < at + 11 or message[at] != 0:
         return None
     kind, size = _QUESTION.unpack_from(message, at + 1)

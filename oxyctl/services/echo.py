@@ -1,4 +1,4 @@
-"""The `echo` service (RFC 862): whatever comes goes back, over TCP and UDP on the same port."""
+"""The `echo` service (RFC 862): sends back what it receives, over TCP and UDP on the same port."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from oxyctl.services.udp import UdpSocket
 
 
 class EchoConnection(Connection):
-    """Sends back what it receives; at the peer's end of file, sends what is left and closes its side as well."""
+    """Sends back what it receives; after the peer's end of file it sends the rest and closes."""
 
     def data_received(self, data: bytes) -> None:
         self.transport.write(data)
 
 
 class EchoService(TcpService):
-    """The TCP side, and one UDP socket per address."""
+    """The TCP server, and one UDP socket per address."""
 
     def __init__(self, host: Host, port: int) -> None:
         sockets = host.listen(port, listen_tcp, bind_udp)
@@ -23,14 +23,14 @@ class EchoService(TcpService):
         self.datagrams = [UdpSocket(sock, lambda data: data) for sock in sockets[1::2]]
 
     async def stop(self) -> None:
-        """Close all of it."""
+        """Close all sockets."""
         await super().stop()
         for socket in self.datagrams:
             socket.close()
 
 
 async def start(host: Host, port: int) -> EchoService:
-    """An echo service on `port`."""
+    """Start an echo service on `port`."""
     service = EchoService(host, port)
     await service.serve(lambda: EchoConnection(service))
     return service

@@ -1,4 +1,4 @@
-"""All services of a configuration: started together, reported in one line, stopped together."""
+"""All services of a configuration: started, reported and stopped together."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ STOP_TIMEOUT_S = 3
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A service that was started, and whose it is."""
+    """A service that was started, and its node."""
 
     node: str
     kind: str
     service: Service
 
     def report(self) -> dict[str, Any]:
-        """As the report tells it."""
+        """Its entry in the report."""
         state = "listening" if self.service.detail is None else "unavailable"
         return {
             "node": self.node,
@@ -43,7 +43,7 @@ class Fleet:
         self._nodes: dict[str, NodeConfig] = {}
 
     async def start(self, config: Config) -> None:
-        """Start every service of every node; when one fails, stop those that run and raise ServiceError."""
+        """Start all services of all nodes. If one fails, stop the others and raise ServiceError."""
         _make_private(Path(config.state))
         try:
             for node in config.nodes:
@@ -75,7 +75,7 @@ class Fleet:
             self.running.append(Running(node.name, kind, service))
 
     async def change(self, config: Config) -> dict[str, str]:
-        """Serve the nodes of `config` and no others; those that stay are left alone. What failed, by node."""
+        """Serve exactly the nodes of `config`, without touching those that stay. Returns the failures by node."""
         wanted = {node.name: node for node in config.nodes}
         gone = [name for name, node in self._nodes.items() if not _is_served_alike(node, wanted.get(name))]
         for name in gone:
@@ -96,18 +96,18 @@ class Fleet:
         await _stop(own)
 
     def report(self) -> dict[str, Any]:
-        """What listens where: the line that tells the lab that its origins are ready."""
+        """What listens where: the line from which the lab knows that its origins are ready."""
         return {"ready": True, "services": [running.report() for running in self.running]}
 
     async def stop(self) -> None:
-        """Stop them all, without waiting for any that hangs."""
+        """Stop all services, without waiting for one that hangs."""
         running, self.running = self.running, []
         self._nodes = {}
         await _stop(running)
 
 
 def _is_served_alike(node: NodeConfig, other: NodeConfig | None) -> bool:
-    """In a namespace, services listen on whatever addresses there are."""
+    """Whether a change between the two leaves the services as they are: in a namespace they listen on all addresses."""
     if other is None or node.netns is None:
         return node == other
     return msgspec.structs.replace(node, addresses=other.addresses) == other

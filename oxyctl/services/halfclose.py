@@ -1,4 +1,4 @@
-"""The `halfclose` service: greets, closes its writing side at once, and goes on reading until the peer has finished."""
+"""The `halfclose` service: sends a greeting, closes its sending side at once, and reads until the peer closes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GREETING = b"this side is finished, yours is not\n"
 
 
 class HalfCloseConnection(SinkConnection):
-    """FIN goes out after the greeting; what comes in after it is counted and logged."""
+    """Sends FIN after the greeting; counts and logs what it receives."""
 
     label = "halfclose"
 
@@ -23,5 +23,5 @@ class HalfCloseConnection(SinkConnection):
 
 
 async def start(host: Host, port: int) -> TcpService:
-    """A half-closing service on `port`."""
+    """Start a half-closing service on `port`."""
     return await tcp(host, port, HalfCloseConnection)

@@ -1,4 +1,4 @@
-"""A node as its services see it: sockets and programs made inside its network namespace."""
+"""A node as its services see it: makes sockets and starts programs in its network namespace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oxyctl.services import launch
 from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, setns
 
 BACKLOG = 4096
-ATTEMPTS = 20  # at one free port for both families and protocols
+ATTEMPTS = 20  # to find a port that is free for both families and protocols
 KEEPALIVE_S = 60
 UDP_BUFFER_BYTES = 4 << 20
 
@@ -28,7 +28,7 @@ Bind = Callable[[str, int], socket.socket]
 
 @dataclass(frozen=True)
 class Host:
-    """One node. Without `netns` it is this machine, and only `addresses` are listened on."""
+    """One node. Without `netns` it is this machine, and services listen on `addresses` only."""
 
     name: str
     addresses: Sequence[str]
@@ -36,18 +36,18 @@ class Host:
     netns: str | None = None
     utsns: str | None = None
     mntns: str | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)  # of the sessions of ssh
+    environment: Mapping[str, str] = field(default_factory=dict)  # of ssh sessions
     root: Path | None = None
-    hosts: Path | None = None  # the names that dns answers for
+    hosts: Path | None = None  # the names that the dns service answers for
 
     def keys(self) -> Path:
-        """The directory of the node's own keys, in `state`, readable by nobody else."""
+        """The directory of the node's keys below `state`, readable by its owner only."""
         directory = self.state / "nodes" / self.name
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return directory
 
     def listen(self, port: int, *binds: Bind) -> list[socket.socket]:
-        """Sockets of each of `binds` on each address, all on one port; port 0 is any that is free for all of them."""
+        """Open a socket with each of `binds` on each address, all on one port; 0 finds a port that is free for all."""
         with entered(self.netns, "net"):
             for remaining in reversed(range(ATTEMPTS if port == 0 else 1)):
                 try:
@@ -63,7 +63,7 @@ class Host:
         return ["0.0.0.0", "::"] if has_ipv6() else ["0.0.0.0"]
 
     def spawn(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a program inside the node's namespaces: a child has those of the thread that made it.
+        """Start a program inside the node's namespaces, which a child inherits from the thread that starts it.
 
         But for its files: no thread can have other mounts than those that it shares its directory with (setns(2)).
         """
@@ -73,7 +73,7 @@ class Host:
             return subprocess.Popen(command, **options)
 
     def open_root(self) -> int | None:
-        """A descriptor of the root directory that the node's programs have; None: it is our own. OSError."""
+        """A descriptor of the root directory of the node's programs; None if it is ours. Raises OSError."""
         if self.mntns is None:
             return None
         ours, theirs = socket.socketpair()
@@ -90,7 +90,7 @@ class Host:
 
 @contextmanager
 def entered(namespace: str | None, kind: Literal["net", "uts"]) -> Iterator[None]:
-    """The calling thread is in `namespace`, a file, until the block ends. Nothing may be awaited meanwhile."""
+    """Move the calling thread into the namespace at the path `namespace` for this block, which must not await."""
     if namespace is None:
         yield
         return
@@ -103,7 +103,7 @@ def entered(namespace: str | None, kind: Literal["net", "uts"]) -> Iterator[None
 
 
 def _see_files(namespace: str, directory: str) -> None:
-    """In the new process: the files of the node, and a directory that may be another there, or none."""
+    """In the new process: switch to the node's files, where the working directory may be different or missing."""
     with _opened(namespace) as inside:
         setns(inside, CLONE_NEWNS)
     try:
@@ -122,7 +122,7 @@ def _opened(path: str) -> Iterator[int]:
 
 
 def has_ipv6() -> bool:
-    """Whether the kernel has IPv6 at all."""
+    """Whether the kernel has IPv6."""
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
     except OSError:
@@ -160,11 +160,11 @@ def _bind(kind: int, address: str, port: int) -> socket.socket:
 
 
 def listen_tcp(address: str, port: int) -> socket.socket:
-    """A non-blocking TCP socket that listens on `address`, and on its family only."""
+    """A non-blocking TCP socket that listens on `address`, for its family only."""
     sock = _bind(socket.SOCK_STREAM, address, port)
     # accepted sockets inherit it; asyncio sets it only on sockets that were made with IPPROTO_TCP
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # accepted sockets inherit it: a client that vanished is noticed, its connection does not stay for ever
+    # accepted sockets inherit it: connections of clients that vanished are closed in the end
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
     sock.listen(BACKLOG)
@@ -172,7 +172,7 @@ def listen_tcp(address: str, port: int) -> socket.socket:
 
 
 def bind_udp(address: str, port: int) -> socket.socket:
-    """A non-blocking UDP socket with room for a burst of large datagrams."""
+    """A non-blocking UDP socket whose buffers hold a burst of large datagrams."""
     sock = _bind(socket.SOCK_DGRAM, address, port)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UDP_BUFFER_BYTES)

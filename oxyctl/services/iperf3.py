@@ -1,4 +1,4 @@
-"""The `iperf3` service: the real `iperf3 -s`, run inside the node's namespace and started again when it ends."""
+"""The `iperf3` service: the real `iperf3 -s`, run in the node's namespace and restarted when it exits."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from oxyctl.services.service import Service, ServiceError, Unavailable, log
 
 MISSING = "iperf3 is not installed (apt install iperf3)"
 START_TIMEOUT_S = 10
-PAUSE_S = 0.5  # before it is started again
+PAUSE_S = 0.5  # before a restart
 
 
 class Server:
-    """One `iperf3 -s`: on one address, or on all of its namespace when `address` is None."""
+    """One `iperf3 -s` on `address`, or on all addresses of its namespace if that is None."""
 
     def __init__(self, host: Host, program: str, port: int, address: str | None) -> None:
         self._host, self._port = host, port
         bind = [] if address is None else ["--bind", address]
-        # --forceflush: its standard output is a pipe, and what it prints tells that it listens
+        # --forceflush: standard output is a pipe, and what it prints shows that it listens
         self._command = dying_with_us(program, "--server", "--forceflush", "--port", str(port), *bind)
         self._listening = asyncio.get_running_loop().create_future()
         self._said: deque[str] = deque(maxlen=3)
@@ -31,7 +31,7 @@ class Server:
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it listens; ServiceError with what it said when it does not."""
+        """Start it and wait until it listens. ServiceError: it does not, with its output."""
         self._keeper = asyncio.create_task(self._keep_running())
         try:
             await asyncio.wait_for(asyncio.shield(self._listening), START_TIMEOUT_S)
@@ -39,14 +39,14 @@ class Server:
             raise ServiceError(f"iperf3 does not listen after {START_TIMEOUT_S} s: {self._last_words()}") from None
 
     async def stop(self) -> None:
-        """End it for good."""
+        """Stop it, without a restart."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         if self._child is not None:
             await self._child.kill()
         if self._listening.done():
-            self._listening.exception()  # seen, whoever was waiting
+            self._listening.exception()  # retrieved, in case nobody waits for it
 
     async def _keep_running(self) -> None:
         while True:
@@ -89,7 +89,7 @@ class Server:
 
 
 class Iperf3Service:
-    """Its servers: one for the node's namespace, or one per address when it has none of its own."""
+    """One server for the node's namespace; without a namespace, one for each address."""
 
     detail: str | None = None
 
@@ -97,17 +97,19 @@ class Iperf3Service:
         self.port, self._servers = port, servers
 
     async def stop(self) -> None:
-        """End all of them."""
+        """Stop all servers."""
         for server in self._servers:
             await server.stop()
 
 
 async def start(host: Host, port: int) -> Service:
-    """An iperf3 server on `port`, or the word that iperf3 is not there."""
+    """Start an iperf3 server on `port`; Unavailable if iperf3 is not installed."""
     program = shutil.which("iperf3")
     if program is None:
         return Unavailable(port, MISSING)
-    for remaining in reversed(range(1 if port else ATTEMPTS)):  # somebody may get the free port before iperf3 does
+    for remaining in reversed(
+        range(1 if port else ATTEMPTS)
+    ):  # another program may take the free port before iperf3 does
         addresses: list[str | None] = [None] if host.netns else list(host.addresses)
         chosen = port or _free_port(host)
         service = Iperf3Service(chosen, [Server(host, program, chosen, address) for address in addresses])

@@ -1,4 +1,4 @@
-"""What must be done inside a new process before its program starts. Run as a file; imports nothing of the project.
+"""Prepares a new process before its program starts. Run as a script, so it imports nothing from the project.
 
 launch.py --die-with PID PROGRAM ARGUMENT0...   get SIGKILL when PID, the parent, has ended
 launch.py --terminal PROGRAM ARGUMENT0...       take standard input as the controlling terminal of this session
@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, also if that has happened already (prctl(2))."""
+    """Have the kernel kill this process when its parent ends, even if it already has (prctl(2))."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -24,7 +24,7 @@ def die_with(parent: int) -> None:
 
 
 def take_terminal() -> None:
-    """Make standard input the session's controlling terminal: Ctrl-C and hang-ups go by it (tty_ioctl(4))."""
+    """Make standard input the controlling terminal, the source of Ctrl-C and hang-ups (ioctl_tty(2))."""
     import fcntl
     import termios
 
@@ -32,7 +32,7 @@ def take_terminal() -> None:
 
 
 def send_root(number: int) -> None:
-    """The root directory as this process sees it, by SCM_RIGHTS: whoever has it sees the same mounts below it."""
+    """Send a descriptor of this process's root directory by SCM_RIGHTS; it shows the mounts of this namespace."""
     import socket
 
     with socket.socket(fileno=number) as sock:
@@ -40,7 +40,7 @@ def send_root(number: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the options say, then become the program; exit status 127 when there is no such program."""
+    """Apply the options, then execute the program; exit status 127 if it does not exist."""
     if arguments[0] == "--root":
         return send_root(int(arguments[1]))
     if arguments[0] == "--die-with":
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
     else:
         take_terminal()
         program, command = arguments[1], arguments[2:]
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored stays so after exec
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals, and exec keeps them ignored
         signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execvp(program, command)

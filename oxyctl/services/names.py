@@ -1,4 +1,4 @@
-"""The lab's resolver: 127.0.0.1:53 of every node, all in one process. `python -m oxyctl.services.names CONFIG.json`.
+"""The lab's resolver at 127.0.0.1:53 of every node, in one process: `python -m oxyctl.services.names CONFIG.json`.
 
 CONFIG.json: `hosts`, the file that has the names; `nodes`, those that ask, each with its name and `netns`, the file of
 its namespace. `resolv.conf` of a lab points here, so that what reads no hosts file, `dig` for one, finds the same
@@ -24,7 +24,7 @@ ADDRESS, PORT = "127.0.0.1", 53
 
 
 class Resolver:
-    """What answers in each namespace: known by its file and by its number, as a node may be made anew."""
+    """The DNS servers by namespace: path and inode number, since a node may be created again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,7 +33,7 @@ class Resolver:
         self._stopped = False
 
     async def run(self) -> None:
-        """Answer until SIGTERM or SIGINT; one JSON line on standard output whenever CONFIG.json has been followed."""
+        """Answer until SIGTERM or SIGINT. Prints a JSON line whenever it has applied CONFIG.json."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -61,12 +61,12 @@ class Resolver:
             if key not in self._running:
                 try:
                     self._running[key] = await _start(name, key[0], zone)
-                except OSError as error:  # a program of the node's own was first
+                except OSError as error:  # a program in the node uses the port already
                     print(f"{name}: no resolver on {ADDRESS}:{PORT}: {error}", file=sys.stderr, flush=True)
 
 
 def _inode(namespace: str) -> int:
-    """The number of a namespace; 0: it is gone."""
+    """The inode number of a namespace; 0 if it is gone."""
     try:
         return os.stat(namespace).st_ino
     except OSError:

@@ -1,4 +1,4 @@
-"""The kinds of services by name. A new kind is one module with a `start(host, port)`, and one line here."""
+"""The kinds of services by name. To add one: a module with `start(host, port)`, and a line here."""
 
 from __future__ import annotations
 

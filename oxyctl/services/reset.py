@@ -8,11 +8,11 @@ import struct
 from oxyctl.services.host import Host
 from oxyctl.services.service import Connection, TcpService, tcp
 
-LINGER_NOT = struct.pack("ii", 1, 0)  # close(2) then sends RST and throws away what was not sent (socket(7))
+LINGER_NOT = struct.pack("ii", 1, 0)  # close(2) then sends RST and discards unsent data (socket(7))
 
 
 class ResetConnection(Connection):
-    """Closes with SO_LINGER 0 as soon as a line feed has come."""
+    """Closes with SO_LINGER 0 as soon as it has read a line feed."""
 
     def data_received(self, data: bytes) -> None:
         if b"\n" in data:
@@ -21,5 +21,5 @@ class ResetConnection(Connection):
 
 
 async def start(host: Host, port: int) -> TcpService:
-    """A resetting service on `port`."""
+    """Start a resetting service on `port`."""
     return await tcp(host, port, ResetConnection)

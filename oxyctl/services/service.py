@@ -1,4 +1,4 @@
-"""What a service is: the contract of all kinds, and the one that most build on, connections over TCP."""
+"""The interface of all services, and the base of most: connections over TCP."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ log = logging.getLogger("oxyctl.services")
 
 
 class ServiceError(Exception):
-    """A service that cannot start: the reason in one line."""
+    """A service cannot start, for the reason given in one line."""
 
 
 class Service(Protocol):
-    """A running service. `detail` says why, when it is not available."""
+    """A running service. `detail` says why it is not available, if it is not."""
 
     port: int
     detail: str | None
 
     async def stop(self) -> None:
-        """Close every socket, connection and program of it."""
+        """Close its sockets and connections, and end its programs."""
 
 
 Factory = Callable[[Host, int], Awaitable[Service]]
 
 
 class Unavailable:
-    """A service that this machine cannot offer, for the reason in `detail`; the others go on."""
+    """A service that this machine cannot offer, for the reason in `detail`; other services work."""
 
     def __init__(self, port: int, detail: str) -> None:
         self.port = port
         self.detail: str | None = detail
 
     async def stop(self) -> None:
-        """Nothing runs."""
+        """There is nothing to stop."""
 
 
 class TcpService:
-    """Listening sockets, and the transports of the connections that came in by them."""
+    """Listening sockets, and the transports of accepted connections."""
 
     detail: str | None = None
 
@@ -55,13 +55,13 @@ class TcpService:
         self._servers: list[asyncio.Server] = []
 
     async def serve(self, accept: Callable[[], asyncio.Protocol], *, tls: ssl.SSLContext | None = None) -> None:
-        """Give every connection the protocol that `accept` makes; it keeps `open` true."""
+        """Give each connection a protocol made by `accept`, which keeps the set `open` current."""
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             self._servers.append(await loop.create_server(accept, sock=sock, ssl=tls, backlog=BACKLOG))
 
     async def stop(self) -> None:
-        """Stop listening, and cut whatever is still open."""
+        """Stop listening, and abort open connections."""
         for server in self._servers:
             server.close()
         for sock in self._sockets:
@@ -71,7 +71,7 @@ class TcpService:
 
 
 class Connection(asyncio.Protocol):
-    """One TCP connection of a service; it does not read while the peer does not."""
+    """One TCP connection of a service; it stops reading while the peer does not read."""
 
     transport: asyncio.Transport
 
@@ -97,14 +97,14 @@ C = TypeVar("C", bound=Connection)
 
 
 async def tcp(host: Host, port: int, kind: Callable[[TcpService], C]) -> TcpService:
-    """A service that makes a `kind` of every TCP connection to `port`."""
+    """Start a service that handles each TCP connection to `port` with a `kind`."""
     service = TcpService(host, host.listen(port))
     await service.serve(lambda: kind(service))
     return service
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:
-    """`address:port` of the other side, or `[address]:port`, for log lines."""
+    """`address:port` of the peer, or `[address]:port`, for log lines."""
     name = transport.get_extra_info("peername")
     if not name:
         return "a client that has gone"

@@ -1,4 +1,4 @@
-"""The `sink` service (RFC 863, also called `discard`): reads everything, answers nothing, logs how much came."""
+"""The `sink` service (RFC 863, also called `discard`): reads everything, answers nothing, and logs how much it read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from oxyctl.services.service import Connection, TcpService, log, peer_name, tcp
 
 
 class SinkConnection(Connection):
-    """Counts until the peer's end of file, then closes."""
+    """Counts bytes until the peer's end of file, then closes."""
 
     label = "sink"
     received = 0
@@ -24,5 +24,5 @@ class SinkConnection(Connection):
 
 
 async def start(host: Host, port: int) -> TcpService:
-    """A sink on `port`."""
+    """Start a sink on `port`."""
     return await tcp(host, port, SinkConnection)

@@ -1,4 +1,4 @@
-"""A UDP socket that answers each datagram, from the address that the datagram was sent to."""
+"""A UDP socket that answers each datagram from the address to which it was sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ancillary = list[tuple[int, int, bytes]]
 
 
 class UdpSocket:
-    """Answers with what `answer` makes of each datagram; None is no answer. Waits, not drops, while it cannot send."""
+    """Sends `answer(datagram)`, unless that is None. Stops reading, rather than drop answers, while it cannot send."""
 
     def __init__(self, sock: socket.socket, answer: Callable[[bytes], bytes | None]) -> None:
         self._sock, self._answer = sock, answer
@@ -29,7 +29,7 @@ class UdpSocket:
         self._loop.add_reader(sock, self._receive)
 
     def close(self) -> None:
-        """Close the socket; what was not answered stays unanswered."""
+        """Close the socket; datagrams not answered by now are dropped."""
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
@@ -41,7 +41,7 @@ class UdpSocket:
             except BlockingIOError:
                 return
             except OSError:
-                continue  # an ICMP error for an earlier answer
+                continue  # an ICMP error about an earlier answer
             answer = self._answer(data)
             if answer is not None and not self._send(answer, _answer_from(ancillary), peer):
                 return
@@ -65,10 +65,10 @@ class UdpSocket:
 
 
 def _answer_from(ancillary: Ancillary) -> Ancillary:
-    """The control message that makes the answer leave from the address that was asked (ip(7), RFC 3542 6.2)."""
+    """The control message that sends the answer from the queried address (ip(7), RFC 3542 section 6.2)."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
-            # ipi_ifindex 0: the route decides; ipi_spec_dst is the local address
+            # ipi_ifindex 0: routing chooses; ipi_spec_dst is the source address
             return [(level, kind, struct.pack("=I4s4x", 0, data[4:8]))]
         if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and data[0] != 0xFF:
             return [(level, kind, data[:16] + bytes(4))]

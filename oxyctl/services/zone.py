@@ -1,4 +1,4 @@
-"""The names of a lab: what its hosts file says, asked as DNS asks."""
+"""The names of a lab: its hosts file, queried by DNS messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REVERSE = (".in-addr.arpa", ".ip6.arpa")
 
 
 class Zone:
-    """The hosts file at `hosts`, read again whenever it has changed. Without one, only `localhost` is known."""
+    """The hosts file at `hosts`, reloaded when it changes. Without one, only `localhost` is known."""
 
     def __init__(self, hosts: Path | None) -> None:
         self._hosts = hosts
@@ -23,7 +23,7 @@ class Zone:
         self._load("127.0.0.1 localhost\n::1 localhost\n")
 
     def answer(self, message: bytes, limit: int | None = None) -> bytes | None:
-        """The response to the query in `message`, of `limit` bytes or what UDP may have; None for what is no query."""
+        """The response to `message`, at most `limit` bytes or what UDP allows; None if `message` is not a query."""
         query = decode_query(message)
         if query is None:
             return None
@@ -31,7 +31,7 @@ class Zone:
         return encode_answer(query, code, records, query.udp_bytes if limit is None else limit)
 
     def answer_stream(self, message: bytes) -> bytes | None:
-        """The same over TCP, where nothing is cut."""
+        """The response over TCP, which is never truncated."""
         return self.answer(message, LONGEST)
 
     def _find(self, query: Query) -> tuple[Code, list[Record]]:
@@ -55,7 +55,7 @@ class Zone:
                 self._load(self._hosts.read_text())
                 self._version = version
         except OSError:
-            return  # being replaced: what was known holds
+            return  # the file is being replaced: keep the names
 
     def _load(self, text: str) -> None:
         self._addresses: dict[str, list[Address]] = defaultdict(list)

@@ -1,17 +1,17 @@
-"""Ends of sites' tunnels in user space, all of a lab in one process: `python -m oxyctl.agents.sites CONFIG.json`.
+"""The ends of sites' tunnels in user space, all of a lab in one process: `python -m oxyctl.agents.sites CONFIG.json`.
 
-Each end has two legs, and moves packets from one to the other: a TUN device, GRE (a raw socket) or GUE (UDP). A site
+Each end has two sides, and moves packets from one to the other: a TUN device, GRE (a raw socket) or GUE (UDP). A site
 router has a device and GRE or GUE; the edge has GRE, or a device that the kernel's GRE is routed into, and GUE.
 
-config     what CONFIG.json says
-leg        what all legs have in common: counters, and what becomes of a packet that is too big
-device     the leg that is a TUN device
-gre        legs over raw sockets: told apart by outer peer and key, never by what is inside
-gue        legs over UDP: told apart by their context
-runs       packets of one size sent in one call (UDP_SEGMENT)
-sockets    opening and configuring all of these, in the namespaces of nodes
-refusals   keeping a kernel that knows GRE from telling peers that we do not
+config     the schema of CONFIG.json
+side       what all sides have in common: counters, and how packets that are too big are handled
+device     a side that is a TUN device
+gre        sides over raw sockets, distinguished by outer peer and key, never by the inner packet
+gue        sides over UDP, distinguished by their context
+runs       datagrams of one size sent in one call (UDP_SEGMENT)
+sockets    opens and configures all of these in the namespaces of nodes
+refusals   keeps a kernel with its own GRE from sending 'port unreachable' for ours
 prober     the health of a tunnel, as the site sees it
-tunnel     one end: its legs and its prober, opened and closed
-loop       all of them in one epoll loop; CONFIG.json read again on SIGHUP; counters for whoever asks
+tunnel     one end: its sides and its prober, opened and closed together
+loop       all of them in one epoll loop; reloads CONFIG.json on SIGHUP; serves the counters
 """

@@ -12,7 +12,7 @@ from oxyctl.agents.sites.loop import Loop
 
 
 def main(path: str) -> None:
-    """Open the ends that the file names, and move packets until the process is ended."""
+    """Open the tunnel ends in the file `path`, and move packets until the process is stopped."""
 
     def read() -> Config:
         try:

@@ -1,4 +1,4 @@
-"""What CONFIG.json says: for each end of a tunnel its namespace, its two legs, and what is probed through it."""
+"""The schema of CONFIG.json: for each end of a tunnel its namespace, its two sides, and the probe through it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ MAX_PACKET = 65_535
 
 
 class Part(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """A piece of the file."""
+    """A mapping that accepts known keys only."""
 
 
 class GreConfig(Part, frozen=True):
-    """Addresses of the outer packets, of either family, and the options that ours have. Any are accepted."""
+    """Outer addresses, of either family, and the options of packets sent; received packets may have any options."""
 
     local: str
     remote: str
-    key: U32 | None = None  # which theirs must have, too
+    key: U32 | None = None  # received packets must have it, too
     checksum: bool = False
-    sequence: bool = False  # also: theirs must have one, and in order
+    sequence: bool = False  # received packets must have one, too, and arrive in order
 
     def __post_init__(self) -> None:
         _same_family(ipaddress.ip_address(self.local), ipaddress.ip_address(self.remote))
 
 
 class ContextConfig(Part, frozen=True):
-    """Who the tunnel belongs to."""
+    """The tunnel's owner, as the context of each packet names it."""
 
     tenant: U32 | None = None
     site: U32 | None = None
@@ -45,7 +45,7 @@ class ContextConfig(Part, frozen=True):
 
 
 class GueConfig(Part, frozen=True):
-    """Endpoints (`192.0.2.1:6080`, `[2001:db8::1]:6080`) of the outer datagrams, and what stands before the packets."""
+    """Endpoints of the outer datagrams (`192.0.2.1:6080`, `[2001:db8::1]:6080`), and the header of inner packets."""
 
     local: str  # where the peer's answers arrive
     remote: str
@@ -61,7 +61,7 @@ class GueConfig(Part, frozen=True):
 
 
 class ProbeConfig(Part, frozen=True):
-    """Echo requests by way of `device`, of `source`, to `address`."""
+    """Echo requests from `source` to `address` through `device`."""
 
     device: str
     address: str
@@ -74,7 +74,7 @@ class ProbeConfig(Part, frozen=True):
 
 
 class TunnelConfig(Part, frozen=True):
-    """One end of one tunnel: two legs of three kinds; or none, and only a probe."""
+    """One end of a tunnel: two of the three kinds of sides, or a probe only."""
 
     node: str  # whose tunnel
     end: Literal["site", "edge", "probe"]
@@ -84,26 +84,26 @@ class TunnelConfig(Part, frozen=True):
     gre: GreConfig | None = None
     gue: GueConfig | None = None
     probe: ProbeConfig | None = None
-    far_end: int = 0  # another number when it was started again: what was observed before says nothing of it
+    far_end: int = 0  # changes when the far end was restarted: earlier observations say nothing about it
 
     def __post_init__(self) -> None:
-        legs = len(self.legs)
-        if legs != 2 and (legs or self.probe is None):
+        sides = len(self.sides)
+        if sides != 2 and (sides or self.probe is None):
             raise ValueError("a tunnel has two of 'device', 'gre' and 'gue', or only a 'probe'")
 
     @property
-    def legs(self) -> list[str]:
-        """The kinds of its legs, the one towards the proxy last."""
+    def sides(self) -> list[str]:
+        """The kinds of its sides; the one towards the proxy comes last."""
         return [kind for kind in ("device", "gre", "gue") if getattr(self, kind) is not None]
 
     @property
     def name(self) -> tuple[str, str]:
-        """Of no other end."""
+        """Unique among all ends."""
         return self.node, self.end
 
 
 class Config(Part, frozen=True):
-    """All ends; `generation` is repeated in the report, `status` is the Unix socket where counters are read."""
+    """All ends; the report repeats `generation`, and `status` is the Unix socket that serves the counters."""
 
     tunnels: list[TunnelConfig]
     generation: int = 0
@@ -111,10 +111,10 @@ class Config(Part, frozen=True):
 
 
 def endpoint(text: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
-    """Address and port. ValueError: it is none."""
+    """Address and port of `text`. ValueError: it is not an endpoint."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise ValueError(f"{text!r} is no address with a port")
+        raise ValueError(f"{text!r} is not an address with a port")
     if host.startswith("[") and host.endswith("]"):
         return ipaddress.IPv6Address(host[1:-1]), int(port)
     return ipaddress.IPv4Address(host), int(port)

@@ -1,4 +1,4 @@
-"""The leg that is a TUN device: a site's router sends into it, or the edge's kernel what came out of its own GRE."""
+"""A side that is a TUN device: a site's router sends into it, or the edge's kernel with its own GRE devices does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 import time
 from collections import Counter
 
-from oxyctl.agents.sites.leg import Leg, is_whole, slots, views
+from oxyctl.agents.sites.side import Side, is_whole, slots, views
 from oxyctl.net import netlink
 from oxyctl.net.namespaces import inside_file
 from proxy.device.interface import IFF_UP, SIOCGIFFLAGS
@@ -17,11 +17,11 @@ from proxy.device.tun import open_tun
 from proxy.errors import DropReason
 
 IFF_RUNNING = 0x40  # linux/if.h
-QUEUE_S = 2.0  # the longest that is waited for one; it takes milliseconds
+QUEUE_S = 2.0  # the longest wait for a queue; usually milliseconds
 
 
-class DeviceLeg(Leg):
-    """The device `name` in the namespace `netns`, which stays after us if it was there before. OSError."""
+class DeviceSide(Side):
+    """The device `name` in the namespace `netns`; it stays when closed if it had existed before. Raises OSError."""
 
     def __init__(self, netns: str, name: str, drops: Counter[DropReason]) -> None:
         super().__init__(drops)
@@ -34,7 +34,7 @@ class DeviceLeg(Leg):
                 raise
 
     def receive(self) -> None:
-        """Device to tunnel, until the device is empty or the budget is spent. OSError: the device is gone."""
+        """Move packets into the tunnel until the device is empty or the budget is spent. OSError: it is gone."""
         fd, send, read = self.fd, self.other.send, os.readv
         try:
             for slot, view in zip(slots, views, strict=True):
@@ -62,14 +62,14 @@ class DeviceLeg(Leg):
 
 
 def _await_queue(name: str) -> None:
-    """Return when the device `name`, if it is up, has a queue: it had no carrier before, and the kernel notes that it
-    has one in a work queue of its own; what programs send until then is lost without a word."""
+    """Wait until the device `name`, if it is up, has a transmit queue. Opening it gives it a carrier, which the kernel
+    handles in a work queue; packets that programs send before that are silently lost."""
     deadline = time.monotonic() + QUEUE_S
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         while (flags := _flags(sock, name)) & IFF_UP and not flags & IFF_RUNNING and time.monotonic() < deadline:
             time.sleep(0.001)
     if flags & IFF_UP:
-        # one more request, which waits for the lock that the work queue holds until it is done
+        # one more request, which waits for the lock that the work queue holds while it runs
         netlink.run([netlink.set_link(socket.if_nametoindex(name))])
 
 

@@ -1,4 +1,4 @@
-"""Legs over GRE in user space: one raw socket for each local address, told apart by outer peer and key (RFC 2890)."""
+"""Sides over GRE in user space: a raw socket per local address; outer peer and key select the tunnel (RFC 2890)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 from oxyctl.agents.sites import sockets
 from oxyctl.agents.sites.config import GreConfig
-from oxyctl.agents.sites.leg import Leg, destination, is_whole, may_fragment, slots, views
-from oxyctl.agents.sites.refusals import hush, unhush
+from oxyctl.agents.sites.refusals import allow_unreachables, suppress_unreachables
+from oxyctl.agents.sites.side import Side, destination, is_whole, may_fragment, slots, views
 from oxyctl.net.namespaces import inside_file
 from proxy.errors import DropReason
 from proxy.wire import ecn, gre
@@ -19,14 +19,14 @@ from proxy.wire.gre import Gre
 IP_HEADER = {4: 20, 6: 40}
 
 
-class GreLeg(Leg):
-    """One tunnel. Its packets get the inner packet's traffic class, and DF (RFC 6040 4.1, RFC 2784 has no word)."""
+class GreSide(Side):
+    """One tunnel. Outer packets copy the inner traffic class (RFC 6040 section 4.1) and have DF set."""
 
     def __init__(self, config: GreConfig, mtu: int, owner: GreSocket, drops: Counter[DropReason]) -> None:
         super().__init__(drops)
         self.config = config
         self.remote = ip_address(config.remote)
-        self.last: int | None = None  # sequence number that arrived
+        self.last: int | None = None  # the last sequence number received
         self.own = {ip_address(config.local).packed, self.remote.packed}
         self._mtu, self._owner, self._sequence = mtu, owner, 0
         self._address = (config.remote, 0)
@@ -38,7 +38,7 @@ class GreLeg(Leg):
         owner.add(self)
 
     def send(self, packet: memoryview) -> None:
-        if destination(packet) in self.own:  # it would come back to us for ever (RFC 2784 4)
+        if destination(packet) in self.own:  # it would loop forever (RFC 2784 section 4)
             self.drops[DropReason.TUNNEL_LOOP] += 1
             return
         fragment = False
@@ -83,7 +83,7 @@ class GreLeg(Leg):
             self.refuse(packet, self._owner.path_mtu(self) - self._overhead)
 
     def problem(self, header: Gre) -> DropReason | None:
-        """Why a packet that arrived with this header must be dropped: its place in the sequence."""
+        """Why a packet with this header must be dropped: it is out of sequence. None: it need not be."""
         if not self.config.sequence:
             return None
         if header.sequence is None or (self.last is not None and not gre.is_later(header.sequence, self.last)):
@@ -96,7 +96,7 @@ class GreLeg(Leg):
 
 
 class GreSocket:
-    """What arrives at one address of one namespace. `drops`: of packets that belong to no tunnel. OSError."""
+    """Receives at one address of one namespace. `drops` counts packets that belong to no tunnel. Raises OSError."""
 
     def __init__(self, netns: str, local: str, drops: Counter[DropReason]) -> None:
         self.netns, self.local, self.drops = netns, ip_address(local), drops
@@ -104,57 +104,57 @@ class GreSocket:
             self.sock = sockets.open_gre(self.local)
             self._route = sockets.open_route(self.local)
         self.fd = self.sock.fileno()
-        self._peers: dict[bytes, dict[int | None, GreLeg]] = {}  # outer address, then key
+        self._peers: dict[bytes, dict[int | None, GreSide]] = {}  # outer address, then key
 
-    def add(self, leg: GreLeg) -> None:
-        """Its packets are its own from now on. OSError: another tunnel has the same peer and key."""
-        keys = self._peers.setdefault(leg.remote.packed, {})
-        if leg.config.key in keys:
-            raise OSError(errno.EADDRINUSE, f"another tunnel to {leg.remote} has the same key")
+    def add(self, side: GreSide) -> None:
+        """Deliver its packets to this tunnel from now on. OSError: another tunnel has the same peer and key."""
+        keys = self._peers.setdefault(side.remote.packed, {})
+        if side.config.key in keys:
+            raise OSError(errno.EADDRINUSE, f"another tunnel to {side.remote} has the same key")
         if not keys:
-            hush(self.netns, self.local, leg.remote)
-        keys[leg.config.key] = leg
+            suppress_unreachables(self.netns, self.local, side.remote)
+        keys[side.config.key] = side
 
-    def remove(self, leg: GreLeg) -> None:
-        keys = self._peers[leg.remote.packed]
-        del keys[leg.config.key]
+    def remove(self, side: GreSide) -> None:
+        keys = self._peers[side.remote.packed]
+        del keys[side.config.key]
         if not keys:
-            del self._peers[leg.remote.packed]
-            unhush(self.netns, self.local, leg.remote)
+            del self._peers[side.remote.packed]
+            allow_unreachables(self.netns, self.local, side.remote)
 
     @property
     def is_used(self) -> bool:
         return bool(self._peers)
 
-    def path_mtu(self, leg: GreLeg) -> int:
-        """Bytes of outer packets."""
-        return sockets.path_mtu(self._route, leg.remote)
+    def path_mtu(self, side: GreSide) -> int:
+        """The path MTU in bytes, outer headers included."""
+        return sockets.path_mtu(self._route, side.remote)
 
     def receive(self) -> None:
-        """Network to tunnels, until there is no more or the budget is spent."""
+        """Move packets from the network to the tunnels until the socket is empty or the budget is spent."""
         is_v4, touched = self.local.version == 4, set()
         try:
             for slot, view in zip(slots, views, strict=True):
                 if is_v4:  # with its header
                     end = self.sock.recv_into(slot)
-                    leg = self._deliver(slot, view, (slot[0] & 15) * 4, end, bytes(view[12:16]), slot[1])
+                    side = self._deliver(slot, view, (slot[0] & 15) * 4, end, bytes(view[12:16]), slot[1])
                 else:
                     end, ancillary, _, address = self.sock.recvmsg_into([slot], sockets.CMSG_SPACE)
                     source = socket.inet_pton(socket.AF_INET6, address[0].partition("%")[0])
-                    leg = self._deliver(slot, view, 0, end, source, sockets.read_ancillary(ancillary)[0])
-                if leg is not None:
-                    touched.add(leg)
+                    side = self._deliver(slot, view, 0, end, source, sockets.read_ancillary(ancillary)[0])
+                if side is not None:
+                    touched.add(side)
         except BlockingIOError:
             pass
         except OSError:  # an ICMP error about something that we sent
             self.drops[DropReason.TUNNEL_CLOSED] += 1
-        for leg in touched:
-            leg.other.flush()
+        for side in touched:
+            side.other.flush()
 
     def _deliver(
         self, slot: bytearray, view: memoryview, start: int, end: int, source: bytes, outer: int
-    ) -> GreLeg | None:
-        """The tunnel that a packet went into, None when it was dropped."""
+    ) -> GreSide | None:
+        """The tunnel that took the packet; None if it was dropped."""
         keys = self._peers.get(source)
         if keys is None:
             self.drops[DropReason.UNKNOWN_PEER] += 1
@@ -163,25 +163,25 @@ class GreSocket:
         if isinstance(header, DropReason):
             self._whose(keys)[header] += 1
             return None
-        leg = keys.get(header.key)
-        if leg is None:
+        side = keys.get(header.key)
+        if side is None:
             self._whose(keys)[DropReason.GRE_KEY] += 1
             return None
         packet = view[start + header.length : end]
         if not is_whole(packet):
             reason: DropReason | None = DropReason.TRUNCATED
-        elif destination(packet) in leg.own:
+        elif destination(packet) in side.own:
             reason = DropReason.TUNNEL_LOOP
         else:
-            reason = leg.problem(header) or ecn.arrive(slot, start + header.length, outer)
+            reason = side.problem(header) or ecn.arrive(slot, start + header.length, outer)
         if reason is not None:
-            leg.drops[reason] += 1
+            side.drops[reason] += 1
             return None
-        leg.other.send(packet)
-        return leg
+        side.other.send(packet)
+        return side
 
-    def _whose(self, keys: dict[int | None, GreLeg]) -> Counter[DropReason]:
-        """Where a drop is counted that names no key: at the peer's only tunnel, or at none."""
+    def _whose(self, keys: dict[int | None, GreSide]) -> Counter[DropReason]:
+        """Where to count a drop that names no key: at the peer's only tunnel, or at the socket."""
         return next(iter(keys.values())).drops if len(keys) == 1 else self.drops
 
     def close(self) -> None:

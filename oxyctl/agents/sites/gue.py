@@ -1,4 +1,4 @@
-"""Legs over GUE in user space: one UDP socket for each local endpoint, told apart by the context in every packet."""
+"""Sides over GUE in user space. Each local endpoint has a UDP socket; the context in each packet selects the tunnel."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections import Counter
 
 from oxyctl.agents.sites import sockets
 from oxyctl.agents.sites.config import GueConfig, endpoint
-from oxyctl.agents.sites.leg import Leg, destination, is_whole, may_fragment
 from oxyctl.agents.sites.runs import Run
+from oxyctl.agents.sites.side import Side, destination, is_whole, may_fragment
 from oxyctl.net.namespaces import inside_file
 from proxy.errors import DropReason
 from proxy.wire import ecn, gue
@@ -20,8 +20,9 @@ READS = 16  # per readiness event: each may bring 64 datagrams
 Identity = tuple[int | None, int | None]  # tenant and site
 
 
-class GueLeg(Leg):
-    """One tunnel. What it sends leaves from a port that stands for the inner flow, with the inner traffic class."""
+class GueSide(Side):
+    """One tunnel. Its source port is a hash of the inner flow (RFC 8085 section 3.1.11, GUE), and it copies the inner
+    traffic class."""
 
     def __init__(self, config: GueConfig, mtu: int, owner: GueSocket, drops: Counter[DropReason]) -> None:
         super().__init__(drops)
@@ -37,7 +38,7 @@ class GueLeg(Leg):
         owner.add(self)
 
     def send(self, packet: memoryview) -> None:
-        if destination(packet) in self.own:  # it would come back to us for ever
+        if destination(packet) in self.own:  # it would loop forever
             self.drops[DropReason.TUNNEL_LOOP] += 1
             return
         if len(packet) > self._mtu and not may_fragment(packet):
@@ -115,7 +116,7 @@ class GueLeg(Leg):
 
 
 class GueSocket:
-    """What arrives at one endpoint of one namespace. `drops`: of packets that belong to no tunnel. OSError."""
+    """Receives at one endpoint of one namespace. `drops` counts packets that belong to no tunnel. Raises OSError."""
 
     def __init__(self, netns: str, local: str, drops: Counter[DropReason]) -> None:
         address, port = endpoint(local)
@@ -127,32 +128,32 @@ class GueSocket:
         self.fd = self.sock.fileno()
         self._buffer = bytearray(65_536)
         self._view = memoryview(self._buffer)
-        self._legs: dict[str, dict[Identity | None, GueLeg]] = {}  # outer address, then context
+        self._sides: dict[str, dict[Identity | None, GueSide]] = {}  # outer address, then context
 
-    def add(self, leg: GueLeg) -> None:
-        """Its packets are its own from now on. OSError: another tunnel has the same peer and context."""
-        legs = self._legs.setdefault(str(leg.remote), {})
-        if (identity := _identity(leg.context)) in legs:
-            raise OSError(errno.EADDRINUSE, f"another tunnel to {leg.remote} has the same context")
-        legs[identity] = leg
+    def add(self, side: GueSide) -> None:
+        """Deliver its packets to this tunnel from now on. OSError: another tunnel has the same peer and context."""
+        sides = self._sides.setdefault(str(side.remote), {})
+        if (identity := _identity(side.context)) in sides:
+            raise OSError(errno.EADDRINUSE, f"another tunnel to {side.remote} has the same context")
+        sides[identity] = side
 
-    def remove(self, leg: GueLeg) -> None:
-        legs = self._legs[str(leg.remote)]
-        del legs[_identity(leg.context)]
-        if not legs:
-            del self._legs[str(leg.remote)]
+    def remove(self, side: GueSide) -> None:
+        sides = self._sides[str(side.remote)]
+        del sides[_identity(side.context)]
+        if not sides:
+            del self._sides[str(side.remote)]
 
     @property
     def is_used(self) -> bool:
-        return bool(self._legs)
+        return bool(self._sides)
 
-    def path_mtu(self, leg: GueLeg) -> int:
-        """Bytes of outer packets."""
-        return sockets.path_mtu(self._route, leg.remote)
+    def path_mtu(self, side: GueSide) -> int:
+        """The path MTU in bytes, outer headers included."""
+        return sockets.path_mtu(self._route, side.remote)
 
     def receive(self) -> None:
-        """Network to tunnels, until there is no more or the budget is spent."""
-        touched: set[GueLeg] = set()
+        """Move packets from the network to the tunnels until the socket is empty or the budget is spent."""
+        touched: set[GueSide] = set()
         try:
             for _ in range(READS):
                 end, ancillary, flags, address = self.sock.recvmsg_into([self._buffer], sockets.CMSG_SPACE)
@@ -160,11 +161,11 @@ class GueSocket:
                 if flags & socket.MSG_TRUNC:
                     self.drops[DropReason.OVERSIZE] += 1
                     continue
-                legs = self._legs.get(address[0].partition("%")[0])
+                sides = self._sides.get(address[0].partition("%")[0])
                 for start in range(0, end, size or end) if end else (0,):
-                    self._deliver(legs, start, min(end, start + (size or end)), outer, touched)
-                for leg in touched:  # before the buffer is filled again
-                    leg.other.flush()
+                    self._deliver(sides, start, min(end, start + (size or end)), outer, touched)
+                for side in touched:  # before the buffer is filled again
+                    side.other.flush()
                 touched.clear()
         except BlockingIOError:
             pass
@@ -172,30 +173,30 @@ class GueSocket:
             self.drops[DropReason.TUNNEL_CLOSED] += 1
 
     def _deliver(
-        self, legs: dict[Identity | None, GueLeg] | None, start: int, end: int, outer: int, touched: set[GueLeg]
+        self, sides: dict[Identity | None, GueSide] | None, start: int, end: int, outer: int, touched: set[GueSide]
     ) -> None:
-        if legs is None:
+        if sides is None:
             self.drops[DropReason.UNKNOWN_PEER] += 1
             return
-        drops = next(iter(legs.values())).drops if len(legs) == 1 else self.drops
+        drops = next(iter(sides.values())).drops if len(sides) == 1 else self.drops
         header = gue.parse(self._buffer, start, end)
         if isinstance(header, DropReason):
             drops[header] += 1
             return
-        leg = _whose(header, legs)
-        if isinstance(leg, DropReason):
-            drops[leg] += 1
+        side = _whose(header, sides)
+        if isinstance(side, DropReason):
+            drops[side] += 1
             return
         packet = self._view[start + header.length : end]
         reason = DropReason.TRUNCATED if not is_whole(packet) else None
         reason = reason or ecn.arrive(self._buffer, start + header.length, outer)
-        if reason is None and destination(packet) in leg.own:
+        if reason is None and destination(packet) in side.own:
             reason = DropReason.TUNNEL_LOOP
         if reason is not None:
-            leg.drops[reason] += 1
+            side.drops[reason] += 1
             return
-        leg.other.send(packet)
-        touched.add(leg)
+        side.other.send(packet)
+        touched.add(side)
 
     def close(self) -> None:
         for sock in (self.sock, self._route, *self.entropy):
@@ -206,11 +207,11 @@ def _identity(context: Context | None) -> Identity | None:
     return None if context is None else (context.tenant, context.site)
 
 
-def _whose(header: Gue, legs: dict[Identity | None, GueLeg]) -> GueLeg | DropReason:
-    """The tunnel that a packet with this header belongs to. A tunnel without context takes what has none."""
-    leg = legs.get(_identity(header.context))
-    if leg is None:
+def _whose(header: Gue, sides: dict[Identity | None, GueSide]) -> GueSide | DropReason:
+    """The tunnel that a packet with this header belongs to. A tunnel without a context takes packets without one."""
+    side = sides.get(_identity(header.context))
+    if side is None:
         return DropReason.CONTEXT_MISSING if header.context is None else DropReason.FOREIGN_TENANT
-    if leg.context is not None and header.context is not None and leg.context.token != header.context.token:
+    if side.context is not None and header.context is not None and side.context.token != header.context.token:
         return DropReason.BAD_TOKEN
-    return leg
+    return side

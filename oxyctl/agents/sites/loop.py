@@ -1,4 +1,4 @@
-"""All ends of tunnels in one epoll loop: packets, probes, changes of the configuration, and who asks for counters."""
+"""All ends of tunnels in one epoll loop: packets, probes, configuration changes, and requests for counters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from oxyctl.agents.sites.tunnel import Sockets, Tunnel, identity_of
 from oxyctl.net.sockets import shortened
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
-ANSWER_S = 1.0  # who asks for counters reads them at once, or not at all
+ANSWER_S = 1.0  # time that a client has to read the counters
 
 
 class Loop:
-    """What happens is told on standard output in JSON lines, and in words on standard error."""
+    """The event loop. Events go to standard output as JSON lines, and to standard error as text."""
 
     def __init__(self, read: Callable[[], Config]) -> None:
         self._read = read
@@ -31,11 +31,11 @@ class Loop:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._sockets = Sockets(self._watch, self._unwatch)
         self._tunnels: dict[tuple[str, str], Tunnel] = {}
-        self._asked: tuple[str, socket.socket] | None = None  # where counters are read
+        self._asked: tuple[str, socket.socket] | None = None  # the socket that serves the counters, and its path
         self._is_ending = self._is_changed = False
 
     def run(self) -> None:
-        """Move packets until SIGTERM, SIGINT, or the end of standard input where that is a pipe. SIGHUP: read again."""
+        """Move packets until SIGTERM, SIGINT, or the end of standard input if that is a pipe. SIGHUP reloads."""
         wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         for number in ENDING:
@@ -78,7 +78,7 @@ class Loop:
         self._epoll.unregister(fd)
 
     def _probe_due(self) -> float | None:
-        """Send the probes whose time has come; seconds until the next one's, None when nothing is probed."""
+        """Send the probes that are due; returns the seconds until the next one, None if there are no probes."""
         now, times = time.monotonic(), []
         for tunnel in self._tunnels.values():
             if (prober := tunnel.prober) is not None:
@@ -87,7 +87,7 @@ class Loop:
         return max(0.0, min(times) - now) if times else None
 
     def _change(self) -> None:
-        """Serve the ends that the configuration names and no others; what has not changed stays open."""
+        """Serve exactly the ends in the configuration; those that have not changed stay open."""
         config = self._read()
         wanted = {each.name: each for each in config.tunnels}
         for name, tunnel in list(self._tunnels.items()):
@@ -105,7 +105,7 @@ class Loop:
         print(json.dumps({"generation": config.generation, "problems": problems}), flush=True)
 
     def _open(self, config: TunnelConfig) -> str | None:
-        """What is wrong, if anything."""
+        """Open one end; returns what went wrong, None if nothing did."""
         try:
             tunnel = Tunnel(config, self._sockets, lambda health: self._tell(config, "health", **health))
         except OSError as error:
@@ -124,7 +124,7 @@ class Loop:
         assert tunnel.device is not None
         try:
             tunnel.device.receive()
-        except OSError as error:  # it was removed: its descriptor would be ready for ever
+        except OSError as error:  # it was removed: its descriptor would always be ready
             self._unwatch(tunnel.device.fd)
             self._tell(tunnel.config, "lost", detail=f"device {tunnel.config.device}: {error.strerror}")
 
@@ -141,7 +141,7 @@ class Loop:
         print(f"{config.node}: {config.end}: {event} {words}".rstrip(), file=sys.stderr, flush=True)
 
     def _listen(self, path: str | None) -> None:
-        """Let counters be read at `path`."""
+        """Serve the counters at the Unix socket `path`. Raises OSError."""
         if self._asked is not None:
             if self._asked[0] == path:
                 return
@@ -152,7 +152,7 @@ class Loop:
         try:
             with shortened(path) as short:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(short)  # of one that was killed
+                    os.unlink(short)  # left by a process that was killed
                 sock.bind(short)
             sock.listen()
         except OSError as error:
@@ -173,7 +173,7 @@ class Loop:
             asking.sendall(json.dumps(self.status()).encode())
 
     def status(self) -> dict[str, Any]:
-        """Every end's counters, and the drops of packets that belong to none."""
+        """The counters of each end, and by namespace the drops of packets that belong to none."""
         return {
             "tunnels": [tunnel.status() for tunnel in self._tunnels.values()],
             "drops": {netns: dict(drops) for netns, drops in self._sockets.drops.items() if drops},
@@ -199,7 +199,7 @@ class Loop:
 
 
 def _is_in(tunnel: Tunnel) -> bool:
-    """Whether the namespace of its node is still the one that it was opened in."""
+    """Whether its node still has the namespace that the tunnel was opened in."""
     try:
         return identity_of(tunnel.config.netns) == tunnel.namespace
     except OSError:

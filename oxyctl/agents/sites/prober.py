@@ -1,4 +1,4 @@
-"""The health of a tunnel as the site sees it: echo requests through it, to the proxy's end."""
+"""The health of a tunnel as the site sees it: echo requests through the tunnel to the proxy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY = b"oxyctl tunnel probe"
 
 
 class Prober:
-    """One tunnel's. `tell` is called at the first answer and whenever the health has changed. OSError."""
+    """Probes one tunnel. Calls `tell` at the first answer and whenever the health changes. Raises OSError."""
 
     def __init__(self, netns: str, config: ProbeConfig, tell: Callable[[dict[str, Any]], None]) -> None:
         self._address, self._source = ip_address(config.address), ip_address(config.source)
@@ -36,16 +36,16 @@ class Prober:
         self._request, self._reply = icmp.ECHO_REQUESTS[version], icmp.ECHO_REPLIES[version]
 
     def begin_again(self) -> None:
-        """As if nothing had been asked before; answers to what was are no longer known."""
+        """Forget all earlier probes; late answers to them are ignored."""
         self._schedule = Schedule(self._config.every_s, self._config.timeout_s)
         self._identifier = int.from_bytes(os.urandom(2), "big")
 
     def next_due(self) -> float:
-        """When `probe` is to be called again."""
+        """When to call `probe` again."""
         return self._schedule.next_due()
 
     def probe(self, now: float) -> None:
-        """Send a request if it is time; requests that were not answered in time are lost."""
+        """Send a request if one is due; requests not answered in time count as lost."""
         sequence, changed = self._schedule.due(now)
         if changed:
             self._tell(self.status())
@@ -54,11 +54,11 @@ class Prober:
         message = icmp.message(self._addresses, self._request, 0, self._identifier << 16 | sequence, BODY)
         try:
             self._sock.sendto(message, (str(self._address), 0))
-        except OSError:  # no device, no route, no room: a request that will not be answered
+        except OSError:  # no device, no route or no room: this request will not be answered
             return
 
     def receive(self) -> None:
-        """Answers, and whatever else of ICMP the kernel gives to raw sockets."""
+        """Read answers; other ICMP messages that raw sockets receive are ignored."""
         now = time.monotonic()
         try:
             for _ in range(BUDGET):
@@ -83,7 +83,7 @@ class Prober:
             self._tell(self.status())
 
     def status(self) -> dict[str, Any]:
-        """Counts are of all time."""
+        """The health, the last round trip in milliseconds, and the counts since the start."""
         monitor, rtt_s = self._schedule.monitor, self._schedule.rtt_s
         return {
             "health": None if not monitor.succeeded and monitor.state is Health.HEALTHY else monitor.state.value,
@@ -97,7 +97,7 @@ class Prober:
 
 
 def _open(config: ProbeConfig, version: int) -> socket.socket:
-    """A raw socket that sends by way of the device, whatever the routes are, and receives replies only."""
+    """A raw socket bound to the device, whatever the routes are, that receives echo replies only."""
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     if version == 4:
         sock = socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP)

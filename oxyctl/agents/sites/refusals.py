@@ -1,9 +1,9 @@
-"""Keeping the kernel from refusing GRE that a raw socket takes.
+"""Keeps the kernel from refusing GRE packets that a raw socket receives.
 
 Where the kernel's own GRE is loaded, it answers every packet for which it has no device with 'port unreachable'
-(net/ipv4/gre_demux.c, net/ipv6/ip6_gre.c), although a raw socket got it; a kernel at the far end then tells its users
-that their hosts are unreachable. A rule makes exactly that answer unroutable: a flow's ICMP type and code stand where
-its destination port would (struct flowi4, struct flowi6).
+(net/ipv4/gre_demux.c, net/ipv6/ip6_gre.c), even if a raw socket received it; a kernel at the far end then reports its
+hosts as unreachable. A routing rule blackholes exactly that answer: it matches the ICMP type and code, which routing
+keeps in the field of the destination port (struct flowi4, struct flowi6).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ FR_ACT_BLACKHOLE = 6
 _rule = struct.Struct("=BBBBBxxBI")  # family, two prefix lengths, TOS, table, action, flags
 
 
-def hush(netns: str, local: Address, remote: Address) -> None:
-    """No more 'port unreachable' from `local` to `remote`. A kernel without policy rules has its way."""
+def suppress_unreachables(netns: str, local: Address, remote: Address) -> None:
+    """Blackhole 'port unreachable' from `local` to `remote`. Has no effect on a kernel without policy routing."""
     _run(netns, netlink.Request(f"rule for {remote}", RTM_NEWRULE, netlink.NLM_F_CREATE, _match(local, remote)))
 
 
-def unhush(netns: str, local: Address, remote: Address) -> None:
-    """Undo it. The namespace may be gone, and the rule with it."""
+def allow_unreachables(netns: str, local: Address, remote: Address) -> None:
+    """Remove that rule. The namespace may be gone already, and the rule with it."""
     _run(netns, netlink.Request(f"rule for {remote}", RTM_DELRULE, 0, _match(local, remote)))
 
 

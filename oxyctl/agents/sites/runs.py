@@ -1,4 +1,4 @@
-"""Datagrams of one size sent in one call (UDP_SEGMENT): packets of one flow, as bulk transfers make them."""
+"""Datagrams of one size sent in one call (UDP_SEGMENT): the packets of a bulk transfer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 from oxyctl.agents.sites import sockets
 
 MAX_SEGMENTS = 64  # linux/udp.h, before it was raised to 128
-MAX_BYTES = 65_000  # of all, IP's limit less every header
+MAX_BYTES = 65_000  # of one call: IP's limit less all headers
 
 
 class Run:
-    """What waits for one socket: headers and packets in turn, each pair `size` bytes long, the last one maybe less."""
+    """Datagrams that wait for one socket, as headers and packets in turn; all but the last have `size` bytes."""
 
     __slots__ = ("bytes", "count", "parts", "size", "sock", "traffic_class")
 
@@ -21,7 +21,7 @@ class Run:
         self.parts: list[bytes | memoryview] = []
 
     def takes(self, size: int, traffic_class: int) -> bool:
-        """Whether a datagram of `size` bytes may follow in the same call."""
+        """Whether a datagram of `size` bytes fits into the same call."""
         return (
             size <= self.size
             and traffic_class == self.traffic_class
@@ -31,7 +31,7 @@ class Run:
         )
 
     def add(self, header: bytes, packet: memoryview, size: int, traffic_class: int) -> None:
-        """A datagram that it takes, or the first one."""
+        """Add a datagram that it `takes`, or the first one."""
         if not self.count:
             self.size, self.traffic_class = size, traffic_class
         self.parts += (header, packet) if header else (packet,)
@@ -43,7 +43,7 @@ class Run:
         self.parts.clear()
 
     def send(self, address: tuple[str, int]) -> None:
-        """All in one call; OSError: none was sent."""
+        """Send all in one call. OSError: none was sent."""
         ancillary = sockets.with_class(self.sock.family, self.traffic_class)
         if self.count > 1:
             ancillary = ancillary + sockets.segmented(self.size)

@@ -1,4 +1,4 @@
-"""Sockets and devices of tunnels, opened in the namespaces of nodes. All calls raise OSError."""
+"""Opens the sockets of tunnels in the namespaces of nodes. All functions raise OSError."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Ancillary = list[tuple[int, int, bytes]]
 IP_MTU_DISCOVER, IP_MTU, IPV6_MTU_DISCOVER, IPV6_MTU = 10, 14, 23, 24
 PMTUDISC_DONT, PMTUDISC_DO = 0, 2
 UDP_SEGMENT, UDP_GRO = 103, 104
-RECEIVE_BYTES = 4 << 20  # asked for; the kernel may give less
+RECEIVE_BYTES = 4 << 20  # requested; the kernel may allow less
 ENTROPY_SOCKETS = 8
 BIND_ATTEMPTS = 64
 
@@ -32,38 +32,38 @@ def family_of(address: Address) -> int:
 
 
 def open_gre(local: Address) -> socket.socket:
-    """A raw socket for GRE to `local`, whose own packets have DF set. IPv4 packets are received with their header."""
+    """A raw socket for GRE to `local` that sends with DF set. It receives IPv4 packets with their header."""
     sock = socket.socket(family_of(local), _flags(socket.SOCK_RAW), gre.PROTOCOL)
     return _prepared(sock, local, 0)
 
 
 def open_gue(local: Address, port: int) -> socket.socket:
-    """A UDP socket for what peers send to `local`: datagrams of one size may arrive as one (UDP_GRO)."""
+    """A UDP socket that receives at `local`; datagrams of one size may arrive as one (UDP_GRO)."""
     sock = _prepared(socket.socket(family_of(local), _flags(socket.SOCK_DGRAM)), local, port)
     sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     return sock
 
 
 def open_entropy(local: Address) -> list[socket.socket]:
-    """UDP sockets to send from: their ports stand for flows, which routers on the way then spread over paths."""
+    """UDP sockets to send from, on different ports, so that routers on the path spread inner flows over links."""
     return [_on_any_port(local) for _ in range(ENTROPY_SOCKETS)]
 
 
 def open_route(remote: Address) -> socket.socket:
-    """A socket that nothing is sent with: connected, it knows the path MTU. See `path_mtu`."""
+    """A socket that never sends: once connected, it knows the path MTU. See `path_mtu`."""
     return socket.socket(family_of(remote), _flags(socket.SOCK_DGRAM))
 
 
 def path_mtu(route: socket.socket, remote: Address) -> int:
-    """Bytes of the largest outer packet that the kernel believes will reach `remote` whole."""
-    route.connect((str(remote), gue.PORT))  # again: what was learned since is known then
+    """The kernel's path MTU to `remote` in bytes, outer headers included."""
+    route.connect((str(remote), gue.PORT))  # again, to pick up what the kernel has learned since
     if remote.version == 4:
         return route.getsockopt(socket.IPPROTO_IP, IP_MTU)
     return route.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
 
 
 def set_may_fragment(sock: socket.socket, may: bool) -> None:
-    """Whether the kernel may cut what is sent next into fragments; if not, IPv4 packets have DF set."""
+    """Allow the kernel to fragment what is sent next, or forbid it, which sets DF on IPv4 packets."""
     mode = PMTUDISC_DONT if may else PMTUDISC_DO
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, mode)
@@ -72,7 +72,7 @@ def set_may_fragment(sock: socket.socket, may: bool) -> None:
 
 
 def with_class(family: int, traffic_class: int) -> Ancillary:
-    """What sendmsg(2) takes for one packet's TOS or traffic class."""
+    """The control message of sendmsg(2) that sets one packet's TOS or traffic class."""
     if traffic_class == 0:
         return []
     if family == socket.AF_INET:
@@ -81,12 +81,12 @@ def with_class(family: int, traffic_class: int) -> Ancillary:
 
 
 def segmented(size: int) -> Ancillary:
-    """What makes sendmsg(2) send datagrams of `size` bytes each."""
+    """The control message that makes sendmsg(2) send datagrams of `size` bytes each."""
     return [(socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(size))]
 
 
 def read_ancillary(ancillary: Ancillary) -> tuple[int, int]:
-    """TOS or traffic class, and the size of the datagrams that were received as one; 0 where nothing was said."""
+    """TOS or traffic class, and the size of datagrams that were received as one; 0 for what the messages lack."""
     traffic_class = size = 0
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_UDP and kind == UDP_GRO:

@@ -133,8 +133,8 @@ def test_each_site_has_its_context_and_gets_its_own_answers(world):
     for (peer, key), number in sites.items():
         gre = {"local": EDGE[4], "remote": peer, "key": key}
         port = 20_001 if number % 2 else 20_100 + number  # one endpoint for many, and one of its own
-        legs = {"gre": gre, "gue": to_proxy(port, tenant=number // 10, site=number)}
-        entries.append(world.entry("edge", node=f"site{number}", **legs))
+        sides = {"gre": gre, "gue": to_proxy(port, tenant=number // 10, site=number)}
+        entries.append(world.entry("edge", node=f"site{number}", **sides))
     proxy = world.proxy()
     agents = world.start(*entries)
     for (peer, key), number in sites.items():

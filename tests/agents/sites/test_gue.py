@@ -36,8 +36,8 @@ def at(address, port=PORT):
 
 
 def site(world, outer=4, **options):
-    legs = {"local": at(SITE[outer]), "remote": at(EDGE[outer]), "context": CONTEXT} | options
-    return world.start(world.entry(device="tun0", gue=legs))
+    sides = {"local": at(SITE[outer]), "remote": at(EDGE[outer]), "context": CONTEXT} | options
+    return world.start(world.entry(device="tun0", gue=sides))
 
 
 @pytest.mark.parametrize("kind", ["context", "bare", "version 1"])

@@ -129,8 +129,11 @@ def test_a_device_that_is_removed_is_told_once(world):
         ({"device": "t"}, "a tunnel has two of 'device', 'gre' and 'gue', or only a 'probe'"),
         ({"device": "t", "gre": {"local": "10.0.0.1", "remote": "fd00::1"}}, "of different families"),
         ({"device": "t", "gre": {"local": "10.0.0.1", "remote": "here"}}, "does not appear to be an IPv4 or IPv6"),
-        ({"device": "t", "gue": {"local": "10.0.0.1", "remote": "10.0.0.2:1"}}, "'10.0.0.1' is no address with a port"),
-        ({"device": "t", "gue": to_proxy() | {"remote": "127.0.0.1:0"}}, "is no address with a port"),
+        (
+            {"device": "t", "gue": {"local": "10.0.0.1", "remote": "10.0.0.2:1"}},
+            "'10.0.0.1' is not an address with a port",
+        ),
+        ({"device": "t", "gue": to_proxy() | {"remote": "127.0.0.1:0"}}, "is not an address with a port"),
         ({"device": "t", "gue": to_proxy() | {"version": 1}}, "version 1 has no header for a context"),
         ({"device": "t", "gue": to_proxy(token="x" * 200)}, "a context has at most 124 bytes"),
         ({"device": "t", "colour": "red"}, "unknown field `colour`"),

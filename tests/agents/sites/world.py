@@ -137,11 +137,11 @@ class World:
         for version in (4, 6):
             self.site.run(_route_to_tun, f"{CLIENT[version]}/{32 if version == 4 else 128}")
 
-    def entry(self, end="site", *, node="berlin", **legs):
+    def entry(self, end="site", *, node="berlin", **sides):
         """One end of a tunnel in the configuration."""
         namespace = self.edge if end == "edge" else self.site
-        legs = {kind: leg for kind, leg in legs.items() if leg is not None}
-        return {"node": node, "end": end, "netns": file_of(namespace), "mtu": self.mtu} | legs
+        sides = {kind: side for kind, side in sides.items() if side is not None}
+        return {"node": node, "end": end, "netns": file_of(namespace), "mtu": self.mtu} | sides
 
     def start(self, *tunnels, **options):
         self.agents = Agents(self.directory, list(tunnels), **options).ready()

@@ -1,4 +1,4 @@
-"""A tunnel with an impairment: packets go through two lines on their way between device and tunnel."""
+"""A tunnel with an impairment: each direction between device and tunnel passes through a line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from proxy.device.seqpacket import is_end_of_file
 _view, _vector = memoryview(buffer), [buffer]
 
 
-class Detour:
-    """What is under way in both directions of one client's tunnel."""
+class ImpairedTunnel:
+    """The packets held in both directions of one client's tunnel."""
 
     def __init__(self, client: Client, impairment: Impairment) -> None:
         start = seed(f"{client.name}:tunnel")
@@ -22,12 +22,12 @@ class Detour:
         self._up, self._down = Line(impairment, start), Line(impairment, start + 1)
 
     def change(self, impairment: Impairment) -> None:
-        """From now on."""
+        """Impair later packets like this."""
         self._up.change(impairment)
         self._down.change(impairment)
 
     def upload(self, now: float) -> None:
-        """Take what programs have sent, until there is no more or the budget is spent."""
+        """Read what programs have sent, until the device is empty or the budget is spent."""
         try:
             for _ in range(BUDGET):
                 length = os.readv(self._client.tun, _vector)
@@ -36,7 +36,7 @@ class Detour:
             pass
 
     def download(self, now: float) -> None:
-        """Take what the proxy has sent. TunnelLost when it has hung up."""
+        """Read what the proxy has sent, within the budget. TunnelLost: the proxy has closed the tunnel."""
         tunnel = self._client.tunnel
         assert tunnel is not None
         try:
@@ -54,7 +54,8 @@ class Detour:
             raise TunnelLost(error.strerror) from None
 
     def write_due(self, now: float) -> float | None:
-        """Packets whose time has come go on, or are lost for want of a tunnel with room; when the next one is due."""
+        """Send the packets that are due, and count as lost those that the tunnel has no room for; returns when the next
+        packet is due, None if none is held."""
         client = self._client
         for packet in self._up.due(now):
             if client.tunnel is None:
@@ -69,6 +70,6 @@ class Detour:
             try:
                 os.write(client.tun, packet)
                 client.received += 1
-            except OSError:  # EINVAL: the kernel takes this for no packet
+            except OSError:  # EINVAL: not a packet, says the kernel
                 client.refused += 1
         return min((due for due in (self._up.next_due, self._down.next_due) if due is not None), default=None)

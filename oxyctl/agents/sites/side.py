@@ -1,4 +1,4 @@
-"""What all legs of tunnels have in common: counters, and what becomes of a packet that is too big."""
+"""What all sides of tunnels have in common: counters, and how packets that are too big are handled."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from proxy.errors import DropReason
 from proxy.wire import icmp, ip
 
 BUDGET = 64  # packets per readiness event, so that no tunnel starves another
-ERRORS_PER_S = 200  # ICMP errors of one leg
-MIN_IPV6_MTU = 1280  # RFC 8200 5: a tunnel has to carry that much, in fragments if need be
+ERRORS_PER_S = 200  # ICMP errors that one side may send
+MIN_IPV6_MTU = 1280  # RFC 8200 section 5: a tunnel must carry this much, fragmented if necessary
 
-# What is read in one event. Runs of packets refer to it until they are flushed, so each packet has a place of its own.
+# The packets read in one event. Runs refer to them until they are flushed, so each packet has a slot of its own.
 slots = [bytearray(ip.MAX_PACKET) for _ in range(BUDGET)]
 views = [memoryview(slot) for slot in slots]
 
 
-class Leg:
-    """Where packets leave a tunnel's end. `other` is where they came in; `drops` are of both."""
+class Side:
+    """Where packets leave a tunnel's end; they came in at the `other` side. Both count into the same `drops`."""
 
-    other: Leg
+    other: Side
 
     def __init__(self, drops: Counter[DropReason]) -> None:
         self.packets = self.bytes = 0  # which left here
@@ -29,17 +29,17 @@ class Leg:
         self._next_error = 0.0
 
     def send(self, packet: memoryview) -> None:
-        """Have a packet leave here, that `is_whole`: now, or at the next `flush`; until then its bytes must stay."""
+        """Send a packet that `is_whole`, now or at the next `flush`; its bytes must not change until then."""
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the packets that wait."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release its descriptors."""
 
     def fail(self, error: OSError) -> None:
-        """The kernel did not take a packet, for another reason than its size."""
+        """Count a packet that the kernel did not accept for a reason other than its size."""
         full = error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
         self.drops[DropReason.TUNNEL_FULL if full else DropReason.TUNNEL_CLOSED] += 1
 
@@ -58,18 +58,18 @@ class Leg:
 
 
 def is_whole(packet: memoryview) -> bool:
-    """Whether an IP header without options is all there."""
+    """Whether the packet has at least an IP header without options."""
     size = len(packet)
     return size >= 20 and (packet[0] >> 4 == 4 or (size >= 40 and packet[0] >> 4 == 6))
 
 
 def destination(packet: memoryview) -> bytes:
-    """4 or 16 bytes."""
+    """The destination address: 4 or 16 bytes."""
     return bytes(packet[16:20] if packet[0] < 0x60 else packet[24:40])
 
 
 def may_fragment(packet: memoryview) -> bool:
-    """Whether a packet that is too big goes on all the same, in an outer packet that is cut into fragments."""
+    """Whether a packet that is too big may still be sent, in an outer packet that is fragmented."""
     if packet[0] < 0x60:
         return not packet[6] & 0x40
     return len(packet) <= MIN_IPV6_MTU
@@ -78,8 +78,8 @@ def may_fragment(packet: memoryview) -> bool:
 def too_big(packet: bytes, mtu: int) -> bytes | None:
     """The ICMP error that tells the sender of `packet` the MTU, or None when none may be sent (RFC 1122 3.2.2).
 
-    It comes from where the packet was going: an address of this machine would be dropped by its own kernel when the
-    error comes out of a device, and one that is not the site's by the proxy.
+    Its source is the packet's destination: this machine's kernel would drop an error from one of its own addresses, and
+    the proxy one from an address outside the site.
     """
     found = ip.parse(packet, 0, len(packet))
     if isinstance(found, DropReason) or found.fragment_offset:

@@ -8,8 +8,8 @@ import pytest
 
 from oxyctl.agents.client import Client
 from oxyctl.agents.config import ClientConfig
+from oxyctl.agents.impaired_tunnel import ImpairedTunnel
 from oxyctl.agents.pump import TunnelLost
-from oxyctl.agents.slow import Detour
 from oxyctl.net.impairment import Impairment
 from proxy.context import TunnelContext
 
@@ -46,50 +46,50 @@ def client(pair, monkeypatch):
 
 
 def test_both_directions_take_their_time(client):
-    detour = Detour(client, Impairment(delay_s=0.1))
+    impaired = ImpairedTunnel(client, Impairment(delay_s=0.1))
     client.programs.send(PACKET)
     client.proxy.send(PACKET)
-    detour.upload(5.0)
-    detour.download(5.05)
-    assert detour.write_due(5.09) == pytest.approx(5.1)
+    impaired.upload(5.0)
+    impaired.download(5.05)
+    assert impaired.write_due(5.09) == pytest.approx(5.1)
     with pytest.raises(BlockingIOError):
         client.proxy.recv(1000)
-    assert detour.write_due(5.11) == pytest.approx(5.15)
+    assert impaired.write_due(5.11) == pytest.approx(5.15)
     assert client.proxy.recv(1000) == PACKET
-    assert detour.write_due(5.16) is None
+    assert impaired.write_due(5.16) is None
     assert client.programs.recv(1000) == PACKET
     assert (client.sent, client.received) == (1, 1)
 
 
 def test_a_tunnel_that_is_down_takes_and_loses(client):
-    detour = Detour(client, Impairment(down=True))
+    impaired = ImpairedTunnel(client, Impairment(down=True))
     client.programs.send(PACKET)
-    detour.upload(0.0)
-    assert detour.write_due(1.0) is None
-    detour.change(Impairment())
+    impaired.upload(0.0)
+    assert impaired.write_due(1.0) is None
+    impaired.change(Impairment())
     client.programs.send(PACKET + b"2")
-    detour.upload(2.0)
-    detour.write_due(2.0)
+    impaired.upload(2.0)
+    impaired.write_due(2.0)
     assert client.proxy.recv(1000) == PACKET + b"2"
 
 
 def test_control_datagrams_and_nothing_at_all_are_no_packets(client):
-    detour = Detour(client, Impairment(delay_s=0.1))
+    impaired = ImpairedTunnel(client, Impairment(delay_s=0.1))
     client.proxy.send(b'{"ok": true}')
     client.proxy.send(PACKET)
-    detour.download(0.0)
-    detour.write_due(1.0)
+    impaired.download(0.0)
+    impaired.write_due(1.0)
     assert client.programs.recv(1000) == PACKET
     assert client.refused == 1
 
 
 def test_a_proxy_that_hangs_up_is_noticed_and_what_was_on_its_way_is_counted(client):
-    detour = Detour(client, Impairment(delay_s=0.1))
+    impaired = ImpairedTunnel(client, Impairment(delay_s=0.1))
     client.programs.send(PACKET)
-    detour.upload(0.0)
+    impaired.upload(0.0)
     client.proxy.close()
     with pytest.raises(TunnelLost):
-        detour.download(0.0)
+        impaired.download(0.0)
     client.hang_up()
-    assert detour.write_due(1.0) is None
+    assert impaired.write_due(1.0) is None
     assert client.lost == 1
