@@ -8,8 +8,9 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 
 import msgspec
 
@@ -201,8 +202,8 @@ class Proxy:
             return None
         tenants = self.tenants.values()
 
-        def live() -> list[Flow]:
-            return [flow for tenant in tenants for flow in tenant.live()]
+        def live() -> Iterator[Flow]:
+            return chain.from_iterable(flows for tenant in tenants for flows in tenant.slices())
 
         judge = PolicyJudge(source, self.tenants, live, partial(self._hooks.notify, "reload"))
         judge.subscribe(lambda _: self._review_tunnels())
@@ -287,7 +288,7 @@ class Proxy:
         """The client hung up: its flows end."""
         tunnel.tenant.detach(tunnel)
         tunnel.add_traffic_to_tenant()
-        for flow in [flow for flow in tunnel.tenant.live() if tunnel in (flow.carrier, flow.egress)]:
+        for flow in [flow for table in tunnel.flows.values() for flow in table.values()]:
             flow.handler.end("tunnel_closed")
         log.info("%r is closed", tunnel)
         self._hooks.notify_soon("tunnel_close", tunnel.context)

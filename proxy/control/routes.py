@@ -97,7 +97,7 @@ class Routes:
 
     async def _get_routes(self, pairs: Pairs) -> Response:
         _only(pairs, "tenant")
-        return _envelope("routes", self._view.routes(dict(pairs).get("tenant")))
+        return _envelope("routes", await self._view.routes(dict(pairs).get("tenant")))
 
     async def _put_routes(self, pairs: Pairs, body: bytes) -> Response:
         _only(pairs)
@@ -106,7 +106,7 @@ class Routes:
             self._view.set_routes(change)
         except (msgspec.DecodeError, UnicodeDecodeError, ProxyError) as error:
             raise HttpError(400, f"routes: {error}") from None
-        return _envelope("routes", [r for r in self._view.routes(change.tenant) if r.network == change.network])
+        return _envelope("routes", [r for r in await self._view.routes(change.tenant) if r.network == change.network])
 
     async def _flows(self, pairs: Pairs) -> Response:
         page = await list_flows(self._view, _query(pairs, LIST_PARAMETERS))
@@ -129,7 +129,7 @@ class Routes:
 
     async def _kill(self, pairs: Pairs, flow_id: str) -> Response:
         query = _query(pairs, tuple(TENANT))
-        if not self._view.kill(flow_id, query.tenant):
+        if not await self._view.kill(flow_id, query.tenant):
             raise _no_flow(flow_id, query, "live ")
         return _envelope("killed", [{"flow_id": flow_id}])
 

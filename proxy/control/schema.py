@@ -245,7 +245,8 @@ class PolicyView(Protocol):
 
 
 class ProxyView(Protocol):
-    """What the control server needs of a proxy. Everything is called on the event loop and answers at once."""
+    """What the control server needs of a proxy. Everything is called on the event loop; what has to look at flows is
+    awaited, and lets packets through meanwhile."""
 
     @property
     def policy(self) -> PolicyView | None:
@@ -256,7 +257,7 @@ class ProxyView(Protocol):
 
     def tunnels(self, tenant: str | None) -> list[TunnelInfo]: ...
 
-    def routes(self, tenant: str | None) -> list[RouteInfo]: ...
+    async def routes(self, tenant: str | None) -> list[RouteInfo]: ...
 
     def set_routes(self, change: RoutesChange) -> None:
         """Replace the routes of one network. ProxyError: the tenant, the network or a next hop is unknown."""
@@ -283,7 +284,7 @@ class ProxyView(Protocol):
         """From now on `put` gets every record of that tenant as it happens; what is returned ends that."""
         ...
 
-    def kill(self, flow_id: str, tenant: str | None) -> bool:
+    async def kill(self, flow_id: str, tenant: str | None) -> bool:
         """End a live flow as `admin_killed`; False when that tenant has no such flow."""
         ...
 

@@ -49,9 +49,9 @@ class Flow:
         "decisions", "destination", "destination_port", "detected_protocol", "dscp", "egress", "egress_ip", "ended_ns",
         "extension", "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals",
         "level", "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "parent_id",
-        "policy_ms", "protocol", "redirect", "route", "seq", "source", "source_port", "spliced", "started_at",
-        "started_ns", "state", "tenant", "timer_due", "timer_slot", "tls", "tracked", "ttfb_ms", "verdict",
-        "virtual", "wanted_level",
+        "place", "policy_ms", "protocol", "redirect", "route", "seq", "shelf", "source", "source_port", "spliced",
+        "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot", "tls", "tracked", "ttfb_ms",
+        "verdict", "virtual", "wanted_level",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +96,8 @@ class Flow:
         self.tracked: tuple[Direction, Direction] | None = None  # of TCP that nobody reads: the client's, the origin's
         self.virtual: Any = None  # what the bridge knows it by, while it is admitted; or who it is outside
         self.is_recorded = False  # its end was told
+        self.shelf: list[Any] | None = None  # where it stands among its tenant's flows; None: not in the tables
+        self.place = 0
         self.seq = 0
         self.last_totals: Totals | None = None
         self.timer_slot = self.timer_due = 0
@@ -153,7 +155,7 @@ class Flow:
         if self.ended_ns is not None:
             return False
         self.ended_ns = now_ns
-        self.tenant.remembered += 1
+        self.tenant.ended(self)
         self.state = "closed"
         self.close_reason = reason
         self.closed_by = CLOSED_BY.get(reason.partition("_")[0], "proxy")

@@ -11,6 +11,7 @@ from proxy.flow.fragments import Fragments
 from proxy.flow.keys import reverse_key
 from proxy.flow.path import Path
 from proxy.flow.route_table import RouteTable
+from proxy.flow.shelves import Shelves
 from proxy.settings.model import TenantSettings
 from proxy.settings.parts import DEFAULT_NETWORK
 
@@ -80,6 +81,8 @@ class Entry(Protocol):
     egress: Carrier | None
     key: bytes
     redirect: Endpoint | None
+    shelf: list[Any] | None
+    place: int
 
     @property
     def far_key(self) -> bytes: ...
@@ -149,6 +152,9 @@ class Tenant:
         self.count = 0  # flows in the tables
         self.remembered = 0  # of these: ended, and there for their last packets
         self.opened: Counter[str] = Counter()  # flows so far, by protocol
+        self.alive: Counter[str] = Counter()  # flows in the tables that have not ended, by protocol
+        self.alive_at: Counter[Carrier] = Counter()  # the same, by each tunnel that they arrive at or leave by
+        self._shelves = Shelves()  # the flows in the tables once more
         self.drops: Counter[DropReason] = Counter()
         self.fragments = Fragments(timeout_s=fragments_s, max_bytes=settings.limits.bytes_held)
         self.held_bytes = 0  # queued for its tunnels
@@ -226,11 +232,13 @@ class Tenant:
             table = carrier.flows.setdefault(protocol, {})
             earlier = table.get(key)
             if earlier is not None and _is_own(earlier, carrier, key):
-                self.count -= 1
-                self.remembered -= earlier.is_ended
+                self._discount(earlier)
             table[key] = flow
             self._filled[carrier] = None
         self.count += 1
+        self._shelves.put(flow)
+        if not flow.is_ended:
+            self._count_alive(flow, 1)
 
     def _take(self, protocol: int, flow: Entry) -> None:
         for carrier, key in _places(flow):
@@ -239,12 +247,36 @@ class Tenant:
                 continue
             del table[key]
             if _is_own(flow, carrier, key):
-                self.count -= 1
-                self.remembered -= flow.is_ended
+                self._discount(flow)
             if not table:
                 del carrier.flows[protocol]
                 if not carrier.flows:
                     self._filled.pop(carrier, None)
+
+    def _discount(self, flow: Entry) -> None:
+        self.count -= 1
+        self._shelves.take(flow)
+        if flow.is_ended:
+            self.remembered -= 1
+        else:
+            self._count_alive(flow, -1)
+
+    def _count_alive(self, flow: Entry, by: int) -> None:
+        self.alive[flow.protocol] += by
+        at, carrier, egress = self.alive_at, flow.carrier, flow.egress
+        at[carrier] += by
+        if not at[carrier]:
+            del at[carrier]
+        if egress is not None and egress is not carrier:
+            at[egress] += by
+            if not at[egress]:
+                del at[egress]
+
+    def ended(self, flow: Entry) -> None:
+        """A flow has ended; it stays in the tables for its last packets."""
+        self.remembered += 1
+        if flow.shelf is not None:
+            self._count_alive(flow, -1)
 
     def expire_fragments(self, now: float) -> None:
         """Give up datagrams that were not whole in time."""
@@ -259,11 +291,9 @@ class Tenant:
                     if _is_own(flow, carrier, key):
                         yield flow
 
-    def tables(self) -> Iterator[list[Any]]:
-        """The same in lists that stand still, each taken when it is asked for: the tables may change meanwhile."""
-        for carrier in list(self._filled):
-            for table in list(carrier.flows.values()):
-                yield [flow for flow in table.values() if flow.carrier is carrier]
+    def slices(self) -> Iterator[list[Any]]:
+        """The same in no order, a few hundred at a time as they are then: flows may begin and end meanwhile."""
+        return iter(self._shelves)
 
 
 def _places(flow: Entry) -> list[tuple[Carrier, bytes]]:

@@ -33,7 +33,8 @@ class PolicyJudge:
         self, source: Source, tenants: Iterable[str], live: Callable[[], Iterable[Flow]],
         before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:  # fmt: skip
-        """Load at once; DocumentError. `live`: all flows that are under way; `before`: is awaited at each reload."""
+        """Load at once; DocumentError. `live`: all flows that are under way, read while some begin and end; `before` is
+        awaited at each reload."""
         self._before = before
         self.source, self._tenants, self._live = source, tuple(tenants), live
         self.policies = compile_policies(source, self._tenants, time.time())
@@ -117,12 +118,11 @@ class PolicyJudge:
     async def judge_again(self, tenants: Collection[str] | None = None) -> None:
         """Judge live flows, of these tenants or of all, by what is in force now; those that may no longer be, end."""
         live = self._live() if tenants is None else (flow for flow in self._live() if flow.tenant.name in tenants)
-        flows = [flow for flow in live if not flow.is_ended]
-        for start in range(0, len(flows), SLICE):
-            for flow in flows[start : start + SLICE]:
-                if not flow.is_ended and flow.handler is not None and flow.decisions:
-                    self._judge_again(flow)
-            await asyncio.sleep(0)
+        for number, flow in enumerate(live):
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+            if not flow.is_ended and flow.handler is not None and flow.decisions:
+                self._judge_again(flow)
 
     def _judge_again(self, flow: Flow) -> None:
         ruling = self.judge(flow)

@@ -146,7 +146,8 @@ class Lifecycle:
         if now >= self._next_update:
             self._next_update = now + every_s
             is_heard = self._sinks["update"] or self.hooks.has("flow_update")
-            self._updates = iter([flow for tenant in tenants for flow in tenant.live()] if is_heard else [])
+            slices = itertools.chain.from_iterable(tenant.slices() for tenant in tenants)
+            self._updates = itertools.chain.from_iterable(slices if is_heard else ())
         for flow in itertools.islice(self._updates, UPDATES_PER_TICK):
             if flow.state == "established" and flow.totals() != flow.last_totals:
                 self._updated(flow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
 from proxy.flow.best import Best
@@ -70,7 +71,7 @@ async def stream(
     """The record of each flow that lives now and matches, in no order."""
     of = of_flow(time.time_ns())
     wanted, pause = predicate(query, of), Pause()
-    for step in list(steps(owners)):
+    for step in steps(owners):
         alive = [flow for flow in step if not flow.is_recorded]
         count(alive)
         for flow in alive:
@@ -94,6 +95,28 @@ class Pause:
 def steps(owners: Iterable[Tenant]) -> Iterator[list[Flow]]:
     """All flows, a few at a time; one that begins or ends meanwhile comes or not."""
     for owner in owners:
-        for flows in owner.tables():
+        for flows in owner.slices():
             for at in range(0, len(flows), STEP):
                 yield flows[at : at + STEP]
+
+
+async def find_flow(owners: Iterable[Tenant], flow_id: str) -> Flow | None:
+    """The live flow of that name."""
+    pause = Pause()
+    for step in steps(owners):
+        for flow in step:
+            if flow.id == flow_id and not flow.is_ended:
+                return flow
+        await pause()
+    return None
+
+
+async def count_routes(owner: Tenant) -> Counter[tuple[str, str]]:
+    """How many live flows of each network took each route."""
+    taken: Counter[tuple[str, str]] = Counter()
+    pause = Pause()
+    for step in steps([owner]):
+        routed = (flow for flow in step if flow.route is not None and not flow.is_ended)
+        taken.update((flow.carrier.network.name, flow.route or "") for flow in routed)
+        await pause()
+    return taken

@@ -45,7 +45,7 @@ from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.ends import end_drops
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.jsonlines import JsonLines
-from proxy.telemetry.livescan import count_groups, scan, stream
+from proxy.telemetry.livescan import count_groups, count_routes, find_flow, scan, stream
 from proxy.telemetry.metrics import render
 
 
@@ -135,18 +135,17 @@ class View:
         """The tunnels that are open now."""
         found = []
         for owner in self._owners(tenant):
-            live = [flow for flow in owner.live() if not flow.is_ended]
-            counts = Counter(flow.carrier.id for flow in live)
-            counts.update(flow.egress.id for flow in live if flow.egress is not None)
-            for tunnel in _carriers(owner):
-                found.append(_tunnel_info(tunnel, counts[tunnel.id]))
+            found += [_tunnel_info(tunnel, owner.alive_at[tunnel]) for tunnel in _carriers(owner)]
         return found
 
-    def routes(self, tenant: str | None) -> list[RouteInfo]:
+    async def routes(self, tenant: str | None) -> list[RouteInfo]:
         """The routes of every virtual network that has some."""
-        return [
-            info for owner in self._owners(tenant) for network in owner.networks.values() for info in _routes(network)
-        ]
+        found: list[RouteInfo] = []
+        for owner in self._owners(tenant):
+            routed = [network for network in owner.networks.values() if network.routes is not None]
+            taken = await count_routes(owner) if routed else Counter()
+            found += [info for network in routed for info in _routes(network, taken)]
+        return found
 
     def set_routes(self, change: RoutesChange) -> None:
         """Replace a network's routes; flows that would go another way now look for it, and no others."""
@@ -197,14 +196,13 @@ class View:
 
         return self._lifecycle.subscribe(sink)
 
-    def kill(self, flow_id: str, tenant: str | None) -> bool:
+    async def kill(self, flow_id: str, tenant: str | None) -> bool:
         """End a live flow; False when the tenant has none of that name."""
-        for owner in self._owners(tenant):
-            for flow in owner.live():
-                if flow.id == flow_id and not flow.is_ended:
-                    flow.handler.end("admin_killed")
-                    return True
-        return False
+        flow = await find_flow(self._owners(tenant), flow_id)
+        if flow is None:
+            return False
+        flow.handler.end("admin_killed")
+        return True
 
     async def metrics(self) -> str:
         """The status as Prometheus text."""
@@ -224,7 +222,7 @@ class View:
         tunnels = _carriers(tenant)
         return TenantStatus(
             tunnels=len(tunnels),
-            flows=dict(Counter(flow.protocol for flow in tenant.live() if not flow.is_ended)),
+            flows={protocol: count for protocol, count in tenant.alive.items() if count},
             flows_started=dict(tenant.opened),
             flows_ended=dict(self._ended[tenant.name]),
             client_packets=tenant.closed_traffic[0] + sum(tunnel.packets_in for tunnel in tunnels),
@@ -277,12 +275,8 @@ def _tunnel_info(tunnel: RampCarrier, flows: int) -> TunnelInfo:
     return info
 
 
-def _routes(network: Network) -> Iterator[RouteInfo]:
-    if network.routes is None:
-        return
-    taken = Counter(
-        flow.route for flow in network.tenant.live() if flow.carrier.network is network and not flow.is_ended
-    )
+def _routes(network: Network, taken: Counter[tuple[str, str]]) -> Iterator[RouteInfo]:
+    assert network.routes is not None
     for route in network.routes.routes:
         peers = network.sites.get(route.via.removeprefix(SITE), []) if route.via.startswith(SITE) else None
         costs = [route.priority + peer.penalty for peer in peers] if peers is not None else [route.priority]
@@ -295,5 +289,5 @@ def _routes(network: Network) -> Iterator[RouteInfo]:
             weight=route.weight,
             level=route.level,
             cost=min(costs, default=None),
-            flows=taken[f"{route.prefix} via {route.via}"],
+            flows=taken[network.name, f"{route.prefix} via {route.via}"],
         )

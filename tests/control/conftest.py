@@ -54,7 +54,7 @@ class FakeProxy:
     def tunnels(self, tenant: str | None) -> list[TunnelInfo]:
         return [tunnel for tunnel in self.open if tenant in (None, tunnel.tenant)]
 
-    def routes(self, tenant: str | None) -> list[RouteInfo]:
+    async def routes(self, tenant: str | None) -> list[RouteInfo]:
         return [route for route in self.table if tenant in (None, route.tenant)]
 
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
@@ -103,7 +103,7 @@ class FakeProxy:
             if tenant in (None, record.tenant):
                 put(record)
 
-    def kill(self, flow_id: str, tenant: str | None) -> bool:
+    async def kill(self, flow_id: str, tenant: str | None) -> bool:
         found = [r for r in self.live if r.flow_id == flow_id and tenant in (None, r.tenant)]
         for record in found:
             self.live.remove(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 import pytest
 from hypothesis import given
@@ -125,25 +125,51 @@ def test_echo_identifiers_are_the_same_in_both_directions():
     assert reverse_key(b"S" * 16 + b"D" * 16 + b"id") == b"D" * 16 + b"S" * 16 + b"id"
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.sampled_from([6, 17]), st.integers(0, 5)), max_size=60))
-def test_count_is_the_number_of_live_flows(steps):
+def counted(tenant):
+    """What the tenant counts of its flows, and what a look at each of them says."""
+    there = list(tenant.live())
+    alive = [flow for flow in there if not flow.is_ended]
+    ends = [end for flow in alive for end in {flow.carrier, flow.egress or flow.carrier}]
+    said = tenant.count, tenant.remembered, +tenant.alive, dict(tenant.alive_at)
+    return said, (
+        len(there), len(there) - len(alive), Counter(flow.protocol for flow in alive), dict(Counter(ends)),
+    )  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([6, 17]), st.integers(0, 5)), max_size=60)
+)
+def test_counts_are_those_of_the_flows_that_are_there(steps):
     """Tunnels 0 and 1 with flows between them, in either direction, and flows that leave by sockets."""
     tenant = make_tenant()
     tunnels = [make_tunnel(tenant, tunnel_id=f"memory-{number}") for number in range(2)]
     ever = []
-    for is_add, port, protocol, shape in steps:
-        if is_add or not ever:
+    for what, port, protocol, shape in steps:
+        protocol_, flow = ever[port % len(ever)] if ever else (0, None)
+        if what <= 1 or flow is None:
             ends = [(0, 1), (1, 0), (0, None), (1, None), (0, 0), (1, 1)][shape]
             arrival, egress = tunnels[ends[0]], None if ends[1] is None else tunnels[ends[1]]
-            flow = between(tenant, arrival, egress, source_port=port, is_answer=shape == 1)
+            flow = between(
+                tenant,
+                arrival,
+                egress,
+                source_port=port,
+                is_answer=shape == 1,
+                protocol={6: "tcp", 17: "udp"}[protocol],
+            )
             ever.append((protocol, flow))
             tenant.add(protocol, flow)
-        else:
-            tenant.remove(*ever[port % len(ever)])
-        assert tenant.count == len(list(tenant.live()))
+        elif what == 2:
+            tenant.remove(protocol_, flow)
+        elif flow.shelf is not None:
+            flow.close("client_closed", 1)
+        said, seen = counted(tenant)
+        assert said == seen
+        assert sorted(map(id, tenant.live())) == sorted(id(flow) for flows in tenant.slices() for flow in flows)
     for protocol, flow in ever:
         tenant.remove(protocol, flow)
     assert (tenant.count, [tunnel.flows for tunnel in tunnels]) == (0, [{}, {}])
+    assert counted(tenant)[0] == (0, 0, {}, {})
 
 
 def test_fragments_that_were_lost_are_counted():
