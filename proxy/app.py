@@ -125,10 +125,12 @@ class Proxy:
             defer.push_async_callback(lines.close)
             self._lifecycle.subscribe(lines.submit, *audit.events)
             self._view.audit = lines
+        children = self._view.children
+        self._inspectors.child = lambda flow, kind, record: children.take(flow.id, flow.tenant.name, kind, record)
         if settings.records.requests is not None:
             requests = JsonLines(settings.records.requests)
             defer.push_async_callback(requests.close)
-            self._inspectors.child = lambda flow, kind, record: requests.submit(msgspec.Raw(record))
+            children.subscribe(lambda _, record: requests.submit(msgspec.Raw(record)))
         self._hooks.start()
         defer.callback(self._hooks.stop)
         await self._hooks.notify("startup")

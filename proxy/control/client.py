@@ -12,7 +12,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from proxy.control.listing import CHILD_KINDS
 from proxy.control.schema import (
+    ChildrenAnswer,
     Exported,
     FlowRecord,
     FlowsAnswer,
@@ -23,6 +25,7 @@ from proxy.control.schema import (
     Status,
     TunnelInfo,
 )
+from proxy.flow.child import TYPES
 from proxy.policy.answers import Explanation, PolicyInfo, Question, Reloaded
 
 T = TypeVar("T")
@@ -104,6 +107,10 @@ class ControlClient:
     def flows(self, pairs: Pairs) -> FlowsAnswer:
         """The flows that the parameters select (`proxy.control.schema.LIST_PARAMETERS`)."""
         return self._decode(FlowsAnswer, self._request("GET", "/v1/flows", pairs))
+
+    def children(self, plural: str, pairs: Pairs) -> ChildrenAnswer:
+        """`requests`, `channels` or `files` that the parameters select (`proxy.control.schema.CHILD_PARAMETERS`)."""
+        return decoded_children(plural, self._decode(ChildrenAnswer, self._request("GET", f"/v1/{plural}", pairs)))
 
     def groups(self, pairs: Pairs) -> GroupsAnswer:
         """Flows counted together, by the fields of the parameter `by`."""
@@ -205,6 +212,15 @@ class ControlClient:
 
 
 _decode_event = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def decoded_children(plural: str, answer: ChildrenAnswer) -> ChildrenAnswer:
+    """The same, its items as records. ControlError: they are of another version."""
+    try:
+        answer.items = [msgspec.convert(item, TYPES[CHILD_KINDS[plural]]) for item in answer.items]
+    except msgspec.ValidationError as error:
+        raise ControlError(f"what answers is another version of the proxy: {error}") from error
+    return answer
 
 
 def _event(line: bytes) -> FlowRecord | Lost:

@@ -24,9 +24,9 @@ async def export(view: ProxyView, query: FlowQuery) -> AsyncGenerator[bytes, Non
     until = query.until or time.time_ns()
     told: set[str] = set()  # flows that were told as live ones
     chunk = bytearray()
-    if query.scope != "past":
-        wanted = predicate(query)
-        async for record in view.all_live_flows(query):
+    if query.scope != "past" and (live := await view.narrowed(query)) is not None:
+        wanted = predicate(live)
+        async for record in view.all_live_flows(live):
             if wanted(record):
                 told.add(record.flow_id)
                 chunk += _encode(record) + b"\n"

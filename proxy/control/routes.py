@@ -13,10 +13,11 @@ import msgspec
 from proxy.control import policies
 from proxy.control.exporting import export
 from proxy.control.http11 import HttpError, Request, Response
-from proxy.control.listing import encode_page, list_flows
+from proxy.control.listing import CHILD_KINDS, encode_children, encode_page, list_flows
 from proxy.control.schema import SCHEMA, GroupsAnswer, ProxyView, RoutesChange
 from proxy.control.watch import Watcher
 from proxy.errors import ProxyError
+from proxy.flow.childparameters import parse_children
 from proxy.flow.parameters import (
     EXPORT_PARAMETERS,
     LIST_PARAMETERS,
@@ -56,6 +57,7 @@ class Routes:
             Route(re.compile(r"/v1/flows/groups"), {"GET": self._groups}),
             Route(re.compile(r"/v1/flows/watch"), {"GET": self._watch}),
             Route(re.compile(r"/v1/flows/([^/]+)"), {"GET": self._flow, "DELETE": self._kill}),
+            Route(re.compile(r"/v1/(requests|channels|files)"), {"GET": self._children}),
             Route(re.compile(r"/v1/policies"), {"GET": self._policies}),
             Route(re.compile(r"/v1/policies/explain"), {"POST": self._explain}),
             Route(re.compile(r"/v1/reload"), {"POST": self._reload}),
@@ -73,7 +75,8 @@ class Routes:
                 return await self._answer(route.methods[method], request, place.groups())
         raise HttpError(
             404,
-            f"no such path: {request.path}; see /v1/status, /v1/tunnels, /v1/routes, /v1/flows, /v1/policies, /metrics",
+            f"no such path: {request.path}; see /v1/status, /v1/tunnels, /v1/routes, /v1/flows, /v1/requests, "
+            "/v1/channels, /v1/files, /v1/policies, /metrics",
         )
 
     async def _answer(
@@ -126,6 +129,10 @@ class Routes:
         if not page.flows:
             raise _no_flow(flow_id, query)
         return Response(body=encode_page("flow", page))
+
+    async def _children(self, pairs: Pairs, plural: str) -> Response:
+        query = parse_children(CHILD_KINDS[plural], pairs, datetime.now().astimezone())
+        return Response(body=encode_children(plural, await self._view.list_children(query)))
 
     async def _kill(self, pairs: Pairs, flow_id: str) -> Response:
         query = _query(pairs, tuple(TENANT))

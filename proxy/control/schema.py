@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
+from proxy.flow.child import Child, ChildKind, ChildPage, ChildQuery, StoredChild
+from proxy.flow.childparameters import CHILD_PARAMETERS, parse_children
 from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, Group, GroupsPage, GroupsQuery, Sums
 from proxy.flow.parameters import (
     EXPORT_PARAMETERS,
@@ -23,11 +25,14 @@ from proxy.flow.parameters import (
 from proxy.flow.query import MAX_LIMIT, SORT_KEYS, FlowQuery, Page, StoredFlow, Window, payload_bytes
 from proxy.flow.record import ClosedBy, CloseReason, Event, FlowRecord, Level, State, Totals, Verdict
 from proxy.flow.record import Protocol as FlowProtocol
+from proxy.flow.request import RequestRecord
+from proxy.flow.ssh import ChannelRecord, FileRecord
 from proxy.policy.answers import Explanation, PolicyInfo, Question, Reloaded
 from proxy.settings.sites import Route
 from proxy.verdict import Decision
 
 __all__ = [
+    "CHILD_PARAMETERS",
     "EXPORT_PARAMETERS",
     "GROUP_FIELDS",
     "GROUP_PARAMETERS",
@@ -37,11 +42,18 @@ __all__ = [
     "SCHEMA",
     "SORT_KEYS",
     "WATCH_PARAMETERS",
+    "ChannelRecord",
+    "Child",
+    "ChildKind",
+    "ChildPage",
+    "ChildQuery",
+    "ChildrenAnswer",
     "CloseReason",
     "ClosedBy",
     "Decision",
     "Event",
     "Exported",
+    "FileRecord",
     "FlowProtocol",
     "FlowQuery",
     "FlowRecord",
@@ -57,10 +69,12 @@ __all__ = [
     "ProxyView",
     "QueryError",
     "RecordsStatus",
+    "RequestRecord",
     "RouteInfo",
     "RoutesChange",
     "State",
     "Status",
+    "StoredChild",
     "StoredFlow",
     "Sums",
     "TenantStatus",
@@ -68,6 +82,7 @@ __all__ = [
     "TunnelInfo",
     "Verdict",
     "Window",
+    "parse_children",
     "parse_duration",
     "parse_groups",
     "parse_query",
@@ -205,6 +220,18 @@ class FlowsAnswer(msgspec.Struct, kw_only=True):
     truncated: bool
 
 
+class ChildrenAnswer(msgspec.Struct, kw_only=True):
+    """The answer to `GET /v1/requests`, `/v1/channels` and `/v1/files`. `before` of the next page is `next`."""
+
+    schema: str = SCHEMA
+    kind: str
+    items: list[Any]
+    window: Window
+    lost: int
+    truncated: bool
+    next: int | None = None
+
+
 class GroupsAnswer(msgspec.Struct, kw_only=True):
     """The answer to `GET /v1/flows/groups`."""
 
@@ -261,6 +288,14 @@ class ProxyView(Protocol):
 
     def set_routes(self, change: RoutesChange) -> None:
         """Replace the routes of one network. ProxyError: the tenant, the network or a next hop is unknown."""
+        ...
+
+    async def narrowed(self, query: FlowQuery) -> FlowQuery | None:
+        """The same question about live flows, with what it asks of their requests answered; None: no flow matches."""
+        ...
+
+    async def list_children(self, query: ChildQuery) -> ChildPage:
+        """The requests, channels or files that match: those that are open, and then the others, newest end first."""
         ...
 
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:

@@ -13,11 +13,14 @@ import msgspec
 
 from proxy.control.client import ControlError
 from proxy.control.exporting import PAGE
-from proxy.control.schema import Exported, FlowRecord, FlowsAnswer, GroupsAnswer
+from proxy.control.listing import CHILD_KINDS, next_page
+from proxy.control.schema import ChildrenAnswer, Exported, FlowRecord, FlowsAnswer, GroupsAnswer
 from proxy.errors import ProxyError
+from proxy.flow.childparameters import parse_children
 from proxy.flow.parameters import EXPORT_PARAMETERS, LIST_PARAMETERS, TENANT, QueryError, parse_groups, parse_query
 from proxy.flow.query import FlowQuery, Page, Window
 from proxy.telemetry import flowdb
+from proxy.telemetry.childsql import read_children
 from proxy.telemetry.flowgroups import read_groups
 from proxy.telemetry.flowread import read_page
 from proxy.telemetry.losses import Losses
@@ -44,6 +47,20 @@ class RecordedFlows:
             query = parse_groups(pairs, datetime.now().astimezone())
             page = read_groups(connection, query, {}, Losses(flowdb.load_losses(connection)))
         return GroupsAnswer(items=page.groups, window=page.window, lost=page.lost, truncated=page.truncated)
+
+    def children(self, plural: str, pairs: Pairs) -> ChildrenAnswer:
+        """`requests`, `channels` or `files` of which the parameters speak; none is open any more."""
+        with _refused(), self._opened() as connection:
+            query = parse_children(CHILD_KINDS[plural], pairs, datetime.now().astimezone())
+            page = read_children(connection, query, Losses(flowdb.load_losses(connection)))
+        return ChildrenAnswer(
+            kind=plural,
+            items=[child.record for child in page.children],
+            window=page.window,
+            lost=page.lost,
+            truncated=page.truncated,
+            next=next_page(page),
+        )
 
     @contextlib.contextmanager
     def export(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Exported]]:

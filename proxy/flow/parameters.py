@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Literal
 
@@ -80,7 +80,8 @@ def parse_size(text: str) -> int:
     return min(int(float(parts[1]) * _SIZES[parts[2]]), NEVER)
 
 
-def _text(text: str) -> str:
+def parse_text(text: str) -> str:
+    """Any text but none."""
     if not text:
         raise ValueError("must not be empty")
     return text
@@ -117,13 +118,25 @@ def _where(text: str) -> str:
     return text
 
 
+def parse_status(text: str) -> Range:
+    """`404`, `4xx`, or `400-499` with both ends."""
+    if re.fullmatch(r"[1-5]xx", text, re.ASCII | re.IGNORECASE):
+        return int(text[0]) * 100, int(text[0]) * 100 + 99
+    parts = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", text, re.ASCII)
+    low, high = (int(parts[1]), int(parts[2] or parts[1])) if parts else (1, 0)
+    if low > high:
+        raise ValueError(f"not a status: {text!r} (write 404, 4xx or 400-499)")
+    return low, high
+
+
 def _flag(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError(f"expected true or false (found {text!r})")
     return text == "true"
 
 
-def _word(kind: Any) -> Callable[[str], str]:
+def parse_word(kind: Any) -> Callable[[str], str]:
+    """One of the words of a Literal."""
     choices = typing.get_args(kind)
 
     def parse(text: str) -> str:
@@ -145,50 +158,62 @@ def _order(text: str) -> tuple[str, bool]:
 
 Parser = Callable[[str], Any]
 FILTERS: dict[str, Parser] = {  # may stand several times: alternatives
-    "id": _text,
+    "id": parse_text,
     "src": parse_prefix,
     "dst": parse_prefix,
     "ip": parse_prefix,
     "src_port": parse_port,
     "dst_port": parse_port,
     "port": parse_port,
-    "protocol": _word(Protocol),
-    "state": _word(State),
-    "close_reason": _word(CloseReason),
-    "user": _text,
-    "device": _text,
-    "onramp": _text,
-    "offramp": _text,
-    "level": _word(Level),
-    "verdict": _word(Verdict),
-    "tls_action": _word(Literal["pass", "terminate"]),
-    "host": lambda text: _text(text).lower(),
-    "policy": _text,
+    "protocol": parse_word(Protocol),
+    "state": parse_word(State),
+    "close_reason": parse_word(CloseReason),
+    "user": parse_text,
+    "device": parse_text,
+    "onramp": parse_text,
+    "offramp": parse_text,
+    "level": parse_word(Level),
+    "verdict": parse_word(Verdict),
+    "tls_action": parse_word(Literal["pass", "terminate"]),
+    "host": lambda text: parse_text(text).lower(),
+    "policy": parse_text,
     "dscp": _dscp,
     "version": _version,
     "community_id": _community,
+    "http_status": parse_status,
+    "http_method": lambda text: parse_text(text).upper(),
+    "url": parse_text,
 }
-TENANT: dict[str, Parser] = {"tenant": _text, "all_tenants": _flag}
+REQUESTS = ("http_status", "http_method", "url")  # filters over a flow's requests
+TENANT: dict[str, Parser] = {"tenant": parse_text, "all_tenants": _flag}
 LEAST: dict[str, Parser] = {"min_bytes": parse_size, "min_duration": lambda text: parse_duration(text) * 1000}
-LISTING: dict[str, Parser] = {"scope": _word(Scope), "sort": _order, "limit": _count}
-_TIMES = ("since", "until")
+LISTING: dict[str, Parser] = {"scope": parse_word(Scope), "sort": _order, "limit": _count}
+TIMES = ("since", "until")
 _FIELDS = {"id": "flow_id", "min_duration": "min_duration_ms"}
 
 NOT = "not_"  # before the name of a filter: what matches it is left out
 WHERE: dict[str, Parser] = {"where": _where}
 EXCLUDING = tuple(NOT + name for name in (*FILTERS, *LEAST))
 
-WATCH_PARAMETERS = (*TENANT, *FILTERS, *LEAST, *EXCLUDING, *WHERE)
-LIST_PARAMETERS = (*WATCH_PARAMETERS, *LISTING, *_TIMES)
-EXPORT_PARAMETERS = (*WATCH_PARAMETERS, "scope", *_TIMES)
+_SELECTING = (*TENANT, *FILTERS, *LEAST, *EXCLUDING, *WHERE)
+# An event of a flow is told at once, and its requests come later.
+WATCH_PARAMETERS = tuple(name for name in _SELECTING if name.removeprefix(NOT) not in REQUESTS)
+LIST_PARAMETERS = (*_SELECTING, *LISTING, *TIMES)
+EXPORT_PARAMETERS = (*_SELECTING, "scope", *TIMES)
 GROUP_PARAMETERS = (*LIST_PARAMETERS, "by")
 
 
 def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterable[str] = LIST_PARAMETERS) -> FlowQuery:
     """The query that `pairs` spell; QueryError without a tenant, unless `all_tenants=true` asks for every one."""
-    allowed = tuple(allowed)
     single: dict[str, Parser] = {**TENANT, **LEAST, **LISTING, **WHERE, **{NOT + name: LEAST[name] for name in LEAST}}
-    single |= {name: lambda text: parse_time(text, now) for name in _TIMES}
+    single |= {name: lambda text: parse_time(text, now) for name in TIMES}
+    return _build(read_pairs(pairs, tuple(allowed), FILTERS, single))
+
+
+def read_pairs(
+    pairs: Iterable[tuple[str, str]], allowed: tuple[str, ...], many: Mapping[str, Parser], single: Mapping[str, Parser]
+) -> dict[str, Any]:
+    """What the parameters say, by name. `many` may stand several times, also with `not_` before. QueryError."""
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name not in allowed:
@@ -196,7 +221,7 @@ def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterab
         if name in single and name in values:
             raise QueryError(f"{name}: given twice")
         try:
-            if (parse := FILTERS.get(name.removeprefix(NOT))) is not None:
+            if (parse := many.get(name.removeprefix(NOT))) is not None:
                 values[name] = (*values.get(name, ()), parse(text))
                 if len(values[name]) > MAX_ALTERNATIVES:
                     raise ValueError(f"more than {MAX_ALTERNATIVES} values")
@@ -204,7 +229,7 @@ def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterab
                 values[name] = single[name](text)
         except ValueError as error:
             raise QueryError(f"{name}: {error}") from None
-    return _build(values)
+    return values
 
 
 def parse_groups(pairs: Iterable[tuple[str, str]], now: datetime) -> GroupsQuery:
@@ -238,11 +263,7 @@ def parse_groups(pairs: Iterable[tuple[str, str]], now: datetime) -> GroupsQuery
 
 
 def _build(values: dict[str, Any]) -> FlowQuery:
-    every, tenant = values.pop("all_tenants", False), values.pop("tenant", None)
-    if every and tenant is not None:
-        raise QueryError("tenant and all_tenants=true contradict each other")
-    if not every and tenant is None:
-        raise QueryError("tenant is required (or all_tenants=true, to see those of every tenant)")
+    tenant = take_tenant(values)
     sort, descending = values.pop("sort", ("start", True))
     limit = values.pop("limit", DEFAULT_LIMIT)
     unwanted = {name.removeprefix(NOT): values.pop(name) for name in EXCLUDING if name in values}
@@ -250,9 +271,23 @@ def _build(values: dict[str, Any]) -> FlowQuery:
         tenant=tenant, sort=sort, descending=descending, limit=limit, excluded=Filters(**_fields(unwanted)),
         **_fields(values),
     )  # fmt: skip
-    if query.since is not None and query.until is not None and query.since > query.until:
-        raise QueryError("until: is before since")
+    check_window(query.since, query.until)
     return query
+
+
+def take_tenant(values: dict[str, Any]) -> str | None:
+    """Whose it is, taken out of `values`; None of every tenant. QueryError when nobody says."""
+    every, tenant = values.pop("all_tenants", False), values.pop("tenant", None)
+    if every and tenant is not None:
+        raise QueryError("tenant and all_tenants=true contradict each other")
+    if not every and tenant is None:
+        raise QueryError("tenant is required (or all_tenants=true, to see those of every tenant)")
+    return None if tenant is None else str(tenant)
+
+
+def check_window(since: int | None, until: int | None) -> None:
+    if since is not None and until is not None and since > until:
+        raise QueryError("until: is before since")
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:

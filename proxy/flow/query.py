@@ -47,6 +47,9 @@ class Filters(msgspec.Struct, kw_only=True, frozen=True):
     policy: tuple[str, ...] = ()  # a policy or a rule that decided something about the flow
     dscp: tuple[int, ...] = ()
     community_id: tuple[str, ...] = ()
+    http_status: tuple[Range, ...] = ()  # these three, and then `host`, are of one request (`proxy.flow.child`)
+    http_method: tuple[str, ...] = ()  # in upper case
+    url: tuple[str, ...] = ()  # patterns
     min_bytes: int = 0  # payload, both directions
     min_duration_ms: float = 0
 
@@ -195,7 +198,7 @@ def _tests(chosen: Filters, of: Getters) -> list[Test]:
         src = of["src"]
         tests.append(lambda r: src(r)[0] in versions)
     if hosts := chosen.host:
-        pattern, host = _globs(hosts), of["dst_host"]
+        pattern, host = globs(hosts), of["dst_host"]
         tests.append(lambda r: (name := host(r)) is not None and pattern.fullmatch(name.lower()) is not None)
     if names := chosen.policy:
         decisions = of["decisions"]
@@ -223,7 +226,8 @@ def _in_range(gets: list[Get], ranges: tuple[tuple[Any, Any], ...]) -> Test:
     return lambda r: any(low <= value <= high for value in [get(r) for get in gets] for low, high in ranges)
 
 
-def _globs(patterns: tuple[str, ...]) -> re.Pattern[str]:
+def globs(patterns: Iterable[str]) -> re.Pattern[str]:
+    """One expression for all of them: `*` is any text, `?` any character."""
     texts = (re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".") for pattern in patterns)
     return re.compile("|".join(texts), re.DOTALL)
 

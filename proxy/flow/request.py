@@ -11,6 +11,7 @@ from proxy.verdict import Decision
 
 SCHEMA = "oxy.request/1"
 Version = Literal["1.0", "1.1", "2"]
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -24,6 +25,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     start: int
     duration_ms: float
+    is_open: bool = False  # it goes on; numbers are as far as it has come
     ttfb_ms: float | None = None  # from the request's head to the response's
 
     method: str = ""  # empty: what came was no request
@@ -58,6 +60,11 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     @property
     def url(self) -> str:
         """The address as a browser shows it."""
-        default = {"http": 80, "https": 443}.get(self.scheme)
-        port = "" if self.port is None or self.port == default else f":{self.port}"
-        return f"{self.scheme}://{self.host}{port}{self.path}"
+        return self.url_prefix + self.path
+
+    @property
+    def url_prefix(self) -> str:
+        """The same without path and query."""
+        port = "" if self.port is None or self.port == DEFAULT_PORTS.get(self.scheme) else f":{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}{port}"

@@ -25,6 +25,7 @@ class ChannelRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     start: int
     duration_ms: float
+    is_open: bool = False  # it goes on; numbers are as far as it has come
 
     kind: Kind
     ssh_user: str  # the user name at the origin

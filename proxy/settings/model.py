@@ -127,9 +127,10 @@ class Records(Part, frozen=True):
     path: str = "flows.db"
     max_age_s: Seconds = 7 * 86_400
     max_rows: Count = 1_000_000
+    max_children: Count = 1_000_000  # requests, SSH channels and files of flows that are read
     update_every_s: Seconds = 30
     audit: Audit | None = None
-    requests: LineFile | None = None  # of sessions that are read: a line for each HTTP request
+    requests: LineFile | None = None  # of sessions that are read: a line for each HTTP request, channel and file
 
 
 class Bridge(Part, frozen=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from proxy.errors import ProxyError
 from proxy.flow.record import FlowRecord
-from proxy.telemetry import flowold, words
+from proxy.telemetry import childrows, flowold, words
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,8 @@ def open_left(path: str) -> sqlite3.Connection:
     if version not in (0, VERSION):
         connection.close()
         raise ProxyError(f"it has version {version}, and {VERSION} is understood here")
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'children'").fetchone():
+        connection.execute(childrows.TABLE.replace("TABLE", "TEMP TABLE", 1))  # of a proxy that knew none
     return connection
 
 
@@ -146,7 +148,8 @@ def _connect(path: str) -> sqlite3.Connection:
         if version == 0:
             connection.executescript(_TABLES)  # before the WAL: the header that says whose it is stands in the file
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(_LIVE)
+        for statement in (_LIVE, childrows.TABLE, childrows.INDEX):
+            connection.execute(statement)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         if version not in (0, VERSION):
@@ -207,14 +210,40 @@ def delete_before(connection: sqlite3.Connection, cutoff: int, at_most: int) -> 
 def _delete(connection: sqlite3.Connection, chosen: str, *arguments: int) -> int:
     keys = connection.execute(chosen, arguments).fetchall()
     connection.executemany("DELETE FROM flows WHERE tenant = ? AND started = ? AND flow_id = ?", keys)
-    connection.executemany("DELETE FROM bodies WHERE flow_id = ?", [key[2:] for key in keys])
+    names = [key[2:] for key in keys]
+    connection.executemany("DELETE FROM bodies WHERE flow_id = ?", names)
+    connection.executemany("DELETE FROM children WHERE flow_id = ?", names)
     return len(keys)
+
+
+def count_children(connection: sqlite3.Connection) -> int:
+    """How many child records there are."""
+    return int(connection.execute("SELECT count(*) FROM children").fetchone()[0])
+
+
+def delete_oldest_children(connection: sqlite3.Connection, count: int) -> None:
+    """Delete the `count` child records that ended first."""
+    chosen = "SELECT number FROM children ORDER BY number LIMIT ?"
+    connection.execute(f"DELETE FROM children WHERE number IN ({chosen})", (count,))
+
+
+def delete_children_before(connection: sqlite3.Connection, cutoff: int, at_most: int) -> int:
+    """Delete child records that ended before `cutoff` (Unix ns), of the `at_most` oldest; how many there were."""
+    chosen = "SELECT number FROM children ORDER BY number LIMIT ?"
+    statement = f"DELETE FROM children WHERE number IN ({chosen}) AND ended < ?"
+    return connection.execute(statement, (at_most, cutoff)).rowcount
 
 
 def count_and_oldest(connection: sqlite3.Connection) -> tuple[int, int | None]:
     """How many records there are, and when the oldest ended (Unix ns)."""
     count, oldest = connection.execute("SELECT count(*), min(ended) FROM flows INDEXED BY flows_by_end").fetchone()
     return count, oldest
+
+
+def oldest_child(connection: sqlite3.Connection) -> int | None:
+    """When the oldest child record ended (Unix ns)."""
+    row = connection.execute("SELECT ended FROM children ORDER BY number LIMIT 1").fetchone()
+    return None if row is None else int(row[0])
 
 
 def oldest_end(connection: sqlite3.Connection, tenant: str | None = None) -> int | None:

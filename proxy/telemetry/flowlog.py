@@ -11,18 +11,21 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from proxy.control.schema import RecordsStatus
 from proxy.errors import ProxyError
+from proxy.flow.child import Child, ChildFilters, ChildKind, ChildPage, ChildQuery
 from proxy.flow.groups import GroupsPage, GroupsQuery, Key, Sums
 from proxy.flow.query import FlowQuery, Page
 from proxy.flow.record import FlowRecord
 from proxy.settings import Records
-from proxy.telemetry import flowdb
+from proxy.telemetry import childsql, flowdb
+from proxy.telemetry.childrows import Row as ChildRow
+from proxy.telemetry.childrows import insert_children, row_of
 from proxy.telemetry.flowgroups import read_groups
 from proxy.telemetry.flowread import read_page
 from proxy.telemetry.losses import MINUTE_NS, Losses
@@ -38,6 +41,7 @@ TEND_S = 10.0  # how often the age limit is enforced
 PRUNE_CHUNK = 5_000
 
 T = TypeVar("T")
+Submitted = FlowRecord | Child
 _Flushed = concurrent.futures.Future[None]
 
 
@@ -53,7 +57,7 @@ class FlowLog:
         self._settings = settings
         self._path = settings.path
         self._capacity = queue_records
-        self._queue: queue.SimpleQueue[FlowRecord | _Flushed | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Submitted | _Flushed | _Stop] = queue.SimpleQueue()
         self._urgent = threading.Event()  # somebody waits: do not linger
         self._closed = False
         self._failing = False
@@ -63,6 +67,7 @@ class FlowLog:
         self._inode = _inode(self._path)
         self._losses = Losses(flowdb.load_losses(self._connection))
         self._stored, self._oldest = flowdb.count_and_oldest(self._connection)
+        self._children = flowdb.count_children(self._connection)
         self.left_over = flowdb.load_live(self._connection)  # by a proxy that was killed: `submit` their ends
         self._live = {record.flow_id for record in self.left_over}
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "flowlog-reader")
@@ -78,6 +83,13 @@ class FlowLog:
             self._losses.add(record.tenant, time.time_ns())
         else:
             self._queue.put(record)
+
+    def submit_child(self, child: Child) -> None:
+        """Take a child record that has ended. Never blocks; half of the queue is left for the ends of flows."""
+        if self._closed or self._queue.qsize() >= self._capacity // 2:
+            self._losses.add(child.tenant, time.time_ns())
+        else:
+            self._queue.put(child)
 
     async def flush(self) -> None:
         """Return when everything submitted so far is written, or counted as lost."""
@@ -95,6 +107,14 @@ class FlowLog:
     async def groups(self, query: GroupsQuery, live: dict[Key, Sums]) -> GroupsPage:
         """The same counted together, with the sums of `live` flows."""
         return await self._ask(lambda connection: read_groups(connection, query, live, self._losses))
+
+    async def children(self, query: ChildQuery) -> ChildPage:
+        """The stored children that match."""
+        return await self._ask(lambda connection: childsql.read_children(connection, query, self._losses))
+
+    async def flows_with(self, filters: ChildFilters, kind: ChildKind, flow_ids: Sequence[str]) -> set[str]:
+        """Those of these flows that have a child which matches."""
+        return await self._ask(lambda connection: childsql.flows_with(connection, filters, kind, flow_ids))
 
     async def tenants(self) -> list[str]:
         """Those that have records."""
@@ -145,20 +165,20 @@ class FlowLog:
                 flushed.set_result(None)
         self._disconnect()
 
-    def _next_batch(self) -> tuple[list[FlowRecord], list[_Flushed], bool]:
+    def _next_batch(self) -> tuple[list[Submitted], list[_Flushed], bool]:
         """Records to write, who waits for that, and whether more can come."""
-        records: list[FlowRecord] = []
+        records: list[Submitted] = []
         waiting: list[_Flushed] = []
         for item in self._drain():
-            if isinstance(item, FlowRecord):
-                records.append(item)
-            elif isinstance(item, _Stop):
+            if isinstance(item, _Stop):
                 return records, waiting, False
+            if not isinstance(item, concurrent.futures.Future):
+                records.append(item)
             elif item.set_running_or_notify_cancel():
                 waiting.append(item)
         return records, waiting, True
 
-    def _drain(self) -> Iterator[FlowRecord | _Flushed | _Stop]:
+    def _drain(self) -> Iterator[Submitted | _Flushed | _Stop]:
         with contextlib.suppress(queue.Empty):
             yield self._queue.get(timeout=TEND_S)
             if self._queue.empty():
@@ -167,7 +187,7 @@ class FlowLog:
             for _ in range(BATCH_RECORDS):
                 yield self._queue.get_nowait()
 
-    def _guarded(self, work: Callable[[sqlite3.Connection, list[FlowRecord]], None], records: list[FlowRecord]) -> None:
+    def _guarded(self, work: Callable[[sqlite3.Connection, list[Submitted]], None], records: list[Submitted]) -> None:
         """Do `work`; whatever goes wrong, its records are counted as lost and the thread lives."""
         try:
             try:
@@ -189,35 +209,49 @@ class FlowLog:
                 log.warning("the flow log is written again; records lost until now: %d", self._losses.total)
             self._failing = False
 
-    def _lose(self, records: list[FlowRecord]) -> None:
+    def _lose(self, records: Sequence[Submitted]) -> None:
         for record in records:
             self._losses.add(record.tenant, time.time_ns())
 
-    def _write(self, connection: sqlite3.Connection, records: list[FlowRecord]) -> None:
+    def _write(self, connection: sqlite3.Connection, submitted: list[Submitted]) -> None:
         losses = self._losses.unsaved()
-        if not records and not losses:
+        if not submitted and not losses:
             return
+        records = [each for each in submitted if isinstance(each, FlowRecord)]
         ended = {record.flow_id for record in records if record.final}
         live = [record for record in records if not record.final and record.flow_id not in ended]
         connection.execute("BEGIN IMMEDIATE")
+        self._words.refresh()
         rows = self._rows([record for record in records if record.final])
+        children = self._child_rows([each for each in submitted if not isinstance(each, FlowRecord)])
         flowdb.save_live(connection, live)
         flowdb.forget_live(connection, ended & self._live)
         self._live = (self._live | {record.flow_id for record in live}) - ended
         inserted = insert(connection, rows)
+        insert_children(connection, children)
         excess = self._stored + inserted - self._settings.max_rows
         deleted = flowdb.delete_oldest(connection, excess) if excess > 0 else 0
+        remaining = self._make_room(connection, len(children), is_shorter=deleted > 0)
         flowdb.save_losses(connection, losses)
         connection.execute("COMMIT")
         self._losses.saved(losses)
         self._stored += inserted - deleted
+        self._children = remaining
         self._oldest = flowdb.oldest_end(connection)
         if inserted < len(rows):
             log.error("flow log: %d records carry the id of a stored flow and were ignored", len(rows) - inserted)
 
+    def _make_room(self, connection: sqlite3.Connection, added: int, *, is_shorter: bool) -> int:
+        """Delete the oldest children that are too many; how many are left. `is_shorter`: some went with their flows."""
+        count = self._children + added
+        if count > self._settings.max_children and is_shorter:
+            count = flowdb.count_children(connection)
+        if (excess := count - self._settings.max_children) > 0:
+            flowdb.delete_oldest_children(connection, excess)
+        return min(count, self._settings.max_children)
+
     def _rows(self, records: list[FlowRecord]) -> list[Pair]:
         rows = []
-        self._words.refresh()
         for record in records:
             try:
                 rows.append(rows_of(record, self._words))
@@ -226,14 +260,28 @@ class FlowLog:
                 self._lose([record])
         return rows
 
-    def _enforce_age(self, connection: sqlite3.Connection, _: list[FlowRecord]) -> None:
+    def _child_rows(self, children: list[Child]) -> list[ChildRow]:
+        rows = []
+        for child in children:
+            try:
+                rows.append(row_of(child, self._words))
+            except (ValueError, OverflowError, msgspec.EncodeError) as error:
+                log.error("flow log: a child record of flow %s cannot be stored: %s", child.flow_id, error)
+                self._lose([child])
+        return rows
+
+    def _enforce_age(self, connection: sqlite3.Connection, _: list[Submitted]) -> None:
         cutoff = time.time_ns() - int(self._settings.max_age_s * 1e9)
         while deleted := flowdb.delete_before(connection, cutoff, PRUNE_CHUNK):
             self._stored -= deleted
+        while flowdb.delete_children_before(connection, cutoff, PRUNE_CHUNK):
+            pass
+        self._children = flowdb.count_children(connection)
         self._losses.forget(cutoff)
         flowdb.forget_losses(connection, cutoff // MINUTE_NS)
         self._oldest = flowdb.oldest_end(connection)
-        forget_words(connection, cutoff if self._oldest is None else self._oldest)
+        ends = [end for end in (self._oldest, flowdb.oldest_child(connection)) if end is not None]
+        forget_words(connection, min(ends, default=cutoff))
 
     def _connected(self) -> sqlite3.Connection:
         """The connection to the file that stands at our path now, also after it was damaged, removed or replaced."""
@@ -249,6 +297,7 @@ class FlowLog:
             self._words = Words(self._connection)
             self._inode = _inode(self._path)
             self._stored, self._oldest = flowdb.count_and_oldest(self._connection)
+            self._children = flowdb.count_children(self._connection)
         return self._connection
 
     def _disconnect(self) -> None:

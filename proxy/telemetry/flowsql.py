@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from proxy.flow.child import request_wanted, requests_excluded
 from proxy.flow.query import Filters, FlowQuery
+from proxy.telemetry.childsql import has_child
 from proxy.telemetry.rows import COLUMNS, community_digest, community_number, packed_id
 
 _WORD = "(SELECT text FROM words WHERE id = {})"
@@ -134,14 +136,20 @@ def conditions(query: FlowQuery) -> Where:
     if query.after is not None:
         start, name = query.after
         where.add("(started, flow_id) > (?, ?)", start, packed_id(name))
-    for condition, arguments in _filters(query):
+    if (request := request_wanted(query)) is not None:
+        condition, arguments = has_child(request, "request", query.tenant)
+        where.add(condition, *arguments)
+    for condition, arguments in _filters(query, is_host_asked=request is None):
         where.add(f"({condition})", *arguments)
     for condition, arguments in _filters(query.excluded):
         where.add(f"({condition}) IS NOT TRUE", *arguments)  # an unknown user is not one of those
+    for unwanted in requests_excluded(query.excluded):
+        condition, arguments = has_child(unwanted, "request", query.tenant)
+        where.add(f"NOT {condition}", *arguments)
     return where
 
 
-def _filters(chosen: Filters) -> list[Condition]:
+def _filters(chosen: Filters, *, is_host_asked: bool = True) -> list[Condition]:
     found: list[Condition] = []
     for name in _WORDS:
         if values := getattr(chosen, name):
@@ -152,7 +160,7 @@ def _filters(chosen: Filters) -> list[Condition]:
             found.append((" OR ".join(tests), [end for pair in ranges * len(columns) for end in pair]))
     if versions := chosen.version:
         found.append((f"substr(src, 1, 1) IN ({_marks(versions)})", [bytes((version,)) for version in versions]))
-    if hosts := chosen.host:
+    if (hosts := chosen.host) and is_host_asked:
         globs = " OR ".join("lower(text) GLOB ?" for _ in hosts)
         found.append(
             (f"dst_host IN (SELECT id FROM words WHERE {globs})", [host.replace("[", "[[]") for host in hosts])

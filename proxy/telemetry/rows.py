@@ -85,7 +85,7 @@ def rows_of(record: FlowRecord, words: Words) -> Pair:
         record.src_port, record.dst_port, number(record.protocol),
         bytearray(packed(record.src)), bytearray(packed(record.dst)),
         number(record.state), number(record.close_reason), number(record.verdict), number(record.level),
-        number(record.onramp), number(record.offramp), _decisions(record.decisions, words), record.dscp,
+        number(record.onramp), number(record.offramp), decisions_number(record.decisions, words), record.dscp,
         number(record.user), number(record.device), number(record.dst_host), community_number(digest),
         None if record.tls is None else number(record.tls.action),
     )  # fmt: skip
@@ -113,7 +113,7 @@ def record_of(row: FlowRow, body: bytes, texts: Texts) -> FlowRecord:
     columns["src"], columns["dst"] = _address(columns["src"]), _address(columns["dst"])
     values: dict[str, Any] = {
         **columns, **_USUAL, "seq": seq, "start": started, "end": ended, "duration_ms": (ended - started) / 1e6,
-        "decisions": [] if decisions is None else _decode_decisions(decisions),
+        "decisions": decisions_of(decisions),
         "total": Totals(counts[0], counts[1], payload[0], counts[2], counts[3], payload[1], counts[4]),
         "community_id": "" if digest is None else _community_text(digest),
         "origin": _endpoint(columns["dst"], columns["dst_port"]) if origin is True else origin,
@@ -198,8 +198,14 @@ def _community_text(digest: bytes) -> str:
     return "1:" + binascii.b2a_base64(digest, newline=False).decode()
 
 
-def _decisions(decisions: list[Decision], words: Words) -> int | None:
+def decisions_number(decisions: list[Decision], words: Words) -> int | None:
+    """The word of all of them together: most records share theirs."""
     return words.number(_encode_decisions(decisions).decode()) if decisions else None
+
+
+def decisions_of(text: str | None) -> list[Decision]:
+    """What `decisions_number` was given. msgspec.DecodeError."""
+    return [] if text is None else _decode_decisions(text)
 
 
 def _endpoint(address: str, port: int) -> str:

@@ -23,8 +23,18 @@ from proxy.control.schema import (
     Status,
     TenantStatus,
     TunnelInfo,
+    Window,
 )
 from proxy.errors import DropReason, ProxyError
+from proxy.flow.child import (
+    ChildFilters,
+    ChildPage,
+    ChildQuery,
+    StoredChild,
+    request_wanted,
+    requests_excluded,
+    without_requests,
+)
 from proxy.flow.flow import Flow
 from proxy.flow.groups import GroupsPage, GroupsQuery
 from proxy.flow.record import FlowRecord
@@ -42,6 +52,7 @@ from proxy.onramps.unconnected import GueRamp
 from proxy.settings import suggest
 from proxy.settings.sites import SITE, route_problem
 from proxy.stream.lifecycle import Lifecycle
+from proxy.telemetry.children import Children
 from proxy.telemetry.ends import end_drops
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.jsonlines import JsonLines
@@ -73,6 +84,8 @@ class View:
         self._namespace, self._pumps, self._ramps, self._ports = namespace, pumps, ramps, ports
         self._kernel, self._kernel_problem = kernel, kernel_problem
         self._started_ns = time.time_ns()
+        self.children = Children(flow_log.submit_child)
+        lifecycle.subscribe(self.children.flow_ended, "end")
         self._ended: dict[str, Counter[str]] = {name: Counter() for name in tenants}
         lifecycle.subscribe(self._count_end, "end")
 
@@ -161,6 +174,39 @@ class View:
         network.routes = RouteTable(change.routes) if change.routes else None
         routes_changed(network)
 
+    async def narrowed(self, query: FlowQuery) -> FlowQuery | None:
+        """The same question about live flows, with what it asks of their requests answered; None: no flow matches."""
+        wanted, unwanted = request_wanted(query), requests_excluded(query.excluded)
+        living = list(self.children.living(query.tenant)) if wanted is not None or unwanted else []
+        changes, excluded = without_requests(query, is_wanted=True), without_requests(query.excluded, is_wanted=False)
+        if wanted is not None:
+            found = await self._flows_with(wanted, living, query.tenant)
+            changes["flow_id"] = tuple(found & set(query.flow_id) if query.flow_id else found)
+            if not changes["flow_id"]:
+                return None
+        for each in unwanted:
+            names = (*query.excluded.flow_id, *await self._flows_with(each, living, query.tenant))
+            excluded["flow_id"] = (*excluded.get("flow_id", ()), *names)
+        changes["excluded"] = msgspec.structs.replace(query.excluded, **excluded)
+        return msgspec.structs.replace(query, **changes)
+
+    async def _flows_with(self, filters: ChildFilters, living: Sequence[str], tenant: str | None) -> set[str]:
+        """Those of these flows that have a request which matches, over or open."""
+        fields = msgspec.structs.asdict(filters)
+        found = {child.flow_id for child in self.children.open(ChildQuery(tenant=tenant, **fields))}
+        return found | await self._log.flows_with(filters, "request", living)
+
+    async def list_children(self, query: ChildQuery) -> ChildPage:
+        """The children that match: those that are open, and then those that have ended, newest end first."""
+        open_ = [] if query.scope == "past" or query.before is not None else self.children.open(query)
+        found = [StoredChild(None, child) for child in open_]
+        page = ChildPage([], Window(query.since, query.until or time.time_ns(), None), 0, truncated=False)
+        if query.scope != "live":
+            page = await self._log.children(query)
+        children = [*found, *page.children]
+        truncated = page.truncated or len(children) > query.limit
+        return msgspec.structs.replace(page, children=children[: query.limit], truncated=truncated)
+
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
         """The first of the flows whose end was not told yet, in the query's order."""
         count = self._kernel.count if self._kernel is not None else _counted
@@ -182,9 +228,9 @@ class View:
     async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
         """Live and past flows counted together."""
         live = {}
-        if query.flows.scope != "past":
+        if query.flows.scope != "past" and (flows := await self.narrowed(query.flows)) is not None:
             count = self._kernel.count if self._kernel is not None else _counted
-            live = await count_groups(self._owners(query.flows.tenant), query.flows, query.by, count)
+            live = await count_groups(self._owners(flows.tenant), flows, query.by, count)
         return await self._log.groups(query, live)
 
     def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:

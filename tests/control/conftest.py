@@ -25,6 +25,7 @@ from proxy.control.schema import (
     Window,
 )
 from proxy.control.server import ControlServer
+from proxy.flow.child import Child, ChildPage, ChildQuery, StoredChild, child_predicate
 from proxy.flow.groups import Counting, GroupsPage, GroupsQuery, Ranking
 from proxy.flow.query import OF_RECORD, SORT_KEYS, predicate, sort_flows
 from proxy.telemetry.flowgroups import told
@@ -37,6 +38,7 @@ class FakeProxy:
     def __init__(self) -> None:
         self.live: list[FlowRecord] = []
         self.past: list[FlowRecord] = []
+        self.children: list[Child] = []
         self.lost = 0
         self.policy: PolicyView | None = None
         self.open = [
@@ -56,6 +58,16 @@ class FakeProxy:
 
     async def routes(self, tenant: str | None) -> list[RouteInfo]:
         return [route for route in self.table if tenant in (None, route.tenant)]
+
+    async def narrowed(self, query: FlowQuery) -> FlowQuery | None:
+        return query
+
+    async def list_children(self, query: ChildQuery) -> ChildPage:
+        matches = child_predicate(query)
+        found = [StoredChild(number, child) for number, child in enumerate(self.children, 1) if matches(child)]
+        found = [child for child in found if query.before is None or (child.number or 0) < query.before][::-1]
+        window = Window(query.since, query.until or time.time_ns(), None)
+        return ChildPage(found[: query.limit], window, self.lost, len(found) > query.limit)
 
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
         return [record for record in self.live if query.tenant in (None, record.tenant)]

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.control.client import ControlClient, ControlError
 from proxy.control.schema import Lost
+from tests.children import make_channel, make_request
 from tests.records import live_record, make_record
 
 ACME = [("tenant", "acme")]
@@ -39,6 +40,32 @@ def test_a_refusal_has_a_status_and_the_proxys_words(client):
     with pytest.raises(ControlError, match="tenant acme has no flow a/b") as caught:
         client.flow("a/b", ACME)
     assert caught.value.status == 404
+
+
+def test_children_come_in_pages_and_are_typed(client, proxy):
+    proxy.children = [make_request(1, status=404), make_channel(), *(make_request(n, host="Git.lab") for n in (2, 3))]
+    page = client.children("requests", [*ACME, ("limit", "2")])
+    assert page.items == [make_request(3, host="Git.lab"), make_request(2, host="Git.lab")]
+    rest = client.children("requests", [*ACME, ("before", str(page.next))])
+    assert (rest.items, rest.next, page.truncated) == ([make_request(1, status=404)], None, True)
+    assert client.children("channels", [*ACME, ("status", "0")]).items == [make_channel()]
+    assert client.children("requests", [*ACME, ("not_host", "git.*"), ("status", "4xx")]).items == rest.items
+
+
+@pytest.mark.parametrize(
+    ("pairs", "problem"),
+    [
+        ([], "tenant is required"),
+        ([*ACME, ("stauts", "4xx")], "unknown parameter 'stauts'; did you mean 'status'"),
+        ([*ACME, ("status", "6xx")], "status: not a status: '6xx'"),
+        ([*ACME, ("before", "x")], "before: not a number"),
+        ([*ACME, ("since", "1m"), ("until", "2m")], "until: is before since"),
+    ],
+)
+def test_what_is_asked_of_children_is_checked(client, pairs, problem):
+    with pytest.raises(ControlError, match=problem) as caught:
+        client.children("requests", pairs)
+    assert caught.value.status == 400
 
 
 def test_watching(start, loop, proxy, path):

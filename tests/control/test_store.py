@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 
@@ -12,7 +14,10 @@ import pytest
 from proxy.control import store as store_module
 from proxy.control.client import ControlError
 from proxy.control.store import RecordedFlows
+from proxy.settings import Records
 from proxy.telemetry import flowdb
+from proxy.telemetry.flowlog import FlowLog
+from tests.children import make_request
 from tests.meta.imports import ROOT
 from tests.records import make_record
 
@@ -130,3 +135,29 @@ def test_a_file_that_is_none_of_ours_is_one_message(path, content):
         path.write_bytes(content)
     with pytest.raises(ControlError, match=f"cannot read the flow log {path}: "):
         RecordedFlows(path).flows(ACME)
+
+
+def test_requests_of_a_proxy_that_is_gone(path):
+    async def work():
+        log = FlowLog(Records(path=str(path), max_age_s=1e10))
+        for number in range(1, 4):
+            log.submit_child(make_request(number))
+        await log.close()
+
+    asyncio.run(work())
+    store = RecordedFlows(path)
+    page = store.children("requests", [*ACME, ("limit", "2")])
+    rest = store.children("requests", [*ACME, ("before", str(page.next))])
+    assert [*page.items, *rest.items] == [make_request(number) for number in (3, 2, 1)]
+    assert store.children("files", ACME).items == []
+
+
+def test_a_file_of_a_proxy_that_knew_no_requests(path):
+    write(path, "close").communicate()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE children")
+    connection.close()
+    before = contents(path)
+    assert RecordedFlows(path).children("requests", ACME).items == []
+    assert RecordedFlows(path).flows([*ACME, ("http_status", "4xx")]).items == []
+    assert contents(path) == before

@@ -1,0 +1,190 @@
+"""Child records of a flow: what is said of its requests, SSH channels and files, and which of them somebody asks for.
+
+A child belongs to one flow, and is never another tenant's: inspectors may be mistaken about that, so it is checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from proxy.flow.query import DEFAULT_LIMIT, Filters, Range, Scope, Window, globs
+from proxy.flow.record import Verdict
+from proxy.flow.request import RequestRecord
+from proxy.flow.ssh import ChannelRecord, FileRecord
+
+Child = RequestRecord | ChannelRecord | FileRecord
+ChildKind = Literal["request", "channel", "file"]
+TYPES: dict[ChildKind, type[Child]] = {"request": RequestRecord, "channel": ChannelRecord, "file": FileRecord}
+KINDS: dict[type[Child], ChildKind] = {type_: kind for kind, type_ in TYPES.items()}
+_decoders = {type_.__name__: msgspec.json.Decoder(type_).decode for type_ in KINDS}
+
+
+def decode_child(name: str, data: bytes) -> Child:
+    """The record of the structure `name`, from its JSON. ValueError: it is none, or the structure is unknown."""
+    if name not in _decoders:
+        raise ValueError(f"no child record is a {name!r}")
+    return _decoders[name](data)
+
+
+def child_id(child: Child) -> str:
+    """Its name: the flow's id, a dot, and a number. A file has its channel's."""
+    return child.request_id if isinstance(child, RequestRecord) else child.channel_id
+
+
+def is_genuine(child: Child, flow_id: str, tenant: str) -> bool:
+    """Whether it says that it is of this flow and tenant."""
+    return (child.flow_id, child.tenant) == (flow_id, tenant) and child_id(child).startswith(f"{flow_id}.")
+
+
+def start_of(child: Child) -> int:
+    """When it began (Unix ns)."""
+    return child.time if isinstance(child, FileRecord) else child.start
+
+
+def end_of(child: Child) -> int:
+    """When it ended (Unix ns); of an open one, until when it has been looked at."""
+    return child.time if isinstance(child, FileRecord) else child.start + round(child.duration_ms * 1e6)
+
+
+def is_open(child: Child) -> bool:
+    """Whether it goes on."""
+    return not isinstance(child, FileRecord) and child.is_open
+
+
+class ChildFilters(msgspec.Struct, kw_only=True, frozen=True):
+    """Values inside one filter are alternatives, filters narrow each other, an empty filter matches everything."""
+
+    status: tuple[Range, ...] = ()  # of a request its status, of a channel its exit status
+    method: tuple[str, ...] = ()  # upper case; of a channel its kind, of a file the operation
+    host: tuple[str, ...] = ()  # patterns in lower case: `*` is any text, `?` any character
+    url: tuple[str, ...] = ()  # patterns; of a channel the command, of a file its path
+    fault: tuple[str, ...] = ()
+    user: tuple[str, ...] = ()
+    verdict: tuple[Verdict, ...] = ()
+    flow_id: tuple[str, ...] = ()
+
+
+NOTHING = ChildFilters()
+
+
+class ChildQuery(ChildFilters, kw_only=True, frozen=True):
+    """Filters over the children of one kind, newest end first; those that are open come before."""
+
+    kind: ChildKind = "request"
+    tenant: str | None  # None is every tenant: only who may ask for that sets it
+    scope: Scope = "all"
+    since: int | None = None  # Unix ns; children that were open at some time between these two
+    until: int | None = None
+    excluded: ChildFilters = NOTHING
+    before: int | None = None  # only what was stored before this number (`StoredChild.number`)
+    limit: int = DEFAULT_LIMIT
+
+
+class StoredChild(NamedTuple):
+    """One child of an answer: its number in the store (None: it is open), and the record."""
+
+    number: int | None
+    record: Child
+
+
+class ChildPage(msgspec.Struct):
+    """What the store says to a query: at most `limit` children, and how complete that is."""
+
+    children: list[StoredChild]
+    window: Window
+    lost: int
+    truncated: bool
+
+
+class Facts(NamedTuple):
+    """What filters look at, by one name for all kinds."""
+
+    status: int | None
+    method: str
+    host: str | None
+    url_prefix: str | None  # scheme, host and port of a request
+    path: str | None
+    fault: str | None
+
+
+def facts_of(child: Child) -> Facts:
+    """The same of any kind of child."""
+    if isinstance(child, RequestRecord):
+        return Facts(child.status, child.method, child.host or None, child.url_prefix, child.path, child.fault)
+    if isinstance(child, ChannelRecord):
+        return Facts(child.exit_status, child.kind, child.forward_host, None, child.command, child.error)
+    return Facts(None, child.operation, None, None, child.path, child.error)
+
+
+Test = Callable[[Child, Facts], bool]
+
+
+def child_predicate(query: ChildQuery) -> Callable[[Child], bool]:
+    """A function that says whether a child that is open matches, whatever the query's scope."""
+    tests = [*_tests(query), *(_negated(test) for test in _tests(query.excluded))]
+
+    def matches(child: Child) -> bool:
+        return (
+            KINDS[type(child)] == query.kind
+            and query.tenant in (None, child.tenant)
+            and (query.until is None or start_of(child) <= query.until)
+            and all(test(child, facts) for facts in (facts_of(child),) for test in tests)
+        )
+
+    return matches
+
+
+def _tests(chosen: ChildFilters) -> Iterable[Test]:
+    if statuses := chosen.status:
+        yield lambda _, facts: facts.status is not None and any(low <= facts.status <= high for low, high in statuses)
+    if methods := chosen.method:
+        yield lambda _, facts: facts.method.upper() in methods
+    if chosen.host:
+        hosts = globs(chosen.host)
+        yield lambda _, facts: facts.host is not None and hosts.fullmatch(facts.host.lower()) is not None
+    if chosen.url:
+        urls = globs(tuple(url.lower() for url in chosen.url))
+        yield lambda _, facts: _matches_url(urls, facts)
+    if faults := chosen.fault:
+        yield lambda _, facts: facts.fault in faults
+    if users := chosen.user:
+        yield lambda child, _: child.user in users
+    if verdicts := chosen.verdict:
+        yield lambda child, _: not isinstance(child, FileRecord) and child.verdict in verdicts
+    if flows := chosen.flow_id:
+        yield lambda child, _: child.flow_id in flows
+
+
+def _matches_url(pattern: re.Pattern[str], facts: Facts) -> bool:
+    return pattern.fullmatch(f"{facts.url_prefix or ''}{facts.path or ''}".lower()) is not None
+
+
+def _negated(test: Test) -> Test:
+    return lambda child, facts: not test(child, facts)
+
+
+def request_wanted(chosen: Filters) -> ChildFilters | None:
+    """What one request of a flow must be for the flow to match; None when nothing is asked of requests."""
+    if not (chosen.http_status or chosen.http_method or chosen.url):
+        return None
+    return ChildFilters(status=chosen.http_status, method=chosen.http_method, url=chosen.url, host=chosen.host)
+
+
+def requests_excluded(chosen: Filters) -> list[ChildFilters]:
+    """What no request of a flow may be, one thing at a time."""
+    each = [
+        ChildFilters(status=chosen.http_status),
+        ChildFilters(method=chosen.http_method),
+        ChildFilters(url=chosen.url),
+    ]
+    return [filters for filters in each if filters != NOTHING]
+
+
+def without_requests(chosen: Filters, *, is_wanted: bool) -> dict[str, Any]:
+    """The filters to change so that nothing is asked of requests any more."""
+    cleared = dict.fromkeys(("http_status", "http_method", "url"), ())
+    return {**cleared, "host": ()} if is_wanted and request_wanted(chosen) is not None else cleared

@@ -1,0 +1,87 @@
+"""Child records on their way from inspectors to the store and to sinks; those that are open are kept here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from proxy.flow.child import Child, ChildQuery, child_id, child_predicate, decode_child, is_genuine, is_open
+from proxy.flow.record import FlowRecord
+
+log = logging.getLogger(__name__)
+
+MOST_OPEN = 1_000  # of one flow that are remembered; what is beyond is told when it has ended
+
+Sink = Callable[[Child, bytes], None]  # the record, and its JSON
+
+
+class Children:
+    """Takes what inspectors say of requests and channels. An inspector reads what strangers send, so it is not trusted:
+    what it says of another flow is passed over."""
+
+    def __init__(self, submit: Callable[[Child], None]) -> None:
+        """`submit` gets each child that has ended."""
+        self._submit = submit
+        self._sinks: list[Sink] = []
+        self._open: dict[str, dict[str, Child]] = {}  # by flow and child
+        self._tenants: dict[str, str] = {}  # flows that live and have children: whose they are
+        self.refused = 0
+
+    def subscribe(self, sink: Sink) -> None:
+        """`sink` gets each child that has ended, too."""
+        self._sinks.append(sink)
+
+    def take(self, flow_id: str, tenant: str, name: str, data: bytes) -> None:
+        """What an inspector says of a child of this flow: JSON of the structure `name`."""
+        try:
+            child = decode_child(name, data)
+        except (ValueError, msgspec.DecodeError) as error:
+            self._refuse(flow_id, str(error))
+            return
+        if not is_genuine(child, flow_id, tenant):
+            self._refuse(flow_id, "it names another flow")
+            return
+        self._tenants.setdefault(flow_id, tenant)
+        open_ = self._open.get(flow_id)
+        if is_open(child):
+            open_ = self._open.setdefault(flow_id, {}) if open_ is None else open_
+            if len(open_) < MOST_OPEN or child_id(child) in open_:
+                open_[child_id(child)] = child
+            return
+        if open_ is not None:
+            open_.pop(child_id(child), None)
+        self._ended(child, data)
+
+    def flow_ended(self, record: FlowRecord) -> None:
+        """The flow has ended: what was still open of it ended with it, unseen."""
+        self._tenants.pop(record.flow_id, None)
+        for child in self._open.pop(record.flow_id, {}).values():
+            duration_ms = max(child.duration_ms, (record.end or 0) / 1e6 - child.start / 1e6)  # type: ignore[union-attr]  # files are never open
+            ended = msgspec.structs.replace(child, is_open=False, duration_ms=duration_ms)
+            self._ended(ended, msgspec.json.encode(ended))
+
+    def open(self, query: ChildQuery) -> list[Child]:
+        """Those that go on and match."""
+        matches = child_predicate(query)
+        found = [child for children in self._open.values() for child in children.values() if matches(child)]
+        return sorted(found, key=lambda child: child.start, reverse=True)  # type: ignore[union-attr]
+
+    def open_of(self, flow_id: str) -> list[Child]:
+        """Those of one flow."""
+        return list(self._open.get(flow_id, {}).values())
+
+    def living(self, tenant: str | None) -> Iterable[str]:
+        """The flows that live and have children."""
+        return [flow_id for flow_id, whose in self._tenants.items() if tenant in (None, whose)]
+
+    def _ended(self, child: Child, data: bytes) -> None:
+        self._submit(child)
+        for sink in self._sinks:
+            sink(child, data)
+
+    def _refuse(self, flow_id: str, why: str) -> None:
+        self.refused += 1
+        if self.refused == 1:
+            log.error("an inspector told of a child of flow %s what cannot be: %s", flow_id, why)

@@ -1,0 +1,116 @@
+"""Child records as rows of the flow log, and back: what filters look at are columns, the rest is one small body."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from proxy.flow.child import KINDS, TYPES, Child, ChildKind, end_of, facts_of, start_of
+from proxy.flow.ssh import FileRecord
+from proxy.telemetry.rows import decisions_number, decisions_of, flow_id_text, packed_id
+from proxy.telemetry.words import Texts, Words
+
+# In the order of their ends, which is that of their numbers: the oldest go first, the newest are found first.
+TABLE = """CREATE TABLE IF NOT EXISTS children (
+    number INTEGER PRIMARY KEY, tenant INTEGER NOT NULL, kind INTEGER NOT NULL, flow_id BLOB NOT NULL,
+    started INTEGER NOT NULL, ended INTEGER NOT NULL, verdict INTEGER, user INTEGER, status INTEGER, method INTEGER,
+    host INTEGER, url_prefix INTEGER, path TEXT, fault INTEGER, decisions INTEGER, body BLOB NOT NULL
+)"""
+INDEX = "CREATE INDEX IF NOT EXISTS children_by_flow ON children (flow_id)"
+COLUMNS = (
+    "tenant", "kind", "flow_id", "started", "ended", "verdict", "user", "status", "method", "host", "url_prefix",
+    "path", "fault", "decisions", "body",
+)  # fmt: skip
+_INSERT = f"INSERT INTO children ({', '.join(COLUMNS)}) VALUES ({','.join('?' * len(COLUMNS))})"
+KIND_NUMBERS: dict[ChildKind, int] = {"request": 1, "channel": 2, "file": 3}
+_NUMBERED = {number: TYPES[kind] for kind, number in KIND_NUMBERS.items()}
+
+
+class _Layout(NamedTuple):
+    """Where the fields of one kind are. `texts` and `others` may grow at their ends only: bodies are arrays."""
+
+    id_field: str
+    method: str
+    status: str | None
+    host: str | None
+    path: str
+    fault: str
+    texts: tuple[str, ...]  # that many records share
+    others: tuple[str, ...]
+
+
+_LAYOUTS: dict[type[Child], _Layout] = {
+    TYPES["request"]: _Layout(
+        "request_id", "method", "status", "host", "path", "fault",
+        ("scheme", "client_version", "origin_version", "origin", "upgrade", "request_type", "response_type",
+         "user_agent", "fault_by"),
+        ("port", "ttfb_ms", "request_header_bytes", "request_body_bytes", "response_header_bytes",
+         "response_body_bytes", "client_messages", "origin_messages", "close_code", "detail"),
+    ),
+    TYPES["channel"]: _Layout(
+        "channel_id", "kind", "exit_status", "forward_host", "command", "error",
+        ("ssh_user", "identity", "auth_method", "subsystem", "terminal", "client_version", "server_version",
+         "exit_signal"),
+        ("principals", "forward_port", "client_bytes", "origin_bytes", "stderr_bytes", "recording"),
+    ),
+    TYPES["file"]: _Layout("channel_id", "operation", None, None, "path", "error", (), ("target", "bytes", "refused")),
+}  # fmt: skip
+MOST_PATH = 2048  # characters of a path or command: a million of any length would fill the disk
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list).decode
+
+Row = tuple[Any, ...]
+
+
+def insert_children(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    connection.executemany(_INSERT, rows)
+
+
+def row_of(child: Child, words: Words) -> Row:
+    """The row of one child. ValueError, OverflowError: it cannot be stored."""
+    type_, word = type(child), words.number
+    layout, facts = _LAYOUTS[type_], facts_of(child)
+    verdict, decisions = (None, []) if isinstance(child, FileRecord) else (child.verdict, child.decisions)
+    body: list[Any] = [int(getattr(child, layout.id_field).rpartition(".")[2])]
+    body += [word(getattr(child, name)) for name in layout.texts]
+    body += [getattr(child, name) for name in layout.others]
+    while body[-1] is None:
+        del body[-1]
+    return (
+        word(child.tenant), KIND_NUMBERS[KINDS[type_]], packed_id(child.flow_id), start_of(child), end_of(child),
+        word(verdict), word(child.user), facts.status, word(facts.method), word(facts.host),
+        word(facts.url_prefix), facts.path and facts.path[:MOST_PATH],
+        word(facts.fault),
+        decisions_number(decisions, words), bytearray(_pack(body)),
+    )  # fmt: skip
+
+
+def child_of(row: Row, texts: Texts) -> Child:
+    """The record that `row_of` was given, from COLUMNS in their order. LookupError, ValueError: it cannot be read."""
+    text: Callable[[int | None], str | None] = texts.text
+    columns = dict(zip(COLUMNS, row, strict=True))
+    type_ = _NUMBERED[columns["kind"]]
+    layout = _LAYOUTS[type_]
+    number, *rest = _unpack(columns["body"])
+    flow_id = flow_id_text(columns["flow_id"])
+    started, ended = columns["started"], columns["ended"]
+    values: dict[str, Any] = {
+        "flow_id": flow_id, layout.id_field: f"{flow_id}.{number}", "tenant": text(columns["tenant"]),
+        "user": text(columns["user"]), layout.method: text(columns["method"]), layout.path: columns["path"],
+        layout.fault: text(columns["fault"]),
+    }  # fmt: skip
+    if layout.status is not None:
+        values[layout.status] = columns["status"]
+    if layout.host is not None:
+        values[layout.host] = text(columns["host"])
+    if type_ is TYPES["file"]:
+        values["time"] = started
+    else:
+        values |= {"start": started, "duration_ms": (ended - started) / 1e6, "verdict": text(columns["verdict"])}
+        values["decisions"] = decisions_of(text(columns["decisions"]))
+    values |= zip(layout.texts, map(text, rest), strict=False)
+    values |= zip(layout.others, rest[len(layout.texts) :], strict=False)
+    return type_(**{name: value for name, value in values.items() if value is not None})

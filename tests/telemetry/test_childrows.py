@@ -1,0 +1,40 @@
+"""A child record comes back from its row as it was, whichever kind it is."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from hypothesis import given, settings
+
+from proxy.telemetry import childrows, words
+from proxy.telemetry.childrows import COLUMNS, MOST_PATH, child_of, insert_children, row_of
+from proxy.telemetry.words import Texts, Words
+from tests.children import children, make_request
+
+
+def store(*records):
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(f"{words.TABLE};{childrows.TABLE}")
+    insert_children(connection, [row_of(record, Words(connection)) for record in records])
+    rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM children ORDER BY number").fetchall()
+    return [child_of(row, Texts(connection)) for row in rows]
+
+
+@settings(max_examples=60, deadline=None)
+@given(children())
+def test_a_child_comes_back_as_it_was(child):
+    assert store(child) == [child]
+
+
+def test_a_path_is_cut_where_it_would_fill_the_disk():
+    (found,) = store(make_request(path="/" + "a" * 60_000))
+    assert len(found.path) == MOST_PATH
+
+
+def test_a_request_takes_less_than_150_bytes():
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(f"{words.TABLE};{childrows.TABLE};{childrows.INDEX}")
+    numbers, count = Words(connection), 2_000
+    insert_children(connection, [row_of(make_request(number, path=f"/p/{number}"), numbers) for number in range(count)])
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    assert pages * 4096 / count < 150
