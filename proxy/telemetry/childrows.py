@@ -29,7 +29,7 @@ KIND_NUMBERS: dict[ChildKind, int] = {"request": 1, "channel": 2, "file": 3}
 _NUMBERED = {number: TYPES[kind] for kind, number in KIND_NUMBERS.items()}
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """Where the fields of one kind are. `texts` and `others` may grow at their ends only: bodies are arrays."""
 
     id_field: str
@@ -42,21 +42,24 @@ class _Layout(NamedTuple):
     others: tuple[str, ...]
 
 
-_LAYOUTS: dict[type[Child], _Layout] = {
-    TYPES["request"]: _Layout(
+LAYOUTS: dict[type[Child], Layout] = {
+    TYPES["request"]: Layout(
         "request_id", "method", "status", "host", "path", "fault",
         ("scheme", "client_version", "origin_version", "origin", "upgrade", "request_type", "response_type",
          "user_agent", "fault_by"),
         ("port", "ttfb_ms", "request_header_bytes", "request_body_bytes", "response_header_bytes",
          "response_body_bytes", "client_messages", "origin_messages", "close_code", "detail"),
     ),
-    TYPES["channel"]: _Layout(
+    TYPES["channel"]: Layout(
         "channel_id", "kind", "exit_status", "forward_host", "command", "error",
         ("ssh_user", "identity", "auth_method", "subsystem", "terminal", "client_version", "server_version",
          "exit_signal"),
         ("principals", "forward_port", "client_bytes", "origin_bytes", "stderr_bytes", "recording"),
     ),
-    TYPES["file"]: _Layout("channel_id", "operation", None, None, "path", "error", (), ("target", "bytes", "refused")),
+    TYPES["file"]: Layout(
+        "channel_id", "operation", None, None, "path", "error", (),
+        ("target", "bytes", "refused", "sent_as", "sha256"),
+    ),
 }  # fmt: skip
 MOST_PATH = 2048  # characters of a path or command: a million of any length would fill the disk
 _pack = msgspec.msgpack.Encoder().encode
@@ -72,7 +75,7 @@ def insert_children(connection: sqlite3.Connection, rows: Sequence[Row]) -> None
 def row_of(child: Child, words: Words) -> Row:
     """The row of one child. ValueError, OverflowError: it cannot be stored."""
     type_, word = type(child), words.number
-    layout, facts = _LAYOUTS[type_], facts_of(child)
+    layout, facts = LAYOUTS[type_], facts_of(child)
     verdict, decisions = (None, []) if isinstance(child, FileRecord) else (child.verdict, child.decisions)
     body: list[Any] = [int(getattr(child, layout.id_field).rpartition(".")[2])]
     body += [word(getattr(child, name)) for name in layout.texts]
@@ -93,7 +96,7 @@ def child_of(row: Row, texts: Texts) -> Child:
     text: Callable[[int | None], str | None] = texts.text
     columns = dict(zip(COLUMNS, row, strict=True))
     type_ = _NUMBERED[columns["kind"]]
-    layout = _LAYOUTS[type_]
+    layout = LAYOUTS[type_]
     number, *rest = _unpack(columns["body"])
     flow_id = flow_id_text(columns["flow_id"])
     started, ended = columns["started"], columns["ended"]

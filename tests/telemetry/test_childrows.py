@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 
+import pytest
 from hypothesis import given, settings
 
 from proxy.telemetry import childrows, words
-from proxy.telemetry.childrows import COLUMNS, MOST_PATH, child_of, insert_children, row_of
+from proxy.telemetry.childrows import COLUMNS, LAYOUTS, MOST_PATH, child_of, insert_children, row_of
 from proxy.telemetry.words import Texts, Words
 from tests.children import children, make_request
 
@@ -24,6 +25,23 @@ def store(*records):
 @given(children())
 def test_a_child_comes_back_as_it_was(child):
     assert store(child) == [child]
+
+
+@pytest.mark.parametrize("type_", LAYOUTS)
+def test_every_field_of_a_child_has_a_place(type_):
+    layout = LAYOUTS[type_]
+    placed = {
+        *COLUMNS,
+        *layout[:-2],
+        *layout.texts,
+        *layout.others,
+        "schema",
+        "start",
+        "duration_ms",
+        "time",
+        "is_open",
+    }
+    assert set(type_.__struct_fields__) <= placed
 
 
 def test_a_path_is_cut_where_it_would_fill_the_disk():
