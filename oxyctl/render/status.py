@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from oxyctl.render.tables import Column, Table
 from oxyctl.render.units import bytes_text, duration_text, safe_text, time_text
-from proxy.control.schema import Status, TunnelInfo
+from proxy.control.schema import InspectorStatus, Status, TunnelInfo
 
 _TENANTS = [
     Column("TENANT"),
@@ -22,6 +22,14 @@ _TENANTS = [
     Column("TO CLIENTS", right=True),
     Column("PACKETS", right=True, rank=4),
     Column("DROPS", right=True),
+]
+_INSPECTORS = [
+    Column("INSPECTOR"),
+    Column("PID", right=True),
+    Column("SESSIONS", right=True),
+    Column("SERVED", right=True, rank=1),
+    Column("MEMORY", right=True),
+    Column("SHORTFALLS", right=True),
 ]
 _TUNNELS = [
     Column("TUNNEL"),
@@ -45,6 +53,9 @@ def print_status(status: Status, tunnels: Sequence[TunnelInfo]) -> None:
     print(safe_text(_summary(status)))
     print(safe_text(_off_ramp(status)))
     print(safe_text(_records(status)))
+    _section(_INSPECTORS, [_inspector_row(each) for each in status.inspectors])
+    for shortfall in sorted({text for each in status.inspectors for text in each.shortfalls}):
+        print(safe_text(f"shortfall: {shortfall}"))
     _section(_TENANTS, sorted(_tenant_rows(status)))
     _section(_TUNNELS, [_tunnel_row(tunnel) for tunnel in tunnels])
     _section([Column("TENANT"), Column("DROPPED BECAUSE"), Column("PACKETS", right=True)], _drop_rows(status))
@@ -78,6 +89,17 @@ def _records(status: Status) -> str:
     records = status.records
     since = f", the oldest of {time_text(records.oldest, date=True)}" if records.oldest else ""
     return f"flow log: {records.stored} records{since}; {records.lost} lost"
+
+
+def _inspector_row(inspector: InspectorStatus) -> list[str]:
+    return [
+        str(inspector.number),
+        str(inspector.pid),
+        str(inspector.sessions),
+        str(inspector.served),
+        bytes_text(inspector.memory_bytes),
+        str(len(inspector.shortfalls)) if inspector.is_ready else "starting",
+    ]
 
 
 def _tenant_rows(status: Status) -> Iterator[list[str]]:

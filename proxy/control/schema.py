@@ -62,6 +62,7 @@ __all__ = [
     "GroupsAnswer",
     "GroupsPage",
     "GroupsQuery",
+    "InspectorStatus",
     "KernelOffRampStatus",
     "Level",
     "Lost",
@@ -125,6 +126,18 @@ class KernelOffRampStatus(msgspec.Struct, kw_only=True, frozen=True):
     lost: int = 0  # how often what the kernel told of flows that it carries came faster than it was read
 
 
+class InspectorStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """One process that ends TLS, HTTP and SSH."""
+
+    number: int
+    pid: int
+    is_ready: bool = True  # False: it is still starting
+    sessions: int = 0  # that it has now
+    served: int = 0  # since it started
+    memory_bytes: int = 0  # resident
+    shortfalls: list[str] = []  # rights that it could not give up, in words
+
+
 class TenantStatus(msgspec.Struct, kw_only=True):
     """Counters of one tenant. `client_*` came from its tunnels, `origin_*` was sent into them."""
 
@@ -155,6 +168,8 @@ class Status(msgspec.Struct, kw_only=True):
     records: RecordsStatus = RecordsStatus()
     kernel: dict[str, int] = {}  # counters of the private namespace
     kernel_offramp: KernelOffRampStatus = KernelOffRampStatus()
+    inspectors: list[InspectorStatus] = []
+    inspectors_died: int = 0  # without having been asked to
 
 
 class TunnelInfo(msgspec.Struct, kw_only=True):

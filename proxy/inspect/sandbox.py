@@ -1,28 +1,38 @@
-"""What an inspector gives up before the first stranger's byte: capabilities, new rights, and most of the kernel."""
+"""What an inspector gives up before the first stranger's byte: its user, capabilities, files, and most of the kernel.
+
+In this order, since each step needs what a later one takes away: the user, capabilities, files (Landlock), system calls
+(seccomp). What cannot be given up is said in words, and shown by `oxyctl status`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import pwd
 import resource
+import ssl
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
-PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 24, 38, 47
+from proxy.inspect import landlock, system_calls
+
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
 LAST_CAPABILITY = 63
-EPERM = 1
+DYNAMIC_USERS = range(61184, 65520)  # nobody's: systemd takes its dynamic users from here (UIDS-GIDS.md)
 
-# What it never needs, and what is worth having to somebody who has taken it over.
-FORBIDDEN = (
-    "socket", "connect", "bind", "listen", "accept", "accept4", "socketpair", "execve", "execveat", "fork", "vfork",
-    "ptrace", "process_vm_readv", "process_vm_writev", "kill", "tkill", "pidfd_open", "pidfd_send_signal",
-    "pidfd_getfd", "mount", "umount2", "pivot_root", "chroot", "setns", "unshare", "bpf", "perf_event_open", "keyctl",
-    "add_key", "request_key", "init_module", "finit_module", "kexec_load", "reboot", "mknod", "mknodat", "unlink",
-    "unlinkat", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "mkdir", "mkdirat",
-    "rmdir", "chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat", "truncate", "creat",
-    "open_by_handle_at", "io_uring_setup", "userfaultfd", "setuid", "setgid", "setresuid", "setresgid",
+# Public parts of the system beside Python's own modules: shared libraries, and roots that origins are verified by.
+SYSTEM_FILES = (
+    "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/etc/localtime",
+    "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/ca-certificates",
+    "/etc/pki/ca-trust/extracted",
 )  # fmt: skip
+# Libraries ask who they work for, and look for files of that one.
+NOBODY = {"LOGNAME": "inspector", "HOME": "/nonexistent"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,12 +45,25 @@ class _Sets(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
-def give_up_rights(*, writes_files: bool = False) -> list[str]:
-    """What could not be given up, in words; empty: everything was. `writes_files`: it keeps that one right."""
+def give_up_rights() -> list[str]:
+    """What could not be given up, in words; empty: everything was.
+
+    The process must have one thread, and have imported what it needs: a new user may not be able to read it.
+    """
     shortfalls = []
     with contextlib.suppress(ValueError, OSError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _load_what_is_read_once()
+    os.environ.update(NOBODY)
+    readable = list(readable_paths())
+    try:
+        restrict_calls = system_calls.make_filter()  # while libseccomp can be looked for
+    except ImportError:
+        restrict_calls = None
+    _bound_capabilities()
+    if os.geteuid() == 0 and (why := _become_nobody()) is not None:
+        shortfalls.append(f"inspectors stay root: {why}")
     try:
         _drop_capabilities()
     except OSError as error:
@@ -48,41 +71,72 @@ def give_up_rights(*, writes_files: bool = False) -> list[str]:
     if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         shortfalls.append("inspectors may gain rights: no_new_privs is refused")
     try:
-        _filter_calls(writes_files)
-    except ImportError:
-        shortfalls.append("inspectors may make any system call: pyseccomp is missing (pip install 'oxyctl[seccomp]')")
+        landlock.restrict(readable)
     except OSError as error:
-        shortfalls.append(f"inspectors may make any system call: {error}")
+        shortfalls.append(f"inspectors may open files of user {os.geteuid()}: no Landlock ({error.strerror})")
+    if restrict_calls is None:
+        missing = "pyseccomp or libseccomp is missing (pip install 'oxyctl[seccomp]')"
+        shortfalls.append(f"inspectors may make any system call: {missing}")
+    else:
+        try:
+            restrict_calls()
+        except OSError as error:
+            shortfalls.append(f"inspectors may make any system call: {error}")
     return shortfalls
 
 
-def _drop_capabilities() -> None:
-    """None is left, nor may any come back."""
+def readable_paths() -> Iterator[str]:
+    """All that an inspector may still open, to read it. Never the working directory, where keys may be."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    yield from {path for name in names if (path := sysconfig.get_path(name))}
+    yield str(Path(__file__).resolve().parents[1])  # the package `proxy`, wherever it is
+    yield from SYSTEM_FILES
+    known = ssl.get_default_verify_paths()
+    for path in (known.cafile, known.capath, known.openssl_cafile, known.openssl_capath):
+        if path is not None and os.path.exists(path):
+            yield os.path.realpath(path)
+
+
+def _load_what_is_read_once() -> None:
+    """Let libraries open what they would open later: OpenSSL its configuration, the C library its time zone."""
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    time.localtime()
+
+
+def _bound_capabilities() -> None:
+    """None may come back."""
     _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(LAST_CAPABILITY + 1):
         _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # EPERM without CAP_SETPCAP: no_new_privs does it then
+
+
+def _become_nobody() -> str | None:
+    """Root becomes a user that owns nothing, and is in no group; why it cannot, or None."""
+    user = _free_user()
+    try:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    except OSError as error:
+        return f"no other user is to be had here ({error.strerror})"
+    return None
+
+
+def _free_user() -> int:
+    """A number that no account has; another one for each process, as far as there are enough."""
+    start = os.getpid() % len(DYNAMIC_USERS)
+    for offset in range(len(DYNAMIC_USERS)):
+        number = DYNAMIC_USERS[(start + offset) % len(DYNAMIC_USERS)]
+        try:
+            pwd.getpwuid(number)
+        except KeyError:
+            return number
+    return DYNAMIC_USERS[start]
+
+
+def _drop_capabilities() -> None:
+    """None is left."""
     header, sets = _Header(CAPABILITY_VERSION_3, 0), (_Sets * 2)()
     if _libc.capset(ctypes.byref(header), ctypes.byref(sets)):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-
-
-def _filter_calls(writes_files: bool) -> None:
-    """A seccomp filter: what is forbidden fails with EPERM. ImportError without libseccomp."""
-    try:
-        import pyseccomp  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    except (RuntimeError, OSError) as error:  # the package is there, the library is not
-        raise ImportError(str(error)) from error
-    refuse = pyseccomp.ERRNO(EPERM)
-    rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    for name in FORBIDDEN:
-        with contextlib.suppress(OSError, RuntimeError):  # this machine has no such call
-            rules.add_rule(refuse, name)
-    if not writes_files:
-        for flag in (os.O_WRONLY, os.O_RDWR):
-            for name, place in (("open", 1), ("openat", 2)):
-                with contextlib.suppress(OSError, RuntimeError):
-                    rules.add_rule(refuse, name, pyseccomp.Arg(place, pyseccomp.MASKED_EQ, os.O_ACCMODE, flag))
-        with contextlib.suppress(OSError, RuntimeError):
-            rules.add_rule(refuse, "openat2")  # its flags are in memory, where a filter cannot look
-    rules.load()

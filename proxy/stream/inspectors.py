@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -53,7 +54,18 @@ from proxy.verdict import ALLOW, Verdict
 log = logging.getLogger(__name__)
 
 COUNTED_PER_TICK = 200  # sessions whose totals are brought up to date: 1 ms
-LEARNT_S = 86_400.0
+PASSED = (
+    "HOME",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "OPENSSL_CONF",
+    "PATH",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TZ",
+    "VIRTUAL_ENV",
+)
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 ChildSink = Callable[[Flow, str, bytes], None]
 
@@ -73,6 +85,14 @@ class InspectorHandle:
     def pid(self) -> int:
         return os.getpid() if self.process is None else self.process.pid
 
+    @property
+    def memory_bytes(self) -> int:
+        """Resident, with what it shares with others; 0 when it has just gone."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_BYTES
+        except (OSError, IndexError):
+            return 0
+
     def kill(self, handed: Handed) -> None:
         self.sessions.pop(handed.number, None)
         self.channel.send(Kill(handed.number))
@@ -83,6 +103,8 @@ class InspectorHandle:
             os.close(descriptor)
         if isinstance(message, Ready):
             self.shortfalls = message.shortfalls
+            for shortfall in message.shortfalls:
+                log.warning("inspector %d: %s", self.number, shortfall)
         elif (handed := self.sessions.get(message.session)) is not None:
             self._about(handed, message)
 
@@ -299,12 +321,21 @@ class Inspectors:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
             arguments = [sys.executable, "-m", "proxy.inspect", str(far.fileno())]
-            handle.process = subprocess.Popen(arguments, pass_fds=[far.fileno()], stdin=subprocess.DEVNULL)
+            if any(rules.ssh is not None for rules in self.lender.configuration.tenants.values()):
+                arguments.append("ssh")
+            handle.process = subprocess.Popen(
+                arguments, pass_fds=[far.fileno()], stdin=subprocess.DEVNULL, env=_environment()
+            )
         handle.channel = SocketChannel(near, self._poller, decode_to_proxy, handle.receive, handle.lost)
 
     def _tell(self, message: msgspec.Struct) -> None:
         for handle in self.handles:
             handle.channel.send(message)
+
+
+def _environment() -> dict[str, str]:
+    """What an inspector may know of ours: how Python starts, and where roots are; no secret that may stand beside."""
+    return {name: value for name, value in os.environ.items() if name in PASSED or name.startswith(("PYTHON", "LC_"))}
 
 
 def _reap(process: subprocess.Popen[bytes]) -> str:

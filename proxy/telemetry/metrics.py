@@ -43,6 +43,8 @@ def render(status: Status, tunnels: Iterable[TunnelInfo] = (), ends: EndDrops | 
             *_ends(ends or {}),
             _family("oxy_kernel_total", "counter", "Counters of the private namespace.", _kernel(status)),
             *_offramp(status),
+            _family("oxy_inspector_sessions", "gauge", "Sessions that inspectors read.", _inspected(status)),
+            _family("oxy_inspectors_died_total", "counter", "Inspectors that died.", _one(status.inspectors_died)),
             _family("oxy_records_stored", "gauge", "Records in the flow log.", _one(status.records.stored)),
             _family("oxy_records_lost_total", "counter", "Records that could not be kept.", _one(status.records.lost)),
             _family(
@@ -50,6 +52,11 @@ def render(status: Status, tunnels: Iterable[TunnelInfo] = (), ends: EndDrops | 
             ),
         ]
     )
+
+
+def _inspected(status: Status) -> Iterator[Sample]:
+    for each in status.inspectors:
+        yield {"inspector": str(each.number)}, each.sessions
 
 
 def _family(name: str, kind: Kind, text: str, samples: Iterator[Sample]) -> str:

@@ -14,6 +14,7 @@ from proxy import __version__
 from proxy.context import OFFLOAD, TunnelContext, group_names
 from proxy.control.schema import (
     FlowQuery,
+    InspectorStatus,
     KernelOffRampStatus,
     Page,
     PolicyView,
@@ -51,6 +52,7 @@ from proxy.onramps.site import SiteTunnel
 from proxy.onramps.unconnected import GueRamp
 from proxy.settings import suggest
 from proxy.settings.sites import SITE, route_problem
+from proxy.stream.inspectors import InspectorHandle, Inspectors
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.children import Children
 from proxy.telemetry.ends import end_drops
@@ -83,6 +85,7 @@ class View:
         self._node, self._tenants, self._lifecycle, self._log = node, tenants, lifecycle, flow_log
         self._namespace, self._pumps, self._ramps, self._ports = namespace, pumps, ramps, ports
         self._kernel, self._kernel_problem = kernel, kernel_problem
+        self.inspectors: Inspectors | None = None
         self._started_ns = time.time_ns()
         self.children = Children(flow_log.submit_child)
         lifecycle.subscribe(self.children.flow_ended, "end")
@@ -122,6 +125,8 @@ class View:
             records=self._records(),
             kernel=kernel,
             kernel_offramp=self._kernel_status(),
+            inspectors=[] if self.inspectors is None else [_inspector(each) for each in self.inspectors.handles],
+            inspectors_died=0 if self.inspectors is None else self.inspectors.deaths,
         )
 
     def _records(self) -> RecordsStatus:
@@ -281,6 +286,18 @@ class View:
 
 def _counted(flows: Sequence[Flow]) -> None:
     """Nothing to do: the proxy itself counts every packet."""
+
+
+def _inspector(handle: InspectorHandle) -> InspectorStatus:
+    return InspectorStatus(
+        number=handle.number,
+        pid=handle.pid,
+        is_ready=handle.shortfalls is not None,
+        sessions=len(handle.sessions),
+        served=handle.served,
+        memory_bytes=handle.memory_bytes,
+        shortfalls=handle.shortfalls or [],
+    )
 
 
 def _carriers(tenant: Tenant) -> list[RampCarrier]:

@@ -9,7 +9,7 @@ import pytest
 from oxyctl.cli.status import app
 from oxyctl.errors import OxyctlError
 from oxyctl.render.units import bytes_text, duration_text, safe_text
-from proxy.control.schema import KernelOffRampStatus, RecordsStatus, TenantStatus
+from proxy.control.schema import InspectorStatus, KernelOffRampStatus, RecordsStatus, TenantStatus
 
 
 @pytest.fixture
@@ -30,12 +30,18 @@ def test_for_people(status, proxy):
     )
     full.drops, full.kernel = {"denied": 3, "bad_control": 7}, {"Tcp.InErrs": 0, "Ip.InHdrErrors": 5}
     full.records = RecordsStatus(stored=9, lost=1, oldest=10**18)
+    lost = "inspectors stay root: no other user is to be had here"
+    full.inspectors = [
+        InspectorStatus(number=2, pid=77, sessions=5, served=9, memory_bytes=31_000_000, shortfalls=[lost])
+    ]
     proxy.status = lambda: full
     lines = [" ".join(line.split()) for line in status().splitlines()]
     assert lines[0] == "edge: running for 1m01s, PID 7, version 0.1.0; 1 tunnel, no flows"
     assert lines[1] == "off-ramp: sockets"
     assert lines[2].startswith("flow log: 9 records, the oldest of 2001-09-0")
     assert "acme 1 2 0 1 0 0 2.1 kB 0 0 B 0 3" in lines
+    assert "2 77 5 9 31.0 MB 1" in lines
+    assert f"shortfall: {lost}" in lines
     assert any(line.startswith("t1 acme 100.96.0.2 1280 - 0 0 B 0 B 0 B") for line in lines)
     assert lines.index("- bad_control 7") < lines.index("acme denied 3")
     assert "Ip.InHdrErrors 5" in lines

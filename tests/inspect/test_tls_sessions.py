@@ -260,13 +260,19 @@ def test_an_inspector_owns_nothing(stage, laptop):
     with speaking(laptop, port, client_context(stage.client_trust)) as sock:
         assert exchange(sock, b"x") == b"x"
         (pid,) = stage.inspector_pids()
+        (inspector,) = stage.status.inspectors
         status = dict(
             line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
         )
     assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+    assert "0" not in status["Uid"].split()
+    assert status["Groups"].strip() == ""
     assert status["NoNewPrivs"] == "1"
+    assert (inspector.pid, inspector.is_ready, inspector.sessions) == (pid, True, 1)
+    assert inspector.memory_bytes > 1 << 20
     if importlib.util.find_spec("pyseccomp"):
         assert status["Seccomp"] == "2"
+        assert inspector.shortfalls == []
 
 
 def test_a_flow_that_is_killed_is_reset_on_both_sides(stage, laptop):
