@@ -40,7 +40,7 @@ def test_for_people(status, proxy):
     assert lines[1] == "off-ramp: sockets"
     assert lines[2].startswith("flow log: 9 records, the oldest of 2001-09-0")
     assert "acme 1 2 0 1 0 0 2.1 kB 0 0 B 0 3" in lines
-    assert "2 77 5 9 31.0 MB 1" in lines
+    assert "2 77 5 9 31 MB 1" in lines
     assert f"shortfall: {lost}" in lines
     assert any(line.startswith("t1 acme 100.96.0.2 1280 - 0 0 B 0 B 0 B") for line in lines)
     assert lines.index("- bad_control 7") < lines.index("acme denied 3")
