@@ -71,6 +71,10 @@ LevelOption = Annotated[Many, filter_option("--level", "How high it was lifted."
 VerdictOption = Annotated[Many, filter_option("--verdict", "What was decided.", complete="verdict")]
 HostOption = Annotated[Many, filter_option("--host", "Name that it went to; * and ? stand for any text.", "GLOB")]
 TlsOption = Annotated[Many, filter_option("--tls-action", "What became of its TLS: pass or terminate.")]
+StatusOption = Annotated[Many, filter_option("--http-status", "With a request so answered: 404, 4xx.", "STATUS")]
+MethodOption = Annotated[Many, filter_option("--http-method", "With a request of this method.", "METHOD")]
+UrlOption = Annotated[Many, filter_option("--url", "With a request for it; * and ? stand for any text.", "GLOB")]
+FaultOption = Annotated[Many, filter_option("--fault", "That failed so: slow_body, origin_refused, ...")]
 PolicyOption = Annotated[Many, filter_option("--policy", "A policy or rule that decided about it.", "NAME")]
 DscpOption = Annotated[Many, filter_option("--dscp", "Mark of the client's first packet, 0 to 63.", "DSCP")]
 CommunityOption = Annotated[Many, filter_option("--community-id", "As in Zeek, Suricata and Wireshark.", "1:...")]
@@ -119,6 +123,9 @@ def filters(
     state: StateOption = None,
     dscp: DscpOption = None,
     community_id: CommunityOption = None,
+    http_status: StatusOption = None,
+    http_method: MethodOption = None,
+    url: UrlOption = None,
     id_: IdOption = None,
     min_bytes: BytesOption = None,
     min_duration: DurationOption = None,
@@ -128,14 +135,32 @@ def filters(
     """Which of them."""
 
 
+def request_filters(
+    http_status: Annotated[Many, filter_option("--http-status", "Answered so: 404, 4xx, 400-499.", "STATUS")] = None,
+    http_method: Annotated[Many, filter_option("--http-method", "Of this method.", "METHOD")] = None,
+    host: Annotated[Many, filter_option("--host", "To this host; * and ? stand for any text.", "GLOB")] = None,
+    url: Annotated[Many, filter_option("--url", "For it; * and ? stand for any text.", "GLOB")] = None,
+    user: UserOption = None,
+    verdict: VerdictOption = None,
+    fault: FaultOption = None,
+    id_: Annotated[Many, filter_option("--id", "Of the flow of this id.")] = None,
+    not_: NotOption = False,
+) -> None:
+    """Which requests."""
+
+
 def excluded(**unwanted: Any) -> None:
-    """The same with `--not` before each; `NotFirst` makes `--not-user` of `--not --user`."""
+    """The same as `filters` with `--not` before each; `NotFirst` makes `--not-user` of `--not --user`."""
 
 
-def _unwanted() -> list[inspect.Parameter]:
+def excluded_requests(**unwanted: Any) -> None:
+    """The same of `request_filters`."""
+
+
+def _unwanted(of: Callable[..., None]) -> list[inspect.Parameter]:
     """A hidden `--not-NAME` for each filter."""
     found = []
-    for each in inspect.signature(filters, eval_str=True).parameters.values():
+    for each in inspect.signature(of, eval_str=True).parameters.values():
         if each.name in ("where", "not_"):
             continue
         flag = f"--not-{each.name.strip('_').replace('_', '-')}"
@@ -145,7 +170,8 @@ def _unwanted() -> list[inspect.Parameter]:
     return found
 
 
-excluded.__signature__ = inspect.Signature(_unwanted())  # type: ignore[attr-defined]  # inspect.signature() looks there
+for _block, _of in ((excluded, filters), (excluded_requests, request_filters)):
+    _block.__signature__ = inspect.Signature(_unwanted(_of))  # type: ignore[attr-defined]  # inspect.signature() looks there
 
 
 class _NotFirst:
@@ -170,7 +196,9 @@ class _NotFirst:
         return super().parse_args(context, joined)  # type: ignore[misc, no-any-return]  # click's, of the other base
 
 
-NEGATABLE = frozenset(each.name.removeprefix("not_").strip("_") for each in _unwanted())
+NEGATABLE = frozenset(
+    each.name.removeprefix("not_").strip("_") for of in (filters, request_filters) for each in _unwanted(of)
+)
 
 
 class FlowsGroup(_NotFirst, typer.core.TyperGroup):

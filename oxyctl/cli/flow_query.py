@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -14,13 +14,17 @@ from oxyctl.cli.flow_options import FlowFormat
 if TYPE_CHECKING:
     from oxyctl.render.output import FlowOutput
     from proxy.control.client import ControlClient
+    from proxy.control.schema import RequestRecord
     from proxy.control.store import RecordedFlows
 
 Pairs = list[tuple[str, str]]
 T = TypeVar("T")
 
-_SUBCOMMANDS = ("watch", "get", "kill", "stats", "explain", "export", "sql")
+_SUBCOMMANDS = ("watch", "get", "kill", "stats", "explain", "export", "sql", "requests")
+_OF_REQUESTS = {"http_status": "status", "http_method": "method"}  # flags whose parameters have other names
+_NOT_ASKED = ("lab", "node", "control", "output", "format_", "fields", "statement", "not_", "all_tenants", "tenant")
 _NAMES = {"id_": "id", "not_id_": "not_id"}  # `id` itself is taken in Python
+_PAGE = 2_000  # requests of one answer
 _VERSIONS = {"ipv4": "4", "ipv6": "6"}
 
 
@@ -44,8 +48,9 @@ class Typed:
         """The proxy that is asked."""
         return connect(*self._place())
 
-    def ask(self, question: Callable[[ControlClient | RecordedFlows], T]) -> tuple[T, bool]:
-        """The answer, and whether it is a running proxy's; one that is gone left what it recorded, and that is said."""
+    def ask(self, question: Callable[[ControlClient | RecordedFlows], T], *, is_told: bool = True) -> tuple[T, bool]:
+        """The answer, and whether it is a running proxy's; one that is gone left what it recorded, and that is said
+        where `is_told`."""
         from oxyctl.cli.output import say
         from oxyctl.errors import LabNotFound
         from proxy.control.client import ProxyGone
@@ -59,7 +64,8 @@ class Typed:
             if store is None or self.flags.get("scope") == "live":
                 raise
         answer = question(store)
-        say("the proxy is not running; showing what it recorded")
+        if is_told:
+            say("the proxy is not running; showing what it recorded")
         return answer, False
 
     def _place(self) -> tuple[str | None, str | None, str | None]:
@@ -85,6 +91,25 @@ class Typed:
             self.flags["limit"] = self.flags["top"]
         self.flags["by"] = self.flags["aggregate_by"].replace("-", "_")
         return _checked(self._taken(allowed), is_grouped=True)
+
+    def requests(self, *, limit: int | None = None) -> Pairs:
+        """The parameters of a question about requests; UsageError for flags that mean nothing for them."""
+        from oxyctl.errors import UsageError
+        from proxy.control.schema import CHILD_PARAMETERS
+
+        self._require_tenant()
+        _choose_scope(self.flags)
+        pairs = self._taken(("tenant", "all_tenants"))
+        for name, value in self.flags.items():
+            if name in (*_NOT_ASKED, "live", "past", "limit"):
+                continue
+            unwanted, bare = ("not_", name.removeprefix("not_")) if name.startswith("not_") else ("", name)
+            parameter = unwanted + _OF_REQUESTS.get(bare, bare)
+            if parameter not in CHILD_PARAMETERS:
+                raise UsageError(f"--{bare.replace('_', '-')} means nothing for requests")
+            pairs += [(parameter, _text(item)) for item in (value if isinstance(value, list | tuple) else [value])]
+        limit = self.flags.get("limit", limit)
+        return _checked_requests([*pairs, ("limit", str(limit))] if limit is not None else pairs)
 
     def _taken(self, allowed: tuple[str, ...]) -> Pairs:
         pairs: Pairs = []
@@ -144,6 +169,33 @@ def _checked(pairs: Pairs, *, is_grouped: bool = False) -> Pairs:
         flag = "aggregate-by" if name == "by" else name.replace("_", "-")
         raise UsageError(f"--{flag}:{rest}" if colon else str(error)) from None
     return pairs
+
+
+def _checked_requests(pairs: Pairs) -> Pairs:
+    """The same, when the server will understand them."""
+    from datetime import datetime
+
+    from oxyctl.errors import UsageError
+    from proxy.control.schema import QueryError, parse_children
+
+    try:
+        parse_children("request", pairs, datetime.now().astimezone())
+    except QueryError as error:
+        name, colon, rest = str(error).partition(":")
+        flag = {each: flag for flag, each in _OF_REQUESTS.items()}.get(name, name).replace("_", "-")
+        raise UsageError(f"--{flag}:{rest}" if colon else str(error)) from None
+    return pairs
+
+
+def every_request(proxy: ControlClient | RecordedFlows, pairs: Pairs) -> Iterator[RequestRecord]:
+    """All requests that the parameters select, page after page, newest end first; the open ones come before."""
+    before: list[tuple[str, str]] = []
+    while True:
+        page = proxy.children("requests", [*pairs, ("limit", str(_PAGE)), *before])
+        yield from page.items
+        if page.next is None:
+            return
+        before = [("before", str(page.next))]
 
 
 def _choose_scope(flags: dict[str, Any]) -> None:

@@ -25,7 +25,8 @@ from oxyctl.cli.flow_options import (
     whose,
     window,
 )
-from oxyctl.cli.flow_query import Typed
+from oxyctl.cli.flow_query import Typed, every_request
+from oxyctl.cli.flow_requests import SHOWN, export_har, requests, requests_of
 from oxyctl.cli.sharing import sharing
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 STATISTICS = ("tenant", "protocol", "verdict", "level", "close_reason", "user", "dst_host", "dst_port")
 
 app = typer.Typer(cls=FlowsGroup)
+app.command("requests", cls=FlowsCommand)(requests)
 
 
 @app.callback(invoke_without_command=True)
@@ -82,7 +84,7 @@ def watch(context: typer.Context, **shared: Any) -> None:
 @app.command()
 @sharing(whose, printing, place)
 def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
-    """Show everything that is known of one flow. Exit code 4 when the tenant has no such flow.
+    """Show everything that is known of one flow, and its requests. Exit code 4 when the tenant has no such flow.
 
     Of a proxy that is gone: what it recorded.
     """
@@ -91,10 +93,21 @@ def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="
     pairs = typed.pairs()
     with asking():
         record, is_running = typed.ask(lambda proxy: proxy.flow(flow_id, pairs))
-    if typed.format == FlowFormat.table:
-        printer.detail(record)
-    else:
+    if typed.format not in (FlowFormat.table, FlowFormat.json):
         printer.answer([record], is_running=is_running)
+        return
+    found, is_more = requests_of(typed, flow_id) if record.level == "http" else ([], False)
+    if typed.format == FlowFormat.json:
+        printer.answer([record], is_running=is_running, requests=found, requests_truncated=is_more)
+        return
+    printer.detail(record)
+    if found and "fields" not in typed.flags:
+        from oxyctl.render.requests import TABLE_FIELDS, request_table
+
+        print()
+        request_table(found, [name for name in TABLE_FIELDS if name not in ("user", "flow_id")])
+    if is_more:
+        _say_more(flow_id)
 
 
 @app.command(cls=FlowsCommand)
@@ -107,7 +120,8 @@ def sql(
 ) -> None:
     """Ask a question in SQL, by DuckDB: `oxyctl flows sql "select user, sum(origin_bytes) from flows group by user"`.
 
-    The table `flows` holds those that the filters and the window let through, with all fields of a record.
+    The table `flows` holds those that the filters and the window let through, with all fields of a record; the table
+    `requests` the HTTP requests in them.
     """
     from oxyctl.render.sql import run_sql
     from proxy.control.schema import EXPORT_PARAMETERS, Exported
@@ -116,7 +130,10 @@ def sql(
     pairs = typed.pairs(EXPORT_PARAMETERS)
     with asking(), contextlib.ExitStack() as stack, _until_nobody_reads():
         lines, _ = typed.ask(lambda proxy: stack.enter_context(proxy.export(pairs)))
-        run_sql(statement, (line for line in lines if not isinstance(line, Exported)), output)
+        tenant = typed.pairs()
+        wants_requests = "requests" in statement.lower()
+        requests = typed.ask(lambda proxy: every_request(proxy, tenant), is_told=False)[0] if wants_requests else None
+        run_sql(statement, (line for line in lines if not isinstance(line, Exported)), output, requests)
 
 
 class ExportFormat(enum.StrEnum):
@@ -127,6 +144,7 @@ class ExportFormat(enum.StrEnum):
     eve = "eve"
     zeek = "zeek"
     parquet = "parquet"
+    har = "har"
 
 
 @app.command(cls=FlowsCommand)
@@ -139,6 +157,8 @@ def export(
 ) -> None:
     """Write every flow that matches, however many they are: csv, jsonl, parquet, Suricata's eve, Zeek's conn.log.
 
+    `har` is an HTTP Archive of requests, which browsers read: only filters about requests go with it.
+
     What the export covers, and what is lost, is said at its end.
     """
     from oxyctl.cli.output import say
@@ -150,6 +170,10 @@ def export(
     typed = Typed(context)
     if fields is not None and format_ not in (ExportFormat.csv, ExportFormat.jsonl):
         raise UsageError(f"--fields means nothing for {format_}: its fields are given")
+    if format_ == ExportFormat.har:
+        with _until_nobody_reads():
+            export_har(typed)
+        return
     pairs = typed.pairs(EXPORT_PARAMETERS)
     ends: list[Exported] = []
 
@@ -194,7 +218,10 @@ def explain(context: typer.Context, flow_id: Annotated[str, typer.Argument(metav
     pairs = typed.pairs()
     with asking():
         record, _ = typed.ask(lambda proxy: proxy.flow(flow_id, pairs))
-    print(story(record))
+    found, is_more = requests_of(typed, flow_id) if record.level == "http" else ([], False)
+    print(story(record, found))
+    if is_more:
+        _say_more(flow_id)
 
 
 @app.command()
@@ -225,6 +252,12 @@ def stats(context: typer.Context, **shared: Any) -> None:
     with asking():
         answers, is_running = typed.ask(ask)
     print_stats(answers, typed.format, is_running=is_running)
+
+
+def _say_more(flow_id: str) -> None:
+    from oxyctl.cli.output import say
+
+    say(f"these are its last {SHOWN} requests; `oxyctl flows requests --id {flow_id}` shows more")
 
 
 def _groups(typed: Typed) -> None:
@@ -276,9 +309,10 @@ def _follow(typed: Typed) -> None:
     from oxyctl.errors import OxyctlError, UsageError
     from proxy.control.schema import WATCH_PARAMETERS
 
+    requests = [unwanted + name for name in ("http_status", "http_method", "url") for unwanted in ("", "not_")]
     useless = [
-        name
-        for name in ("since", "until", "sort", "limit", "last", "first", "top", "live", "past")
+        name.removeprefix("not_").replace("_", "-")
+        for name in ("since", "until", "sort", "limit", "last", "first", "top", "live", "past", *requests)
         if name in typed.flags
     ]
     if useless:

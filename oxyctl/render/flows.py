@@ -15,7 +15,7 @@ Get = Callable[[FlowRecord], Any]
 class Field(NamedTuple):
     """One field: its value, its text in a table, and its column."""
 
-    get: Get
+    get: Callable[[Any], Any]  # of a flow, or of a request
     text: Callable[[Any], str]
     column: Column
 

@@ -31,9 +31,9 @@ class FlowOutput:
         self._table_fields = self._asked or flows.table_fields(every_tenant=every_tenant, events=events)
 
     def answer(
-        self, records: Iterable[FlowRecord], answer: FlowsAnswer | None = None, *, is_running: bool = True
+        self, records: Iterable[FlowRecord], answer: FlowsAnswer | None = None, *, is_running: bool = True, **more: Any
     ) -> None:
-        """A whole answer; a JSON document says what it covers, and whether the proxy that it is about runs."""
+        """A whole answer; a JSON document says what it covers, whether the proxy that it is about runs, and `more`."""
         if self._format not in ("table", "json"):  # as they come: they may be millions
             self._print_lines(records)
             return
@@ -43,7 +43,7 @@ class FlowOutput:
             rows = [flows.texts(record, self._table_fields, dates=dates) for record in records]
             Table(flows.columns(self._table_fields)).write(rows)
         else:
-            self._print_document(records, answer, is_running)
+            self._print_document(records, answer, proxy_running=is_running, **more)
 
     def detail(self, record: FlowRecord) -> None:
         """One flow, a line for each thing that is known of it."""
@@ -75,9 +75,8 @@ class FlowOutput:
             else:
                 yield event
 
-    def _print_document(self, records: Sequence[FlowRecord], answer: FlowsAnswer | None, is_running: bool) -> None:
+    def _print_document(self, records: Sequence[FlowRecord], answer: FlowsAnswer | None, **more: Any) -> None:
         items: list[Any] = [self._chosen(record) for record in records]
-        more: dict[str, Any] = {"proxy_running": is_running}
         if answer is not None:
             more |= {"window": answer.window, "lost": answer.lost, "truncated": answer.truncated}
         print_envelope(self._kind, items, **more)

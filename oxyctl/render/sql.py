@@ -16,7 +16,7 @@ import msgspec
 from oxyctl.errors import OxyctlError, UsageError
 from oxyctl.render.envelope import print_envelope
 from oxyctl.render.tables import Column, Table
-from proxy.control.schema import FlowRecord, Totals
+from proxy.control.schema import FlowRecord, RequestRecord, Totals
 
 _NUMBERS = {"seq", "src_port", "dst_port", "dscp"}
 _TIMES = {"start", "end"}
@@ -36,9 +36,25 @@ def _columns() -> dict[str, str]:
     return found | dict.fromkeys(Totals.__struct_fields__, "BIGINT")
 
 
-def run_sql(statement: str, records: Iterable[FlowRecord], format_: str) -> None:
-    """Put the records into the table `flows`, and print what `statement` selects. UsageError: it is wrong."""
-    with _loaded(records, "oxyctl flows sql") as connection:
+def _request_columns() -> dict[str, str]:
+    """The same of the table `requests`."""
+    found = {"url": "VARCHAR"}
+    for name in RequestRecord.__struct_fields__:
+        is_number = name.endswith(("_bytes", "_messages")) or name in ("port", "status", "close_code")
+        kind = "BIGINT" if is_number else "TIMESTAMP" if name in _TIMES else "VARCHAR"
+        kind = "DOUBLE" if name.endswith("_ms") else "BOOLEAN" if name == "is_open" else kind
+        found[name] = "JSON" if name in _ENCODED else kind
+    return found
+
+
+def run_sql(
+    statement: str, records: Iterable[FlowRecord], format_: str, requests: Iterable[RequestRecord] | None = None
+) -> None:
+    """Put the records into the tables `flows` and `requests`, and print what `statement` selects.
+
+    UsageError: it is wrong.
+    """
+    with _loaded(records, "oxyctl flows sql", requests) as connection:
         found = connection.execute(statement)
         names = [each[0] for each in found.description or []]
         rows = found.fetchall()
@@ -56,28 +72,34 @@ def write_parquet(records: Iterable[FlowRecord], out: IO[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _loaded(records: Iterable[FlowRecord], what: str) -> Iterator[Any]:
+def _loaded(records: Iterable[FlowRecord], what: str, requests: Iterable[RequestRecord] | None = None) -> Iterator[Any]:
     """A connection to a database in memory that has them; what goes wrong in it is a UsageError."""
     try:
         import duckdb
     except ImportError:
         raise OxyctlError(f"`{what}` needs DuckDB: pip install 'oxyctl[analysis]'") from None
 
+    connection = duckdb.connect(":memory:")
+    try:
+        _load(connection, "flows", _columns(), map(_row, records))
+        if requests is not None:
+            _load(connection, "requests", _request_columns(), map(_request_row, requests))
+        yield connection
+    except duckdb.Error as error:
+        raise UsageError(f"sql: {error}") from None
+    finally:
+        connection.close()
+
+
+def _load(connection: Any, table: str, columns: dict[str, str], rows: Iterable[dict[str, Any]]) -> None:
     with tempfile.NamedTemporaryFile("wb", prefix="oxyctl-flows-", suffix=".jsonl") as file:
-        for record in records:
-            file.write(_ENCODER.encode(_row(record)) + b"\n")
+        for row in rows:
+            file.write(_ENCODER.encode(row) + b"\n")
         file.flush()
-        columns = ", ".join(f"'{name}': '{'BIGINT' if name in _TIMES else kind}'" for name, kind in _columns().items())
-        chosen = ", ".join(_chosen(name) for name in _columns())
-        read = f"read_json(?, format='newline_delimited', columns={{{columns}}})"
-        connection = duckdb.connect(":memory:")
-        try:
-            connection.execute(f"CREATE TABLE flows AS SELECT {chosen} FROM {read}", [file.name])
-            yield connection
-        except duckdb.Error as error:
-            raise UsageError(f"sql: {error}") from None
-        finally:
-            connection.close()
+        kinds = ", ".join(f"'{name}': '{'BIGINT' if name in _TIMES else kind}'" for name, kind in columns.items())
+        chosen = ", ".join(_chosen(name) for name in columns)
+        read = f"read_json(?, format='newline_delimited', columns={{{kinds}}})"
+        connection.execute(f"CREATE TABLE {table} AS SELECT {chosen} FROM {read}", [file.name])
 
 
 def _chosen(name: str) -> str:
@@ -89,6 +111,10 @@ def _row(record: FlowRecord) -> dict[str, Any]:
     row |= row.pop("total")
     del row["delta"]
     return row
+
+
+def _request_row(request: RequestRecord) -> dict[str, Any]:
+    return {"url": request.url, **msgspec.structs.asdict(request)}
 
 
 def _print(names: list[str], rows: list[tuple[Any, ...]], format_: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from oxyctl.render.units import bytes_text, duration_text, safe_text, time_text
-from proxy.control.schema import Decision, FlowRecord
+from proxy.control.schema import Decision, FlowRecord, RequestRecord
 
 LEVELS = {
     "packet": "packets end to end: the proxy forwarded them and read nothing",
@@ -57,18 +57,18 @@ HINTS = {
 }
 
 
-def story(record: FlowRecord) -> str:
-    """The whole story, a line for each part of it."""
+def story(record: FlowRecord, requests: Sequence[RequestRecord] = ()) -> str:
+    """The whole story, a line for each part of it; `requests`: those in it that are to be told."""
     lines = [f"Flow {record.flow_id} of tenant {record.tenant}: {_what(record)}", ""]
-    width = max(len(label) for label, _ in _parts(record))
+    width = max(len(label) for label, _ in _parts(record, requests))
     last = None
-    for label, text in _parts(record):
+    for label, text in _parts(record, requests):
         lines.append(f"  {'' if label == last else label:<{width}}  {text}")
         last = label
     return "\n".join(safe_text(line) for line in lines)
 
 
-def _parts(record: FlowRecord) -> Iterator[tuple[str, str]]:
+def _parts(record: FlowRecord, requests: Sequence[RequestRecord]) -> Iterator[tuple[str, str]]:
     yield "Who", _who(record)
     yield "When", _when(record)
     for decision in record.decisions:
@@ -81,6 +81,11 @@ def _parts(record: FlowRecord) -> Iterator[tuple[str, str]]:
         yield "TLS", _tls(record)
     if timing := _timing(record):
         yield "Took", timing
+    for request in requests:
+        yield "Request", _request(request)
+        for decision in request.decisions:
+            if decision.rule is not None:
+                yield "Request", f"  {_decision(decision)}"
     yield "Moved", _moved(record)
     yield "End", _end(record)
     if hint := _hint(record):
@@ -156,6 +161,17 @@ def _timing(record: FlowRecord) -> str:
         ("to the first byte of the answer", record.ttfb_ms),
     ]
     return ", ".join(f"{duration_text(value)} {name}" for name, value in parts if value is not None)
+
+
+def _request(request: RequestRecord) -> str:
+    if request.is_open:
+        became = f", a {request.upgrade} now" if request.upgrade else ""
+        return f"{request.method} {request.url}: it goes on{became}"
+    first = f", the first byte after {duration_text(request.ttfb_ms)}" if request.ttfb_ms is not None else ""
+    answer = "no response" if request.status is None else str(request.status)
+    sent = f"{bytes_text(request.request_body_bytes)} up, {bytes_text(request.response_body_bytes)} down"
+    fault = f"; {request.fault} by the {request.fault_by}: {request.detail}" if request.fault else ""
+    return f"{request.method} {request.url}: {answer} in {duration_text(request.duration_ms)}{first}; {sent}{fault}"
 
 
 def _moved(record: FlowRecord) -> str:

@@ -1,0 +1,112 @@
+"""HTTP requests as rows: every field by name, how a person reads it, and which a table shows."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from oxyctl.errors import UsageError
+from oxyctl.render.envelope import print_envelope
+from oxyctl.render.flows import Field
+from oxyctl.render.tables import Column, Table
+from oxyctl.render.units import bytes_text, duration_text, time_text
+from proxy.control.schema import ChildrenAnswer, RequestRecord
+from proxy.settings import suggest
+
+_encode = msgspec.json.Encoder().encode
+_HIDDEN = ("schema", "decisions")
+
+
+def _plain(value: Any) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def _attribute(name: str) -> Callable[[RequestRecord], Any]:
+    return lambda request: getattr(request, name)
+
+
+def deciding_rule(request: RequestRecord) -> str | None:
+    """The rule that had the last word; None: no policy was asked, or none of its rules matched."""
+    return next((each.rule for each in reversed(request.decisions) if each.enforced and each.rule is not None), None)
+
+
+def _duration(value: float | None) -> str:
+    return "-" if value is None else duration_text(value)
+
+
+FIELDS: dict[str, Field] = {
+    **{
+        name: Field(_attribute(name), _plain, Column(name.upper().replace("_", " ")))
+        for name in RequestRecord.__struct_fields__
+        if name not in _HIDDEN
+    },
+    "time": Field(lambda r: r.start, time_text, Column("TIME", least=8, rank=1)),
+    "method": Field(_attribute("method"), _plain, Column("METHOD", least=6, rank=2)),
+    "status": Field(_attribute("status"), _plain, Column("STATUS", right=True)),
+    "url": Field(lambda r: r.url, str, Column("URL", least=30)),
+    "up": Field(_attribute("request_body_bytes"), bytes_text, Column("UP", True, least=6, rank=5)),
+    "down": Field(_attribute("response_body_bytes"), bytes_text, Column("DOWN", True, least=6, rank=4)),
+    "ttfb": Field(_attribute("ttfb_ms"), _duration, Column("FIRST BYTE", True, rank=6)),
+    "duration": Field(_attribute("duration_ms"), _duration, Column("DURATION", True, rank=3)),
+    "verdict": Field(_attribute("verdict"), str, Column("VERDICT", rank=5)),
+    "rule": Field(deciding_rule, _plain, Column("RULE", rank=6)),
+    "fault": Field(_attribute("fault"), _plain, Column("FAULT", rank=5)),
+    "user": Field(_attribute("user"), _plain, Column("USER", rank=8)),
+    "tenant": Field(_attribute("tenant"), str, Column("TENANT", rank=1)),
+    "flow_id": Field(_attribute("flow_id"), str, Column("FLOW", rank=9)),
+}
+TABLE_FIELDS = (
+    "time", "method", "status", "url", "up", "down", "ttfb", "duration", "verdict", "rule", "fault", "user", "flow_id",
+)  # fmt: skip
+CSV_FIELDS = tuple(name for name in FIELDS if name not in ("time", "up", "down", "ttfb", "duration"))
+
+
+def request_fields(text: str | None) -> tuple[str, ...]:
+    """The fields that `--fields` names, or none; UsageError for one that there is not."""
+    if text is None:
+        return ()
+    names = tuple(name.strip().replace("-", "_") for name in text.split(","))
+    for name in names:
+        if name == "help":
+            raise UsageError(f"--fields takes any of: {', '.join(sorted(FIELDS))}")
+        if name not in FIELDS:
+            raise UsageError(f"--fields: unknown field {name!r}{suggest(name, FIELDS)}")
+    return names
+
+
+def request_table(requests: Sequence[RequestRecord], names: Sequence[str]) -> None:
+    """Print requests as a table."""
+    rows = [[FIELDS[name].text(FIELDS[name].get(request)) for name in names] for request in requests]
+    Table([FIELDS[name].column for name in names]).write(rows)
+
+
+def print_requests(
+    answer: ChildrenAnswer, format_: str, fields: tuple[str, ...], *, every_tenant: bool, is_running: bool
+) -> None:
+    """Print an answer, the newest first, as flows are."""
+    requests: list[RequestRecord] = sorted(answer.items, key=lambda request: request.start, reverse=True)
+    if format_ == "table":
+        request_table(requests, fields or (*(["tenant"] if every_tenant else []), *TABLE_FIELDS))
+    elif format_ == "json":
+        more = {"window": answer.window, "lost": answer.lost, "truncated": answer.truncated}
+        print_envelope("requests", [_chosen(each, fields) for each in requests], proxy_running=is_running, **more)
+    elif format_ == "jsonl":
+        for request in requests:
+            print(_encode(_chosen(request, fields)).decode())
+    else:
+        _print_csv(requests, fields or CSV_FIELDS)
+
+
+def _print_csv(requests: Iterable[RequestRecord], names: Sequence[str]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for request in requests:
+        writer.writerow([FIELDS[name].get(request) for name in names])
+
+
+def _chosen(request: RequestRecord, fields: tuple[str, ...]) -> Any:
+    return {name: FIELDS[name].get(request) for name in fields} if fields else request
