@@ -6,7 +6,9 @@ import datetime
 import ipaddress
 import os
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,6 +21,8 @@ from oxyctl.services.service import ServiceError
 
 CA_DAYS = 3650
 LEAF_DAYS = 397  # the longest that browsers accept
+WRONG_NAME = "another.invalid"
+Fault = Literal["expired", "self-signed", "wrong-name"]
 _KEY_USAGES = (
     "digital_signature",
     "content_commitment",
@@ -68,32 +72,44 @@ class Authority:
         )
         return cls(builder.sign(key, hashes.SHA256()), key)
 
-    def issue(self, host: Host) -> bytes:
-        """In PEM: a new key, a certificate of the node's name and addresses, and the authority's certificate."""
+    def issue(self, host: Host, fault: Fault | None = None) -> bytes:
+        """In PEM: a new key, a certificate of the node's name and addresses, and the authority's certificate.
+
+        With a `fault`: one that is expired since yesterday, signed by its own key, or for a name that no node has.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in host.addresses]
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host.name)])
-        own = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        names: list[x509.GeneralName] = [x509.DNSName(host.name)]
+        names += [x509.IPAddress(ipaddress.ip_address(address)) for address in host.addresses]
+        if fault == "wrong-name":
+            names = [x509.DNSName(WRONG_NAME)]
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, WRONG_NAME if fault == "wrong-name" else host.name)])
+        is_own = fault == "self-signed"
+        issuer, signer = (name, key) if is_own else (self.certificate.subject, self._key)
+        days = -1 if fault == "expired" else LEAF_DAYS
         builder = (
-            _builder(name, self.certificate.subject, key.public_key(), LEAF_DAYS)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host.name), *addresses]), critical=False)
+            _builder(name, issuer, key.public_key(), days)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage("digital_signature"), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         )
-        leaf = builder.sign(self._key, hashes.SHA256())
-        return b"".join([_key_pem(key), *(c.public_bytes(Encoding.PEM) for c in (leaf, self.certificate))])
+        leaf = builder.sign(signer, hashes.SHA256())
+        chain = [leaf] if is_own else [leaf, self.certificate]
+        return b"".join([_key_pem(key), *(each.public_bytes(Encoding.PEM) for each in chain)])
 
 
-def server_context(host: Host) -> ssl.SSLContext:
-    """A server context for `host` with a fresh certificate of the lab's authority; ALPN offers HTTP/1.1."""
-    pem = host.keys() / "tls.pem"
-    _write_private(pem, Authority.of(host.state).issue(host))
+def server_context(host: Host, versions: Sequence[str], fault: Fault | None = None) -> ssl.SSLContext:
+    """A server context for `host` with a fresh certificate of the lab's authority; ALPN offers `versions`.
+
+    `fault`: what is wrong with the certificate.
+    """
+    pem = host.keys() / f"tls-{fault or 'valid'}.pem"
+    _write_private(pem, Authority.of(host.state).issue(host, fault))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(versions)
     return context
 
 
@@ -107,7 +123,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))  # clocks may differ
+        .not_valid_before(now - datetime.timedelta(days=1 if days > 0 else LEAF_DAYS))  # clocks differ
         .not_valid_after(now + datetime.timedelta(days=days))
     )
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from typing import Any, cast
 
 from oxyctl.services.host import Host
 from oxyctl.services.service import Factory, Service
 
 
-def _from(module: str, name: str = "start") -> Factory:
+def _from(module: str, name: str = "start", **options: Any) -> Factory:
     async def start(host: Host, port: int) -> Service:
         # on first use: asyncssh alone takes 0.3 s to import
-        return await cast(Factory, getattr(importlib.import_module(f"oxyctl.services.{module}"), name))(host, port)
+        function = getattr(importlib.import_module(f"oxyctl.services.{module}"), name)
+        return cast(Service, await function(host, port, **options))
 
     return start
 
@@ -20,6 +21,10 @@ def _from(module: str, name: str = "start") -> Factory:
 SERVICES: dict[str, Factory] = {
     "http": _from("http.server"),
     "https": _from("http.server", "start_tls"),
+    "https-h1": _from("http.server", "start_tls", versions=["http/1.1"]),
+    "https-expired": _from("http.server", "start_tls", fault="expired"),
+    "https-self-signed": _from("http.server", "start_tls", fault="self-signed"),
+    "https-wrong-name": _from("http.server", "start_tls", fault="wrong-name"),
     "ssh": _from("ssh.server"),
     "echo": _from("echo"),
     "sink": _from("sink"),

@@ -148,7 +148,7 @@ def test_the_certificate_is_good_for_name_and_addresses(origin, curl, address):
         stdin=-3,
     )
     assert "Verify return code: 0 (ok)" in done.stdout
-    assert "ALPN protocol: http/1.1" in done.stdout
+    assert "ALPN protocol: h2" in done.stdout
 
 
 @pytest.mark.slow

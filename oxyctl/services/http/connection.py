@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import urllib.parse
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from email.utils import formatdate
 
 import h11
 
 from oxyctl.services.host import Host
-from oxyctl.services.http import files, resources, websocket
+from oxyctl.services.http import websocket
+from oxyctl.services.http.answering import BODILESS, answer, header_fields, note, split_target
 from oxyctl.services.http.broken import Broken
+from oxyctl.services.http.closing import READ_BYTES, linger, reset
 from oxyctl.services.http.messages import Part, Piece, Refused, Request, Response
-from oxyctl.services.service import log, peer_name
 
-READ_BYTES = 256 << 10
 MAX_HEAD_BYTES = 64 << 10
-LINGER_S = 2  # for the client to read why it was refused, before the connection goes
-BODILESS = (204, 304)
 
 
 class HttpConnection:
@@ -30,8 +25,10 @@ class HttpConnection:
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._scheme = "https" if writer.get_extra_info("ssl_object") else "http"
 
-    async def serve(self) -> None:
-        """Until either side has had enough."""
+    async def serve(self, received: bytes = b"") -> None:
+        """Until either side has had enough. `received`: what has been read of it already."""
+        if received:
+            self._h11.receive_data(received)
         try:
             while await self._serve_one():
                 pass
@@ -40,6 +37,8 @@ class HttpConnection:
         except Broken as broken:
             self._writer.write(broken.answer)
             await self._writer.drain()
+            if broken.kind == "reset":
+                reset(self._writer)
 
     async def _serve_one(self) -> bool:
         event = await self._next_event()
@@ -50,11 +49,7 @@ class HttpConnection:
             return False
         if self._h11.they_are_waiting_for_100_continue:
             self._write(h11.InformationalResponse(status_code=100, headers=[]))
-        response = await self._answer(event)
-        if log.isEnabledFor(logging.DEBUG):
-            peer = peer_name(self._writer.transport)
-            asked = f"{event.method.decode()} {event.target.decode('latin-1')}"
-            log.debug("%s %s %s %s: %d", self._host.name, self._scheme, peer, asked, response.status)
+        await self._answer(event)
         return await self._next_cycle()
 
     async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
@@ -73,35 +68,28 @@ class HttpConnection:
         self._h11.start_next_cycle()
         return True
 
-    async def _answer(self, event: h11.Request) -> Response:
-        response = await self._find(event)
+    async def _answer(self, event: h11.Request) -> None:
+        try:
+            request = self._request(event)
+        except Refused as refused:
+            await self._send(refused.response(), with_body=event.method != b"HEAD")
+            return
+        response = await answer(request, self._host)
         try:
             await self._send(response, with_body=event.method != b"HEAD")
         finally:
             if isinstance(response.body, Part):
                 response.body.file.close()
-        return response
-
-    async def _find(self, event: h11.Request) -> Response:
-        try:
-            request = self._request(event)
-            if self._host.root is not None and (file := files.find(request, self._host.root)) is not None:
-                return file
-            return await resources.find(request, self._host.name)
-        except Refused as refused:
-            return refused.response()
+        note(self._host, request, response.status, self._writer)
 
     def _request(self, event: h11.Request) -> Request:
         target = event.target.decode("latin-1")
-        try:
-            split = urllib.parse.urlsplit("//host" + target if target.startswith("/") else target)
-        except ValueError as error:
-            raise Refused(400, str(error)) from None
+        path, query = split_target(target)
         return Request(
             method=event.method.decode(),
             target=target,
-            path=urllib.parse.unquote(split.path) or "/",
-            query=dict(urllib.parse.parse_qsl(split.query)),
+            path=path,
+            query=query,
             version=event.http_version.decode(),
             headers=[(name.decode(), value.decode("latin-1")) for name, value in event.headers],
             body=self._body(),
@@ -115,10 +103,7 @@ class HttpConnection:
             yield event.data
 
     async def _send(self, response: Response, *, with_body: bool) -> None:
-        headers = [("Date", formatdate(usegmt=True)), ("Server", "oxyctl"), *response.headers]
-        if response.length is not None and response.status not in BODILESS:
-            headers.append(("Content-Length", str(response.length)))
-        head = h11.Response(status_code=response.status, headers=headers)
+        head = h11.Response(status_code=response.status, headers=header_fields(response))
         if not with_body or response.status in BODILESS:
             self._write(head, h11.EndOfMessage())
         elif isinstance(response.body, bytes):
@@ -160,8 +145,4 @@ class HttpConnection:
         """Say what was wrong if there is still room for it, and read on for a moment: closing at once would be RST."""
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self._send(Refused(error.error_status_hint, str(error)).response(), with_body=True)
-        if self._writer.can_write_eof():
-            self._writer.write_eof()
-            async with asyncio.timeout(LINGER_S):
-                while await self._reader.read(READ_BYTES):
-                    pass
+        await linger(self._reader, self._writer)

@@ -56,6 +56,7 @@ class Response:
     headers: list[Header] = field(default_factory=list)
     body: bytes | Iterable[Piece] | AsyncIterable[Piece] | Part = b""
     length: int | None = None
+    trailers: list[Header] = field(default_factory=list)  # of HTTP/2 only
 
     def __post_init__(self) -> None:
         if isinstance(self.body, bytes):

@@ -108,7 +108,7 @@ async def broken_answer(_request: Request, _node: str, rest: str) -> Response:
     """An answer that breaks the protocol, to see what is made of it."""
     if rest not in broken.ANSWERS:
         raise Refused(404, f"expected one of {', '.join(broken.ANSWERS)}")
-    raise broken.Broken(broken.ANSWERS[rest])
+    raise broken.Broken(rest)
 
 
 async def echo(request: Request, _node: str, _rest: str) -> Response:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 
-from oxyctl.services.certificates import server_context
+from oxyctl.services.certificates import Fault, server_context
 from oxyctl.services.host import Host
-from oxyctl.services.http.connection import READ_BYTES, HttpConnection
+from oxyctl.services.http.closing import READ_BYTES
+from oxyctl.services.http.connection import HttpConnection
+from oxyctl.services.http.h2_connection import PREFACE, Http2Connection
 from oxyctl.services.service import TcpService
 
 
@@ -43,7 +46,7 @@ class HttpService(TcpService):
         assert isinstance(writer.transport, asyncio.Transport)
         self.open.add(writer.transport)
         try:
-            await HttpConnection(self.host, reader, writer).serve()
+            await self._speak(reader, writer)
             writer.close()
         except (OSError, TimeoutError):  # the client has gone, or its TLS went wrong
             writer.transport.abort()
@@ -53,6 +56,24 @@ class HttpService(TcpService):
         finally:
             self.open.discard(writer.transport)
 
+    async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """HTTP/2 where TLS has agreed on it, or where the client begins with its preface; else HTTP/1.1."""
+        tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
+        received = b"" if tls is not None else await _beginning(reader)
+        is_h2 = received == PREFACE if tls is None else tls.selected_alpn_protocol() == "h2"
+        await (Http2Connection if is_h2 else HttpConnection)(self.host, reader, writer).serve(received)
+
+
+async def _beginning(reader: asyncio.StreamReader) -> bytes:
+    """The first bytes of a client: the preface of HTTP/2, or as many as show that it is none."""
+    received = b""
+    while PREFACE.startswith(received) and len(received) < len(PREFACE):
+        data = await reader.read(len(PREFACE) - len(received))
+        if not data:
+            break
+        received += data
+    return received
+
 
 async def start(host: Host, port: int) -> HttpService:
     """An HTTP server on `port`."""
@@ -61,8 +82,10 @@ async def start(host: Host, port: int) -> HttpService:
     return service
 
 
-async def start_tls(host: Host, port: int) -> HttpService:
-    """An HTTPS server on `port`, with a certificate of the lab's authority."""
-    service = HttpService(host, port, server_context(host))
+async def start_tls(
+    host: Host, port: int, *, fault: Fault | None = None, versions: Sequence[str] = ("h2", "http/1.1")
+) -> HttpService:
+    """An HTTPS server on `port`, with a certificate of the lab's authority, or one with a fault."""
+    service = HttpService(host, port, server_context(host, versions, fault))
     await service.start()
     return service

@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 from asyncio import StreamReader, StreamWriter
+from collections.abc import Sequence
 
 import h11
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.extensions import PerMessageDeflate
 from wsproto.utilities import ProtocolError
+
+from oxyctl.services.http.h2_stream import Stream
+from oxyctl.services.http.messages import Header
 
 PATH = "/ws"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
@@ -29,21 +33,33 @@ async def serve(http: h11.Connection, request: h11.Request, reader: StreamReader
     fields = dict(request.headers)
     accept = base64.b64encode(hashlib.sha1(fields[b"sec-websocket-key"] + _GUID, usedforsecurity=False).digest())
     headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept.decode())]
-    extensions = []
-    offered = fields.get(b"sec-websocket-extensions", b"").decode("latin-1")
-    for offer in offered.split(","):
-        deflate = PerMessageDeflate()
-        if offer.strip().startswith(deflate.name) and isinstance(agreed := deflate.accept(offer.strip()), str):
-            headers.append(("Sec-WebSocket-Extensions", f"{deflate.name}; {agreed}" if agreed else deflate.name))
-            extensions.append(deflate)
-            break
+    agreed, extensions = _agree(fields.get(b"sec-websocket-extensions", b"").decode("latin-1"))
+    headers += agreed
     while http.next_event() is not h11.PAUSED:
         pass  # the end of the request's body, which has none
     writer.write(http.send(h11.InformationalResponse(status_code=101, headers=headers)))
     await _echo(Connection(ConnectionType.SERVER, [*extensions], http.trailing_data[0]), reader, writer)
 
 
-async def _echo(frames: Connection, reader: StreamReader, writer: StreamWriter) -> None:
+async def serve_stream(fields: Sequence[Header], stream: Stream) -> None:
+    """The same on a stream of HTTP/2, by extended CONNECT (RFC 8441)."""
+    agreed, extensions = _agree(dict(fields).get("sec-websocket-extensions", ""))
+    stream.send_fields(200, agreed)
+    await _echo(Connection(ConnectionType.SERVER, [*extensions]), stream, stream)
+    await stream.close()
+
+
+def _agree(offered: str) -> tuple[list[Header], list[PerMessageDeflate]]:
+    """The header and the extension for the first offer of permessage-deflate that can be taken; none of either."""
+    for offer in offered.split(","):
+        deflate = PerMessageDeflate()
+        if offer.strip().startswith(deflate.name) and isinstance(agreed := deflate.accept(offer.strip()), str):
+            value = f"{deflate.name}; {agreed}" if agreed else deflate.name
+            return [("Sec-WebSocket-Extensions", value)], [deflate]
+    return [], []
+
+
+async def _echo(frames: Connection, reader: StreamReader | Stream, writer: StreamWriter | Stream) -> None:
     try:
         while True:
             for event in frames.events():

@@ -1,0 +1,51 @@
+"""From a request to its response, whatever version of HTTP it came by."""
+
+from __future__ import annotations
+
+import logging
+import urllib.parse
+from asyncio import StreamWriter
+from email.utils import formatdate
+
+from oxyctl.services.host import Host
+from oxyctl.services.http import files, grpc, resources
+from oxyctl.services.http.messages import Header, Refused, Request, Response
+from oxyctl.services.service import log, peer_name
+
+BODILESS = (204, 304)
+
+
+async def answer(request: Request, host: Host) -> Response:
+    """What the request gets: a gRPC call its echo, else a file below `root`, a resource, or why there is none."""
+    try:
+        if grpc.is_call(request):
+            return grpc.echo(request)
+        if host.root is not None and (file := files.find(request, host.root)) is not None:
+            return file
+        return await resources.find(request, host.name)
+    except Refused as refused:
+        return refused.response()
+
+
+def split_target(target: str) -> tuple[str, dict[str, str]]:
+    """Path, decoded, and query of a request's target; Refused when it is none."""
+    try:
+        split = urllib.parse.urlsplit("//host" + target if target.startswith("/") else target)
+    except ValueError as error:
+        raise Refused(400, str(error)) from None
+    return urllib.parse.unquote(split.path) or "/", dict(urllib.parse.parse_qsl(split.query))
+
+
+def header_fields(response: Response) -> list[Header]:
+    """The response's own, and those that every response has."""
+    fields = [("Date", formatdate(usegmt=True)), ("Server", "oxyctl"), *response.headers]
+    if response.length is not None and response.status not in BODILESS:
+        fields.append(("Content-Length", str(response.length)))
+    return fields
+
+
+def note(host: Host, request: Request, status: int, writer: StreamWriter) -> None:
+    """A line of the log, where requests are logged."""
+    if log.isEnabledFor(logging.DEBUG):
+        peer = peer_name(writer.transport)
+        log.debug("%s %s %s %s %s: %d", host.name, request.scheme, peer, request.method, request.target, status)
