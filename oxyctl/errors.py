@@ -1,4 +1,4 @@
-"""What a command can fail with: one message for the person who typed it, and the exit code that scripts rely on."""
+"""Errors of commands: one message for the user, and the exit code that scripts rely on."""
 
 from __future__ import annotations
 

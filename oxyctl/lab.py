@@ -1,4 +1,4 @@
-"""Says where the modules of `oxyctl.lab` are now: they were never public, and whoever imports one is told so."""
+"""Tells importers of the former `oxyctl.lab`, which was never public, where its modules are now."""
 
 raise ImportError(
     "oxyctl.lab has moved: its modules are in oxyctl.topology, oxyctl.plan, oxyctl.build, oxyctl.supervise and "

@@ -1,4 +1,4 @@
-"""What may be said about a flow: the answer of a hook or a policy, and the record of who said what, and why."""
+"""Verdicts about flows, given by a hook or a policy, and the record of who decided what and why."""
 
 from __future__ import annotations
 

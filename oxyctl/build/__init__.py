@@ -1,4 +1,4 @@
-"""Steps carried out: what the kernel is asked to make for a lab. A new kind of step is built here.
+"""Carries out the steps of a plan: creates what a lab needs in the kernel. New kinds of steps are built here.
 
     network         namespaces, sysctls, bridges, links, addresses, routes
     devices         tunnels, TUN devices and policy rules

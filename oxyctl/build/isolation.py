@@ -1,4 +1,4 @@
-"""The namespaces that make a process tree a lab: nothing in it is seen outside, and all of it ends with its PID 1."""
+"""The namespaces that isolate a lab's process tree: nothing is visible outside, and all of it ends with its PID 1."""
 
 from __future__ import annotations
 

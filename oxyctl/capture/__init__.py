@@ -1,4 +1,4 @@
-"""Captures: what passes the interfaces of a lab's nodes, as one pcapng file, a stream, or a line for each packet.
+"""Captures of a lab's interfaces: as one pcapng file, a stream, or a line for each packet.
 
 targets     what was asked for -> interfaces of nodes
 opener      packet sockets, made inside each node's namespace and handed out of it

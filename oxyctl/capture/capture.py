@@ -1,4 +1,4 @@
-"""One capture from beginning to end: sockets, rings, a writer, and the last words."""
+"""One capture from start to end: sockets, rings, a writer, and the summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interfaces that come while a capture runs: what `lab apply` adds to the targets is captured from then on."""
+"""Interfaces that `lab apply` adds while a capture runs: they are captured from then on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packet sockets of many namespaces in one process: a child enters the lab, makes them, and hands them out.
+"""Packet sockets of many namespaces in one process: a child enters the lab, opens them, and passes them out.
 
 The capturing process itself stays where it is: its files, its terminal and its user are those of whoever typed.
 """

@@ -1,4 +1,4 @@
-"""A capture as a process of its own: for tests and other programs that go on meanwhile."""
+"""A capture in a separate process, for tests and other programs that continue meanwhile."""
 
 from __future__ import annotations
 

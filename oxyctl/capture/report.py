@@ -1,4 +1,4 @@
-"""How far a capture is: a table that changes on a terminal, a line now and then where there is none, and its end."""
+"""Reports a capture's progress: a live table on a terminal, occasional lines elsewhere, and a summary."""
 
 from __future__ import annotations
 

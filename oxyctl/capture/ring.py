@@ -1,4 +1,4 @@
-"""One captured interface: a packet socket whose packets the kernel lays into memory shared with us (packet(7)).
+"""One captured interface: a packet socket whose packets the kernel writes into shared memory (packet(7)).
 
 A ring (TPACKET_V3) and not `recvmsg`: its memory is not bound by net.core.rmem_max, which leaves a rootless socket
 room for five super-packets of 64 KB, and a block of packets costs one wake-up.

@@ -1,4 +1,4 @@
-"""One capture: packets of all rings in the order of their times, until something ends it."""
+"""One capture: packets of all rings, ordered by time, until something ends it."""
 
 from __future__ import annotations
 

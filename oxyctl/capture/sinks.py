@@ -1,4 +1,4 @@
-"""Where blocks go: a file, a ring of bounded files, or whoever reads our output. What is there is always whole."""
+"""Where blocks are written: a file, a ring of bounded files, or standard output. Files are always complete."""
 
 from __future__ import annotations
 

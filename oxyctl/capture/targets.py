@@ -1,4 +1,4 @@
-"""What to capture: nodes, single interfaces, networks, or all of a lab; and what is known of each interface."""
+"""What to capture: nodes, single interfaces, networks, or the whole lab; and the facts about each interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of packets: blocks of a pcapng file, or lines for a person."""
+"""Formats packets: as blocks of a pcapng file, or as lines of text."""
 
 from __future__ import annotations
 

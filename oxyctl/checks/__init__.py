@@ -1,4 +1,4 @@
-"""The checks of a lab, tried: `oxyctl lab check`. What a lab file may say of them is in `oxyctl.topology.checks`.
+"""Runs the checks of a lab: `oxyctl lab check`. Their schema is in `oxyctl.topology.checks`.
 
 session    a running lab as checks see it: traffic and programs inside nodes, what its proxies say
 probes     the verdict on what is tried from inside a node

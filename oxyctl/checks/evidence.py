@@ -1,4 +1,4 @@
-"""What helps to understand a failure: the last flow records, and the last lines of the logs of those concerned."""
+"""Evidence for a failure: the last flow records, and the last log lines of the nodes involved."""
 
 from __future__ import annotations
 

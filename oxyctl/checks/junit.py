@@ -1,4 +1,4 @@
-"""Results as JUnit XML, as CI systems read it."""
+"""Results as JUnit XML, for CI systems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links impaired between checks, and the verdict on the tunnels of sites: both are the supervisor's to tell."""
+"""Steps that impair links, and checks of sites' tunnels: both ask the supervisor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes that are stopped, started and killed between checks, and all as it was when the run is over."""
+"""Steps that stop, start and kill nodes between checks; everything is restored at the end of the run."""
 
 from __future__ import annotations
 

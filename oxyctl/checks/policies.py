@@ -1,4 +1,4 @@
-"""Policies that change between checks, and all as it was when the run is over."""
+"""Steps that change policies between checks; they are restored at the end of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict on what is tried from inside a node."""
+"""Checks tried from inside a node, and their verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict on what a proxy says: flow records, and counters. Asked again and again, for both come a moment late."""
+"""Checks of a proxy's flow records and counters. They are polled, since both arrive a moment late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a check: its verdict, and the story when that is no."""
+"""The result of a check: its verdict, and the details of a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running lab as checks see it: traffic and programs inside its nodes, and what its proxies say."""
+"""A running lab as checks see it: traffic and programs inside its nodes, and its proxies' control API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`oxyctl lab apply`: a running lab becomes what its file says by now."""
+"""`oxyctl lab apply`: changes a running lab to match its edited file."""
 
 from __future__ import annotations
 

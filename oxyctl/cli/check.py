@@ -1,4 +1,4 @@
-"""`oxyctl lab check`: is the lab as its file says it should be?"""
+"""`oxyctl lab check`: runs the checks in the lab file."""
 
 from __future__ import annotations
 

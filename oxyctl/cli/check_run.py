@@ -1,4 +1,4 @@
-"""One run of `oxyctl lab check`: results as they come, and the files that were asked for."""
+"""One run of `oxyctl lab check`: prints results as they arrive, and writes the requested files."""
 
 from __future__ import annotations
 

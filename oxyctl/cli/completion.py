@@ -1,4 +1,4 @@
-"""What the shell completes: labs, nodes, checks, targets of a capture and lab files. Quick, and never an error.
+"""Shell completion of labs, nodes, checks, capture targets and lab files. Fast, and never an error.
 
 Everything comes from the run directory and from lab files; nothing that runs is asked. (Tenants: `oxyctl.cli.control`.)
 """

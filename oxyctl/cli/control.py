@@ -1,4 +1,4 @@
-"""How a command finds the proxy that it asks, and how a proxy's refusal becomes a message and an exit code."""
+"""Finds the proxy that a command asks, and turns its errors into a message and an exit code."""
 
 from __future__ import annotations
 

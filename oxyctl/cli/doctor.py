@@ -1,4 +1,4 @@
-"""`oxyctl doctor`: whether labs can run here, what they miss, and how to get it."""
+"""`oxyctl doctor`: whether labs can run here, what is missing, and how to fix it."""
 
 from __future__ import annotations
 

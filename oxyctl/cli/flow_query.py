@@ -1,4 +1,4 @@
-"""From what was typed after `oxyctl flows` to the parameters of a query."""
+"""Turns the options of `oxyctl flows` into the parameters of a query."""
 
 from __future__ import annotations
 

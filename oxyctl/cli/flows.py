@@ -1,4 +1,4 @@
-"""`oxyctl flows`: what the proxy's flows are and were, by tenant."""
+"""`oxyctl flows`: the proxy's live and past flows, by tenant."""
 
 from __future__ import annotations
 

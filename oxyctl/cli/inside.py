@@ -1,4 +1,4 @@
-"""`oxyctl lab exec`, `shell` and `logs`: in the nodes of a running lab."""
+"""`oxyctl lab exec`, `shell` and `logs`: work inside the nodes of a running lab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`oxyctl lab`: build labs, look at them, run programs in them, take them down."""
+"""`oxyctl lab`: builds labs, inspects them, runs programs in them, takes them down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands have: declared once, so that they read the same everywhere."""
+"""Options that several commands have: declared once, so that they are the same everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`oxyctl policy`: what is in force, what a file would change, and why a flow is decided so."""
+"""`oxyctl policy`: what is in force, what a file would change, and how a flow is decided and why."""
 
 from __future__ import annotations
 

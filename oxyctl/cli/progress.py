@@ -1,4 +1,4 @@
-"""A lab as it is built or changed: a line that changes on a terminal, plain lines where there is none."""
+"""Progress of a lab that is built or changed: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

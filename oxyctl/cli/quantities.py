@@ -1,4 +1,4 @@
-"""Sizes and durations as they are typed: `10MB`, `64KiB`, `90s`, `1.5m`; a bare number is bytes or seconds."""
+"""Parses sizes and durations: `10MB`, `64KiB`, `90s`, `1.5m`; a bare number is bytes or seconds."""
 
 from __future__ import annotations
 

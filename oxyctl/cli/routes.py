@@ -1,4 +1,4 @@
-"""`oxyctl routes`: where the packets of a tenant go, what that costs now, and how many flows take it."""
+"""`oxyctl routes`: where a tenant's packets go, the current priority of each route, and how many flows use it."""
 
 from __future__ import annotations
 

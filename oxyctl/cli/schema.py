@@ -1,4 +1,4 @@
-"""`oxyctl lab schema`: what a lab file may say, as JSON Schema."""
+"""`oxyctl lab schema`: the JSON Schema of lab files."""
 
 from __future__ import annotations
 

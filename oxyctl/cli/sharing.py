@@ -1,4 +1,4 @@
-"""Options that several commands have: written once, as the parameters of a function that is never called."""
+"""Options that several commands have: declared once, as the parameters of a function that is never called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`oxyctl status`: how a proxy is, what is connected to it, and what it dropped."""
+"""`oxyctl status`: the state of a proxy, what is connected to it, and what it dropped."""
 
 from __future__ import annotations
 

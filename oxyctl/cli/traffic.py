@@ -1,4 +1,4 @@
-"""`oxyctl traffic`: traffic from inside a node of a lab, and what became of it."""
+"""`oxyctl traffic`: generates traffic inside a node of a lab, and reports on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that all kinds of `oxyctl traffic` have, and what is asked for by them."""
+"""The options that all kinds of `oxyctl traffic` share, and the request that they make."""
 
 from __future__ import annotations
 

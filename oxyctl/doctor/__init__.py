@@ -1,4 +1,4 @@
-"""What this machine lets labs do, found out by trying: each trial in a child that leaves nothing behind.
+"""What this machine allows labs to do, found by trying: each trial runs in a child that leaves nothing behind.
 
 finding     what a trial found, what that is needed for, and how to fix it
 sandbox     a child in namespaces of its own, as a lab is

@@ -1,4 +1,4 @@
-"""The kernel: what labs cannot do without, and what they have another way for."""
+"""Kernel features: those that labs need, and those that they can replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernel modules: whether this machine has one that is not loaded, and where it would come from."""
+"""Kernel modules: whether this machine has a module that is not loaded, and which package has it."""
 
 from __future__ import annotations
 

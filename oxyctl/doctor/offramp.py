@@ -1,4 +1,4 @@
-"""The kernel off-ramp: what this kernel has for it, and what on this host is in its way."""
+"""The kernel off-ramp: what it needs of this kernel, and what on this host prevents it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generic netlink: families are found by name, then asked (linux/genetlink.h)."""
+"""Generic netlink: looks up families by name, and sends them requests (linux/genetlink.h)."""
 
 from __future__ import annotations
 

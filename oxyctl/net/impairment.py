@@ -1,4 +1,4 @@
-"""What a link does to what passes it: rate, delay, jitter, loss; how people write that, and how it is told."""
+"""Impairments of a link: rate, delay, jitter, loss; parsed from text, and formatted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One network and one UTS namespace for each node, kept alive and found again as files in a directory."""
+"""One network and one UTS namespace for each node, kept alive as files in a directory, by which it is found again."""
 
 from __future__ import annotations
 

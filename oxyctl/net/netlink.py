@@ -1,4 +1,4 @@
-"""Links, addresses and routes by rtnetlink: requests are values, sent in one batch, and every answer is read.
+"""Links, addresses and routes by rtnetlink: requests are values, sent in one batch, and every answer is checked.
 
 What builds a lab is compiled by pyroute2 (`messages`). Packed here is what agents send as well: loading pyroute2 takes
 80 ms and 13 MB in each process, and an agent configures one interface by three kinds of requests.

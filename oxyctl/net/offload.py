@@ -1,4 +1,4 @@
-"""What an interface leaves to the far end of a link that is not a wire."""
+"""Offloads of interfaces, which leave checksums and segmentation to the far end of a virtual link."""
 
 from __future__ import annotations
 

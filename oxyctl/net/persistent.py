@@ -1,4 +1,4 @@
-"""TUN devices that stay without anybody at their other end: a program attaches to them by name (linux/if_tun.h)."""
+"""Persistent TUN devices, to which a program attaches by name (linux/if_tun.h)."""
 
 from __future__ import annotations
 

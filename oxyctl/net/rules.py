@@ -1,4 +1,4 @@
-"""Policy routing by rtnetlink (linux/fib_rules.h): what comes in by an interface has a routing table of its own."""
+"""Policy routing by rtnetlink (linux/fib_rules.h): a routing table for the packets that come in by one interface."""
 
 from __future__ import annotations
 

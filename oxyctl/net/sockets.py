@@ -1,4 +1,4 @@
-"""Unix sockets whose path is longer than the kernel's 107 bytes (unix(7))."""
+"""Unix sockets with paths longer than the kernel's limit of 107 bytes (unix(7))."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person or a test does to a lab from outside it: the work behind `oxyctl lab ...`.
+"""Operations on a lab from outside, for users and tests: the work behind `oxyctl lab ...`.
 
 up, down        bring a lab up, all of it or nothing; take it down
 leftovers       what dead labs left behind, and what of it is provably theirs

@@ -1,4 +1,4 @@
-"""A question to a running supervisor, from outside the lab."""
+"""Sends a request to a running supervisor, from outside the lab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`down`: end a lab whatever state it is in, and delete what is provably its own."""
+"""`down`: ends a lab whatever its state, and deletes what is provably its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`exec`: one more program inside a node of a running lab, with the caller's terminal, directory and environment."""
+"""`exec`: runs a program inside a node of a running lab, with the caller's terminal, directory and environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`exec` in many nodes at once: each with its own output and exit code, told line by line or collected."""
+"""`exec` in many nodes at once: each with its own output and exit code, printed line by line or collected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tunnels this kernel carries, found by making them in namespaces that end with the trial; never by guess."""
+"""Which tunnels this kernel supports, found by creating them in namespaces that end with the trial."""
 
 from __future__ import annotations
 

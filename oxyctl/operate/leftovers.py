@@ -1,4 +1,4 @@
-"""What is left of labs that nobody took down, and what of it is provably ours to delete."""
+"""Finds what is left of labs that were not taken down, and what of it is provably ours to delete."""
 
 from __future__ import annotations
 

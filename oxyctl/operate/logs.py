@@ -1,4 +1,4 @@
-"""`logs`: what the programs of a lab wrote, in the order in which they wrote it, and what they go on writing."""
+"""`logs`: the output of a lab's programs in the order in which it was written, and what follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a proxy keeps the records of its flows, for when it is gone and cannot be asked."""
+"""Where a proxy keeps its flow records, to read them when it is not running."""
 
 from __future__ import annotations
 

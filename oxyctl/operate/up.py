@@ -1,4 +1,4 @@
-"""`up`: start a supervisor, follow what it tells, commit; or take down what was built when anything comes between."""
+"""`up`: starts a supervisor, follows its progress and commits; on any failure, takes down what was built."""
 
 from __future__ import annotations
 

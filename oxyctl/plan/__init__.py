@@ -1,4 +1,4 @@
-"""From a lab to the steps that make it, and from two plans to their difference. Pure: no file, no kernel, no clock.
+"""Turns a lab into the steps that create it, and two plans into their difference. Pure: no I/O, no clock.
 
 steps           what a plan is made of, as plain data
 make            a `Lab` to a `Plan`

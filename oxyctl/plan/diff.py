@@ -1,4 +1,4 @@
-"""Two plans of one lab compared: what must go, come, or change, so that the running one becomes the other. Pure.
+"""Compares two plans of a lab: what to remove, add or change to turn the running one into the other. Pure.
 
 Numbers (of bridges and ports) are the running plan's; what comes gets free ones. A node whose program, files, settings
 or namespace would differ is replaced, all of it; a node of which only links differ keeps its program.

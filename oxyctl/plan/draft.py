@@ -1,4 +1,4 @@
-"""A plan in the making: what the planners of `plan.nodes` add to, and what all nodes have in common."""
+"""A plan under construction, to which the planners of `plan.nodes` add; and what all nodes have in common."""
 
 from __future__ import annotations
 

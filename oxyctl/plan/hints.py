@@ -1,4 +1,4 @@
-"""What to try in a lab that is up."""
+"""Suggested commands for a lab that is up."""
 
 from __future__ import annotations
 

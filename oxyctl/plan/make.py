@@ -1,4 +1,4 @@
-"""From a lab to the steps that make it. Pure: reads no file, asks no kernel; the same lab gives the same plan."""
+"""Plans a lab: turns it into the steps that create it. Pure: the same lab gives the same plan."""
 
 from __future__ import annotations
 

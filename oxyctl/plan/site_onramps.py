@@ -1,4 +1,4 @@
-"""What `proxy.yaml` says of sites: on-ramps with their sites, and the routes of each tenant's virtual networks.
+"""The part of `proxy.yaml` about sites: on-ramps with their sites, and the routes of tenants' virtual networks.
 
 Where a virtual network has sites and its tenant says no routes of its own, its routes are: each LAN to its site, the
 addresses of clients to `clients`, everything else out of the proxy.

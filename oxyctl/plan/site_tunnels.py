@@ -1,4 +1,4 @@
-"""The tunnels of sites as steps: devices, rules and what the agents are told, by who carries each end.
+"""The tunnels of sites as steps: devices, rules and agents' configuration, depending on what carries each end.
 
                 site's namespace                             proxy's namespace
     kernel      LAN -> table -> wan0 (gre, gue) ==========>  gre1 -> table -> tun1 - agent - GUE to the proxy

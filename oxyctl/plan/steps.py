@@ -1,4 +1,4 @@
-"""What a plan is made of: plain data, the same in memory, in the run directory, and in a diff of two plans."""
+"""The steps of a plan: plain data, the same in memory, in the run directory, and in a diff of two plans."""
 
 from __future__ import annotations
 

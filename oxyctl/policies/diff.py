@@ -1,4 +1,4 @@
-"""Two versions of a policy: which rules came, went, changed or moved."""
+"""Two versions of a policy: which rules were added, removed, changed or moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded flows against a policy that is not in force: which of them it would decide otherwise."""
+"""Judges recorded flows by a policy that is not in force: which of them it would decide differently."""
 
 from __future__ import annotations
 

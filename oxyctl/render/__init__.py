@@ -1,1 +1,1 @@
-"""What commands print: tables that fit, CSV, and numbers a person can read."""
+"""The output of commands: tables that fit the terminal, CSV, and readable numbers."""

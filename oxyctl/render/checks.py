@@ -1,4 +1,4 @@
-"""Results of checks, for people: a line for each, and the story of those that failed."""
+"""Results of checks as text: a line for each, and the details of those that failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flows as other tools read them: Suricata's EVE, Zeek's conn.log."""
+"""Flows in the formats of other tools: Suricata's EVE, Zeek's conn.log."""
 
 from __future__ import annotations
 

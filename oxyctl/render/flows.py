@@ -1,4 +1,4 @@
-"""Flow records as rows: every field by name, how a person reads it, and which a table shows."""
+"""Flow records as rows: how each field is formatted, and which columns a table has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flows counted together, as rows: the fields that they share, and their sums."""
+"""Aggregated flows as rows: the fields that they share, and their sums."""
 
 from __future__ import annotations
 

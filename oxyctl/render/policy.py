@@ -1,4 +1,4 @@
-"""Policies as a person reads them: rules with their hits, differences, and why a flow is decided so."""
+"""Policies as text: rules with their hits, differences, and how a flow is decided and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes as a person reads them: in the order in which they are considered."""
+"""Routes as rows, in the order in which they are considered."""
 
 from __future__ import annotations
 

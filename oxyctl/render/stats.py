@@ -1,4 +1,4 @@
-"""What the flows of a window were, at a glance: totals, and who and what had most of them."""
+"""Statistics of the flows in a window: totals, and the top users, destinations and rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened to one flow, told for a person: who, where to, who decided, how it ended, and what to do next."""
+"""The story of one flow as text: who, where to, who decided, how it ended, and what to do next."""
 
 from __future__ import annotations
 

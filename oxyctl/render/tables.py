@@ -1,4 +1,4 @@
-"""Aligned columns that fit the terminal: the least important go first, and nothing wraps."""
+"""Aligned columns that fit the terminal: the least important are left out first, and nothing wraps."""
 
 from __future__ import annotations
 

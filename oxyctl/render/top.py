@@ -1,4 +1,4 @@
-"""A proxy at a glance: tenants, tunnels, flows and drop reasons with their rates, and how these went lately."""
+"""A proxy at a glance: tenants, tunnels, flows and drop reasons, with rates and their recent history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a drawing of a lab shows: nodes, the networks they are in, and the tunnels between them."""
+"""The contents of a drawing of a lab: nodes, their networks, and the tunnels between them."""
 
 from __future__ import annotations
 

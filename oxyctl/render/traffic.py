@@ -1,4 +1,4 @@
-"""Reports of traffic, for people: one row of figures, and what they do not say."""
+"""Traffic reports as text: one row of figures, and remarks on their limits."""
 
 from __future__ import annotations
 

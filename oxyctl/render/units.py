@@ -1,4 +1,4 @@
-"""Bytes, durations and times as a person reads them; text from strangers made safe for a terminal."""
+"""Formats bytes, durations and times; makes untrusted text safe for a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PID 1 of a lab, from the start of its first program to its end; and the run directory that says what it is.
+"""The supervisor of a lab, its PID 1; and the run directory, which holds the lab's state.
 
 state           the run directory: which labs there are, and where each keeps its files
 supervisor      builds the lab, waits until it is ready, serves its socket, ends it

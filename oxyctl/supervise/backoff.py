@@ -1,4 +1,4 @@
-"""When a program that has ended is started again, by its node's policy: soon, and later each time. Pure."""
+"""When to restart a program that has ended, by its node's policy, with exponential back-off. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of a lab that is up: its links are impaired, or all of it becomes another plan. One at a time."""
+"""Changes of a running lab, one at a time: impaired links, or another plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The supervisor's socket: reads one question, has it done, and returns its answer. `operate.ask` is the other side."""
+"""The supervisor's socket: reads one request, carries it out, and answers. `operate.ask` is its client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running lab, as all parts of its supervisor know it: its plan, its programs and links, which nodes are ready."""
+"""The state of a running lab that all parts of its supervisor share: plan, programs, links, ready nodes."""
 
 from __future__ import annotations
 

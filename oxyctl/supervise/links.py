@@ -1,4 +1,4 @@
-"""The impaired links of a running lab: by the kernel's tbf and netem where it has them, else by a relay of our own."""
+"""The impaired links of a running lab: by the kernel's tbf and netem if available, otherwise by a user-space relay."""
 
 from __future__ import annotations
 

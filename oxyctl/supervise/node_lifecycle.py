@@ -1,4 +1,4 @@
-"""Nodes of a running lab: stopped, started and killed on request, and started again by their policy.
+"""Nodes of a running lab: stopped, started and killed on request, and restarted by their policy.
 
 A node's namespace, links and addresses stay; only its programs end. Where one program serves many nodes, the others are
 not touched, and when that ends by itself, each of its nodes has fallen by itself: what is started is no other.

@@ -1,4 +1,4 @@
-"""What 'ready' means for each kind of node: asked of the node itself, again and again, never assumed."""
+"""Readiness probes for each kind of node: polled until the node itself shows that it is ready."""
 
 from __future__ import annotations
 

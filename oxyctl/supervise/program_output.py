@@ -1,4 +1,4 @@
-"""What programs write: pumped by the supervisor into logs that never outgrow their bound.
+"""The output of programs, copied by the supervisor into logs of bounded size.
 
     log/NAME.log        the newest, at most LOG_BYTES
     log/NAME.log.1      what came before that, and nothing older

@@ -1,4 +1,4 @@
-"""What a program of the user's answers: TCP, HTTP, or a command run beside it, asked from inside its node."""
+"""Readiness probes of a user's program, from inside its node: TCP, HTTP, or a command."""
 
 from __future__ import annotations
 

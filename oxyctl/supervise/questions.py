@@ -1,4 +1,4 @@
-"""What a supervisor can be asked over its socket, one line of JSON each, and what it says when it cannot.
+"""The requests of the supervisor's socket, one line of JSON each, and its errors.
 
     (empty)                                                 the status
     {"do": "impair", "link": "web:lan", "said": {...}}      the links that were changed

@@ -1,4 +1,4 @@
-"""Until a node that was started again is ready, and those at the other ends of its tunnels are connected again."""
+"""Waits until a restarted node is ready and the other ends of its tunnels are connected again."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a running proxy tells and can be told: HTTP/1.1 over a Unix socket, its server, its client, its words."""
+"""The control API of a running proxy, HTTP/1.1 over a Unix socket: its schema, its server and its client."""

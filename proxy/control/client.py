@@ -1,4 +1,4 @@
-"""The other end of the control socket: what a command-line tool asks of a running proxy."""
+"""The client of the control API, as command-line tools use it."""
 
 from __future__ import annotations
 

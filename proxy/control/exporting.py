@@ -1,4 +1,4 @@
-"""Every flow that matches, as JSON lines and in constant memory: the live ones, then the past ones page by page."""
+"""Every flow that matches a query, as JSON lines in constant memory: live flows, then past ones page by page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: requests in, answers out, by h11. It knows nothing of flows."""
+"""HTTP/1.1 on one connection, by h11: reads requests, writes responses. It knows nothing about flows."""
 
 from __future__ import annotations
 

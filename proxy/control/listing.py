@@ -1,4 +1,4 @@
-"""Live and past flows as one answer: each flow once, sorted, limited, and encoded without holding the event loop."""
+"""Live and past flows as one answer: each flow once, sorted and limited, encoded without blocking the event loop."""
 
 from __future__ import annotations
 

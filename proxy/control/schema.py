@@ -1,4 +1,4 @@
-"""The words of the control API: what its answers hold, and what the server asks of the proxy behind it."""
+"""The schema of the control API: the structure of its answers, and the interface that the server needs of the proxy."""
 
 from __future__ import annotations
 

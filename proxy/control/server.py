@@ -1,4 +1,4 @@
-"""The control server: a Unix socket that only its owner may open, and the connections on it."""
+"""The server of the control API: a Unix socket that only its owner may open, and the connections to it."""
 
 from __future__ import annotations
 

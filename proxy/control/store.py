@@ -1,4 +1,4 @@
-"""What a proxy that is gone recorded: its flow log, asked as the proxy itself would be, and left as it is."""
+"""The flow log of a proxy that is not running: queried like the proxy itself, and never modified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One watcher of flow events: a bounded queue between the proxy, which never waits, and a client that may be slow."""
+"""A watcher of flow events: a bounded queue between the proxy, which never waits, and a client, which may be slow."""
 
 from __future__ import annotations
 

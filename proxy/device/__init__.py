@@ -1,1 +1,1 @@
-"""The edges that move packets: TUN devices, SEQPACKET tunnels, and the namespaces they live in."""
+"""Where packets are read and written: TUN devices, SEQPACKET tunnels, and the namespaces they are in."""

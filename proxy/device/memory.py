@@ -1,4 +1,4 @@
-"""A tunnel in memory, for tests: what the proxy sends to its client is kept in a list."""
+"""A tunnel in memory, for tests: packets to the client are kept in a list."""
 
 from __future__ import annotations
 

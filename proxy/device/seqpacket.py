@@ -1,4 +1,4 @@
-"""Connected tunnels over Unix SEQPACKET: the client's side of the handshake, and what both sides need to know."""
+"""Connected tunnels over Unix SEQPACKET: the client's side of the handshake, and what both sides share."""
 
 from __future__ import annotations
 

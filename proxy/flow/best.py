@@ -1,4 +1,4 @@
-"""The first of many in some order, of which only these are kept."""
+"""The first N of many items in some order, keeping no more than those in memory."""
 
 from __future__ import annotations
 

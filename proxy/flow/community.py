@@ -1,4 +1,4 @@
-"""Community id version 1: the same short name for one flow in Zeek, Suricata, Wireshark and here."""
+"""Community id version 1: the same short identifier of a flow in Zeek, Suricata, Wireshark and here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an application is shown of a flow: its record as it stands, and what the application itself keeps beside it."""
+"""What an application sees of a flow: its current record, and the application's own extension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flows counted together: by user, by destination, or by whatever somebody asks."""
+"""Flows aggregated by any of their fields: by user, by destination."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of flows as they stand in packets: addresses, then ports or an echo identifier."""
+"""Keys of flows as slices of packets: addresses, then ports or an echo identifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live flows as queries see them: the same properties as of a record, without building one."""
+"""Live flows as queries see them: the properties of a record, without building one."""
 
 from __future__ import annotations
 

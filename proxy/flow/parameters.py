@@ -1,4 +1,4 @@
-"""Text into a FlowQuery: the parameters of a URL, which are also the flags of `oxyctl flows`."""
+"""Parses a FlowQuery from the parameters of a URL, which are also the flags of `oxyctl flows`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which flows somebody asks for: filters, their match against a record, sort order, and what an answer covers."""
+"""A query for flows: filters, how they match a record, sort order, and the window that an answer covers."""
 
 from __future__ import annotations
 

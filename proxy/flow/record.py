@@ -1,4 +1,4 @@
-"""What is said of one flow: the record that is logged, stored, filtered and shown."""
+"""The record of one flow, which is logged, stored, filtered and shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routes of one virtual network: which has the longest prefix that holds an address."""
+"""The routes of one virtual network, and the longest-prefix match among them."""
 
 from __future__ import annotations
 

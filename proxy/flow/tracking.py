@@ -1,4 +1,4 @@
-"""What headers tell of a TCP connection that nobody reads: how many bytes were delivered, and how it can be ended.
+"""A TCP connection that nobody reads, tracked by its headers: how many bytes were delivered, and how to reset it.
 
 Sequence numbers count a SYN and a FIN as one byte each (RFC 9293 3.4), and wrap after 4 GiB.
 """

@@ -1,4 +1,4 @@
-"""The arguments of hooks whose moments are in an inspector, put together from what it tells and from the flow."""
+"""The arguments of hooks that an inspector calls, built from its message and from the flow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hook that blocks the loop stops all traffic: it is noticed while it does, and named."""
+"""Detects and names a hook that blocks the event loop, which stops all traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An application's class, by its name or its file's path; everything that is wrong with it is one clear error."""
+"""Loads an application's class by its name or its file's path; whatever is wrong with it is one clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the hooks above the stream are shown: a handshake, a request, a message, a channel, a query.
+"""The arguments of the hooks above the stream: a handshake, a request, a message, a channel, a query.
 
 Each has `flow`, the flow that it came by, with the application's extension. Names of headers are lower case.
 """

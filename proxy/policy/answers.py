@@ -1,4 +1,4 @@
-"""What is asked and told about policies: what is in force, a reload, how a flow would be decided."""
+"""The control API's structures about policies: those in force, a reload, and how a flow would be decided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies in another process: what an inspector is sent, and how it judges by that what it reads."""
+"""Policies in another process: the copy that an inspector gets, and how it judges requests and channels by it."""
 
 from __future__ import annotations
 

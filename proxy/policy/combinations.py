@@ -1,4 +1,4 @@
-"""What of a rule goes together: which actions a phase knows, and which keys an action."""
+"""Which parts of a rule go together: the actions of each phase, and the keys of each action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in force, how often each rule decided, why a flow would be decided so, and which rules came close."""
+"""Explains policies: how often each rule decided, which rule would decide a flow and why, and which came close."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rules are judged by: the facts of a live flow, read when a rule asks; and those of a flow that never was."""
+"""The facts that rules are judged by: of a live flow, read when a rule needs them, or of a hypothetical one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phases of policies, and what rules of each may speak of."""
+"""The fields that rules of each phase may use."""
 
 from __future__ import annotations
 

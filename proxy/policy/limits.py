@@ -1,4 +1,4 @@
-"""How many flows a rule lets through: at once, and in a second; counted for each tenant, user, device or source."""
+"""Limits on the flows that a rule admits: concurrent and per second, for each tenant, user, device or source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named lists: values that rules speak of as `$office`, written in a policy or in files beside it."""
+"""Named lists: values that rules refer to as `$office`, from a policy or from files beside it."""
 
 from __future__ import annotations
 

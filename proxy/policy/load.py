@@ -1,4 +1,4 @@
-"""All policies as one transaction: files read, compiled, and their tests run; or one mistake, and nothing changes."""
+"""Loads all policies as one transaction: on any error in a file or its tests, nothing changes."""
 
 from __future__ import annotations
 

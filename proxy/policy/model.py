@@ -1,4 +1,4 @@
-"""The structure of a policy file: what may be written there."""
+"""The schema of a policy file."""
 
 from __future__ import annotations
 

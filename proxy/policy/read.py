@@ -1,4 +1,4 @@
-"""A policy file into compiled rules: every mistake with its file, line and column."""
+"""Compiles a policy file into rules; every error names its file, line and column."""
 
 from __future__ import annotations
 

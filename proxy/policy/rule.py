@@ -1,4 +1,4 @@
-"""A compiled rule: what must hold, what it then says, and how often it was asked."""
+"""A compiled rule: its condition, its action, and how often it decided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain selectors, `dst: [10.0.0.0/8]`, as the conditions that they stand for."""
+"""Translates plain selectors, `dst: [10.0.0.0/8]`, into conditions."""
 
 from __future__ import annotations
 

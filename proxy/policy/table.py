@@ -1,4 +1,4 @@
-"""The rules of one phase in their order, and an index: rules that an indexed field rules out are not evaluated.
+"""The rules of one phase in their order, and an index that skips rules which an indexed field rules out.
 
 Each field that several rules require something of has an index from its values to bit sets of rules; their
 intersection is what is left to evaluate (the bit vector scheme of Lakshman and Stiliadis, SIGCOMM 1998). What a rule

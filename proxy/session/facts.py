@@ -1,4 +1,4 @@
-"""What is known of a session besides its bytes: of its flow, and of the TLS of each side."""
+"""Facts about a session besides its bytes: about its flow, and about TLS on each side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes between the proxy and an inspector; descriptors travel beside their message, as it says."""
+"""The messages between the proxy and an inspector; each says which descriptors accompany it."""
 
 from __future__ import annotations
 

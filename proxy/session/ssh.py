@@ -1,4 +1,4 @@
-"""What holds for the SSH sessions of one tenant, as an inspector needs it."""
+"""The settings of one tenant's SSH sessions, as an inspector needs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The structure of `proxy.yaml`: what may be written there, with defaults and units."""
+"""The structure of `proxy.yaml`: its keys, defaults and units."""
 
 from __future__ import annotations
 

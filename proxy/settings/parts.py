@@ -1,4 +1,4 @@
-"""What the structures of `proxy.yaml` are made of: kinds of values, and checks that several of them need."""
+"""Building blocks for the structure of `proxy.yaml`: types of values, and checks that several of them need."""
 
 from __future__ import annotations
 

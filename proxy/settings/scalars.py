@@ -1,4 +1,4 @@
-"""Where in a YAML file a character of a text stands: texts may be quoted, folded, or blocks of lines."""
+"""Maps a character of a YAML string to its line and column: strings may be quoted, folded, or blocks."""
 
 from __future__ import annotations
 

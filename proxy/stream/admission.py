@@ -1,4 +1,4 @@
-"""Whether a flow may be, and how: the policy is asked first, then the application; what they say is written down."""
+"""Whether and how a flow is admitted: policy decides first, then the application's hooks; both are recorded."""
 
 from __future__ import annotations
 

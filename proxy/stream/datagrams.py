@@ -1,4 +1,4 @@
-"""What UDP sessions and echo flows share: packets that wait for the verdict, idle timers, how they end."""
+"""What UDP sessions and echo flows share: packets that wait for the verdict, idle timers, and how they end."""
 
 from __future__ import annotations
 

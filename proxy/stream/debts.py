@@ -1,4 +1,4 @@
-"""What the kernel owes the far ends of a flow's sockets when its relay is over, and for how long it is waited for."""
+"""Bytes that the kernel still has to deliver when a relay is over, and how long to wait for them."""
 
 from __future__ import annotations
 

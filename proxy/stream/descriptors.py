@@ -1,4 +1,4 @@
-"""Descriptors that flows hold: each tenant can always reach its share of them, whatever the others hold."""
+"""File descriptors that flows hold: each tenant can always use its share, whatever the others hold."""
 
 from __future__ import annotations
 

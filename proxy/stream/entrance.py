@@ -1,4 +1,4 @@
-"""A new flow between its first packet and its path: judged, routed, lifted, and opened by whoever moves its packets.
+"""A new flow from its first packet to its path: judged, routed, lifted if need be, and opened at its off-ramp.
 
 Where nobody is to be asked it is opened at once. Otherwise a HeldFlow keeps its packets until the last answer.
 """

@@ -1,4 +1,4 @@
-"""A session that an inspector reads: what the proxy still has of it, and how it ends."""
+"""A session handed to an inspector: the state that stays in the proxy, and how it ends."""
 
 from __future__ import annotations
 

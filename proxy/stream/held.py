@@ -1,4 +1,4 @@
-"""A flow that is not decided yet: its packets are held; when it is denied its client is told, as the verdict says."""
+"""A flow that is not decided yet: its packets are held; if it is denied, its client is told as the verdict says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SYN that is held until the origin has answered: its bytes, what may be said of it, and how it was refused."""
+"""A SYN that is held until the origin has answered: its bytes, its options, and how to refuse it."""
 
 from __future__ import annotations
 

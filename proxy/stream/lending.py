@@ -1,4 +1,4 @@
-"""What the proxy lends its inspectors, which have nothing themselves: certificates and connections."""
+"""What the proxy lends to inspectors, which own nothing: certificates and connections."""
 
 from __future__ import annotations
 

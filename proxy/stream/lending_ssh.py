@@ -1,4 +1,4 @@
-"""What the proxy lends inspectors for SSH: host keys, signatures of the user CA, files to record into."""
+"""What the proxy lends to inspectors for SSH: host keys, signatures of the user CA, files for recordings."""
 
 from __future__ import annotations
 

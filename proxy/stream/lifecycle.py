@@ -1,4 +1,4 @@
-"""The life of a flow as everybody sees it: opened, connected, ended, each said once; and the timers that end it."""
+"""The life of a flow: opened, connected, updated and ended, each announced once; and the timers that end it."""
 
 from __future__ import annotations
 

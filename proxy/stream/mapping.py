@@ -1,4 +1,4 @@
-"""Endpoints of clients: each has one socket towards all origins, one address and port whoever is written to (RFC 4787).
+"""UDP mappings: a client's endpoint has one socket, so one address and port, towards all origins (RFC 4787).
 
 Whoever else writes to that port is let in as the tenant's filter says, as a flow of its own.
 """

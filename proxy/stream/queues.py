@@ -1,4 +1,4 @@
-"""What the kernel says of a TCP socket's queues: bytes that wait, bytes that nobody has acknowledged, marks."""
+"""The queues of a TCP socket: bytes to be read, bytes not yet acknowledged, and the urgent mark."""
 
 from __future__ import annotations
 

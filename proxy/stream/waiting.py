@@ -1,4 +1,4 @@
-"""Packets that wait until their flow is decided: few of them, and within what their tenant may hold."""
+"""Packets that wait until their flow is decided: few for each flow, and a bounded number for each tenant."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the proxy remembers and counts, for those who look later: the flow log and the metrics."""
+"""What the proxy records and counts: the flow log, the audit log and the metrics."""

@@ -1,4 +1,4 @@
-"""What programs that carry ends of tunnels beside the proxy have dropped: asked on their Unix sockets, for a second."""
+"""Drop counters of the programs that carry tunnel ends beside the proxy, read from their sockets and cached for 1 s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQLite file of ended flows: opening it safely, its tables, what is written to it and what is deleted."""
+"""The SQLite file of ended flows: how it is opened safely, its tables, and how records are written and deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums over the flow log and the live flows together; of groups only the first are kept."""
+"""Sums over the flow log and the live flows, by group; only the first groups in order are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ended flows are kept in SQLite, written by a thread of their own; a query says what it covers and what it lacks."""
+"""Keeps ended flows in SQLite, written by a separate thread; queries say what they cover and what was lost."""
 
 from __future__ import annotations
 

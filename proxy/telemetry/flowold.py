@@ -1,4 +1,4 @@
-"""The flow log of an earlier version of the proxy: its records are taken over into the new file."""
+"""Imports the flow log of an earlier version of the proxy into the new file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a query finds in the file of ended flows, within a time."""
+"""Runs a query over the file of ended flows, within a time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit log: records as JSON lines, in files that are rotated, written by a thread of their own."""
+"""The audit log: records as JSON lines in rotated files, written by a separate thread."""
 
 from __future__ import annotations
 

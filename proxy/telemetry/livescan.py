@@ -1,4 +1,4 @@
-"""A look at every live flow in slices, with packets in between: 100,000 of them take a tenth of a second."""
+"""Scans all live flows in slices, handling packets in between: 100,000 flows take 0.1 s."""
 
 from __future__ import annotations
 

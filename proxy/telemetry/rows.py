@@ -1,4 +1,4 @@
-"""A flow record as a row of the flow log, and back: nothing is lost, and a row takes a fifth of the record's JSON.
+"""A flow record as a row of the flow log and back, without loss, in a fifth of the record's JSON.
 
 What filters look at are columns of a narrow table, so that reading all of it is quick; the rest is one small body.
 """

@@ -1,4 +1,4 @@
-"""Texts that many records share are stored once: `words` gives each a number, and forgets it when no record uses it."""
+"""Stores strings that many records share once: `words` numbers them, and deletes those that no record uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that is not there, and one exchange of its: what it sends, what comes back, and what is said about it."""
+"""An exchange of a simulated client: what it sends, what it receives, and what is recorded about it."""
 
 from __future__ import annotations
 

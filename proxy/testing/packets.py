@@ -1,4 +1,4 @@
-"""Packets of hosts that are not there, made and told of in a few words."""
+"""Builds packets of simulated hosts, and describes packets in a few words."""
 
 from __future__ import annotations
 

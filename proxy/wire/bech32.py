@@ -1,4 +1,4 @@
-"""Bech32 (BIP 173): bytes with a name and a checksum, in letters that are not mistaken for each other."""
+"""Bech32 (BIP 173): bytes as text with a prefix and a checksum."""
 
 from __future__ import annotations
 

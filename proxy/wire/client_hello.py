@@ -1,4 +1,4 @@
-"""The first message of a TLS client (RFC 8446 4.1.2), as far as it says where it goes and who speaks; and its JA4.
+"""The first message of a TLS client (RFC 8446 4.1.2), as far as it identifies server and client; and its JA4.
 
 Bytes may end anywhere: the answer is then the number of bytes that are needed at least, so that one byte at a time
 costs its sender more than the reader. A hello may be split over segments and over records; what grows beyond

@@ -1,4 +1,4 @@
-"""Congestion marks across tunnels: what the outer header gets, and what the inner one keeps (RFC 6040)."""
+"""Congestion marks across tunnels: how they are copied to the outer header and back (RFC 6040)."""
 
 from __future__ import annotations
 

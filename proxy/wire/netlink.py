@@ -1,4 +1,4 @@
-"""Framing of netlink: messages one after another in a datagram, and attributes in a message (netlink(7))."""
+"""Netlink framing: messages in a datagram, and attributes in a message (netlink(7))."""
 
 from __future__ import annotations
 

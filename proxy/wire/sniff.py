@@ -1,4 +1,4 @@
-"""What a client's first bytes are: TLS, HTTP/1, HTTP/2, SSH, or nothing that is known."""
+"""Identifies a client's first bytes: TLS, HTTP/1, HTTP/2, SSH, or unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each kind of node is made of: the steps that its planner adds to a draft. One file and one line for a kind."""
+"""The planners, one for each kind of node: each adds steps to a draft. A new kind is one file and one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program of the user's: its namespace, its process, and what it must do to count as ready."""
+"""Plans a user's program: its namespace, its process, and its readiness probe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy under test: its namespace, its `proxy.yaml`, its process and its sockets."""
+"""Plans the proxy under test: its namespace, its `proxy.yaml`, its process and its sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A router: a namespace that forwards."""
+"""Plans a router: a namespace that forwards."""
 
 from __future__ import annotations
 

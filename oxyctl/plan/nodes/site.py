@@ -1,4 +1,4 @@
-"""A site's router: its namespace, and its tunnel to the proxy as `plan.site_tunnels` makes it."""
+"""Plans a site's router: its namespace, and its tunnel to the proxy, which `plan.site_tunnels` makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Origin servers: entries in what the shared process `python -m oxyctl.services` serves."""
+"""Plans origin servers: entries in the configuration of the shared process `python -m oxyctl.services`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A WARP-like client: its namespace, and what the shared agent pumps between its TUN device and the proxy."""
+"""Plans a WARP-like client: its namespace, and its entry in the configuration of the shared agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trees into closures, with every kind checked: what a condition tests, and what it requires of single fields."""
+"""Compiles syntax trees into closures, with type checks; finds what a condition requires of single fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an expression may speak of: fields with their kinds, one set for each phase."""
+"""The fields of expressions and their types, one set for each phase."""
 
 from __future__ import annotations
 

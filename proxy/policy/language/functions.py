@@ -1,4 +1,4 @@
-"""The functions of expressions (Cloudflare Rules language, "Functions"): what each takes and gives."""
+"""The functions of expressions (Cloudflare Rules language, "Functions"): the types of their arguments and results."""
 
 from __future__ import annotations
 

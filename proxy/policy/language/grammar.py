@@ -1,4 +1,4 @@
-"""Text to tree: the grammar of expressions, and what is said of text that does not follow it."""
+"""Parses text into a syntax tree: the grammar of expressions, and the messages for text that does not match it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands for a value in an expression: a field, a part of it, or each of its elements."""
+"""The operands of expressions: a field, a part of it, or each of its elements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patterns over texts, in time that grows with the text only: RE2 expressions, and wildcards."""
+"""Pattern matching in time linear in the text: RE2 expressions, and wildcards."""
 
 from __future__ import annotations
 

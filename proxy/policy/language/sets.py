@@ -1,4 +1,4 @@
-"""Sets of values: what stands between braces and in named lists, and whether two of them can have a value in common."""
+"""Sets of values, from braces and named lists, and whether two of them can have a value in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a parsed expression: what was written, and where."""
+"""The syntax tree of an expression, with positions."""
 
 from __future__ import annotations
 
