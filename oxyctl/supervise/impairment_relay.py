@@ -1,4 +1,4 @@
-"""The process that impairs links in user space (`oxyctl.agents.impair`): started when a link needs it, and restarted when it dies.
+"""The process that impairs links in user space (`oxyctl.agents.impair`): started when needed, and restarted.
 
 A link that it impairs is unplugged from its network and plugged into a bridge of its own, with one TAP device; another
 TAP device is in the network. The node's interface is not touched, so it can be done and undone at any time. The TAP

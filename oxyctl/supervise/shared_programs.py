@@ -1,4 +1,4 @@
-"""Programs that serve many nodes or links: told by a file that has changed and SIGHUP, answering with a report.
+"""Programs that serve many nodes or links: configured by a file and SIGHUP, which they answer with a report.
 
 A node that is absent from a program, because it was stopped or has fallen with it, is left out of what that is told.
 """

@@ -1,4 +1,4 @@
-"""The tunnels of sites as `lab status` tells of them: who carries either end, and what both ends say of its health."""
+"""The tunnels of sites in `lab status`: what carries each end, and the health that each end sees."""
 
 from __future__ import annotations
 

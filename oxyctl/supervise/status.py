@@ -1,4 +1,4 @@
-"""What is told about a running lab: the structure of `lab status`, and how each node's state is found."""
+"""The structure of `lab status`, and how the state of each node is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PID 1 of a lab: builds it, starts and watches its programs, answers for it; when it ends, all of the lab does.
+"""PID 1 of a lab: builds it, starts and watches its programs, answers requests; the lab ends with it.
 
 `operate.up` starts it as `python -m oxyctl.supervise.supervisor RUN CHANNEL LOCK TIMEOUT`, with two descriptors. The
 channel takes events to the command, as JSON lines, until the command commits the lab; the lock is the lab's, held as

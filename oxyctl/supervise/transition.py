@@ -1,4 +1,4 @@
-"""`apply` inside the lab: what a diff says is done, or what was done of it is undone."""
+"""`apply` inside the lab: carries out a diff, or undoes what was done of it."""
 
 from __future__ import annotations
 

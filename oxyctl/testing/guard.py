@@ -1,4 +1,4 @@
-"""A process that outlives pytest: when pytest is gone without having taken its labs down, it does.
+"""A process that outlives pytest, to take its labs down if pytest was killed.
 
 It reads `+NAME` and `-NAME` from its standard input, whose end is the end of pytest, however that came.
 """

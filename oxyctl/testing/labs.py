@@ -1,4 +1,4 @@
-"""The labs of one pytest process: names of their own, shared by tests with one owner, taken down always."""
+"""The labs of one pytest process: uniquely named, shared within their scope, and always taken down."""
 
 from __future__ import annotations
 

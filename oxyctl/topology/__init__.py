@@ -1,4 +1,4 @@
-"""What a lab file says, read and checked. Pure but for reading the file; knows nothing of how a lab is made.
+"""Reads and validates lab files. Pure but for reading the file; knows nothing about how a lab is built.
 
 file            a lab file to a `Lab`
 model           a lab: networks, nodes, checks

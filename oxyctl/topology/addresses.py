@@ -1,4 +1,4 @@
-"""Who has which address: what the lab file gives, and the first free ones where it leaves the choice."""
+"""Addresses of nodes: those in the lab file, and the first free ones for nodes without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`defaults:` and `count:`: what a lab file says once is said of every node, before anything is checked.
+"""Expands `defaults:` and `count:` of a lab file into every node, before validation.
 
 The members of a group `client` with `count: 50` are `client-1` to `client-50`. In a member's texts `{i}` is its number;
 its addresses count up from the group's; its label `group` names the group. `from: client` in a check means all of them.

@@ -1,4 +1,4 @@
-"""Sites written out: the LAN of each as a network, its hosts as nodes, before anything is checked.
+"""Expands sites: the LAN of each into a network, its hosts into nodes, before validation.
 
 The k-th site of a file gets the LAN 10.k.0.0/24 and fd00:10:k::/64 unless it says another; where one of those overlaps
 what the file says, the next free number. Mistakes are still told where they were written.

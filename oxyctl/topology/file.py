@@ -1,4 +1,4 @@
-"""A lab file: read, written out, checked; what comes out of it is a `Lab`."""
+"""Loads a lab file: reads, expands and validates it, and returns a `Lab`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lab files by name: a path, a bundled lab, or what is meant without a name."""
+"""Finds lab files by name: a path, a bundled lab, or the default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the lab file says of links: mistakes with their places, and what becomes of each link."""
+"""Links in a lab file: their errors with positions, and the properties of each link."""
 
 from __future__ import annotations
 

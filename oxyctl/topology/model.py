@@ -1,4 +1,4 @@
-"""What a lab is: networks, nodes and checks. Each kind of node is in `nodes`, each kind of check in `checks`."""
+"""The structure of a lab: networks, nodes and checks. Each kind of node is in `nodes`, each kind of check in `checks`."""
 
 from __future__ import annotations
 

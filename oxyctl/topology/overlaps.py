@@ -1,4 +1,4 @@
-"""Subnets that overlap: harmless as long as no node has to tell them apart.
+"""Overlapping subnets, which are allowed as long as no node has routes to both.
 
 A proxy can, when each of its tenants is bound to a network: it then never chooses between two by their addresses.
 """

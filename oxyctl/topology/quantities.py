@@ -1,4 +1,4 @@
-"""How a lab file writes durations, shares and lists of one."""
+"""Durations, percentages and one-element lists in lab files."""
 
 from __future__ import annotations
 

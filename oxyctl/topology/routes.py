@@ -1,4 +1,4 @@
-"""What a route is: where packets go, by which link and next hop, and the mistake that one can be."""
+"""Static routes: destination, link and next hop, and their errors."""
 
 from __future__ import annotations
 

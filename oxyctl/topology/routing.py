@@ -1,4 +1,4 @@
-"""The routes of each node to what is not in its own networks: what the lab file says, and what follows from it.
+"""The routes of each node beyond its own networks: those in the lab file, and those derived from it.
 
 A host sends everything to the gateway of its networks, or to the only router on them. Where several routers are, and
 on routers themselves, each network that they lead to has a route: the shortest way, in the order of the file.

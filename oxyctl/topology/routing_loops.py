@@ -1,4 +1,4 @@
-"""Static routes that form a loop: a packet would go round until its TTL has expired."""
+"""Static routes that form a loop, in which packets would circulate until their TTL expires."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How routers join networks: the shortest paths through them, and which networks can reach each other."""
+"""Shortest paths through routers, and which networks can reach each other."""
 
 from __future__ import annotations
 

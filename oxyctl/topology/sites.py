@@ -1,4 +1,4 @@
-"""What follows for each site from the lab file: numbers, addresses of both ends of its tunnel, its MTU.
+"""Derived properties of sites: identifiers, addresses of both tunnel ends, MTU.
 
 The tunnel of the k-th site has 10.255.k.2 and fd00:255:k::2 at its own end, and at the proxy's 10.255.k.1 and
 fd00:255:k::1.

@@ -1,4 +1,4 @@
-"""The routes that tenants of a proxy say themselves: each prefix is one, each next hop is known and theirs."""
+"""The routes of a proxy's tenants: checks that prefixes are valid, and next hops known and the tenant's own."""
 
 from __future__ import annotations
 

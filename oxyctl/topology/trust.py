@@ -1,4 +1,4 @@
-"""Whose certificates a node trusts beside the system's, and whose tenants' sessions may be read."""
+"""Which authorities a node trusts beside the system's, and whose tenants' sessions may be inspected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes no sense in a lab file although every value has the right type: told with the place where it stands."""
+"""Errors in a lab file that types do not catch, each with its position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words that lab files, plans and questions to a running lab have in common."""
+"""Constants that lab files, plans and requests to a running lab have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traffic generators: what runs inside a node's namespace, `python -m oxyctl.traffic`, and the client that starts it.
+"""Traffic generators, which run inside a node's namespace as `python -m oxyctl.traffic`, and their client.
 
 The program reads requests from standard input and writes progress and reports to standard output, all as lines of JSON
 (`client` holds both ends of that contract). It knows nothing of labs.

@@ -1,4 +1,4 @@
-"""The other end of `python -m oxyctl.traffic`: start it where the traffic shall come from, ask it, follow it."""
+"""The client of `python -m oxyctl.traffic`: starts it in a node, and follows its progress."""
 
 from __future__ import annotations
 

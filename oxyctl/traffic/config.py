@@ -1,4 +1,4 @@
-"""What can be asked of the generators: one structure for each kind of traffic."""
+"""The requests to the generators: one structure for each kind of traffic."""
 
 from __future__ import annotations
 

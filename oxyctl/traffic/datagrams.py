@@ -1,4 +1,4 @@
-"""What the datagram kinds share: which answer belongs to which datagram, and what order and timing say."""
+"""What the datagram kinds share: matching answers to datagrams, and measuring order and jitter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exchanges in time: as many at once as may be (closed loop), or one whenever it is due (open loop)."""
+"""Schedules exchanges: a fixed number at once (closed loop), or at a fixed rate (open loop)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why an exchange failed, as one word that can be counted, compared and expected."""
+"""Why an exchange failed, as one word to count and compare."""
 
 from __future__ import annotations
 

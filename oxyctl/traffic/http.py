@@ -1,4 +1,4 @@
-"""HTTP requests by h11, over connections that are used again or not."""
+"""HTTP requests by h11, over connections that are kept alive or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a request to its report: find the address, run the generator of that kind, tell progress meanwhile."""
+"""Carries out a request: resolves the address, runs the generator, reports progress and the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened, counted as it happens: exchanges, failures by kind, bytes, and the distribution of latencies."""
+"""Counts exchanges, failures by kind and bytes, and keeps the distribution of latencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`host:port` and URLs as they are typed, taken apart."""
+"""Parses `host:port` and URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clock that wakes to the microsecond: asyncio's own timers wake on whole milliseconds, up to one too late."""
+"""A timer with microsecond resolution: asyncio's own timers may be up to a millisecond late."""
 
 from __future__ import annotations
 

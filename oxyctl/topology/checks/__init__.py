@@ -1,4 +1,4 @@
-"""What `checks:` of a lab file may say: what must be true of the lab while it runs. `oxyctl.checks` tries it.
+"""The schema of `checks:` in a lab file. `oxyctl.checks` runs them.
 
 base      what every check has
 probes    checks that are tried from inside a node

@@ -1,4 +1,4 @@
-"""What checks share: the nodes that they are tried from, and how their values are checked."""
+"""What checks share: the nodes that they run from, and how their values are validated."""
 
 from __future__ import annotations
 

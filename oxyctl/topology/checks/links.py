@@ -1,4 +1,4 @@
-"""Steps and checks that have to do with links: one that is impaired on the way, and what became of a site's tunnel."""
+"""Steps and checks about links: impairing a link, and the health of a site's tunnel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that are tried from inside a node: requests, connects, datagrams, programs, and what must not arrive."""
+"""Checks from inside a node: requests, connects, datagrams, programs, and what must not arrive."""
 
 from __future__ import annotations
 

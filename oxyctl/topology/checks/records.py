@@ -1,4 +1,4 @@
-"""Checks of what a proxy says: the records of its flows, and its counters."""
+"""Checks of a proxy's flow records and counters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check expects of a value: the value itself, one of several, or a comparison."""
+"""Expected values in checks: a value, one of several, or a comparison."""
 
 from __future__ import annotations
 

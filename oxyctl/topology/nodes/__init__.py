@@ -1,4 +1,4 @@
-"""What a lab file may say of each kind of node. A new kind is one file here and one line in `AnyNode`.
+"""The schema of each kind of node. A new kind is one file here and one line in `AnyNode`.
 
 What it is made of is planned by the file of the same name in `oxyctl.plan.nodes`.
 """

@@ -1,4 +1,4 @@
-"""Any program of the user's, in a namespace of its own."""
+"""Any program, in a namespace of its own."""
 
 from __future__ import annotations
 

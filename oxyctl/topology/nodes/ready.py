@@ -1,4 +1,4 @@
-"""`ready:` of a program: what it must do before the lab counts it as ready."""
+"""`ready:` of a program: the probe that tells when it is ready."""
 
 from __future__ import annotations
 
