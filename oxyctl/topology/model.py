@@ -1,4 +1,4 @@
-"""The structure of a lab: networks, nodes and checks. Each kind of node is in `nodes`, each kind of check in `checks`."""
+"""A lab: networks, nodes and checks. Each kind of node is in `nodes`, each kind of check in `checks`."""
 
 from __future__ import annotations
 
