@@ -54,6 +54,7 @@ from proxy.stream.tcp import TcpPlane
 from proxy.stream.udp_tunnel import open_session
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.jsonlines import JsonLines
+from proxy.telemetry.ssh_view import SSHView
 from proxy.telemetry.view import View
 from proxy.wire.virtio import HEADER_BYTES
 
@@ -120,6 +121,9 @@ class Proxy:
         if self._judge is not None:
             self._inspectors.set_policies(self._judge.policies)
             self._judge.subscribe(self._inspectors.set_policies)
+        if any(tenant.inspection.ssh is not None for tenant in settings.tenants.values()):
+            keys = self._inspectors.lender.ssh.keys
+            self._view.ssh = SSHView(self._inspectors, keys, settings.tenants, settings.state)
         self._lifecycle.subscribe(flow_log.submit, "end")
         if (audit := settings.records.audit) is not None and audit.events:
             lines = JsonLines(audit)

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from oxyctl.cli import flows, lab, policy, traffic
+from oxyctl.cli import flows, lab, policy, ssh, traffic
 from oxyctl.cli.apply import apply
 from oxyctl.cli.capture import capture
 from oxyctl.cli.check import check
@@ -17,6 +17,7 @@ from oxyctl.cli.graph import graph
 from oxyctl.cli.impair import impair
 from oxyctl.cli.inside import exec, logs, shell
 from oxyctl.cli.nodes import kill, restart, start, stop
+from oxyctl.cli.replay import replay
 from oxyctl.cli.routes import routes
 from oxyctl.cli.schema import schema
 from oxyctl.cli.status import status
@@ -45,8 +46,10 @@ lab.app.command("check")(check)
 lab.app.command("graph")(graph)
 lab.app.command("schema")(schema)
 app.add_typer(lab.app, name="lab")
+flows.app.command("replay")(replay)
 app.add_typer(flows.app, name="flows")
 app.add_typer(policy.app, name="policy")
+app.add_typer(ssh.app, name="ssh")
 app.add_typer(traffic.app, name="traffic")
 app.command("status")(status)
 app.command("top")(top)

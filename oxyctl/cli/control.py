@@ -12,6 +12,7 @@ from oxyctl.cli.completion import complete_proxy
 
 if TYPE_CHECKING:
     from proxy.control.client import ControlClient
+    from proxy.control.recordings import RecordedSessions
     from proxy.control.store import RecordedFlows
 
 COMPLETION_TIMEOUT_S = 0.5
@@ -44,15 +45,29 @@ def connect(lab: str | None, node: str | None, control: str | None, *, timeout_s
     return ControlClient(control, timeout_s=timeout_s)
 
 
+def recorded_sessions(lab: str | None, node: str | None, control: str | None) -> RecordedSessions | None:
+    """The recordings of SSH sessions of that proxy, should it be gone; None: nobody knows where. LabNotFound."""
+    from oxyctl.operate.recorded_flows import recordings_beside
+
+    place = _control_of(lab, node, control)
+    return None if place is None else recordings_beside(place)
+
+
 def recorded(lab: str | None, node: str | None, control: str | None) -> RecordedFlows | None:
     """What that proxy recorded, should it be gone; None: nothing, or nobody knows where. LabNotFound, UsageError."""
     from oxyctl.operate.recorded_flows import recorded_beside
 
-    if control is None:
-        from oxyctl.supervise.state import find_proxy, find_remains
+    place = _control_of(lab, node, control)
+    return None if place is None else recorded_beside(place)
 
-        control = find_proxy(find_remains(lab), node).control
-    return None if control is None else recorded_beside(control)
+
+def _control_of(lab: str | None, node: str | None, control: str | None) -> str | None:
+    """Where the control socket of that proxy stood."""
+    if control is not None:
+        return control
+    from oxyctl.supervise.state import find_proxy, find_remains
+
+    return find_proxy(find_remains(lab), node).control
 
 
 @contextlib.contextmanager

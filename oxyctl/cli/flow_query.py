@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from oxyctl.cli.control import connect, recorded, tenants
+from oxyctl.cli.control import connect, recorded, recorded_sessions, tenants
 from oxyctl.cli.flow_options import FlowFormat
 
 if TYPE_CHECKING:
     from oxyctl.render.output import FlowOutput
     from proxy.control.client import ControlClient
+    from proxy.control.recordings import RecordedSessions
     from proxy.control.schema import RequestRecord
     from proxy.control.store import RecordedFlows
 
 Pairs = list[tuple[str, str]]
 T = TypeVar("T")
 
-_SUBCOMMANDS = ("watch", "get", "kill", "stats", "explain", "export", "sql", "requests")
+_SUBCOMMANDS = ("watch", "get", "kill", "stats", "explain", "export", "sql", "requests", "replay")
 _OF_REQUESTS = {"http_status": "status", "http_method": "method"}  # flags whose parameters have other names
 _NOT_ASKED = ("lab", "node", "control", "output", "format_", "fields", "statement", "not_", "all_tenants", "tenant")
 _NAMES = {"id_": "id", "not_id_": "not_id"}  # `id` itself is taken in Python
@@ -51,6 +52,13 @@ class Typed:
     def ask(self, question: Callable[[ControlClient | RecordedFlows], T], *, is_told: bool = True) -> tuple[T, bool]:
         """The answer, and whether it is a running proxy's; one that is gone left what it recorded, and that is said
         where `is_told`."""
+        return self._ask(question, recorded, is_told)
+
+    def ask_recordings(self, question: Callable[[ControlClient | RecordedSessions], T]) -> tuple[T, bool]:
+        """The same about recordings of SSH sessions."""
+        return self._ask(question, recorded_sessions, is_told=False)
+
+    def _ask(self, question: Callable[[Any], T], left_by: Callable[..., Any], is_told: bool) -> tuple[T, bool]:
         from oxyctl.cli.output import say
         from oxyctl.errors import LabNotFound
         from proxy.control.client import ProxyGone
@@ -60,7 +68,7 @@ class Typed:
         except (ProxyGone, LabNotFound):
             store = None
             with contextlib.suppress(LabNotFound):
-                store = recorded(*self._place())
+                store = left_by(*self._place())
             if store is None or self.flags.get("scope") == "live":
                 raise
         answer = question(store)

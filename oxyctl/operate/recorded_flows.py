@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from proxy.control.recordings import RecordedSessions
 from proxy.control.store import RecordedFlows
 from proxy.settings import DocumentError, load
 
 SETTINGS, STORE = "proxy.yaml", "flows.db"  # what it is called by default
+
+
+def recordings_beside(control: str | Path) -> RecordedSessions | None:
+    """The recordings of SSH sessions of that proxy: by its settings, if they are there."""
+    home = Path(control).absolute().parent
+    try:
+        place = Path(load(home / SETTINGS).state) / "recordings"
+    except (DocumentError, OSError):
+        return None
+    return RecordedSessions(place) if place.is_dir() else None
 
 
 def recorded_beside(control: str | Path) -> RecordedFlows | None:

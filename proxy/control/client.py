@@ -19,9 +19,12 @@ from proxy.control.schema import (
     FlowRecord,
     FlowsAnswer,
     GroupsAnswer,
+    HostKey,
     Lost,
+    Recording,
     RouteInfo,
     RoutesChange,
+    Screen,
     Status,
     TunnelInfo,
 )
@@ -123,6 +126,39 @@ class ControlClient:
     def kill(self, flow_id: str, pairs: Pairs) -> None:
         """End a live flow; ControlError with status 404 when there is none."""
         self._request("DELETE", f"/v1/flows/{quote(flow_id, safe='')}", pairs)
+
+    def host_keys(self, tenant: str | None = None) -> list[HostKey]:
+        """The SSH host keys of this tenant, or of all."""
+        return self._items(HostKey, "/v1/ssh/host-keys", [] if tenant is None else [("tenant", tenant)])
+
+    def rotate_host_key(self, tenant: str) -> HostKey:
+        """A new SSH host key, for sessions that begin from now on."""
+        answer = self._request("POST", f"/v1/ssh/host-keys/{quote(tenant, safe='')}", body=b"")
+        return self._decode(HostKey, self._decode(_Items, answer).items[0])
+
+    def end_ssh(self, identifier: str, pairs: Pairs) -> None:
+        """End an SSH session, by its flow's id, or one channel. ControlError with status 404 when there is none."""
+        self._request("DELETE", f"/v1/ssh/sessions/{quote(identifier, safe='')}", pairs)
+
+    @contextlib.contextmanager
+    def watch_ssh(self, channel_id: str, pairs: Pairs) -> Iterator[Iterator[Screen]]:
+        """What the terminal of an SSH channel shows, until the channel is over."""
+        connection = _UnixConnection(self._path, self._timeout_s)
+        try:
+            with self._open(connection, "GET", f"/v1/ssh/sessions/{quote(channel_id, safe='')}/watch", pairs) as lines:
+                connection.socket.settimeout(None)  # the next event may be hours away
+                yield (self._decode(Screen, line) for line in self._lines(lines))
+        finally:
+            connection.close()
+
+    def recordings(self, identifier: str, pairs: Pairs) -> list[Recording]:
+        """The recordings of an SSH channel, or of all of a flow."""
+        return self._items(Recording, "/v1/ssh/recordings", [*pairs, ("id", identifier)])
+
+    def recording(self, found: Recording) -> bytes:
+        """The file. ControlError with status 404 when it is there no more."""
+        path = f"/v1/ssh/recordings/{quote(found.name, safe='')}"
+        return self._request("GET", path, [("tenant", found.tenant)])
 
     @contextlib.contextmanager
     def watch(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Lost]]:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from proxy.control import policies
+from proxy.control import policies, ssh
 from proxy.control.exporting import export
 from proxy.control.http11 import HttpError, Request, Response
 from proxy.control.listing import CHILD_KINDS, encode_children, encode_page, list_flows
@@ -47,7 +47,7 @@ class Routes:
 
     def __init__(self, view: ProxyView) -> None:
         self._view = view
-        self.watchers: set[Watcher] = set()
+        self.watchers: set[Watcher | ssh.ScreenWatcher] = set()
         self._routes = [
             Route(re.compile(r"/v1/status"), {"GET": self._status}),
             Route(re.compile(r"/v1/tunnels"), {"GET": self._tunnels}),
@@ -58,6 +58,12 @@ class Routes:
             Route(re.compile(r"/v1/flows/watch"), {"GET": self._watch}),
             Route(re.compile(r"/v1/flows/([^/]+)"), {"GET": self._flow, "DELETE": self._kill}),
             Route(re.compile(r"/v1/(requests|channels|files)"), {"GET": self._children}),
+            Route(re.compile(r"/v1/ssh/host-keys"), {"GET": self._host_keys}),
+            Route(re.compile(r"/v1/ssh/host-keys/([^/]+)"), {"POST": self._rotate_host_key}),
+            Route(re.compile(r"/v1/ssh/sessions/([^/]+)"), {"DELETE": self._end_ssh}),
+            Route(re.compile(r"/v1/ssh/sessions/([^/]+)/watch"), {"GET": self._watch_ssh}),
+            Route(re.compile(r"/v1/ssh/recordings"), {"GET": self._recordings}),
+            Route(re.compile(r"/v1/ssh/recordings/([^/]+)"), {"GET": self._recording}),
             Route(re.compile(r"/v1/policies"), {"GET": self._policies}),
             Route(re.compile(r"/v1/policies/explain"), {"POST": self._explain}),
             Route(re.compile(r"/v1/reload"), {"POST": self._reload}),
@@ -76,7 +82,7 @@ class Routes:
         raise HttpError(
             404,
             f"no such path: {request.path}; see /v1/status, /v1/tunnels, /v1/routes, /v1/flows, /v1/requests, "
-            "/v1/channels, /v1/files, /v1/policies, /metrics",
+            "/v1/channels, /v1/files, /v1/ssh/host-keys, /v1/ssh/recordings, /v1/policies, /metrics",
         )
 
     async def _answer(
@@ -151,6 +157,36 @@ class Routes:
             self.watchers.discard(watcher)
 
         return Response(body=watcher.chunks(), content_type=_NDJSON, is_watch=True, done=done)
+
+    async def _host_keys(self, pairs: Pairs) -> Response:
+        _only(pairs, "tenant")
+        return _envelope("ssh-host-keys", ssh.host_keys(self._view, dict(pairs).get("tenant")))
+
+    async def _rotate_host_key(self, pairs: Pairs, tenant: str, body: bytes) -> Response:
+        _only(pairs)
+        return _envelope("ssh-host-keys", [ssh.rotated(self._view, tenant)])
+
+    async def _end_ssh(self, pairs: Pairs, identifier: str) -> Response:
+        ssh.end(self._view, identifier, _query(pairs, tuple(TENANT)).tenant)
+        return _envelope("ended", [{"id": identifier}])
+
+    async def _watch_ssh(self, pairs: Pairs, channel_id: str) -> Response:
+        watcher = ssh.ScreenWatcher(self._view, channel_id, _query(pairs, tuple(TENANT)).tenant)
+        self.watchers.add(watcher)
+
+        def done() -> None:
+            watcher.unwatch()
+            self.watchers.discard(watcher)
+
+        return Response(body=watcher.chunks(), content_type=_NDJSON, is_watch=True, done=done)
+
+    async def _recordings(self, pairs: Pairs) -> Response:
+        tenant = _query([pair for pair in pairs if pair[0] != "id"], tuple(TENANT)).tenant
+        return _envelope("ssh-recordings", ssh.recordings(self._view, pairs, tenant))
+
+    async def _recording(self, pairs: Pairs, name: str) -> Response:
+        body = ssh.recording(self._view, name, _query(pairs, tuple(TENANT)).tenant)
+        return Response(body=body, content_type="application/octet-stream")
 
     async def _policies(self, pairs: Pairs) -> Response:
         _only(pairs, "tenant", "text")

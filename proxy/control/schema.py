@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from proxy.control.ssh_schema import HostKey, Recording, Screen, SSHView
 from proxy.flow.child import Child, ChildKind, ChildPage, ChildQuery, StoredChild
 from proxy.flow.childparameters import CHILD_PARAMETERS, parse_children
 from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, Group, GroupsPage, GroupsQuery, Sums
@@ -62,6 +63,7 @@ __all__ = [
     "GroupsAnswer",
     "GroupsPage",
     "GroupsQuery",
+    "HostKey",
     "InspectorStatus",
     "KernelOffRampStatus",
     "Level",
@@ -69,10 +71,13 @@ __all__ = [
     "Page",
     "ProxyView",
     "QueryError",
+    "Recording",
     "RecordsStatus",
     "RequestRecord",
     "RouteInfo",
     "RoutesChange",
+    "SSHView",
+    "Screen",
     "State",
     "Status",
     "StoredChild",
@@ -294,6 +299,9 @@ class ProxyView(Protocol):
     def policy(self) -> PolicyView | None:
         """The policies in force; None where the settings name none."""
         ...
+
+    @property
+    def ssh(self) -> SSHView | None: ...
 
     def status(self) -> Status: ...
 

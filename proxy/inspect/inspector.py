@@ -27,6 +27,7 @@ from proxy.session.messages import (
     Configure,
     DialAnswer,
     Drain,
+    EndChannel,
     HookAnswer,
     HookWanted,
     Kill,
@@ -36,6 +37,7 @@ from proxy.session.messages import (
     Part,
     RecordingAnswer,
     SignatureAnswer,
+    WatchChannel,
     decode_configuration,
 )
 from proxy.verdict import Decision, Ruling, Verdict
@@ -136,6 +138,9 @@ class Inspector:
             if then is not None:
                 with self.turn:
                     then(message, descriptors)
+        elif isinstance(message, WatchChannel | EndChannel):
+            if (session := self.sessions.get(message.session)) is not None and session.channels is not None:
+                session.channels.take(message)
         elif isinstance(message, Kill):
             if (session := self.sessions.get(message.session)) is not None:
                 session.killed()

@@ -18,7 +18,19 @@ from proxy.inspect.tls import TenantTLS
 from proxy.policy.phases import Phase
 from proxy.poller import Poller
 from proxy.session.facts import FlowFacts
-from proxy.session.messages import DialAnswer, DialWanted, Ended, LeafAnswer, LeafWanted, Pass, ReadLevel, Record, Seen
+from proxy.session.messages import (
+    DialAnswer,
+    DialWanted,
+    EndChannel,
+    Ended,
+    LeafAnswer,
+    LeafWanted,
+    Pass,
+    ReadLevel,
+    Record,
+    Seen,
+    WatchChannel,
+)
 from proxy.verdict import Decision, Ruling
 
 FINISH_S = 30.0  # for a far end that does not take what is queued for it
@@ -36,6 +48,12 @@ class Stage(Protocol):
     def stop(self) -> None:
         """Nobody waits for it any more."""
         ...
+
+
+class Channels(Protocol):
+    """The SSH channels of a session, which the proxy reaches from outside."""
+
+    def take(self, message: WatchChannel | EndChannel) -> None: ...
 
 
 class Home(Protocol):
@@ -67,13 +85,14 @@ class Home(Protocol):
 class Session:
     """A `SessionView`. It is over once, and tells the proxy how."""
 
-    __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_sockets", "_streams", "decisions", "flow",
-                 "handler", "level", "number", "origin_error", "protocol", "stage", "timer_due", "timer_slot",
+    __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_sockets", "_streams", "channels", "decisions",
+                 "flow", "handler", "level", "number", "origin_error", "protocol", "stage", "timer_due", "timer_slot",
                  "tls_record")  # fmt: skip
 
     def __init__(self, home: Home, number: int, flow: FlowFacts, level: ReadLevel, client: socket.socket,
                  origin: socket.socket) -> None:  # fmt: skip
         self._home, self.number, self.flow, self.level = home, number, flow, level
+        self.channels: Channels | None = None  # where it has some
         self._sockets: dict[Side, socket.socket] = {Side.CLIENT: client, Side.ORIGIN: origin}
         self._streams: dict[Side, SocketStream] = {}
         self._beside: list[Dial] = []

@@ -14,6 +14,9 @@ from proxy.session.ssh import SSHRules
 from proxy.verdict import Decision, Verdict
 
 ReadLevel = Literal["tls", "http", "ssh"]
+ScreenEvent = tuple[
+    float, str, str
+]  # Unix time; `o`, `i`, `r` or `x` as in asciicast; what is shown, typed, or the size
 
 
 class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,6 +104,22 @@ class Kill(msgspec.Struct, tag="kill", frozen=True):
     session: int
 
 
+class WatchChannel(msgspec.Struct, tag="watch-channel", frozen=True):
+    """Somebody watches the terminal of an SSH channel, or does not any more."""
+
+    session: int
+    channel: str
+    is_wanted: bool
+
+
+class EndChannel(msgspec.Struct, tag="end-channel", frozen=True):
+    """The SSH channel, or (None) each one of the session, has to end; its user reads why."""
+
+    session: int
+    channel: str | None
+    why: str
+
+
 class Drain(msgspec.Struct, tag="drain", frozen=True):
     """Let every session end politely."""
 
@@ -146,6 +165,17 @@ class Record(msgspec.Struct, tag="record", frozen=True):
     session: int
     child: bytes  # JSON
     kind: str  # the name of its structure
+
+
+class Shown(msgspec.Struct, tag="shown", frozen=True):
+    """What the terminal of an SSH channel has shown, for who watches it."""
+
+    session: int
+    channel: str
+    events: list[ScreenEvent] = []
+    size: tuple[int, int] | None = None  # columns and rows, with the first
+    lost: int = 0  # characters after these events that were too many to tell
+    is_over: bool = False
 
 
 class LeafWanted(msgspec.Struct, tag="leaf-wanted", frozen=True):
@@ -202,7 +232,18 @@ class Learnt(msgspec.Struct, tag="learnt", frozen=True):
 
 
 ToInspector = (
-    Part | Open | LeafAnswer | DialAnswer | SignatureAnswer | RecordingAnswer | HookAnswer | Learnt | Kill | Drain
+    Part
+    | Open
+    | LeafAnswer
+    | DialAnswer
+    | SignatureAnswer
+    | RecordingAnswer
+    | HookAnswer
+    | Learnt
+    | Kill
+    | Drain
+    | WatchChannel
+    | EndChannel
 )
 ToProxy = (
     Ready
@@ -216,6 +257,7 @@ ToProxy = (
     | RecordingWanted
     | HookWanted
     | Learnt
+    | Shown
 )
 
 PART_BYTES = 64 << 10

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from proxy.session.messages import (
     Record,
     RecordingWanted,
     Seen,
+    Shown,
     SignatureWanted,
     decode_to_proxy,
     parts,
@@ -49,6 +50,7 @@ from proxy.settings.inspection import InspectorCount
 from proxy.stream.handed import Handed, facts_of
 from proxy.stream.lending import Lender
 from proxy.stream.lifecycle import Lifecycle
+from proxy.stream.terminals import Terminals
 from proxy.verdict import ALLOW, Verdict
 
 log = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class InspectorHandle:
 
     def kill(self, handed: Handed) -> None:
         self.sessions.pop(handed.number, None)
+        self._pool.terminals.ended(handed.number)
         self.channel.send(Kill(handed.number))
 
     def receive(self, message: Any, descriptors: list[int]) -> None:
@@ -125,10 +128,13 @@ class InspectorHandle:
             self.channel.send(self._pool.lender.sign(handed.flow.tenant.name, message))
         elif isinstance(message, RecordingWanted):
             self._record(handed, message)
+        elif isinstance(message, Shown):
+            self._pool.terminals.shown(message)
         elif isinstance(message, Learnt):
             self._pool.learn(handed.flow.tenant.name, message.host, message.why)
         elif isinstance(message, Ended):
             del self.sessions[message.session]
+            self._pool.terminals.ended(message.session)
             handed.ended(message)
             self._pool.note_idle()
         elif isinstance(message, Pass):
@@ -167,6 +173,7 @@ class InspectorHandle:
         sessions, self.sessions = list(self.sessions.values()), {}
         self._pool.lost(self, len(sessions))
         for handed in sessions:
+            self._pool.terminals.ended(handed.number)
             handed.died()
 
 
@@ -184,6 +191,7 @@ class Inspectors:
         """`count`: `auto` one for each core, 0 in this process. `child` gets the child records of flows."""
         self.lender, self.child = lender, child
         self.most = len(os.sched_getaffinity(0)) if count == "auto" else count
+        self.terminals = Terminals()
         self.handles: list[InspectorHandle] = []
         self.deaths = 0
         self._poller, self._loop = poller, loop
@@ -226,6 +234,20 @@ class Inspectors:
         self.lender.configuration = msgspec.structs.replace(self.lender.configuration, policies=carried)
         for handle in self.handles:
             self._configure(handle)
+
+    def renew(self, tenant: str) -> None:
+        """Let new SSH sessions of this tenant have its keys as they are now. ProxyError."""
+        self.lender.renew_ssh(tenant)
+        for handle in self.handles:
+            self._configure(handle)
+
+    def session_of(self, flow_id: str, tenants: Container[str]) -> tuple[int, Channel] | None:
+        """The session of a live flow that is read, and the channel to its inspector; None: these have none."""
+        for handle in self.handles:
+            for number, handed in handle.sessions.items():
+                if handed.flow.id == flow_id and handed.flow.tenant.name in tenants:
+                    return number, handle.channel
+        return None
 
     def learn(self, tenant: str, host: str, why: str) -> None:
         """Sessions with this host are passed from now on, for a while."""

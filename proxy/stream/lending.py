@@ -47,7 +47,7 @@ class Lender:
         settings: Settings,
     ) -> None:
         """ProxyError for roots that cannot be read."""
-        self.authorities = authorities
+        self.authorities, self._tenants = authorities, tenants
         self._poller, self._loop, self._connect_s = poller, loop, settings.timeouts.connect_s
         self.ssh = SSHLender(settings.state)
         rules = {name: self._rules(name, inspection) for name, inspection in tenants.items()}
@@ -69,6 +69,14 @@ class Lender:
         if rules is None:
             return SignatureAnswer(wanted.request, error="this tenant's SSH sessions are not read")
         return self.ssh.sign(tenant, wanted, rules.certificate_s)
+
+    def renew_ssh(self, tenant: str) -> None:
+        """Tell inspectors of its SSH keys as they are now, with the next configuration. ProxyError."""
+        inspection = self._tenants[tenant]
+        assert inspection.ssh is not None
+        rules = msgspec.structs.replace(self.configuration.tenants[tenant], ssh=self.ssh.rules(tenant, inspection.ssh))
+        tenants = {**self.configuration.tenants, tenant: rules}
+        self.configuration = msgspec.structs.replace(self.configuration, tenants=tenants)
 
     def dial(self, flow: Flow, wanted: DialWanted, then: Dialled) -> None:
         """Connect to the flow's own origin, or to the one that is named, by a socket of the host's."""

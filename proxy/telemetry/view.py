@@ -21,6 +21,7 @@ from proxy.control.schema import (
     RecordsStatus,
     RouteInfo,
     RoutesChange,
+    SSHView,
     Status,
     TenantStatus,
     TunnelInfo,
@@ -82,6 +83,7 @@ class View:
         self.audit: JsonLines | None = None
         self.state: Literal["running", "draining"] = "running"
         self.policy: PolicyView | None = None
+        self.ssh: SSHView | None = None
         self._node, self._tenants, self._lifecycle, self._log = node, tenants, lifecycle, flow_log
         self._namespace, self._pumps, self._ramps, self._ports = namespace, pumps, ramps, ports
         self._kernel, self._kernel_problem = kernel, kernel_problem

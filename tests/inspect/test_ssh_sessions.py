@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from proxy.ca.ssh import SSHKeys
+from proxy.control.client import ControlError
+from proxy.control.schema import Recording
 from tests.inspect.ssh.world import SSHD, USER, make_key, sshd
 from tests.inspect.world import ReadingStage, echo, run
 from tests.netns import needs_root
@@ -98,3 +101,90 @@ def test_what_is_no_ssh_is_read_or_passed_as_before(stage, laptop, port):
         sock.sendall(b"\x00hello")
         assert sock.recv(100) == b"\x00hello"
     assert stage.record(other).level == "stream"
+
+
+WHOSE = [("tenant", "acme")]
+
+
+@contextlib.contextmanager
+def typing_at(stage, laptop, port, command="echo ready; cat", **more):
+    """A client with a terminal, once it is there."""
+    arguments = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={stage.place / 'known_hosts'}", "-o", "BatchMode=yes",
+                 "-tt", "-p", str(port), f"{USER}@{ORIGIN[4]}", command]  # fmt: skip
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with laptop.run(subprocess.Popen, arguments, **pipes, **more) as client:
+        assert client.stdout.readline() == b"ready\r\n"
+        yield client
+        client.kill()
+
+
+def open_channel(stage, port):
+    [channel] = until(lambda: stage.control.children("channels", [*WHOSE, ("scope", "live")]).items)
+    return channel
+
+
+def test_a_live_terminal_is_listed_watched_and_ended_with_words(stage, laptop, port):
+    with typing_at(stage, laptop, port) as client:
+        channel = open_channel(stage, port)
+        assert (channel.is_open, channel.kind, channel.command, channel.ssh_user) == (
+            True,
+            "exec",
+            "echo ready; cat",
+            USER,
+        )
+        with stage.control.watch_ssh(channel.channel_id, WHOSE) as screens:
+            first = next(screens)
+            assert (first.size, "".join(data for _, _, data in first.events)) == ((80, 24), "ready\r\n")
+            client.stdin.write(b"hello\n")
+            client.stdin.flush()
+            shown = ""
+            while "hello\r\nhello" not in shown:
+                shown += "".join(data for _, code, data in next(screens).events if code == "o")
+            stage.control.end_ssh(channel.channel_id, WHOSE)
+            assert [screen.is_over for screen in screens][-1]
+        assert client.wait(20) == 126
+        assert b"an administrator has ended it" in client.stderr.read()
+    [past] = stage.control.children("channels", [*WHOSE, ("id", channel.flow_id)]).items
+    assert (past.is_open, past.channel_id, past.recording) == (False, channel.channel_id, f"{channel.channel_id}.cast")
+    with pytest.raises(ControlError, match="no live SSH session"):
+        stage.control.end_ssh(channel.channel_id, WHOSE)
+
+
+def test_a_session_is_ended_by_its_flow_and_is_no_other_tenants(stage, laptop, port):
+    before = len(stage.ended(dst_port=port))
+    with typing_at(stage, laptop, port) as client:
+        flow = open_channel(stage, port).flow_id
+        for whose in [("tenant", "globex")], [("tenant", "none")]:
+            with pytest.raises(ControlError, match="no live SSH session"):
+                stage.control.end_ssh(flow, whose)
+            assert stage.control.recordings(flow, whose) == []
+        stage.control.end_ssh(flow, WHOSE)
+        assert client.wait(20) in (126, 255)
+    assert stage.record(port, before + 1).close_reason in ("client_closed", "admin_killed")
+
+
+def test_a_recording_is_fetched_by_its_flow_or_channel(stage, laptop, port):
+    with typing_at(stage, laptop, port) as client:
+        channel = open_channel(stage, port)
+        for identifier in channel.flow_id, channel.channel_id:
+            [found] = stage.control.recordings(identifier, WHOSE)
+            assert (found.channel_id, found.tenant, found.is_encrypted) == (channel.channel_id, "acme", False)
+        assert json.loads(stage.control.recording(found).splitlines()[0])["version"] == 2
+        client.stdin.close()
+    for name in "../secret.1.cast", "..%2f..%2fproxy.yaml", f"{channel.channel_id}", "":
+        with pytest.raises(ControlError):
+            stage.control.recording(Recording(name=name, tenant="acme", channel_id="", size=0))
+
+
+def test_a_new_host_key_is_met_by_new_sessions(stage, laptop, port):
+    old = stage.control.host_keys("acme")[0]
+    assert (stage.place / "known_hosts").read_text().strip() == f"* {old.public_key}"
+    new = stage.control.rotate_host_key("acme")
+    assert (new.previous, new.user_ca) == (old.public_key, old.user_ca)
+    assert ssh(stage, laptop, port, "true").returncode == 255
+    (stage.place / "known_hosts").write_text(f"* {new.public_key}\n")
+    assert ssh(stage, laptop, port, "true").returncode == 0
+    shown = subprocess.run(["ssh-keygen", "-lf", "-"], input=new.public_key, capture_output=True, text=True).stdout
+    assert new.fingerprint in shown
+    with pytest.raises(ControlError, match="no tenant"):
+        stage.control.rotate_host_key("globex")

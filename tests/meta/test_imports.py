@@ -41,6 +41,7 @@ LAYERS = (
     "proxy.offramps",  # sockets towards origins: what the stream plane dials by
     "proxy.stream",
     "proxy.onramps",
+    "proxy.control.ssh_schema",
     "proxy.control.schema",  # the shape of answers: the store of records fills it in, the server sends it
     "proxy.telemetry",
     "proxy.control",

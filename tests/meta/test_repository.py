@@ -42,7 +42,8 @@ def test_packages_hold_modules_and_nothing_else():
     """No editor's or patch's left-over: what is in the tree is what is shipped."""
     files = [path for name in ("proxy", "oxyctl") for path in (ROOT / name).rglob("*") if path.is_file()]
     others = {relative(path) for path in files if path.suffix != ".py" and not path.name.startswith(".")}
-    assert {name for name in others if "__pycache__" not in name} == {"oxyctl/py.typed", "proxy/py.typed"}
+    player = {f"oxyctl/render/player/{name}" for name in ("asciinema-player.min.js", "asciinema-player.css", "LICENSE")}
+    assert {name for name in others if "__pycache__" not in name} == {"oxyctl/py.typed", "proxy/py.typed", *player}
 
 
 def test_no_merge_is_left_half_done():

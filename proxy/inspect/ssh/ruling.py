@@ -88,18 +88,26 @@ class Ruled:
         if self.tap is not None:
             self.tap.close(self.back.status if isinstance(self.back, Back) else None)
             self.tap = None
-        if not self.kind:
-            return
+        if self.kind:
+            self.owner.view.record(self._record(front, is_open=False))
+            self.kind = ""
+
+    def opened(self) -> None:
+        """It is there: say so, for who looks at what is open."""
+        self.owner.view.record(self._record(None, is_open=True))
+
+    def _record(self, front: Tied | None, *, is_open: bool) -> ChannelRecord:
         owner, back = self.owner, self.back
         flow = owner.view.flow
         clean = isinstance(back, Back)
-        record = ChannelRecord(
+        return ChannelRecord(
             channel_id=self.channel_id,
             flow_id=flow.id,
             tenant=flow.tenant,
             user=flow.user,
             start=self._start,
             duration_ms=(time.monotonic() - self._started) * 1000,
+            is_open=is_open,
             kind=self.kind,  # type: ignore[arg-type]
             ssh_user=owner.user,
             identity=owner.identity or None,
@@ -122,8 +130,6 @@ class Ruled:
             decisions=self.decisions,
             error=self.error,
         )
-        owner.view.record(record)
-        self.kind = ""
 
 
 async def rule(ruled: Ruled) -> None:

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from proxy.errors import ProxyError
+from proxy.flow.ssh import ChannelRecord
 from proxy.inspect.session import Session
+from proxy.inspect.ssh.terminal import Terminal
+from proxy.inspect.ssh.watching import OpenChannels
 from proxy.inspect.stream import Side
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import RecordingAnswer, RecordingWanted, Seen, SignatureAnswer, SignatureWanted
@@ -28,11 +31,12 @@ class SSHSession:
     def __init__(self, session: Session, rules: SSHRules) -> None:
         self._session, self.rules = session, rules
         self._task: asyncio.Task[None] | None = None
+        self._channels = OpenChannels(session.number, session.home.send, self._later)
 
     def start(self) -> None:
         """Take over both sockets."""
         session = self._session
-        session.stage = self
+        session.stage, session.channels = self, self._channels
         session.arm(None)
         session.home.send(Seen(session.number, "ssh", "ssh", None, session.decisions))
         session.decisions = []
@@ -81,9 +85,18 @@ class SSHSession:
             raise ProxyError(said.error or "there is no place for the recording")
         return descriptor
 
+    def opened(self, channel_id: str, end: Callable[[str], None], terminal: Terminal | None) -> None:
+        self._channels.opened(channel_id, end, terminal)
+
     def record(self, child: msgspec.Struct) -> None:
+        if isinstance(child, ChannelRecord) and not child.is_open:
+            self._channels.closed(child.channel_id)
         if not self._session.is_over:
             self._session.record(child)
+
+    @staticmethod
+    def _later(seconds: float, function: Callable[[], None]) -> object:
+        return asyncio.get_running_loop().call_later(seconds, function)
 
     async def _asked(self, wanted: Any) -> tuple[Any, int | None]:
         answer: asyncio.Future[tuple[Any, int | None]] = asyncio.get_running_loop().create_future()

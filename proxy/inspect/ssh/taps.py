@@ -27,13 +27,18 @@ async def tap_for(
 
     ChannelOpenError when it has to be recorded and cannot be.
     """
-    rules = ruled.owner.view.rules
-    if ruled.subsystem == "sftp":
-        return SftpTap(ruled.file, reply, read_only=rules.file_transfer == "read-only", hashes=rules.hash_files)
-    if terminal is not None:
+    view, rules = ruled.owner.view, ruled.owner.view.rules
+    shown = None
+    if terminal is not None and ruled.subsystem != "sftp":
         shown = Terminal((size[0], size[1]), terminal, takes_input=rules.record_input, end=end)
         if rules.record:
             await _record(ruled, shown, reply)
+    ruled.terminal = terminal
+    view.opened(ruled.channel_id, end, shown)
+    ruled.opened()
+    if ruled.subsystem == "sftp":
+        return SftpTap(ruled.file, reply, read_only=rules.file_transfer == "read-only", hashes=rules.hash_files)
+    if shown is not None:
         return shown
     if ruled.command is not None and (command := parse_scp(ruled.command)) is not None:
         return ScpTap(command, ruled.file, hashes=rules.hash_files)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
+from proxy.inspect.ssh.terminal import Terminal
 from proxy.session.facts import FlowFacts
 from proxy.session.ssh import SSHRules
 from proxy.verdict import Ruling
@@ -39,6 +40,10 @@ class SSHView(Protocol):
 
     def recording(self, name: str) -> Awaitable[int]:
         """A descriptor to write a recording of this name to, which the caller closes; ProxyError when there is none."""
+        ...
+
+    def opened(self, channel_id: str, end: Callable[[str], None], terminal: Terminal | None) -> None:
+        """A session channel is open; `end` ends it, with words for the user."""
         ...
 
     def record(self, child: msgspec.Struct) -> None:

@@ -66,8 +66,11 @@ class View:
             raise ProxyError("no place for recordings")
         return os.open(self.world.recordings / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
+    def opened(self, channel_id, end, terminal):
+        self.world.opened.append((channel_id, end, terminal))
+
     def record(self, child):
-        self.world.records.append(child)
+        (self.world.begun if getattr(child, "is_open", False) else self.world.records).append(child)
 
 
 class World:
@@ -77,6 +80,7 @@ class World:
         self.place, self.origin_port = place, origin_port
         self.keys = SSHKeys(place)
         self.records, self.judged, self.asked, self.outcomes = [], [], [], []
+        self.begun, self.opened = [], []  # channels that are open
         self.hooks, self.judge, self.recordings = {}, lambda facts: None, place
         self.user = "alice@acme.example"
         self.rules = SSHRules(host_key=self.keys.host_key("acme").decode(), **{"trust_tunnel": True, **rules})

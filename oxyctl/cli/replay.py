@@ -1,0 +1,167 @@
+"""`oxyctl flows replay`: what the terminal of an SSH session has shown, played again."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oxyctl.cli.control import asking
+from oxyctl.cli.flow_options import place, whose
+from oxyctl.cli.flow_query import Typed
+from oxyctl.cli.sharing import sharing
+
+if TYPE_CHECKING:
+    from oxyctl.render.cast import Cast
+    from proxy.control.schema import Recording
+
+
+class ReplayFormat(enum.StrEnum):
+    """What a recording is told as."""
+
+    terminal = "terminal"
+    json = "json"
+    jsonl = "jsonl"
+    asciicast = "asciicast"
+
+
+@sharing(whose, place)
+def replay(
+    context: typer.Context,
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="A flow's id, or a channel's.")],
+    speed: Annotated[float, typer.Option("--speed", min=0.01, max=1000, help="So many times as fast.")] = 1.0,
+    idle_limit: Annotated[
+        str | None, typer.Option("--idle-limit", metavar="DURATION", help="Cut pauses that are longer: 2s.")
+    ] = None,
+    identity: Annotated[
+        Path | None, typer.Option("--identity", metavar="FILE", help="The age identity of an encrypted one.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page that a browser plays.")
+    ] = None,
+    replay_format: Annotated[
+        ReplayFormat, typer.Option("--format", help="Played, or its events.")
+    ] = ReplayFormat.terminal,
+    **shared: Any,
+) -> None:
+    """Play the recording of an SSH session. Exit code 4 when there is none.
+
+    Where the output is no terminal there are no pauses, unless --speed is given.
+    """
+    typed = Typed(context)
+    limit_s = _seconds(idle_limit)
+    found = _find(typed, identifier)
+    with asking():
+        data, _ = typed.ask_recordings(lambda proxy: proxy.recording(found))
+    cast = _read(data, identity)
+    if html is not None:
+        _write_page(cast, found, html, speed, limit_s)
+    elif replay_format == ReplayFormat.terminal:
+        _play(cast, speed, limit_s, has_pauses=sys.stdout.isatty() or "speed" in typed.flags)
+    else:
+        _print(cast, limit_s, replay_format)
+
+
+def _find(typed: Typed, identifier: str) -> Recording:
+    """The one that is meant. NothingMatched, UsageError."""
+    from oxyctl.errors import NothingMatched, UsageError
+    from oxyctl.render.units import bytes_text
+
+    pairs = typed.pairs()
+    with asking():
+        found, _ = typed.ask_recordings(lambda proxy: proxy.recordings(identifier, pairs))
+    if not found:
+        raise NothingMatched(f"there is no recording of {identifier}")
+    if len(found) > 1:
+        each = "\n".join(f"  {one.channel_id}  {bytes_text(one.size)}" for one in found)
+        raise UsageError(f"{identifier} has {len(found)} recordings: name one of these channels\n{each}")
+    return found[0]
+
+
+def _read(data: bytes, identity: Path | None) -> Cast:
+    """What is recorded; what is wrong with its end is said."""
+    from oxyctl.cli.output import say
+    from oxyctl.errors import UsageError
+    from oxyctl.render.cast import decrypted, read_cast
+
+    try:
+        text = None if identity is None else identity.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--identity: {identity}: {getattr(error, 'strerror', None) or error}") from None
+    clear, problem = decrypted(data, text)
+    cast = read_cast(clear)
+    if problem or cast.is_cut:
+        say(f"the end is missing: {problem or 'the last line is not whole'}")
+    return cast
+
+
+def _play(cast: Cast, speed: float, limit_s: float | None, *, has_pauses: bool) -> None:
+    import time
+
+    from oxyctl.render.cast import play
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def no_pause(seconds: float) -> None:
+        pass
+
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know every character
+    with contextlib.suppress(KeyboardInterrupt):
+        play(cast.moments, write, time.sleep if has_pauses else no_pause, speed=speed, idle_limit_s=limit_s)
+
+
+def _print(cast: Cast, limit_s: float | None, output: ReplayFormat) -> None:
+    from oxyctl.cli.output import print_envelope
+    from oxyctl.render.cast import shortened
+
+    moments = cast.moments if limit_s is None else shortened(cast.moments, limit_s)
+    if output == ReplayFormat.asciicast:
+        from oxyctl.render.player import asciicast
+
+        sys.stdout.write(asciicast(cast._replace(moments=list(moments))))
+        return
+    events = [moment._asdict() for moment in moments]
+    if output == ReplayFormat.json:
+        size = {"columns": cast.columns, "rows": cast.rows, "timestamp": cast.timestamp}
+        print_envelope("recording", events, **size)
+        return
+    import json
+
+    for event in events:
+        print(json.dumps(event))
+
+
+def _write_page(cast: Cast, found: Recording, path: Path, speed: float, limit_s: float | None) -> None:
+    from oxyctl.cli.output import say
+    from oxyctl.errors import OxyctlError
+    from oxyctl.render.cast import shortened
+    from oxyctl.render.player import page
+
+    moments = cast.moments if limit_s is None else shortened(cast.moments, limit_s)
+    text = page(cast._replace(moments=moments), f"{found.tenant}: {found.channel_id}", speed=speed)
+    try:
+        path.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise OxyctlError(f"{path}: {error.strerror}") from None
+    say(f"{path}: open it in a browser")
+
+
+def _seconds(text: str | None) -> float | None:
+    from oxyctl.errors import UsageError
+    from proxy.control.schema import parse_duration
+
+    if text is None:
+        return None
+    try:
+        seconds = float(parse_duration(text))
+    except ValueError as error:
+        raise UsageError(f"--idle-limit: {error}") from None
+    if seconds <= 0:
+        raise UsageError("--idle-limit: must be more than nothing")
+    return seconds

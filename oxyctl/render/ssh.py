@@ -1,0 +1,100 @@
+"""How SSH host keys, channels and watched terminals look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TextIO
+
+from oxyctl.render.cast import RESET
+from oxyctl.render.tables import Column, Table
+from oxyctl.render.units import bytes_text, duration_text, time_text
+from proxy.control.schema import ChannelRecord, HostKey, Screen
+
+COLUMNS = (
+    Column("CHANNEL"), Column("BEGAN", rank=6), Column("DURATION", right=True, rank=5), Column("USER", rank=3),
+    Column("AS", rank=2), Column("KIND", rank=1), Column("BYTES", right=True, rank=4), Column("END"),
+    Column("RULE", rank=7), Column("RECORDED", rank=8), Column("COMMAND"),
+)  # fmt: skip
+
+
+def print_channels(channels: Iterable[ChannelRecord]) -> None:
+    """A line for each."""
+    rows = [_row(channel) for channel in channels]
+    if rows:
+        Table(COLUMNS).write(rows)
+
+
+def known_hosts_line(key: HostKey, host: str) -> str:
+    """What clients need in known_hosts."""
+    return f"{host} {key.public_key}"
+
+
+def sshfp_line(key: HostKey, host: str) -> str:
+    """What DNS needs; `*` as host is a wildcard there as well."""
+    return f"{host} IN SSHFP {key.sshfp}"
+
+
+def print_host_keys(keys: Iterable[HostKey], host: str) -> None:
+    """Each with the lines that are to be copied."""
+    for number, key in enumerate(keys):
+        blank = "\n" if number else ""
+        print(f"{blank}tenant {key.tenant}: {key.fingerprint}")
+        for label, line in (
+            ("known_hosts", known_hosts_line(key, host)),
+            ("DNS", sshfp_line(key, host)),
+            ("TrustedUserCAKeys", key.user_ca),
+            ("before", key.previous),
+        ):
+            if line is not None:
+                print(f"  {label:<18} {line}")
+
+
+def follow(screens: Iterable[Screen], out: TextIO, *, is_json: bool) -> bool:
+    """Write what a watched terminal shows; whether it is over, rather than cut off."""
+    try:
+        for screen in screens:
+            if is_json:
+                out.write(json.dumps({"events": screen.events, "size": screen.size, "lost": screen.lost}) + "\n")
+            else:
+                out.write("".join(data for _, code, data in screen.events if code == "o"))
+                if screen.lost:
+                    out.write(f"\r\n[{screen.lost} characters were too many to show]\r\n")
+            out.flush()
+            if screen.is_over:
+                return True
+    finally:
+        if not is_json:
+            out.write(RESET + "\r\n")
+            out.flush()
+    return False
+
+
+def _row(channel: ChannelRecord) -> list[str]:
+    rules = [decision.rule for decision in channel.decisions if decision.rule]
+    target = None if channel.forward_host is None else f"{channel.forward_host}:{channel.forward_port or ''}"
+    return [
+        channel.channel_id,
+        time_text(channel.start),
+        duration_text(channel.duration_ms),
+        channel.user or channel.identity or "-",
+        channel.ssh_user,
+        channel.subsystem or channel.kind,
+        bytes_text(channel.client_bytes + channel.origin_bytes + channel.stderr_bytes),
+        _end(channel),
+        rules[-1] if rules else "-",
+        "yes" if channel.recording else "-",
+        channel.command or target or ("-" if channel.terminal is None else channel.terminal),
+    ]
+
+
+def _end(channel: ChannelRecord) -> str:
+    if channel.is_open:
+        return "open"
+    if channel.verdict == "denied":
+        return "denied"
+    if channel.exit_signal is not None:
+        return f"SIG{channel.exit_signal}"
+    if channel.exit_status is not None:
+        return f"exit {channel.exit_status}"
+    return channel.error or "closed"

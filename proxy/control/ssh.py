@@ -1,0 +1,113 @@
+"""The control API's paths about SSH: host keys, channels that are watched or ended, recordings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import IO
+
+import msgspec
+
+from proxy.control.http11 import HttpError
+from proxy.control.schema import HostKey, ProxyView, Recording, Screen, SSHView
+from proxy.session.messages import Shown
+
+CHUNK_BYTES = 64 << 10
+MOST_QUEUED = 1_000  # messages; a watcher that is slower misses some
+GRACE_S = 1.0
+ENDED = "an administrator has ended it"
+_killing: set[asyncio.Task[None]] = set()
+_encode = msgspec.json.Encoder().encode
+
+
+def host_keys(view: ProxyView, tenant: str | None) -> list[HostKey]:
+    """Those of one tenant or of all."""
+    return _ssh(view).host_keys(tenant)
+
+
+def rotated(view: ProxyView, tenant: str) -> HostKey:
+    """The new host key of this tenant. HttpError: it has none."""
+    if not _ssh(view).host_keys(tenant):
+        raise HttpError(404, f"no tenant '{tenant}' whose SSH sessions are read")
+    return _ssh(view).rotate(tenant)
+
+
+def end(view: ProxyView, identifier: str, tenant: str | None) -> None:
+    """End an open channel, or the session of a flow with all of them. HttpError: there is none."""
+    if not _ssh(view).end_channel(identifier, tenant, ENDED):
+        raise HttpError(404, f"no live SSH session has the id {identifier}")
+    if not is_channel(identifier):
+        task = asyncio.get_running_loop().create_task(_kill_soon(view, identifier, tenant))
+        _killing.add(task)
+        task.add_done_callback(_killing.discard)
+
+
+async def _kill_soon(view: ProxyView, flow_id: str, tenant: str | None) -> None:
+    """Whoever does not leave after these words is cut off."""
+    await asyncio.sleep(GRACE_S)
+    await view.kill(flow_id, tenant)
+
+
+def recordings(view: ProxyView, pairs: list[tuple[str, str]], tenant: str | None) -> list[Recording]:
+    """Those of the channel or flow that the parameter `id` names."""
+    return _ssh(view).recordings(dict(pairs).get("id", ""), tenant)
+
+
+def recording(view: ProxyView, name: str, tenant: str | None) -> AsyncGenerator[bytes, None]:
+    """The file, as far as it has been written. HttpError: there is none."""
+    path = _ssh(view).recording(name, tenant)
+    if path is None:
+        raise HttpError(404, f"no recording {name}")
+    try:
+        return _pieces(path.open("rb"))
+    except OSError as error:
+        raise HttpError(500, f"the recording cannot be read: {error.strerror}") from None
+
+
+async def _pieces(file: IO[bytes]) -> AsyncGenerator[bytes, None]:
+    with file:
+        while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield data
+
+
+class ScreenWatcher:
+    """Takes what a terminal shows, gives it as lines of JSON (`Screen`) until it is over."""
+
+    def __init__(self, view: ProxyView, channel_id: str, tenant: str | None) -> None:
+        """HttpError: no live session has such a channel."""
+        self._queue: asyncio.Queue[Shown | None] = asyncio.Queue(MOST_QUEUED)
+        self._lost = 0
+        unwatch = _ssh(view).watch_channel(channel_id, tenant, self._put)
+        if unwatch is None:
+            raise HttpError(404, f"no live session has a channel {channel_id}")
+        self.unwatch = unwatch
+
+    def close(self) -> None:
+        """The proxy stops."""
+        self._put(None)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """A line for each message."""
+        while (message := await self._queue.get()) is not None:
+            screen = Screen(message.events, message.size, message.lost + self._lost, message.is_over)
+            self._lost = 0
+            yield _encode(screen) + b"\n"
+            if message.is_over:
+                return
+
+    def _put(self, message: Shown | None) -> None:
+        if self._queue.full():
+            dropped = self._queue.get_nowait()
+            self._lost += 0 if dropped is None else dropped.lost + sum(len(data) for _, _, data in dropped.events)
+        self._queue.put_nowait(message)
+
+
+def _ssh(view: ProxyView) -> SSHView:
+    if view.ssh is None:
+        raise HttpError(404, "this proxy reads no SSH sessions")
+    return view.ssh
+
+
+def is_channel(identifier: str) -> bool:
+    """Whether it names a channel: a flow's id, a dot and a number."""
+    return identifier.rpartition(".")[2].isdigit() and "." in identifier

@@ -1,0 +1,58 @@
+"""Who watches the terminal of an SSH channel: one question to the inspector, however many watch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.session.channel import Channel
+from proxy.session.messages import Shown, WatchChannel
+
+Watch = Callable[[Shown], None]
+
+
+class Terminals:
+    """The watchers of all channels. What somebody else watches already, a newcomer sees from now on."""
+
+    def __init__(self) -> None:
+        self._watches: dict[tuple[int, str], list[Watch]] = {}
+        self._sizes: dict[tuple[int, str], tuple[int, int]] = {}
+
+    def watch(self, session: int, inspector: Channel, channel: str, watch: Watch) -> Callable[[], None]:
+        """`watch` is told what the terminal shows, until what is returned is called, or it is over."""
+        key = session, channel
+        watches = self._watches.setdefault(key, [])
+        watches.append(watch)
+        if len(watches) == 1:
+            inspector.send(WatchChannel(session, channel, is_wanted=True))
+        elif key in self._sizes:
+            watch(Shown(session, channel, size=self._sizes[key]))
+
+        def unwatch() -> None:
+            if watch in watches:
+                watches.remove(watch)
+                if not watches and self._watches.pop(key, None) is not None:
+                    self._sizes.pop(key, None)
+                    inspector.send(WatchChannel(session, channel, is_wanted=False))
+
+        return unwatch
+
+    def shown(self, message: Shown) -> None:
+        """An inspector tells of it."""
+        key = message.session, message.channel
+        if message.size is not None and key in self._watches:
+            self._sizes[key] = message.size
+        for watch in [*self._watches.get(key, ())]:
+            watch(message)
+        if message.is_over:
+            self._forget(key)
+
+    def ended(self, session: int) -> None:
+        """The session is over, and with it whatever was shown in it."""
+        if not self._watches:
+            return
+        for key in [key for key in self._watches if key[0] == session]:
+            self.shown(Shown(*key, is_over=True))
+
+    def _forget(self, key: tuple[int, str]) -> None:
+        self._watches.pop(key, None)
+        self._sizes.pop(key, None)
