@@ -72,10 +72,8 @@ def read_cast(data: bytes) -> Cast:
             raise OxyctlError(f"an event of the recording cannot be read: {line[:80].decode(errors='replace')}")
         now = now + event[0] if version == 3 else float(event[0])
         moments.append(Moment(now, event[1], event[2]))
-    columns, rows = (
-        terminal.get("cols" if version == 3 else "width"),
-        terminal.get("rows" if version == 3 else "height"),
-    )
+    names = ("cols", "rows") if version == 3 else ("width", "height")
+    columns, rows = (terminal.get(name) if isinstance(terminal, dict) else None for name in names)
     if not isinstance(columns, int) or not isinstance(rows, int):
         raise OxyctlError("the recording does not say how large its terminal is")
     return Cast(columns, rows, header.get("timestamp"), moments, is_cut)
