@@ -32,6 +32,10 @@ WHERE = (
     "flow.bytes > 3 and not net.src.ip in {10.0.0.0/31 fd00::/16}",
     'identity.email == "ann" or net.dst.host contains "wiki"',
     'net.protocol != "udp" and flow.duration_s >= 2',
+    'lower(identity.email) contains "z" xor flow.dscp < 50',
+    'not (net.dst.host wildcard "*.example" or flow.dscp in {46}) and net.dst.ip != 10.50.0.10',
+    'cidr(net.src.ip, 30, 64) == 10.0.0.0 or identity.email == flow.device or to_string(net.dst.port) ~ "^4"',
+    'not identity.email in {"ann" "bob"} and flow.bytes < 99999999999999999999',
 )
 
 

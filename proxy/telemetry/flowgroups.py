@@ -7,17 +7,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.errors import ProxyError
 from proxy.flow.flow import address_text
-from proxy.flow.groups import Counting, GroupsPage, GroupsQuery, Key, Ranking, Sums
-from proxy.flow.query import FlowQuery, Window
+from proxy.flow.groups import GroupsPage, GroupsQuery, Key, Ranking, Sums
+from proxy.flow.query import Window
 from proxy.telemetry import flowdb, flowsql
-from proxy.telemetry.flowread import SCANNED, deadline
+from proxy.telemetry.flowread import deadline
 from proxy.telemetry.losses import Losses
-from proxy.telemetry.rows import WORDS, of_row
+from proxy.telemetry.rows import WORDS
 from proxy.telemetry.words import Texts
-
-MOST_GROUPS = 200_000  # that are counted one by one, in memory
 
 Live = dict[Key, Sums]
 
@@ -50,27 +47,8 @@ def told(field: str, value: Any) -> str | int | None:
 
 
 def _past(connection: sqlite3.Connection, query: GroupsQuery, texts: Texts) -> Iterator[tuple[Key, Sums]]:
-    by = query.by
-    if query.flows.where:
-        yield from _counted(connection, query.flows, by, texts)
-        return
-    for *key, flows, up, down, lasted, first, last in connection.execute(*flowsql.groups(query.flows, by)):
-        values = [texts.text(part) if name in WORDS else part for name, part in zip(by, key, strict=True)]
+    flowsql.prepare(connection, query.flows)
+    statement = flowsql.groups(query.flows, query.by)
+    for *key, flows, up, down, lasted, first, last in connection.execute(*statement):
+        values = [texts.text(part) if name in WORDS else part for name, part in zip(query.by, key, strict=True)]
         yield tuple(values), Sums(flows, 0, up, down, lasted / 1e6, first, last)
-
-
-def _counted(
-    connection: sqlite3.Connection, query: FlowQuery, by: tuple[str, ...], texts: Texts
-) -> Iterator[tuple[Key, Sums]]:
-    from proxy.flow.where import condition  # 0.2 s to import: only for those who ask so
-
-    of = of_row(texts)
-    test, counting = condition(query.where, of), Counting(by, of)
-    for number, row in enumerate(connection.execute(*flowsql.narrow(query))):
-        if number % SCANNED == 0:
-            time.sleep(0)
-            if len(counting.sums) > MOST_GROUPS:
-                raise ProxyError(f"more than {MOST_GROUPS} groups: narrow the window or the filters")
-        if test(row):
-            counting.add(row)
-    yield from counting.sums.items()

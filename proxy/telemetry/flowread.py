@@ -11,15 +11,13 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from proxy.errors import ProxyError
-from proxy.flow.best import Best
 from proxy.flow.query import FlowQuery, Page, StoredFlow, Window
 from proxy.telemetry import flowdb, flowsql
 from proxy.telemetry.losses import Losses
-from proxy.telemetry.rows import Row, flow_id_text, of_row, record_of
+from proxy.telemetry.rows import Row, record_of
 from proxy.telemetry.words import Texts
 
 QUERY_TIMEOUT_S = 10.0
-SCANNED = 64  # rows, of which a condition needs a few columns
 YIELD_EVERY = 8  # records, 0.1 ms: the interpreter itself would switch threads after 5 ms
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -51,21 +49,8 @@ def deadline(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _rows(connection: sqlite3.Connection, query: FlowQuery) -> list[Row]:
-    if not query.where or query.flow_id:
-        return connection.execute(*_statement(connection, query)).fetchall()
-    texts = Texts(connection)
-    from proxy.flow.where import condition  # 0.2 s to import: only for those who ask so
-
-    test, found = condition(query.where, of_row(texts)), Best[Row](query.limit + 1, query.descending)
-    is_in_order = flowsql.is_in_order(query)
-    for number, row in enumerate(connection.execute(*flowsql.narrow(query))):
-        if number % SCANNED == 0:
-            time.sleep(0)
-        if test(row):
-            found.add(row[0], flow_id_text(row[3]), row)
-            if is_in_order and len(found) > query.limit:
-                break
-    return [(*row, *connection.execute(flowsql.BODY, (row[3],)).fetchone()) for row in found.items()]
+    flowsql.prepare(connection, query)
+    return connection.execute(*_statement(connection, query)).fetchall()
 
 
 def _statement(connection: sqlite3.Connection, query: FlowQuery) -> flowsql.Condition:

@@ -6,9 +6,8 @@ What filters look at are columns of a narrow table, so that reading all of it is
 from __future__ import annotations
 
 import binascii
-import operator
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -125,25 +124,6 @@ def record_of(row: FlowRow, body: bytes, texts: Texts) -> FlowRecord:
         others = rest[_OTHERS_AT]
         values |= {name: msgspec.convert(others[name], _FIELDS[name].type) for name in others if name in _FIELDS}
     return FlowRecord(**values)
-
-
-def of_row(texts: Texts) -> dict[str, Callable[[Row], Any]]:
-    """How to get of a narrow row (sort key, COLUMNS) what conditions ask for (`proxy.flow.where`)."""
-    places = {name: at for at, name in enumerate(COLUMNS, 1)}
-    up, down, started, ended = (places[name] for name in ("up", "down", "started", "ended"))
-    of: dict[str, Callable[[Row], Any]] = {name: operator.itemgetter(at) for name, at in places.items()}
-    of |= {name: _text_at(places[name], texts) for name in WORDS}
-    of |= {
-        "start": of["started"],
-        "end": of["ended"],
-        "bytes": lambda row: row[up] + row[down],
-        "duration": lambda row: (row[ended] - row[started]) / 1e6,
-    }
-    return of
-
-
-def _text_at(at: int, texts: Texts) -> Callable[[Row], Any]:
-    return lambda row: texts.text(row[at])
 
 
 def packed_id(flow_id: str) -> bytearray | str:

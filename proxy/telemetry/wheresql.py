@@ -1,0 +1,167 @@
+"""A condition of `--where` as SQL over the narrow table: its logic becomes SQL's, and so does whatever looks at numbers
+and addresses; a test of a text is asked once for each text that the file knows."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from proxy.flow.where import FIELDS, SOURCES
+from proxy.policy.language import Facts, Kind, Values
+from proxy.policy.language.compile import Compiler
+from proxy.policy.language.grammar import parse
+from proxy.policy.language.sets import NumberSet, constant, values_of
+from proxy.policy.language.tree import Call, Comparison, Literal, Logic, Membership, Node, Not, Path
+from proxy.telemetry.rows import WORDS
+
+_COLUMNS = {source.field.name: source.name for source in SOURCES} | {
+    "flow.bytes": "(up + down)",
+    "flow.duration_s": "((ended - started) / 1e6 / 1000)",
+}
+_NUMBERS = ("==", "!=", "<", "<=", ">", ">=")
+_BIGGEST = 2**63 - 1
+
+Holds = Callable[..., bool]
+
+
+class WhereSql(NamedTuple):
+    """A condition, the arguments of its placeholders, and the functions that it calls, by name."""
+
+    condition: str
+    arguments: tuple[Any, ...]
+    functions: tuple[tuple[str, int, Holds], ...]  # name, number of arguments
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        """Let the connection know the functions."""
+        for name, count, holds in self.functions:
+            connection.create_function(name, count, holds, deterministic=True)
+
+
+@functools.lru_cache(64)  # an answer asks several times
+def where_sql(text: str) -> WhereSql:
+    """The condition in `text`, which `proxy.flow.where.check` has let through."""
+    writer = _Writer()
+    condition = writer.write(parse(text))
+    return WhereSql(condition, tuple(writer.arguments), tuple(writer.functions))
+
+
+class _Writer:
+    """Writes a tree from left to right, as its placeholders are counted. Everything that it writes is true or false,
+    never NULL: a value that is not known compares to nothing."""
+
+    def __init__(self) -> None:
+        self.arguments: list[Any] = []
+        self.functions: list[tuple[str, int, Holds]] = []
+        self._compiler = Compiler(FIELDS, {})
+
+    def write(self, node: Node) -> str:
+        if isinstance(node, Logic):
+            if node.word == "xor":
+                return "((" + " + ".join(self.write(part) for part in node.parts) + ") % 2)"
+            return "(" + f" {node.word.upper()} ".join(self.write(part) for part in node.parts) + ")"
+        if isinstance(node, Not):
+            return f"(NOT {self.write(node.inner)})"
+        if isinstance(node, Comparison) and (field := _field_alone(node.left)) is not None:
+            name, kind = field
+            if isinstance(node.right, Literal) and kind is Kind.NUMBER and node.operator in _NUMBERS:
+                return self._number(_COLUMNS[name], node.operator, constant(node.right, kind))
+            if isinstance(node.right, Literal) and node.operator in ("==", "!="):
+                same = self._is_one_of(name, Values(kind, frozenset({constant(node.right, kind)})))
+                return same if node.operator == "==" else f"(NOT {same})"
+        if isinstance(node, Membership) and (field := _field_alone(node.left)) is not None:
+            return self._is_one_of(field[0], values_of(node.items, field[1]))
+        return self._called(node)
+
+    def _number(self, column: str, operator: str, value: Any) -> str:
+        self.arguments.append(_bounded(value))
+        return f"(({column} {operator} ?) IS TRUE)" if operator != "!=" else f"({column} IS NOT ?)"
+
+    def _is_one_of(self, name: str, values: Values) -> str:
+        column = _COLUMNS[name]
+        if values.kind is Kind.TEXT:
+            self.arguments += sorted(map(str, values.single))
+            chosen = f"SELECT id FROM words WHERE text IN ({','.join('?' * len(values.single))})"
+            return f"(({column} IN ({chosen})) IS TRUE)"
+        spans = list(_spans(values))
+        self.arguments += [end for span in spans for end in span]
+        return f"(({' OR '.join([f'{column} BETWEEN ? AND ?'] * len(spans)) or '0'}) IS TRUE)"
+
+    def _called(self, node: Node) -> str:
+        """A test that only its closure can do: once for each text, when it looks at one text; else for each row."""
+        test = self._compiler.whole(node).test
+        names = sorted({path.name for path in _paths(node)})
+        function = f"where_{len(self.functions)}"
+        if len(names) == 1 and _COLUMNS[names[0]] in WORDS:
+            self.functions.append((function, 1, lambda text: test(Facts({names[0]: text}))))
+            column = _COLUMNS[names[0]]
+            absent = f" OR {column} IS NULL" if test(Facts()) else ""
+            return f"((({column} IN (SELECT id FROM words WHERE {function}(text))) IS TRUE){absent})"
+        reads = [_decoded if FIELDS.by_name[name].kind is Kind.ADDRESS else None for name in names]
+
+        def holds(*values: Any) -> bool:
+            known = (read(value) if read else value for read, value in zip(reads, values, strict=True))
+            return bool(test(Facts(zip(names, known, strict=True))))
+
+        self.functions.append((function, len(names), holds))
+        return f"{function}({', '.join(map(_text_or_value, names))})"
+
+
+def _field_alone(node: Node) -> tuple[str, Kind] | None:
+    """The field that stands there by itself, and its kind."""
+    if isinstance(node, Path) and not node.steps:
+        return node.name, FIELDS.by_name[node.name].kind
+    return None
+
+
+def _paths(node: Node) -> Iterator[Path]:
+    """The fields that it speaks of."""
+    if isinstance(node, Path):
+        yield node
+    parts: tuple[Node, ...] = ()
+    if isinstance(node, Call):
+        parts = node.arguments
+    elif isinstance(node, Comparison):
+        parts = node.left, node.right
+    elif isinstance(node, Membership):
+        parts = (node.left,)
+    elif isinstance(node, Not):
+        parts = (node.inner,)
+    elif isinstance(node, Logic):
+        parts = node.parts
+    for part in parts:
+        yield from _paths(part)
+
+
+def _spans(values: Values) -> Iterator[tuple[Any, Any]]:
+    """First and last of each run of values, as the columns hold them."""
+    if values.kind is Kind.ADDRESS:
+        for value in values.single:
+            assert isinstance(value, bytes)
+            yield _stored(value), _stored(value)
+        for network in values.networks:
+            yield _stored(network.network_address.packed), _stored(network.broadcast_address.packed)
+        return
+    for value in values.single:
+        yield _bounded(value), _bounded(value)
+    for low, high in NumberSet(frozenset(), values.ranges).spans():
+        yield _bounded(low), _bounded(high)
+
+
+def _stored(address: bytes) -> bytes:
+    return (b"\x04" if len(address) == 4 else b"\x06") + address
+
+
+def _decoded(stored: bytes) -> bytes:
+    return stored[1:]
+
+
+def _bounded(value: Any) -> Any:
+    """A number that SQLite takes: integers beyond its own are compared as what they nearly are."""
+    return float(value) if isinstance(value, int) and abs(value) > _BIGGEST else value
+
+
+def _text_or_value(name: str) -> str:
+    column = _COLUMNS[name]
+    return f"(SELECT text FROM words WHERE id = {column})" if column in WORDS else column
