@@ -10,6 +10,7 @@ import msgspec
 
 from proxy.control.schema import SCHEMA, ChildKind, ChildPage, ProxyView
 from proxy.flow.query import SORT_KEYS, FlowQuery, Page, StoredFlow, Window, predicate, sort_flows
+from proxy.flow.record import FlowRecord
 
 _CHUNK_BYTES = 64 << 10
 _CHILDREN_PER_CHUNK = 100
@@ -19,17 +20,47 @@ _encode = msgspec.json.Encoder().encode
 
 async def list_flows(view: ProxyView, query: FlowQuery) -> Page:
     """What `query` selects. A flow that ends meanwhile comes once, as it ended."""
-    # The live ones first: whatever ends after that is also in the store when the store is asked.
     found: dict[str, StoredFlow] = {}
-    if query.scope != "past" and (live := await view.narrowed(query)) is not None:
-        wanted, key = predicate(live), SORT_KEYS[query.sort]
-        found = {r.flow_id: StoredFlow(key(r), r.flow_id, _encode(r)) for r in await view.live_flows(live) if wanted(r)}
     page = Page([], Window(query.since, query.until or time.time_ns(), None), lost=0, truncated=False)
-    if query.scope != "live":
-        page = await view.past_flows(query)
-    found |= {flow.flow_id: flow for flow in page.flows}
+    live = await view.narrowed(query) if query.scope != "past" else None
+    if live is query and query.scope == "all":
+        found, page = await _live_and_past(view, query)
+    else:
+        # the live ones first: whatever ends after that is also in the store when the store is asked
+        if live is not None:
+            found = await _live(view, live)
+        if query.scope != "live":
+            page = await view.past_flows(query)
+            found |= {flow.flow_id: flow for flow in page.flows}
     flows = sort_flows(found.values(), query)
     return Page(flows[: query.limit], page.window, page.lost, page.truncated or len(flows) > query.limit)
+
+
+async def _live_and_past(view: ProxyView, query: FlowQuery) -> tuple[dict[str, StoredFlow], Page]:
+    """Both at the same time, for the store is read by SQLite beside us; what ends meanwhile may be in neither, so it is
+    noted."""
+    wanted, key = predicate(query), SORT_KEYS[query.sort]
+    ended: list[StoredFlow] = []
+
+    def note(record: FlowRecord) -> None:
+        if wanted(record):
+            ended.append(StoredFlow(key(record), record.flow_id, _encode(record)))
+
+    unsubscribe = view.watch_ends(query.tenant, note)
+    past = asyncio.ensure_future(view.past_flows(query))
+    try:
+        found = await _live(view, query)
+        page = await past
+    finally:
+        past.cancel()
+        unsubscribe()
+    return found | {flow.flow_id: flow for flow in (*page.flows, *ended)}, page
+
+
+async def _live(view: ProxyView, query: FlowQuery) -> dict[str, StoredFlow]:
+    wanted, key = predicate(query), SORT_KEYS[query.sort]
+    records = await view.live_flows(query)
+    return {each.flow_id: StoredFlow(key(each), each.flow_id, _encode(each)) for each in records if wanted(each)}
 
 
 async def encode_page(kind: str, page: Page) -> AsyncGenerator[bytes, None]:

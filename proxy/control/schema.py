@@ -342,6 +342,10 @@ class ProxyView(Protocol):
         """From now on `put` gets every record of that tenant as it happens; what is returned ends that."""
         ...
 
+    def watch_ends(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
+        """The same of the last record of each flow."""
+        ...
+
     async def kill(self, flow_id: str, tenant: str | None) -> bool:
         """End a live flow as `admin_killed`; False when that tenant has no such flow."""
         ...

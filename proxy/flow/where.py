@@ -66,9 +66,25 @@ def condition(text: str, of: Mapping[str, Get]) -> Callable[[Any], bool]:
 
     `of`: how to get a property of the flow (`proxy.flow.query`).
     """
-    matches = _compiled(text).matches
+    expression = _compiled(text)
+    matches = expression.matches
     gets = {name: _get(of[source.name], source.convert) for name, source in _BY_FIELD.items()}
-    return lambda each: matches(_FlowFacts(each, gets))
+    # most flows are not what is looked for: what a part requires of one field tells so at a third of the cost
+    required = [
+        (gets[step.requires.field.name], step.requires.values.container())
+        for step in expression.steps
+        if step.requires is not None and step.requires.values is not None
+    ]
+    if not required:
+        return lambda each: matches(_FlowFacts(each, gets))
+    (get, container), *others = required
+    if not others:
+        return lambda each: get(each) in container and matches(_FlowFacts(each, gets))
+    return lambda each: (
+        get(each) in container
+        and all(get_other(each) in values for get_other, values in others)
+        and matches(_FlowFacts(each, gets))
+    )
 
 
 def _compiled(text: str) -> Expression:

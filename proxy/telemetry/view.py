@@ -242,12 +242,11 @@ class View:
 
     def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
         """Every event of the tenant's flows from now on, until what is returned is called."""
+        return self._lifecycle.subscribe(_of_tenant(tenant, put))
 
-        def sink(record: FlowRecord) -> None:
-            if tenant is None or record.tenant == tenant:
-                put(record)
-
-        return self._lifecycle.subscribe(sink)
+    def watch_ends(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
+        """The same of the ends alone."""
+        return self._lifecycle.subscribe(_of_tenant(tenant, put), "end")
 
     async def kill(self, flow_id: str, tenant: str | None) -> bool:
         """End a live flow; False when the tenant has none of that name."""
@@ -284,6 +283,14 @@ class View:
             origin_bytes=tenant.closed_traffic[3] + sum(tunnel.bytes_out for tunnel in tunnels),
             drops={str(reason): count for reason, count in tenant.drops.items()},
         )
+
+
+def _of_tenant(tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[FlowRecord], None]:
+    def sink(record: FlowRecord) -> None:
+        if tenant is None or record.tenant == tenant:
+            put(record)
+
+    return sink
 
 
 def _counted(flows: Sequence[Flow]) -> None:

@@ -46,6 +46,7 @@ class FakeProxy:
         ]
         self.table: list[RouteInfo] = []
         self.watchers: dict[Callable[[FlowRecord], None], str | None] = {}
+        self.ends_watchers: list[Callable[[FlowRecord], None]] = []
         self.changed = threading.Condition()
         self.before_past: Callable[[], None] = lambda: None
 
@@ -105,6 +106,10 @@ class FakeProxy:
             self.watchers[put] = tenant
             self.changed.notify_all()
         return unwatch
+
+    def watch_ends(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
+        self.ends_watchers.append(put)
+        return lambda: self.ends_watchers.remove(put)
 
     def wait_for_watchers(self, count: int) -> None:
         with self.changed:

@@ -136,6 +136,22 @@ def test_a_flow_that_ends_during_the_query_comes_once_as_it_ended(server, proxy,
     assert [(item["flow_id"], item["event"]) for item in flows(path, "tenant=acme")["items"]] == [("f00000001", "end")]
 
 
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_flow_that_ends_between_two_looks_comes_once_as_it_ended(server, proxy, path, is_stored):
+    """It was live when the store was asked, and is gone when live flows are."""
+
+    def end():
+        proxy.past = [make_record(1)] if is_stored else []
+        for put in proxy.ends_watchers:
+            put(make_record(1))
+            put(make_record(2, dst_port=9))
+
+    proxy.before_past = end
+    found = flows(path, f"tenant=acme&dst_port={make_record(1).dst_port}")["items"]
+    assert [(item["flow_id"], item["event"]) for item in found] == [("f00000001", "end")]
+    assert proxy.ends_watchers == []
+
+
 def test_limit_sort_and_truncation_go_over_both(server, proxy, path):
     proxy.live, proxy.past = [live_record(n) for n in (1, 4, 5)], [make_record(n) for n in (2, 3, 6)]
     answer = flows(path, "tenant=acme&sort=start:asc&limit=4")

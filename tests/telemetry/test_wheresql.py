@@ -21,6 +21,7 @@ from tests.records import make_record
         ("flow.dscp != 46 and not flow.bytes > 5", "((dscp IS NOT ?) AND (NOT (((up + down) > ?) IS TRUE)))"),
         ("net.src.ip in {10.0.0.0/8}", "((src BETWEEN ? AND ?) IS TRUE)"),
         ('flow.state == "new"', "((state IN (SELECT id FROM words WHERE text IN (?))) IS TRUE)"),
+        ("net.src.port >= net.dst.port", "((src_port >= dst_port) IS TRUE)"),
         ('net.dst.host contains "wiki"', "(((dst_host IN (SELECT id FROM words WHERE where_0(text))) IS TRUE))"),
     ],
 )
@@ -50,6 +51,7 @@ def test_a_text_is_looked_at_once_however_many_flows_have_it(connection, monkeyp
     assert {"user0", "user1"} <= set(asked)
 
 
-def test_two_columns_are_compared_in_each_row(connection):
-    found = read_page(connection, FlowQuery(tenant="acme", where="net.src.port == net.dst.port"), Losses())
+@pytest.mark.parametrize("where", ["net.src.port == net.dst.port", 'to_string(net.src.port) ~ "^100[012]$"'])
+def test_columns_are_compared_in_each_row(connection, where):
+    found = read_page(connection, FlowQuery(tenant="acme", where=where), Losses())
     assert [flow.flow_id for flow in found.flows] == [f"f{n:08d}" for n in (2, 1, 0)]
