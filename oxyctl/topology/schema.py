@@ -156,7 +156,7 @@ SENTENCES: dict[str, dict[str, str]] = {
         "path": "The database, relative to the proxy's directory.",
         "max_age_s": "Older records go.",
         "max_rows": "Maximum number of rows; beyond it the oldest are deleted.",
-        "max_children": "Maximum number of records of requests, SSH channels and files; beyond it the oldest are deleted.",
+        "max_children": "Maximum number of records of requests, SSH channels and files; then the oldest are deleted.",
         "update_every_s": "How often a live flow is reported.",
     },
     "Bridge": {"backlog": "Connections that wait to be accepted."},
