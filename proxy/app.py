@@ -121,6 +121,7 @@ class Proxy:
         if self._judge is not None:
             self._inspectors.set_policies(self._judge.policies)
             self._judge.subscribe(self._inspectors.set_policies)
+            self._inspectors.decided = self._judge.count
         if any(tenant.inspection.ssh is not None for tenant in settings.tenants.values()):
             keys = self._inspectors.lender.ssh.keys
             self._view.ssh = SSHView(self._inspectors, keys, settings.tenants, settings.state)
@@ -131,6 +132,8 @@ class Proxy:
             self._lifecycle.subscribe(lines.submit, *audit.events)
             self._view.audit = lines
         children = self._view.children
+        if (judge := self._judge) is not None:
+            children.subscribe(lambda child, _: judge.count(child.tenant, getattr(child, "decisions", ())))
         self._inspectors.child = lambda flow, kind, record: children.take(flow.id, flow.tenant.name, kind, record)
         if settings.records.requests is not None:
             requests = JsonLines(settings.records.requests)
@@ -212,7 +215,8 @@ class Proxy:
         def live() -> Iterator[Flow]:
             return chain.from_iterable(flows for tenant in tenants for flows in tenant.slices())
 
-        judge = PolicyJudge(source, self.tenants, live, partial(self._hooks.notify, "reload"))
+        state = source.state if self.settings.watch_policies else None
+        judge = PolicyJudge(source, self.tenants, live, partial(self._hooks.notify, "reload"), state)
         judge.subscribe(lambda _: self._review_tunnels())
         return judge
 

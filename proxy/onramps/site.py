@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
+from proxy.context import TunnelContext
 from proxy.errors import DropReason
 from proxy.flow.tenant import Tenant
 from proxy.kernel.carrier import RampCarrier
@@ -41,6 +42,9 @@ class SiteTunnel(RampCarrier):
             carrier_id, tenant, plane, mtu=settings.mtu, offload=False, network=settings.network, site=settings.name
         )
         self.settings, self.peer = settings, peer
+        self.context = TunnelContext(
+            tenant=tenant.name, addresses=settings.prefixes, network=settings.network, groups=list(settings.groups)
+        )  # as clients say it of themselves
         prefixes = [ip_network(prefix) for prefix in settings.prefixes]
         self.owns = lru_cache(4096)(lambda packed: any(ip_address(packed) in prefix for prefix in prefixes))
         self.source = Source(self.paths, self.sessions, self.forwards, self.take, self.count)

@@ -52,6 +52,7 @@ class Policies:
         self.version = version
         self.policies = tuple(policies)
         self.hits = Hits()
+        self._by_identity: dict[tuple[str | None, str, str], Rule] | None = None
         self._judgements: dict[tuple[str | None, Phase], _Judgement] = {}
         for tenant in (None, *tenants):
             for phase in PHASES:
@@ -65,6 +66,24 @@ class Policies:
     def rules(self) -> Iterable[Rule]:
         """Each rule, in the order of the files."""
         return (rule for policy in self.policies for rule in policy.rules)
+
+    def count(self, tenant: str, decisions: Iterable[Decision], now: float) -> None:
+        """Count decisions that were made elsewhere by these rules, or by others of the same names. `now`: Unix s."""
+        if self._by_identity is None:
+            self._by_identity = {rule.identity: rule for rule in self.rules()}
+        for said in decisions:
+            if said.version is None:
+                continue  # a hook's, or of the settings
+            name = said.rule or ""
+            rule = self._by_identity.get((tenant, said.policy, name)) or self._by_identity.get(
+                (None, said.policy, name)
+            )
+            if rule is not None:
+                rule.hits += 1
+                rule.last_hit = now
+            elif name == "default" and said.stage in PHASES:
+                place = tenant, said.stage
+                self.hits.counts[place] = self.hits.counts.get(place, 0) + 1
 
     def versions_of(self, tenant: str) -> list[str]:
         """Of the policies that decide about this tenant's flows."""

@@ -99,6 +99,7 @@ _READERS: dict[str, Callable[[Flow], Any]] = {
     "device_posture.checks.failed": lambda flow: _posture(_context(flow), "failed"),
     "net.src.port": lambda flow: flow.source_port,
     "net.route": lambda flow: flow.route,
+    "net.dst.host": lambda flow: flow.dst_host,
     "net.offramp": lambda flow: flow.offramp,
 }
 

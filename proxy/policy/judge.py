@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
 
 from proxy.context import TunnelContext
 from proxy.flow.flow import Flow
@@ -20,6 +21,7 @@ from proxy.verdict import ALLOW, Decision, Ruling
 
 log = logging.getLogger(__name__)
 
+LOOK_S = 0.5  # how often a source is looked at, where it is to be watched
 SLICE = 100  # live flows that are judged again before packets have their turn: about a millisecond
 NO_POLICY = Ruling(
     ALLOW, [Decision(stage="network", policy="default", action="allow", reason="no policy is in force for the tenant")]
@@ -31,11 +33,12 @@ class PolicyJudge:
 
     def __init__(
         self, source: Source, tenants: Iterable[str], live: Callable[[], Iterable[Flow]],
-        before: Callable[[], Awaitable[None]] | None = None,
+        before: Callable[[], Awaitable[None]] | None = None, state: Callable[[], Hashable] | None = None,
     ) -> None:  # fmt: skip
         """Load at once; DocumentError. `live`: all flows that are under way, read while some begin and end; `before` is
-        awaited at each reload."""
+        awaited at each reload; `state` tells by another value that the source has changed: then there is one."""
         self._before = before
+        self._state = state
         self.source, self._tenants, self._live = source, tuple(tenants), live
         self.policies = compile_policies(source, self._tenants, time.time())
         self.loaded_at = time.time()
@@ -43,7 +46,10 @@ class PolicyJudge:
         self.revoked = 0
         self._reloading = asyncio.Lock()
         self._next_change = self.policies.next_change(time.time())
+        self._seen = self._loaded = None if state is None else state()
+        self._next_look = 0.0
         self._again: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._changed: list[Callable[[Policies], None]] = []
 
     def judge(self, flow: Flow) -> Ruling:
@@ -67,10 +73,25 @@ class PolicyJudge:
         self._changed.append(changed)
 
     def tick(self, now: float) -> None:
-        """Judge live flows again when the schedule of a rule has begun or ended. `now`: Unix seconds."""
+        """Judge live flows again when a rule's schedule has begun or ended; load what has changed. `now`: Unix s."""
         if now >= self._next_change:
             self._next_change = self.policies.next_change(now)
             self._again = asyncio.get_running_loop().create_task(self.judge_again())
+        if self._state is not None and now >= self._next_look:
+            self._next_look = now + LOOK_S
+            # twice the same, for most programs write a file in several steps
+            before, self._seen = self._seen, self._state()
+            if self._seen == before != self._loaded:
+                self._loaded = self._seen
+                self._renewing = asyncio.get_running_loop().create_task(self._take_change())
+
+    async def _take_change(self) -> None:
+        with contextlib.suppress(DocumentError):  # it is logged
+            await self.reload()
+
+    def count(self, tenant: str, decisions: Iterable[Decision]) -> None:
+        """Count what was decided in another process, by the policies that it has."""
+        self.policies.count(tenant, decisions, time.time())
 
     def describe(self, *, text: bool) -> list[PolicyInfo]:
         """The policies in force."""

@@ -1,9 +1,10 @@
-"""Where policies come from: a source gives texts. Files, for one machine; whoever changes them asks for a reload."""
+"""Where policies come from: a source gives texts. Files, for one machine; they tell when they have changed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -48,13 +49,18 @@ class FileSource:
 
     of_all: Sequence[str]
     of_tenants: Sequence[tuple[str, str]]  # (tenant, path)
+    _read: set[str] = field(default_factory=set)  # files, lists among them
 
     def get(self) -> list[PolicyFile]:
         """The files, to be read now."""
         return [
-            *(PolicyFile(path, None) for path in self.of_all),
-            *(PolicyFile(path, tenant) for tenant, path in self.of_tenants),
+            *(PolicyFile(path, None, self._read) for path in self.of_all),
+            *(PolicyFile(path, tenant, self._read) for tenant, path in self.of_tenants),
         ]
+
+    def state(self) -> Hashable:
+        """What is another one when a file has changed that was read: sizes, times and identities."""
+        return tuple((path, _state(path)) for path in sorted(self._read.copy()))
 
 
 @dataclass
@@ -63,6 +69,7 @@ class PolicyFile:
 
     path: str
     tenant: str | None
+    read: set[str] = field(default_factory=set)  # gets what is read
 
     def text(self) -> str:
         """What stands in it."""
@@ -73,6 +80,7 @@ class PolicyFile:
         return self._read(str(Path(self.path).parent / name))
 
     def _read(self, path: str) -> str:
+        self.read.add(path)
         try:
             with open(path, "rb") as file:
                 raw = file.read(MAX_BYTES + 1)
@@ -84,3 +92,11 @@ class PolicyFile:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DocumentError("not UTF-8 text", path, raw.count(b"\n", 0, error.start) + 1, 1) from None
+
+
+def _state(path: str) -> Hashable:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return error.errno
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -161,6 +161,7 @@ class Settings(Part, frozen=True):
     control: str = "control.sock"
     hooks: str | None = None  # "module:Class" or "file.py:Class" of a proxy.hooks.Hooks
     policies: list[str] = msgspec.field(default_factory=list)  # files, of all tenants
+    watch_policies: bool = False  # load them anew when a file of theirs changes
     state: str = "state"  # a directory: authorities of tenants
     inspectors: InspectorCount = "auto"  # processes that read sessions; `auto`: one for each core, 0: the proxy itself
     offramp: OffRampName = "sockets"  # of flows that nobody reads; `kernel` changes the namespace that we run in

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from proxy.context import Mtu
+from proxy.context import Label, Mtu
 from proxy.settings.document import Document, Place, suggest
 from proxy.settings.parts import (
     DEFAULT_NETWORK,
@@ -77,6 +77,7 @@ class Site(Part, frozen=True, kw_only=True):
     token: Annotated[str, Meta(min_length=1)] | None = None
     mtu: Mtu = 1400
     probe: Probe | None = None
+    groups: list[Label] = msgspec.field(default_factory=list)  # of everybody there, for policies
     status: str | None = None  # the Unix socket where a program that carries ends of its tunnel tells their counters
 
 

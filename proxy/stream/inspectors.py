@@ -51,7 +51,7 @@ from proxy.stream.handed import Handed, facts_of
 from proxy.stream.lending import Lender
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.terminals import Terminals
-from proxy.verdict import ALLOW, Verdict
+from proxy.verdict import ALLOW, Decision, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ class InspectorHandle:
     def _about(self, handed: Handed, message: Any) -> None:
         if isinstance(message, Seen):
             handed.seen(message)
+            self._pool.decided(handed.flow.tenant.name, message.decisions)
             if message.protocol is not None and self._pool.application is not None:
                 self._pool.application.detected(handed.flow)
         elif isinstance(message, Record):
@@ -190,6 +191,7 @@ class Inspectors:
     ) -> None:
         """`count`: `auto` one for each core, 0 in this process. `child` gets the child records of flows."""
         self.lender, self.child = lender, child
+        self.decided: Callable[[str, list[Decision]], None] = lambda tenant, decisions: None
         self.most = len(os.sched_getaffinity(0)) if count == "auto" else count
         self.terminals = Terminals()
         self.handles: list[InspectorHandle] = []

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 
 import pytest
 
+from proxy.flow.record import TLSRecord
 from proxy.policy.judge import PolicyJudge
+from proxy.policy.source import FileSource
 from proxy.settings import DocumentError
+from proxy.verdict import Decision
 from tests.flows import make_flow, make_tenant, make_tunnel
 from tests.policy.files import source
 
@@ -100,6 +104,76 @@ def test_live_flows_are_judged_again_when_a_schedule_changes():
     assert judge._again is not None
     assert judge._next_change > first
     assert not flows[0].is_ended
+
+
+def test_a_rule_may_speak_of_the_name_that_a_live_flow_has_shown():
+    flows = live_flows(2)
+    flows[0].tls = TLSRecord(sni="games.example")
+    judge = judged("default: allow", flows)
+    judge.source = source("rules: [{name: no-games, host: games.example, action: block}]")
+    asyncio.run(judge.renew())
+    assert [flow.close_reason for flow in flows] == ["policy_revoked", None]
+
+
+def test_what_inspectors_decided_is_counted_by_rule():
+    judge = PolicyJudge(
+        source("rules: [{name: web, port: 80, action: allow}]", of_all="rules: [{name: web, port: 81, action: allow}]"),
+        ["acme"],
+        list,
+    )
+    by = {"stage": "http", "action": "allow", "version": "v"}
+    said = [
+        Decision(policy="acme", rule="web", **by),
+        Decision(policy="all", rule="web", **by),
+        Decision(policy="acme", rule="gone", **by),
+        Decision(policy="acme", rule="default", **by),
+        Decision(policy="hook", rule="web", stage="http", action="allow"),
+    ]
+    judge.count("acme", said)
+    judge.count("acme", said[:1])
+    assert [(each.policy, each.hits) for info in judge.describe(text=False) for each in info.rules] == [
+        ("all", 1), ("acme", 2),
+    ]  # fmt: skip
+    assert judge.policies.hits.counts == {("acme", "http"): 1}
+
+
+def test_files_that_change_are_loaded_when_they_stay_as_they_are(tmp_path):
+    policy, hosts = tmp_path / "acme.yaml", tmp_path / "hosts.txt"
+    policy.write_text(
+        "lists: {bad: {file: hosts.txt}}\nrules: [{name: bad, when: net.dst.host in $bad, action: block}]"
+    )
+    hosts.write_text("a.example\n")
+    files = FileSource([], [("acme", str(policy))])
+    judge = PolicyJudge(files, ["acme"], list, state=files.state)
+    versions = [judge.policies.version]
+
+    async def look():
+        now = 0.0
+        for change in ("b.example\n", "c.example\n", None, None, None):
+            if change:
+                hosts.write_text(change)
+                os.utime(hosts, ns=(0, int(1e9 + now * 1e9)))
+            now += 1
+            judge.tick(now)
+            if judge._renewing is not None:
+                await judge._renewing
+            versions.append(judge.policies.version)
+
+    asyncio.run(look())
+    assert len(set(versions)) == 2  # what was there for one look alone was not loaded
+    assert versions[2] == versions[0] != versions[3] == versions[-1]
+    hosts.unlink()
+
+    async def look_again():
+        for now in (10.0, 11.0, 12.0):
+            judge.tick(now)
+            if judge._renewing is not None:
+                await judge._renewing
+
+    asyncio.run(look_again())
+    assert judge.policies.version == versions[-1]
+    assert judge.problem is not None
+    assert "hosts.txt" in judge.problem
 
 
 def test_who_is_to_be_asked_before_a_reload_is():
