@@ -116,6 +116,7 @@ class Proxy:
         ramps = self._ramps, self._ports
         kernel = self._kernel, self.kernel_problem
         self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, *kernel)
+        self._view.authorities = self._inspectors.lender.authorities
         self._view.inspectors = self._inspectors
         self._view.policy = self._lifecycle.admission.judge = self._judge = self._load_policies()
         if self._judge is not None:

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from oxyctl.cli import flows, lab, policy, ssh, traffic
+from oxyctl.cli import ca, flows, lab, policy, ssh, traffic
 from oxyctl.cli.apply import apply
 from oxyctl.cli.capture import capture
 from oxyctl.cli.check import check
@@ -50,6 +50,7 @@ flows.app.command("replay")(replay)
 app.add_typer(flows.app, name="flows")
 app.add_typer(policy.app, name="policy")
 app.add_typer(ssh.app, name="ssh")
+app.add_typer(ca.app, name="ca")
 app.add_typer(traffic.app, name="traffic")
 app.command("status")(status)
 app.command("top")(top)

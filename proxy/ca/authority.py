@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from proxy.ca.info import Certificate
 from proxy.errors import ProxyError
 
 CA_YEARS = 10
@@ -114,6 +115,11 @@ class Authority:
         """SHA-256 of its certificate, as browsers show it."""
         return self.certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
+    @property
+    def permitted(self) -> list[str]:
+        """All that its name constraints let it sign for; empty: anything."""
+        return [str(each.value) for each in self._constraints]
+
     def permits(self, name: str) -> bool:
         """Whether its name constraints let it sign for this host name or address."""
         if not self._constraints:
@@ -169,6 +175,31 @@ def _check(certificate: x509.Certificate, key: PrivateKey) -> None:
         raise ProxyError(f"{certificate.subject.rfc4514_string()} expired at {certificate.not_valid_after_utc:%F}")
 
 
+def load_certificates(pem: bytes) -> list[x509.Certificate]:
+    """Those in a text; none in an empty one, or in one that is damaged."""
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        return []
+
+
+def normal_names(permitted: Sequence[str]) -> list[str]:
+    """Domains and prefixes as a certificate has them."""
+    return [str(each.value) for each in _subtrees(permitted)]
+
+
+def describe(certificate: x509.Certificate) -> Certificate:
+    """What is told of a certificate."""
+    return Certificate(
+        subject=certificate.subject.rfc4514_string(),
+        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
+        not_before=int(certificate.not_valid_before_utc.timestamp()),
+        not_after=int(certificate.not_valid_after_utc.timestamp()),
+        pem=_pem(certificate).decode(),
+        permitted=[str(each.value) for each in _constraints_of(certificate)],
+    )
+
+
 def _own_first(certificates: Sequence[x509.Certificate], key: object) -> list[x509.Certificate]:
     """Those with the certificate of `key` in front: files are written in either order."""
     public = key.public_key() if hasattr(key, "public_key") else None
@@ -192,16 +223,21 @@ def _constraints_of(certificate: x509.Certificate) -> list[Constraint]:
 
 def _name_constraints(permitted: Sequence[str]) -> x509.NameConstraints:
     """What is not permitted is excluded: a kind of name that is not mentioned would be unconstrained (RFC 5280)."""
+    subtrees = _subtrees(permitted)
+    nowhere: list[x509.GeneralName] = []
+    if not any(isinstance(each, x509.IPAddress) for each in subtrees):
+        nowhere = [x509.IPAddress(ipaddress.ip_network(each)) for each in ("0.0.0.0/0", "::/0")]
+    return x509.NameConstraints(subtrees, nowhere or None)
+
+
+def _subtrees(permitted: Sequence[str]) -> list[x509.GeneralName]:
     subtrees: list[x509.GeneralName] = []
     for each in permitted:
         try:
             subtrees.append(x509.IPAddress(ipaddress.ip_network(each)))
         except ValueError:
             subtrees.append(x509.DNSName(each.lstrip(".")))
-    nowhere: list[x509.GeneralName] = []
-    if not any(isinstance(each, x509.IPAddress) for each in subtrees):
-        nowhere = [x509.IPAddress(ipaddress.ip_network(each)) for each in ("0.0.0.0/0", "::/0")]
-    return x509.NameConstraints(subtrees, nowhere or None)
+    return subtrees
 
 
 def _authority_key(certificate: x509.Certificate, otherwise: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIdentifier:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.ca.store import write
+from proxy.ca.files import write
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:  # `cryptography` costs 60 ms: only who inspects needs it

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxy.ca.files import read_imported, write
+from proxy.ca.info import AuthorityInfo
 from proxy.errors import ProxyError
 from proxy.settings.inspection import Inspection
 
 if TYPE_CHECKING:
     from proxy.ca.authority import Authority, Leaf  # `cryptography` costs 60 ms: only who inspects needs it
 
+log = logging.getLogger(__name__)
+
 MAX_LEAVES = 4_096  # of all tenants: 1.5 KB each
 RENEW_S = 86_400.0  # before its end a leaf is minted anew
-OWN, PREVIOUS = "authority.pem", "previous.pem"  # key and chain in one file: they change together
-PUBLIC = "certificate.pem"  # the chain alone, also of an imported one: what clients are to trust
+OWN, NEXT = "authority.pem", "next.pem"  # key and chain in one file: they change together
+PREVIOUS = "previous.pem"
+PUBLIC = "certificate.pem"  # chains alone, also of an imported one: what clients are to trust
+TAKES_OVER = b"takes over at: "  # the first line of NEXT, then Unix seconds; PEM ignores what stands before
 
 
 class Authorities:
@@ -28,9 +34,13 @@ class Authorities:
         """`directory`: of the proxy's state. Each tenant's own is below it."""
         self._directory, self._tenants = Path(directory) / "ca", tenants
         self._known: dict[str, Authority] = {}
+        self._next: dict[str, tuple[Authority, float]] = {}  # and when it takes over, Unix seconds
         self._untrusted: Authority | None = None
         self._leaves: OrderedDict[tuple[str, str, bool], Leaf] = OrderedDict()
         self.minted = 0
+        self.changed: Callable[[], None] = lambda: (
+            None
+        )  # called when leaves that were lent are not to be served any more
 
     def leaf(self, tenant: str, name: str, *, untrusted: bool = False) -> Leaf:
         """A certificate for `name` that this tenant's clients trust; with `untrusted` one that they do not, since the
@@ -53,25 +63,41 @@ class Authorities:
     def of(self, tenant: str) -> Authority:
         """The tenant's own; ProxyError says why it cannot be had."""
         if tenant not in self._known:
-            authority = self._known[tenant] = self._open(tenant)
-            self._publish(tenant, authority)
+            self._known[tenant] = self._open(tenant)
+            self._publish(tenant)
         return self._known[tenant]
 
-    def rotate(self, tenant: str) -> Authority:
-        """A new one takes its place; the certificate of the old one is kept for `previous`."""
-        if self._tenants[tenant].ca is not None:
-            raise ProxyError(f"the CA of tenant '{tenant}' is imported: replace its file, and reload")
-        old, place = self.of(tenant), self._directory / tenant
+    def rotate(self, tenant: str, overlap_s: float = 0.0) -> Authority:
+        """A new one takes over after so many seconds; 0: at once, also one that was to take over later.
+
+        Until then it is told (`describe`), so that clients can learn to trust it; the certificate of the one before is
+        kept for `previous`. ProxyError: it is imported, or a rotation is under way already.
+        """
         from proxy.ca.authority import Authority
 
-        new = Authority.create(name_of(tenant), self._tenants[tenant].permitted)
-        write(place / PREVIOUS, old.chain_pem, 0o644)
-        self._write(place, new)
-        self._publish(tenant, new)
-        self._known[tenant] = new
-        for key in [key for key in self._leaves if key[0] == tenant]:
-            del self._leaves[key]
+        wishes = self._tenants[tenant]
+        if wishes.ca is not None:
+            raise ProxyError(f"the CA of tenant '{tenant}' is imported: replace its file, and start the proxy again")
+        self.of(tenant)
+        coming, starts = self._next.get(tenant, (None, 0.0))
+        if coming is not None and overlap_s > 0:
+            at = time.strftime("%F %T", time.localtime(starts))
+            raise ProxyError(f"a new CA of tenant '{tenant}' takes over at {at}; without an overlap it does so at once")
+        new = coming or Authority.create(_name_of(tenant), wishes.permitted)
+        if overlap_s > 0:
+            starts = time.time() + overlap_s
+            self._keep(tenant, NEXT, new, b"%s%d\n" % (TAKES_OVER, starts))
+            self._next[tenant] = new, starts
+            self._publish(tenant)
+        else:
+            self._take_over(tenant, new)
         return new
+
+    def tick(self) -> None:
+        """Let take over what waits for its time, once that has come."""
+        for tenant, (coming, starts) in list(self._next.items()):
+            if starts <= time.time():
+                self._take_over(tenant, coming)
 
     def previous(self, tenant: str) -> bytes:
         """The certificate before the last rotation, PEM; empty: there was none."""
@@ -80,34 +106,110 @@ class Authorities:
         except OSError:
             return b""
 
-    def _open(self, tenant: str) -> Authority:
-        from proxy.ca.authority import Authority
+    def describe(self, tenant: str) -> AuthorityInfo:
+        """All of it but its key; ProxyError says why it cannot be had."""
+        from proxy.ca.authority import describe, load_certificates
 
-        imported = self._tenants[tenant].ca
-        if imported is not None:
-            return _import(imported.file, imported.key, imported.password)
-        place = self._directory / tenant
+        own = self.of(tenant)
+        coming, starts = self._next.get(tenant, (None, 0.0))
+        before = load_certificates(self.previous(tenant))
+        return AuthorityInfo(
+            tenant=tenant,
+            is_imported=self._tenants[tenant].ca is not None,
+            root=describe(own.certificates[-1]),
+            issuer=describe(own.certificate),
+            next=None if coming is None else describe(coming.certificate),
+            next_from=None if coming is None else int(starts),
+            previous=describe(before[0]) if before else None,
+        )
+
+    def tenants(self) -> list[str]:
+        """All that may have one."""
+        return list(self._tenants)
+
+    def known(self) -> list[str]:
+        """The tenants that have one: in use, imported or on disk."""
+        return [
+            name
+            for name, wishes in self._tenants.items()
+            if name in self._known or wishes.ca is not None or (self._directory / name / OWN).exists()
+        ]
+
+    def _open(self, tenant: str) -> Authority:
+        from proxy.ca.authority import Authority, normal_names
+
+        wishes, path = self._tenants[tenant], self._directory / tenant / OWN
+        if wishes.ca is not None:
+            try:
+                return read_imported(wishes.ca)
+            except ProxyError as error:
+                raise ProxyError(f"tenant '{tenant}': inspection.ca: {error}") from error
         try:
-            written = (place / OWN).read_bytes()
-            return Authority.load(written, written)
+            written = path.read_bytes()
+            own = Authority.load(written, written)
         except FileNotFoundError:
-            new = Authority.create(name_of(tenant), self._tenants[tenant].permitted)
-            self._write(place, new)
-            return new
+            own = Authority.create(_name_of(tenant), wishes.permitted)
+            self._keep(tenant, OWN, own)
         except OSError as error:
             raise ProxyError(f"the CA of tenant '{tenant}' cannot be read: {error}") from error
         except ProxyError as error:
-            raise ProxyError(f"{place}: {error}") from error
+            raise ProxyError(f"{path}: {error}") from error
+        if sorted(own.permitted) != sorted(normal_names(wishes.permitted)):
+            may = ", ".join(own.permitted) or "anything"
+            log.warning("tenant '%s': its CA was made to sign for %s: 'permitted' needs a rotation", tenant, may)
+        self._open_next(tenant)
+        return own
 
-    def _publish(self, tenant: str, authority: Authority) -> None:
-        """Keep its certificate where whoever installs it in clients may read it."""
-        path = self._directory / tenant / PUBLIC
+    def _open_next(self, tenant: str) -> None:
+        """What was to take over later, before the proxy was started again."""
+        from proxy.ca.authority import Authority
+
+        path = self._directory / tenant / NEXT
+        try:
+            written = path.read_bytes()
+            starts = float(written.partition(b"\n")[0].removeprefix(TAKES_OVER))
+            self._next[tenant] = Authority.load(written, written), starts
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, ProxyError) as error:
+            log.error("%s cannot be read, and does not take over: %s", path, error)
+
+    def _take_over(self, tenant: str, new: Authority) -> None:
+        place = self._directory / tenant
+        try:
+            write(place / PREVIOUS, self.of(tenant).chain_pem, 0o644)
+            self._keep(tenant, OWN, new)
+            (place / NEXT).unlink(missing_ok=True)
+        except OSError as error:
+            raise ProxyError(f"the new CA cannot be kept: {error}") from error
+        self._next.pop(tenant, None)
+        self._known[tenant] = new
+        self._publish(tenant)
+        for key in [key for key in self._leaves if key[0] == tenant]:
+            del self._leaves[key]
+        self.changed()
+        log.warning("tenant '%s': a new CA signs from now on: %s", tenant, new.fingerprint)
+
+    def _publish(self, tenant: str) -> None:
+        """Keep its certificate, and what takes over soon, where whoever installs it in clients may read it."""
+        path, data = self._directory / tenant / PUBLIC, self._known[tenant].chain_pem
+        if tenant in self._next:
+            data += self._next[tenant][0].chain_pem
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not path.exists() or path.read_bytes() != authority.chain_pem:
-                write(path, authority.chain_pem, 0o644)
+            if not path.exists() or path.read_bytes() != data:
+                write(path, data, 0o644)
         except OSError as error:
             raise ProxyError(f"the certificate of the CA of tenant '{tenant}' cannot be kept: {error}") from error
+
+    def _keep(self, tenant: str, name: str, authority: Authority, before: bytes = b"") -> None:
+        """Write it to a file that only its owner reads."""
+        path = self._directory / tenant / name
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write(path, before + authority.key_pem + authority.chain_pem, 0o600)
+        except OSError as error:
+            raise ProxyError(f"the new CA cannot be kept: {error}") from error
 
     def _stranger(self) -> Authority:
         if self._untrusted is None:
@@ -116,42 +218,7 @@ class Authorities:
             self._untrusted = Authority.create("the origin's certificate is not valid")
         return self._untrusted
 
-    @staticmethod
-    def _write(place: Path, authority: Authority) -> None:
-        try:
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write(place / OWN, authority.key_pem + authority.chain_pem, 0o600)
-        except OSError as error:
-            raise ProxyError(f"the new CA cannot be kept: {error}") from error
 
-
-def name_of(tenant: str) -> str:
+def _name_of(tenant: str) -> str:
     """What certificates call the authority of a tenant."""
     return f"oxyctl CA of {tenant} {time.strftime('%Y-%m-%d')}"
-
-
-def write(path: Path, data: bytes, mode: int) -> None:
-    """Replace the file at once and durably: after a crash there is the old one or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        os.fchmod(descriptor, mode)
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(draft, path)
-
-
-def _import(file: str, key: str | None, password: str | None) -> Authority:
-    from proxy.ca.authority import Authority
-
-    try:
-        data = Path(file).read_bytes()
-        if data.lstrip().startswith(b"-----BEGIN"):
-            return Authority.load(data, Path(key).read_bytes() if key else data, password)
-        return Authority.load_pkcs12(data, password)
-    except OSError as error:
-        raise ProxyError(f"{error.filename}: {error.strerror}") from error
-    except ProxyError as error:
-        raise ProxyError(f"{file}: {error}") from error

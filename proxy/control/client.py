@@ -14,6 +14,7 @@ import msgspec
 
 from proxy.control.listing import CHILD_KINDS
 from proxy.control.schema import (
+    AuthorityInfo,
     ChildrenAnswer,
     Exported,
     FlowRecord,
@@ -22,6 +23,7 @@ from proxy.control.schema import (
     HostKey,
     Lost,
     Recording,
+    Rotation,
     RouteInfo,
     RoutesChange,
     Screen,
@@ -90,6 +92,15 @@ class ControlClient:
         """The policies in force: those of all tenants and, with `tenant`, of this one only."""
         pairs = [("tenant", tenant)] if tenant is not None else []
         return self._items(PolicyInfo, "/v1/policies", [*pairs, ("text", "true")] if text else pairs)
+
+    def authorities(self, tenant: str | None = None) -> list[AuthorityInfo]:
+        """What the clients of tenants have to trust; of a named tenant it is made where there is none yet."""
+        return self._items(AuthorityInfo, "/v1/ca", [] if tenant is None else [("tenant", tenant)])
+
+    def rotate_authority(self, rotation: Rotation) -> AuthorityInfo:
+        """A new authority takes over, then or now; ControlError says why it cannot."""
+        answer = self._request("POST", "/v1/ca/rotate", body=msgspec.json.encode(rotation))
+        return self._decode(AuthorityInfo, self._decode(_Items, answer).items[0])
 
     def reload(self) -> Reloaded | None:
         """Take the policy files as they are now; None: the proxy has none. ControlError with status 400: nothing

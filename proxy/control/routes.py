@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from proxy.control import policies, ssh
+from proxy.control import ca, policies, ssh
 from proxy.control.exporting import export
 from proxy.control.http11 import HttpError, Request, Response
 from proxy.control.listing import CHILD_KINDS, encode_children, encode_page, list_flows
@@ -66,6 +66,8 @@ class Routes:
             Route(re.compile(r"/v1/ssh/recordings/([^/]+)"), {"GET": self._recording}),
             Route(re.compile(r"/v1/policies"), {"GET": self._policies}),
             Route(re.compile(r"/v1/policies/explain"), {"POST": self._explain}),
+            Route(re.compile(r"/v1/ca"), {"GET": self._authorities}),
+            Route(re.compile(r"/v1/ca/rotate"), {"POST": self._rotate}),
             Route(re.compile(r"/v1/reload"), {"POST": self._reload}),
             Route(re.compile(r"/metrics"), {"GET": self._metrics}),
         ]
@@ -199,6 +201,14 @@ class Routes:
     async def _explain(self, pairs: Pairs, body: bytes) -> Response:
         _only(pairs)
         return _envelope("explanation", policies.explained(self._view.policy, body))
+
+    async def _authorities(self, pairs: Pairs) -> Response:
+        _only(pairs, "tenant")
+        return _envelope("authorities", ca.described(self._view.authorities, dict(pairs).get("tenant")))
+
+    async def _rotate(self, pairs: Pairs, body: bytes) -> Response:
+        _only(pairs)
+        return _envelope("authorities", ca.rotated(self._view.authorities, body))
 
     async def _reload(self, pairs: Pairs, body: bytes) -> Response:
         _only(pairs)

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from proxy.ca.info import AuthorityInfo, Certificate, Rotation
 from proxy.control.ssh_schema import HostKey, Recording, Screen, SSHView
 from proxy.flow.child import Child, ChildKind, ChildPage, ChildQuery, StoredChild
 from proxy.flow.childparameters import CHILD_PARAMETERS, parse_children
@@ -43,6 +44,8 @@ __all__ = [
     "SCHEMA",
     "SORT_KEYS",
     "WATCH_PARAMETERS",
+    "AuthorityInfo",
+    "Certificate",
     "ChannelRecord",
     "Child",
     "ChildKind",
@@ -74,6 +77,7 @@ __all__ = [
     "Recording",
     "RecordsStatus",
     "RequestRecord",
+    "Rotation",
     "RouteInfo",
     "RoutesChange",
     "SSHView",
@@ -291,6 +295,20 @@ class PolicyView(Protocol):
         ...
 
 
+class AuthorityView(Protocol):
+    """What the control server needs of the authorities of tenants. ProxyError: one cannot be read, made or rotated."""
+
+    def tenants(self) -> list[str]: ...
+
+    def known(self) -> list[str]:
+        """The tenants that have one by now."""
+        ...
+
+    def describe(self, tenant: str) -> AuthorityInfo: ...
+
+    def rotate(self, tenant: str, overlap_s: float) -> object: ...
+
+
 class ProxyView(Protocol):
     """What the control server needs of a proxy. Everything is called on the event loop; what has to look at flows is
     awaited, and lets packets through meanwhile."""
@@ -302,6 +320,9 @@ class ProxyView(Protocol):
 
     @property
     def ssh(self) -> SSHView | None: ...
+
+    @property
+    def authorities(self) -> AuthorityView | None: ...
 
     def status(self) -> Status: ...
 

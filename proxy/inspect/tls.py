@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -41,17 +42,15 @@ class TenantTLS:
     def __init__(self, rules: TenantRules) -> None:
         self.rules = rules
         self._minimum = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}[rules.minimum]
-        self._clients: OrderedDict[tuple[str, bool], tuple[bytes, ssl.SSLContext]] = OrderedDict()
+        # and when to ask for another leaf, Unix seconds
+        self._clients: OrderedDict[tuple[str, bool], tuple[float, ssl.SSLContext]] = OrderedDict()
         self._origins: dict[bool, ssl.SSLContext] = {}
         self._sessions: OrderedDict[tuple[str, str, int, bool], ssl.SSLSession] = OrderedDict()
 
     def has(self, name: str, untrusted: bool) -> bool:
         """Whether `towards_client` needs no new leaf."""
-        return (name, untrusted) in self._clients
-
-    def forget_leaves(self) -> None:
-        """The authority has changed."""
-        self._clients.clear()
+        found = self._clients.get((name, untrusted))
+        return found is not None and time.time() < found[0]
 
     def keep(self, name: str, untrusted: bool, leaf: LeafAnswer) -> None:
         """Remember a leaf; OSError (also ssl.SSLError) when it is none."""
@@ -59,7 +58,7 @@ class TenantTLS:
         context.minimum_version = self._minimum
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
         load_chain(context, leaf.chain, leaf.key)
-        self._clients[name, untrusted] = leaf.chain, context
+        self._clients[name, untrusted] = leaf.renew_at, context
         if len(self._clients) > MAX_CONTEXTS:
             self._clients.popitem(last=False)
 

@@ -66,6 +66,7 @@ class LeafAnswer(msgspec.Struct, tag="leaf-answer", frozen=True):
     chain: bytes = b""
     key: bytes = b""
     error: str | None = None
+    renew_at: float = float("inf")  # Unix seconds: from then on a new one is to be asked for
 
 
 class DialAnswer(msgspec.Struct, tag="dial-answer", frozen=True):

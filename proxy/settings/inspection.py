@@ -27,6 +27,7 @@ class ImportedAuthority(Part, frozen=True):
     file: str
     key: str | None = None  # where it is not in `file`
     password: str | None = None
+    password_file: str | None = None  # instead, so that it need not stand here
 
 
 class Inspection(Part, frozen=True):
@@ -49,7 +50,8 @@ def absolute(inspection: Inspection, base: Path) -> Inspection:
     """The same, with paths that are relative to `base` made absolute."""
     replace, ca = msgspec.structs.replace, inspection.ca
     if ca is not None:
-        ca = replace(ca, file=str(base / ca.file), key=None if ca.key is None else str(base / ca.key))
+        key, password = (None if each is None else str(base / each) for each in (ca.key, ca.password_file))
+        ca = replace(ca, file=str(base / ca.file), key=key, password_file=password)
     ssh = None if inspection.ssh is None else absolute_ssh(inspection.ssh, base)
     return replace(inspection, ssh=ssh, trust=[str(base / each) for each in inspection.trust], ca=ca)
 
@@ -65,5 +67,7 @@ def check_inspection(document: Document, inspection: Inspection, place: Place) -
             if "/" in each or not _DOMAIN.fullmatch(each):
                 message = f"expected a domain or a prefix (found '{each}')"
                 raise document.error(message, (*place, "permitted", index)) from None
+    if inspection.ca is not None and None not in (inspection.ca.password, inspection.ca.password_file):
+        raise document.error("'password' and 'password_file' exclude each other", (*place, "ca", "password_file"))
     if not inspection.system_trust and not inspection.trust:
         raise document.error("without system_trust some roots are needed in 'trust'", (*place, "system_trust"))

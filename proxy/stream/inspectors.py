@@ -202,6 +202,7 @@ class Inspectors:
         self._counting: Iterator[Handed] = iter(())
         self._local: Any = None  # the inspector in this process
         self.application: Lifecycle | None = None  # whose hooks are asked about what is read
+        lender.authorities.changed = self._configure_all
         self._is_closed = False
         self._idle: asyncio.Event | None = None
 
@@ -234,8 +235,7 @@ class Inspectors:
         """Let new sessions, and new requests of those that are open, be judged by these."""
         carried = carry(policies, self.lender.configuration.tenants)
         self.lender.configuration = msgspec.structs.replace(self.lender.configuration, policies=carried)
-        for handle in self.handles:
-            self._configure(handle)
+        self._configure_all()
 
     def renew(self, tenant: str) -> None:
         """Let new SSH sessions of this tenant have its keys as they are now. ProxyError."""
@@ -266,6 +266,7 @@ class Inspectors:
             if until <= now:
                 del self._exceptions[tenant, host]
                 self._tell(Learnt(0, host, why, tenant, is_over=True))
+        self.lender.authorities.tick()
         counted = list(itertools.islice(self._counting, COUNTED_PER_TICK))
         for handed in counted:
             handed.count()
@@ -328,6 +329,11 @@ class Inspectors:
         for (tenant, host), (why, _) in self._exceptions.items():
             handle.channel.send(Learnt(0, host, why, tenant))
         return handle
+
+    def _configure_all(self) -> None:
+        """Also forgets leaves of an authority that is no more."""
+        for handle in self.handles:
+            self._configure(handle)
 
     def _configure(self, handle: InspectorHandle) -> None:
         for part in parts(self.lender.configuration):

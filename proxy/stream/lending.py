@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from proxy.ca.store import Authorities
+from proxy.ca.store import RENEW_S, Authorities
 from proxy.errors import ProxyError
 from proxy.flow.flow import Flow
 from proxy.offramps import sockets
@@ -61,7 +61,7 @@ class Lender:
             leaf = self.authorities.leaf(tenant, wanted.name, untrusted=wanted.untrusted)
         except (ProxyError, ValueError) as error:
             return LeafAnswer(wanted.request, error=str(error))
-        return LeafAnswer(wanted.request, leaf.chain, leaf.key)
+        return LeafAnswer(wanted.request, leaf.chain, leaf.key, renew_at=leaf.not_after - RENEW_S)
 
     def sign(self, tenant: str, wanted: SignatureWanted) -> SignatureAnswer:
         """The SSH user certificate that is asked for, or why there is none."""

@@ -13,6 +13,7 @@ import msgspec
 from proxy import __version__
 from proxy.context import OFFLOAD, TunnelContext, group_names
 from proxy.control.schema import (
+    AuthorityView,
     FlowQuery,
     InspectorStatus,
     KernelOffRampStatus,
@@ -87,6 +88,7 @@ class View:
         self._node, self._tenants, self._lifecycle, self._log = node, tenants, lifecycle, flow_log
         self._namespace, self._pumps, self._ramps, self._ports = namespace, pumps, ramps, ports
         self._kernel, self._kernel_problem = kernel, kernel_problem
+        self.authorities: AuthorityView | None = None
         self.inspectors: Inspectors | None = None
         self._started_ns = time.time_ns()
         self.children = Children(flow_log.submit_child)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs12
 
 from proxy.ca import store
 from proxy.ca.authority import Authority
@@ -47,6 +49,63 @@ def test_a_rotation_keeps_the_certificate_before_and_forgets_its_leaves(tmp_path
     assert authorities.previous("acme") == before.chain_pem
     assert authorities.leaf("acme", "a.lab").chain != leaf.chain
     assert Authorities(tmp_path, {"acme": Inspection()}).of("acme").fingerprint == after.fingerprint
+
+
+def test_a_rotation_with_an_overlap_survives_a_restart_and_takes_over_in_time(tmp_path, monkeypatch):
+    authorities, changes = Authorities(tmp_path, {"acme": Inspection()}), []
+    authorities.changed = lambda: changes.append(1)
+    before, leaf = authorities.of("acme"), authorities.leaf("acme", "a.lab")
+    after = authorities.rotate("acme", 3600.0)
+    with pytest.raises(ProxyError, match="takes over at"):
+        authorities.rotate("acme", 60.0)
+    authorities.tick()
+    assert authorities.leaf("acme", "a.lab") is leaf
+    assert (tmp_path / "ca" / "acme" / "certificate.pem").read_bytes() == before.chain_pem + after.chain_pem
+    again = Authorities(tmp_path, {"acme": Inspection()})
+    told = again.describe("acme")
+    assert (told.root.fingerprint, told.next.fingerprint) == (before.fingerprint, after.fingerprint)
+    later = told.next_from + 1
+    monkeypatch.setattr(store.time, "time", lambda: later)
+    for each in (again, authorities):
+        each.tick()
+        assert each.of("acme").fingerprint == after.fingerprint
+        assert each.describe("acme").previous.fingerprint == before.fingerprint
+    assert changes == [1]
+    assert authorities.leaf("acme", "a.lab").chain != leaf.chain
+    assert not (tmp_path / "ca" / "acme" / "next.pem").exists()
+
+
+def test_pkcs12_with_the_password_in_a_file(tmp_path):
+    own = Authority.create("own")
+    key = serialization.load_pem_private_key(own.key_pem, None)
+    protected = serialization.BestAvailableEncryption(b"secret")
+    (tmp_path / "own.p12").write_bytes(
+        pkcs12.serialize_key_and_certificates(None, key, own.certificate, None, protected)
+    )
+    (tmp_path / "password").write_text("secret\n")
+    (tmp_path / "wrong").write_text("guess\n")
+
+    def read(password):
+        wished = ImportedAuthority(file=str(tmp_path / "own.p12"), password_file=str(tmp_path / password))
+        return Authorities(tmp_path / "state", {"acme": Inspection(ca=wished)}).of("acme")
+
+    assert read("password").fingerprint == own.fingerprint
+    with pytest.raises(ProxyError, match=r"tenant 'acme': inspection\.ca: .*own\.p12: PKCS#12: "):
+        read("wrong")
+    with pytest.raises(ProxyError, match=r"missing: No such file"):
+        read("missing")
+
+
+def test_constraints_that_the_settings_do_not_say_are_logged(tmp_path, caplog):
+    Authorities(tmp_path, {"acme": Inspection()}).of("acme")
+    Authorities(tmp_path, {"acme": Inspection(permitted=[".lab", "10.0.0.0/8"])}).of("acme")
+    assert "made to sign for anything" in caplog.text
+    caplog.clear()
+    constrained = Authorities(tmp_path, {"acme": Inspection(permitted=[".lab", "10.0.0.0/8"])})
+    constrained.rotate("acme")
+    caplog.clear()
+    Authorities(tmp_path, {"acme": Inspection(permitted=["10.0.0.0/8", "lab"])}).of("acme")
+    assert "made to sign" not in caplog.text
 
 
 def test_one_that_is_imported_signs_and_is_not_rotated(tmp_path):

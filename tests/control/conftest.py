@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from proxy.control.schema import (
+    AuthorityView,
     FlowQuery,
     FlowRecord,
     Page,
@@ -41,6 +42,7 @@ class FakeProxy:
         self.children: list[Child] = []
         self.lost = 0
         self.policy: PolicyView | None = None
+        self.authorities: AuthorityView | None = None
         self.open = [
             TunnelInfo(id="t1", onramp="connected", tenant="acme", addresses=["100.96.0.2"], mtu=1280, opened=0)
         ]

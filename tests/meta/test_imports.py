@@ -70,6 +70,7 @@ ROOMS = (
     "oxyctl.capture",
     "oxyctl.checks",
     "oxyctl.policies",
+    "oxyctl.trust",
     "oxyctl.render",
     "oxyctl.testing",
     "oxyctl.cli",

@@ -1,0 +1,205 @@
+"""`oxyctl ca`: the certificate authorities of tenants, by which inspected sessions are signed."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxyctl.cli.control import ControlOption, NodeOption, asking, complete_tenant, connect
+from oxyctl.cli.options import Format, FormatOption, LabOption
+from oxyctl.trust import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.control.client import ControlClient
+    from proxy.control.schema import AuthorityInfo
+
+app = typer.Typer(help="Authorities of tenants: what clients have to trust.", no_args_is_help=True)
+
+
+class Encoding(enum.StrEnum):
+    """How a certificate is written."""
+
+    pem = "pem"
+    der = "der"
+
+
+TenantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant", "-t", metavar="NAME", help="Needed only when the proxy has several.", autocompletion=complete_tenant
+    ),
+]
+
+
+@app.command()
+def show(
+    tenant: TenantOption = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """Show authorities: their fingerprints, how long they are valid, what they may sign for, rotations under way."""
+    from oxyctl.cli.output import print_envelope, say
+
+    with asking():
+        found = connect(lab, node, control).authorities(tenant)
+    if output == Format.json:
+        print_envelope("authorities", found)
+    elif found:
+        from oxyctl.render.ca import print_authorities
+
+        print_authorities(found)
+    else:
+        say("no tenant has an authority: none is inspected")
+
+
+@app.command()
+def export(
+    tenant: TenantOption = None,
+    encoding: Annotated[Encoding, typer.Option("--encoding", help="DER holds one certificate.")] = Encoding.pem,
+    coming: Annotated[bool, typer.Option("--next", help="Only the one that a rotation brings.")] = False,
+    file: Annotated[str | None, typer.Option("--file", "-o", metavar="FILE", help="Not to the terminal.")] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+) -> None:
+    """Print what clients have to trust: the authority's certificate, and the next one where a rotation is under way.
+
+    The key is never printed: it is in the proxy's state directory.
+    """
+    from oxyctl.errors import NothingMatched
+
+    with asking():
+        found = _one(connect(lab, node, control), tenant)
+    if coming and found.next is None:
+        raise NothingMatched(f"no rotation of tenant '{found.tenant}' is under way")
+    text = found.next.pem if coming and found.next is not None else found.bundle
+    if encoding is Encoding.der:
+        import ssl
+
+        chosen = found.next if coming and found.next is not None else found.root
+        _write(ssl.PEM_cert_to_DER_cert(chosen.pem), file)
+    else:
+        _write(text.encode(), file)
+
+
+@app.command()
+def rotate(
+    tenant: TenantOption = None,
+    overlap: Annotated[
+        str, typer.Option("--overlap", metavar="DURATION", help="How long clients may take to trust it: 7d. 0: none.")
+    ] = "7d",
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """Make a new authority, which takes over when the overlap ends. Sessions that are open stay as they are.
+
+    With `--overlap 0` it takes over at once, also when it was made before with an overlap.
+    """
+    from oxyctl.cli.output import print_envelope
+    from oxyctl.errors import UsageError
+    from oxyctl.render.ca import rotation_text
+    from proxy.control.schema import Rotation, parse_duration
+
+    try:
+        overlap_s = 0.0 if overlap.strip() in ("0", "0s") else parse_duration(overlap)
+    except ValueError as error:
+        raise UsageError(f"--overlap: {error}") from None
+    with asking():
+        client = connect(lab, node, control)
+        found = client.rotate_authority(Rotation(tenant=_one(client, tenant).tenant, overlap_s=overlap_s))
+    if output == Format.json:
+        print_envelope("authorities", [found])
+    else:
+        print(rotation_text(found))
+
+
+@app.command()
+def trust(
+    store: Annotated[Store, typer.Argument(help="Who: the system, Chromium (nss), Firefox, or one shell.")],
+    tenant: TenantOption = None,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Say what would be done, for a shell; do nothing.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Trust it no more.")] = False,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    control: ControlOption = None,
+) -> None:
+    """Let programs of this machine trust a tenant's authority.
+
+    `eval "$(oxyctl ca trust env)"` is for what this shell starts: curl, Python, Node.js, git, pip, Cargo, AWS.
+    """
+    from pathlib import Path
+
+    from oxyctl.cli.output import say
+    from oxyctl.errors import UsageError
+    from oxyctl.render.ca import change_text, variables_text
+    from oxyctl.trust import stores
+
+    with asking():
+        found = _one(connect(lab, node, control), tenant)
+    name = f"oxyctl-{found.tenant}"
+    pem_file, bundle = _files(found, is_written=not remove)
+    if store is Store.env:
+        if remove:
+            raise UsageError("--remove: variables end with their shell; `unset` is for this one")
+        return print(variables_text(stores.variables(pem_file, bundle)))
+    for change in stores.changes(store, name, found.bundle, pem_file, remove=remove, home=Path.home()):
+        if only_print:
+            print(change_text(change))
+        else:
+            stores.carry_out(change)
+    if not only_print:
+        say(f"{store} {'forgets' if remove else 'trusts'} {found.root.subject} ({found.root.fingerprint[:23]}...)")
+    return None
+
+
+def _one(client: ControlClient, tenant: str | None) -> AuthorityInfo:
+    """That of the tenant; without a name of the only one."""
+    from oxyctl.errors import UsageError
+
+    if tenant is None:
+        names = sorted(client.status().tenants)
+        if len(names) != 1:
+            raise UsageError(f"name one with --tenant: {', '.join(names)}")
+        (tenant,) = names
+    return client.authorities(tenant)[0]
+
+
+def _files(found: AuthorityInfo, *, is_written: bool) -> tuple[Path, Path]:
+    """The certificate, and the same with the system's roots, in the user's data directory."""
+    import os
+    from pathlib import Path
+
+    from oxyctl.trust.stores import system_roots
+
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "oxyctl/ca"
+    pem_file, bundle = home / f"{found.tenant}.pem", home / f"{found.tenant}-and-system.pem"
+    if is_written:
+        home.mkdir(parents=True, exist_ok=True)
+        pem_file.write_text(found.bundle)
+        bundle.write_text(found.bundle + system_roots())
+    return pem_file, bundle
+
+
+def _write(data: bytes, file: str | None) -> None:
+    import sys
+    from pathlib import Path
+
+    from oxyctl.errors import OxyctlError
+
+    if file is None or file == "-":
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        Path(file).write_bytes(data)
+    except OSError as error:
+        raise OxyctlError(f"{file}: {error.strerror}") from None

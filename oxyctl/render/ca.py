@@ -1,0 +1,79 @@
+"""Authorities as a person reads them, and what a shell is told to trust them."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+
+from oxyctl.render.tables import Column, Table
+from oxyctl.render.units import safe_text
+from oxyctl.trust.stores import Change
+from proxy.control.schema import AuthorityInfo
+
+_COLUMNS = [
+    Column("TENANT"),
+    Column("AUTHORITY"),
+    Column("KIND", rank=1),
+    Column("VALID UNTIL"),
+    Column("MAY SIGN FOR", rank=2),
+    Column("NEXT FROM", rank=3),
+]
+
+
+def print_authorities(found: Sequence[AuthorityInfo]) -> None:
+    """A line for each, and below it what clients compare: the fingerprint."""
+    Table(_COLUMNS).write([_row(each) for each in found])
+    print()
+    for each in found:
+        print(safe_text(f"{each.tenant}: SHA-256 {each.root.fingerprint}"))
+        if each.next is not None:
+            print(safe_text(f"{each.tenant}: SHA-256 {each.next.fingerprint} (from {_time(each.next_from)})"))
+
+
+def rotation_text(found: AuthorityInfo) -> str:
+    """What a rotation means for clients."""
+    if found.next is None:
+        until = f", valid until {_time(found.root.not_after)}"
+        return safe_text(
+            f"{found.tenant}: {found.root.subject} signs from now on{until}; clients need it at their next connection\n"
+            f"SHA-256 {found.root.fingerprint}"
+        )
+    at = _time(found.next_from)
+    return safe_text(
+        f"{found.tenant}: {found.next.subject} takes over at {at}; until then {found.root.subject} signs.\n"
+        f"`oxyctl ca export --tenant {found.tenant}` has both: clients that trust only the old one fail from then on.\n"
+        f"SHA-256 {found.next.fingerprint}"
+    )
+
+
+def variables_text(values: Mapping[str, str]) -> str:
+    """Lines for a shell's eval."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items())
+
+
+def change_text(change: Change) -> str:
+    """The same by hand, as a shell script."""
+    lines = []
+    if change.file is not None:
+        target = shlex.quote(str(change.file))
+        lines.append(f"rm -f {target}" if change.text is None else f"cat > {target} <<'PEM'\n{change.text}PEM")
+    return "\n".join([*lines, *map(shlex.join, change.commands)])
+
+
+def _row(info: AuthorityInfo) -> list[str]:
+    kind = "imported" if info.is_imported else "own"
+    if info.issuer.fingerprint != info.root.fingerprint:
+        kind += ", intermediate"
+    return [
+        info.tenant,
+        info.root.subject,
+        kind,
+        _time(info.issuer.not_after),
+        " ".join(info.issuer.permitted) or "anything",
+        _time(info.next_from),
+    ]
+
+
+def _time(seconds: int | None) -> str:
+    return "-" if seconds is None else time.strftime("%F %T", time.localtime(seconds))

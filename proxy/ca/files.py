@@ -1,0 +1,45 @@
+"""Files of keys and certificates: written at once and durably, and read where somebody else has made them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.errors import ProxyError
+from proxy.settings.inspection import ImportedAuthority
+
+if TYPE_CHECKING:
+    from proxy.ca.authority import Authority
+
+
+def write(path: Path, data: bytes, mode: int) -> None:
+    """Replace the file at once and durably: after a crash there is the old one or the new one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(draft, path)
+
+
+def read_imported(wished: ImportedAuthority) -> Authority:
+    """An authority from PEM or PKCS#12; ProxyError names the file, and says what is wrong with it."""
+    from proxy.ca.authority import Authority
+
+    file = wished.file
+    try:
+        password = wished.password
+        if wished.password_file is not None:
+            password = Path(wished.password_file).read_text().rstrip("\n")
+        data = Path(file).read_bytes()
+        if b"-----BEGIN " in data:
+            return Authority.load(data, Path(wished.key).read_bytes() if wished.key else data, password)
+        return Authority.load_pkcs12(data, password)
+    except OSError as error:
+        raise ProxyError(f"{error.filename}: {error.strerror}") from error
+    except (ProxyError, UnicodeDecodeError) as error:
+        raise ProxyError(f"{file}: {error}") from error

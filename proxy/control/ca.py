@@ -1,0 +1,47 @@
+"""The control API's paths about the authorities of tenants: what clients have to trust, and a rotation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from proxy.control.http11 import HttpError
+from proxy.control.schema import AuthorityInfo, AuthorityView, Rotation
+from proxy.errors import ProxyError
+from proxy.settings import suggest
+
+MAX_OVERLAP_S = 366 * 86_400.0
+
+
+def described(view: AuthorityView | None, tenant: str | None) -> list[AuthorityInfo]:
+    """That of `tenant`, made now where there is none; without one all that there are. HttpError 404: no such tenant."""
+    if view is None:
+        return []
+    if tenant is None:
+        return [view.describe(name) for name in view.known()]
+    _require(tenant, view.tenants())
+    return [view.describe(tenant)]
+
+
+def rotated(view: AuthorityView | None, body: bytes) -> list[AuthorityInfo]:
+    """The authority, as it stands now. HttpError: no such tenant, or it cannot be rotated."""
+    try:
+        wanted = msgspec.json.decode(body, type=Rotation)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HttpError(400, f"rotation: {error}") from None
+    if not 0 <= wanted.overlap_s <= MAX_OVERLAP_S:
+        raise HttpError(400, f"overlap_s: expected 0 to {MAX_OVERLAP_S:.0f} (found {wanted.overlap_s:g})")
+    _require(wanted.tenant, () if view is None else view.tenants())
+    assert view is not None
+    try:
+        view.rotate(wanted.tenant, wanted.overlap_s)
+    except ProxyError as error:
+        raise HttpError(400, str(error)) from None
+    return [view.describe(wanted.tenant)]
+
+
+def _require(tenant: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if tenant not in names:
+        raise HttpError(404, f"the proxy has no tenant '{tenant}'{suggest(tenant, names)}")
