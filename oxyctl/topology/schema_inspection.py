@@ -20,6 +20,7 @@ INSPECTION: dict[str, dict[str, str]] = {
         "file": "PEM with its chain, or PKCS#12.",
         "key": "The file of its private key, where that is a file of its own.",
         "password": "The password of the private key.",
+        "password_file": "The file of that password.",
     },
     "SSHInspection": {
         "trust": "How users prove who they are: by a key or certificate, or by their tunnel alone.",
