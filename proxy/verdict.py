@@ -82,6 +82,7 @@ class Ruling(msgspec.Struct, frozen=True):
 
 
 ALLOW = Verdict()
+PROVED = Verdict(reason="proved")  # the hook `ssh_auth`: the password or the answers are right
 
 
 def deny(reason: str, *, refusal: Refusal | None = None) -> Verdict:

@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.ca.files import write
 from proxy.errors import ProxyError
@@ -22,7 +22,7 @@ HOST_KEY, USER_CA = "ssh_host_ed25519_key", "ssh_user_ca"
 PREVIOUS = ".previous.pub"
 BACKDATED_S = 60  # for origins whose clock is behind
 MAX_VALIDITY_S = 24 * 3600.0
-EXTENSIONS = (b"permit-agent-forwarding", b"permit-port-forwarding", b"permit-pty", b"permit-user-rc")
+PERMITS = ("permit-pty", "permit-user-rc")  # extensions of certificates: what an origin lets their owners do
 MAX_PRINCIPALS = 256  # OpenSSH's SSHKEY_CERT_MAX_PRINCIPALS
 
 
@@ -32,9 +32,9 @@ class SSHKeys:
     def __init__(self, directory: str | Path, clock: Callable[[], float] = time.time) -> None:
         self._directory, self._clock = Path(directory) / "ssh", clock
 
-    def host_key(self, tenant: str) -> bytes:
-        """The private key that clients of this tenant see for every origin, in OpenSSH's format."""
-        return _private_text(self._load(tenant, HOST_KEY))
+    def host_key(self, tenant: str) -> SigningKey:
+        """The private key that clients of this tenant see for every origin."""
+        return SigningKey(self._load(tenant, HOST_KEY))
 
     def host_public_key(self, tenant: str) -> str:
         """Its public half: `ssh-ed25519 AAAA...`."""
@@ -59,8 +59,15 @@ class SSHKeys:
         except OSError:
             return None
 
-    def sign(self, tenant: str, public_key: str, key_id: str, principals: Sequence[str], seconds: float) -> str:
-        """A user certificate for `public_key`, valid for so long. ProxyError when it cannot be made."""
+    def sign(
+        self, tenant: str, public_key: str, key_id: str, principals: Sequence[str], seconds: float,
+        sources: Sequence[str] = (), permits: Sequence[str] = PERMITS,
+    ) -> str:  # fmt: skip
+        """A user certificate for `public_key`, valid for so long. ProxyError when it cannot be made.
+
+        `sources`: prefixes that it may be used from (critical option `source-address`); without any, from everywhere.
+        `permits`: its extensions.
+        """
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import (
             SSHCertificateBuilder,
@@ -87,8 +94,10 @@ class SSHKeys:
             .valid_after(now - BACKDATED_S)
             .valid_before(now + int(min(seconds, MAX_VALIDITY_S)))
         )
-        for name in EXTENSIONS:
-            builder = builder.add_extension(name, b"")
+        if sources:
+            builder = builder.add_critical_option(b"source-address", ",".join(sources).encode())
+        for name in sorted(permits):
+            builder = builder.add_extension(name.encode(), b"")
         return builder.sign(self._load(tenant, USER_CA)).public_bytes().decode()
 
     def _load(self, tenant: str, name: str) -> Ed25519PrivateKey:
@@ -131,6 +140,55 @@ class SSHKeys:
         return _public_text(self._make(path))
 
 
+class SigningKey:
+    """A private key that signs in this process, for those who have its public half only."""
+
+    def __init__(self, key: Any) -> None:
+        """`key`: of `cryptography`'s: Ed25519, ECDSA (NIST) or RSA."""
+        self._key = key
+        self.public = _public_text(key)
+        self.blob = base64.b64decode(self.public.split()[1])
+
+    @classmethod
+    def load(cls, text: bytes) -> SigningKey:
+        """A key in OpenSSH's or PEM's format, without a passphrase. ProxyError when it cannot be read."""
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
+
+        read = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in text else load_pem_private_key
+        try:
+            return cls(read(text, None))
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise ProxyError(f"the private key cannot be read: {error}") from error
+
+    def sign(self, data: bytes, algorithm: str) -> bytes:
+        """The signature with its name (RFC 4253 6.6). ProxyError for an algorithm that is none of this key's."""
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+
+        key = self._key
+        name = algorithm.encode()
+        if isinstance(key, ed25519.Ed25519PrivateKey) and algorithm == "ssh-ed25519":
+            return _string(name) + _string(key.sign(data))
+        if isinstance(key, rsa.RSAPrivateKey) and algorithm in ("rsa-sha2-256", "rsa-sha2-512"):  # RFC 8332
+            digest = hashes.SHA256() if algorithm.endswith("256") else hashes.SHA512()
+            return _string(name) + _string(key.sign(data, padding.PKCS1v15(), digest))
+        if isinstance(key, ec.EllipticCurvePrivateKey) and algorithm == self.public.split()[0]:  # RFC 5656 3.1.2
+            digests = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}
+            r, s = utils.decode_dss_signature(key.sign(data, ec.ECDSA(digests[key.curve.key_size])))
+            return _string(name) + _string(_number(r) + _number(s))
+        raise ProxyError(f"a key {self.public.split()[0]} makes no signatures {algorithm}")
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack("!I", len(data)) + data
+
+
+def _number(value: int) -> bytes:
+    """A positive `mpint` (RFC 4251 5)."""
+    return _string(value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+
 def fingerprint(public_key: str) -> str:
     """`SHA256:...`, as OpenSSH prints it."""
     digest = hashlib.sha256(_blob(public_key)).digest()
@@ -158,7 +216,7 @@ def _private_text(key: Ed25519PrivateKey) -> bytes:
     )
 
 
-def _public_text(key: Ed25519PrivateKey) -> str:
+def _public_text(key: Any) -> str:
     from cryptography.hazmat.primitives import serialization
 
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()

@@ -11,7 +11,10 @@ from proxy.verdict import Decision
 
 SCHEMA = "oxy.ssh-channel/1"
 FILE_SCHEMA = "oxy.ssh-file/1"
-Kind = Literal["shell", "exec", "subsystem", "direct-tcpip", "direct-streamlocal", "forwarded-tcpip", "tcpip-forward"]
+Kind = Literal[
+    "shell", "exec", "subsystem", "direct-tcpip", "direct-streamlocal", "tcpip-forward", "forwarded-tcpip",
+    "streamlocal-forward", "forwarded-streamlocal", "auth-agent", "x11",
+]  # fmt: skip
 
 
 class ChannelRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -37,6 +40,7 @@ class ChannelRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     forward_host: str | None = None
     forward_port: int | None = None
     terminal: str | None = None
+    reason: str | None = None  # why it was wanted, in the user's words
     client_version: str | None = None
     server_version: str | None = None
 

@@ -61,6 +61,8 @@ class SshAuth(msgspec.Struct, Generic[Extension], kw_only=True):
     username: str
     method: Literal["publickey", "password", "keyboard-interactive", "none"]
     fingerprint: str | None = None  # of the public key: `SHA256:...`
+    identity: str | None = None  # who it is, as the tunnel or the proof says
+    responses: tuple[str, ...] = ()  # a password, or what was answered: it is right only if the hook returns `PROVED`
 
 
 class SshChannel(msgspec.Struct, Generic[Extension], kw_only=True):

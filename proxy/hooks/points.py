@@ -114,7 +114,7 @@ class Hooks(Generic[Extension]):
         return None
 
     async def ssh_auth(self, auth: SshAuth[Extension]) -> str | Verdict | None:
-        """Decides: a user wants in."""
+        """Decides: a user wants in. A password (`auth.responses`) lets in only if the answer is `PROVED`."""
         return None
 
     async def ssh_channel(self, channel: SshChannel[Extension]) -> str | Verdict | None:

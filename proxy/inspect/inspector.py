@@ -24,10 +24,12 @@ from proxy.poller import Poller
 from proxy.session.channel import Channel
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import (
+    CertificateAnswer,
     Configure,
     DialAnswer,
     Drain,
     EndChannel,
+    FingerprintsAnswer,
     HookAnswer,
     HookWanted,
     Kill,
@@ -50,6 +52,9 @@ FAILED = {
     phase: Ruling(Verdict(action="deny", reason=WHY), [Decision(phase, "policy", "deny", reason=WHY)])
     for phase in READ_PHASES
 }
+ANSWERS = (
+    LeafAnswer, DialAnswer, HookAnswer, CertificateAnswer, SignatureAnswer, FingerprintsAnswer, RecordingAnswer
+)  # fmt: skip
 MAX_EXCEPTIONS = 4_096  # hosts of one tenant that are not read, since that went wrong before
 
 
@@ -133,7 +138,7 @@ class Inspector:
     def _take(self, message: Any, descriptors: list[int]) -> None:
         if isinstance(message, Open):
             self._open(message, descriptors)
-        elif isinstance(message, (LeafAnswer, DialAnswer, HookAnswer, SignatureAnswer, RecordingAnswer)):
+        elif isinstance(message, ANSWERS):
             then = self._waiting.pop(message.request, None)
             if then is not None:
                 with self.turn:

@@ -68,6 +68,9 @@ class Opening:
             self._say(error="the origin's handshake took too long")
             session.end("origin_timeout", "origin")
 
+    def drain(self) -> None:
+        """Nothing has begun."""
+
     def stop(self) -> None:
         if self._sniffer is not None:
             self._sniffer.stop()

@@ -45,6 +45,10 @@ class Stage(Protocol):
         """Its time is over."""
         ...
 
+    def drain(self) -> None:
+        """The session is to end politely."""
+        ...
+
     def stop(self) -> None:
         """Nobody waits for it any more."""
         ...
@@ -195,6 +199,10 @@ class Session:
         """The socket of this side, as long as no stream has it."""
         return self._sockets[side]
 
+    def take_socket(self, side: Side) -> socket.socket:
+        """The socket of this side, for somebody who closes it."""
+        return self._sockets.pop(side)
+
     def replace_socket(self, side: Side, sock: socket.socket) -> None:
         """TLS has taken it over, or another connection has taken its place."""
         self._sockets[side] = sock
@@ -275,7 +283,9 @@ class Session:
 
     def drain(self) -> None:
         """End politely."""
-        if self.handler is not None and self._finish is None:
+        if self.stage is not None:
+            self.stage.drain()
+        elif self.handler is not None and self._finish is None:
             with self._home.turn:
                 self.handler.drain()
 

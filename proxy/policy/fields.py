@@ -60,6 +60,7 @@ _SSH = (
     Field("ssh.subsystem", TEXT, "of a subsystem channel: sftp, netconf, ..."),
     Field("ssh.forward.host", TEXT, "where a forwarding leads"),
     Field("ssh.forward.port", NUMBER, "its port"),
+    Field("ssh.reason", TEXT, "why the session is wanted, in the user's words"),
 )
 _HTTP = (
     Field("http.request.host", TEXT, "in lower case, without the port"),

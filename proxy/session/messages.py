@@ -84,12 +84,27 @@ class HookAnswer(msgspec.Struct, tag="hook-answer", frozen=True):
     verdict: Verdict | None = None
 
 
-class SignatureAnswer(msgspec.Struct, tag="signature-answer", frozen=True):
+class CertificateAnswer(msgspec.Struct, tag="certificate-answer", frozen=True):
     """An SSH user certificate, or why there is none."""
 
     request: int
     certificate: str | None = None
     error: str | None = None
+
+
+class SignatureAnswer(msgspec.Struct, tag="signature-answer", frozen=True):
+    """A signature as RFC 4253 6.6 writes it, or why there is none."""
+
+    request: int
+    signature: bytes = b""
+    error: str | None = None
+
+
+class FingerprintsAnswer(msgspec.Struct, tag="fingerprints-answer", frozen=True):
+    """SHA-256 digests of the origin's host keys, as DNS has them; none, where it has none that can be trusted."""
+
+    request: int
+    digests: list[bytes] = []
 
 
 class RecordingAnswer(msgspec.Struct, tag="recording-answer", frozen=True):
@@ -186,14 +201,32 @@ class LeafWanted(msgspec.Struct, tag="leaf-wanted", frozen=True):
     untrusted: bool = False
 
 
-class SignatureWanted(msgspec.Struct, tag="signature-wanted", frozen=True):
+class CertificateWanted(msgspec.Struct, tag="certificate-wanted", frozen=True):
     """An SSH user certificate for a key that was made for this session."""
 
     request: int
     session: int
     public_key: str
-    key_id: str
-    principals: list[str]
+    user: str  # the user name at the origin
+    identity: str  # who has proved to be there
+
+
+class SignatureWanted(msgspec.Struct, tag="signature-wanted", frozen=True):
+    """A signature of a key that never leaves the proxy: the tenant's host key over an exchange hash (RFC 4253 8), or
+    the key that origins are shown over a request to be let in (RFC 4252 7)."""
+
+    request: int
+    session: int
+    key: Literal["host", "onward"]
+    data: bytes
+    algorithm: str = "ssh-ed25519"
+
+
+class FingerprintsWanted(msgspec.Struct, tag="fingerprints-wanted", frozen=True):
+    """What DNS says of the host keys of the flow's origin (SSHFP, RFC 4255)."""
+
+    request: int
+    session: int
 
 
 class RecordingWanted(msgspec.Struct, tag="recording-wanted", frozen=True):
@@ -237,7 +270,9 @@ ToInspector = (
     | Open
     | LeafAnswer
     | DialAnswer
+    | CertificateAnswer
     | SignatureAnswer
+    | FingerprintsAnswer
     | RecordingAnswer
     | HookAnswer
     | Learnt
@@ -254,7 +289,9 @@ ToProxy = (
     | Record
     | LeafWanted
     | DialWanted
+    | CertificateWanted
     | SignatureWanted
+    | FingerprintsWanted
     | RecordingWanted
     | HookWanted
     | Learnt

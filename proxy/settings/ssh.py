@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from proxy.settings.document import Document, Place
-from proxy.settings.parts import Part, Seconds
+from proxy.settings.parts import Part
+
+Method = Literal["publickey", "password", "keyboard-interactive"]
 
 
 class SSHInspection(Part, frozen=True):
@@ -19,17 +22,32 @@ class SSHInspection(Part, frozen=True):
     trust: Literal["proof", "tunnel"] = "proof"
     keys: dict[str, list[str]] = msgspec.field(default_factory=dict)
     user_cas: list[str] = msgspec.field(default_factory=list)
-    # what origins are shown: a certificate of the tenant's SSH CA for this session, or a private key from a file
-    onward: Literal["certificate", "key"] = "certificate"
+    methods: Annotated[list[Method], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["publickey"]  # the hook `ssh_auth` judges the other two
+    )
+    prompts: Annotated[list[str], Meta(min_length=1, max_length=8)] = msgspec.field(
+        default_factory=lambda: ["Password: "]  # of keyboard-interactive
+    )
+    # the user names at origins that each identity may have; `*`: everybody else, or every name. Without it: any
+    logins: dict[str, list[str]] | None = None
+    # what origins are shown: a certificate of the tenant's SSH CA for this session, a private key from a file, or what
+    # the client's own agent signs
+    onward: Literal["certificate", "key", "agent"] = "certificate"
     onward_key: str | None = None
     principals: Annotated[list[str], Meta(min_length=1, max_length=64)] = msgspec.field(
         default_factory=lambda: ["{user}"]  # the user name that the client asks for
     )
-    certificate_s: Seconds = 300
+    certificate_s: Annotated[float, Meta(gt=0, le=3_600)] = 300
+    # prefixes that a certificate may be used from; without it, the address that the proxy connects from
+    certificate_sources: Annotated[list[str], Meta(min_length=1, max_length=64)] | None = None
     known_hosts: str | None = None  # a file; an origin that it does not know is refused
+    sshfp: bool = False  # what a validating resolver says of an origin's host keys is believed (RFC 4255)
     local_forwarding: bool = False
     remote_forwarding: bool = False
+    agent_forwarding: bool = False
+    x11_forwarding: bool = False
     file_transfer: Literal["read-write", "read-only", "none"] = "read-write"
+    needs_reason: bool = False  # a session says why it is wanted
     record: bool = False  # what terminals show, as asciicast in the state directory
     record_input: bool = False  # and the lines that are typed and shown
     recording_version: Literal[2, 3] = 2  # of asciicast
@@ -62,6 +80,11 @@ def check_ssh(document: Document, ssh: SSHInspection, place: Place) -> None:
             raise document.error("expected a public key of age: 'age1...'", (*place, "recording_keys", index))
     if any(not each for each in ssh.principals):
         raise document.error("a principal is empty", (*place, "principals"))
+    for index, prefix in enumerate(ssh.certificate_sources or ()):
+        try:
+            ip_network(prefix)
+        except ValueError as error:
+            raise document.error(str(error), (*place, "certificate_sources", index)) from error
 
 
 def _check_key(document: Document, key: str, place: Place) -> None:

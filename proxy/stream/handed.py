@@ -10,6 +10,7 @@ from proxy.flow.flow import Flow, address_text
 from proxy.flow.record import CloseReason
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import Ended, Seen
+from proxy.stream.lending_ssh import SSHGrants
 from proxy.stream.queues import received_bytes
 from proxy.stream.relay import LINGER_RESET
 
@@ -28,7 +29,8 @@ class Handed:
     `finished(reason, is_cut)` is called once; `passed()` instead, when the inspector gives the session back unread.
     """
 
-    __slots__ = ("_beside", "_client", "_is_over", "_origin", "_owner", "finished", "flow", "number", "passed")
+    __slots__ = ("_beside", "_client", "_is_over", "_origin", "_owner", "finished", "flow", "grants", "number",
+                 "passed")  # fmt: skip
 
     def __init__(
         self, number: int, flow: Flow, client: socket.socket, origin: socket.socket, owner: Owner,
@@ -36,6 +38,7 @@ class Handed:
     ) -> None:  # fmt: skip
         self.number, self.flow, self._client, self._origin, self._owner = number, flow, client, origin, owner
         self.finished, self.passed = finished, passed
+        self.grants = SSHGrants()
         self._beside: list[socket.socket] = []  # other connections to origins
         self._is_over = False
 
@@ -46,6 +49,13 @@ class Handed:
             self._origin = sock
         else:
             self._beside.append(sock)
+
+    def source(self) -> str:
+        """The address that the origin sees."""
+        if self.flow.egress is not None:  # by a tunnel everything leaves with the client's own
+            return address_text(self.flow.source)
+        address: str = self._origin.getsockname()[0]
+        return address
 
     def count(self) -> None:
         """Bring the flow's totals up to date."""

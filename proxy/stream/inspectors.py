@@ -25,6 +25,7 @@ from proxy.policy.engine import Policies
 from proxy.poller import Poller
 from proxy.session.channel import Channel, LocalChannel, SocketChannel
 from proxy.session.messages import (
+    CertificateWanted,
     DialAnswer,
     DialWanted,
     Drain,
@@ -125,8 +126,8 @@ class InspectorHandle:
             self._dial(handed, message)
         elif isinstance(message, HookWanted):
             self._ask(handed, message)
-        elif isinstance(message, SignatureWanted):
-            self.channel.send(self._pool.lender.sign(handed.flow.tenant.name, message))
+        elif isinstance(message, CertificateWanted | SignatureWanted):
+            self._sign(handed, message)
         elif isinstance(message, RecordingWanted):
             self._record(handed, message)
         elif isinstance(message, Shown):
@@ -145,6 +146,8 @@ class InspectorHandle:
 
     def _ask(self, handed: Handed, wanted: HookWanted) -> None:
         def answered(verdict: Verdict) -> None:
+            if wanted.hook == "ssh_auth" and not verdict.is_denial:
+                handed.grants.approved.add(str(wanted.told["username"]))
             self.channel.send(HookAnswer(wanted.request, None if verdict is ALLOW else verdict))
 
         assert self._pool.application is not None
@@ -162,6 +165,15 @@ class InspectorHandle:
                 sock.close()
 
         self._pool.lender.dial(handed.flow, wanted, dialled)
+
+    def _sign(self, handed: Handed, wanted: CertificateWanted | SignatureWanted) -> None:
+        flow, grants, lender = handed.flow, handed.grants, self._pool.lender.ssh
+        application = self._pool.application
+        is_asked = application is not None and application.hooks.has("ssh_auth")
+        if isinstance(wanted, CertificateWanted):
+            self.channel.send(lender.certificate(flow, grants, handed.source, wanted, is_asked=is_asked))
+        else:
+            self.channel.send(lender.sign(flow, grants, wanted, is_asked=is_asked))
 
     def _record(self, handed: Handed, wanted: RecordingWanted) -> None:
         answer, descriptors = self._pool.lender.ssh.recording(handed.flow.tenant.name, wanted)

@@ -22,8 +22,6 @@ from proxy.session.messages import (
     DialWanted,
     LeafAnswer,
     LeafWanted,
-    SignatureAnswer,
-    SignatureWanted,
     TenantRules,
 )
 from proxy.settings import Settings
@@ -62,13 +60,6 @@ class Lender:
         except (ProxyError, ValueError) as error:
             return LeafAnswer(wanted.request, error=str(error))
         return LeafAnswer(wanted.request, leaf.chain, leaf.key, renew_at=leaf.not_after - RENEW_S)
-
-    def sign(self, tenant: str, wanted: SignatureWanted) -> SignatureAnswer:
-        """The SSH user certificate that is asked for, or why there is none."""
-        rules = self.configuration.tenants[tenant].ssh
-        if rules is None:
-            return SignatureAnswer(wanted.request, error="this tenant's SSH sessions are not read")
-        return self.ssh.sign(tenant, wanted, rules.certificate_s)
 
     def renew_ssh(self, tenant: str) -> None:
         """Tell inspectors of its SSH keys as they are now, with the next configuration. ProxyError."""

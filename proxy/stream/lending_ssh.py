@@ -1,18 +1,47 @@
-"""What the proxy lends to inspectors for SSH: host keys, signatures of the user CA, files for recordings."""
+"""What the proxy lends to inspectors for SSH: signatures of keys that never leave it, and files to record into.
+
+An inspector parses what strangers send, so it is not believed: what is signed depends on what the proxy itself knows of
+the flow, of the settings, and of what the application has said.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import struct
+from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
-from proxy.ca.ssh import SSHKeys
+from proxy.ca.ssh import PERMITS, SigningKey, SSHKeys
 from proxy.errors import ProxyError
-from proxy.session.messages import RecordingAnswer, RecordingWanted, SignatureAnswer, SignatureWanted
-from proxy.session.ssh import SSHRules
+from proxy.flow.flow import Flow
+from proxy.session.messages import (
+    CertificateAnswer,
+    CertificateWanted,
+    RecordingAnswer,
+    RecordingWanted,
+    SignatureAnswer,
+    SignatureWanted,
+)
+from proxy.session.ssh import SSHRules, is_user_name, may_be
 from proxy.settings.ssh import SSHInspection
 from proxy.wire.age import AgeError, recipient
 
+log = logging.getLogger(__name__)
+
 MAX_TEXT = 4 << 20  # of known_hosts and all keys
+MAX_KEY_ID = 255
+DIGESTS = (32, 48, 64)  # bytes of an exchange hash: SHA-256, SHA-384, SHA-512
+USERAUTH_REQUEST = 50  # RFC 4252 6
+
+
+class SSHGrants:
+    """What the proxy has let one session have."""
+
+    def __init__(self) -> None:
+        self.user: str | None = None  # whom its certificate names
+        self.approved: set[str] = set()  # user names that the hook `ssh_auth` has not objected to
 
 
 class SSHLender:
@@ -22,28 +51,42 @@ class SSHLender:
         """`state`: the proxy's state directory."""
         self.keys = SSHKeys(state)
         self._recordings = Path(state) / "recordings"
+        self._tenants: dict[str, SSHInspection] = {}
+        self._signing: dict[tuple[str, str], SigningKey] = {}
 
     def rules(self, tenant: str, ssh: SSHInspection) -> SSHRules:
         """What inspectors are told. ProxyError for files that cannot be read."""
         where = f"tenant '{tenant}': inspection.ssh"
         known = "" if ssh.known_hosts is None else _read(ssh.known_hosts, where)
         _check_keys(ssh.recording_keys, where)
-        onward = None if ssh.onward_key is None else _read(ssh.onward_key, where)
         if len(known) + sum(len(key) for keys in ssh.keys.values() for key in keys) > MAX_TEXT:
             raise ProxyError(f"{where}: known_hosts and keys are larger than {MAX_TEXT >> 20} MiB together")
+        self._tenants[tenant] = ssh
+        host = self._signing[tenant, "host"] = self.keys.host_key(tenant)
+        onward = None
+        if ssh.onward_key is not None:
+            try:
+                onward = self._signing[tenant, "onward"] = SigningKey.load(_read(ssh.onward_key, where).encode())
+            except ProxyError as error:
+                raise ProxyError(f"{where}: {ssh.onward_key}: {error}") from error
         return SSHRules(
-            host_key=self.keys.host_key(tenant).decode(),
+            host_key=host.public,
             keys=ssh.keys,
             user_cas=ssh.user_cas,
+            methods=tuple(ssh.methods),
+            prompts=tuple(ssh.prompts),
             trust_tunnel=ssh.trust == "tunnel",
+            logins=ssh.logins,
             onward=ssh.onward,
-            onward_key=onward,
-            principals=tuple(ssh.principals),
-            certificate_s=ssh.certificate_s,
+            onward_key=None if onward is None else onward.public,
             known_hosts=known,
+            sshfp=ssh.sshfp,
             local_forwarding=ssh.local_forwarding,
             remote_forwarding=ssh.remote_forwarding,
+            agent_forwarding=ssh.agent_forwarding,
+            x11_forwarding=ssh.x11_forwarding,
             file_transfer=ssh.file_transfer,
+            needs_reason=ssh.needs_reason,
             record=ssh.record,
             record_input=ssh.record_input,
             recording_version=ssh.recording_version,
@@ -53,13 +96,58 @@ class SSHLender:
             hash_files=ssh.hash_files,
         )
 
-    def sign(self, tenant: str, wanted: SignatureWanted, seconds: float) -> SignatureAnswer:
-        """A user certificate, or why there is none."""
+    def certificate(
+        self, flow: Flow, grants: SSHGrants, source: Callable[[], str], wanted: CertificateWanted, *, is_asked: bool
+    ) -> CertificateAnswer:
+        """A user certificate, or why there is none. `source`: the address that the origin sees; `is_asked`: whether the
+        application has a say in who is let in."""
         try:
-            signed = self.keys.sign(tenant, wanted.public_key, wanted.key_id, wanted.principals, seconds)
+            return CertificateAnswer(wanted.request, self._certify(flow, grants, source, wanted, is_asked))
+        except (ProxyError, OSError) as error:
+            log.warning("flow %s: no SSH certificate: %s", flow.id, error)
+            return CertificateAnswer(wanted.request, error=str(error))
+
+    def _certify(
+        self, flow: Flow, grants: SSHGrants, source: Callable[[], str], wanted: CertificateWanted, is_asked: bool
+    ) -> str:
+        ssh, user = self._settings_of(flow), wanted.user
+        if ssh.onward != "certificate":
+            raise ProxyError("this tenant's origins are not shown certificates")
+        # Whom the tunnel names is a fact of ours; only where it names nobody is the inspector believed.
+        identity = flow.carrier.user or wanted.identity
+        _grant(ssh, grants, identity, user, is_asked)
+        name = identity.partition("@")[0]
+        principals = [each.replace("{user}", user).replace("{name}", name) for each in ssh.principals]
+        sources = ssh.certificate_sources
+        if sources is None:
+            address = ip_address(source().partition("%")[0])
+            sources = [f"{address}/{address.max_prefixlen}"]
+        key_id = "".join(each for each in f"{identity} by {flow.id}" if each.isprintable())[:MAX_KEY_ID]
+        return self.keys.sign(
+            flow.tenant.name, wanted.public_key, key_id, principals, ssh.certificate_s, sources, _permits(ssh)
+        )
+
+    def sign(self, flow: Flow, grants: SSHGrants, wanted: SignatureWanted, *, is_asked: bool) -> SignatureAnswer:
+        """A signature, or why there is none."""
+        try:
+            return SignatureAnswer(wanted.request, self._signature(flow, grants, wanted, is_asked))
         except ProxyError as error:
+            log.warning("flow %s: no SSH signature: %s", flow.id, error)
             return SignatureAnswer(wanted.request, error=str(error))
-        return SignatureAnswer(wanted.request, signed)
+
+    def _signature(self, flow: Flow, grants: SSHGrants, wanted: SignatureWanted, is_asked: bool) -> bytes:
+        ssh = self._settings_of(flow)
+        key = self._signing.get((flow.tenant.name, wanted.key))
+        if key is None or (wanted.key == "onward" and ssh.onward != "key"):
+            raise ProxyError("there is no such key")
+        if wanted.key == "onward":
+            user = _requested_user(wanted.data, key.blob, wanted.algorithm)
+            if user is None:
+                raise ProxyError("that is no request to be let in by this key")
+            _grant(ssh, grants, flow.carrier.user, user, is_asked)
+        elif len(wanted.data) not in DIGESTS:
+            raise ProxyError("that is no exchange hash")
+        return key.sign(wanted.data, wanted.algorithm)
 
     def recording(self, tenant: str, wanted: RecordingWanted) -> tuple[RecordingAnswer, list[int]]:
         """A descriptor of a new file that can only be written to, or why there is none."""
@@ -71,6 +159,57 @@ class SSHLender:
             return RecordingAnswer(wanted.request), [os.open(place / name, flags, 0o600)]
         except OSError as error:
             return RecordingAnswer(wanted.request, error=f"the recording cannot be made: {error.strerror}"), []
+
+    def _settings_of(self, flow: Flow) -> SSHInspection:
+        ssh = self._tenants.get(flow.tenant.name)
+        if ssh is None:
+            raise ProxyError("this tenant's SSH sessions are not read")
+        return ssh
+
+
+def _permits(ssh: SSHInspection) -> list[str]:
+    """What an origin lets the owner of a certificate do: not more than is let through here."""
+    may = {
+        "permit-agent-forwarding": ssh.agent_forwarding,
+        "permit-port-forwarding": ssh.local_forwarding or ssh.remote_forwarding,
+        "permit-X11-forwarding": ssh.x11_forwarding,
+    }
+    return [*PERMITS, *(name for name, is_on in may.items() if is_on)]
+
+
+def _grant(ssh: SSHInspection, grants: SSHGrants, identity: str | None, user: str, is_asked: bool) -> None:
+    """Let the session be this user at its origin, and nobody else; ProxyError when it may not."""
+    if not is_user_name(user):
+        raise ProxyError("that is no user name")
+    if grants.user not in (None, user):
+        raise ProxyError(f"this session is '{grants.user}' at its origin already")
+    if not may_be(ssh.logins, identity, user):
+        raise ProxyError(f"'{identity}' may not be '{user}' at an origin")
+    if is_asked and user not in grants.approved:
+        raise ProxyError(f"the application has not let in '{user}'")
+    grants.user = user
+
+
+def _requested_user(data: bytes, blob: bytes, algorithm: str) -> str | None:
+    """Who wants in, if it is a session identifier and a publickey request that names this key (RFC 4252 7)."""
+    identifier, rest = _cut(data)
+    if len(identifier) not in DIGESTS or rest[:1] != bytes([USERAUTH_REQUEST]):
+        return None
+    user, rest = _cut(rest[1:])
+    service, rest = _cut(rest)
+    method, rest = _cut(rest)
+    named, tail = _cut(rest[1:])
+    key, end = _cut(tail)
+    expected = b"ssh-connection", b"publickey", b"\x01", algorithm.encode(), blob, b""
+    if (service, method, rest[:1], named, key, end) != expected:
+        return None
+    return user.decode("utf-8", "replace")
+
+
+def _cut(data: bytes) -> tuple[bytes, bytes]:
+    """The string at the beginning, and what follows."""
+    length = struct.unpack("!I", data[:4])[0] if len(data) >= 4 else 0
+    return data[4 : 4 + length], data[4 + length :]
 
 
 def _check_keys(keys: list[str], where: str) -> None:

@@ -7,6 +7,11 @@ so AES-GCM comes first.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
+from proxy.session.ssh import SSHRules
+
 KEX = (
     "mlkem768x25519-sha256",
     "sntrup761x25519-sha512",
@@ -19,8 +24,31 @@ KEX = (
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
 HOST_KEYS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "rsa-sha2-512", "rsa-sha2-256")
+SIGNATURES = (  # of users' keys; those with `sk-` are on tokens
+    "ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com", "rsa-sha2-512", "rsa-sha2-256",
+)  # fmt: skip
 
 
+def connection_options(rules: SSHRules) -> dict[str, Any]:
+    """What holds for both connections of a session: keyword arguments of asyncssh's."""
+    kex, ciphers, macs = available()
+    return {
+        "config": [],
+        "kex_algs": kex,
+        "encryption_algs": ciphers,
+        "mac_algs": macs,
+        "signature_algs": list(SIGNATURES),
+        "compression_algs": None,
+        "x509_trusted_certs": None,
+        "gss_host": None,
+        "login_timeout": rules.login_s,
+        "keepalive_interval": rules.keepalive_s,
+        "keepalive_count_max": 3,
+    }
+
+
+@cache
 def available() -> tuple[list[str], list[str], list[str]]:
     """Key exchanges, ciphers and MACs of the above that this machine's libraries have."""
     from asyncssh.encryption import get_encryption_algs

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-import logging
 import socket
-from typing import Any, NamedTuple
+from collections.abc import Awaitable
+from typing import Any
 
 import asyncssh
 
 from proxy.errors import ProxyError
 from proxy.flow.record import ClosedBy, CloseReason
 from proxy.inspect.ssh import origin
-from proxy.inspect.ssh.algorithms import available
-from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Back, Front, Through
-from proxy.inspect.ssh.client import PACKET, WINDOW, Server
-from proxy.inspect.ssh.origin import printable
+from proxy.inspect.ssh.algorithms import connection_options
+from proxy.inspect.ssh.channels import Front, Through
+from proxy.inspect.ssh.client import Server
+from proxy.inspect.ssh.connections import ClientConnection, ServerConnection, start
+from proxy.inspect.ssh.endings import Outcome, how_client_ended, how_origin_ended
+from proxy.inspect.ssh.exchange import LentKey
+from proxy.inspect.ssh.forwarding import Forwarding
 from proxy.inspect.ssh.question import Login
-from proxy.inspect.ssh.ruling import Denied, Ruled, rule
-from proxy.inspect.ssh.taps import tap_for
+from proxy.inspect.ssh.ruling import Ruled
+from proxy.inspect.ssh.session_channels import SessionChannels
+from proxy.inspect.ssh.text import printable
 from proxy.inspect.ssh.view import SSHView
 from proxy.verdict import Verdict
 
-log = logging.getLogger(__name__)
-
 DISCONNECT = asyncssh.DISC_BY_APPLICATION
-
-
-class Outcome(NamedTuple):
-    """How the session ended, for the flow's record."""
-
-    reason: CloseReason
-    by: ClosedBy
-    detail: str | None = None
+TAIL_S = 30.0  # for a client that does not take what a lost origin has said last
 
 
 class Bridge:
@@ -42,80 +38,62 @@ class Bridge:
     def __init__(self, view: SSHView) -> None:
         self.view, self.loop = view, asyncio.get_running_loop()
         self.user = self.identity = self.method = ""
-        self.client: asyncssh.SSHServerConnection | None = None
-        self.origin: asyncssh.SSHClientConnection | None = None
-        self._origin: asyncio.Future[asyncssh.SSHClientConnection] = self.loop.create_future()
-        self._authenticated, self._over = asyncio.Event(), asyncio.Event()
+        self.client: ServerConnection | None = None
+        self.origin: ClientConnection | None = None
+        self.has_agent = False
+        self._origin: asyncio.Future[ClientConnection] = self.loop.create_future()
+        self._authenticated, self._agent, self._over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._idle = asyncio.Event()
         self._numbers = itertools.count(1)
         self._open = 0
+        self._is_draining = False
         self._outcome: Outcome | None = None
+        self._sessions, self._forwarding = SessionChannels(self), Forwarding(self)
 
     async def run(self, client_sock: socket.socket, origin_sock: socket.socket) -> Outcome:
         """From the client's banner to the end of both connections."""
-        rules = self.view.rules
-        kex, ciphers, macs = available()
-        serving = asyncio.ensure_future(
-            asyncssh.run_server(
-                client_sock,
-                config=[],
-                server_factory=lambda: Server(self),
-                server_host_keys=[asyncssh.import_private_key(rules.host_key)],
-                kex_algs=kex,
-                encryption_algs=ciphers,
-                mac_algs=macs,
-                compression_algs=None,
-                x509_trusted_certs=None,
-                gss_host=None,
-                agent_forwarding=False,
-                x11_forwarding=False,
-                login_timeout=rules.login_s,
-                keepalive_interval=rules.keepalive_s,
-                keepalive_count_max=3,
-                server_version="oxy",
-            )
-        )
+        serving = asyncio.ensure_future(start(ServerConnection, self, client_sock, self._server_options()))
         try:
             await self._until(serving)
-            if self._outcome is None and await self._may_log_in():
+            if self._outcome is None and await self._may_log_in() and await self._has_credentials():
                 await self._reach_origin(origin_sock)
             await self._over.wait()
         except asyncio.CancelledError:
             self._end("admin_killed", "proxy")
+            self._tell_client("the session was ended")
             raise
         finally:
-            serving.cancel()
-            for conn in (self.client, self.origin):
-                if conn is not None:
-                    conn.abort()
+            await self._close(serving)
             origin_sock.close()
             client_sock.close()
         assert self._outcome is not None
         return self._outcome
 
-    def disconnect(self, reason: str) -> None:
-        """End it politely: the client is told why."""
-        if self.client is not None:
-            self.client.disconnect(DISCONNECT, reason)
+    def drain(self, reason: str) -> None:
+        """End it politely: no new channels, and once the last one has ended the client is told why."""
+        self._is_draining = True
+        if self._open == 0:
+            self._finish_draining(reason)
+            return
+
+        async def wait() -> None:
+            await self._idle.wait()
+            self._finish_draining(reason)
+
+        self._waiting = asyncio.ensure_future(wait())
+        self._idle.clear()
+
+    def _finish_draining(self, reason: str) -> None:
+        self._tell_client(reason)
         self._end("drain", "proxy")
 
-    # What the client's side tells.
+    # What the connections tell.
 
-    def client_met(self, conn: asyncssh.SSHServerConnection) -> None:
+    def client_met(self, conn: Any) -> None:
         self.client = conn
 
     def client_lost(self, error: Exception | None) -> None:
-        if isinstance(error, asyncssh.ProtocolError | asyncssh.KeyExchangeFailed | asyncssh.CompressionError):
-            self._end("client_protocol_error", "client", printable(error.reason))
-        elif isinstance(error, asyncssh.MACError):
-            self._end("client_protocol_error", "client", "a packet with a wrong MAC")
-        elif isinstance(error, OSError):
-            self._end("client_reset", "client")
-        elif isinstance(error, asyncssh.ConnectionLost) and not self._authenticated.is_set():
-            self._end("client_closed", "client", "it left before it had logged in")
-        elif isinstance(error, asyncssh.Error) and not self._authenticated.is_set():
-            self._end("denied", "proxy", printable(error.reason))
-        else:
-            self._end("client_closed", "client")
+        self._end(*how_client_ended(error, self._authenticated.is_set()))
 
     def wants_to_be(self, user: str) -> None:
         self.user = user
@@ -126,84 +104,85 @@ class Bridge:
     def authenticated(self) -> None:
         self._authenticated.set()
 
-    async def session_front(self) -> Front:
-        """A session channel of the client's; there is an origin to open the same at."""
-        self._take_place()
+    def agent_is_there(self) -> None:
+        self.has_agent = True
+        self._agent.set()
+
+    # What they want.
+
+    def session_front(self) -> Awaitable[Front]:
+        return self._sessions.front()
+
+    def forward(self, host: str, port: int, orig_host: str, orig_port: int) -> Awaitable[Through]:
+        return self._forwarding.tcp(host, port, orig_host, orig_port)
+
+    def forward_unix(self, path: str) -> Awaitable[Through]:
+        return self._forwarding.unix(path)
+
+    def listen(self, host: str, port: int) -> Awaitable[Any]:
+        return self._forwarding.listen(host, port)
+
+    def listen_unix(self, path: str) -> Awaitable[Any]:
+        return self._forwarding.listen_unix(path)
+
+    def agent_wanted(self) -> Awaitable[Through]:
+        return self._forwarding.agent()
+
+    def x11_wanted(self, host: str, port: int) -> Awaitable[Through]:
+        return self._forwarding.x11(host, port)
+
+    # What channels need.
+
+    @property
+    def principals(self) -> list[str]:
+        """Of the certificate that the origin was shown."""
+        return [] if self.origin is None else self.origin.principals
+
+    def ruled(self) -> Ruled:
+        return Ruled(self, f"{self.view.flow.id}.{next(self._numbers)}")
+
+    async def reached(self) -> ClientConnection:
         try:
-            await self._reached()
-        except BaseException:
-            self._open -= 1
-            raise
-        ruled = Ruled(self, f"{self.view.flow.id}.{next(self._numbers)}")
+            return await asyncio.shield(self._origin)
+        except asyncio.CancelledError:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the origin is not reached") from None
 
-        async def request(front: Front, command: str | None, subsystem: str | None) -> str | None:
-            kind = "exec" if command is not None else "subsystem" if subsystem is not None else "shell"
-            ruled.begin(kind, command=command, subsystem=subsystem)
-            try:
-                await rule(ruled)
-            except Denied as denied:
-                return f"denied: {denied}"
-            await self._open_session(ruled, front)
-            return None
+    def take_place(self) -> None:
+        most = self.view.rules.max_channels
+        if self._is_draining or self._open >= most:
+            why = "the proxy is about to stop" if self._is_draining else f"{most} channels are open already"
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, why)
+        self._open += 1
+        self._idle.clear()
 
-        def ended(error: Exception | None) -> None:
-            self._open -= 1
-            ruled.end(front)
-
-        front = Front(request, ended)
-        return front
-
-    async def forward(self, host: str, port: int, orig_host: str, orig_port: int) -> Through:
-        """A connection that the origin is to open for the client (`-L`, `-J`, `-W`)."""
-        ruled = await self._forwarding("direct-tcpip", host, port)
-        front = Through()
-
-        async def opened(conn: asyncssh.SSHClientConnection, back: Through) -> None:
-            await conn.create_connection(lambda: back, host, port, orig_host, orig_port, encoding=None,
-                                         window=WINDOW, max_pktsize=PACKET)  # fmt: skip
-
-        await self._forwarded(ruled, front, opened)
-        return front
-
-    async def forward_unix(self, path: str) -> Through:
-        """The same to a Unix socket at the origin."""
-        ruled = await self._forwarding("direct-streamlocal", path, None)
-        front = Through()
-
-        async def opened(conn: asyncssh.SSHClientConnection, back: Through) -> None:
-            await conn.create_unix_connection(lambda: back, path, encoding=None, window=WINDOW, max_pktsize=PACKET)
-
-        await self._forwarded(ruled, front, opened)
-        return front
-
-    async def listen(self, host: str, port: int) -> Any:
-        """A port that the origin is to listen at for the client (`-R`): the listener, or False."""
-        try:
-            conn = await self._reached()
-            ruled = Ruled(self, f"{self.view.flow.id}.{next(self._numbers)}")
-            ruled.begin("tcpip-forward", host=host, port=port)
-            await rule(ruled)
-        except (Denied, asyncssh.Error):
-            return False
-
-        async def came(orig_host: str, orig_port: int) -> Through:
-            assert self.client is not None
-            came = Ruled(self, f"{self.view.flow.id}.{next(self._numbers)}")
-            came.begin("forwarded-tcpip", host=host, port=port)
-            front = Through(lambda error: came.end(front))
-            back = Through()
-            back.peer_end = front
-            await self.client.create_connection(lambda: front, host, port, orig_host, orig_port, encoding=None)
-            front.chan.pause_reading()
-            came.back = back
-            return back
-
-        try:
-            return await conn.create_server(came, host, port, encoding=None, window=WINDOW, max_pktsize=PACKET)
-        except (OSError, asyncssh.Error):
-            return False
+    def leave_place(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._idle.set()
 
     # Inside.
+
+    async def _close(self, serving: asyncio.Future[Any]) -> None:
+        """Return when asyncio has let go of both sockets: it must not find their numbers at somebody else's."""
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        for conn in (self.client, self.origin):
+            if conn is not None:
+                conn.abort()
+                await conn.wait_closed()
+        await asyncio.sleep(0)
+
+    def _server_options(self) -> asyncssh.SSHServerConnectionOptions:
+        rules = self.view.rules
+        key = LentKey(rules.host_key, lambda data, algorithm: self.view.sign("host", data, algorithm))
+        return asyncssh.SSHServerConnectionOptions(
+            **connection_options(rules),
+            server_factory=lambda: Server(self),
+            server_host_keys=[key],
+            agent_forwarding=False,  # by a listener of asyncssh's own, which would be in the file system
+            x11_forwarding=False,
+            server_version="oxy",
+        )
 
     async def _until(self, serving: asyncio.Future[Any]) -> None:
         """Until somebody has logged in, or never will."""
@@ -214,142 +193,82 @@ class Bridge:
             for each in waits:
                 each.cancel()
         if serving.done() and not serving.cancelled() and (error := serving.exception()) is not None:
-            if not isinstance(error, asyncssh.Error | OSError):
-                raise error
-            self.client_lost(error)
+            self.client_lost(error if isinstance(error, Exception) else None)
 
     async def _may_log_in(self) -> bool:
-        """Whether the application does not object."""
-        if not self.view.has("ssh_auth"):
+        """Whether the application does not object. What it has judged itself it is not asked about again."""
+        if self.method in ("password", "keyboard-interactive") or not self.view.has("ssh_auth"):
             return True
         method = {"tunnel": "none", "certificate": "publickey"}.get(self.method, self.method)
-        answer = await self.view.ask("ssh_auth", Login(self.user, method))
+        answer = await self.view.ask("ssh_auth", Login(self.user, method, self.identity or None))
         reason = answer.reason or "denied" if isinstance(answer, Verdict) and answer.is_denial else answer
         if not isinstance(reason, str):
             return True
         self._end("denied", "proxy", reason)
-        if self.client is not None:
-            self.client.disconnect(DISCONNECT, f"denied: {reason}")
+        self._tell_client(f"denied: {reason}")
         self._origin.cancel()
         return False
 
+    async def _has_credentials(self) -> bool:
+        """Whether the session goes on once it is known what the origin is shown."""
+        if self.view.rules.onward == "agent":
+            await self._first(self._agent.wait())
+        return self._outcome is None
+
+    async def _first(self, work: Awaitable[Any]) -> asyncio.Future[Any] | None:
+        """The work when it is done; None when the session was over first."""
+        doing, over = asyncio.ensure_future(work), asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait([doing, over], return_when=asyncio.FIRST_COMPLETED)
+            return doing if doing.done() else None
+        finally:
+            over.cancel()
+            if not doing.done():
+                doing.cancel()
+                await asyncio.gather(doing, return_exceptions=True)
+
     async def _reach_origin(self, sock: socket.socket) -> None:
-        reaching = asyncio.ensure_future(origin.connect(sock, self.view, self.user, self.identity))
-        over = asyncio.ensure_future(self._over.wait())
-        await asyncio.wait([reaching, over], return_when=asyncio.FIRST_COMPLETED)
-        over.cancel()
-        if not reaching.done():
-            reaching.cancel()
-            await asyncio.gather(reaching, return_exceptions=True)
+        reaching = await self._first(origin.connect(self, sock, self.user, self.identity, self.client))
+        if reaching is None:
             self._origin.cancel()
             return
         try:
-            self.origin = reaching.result()
+            conn = self.origin = reaching.result()
         except ProxyError as error:
-            self._refuse(str(error))
+            self._refuse(str(error), "origin" if error.side == "origin" else "proxy")
             return
-        self._origin.set_result(self.origin)
-        lost = asyncio.ensure_future(self.origin.wait_closed())
-        lost.add_done_callback(lambda _: self._origin_lost())
+        self._origin.set_result(conn)
+        self._losing = asyncio.ensure_future(self._lose(conn))
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, by: ClosedBy) -> None:
         """There is no origin: the user reads why."""
-        self._end("origin_protocol_error", "origin", reason)
-        if self.client is not None:
-            self.client.disconnect(DISCONNECT, reason)
+        self._end("origin_protocol_error" if by == "origin" else "denied", by, reason)
+        self._tell_client(reason)
         self._origin.cancel()
 
-    def _origin_lost(self) -> None:
+    async def _lose(self, conn: ClientConnection) -> None:
+        """The origin is gone: what it has said last still reaches the client."""
+        await conn.wait_closed()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TAIL_S):
+                await self._empty()
         if self._outcome is None:
-            self._end("origin_closed", "origin")
-            if self.client is not None:
-                self.client.disconnect(asyncssh.DISC_CONNECTION_LOST, "the origin has closed the connection")
+            self._end(*how_origin_ended(conn.lost))
+            self._tell_client("the origin has closed the connection", asyncssh.DISC_CONNECTION_LOST)
+
+    async def _empty(self) -> None:
+        """No channel is open any more, or the session is over."""
+        if self._open:
+            self._idle.clear()
+            await self._first(self._idle.wait())
+
+    def _tell_client(self, reason: str, code: int = DISCONNECT) -> None:
+        if self.client is not None:
+            self.client.disconnect(code, printable(reason, 500))
 
     def _end(self, reason: CloseReason, by: ClosedBy, detail: str | None = None) -> None:
         if self._outcome is None:
             self._outcome = Outcome(reason, by, detail)
             self._over.set()
 
-    async def _reached(self) -> asyncssh.SSHClientConnection:
-        try:
-            return await asyncio.shield(self._origin)
-        except asyncio.CancelledError:
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the origin is not reached") from None
 
-    def _take_place(self) -> None:
-        if self._open >= self.view.rules.max_channels:
-            message = f"{self._open} channels are open already"
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, message)
-        self._open += 1
-
-    async def _open_session(self, ruled: Ruled, front: Front) -> None:
-        assert self.origin is not None
-        chan, back = front.chan, Back()
-        terminal = chan.get_terminal_type()
-        size = chan.get_terminal_size()
-
-        def ended(why: str) -> None:
-            chan.write(f"\r\nended: {why}\r\n".encode(), STDERR)
-            chan.exit(DENIED_STATUS)
-
-        tap = await tap_for(ruled, terminal, size, chan.write, ended)
-        ruled.back, ruled.tap = back, tap
-        front.tap = back.tap = tap
-        ruled.terminal = terminal
-        try:
-            await self.origin.create_session(
-                lambda: back,
-                ruled.command,
-                subsystem=ruled.subsystem,
-                env=dict(chan.get_environment_bytes()),
-                send_env=None,
-                request_pty="force" if terminal is not None else False,
-                term_type=terminal,
-                term_size=size,
-                term_modes=chan.get_terminal_modes(),
-                x11_forwarding=False,
-                encoding=None,
-                window=WINDOW,
-                max_pktsize=PACKET,
-            )
-        except (asyncssh.Error, OSError) as error:
-            ruled.error = printable(getattr(error, "reason", None) or str(error))
-            raise
-        if front.chan.is_closing():
-            back.chan.close()
-            return
-        front.tie(back)
-
-    async def _forwarding(self, kind: str, host: str, port: int | None) -> Ruled:
-        self._take_place()
-        try:
-            await self._reached()
-            ruled = Ruled(self, f"{self.view.flow.id}.{next(self._numbers)}")
-            ruled.begin(kind, host=host, port=port)
-            await rule(ruled)
-        except Denied as denied:
-            self._open -= 1
-            ruled.end(None)
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, str(denied)) from None
-        except BaseException:
-            self._open -= 1
-            raise
-        return ruled
-
-    async def _forwarded(self, ruled: Ruled, front: Through, opened: Any) -> None:
-        """Tie the client's end to the origin's, which is there first."""
-        assert self.origin is not None
-
-        def ended(error: Exception | None) -> None:
-            self._open -= 1
-            ruled.end(front)
-
-        back = Through()
-        ruled.back, front.peer_end, front.ended = back, back, ended
-        try:
-            await opened(self.origin, back)
-        except (asyncssh.Error, OSError) as error:
-            ruled.error = printable(getattr(error, "reason", None) or str(error))
-            ended(None)
-            raise
-        back.chan.pause_reading()  # what comes before the client's end is open would have nowhere to go

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import asyncssh
 
@@ -30,43 +30,13 @@ class Tap(Protocol):
         ...
 
 
-class ServerChannel(asyncssh.SSHServerChannel[bytes]):
-    """A client's session channel whose request is answered when the origin has answered it.
+class Display(NamedTuple):
+    """What a client says of its X11 display (RFC 4254 6.3.1)."""
 
-    asyncssh itself answers at once, by the value that a callback returns. A handler that returns None answers later, by
-    `_report_response`: what asyncssh does for X11 requests is done for `shell`, `exec` and `subsystem` as well.
-    """
-
-    def _start_session(self, command: str | None = None, subsystem: str | None = None) -> bool:
-        if self._session_started:
-            return False
-        self._session_started = True
-        self._command, self._subsystem = command, subsystem
-        session = self._session
-        assert isinstance(session, Front)
-        assert self._conn is not None
-        self._conn.create_task(self._answer(session, command, subsystem))
-        return None  # type: ignore[return-value]
-
-    async def _answer(self, session: Front, command: str | None, subsystem: str | None) -> None:
-        denial: str | None = None
-        try:
-            denial = await session.requested(command, subsystem)
-            accepted = True
-        except (asyncssh.Error, OSError):
-            accepted = False
-        if self._conn is None or not self._request_queue:
-            return
-        self._report_response(accepted)
-        if denial is not None:
-            self.write(denial.encode() + b"\r\n", STDERR)
-            self.exit(DENIED_STATUS)
-
-    def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: Any) -> bool:  # type: ignore[override]
-        return False  # the agent would have to stand in the inspector's file system
-
-    def _process_x11_req_request(self, packet: Any) -> bool | None:
-        return False
+    protocol: bytes
+    cookie: bytes
+    screen: int
+    is_single: bool  # for one connection only
 
 
 class Tied:
@@ -77,7 +47,7 @@ class Tied:
         self.peer: Any = None
         self.tap: Tap | None = None
         self.received = self.received_stderr = 0
-        self._is_paused = False
+        self._holds: set[str] = set()  # why nothing may be written here
 
     def connection_made(self, chan: Any) -> None:
         self.chan = chan
@@ -85,10 +55,11 @@ class Tied:
     def tie(self, peer: Tied) -> None:
         """`peer` is the other end."""
         self.peer, peer.peer = peer.chan, self.chan
-        if self._is_paused:
-            peer.chan.pause_reading()
-        if peer._is_paused:
-            self.chan.pause_reading()
+        for each in (self, peer):
+            if getattr(each.chan.get_connection(), "is_full", False):
+                each._holds.add("connection")
+            if each._holds:
+                each.peer.pause_reading()
 
     def session_started(self) -> None:
         """Nothing is waited for."""
@@ -113,13 +84,21 @@ class Tied:
         return True
 
     def pause_writing(self) -> None:
-        self._is_paused = True
-        if self.peer is not None:
-            self.peer.pause_reading()
+        self.hold("window")
 
     def resume_writing(self) -> None:
-        self._is_paused = False
-        if self.peer is not None:
+        self.release("window")
+
+    def hold(self, why: str) -> None:
+        """Nothing may be written here, so the other end is not read."""
+        if not self._holds and self.peer is not None:
+            self.peer.pause_reading()
+        self._holds.add(why)
+
+    def release(self, why: str) -> None:
+        """The opposite, once no other reason is left."""
+        self._holds.discard(why)
+        if not self._holds and self.peer is not None:
             self.peer.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -127,20 +106,43 @@ class Tied:
             self.peer.close()
 
 
-Request = Callable[["Front", "str | None", "str | None"], Awaitable["str | None"]]
+Request = Callable[["Front", "bytes | None", "str | None"], Awaitable["str | None"]]
+Permit = Callable[["Front", "str"], Awaitable[bool]]
 
 
 class Front(Tied, asyncssh.SSHServerSession[bytes]):
     """A session channel of the client's."""
 
-    def __init__(self, request: Request, ended: Callable[[Exception | None], None]) -> None:
-        """`request` opens the origin's channel: it returns the reason of a denial, or raises."""
+    def __init__(self, request: Request, permit: Permit, ended: Callable[[Exception | None], None]) -> None:
+        """`request` opens the origin's channel: it returns the reason of a denial, or raises. `permit` is asked whether
+        the origin may use the client's `auth-agent` or `x11`."""
         super().__init__()
-        self._request, self._ended = request, ended
+        self._request, self._permit, self._ended = request, permit, ended
+        self.forwards_agent = False
+        self.display: Display | None = None
+        self.typed: Callable[[bytes], None] | None = None  # who reads before the origin does
 
-    def requested(self, command: str | None, subsystem: str | None) -> Awaitable[str | None]:
+    def requested(self, command: bytes | None, subsystem: str | None) -> Awaitable[str | None]:
         """Open the same at the origin."""
         return self._request(self, command, subsystem)
+
+    async def agent_requested(self) -> bool:
+        """Whether the origin may use the client's agent."""
+        self.forwards_agent = await self._permit(self, "auth-agent")
+        return self.forwards_agent
+
+    async def x11_requested(self, display: Display) -> bool:
+        """Whether the origin may open windows at the client's display."""
+        if self.display is not None or not await self._permit(self, "x11"):
+            return False
+        self.display = display
+        return True
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if self.typed is not None:
+            self.typed(data)
+        else:
+            super().data_received(data, datatype)
 
     def _tapped(self, data: bytes) -> bytes:
         assert self.tap is not None
@@ -148,6 +150,8 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
+        if self.typed is not None:
+            self.typed(b"")
         self._ended(error)
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
@@ -188,12 +192,18 @@ class Back(Tied, asyncssh.SSHClientSession[bytes]):
         self.signal = signal, core_dumped, msg, lang
 
     def connection_lost(self, error: Exception | None) -> None:
+        for data, datatype in self._left_over():
+            self.data_received(data, datatype)
         if self.peer is not None:
             if self.signal is not None:
                 self.peer.exit_with_signal(*self.signal)
             elif self.status is not None:
                 self.peer.exit(self.status)
         super().connection_lost(error)
+
+    def _left_over(self) -> list[tuple[bytes, int | None]]:
+        """What had come and waited for the client when the origin ended the connection."""
+        return [] if self.chan is None else list(self.chan._recv_buf)
 
 
 class Through(Tied, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes]):
@@ -211,7 +221,7 @@ class Through(Tied, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes
             self.tie(other)
             if other._is_lost:
                 chan.close()
-            else:
+            elif not self._holds:
                 other.chan.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:

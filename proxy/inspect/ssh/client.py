@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import asyncssh
 
 from proxy.inspect.ssh.bridging import Bridging
-from proxy.inspect.ssh.channels import ServerChannel
+from proxy.inspect.ssh.connections import ServerConnection
+from proxy.inspect.ssh.forwarding import PACKET, WINDOW
+from proxy.inspect.ssh.question import Login
+from proxy.inspect.ssh.server_channel import ServerChannel
+from proxy.inspect.ssh.text import printable
+from proxy.session.ssh import is_user_name, may_be
+from proxy.verdict import PROVED
 
-WINDOW = 2 << 20
-PACKET = 32 << 10
+MOST_SECRETS = 6  # as MaxAuthTries of sshd
+MOST_KEYS = 20  # an agent may have many
 
 logging.getLogger("asyncssh").setLevel(logging.WARNING)  # strangers write what is in its messages
 
@@ -30,18 +36,11 @@ class Server(asyncssh.SSHServer):
             for key in map(asyncssh.import_public_key, texts)
         }
         self._authorities = [asyncssh.import_public_key(text) for text in rules.user_cas]
-        self._conn: asyncssh.SSHServerConnection
-        self._certificate: Any = None
+        self._conn: Any = None
+        self._secrets = self._refused_keys = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._conn = conn
-        validate = conn._validate_openssh_certificate
-
-        async def noted(username: str, certificate: Any) -> Any:
-            self._certificate = certificate  # `validate_ca_key` is told its signer only
-            return await validate(username, certificate)
-
-        conn._validate_openssh_certificate = noted  # type: ignore[assignment,method-assign]
         self._bridge.client_met(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -51,9 +50,15 @@ class Server(asyncssh.SSHServer):
 
     def begin_auth(self, username: str) -> bool:
         """Whether a proof is needed."""
+        view = self._bridge.view
+        flow, rules = view.flow, view.rules
+        if not is_user_name(username):
+            raise asyncssh.PermissionDenied("that is no user name")
+        if flow.user is not None and not may_be(rules.logins, flow.user, username):
+            raise asyncssh.PermissionDenied(f"{flow.user} may not be {username} here")
         self._bridge.wants_to_be(username)
-        if self._bridge.view.rules.trust_tunnel:
-            self._bridge.proved(self._bridge.view.flow.user or self._bridge.view.flow.tunnel, "tunnel")
+        if rules.trust_tunnel:
+            self._bridge.proved(flow.user or flow.tunnel, "tunnel")
             return False
         return True
 
@@ -61,11 +66,14 @@ class Server(asyncssh.SSHServer):
         self._bridge.authenticated()
 
     def public_key_auth_supported(self) -> bool:
-        return bool(self._keys or self._authorities)
+        return "publickey" in self._bridge.view.rules.methods and bool(self._keys or self._authorities)
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         owner = self._keys.get((key.algorithm, key.public_data))
-        if owner is None or not self._is_tunnels(owner):
+        if owner is None or not self._may_be(owner, username):
+            self._refused_keys += 1
+            if self._refused_keys > MOST_KEYS:
+                raise asyncssh.PermissionDenied("too many keys")
             return False
         self._bridge.proved(owner, "publickey")
         return True
@@ -74,23 +82,56 @@ class Server(asyncssh.SSHServer):
         """asyncssh then checks validity, source address, and that the user name is one of the principals."""
         if not any(hmac.compare_digest(key.public_data, each.public_data) for each in self._authorities):
             return False
-        names = [each for each in (self._certificate._key_id, *self._certificate.principals) if each]
-        owners = [name for name in names if self._is_tunnels(name)]
+        assert isinstance(self._conn, ServerConnection)
+        certificate = self._conn.certificate
+        names = [each for each in (certificate._key_id, *certificate.principals) if each]
+        owners = [name for name in names if self._may_be(name, username)]
         if not owners:
             return False
         self._bridge.proved(owners[0], "certificate")
         return True
 
     def password_auth_supported(self) -> bool:
-        return False
+        return self._is_judged("password")
+
+    async def validate_password(self, username: str, password: str) -> bool:
+        return await self._judged(username, "password", (password,))
 
     def kbdint_auth_supported(self) -> bool:
-        return False
+        return self._is_judged("keyboard-interactive")
 
-    def _is_tunnels(self, identity: str) -> bool:
-        """Whether the tunnel does not say that somebody else is there; by the full name or what is before its `@`."""
-        user = self._bridge.view.flow.user
-        return user is None or identity in (user, user.partition("@")[0])
+    def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:
+        """The prompts of the tenant; what is answered is not shown."""
+        return "", "", "", [(prompt, False) for prompt in self._bridge.view.rules.prompts]
+
+    async def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
+        return await self._judged(username, "keyboard-interactive", tuple(responses))
+
+    def _is_judged(self, method: str) -> bool:
+        """Whether the tenant allows the method, and the application judges what is answered."""
+        view = self._bridge.view
+        return method in view.rules.methods and view.has("ssh_auth")
+
+    async def _judged(self, username: str, method: str, responses: tuple[str, ...]) -> bool:
+        self._secrets += 1
+        if self._secrets > MOST_SECRETS:
+            raise asyncssh.PermissionDenied("too many attempts")
+        view = self._bridge.view
+        identity = view.flow.user or username
+        if not self._is_judged(method) or not self._may_be(identity, username):
+            return False
+        if await view.ask("ssh_auth", Login(username, method, identity, responses)) != PROVED:
+            return False
+        self._bridge.proved(identity, method)
+        return True
+
+    def _may_be(self, identity: str, username: str) -> bool:
+        """Whether the tunnel does not say that somebody else is there, by the full name or what is before its `@`, and
+        this one may have the user name."""
+        flow, rules = self._bridge.view.flow, self._bridge.view.rules
+        if flow.user is not None and identity not in (flow.user, flow.user.partition("@")[0]):
+            return False
+        return may_be(rules.logins, flow.user or identity, username)
 
     # What is wanted?
 
@@ -102,10 +143,13 @@ class Server(asyncssh.SSHServer):
         return chan, self._bridge.session_front()
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
-        return self._bridge.forward(dest_host, dest_port, orig_host, orig_port)
+        return self._bridge.forward(printable(dest_host, 255), dest_port, orig_host, orig_port)
 
     def unix_connection_requested(self, dest_path: str) -> Any:
         return self._bridge.forward_unix(dest_path)
 
     def server_requested(self, listen_host: str, listen_port: int) -> Awaitable[Any]:
         return self._bridge.listen(listen_host, listen_port)
+
+    def unix_server_requested(self, listen_path: str) -> Awaitable[Any]:
+        return self._bridge.listen_unix(listen_path)

@@ -1,91 +1,132 @@
-"""The side towards the origin: its host key is verified, and it is shown a certificate or a key of the proxy's."""
+"""The side towards the origin: its host key is verified, and it is shown a certificate or a key."""
 
 from __future__ import annotations
 
+import hashlib
 import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any, NamedTuple
 
 import asyncssh
 
 from proxy.errors import ProxyError
-from proxy.inspect.ssh.algorithms import available
+from proxy.inspect.ssh.algorithms import HOST_KEYS, connection_options
+from proxy.inspect.ssh.bridging import Bridging
+from proxy.inspect.ssh.connections import ClientConnection, start
+from proxy.inspect.ssh.exchange import LentKey
+from proxy.inspect.ssh.text import printable
 from proxy.inspect.ssh.view import SSHView
 
+CERTIFIED = "-cert-v01@openssh.com"
 
-async def connect(sock: socket.socket, view: SSHView, user: str, identity: str) -> asyncssh.SSHClientConnection:
+
+class Known(NamedTuple):
+    """What is known of an origin's host keys."""
+
+    keys: Sequence[asyncssh.SSHKey]
+    authorities: Sequence[asyncssh.SSHKey]
+    digests: frozenset[bytes] = frozenset()  # SHA-256, as DNS has them
+
+    def algorithms(self) -> list[str]:
+        """Those of its keys, so that it shows one that is known; when none is, all that are good."""
+        of_keys = {name.decode() for key in self.keys for name in key.sig_algorithms}
+        plain = [name for name in HOST_KEYS if name in of_keys or self.digests]
+        certified = [name + CERTIFIED for name in HOST_KEYS] if self.authorities else []
+        return [*certified, *plain] or list(HOST_KEYS)
+
+
+class Client(asyncssh.SSHClient):
+    """What asyncssh asks about the origin."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self._conn: Any = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._conn = conn
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._conn.lost = exc
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """A key that known_hosts does not name: whether DNS does."""
+        return hashlib.sha256(key.public_data).digest() in self._known.digests
+
+
+async def connect(bridge: Bridging, sock: socket.socket, user: str, identity: str, agent: Any) -> ClientConnection:
     """Log in at the origin as `user`; ProxyError says, in words for the user, why that is not possible.
 
-    The socket is the connection's from now on, also when it fails.
+    `agent`: the client's connection, where its own agent proves who it is.
     """
-    flow, rules = view.flow, view.rules
+    view = bridge.view
+    flow = view.flow
     where = f"{flow.dst} port {flow.dst_port}"
-    try:
-        keys = await _credentials(view, user, identity)
-        kex, ciphers, macs = available()
-        options = asyncssh.SSHClientConnectionOptions(
-            config=[],
-            host=flow.dst,
-            port=flow.dst_port,
-            username=user,
-            known_hosts=_known_hosts(rules.known_hosts),
-            client_keys=keys,
-            agent_path=None,
-            preferred_auth="publickey",
-            kex_algs=kex,
-            encryption_algs=ciphers,
-            mac_algs=macs,
-            compression_algs=None,
-            x509_trusted_certs=None,
-            gss_host=None,
-            login_timeout=rules.login_s,
-            keepalive_interval=rules.keepalive_s,
-            keepalive_count_max=3,
-        )
-    except (ProxyError, ValueError, OSError, asyncssh.KeyImportError) as error:
-        sock.close()
-        raise ProxyError(f"no credentials for {where}: {error}") from error
-    try:
-        return await asyncssh.run_client(sock, config=[], options=options, host=flow.dst, port=flow.dst_port)
-    except asyncssh.HostKeyNotVerifiable as error:
-        known = _is_known(rules.known_hosts, flow.dst, flow.dst_port)
-        what = "has changed" if known else "is not known"
-        message = f"the host key of {where} {what} ({error.reason}): the proxy does not connect to it"
-        raise ProxyError(message, side="origin") from error
-    except asyncssh.PermissionDenied as error:
-        raise ProxyError(f"{where} does not let the proxy in as '{printable(user)}'", side="origin") from error
-    except asyncssh.KeyExchangeFailed as error:
-        raise ProxyError(f"no algorithms in common with {where}: {error.reason}", side="origin") from error
-    except asyncssh.Error as error:
-        raise ProxyError(f"{where}: {printable(error.reason)}", side="origin") from error
-    except (OSError, TimeoutError) as error:
-        raise ProxyError(f"{where}: {error.strerror or 'no answer in time'}", side="origin") from error
+    async with AsyncExitStack() as stack:  # of the agent, which is asked until the origin is satisfied
+        try:
+            known = await _known(view)
+            keys, named = await _credentials(view, user, identity, agent, stack)
+            options = asyncssh.SSHClientConnectionOptions(
+                **connection_options(view.rules),
+                client_factory=lambda: Client(known),
+                host=flow.dst,
+                port=flow.dst_port,
+                username=user,
+                known_hosts=asyncssh.import_known_hosts(view.rules.known_hosts),
+                server_host_key_algs=known.algorithms(),
+                client_keys=keys,
+                agent_path=None,
+                preferred_auth="publickey",
+            )
+        except (ProxyError, ValueError, OSError, asyncssh.Error, asyncssh.KeyImportError) as error:
+            raise ProxyError(f"no credentials for {where}: {error}") from error
+        try:
+            conn = await start(ClientConnection, bridge, sock, options)
+        except asyncssh.HostKeyNotVerifiable as error:
+            what = "has changed" if known.keys or known.authorities or known.digests else "is not known"
+            message = f"the host key of {where} {what} ({error.reason}): the proxy does not connect to it"
+            raise ProxyError(message, side="origin") from error
+        except asyncssh.PermissionDenied as error:
+            raise ProxyError(f"{where} does not let the proxy in as '{printable(user)}'", side="origin") from error
+        except asyncssh.KeyExchangeFailed as error:
+            raise ProxyError(f"no algorithms in common with {where}: {error.reason}", side="origin") from error
+        except (asyncssh.Error, OSError, ValueError) as error:
+            raise ProxyError(f"{where}: {_words(error)}", side="origin") from error
+        conn.principals = list(named)
+        return conn
 
 
-def principals_of(view: SSHView, user: str) -> list[str]:
-    """Whom the certificate for `user` names."""
-    return [each.replace("{user}", user) for each in view.rules.principals]
+def _words(error: Exception) -> str:
+    if isinstance(error, asyncssh.Error):
+        return printable(error.reason)
+    if isinstance(error, OSError):
+        return error.strerror or "no answer in time"
+    return "what it says is no SSH"
 
 
-async def _credentials(view: SSHView, user: str, identity: str) -> list[asyncssh.SSHKeyPair]:
+async def _known(view: SSHView) -> Known:
+    flow, rules = view.flow, view.rules
+    hosts = asyncssh.import_known_hosts(rules.known_hosts)
+    keys, authorities, *_ = asyncssh.match_known_hosts(hosts, flow.dst, flow.dst, flow.dst_port)
+    if rules.sshfp and not keys and not authorities:
+        return Known(keys, authorities, frozenset(await view.fingerprints()))
+    return Known(keys, authorities)
+
+
+async def _credentials(
+    view: SSHView, user: str, identity: str, agent: Any, stack: AsyncExitStack
+) -> tuple[list[asyncssh.SSHKeyPair], Sequence[str]]:
+    """The keys that the origin is shown, and whom a certificate among them names."""
     rules = view.rules
+    if rules.onward == "agent":
+        keys = await (await stack.enter_async_context(asyncssh.connect_agent(agent))).get_keys()
+        if not keys:
+            raise ProxyError("the agent has no keys")
+        return [*keys], ()
     if rules.onward == "key":
         if rules.onward_key is None:
             raise ProxyError("no key is configured")
-        return [*asyncssh.load_keypairs([asyncssh.import_private_key(rules.onward_key)])]
+        return [LentKey(rules.onward_key, lambda data, algorithm: view.sign("onward", data, algorithm))], ()
     key = asyncssh.generate_private_key("ssh-ed25519")  # for this session only
-    public = key.export_public_key().decode()
-    signed = await view.certificate(public, f"{identity} by {view.flow.id}", principals_of(view, user))
-    return [*asyncssh.load_keypairs([(key, asyncssh.import_certificate(signed))])]
-
-
-def _known_hosts(text: str) -> asyncssh.SSHKnownHosts:
-    return asyncssh.import_known_hosts(text)
-
-
-def _is_known(text: str, host: str, port: int) -> bool:
-    keys, authorities, *_ = asyncssh.match_known_hosts(asyncssh.import_known_hosts(text), host, host, port)
-    return bool(keys or authorities)
-
-
-def printable(text: str) -> str:
-    """`text` without control characters, and not longer than a line."""
-    return "".join(each if each.isprintable() else "?" for each in text[:200])
+    signed = asyncssh.import_certificate(await view.certificate(key.export_public_key().decode(), user, identity))
+    return [*asyncssh.load_keypairs([(key, signed)])], signed.principals

@@ -6,10 +6,13 @@ import msgspec
 
 
 class Login(msgspec.Struct, frozen=True):
-    """Somebody has proved who it is (`ssh_auth`): may it be? The fields of `proxy.hooks.SshAuth` but for the flow."""
+    """Somebody has proved who it is (`ssh_auth`), or does so by `responses` that the application judges: may it be? The
+    fields of `proxy.hooks.SshAuth` but for the flow."""
 
     username: str
     method: str
+    identity: str | None = None
+    responses: tuple[str, ...] = ()
 
 
 class ChannelRequest(msgspec.Struct, frozen=True):

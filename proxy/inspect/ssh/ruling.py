@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.flow.ssh import ChannelRecord, FileRecord
 from proxy.inspect.ssh.channels import Back, Tap, Tied
-from proxy.inspect.ssh.origin import principals_of
 from proxy.inspect.ssh.question import ChannelRequest, ExecRequest
 from proxy.inspect.ssh.scp import is_scp
+from proxy.inspect.ssh.text import printable
 from proxy.verdict import Decision, Verdict
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Owner(Protocol):
     user: str
     identity: str
     method: str
+    principals: list[str]
     client: asyncssh.SSHServerConnection | None
     origin: asyncssh.SSHClientConnection | None
 
@@ -47,6 +48,7 @@ class Ruled:
         self.tap: Tap | None = None
         self.back: Tied | None = None
         self.error: str | None = None
+        self.reason = ""
         self.recording: str | None = None
         self.decisions: list[Decision] = []
         self.is_denied = False
@@ -74,6 +76,7 @@ class Ruled:
             "ssh.subsystem": self.subsystem or "",
             "ssh.forward.host": self.host or "",
             "ssh.forward.port": self.port or 0,
+            "ssh.reason": self.reason,
         }
 
     def file(self, operation: Any, path: str, **more: Any) -> None:
@@ -112,12 +115,13 @@ class Ruled:
             ssh_user=owner.user,
             identity=owner.identity or None,
             auth_method=owner.method or None,
-            principals=principals_of(owner.view, owner.user) if owner.view.rules.onward == "certificate" else [],
+            principals=owner.principals,
             command=self.command,
             subsystem=self.subsystem,
             forward_host=self.host,
             forward_port=self.port,
             terminal=self.terminal,
+            reason=self.reason or None,
             client_version=_version(owner.client, "client_version"),
             server_version=_version(owner.origin, "server_version"),
             client_bytes=front.received if front is not None else 0,
@@ -154,8 +158,12 @@ def _by_settings(ruled: Ruled) -> None:
     why = None
     if ruled.kind in ("direct-tcpip", "direct-streamlocal") and not rules.local_forwarding:
         why = "port forwarding is off"
-    elif ruled.kind in ("tcpip-forward", "forwarded-tcpip") and not rules.remote_forwarding:
+    elif ruled.kind in ("tcpip-forward", "streamlocal-forward") and not rules.remote_forwarding:
         why = "remote port forwarding is off"
+    elif ruled.kind == "auth-agent" and not rules.agent_forwarding:
+        why = "agent forwarding is off"
+    elif ruled.kind == "x11" and not rules.x11_forwarding:
+        why = "X11 forwarding is off"
     elif ruled.is_file_transfer and rules.file_transfer == "none":
         why = "file transfer is off"
     elif ruled.command is not None and is_scp(ruled.command) == "write" and rules.file_transfer == "read-only":
@@ -187,4 +195,4 @@ async def _by_hook(ruled: Ruled, hook: str, question: ChannelRequest | ExecReque
 
 def _version(conn: Any, name: str) -> str | None:
     said = conn.get_extra_info(name) if conn is not None else None
-    return said if said is None else "".join(each for each in str(said)[:255] if each.isprintable())
+    return said if said is None else printable(str(said), 255)

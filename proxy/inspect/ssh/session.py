@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -18,11 +18,26 @@ from proxy.inspect.ssh.terminal import Terminal
 from proxy.inspect.ssh.watching import OpenChannels
 from proxy.inspect.stream import Side
 from proxy.session.facts import FlowFacts
-from proxy.session.messages import RecordingAnswer, RecordingWanted, Seen, SignatureAnswer, SignatureWanted
+from proxy.session.messages import (
+    CertificateAnswer,
+    CertificateWanted,
+    FingerprintsAnswer,
+    FingerprintsWanted,
+    RecordingAnswer,
+    RecordingWanted,
+    Seen,
+    SignatureAnswer,
+    SignatureWanted,
+)
 from proxy.session.ssh import SSHRules
 from proxy.verdict import Ruling
 
+if TYPE_CHECKING:
+    from proxy.inspect.ssh.bridge import Bridge
+
 log = logging.getLogger(__name__)
+
+DRAINED = "the proxy is about to stop"
 
 
 class SSHSession:
@@ -31,6 +46,7 @@ class SSHSession:
     def __init__(self, session: Session, rules: SSHRules) -> None:
         self._session, self.rules = session, rules
         self._task: asyncio.Task[None] | None = None
+        self._bridge: Bridge | None = None
         self._channels = OpenChannels(session.number, session.home.send, self._later)
 
     def start(self) -> None:
@@ -44,6 +60,10 @@ class SSHSession:
 
     def expired(self) -> None:
         """It sets no timer: the bridge has its own."""
+
+    def drain(self) -> None:
+        if self._bridge is not None:
+            self._bridge.drain(DRAINED)
 
     def stop(self) -> None:
         if self._task is not None:
@@ -69,13 +89,27 @@ class SSHSession:
         self._session.ask(hook, argument, answered)
         return await answer
 
-    async def certificate(self, public_key: str, key_id: str, principals: list[str]) -> str:
+    async def certificate(self, public_key: str, user: str, identity: str) -> str:
         number = self._session.number
-        said, _ = await self._asked(lambda request: SignatureWanted(request, number, public_key, key_id, principals))
-        assert isinstance(said, SignatureAnswer)
+        said, _ = await self._asked(lambda request: CertificateWanted(request, number, public_key, user, identity))
+        assert isinstance(said, CertificateAnswer)
         if said.certificate is None:
             raise ProxyError(said.error or "there is no certificate")
         return said.certificate
+
+    async def sign(self, key: Literal["host", "onward"], data: bytes, algorithm: str) -> bytes:
+        number = self._session.number
+        said, _ = await self._asked(lambda request: SignatureWanted(request, number, key, data, algorithm))
+        assert isinstance(said, SignatureAnswer)
+        if said.error is not None:
+            raise ProxyError(said.error)
+        return said.signature
+
+    async def fingerprints(self) -> list[bytes]:
+        number = self._session.number
+        said, _ = await self._asked(lambda request: FingerprintsWanted(request, number))
+        assert isinstance(said, FingerprintsAnswer)
+        return said.digests
 
     async def recording(self, name: str) -> int:
         number = self._session.number
@@ -118,8 +152,9 @@ class SSHSession:
 
         session = self._session
         try:
-            sockets = session.socket_of(Side.CLIENT), session.socket_of(Side.ORIGIN)
-            outcome = await Bridge(self).run(*sockets)
+            sockets = session.take_socket(Side.CLIENT), session.take_socket(Side.ORIGIN)
+            self._bridge = Bridge(self)
+            outcome = await self._bridge.run(*sockets)
         except asyncio.CancelledError:
             return  # the session is over already
         except Exception as error:

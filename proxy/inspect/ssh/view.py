@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -34,8 +34,16 @@ class SSHView(Protocol):
         """The answer of a hook; None where the application has none."""
         ...
 
-    def certificate(self, public_key: str, key_id: str, principals: list[str]) -> Awaitable[str]:
+    def certificate(self, public_key: str, user: str, identity: str) -> Awaitable[str]:
         """A user certificate of the proxy's CA for the key; ProxyError when there is none."""
+        ...
+
+    def sign(self, key: Literal["host", "onward"], data: bytes, algorithm: str) -> Awaitable[bytes]:
+        """A signature of a key of the proxy's (RFC 4253 6.6); ProxyError when there is none."""
+        ...
+
+    def fingerprints(self) -> Awaitable[list[bytes]]:
+        """SHA-256 digests of the origin's host keys, as DNS has them; none that cannot be trusted."""
         ...
 
     def recording(self, name: str) -> Awaitable[int]:

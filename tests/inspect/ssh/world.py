@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from proxy.ca.ssh import SSHKeys
+from proxy.ca.ssh import PERMITS, SSHKeys
 from proxy.errors import ProxyError
 from proxy.inspect.ssh.bridge import Bridge
 from proxy.session.facts import FlowFacts
@@ -58,8 +58,17 @@ class View:
         self.world.asked.append((hook, argument))
         return self.world.hooks[hook](argument)
 
-    async def certificate(self, public_key, key_id, principals):
-        return self.world.keys.sign("acme", public_key, key_id, principals, self.rules.certificate_s)
+    async def certificate(self, public_key, user, identity):
+        return self.world.keys.sign("acme", public_key, f"{identity} by {self.flow.id}", [user], 300, self.world.sources,
+                                    self.world.permits)  # fmt: skip
+
+    async def sign(self, key, data, algorithm):
+        self.world.signed.append((key, data))
+        signer = self.world.keys.host_key("acme") if key == "host" else self.world.onward
+        return signer.sign(data, algorithm)
+
+    async def fingerprints(self):
+        return self.world.digests
 
     async def recording(self, name):
         if self.world.recordings is None:
@@ -83,7 +92,9 @@ class World:
         self.begun, self.opened = [], []  # channels that are open
         self.hooks, self.judge, self.recordings = {}, lambda facts: None, place
         self.user = "alice@acme.example"
-        self.rules = SSHRules(host_key=self.keys.host_key("acme").decode(), **{"trust_tunnel": True, **rules})
+        self.permits = [*PERMITS, "permit-port-forwarding", "permit-agent-forwarding", "permit-X11-forwarding"]
+        self.sources, self.signed, self.digests, self.onward = ["127.0.0.1/32"], [], [], None
+        self.rules = SSHRules(host_key=self.keys.host_public_key("acme"), **{"trust_tunnel": True, **rules})
         self._numbers = itertools.count(1)
         self._bridges = set()
         self._started = threading.Event()

@@ -1,0 +1,200 @@
+"""The two connections, with what asyncssh leaves out: bounds of what a peer can make us hold, and keys that sign elsewhere.
+
+Here, in `exchange` and in `server_channel` names of asyncssh's are used that it does not document
+(`tests/inspect/ssh/test_asyncssh.py` lists them). asyncssh writes into its transport without end: whoever
+opens a large window and reads nothing, or begins a key exchange and never ends it, would have us hold all that the other side says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import asyncssh
+from asyncssh.connection import SSHConnection
+from asyncssh.constants import MSG_GLOBAL_REQUEST, MSG_KEXINIT, MSG_NEWKEYS
+
+from proxy.inspect.ssh.bridging import Bridging
+from proxy.inspect.ssh.channels import Tied
+from proxy.inspect.ssh.exchange import Exchange
+
+HIGH_WATER = 1 << 20  # bytes that wait for a socket before the other side is read no more
+MOST_UNSENT = 16 << 20  # for a peer that asks and asks, and does not read the answers
+MOST_UNREAD = 1 << 20  # bytes that wait until a packet is dealt with
+MOST_REQUESTS = 128  # that wait for an answer
+EXCHANGE_S = 60.0
+
+
+class Bounded(SSHConnection):
+    """A connection that tells its channels when nothing can be sent."""
+
+    bridge: Bridging
+    exchange_s = EXCHANGE_S
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._holds: set[str] = set()
+        self._exchange_timer: asyncio.TimerHandle | None = None
+        self._is_slowed = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is written would only be held here."""
+        return bool(self._holds)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.set_write_buffer_limits(high=HIGH_WATER)
+
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        super().data_received(data, datatype)
+        if len(self._inpbuf) > MOST_UNREAD and self._transport is not None and not self._is_slowed:
+            self._is_slowed = True
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._hold("socket")
+
+    def resume_writing(self) -> None:
+        self._release("socket")
+
+    def _finish_recv_packet(self, *arguments: Any, **more: Any) -> None:
+        super()._finish_recv_packet(*arguments, **more)
+        if self._is_slowed and len(self._inpbuf) <= MOST_UNREAD and self._transport is not None:
+            self._is_slowed = False
+            self._transport.resume_reading()
+
+    def _send(self, data: bytes) -> None:
+        super()._send(data)
+        if "socket" in self._holds and (transport := self._transport) is not None:
+            if transport.get_write_buffer_size() > MOST_UNSENT:
+                self._force_close(asyncssh.ProtocolError("it does not read what it is sent"))
+
+    def _send_kexinit(self) -> None:
+        super()._send_kexinit()
+        self._hold("exchange")
+        self._forget_timer()
+        self._exchange_timer = self._loop.call_later(self.exchange_s, self._exchange_expired)
+
+    def _process_newkeys(self, kind: int, number: int, packet: Any) -> None:
+        super()._process_newkeys(kind, number, packet)
+        self._forget_timer()
+        self._release("exchange")
+
+    def _process_global_request(self, kind: int, number: int, packet: Any) -> None:
+        if len(self._global_request_queue) >= MOST_REQUESTS:
+            raise asyncssh.ProtocolError("too many requests at once")
+        super()._process_global_request(kind, number, packet)
+
+    def _exchange_expired(self) -> None:
+        self._exchange_timer = None
+        error = asyncssh.ProtocolError("the key exchange takes too long")
+        self._send_disconnect(error.code, error.reason, error.lang)
+        self._force_close(error)
+
+    def _cleanup(self, exc: Exception | None) -> None:
+        self._forget_timer()
+        super()._cleanup(exc)
+
+    def _forget_timer(self) -> None:
+        if self._exchange_timer is not None:
+            self._exchange_timer.cancel()
+            self._exchange_timer = None
+
+    def _hold(self, why: str) -> None:
+        self._holds.add(why)
+        for session in self._tied():
+            session.hold("connection")
+
+    def _release(self, why: str) -> None:
+        self._holds.discard(why)
+        if not self._holds:
+            for session in self._tied():
+                session.release("connection")
+
+    def _tied(self) -> list[Tied]:
+        return [each._session for each in self._channels.values() if isinstance(each._session, Tied)]
+
+    # The table of handlers names functions, not methods.
+    _packet_handlers = {
+        **SSHConnection._packet_handlers,
+        MSG_NEWKEYS: lambda self, *packet: self._process_newkeys(*packet),
+        MSG_KEXINIT: lambda self, *packet: self._process_kexinit(*packet),
+        MSG_GLOBAL_REQUEST: lambda self, *packet: self._process_global_request(*packet),
+    }
+
+
+class ServerConnection(Bounded, asyncssh.SSHServerConnection):
+    """The client's."""
+
+    certificate: Any = None  # the one that is looked at
+
+    async def _process_kexinit(self, kind: int, number: int, packet: Any) -> None:
+        await super()._process_kexinit(kind, number, packet)
+        if self._kex is not None:
+            self._kex = Exchange(self._kex, self)
+
+    async def _validate_openssh_certificate(self, username: str, cert: Any) -> Any:
+        self.certificate = cert  # `SSHServer.validate_ca_key` is told its signer only
+        return await super()._validate_openssh_certificate(username, cert)
+
+    async def create_agent_connection(self, session_factory: Any, **more: Any) -> tuple[Any, Any]:
+        """A channel to the client's agent; asyncssh's own wants a listener in the file system first."""
+        chan = self.create_agent_channel(**more)
+        return chan, await chan.open(session_factory)
+
+
+class ClientConnection(Bounded, asyncssh.SSHClientConnection):
+    """The origin's: what it opens for the client's agent and display goes to the client."""
+
+    lost: Exception | None = None  # why it has ended
+    principals: list[str] = []  # noqa: RUF012  # of the certificate that the origin was shown; replaced, never changed
+
+    def will_forward_agent(self, wanted: bool) -> None:
+        """Whether the next session channel asks for it."""
+        self._agent_forward_path = "the client's" if wanted else None
+
+    async def attach_x11_listener(self, chan: Any, display: Any, auth_path: Any, single_connection: bool) -> Any:
+        """What the client has said of its display, which `create_session` was given as `x11_display`."""
+        return display
+
+    def detach_x11_listener(self, chan: Any) -> None:
+        """Nothing was attached."""
+
+    def _process_x11_open(self, packet: Any) -> tuple[Any, Awaitable[Any]]:
+        host, port = packet.get_string().decode("utf-8", "replace"), packet.get_uint32()
+        packet.check_end()
+        chan = self.create_x11_channel()
+        chan.set_inbound_peer_names(host, port)
+        return chan, self.bridge.x11_wanted(host, port)
+
+    def _process_auth_agent_at_openssh_dot_com_open(self, packet: Any) -> tuple[Any, Awaitable[Any]]:
+        packet.check_end()
+        return self.create_unix_channel(), self.bridge.agent_wanted()
+
+
+Connection = TypeVar("Connection", ServerConnection, ClientConnection)
+
+
+async def start(kind: type[Connection], bridge: Bridging, sock: socket.socket, options: Any) -> Connection:
+    """A connection whose user is let in; asyncssh.Error or OSError. The socket is the connection's from now on."""
+    loop = asyncio.get_running_loop()
+    options.waiter = loop.create_future()
+
+    def made() -> Connection:
+        conn = kind(loop, options, wait="auth")
+        conn.bridge = bridge
+        return conn
+
+    _, conn = await loop.create_connection(made, sock=sock)
+    is_let_in = False
+    try:
+        await options.waiter
+        is_let_in = True
+        return conn
+    finally:
+        if not is_let_in:
+            conn.abort()

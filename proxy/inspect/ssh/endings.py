@@ -1,0 +1,62 @@
+"""How a session ended, in the words of flow records."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import asyncssh
+
+from proxy.flow.record import ClosedBy, CloseReason
+from proxy.inspect.ssh.text import printable
+
+
+class Outcome(NamedTuple):
+    """How the session ended, for the flow's record."""
+
+    reason: CloseReason
+    by: ClosedBy
+    detail: str | None = None
+
+
+LOGIN_TIMEOUT = "Login timeout expired"  # asyncssh's words
+
+
+def how_client_ended(error: Exception | None, is_let_in: bool) -> Outcome:
+    """`error`: why the client's connection was lost."""
+    if isinstance(error, asyncssh.MACError):
+        return Outcome("client_protocol_error", "client", "a packet with a wrong MAC")
+    if isinstance(error, asyncssh.PermissionDenied | asyncssh.IllegalUserName) and not is_let_in:
+        return Outcome("denied", "proxy", printable(error.reason))
+    if isinstance(error, asyncssh.ConnectionLost):
+        if error.reason == LOGIN_TIMEOUT:
+            return Outcome("client_idle_timeout", "client", "it did not log in in time")
+        if "keepalive" in error.reason:
+            return Outcome("client_idle_timeout", "client", "it answers no more")
+        return Outcome("client_closed", "client", None if is_let_in else "it left before it had logged in")
+    if isinstance(error, asyncssh.DisconnectError) and not _is_peers(error):
+        return Outcome("client_protocol_error", "client", printable(error.reason))
+    if isinstance(error, OSError):
+        return Outcome("client_reset", "client")
+    if error is not None and not isinstance(error, asyncssh.Error):  # asyncssh stumbled over what it was sent
+        return Outcome("client_protocol_error", "client", f"what it says is no SSH ({type(error).__name__})")
+    return Outcome("client_closed", "client", None if is_let_in else "it left before it had logged in")
+
+
+def how_origin_ended(error: Exception | None) -> Outcome:
+    """The same of the origin's, after the proxy had been let in."""
+    if isinstance(error, OSError):
+        return Outcome("origin_reset", "origin")
+    if isinstance(error, asyncssh.ConnectionLost):
+        late = "keepalive" in error.reason
+        return Outcome("origin_timeout" if late else "origin_closed", "origin", "it answers no more" if late else None)
+    if isinstance(error, asyncssh.DisconnectError) and not _is_peers(error):
+        return Outcome("origin_protocol_error", "origin", printable(error.reason))
+    if error is not None and not isinstance(error, asyncssh.Error):
+        return Outcome("origin_protocol_error", "origin", f"what it says is no SSH ({type(error).__name__})")
+    return Outcome("origin_closed", "origin")
+
+
+def _is_peers(error: asyncssh.DisconnectError) -> bool:
+    """Whether the far end has said goodbye, rather than made a mistake."""
+    return error.code in (asyncssh.DISC_BY_APPLICATION, asyncssh.DISC_CONNECTION_LOST,
+                          asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE)  # fmt: skip

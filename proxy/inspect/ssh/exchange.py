@@ -1,0 +1,66 @@
+"""The host key of a tenant, which signs in the proxy: an inspector has its public half only."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncssh
+
+Sign = Callable[[bytes, str], Awaitable[bytes]]  # data and algorithm; ProxyError when it is not signed
+
+
+class LentKey(asyncssh.SSHKeyPair):
+    """A pair of keys of which the private one is somewhere else."""
+
+    _key_type = "lent"
+
+    def __init__(self, public: str, sign: Sign) -> None:
+        """`public` in OpenSSH's format."""
+        key = asyncssh.import_public_key(public)
+        super().__init__(key.algorithm, key.algorithm, key.sig_algorithms, key.sig_algorithms, key.public_data, None)
+        self._sign = sign
+
+    def sign(self, data: bytes) -> bytes:
+        """Not in this process: see `sign_async`."""
+        raise RuntimeError("this key signs elsewhere")
+
+    async def sign_async(self, data: bytes) -> bytes:
+        """The signature; asyncssh asks agents' keys in the same way."""
+        return await self._sign(data, self.sig_algorithm.decode())
+
+
+class Exchange:
+    """A server's key exchange whose reply waits for the signature of a `LentKey`.
+
+    asyncssh signs at once. What it does for tokens of GSS is done here: the handler of a packet is a coroutine, and
+    nothing more is read until it is through.
+    """
+
+    def __init__(self, exchange: Any, conn: Any) -> None:
+        """`exchange`: what asyncssh has begun."""
+        self._exchange, self._conn = exchange, conn
+        self._reply: Awaitable[None] | None = None
+        exchange._perform_reply = self._replying
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exchange, name)
+
+    def process_packet(self, kind: int, number: int, packet: Any) -> Any:
+        """Whether the packet is one of the exchange's, or what is to be awaited for it."""
+        known = self._exchange.process_packet(kind, number, packet)
+        reply, self._reply = self._reply, None
+        return known if reply is None else reply
+
+    def _replying(self, key: LentKey, blob: bytes) -> None:
+        self._reply = self._answer(key, blob)
+
+    async def _answer(self, key: LentKey, blob: bytes) -> None:
+        exchange = self._exchange
+        secret = exchange._compute_server_shared()
+        digest = exchange._compute_hash(blob, secret)
+        signature = await key.sign_async(digest)
+        if self._conn.is_closed():
+            return
+        exchange._send_reply(blob, signature)
+        self._conn.send_newkeys(secret, digest)

@@ -1,0 +1,108 @@
+"""A client's session channel: its requests are answered when the origin has answered them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncssh
+from asyncssh.constants import MSG_CHANNEL_REQUEST
+
+from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Display, Front
+
+MOST_REQUESTS = 128  # that wait for an answer
+
+
+class ServerChannel(asyncssh.SSHServerChannel[bytes]):
+    """asyncssh itself answers at once, by the value that a callback returns. A handler that returns None answers later,
+    by `_report_response`: what asyncssh does for X11 requests is done for `shell`, `exec` and `subsystem` as well.
+    """
+
+    _is_answered = False
+
+    def _accept_data(self, data: bytes, datatype: int | None = None) -> None:
+        """What comes before the channel is read is held in one piece: a window of single bytes would be 200 MB."""
+        held = self._recv_buf
+        if self._recv_paused and held and held[-1][1] == datatype and isinstance(held[-1][0], bytearray):
+            self._recv_window -= len(data)
+            held[-1][0].extend(data)
+        else:
+            super()._accept_data(bytearray(data) if self._recv_paused else data, datatype)
+
+    def _process_request(self, kind: int, number: int, packet: Any) -> None:
+        if len(self._request_queue) >= MOST_REQUESTS:
+            raise asyncssh.ProtocolError("too many requests at once")
+        super()._process_request(kind, number, packet)
+
+    def _process_exec_request(self, packet: Any) -> bool | None:
+        command = packet.get_string()
+        packet.check_end()
+        return self._requested(command, None)
+
+    def _start_session(self, command: str | None = None, subsystem: str | None = None) -> bool | None:  # type: ignore[override]
+        return self._requested(None, subsystem)
+
+    def _requested(self, command: bytes | None, subsystem: str | None) -> bool | None:
+        """None: it is answered later."""
+        if self._session_started or subsystem == "":
+            return False
+        self._session_started = True
+        session = self._session
+        assert isinstance(session, Front)
+        assert self._conn is not None
+        self._conn.create_task(self._answer(session, command or None, subsystem))
+        return None
+
+    async def _answer(self, session: Front, command: bytes | None, subsystem: str | None) -> None:
+        denial: str | None = None
+        try:
+            denial = await session.requested(command, subsystem)
+            is_accepted = True
+        except (asyncssh.Error, OSError) as error:
+            is_accepted = False
+            if self._is_answered:
+                denial = str(getattr(error, "reason", None) or error)
+        self.answer(is_accepted)
+        if denial is not None and not self.is_closing():
+            self.write(denial.encode("utf-8", "replace") + b"\r\n", STDERR)
+            self.exit(DENIED_STATUS)
+
+    def answer(self, is_accepted: bool) -> None:
+        """Answer the request for a shell, a command or a subsystem, unless that has been done."""
+        if not self._is_answered and self._conn is not None and self._request_queue:
+            self._is_answered = True
+            self._report_response(is_accepted)
+
+    def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: Any) -> bool | None:  # type: ignore[override]
+        packet.check_end()
+        self._later(self._front.agent_requested())
+        return None
+
+    def _process_x11_req_request(self, packet: Any) -> bool | None:
+        single = packet.get_boolean()
+        protocol, cookie, screen = packet.get_string(), packet.get_string(), packet.get_uint32()
+        packet.check_end()
+        try:
+            display = Display(protocol, bytes.fromhex(cookie.decode("ascii")), screen, single)
+        except ValueError:
+            return False
+        self._later(self._front.x11_requested(display))
+        return None
+
+    @property
+    def _front(self) -> Front:
+        assert isinstance(self._session, Front)
+        return self._session
+
+    def _later(self, answer: Any) -> None:
+        async def report() -> None:
+            said = await answer
+            if self._conn is not None and self._request_queue:
+                self._report_response(said)
+
+        assert self._conn is not None
+        self._conn.create_task(report())
+
+    _packet_handlers = {
+        **asyncssh.SSHServerChannel._packet_handlers,
+        MSG_CHANNEL_REQUEST: lambda self, *packet: self._process_request(*packet),
+    }

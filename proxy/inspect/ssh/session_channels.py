@@ -1,0 +1,172 @@
+"""Session channels: why they are wanted, whether they may be, and the same channel opened at the origin."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncssh
+
+from proxy.inspect.ssh.bridging import Opening
+from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Back, Front
+from proxy.inspect.ssh.forwarding import PACKET, WINDOW
+from proxy.inspect.ssh.ruling import Denied, Ruled, rule
+from proxy.inspect.ssh.server_channel import ServerChannel
+from proxy.inspect.ssh.taps import tap_for
+from proxy.inspect.ssh.text import printable
+
+REASON = b"OXY_REASON"  # the variable that says why; `ssh -o SetEnv=OXY_REASON=...`
+MAX_REASON = 500
+REASON_S = 120.0
+
+
+class SessionChannels:
+    """Those of one session."""
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+
+    async def front(self) -> Front:
+        """A channel that the client opens. The origin is there, unless it waits for the client's agent."""
+        opening = self._opening
+        opening.take_place()
+        try:
+            if opening.view.rules.onward != "agent":
+                await opening.reached()
+        except BaseException:
+            opening.leave_place()
+            raise
+        ruled = opening.ruled()
+
+        async def request(front: Front, command: bytes | None, subsystem: str | None) -> str | None:
+            kind = "exec" if command is not None else "subsystem" if subsystem is not None else "shell"
+            text = None if command is None else command.decode("utf-8", "backslashreplace")
+            ruled.begin(kind, command=text, subsystem=subsystem)
+            try:
+                ruled.reason = await self._reason(front, kind)
+                await rule(ruled)
+                await self._open(ruled, front, command)
+            except Denied as denied:
+                return f"denied: {denied}"
+            return None
+
+        def ended(error: Exception | None) -> None:
+            opening.leave_place()
+            ruled.end(front)
+
+        front = Front(request, self._permit, ended)
+        return front
+
+    async def _permit(self, front: Front, kind: str) -> bool:
+        """Whether the origin may use the client's agent or display. The agent is also what the proxy itself may need."""
+        opening = self._opening
+        if kind == "auth-agent" and opening.view.rules.onward == "agent":
+            opening.agent_is_there()
+        ruled = opening.ruled()
+        ruled.begin(kind)
+        try:
+            await rule(ruled)
+        except Denied:
+            ruled.end(None)
+            return False
+        return True
+
+    async def _reason(self, front: Front, kind: str) -> str:
+        """Why the channel is wanted; Denied when that is not said where it has to be."""
+        chan: ServerChannel = front.chan
+        said = _line(chan.get_environment_bytes().get(REASON, b""))
+        if said or not self._opening.view.rules.needs_reason:
+            return said
+        if kind == "shell" and chan.get_terminal_type() is not None:
+            said = await _asked(front)
+        if not said:
+            raise Denied(f"say why: ssh -o SetEnv={REASON.decode()}=...")
+        return said
+
+    async def _open(self, ruled: Ruled, front: Front, command: bytes | None) -> None:
+        chan: ServerChannel = front.chan
+        rules = self._opening.view.rules
+        if rules.onward == "agent" and not self._opening.has_agent:
+            raise Denied("the origin wants a key of your own: connect with ssh -A")
+        origin = await self._opening.reached()
+        back = Back()
+        terminal, size = chan.get_terminal_type(), chan.get_terminal_size()
+
+        def ended(why: str) -> None:
+            chan.write(f"\r\nended: {why}\r\n".encode(), STDERR)
+            chan.exit(DENIED_STATUS)
+
+        tap = await tap_for(ruled, terminal, size, chan.write, ended)
+        ruled.back, ruled.tap, ruled.terminal = back, tap, terminal
+        front.tap = back.tap = tap
+        environment = {name: value for name, value in chan.get_environment_bytes().items() if name != REASON}
+        origin.will_forward_agent(front.forwards_agent)
+        try:
+            await origin.create_session(
+                lambda: back,
+                command,  # type: ignore[arg-type]  # bytes are sent as they are
+                subsystem=ruled.subsystem,
+                env=environment,
+                send_env=None,
+                request_pty="force" if terminal is not None else False,
+                term_type=terminal,
+                term_size=size,
+                term_modes=chan.get_terminal_modes(),
+                x11_forwarding="ignore_failure" if front.display is not None else False,
+                x11_display=front.display,  # type: ignore[arg-type]
+                x11_single_connection=front.display is not None and front.display.is_single,
+                encoding=None,
+                window=WINDOW,
+                max_pktsize=PACKET,
+            )
+        except (asyncssh.Error, OSError) as error:
+            ruled.error = printable(getattr(error, "reason", None) or str(error))
+            raise
+        if chan.is_closing():
+            back.chan.close()
+        else:
+            front.tie(back)
+
+
+async def _asked(front: Front) -> str:
+    """What the user types at a prompt of ours; nothing when the user gives up."""
+    chan: ServerChannel = front.chan
+    typed: asyncio.Queue[bytes] = asyncio.Queue()
+    front.typed = typed.put_nowait
+    chan.answer(True)
+    chan.write(b"Reason for this session: ")
+    line = bytearray()
+    try:
+        async with asyncio.timeout(REASON_S):
+            while True:
+                data = await typed.get()
+                if not data or b"\x03" in data or b"\x04" in data:
+                    return ""
+                if _edit(line, data, chan):
+                    return _line(bytes(line))
+    except TimeoutError:
+        return ""
+    finally:
+        front.typed = None
+        if not chan.is_closing():
+            chan.write(b"\r\n")
+            chan.pause_reading()
+
+
+def _edit(line: bytearray, data: bytes, chan: Any) -> bool:
+    """Add what is typed, and show it. Whether the line is complete."""
+    for byte in data:
+        if byte in b"\r\n":
+            return True
+        if byte in b"\x08\x7f":
+            if line:
+                line.pop()
+                chan.write(b"\x08 \x08")
+        elif byte >= 0x20 and len(line) < MAX_REASON:
+            line.append(byte)
+            chan.write(bytes([byte]))
+    return False
+
+
+def _line(text: bytes) -> str:
+    return printable(text.decode("utf-8", "replace").strip(), MAX_REASON)

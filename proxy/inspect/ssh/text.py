@@ -1,0 +1,8 @@
+"""What strangers say, made fit for a line of a log or a terminal."""
+
+from __future__ import annotations
+
+
+def printable(text: str, most: int = 200) -> str:
+    """`text` without control characters, and not longer than `most`."""
+    return "".join(each if each.isprintable() else "?" for each in text[:most])
