@@ -30,6 +30,7 @@ from proxy.session.messages import (
     DialWanted,
     Drain,
     Ended,
+    FingerprintsWanted,
     HookAnswer,
     HookWanted,
     Kill,
@@ -128,6 +129,8 @@ class InspectorHandle:
             self._ask(handed, message)
         elif isinstance(message, CertificateWanted | SignatureWanted):
             self._sign(handed, message)
+        elif isinstance(message, FingerprintsWanted):
+            self._pool.lender.fingerprints(handed.flow, message, self.channel.send)
         elif isinstance(message, RecordingWanted):
             self._record(handed, message)
         elif isinstance(message, Shown):

@@ -6,20 +6,23 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from proxy.ca.store import RENEW_S, Authorities
 from proxy.errors import ProxyError
-from proxy.flow.flow import Flow
+from proxy.flow.flow import Flow, address_text
 from proxy.offramps import sockets
 from proxy.poller import ERROR, HANGUP, ONCE, OUT, Poller
 from proxy.session.messages import (
     Configure,
     DialWanted,
+    FingerprintsAnswer,
+    FingerprintsWanted,
     LeafAnswer,
     LeafWanted,
     TenantRules,
@@ -27,6 +30,7 @@ from proxy.session.messages import (
 from proxy.settings import Settings
 from proxy.settings.inspection import Inspection
 from proxy.stream.lending_ssh import SSHLender
+from proxy.stream.sshfp import digests
 
 Dialled = Callable[[socket.socket | None, str], None]  # with why not
 
@@ -81,11 +85,22 @@ class Lender:
         try:
             address = ip_address(host).packed
         except ValueError:
-            task = self._loop.create_task(self._look_up(flow, host, port, then))
-            self._lookups.add(task)
-            task.add_done_callback(self._lookups.discard)
+            self._begin(self._look_up(flow, host, port, then))
         else:
             self._connect(flow, address, port, then)
+
+    def fingerprints(self, flow: Flow, wanted: FingerprintsWanted, then: Callable[[FingerprintsAnswer], None]) -> None:
+        """What DNS says of the host keys of the flow's origin."""
+
+        async def ask() -> None:
+            then(FingerprintsAnswer(wanted.request, await digests(address_text(flow.target[0]))))
+
+        self._begin(ask())
+
+    def _begin(self, lookup: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(lookup)
+        self._lookups.add(task)
+        task.add_done_callback(self._lookups.discard)
 
     async def _look_up(self, flow: Flow, host: str, port: int, then: Dialled) -> None:
         try:

@@ -270,5 +270,3 @@ class Bridge:
         if self._outcome is None:
             self._outcome = Outcome(reason, by, detail)
             self._over.set()
-
-

@@ -1,8 +1,10 @@
-"""The two connections, with what asyncssh leaves out: bounds of what a peer can make us hold, and keys that sign elsewhere.
+"""The two connections, with what asyncssh leaves out: bounds of what a peer makes us hold, keys that sign elsewhere.
+
+asyncssh writes into its transport without end: whoever opens a large window and reads nothing, or begins a key exchange
+and never ends it, would have us hold all that the other side says.
 
 Here, in `exchange` and in `server_channel` names of asyncssh's are used that it does not document
-(`tests/inspect/ssh/test_asyncssh.py` lists them). asyncssh writes into its transport without end: whoever
-opens a large window and reads nothing, or begins a key exchange and never ends it, would have us hold all that the other side says.
+(`tests/inspect/ssh/test_asyncssh.py` lists them).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import asyncssh
 from asyncssh.connection import SSHConnection
@@ -69,9 +71,11 @@ class Bounded(SSHConnection):
 
     def _send(self, data: bytes) -> None:
         super()._send(data)
-        if "socket" in self._holds and (transport := self._transport) is not None:
-            if transport.get_write_buffer_size() > MOST_UNSENT:
-                self._force_close(asyncssh.ProtocolError("it does not read what it is sent"))
+        transport = self._transport
+        if "socket" not in self._holds or transport is None:
+            return
+        if transport.get_write_buffer_size() > MOST_UNSENT:
+            self._force_close(asyncssh.ProtocolError("it does not read what it is sent"))
 
     def _send_kexinit(self) -> None:
         super()._send_kexinit()
@@ -116,10 +120,11 @@ class Bounded(SSHConnection):
                 session.release("connection")
 
     def _tied(self) -> list[Tied]:
-        return [each._session for each in self._channels.values() if isinstance(each._session, Tied)]
+        sessions: list[Any] = [each._session for each in self._channels.values()]
+        return [each for each in sessions if isinstance(each, Tied)]
 
     # The table of handlers names functions, not methods.
-    _packet_handlers = {
+    _packet_handlers: ClassVar[Any] = {  # type: ignore[misc]
         **SSHConnection._packet_handlers,
         MSG_NEWKEYS: lambda self, *packet: self._process_newkeys(*packet),
         MSG_KEXINIT: lambda self, *packet: self._process_kexinit(*packet),
@@ -135,7 +140,7 @@ class ServerConnection(Bounded, asyncssh.SSHServerConnection):
     async def _process_kexinit(self, kind: int, number: int, packet: Any) -> None:
         await super()._process_kexinit(kind, number, packet)
         if self._kex is not None:
-            self._kex = Exchange(self._kex, self)
+            self._kex = Exchange(self._kex, self)  # type: ignore[assignment]
 
     async def _validate_openssh_certificate(self, username: str, cert: Any) -> Any:
         self.certificate = cert  # `SSHServer.validate_ca_key` is told its signer only

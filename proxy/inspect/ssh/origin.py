@@ -128,5 +128,5 @@ async def _credentials(
             raise ProxyError("no key is configured")
         return [LentKey(rules.onward_key, lambda data, algorithm: view.sign("onward", data, algorithm))], ()
     key = asyncssh.generate_private_key("ssh-ed25519")  # for this session only
-    signed = asyncssh.import_certificate(await view.certificate(key.export_public_key().decode(), user, identity))
+    signed: Any = asyncssh.import_certificate(await view.certificate(key.export_public_key().decode(), user, identity))
     return [*asyncssh.load_keypairs([(key, signed)])], signed.principals

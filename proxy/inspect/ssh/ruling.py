@@ -29,9 +29,15 @@ class Owner(Protocol):
     user: str
     identity: str
     method: str
-    principals: list[str]
-    client: asyncssh.SSHServerConnection | None
-    origin: asyncssh.SSHClientConnection | None
+
+    @property
+    def principals(self) -> list[str]: ...
+
+    @property
+    def client(self) -> asyncssh.SSHServerConnection | None: ...
+
+    @property
+    def origin(self) -> asyncssh.SSHClientConnection | None: ...
 
 
 class Ruled:

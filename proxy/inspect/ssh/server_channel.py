@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncssh
 from asyncssh.constants import MSG_CHANNEL_REQUEST
@@ -26,14 +26,14 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
             self._recv_window -= len(data)
             held[-1][0].extend(data)
         else:
-            super()._accept_data(bytearray(data) if self._recv_paused else data, datatype)
+            super()._accept_data(bytearray(data) if self._recv_paused else data, datatype)  # type: ignore[arg-type]
 
     def _process_request(self, kind: int, number: int, packet: Any) -> None:
         if len(self._request_queue) >= MOST_REQUESTS:
             raise asyncssh.ProtocolError("too many requests at once")
         super()._process_request(kind, number, packet)
 
-    def _process_exec_request(self, packet: Any) -> bool | None:
+    def _process_exec_request(self, packet: Any) -> bool | None:  # type: ignore[override]
         command = packet.get_string()
         packet.check_end()
         return self._requested(command, None)
@@ -102,7 +102,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
         assert self._conn is not None
         self._conn.create_task(report())
 
-    _packet_handlers = {
+    _packet_handlers: ClassVar[Any] = {  # type: ignore[misc]
         **asyncssh.SSHServerChannel._packet_handlers,
         MSG_CHANNEL_REQUEST: lambda self, *packet: self._process_request(*packet),
     }

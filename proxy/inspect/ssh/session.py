@@ -30,7 +30,7 @@ from proxy.session.messages import (
     SignatureWanted,
 )
 from proxy.session.ssh import SSHRules
-from proxy.verdict import Ruling
+from proxy.verdict import Decision, Ruling
 
 if TYPE_CHECKING:
     from proxy.inspect.ssh.bridge import Bridge
@@ -164,4 +164,6 @@ class SSHSession:
                 session.crashed(error)
             return
         self._task = None
+        if outcome.detail is not None:
+            session.decisions = [*session.decisions, Decision("ssh", "session", "end", reason=outcome.detail)]
         session.end(outcome.reason, outcome.by, "both" if outcome.reason.endswith("_reset") else "")

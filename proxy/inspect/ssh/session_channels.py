@@ -58,7 +58,7 @@ class SessionChannels:
         return front
 
     async def _permit(self, front: Front, kind: str) -> bool:
-        """Whether the origin may use the client's agent or display. The agent is also what the proxy itself may need."""
+        """Whether the origin may use the client's agent or display. The proxy may need the agent too."""
         opening = self._opening
         if kind == "auth-agent" and opening.view.rules.onward == "agent":
             opening.agent_is_there()
@@ -104,7 +104,7 @@ class SessionChannels:
         try:
             await origin.create_session(
                 lambda: back,
-                command,  # type: ignore[arg-type]  # bytes are sent as they are
+                command,  # bytes are sent as they are
                 subsystem=ruled.subsystem,
                 env=environment,
                 send_env=None,
@@ -113,7 +113,7 @@ class SessionChannels:
                 term_size=size,
                 term_modes=chan.get_terminal_modes(),
                 x11_forwarding="ignore_failure" if front.display is not None else False,
-                x11_display=front.display,  # type: ignore[arg-type]
+                x11_display=front.display,
                 x11_single_connection=front.display is not None and front.display.is_single,
                 encoding=None,
                 window=WINDOW,

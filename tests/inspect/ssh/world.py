@@ -59,8 +59,8 @@ class View:
         return self.world.hooks[hook](argument)
 
     async def certificate(self, public_key, user, identity):
-        return self.world.keys.sign("acme", public_key, f"{identity} by {self.flow.id}", [user], 300, self.world.sources,
-                                    self.world.permits)  # fmt: skip
+        world, key_id = self.world, f"{identity} by {self.flow.id}"
+        return world.keys.sign("acme", public_key, key_id, [user], 300, world.sources, world.permits)
 
     async def sign(self, key, data, algorithm):
         self.world.signed.append((key, data))
