@@ -54,7 +54,7 @@ LAYOUTS: dict[type[Child], Layout] = {
         "channel_id", "kind", "exit_status", "forward_host", "command", "error",
         ("ssh_user", "identity", "auth_method", "subsystem", "terminal", "client_version", "server_version",
          "exit_signal"),
-        ("principals", "forward_port", "client_bytes", "origin_bytes", "stderr_bytes", "recording"),
+        ("principals", "forward_port", "client_bytes", "origin_bytes", "stderr_bytes", "recording", "reason"),
     ),
     TYPES["file"]: Layout(
         "channel_id", "operation", None, None, "path", "error", (),
