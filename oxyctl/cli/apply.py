@@ -29,13 +29,13 @@ def apply(
         ),
     ],
     lab: LabOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, without changing it.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait until every new node is ready.")] = 60,
     output: FormatOption = Format.table,
 ) -> None:
-    """Change a running lab to what a file says: nodes, networks, links and clients come, go and change.
+    """Change a running lab to match an edited file: add, remove and change nodes, networks, links and clients.
 
-    What does not differ is not touched. When something fails, the lab is made what it was.
+    What does not differ is not touched. If anything fails, the lab is restored.
     """
     from oxyctl.operate.ask import ask_apply
     from oxyctl.operate.kernel_tunnels import abilities_for

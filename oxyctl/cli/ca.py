@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from proxy.control.client import ControlClient
     from proxy.control.schema import AuthorityInfo
 
-app = typer.Typer(help="Authorities of tenants: what clients have to trust.", no_args_is_help=True)
+app = typer.Typer(help="Certificate authorities of tenants, which clients must trust.", no_args_is_help=True)
 
 
 class Encoding(enum.StrEnum):
@@ -30,7 +30,7 @@ class Encoding(enum.StrEnum):
 TenantOption = Annotated[
     str | None,
     typer.Option(
-        "--tenant", "-t", metavar="NAME", help="Needed only when the proxy has several.", autocompletion=complete_tenant
+        "--tenant", "-t", metavar="NAME", help="Needed only if the proxy has several.", autocompletion=complete_tenant
     ),
 ]
 
@@ -43,7 +43,7 @@ def show(
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Show authorities: their fingerprints, how long they are valid, what they may sign for, rotations under way."""
+    """Show authorities: fingerprint, validity, name constraints, and rotation in progress."""
     from oxyctl.cli.output import print_envelope, say
 
     with asking():
@@ -61,16 +61,18 @@ def show(
 @app.command()
 def export(
     tenant: TenantOption = None,
-    encoding: Annotated[Encoding, typer.Option("--encoding", help="DER holds one certificate.")] = Encoding.pem,
-    coming: Annotated[bool, typer.Option("--next", help="Only the one that a rotation brings.")] = False,
-    file: Annotated[str | None, typer.Option("--file", "-o", metavar="FILE", help="Not to the terminal.")] = None,
+    encoding: Annotated[
+        Encoding, typer.Option("--encoding", help="PEM, or DER (one certificate only).")
+    ] = Encoding.pem,
+    coming: Annotated[bool, typer.Option("--next", help="Only the next authority of a rotation.")] = False,
+    file: Annotated[str | None, typer.Option("--file", "-o", metavar="FILE", help="Write to this file.")] = None,
     lab: LabOption = None,
     node: NodeOption = None,
     control: ControlOption = None,
 ) -> None:
-    """Print what clients have to trust: the authority's certificate, and the next one where a rotation is under way.
+    """Print the certificate that clients must trust, and the next one during a rotation.
 
-    The key is never printed: it is in the proxy's state directory.
+    The key is never printed; it is in the proxy's state directory.
     """
     from oxyctl.errors import NothingMatched
 
@@ -92,16 +94,16 @@ def export(
 def rotate(
     tenant: TenantOption = None,
     overlap: Annotated[
-        str, typer.Option("--overlap", metavar="DURATION", help="How long clients may take to trust it: 7d. 0: none.")
+        str, typer.Option("--overlap", metavar="DURATION", help="How long clients have to trust it: 7d; 0 for none.")
     ] = "7d",
     lab: LabOption = None,
     node: NodeOption = None,
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Make a new authority, which takes over when the overlap ends. Sessions that are open stay as they are.
+    """Create a new authority, which takes over when the overlap ends. Open sessions continue.
 
-    With `--overlap 0` it takes over at once, also when it was made before with an overlap.
+    With `--overlap 0` it takes over at once, even if it was created earlier with an overlap.
     """
     from oxyctl.cli.output import print_envelope
     from oxyctl.errors import UsageError
@@ -123,17 +125,17 @@ def rotate(
 
 @app.command()
 def trust(
-    store: Annotated[Store, typer.Argument(help="Who: the system, Chromium (nss), Firefox, or one shell.")],
+    store: Annotated[Store, typer.Argument(help="Trust store: the system, Chromium (nss), Firefox, or one shell.")],
     tenant: TenantOption = None,
     only_print: Annotated[
-        bool, typer.Option("--print", help="Say what would be done, for a shell; do nothing.")
+        bool, typer.Option("--print", help="Print the shell commands instead of running them.")
     ] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Trust it no more.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it from the trust store.")] = False,
     lab: LabOption = None,
     node: NodeOption = None,
     control: ControlOption = None,
 ) -> None:
-    """Let programs of this machine trust a tenant's authority.
+    """Make programs on this machine trust a tenant's authority.
 
     `eval "$(oxyctl ca trust env)"` is for what this shell starts: curl, Python, Node.js, git, pip, Cargo, AWS.
     """

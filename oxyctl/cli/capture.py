@@ -53,7 +53,7 @@ def capture(
     lab: LabOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Capture what passes interfaces of a lab until Ctrl-C. Without -w, print one line for each packet."""
+    """Capture packets of a lab's interfaces until Ctrl-C. Without -w, print one line for each packet."""
     from oxyctl.capture import capture as capturing
     from oxyctl.cli.quantities import parse_duration
     from oxyctl.supervise.state import find_lab

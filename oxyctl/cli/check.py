@@ -34,9 +34,9 @@ def check(
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")] = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Try the checks of a running lab: what its file, as it stands now, says under `checks:`.
+    """Run the checks in the lab file of a running lab; the file is read again each time.
 
-    Exit code 3 when one fails; the story of the failure says what was asked, expected and answered.
+    Exit code 3 if one fails; the output says what was tried, expected and found.
     """
     import asyncio
 

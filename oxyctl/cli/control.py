@@ -25,7 +25,7 @@ NodeOption = Annotated[
     typer.Option(
         "--node",
         metavar="NODE",
-        help="The proxy; needed only when the lab has several.",
+        help="The proxy; needed only if the lab has several.",
         autocompletion=complete_proxy,
     ),
 ]

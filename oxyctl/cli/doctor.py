@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def doctor(output: FormatOption = Format.table) -> None:
-    """Find out by trying what this machine lets labs do. Exit code 1 when they cannot run."""
+    """Find out, by trying, whether labs can run on this machine. Exit code 1 if they cannot."""
     from oxyctl.cli.output import print_envelope
     from oxyctl.doctor import features, limits, offramp, programs
     from oxyctl.doctor.finding import can_run_labs

@@ -14,7 +14,7 @@ def down(
     lab: LabOption = None,
     all_labs: Annotated[bool, typer.Option("--all", help="Every lab of this user.")] = False,
 ) -> None:
-    """End a lab and everything in it, from any directory, whatever became of its file."""
+    """Take down a lab and everything in it, from any directory, even if its file is gone."""
     from oxyctl.errors import UsageError
 
     if not all_labs:
@@ -26,10 +26,12 @@ def down(
 
 
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be deleted, without deleting it.")
+    ] = False,
     output: FormatOption = Format.table,
 ) -> None:
-    """Delete what labs left that were not taken down: killed, or ended by a reboot."""
+    """Delete what is left of labs that were killed, or ended by a reboot."""
     from oxyctl.cli.output import print_envelope
     from oxyctl.operate.leftovers import collect
 

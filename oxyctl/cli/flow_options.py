@@ -55,41 +55,41 @@ TenantOption = Annotated[
 ]
 AllTenantsOption = Annotated[bool, typer.Option("--all-tenants", help="List the flows of every tenant instead.")]
 SrcOption = Annotated[Many, filter_option("--src", "Client address or prefix.", "CIDR")]
-DstOption = Annotated[Many, filter_option("--dst", "Address or prefix that the client asked for.", "CIDR")]
+DstOption = Annotated[Many, filter_option("--dst", "Destination address or prefix.", "CIDR")]
 IpOption = Annotated[Many, filter_option("--ip", "Either of the two.", "CIDR")]
 SrcPortOption = Annotated[Many, filter_option("--src-port", "Client port, or range 8000-8099.", "PORT")]
-DstPortOption = Annotated[Many, filter_option("--dst-port", "Port that the client asked for.", "PORT")]
+DstPortOption = Annotated[Many, filter_option("--dst-port", "Destination port, or range.", "PORT")]
 PortOption = Annotated[Many, filter_option("--port", "Either of the two.", "PORT")]
 ProtocolOption = Annotated[Many, filter_option("--protocol", "tcp, udp, icmp or icmpv6.", complete="protocol")]
 StateOption = Annotated[Many, filter_option("--state", "new, established or closed.", complete="state")]
-ReasonOption = Annotated[Many, filter_option("--close-reason", "Why it ended.", complete="close_reason")]
+ReasonOption = Annotated[Many, filter_option("--close-reason", "Close reason.", complete="close_reason")]
 UserOption = Annotated[Many, filter_option("--user", "The tunnel's user.")]
 DeviceOption = Annotated[Many, filter_option("--device", "The tunnel's device.")]
-OnrampOption = Annotated[Many, filter_option("--onramp", "Where it came in: connected, gue, interface, tun.")]
-OfframpOption = Annotated[Many, filter_option("--offramp", "Where it left: kernel, sockets, tunnel.")]
-LevelOption = Annotated[Many, filter_option("--level", "How high it was lifted.", complete="level")]
-VerdictOption = Annotated[Many, filter_option("--verdict", "What was decided.", complete="verdict")]
-HostOption = Annotated[Many, filter_option("--host", "Name that it went to; * and ? stand for any text.", "GLOB")]
-TlsOption = Annotated[Many, filter_option("--tls-action", "What became of its TLS: pass or terminate.")]
-StatusOption = Annotated[Many, filter_option("--http-status", "With a request so answered: 404, 4xx.", "STATUS")]
-MethodOption = Annotated[Many, filter_option("--http-method", "With a request of this method.", "METHOD")]
-UrlOption = Annotated[Many, filter_option("--url", "With a request for it; * and ? stand for any text.", "GLOB")]
-FaultOption = Annotated[Many, filter_option("--fault", "That failed so: slow_body, origin_refused, ...")]
+OnrampOption = Annotated[Many, filter_option("--onramp", "On-ramp: connected, gue, interface, tun.")]
+OfframpOption = Annotated[Many, filter_option("--offramp", "Off-ramp: kernel, sockets, tunnel.")]
+LevelOption = Annotated[Many, filter_option("--level", "Level: packet, stream, tls, http, ssh.", complete="level")]
+VerdictOption = Annotated[Many, filter_option("--verdict", "Verdict: allowed, denied.", complete="verdict")]
+HostOption = Annotated[Many, filter_option("--host", "Destination host name; * and ? are wildcards.", "GLOB")]
+TlsOption = Annotated[Many, filter_option("--tls-action", "TLS action: pass or terminate.")]
+StatusOption = Annotated[Many, filter_option("--http-status", "With a request of this status: 404, 4xx.", "STATUS")]
+MethodOption = Annotated[Many, filter_option("--http-method", "With a request with this method.", "METHOD")]
+UrlOption = Annotated[Many, filter_option("--url", "With a request for this URL; * and ? are wildcards.", "GLOB")]
+FaultOption = Annotated[Many, filter_option("--fault", "Fault: slow_body, origin_refused, ...")]
 PolicyOption = Annotated[Many, filter_option("--policy", "A policy or rule that decided about it.", "NAME")]
-DscpOption = Annotated[Many, filter_option("--dscp", "Mark of the client's first packet, 0 to 63.", "DSCP")]
-CommunityOption = Annotated[Many, filter_option("--community-id", "As in Zeek, Suricata and Wireshark.", "1:...")]
+DscpOption = Annotated[Many, filter_option("--dscp", "DSCP of the client's first packet, 0 to 63.", "DSCP")]
+CommunityOption = Annotated[
+    Many, filter_option("--community-id", "Community ID, as in Zeek, Suricata and Wireshark.", "1:...")
+]
 V4Option = Annotated[bool, typer.Option("--ipv4", "-4", help="Use IPv4.")]
 V6Option = Annotated[bool, typer.Option("--ipv6", "-6", help="Use IPv6.")]
 WhereOption = Annotated[
     str | None,
     typer.Option("--where", metavar="EXPR", help="A condition as in policies; `--where help` lists its fields."),
 ]
-NotOption = Annotated[
-    bool, typer.Option("--not", help="Before a filter: leave out what it matches.", show_default=False)
-]
+NotOption = Annotated[bool, typer.Option("--not", help="Negates the filter that follows.", show_default=False)]
 IdOption = Annotated[Many, filter_option("--id", "The flow's id.")]
-BytesOption = Annotated[str | None, filter_option("--min-bytes", "At least so much payload: 1500, 10k, 2MiB.", "SIZE")]
-DurationOption = Annotated[str | None, filter_option("--min-duration", "At least so long: 250ms, 5m.", "DURATION")]
+BytesOption = Annotated[str | None, filter_option("--min-bytes", "Minimum payload: 1500, 10k, 2MiB.", "SIZE")]
+DurationOption = Annotated[str | None, filter_option("--min-duration", "Minimum duration: 250ms, 5m.", "DURATION")]
 FieldsOption = Annotated[
     str | None, typer.Option("--fields", metavar="A,B,...", help="Fields to show; `--fields help` lists them.")
 ]
@@ -136,14 +136,14 @@ def filters(
 
 
 def request_filters(
-    http_status: Annotated[Many, filter_option("--http-status", "Answered so: 404, 4xx, 400-499.", "STATUS")] = None,
-    http_method: Annotated[Many, filter_option("--http-method", "Of this method.", "METHOD")] = None,
-    host: Annotated[Many, filter_option("--host", "To this host; * and ? stand for any text.", "GLOB")] = None,
-    url: Annotated[Many, filter_option("--url", "For it; * and ? stand for any text.", "GLOB")] = None,
+    http_status: Annotated[Many, filter_option("--http-status", "Status: 404, 4xx, 400-499.", "STATUS")] = None,
+    http_method: Annotated[Many, filter_option("--http-method", "Method.", "METHOD")] = None,
+    host: Annotated[Many, filter_option("--host", "Host; * and ? are wildcards.", "GLOB")] = None,
+    url: Annotated[Many, filter_option("--url", "URL; * and ? are wildcards.", "GLOB")] = None,
     user: UserOption = None,
     verdict: VerdictOption = None,
     fault: FaultOption = None,
-    id_: Annotated[Many, filter_option("--id", "Of the flow of this id.")] = None,
+    id_: Annotated[Many, filter_option("--id", "Of this flow.")] = None,
     not_: NotOption = False,
 ) -> None:
     """Which requests."""
@@ -217,9 +217,9 @@ def window(
     live: Annotated[bool, typer.Option("--live", help="Only live flows.")] = False,
     past: Annotated[bool, typer.Option("--past", help="Only flows that have ended.")] = False,
     since: Annotated[
-        str | None, filter_option("--since", "Alive since then: 5m (ago), 14:30, 2026-01-31.", "TIME")
+        str | None, filter_option("--since", "Alive after this time: 5m (ago), 14:30, 2026-01-31.", "TIME")
     ] = None,
-    until: Annotated[str | None, filter_option("--until", "Begun until then.", "TIME")] = None,
+    until: Annotated[str | None, filter_option("--until", "Started before then.", "TIME")] = None,
 ) -> None:
     """Of which time."""
 

@@ -33,8 +33,8 @@ def requests(
 ) -> None:
     """List the HTTP requests in the flows of a tenant, those that go on and those that have ended, newest first.
 
-    A flag given twice means either value; different flags narrow the list. Of a proxy that is gone: those that it
-    recorded.
+    A repeated flag matches any of its values; different flags narrow the list. Also works for a proxy that is not
+    running.
     """
     from oxyctl.cli.output import say
     from oxyctl.render.requests import print_requests, request_fields

@@ -49,7 +49,7 @@ def flows(
     last: Annotated[int | None, typer.Option("--last", metavar="N", help="The N newest flows.")] = None,
     first: Annotated[int | None, typer.Option("--first", metavar="N", help="The N oldest flows.")] = None,
     top: Annotated[
-        int | None, typer.Option("--top", metavar="N", help="The N flows with most bytes, or first by --sort.")
+        int | None, typer.Option("--top", metavar="N", help="The top N flows, by bytes or by --sort.")
     ] = None,
     aggregate_by: Annotated[
         str | None,
@@ -60,8 +60,8 @@ def flows(
 ) -> None:
     """List the flows of a tenant, live and ended, newest first.
 
-    A flag given twice means either value; different flags narrow the list. Of a proxy that is gone: those that it
-    recorded.
+    A repeated flag matches any of its values; different flags narrow the list. Also works for a proxy that is not
+    running.
     """
     if context.invoked_subcommand is not None:
         return
@@ -84,9 +84,9 @@ def watch(context: typer.Context, **shared: Any) -> None:
 @app.command()
 @sharing(whose, printing, place)
 def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
-    """Show everything that is known of one flow, and its requests. Exit code 4 when the tenant has no such flow.
+    """Show all fields of one flow, and its requests. Exit code 4 if the tenant has no such flow.
 
-    Of a proxy that is gone: what it recorded.
+    Also works for a proxy that is not running.
     """
     typed = Typed(context)
     printer = typed.output("flow")
@@ -114,7 +114,7 @@ def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="
 @sharing(window, whose, filters, excluded, place)
 def sql(
     context: typer.Context,
-    statement: Annotated[str, typer.Argument(metavar="SELECT", help="Over the table `flows`.")],
+    statement: Annotated[str, typer.Argument(metavar="SELECT", help="The query.")],
     output: FormatOption = FlowFormat.table,
     **shared: Any,
 ) -> None:
@@ -151,7 +151,7 @@ class ExportFormat(enum.StrEnum):
 @sharing(window, whose, filters, excluded, place)
 def export(
     context: typer.Context,
-    format_: Annotated[ExportFormat, typer.Option("--format", help="For which program.")] = ExportFormat.jsonl,
+    format_: Annotated[ExportFormat, typer.Option("--format", help="File format.")] = ExportFormat.jsonl,
     fields: FieldsOption = None,
     **shared: Any,
 ) -> None:
@@ -208,7 +208,7 @@ def export(
 @app.command()
 @sharing(whose, place)
 def explain(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
-    """Tell the story of one flow: who, where to, which rule decided, how it ended and what to do next.
+    """Explain one flow: who, where to, which rule decided, how it ended, and what to do next.
 
     Exit code 4 when the tenant has no such flow.
     """
@@ -239,7 +239,7 @@ def kill(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar=
 @app.command(cls=FlowsCommand)
 @sharing(window, whose, filters, excluded, printing, place)
 def stats(context: typer.Context, **shared: Any) -> None:
-    """Show how many flows there were and what they moved: in all, and by protocol, verdict, end, user, host, ..."""
+    """Show the number of flows and their bytes: in total, and by protocol, verdict, close reason, user, host, ..."""
     from oxyctl.render.stats import print_stats
     from proxy.control.schema import LIST_PARAMETERS
 

@@ -40,7 +40,7 @@ def graph(
     lab: LabOption = None,
     output: Annotated[GraphFormat, typer.Option("--format", help="Output format.")] = (GraphFormat.text),
 ) -> None:
-    """Draw a lab: one that runs as it is, or a file without building anything."""
+    """Draw a running lab, or a lab file without building it."""
     from oxyctl.render import drawing
     from oxyctl.render import graph as graphs
     from oxyctl.render.topology import topology

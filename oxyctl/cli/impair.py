@@ -32,7 +32,7 @@ def impair(
     lab: LabOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Impair links of a running lab. What is not said stays as it is; `lab status` shows what is in force."""
+    """Impair links of a running lab. Options not given keep their values; `lab status` shows the current ones."""
     from oxyctl.cli.apply import print_changes
     from oxyctl.errors import UsageError
     from oxyctl.net.impairment import PARSERS, Said

@@ -33,24 +33,22 @@ EnvOption = Annotated[
 ]
 LabelOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--label", metavar="KEY=VALUE", help="In every node with this label; may be repeated: all must match."
-    ),
+    typer.Option("--label", metavar="KEY=VALUE", help="In all nodes with this label; repeat it to require several."),
 ]
 
 
 def exec(
     words: WordsArgument,
-    everywhere: Annotated[bool, typer.Option("--all", help="In every node, at the same time.")] = False,
+    everywhere: Annotated[bool, typer.Option("--all", help="In all nodes in parallel.")] = False,
     label: LabelOption = None,
     env: EnvOption = None,
     cwd: Annotated[str | None, typer.Option("--cwd", metavar="DIR", help="Working directory.")] = None,
     lab: LabOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Run a program inside a node. Its exit code is this command's; 128 + N when signal N killed it.
+    """Run a program inside a node. This command exits with its exit code; with 128 + N if signal N killed it.
 
-    In several nodes: each line with its node's name before it; the exit code is the first that is not 0.
+    In several nodes, each line is prefixed with the node's name; the exit code is the first that is not 0.
     """
     from oxyctl.operate.enter import run_in
     from oxyctl.supervise.state import find_lab, find_node
@@ -83,7 +81,7 @@ def logs(
         str | None,
         typer.Argument(
             metavar="[NODE]",
-            help="A node, or a program of the lab's own such as `impair`; without it, all of them.",
+            help="A node, or a program of the lab such as `impair`; by default all.",
             autocompletion=complete_log,
         ),
     ] = None,
@@ -92,7 +90,7 @@ def logs(
     tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines.")] = None,
     lab: LabOption = None,
 ) -> None:
-    """Show what the programs of a lab wrote, also of one that is no more but was not taken down."""
+    """Show the output of a lab's programs, even after the lab was killed."""
     from oxyctl.cli.quantities import parse_duration
     from oxyctl.operate.logs import print_logs
     from oxyctl.supervise.state import find_remains

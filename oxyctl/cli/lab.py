@@ -14,7 +14,7 @@ from oxyctl.cli.options import Format, FormatOption, LabArgument, LabOption
 if TYPE_CHECKING:
     from oxyctl.supervise.status import LabStatus, NodeStatus
 
-app = typer.Typer(help="Build labs on this machine, work in them, take them down.", no_args_is_help=True)
+app = typer.Typer(help="Build labs on this machine, work in them, and take them down.", no_args_is_help=True)
 
 FileArgument = Annotated[
     str | None,
@@ -34,7 +34,7 @@ def up(
     name: NameOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait until every node is ready.")] = 60,
 ) -> None:
-    """Build a lab and wait until every node is ready. All of it comes up, or nothing stays."""
+    """Build a lab and wait until every node is ready. If that fails, nothing is left behind."""
     from oxyctl.cli.output import say
     from oxyctl.cli.progress import Progress
     from oxyctl.operate.up import Interrupted

@@ -19,9 +19,9 @@ TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds to wait unt
 
 
 def stop(nodes: NodesArgument, lab: LabOption = None, output: FormatOption = Format.table) -> None:
-    """End the programs of nodes; their links and addresses stay, and the other nodes are not touched.
+    """Stop the programs of nodes; their links and addresses stay, and other nodes are not touched.
 
-    They stay stopped until they are started, whatever `restart:` of the lab file says.
+    They stay stopped until `start`, whatever the lab file's `restart:` says.
     """
     _do("stop", nodes, lab, 0, output)
 
@@ -31,7 +31,7 @@ def start(
 ) -> None:
     """Start the programs of nodes that were stopped or have ended, and wait until they are ready.
 
-    After a proxy also its clients and sites are waited for: they connect again by themselves.
+    For a proxy, also wait until its clients and sites have reconnected.
     """
     _do("start", nodes, lab, timeout, output)
 
@@ -39,12 +39,12 @@ def start(
 def restart(
     nodes: NodesArgument, timeout: TimeoutOption = 60, lab: LabOption = None, output: FormatOption = Format.table
 ) -> None:
-    """Stop the programs of nodes that run, start them all, and wait until they are ready: `stop` and `start`."""
+    """Stop and start the programs of nodes, and wait until they are ready."""
     _do("restart", nodes, lab, timeout, output)
 
 
 def kill(nodes: NodesArgument, lab: LabOption = None, output: FormatOption = Format.table) -> None:
-    """Kill the programs of nodes, as a crash would: `restart:` of the lab file says what becomes of them."""
+    """Kill the programs of nodes, like a crash; the lab file's `restart:` says whether they are restarted."""
     _do("kill", nodes, lab, 0, output)
 
 

@@ -22,7 +22,7 @@ LabOption = Annotated[
     typer.Option(
         "--lab",
         metavar="NAME",
-        help="The lab, else $OXYCTL_LAB; needed only when several are running.",
+        help="The lab; by default $OXYCTL_LAB, or the only one running.",
         autocompletion=complete_lab,
     ),
 ]
@@ -30,7 +30,7 @@ LabArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[NAME]",
-        help="The lab, else $OXYCTL_LAB; needed only when several are running.",
+        help="The lab; by default $OXYCTL_LAB, or the only one running.",
         show_default=False,
         autocompletion=complete_any_lab,
     ),

@@ -22,7 +22,7 @@ app = typer.Typer(help="Policies: check files, explain decisions, see what is in
 FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A policy file.", show_default=False)]
 TenantOption = Annotated[
     str | None,
-    typer.Option("--tenant", "-t", metavar="NAME", help="Whose it is.", autocompletion=complete_tenant),
+    typer.Option("--tenant", "-t", metavar="NAME", help="The policy's tenant.", autocompletion=complete_tenant),
 ]
 BeforeOption = Annotated[
     list[str] | None,
@@ -64,7 +64,7 @@ def try_file(
     before: BeforeOption = None,
     against_past: Annotated[
         str | None,
-        typer.Option("--against-past", metavar="DURATION", help="Try it on recorded flows of this time: 24h."),
+        typer.Option("--against-past", metavar="DURATION", help="Try it on the flows recorded in this period: 24h."),
     ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
@@ -101,20 +101,23 @@ def explain(
     group: Annotated[list[str] | None, typer.Option("--group", metavar="NAME", help="May be repeated.")] = None,
     device: Annotated[str | None, typer.Option("--device", metavar="NAME")] = None,
     posture: Annotated[
-        list[str] | None, typer.Option("--posture", metavar="CHECK", help="One that passed; may be repeated.")
+        list[str] | None,
+        typer.Option("--posture", metavar="CHECK", help="A posture check that passed; may be repeated."),
     ] = None,
     src: Annotated[str | None, typer.Option("--src", metavar="ADDRESS[:PORT]")] = None,
     dst: Annotated[str | None, typer.Option("--dst", metavar="ADDRESS[:PORT]")] = None,
     port: Annotated[int | None, typer.Option("--port", metavar="PORT")] = None,
     protocol: Annotated[str, typer.Option("--protocol", metavar="NAME")] = "tcp",
     host: Annotated[str | None, typer.Option("--host", metavar="NAME")] = None,
-    time: Annotated[str | None, typer.Option("--time", metavar="ISO-8601", help="Now without one.")] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", metavar="ISO-8601", help="Time of the flow; by default now.")
+    ] = None,
     phase: Annotated[str, typer.Option("--phase", metavar="NAME", autocompletion=_phases)] = "network",
     fact: Annotated[
         list[str] | None, typer.Option("--fact", metavar="FIELD=VALUE", help="Any other field; may be repeated.")
     ] = None,
     file: Annotated[
-        str | None, typer.Option("--file", metavar="FILE", help="By this, not by what is in force.")
+        str | None, typer.Option("--file", metavar="FILE", help="Explain by this file instead of the policy in force.")
     ] = None,
     before: BeforeOption = None,
     lab: LabOption = None,
@@ -122,9 +125,9 @@ def explain(
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Say which rule would decide about a flow that never was, and which rules came close.
+    """Show which rule would decide a hypothetical flow, and which rules came close.
 
-    Exit code 4 when no policy speaks of it.
+    Exit code 4 if no policy applies.
     """
     import msgspec
 
@@ -158,7 +161,7 @@ def explain(
 def diff(
     file: FileArgument,
     other: Annotated[
-        str | None, typer.Argument(metavar="[NEW]", help="Without one, FILE is compared with what is in force.")
+        str | None, typer.Argument(metavar="[NEW]", help="Without it, FILE is compared with the policy in force.")
     ] = None,
     tenant: TenantOption = None,
     before: BeforeOption = None,
@@ -167,7 +170,7 @@ def diff(
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Say which rules a new file adds, removes, changes or moves. Exit code 0 also when there are some."""
+    """Show which rules a new file adds, removes, changes or moves. Differences do not change the exit code 0."""
     from oxyctl.cli.output import print_envelope, say
     from oxyctl.policies.diff import compare
     from oxyctl.policies.files import load
@@ -196,7 +199,7 @@ def diff(
 def reload(
     lab: LabOption = None, node: NodeOption = None, control: ControlOption = None, output: FormatOption = Format.table
 ) -> None:
-    """Let a proxy take its policy files as they are now. Exit code 2 when it refuses them: then nothing changes."""
+    """Have a proxy reload its policy files. Exit code 2 if it rejects them; then nothing changes."""
     from oxyctl.cli.output import print_envelope, say
 
     with asking():
@@ -214,13 +217,13 @@ def reload(
 @app.command()
 def hits(
     tenant: TenantOption = None,
-    unused: Annotated[bool, typer.Option("--unused", help="Only rules that never held.")] = False,
+    unused: Annotated[bool, typer.Option("--unused", help="Only rules that never matched.")] = False,
     lab: LabOption = None,
     node: NodeOption = None,
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Count, for each rule in force, the flows, requests and tunnels that it held of since the proxy started."""
+    """Count the flows, requests and tunnels that matched each rule since the proxy started."""
     from oxyctl.cli.output import print_envelope, say
     from oxyctl.render.policy import print_hits
 

@@ -33,24 +33,24 @@ class ReplayFormat(enum.StrEnum):
 def replay(
     context: typer.Context,
     identifier: Annotated[str, typer.Argument(metavar="ID", help="A flow's id, or a channel's.")],
-    speed: Annotated[float, typer.Option("--speed", min=0.01, max=1000, help="So many times as fast.")] = 1.0,
+    speed: Annotated[float, typer.Option("--speed", min=0.01, max=1000, help="Playback speed, as a factor.")] = 1.0,
     idle_limit: Annotated[
-        str | None, typer.Option("--idle-limit", metavar="DURATION", help="Cut pauses that are longer: 2s.")
+        str | None, typer.Option("--idle-limit", metavar="DURATION", help="Shorten longer pauses to this: 2s.")
     ] = None,
     identity: Annotated[
-        Path | None, typer.Option("--identity", metavar="FILE", help="The age identity of an encrypted one.")
+        Path | None, typer.Option("--identity", metavar="FILE", help="The age identity file that decrypts it.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page that a browser plays.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML page with a player.")
     ] = None,
     replay_format: Annotated[
-        ReplayFormat, typer.Option("--format", help="Played, or its events.")
+        ReplayFormat, typer.Option("--format", help="Play it, or print its events.")
     ] = ReplayFormat.terminal,
     **shared: Any,
 ) -> None:
     """Play the recording of an SSH session. Exit code 4 when there is none.
 
-    Where the output is no terminal there are no pauses, unless --speed is given.
+    If the output is not a terminal, there are no pauses unless --speed is given.
     """
     typed = Typed(context)
     limit_s = _seconds(idle_limit)

@@ -19,14 +19,14 @@ app = typer.Typer()
 def routes(
     tenant: Annotated[
         str | None,
-        typer.Option("--tenant", "-t", metavar="NAME", help="Only this one's.", autocompletion=complete_tenant),
+        typer.Option("--tenant", "-t", metavar="NAME", help="Only this tenant's.", autocompletion=complete_tenant),
     ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """List the routes between tunnels. COST is the priority, and the penalty of a tunnel that is not healthy.
+    """List the routes between tunnels. COST is the priority, plus a penalty for an unhealthy tunnel.
 
     A virtual network without routes lifts every flow to a stream. Exit code 4 when the proxy has no such tenant.
     """

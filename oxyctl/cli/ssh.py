@@ -16,21 +16,17 @@ from oxyctl.cli.sharing import sharing
 if TYPE_CHECKING:
     from proxy.control.schema import HostKey
 
-app = typer.Typer(
-    help="SSH sessions that end in the proxy, and the keys that their clients meet.", no_args_is_help=True
-)
-hostkey = typer.Typer(help="The host key that a tenant's clients meet, whatever the origin.", no_args_is_help=True)
+app = typer.Typer(help="Inspected SSH sessions, and the host keys that their clients see.", no_args_is_help=True)
+hostkey = typer.Typer(help="The host key that a tenant's clients see for every origin.", no_args_is_help=True)
 sessions = typer.Typer(cls=FlowsGroup)
 app.add_typer(hostkey, name="hostkey")
 app.add_typer(sessions, name="sessions")
 
 OptionalTenant = Annotated[
     str | None,
-    typer.Option("--tenant", "-t", metavar="NAME", help="Only this one's.", autocompletion=complete_tenant),
+    typer.Option("--tenant", "-t", metavar="NAME", help="Only this tenant's.", autocompletion=complete_tenant),
 ]
-HostOption = Annotated[
-    str, typer.Option("--host", metavar="PATTERN", help="The hosts that the line of known_hosts is for.")
-]
+HostOption = Annotated[str, typer.Option("--host", metavar="PATTERN", help="Host patterns of the known_hosts line.")]
 
 
 @hostkey.command()
@@ -42,9 +38,9 @@ def show(
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Print the line for known_hosts, the SSHFP record for DNS, and the CA that origins have to trust.
+    """Print the known_hosts line, the SSHFP record for DNS, and the CA that origins must trust.
 
-    Exit code 4 when no such tenant's SSH sessions are read.
+    Exit code 4 if the tenant's SSH sessions are not inspected.
     """
     from oxyctl.errors import NothingMatched
     from proxy.settings import suggest
@@ -70,9 +66,9 @@ def rotate(
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Make a new host key for the sessions that begin from now on; those that are open go on.
+    """Create a new host key for new sessions; open sessions continue.
 
-    Clients refuse it until they have its line: spread that first where you can.
+    Clients reject it until they have its known_hosts line.
     """
     client = connect(lab, node, control)
     with asking():
@@ -86,14 +82,15 @@ def list_sessions(
     context: typer.Context,
     live: Annotated[bool, typer.Option("--live", help="Only channels that are open.")] = False,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Only later ones: 1h, 14:00, ISO 8601.")
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Only channels after this time: 1h (ago), 14:00, ISO 8601."),
     ] = None,
     user: Annotated[list[str] | None, typer.Option("--user", metavar="NAME", help="The tunnel's user.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of channels.")] = 100,
     output: FormatOption = Format.table,
     **shared: Any,
 ) -> None:
-    """List the channels of a tenant's SSH sessions: those that are open, then the others, newest end first."""
+    """List the channels of a tenant's SSH sessions: open ones first, then by end time."""
     from oxyctl.cli.output import print_envelope, say
 
     if context.invoked_subcommand is not None:
@@ -123,7 +120,7 @@ def kill(
     identifier: Annotated[str, typer.Argument(metavar="ID", help="A flow's id, or a channel's.")],
     **shared: Any,
 ) -> None:
-    """End a live session, or one channel of it; its user reads that. Exit code 4 when there is none."""
+    """End a live session, or one channel of it; its user is told. Exit code 4 if there is none."""
     from oxyctl.cli.output import say
 
     typed = Typed(context)
@@ -137,14 +134,14 @@ def kill(
 def watch(
     context: typer.Context,
     identifier: Annotated[
-        str, typer.Argument(metavar="ID", help="A channel's id, or that of a flow with one terminal.")
+        str, typer.Argument(metavar="ID", help="The id of a channel, or of a flow with one terminal.")
     ],
     output: FormatOption = Format.table,
     **shared: Any,
 ) -> None:
-    """Follow the terminal of a live session, until it is over or Ctrl-C. Exit code 4 when there is none.
+    """Follow the terminal of a live session until it ends, or Ctrl-C. Exit code 4 if there is none.
 
-    What was shown last comes first. With --format json each line is a document: events of asciicast.
+    Starts with the most recent output. With --format json, each line is an asciicast event.
     """
     from oxyctl.cli.output import say
     from oxyctl.render.ssh import follow

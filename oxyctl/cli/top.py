@@ -20,20 +20,22 @@ _ENTER, _LEAVE, _HOME, _REST = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l", "
 
 def top(
     tenant: Annotated[
-        str | None, typer.Option("--tenant", "-t", metavar="NAME", help="Only its.", autocompletion=complete_tenant)
+        str | None,
+        typer.Option("--tenant", "-t", metavar="NAME", help="Only this tenant.", autocompletion=complete_tenant),
     ] = None,
-    interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")] = 1.0,
+    interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="Seconds between samples.")] = 1.0,
     count: Annotated[
-        int | None, typer.Option("--count", "-n", min=1, metavar="N", help="End after N looks.  [default: 1 in a pipe]")
+        int | None,
+        typer.Option("--count", "-n", min=1, metavar="N", help="Stop after N samples.  [default: 1 in a pipe]"),
     ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Show what a proxy does now: who has how many flows, what they move, and what is dropped and why. Ctrl-C ends it.
+    """Show a proxy's activity live: tenants, their flows and throughput, drops and their reasons. Ctrl-C ends it.
 
-    With `--format json` it is one look, with the rates of an interval.
+    With `--format json`, print one sample, with the rates of an interval.
     """
     client = connect(lab, node, control)
     is_live = output == Format.table and sys.stdout.isatty()

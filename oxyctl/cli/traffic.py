@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="""Send traffic from inside a node, and report its rate, loss, throughput and latency.
 
-    At a --rate the latency of each exchange begins when it was due, whatever delayed it: a target that stalls is not
-    spared the requests it would have got meanwhile. Without a rate, the next one starts when one has ended.
-    Exit code 1 when nothing succeeded. Ctrl-C ends it with the report so far.""",
+    With --rate, latency is measured from when each exchange was due, so that a stalled target is not spared requests
+    due meanwhile. Without --rate, the next exchange starts when one has ended. Exit code 1 if nothing succeeded.
+    Ctrl-C ends the run with the report so far.""",
     no_args_is_help=True,
 )
 
@@ -47,7 +47,7 @@ def http(
     url: Annotated[str, typer.Argument(metavar="URL", help="http://web/, https://web/bytes/1000")],
     method: Annotated[str, typer.Option("--method", "-X", metavar="METHOD", help="Request method.")] = "GET",
     header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="Another name.")
+        list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="Header to send; may be repeated.")
     ] = None,
     keep_alive: Annotated[bool, typer.Option(help="Reuse connections.")] = True,
     ca: Annotated[
@@ -58,7 +58,7 @@ def http(
     ] = None,
     **shared: Any,
 ) -> None:
-    """Send HTTP requests; --size is that of their bodies. A status of 400 or more is a failure."""
+    """Send HTTP requests; --size is the size of their bodies. A status of 400 or more is a failure."""
     headers = dict(_header(text) for text in header or [])
     more: dict[str, Any] = {"method": method.upper(), "headers": headers, "keep_alive": keep_alive, "ca": _absolute(ca)}
     _run(node, {"kind": "http", "target": url, **more}, shared)

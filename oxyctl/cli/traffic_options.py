@@ -11,7 +11,7 @@ from oxyctl.cli.options import Format, FormatOption, LabOption
 
 NodeArgument = Annotated[
     str,
-    typer.Argument(metavar="NODE", help="Where it comes from.", show_default=False, autocompletion=complete_node),
+    typer.Argument(metavar="NODE", help="The node that sends.", show_default=False, autocompletion=complete_node),
 ]
 RateOption = Annotated[
     float | None, typer.Option("--rate", metavar="N", help="Requests per second; without it, one after another.")
@@ -27,7 +27,9 @@ ConcurrencyOption = Annotated[
     int | None,
     typer.Option("--concurrency", "-c", metavar="N", help="Maximum number at once.  [default: 1; 1000 with --rate]"),
 ]
-TimeoutOption = Annotated[str, typer.Option("--timeout", metavar="TIME", help="Stop at the first failure.")]
+TimeoutOption = Annotated[
+    str, typer.Option("--timeout", metavar="TIME", help="Time limit of each exchange: 250ms, 5s.")
+]
 SizeOption = Annotated[str | None, typer.Option("--size", metavar="SIZE", help="Size of each in bytes: 64, 1k, 2MiB.")]
 Ipv4Option = Annotated[bool, typer.Option("-4", help="IPv4 only.")]
 Ipv6Option = Annotated[bool, typer.Option("-6", help="IPv6 only.")]
