@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -18,14 +18,24 @@ class HeaderChange(msgspec.Struct, frozen=True):
     value: str | None = None
 
 
+class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A response that the application gives in place of the origin's."""
+
+    status: Annotated[int, msgspec.Meta(ge=200, le=599)] = 200
+    headers: tuple[HeaderChange, ...] = ()
+    body: bytes = b""
+
+
 class HttpEffects(msgspec.Struct, frozen=True, kw_only=True):
     """What a verdict of the phase `http` does to a request and its response, besides allowing or denying it."""
 
     status: int | None = None  # of a denial (403), or of a redirect (302)
-    page: str | None = None  # the words that the client reads when it is denied
+    page: str | None = None  # the words that the client reads when it is denied; none of them: the bare status
     location: str | None = None  # where it is redirected to
     request_headers: tuple[HeaderChange, ...] = ()
     response_headers: tuple[HeaderChange, ...] = ()
+    answer: HttpAnswer | None = None
+    reads: tuple[Literal["request", "response"], ...] = ()  # bodies that the hook `http_body` is shown
     # there are rules whose conditions name `http.response.*` or `http.download.*`: ask again when the answer is there
     judge_response: bool = False
 

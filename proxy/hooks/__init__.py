@@ -9,6 +9,7 @@ from proxy.flow.context import FlowContext
 from proxy.hooks.loading import load_hooks
 from proxy.hooks.messages import (
     DnsQuery,
+    HttpBodyPart,
     HttpRequest,
     HttpResponse,
     SshAuth,
@@ -19,13 +20,17 @@ from proxy.hooks.messages import (
 )
 from proxy.hooks.points import Hooks, hook
 from proxy.hooks.runner import HookRunner
-from proxy.verdict import Verdict, deny
+from proxy.verdict import HeaderChange, HttpAnswer, HttpEffects, Verdict, deny
 
 __all__ = [
     "DnsQuery",
     "FlowContext",
+    "HeaderChange",
     "HookRunner",
     "Hooks",
+    "HttpAnswer",
+    "HttpBodyPart",
+    "HttpEffects",
     "HttpRequest",
     "HttpResponse",
     "SshAuth",

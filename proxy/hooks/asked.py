@@ -8,6 +8,7 @@ import msgspec
 
 from proxy.flow.context import FlowContext
 from proxy.hooks.messages import (
+    HttpBodyPart,
     HttpRequest,
     HttpResponse,
     SshAuth,
@@ -21,6 +22,7 @@ INSPECTED = (
     "tls_client_hello",
     "http_request",
     "http_response",
+    "http_body",
     "websocket_message",
     "ssh_auth",
     "ssh_channel",
@@ -42,6 +44,36 @@ def argument(hook: str, told: dict[str, Any], flow: FlowContext[Any]) -> Any:
         return _made(SshExec, told, channel=_made(SshChannel, told.pop("channel"), flow=flow))
     request = _made(HttpRequest, told.pop("request"), flow=flow)
     return _made(HttpResponse if hook == "http_response" else WebSocketMessage, told, request=request)
+
+
+class Bodies:
+    """The bodies of one session that the hook `http_body` has seen parts of, by the names that the inspector has."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, HttpBodyPart[Any]] = {}
+
+    def part(self, told: dict[str, Any], flow: FlowContext[Any]) -> HttpBodyPart[Any]:
+        """What the hook is shown; the same object for all parts of a body. msgspec.ValidationError."""
+        name, request = msgspec.convert(told.pop("body"), str), told.pop("request", None)
+        head: dict[str, Any] = {field: told.pop(field) for field in ("status", "headers") if field in told}
+        part = self._open.get(name)
+        if request is not None:
+            made = _made(HttpRequest, request, flow=flow)
+            response = _made(HttpResponse, head, request=made) if head else None
+            part = _made(HttpBodyPart, told, request=made)
+            part.response = response
+            self._open[name] = part
+        elif part is None:
+            raise msgspec.ValidationError("a part of a body that has not begun")
+        else:
+            part.data, part.is_last = msgspec.convert(told["data"], bytes), msgspec.convert(told["is_last"], bool)
+        if part.is_last:
+            del self._open[name]
+        return part
+
+    def forget(self, told: dict[str, Any]) -> None:
+        """No more comes of this one."""
+        self._open.pop(told.get("body", ""), None)
 
 
 def _made(kind: type[Any], told: dict[str, Any], **context: Any) -> Any:

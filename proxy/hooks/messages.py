@@ -5,7 +5,7 @@ Each has `flow`, the flow that it came by, with the application's extension. Nam
 
 from __future__ import annotations
 
-from typing import Generic, Literal
+from typing import Any, Generic, Literal
 
 import msgspec
 
@@ -43,6 +43,16 @@ class HttpResponse(msgspec.Struct, Generic[Extension], kw_only=True):
     request: HttpRequest[Extension]
     status: int
     headers: Headers = []
+
+
+class HttpBodyPart(msgspec.Struct, Generic[Extension], kw_only=True):
+    """A part of the body of a request or a response, as it was sent: compressed, if it was."""
+
+    request: HttpRequest[Extension]
+    response: HttpResponse[Extension] | None = None  # None: it is the request's body
+    data: bytes  # at most 64 KiB
+    is_last: bool  # nothing follows; `data` may be empty then
+    state: Any = None  # yours: what is assigned here is there again with the next part of this body
 
 
 class WebSocketMessage(msgspec.Struct, Generic[Extension], kw_only=True):

@@ -9,6 +9,7 @@ from proxy.context import Extension, TunnelContext
 from proxy.flow.context import FlowContext
 from proxy.hooks.messages import (
     DnsQuery,
+    HttpBodyPart,
     HttpRequest,
     HttpResponse,
     SshAuth,
@@ -109,6 +110,12 @@ class Hooks(Generic[Extension]):
         """Decides: the head of a response is here. A denial is answered with a page instead."""
         return None
 
+    async def http_body(self, part: HttpBodyPart[Extension]) -> bytes | str | Verdict | None:
+        """Decides: a part of a body is here, of those that `HttpEffects.reads` or a rule `inspect-body` names. None
+        lets it pass, bytes go on in its place (`b""`: nothing yet), a denial is answered with a page, or breaks off
+        what has begun."""
+        return None
+
     async def websocket_message(self, message: WebSocketMessage[Extension]) -> str | Verdict | None:
         """Decides: a whole message is here. A denial closes the connection with 1008 (RFC 6455 7.4.1)."""
         return None
@@ -148,5 +155,5 @@ class Hooks(Generic[Extension]):
 NAMES = tuple(name for name, member in vars(Hooks).items() if not name.startswith("_") and callable(member))
 DECIDING = frozenset({
     "tunnel_open", "flow_start", "route", "level", "connect", "tls_client_hello", "http_request", "http_response",
-    "websocket_message", "ssh_auth", "ssh_channel", "ssh_exec", "dns_query",
+    "http_body", "websocket_message", "ssh_auth", "ssh_channel", "ssh_exec", "dns_query",
 })  # fmt: skip

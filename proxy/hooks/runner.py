@@ -63,6 +63,17 @@ class HookRunner:
         answer = await self._call(name, (argument,))
         return answer if isinstance(answer, Failure) else self._verdict(name, answer)
 
+    async def ask_reader(self, name: str, argument: object) -> bytes | Verdict:
+        """The same of a hook about what is read; of `http_body` also bytes, which go on in place of its part."""
+        if name != "http_body":
+            return await self.ask(name, argument)
+        answer = await self._call(name, (argument,))
+        if isinstance(answer, bytes | bytearray):
+            return bytes(answer)
+        return (
+            answer if isinstance(answer, Failure) else self._verdict(name, answer, "bytes, a text, a Verdict or None")
+        )
+
     async def fetch(self, name: str, argument: object, kind: type[Any]) -> Any:
         """The answer of a hook that makes something: a `kind`, a text, None, or a Failure."""
         if not self.has(name):
@@ -132,13 +143,13 @@ class HookRunner:
             log.exception("hook %s failed", name)
             return self.failure(name, f"hook {name} failed")
 
-    def _verdict(self, name: str, answer: Any) -> Verdict:
+    def _verdict(self, name: str, answer: Any, expected: str = "a text, a Verdict or None") -> Verdict:
         if answer is None:
             return ALLOW
         if isinstance(answer, str):
             answer = TEXT_MEANS.get(name, deny)(answer)
         if not isinstance(answer, Verdict):
-            return self._wrong_type(name, answer, "a text, a Verdict or None")
+            return self._wrong_type(name, answer, expected)
         if problem := _problem(answer):
             log.warning("hook %s answered %r: %s", name, answer, problem)
             return self.failure(name, f"hook {name} answered what cannot be: {problem}")

@@ -24,6 +24,7 @@ from proxy.poller import Poller
 from proxy.session.channel import Channel
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import (
+    PART_BYTES,
     CertificateAnswer,
     Configure,
     DialAnswer,
@@ -31,6 +32,8 @@ from proxy.session.messages import (
     EndChannel,
     FingerprintsAnswer,
     HookAnswer,
+    HookData,
+    HookTold,
     HookWanted,
     Kill,
     LeafAnswer,
@@ -42,14 +45,14 @@ from proxy.session.messages import (
     WatchChannel,
     decode_configuration,
 )
-from proxy.verdict import Decision, Ruling, Verdict
+from proxy.verdict import Decision, Failure, Ruling
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 WHY = "the policy failed"
 FAILED = {
-    phase: Ruling(Verdict(action="deny", reason=WHY), [Decision(phase, "policy", "deny", reason=WHY)])
+    phase: Ruling(Failure(action="deny", reason=WHY), [Decision(phase, "policy", "deny", reason=WHY)])
     for phase in READ_PHASES
 }
 ANSWERS = (
@@ -130,7 +133,31 @@ class Inspector:
 
     def ask_hook(self, session: int, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
         told = plain(argument)
-        self.ask_proxy(lambda request: HookWanted(request, session, hook, told), lambda answer, _: then(answer.verdict))
+        data: bytes = told.get("data", b"")
+        changed = bytearray()
+
+        def wanted(request: int) -> HookWanted:
+            if len(data) > PART_BYTES:  # a message of the channel's could not hold it
+                told["data"] = b""
+                for start in range(0, len(data), PART_BYTES):
+                    self.channel.send(HookData(request, session, data[start : start + PART_BYTES]))
+            return HookWanted(request, session, hook, told)
+
+        def answered(answer: HookAnswer, _: list[int]) -> None:
+            verdict = answer.verdict
+            if answer.data is not None:
+                changed.extend(answer.data)
+            if answer.is_more:
+                self._waiting[answer.request] = answered
+            elif verdict is not None:
+                then(Failure(action="deny", reason=verdict.reason) if answer.is_failure else verdict)
+            else:
+                then(None if answer.data is None else bytes(changed))
+
+        self.ask_proxy(wanted, answered)
+
+    def tell_hook(self, session: int, hook: str, argument: Any) -> None:
+        self.channel.send(HookTold(session, hook, plain(argument)))
 
     def forget(self, session: Session) -> None:
         self.sessions.pop(session.number, None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from proxy.inspect.http.body import BodyOver, BodyPart
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.messages import Headers, RequestHead
 from proxy.inspect.http.websocket import WebSocketMessage
@@ -28,6 +29,10 @@ def plain(argument: Any) -> dict[str, Any]:
             "kind": "text" if isinstance(data, str) else "binary",
             "data": data.encode() if isinstance(data, str) else bytes(data),
         }
+    if isinstance(argument, BodyPart):
+        return _part(argument)
+    if isinstance(argument, BodyOver):
+        return {"body": _body(argument.number, from_client=argument.from_client)}
     if isinstance(argument, Exchange):
         request = _request(argument.request)
         if argument.response is None:
@@ -41,6 +46,26 @@ def plain(argument: Any) -> dict[str, Any]:
         told: dict[str, Any] = msgspec.to_builtins(argument)
         return told
     raise TypeError(f"no hook is shown a {type(argument).__name__}")
+
+
+def _part(part: BodyPart) -> dict[str, Any]:
+    """A part of a body; what it belongs to is told with the first only."""
+    exchange = part.exchange
+    told = {
+        "body": _body(exchange.number, from_client=part.from_client),
+        "data": part.data,
+        "is_last": part.is_last,
+    }
+    if part.is_first:
+        told["request"] = _request(exchange.request)
+        if not part.from_client:
+            told["status"], told["headers"] = exchange.response.status, _headers(exchange.response.headers)
+    return told
+
+
+def _body(number: int, *, from_client: bool) -> str:
+    """The name of a body in its session."""
+    return f"{number}.{'client' if from_client else 'origin'}"
 
 
 def _request(head: RequestHead) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Home(Protocol):
     def has_hook(self, hook: str) -> bool: ...
 
     def ask_hook(self, session: int, hook: str, argument: Any, then: Callable[[Any], None]) -> None: ...
+    def tell_hook(self, session: int, hook: str, argument: Any) -> None: ...
 
     def now(self) -> float: ...
 
@@ -160,6 +161,9 @@ class Session:
                     then(answer)
 
         self._home.ask_hook(self.number, hook, argument, answered)
+
+    def tell_hook(self, hook: str, argument: Any) -> None:
+        self._home.tell_hook(self.number, hook, argument)
 
     def record(self, child: msgspec.Struct) -> None:
         self._home.send(Record(self.number, msgspec.json.encode(child), type(child).__name__))

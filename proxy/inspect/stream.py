@@ -160,6 +160,10 @@ class SessionView(Protocol):
         """Call `then` with the answer of a hook: at once, with None, where the application has none."""
         ...
 
+    def tell_hook(self, hook: str, argument: Any) -> None:
+        """Let the hook's side know what it is not asked about."""
+        ...
+
     def record(self, child: msgspec.Struct) -> None:
         """Log a child record of the flow: a request, a message, and so on."""
         ...

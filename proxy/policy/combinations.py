@@ -9,22 +9,24 @@ from proxy.settings.sites import SITE
 
 OFF_RAMPS = ("sockets", "kernel", "clients")
 _ACTIONS: dict[Phase, tuple[Action, ...]] = {
-    "tunnel": ("allow", "block", "audit"),
-    "dns": ("allow", "block", "audit", "rate-limit"),
-    "network": ("allow", "block", "audit", "inspect", "do-not-inspect", "route", "rate-limit", "quarantine"),
-    "egress": ("allow", "block", "audit", "route"),
-    "tls": ("allow", "block", "audit", "inspect", "do-not-inspect"),
-    "ssh": ("allow", "block", "audit"),
+    "tunnel": ("allow", "block", "audit", "log"),
+    "dns": ("allow", "block", "audit", "log", "rate-limit"),
+    "network": ("allow", "block", "audit", "log", "inspect", "do-not-inspect", "route", "rate-limit", "quarantine"),
+    "egress": ("allow", "block", "audit", "log", "route"),
+    "tls": ("allow", "block", "audit", "log", "inspect", "do-not-inspect"),
+    "ssh": ("allow", "block", "audit", "log"),
     "http": (
         "allow",
         "block",
         "audit",
+        "log",
         "rate-limit",
         "quarantine",
         "redirect",
         "override-origin",
         "set-header",
         "remove-header",
+        "inspect-body",
     ),
 }
 _KEYS: dict[str, tuple[Action, ...]] = {
@@ -38,7 +40,8 @@ _KEYS: dict[str, tuple[Action, ...]] = {
     "location": ("redirect",),
     "header": ("set-header", "remove-header"),
     "value": ("set-header",),
-    "on": ("set-header", "remove-header"),
+    "headers": ("set-header",),
+    "on": ("set-header", "remove-header", "inspect-body"),
     "flows": ("rate-limit",),
     "flows_per_s": ("rate-limit",),
     "per": ("rate-limit",),
@@ -49,7 +52,6 @@ _REQUIRED: dict[Action, tuple[str, ...]] = {
     "quarantine": ("origin",),
     "override-origin": ("origin",),
     "redirect": ("location",),
-    "set-header": ("header", "value"),
     "remove-header": ("header",),
 }
 _HTTP_ONLY = ("status", "page")
@@ -68,6 +70,10 @@ def check_combination(rule: RuleText, tenant: str | None) -> None:
     for required in _REQUIRED.get(action, ()):
         if getattr(rule, required) is None:
             raise ValueError(f"{action} needs '{required}'", "action")
+    if action == "set-header" and (rule.header is None or rule.value is None) and rule.headers is None:
+        raise ValueError("set-header needs 'header' and 'value', or 'headers'", "action")
+    if rule.headers is not None and rule.header is not None:
+        raise ValueError("'headers' stands in place of 'header' and 'value'", "headers")
     for key in _HTTP_ONLY:
         if getattr(rule, key) is not None and phase != "http":
             raise ValueError(f"'{key}' is for phase http", key)

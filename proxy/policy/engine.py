@@ -17,7 +17,7 @@ from proxy.policy.phases import PHASES, Phase
 from proxy.policy.read import Policy
 from proxy.policy.rule import Rule
 from proxy.policy.table import Table
-from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Ruling, Verdict
+from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Refusal, Ruling, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,9 @@ def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruli
         return None
     # over the rate: silence, and the client's next SYN may pass; at the cap: say so, it has to wait for others
     is_rate = why.endswith("second")
-    verdict = Verdict(action="deny", reason=f"rule {rule.name}: {why}", refusal="drop" if is_rate else "reset")
+    status = HttpEffects(status=429) if rule.phase == "http" else None  # Too Many Requests (RFC 6585 4)
+    refusal: Refusal = "drop" if is_rate else "reset"
+    verdict = Verdict(action="deny", reason=f"rule {rule.name}: {why}", refusal=refusal, http=status)
     said = rule.decision
     decision = Decision(
         stage=said.stage, policy=said.policy, rule=said.rule, version=said.version, action="rate-limit", reason=why
@@ -247,6 +249,7 @@ def _effects(said: list[HttpEffects]) -> HttpEffects | None:
     return HttpEffects(
         status=next((each.status for each in said if each.status is not None), None),
         location=next((each.location for each in said if each.location is not None), None),
+        reads=tuple({side: None for each in said for side in each.reads}),
         request_headers=_first([change for each in said for change in each.request_headers]),
         response_headers=_first([change for each in said for change in each.response_headers]),
     )

@@ -13,12 +13,14 @@ from proxy.verdict import LevelName, Refusal
 
 Action = Literal[
     "allow", "block", "audit", "inspect", "do-not-inspect", "route", "rate-limit", "quarantine",
-    "redirect", "override-origin", "set-header", "remove-header",
+    "redirect", "override-origin", "set-header", "remove-header", "inspect-body", "log",
 ]  # fmt: skip
 Default = Literal["allow", "deny"]
 Per = Literal["tenant", "user", "device", "source", "rule"]
 Several = str | int | list[str | int]
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
+FieldName = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+FieldValue = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$")]
 Rate = Annotated[float, Meta(gt=0, le=1e9)]
 
 DECIDING: tuple[Action, ...] = (
@@ -66,11 +68,12 @@ class RuleText(Part, frozen=True):
     offramp: str | None = None  # route: where it leaves
     origin: str | None = None  # quarantine, override-origin: `address:port`
     status: Annotated[int, Meta(ge=300, le=599)] | None = None  # block, redirect: of the response
-    page: str | None = None  # block: the words that the client reads
+    page: str | None = None  # block: the words that the client reads; "" for the bare status
     location: str | None = None  # redirect: where to
-    header: Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")] | None = None  # set-header, remove-header
-    value: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None  # set-header
-    on: Literal["request", "response"] | None = None  # set-header, remove-header: whose; the request's without one
+    header: FieldName | None = None  # set-header, remove-header
+    value: FieldValue | None = None  # set-header
+    headers: dict[FieldName, FieldValue] | None = None  # set-header: several at once
+    on: Literal["request", "response"] | None = None  # set-header, remove-header, inspect-body: whose; the request's
     flows: Count | None = None  # rate-limit: how many at once
     flows_per_s: Rate | None = None  # rate-limit: how many may begin in a second
     per: Per | None = None  # rate-limit: what is counted by itself

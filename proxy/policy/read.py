@@ -145,7 +145,7 @@ class _Rules:
         if text.action == "block":
             page = HttpEffects(status=text.status, page=text.page) if text.phase == "http" else None
             return Verdict(action="deny", reason=reason, refusal=text.refusal or "reset", http=page)
-        if text.action in ("redirect", "set-header", "remove-header"):
+        if text.action in ("redirect", "set-header", "remove-header", "inspect-body"):
             return Verdict(reason=reason, ttl_s=text.ttl_s, http=_effects(text))
         if text.action == "inspect":
             return Verdict(level=text.level or "http", ttl_s=text.ttl_s)
@@ -167,8 +167,13 @@ def _effects(text: RuleText) -> HttpEffects:
     """What a rule of phase http does to a request that it lets pass, or sends elsewhere."""
     if text.action == "redirect":
         return HttpEffects(location=text.location, status=text.status)
-    assert text.header is not None
-    changes = (HeaderChange(text.header, text.value if text.action == "set-header" else None),)
+    if text.action == "inspect-body":
+        return HttpEffects(reads=(text.on or "request",))
+    if text.headers is not None:
+        changes = tuple(HeaderChange(name, value) for name, value in text.headers.items())
+    else:
+        assert text.header is not None
+        changes = (HeaderChange(text.header, text.value if text.action == "set-header" else None),)
     return HttpEffects(response_headers=changes) if text.on == "response" else HttpEffects(request_headers=changes)
 
 

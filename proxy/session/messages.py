@@ -82,6 +82,9 @@ class HookAnswer(msgspec.Struct, tag="hook-answer", frozen=True):
 
     request: int
     verdict: Verdict | None = None
+    is_failure: bool = False  # the verdict stands for that of a hook which has failed
+    data: bytes | None = None  # what goes on in place of a part of a body
+    is_more: bool = False  # of that data
 
 
 class CertificateAnswer(msgspec.Struct, tag="certificate-answer", frozen=True):
@@ -255,6 +258,22 @@ class HookWanted(msgspec.Struct, tag="hook-wanted", frozen=True):
     told: dict[str, Any]
 
 
+class HookData(msgspec.Struct, tag="hook-data", frozen=True):
+    """Bytes that do not fit into `HookWanted`: of the message that it is about, before it comes."""
+
+    request: int
+    session: int
+    data: bytes
+
+
+class HookTold(msgspec.Struct, tag="hook-told", frozen=True):
+    """What nobody is asked about: a body that a hook has seen parts of is over."""
+
+    session: int
+    hook: str
+    told: dict[str, Any]
+
+
 class Learnt(msgspec.Struct, tag="learnt", frozen=True):
     """Sessions with this host are better not read. To the proxy from one inspector, and from there to all."""
 
@@ -294,6 +313,8 @@ ToProxy = (
     | FingerprintsWanted
     | RecordingWanted
     | HookWanted
+    | HookData
+    | HookTold
     | Learnt
     | Shown
 )

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.hooks import FlowContext, HookRunner
-from proxy.hooks.asked import argument
 from proxy.verdict import ALLOW, Decision, Failure, Ruling, Verdict
 
 log = logging.getLogger(__name__)
@@ -83,14 +82,16 @@ class Admission:
 
         self.hooks.spawn(run(), failed=partial(end_failed, flow))
 
-    def ask_about(self, flow: Flow, hook: str, told: dict[str, Any], then: Callable[[Verdict], None]) -> None:
-        """Ask about something that an inspector has read of the flow; `told`: see `proxy.hooks.asked`."""
+    def ask_about(
+        self, flow: Flow, hook: str, shown: Callable[[FlowContext[Any]], Any], then: Callable[[bytes | Verdict], None]
+    ) -> None:
+        """Ask about something that an inspector has read of the flow; `shown` makes the hook's argument."""
         context = self._show(flow)
 
         async def run() -> None:
-            verdict = await self.hooks.ask(hook, argument(hook, told, context))
+            said = await self.hooks.ask_reader(hook, shown(context))
             self._keep(flow, context)
-            then(verdict)
+            then(said)
 
         self.hooks.spawn(run(), failed=partial(end_failed, flow))
 

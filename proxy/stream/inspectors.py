@@ -31,7 +31,8 @@ from proxy.session.messages import (
     Drain,
     Ended,
     FingerprintsWanted,
-    HookAnswer,
+    HookData,
+    HookTold,
     HookWanted,
     Kill,
     LeafWanted,
@@ -49,11 +50,12 @@ from proxy.session.messages import (
     parts,
 )
 from proxy.settings.inspection import InspectorCount
+from proxy.stream.asking import Asking
 from proxy.stream.handed import Handed, facts_of
 from proxy.stream.lending import Lender
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.terminals import Terminals
-from proxy.verdict import ALLOW, Decision, Verdict
+from proxy.verdict import Decision
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class InspectorHandle:
         self.process: subprocess.Popen[bytes] | None = None  # None: it is in this one
         self.shortfalls: list[str] | None = None  # None: it is not ready yet
         self.served = 0
+        self._asking = Asking(lambda answer: self.channel.send(answer))
 
     @property
     def pid(self) -> int:
@@ -98,8 +101,7 @@ class InspectorHandle:
             return 0
 
     def kill(self, handed: Handed) -> None:
-        self.sessions.pop(handed.number, None)
-        self._pool.terminals.ended(handed.number)
+        self._forget(handed.number)
         self.channel.send(Kill(handed.number))
 
     def receive(self, message: Any, descriptors: list[int]) -> None:
@@ -127,6 +129,10 @@ class InspectorHandle:
             self._dial(handed, message)
         elif isinstance(message, HookWanted):
             self._ask(handed, message)
+        elif isinstance(message, HookData):
+            self._asking.collect(handed, message)
+        elif isinstance(message, HookTold):
+            self._asking.told(message)
         elif isinstance(message, CertificateWanted | SignatureWanted):
             self._sign(handed, message)
         elif isinstance(message, FingerprintsWanted):
@@ -138,8 +144,7 @@ class InspectorHandle:
         elif isinstance(message, Learnt):
             self._pool.learn(handed.flow.tenant.name, message.host, message.why)
         elif isinstance(message, Ended):
-            del self.sessions[message.session]
-            self._pool.terminals.ended(message.session)
+            self._forget(message.session)
             handed.ended(message)
             self._pool.note_idle()
         elif isinstance(message, Pass):
@@ -148,13 +153,13 @@ class InspectorHandle:
             self._pool.note_idle()
 
     def _ask(self, handed: Handed, wanted: HookWanted) -> None:
-        def answered(verdict: Verdict) -> None:
-            if wanted.hook == "ssh_auth" and not verdict.is_denial:
-                handed.grants.approved.add(str(wanted.told["username"]))
-            self.channel.send(HookAnswer(wanted.request, None if verdict is ALLOW else verdict))
-
         assert self._pool.application is not None
-        self._pool.application.admission.ask_about(handed.flow, wanted.hook, wanted.told, answered)
+        self._asking.ask(self._pool.application.admission, handed, wanted)
+
+    def _forget(self, number: int) -> None:
+        self.sessions.pop(number, None)
+        self._asking.forget(number)
+        self._pool.terminals.ended(number)
 
     def _dial(self, handed: Handed, wanted: DialWanted) -> None:
         def dialled(sock: socket.socket | None, why: str) -> None:

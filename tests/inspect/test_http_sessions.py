@@ -44,12 +44,12 @@ def answer(sock) -> None:
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(line), line))
 
 
-def curl(stage, laptop, port: int, *words: str, name: str = "wiki.lab", scheme: str = "https"):
-    """What curl says of `scheme://name:port/page`."""
+def curl(stage, laptop, port: int, *words: str, name: str = "wiki.lab", scheme: str = "https", path: str = "/page"):
+    """What curl says of `scheme://name:port` and the path."""
     where = f"{name}:{port}:{ORIGIN[4]}"
     return run(
         laptop, "curl", "-sS", "-m", "10", "--cacert", stage.client_trust, "--resolve", where,
-        "-w", "\n%{http_version} %{http_code}", *words, f"{scheme}://{name}:{port}/page",
+        "-w", "\n%{http_version} %{http_code}", *words, f"{scheme}://{name}:{port}{path}",
     )  # fmt: skip
 
 

@@ -22,8 +22,12 @@ def facts(path=b"/", response=None):
     return known
 
 
+def ruled(rules, **what):
+    return policies(rules).judge("acme", "http", facts(**what))
+
+
 def verdict(rules, **what):
-    return policies(rules).judge("acme", "http", facts(**what)).verdict
+    return ruled(rules, **what).verdict
 
 
 def test_a_block_has_a_status_and_words():
@@ -51,6 +55,34 @@ def test_headers_of_several_rules_come_together_and_the_first_word_holds():
     assert said.http.response_headers == (HeaderChange("Server"),)
 
 
+def test_several_headers_of_one_rule():
+    said = verdict(["action: set-header, headers: {X-GoogApps-Allowed-Domains: acme.example, Sec-Restrict: strict}"])
+    changes = (HeaderChange("X-GoogApps-Allowed-Domains", "acme.example"), HeaderChange("Sec-Restrict", "strict"))
+    assert said.http.request_headers == changes
+
+
+def test_bodies_that_the_hook_is_to_see():
+    assert verdict(["action: inspect-body", "action: allow"]).http.reads == ("request",)
+    rules = ["action: inspect-body, on: response", "action: inspect-body", "action: inspect-body, on: response"]
+    assert verdict(rules).http.reads == ("response", "request")
+
+
+def test_log_leaves_a_word_in_the_record_and_the_next_rule_is_asked():
+    ruling = ruled(["action: log, reason: seen", "action: allow"])
+    assert not ruling.verdict.is_denial
+    assert [(each.rule, each.action, each.enforced) for each in ruling.decisions] == [
+        ("r0", "log", True),
+        ("r1", "allow", True),
+    ]
+
+
+def test_over_its_rate_a_request_is_told_to_come_later():
+    limited = policies(["action: rate-limit, flows_per_s: 1"])
+    said = [limited.judge("acme", "http", facts()) for _ in range(2)]
+    assert [each.verdict.is_denial for each in said] == [False, True]
+    assert said[1].verdict.http.status == 429
+
+
 def test_another_origin():
     assert verdict(["action: override-origin, origin: '10.9.9.9:8080'"]).origin == ("10.9.9.9", 8080)
 
@@ -69,7 +101,11 @@ def test_a_condition_about_the_answer_is_asked_when_it_is_there():
     ("rule", "said"),
     [
         ("action: redirect", "redirect needs 'location'"),
-        ("action: set-header, header: X", "set-header needs 'value'"),
+        ("action: set-header, header: X", "set-header needs 'header' and 'value', or 'headers'"),
+        ("action: set-header, header: X, value: y, headers: {A: b}", "'headers' stands in place of"),
+        ("action: set-header, headers: {'a b': c}", "headers"),
+        ("action: set-header, headers: {a: 7}", "headers"),
+        ("action: block, on: response", "'on' belongs to set-header or remove-header or inspect-body"),
         ("action: set-header, header: 'a b', value: c", "header"),
         ('action: set-header, header: a, value: "c\\nd"', "value"),
         ("action: block, status: 302", "a block has a status of 400 to 599"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxy.inspect.http import pages, rules
+from proxy.inspect.http.body import HOOK, BodyReader
 from proxy.inspect.http.faults import By, Fault, told
 from proxy.inspect.http.limits import Identity, Limits
-from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
-from proxy.inspect.http.progress import Progress
+from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead, first, tokens, without
+from proxy.inspect.http.passing import Passing
 from proxy.inspect.http.sides import Requester, Responder
 from proxy.inspect.http.websocket import WebSocket, is_websocket
 from proxy.inspect.stream import SessionView
@@ -47,7 +48,7 @@ class Context(Protocol):
         ...
 
 
-class Exchange(Progress):
+class Exchange(Passing):
     """What became of one request: also what is told of it to the hooks `http_request` and `http_response`."""
 
     __slots__ = (
@@ -55,7 +56,8 @@ class Exchange(Progress):
         "_early_trailers",
         "_held",
         "_held_trailers",
-        "_is_waiting",
+        "_is_cleared",
+        "_is_taken",
         "_responded",
         "context",
     )
@@ -65,9 +67,10 @@ class Exchange(Progress):
         self.context = context
         self._early: list[bytes] = []  # of the request's body, while it is not known where it goes
         self._early_trailers: Headers | None = None
-        self._is_waiting = False
+        self._is_taken = False  # it is known where the request goes, or is being found out
         self._held: list[bytes] = []  # of the response's, while a hook looks at the head
         self._held_trailers: Headers | None = None
+        self._is_cleared = False  # nobody else is to be asked about the response's head
         self._responded = False  # the head is with the client
 
     # The request, on its way to the origin.
@@ -81,7 +84,7 @@ class Exchange(Progress):
         if context.is_loop(self.request):
             self.refuse(Fault.LOOP, "the request has passed this proxy before", by="proxy")
             return
-        if not self._judge():
+        if not self.judge(context.session):
             return
         if context.session.has("http_request"):
             self.wait()
@@ -89,67 +92,56 @@ class Exchange(Progress):
         else:
             self._go()
 
-    def _judge(self) -> bool:
-        """Whether policy lets it pass; its effects are there afterwards."""
-        session = self.context.session
-        ruling = session.judge("http", rules.Facts(self.request, self.response, session.client.tls))
-        if ruling is None:
-            return True
-        self.decisions += ruling.decisions
-        return self._obey(ruling.verdict)
-
     def _asked(self, answer: str | Verdict | None) -> None:
         if self.is_done:
             return
-        if isinstance(answer, str):
-            self.refuse(Fault.DENIED, answer, by="proxy")
-        elif answer is None or self._obey(answer):
+        if self.obey_hook("http_request", answer):
             self._go()
         self.context.settle()
 
-    def _obey(self, verdict: Verdict) -> bool:
-        """Apply what was said; whether the exchange goes on."""
-        effects = verdict.http
-        if effects is not None:
-            self.effects = effects
-            self.response_changes += effects.response_headers
-            self.judges_response = self.judges_response or effects.judge_response
-        if effects is not None and effects.location is not None:
-            self.outcome = "redirected"
-            self._answer(*pages.redirect(effects))
-            return False
-        if verdict.is_denial:
-            self.refuse(Fault.DENIED, verdict.reason or "denied by policy", by="proxy")
-            return False
-        if effects is not None and effects.request_headers and self.response is None:
-            self.request.headers = rules.changed(self.request.headers, effects.request_headers)
-        if verdict.origin is not None and self.requester is None:
-            self.origin_address = verdict.origin
-            self.outcome = "redirected"
-        return True
-
     def _go(self) -> None:
-        if self.request_filter is not None:
-            self.request.length = None  # a filter may make the body longer or shorter
+        request, session = self.request, self.context.session
+        if "request" in self.reads and not (request.is_bodiless or request.is_tunnel) and session.has(HOOK):
+            self._read_request()
+        else:
+            self._take()
+
+    def _read_request(self) -> None:
+        """Show the body to the hook; nothing goes to the origin before the hook lets something pass."""
+        self.request.length = None  # the hook may make it longer or shorter
+        self.request_reader = reader = BodyReader(self, self.context.session, from_client=True)
+        if b"100-continue" in tokens(first(self.request.headers, b"expect") or b""):
+            self.request.headers = without(self.request.headers, b"expect")
+            self.responder.inform(ResponseHead(100))
+        self.is_waiting = False
+        self.responder.resume()
+        early, self._early = self._early, []
+        for data in early:
+            reader.data(data)
+        if self._early_trailers is not None:
+            trailers, self._early_trailers = self._early_trailers, None
+            reader.end(trailers)
+
+    def _take(self) -> None:
+        self._is_taken = True
         self.context.sign(self.request)
         self.context.take(self)
 
     def taken(self, requester: Requester) -> None:
         """An origin has the request's head; what came of the body follows it."""
         self.requester = requester
-        if self._is_waiting:
-            self._is_waiting = False
+        if self.is_waiting:
+            self.is_waiting = False
             self.responder.resume()
         early, self._early = self._early, []
         for data in early:
-            if self.request_filter is None or (data := self.request_filter(data)):
-                requester.data(data)
+            requester.data(data)
         if self._early_trailers is not None:
-            self._end_request(self._early_trailers)
+            requester.end(self._early_trailers)
 
     def wait(self) -> None:
         """No origin can take it yet: the client is to send no more."""
-        self._is_waiting = True
+        self.is_waiting = True
         self.responder.pause()
 
     def repeat(self) -> None:
@@ -166,13 +158,16 @@ class Exchange(Progress):
         if self.websocket is not None:
             self.websocket.received(data, from_client=True)
             return
-        if self.requester is None:
-            if self.fault is None:
-                self._early.append(data)
-        elif self.request_filter is None:
+        if self.request_reader is not None:
+            self.request_reader.data(data)
+        else:
+            self._pass_request(data)
+
+    def _pass_request(self, data: bytes) -> None:
+        if self.requester is not None:
             self.requester.data(data)
-        elif changed := self.request_filter(data):
-            self.requester.data(changed)
+        elif self.fault is None:
+            self._early.append(data)
 
     def request_ended(self, trailers: Headers) -> None:
         """The client has sent all of its request, or closed its half of the upgraded connection."""
@@ -182,17 +177,17 @@ class Exchange(Progress):
         if self._switched and not self.origin_ended:
             self.ended_first = "client"
         self.sent = self.moved = self.context.session.now()
-        if self.requester is None:
-            self._early_trailers = trailers
+        if self.request_reader is not None:
+            self.request_reader.end(trailers)
         else:
             self._end_request(trailers)
         self._settle()
 
     def _end_request(self, trailers: Headers) -> None:
-        assert self.requester is not None
-        if self.request_filter is not None and (rest := self.request_filter(b"")):
-            self.requester.data(rest)
-        self.requester.end(trailers)
+        if self.requester is None:
+            self._early_trailers = trailers
+        else:
+            self.requester.end(trailers)
 
     # The response, on its way to the client.
 
@@ -206,12 +201,11 @@ class Exchange(Progress):
         self.response = head
         self.origin_version = head.version
         self.first_byte = self.moved = self.context.session.now()
-        if self.judges_response and not self._judge():
-            return
         session = self.context.session
+        if self.judges_response and not self.judge(session):
+            return
         if session.has("http_response"):
-            if self.requester is not None:
-                self.requester.pause()
+            self.pause_origin()
             session.ask("http_response", self, self._response_asked)
         else:
             self._respond(head)
@@ -219,16 +213,14 @@ class Exchange(Progress):
     def _response_asked(self, answer: str | Verdict | None) -> None:
         if self.is_done or self.fault is not None:
             return
-        if isinstance(answer, str):
-            self.refuse(Fault.DENIED, answer, by="proxy")
-        elif (answer is None or self._obey(answer)) and self.response is not None:
+        if self.obey_hook("http_response", answer) and self.response is not None:
             self._respond(self.response)
             self._release()
         self.context.settle()
 
     def _respond(self, head: ResponseHead) -> None:
         self.context.sign(head)
-        self._responded = True
+        self._is_cleared = True
         if self.response_changes:
             head.headers = rules.changed(head.headers, self.response_changes)
         if head.status == 101 or (self.request.method == b"CONNECT" and 200 <= head.status < 300):
@@ -236,14 +228,22 @@ class Exchange(Progress):
             self.client_ended = False
             if is_websocket(self.request):
                 self.websocket = WebSocket(self, self.request, head, self.context.session, self.context.limits)
-        elif self.response_filter is not None:
+        elif "response" in self.reads and self._has_body(head) and self.context.session.has(HOOK):
             head.length = None
+            self.response_reader = BodyReader(self, self.context.session, from_client=False)
+            return  # the head goes with the first bytes that the hook lets pass: until then a page can be sent
+        self._send_head(head)
+
+    def _has_body(self, head: ResponseHead) -> bool:
+        return self.request.method != b"HEAD" and head.status not in (204, 304) and head.length != 0
+
+    def _send_head(self, head: ResponseHead) -> None:
+        self._responded = True
         self.responder.respond(head)
 
     def _release(self) -> None:
         """Send what has come while a hook was asked."""
-        if self.requester is not None:
-            self.requester.resume()
+        self.resume_origin()
         held, self._held = self._held, []
         for data in held:
             self._pass_response(data)
@@ -256,7 +256,7 @@ class Exchange(Progress):
             return
         self.response_bytes += len(data)
         self.moved = self.context.session.now()
-        if self._responded:
+        if self._is_cleared:
             self._pass_response(data)
         else:
             self._held.append(data)
@@ -264,16 +264,17 @@ class Exchange(Progress):
     def _pass_response(self, data: bytes) -> None:
         if self.websocket is not None:
             self.websocket.received(data, from_client=False)
-        elif self.response_filter is None:
+        elif self.response_reader is not None:
+            self.response_reader.data(data)
+        else:
             self.responder.data(data)
-        elif changed := self.response_filter(data):
-            self.responder.data(changed)
 
     def response_ended(self, trailers: Headers) -> None:
         """The origin has sent all of its response, or closed its half of the upgraded connection."""
         if self.origin_ended or self.fault is not None:
             return
-        if not self._responded:
+        self.is_received = True
+        if not self._is_cleared:
             self._held_trailers = trailers
             return
         self.origin_ended = True
@@ -282,10 +283,42 @@ class Exchange(Progress):
         elif self._switched and not self.client_ended:
             self.ended_first = "origin"
         self.moved = self.context.session.now()
-        if self.response_filter is not None and (rest := self.response_filter(b"")):
-            self.responder.data(rest)
+        if self.response_reader is not None:
+            self.response_reader.end(trailers)
+        else:
+            self.responder.end(trailers)
+        self._settle()
+
+    # Bodies that a hook reads.
+
+    def body_passed(self, data: bytes, *, from_client: bool) -> None:
+        """The hook lets this pass."""
+        if from_client:
+            self._pass_request(data)
+            if not self._is_taken:
+                self._take()
+            return
+        if not self._responded:
+            assert self.response is not None
+            self._send_head(self.response)
+        self.responder.data(data)
+
+    def body_ended(self, trailers: Headers, *, from_client: bool) -> None:
+        """The hook has let the end pass."""
+        if from_client:
+            self._end_request(trailers)
+            if not self._is_taken:
+                self._take()
+            return
+        if not self._responded:
+            assert self.response is not None
+            self._send_head(self.response)
         self.responder.end(trailers)
         self._settle()
+
+    def body_answered(self, answer: str | Verdict) -> bool:
+        """The hook has said what is to become of the exchange; whether it goes on."""
+        return self.obey_hook(HOOK, answer)
 
     # What goes wrong.
 
@@ -295,16 +328,16 @@ class Exchange(Progress):
             return
         self.fault, self.detail, self.fault_by = fault, detail, by or told(fault).by
         self.outcome = "denied" if fault is Fault.DENIED else "error"
-        if self.requester is not None and not self.origin_ended:
-            self.requester.reset(fault)
-            self.requester = None
+        self.drop_origin(fault)
+        self._stop_reading()
         if self._responded:
             self.responder.reset(fault)
             self._finish()
             return
-        self._answer(*pages.refusal(fault, detail, self.effects, self.context.identity))
+        self.answer(*pages.refusal(fault, detail, self.effects, self.context.identity))
 
-    def _answer(self, head: ResponseHead, body: bytes) -> None:
+    def answer(self, head: ResponseHead, body: bytes) -> None:
+        """Answer in place of the origin."""
         self.response = head
         head.closes = not self.client_ended  # what is left of the request's body will not be read
         self.response_bytes = len(body)
@@ -319,6 +352,8 @@ class Exchange(Progress):
     def origin_failed(self, fault: Fault, detail: str, *, by: By | None = None) -> None:
         """The origin is gone, or has broken its protocol."""
         self.requester = None
+        if self.has_all and not self.origin_ended:
+            return  # a hook is asked about what has come
         if self.origin_ended:  # it has answered, and did not wait for the whole request
             self._finish()
         else:
@@ -331,21 +366,10 @@ class Exchange(Progress):
         if self.fault is None and not (self._switched and self.client_ended):
             self.fault, self.detail, self.fault_by = fault, detail, told(fault).by
             self.outcome = "error"
-        if self.requester is not None and not (self.client_ended and self.origin_ended):
-            self.requester.reset(fault)
-            self.requester = None
+        self.drop_origin(fault)
         self._finish()
 
     # A connection that was upgraded.
-
-    def to_client(self, data: bytes) -> None:
-        """Bytes of the new protocol."""
-        self.responder.data(data)
-
-    def to_origin(self, data: bytes) -> None:
-        """Bytes of the new protocol."""
-        if self.requester is not None:
-            self.requester.data(data)
 
     def broken_off(self, fault: Fault, detail: str, by: By) -> None:
         """What was said in the new protocol ends it."""
@@ -355,38 +379,20 @@ class Exchange(Progress):
         """Send what was written since a hook has answered."""
         self.context.settle()
 
-    # Back-pressure: whoever cannot write has the other side paused.
-
-    def client_full(self) -> None:
-        """The client does not take what it is sent."""
-        self.is_client_full = True
-        if self.requester is not None:
-            self.requester.pause()
-
-    def client_ready(self) -> None:
-        """It does again."""
-        self.is_client_full = False
-        if self.requester is not None:
-            self.requester.resume()
-
-    def origin_full(self) -> None:
-        """The origin does not take the request's body."""
-        self.is_origin_full = True
-        self.responder.pause()
-
-    def origin_ready(self) -> None:
-        """It does again."""
-        self.is_origin_full = False
-        self.responder.resume()
-
     def _settle(self) -> None:
-        if self.client_ended and self.origin_ended:
+        if self.client_ended and self.origin_ended and (self.response_reader is None or self.response_reader.is_over):
             self._finish()
+
+    def _stop_reading(self) -> None:
+        for reader in (self.request_reader, self.response_reader):
+            if reader is not None:
+                reader.stop()
 
     def _finish(self) -> None:
         if self.is_done:
             return
         self.is_done = True
+        self._stop_reading()
         self._early.clear()
         self.context.finished(self)
         self.responder.done()

@@ -67,6 +67,7 @@ class Fault(enum.StrEnum):
     LOOP = "loop"
     BUSY = "busy"  # more requests wait for this origin than are allowed to
     DRAINED = "drained"
+    HOOK_FAILED = "hook_failed"  # or a policy
     INTERNAL = "internal"
 
 
@@ -103,6 +104,7 @@ TOLD: dict[Fault, Told] = {
     Fault.LOOP: Told(508, "proxy_loop_detected", "proxy"),
     Fault.BUSY: Told(503, "connection_limit_reached", "proxy"),
     Fault.DRAINED: Told(503, "proxy_internal_response", "proxy"),
+    Fault.HOOK_FAILED: Told(502, "proxy_internal_error", "proxy"),
     Fault.INTERNAL: Told(500, "proxy_internal_error", "proxy"),
 }
 

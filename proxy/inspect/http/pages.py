@@ -8,7 +8,8 @@ from http import HTTPStatus
 from proxy.inspect.http.faults import Fault, told
 from proxy.inspect.http.limits import Identity
 from proxy.inspect.http.messages import ResponseHead
-from proxy.verdict import HttpEffects
+from proxy.inspect.http.rules import changed
+from proxy.verdict import HttpAnswer, HttpEffects
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
@@ -18,19 +19,22 @@ _PAGE = """<!doctype html>
 
 def refusal(fault: Fault, detail: str, effects: HttpEffects | None, identity: Identity) -> tuple[ResponseHead, bytes]:
     """Status and page of `fault`. A denial by policy may bring its own of both; any status but 4xx and 5xx is 403."""
-    answer = told(fault)
-    status, text = answer.status, detail
+    why = told(fault)
+    status, text = why.status, detail
     if fault is Fault.DENIED and effects is not None:
         if effects.status is not None and 400 <= effects.status <= 599:
             status = effects.status
-        text = effects.page or detail
+        text = detail if effects.page is None else effects.page
     head = ResponseHead(status)
-    body = _page(status, text)
+    body = _page(status, text) if text else b""  # a page of no words: the bare status
     head.headers = [
-        (b"Content-Type", b"text/html; charset=utf-8"),
         (b"Cache-Control", b"no-store"),
-        (b"Proxy-Status", _proxy_status(identity.name, answer.error, detail)),
+        (b"Proxy-Status", _proxy_status(identity.name, why.error, detail)),
     ]
+    if body:
+        head.headers.insert(0, (b"Content-Type", b"text/html; charset=utf-8"))
+    if status == 429:
+        head.headers.append((b"Retry-After", b"1"))
     head.length = len(body)
     return head, body
 
@@ -43,6 +47,14 @@ def redirect(effects: HttpEffects) -> tuple[ResponseHead, bytes]:
     head.headers = [(b"Location", location), (b"Cache-Control", b"no-store")]
     head.length = 0
     return head, b""
+
+
+def answer(given: HttpAnswer) -> tuple[ResponseHead, bytes]:
+    """What the application answers itself."""
+    head = ResponseHead(given.status)
+    head.headers = changed([], given.headers)
+    head.length = len(given.body)
+    return head, given.body
 
 
 def _page(status: int, text: str) -> bytes:

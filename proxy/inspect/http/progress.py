@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from proxy.flow.record import Verdict as Outcome
+from proxy.inspect.http.body import BodyReader
 from proxy.inspect.http.faults import By, Fault
 from proxy.inspect.http.messages import RequestHead, ResponseHead, Version
 from proxy.inspect.http.sides import Requester, Responder
 from proxy.inspect.http.websocket import WebSocket
 from proxy.verdict import Decision, HeaderChange, HttpEffects
-
-Filter = Callable[[bytes], bytes]
 
 
 class Progress:
@@ -31,7 +28,9 @@ class Progress:
         "is_client_full",
         "is_done",
         "is_origin_full",
+        "is_received",
         "is_repeated",
+        "is_waiting",
         "judges_response",
         "moved",
         "number",
@@ -39,15 +38,16 @@ class Progress:
         "origin_ended",
         "origin_version",
         "outcome",
+        "reads",
         "request",
         "request_bytes",
-        "request_filter",
+        "request_reader",
         "requester",
         "responder",
         "response",
         "response_bytes",
         "response_changes",
-        "response_filter",
+        "response_reader",
         "sent",
         "started",
         "websocket",
@@ -64,10 +64,13 @@ class Progress:
         self.sent: float | None = None  # when the request was complete
         self.moved = self.started  # when anything last came
         self.request_bytes = self.response_bytes = 0
-        self.request_filter: Filter | None = None  # a hook's: each part of the body passes through it
-        self.response_filter: Filter | None = None
+        self.reads: set[str] = set()  # the bodies that a hook is to be shown: `request`, `response`
+        self.request_reader: BodyReader | None = None
+        self.response_reader: BodyReader | None = None
         self.is_client_full = self.is_origin_full = False
         self.checked = (self.started, 0, 0)  # when the client's pace was looked at last: `timing`
+        self.is_waiting = False  # for an origin that can take it, or for what a hook says
+        self.is_received = False  # the origin has sent all of its response, which a hook may not have let pass
         self.client_ended = self.origin_ended = self.is_done = False
         self.origin_address: tuple[str, int] | None = None  # where policy sends it instead
         self.effects: HttpEffects | None = None  # what was said last

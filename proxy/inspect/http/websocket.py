@@ -12,9 +12,9 @@ from proxy.inspect.http.limits import Limits
 from proxy.inspect.http.messages import RequestHead, ResponseHead, values
 from proxy.inspect.http.reading import MessageReader
 from proxy.inspect.stream import SessionView
-from proxy.verdict import Verdict
+from proxy.verdict import Verdict, deny
 
-GOING_AWAY, PROTOCOL_ERROR, POLICY = 1001, 1002, 1008
+GOING_AWAY, PROTOCOL_ERROR, POLICY, INTERNAL_ERROR = 1001, 1002, 1008, 1011
 HOOK = "websocket_message"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -136,12 +136,11 @@ class WebSocket:
     def _answered(self, direction: _Direction, from_client: bool, answer: str | Verdict | None) -> None:
         if direction.is_broken:
             return
-        reason = answer if isinstance(answer, str) else None
-        if isinstance(answer, Verdict) and answer.is_denial:
-            reason = answer.reason or "denied"
-        if reason is not None:
-            self._end(POLICY, reason)
-            self._carrier.broken_off(Fault.DENIED, reason, "proxy")
+        verdict = deny(answer) if isinstance(answer, str) else answer
+        if verdict is not None and verdict.is_denial:
+            is_failure, reason = verdict.ending == "proxy_error", verdict.reason or "denied"
+            self._end(INTERNAL_ERROR if is_failure else POLICY, reason)
+            self._carrier.broken_off(Fault.HOOK_FAILED if is_failure else Fault.DENIED, reason, "proxy")
         else:
             direction.is_asking = False
             self._release(direction, from_client)

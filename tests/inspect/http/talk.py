@@ -86,6 +86,7 @@ class Talk:
         self.finished = None
         self.hooks = hooks or {}
         self.asked = []  # (hook, argument, then), of hooks that are to be answered later
+        self.told = []
         self._judge = judge
         self.facts = []
         failure = limits.pop("failure", None)
@@ -117,6 +118,9 @@ class Talk:
             self.asked.append((hook, argument, then))
         else:
             then(answer(argument) if answer else None)
+
+    def tell_hook(self, hook, argument):
+        self.told.append((hook, argument))
 
     def record(self, child):
         self.records.append(child)
