@@ -6,7 +6,7 @@
     net/       namespaces, mounts and rtnetlink
     agents/    what runs inside client nodes: packets between a TUN device and a tunnel
     services/  the origin servers of upstream nodes
-    traffic/   generators of traffic, and what became of it
+    traffic/   traffic generators, and their reports
     checks/    what a lab file says must be true, tried
     testing/   labs as fixtures of pytest
     render/    tables of flows, traffic and checks

@@ -87,7 +87,7 @@ class Proxy:
         self.kernel_problem: str | None = None  # why flows do not leave by the kernel, though they should
 
     async def start(self) -> None:
-        """Open everything; ProxyError says what could not be had. `stop` closes whatever was opened."""
+        """Open everything. ProxyError says what could not be opened; `stop` closes the rest."""
         settings, defer = self.settings, self._stack
         _check_egress(settings)
         hooks = load_hooks(settings.hooks)
@@ -163,7 +163,7 @@ class Proxy:
                 await self._judge.reload()
 
     async def stop(self) -> None:
-        """Take no more, end every flow with the reason `drain`, keep their records, close everything."""
+        """Accept nothing new, end every flow with the reason `drain`, store the records, close everything."""
         if hasattr(self, "_view"):
             self._view.state = "draining"
             await self._hooks.notify("drain")

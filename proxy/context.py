@@ -24,7 +24,7 @@ Label = Annotated[str, Meta(max_length=256)]
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A group of users with its identifier at whoever keeps them."""
+    """A group of users, with its identifier at the identity provider."""
 
     name: Label
     id: Label | None = None
@@ -50,7 +50,7 @@ class TunnelContext(msgspec.Struct, Generic[Extension], kw_only=True, omit_defau
     device: Label | None = None
     groups: Annotated[list[Label | Group], Meta(max_length=1024)] = []  # of the user
     posture: Posture | None = None  # of the device
-    network: Label | None = None  # of the tenant's; `default` when it says nothing
+    network: Label | None = None  # one of the tenant's; by default `default`
     mtu: Mtu = 1280
     offload: Literal["virtio-net"] | None = None
     extension: Extension | None = None

@@ -44,7 +44,7 @@ def _show(path: Path, source: str, made: set[Path]) -> None:
 def _make_own(directory: Path) -> None:
     """Make `directory` one of this mount namespace, with all that was in it: there new names harm nobody outside."""
     if directory == Path("/"):
-        raise OSError(0, "it needs a directory that is there already")
+        raise OSError(0, "its directory must exist")
     with os.scandir(directory) as found:
         entries = list(found)
     mode = stat.S_IMODE(directory.stat().st_mode)

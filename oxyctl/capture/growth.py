@@ -49,7 +49,7 @@ class Growth:
             version = plan_version(self._lab)
             if version is not None and version != self._version:
                 self._version = version
-                with contextlib.suppress(OxyctlError):  # the lab is ending; or what was named is no more
+                with contextlib.suppress(OxyctlError):  # the lab is ending, or the target is gone
                     self._look()
         return self._next - now
 

@@ -1,6 +1,6 @@
 """Packet sockets of many namespaces in one process: a child enters the lab, opens them, and passes them out.
 
-The capturing process itself stays where it is: its files, its terminal and its user are those of whoever typed.
+The capturing process itself stays where it is: it keeps the files, the terminal and the user of its caller.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ PACKET_OVERHEAD = _packet_head.size + 4
 
 
 class Statistics(NamedTuple):
-    """What became of one interface's packets: seen by the filter, lost for want of room, written."""
+    """Counters of one interface: packets that passed the filter, were lost for lack of room, were written."""
 
     received: int
     dropped: int

@@ -39,7 +39,7 @@ class Report:
             self._live.start()
 
     def tick(self) -> float | None:
-        """Tell when it is time to; seconds until the next time, None when there is none."""
+        """Print a report if one is due; returns the seconds until the next one, None if there is none."""
         if self._quiet:
             return None
         now = time.monotonic()

@@ -108,7 +108,7 @@ class Ring:
         self.dropped += dropped
 
     def acknowledge_error(self) -> int:
-        """The error that the socket is in, and is no more: an interface that went down may come up again."""
+        """Return and clear the socket's error: an interface that went down may come up again."""
         return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close(self) -> None:
@@ -118,5 +118,5 @@ class Ring:
 
 
 def blocks_for(interfaces: int) -> int:
-    """How many blocks each of so many rings gets."""
+    """The number of blocks of each ring, for this many rings."""
     return max(FEWEST_BLOCKS, min(MOST_BLOCKS, MEMORY_BYTES // BLOCK_BYTES // max(1, interfaces)))

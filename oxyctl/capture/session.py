@@ -71,7 +71,7 @@ class Session:
         """Until `count` packets are written, `duration_s` seconds are over, or something else ends it.
 
         `tick` is called after each step, and returns the seconds within which it wants to be called again.
-        OxyctlError: the writer has no more room.
+        OxyctlError: the writer has no room left.
         """
         with contextlib.closing(self._epoll):
             try:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from oxyctl.errors import OxyctlError
 
-SURE_BYTES = select.PIPE_BUF  # a pipe that poll(2) calls writable takes so many without blocking
+SURE_BYTES = select.PIPE_BUF  # a pipe that poll(2) reports as writable accepts this many without blocking
 END_BYTES = 96  # one interface's statistics
 GIVE_UP_S = 2.0  # what a reader that has stopped reading gets, once the capture is to end
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file may not grow"}

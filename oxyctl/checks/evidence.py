@@ -21,7 +21,7 @@ FLOWS, LINES = 5, 5
 
 
 async def collect(check: Check, node: str | None, session: Session) -> list[Evidence]:
-    """Whatever can be had; nothing of it may stand in the way of the story."""
+    """Whatever evidence is available; a failure to collect it is not an error."""
     found: list[Evidence] = []
     for proxy in [planned for planned in session.plan.nodes if planned.control]:
         with contextlib.suppress(ControlError, OxyctlError):

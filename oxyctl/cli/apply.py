@@ -68,7 +68,7 @@ def _running(lab: LabDirectory) -> Plan:
 
 
 def print_changes(changes: Sequence[Change], output: Format, nothing: str) -> None:
-    """A line for each change, coloured on a terminal; `nothing` goes to the person when there is none."""
+    """A line for each change, coloured on a terminal; `nothing` if there is none."""
     from oxyctl.cli.output import print_envelope, say
     from oxyctl.render.tables import is_coloured
 

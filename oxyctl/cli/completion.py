@@ -60,7 +60,7 @@ def _nodes(context: typer.Context) -> list[str]:
 
 
 def _logs(context: typer.Context) -> list[str]:
-    """Of a lab that may be no more: nodes, and programs of the lab's own that wrote."""
+    """Nodes and programs with logs, of a lab that may be gone."""
     from oxyctl.supervise.state import find_remains
 
     lab = find_remains(context.params.get("lab"))
@@ -74,7 +74,7 @@ def _proxies(context: typer.Context) -> list[str]:
 
 
 def _checks(context: typer.Context) -> list[str]:
-    """Of the lab's file as it stands now."""
+    """Checks in the current lab file."""
     from oxyctl.topology.file import load
 
     plan = _plan(context)

@@ -247,7 +247,7 @@ def export(
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Print the text of a policy in force, as it was read. Exit code 4 when there is none."""
+    """Print the text of a policy in force. Exit code 4 if there is none."""
     from oxyctl.cli.output import print_envelope
     from oxyctl.errors import NothingMatched, UsageError
 

@@ -48,7 +48,7 @@ def replay(
     ] = ReplayFormat.terminal,
     **shared: Any,
 ) -> None:
-    """Play the recording of an SSH session. Exit code 4 when there is none.
+    """Play the recording of an SSH session. Exit code 4 if there is none.
 
     If the output is not a terminal, there are no pauses unless --speed is given.
     """

@@ -51,7 +51,7 @@ def _run_directory() -> Answer:
 def _descriptors() -> Answer:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS:
-        fix = f"echo '* hard nofile {DESCRIPTORS}' | sudo tee /etc/security/limits.d/oxyctl.conf; then log in anew"
+        fix = f"echo '* hard nofile {DESCRIPTORS}' | sudo tee /etc/security/limits.d/oxyctl.conf; then log in again"
         return Answer("degraded", f"{hard} at most", fix)
     return Answer("ok", f"{soft}, raised to {hard} where needed")
 

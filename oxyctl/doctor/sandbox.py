@@ -46,7 +46,7 @@ def in_child(trial: Callable[[], Answer]) -> Answer:
 
 
 def in_sandbox(trial: Callable[[], Answer]) -> Answer:
-    """What `trial` says as PID 1 of new namespaces. NoNamespaces: there are none to be had; OSError."""
+    """What `trial` returns as PID 1 of new namespaces. NoNamespaces: they cannot be created; OSError."""
     return in_child(lambda: _in_namespaces(trial))
 
 

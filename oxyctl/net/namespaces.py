@@ -108,7 +108,7 @@ def inside_file(file: str | Path) -> Iterator[None]:
 
 
 def enter_file(file: str | Path, flag: int) -> None:
-    """Move the calling thread into the namespace that `file` stands for; OSError when there is none."""
+    """Move the calling thread into the namespace at the path `file`. OSError: there is none."""
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(fd, flag)

@@ -30,7 +30,7 @@ def bind(source: str | Path, target: str | Path) -> None:
 
 
 def unmount(target: str | Path) -> None:
-    """umount2(2), at once, whoever still uses it; OSError names the target."""
+    """Unmount lazily by umount2(2), even if it is in use. OSError names the target."""
     if _libc.umount2(os.fsencode(target), MNT_DETACH) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(target))

@@ -20,7 +20,7 @@ def take_down(lab: LabDirectory) -> bool:
     if state is not None:
         end(state)
     with locked(lab.name):
-        state = lab.live_state()  # somebody may have built it anew meanwhile
+        state = lab.live_state()  # it may have been built again in the meantime
         if state is not None:
             end(state)
         return delete(lab)

@@ -35,7 +35,7 @@ class _Child:
 
 
 def run_everywhere(lab: LabDirectory, state: State, nodes: Sequence[str], start: Start, tell: Tell) -> list[Run]:
-    """Run `start` in all of `nodes` concurrently, without input; what became of each, in their order.
+    """Run `start` in all of `nodes` concurrently, without input; returns the results in their order.
 
     The calling process enters the lab, for good. Signals that end a command are handed on to the programs.
     """

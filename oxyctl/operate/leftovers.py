@@ -19,14 +19,14 @@ ESCAPE = re.compile(r"\\([0-7]{3})")  # as mountinfo writes blanks (proc_pid_mou
 
 
 class Remains(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """A directory of a lab that is no more, or the lock of one that left nothing else."""
+    """The directory of a lab that is gone, or the lock of one that left nothing else."""
 
     path: str
     kept: str | None = None  # why it was left alone
 
 
 def collect(*, dry_run: bool) -> list[Remains]:
-    """Delete what labs left that are no more; a lab that is being built or taken down right now is passed over."""
+    """Delete what labs that are gone have left. Labs that are being built or taken down are skipped."""
     base = run_directory()
     names = {entry.name for part in ("labs", "locks") for entry in _entries(base / part)}
     found = []
@@ -92,7 +92,7 @@ def delete(lab: LabDirectory) -> bool:
     if (reason := foreign(lab)) is not None:
         raise OxyctlError(f"{lab.path} is left alone: {reason}")
     try:
-        # what shows that it is ours goes last: whoever is killed here leaves something that can be told
+        # the proof that it is ours is deleted last, so that a killed run leaves something identifiable
         for entry in sorted(_entries(lab.path), key=lambda entry: entry.name in MARKS):
             _delete_entry(entry)
         lab.path.rmdir()

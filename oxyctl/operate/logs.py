@@ -37,7 +37,7 @@ def print_logs(
 
     `node` may also be a program of the lab's own, such as `impair`. NothingMatched when the lab has neither.
 
-    Of what is there already: only what was written since `since_ns`, and of that only the last `tail` lines.
+    Of the existing output, print only what was written after `since_ns`, and only its last `tail` lines.
     """
     sources = [_Source(*source) for source in _sources(lab, node)]
     past = heapq.merge(*(source.new_lines() for source in sources))

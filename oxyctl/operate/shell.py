@@ -17,9 +17,9 @@ PS1="($OXYCTL_LAB $OXYCTL_NODE) ${PS1:-\\\\$ }"
 
 
 def shell_in(lab: LabDirectory, node: str) -> Start:
-    """$SHELL, or sh where there is none. OSError when its file cannot be written.
+    """$SHELL, or sh without it. OSError: its file cannot be written.
 
-    bash would set its prompt anew, so it is told to read a file of ours after the user's. Other shells take PS1 as it
+    bash would reset its prompt, so it reads a file of ours after the user's. Other shells take PS1 as it
     is, or show the host's name, which is the node's.
     """
     said = shutil.which(os.environ.get("SHELL") or "sh") or "/bin/sh"

@@ -20,7 +20,7 @@ from proxy.settings import DocumentError
 async def serve(config: Config, path: str) -> None:
     """Start everything, report it as one JSON line on standard output, and serve until SIGTERM or SIGINT.
 
-    SIGHUP: the configuration in the file `path` has changed; what became of that is another such line.
+    SIGHUP: the configuration in the file `path` has changed; the result is reported as another such line.
     """
     stopped, changed = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()

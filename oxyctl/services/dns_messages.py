@@ -94,7 +94,7 @@ def _read_name(message: bytes) -> tuple[str, int]:
     while length := message[at]:
         label = message[at + 1 : at + 1 + length]
         if length > 63 or len(label) < length:
-            raise ValueError("a label that is none")
+            raise ValueError("an invalid label")
         labels.append(label.decode("latin-1").lower())
         at += 1 + length
     if at - _HEADER.size > 254:

@@ -2,7 +2,7 @@
 
 A link that it impairs is unplugged from its network and plugged into a bridge of its own, with one TAP device; another
 TAP device is in the network. The node's interface is not touched, so it can be done and undone at any time. The TAP
-devices end with the process, the bridges stay: whoever starts it again plugs the new devices in.
+devices end with the process, the bridges stay: a new process plugs new devices in.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Relay:
         return self._processes.start(Process(name=NAME, command=command, directory=directory, reports=True))
 
     async def _revive(self, program: Program) -> None:
-        """When it has died, start it again, but not for ever: what then is cut is told by the status."""
+        """Restart it when it has died, but not endlessly; the status shows which links are then cut."""
         await program.exited
         while self._links and not self._processes.is_stopping and not self._dies_too_often():
             program.output.write(f"the relay of impaired links {program.describe_exit()}: started again\n".encode())

@@ -32,7 +32,7 @@ KILLED = -signal.SIGKILL
 
 
 class NodeLifecycle:
-    """Which nodes of a lab do not run, and what becomes of them."""
+    """The nodes of a lab that are not running, and when to restart them."""
 
     def __init__(self, lab: RunningLab) -> None:
         self._lab, self._recovery = lab, Recovery(lab, self.runs)
@@ -48,7 +48,7 @@ class NodeLifecycle:
 
     @property
     def _serving(self) -> Serving:
-        """Of the plan as it is by now; to find out takes a while in a large lab."""
+        """From the current plan; this takes a while in a large lab."""
         if self._known[0] is not self._lab.plan:
             self._known = self._lab.plan, Serving(self._lab.plan)
         return self._known[1]
@@ -177,7 +177,7 @@ class NodeLifecycle:
             raise
 
     async def _refresh(self, programs: Collection[str], *, is_wanted: bool = False) -> None:
-        """Tell those of `programs` that serve many what they serve by now; one that does not run only if it has to."""
+        """Reconfigure those of `programs` that serve many nodes; start those that must run."""
         for name in sorted(programs):
             program = self._lab.processes.programs.get(name)
             is_running = program is not None and program.is_running
@@ -236,7 +236,7 @@ class NodeLifecycle:
         await asyncio.sleep(pause_s)
         async with self._lab.changing:
             nodes = [node for node in self._lab.plan.nodes if node.name in names and node.name in self._due]
-            if not nodes or self._lab.processes.is_stopping:  # somebody was quicker
+            if not nodes or self._lab.processes.is_stopping:  # already done
                 return
             ends = {node.name: describe_exit(self._ended[node.name]) for node in nodes}
             try:
@@ -256,7 +256,7 @@ class NodeLifecycle:
             self._lab.processes.start(program.process)
 
     async def _settle(self, node: PlannedNode) -> None:
-        with contextlib.suppress(OxyctlError):  # it has ended once more, or was stopped
+        with contextlib.suppress(OxyctlError):  # it has ended again, or was stopped
             await self._recovery.until_ready(node, math.inf)
             await self._recovery.renew_far_ends(node)
 

@@ -29,7 +29,7 @@ class Program:
     def __init__(self, process: Process, pid: int, output: Log) -> None:
         self.process, self.pid, self.output = process, pid, output
         self.began = time.monotonic()
-        self.is_asked = False  # to end: whoever asked knows
+        self.is_asked = False  # to end, by a request: its end is no news
         self.pumps: list[Pump] = []
         self.reports: list[dict[str, Any]] = []
         self.reported = asyncio.Event()  # pulsed whenever something new is known

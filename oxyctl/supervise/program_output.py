@@ -23,7 +23,7 @@ TIMES = struct.Struct("=qq")
 MAX_TIMES = 65_536
 APART_NS = 20_000_000  # what comes within it has one time
 CHUNK = 65_536
-LAST_CHUNKS = 16  # what a program that has ended may have left in its pipe, and no more of a child's that goes on
+LAST_CHUNKS = 16  # what a program that has ended may have left in its pipe; a surviving child may write more
 
 
 def older(path: Path) -> Path:

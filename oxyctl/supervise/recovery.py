@@ -65,7 +65,7 @@ class Recovery:
             wait.set_result(None)
 
     def lose_clients(self, proxy: PlannedNode) -> None:
-        """What was said of tunnels to a proxy that is gone no longer holds: they have to be accepted anew."""
+        """Forget the state of tunnels to a proxy that is gone: the new one has to accept them again."""
         program = self._lab.processes.programs.get(AGENTS)
         if proxy.control is not None and program is not None:
             clients = clients_of(self._lab.plan, proxy.name)
@@ -74,7 +74,7 @@ class Recovery:
             ]
 
     async def renew_far_ends(self, proxy: PlannedNode) -> None:
-        """Let the sites of a proxy that was started judge their tunnels anew."""
+        """Have the sites of a restarted proxy probe their tunnels from scratch."""
         program = self._lab.processes.programs.get(SITES)
         sites = sites_of(self._lab.plan, proxy.name) if proxy.control is not None else set()
         if not sites or program is None or not program.is_running:
@@ -93,7 +93,7 @@ class Recovery:
         return [node for node in plan.nodes if node.name in names and self._is_awaited(node)]
 
     def _is_awaited(self, node: PlannedNode) -> bool:
-        """A tunnel that nobody probes says nothing; one that is carried by the kernel alone needs no program."""
+        """Tunnels with a program and a probe: others cannot show that they have recovered."""
         is_told = not isinstance(node.probe, SiteOpen) or node.probe.is_probed
         return is_told and node.process in (AGENTS, SITES) and self._runs(node)
 

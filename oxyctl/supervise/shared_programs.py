@@ -94,7 +94,7 @@ def _names(entry: Config) -> set[str]:
 
 
 def _forget_nodes(program: Program, served: Collection[str]) -> None:
-    """Reports of nodes that are not served (any more): one that comes back has to report anew."""
+    """Reports of nodes that are not served (any more): one that comes back must report again."""
     program.reports[:] = [r for r in program.reports if r.get("node") is None or r["node"] in served]
 
 

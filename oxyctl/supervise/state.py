@@ -115,7 +115,7 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int | Literal["self"]) -> int | None:
-    """When the process started, in clock ticks since boot; None when there is none, or only its remains."""
+    """When the process started, in clock ticks since boot; None if there is no such process, or a zombie."""
     try:
         line = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -161,7 +161,7 @@ def all_labs() -> list[LabDirectory]:
 
 
 def default_lab() -> str | None:
-    """What $OXYCTL_LAB says, for whoever names no lab."""
+    """$OXYCTL_LAB, for commands that do not name a lab."""
     return os.environ.get("OXYCTL_LAB") or None
 
 
@@ -238,7 +238,7 @@ def control_socket(lab_name: str | None = None, node: str | None = None) -> Path
 def locked(name: str, *, wait: bool = True) -> Iterator[int]:
     """Nobody else builds the lab `name` or takes it down until every copy of the descriptor is closed.
 
-    BlockingIOError when somebody does now and `wait` is false.
+    BlockingIOError if another process holds it and `wait` is false.
     """
     fd = _lock(run_directory() / "locks" / name, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     try:

@@ -11,11 +11,11 @@ from oxyctl.build.trust import complete
 from oxyctl.plan.steps import Bundle, Plan
 
 EVERY_S = 0.2
-PAUSE_S = 0.02  # while somebody waits
+PAUSE_S = 0.02  # between polls while a request waits
 
 
 class Trust:
-    """What nodes of a lab trust. `plan` gives the plan as it is by now."""
+    """The authorities that nodes of a lab trust. `plan` returns the current plan."""
 
     def __init__(self, plan: Callable[[], Plan]) -> None:
         self._plan = plan
@@ -59,7 +59,7 @@ class Trust:
 
 
 def _state(path: str) -> tuple[int, int]:
-    """Another one for each file that takes its place; zeros: there is none."""
+    """Identifies the file, and changes when it is replaced; zeros if there is none."""
     try:
         found = os.stat(path)
     except OSError:

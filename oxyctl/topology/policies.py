@@ -49,7 +49,7 @@ class _Source:
 
 
 def check_policies(of_all: PolicyMapping | None, of_tenants: Mapping[str, PolicyMapping], complain: Complaint) -> None:
-    """A proxy would take them; what it would refuse is told without a line, for YAML has written them anew."""
+    """Checks that a proxy would accept them. Errors have no line numbers, since the YAML was rewritten."""
     from proxy.policy.load import compile_policies  # 0.1 s to import: only for labs that have policies
 
     files = [] if of_all is None else [_File("policy", None, of_all)]
@@ -63,7 +63,7 @@ def check_policies(of_all: PolicyMapping | None, of_tenants: Mapping[str, Policy
 
 
 def _where(files: list[_File], error: DocumentError) -> str:
-    """The line of the policy that the mistake is in, as it was written anew."""
+    """The line of the error in the rewritten policy."""
     text = next((each.text() for each in files if each.path == error.file), "")
     lines = text.splitlines()
     return f" (in '{lines[error.line - 1].strip()}')" if error.line and error.line <= len(lines) else ""

@@ -43,7 +43,7 @@ SITES = {
     "probe": "How often each end asks whether the tunnel still carries packets; false: never.",
 }
 
-# By model and key; `*`: of every model that has such a key and says nothing else.
+# By model and key; `*` applies to every model with such a key that has no text of its own.
 SENTENCES: dict[str, dict[str, str]] = {
     "*": {
         "kind": "What it is.",
@@ -115,7 +115,7 @@ SENTENCES: dict[str, dict[str, str]] = {
         "id": "Its number in the contexts of unconnected tunnels; by default its place in the file.",
         "networks": "Its virtual networks, by name: sites and clients of one never meet those of another.",
         "limits": "What it may hold at once.",
-        "dscp": "What becomes of the service mark of its packets: keep, clear, or a value for all of them.",
+        "dscp": "DSCP of its packets: keep, clear, or a value for all of them.",
         "udp_filtering": "Whose datagrams reach a client's port: of those it wrote to, of their hosts, or anybody's.",
     },
     "Limits": {

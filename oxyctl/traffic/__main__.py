@@ -14,13 +14,13 @@ from oxyctl.traffic.run import run
 
 
 def tell(event: Event) -> None:
-    """One line; whoever started us may be gone, and then SIGPIPE or the end of our input ends us."""
+    """Print one line. If the parent process is gone, SIGPIPE or the end of our input ends us."""
     sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
     sys.stdout.buffer.flush()
 
 
 async def answer(asked: Asked, stopped: asyncio.Event) -> None:
-    """One request, to its report or to the sentence that says why there is none."""
+    """Carry out one request; returns its report, or a sentence that says why there is none."""
     number = asked.number
     assert asked.traffic is not None
     try:

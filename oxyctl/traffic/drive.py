@@ -53,7 +53,7 @@ class _Driver:
                 self._start(number, due)
 
     def overdue(self) -> int:
-        """How many should have been sent by now and were not."""
+        """How many are due and have not been sent."""
         if self._traffic.rate is None:
             return 0
         due = int((self._loop.time() - self._tally.start) * self._traffic.rate)

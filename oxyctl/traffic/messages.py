@@ -51,7 +51,7 @@ def encode_query(ident: int, name: str, kind: str) -> bytes:
 
 
 def encode_name(name: str) -> bytes:
-    """A name as labels; ValueError when it is none."""
+    """A name as labels. ValueError: it is not a valid name."""
     plain = name.removesuffix(".")
     labels = plain.split(".") if plain else []
     if len(plain) > _MAX_NAME or not plain.isascii() or not all(0 < len(label) < 64 for label in labels):
@@ -115,7 +115,7 @@ def _read_strings(data: bytes) -> str:
 
 
 def _read_name(message: bytes, at: int) -> tuple[str, int]:
-    """The name at `at`, and where it ends there; a pointer may lead back, but not for ever (RFC 1035 4.1.4)."""
+    """The name at `at`, and where it ends there; pointers are followed, with a limit (RFC 1035 section 4.1.4)."""
     labels, end, pointers = [], None, 0
     while length := message[at]:
         if length >= 0xC0:

@@ -71,7 +71,7 @@ class Pinger:
         self._loop.add_reader(self._socket, self._receive)
 
     def close(self) -> None:
-        """No more of it."""
+        """Stop receiving."""
         self._loop.remove_reader(self._socket)
         self._socket.close()
 

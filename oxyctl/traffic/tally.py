@@ -132,7 +132,7 @@ class Tally:
         self.explanation = text
 
     def progress(self, now: float) -> Progress:
-        """What is known by now, and what the time since the last call added."""
+        """The current state, and what was added since the last call."""
         then, succeeded, sent, received = self._before
         self._before = (now, self.succeeded, self.bytes_sent, self.bytes_received)
         passed = max(now - then, 1e-6)

@@ -112,7 +112,7 @@ def _await_use(address: ipaddress.IPv6Address, index: int) -> None:
 
 
 def _is_in_use(address: ipaddress.IPv6Address, index: int) -> bool:
-    """Whether it is tentative no more (RFC 4862 2), and has its route."""
+    """Whether it is no longer tentative (RFC 4862 section 2), and has its route."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
             sock.bind((str(address), 0, 0, index))

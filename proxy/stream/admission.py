@@ -27,7 +27,7 @@ class Judge(Protocol):
     """A policy. It is asked once for each flow, before any hook, and again when its answer has expired."""
 
     def judge(self, flow: Flow) -> Ruling:
-        """The verdict on the flow as it stands, with the decisions that led to it. It must not wait."""
+        """The verdict on the flow in its current state, with the decisions that led to it. Must not block."""
         ...
 
 

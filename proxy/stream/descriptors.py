@@ -12,7 +12,7 @@ LOOKS = 64  # sessions that are asked whether they moved, for each one that goes
 
 
 class Session(Protocol):
-    """What may be given up when descriptors are short: whoever wants it again opens it again."""
+    """Something that may be closed when descriptors are scarce; it is reopened when needed."""
 
     def activity(self) -> int:
         """A number that grows with everything that it moves."""
@@ -36,7 +36,7 @@ class Account:
 class Descriptors:
     """How many there are, and who holds them.
 
-    Half of them are kept in equal shares for the tenants, each for its own; the other half is for whoever comes first.
+    Half of them is reserved for tenants in equal shares; the other half is first come, first served.
     What is short is taken from the sessions of the tenant that holds most.
     """
 
@@ -54,7 +54,7 @@ class Descriptors:
                 return False
             before = self.free
             longest_idle.evict()
-            if self.free == before:  # it would be asked for ever
+            if self.free == before:  # otherwise this would never end
                 return False
         self._move(account, count)
         if session is not None:
@@ -73,7 +73,7 @@ class Descriptors:
         return account.held if account is not None else 0
 
     def _has_room(self, account: Account, count: int) -> bool:
-        """Whether there are so many beside what is left of the others' shares."""
+        """Whether that many are free besides the unused shares of other tenants."""
         return self.free - self._unused + max(0, self._share - account.held) >= count
 
     def _longest_idle(self, own: Account) -> Session | None:

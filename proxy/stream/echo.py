@@ -90,7 +90,7 @@ class EchoFlow(DatagramFlow):
                 self.report_error()
 
     def report_error(self) -> None:
-        """Hand the network's ICMP error on to the client, as coming from whoever sent it."""
+        """Pass the network's ICMP error on to the client, with its original sender."""
         error = sockets.network_error(self.sock) if self.sock is not None else None
         if error is not None:
             self.plane.errors.pass_on(self.flow.carrier, error, self.quote(error.quoted), time.monotonic())
@@ -107,7 +107,7 @@ class EchoFlow(DatagramFlow):
         rest = self._raw_identifier << 16 | sequence
         request = icmp.message(
             self._addresses, kind, 0, rest, body
-        )  # the kernel sums ICMPv6 anew, with its own address
+        )  # the kernel checksums ICMPv6 again, with its own address
         for _ in range(2):
             try:
                 sock.send(request)
@@ -126,7 +126,7 @@ class EchoFlow(DatagramFlow):
         """Read one message from the origin and deliver it. BlockingIOError: there is none."""
         n, said, _, sender = sock.recvmsg_into([_message], 64)
         if socket.inet_pton(self._family, sender[0].partition("%")[0]) != self.flow.target[0]:
-            return  # a datagram socket for echo is given every answer that bears its identifier, whoever sent it
+            return  # an ICMP datagram socket receives every answer with its identifier, from any sender
         at = (_message[0] & 15) * 4 if self._is_raw and self._version == 4 else 0
         if n - at < icmp.HEADER_BYTES or _message[at] != icmp.ECHO_REPLIES[self._version]:
             return

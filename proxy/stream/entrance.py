@@ -63,7 +63,7 @@ class Entrance:
         self._forwarder.take_back(flow)
 
     def enter(self, flow: Flow, is_lifted: bool, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Hand an allowed flow to whoever moves its packets."""
+        """Open an allowed flow at its off-ramp."""
         egress = flow.egress
         if egress is not None and not (is_lifted and flow.protocol in LIFTED):
             assert self._forwarder is not None

@@ -149,7 +149,7 @@ class HeldFlow:
         return self._is_refused and self._held.is_same(buffer, packet)
 
     def expired(self, now: float) -> None:
-        """Its SYN is repeated no more."""
+        """The client has stopped to retransmit its SYN."""
         self._lifecycle.removed(self.flow)
 
     def replaced(self) -> None:

@@ -13,7 +13,7 @@ from proxy.wire.ip import MAX_PACKET, IPPacket
 
 
 class HeldSyn:
-    """The last that came: one that is repeated with fewer options, or dialled anew, takes the earlier one's place."""
+    """The latest SYN: a retransmission with fewer options, or a new connection, replaces the earlier one."""
 
     __slots__ = ("_carrier", "_errors", "_refusal", "data", "packet")
 

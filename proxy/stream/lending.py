@@ -58,7 +58,7 @@ class Lender:
         self._lookups: set[asyncio.Task[None]] = set()
 
     def leaf(self, tenant: str, wanted: LeafWanted) -> LeafAnswer:
-        """The certificate that is asked for, or why there is none."""
+        """The requested certificate, or why there is none."""
         try:
             leaf = self.authorities.leaf(tenant, wanted.name, untrusted=wanted.untrusted)
         except (ProxyError, ValueError) as error:

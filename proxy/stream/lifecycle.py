@@ -37,12 +37,12 @@ class TimedHandler(Protocol):
     def end(self, reason: CloseReason) -> None: ...
 
     def replaced(self) -> None:
-        """A later flow has this one's addresses and ports: the client must hear no more of this one."""
+        """A later flow has this one's addresses and ports: send nothing more to the client."""
         ...
 
 
 class Lifecycle:
-    """Every flow's start, connection and end pass here, to the hooks and to whoever listens."""
+    """Announces the start, connection and end of every flow to hooks and listeners."""
 
     def __init__(self, node: str, hooks: HookRunner, descriptors: Descriptors) -> None:
         self.node = node
@@ -133,7 +133,7 @@ class Lifecycle:
         self.flows -= 1
 
     def look(self, flow: Flow) -> FlowRecord:
-        """The flow as it stands."""
+        """The flow's current record and extension."""
         return flow.snapshot(self.node, time.time_ns())
 
     def show(self, flow: Flow) -> FlowContext[Any]:

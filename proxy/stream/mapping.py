@@ -1,6 +1,6 @@
 """UDP mappings: a client's endpoint has one socket, so one address and port, towards all origins (RFC 4787).
 
-Whoever else writes to that port is let in as the tenant's filter says, as a flow of its own.
+Other senders to that port are admitted by the tenant's filter, each as a flow of its own.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Mapping:
                 session.answered(payload, segment, tos)
 
     def report_errors(self) -> None:
-        """Hand the network's ICMP errors on, each to whom it is about, as coming from whoever sent it."""
+        """Pass the network's ICMP errors on to the clients concerned, with their original sender."""
         for _ in range(ERRORS):
             report = None if self.sock is None else sockets.network_error(self.sock)
             if report is None:
@@ -155,7 +155,7 @@ class Mapping:
                 self._plane.errors.pass_on(session.flow.carrier, report, quoted, time.monotonic())
 
     def _stranger(self, endpoint: bytes, payload: memoryview, segment: int, tos: int) -> None:
-        """Somebody whom the client has not written to."""
+        """A sender to whom the client has not written."""
         flow, address, port = self._first, endpoint[-4 if self.family == socket.AF_INET else -16 :], endpoint[:2]
         tenant, carrier, now = flow.tenant, flow.carrier, time.monotonic()
         key = flow.source + address + flow.source_port.to_bytes(2, "big") + port

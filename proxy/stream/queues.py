@@ -31,7 +31,7 @@ def acknowledged_bytes(sock: socket.socket) -> int:
 
 def received_bytes(sock: socket.socket, *, has_fin: bool = False) -> int:
     """What the far end has sent so far (tcpi_bytes_received, linux/tcp.h), which counts its FIN as a byte. `has_fin`:
-    that is known to have come, though the connection is closed by now."""
+    that is known to have arrived, even if the connection is closed now."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
     received = int.from_bytes(info[128:136], "little")
     return received - (info[0] in HAS_FIN or (has_fin and info[0] == TCP_CLOSE)) if received else 0

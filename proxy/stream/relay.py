@@ -34,7 +34,7 @@ LINGER_RESET = struct.pack("ii", 1, 0)  # close(2) then sends RST
 
 _chunk = bytearray(CHUNK)
 _view = memoryview(_chunk)
-_pipes: list[tuple[int, int]] = []  # that are empty, and nobody's
+_pipes: list[tuple[int, int]] = []  # empty and unused
 _open_pipes = 0
 
 
@@ -72,7 +72,7 @@ class Relay:
         self.abort("proxy_error")
 
     def client_gone(self) -> None:
-        """The client was reset; whoever found out need not wait for the poller's word."""
+        """The client was reset: end the flow without waiting for the poller."""
         self.broken(self.client, errno.ECONNRESET)
 
     def abort(self, reason: CloseReason) -> None:
@@ -95,7 +95,7 @@ class Relay:
         side.is_gone, side.peer.is_deaf = True, True
         side.peer.forget()
         self.broke(self.cause, side.peer.sock)
-        if side.is_eof:  # it had said that there is no more
+        if side.is_eof:  # its end of file was read before
             self.drained()
         elif not side.is_blocked:
             side.read(ANYTHING)  # the kernel keeps what had arrived before a reset

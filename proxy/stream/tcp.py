@@ -295,7 +295,7 @@ class TcpFlow:
         self._bridge.accept(packet.version)
 
     def _failed(self, code: int) -> None:
-        """The origin cannot be had: tell the client as the origin's network would have."""
+        """The origin cannot be reached: tell the client what the origin's network would have told it."""
         reason, error = sockets.connect_failure(code)
         if ours := sockets.shortage(code):
             self._flow.tenant.drops[ours] += 1

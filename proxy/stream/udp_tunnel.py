@@ -69,7 +69,7 @@ class UdpTunnelSession(DatagramFlow):
         return way.forward(buffer, packet)
 
     def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
-        """An ICMP error from either tunnel about a packet that went into it: whoever sent the datagram learns of it."""
+        """An ICMP error from either tunnel about a packet that went into it, for the sender of the datagram."""
         at, start = packet.l4, packet.l4 + icmp.HEADER_BYTES
         quoted = self._as_sent(buffer[start : packet.end])
         way = self.outward if icmp.quoted_source(buffer, packet) == self.flow.source else self.inward

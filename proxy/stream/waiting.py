@@ -29,12 +29,12 @@ class Waiting:
         return None
 
     def take(self) -> tuple[tuple[bytes, IPPacket], ...]:
-        """What waited, which does no more."""
+        """Return the waiting packets, and stop holding them."""
         waiting, self._packets = self._packets, ()
         self._tenant.held_bytes -= sum(packet.end for _, packet in waiting)
         return waiting
 
     def give_up(self) -> None:
-        """Nothing becomes of what waited: count it."""
+        """Drop and count the waiting packets."""
         if self._packets:
             self._tenant.drops[DropReason.HELD] += len(self.take())

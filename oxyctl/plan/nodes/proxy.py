@@ -20,7 +20,7 @@ from proxy.settings import ConnectedOnRamp, Settings
 
 CONTROL, TUNNELS = "control.sock", "tunnels.sock"
 SYSCTLS = {
-    # ICMP datagram sockets for whoever the proxy runs as; a user namespace that maps one group accepts only that one
+    # ICMP datagram sockets for the proxy's user; a user namespace that maps one group accepts only that one
     "net/ipv4/ping_group_range": ["0 2147483647", "0 0"],
     "net/ipv4/ip_local_port_range": ["1024 65535"],
 }

@@ -1,4 +1,4 @@
-"""The bytes of /bytes/N: a fixed pattern, repeated. Nothing is stored, and any part can be had at once."""
+"""The bytes of /bytes/N: a fixed pattern, repeated. Nothing is stored, and any part can be computed directly."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Program:
             self._channel.pause_reading()
 
     def end_input(self) -> None:
-        """Tell it that there is no more input."""
+        """Close its input."""
         if self._terminal is None:
             self._input.end()
         else:

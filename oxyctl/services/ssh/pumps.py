@@ -24,7 +24,7 @@ class Source:
         self._loop.add_reader(fd, self._read)
 
     def pause(self) -> None:
-        """Read no more for now."""
+        """Stop reading for now."""
         if self.is_open and not self._paused:
             self._paused = True
             self._loop.remove_reader(self._fd)
@@ -36,7 +36,7 @@ class Source:
             self._loop.add_reader(self._fd, self._read)
 
     def drain(self) -> None:
-        """Read what is there already and close: what a terminal holds when its program has ended."""
+        """Read what is left and close: a terminal may hold output of a program that has ended."""
         for _ in range(MAX_HELD_READS):
             if not (self.is_open and self._read()):
                 break

@@ -48,6 +48,6 @@ def check_node(lab: Lab, complain: Complaint, name: str, *place: str | int) -> N
 
 
 def check_host(lab: Lab, complain: Complaint, host: str, place: str) -> None:
-    """A word without dots or colons can only be a node."""
+    """A name without dots or colons can only be a node."""
     if not re.search(r"[.:]", host) and host != "localhost":
         check_node(lab, complain, host, place)

@@ -22,7 +22,7 @@ class PolicyCheck(OfProxy, kw_only=True, frozen=True, tag="policy"):
 
     policy: PolicyMapping
     tenant: str | None = None
-    revokes: Annotated[int, Meta(ge=0)] | None = None  # so many live flows must end by it
+    revokes: Annotated[int, Meta(ge=0)] | None = None  # this many live flows must be ended by it
     timeout: Duration = 1
 
     def summary(self) -> str:

@@ -32,7 +32,7 @@ class OfProxy(Check, kw_only=True, frozen=True):
             fault = f"node '{self.proxy}' is no proxy" if self.proxy in lab.nodes else f"unknown node '{self.proxy}'"
             raise complain(fault + suggest(self.proxy, proxies), "proxy")
         if self.proxy is None and len(proxies) != 1:
-            which = f"; one of: {', '.join(proxies)}" if proxies else ", and there is none"
+            which = f"; one of: {', '.join(proxies)}" if proxies else ", and the lab has none"
             raise complain(f"key 'proxy' is required{which}")
 
 

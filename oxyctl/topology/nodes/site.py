@@ -20,7 +20,7 @@ from proxy.settings import suggest
 
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Seconds = Annotated[float, Meta(ge=0.05, le=60)]
-TunnelMtu = Annotated[int, Meta(ge=576, le=65_535)]  # RFC 791: every host takes so much
+TunnelMtu = Annotated[int, Meta(ge=576, le=65_535)]  # RFC 791: every host accepts this much
 By = Literal["kernel", "userspace", "auto"]
 DEFAULT_SERVICES = ["http", "echo"]
 MAX_SITES = 255  # each has a subnet of INNER
