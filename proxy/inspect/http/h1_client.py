@@ -9,7 +9,7 @@ from typing import Protocol
 
 import h11
 
-from proxy.inspect.http import h1_wire
+from proxy.inspect.http import h1_plain, h1_wire
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError
 from proxy.inspect.http.limits import Limits
@@ -38,7 +38,8 @@ class H1Client:
         self.exchange: Exchange | None = None
         self._pool = pool
         self._limits = limits
-        self._reader: h11.Connection | None = None  # of heads, and of bodies without a length
+        self._is_waiting = False  # for a response of which nothing has come
+        self._reader: h11.Connection | None = None  # of heads that are not plain, and of bodies without a length
         self._left = 0  # bytes of a body whose length is known: they are counted, and no work for h11
         self._is_chunked = self._is_raw = self._has_sent = self._closes = False
         self._key: bytes | None = None
@@ -54,9 +55,7 @@ class H1Client:
         self._key = None
         if is_websocket(head) and first(head.headers, b"sec-websocket-key") is None:
             self._key = base64.b64encode(os.urandom(16))
-        reader = self._reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._limits.header_bytes)
-        for event in _like(head.method if head.method in (b"HEAD", b"CONNECT") else b"GET", head.protocol is not None):
-            reader.send(event)
+        self._is_waiting = True
         self._is_chunked = head.length is None and not head.is_bodiless
         self._has_sent = head.is_bodiless
         self.link.write(h1_wire.write_request(head, self._key))
@@ -73,7 +72,8 @@ class H1Client:
         elif self._is_chunked:
             self.link.write(h1_wire.last_chunk(trailers))
         self._has_sent = True
-        if self._reader is None and not self._is_raw and not self._closes:  # it had answered before
+        has_answered = self._reader is None and not self._is_waiting
+        if has_answered and not self._is_raw and not self._closes:
             self.exchange = None
             self._pool.free(self)
 
@@ -103,6 +103,8 @@ class H1Client:
                 exchange.response_data(data)
         elif self._left:
             self._counted(data)
+        elif self._is_waiting:
+            self._begin(data)
         elif self._reader is None:
             self._fail(Fault.ORIGIN_PROTOCOL, "the origin has sent what was not asked for")
         else:
@@ -116,11 +118,12 @@ class H1Client:
                 self.exchange.response_ended([])
         elif self._left:
             self._fail(Fault.RESPONSE_CUT, "the origin has closed the connection too early")
-        elif self._reader is None:
+        elif self._reader is None and not self._is_waiting:
             self._lose()
         else:
             self._closes = True
-            self._reader.receive_data(b"")
+            reader = self._reader or self._read_with_h11()
+            reader.receive_data(b"")
             self._read(has_ended=True)
 
     def broken(self, error: OSError) -> None:
@@ -143,6 +146,40 @@ class H1Client:
     @property
     def _awaits_head(self) -> bool:
         return self.exchange is not None and self.exchange.response is None
+
+    def _begin(self, data: bytes) -> None:
+        """The first bytes of a response: mostly a whole head that is plain."""
+        exchange = self.exchange
+        request = None if exchange is None else exchange.request
+        if exchange is not None and request is not None and not request.is_tunnel:
+            is_head = request.method == b"HEAD"
+            plain = h1_plain.read_response(data, self._limits.header_bytes, is_bodiless=is_head)
+            if plain is not None:
+                status, reason, fields, size = plain
+                try:
+                    head = h1_wire.response_of(ResponseHead(status, reason), fields, self._limits)
+                except HttpError as error:
+                    self._fail(error.fault, error.detail)
+                    return
+                self._is_waiting = False
+                self._closes = head.closes
+                self._left = 0 if is_head or status in (204, 304) else head.length or 0
+                exchange.responded(head)
+                if self.exchange is exchange:  # nobody has refused it
+                    self._counted(data[size:])
+                return
+        self._read_with_h11().receive_data(data)
+        self._read()
+
+    def _read_with_h11(self) -> h11.Connection:
+        """A reader that knows how the response to the present request ends."""
+        self._is_waiting = False
+        reader = self._reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._limits.header_bytes)
+        head = None if self.exchange is None else self.exchange.request
+        method = head.method if head is not None and head.method in (b"HEAD", b"CONNECT") else b"GET"
+        for event in _like(method, head is not None and head.protocol is not None):
+            reader.send(event)
+        return reader
 
     def _read(self, *, has_ended: bool = False) -> None:
         try:
@@ -244,7 +281,7 @@ class H1Client:
 
     def _fail(self, fault: Fault, detail: str) -> None:
         exchange, self.exchange = self.exchange, None
-        self._reader, self._left = None, 0
+        self._reader, self._left, self._is_waiting = None, 0, False
         self.link.abort()
         self._lose()
         if exchange is not None:

@@ -156,7 +156,7 @@ class H1Server:
             if self._body is None:
                 self._counted(rest)
             else:
-                body.receive_data(rest)
+                self._body.receive_data(rest)
                 self._read_body(len(rest))
 
     def _counted(self, data: bytes) -> None:

@@ -10,6 +10,7 @@ from http import HTTPStatus
 
 import h11
 
+from proxy.inspect.http import h1_plain
 from proxy.inspect.http.faults import Fault, HttpError
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.http.messages import OWN_FIELDS, Headers, RequestHead, ResponseHead, Version, tokens
@@ -34,8 +35,16 @@ def check_line_ends(head: bytes | bytearray, searched: int = 0) -> None:
         raise HttpError(Fault.OBS_FOLD, "a header field that is folded over several lines")
 
 
-def read_request(head: bytes, limits: Limits, scheme: bytes, default_host: bytes) -> tuple[h11.Connection, RequestHead]:
-    """The request in `head`, which ends with its empty line, and the h11 connection that reads its body."""
+def read_request(
+    head: bytes, limits: Limits, scheme: bytes, default_host: bytes
+) -> tuple[h11.Connection | None, RequestHead]:
+    """The request in `head`, which ends with its empty line, and the h11 connection that reads its body if that comes in
+    chunks."""
+    if (plain := h1_plain.read_request(head)) is not None:
+        method, target, fields = plain
+        request = _request(RequestHead(method, scheme, default_host, target, "1.1"), fields, limits)
+        request.size = len(head)
+        return None, request
     check_line_ends(head)
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
     connection.receive_data(head)
@@ -45,17 +54,18 @@ def read_request(head: bytes, limits: Limits, scheme: bytes, default_host: bytes
         raise HttpError(_fault(error), str(error)) from None
     if type(event) is not h11.Request:
         raise HttpError(Fault.BAD_REQUEST, "no request")
-    request = _request(event, scheme, default_host, limits)
+    version = _VERSIONS.get(event.http_version)
+    if version is None:
+        raise HttpError(Fault.UNKNOWN_VERSION, f"HTTP/{event.http_version.decode('latin-1')}")
+    begun = RequestHead(event.method, scheme, default_host, event.target, version)
+    request = _request(begun, event.headers.raw_items(), limits)
     request.size = len(head)
     return connection, request
 
 
-def _request(event: h11.Request, scheme: bytes, default_host: bytes, limits: Limits) -> RequestHead:
-    version = _VERSIONS.get(event.http_version)
-    if version is None:
-        raise HttpError(Fault.UNKNOWN_VERSION, f"HTTP/{event.http_version.decode('latin-1')}")
-    head = RequestHead(event.method, scheme, default_host, event.target, version)
-    fields = event.headers.raw_items()
+def _request(head: RequestHead, fields: Headers, limits: Limits) -> RequestHead:
+    """`head` with what its fields say."""
+    version = head.version
     if len(fields) > limits.header_fields:
         raise HttpError(Fault.TOO_MANY_HEADERS, f"{len(fields)} header fields, {limits.header_fields} are allowed")
     kept, connection, upgrade, is_chunked = head.headers, None, None, False
@@ -130,8 +140,13 @@ def _fault(error: h11.RemoteProtocolError) -> Fault:
 def read_response(event: h11.Response | h11.InformationalResponse, limits: Limits) -> ResponseHead:
     """A response's head, or an interim one's, as h11 has read it; HttpError where its framing is ambiguous."""
     head = ResponseHead(event.status_code, event.reason, "1.0" if event.http_version == b"1.0" else "1.1")
-    kept, is_chunked, named, size = head.headers, False, None, 17 + len(event.reason)
-    for field in event.headers.raw_items():
+    return response_of(head, event.headers.raw_items(), limits)
+
+
+def response_of(head: ResponseHead, fields: Headers, limits: Limits) -> ResponseHead:
+    """`head` with what its fields say; HttpError where its framing is ambiguous."""
+    kept, is_chunked, named, size = head.headers, False, None, 17 + len(head.reason)
+    for field in fields:
         name, value = field[0].lower(), field[1]
         size += len(name) + len(value) + 4
         if name not in OWN_FIELDS:
