@@ -18,7 +18,7 @@ from proxy.inspect.questions import plain
 from proxy.inspect.session import Session
 from proxy.inspect.sockets import Turn
 from proxy.inspect.tls import TenantTLS
-from proxy.policy.carried import READ_PHASES, SessionJudge
+from proxy.policy.carried import READ_PHASES, Known, SessionJudge
 from proxy.policy.phases import Phase
 from proxy.poller import Poller
 from proxy.session.channel import Channel
@@ -40,7 +40,9 @@ from proxy.session.messages import (
     Learnt,
     Open,
     Part,
+    Record,
     RecordingAnswer,
+    Records,
     SignatureAnswer,
     WatchChannel,
     decode_configuration,
@@ -50,6 +52,8 @@ from proxy.verdict import Decision, Failure, Ruling
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+RECORDS_S = 0.02  # for which records of requests wait for others: one message for each costs 25 us on either side
+RECORDS_BYTES = 64 << 10
 WHY = "the policy failed"
 FAILED = {
     phase: Ruling(Failure(action="deny", reason=WHY), [Decision(phase, "policy", "deny", reason=WHY)])
@@ -78,6 +82,8 @@ class Inspector:
         self._waiting: dict[int, Callable[[Any, list[int]], None]] = {}
         self._is_draining = False
         self._parts = bytearray()
+        self._records: list[Record] = []  # on their way to the proxy
+        self._record_bytes = 0
 
     def receive(self, message: Any, descriptors: list[int]) -> None:
         """A message of the proxy's, whose descriptors are ours."""
@@ -111,19 +117,38 @@ class Inspector:
         return found
 
     def send(self, message: msgspec.Struct) -> None:
+        if self._records:  # of sessions that this message may end
+            self._send_records()
         self.channel.send(message)
+
+    def record(self, session: int, child: msgspec.Struct) -> None:
+        record = Record(session, msgspec.json.encode(child), type(child).__name__)
+        size = len(record.child)
+        if self._record_bytes + size > RECORDS_BYTES:
+            self._send_records()
+        if not self._records:
+            self.poller.later(RECORDS_S, self._send_records)
+        self._records.append(record)
+        self._record_bytes += size
+
+    def _send_records(self) -> None:
+        if self._records:
+            records, self._records, self._record_bytes = self._records, [], 0
+            self.channel.send(Records(records))
 
     def ask_proxy(self, wanted: Callable[[int], msgspec.Struct], then: Callable[[Any, list[int]], None]) -> None:
         request = next(self._requests)
         self._waiting[request] = then
-        self.channel.send(wanted(request))
+        self.send(wanted(request))
 
-    def judge(self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any]) -> Ruling | None:
-        """A policy that fails denies."""
+    def judge(
+        self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any], known: Known | None = None
+    ) -> Ruling | None:
+        """A policy that fails denies. `known`: see `SessionJudge.judge`."""
         if self._policies is None:
             return None
         try:
-            return self._policies.judge(flow.tenant, phase, flow.known, facts, time.time())
+            return self._policies.judge(flow.tenant, phase, flow.known, facts, time.time(), known)
         except Exception:
             log.exception("the policy failed on flow %s", flow.id)
             return FAILED[phase]

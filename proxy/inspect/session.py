@@ -15,6 +15,7 @@ from proxy.inspect.dials import Dial
 from proxy.inspect.sockets import SocketStream, Turn
 from proxy.inspect.stream import Handler, Receiver, Side, Stream
 from proxy.inspect.tls import TenantTLS
+from proxy.policy.carried import Known
 from proxy.policy.phases import Phase
 from proxy.poller import Poller
 from proxy.session.facts import FlowFacts
@@ -27,7 +28,6 @@ from proxy.session.messages import (
     LeafWanted,
     Pass,
     ReadLevel,
-    Record,
     Seen,
     WatchChannel,
 )
@@ -75,7 +75,11 @@ class Home(Protocol):
         """Send what `wanted(request)` makes; `then` gets the answer with its descriptors."""
         ...
 
-    def judge(self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any]) -> Ruling | None: ...
+    def judge(
+        self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any], known: Known | None = None
+    ) -> Ruling | None: ...
+
+    def record(self, session: int, child: msgspec.Struct) -> None: ...
 
     def has_hook(self, hook: str) -> bool: ...
 
@@ -90,9 +94,9 @@ class Home(Protocol):
 class Session:
     """A `SessionView`. It is over once, and tells the proxy how."""
 
-    __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_sockets", "_streams", "channels", "decisions",
-                 "flow", "handler", "level", "number", "origin_error", "protocol", "stage", "timer_due", "timer_slot",
-                 "tls_record")  # fmt: skip
+    __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_known", "_sockets", "_streams", "_told",
+                 "channels", "decisions", "flow", "handler", "level", "number", "origin_error", "protocol", "stage",
+                 "timer_due", "timer_slot", "tls_record")  # fmt: skip
 
     def __init__(self, home: Home, number: int, flow: FlowFacts, level: ReadLevel, client: socket.socket,
                  origin: socket.socket) -> None:  # fmt: skip
@@ -102,6 +106,8 @@ class Session:
         self._streams: dict[Side, SocketStream] = {}
         self._beside: list[Dial] = []
         self._aborted: set[Side] = set()
+        self._known: Known = {}
+        self._told: tuple[Any, ...] = ()  # what the proxy knows
         self._finish: tuple[CloseReason, ClosedBy] | None = None
         self._is_over = False
         self.handler: Handler | None = None
@@ -152,7 +158,7 @@ class Session:
         return self._home.has_hook(hook)
 
     def judge(self, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
-        return self._home.judge(phase, self.flow, facts)
+        return self._home.judge(phase, self.flow, facts, self._known)
 
     def ask(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
         def answered(answer: Any) -> None:
@@ -166,7 +172,7 @@ class Session:
         self._home.tell_hook(self.number, hook, argument)
 
     def record(self, child: msgspec.Struct) -> None:
-        self._home.send(Record(self.number, msgspec.json.encode(child), type(child).__name__))
+        self._home.record(self.number, child)
 
     def upgrade(self, handler: Handler, leftover: Mapping[Side, bytes]) -> None:
         self.arm(None)
@@ -232,8 +238,11 @@ class Session:
     def tell(self) -> None:
         """Say what is known by now, for the flow's record."""
         level = self.level if self._streams else None
-        self._home.send(Seen(self.number, self.protocol, level, self.tls_record, self.decisions))
-        self.decisions = []
+        known = (self.protocol, level, self.tls_record)
+        if self.decisions or known != self._told:
+            self._told = known
+            self._home.send(Seen(self.number, *known, self.decisions))
+            self.decisions = []
 
     def want_leaf(self, name: str, untrusted: bool, then: Callable[[LeafAnswer], None]) -> None:
         """Ask the proxy for a certificate."""

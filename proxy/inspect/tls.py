@@ -79,9 +79,15 @@ class TenantTLS:
         return self._sessions.get((name, host, port, verified))
 
     def learner(self, name: str, host: str, port: int, verified: bool) -> Callable[[ssl.SSLSocket], None]:
-        """Remembers the session of a socket, once its tickets have come."""
+        """Remembers the session of a socket, once its tickets have come.
+
+        One that was resumed goes on being used: to take its new ticket out of OpenSSL costs a tenth of a handshake, and
+        what a ticket that is used again would tell those on the way, the proxy's address tells them as well.
+        """
 
         def learn(sock: ssl.SSLSocket) -> None:
+            if sock.session_reused:
+                return
             session = sock.session
             if session is not None and session.has_ticket | bool(session.id):
                 self._sessions[name, host, port, verified] = session

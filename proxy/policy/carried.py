@@ -12,12 +12,13 @@ from proxy.flow.flow import Flow
 from proxy.policy.engine import Policies
 from proxy.policy.facts import FlowFacts, ImaginedFacts, received
 from proxy.policy.fields import FIELDS
-from proxy.policy.language import Kind
+from proxy.policy.language import Facts, Kind
 from proxy.policy.load import compile_policies
 from proxy.policy.phases import Phase
 from proxy.settings import DocumentError
 from proxy.verdict import Ruling
 
+Known = dict[Phase, Facts]
 READ_PHASES: tuple[Phase, ...] = ("tls", "ssh", "http")  # judged where sessions are read
 
 
@@ -84,12 +85,21 @@ class SessionJudge:
         self._policies = compile_policies(carried, carried.tenants, 0.0, is_tested=False)
 
     def judge(
-        self, tenant: str, phase: Phase, flow: Mapping[str, Any], facts: Mapping[str, Any], now: float
-    ) -> Ruling | None:
-        """The ruling on these facts, and those of the flow; None: no policy speaks of them. `now`: Unix seconds."""
+        self, tenant: str, phase: Phase, flow: Mapping[str, Any], facts: Mapping[str, Any], now: float,
+        known: Known | None = None,
+    ) -> Ruling | None:  # fmt: skip
+        """The ruling on these facts, and those of the flow; None: no policy speaks of them. `now`: Unix seconds.
+
+        `known` keeps what was made of the flow's facts, for the next question about the same flow.
+        """
         if not self._policies.has(tenant, phase):
             return None
-        return self._policies.rule(tenant, phase, _SessionFacts(phase, flow, facts, now))
+        base = None if known is None else known.get(phase)
+        if base is None:
+            base = received(phase, flow)
+            if known is not None:
+                known[phase] = base
+        return self._policies.rule(tenant, phase, _SessionFacts(base, facts, now))
 
 
 class _SessionFacts(ImaginedFacts):
@@ -97,8 +107,8 @@ class _SessionFacts(ImaginedFacts):
 
     __slots__ = ("_facts",)
 
-    def __init__(self, phase: Phase, flow: Mapping[str, Any], facts: Mapping[str, Any], now: float) -> None:
-        super().__init__(received(phase, flow))
+    def __init__(self, flow: Facts, facts: Mapping[str, Any], now: float) -> None:
+        super().__init__(flow)
         self["time.unix"] = now
         self._facts = facts
 

@@ -186,6 +186,12 @@ class Record(msgspec.Struct, tag="record", frozen=True):
     kind: str  # the name of its structure
 
 
+class Records(msgspec.Struct, tag="records", frozen=True):
+    """Several, of whichever sessions."""
+
+    records: list[Record]
+
+
 class Shown(msgspec.Struct, tag="shown", frozen=True):
     """What the terminal of an SSH channel has shown, for who watches it."""
 
@@ -305,7 +311,7 @@ ToProxy = (
     | Seen
     | Pass
     | Ended
-    | Record
+    | Records
     | LeafWanted
     | DialWanted
     | CertificateWanted

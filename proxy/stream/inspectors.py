@@ -41,8 +41,8 @@ from proxy.session.messages import (
     Pass,
     ReadLevel,
     Ready,
-    Record,
     RecordingWanted,
+    Records,
     Seen,
     Shown,
     SignatureWanted,
@@ -108,7 +108,11 @@ class InspectorHandle:
         """A message of the inspector's. It has none to send with descriptors."""
         for descriptor in descriptors:
             os.close(descriptor)
-        if isinstance(message, Ready):
+        if isinstance(message, Records):
+            for record in message.records:
+                if (handed := self.sessions.get(record.session)) is not None:
+                    self._pool.child(handed.flow, record.kind, record.child)
+        elif isinstance(message, Ready):
             self.shortfalls = message.shortfalls
             for shortfall in message.shortfalls:
                 log.warning("inspector %d: %s", self.number, shortfall)
@@ -121,8 +125,6 @@ class InspectorHandle:
             self._pool.decided(handed.flow.tenant.name, message.decisions)
             if message.protocol is not None and self._pool.application is not None:
                 self._pool.application.detected(handed.flow)
-        elif isinstance(message, Record):
-            self._pool.child(handed.flow, message.kind, message.child)
         elif isinstance(message, LeafWanted):
             self.channel.send(self._pool.lender.leaf(handed.flow.tenant.name, message))
         elif isinstance(message, DialWanted):

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 QUEUE_RECORDS = 20_000
 BATCH_RECORDS = 1_000
+LINGER_S = 0.05  # after the first of a batch: to wake the thread for each costs more than to write it
 _STOP = None
 
 Line = FlowRecord | msgspec.Raw  # Raw: JSON already
@@ -34,6 +35,7 @@ class JsonLines:
         self._queue: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self._overflowed = self._unwritten = 0  # each counted by one thread
         self._is_closed = self._is_failing = False
+        self._closing = threading.Event()
         self._encoder = msgspec.json.Encoder()
         try:
             self._fd = self._open()
@@ -58,6 +60,7 @@ class JsonLines:
         """Write everything that was submitted, and end the thread."""
         if not self._is_closed:
             self._is_closed = True
+            self._closing.set()
             self._queue.put(_STOP)
         await asyncio.to_thread(self._writer.join)
 
@@ -67,6 +70,7 @@ class JsonLines:
         is_running = True
         while is_running:
             records = [self._queue.get()]
+            self._closing.wait(LINGER_S)
             with contextlib.suppress(queue.Empty):
                 while len(records) < BATCH_RECORDS:
                     records.append(self._queue.get_nowait())

@@ -38,8 +38,10 @@ def check_line_ends(head: bytes | bytearray, searched: int = 0) -> None:
 def read_request(
     head: bytes, limits: Limits, scheme: bytes, default_host: bytes
 ) -> tuple[h11.Connection | None, RequestHead]:
-    """The request in `head`, which ends with its empty line, and the h11 connection that reads its body if that comes in
-    chunks."""
+    """The request in `head`, which ends with its empty line, and the h11 connection that reads its body.
+
+    None instead of that: the head was plain, and a body has a known length.
+    """
     if (plain := h1_plain.read_request(head)) is not None:
         method, target, fields = plain
         request = _request(RequestHead(method, scheme, default_host, target, "1.1"), fields, limits)
