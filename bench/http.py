@@ -19,7 +19,7 @@ from bench.series import Figure, Sample, alternate
 from bench.topology import BenchError, Topology, wait_for
 
 PLAIN, TLS, H2, FRESH = "plain requests/s", "TLS requests/s", "h2 requests/s", "TLS connections/s"
-DOWN, UP, P99 = "100 MB down Mbit/s", "100 MB up Mbit/s", "p99 ms at half load"
+DOWN, UP, P99 = "Mbit/s of 100 MB down", "Mbit/s of 100 MB up", "p99 ms at half load"
 FAILED, LOST = "failed", "requests without a record"
 LEADS = {TLS: 7.0, H2: 4.0, FRESH: 4.0}  # times mitmproxy
 LEAST_MBITS, MOST_IDLE_KIB, MOST_GROWTH, LEAST_PER_CORE = 1_000, 60.0, 1.05, 0.8
@@ -53,7 +53,7 @@ def _aim(figure: Figure, lost: float) -> None:
     for metric, least in LEADS.items():
         if figure.median(MITMPROXY, metric):
             figure.aim(f"times mitmproxy, {metric}", figure.ratio(READING, MITMPROXY, metric), least)
-    for metric in (DOWN, UP):
+    for metric in (f"{way}, HTTP/{version}" for version in ("1.1", "2") for way in (DOWN, UP)):
         figure.aim(metric, figure.median(READING, metric), LEAST_MBITS)
     figure.aim("KiB for an idle connection that is read", figure.median(READING, IDLE_KIB), MOST_IDLE_KIB, at_most=True)
     figure.aim(
@@ -114,7 +114,9 @@ def _loads(topology: Topology, contestant: Contestant, origin: Origin, seconds: 
             sample = {metric: report["done"] / report["seconds"] for metric, report in reports.items()}
             pace = loads.paced(topology, "/1k", sample[TLS] / 2, seconds)
             sample |= {P99: pace["p99_us"] / 1e3}
-            sample |= {DOWN: loads.download(topology, origin), UP: loads.upload(topology, origin)}
+            for version in ("1.1",) if isinstance(contestant, Squid) else ("1.1", "2"):
+                sample[f"{DOWN}, HTTP/{version}"] = loads.download(topology, origin, version)
+                sample[f"{UP}, HTTP/{version}"] = loads.upload(topology, origin, version)
         failed = pace["failed"] + sum(report["failed"] for report in reports.values())
         done = pace["done"] + sum(report["done"] for report in reports.values())
         return sample | {FAILED: failed, DONE: done + 2}

@@ -82,15 +82,15 @@ def _h2load_report(output: str) -> dict[str, float]:
     }  # fmt: skip
 
 
-def download(topology: Topology, origin: Origin) -> float:
-    """Mbit/s of 100 MB to the client; BenchError when not all of it came, or something else did."""
-    rate = _curl(topology, origin, ["-o", "/dev/null", f"{TLS_URL}/100m"])
-    return rate
+def download(topology: Topology, origin: Origin, version: str) -> float:
+    """Mbit/s of 100 MB to the client by HTTP `version`; BenchError when not all of it came."""
+    return _curl(topology, origin, [f"--http{version}", "-o", "/dev/null", f"{TLS_URL}/100m"])
 
 
-def upload(topology: Topology, origin: Origin) -> float:
+def upload(topology: Topology, origin: Origin, version: str) -> float:
     """Mbit/s of 100 MB to the origin, whose hash is compared with that of what the origin has kept."""
-    rate = _curl(topology, origin, ["-T", str(origin.bulk_file), "-o", "/dev/null", f"{TLS_URL}/up/100m"])
+    file = str(origin.bulk_file)
+    rate = _curl(topology, origin, [f"--http{version}", "-T", file, "-o", "/dev/null", f"{TLS_URL}/up/100m"])
     if origin.uploaded_sha256() != origin.bulk_sha256:
         raise BenchError("what was uploaded is not what arrived")
     return rate
