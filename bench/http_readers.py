@@ -194,7 +194,6 @@ class Squid(Redirected):
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=True)  # what another squid has left there
         return [str(root / "usr/sbin/squid"), "-N", "-f", str(file)]
 
-
     def _give(self, topology: Topology, directory: Path) -> None:
         """squid refuses to be root, and becomes `nobody`, whose its files have to be."""
         try:

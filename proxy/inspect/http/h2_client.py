@@ -8,9 +8,10 @@ import h2.errors
 import h2.events as events
 import h2.exceptions
 
-from proxy.inspect.http import h2_wire
+from proxy.inspect.http import h2_data, h2_wire
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError
+from proxy.inspect.http.h2_data import Data
 from proxy.inspect.http.h2_guard import FrameGuard
 from proxy.inspect.http.h2_wire import Outgoing, Sender
 from proxy.inspect.http.limits import Limits
@@ -47,7 +48,7 @@ class H2Client:
         self._pool = pool
         self._limits = limits
         self._session = session
-        self._guard = FrameGuard(limits, session.now(), self._went_away)
+        self._guard = FrameGuard(limits, session.now(), self._went_away, self._is_receiving)
         self.sender = Sender(self.h2, link, self._guard)
         self.is_over = self._is_going = False
         self.is_settled = False  # its settings are known
@@ -86,15 +87,21 @@ class H2Client:
         if self.is_over:
             return
         try:
-            for event in self.h2.receive_data(self._guard.feed(data, self._session.now())):
-                handle = _HANDLERS.get(type(event))
-                if handle is not None:
-                    handle(self, event)
+            for part in self._guard.feed(data, self._session.now()):
+                if self.is_over:
+                    return
+                if isinstance(part, Data):
+                    self._plain_data(part)
+                else:
+                    self._frames(part)
         except HttpError as error:
             self._fail(Fault.ORIGIN_PROTOCOL, f"{error.fault}: {error.detail}")
         except h2.exceptions.ProtocolError as error:
             self._fail(Fault.ORIGIN_PROTOCOL, str(error) or type(error).__name__)
         self.link.touch()
+
+    def _is_receiving(self, number: int) -> bool:
+        return h2_data.is_receiving(self.h2, number)
 
     def _informed(self, event: events.InformationalResponseReceived) -> None:
         stream = self.streams.get(event.stream_id or 0)
@@ -113,14 +120,33 @@ class H2Client:
             head.length = None if request.method == b"HEAD" else 0
         stream.exchange.responded(head)
 
-    def _data(self, event: events.DataReceived) -> None:
-        stream = self.streams.get(event.stream_id or 0)
-        size = event.flow_controlled_length or 0
-        if stream is None:
-            self.acknowledge(event.stream_id or 0, size)
+    def _frames(self, data: bytes) -> None:
+        """What h2 says of these frames."""
+        for event in self.h2.receive_data(data):
+            handle = _HANDLERS.get(type(event))
+            if handle is not None:
+                handle(self, event)
+
+    def _plain_data(self, part: Data) -> None:
+        """Data of a stream, beside h2, which is told of its end."""
+        if not h2_data.account(self.h2, part):
+            self._frames(h2_data.frame_of(part))
             return
-        if event.data:
-            stream.exchange.response_data(event.data)
+        self._took(part.number, part.data, len(part.data))
+        if part.is_last:
+            self._frames(h2_data.header(part.number, 0, h2_data.END_STREAM))
+
+    def _data(self, event: events.DataReceived) -> None:
+        self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)
+
+    def _took(self, number: int, data: bytes, size: int) -> None:
+        """`size`: with the padding."""
+        stream = self.streams.get(number)
+        if stream is None:
+            self.acknowledge(number, size)
+            return
+        if data:
+            stream.exchange.response_data(data)
         stream.took(size)
 
     def _trailers(self, event: events.TrailersReceived) -> None:
@@ -282,10 +308,9 @@ class ClientStream:
 
     def took(self, size: int) -> None:
         """So much has come: the origin may send as much again, unless the client does not take it."""
-        if self.is_paused:
-            self.unacknowledged += size
-        else:
-            self.client.acknowledge(self.number, size)
+        self.unacknowledged += size
+        if self.unacknowledged >= h2_wire.ACKNOWLEDGED_AT and not self.is_paused:
+            self.resume()
 
     def data(self, data: bytes) -> None:
         """A part of the body."""

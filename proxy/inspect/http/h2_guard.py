@@ -8,15 +8,17 @@ that are under way may be completed (RFC 9113 6.8).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from proxy.inspect.http.faults import Fault, HttpError
+from proxy.inspect.http.h2_data import Data
 from proxy.inspect.http.limits import Limits
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+END_STREAM, ACK, END_HEADERS, PADDED = 0x1, 0x1, 0x4, 0x8
 MAX_FRAME = 16_384  # what both sides announce
 PREFACE_BYTES = 24
+LEAST_PART = 4_096  # bytes of a DATA frame that go on before it is whole
 _HEADER = struct.Struct(">HBBBL")
 _MAX_CONTINUATIONS = 32
 _UPDATES_FOR_A_FRAME = 10  # WINDOW_UPDATE frames for each DATA frame sent, as Envoy has it
@@ -52,10 +54,16 @@ class FrameGuard:
     """Follows one direction of a connection. `goaway` is called with the last stream's number and the error code."""
 
     def __init__(
-        self, limits: Limits, now: float, goaway: Callable[[int, int], None], *, has_preface: bool = False
-    ) -> None:
+        self, limits: Limits, now: float, goaway: Callable[[int, int], None], is_receiving: Callable[[int], bool],
+        *, has_preface: bool = False,
+    ) -> None:  # fmt: skip
+        """`is_receiving(number)`: whether data may come on this stream."""
         self._limits = limits
         self._goaway = goaway
+        self._is_receiving = is_receiving
+        self._data: tuple[int, bool] | None = None  # the present frame is DATA: its stream, and whether it is the last
+        self._held = b""  # of its payload
+        self._is_in_block = False  # CONTINUATION must follow
         self._left = PREFACE_BYTES if has_preface else 0  # bytes of the present frame that are still to come
         self._partial = b""  # of a frame's header, or of a GOAWAY
         self._buckets = {kind: _Bucket(*bound, now) for kind, bound in _BOUNDS.items()}
@@ -65,36 +73,65 @@ class FrameGuard:
         self._updates = 1_000
         self.sent = 0  # DATA frames that went the other way
 
-    def feed(self, data: bytes, now: float) -> bytes:
-        """What of `data` h2 is to read; HttpError names the attack."""
+    def feed(self, data: bytes, now: float) -> Iterator[bytes | Data]:
+        """What of `data` h2 is to read, and the data of streams beside it, in their order; HttpError names the attack.
+
+        Each part has to be dealt with before the next one is asked for.
+        """
         if self._partial:
             data = self._partial + data
             self._partial = b""
         position, start, size = self._left, 0, len(data)
-        parts: list[bytes] = []
+        if self._data is not None:
+            if (rest := self._rest(data[:position])) is not None:
+                yield rest
+            start = position
         while position + 9 <= size:
-            high, low, kind, flags, _ = _HEADER.unpack_from(data, position)
+            high, low, kind, flags, number = _HEADER.unpack_from(data, position)
             length = (high << 8) | low
+            end = position + 9 + length
             if length > MAX_FRAME:
                 raise HttpError(Fault.BAD_FRAME, f"a frame of {length} bytes")
-            if kind == GOAWAY:
-                if position + 9 + length > size:
+            if kind == DATA and length:
+                if not flags & PADDED and not self._is_in_block:
+                    if start < position:
+                        yield data[start:position]
+                        start = position
+                    if self._is_receiving(number):
+                        self._data, self._left, start = (number, bool(flags & END_STREAM)), length, end
+                        if (rest := self._rest(data[position + 9 : end])) is not None:
+                            yield rest
+            elif kind == GOAWAY:
+                if end > size:
                     break
-                parts.append(data[start:position])
-                self._went_away(data[position + 9 : position + 9 + length])
-                start = position + 9 + length
-            elif kind != DATA or not length:
+                if start < position:
+                    yield data[start:position]
+                self._went_away(data[position + 9 : end])
+                start = end
+            else:
                 self._count(kind, flags, length, now)
-            position += 9 + length
+            position = end
         if position < size:
             self._partial = data[position:]
-            self._left = 0
-        else:
-            self._left = position - size
-        if start == 0 and not self._partial:
-            return data
-        parts.append(data[start : min(position, size)])
-        return b"".join(parts)
+        self._left = max(position - size, 0)
+        if start < min(position, size):
+            yield data[start : min(position, size)]
+
+    def _rest(self, data: bytes) -> Data | None:
+        """More of the present DATA frame, maybe all that is left of it; None: too little to be passed on by itself."""
+        assert self._data is not None
+        number, is_last = self._data
+        self._left -= len(data)
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if not self._left:
+            self._data = None
+            return Data(number, data, is_last)
+        if len(data) < LEAST_PART:
+            self._held = data
+            return None
+        return Data(number, data, False)
 
     def was_reset(self, now: float) -> None:
         """The peer has made this side reset a stream: the same attack from the other end (CVE-2025-8671)."""
@@ -107,6 +144,8 @@ class FrameGuard:
         self._goaway(last & 0x7FFFFFFF, code)
 
     def _count(self, kind: int, flags: int, length: int, now: float) -> None:
+        if kind in (HEADERS, PUSH_PROMISE, CONTINUATION):
+            self._is_in_block = not flags & END_HEADERS
         if kind in (HEADERS, PUSH_PROMISE):
             self._block, self._continuations = length, 0
         elif kind == CONTINUATION:

@@ -9,10 +9,11 @@ import h2.events as events
 import h2.exceptions
 from hyperframe.frame import GoAwayFrame
 
-from proxy.inspect.http import h2_wire, timing
+from proxy.inspect.http import h2_data, h2_wire, timing
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError, told
 from proxy.inspect.http.front import Owner
+from proxy.inspect.http.h2_data import Data
 from proxy.inspect.http.h2_guard import FrameGuard
 from proxy.inspect.http.h2_wire import Codes, Outgoing, Sender
 from proxy.inspect.http.link import Link
@@ -31,7 +32,7 @@ class H2Server:
         self.streams: dict[int, ServerStream] = {}
         self.h2 = h2_wire.connection(owner.limits, is_client=False)
         self._scheme = scheme
-        self._guard = FrameGuard(owner.limits, owner.session.now(), self._went_away, has_preface=True)
+        self._guard = FrameGuard(owner.limits, owner.session.now(), self._went_away, self._is_receiving, has_preface=True)
         self.sender = Sender(self.h2, link, self._guard)
         self._is_over = self._is_going = False
         self.idle_since = owner.session.now()
@@ -55,15 +56,21 @@ class H2Server:
         if self._is_over:
             return
         try:
-            for event in self.h2.receive_data(self._guard.feed(data, self.owner.session.now())):
-                handle = _HANDLERS.get(type(event))
-                if handle is not None:
-                    handle(self, event)
+            for part in self._guard.feed(data, self.owner.session.now()):
+                if self._is_over:
+                    return
+                if isinstance(part, Data):
+                    self._plain_data(part)
+                else:
+                    self._frames(part)
         except HttpError as error:
             self._end(error)
         except h2.exceptions.ProtocolError as error:
             self._end(h2_wire.fault_of(error))
         self.link.touch()
+
+    def _is_receiving(self, number: int) -> bool:
+        return h2_data.is_receiving(self.h2, number)
 
     def _request(self, event: events.RequestReceived) -> None:
         number, is_complete = event.stream_id, event.stream_ended is not None
@@ -92,14 +99,33 @@ class H2Server:
         exchange.client_ended = True
         exchange.refuse(error.fault, error.detail, by=told(error.fault).by)
 
-    def _data(self, event: events.DataReceived) -> None:
-        stream = self.streams.get(event.stream_id or 0)
-        size = event.flow_controlled_length or 0
-        if stream is None:
-            self.acknowledge(event.stream_id or 0, size)
+    def _frames(self, data: bytes) -> None:
+        """What h2 says of these frames."""
+        for event in self.h2.receive_data(data):
+            handle = _HANDLERS.get(type(event))
+            if handle is not None:
+                handle(self, event)
+
+    def _plain_data(self, part: Data) -> None:
+        """Data of a stream, beside h2, which is told of its end."""
+        if not h2_data.account(self.h2, part):
+            self._frames(h2_data.frame_of(part))
             return
-        if event.data:
-            stream.exchange.request_data(event.data)
+        self._took(part.number, part.data, len(part.data))
+        if part.is_last:
+            self._frames(h2_data.header(part.number, 0, h2_data.END_STREAM))
+
+    def _data(self, event: events.DataReceived) -> None:
+        self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)
+
+    def _took(self, number: int, data: bytes, size: int) -> None:
+        """`size`: with the padding."""
+        stream = self.streams.get(number)
+        if stream is None:
+            self.acknowledge(number, size)
+            return
+        if data:
+            stream.exchange.request_data(data)
         stream.took(size)
 
     def _trailers(self, event: events.TrailersReceived) -> None:
@@ -288,10 +314,9 @@ class ServerStream:
 
     def took(self, size: int) -> None:
         """So much has come: the client may send as much again, unless its origin does not take it."""
-        if self.is_paused:
-            self.unacknowledged += size
-        else:
-            self.server.acknowledge(self.number, size)
+        self.unacknowledged += size
+        if self.unacknowledged >= h2_wire.ACKNOWLEDGED_AT and not self.is_paused:
+            self.resume()
 
     def inform(self, head: ResponseHead) -> None:
         """An interim response."""

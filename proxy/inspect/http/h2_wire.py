@@ -11,6 +11,7 @@ import h2.exceptions
 import h2.settings
 from hpack import NeverIndexedHeaderTuple
 
+from proxy.inspect.http import h2_data
 from proxy.inspect.http.faults import Fault, HttpError
 from proxy.inspect.http.h2_guard import MAX_FRAME, FrameGuard
 from proxy.inspect.http.limits import Limits
@@ -24,6 +25,7 @@ _BAD_VALUE = re.compile(rb"[\0\r\n]")
 _CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _SECRET = frozenset((b"authorization", b"proxy-authorization"))
 STREAM_HIGH_WATER = 64 << 10
+ACKNOWLEDGED_AT = 16 << 10  # bytes of a stream that were passed on: a window is opened by 128 KiB at a time anyway
 
 Codes = h2.settings.SettingCodes
 
@@ -120,11 +122,23 @@ class Sender:
                 parts.appendleft(part[size:])
                 part = part[:size]
             is_last = not parts and stream.trailers is not None and not stream.trailers
-            made.send_data(stream.number, part, end_stream=is_last)
+            if is_last:
+                made.send_data(stream.number, part, end_stream=True)
+            else:
+                self._send_part(stream.number, part)
             self._guard.sent += 1
             window -= size
             stream.size -= size
             stream.is_over = stream.is_over or is_last
+
+    def _send_part(self, number: int, part: bytes) -> None:
+        """A DATA frame beside h2, behind what h2 has to send."""
+        h2_data.spend(self._h2, number, len(part))
+        link = self._link
+        if waiting := self._h2.data_to_send():
+            link.write(waiting)
+        link.write(h2_data.header(number, len(part)))
+        link.write(part)
 
     def _end(self, stream: Outgoing) -> None:
         if stream.is_over:
