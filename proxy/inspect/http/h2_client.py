@@ -134,7 +134,10 @@ class H2Client:
             return
         self._took(part.number, part.data, len(part.data))
         if part.is_last:
-            self._frames(h2_data.header(part.number, 0, h2_data.END_STREAM))
+            if h2_data.end(self.h2, part.number):
+                self._complete(part.number)
+            else:
+                self._frames(h2_data.header(part.number, 0, h2_data.END_STREAM))
 
     def _data(self, event: events.DataReceived) -> None:
         self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)
@@ -155,7 +158,11 @@ class H2Client:
             stream.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
 
     def _ended(self, event: events.StreamEnded) -> None:
-        stream = self.streams.get(event.stream_id or 0)
+        self._complete(event.stream_id or 0)
+
+    def _complete(self, number: int) -> None:
+        """Nothing more comes on this stream."""
+        stream = self.streams.get(number)
         if stream is None:
             return
         stream.has_answered = True

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import h2.connection
 import h2.events
-from h2.stream import StreamState
+from h2.stream import StreamInputs, StreamState
 
 END_STREAM = 0x1
 _RECEIVING = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
@@ -46,6 +46,17 @@ def account(made: h2.connection.H2Connection, part: Data) -> bool:
     whole.window_consumed(size)
     own.window_consumed(size)
     stream._actual_content_length += size
+    return True
+
+
+def end(made: h2.connection.H2Connection, number: int) -> bool:
+    """Take note that nothing more comes on this stream; False: h2 has to see it."""
+    stream = made.streams.get(number)
+    if stream is None or stream.state_machine.state not in _RECEIVING:
+        return False
+    if stream._expected_content_length not in (None, stream._actual_content_length):
+        return False
+    stream.state_machine.process_input(StreamInputs.RECV_END_STREAM)
     return True
 
 

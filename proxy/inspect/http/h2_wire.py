@@ -24,7 +24,7 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0
 _BAD_VALUE = re.compile(rb"[\0\r\n]")
 _CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _SECRET = frozenset((b"authorization", b"proxy-authorization"))
-STREAM_HIGH_WATER = 64 << 10
+STREAM_HIGH_WATER, STREAM_LOW_WATER = 64 << 10, 32 << 10  # bytes that wait for a window
 ACKNOWLEDGED_AT = 16 << 10  # bytes of a stream that were passed on: a window is opened by 128 KiB at a time anyway
 
 Codes = h2.settings.SettingCodes
@@ -91,7 +91,7 @@ class Sender:
         self.pump(stream)
 
     def pump(self, stream: Outgoing) -> bool:
-        """Send what can be sent; whether the stream has become empty after it had been full."""
+        """Send what can be sent; whether there is room again after the stream had been full."""
         if stream.is_over:
             return False
         made, parts = self._h2, stream.parts
@@ -106,11 +106,11 @@ class Sender:
         self._link.touch()
         if parts:
             self.waiting[stream.number] = stream
-            stream.is_full = stream.is_full or stream.size > STREAM_HIGH_WATER
-            return False
-        self.waiting.pop(stream.number, None)
-        was_full, stream.is_full = stream.is_full, False
-        return was_full
+        else:
+            self.waiting.pop(stream.number, None)
+        was_full = stream.is_full
+        stream.is_full = stream.size > (STREAM_LOW_WATER if was_full else STREAM_HIGH_WATER)
+        return was_full and not stream.is_full
 
     def _send_parts(self, stream: Outgoing, window: int) -> None:
         made, parts = self._h2, stream.parts

@@ -21,7 +21,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stream_s: float = 3600.0  # a response, an upgraded connection or a tunnel in which nothing moves
     linger_s: float = 2.0  # for a client to read why it was refused, before the connection goes
     streams: int = 100  # concurrent requests of one HTTP/2 connection
-    window_bytes: int = 256 << 10  # of a stream; four times as much for a connection
+    window_bytes: int = 512 << 10  # of a stream; four times as much for a connection
     origin_connections: int = 6  # of one conversation to one HTTP/1.1 origin
     waiting: int = 200  # requests that wait for one of them
     message_bytes: int = 64 << 20  # of a WebSocket message, inflated, where a hook reads it
