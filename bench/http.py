@@ -1,4 +1,4 @@
-"""HTTP that is read, beside mitmproxy and squid, a relay that reads nothing, and the origin by itself; everything on one core.
+"""HTTP that is read: beside mitmproxy, squid, a relay that reads nothing, and the origin by itself; all on one core.
 
 Policies and records are on in the proxy. A run in which a request failed counts for nothing, and says so.
 """
@@ -128,7 +128,7 @@ DONE = "requests"
 
 
 def _lost(topology: Topology, reading: Reading, figure: Figure) -> float:
-    """How many requests that were answered have no record. A generator that stops leaves some that it does not count."""
+    """How many requests that were answered have no record; what was under way at the end has one and is not counted."""
     answered = sum(sample[DONE] for sample in figure.runs[READING])
 
     def records() -> int:

@@ -1,7 +1,7 @@
 """Holds TLS connections: `python -m bench.http_holder TRUST COUNT SECONDS` in the client's namespace.
 
-Each asks once for 1 KiB and is idle then. Prints `{"done": ..., "failed": ...}`; for each line on its standard input every
-connection asks once more, and it prints how many were answered. It ends with its input.
+Each asks once for 1 KiB and is idle then. Prints `{"done": ..., "failed": ...}`; for each line on its standard input
+every connection asks once more, and it prints how many were answered. It ends with its input.
 """
 
 from __future__ import annotations

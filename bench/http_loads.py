@@ -1,4 +1,4 @@
-"""Loads of HTTP, each by a program that many use, and what they report. What is refused, lost or cut is counted as failed."""
+"""Loads of HTTP, each by a program that many use, and what they report. What is refused, lost or cut has failed."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def _curl(topology: Topology, origin: Origin, arguments: list[str]) -> float:
 
 @contextlib.contextmanager
 def held(topology: Topology, origin: Origin, count: int, patience_s: float) -> Iterator[dict[str, Any]]:
-    """`count` TLS connections that were used once and are idle now: how many are `done`, how many `failed`; `ask()` uses
-    each once more and returns how many answered."""
+    """`count` TLS connections that were used once and are idle now: how many are `done`, how many `failed`; `ask()`
+    uses each once more and returns how many answered."""
     command = [sys.executable, "-m", "bench.http_holder", str(origin.trust), str(count), f"{patience_s:g}"]
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": Path(__file__).parent.parent}
     with topology.running(CLIENT, command, **options) as process:

@@ -1,4 +1,4 @@
-"""The origin of HTTP that is read: nginx with TLS, a file of 1 KiB, one of 100 MB, and room for uploads; one root for all.
+"""The origin of HTTP that is read: nginx with TLS, files of 1 KiB and 100 MB, room for uploads; and one root for all.
 
 The root signs the origin's certificate, and it is the authority with which every contestant signs its own: what is
 compared is not who has the cheaper keys.

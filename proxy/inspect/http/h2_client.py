@@ -8,10 +8,10 @@ import h2.errors
 import h2.events as events
 import h2.exceptions
 
-from proxy.inspect.http import h2_data, h2_wire
+from proxy.inspect.http import h2_wire
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError
-from proxy.inspect.http.h2_data import Data
+from proxy.inspect.http.h2_data import Incoming
 from proxy.inspect.http.h2_guard import FrameGuard
 from proxy.inspect.http.h2_wire import Outgoing, Sender
 from proxy.inspect.http.limits import Limits
@@ -48,7 +48,8 @@ class H2Client:
         self._pool = pool
         self._limits = limits
         self._session = session
-        self._guard = FrameGuard(limits, session.now(), self._went_away, self._is_receiving)
+        self._guard = FrameGuard(limits, session.now(), self._went_away)
+        self._incoming = Incoming(self.h2, self._guard, self._handle, self._took, self._complete)
         self.sender = Sender(self.h2, link, self._guard)
         self.is_over = self._is_going = False
         self.is_settled = False  # its settings are known
@@ -87,21 +88,12 @@ class H2Client:
         if self.is_over:
             return
         try:
-            for part in self._guard.feed(data, self._session.now()):
-                if self.is_over:
-                    return
-                if isinstance(part, Data):
-                    self._plain_data(part)
-                else:
-                    self._frames(part)
+            self._incoming.read(data, self._session.now())
         except HttpError as error:
             self._fail(Fault.ORIGIN_PROTOCOL, f"{error.fault}: {error.detail}")
         except h2.exceptions.ProtocolError as error:
             self._fail(Fault.ORIGIN_PROTOCOL, str(error) or type(error).__name__)
         self.link.touch()
-
-    def _is_receiving(self, number: int) -> bool:
-        return h2_data.is_receiving(self.h2, number)
 
     def _informed(self, event: events.InformationalResponseReceived) -> None:
         stream = self.streams.get(event.stream_id or 0)
@@ -120,24 +112,10 @@ class H2Client:
             head.length = None if request.method == b"HEAD" else 0
         stream.exchange.responded(head)
 
-    def _frames(self, data: bytes) -> None:
-        """What h2 says of these frames."""
-        for event in self.h2.receive_data(data):
-            handle = _HANDLERS.get(type(event))
-            if handle is not None:
-                handle(self, event)
-
-    def _plain_data(self, part: Data) -> None:
-        """Data of a stream, beside h2, which is told of its end."""
-        if not h2_data.account(self.h2, part):
-            self._frames(h2_data.frame_of(part))
-            return
-        self._took(part.number, part.data, len(part.data))
-        if part.is_last:
-            if h2_data.end(self.h2, part.number):
-                self._complete(part.number)
-            else:
-                self._frames(h2_data.header(part.number, 0, h2_data.END_STREAM))
+    def _handle(self, event: events.Event) -> None:
+        handle = _HANDLERS.get(type(event))
+        if handle is not None:
+            handle(self, event)
 
     def _data(self, event: events.DataReceived) -> None:
         self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)

@@ -7,23 +7,60 @@ frame for a stream that is closed, beyond a window or beyond its Content-Length,
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Callable
 
 import h2.connection
 import h2.events
 from h2.stream import StreamInputs, StreamState
 
-END_STREAM = 0x1
+from proxy.inspect.http.h2_guard import END_STREAM, Data, FrameGuard
+
 _RECEIVING = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
 _HEADER = struct.Struct(">HBBBL")
 
 
-class Data(NamedTuple):
-    """A DATA frame without padding, or a part of one."""
+class Incoming:
+    """What a peer sends: frames by h2, whose events `handle` gets, and data beside it.
 
-    number: int  # of its stream
-    data: bytes
-    is_last: bool  # nothing follows on this stream
+    `took(number, data, size)`: data of a stream, with the size that its windows count; `complete(number)`: there is no
+    more of it.
+    """
+
+    def __init__(
+        self,
+        made: h2.connection.H2Connection,
+        guard: FrameGuard,
+        handle: Callable[[h2.events.Event], None],
+        took: Callable[[int, bytes, int], None],
+        complete: Callable[[int], None],
+    ) -> None:
+        self._h2, self._guard = made, guard
+        self._handle, self._took, self._complete = handle, took, complete
+        guard.is_receiving = lambda number: is_receiving(made, number)
+
+    def read(self, data: bytes, now: float) -> None:
+        """`HttpError` names an attack; `h2.exceptions.ProtocolError` is what h2 does not allow."""
+        for part in self._guard.feed(data, now):
+            if isinstance(part, Data):
+                self._plain(part)
+            else:
+                self._frames(part)
+
+    def _frames(self, data: bytes) -> None:
+        for event in self._h2.receive_data(data):
+            self._handle(event)
+
+    def _plain(self, part: Data) -> None:
+        number = part.number
+        if not account(self._h2, part):
+            self._frames(frame_of(part))
+            return
+        self._took(number, part.data, len(part.data))
+        if part.is_last:
+            if end(self._h2, number):
+                self._complete(number)
+            else:
+                self._frames(header(number, 0, END_STREAM))
 
 
 def is_receiving(made: h2.connection.H2Connection, number: int) -> bool:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from proxy.inspect.http.faults import Fault, HttpError
-from proxy.inspect.http.h2_data import Data
 from proxy.inspect.http.limits import Limits
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -50,17 +50,23 @@ class _Bucket:
             raise HttpError(self.fault, f"more than {self.burst} at once and {self.rate:g} a second")
 
 
+class Data(NamedTuple):
+    """A DATA frame without padding, or a part of one."""
+
+    number: int  # of its stream
+    data: bytes
+    is_last: bool  # nothing follows on this stream
+
+
 class FrameGuard:
     """Follows one direction of a connection. `goaway` is called with the last stream's number and the error code."""
 
     def __init__(
-        self, limits: Limits, now: float, goaway: Callable[[int, int], None], is_receiving: Callable[[int], bool],
-        *, has_preface: bool = False,
-    ) -> None:  # fmt: skip
-        """`is_receiving(number)`: whether data may come on this stream."""
+        self, limits: Limits, now: float, goaway: Callable[[int, int], None], *, has_preface: bool = False
+    ) -> None:
         self._limits = limits
         self._goaway = goaway
-        self._is_receiving = is_receiving
+        self.is_receiving: Callable[[int], bool] = lambda number: False  # whether data may come on this stream
         self._data: tuple[int, bool] | None = None  # the present frame is DATA: its stream, and whether it is the last
         self._held = b""  # of its payload
         self._is_in_block = False  # CONTINUATION must follow
@@ -97,7 +103,7 @@ class FrameGuard:
                     if start < position:
                         yield data[start:position]
                         start = position
-                    if self._is_receiving(number):
+                    if self.is_receiving(number):
                         self._data, self._left, start = (number, bool(flags & END_STREAM)), length, end
                         if (rest := self._rest(data[position + 9 : end])) is not None:
                             yield rest

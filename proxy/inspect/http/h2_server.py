@@ -9,11 +9,11 @@ import h2.events as events
 import h2.exceptions
 from hyperframe.frame import GoAwayFrame
 
-from proxy.inspect.http import h2_data, h2_wire, timing
+from proxy.inspect.http import h2_wire, timing
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError, told
 from proxy.inspect.http.front import Owner
-from proxy.inspect.http.h2_data import Data
+from proxy.inspect.http.h2_data import Incoming
 from proxy.inspect.http.h2_guard import FrameGuard
 from proxy.inspect.http.h2_wire import Codes, Outgoing, Sender
 from proxy.inspect.http.link import Link
@@ -32,7 +32,8 @@ class H2Server:
         self.streams: dict[int, ServerStream] = {}
         self.h2 = h2_wire.connection(owner.limits, is_client=False)
         self._scheme = scheme
-        self._guard = FrameGuard(owner.limits, owner.session.now(), self._went_away, self._is_receiving, has_preface=True)
+        self._guard = FrameGuard(owner.limits, owner.session.now(), self._went_away, has_preface=True)
+        self._incoming = Incoming(self.h2, self._guard, self._handle, self._took, self._complete)
         self.sender = Sender(self.h2, link, self._guard)
         self._is_over = self._is_going = False
         self.idle_since = owner.session.now()
@@ -56,21 +57,12 @@ class H2Server:
         if self._is_over:
             return
         try:
-            for part in self._guard.feed(data, self.owner.session.now()):
-                if self._is_over:
-                    return
-                if isinstance(part, Data):
-                    self._plain_data(part)
-                else:
-                    self._frames(part)
+            self._incoming.read(data, self.owner.session.now())
         except HttpError as error:
             self._end(error)
         except h2.exceptions.ProtocolError as error:
             self._end(h2_wire.fault_of(error))
         self.link.touch()
-
-    def _is_receiving(self, number: int) -> bool:
-        return h2_data.is_receiving(self.h2, number)
 
     def _request(self, event: events.RequestReceived) -> None:
         number, is_complete = event.stream_id, event.stream_ended is not None
@@ -99,24 +91,10 @@ class H2Server:
         exchange.client_ended = True
         exchange.refuse(error.fault, error.detail, by=told(error.fault).by)
 
-    def _frames(self, data: bytes) -> None:
-        """What h2 says of these frames."""
-        for event in self.h2.receive_data(data):
-            handle = _HANDLERS.get(type(event))
-            if handle is not None:
-                handle(self, event)
-
-    def _plain_data(self, part: Data) -> None:
-        """Data of a stream, beside h2, which is told of its end."""
-        if not h2_data.account(self.h2, part):
-            self._frames(h2_data.frame_of(part))
-            return
-        self._took(part.number, part.data, len(part.data))
-        if part.is_last:
-            if h2_data.end(self.h2, part.number):
-                self._complete(part.number)
-            else:
-                self._frames(h2_data.header(part.number, 0, h2_data.END_STREAM))
+    def _handle(self, event: events.Event) -> None:
+        handle = _HANDLERS.get(type(event))
+        if handle is not None:
+            handle(self, event)
 
     def _data(self, event: events.DataReceived) -> None:
         self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)

@@ -1,0 +1,94 @@
+"""Data of HTTP/2 that passes beside h2: nothing is lost, and what h2 refuses is refused all the same."""
+
+import h2.events as events
+import hyperframe.frame as frames
+import pytest
+
+from tests.inspect.http.h2_peer import REQUEST
+from tests.inspect.http.test_h2 import H2Talk
+
+POST = [(b":method", b"POST"), *REQUEST[1:]]
+
+
+def data_frame(number, data, *flags):
+    frame = frames.DataFrame(number, data, flags=list(flags))
+    return frame.serialize()
+
+
+def was_ended(talk):
+    """Whether the proxy has said GOAWAY."""
+    return any(type(event) is events.ConnectionTerminated for event in talk.browser.events)
+
+
+def posting(*more, end=False):
+    talk = H2Talk()
+    talk.client_says(talk.browser.headers(1, [*POST, *more], end=end))
+    return talk
+
+
+@pytest.mark.parametrize("size", [1, 100, 4_095, 4_096, 5_000, 16_384])
+def test_a_body_in_pieces_of_any_size_arrives_whole(size):
+    talk = posting()
+    talk.server.reads = True
+    body = bytes(range(256)) * 80  # 20,480 bytes in frames of 10,240
+    data = data_frame(1, body[:10_240]) + data_frame(1, body[10_240:], "END_STREAM")
+    for start in range(0, len(data), size):
+        talk.client_says(data[start : start + size])
+    assert talk.server.body(1) == body
+    assert talk.server.of(events.StreamEnded, 1)
+
+
+def test_padding_counts_in_the_windows():
+    talk = posting()
+    frame = frames.DataFrame(1, b"hello", pad_length=9, flags=["PADDED", "END_STREAM"])
+    talk.client_says(frame.serialize())
+    assert talk.server.body(1) == b"hello"
+
+
+@pytest.mark.parametrize("length", [b"4", b"6"])
+def test_a_body_that_is_not_as_long_as_said_is_refused(length):
+    talk = posting((b"content-length", length))
+    talk.client_says(data_frame(1, b"hello", "END_STREAM"))
+    assert not talk.server.of(events.StreamEnded, 1)
+    assert was_ended(talk)
+
+
+def test_data_after_the_end_of_a_stream_is_refused():
+    talk = posting()
+    talk.client_says(data_frame(1, b"hello", "END_STREAM") + data_frame(1, b"more"))
+    assert talk.server.body(1) == b"hello"
+    assert was_ended(talk) or talk.browser.of(events.StreamReset, 1)
+
+
+def test_data_beyond_the_window_is_refused():
+    talk = posting()  # whose origin opens no window: nothing is taken
+    for _ in range(100):
+        if talk.finished is not None:
+            break
+        talk.client_says(data_frame(1, b"x" * 16_384))
+    assert talk.finished is not None
+    assert was_ended(talk)
+
+
+def test_data_within_a_header_block_is_refused():
+    talk = H2Talk()
+    block = talk.browser.headers(1, POST, end=False)
+    talk.client_says(block)
+    second = bytearray(talk.browser.headers(3, POST, end=False))
+    second[4] &= ~0x4  # END_HEADERS: CONTINUATION has to follow
+    talk.client_says(bytes(second) + data_frame(1, b"hello"))
+    assert was_ended(talk)
+
+
+def test_windows_open_again_as_data_passes():
+    talk = posting()
+    talk.server.reads = True
+    sent = 0
+    for _ in range(200):  # 3.2 MB: many times what the windows hold
+        window = talk.browser.h2.local_flow_control_window(1)
+        assert window > 0
+        talk.client_says(talk.browser.data(1, b"x" * min(window, 16_000)))
+        talk.server.read()
+        talk.origin_says(talk.server.out())
+        sent += min(window, 16_000)
+    assert len(talk.server.body(1)) == sent > 2_000_000
