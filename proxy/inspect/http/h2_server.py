@@ -180,6 +180,7 @@ class H2Server:
             self._record(RequestHead(b"", self._scheme, b"", b"", "2"), error)
         self.owner.at_fault(error.fault)
         for stream in list(self.streams.values()):
+            stream.unacknowledged = 0  # no window is opened after this
             stream.exchange.client_gone(error.fault, error.detail)
         if not self._is_over:
             self._is_over = True
