@@ -12,6 +12,7 @@ import socket
 import sys
 
 import proxy.inspect
+from proxy.inspect.farewell import prepare
 from proxy.inspect.inspector import TICK_S, Inspector
 from proxy.inspect.sandbox import give_up_rights
 from proxy.poller import Poller
@@ -31,6 +32,7 @@ def main(descriptor: int, *, reads_ssh: bool) -> None:
         signal.signal(number, signal.SIG_IGN)
     gc.set_threshold(*COLLECT)
     _import_all(reads_ssh)
+    prepare()
     asyncio.run(_serve(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)))
 
 

@@ -10,6 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 
+from proxy.inspect.farewell import close_notify
 from proxy.inspect.stream import LOW_WATER, Handler, Side
 from proxy.poller import ERROR, HANGUP, IN, OUT, Poller
 from proxy.session.facts import TLSFacts
@@ -252,7 +253,7 @@ class SocketStream:
 class TLSStream(SocketStream):
     """The same behind TLS: `sock` has shaken hands."""
 
-    __slots__ = ("_facts", "_wants_to_shut", "learnt")
+    __slots__ = ("_facts", "_said_farewell", "learnt")
 
     sock: ssl.SSLSocket
 
@@ -261,7 +262,7 @@ class TLSStream(SocketStream):
                  learnt: Callable[[ssl.SSLSocket], None] | None = None) -> None:  # fmt: skip
         """`learnt` is called after the first read: by then the origin's tickets have come."""
         super().__init__(side, sock, poller, turn, crashed)
-        self._facts, self._wants_to_shut, self.learnt = facts, False, learnt
+        self._facts, self._said_farewell, self.learnt = facts, False, learnt
 
     @property
     def tls(self) -> TLSFacts | None:
@@ -269,6 +270,10 @@ class TLSStream(SocketStream):
 
     def _send_all(self) -> None:
         out, send = self._out, self.sock.send
+        if self._said_farewell:  # what is left is a record already
+            while out:
+                self._sent(socket.socket.send(self.sock, out[0]))
+            return
         while out:
             if len(out) > 1:  # one record of many small pieces
                 joined = b"".join(out)
@@ -282,8 +287,6 @@ class TLSStream(SocketStream):
             try:
                 data = recv(RECORD)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                if self._wants_to_shut:
-                    self._shut()
                 return
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # what `recv` says of the end, once we have said ours
                 data = b""
@@ -298,29 +301,22 @@ class TLSStream(SocketStream):
                 return
 
     def _shut(self) -> None:
-        """close_notify, then FIN. OpenSSL takes what arrives meanwhile for an error: first that is read."""
-        if not self._is_eof and not self._is_final and has_unread(self.sock):
-            self._wants_to_shut = True
-            return
-        self._is_shut, self._wants_to_shut = True, False
-        has_arrived = False
-        try:
-            self.sock.unwrap()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass
-        except (OSError, ValueError):  # the far end does not want to hear it, or has just sent more, which is not lost
-            has_arrived = not self._is_eof
-        try:
-            socket.socket.shutdown(self.sock, socket.SHUT_WR)
-        except OSError:
-            pass
-        if has_arrived and not self._is_final:
-            self._read()
-
-
-def has_unread(sock: socket.socket) -> bool:
-    """Whether something has arrived that was not read."""
-    try:
-        return bool(socket.socket.recv(sock, 1, socket.MSG_PEEK))
-    except OSError:
-        return False
+        """close_notify, then FIN."""
+        if not self._said_farewell:
+            self._said_farewell = True
+            if alert := close_notify(self.sock):
+                self._out.append(alert)
+                self.queued += len(alert)
+                try:
+                    self._send_all()
+                except BlockingIOError:
+                    pass
+                except OSError:  # nobody is there to hear it
+                    self._out.clear()
+                    self.queued = 0
+        if not self._out:
+            self._is_shut = True
+            try:
+                socket.socket.shutdown(self.sock, socket.SHUT_WR)
+            except OSError:
+                pass
