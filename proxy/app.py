@@ -204,7 +204,9 @@ class Proxy:
         echo = DatagramPlane(EchoFlow, poller, lifecycle, errors, timeouts, udp_offload)
         openers: dict[str, Opener] = {"tcp": tcp, "udp": udp, "icmp": echo, "icmpv6": echo}
         forwarder = TunnelOffRamp(lifecycle, errors, timeouts, self._kernel)
-        return Plane(Entrance(lifecycle, errors, openers, forwarder), errors)
+        entrance = Entrance(lifecycle, errors, openers, forwarder)
+        entrance.is_read = inspectors.is_read
+        return Plane(entrance, errors)
 
     def _load_policies(self) -> PolicyJudge | None:
         """The judge of all new flows; None where no policy is named."""

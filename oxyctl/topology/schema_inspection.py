@@ -12,8 +12,10 @@ INSPECTION: dict[str, dict[str, str]] = {
         "system_trust": "Whether the system's root certificates are trusted.",
         "ca": "An authority that exists already; without it, one is made at the first start.",
         "permitted": "Domains and prefixes that a new authority may sign for; without any, all.",
+        "quic": "What becomes of UDP to port 443 of what is read over TCP.",
+        "client_certificates": "What becomes of hosts that ask for a client's certificate.",
         "learn_pinned": "Pass for a while what the client refused when it was inspected.",
-        "pinned_s": "For how long, in seconds.",
+        "pinned_s": "How long a host is passed for such a reason, in seconds.",
         "ssh": "How SSH is read; without it, SSH is passed unread.",
     },
     "ImportedAuthority": {

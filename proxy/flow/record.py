@@ -74,6 +74,7 @@ class TLSRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     origin_cipher: str | None = None
     origin_is_resumed: bool = False
     issuer: str | None = None  # of the origin's certificate
+    asks_certificate: bool = False  # the origin, of its clients
     error: str | None = None  # why there is no TLS with the client or the origin
 
 

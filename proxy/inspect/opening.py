@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from proxy.errors import ProxyError
-from proxy.flow.record import TLSRecord
+from proxy.flow.hello import tls_record
 from proxy.inspect import handshakes
 from proxy.inspect.handshakes import Failure, Handshake
 from proxy.inspect.readers import HTTP_ALPN, READERS, Inner
@@ -31,6 +31,7 @@ from proxy.verdict import Decision, Verdict
 from proxy.wire.client_hello import Hello
 from proxy.wire.sniff import Sniffed
 
+ASKS_CERTIFICATE = "the origin asks for a client's certificate"
 UNREAD = ("packet", "stream")  # levels
 
 
@@ -114,13 +115,7 @@ class Opening:
     def _is_tls(self, hello: Hello) -> None:
         session = self._session
         self._hello = hello
-        session.tls_record = TLSRecord(
-            sni=hello.sni,
-            alpn=",".join(hello.alpn) or None,
-            version=hello.version,
-            ja4=hello.ja4,
-            has_ech=hello.has_ech,
-        )
+        session.tls_record = tls_record(hello)
         if (why := self._exceptions.get(self._host)) is not None:
             self._pass(why)
             return
@@ -208,11 +203,18 @@ class Opening:
         self._handshake.start()
 
     def _origin_shaken(self, failure: Failure | None) -> None:
+        session = self._session
         assert self._handshake is not None
         sock, self._handshake = self._handshake.sock, None
         if failure is not None:
             self._origin_failed(failure)
             return
+        if sock in self._tls.asked_by:
+            self._say(asks_certificate=True)
+            if self._tls.rules.client_certificates == "pass":
+                session.home.send(Learnt(session.number, self._host, ASKS_CERTIFICATE))
+                self._redial(ASKS_CERTIFICATE)
+                return
         facts = facts_of(sock, self._host, is_verified=self._is_verified)
         self._origin_facts = facts
         self._say(

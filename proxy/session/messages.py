@@ -26,6 +26,7 @@ class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
     bad_certificate: Literal["page", "alert", "untrusted"] = "page"
     roots: str = ""  # PEM
     system_trust: bool = True
+    client_certificates: Literal["pass", "ignore"] = "pass"
     learn_pinned: bool = False
     pinned_s: float = 86_400.0
     ssh: SSHRules | None = None  # None: SSH is passed

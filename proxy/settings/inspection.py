@@ -41,8 +41,12 @@ class Inspection(Part, frozen=True):
     system_trust: bool = True
     ca: ImportedAuthority | None = None  # instead of one that is made at the first start
     permitted: list[str] = msgspec.field(default_factory=list)  # all that a new CA may sign for: domains, prefixes
+    # UDP to port 443 of what is read: refused, so that clients take TLS over TCP instead, or let by unread
+    quic: Literal["refuse", "pass"] = "refuse"
+    # an origin that asks for a client's certificate, which only the client has: pass such hosts, or go on without
+    client_certificates: Literal["pass", "ignore"] = "pass"
     learn_pinned: bool = False  # pass, for a while, what the client had refused as inspected
-    pinned_s: Seconds = 86_400
+    pinned_s: Seconds = 86_400  # how long such a host is passed, also one that asks for a certificate
     ssh: SSHInspection | None = None  # None: SSH is passed unread
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.hooks import FlowContext, HookRunner
-from proxy.verdict import ALLOW, Decision, Failure, Ruling, Verdict
+from proxy.verdict import ALLOW, Decision, Failure, Ruling, Verdict, deny
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,10 @@ class Admission:
         """An answer cannot be followed: what the application wants then, written down."""
         log.warning("hook %s: %s (%r)", stage, why, flow)
         return self._take(flow, stage, "hook", self.hooks.failure(stage, why))
+
+    def refused(self, flow: Flow, stage: str, reason: str) -> Verdict:
+        """A denial of the proxy's own, written down; clients hear of it at once."""
+        return self._take(flow, stage, "default", deny(reason, refusal="reset"))
 
     def _judge_again(self, flow: Flow) -> None:
         decisions = flow.decisions

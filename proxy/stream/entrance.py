@@ -5,7 +5,7 @@ Where nobody is to be asked it is opened at once. Otherwise a HeldFlow keeps its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -17,9 +17,12 @@ from proxy.packet.routes import Hop
 from proxy.stream.directions import LIFTED
 from proxy.stream.held import HeldFlow
 from proxy.stream.lifecycle import Lifecycle
-from proxy.verdict import ALLOW
+from proxy.verdict import ALLOW, Verdict
 from proxy.wire import tcp
 from proxy.wire.ip import IPPacket
+
+QUIC_PORT = 443
+READ = ("tls", "http")  # levels
 
 
 class Forwarder(Opener, Protocol):
@@ -39,6 +42,7 @@ class Entrance:
         """`openers`, by protocol: of flows that end in the proxy. `forwarder`: of those that stay packets."""
         self.lifecycle, self._errors = lifecycle, errors
         self._openers, self._forwarder = openers, forwarder
+        self.is_read: Callable[[Flow], bool] = lambda flow: False  # whether TCP to the same place is
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Let the flow in whose first packet is in `buffer`, by `hop` unless a verdict says otherwise."""
@@ -46,11 +50,21 @@ class Entrance:
             flow.wanted_level = hop.route.level
         admission = self.lifecycle.admission
         verdict = admission.judged(flow)
+        if flow.destination_port == QUIC_PORT and flow.protocol == "udp" and not verdict.is_denial:
+            verdict = self._quic(flow, verdict)
         if verdict is ALLOW and not admission.stages:
             return self.enter(flow, hop.is_stream, buffer, packet)
         held = HeldFlow(self.lifecycle, self._errors, self.enter, flow, hop.is_stream, buffer, packet)
         self.lifecycle.begin(flow, held, partial(held.start, verdict))
         return None
+
+    def _quic(self, flow: Flow, verdict: Verdict) -> Verdict:
+        """Refuse QUIC to what is read: it would be what nobody reads. Browsers then use TLS over TCP (RFC 9308 2)."""
+        tenant = flow.tenant.settings
+        level = verdict.level or flow.wanted_level or tenant.level
+        if tenant.inspection.quic == "pass" or not (level in READ or self.is_read(flow)):
+            return verdict
+        return self.lifecycle.admission.refused(flow, "quic", "QUIC cannot be read: TLS over TCP can")
 
     def open_answer(self, flow: Flow, inject: Inject) -> None:
         """A flow that begins with an answer, which `inject` sends on."""

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ PASSED = (
     "TZ",
     "VIRTUAL_ENV",
 )
+MAX_PLACES = 4_096  # addresses of origins, of all tenants
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 ChildSink = Callable[[Flow, str, bytes], None]
@@ -122,6 +124,7 @@ class InspectorHandle:
     def _about(self, handed: Handed, message: Any) -> None:
         if isinstance(message, Seen):
             handed.seen(message)
+            self._pool.note_read(handed.flow)
             self._pool.decided(handed.flow.tenant.name, message.decisions)
             if message.protocol is not None and self._pool.application is not None:
                 self._pool.application.detected(handed.flow)
@@ -221,6 +224,7 @@ class Inspectors:
         self._poller, self._loop = poller, loop
         self._numbers, self._sessions = itertools.count(1), itertools.count(1)
         self._exceptions: dict[tuple[str, str], tuple[str, float]] = {}
+        self._places: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self._counting: Iterator[Handed] = iter(())
         self._local: Any = None  # the inspector in this process
         self.application: Lifecycle | None = None  # whose hooks are asked about what is read
@@ -252,6 +256,21 @@ class Inspectors:
         known = flow_facts(flow, time.time()) if self.lender.configuration.policies is not None else {}
         handle.channel.send(Open(number, facts_of(flow, known), level), [client.fileno(), origin.fileno()])
         return handed
+
+    def note_read(self, flow: Flow) -> None:
+        """Remember where sessions are read, and where not."""
+        place = flow.tenant.name, flow.destination
+        if flow.level not in ("tls", "http"):
+            self._places.pop(place, None)
+            return
+        self._places[place] = None
+        self._places.move_to_end(place)
+        if len(self._places) > MAX_PLACES:
+            self._places.popitem(last=False)
+
+    def is_read(self, flow: Flow) -> bool:
+        """Whether the last TCP session of this tenant with the same address was read."""
+        return (flow.tenant.name, flow.destination) in self._places
 
     def set_policies(self, policies: Policies) -> None:
         """Let new sessions, and new requests of those that are open, be judged by these."""

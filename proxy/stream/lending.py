@@ -168,6 +168,7 @@ def _rules(tenant: str, inspection: Inspection) -> TenantRules:
         bad_certificate=inspection.bad_certificate,
         roots=roots,
         system_trust=inspection.system_trust,
+        client_certificates=inspection.client_certificates,
         learn_pinned=inspection.learn_pinned,
         pinned_s=inspection.pinned_s,
     )

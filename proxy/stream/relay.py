@@ -18,6 +18,7 @@ from collections.abc import Callable
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
 from proxy.poller import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT, Poller
+from proxy.stream.greeting import greeting_with, look_at
 from proxy.stream.queues import is_at_mark, unread_bytes
 
 CHUNK = 65_536  # a read that fills this much means bulk: splice takes over
@@ -46,7 +47,7 @@ class Relay:
     owner resets that one when it has all, or takes nothing for too long.
     """
 
-    __slots__ = ("broke", "cause", "client", "finished", "flow", "is_over", "origin", "poller")
+    __slots__ = ("broke", "cause", "client", "finished", "flow", "greeting", "is_over", "origin", "poller")
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Relay:
         """`origin` may be watched already: what came from it meanwhile is read now."""
         self.poller, self.flow, self.is_over = poller, flow, False
         self.broke, self.finished = broke, finished
+        self.greeting = b""  # what a client of TLS says before the origin answers: its hello
         self.cause: CloseReason | None = None  # one side is gone, and this is why
         self.client = Side(self, client, True)
         self.origin = Side(self, origin, False)
@@ -115,6 +117,9 @@ class Relay:
         flow = self.flow
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
+        if self.greeting:
+            look_at(flow, self.greeting)
+            self.greeting = b""
 
     def _finish(self, reason: CloseReason, is_cut: bool) -> None:
         if self.is_over:
@@ -316,6 +321,8 @@ class Side:
     def _count(self, n: int) -> None:
         flow = self.relay.flow
         if self.is_client:
+            if not flow.origin_payload:
+                self.relay.greeting = greeting_with(flow, self.relay.greeting, _view[:n])
             flow.client_payload += n
         else:
             if not flow.origin_payload:
