@@ -111,7 +111,7 @@ def test_keys_and_the_authority_outlive_a_restart(tmp_path):
         files = {name: (origin.state / name).read_bytes() for name in names}
         assert files == (kept if attempt else files)
         kept = files
-    for secret in ("ca.key", "nodes/web/tls.pem", "nodes/web/ssh_host_ed25519_key"):
+    for secret in ("ca.key", "nodes/web/tls-valid.pem", "nodes/web/ssh_host_ed25519_key"):
         assert (tmp_path / "state" / secret).stat().st_mode & 0o077 == 0
 
 
