@@ -8,9 +8,26 @@ from typing import Any
 
 from oxyctl.checks.result import Verdict
 from oxyctl.checks.session import Finished, Session
-from oxyctl.topology.checks import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
+from oxyctl.topology.checks import (
+    DnsCheck,
+    DroppedCheck,
+    ExecCheck,
+    HttpCheck,
+    PingCheck,
+    TcpCheck,
+    UdpCheck,
+    WebSocketCheck,
+)
 from oxyctl.topology.quantities import seconds, share, texts
-from oxyctl.traffic.config import AnyTraffic, DnsTraffic, HttpTraffic, PingTraffic, TcpTraffic, UdpTraffic
+from oxyctl.traffic.config import (
+    AnyTraffic,
+    DnsTraffic,
+    HttpTraffic,
+    PingTraffic,
+    TcpTraffic,
+    UdpTraffic,
+    WebSocketTraffic,
+)
 from oxyctl.traffic.tally import Report
 
 EXCERPT = 200
@@ -24,6 +41,7 @@ async def http(check: HttpCheck, node: str, session: Session) -> Verdict:
         method=check.method,
         headers=check.headers,
         family=check.family,
+        http2=check.http2,
         ca=session.trusted(node, check.verify),
         count=1,
         timeout_s=check.timeout_s,
@@ -40,6 +58,23 @@ async def http(check: HttpCheck, node: str, session: Session) -> Verdict:
     if not is_met and detail["length"]:
         came += f" with SHA-256 {detail['sha256']}" if check.sha256 else f": {detail['body'][:EXCERPT]!r}"
     return Verdict(is_met, asked, expected, came)
+
+
+async def websocket(check: WebSocketCheck, node: str, session: Session) -> Verdict:
+    """Some messages, one after another."""
+    traffic = WebSocketTraffic(
+        target=check.url,
+        family=check.family,
+        http2=check.http2,
+        ca=session.trusted(node, check.verify),
+        count=check.count,
+        size=check.size,
+        timeout_s=check.timeout_s,
+    )
+    report = await session.traffic(node, traffic)
+    asked = f"{check.count} messages of {check.size} bytes to {check.url} from {node}{_to(report)}"
+    came = f"{report.succeeded} came back" + (f"; {_failure(report)}" if report.errors else "")
+    return Verdict(report.succeeded == check.count, asked, "all of them come back", came)
 
 
 def _body_tests(check: HttpCheck) -> list[tuple[str, Callable[[dict[str, Any]], bool]]]:

@@ -27,6 +27,7 @@ from oxyctl.topology.checks import (
     TcpCheck,
     TunnelCheck,
     UdpCheck,
+    WebSocketCheck,
 )
 from oxyctl.topology.model import Check
 from oxyctl.topology.quantities import seconds
@@ -38,6 +39,7 @@ PAUSE_S = 0.1
 
 JUDGES: dict[type, probes.Judge] = {
     HttpCheck: probes.http,
+    WebSocketCheck: probes.websocket,
     TcpCheck: probes.tcp,
     UdpCheck: probes.udp,
     PingCheck: probes.ping,

@@ -40,6 +40,15 @@ class Over(enum.StrEnum):
     tcp = "tcp"
 
 
+Http2Option = Annotated[bool, typer.Option("--http2", help="Use HTTP/2 instead of HTTP/1.1.")]
+CaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cacert", metavar="FILE", help="CA file to verify certificates with; without it they are not verified."
+    ),
+]
+
+
 @app.command()
 @sharing(sized, load, timeout="5s")
 def http(
@@ -50,18 +59,27 @@ def http(
         list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="Header to send; may be repeated.")
     ] = None,
     keep_alive: Annotated[bool, typer.Option(help="Reuse connections.")] = True,
-    ca: Annotated[
-        str | None,
-        typer.Option(
-            "--cacert", metavar="FILE", help="CA file to verify certificates with; without it they are not verified."
-        ),
-    ] = None,
+    http2: Http2Option = False,
+    ca: CaOption = None,
     **shared: Any,
 ) -> None:
     """Send HTTP requests; --size is the size of their bodies. A status of 400 or more is a failure."""
     headers = dict(_header(text) for text in header or [])
-    more: dict[str, Any] = {"method": method.upper(), "headers": headers, "keep_alive": keep_alive, "ca": _absolute(ca)}
-    _run(node, {"kind": "http", "target": url, **more}, shared)
+    more: dict[str, Any] = {"method": method.upper(), "headers": headers, "keep_alive": keep_alive, "http2": http2}
+    _run(node, {"kind": "http", "target": url, "ca": _absolute(ca), **more}, shared)
+
+
+@app.command()
+@sharing(sized, load, timeout="5s")
+def websocket(
+    node: NodeArgument,
+    url: Annotated[str, typer.Argument(metavar="URL", help="A WebSocket that echoes: ws://web/ws, wss://web/ws.")],
+    http2: Http2Option = False,
+    ca: CaOption = None,
+    **shared: Any,
+) -> None:
+    """Send WebSocket messages to a server that echoes them: round trips of --size bytes."""
+    _run(node, {"kind": "websocket", "target": url, "http2": http2, "ca": _absolute(ca)}, shared)
 
 
 @app.command()

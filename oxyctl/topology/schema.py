@@ -235,11 +235,19 @@ SENTENCES: dict[str, dict[str, str]] = {
         "url": "What is asked for.",
         "method": "The request's method.",
         "headers": "Headers of the request.",
+        "http2": "Whether it goes by HTTP/2.",
         "verify": "Whether the certificate must be for this name and of an authority that the node trusts, if none is "
         "said the lab's; lab-ca, tenant-ca: of that one.",
         "status": "The status of the answer.",
         "length": "Bytes of the answer's body.",
         "sha256": "The sum of the answer's body.",
+    },
+    "WebSocketCheck": {
+        "url": "A WebSocket that echoes: ws:// or wss://.",
+        "count": "Messages to send.",
+        "size": "Bytes of each.",
+        "http2": "Whether it is opened over HTTP/2 (RFC 8441).",
+        "verify": "As of `http`.",
     },
     "UdpCheck": {"count": "Datagrams to send.", "loss": "The share that may be lost: 0 to 1, or 0% to 100%."},
     "PingCheck": {

@@ -12,8 +12,10 @@ or fails with a *kind*: one word such as `refused`, `timeout` or `nxdomain`.
     timer       a clock that wakes to the microsecond
     tally       what happened, counted, and the distribution of latencies
     failures    why an exchange failed, as one word
-    http tcp udp ping dns       one file per kind of traffic
-    http_connection             one connection, and the response that is read from it
+    http websocket tcp udp ping dns     one file per kind of traffic
+    http_connection, http2_connection   one connection, and the response that is read from it
+    http2_wire  one connection of HTTP/2, a stream after another
+    tls         contexts of those kinds that have TLS
     datagrams   what the datagram kinds share: which answer belongs to which, order, jitter
     messages    DNS messages, as bytes and back
     run         from a request to its report

@@ -53,12 +53,21 @@ class Traffic(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
 
 
 class HttpTraffic(Traffic, frozen=True, tag="http"):
-    """Requests to the URL `target`, HTTP/1.1. Certificates are verified only against a `ca`."""
+    """Requests to the URL `target`. Certificates are verified only against a `ca`."""
 
     method: Annotated[str, Meta(pattern="^[A-Z]{1,20}$")] = "GET"
     headers: dict[str, str] = field(default_factory=dict)
     size: Annotated[int, Meta(ge=0)] = 0  # bytes of the request's body
     keep_alive: bool = True
+    http2: bool = False  # else HTTP/1.1
+    ca: str | None = None  # a file in PEM
+
+
+class WebSocketTraffic(Traffic, frozen=True, tag="websocket"):
+    """Messages to the WebSocket `target`, ws:// or wss://, which echoes them; one connection for each at once."""
+
+    size: Annotated[int, Meta(ge=0, le=64 << 20)] = 64  # bytes of a message
+    http2: bool = False  # by extended CONNECT (RFC 8441); else HTTP/1.1
     ca: str | None = None  # a file in PEM
 
 
@@ -92,4 +101,4 @@ class DnsTraffic(Traffic, frozen=True, tag="dns"):
     over: Literal["udp", "tcp"] = "udp"
 
 
-AnyTraffic = HttpTraffic | TcpTraffic | UdpTraffic | PingTraffic | DnsTraffic
+AnyTraffic = HttpTraffic | WebSocketTraffic | TcpTraffic | UdpTraffic | PingTraffic | DnsTraffic

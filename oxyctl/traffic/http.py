@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 
 import h11
 
 from oxyctl.traffic.config import HttpTraffic
 from oxyctl.traffic.drive import drive
 from oxyctl.traffic.failures import Failed, Unusable
+from oxyctl.traffic.http2_connection import Http2Connection
 from oxyctl.traffic.http_connection import READ_BYTES, Answer, Connection, Stale
 from oxyctl.traffic.tally import Tally
 from oxyctl.traffic.targets import Url, parse_url
+from oxyctl.traffic.tls import client_context
 
 FIRST_ERROR = 400
+AnyConnection = Connection | Http2Connection
 
 
 async def run(traffic: HttpTraffic, address: str, tally: Tally) -> None:
@@ -34,10 +36,11 @@ class HttpClient:
     def __init__(self, traffic: HttpTraffic, address: str, tally: Tally) -> None:
         self._traffic, self._address, self._tally = traffic, address, tally
         self._url = parse_url(traffic.target)
-        self._tls = _tls(traffic) if self._url.scheme == "https" else None
+        versions = ["h2"] if traffic.http2 else ["http/1.1"]
+        self._tls = client_context(traffic.ca, versions) if self._url.scheme == "https" else None
         self._request = _request(traffic, self._url)
         self._body = bytes(traffic.size)
-        self._idle: list[Connection] = []
+        self._idle: list[AnyConnection] = []
         self._closing: set[asyncio.Task[None]] = set()
         self.opened = 0
 
@@ -56,7 +59,7 @@ class HttpClient:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _open(self) -> Connection:
+    async def _open(self) -> AnyConnection:
         endpoint = self._url.endpoint
         reader, writer = await asyncio.open_connection(
             self._address,
@@ -66,9 +69,9 @@ class HttpClient:
             server_hostname=endpoint.host if self._tls else None,
         )
         self.opened += 1
-        return Connection(reader, writer)
+        return Http2Connection(reader, writer) if self._traffic.http2 else Connection(reader, writer)
 
-    async def _ask(self, connection: Connection) -> None:
+    async def _ask(self, connection: AnyConnection) -> None:
         try:
             answer = await connection.ask(self._request, self._body, keep=self._traffic.detail)
         except BaseException:
@@ -89,7 +92,7 @@ class HttpClient:
         if self._traffic.detail:
             self._tally.detail = answer.detail()
 
-    def _close(self, connection: Connection) -> None:
+    def _close(self, connection: AnyConnection) -> None:
         task = asyncio.create_task(connection.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -105,14 +108,3 @@ def _request(traffic: HttpTraffic, url: Url) -> h11.Request:
         return h11.Request(method=traffic.method, target=url.path, headers=list((headers | traffic.headers).items()))
     except h11.LocalProtocolError as error:
         raise Unusable(f"not an HTTP request: {error}") from None
-
-
-def _tls(traffic: HttpTraffic) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=traffic.ca)
-    except OSError as error:
-        raise Unusable(f"cannot read certificates from {traffic.ca}: {error}") from None
-    if traffic.ca is None:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["http/1.1"])
-    return context

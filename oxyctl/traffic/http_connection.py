@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Iterable
 
 import h11
 
@@ -27,10 +28,10 @@ class Answer:
         self._digest = hashlib.sha256() if keep else None
         self._kept = bytearray()
 
-    def begin(self, response: h11.Response) -> None:
-        self.status, self.reason = response.status_code, response.reason.decode("latin-1")
+    def begin(self, status: int, reason: str, headers: Iterable[tuple[str, str]]) -> None:
+        self.status, self.reason = status, reason
         if self._digest is not None:
-            self._headers = {name.decode(): value.decode("latin-1") for name, value in response.headers}
+            self._headers = dict(headers)
 
     def add(self, data: bytes | bytearray) -> None:
         self.length += len(data)
@@ -101,7 +102,8 @@ class Connection:
             if event is h11.NEED_DATA:
                 self._h11.receive_data(await self._reader.read(READ_BYTES))
             elif isinstance(event, h11.Response):
-                answer.begin(event)
+                fields = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
+                answer.begin(event.status_code, event.reason.decode("latin-1"), fields)
             elif isinstance(event, h11.Data):
                 answer.add(event.data)
             elif isinstance(event, h11.EndOfMessage):

@@ -11,7 +11,7 @@ from typing import cast
 from oxyctl.traffic.config import DNS_PORT, AnyTraffic, DnsTraffic, PingTraffic, TcpTraffic, Traffic
 from oxyctl.traffic.failures import Unusable
 from oxyctl.traffic.tally import Progress, Report, Tally
-from oxyctl.traffic.targets import parse_endpoint, parse_url
+from oxyctl.traffic.targets import parse_endpoint, parse_url, parse_websocket_url
 
 PROGRESS_S = 1.0
 Generator = Callable[[Traffic, str, Tally], Awaitable[None]]
@@ -21,6 +21,8 @@ def check(traffic: AnyTraffic) -> str:
     """The host that `traffic` goes to; ValueError when its target is not one for this kind."""
     if traffic.kind == "http" or (isinstance(traffic, TcpTraffic) and traffic.target.startswith("http://")):
         return parse_url(traffic.target).endpoint.host
+    if traffic.kind == "websocket":
+        return parse_websocket_url(traffic.target).endpoint.host
     default = {PingTraffic: 1, DnsTraffic: DNS_PORT}.get(type(traffic))
     return parse_endpoint(traffic.target, default).host
 

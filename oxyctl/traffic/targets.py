@@ -7,6 +7,7 @@ import urllib.parse
 from typing import NamedTuple
 
 SCHEMES = {"http": 80, "https": 443}
+WEBSOCKETS = {"ws": "http", "wss": "https"}
 _ENDPOINT = re.compile(
     r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[^:\[\]/\s]+))(?::(?P<port>\d{1,5}))?|(?P<bare>[0-9a-fA-F:.]+)"
 )
@@ -49,6 +50,14 @@ def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
     if not 0 < port < 65_536:
         raise ValueError(f"not a port: {port}")
     return Endpoint(host, port)
+
+
+def parse_websocket_url(text: str) -> Url:
+    """`ws://web/ws`, `wss://[fd00::1]:8443/ws`: the URL of the request that opens it. ValueError."""
+    scheme, _, rest = text.partition(":")
+    if scheme not in WEBSOCKETS:
+        raise ValueError(f"not the URL of a WebSocket: {text!r} (write ws://web/ws or wss://web:8443/ws)")
+    return parse_url(f"{WEBSOCKETS[scheme]}:{rest}")
 
 
 def parse_url(text: str) -> Url:

@@ -78,6 +78,36 @@ def test_https_with_and_without_the_authority(origin, generate, tmp_path):
     assert caught.value.is_usage
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_http2_goes_one_stream_after_another_on_one_connection(origin, generate, scheme):
+    report = generate("http", origin.url("/bytes/100000", scheme=scheme), count=20, http2=True, detail=True)
+    assert (report.succeeded, report.statuses, report.connections) == (20, {"200": 20}, 1)
+    assert (report.bytes_received, report.detail["headers"]["content-length"]) == (2_000_000, "100000")
+    report = generate("http", origin.url("/echo", scheme=scheme), method="POST", size=3_000_000, count=2, http2=True)
+    assert (report.succeeded, report.bytes_received) == (2, 6_000_000)
+
+
+def test_http2_that_breaks_off(origin, generate):
+    report = generate("http", origin.url("/broken/reset"), count=1, http2=True)
+    assert report.errors == {"stream_reset": 1}
+    report = generate("http", origin.url("/broken/nothing"), count=1, http2=True)
+    assert report.errors == {"closed": 1}
+
+
+# WebSockets
+
+
+@pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_messages_are_echoed(origin, generate, scheme, http2):
+    url = origin.url("/ws", scheme=scheme).replace("http", "ws", 1)
+    report = generate("websocket", url, count=6, concurrency=2, size=200_000, http2=http2)
+    assert (report.succeeded, report.connections) == (6, 2)
+    assert (report.bytes_sent, report.bytes_received) == (1_200_000, 1_200_000)
+    report = generate("websocket", url.replace("/ws", "/status/404"), count=1, http2=http2)
+    assert report.errors == {"http_501" if http2 else "http_404": 1}
+
+
 def test_what_speaks_no_http(origin, generate):
     report = generate("http", f"http://127.0.0.1:{origin.port['echo']}/", count=1)
     assert set(report.errors) == {"protocol"}

@@ -17,13 +17,23 @@ from functools import partial
 from oxyctl.topology.checks.links import ImpairCheck, TunnelCheck
 from oxyctl.topology.checks.nodes import NodeCheck
 from oxyctl.topology.checks.policies import PolicyCheck
-from oxyctl.topology.checks.probes import DnsCheck, DroppedCheck, ExecCheck, HttpCheck, PingCheck, TcpCheck, UdpCheck
+from oxyctl.topology.checks.probes import (
+    DnsCheck,
+    DroppedCheck,
+    ExecCheck,
+    HttpCheck,
+    PingCheck,
+    TcpCheck,
+    UdpCheck,
+    WebSocketCheck,
+)
 from oxyctl.topology.checks.records import FlowsCheck, MetricCheck
 from oxyctl.topology.model import Check, Lab
 from proxy.settings import Document, DocumentError
 
 AnyCheck = (
     HttpCheck
+    | WebSocketCheck
     | TcpCheck
     | UdpCheck
     | PingCheck
@@ -54,6 +64,7 @@ __all__ = [
     "TcpCheck",
     "TunnelCheck",
     "UdpCheck",
+    "WebSocketCheck",
     "validate_checks",
 ]
 

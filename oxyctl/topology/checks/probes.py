@@ -14,7 +14,7 @@ from oxyctl.topology.quantities import Duration, Share, Texts, seconds, share
 from oxyctl.topology.words import Trust
 from oxyctl.traffic.config import DNS_PORT, Family
 from oxyctl.traffic.messages import TYPES, encode_query
-from oxyctl.traffic.targets import parse_endpoint, parse_url
+from oxyctl.traffic.targets import parse_endpoint, parse_url, parse_websocket_url
 from proxy.settings import suggest
 
 Outcome = Literal["connected", "refused", "unreachable", "timeout", "reset"]
@@ -31,6 +31,7 @@ class HttpCheck(FromNode, kw_only=True, frozen=True, tag="http"):
     method: Annotated[str, Meta(pattern="^[A-Z]{1,20}$")] = "GET"
     headers: dict[str, str] = field(default_factory=dict)
     family: Family | None = None
+    http2: bool = False
     verify: bool | Trust = False
     status: int | list[int] = 200
     contains: Texts = field(default_factory=list)
@@ -45,10 +46,35 @@ class HttpCheck(FromNode, kw_only=True, frozen=True, tag="http"):
         """The URL is one."""
         super().validate(lab, complain)
         check_host(lab, complain, checked(complain, "url", parse_url, self.url).endpoint.host, "url")
-        if self.verify == "tenant-ca":
-            for name in self.sources:
-                if lab.nodes[name].trust != "tenant-ca":
-                    raise complain(f"node '{name}' does not say `trust: tenant-ca`", "verify")
+        check_verify(self.verify, self.sources, lab, complain)
+
+
+class WebSocketCheck(FromNode, kw_only=True, frozen=True, tag="websocket"):
+    """Messages to a WebSocket come back as they were sent, over one connection."""
+
+    url: str
+    count: Several = 3
+    size: Annotated[int, Meta(ge=0, le=64 << 20)] = 64
+    family: Family | None = None
+    http2: bool = False
+    verify: bool | Trust = False
+
+    def summary(self) -> str:
+        """Its URL."""
+        return self.url
+
+    def validate(self, lab: Lab, complain: Complaint) -> None:
+        """The URL is one."""
+        super().validate(lab, complain)
+        check_host(lab, complain, checked(complain, "url", parse_websocket_url, self.url).endpoint.host, "url")
+        check_verify(self.verify, self.sources, lab, complain)
+
+
+def check_verify(verify: bool | Trust, nodes: list[str], lab: Lab, complain: Complaint) -> None:
+    """Who goes by its tenant's authority trusts it."""
+    for name in nodes if verify == "tenant-ca" else []:
+        if lab.nodes[name].trust != "tenant-ca":
+            raise complain(f"node '{name}' does not say `trust: tenant-ca`", "verify")
 
 
 class ToPort(FromNode, kw_only=True, frozen=True):
