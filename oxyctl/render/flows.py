@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from oxyctl.render.tables import Column
 from oxyctl.render.units import bytes_text, duration_text, time_text
-from proxy.control.schema import FlowRecord, Totals, payload_bytes
+from proxy.control.schema import FlowRecord, TLSRecord, Totals, payload_bytes
 
 Get = Callable[[FlowRecord], Any]
 
@@ -36,6 +36,17 @@ def _total(name: str) -> Get:
     return lambda record: getattr(record.total, name)
 
 
+def _tls(name: str) -> Get:
+    """A part of what is known of its TLS."""
+    return lambda record: None if record.tls is None else getattr(record.tls, name)
+
+
+def _tls_text(tls: TLSRecord | None) -> str:
+    if tls is None:
+        return "-"
+    return " ".join(filter(None, [tls.action, tls.version, tls.alpn, tls.sni, tls.error and f"({tls.error})"]))
+
+
 def _came_by(record: FlowRecord) -> str:
     """The on-ramp; of a site the site, which says more."""
     return record.tunnel if record.tunnel and record.tunnel.startswith(SITE) else record.onramp
@@ -52,6 +63,7 @@ def _header(name: str) -> str:
 
 SITE = "site:"
 _NESTED = ("total", "delta", "decisions")
+_TLS_FIELDS = TLSRecord.__struct_fields__
 _RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _NESTED]
 
 
@@ -68,6 +80,8 @@ def _audited_rules(record: FlowRecord) -> str | None:
 FIELDS: dict[str, Field] = {
     **{name: Field(_attribute(name), _plain, Column(_header(name))) for name in _RECORD_FIELDS},
     **{name: Field(_total(name), _plain, Column(_header(name), right=True)) for name in Totals.__struct_fields__},
+    **{f"tls_{name}": Field(_tls(name), _plain, Column(_header(f"tls_{name}"))) for name in _TLS_FIELDS},
+    "tls": Field(_attribute("tls"), _tls_text, Column("TLS", rank=9)),
     "time": Field(lambda r: r.start, time_text, Column("TIME", least=8, rank=1)),
     "protocol": Field(_attribute("protocol"), str, Column("PROTO", least=4, rank=3)),
     "source": Field(lambda r: _endpoint(r.src, r.src_port), str, Column("SOURCE", least=17)),
@@ -89,7 +103,7 @@ FIELDS: dict[str, Field] = {
     "event": Field(_attribute("event"), str, Column("EVENT", least=9, rank=7)),
 }  # fmt: skip
 
-COMPUTED = ("rule", "audited", "time", "source", "destination", "up", "down", "bytes", "duration", "in", "out")
+COMPUTED = ("rule", "audited", "tls", "time", "source", "destination", "up", "down", "bytes", "duration", "in", "out")
 TABLE_FIELDS = (
     "time",
     "protocol",

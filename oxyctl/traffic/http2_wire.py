@@ -17,6 +17,7 @@ from oxyctl.traffic.failures import Failed
 from oxyctl.traffic.http_connection import READ_BYTES, Stale
 
 WINDOW_BYTES = 1 << 24
+SETTINGS_S = 2.0
 Fields = Sequence[tuple[str, str]]
 
 
@@ -40,11 +41,16 @@ class Http2Wire:
         return not self._is_over and not self._reader.at_eof()
 
     async def until_websockets(self) -> None:
-        """Return when the server has said that it takes extended CONNECT (RFC 8441 3). Failed: it does not."""
-        while not isinstance(await self._next(), h2.events.RemoteSettingsChanged):
-            pass
-        if not self._h2.remote_settings.enable_connect_protocol:
-            raise Failed("protocol", "the server takes no WebSockets over HTTP/2")
+        """Return when the server has said that it takes extended CONNECT (RFC 8441 3). Failed: it does not.
+
+        What relays says so when it has heard of it itself, and not in its first settings.
+        """
+        try:
+            async with asyncio.timeout(SETTINGS_S):
+                while not self._h2.remote_settings.enable_connect_protocol:
+                    await self._next()
+        except TimeoutError:
+            raise Failed("protocol", "the server takes no WebSockets over HTTP/2") from None
 
     async def begin(self, fields: Fields, *, ends: bool = False) -> None:
         """A new stream; what comes from now on is of it. Stale, Failed, OSError."""

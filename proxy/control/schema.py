@@ -25,7 +25,7 @@ from proxy.flow.parameters import (
     parse_time,
 )
 from proxy.flow.query import MAX_LIMIT, SORT_KEYS, FlowQuery, Page, StoredFlow, Window, payload_bytes
-from proxy.flow.record import ClosedBy, CloseReason, Event, FlowRecord, Level, State, Totals, Verdict
+from proxy.flow.record import ClosedBy, CloseReason, Event, FlowRecord, Level, State, TLSRecord, Totals, Verdict
 from proxy.flow.record import Protocol as FlowProtocol
 from proxy.flow.request import RequestRecord
 from proxy.flow.ssh import ChannelRecord, FileRecord
@@ -87,6 +87,7 @@ __all__ = [
     "StoredChild",
     "StoredFlow",
     "Sums",
+    "TLSRecord",
     "TenantStatus",
     "Totals",
     "TunnelInfo",
