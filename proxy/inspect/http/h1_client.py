@@ -72,7 +72,7 @@ class H1Client:
         elif self._is_chunked:
             self.link.write(h1_wire.last_chunk(trailers))
         self._has_sent = True
-        has_answered = self._reader is None and not self._is_waiting
+        has_answered = self._reader is None and not self._is_waiting and not self._left
         if has_answered and not self._is_raw and not self._closes:
             self.exchange = None
             self._pool.free(self)

@@ -78,6 +78,16 @@ def test_a_body_with_a_length_passes_as_it_comes():
     assert talk.records[0].fault is None
 
 
+def test_a_response_that_began_before_the_requests_end_passes_to_its_own_end():
+    talk = Talk()
+    talk.say(post(b"Content-Length: 6", body=b"abc"))
+    assert talk.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc").endswith(b"\r\n\r\nabc")
+    assert talk.say(b"def") == b"def"  # the request is complete, and the response is not
+    assert talk.answer(b"def") == b"def"
+    assert talk.records[0].fault is None
+    assert talk.say(GET).startswith(b"GET /a")
+
+
 def test_a_chunked_body_and_its_trailers_pass():
     talk = Talk()
     heard = talk.say(post(b"Transfer-Encoding: chunked", b"Trailer: X-Sum", body=b"3\r\nabc\r\n"))
