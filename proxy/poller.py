@@ -35,6 +35,7 @@ class Poller:
         self._watched: dict[int, tuple[Ready, Crashed]] = {}
         self._forgotten: set[int] = set()  # since the last batch was asked for
         self._reused: dict[int, tuple[Ready, Crashed]] = {}  # new descriptors that have the number of one of those
+        self._before_turn: list[Callable[[], None]] = []
         loop.add_reader(self._epoll.fileno(), self._run)
 
     def watch(self, fd: int, events: int, ready: Ready, crashed: Crashed) -> None:
@@ -71,11 +72,26 @@ class Poller:
         """Let asyncio have the next turn: something was scheduled there that should not wait."""
         self._gives_way = True
 
+    def before_turn(self, function: Callable[[], None]) -> None:
+        """Call `function` whenever asyncio is about to have a turn: what was put off while packets came is done then,
+        and nobody who asks finds it undone."""
+        self._before_turn.append(function)
+
+    def no_more_before_turn(self, function: Callable[[], None]) -> None:
+        self._before_turn.remove(function)
+
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
     def _run(self) -> None:
+        try:
+            self._dispatch()
+        finally:
+            for function in self._before_turn:
+                function()
+
+    def _dispatch(self) -> None:
         poll, find, clock = self._epoll.poll, self._watched.get, time.monotonic
         turn_ends, wait_s = clock() + TURN_S, 0.0
         self._gives_way = False

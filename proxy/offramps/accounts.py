@@ -166,7 +166,13 @@ class Accounts:
         assert isinstance(flow.carrier, InterfaceRamp)
         return PROTOCOL_NUMBERS[flow.protocol], flow.key, self._zones[flow.carrier]
 
+    def _enter_repeated(self) -> None:
+        """What is told of a connection may come before its flow was entered."""
+        for ramp in self._zones:
+            ramp.repeated.enter()
+
     def _logged(self, events: int) -> None:
+        self._enter_repeated()
         for mark, _, data, arrived_ns in self._log.read(BUDGET):
             ramp = self._ramps.get(mark & INDEX)
             seen = None if ramp is None else observe(data)
@@ -189,6 +195,7 @@ class Accounts:
                 flow.handler.told_unreachable(data, seen)
 
     def _destroyed(self, events: int) -> None:
+        self._enter_repeated()
         given_up: list[tuple[Flow, Entry]] = []
         for _, entry in self._events.read(BUDGET):
             ramp = self._ramps.get(entry.mark & INDEX)

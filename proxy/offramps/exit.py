@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache, partial
 from ipaddress import ip_address, ip_network
 
@@ -11,11 +12,12 @@ from proxy.device.tun import device_name, open_tun
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.keys import reverse_key
-from proxy.flow.tenant import Tenant
+from proxy.flow.tenant import Carrier, Tenant
 from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.pump import RampPump
 from proxy.kernel.ruleset import LEASE_PROTOCOL, REVOKING_TTL
+from proxy.offramps.repeated import RepeatedConnections
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.settings.model import InterfaceOnRamp
@@ -78,8 +80,16 @@ class InterfaceRamp(RampCarrier):
     kind = "interface"
     kernel_hops = 1
 
-    def __init__(self, settings: InterfaceOnRamp, tenant: Tenant, plane: Plane, poller: Poller, tun: int) -> None:
-        """`tun`: the device of the bridge with offload, for flows that are read."""
+    def __init__(
+        self,
+        settings: InterfaceOnRamp,
+        tenant: Tenant,
+        plane: Plane,
+        poller: Poller,
+        tun: int,
+        reserve: Callable[[Carrier], bool],
+    ) -> None:
+        """`tun`: the device of the bridge with offload, for flows that are read. `reserve`: see RepeatedConnections."""
         self._fd, self.interface = open_device(ON_RAMP_NAME, offload=True)
         self._back, self.back = open_device(BACK_NAME, offload=True)
         super().__init__(
@@ -95,11 +105,19 @@ class InterfaceRamp(RampCarrier):
             self._fd, tun, self.header_bytes, self.paths, self.sessions, self.take, self._has_ended, self.count,
             self.forwards,
         )  # fmt: skip
+        self.repeated = RepeatedConnections(self, self._fd, plane, reserve)
+        poller.before_turn(self.repeated.enter)
         poller.watch(self._fd, IN, self.pump.ready, self.crashed)
 
     @property
     def addresses(self) -> list[str]:
         return list(self.settings.sources)
+
+    def take(self, buffer: bytearray, end: int) -> None:
+        """A packet that came up: at once if its answer is known, else by the packet plane."""
+        if not self.repeated.take(buffer, end):
+            self.repeated.enter()
+            super().take(buffer, end)
 
     def send(self, packet: bytes | memoryview) -> None:
         """A packet of our own to a client, by the interface where clients are."""
@@ -131,6 +149,7 @@ class InterfaceRamp(RampCarrier):
         if not self.is_closed:
             self.is_closed = True
             self._poller.forget(self._fd)
+            self._poller.no_more_before_turn(self.repeated.enter)
             os.close(self._fd)
             os.close(self._back)
 

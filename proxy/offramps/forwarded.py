@@ -14,6 +14,7 @@ from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.packet_flows import PacketFlows
 from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
 from proxy.packet.forward import for_kernel, forward, memoise, take_hops
+from proxy.packet.observed import Begun
 from proxy.packet.plane import UNREACHABLE, Inject
 from proxy.packet.routes import Hop, choose, leave
 from proxy.verdict import Verdict
@@ -70,6 +71,17 @@ class ForwardedFlow(WatchedFlow):
             flow.history, flow.tracked = "ShA", (Direction(), Direction())
             for direction in flow.tracked:  # nobody knows any more; nearly all hosts have the option
                 direction.options = direction.first_options = TIMESTAMPS
+
+    def repeat(self, begun: Begun) -> None:
+        """The SYN has left already (`proxy.offramps.repeated`)."""
+        flow, client = self.flow, self.flow.client_path
+        self._is_started = True
+        flow.origin = AS_ASKED
+        if self._plane.connections is not None:
+            self._plane.connections.enter(flow)
+        flow.tracked = Direction(), Direction()
+        client.packets, client.octets = 1, begun.octets
+        self._track(begun.last, tcp.SYN, 0, True)
 
     def let_in(self, inject: Inject, verdict: Verdict) -> None:
         """Policy and hooks have spoken about a flow that begins with an answer."""

@@ -168,17 +168,32 @@ class KernelOffRamp:
         flow.egress_ip = address_text(flow.source) if is_inside else self._egress.towards(flow.destination, way.egress)
         if flow.egress_ip is None:  # the kernel would say so too, but five times and then once a second
             return DropReason.NO_ROUTE
-        held = self._held[flow.tenant.name]
-        if held >= SHARE * self._room:
+        if not self._reserve(flow.carrier):
             return DropReason.CONNTRACK_FULL
-        self._held[flow.tenant.name] = held + 1
-        self._room -= 1
-        self._ended.pop((PROTOCOL_NUMBERS[flow.protocol], flow.key, way.zone), None)
-        if self._accounts is not None and isinstance(flow.carrier, InterfaceRamp):
-            self._accounts.add(flow)
+        self.enter(flow)
         if flow.protocol == "udp" and self._unasked is not None and not is_inside:
             self._unasked.add(flow)
+        if flow.protocol == "tcp" and isinstance(flow.carrier, InterfaceRamp):
+            if not is_inside and flow.carrier.network.routes is None:
+                flow.carrier.repeated.learn(flow.key, flow.egress_ip)
         return None
+
+    def enter(self, flow: Flow) -> None:
+        """The flow leaves, or has left already: conntrack has room for it."""
+        assert flow.egress is not None
+        self._ended.pop((PROTOCOL_NUMBERS[flow.protocol], flow.key, self.ways[flow.egress].zone), None)
+        if self._accounts is not None and isinstance(flow.carrier, InterfaceRamp):
+            self._accounts.add(flow)
+
+    def _reserve(self, carrier: Carrier) -> bool:
+        """Whether conntrack may hold one more connection for this tenant: it is counted."""
+        name = carrier.tenant.name
+        held = self._held[name]
+        if held >= SHARE * self._room:
+            return False
+        self._held[name] = held + 1
+        self._room -= 1
+        return True
 
     def beyond(self, flow: Flow) -> Carrier:
         """The on-ramp behind which its origin is, or the flow's own."""
@@ -236,6 +251,8 @@ class KernelOffRamp:
         self._room = facts.conntrack_room()
         for name, tenant in self._tenants.items():
             self._held[name] = tenant.count
+        for ramp in self.ramps:
+            ramp.repeated.forget()
         if self._has_changed:
             self._has_changed = False
             self._egress.forget()
@@ -318,7 +335,7 @@ class KernelOffRamp:
     def _open_ramp(self, settings: InterfaceOnRamp, plane: Plane) -> None:
         tenant = self._tenants[settings.tenant]
         said = self._settings.tenants[settings.tenant]
-        ramp = InterfaceRamp(settings, tenant, plane, self._poller, self._tun)
+        ramp = InterfaceRamp(settings, tenant, plane, self._poller, self._tun, self._reserve)
         self.ramps.append(ramp)
         egress = egress_of(said, said.networks.get(settings.network))
         self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces), ramp.back)

@@ -24,6 +24,10 @@ class Connections(Protocol):
         """The flow is about to leave: its egress address is filled in, or why it must not."""
         ...
 
+    def enter(self, flow: Flow) -> None:
+        """The flow has left already, and there was room for it."""
+        ...
+
     def end(self, flow: Flow) -> None:
         """Nothing of it passes any more."""
         ...

@@ -10,6 +10,7 @@ from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.tenant import Carrier, Network
 from proxy.offramps.forwarded import ForwardedFlow
 from proxy.offramps.packet_flows import PacketFlows
+from proxy.packet.observed import Begun
 from proxy.packet.plane import Inject
 from proxy.packet.routes import Hop, choose, flow_hash, leave
 from proxy.wire.ip import IPPacket
@@ -31,6 +32,11 @@ class TunnelOffRamp(PacketFlows):
         handler = ForwardedFlow(self, flow)
         handler.resume()
         self.lifecycle.resume(flow, handler)
+
+    def open_repeated(self, flow: Flow, begun: Begun) -> None:
+        """The flow's first packet has left: enter it."""
+        handler = ForwardedFlow(self, flow)
+        self.lifecycle.begin(flow, handler, partial(handler.repeat, begun))
 
     def open_answer(self, flow: Flow, inject: Inject) -> None:
         """Ask whether a flow may be that begins with an answer, which `inject` sends on."""

@@ -22,6 +22,18 @@ class Observed(msgspec.Struct, gc=False):
     has_timestamps: bool = False
 
 
+class Begun(msgspec.Struct, gc=False):
+    """A SYN that is on its way already, before its flow was entered. `last`: as of what is observed."""
+
+    key: bytes
+    last: bytes
+    octets: int
+    tos: int
+    now: float
+    now_ns: int
+    egress_ip: str | None
+
+
 def observe(data: bytes) -> Observed | IPPacket | None:
     """What the copy in `data` is of: a segment, an ICMP error (as a packet in `data`), or nothing that concerns us."""
     if len(data) < 28:

@@ -13,6 +13,7 @@ from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier
 from proxy.packet.forward import quoted_key
 from proxy.packet.icmp_errors import IcmpErrors
+from proxy.packet.observed import Begun
 from proxy.packet.routes import SOCKETS, Hop, choose, flow_hash, leave
 from proxy.wire import icmp, ip, tcp, udp, virtio
 from proxy.wire.ip import IPPacket
@@ -45,6 +46,12 @@ class Admits(Protocol):
     def open_answer(self, flow: Flow, inject: Inject) -> None: ...
 
     def take_back(self, flow: Flow) -> None: ...
+
+    def open_repeated(self, flow: Flow, begun: Begun) -> None: ...
+
+    def asks(self) -> bool:
+        """Whether policy or a hook has a say in new flows."""
+        ...
 
 
 class Plane:
@@ -242,6 +249,16 @@ class Plane:
         flow.egress, flow.offramp = carrier, "kernel"
         self._admits.take_back(flow)
         return flow
+
+    def open_repeated(self, carrier: Carrier, protocol: int, begun: Begun) -> None:
+        """Open a flow whose first packet was let out already, since nobody is asked, and the answer was known."""
+        flow = self._new_flow(carrier, protocol, begun.key, begun.now, begun.now_ns)
+        flow.dscp, flow.egress, flow.offramp, flow.egress_ip = begun.tos >> 2, carrier, "kernel", begun.egress_ip
+        self._admits.open_repeated(flow, begun)
+
+    def asks(self) -> bool:
+        """Whether policy or a hook has a say in new flows."""
+        return self._admits.asks()
 
     def _new_flow(
         self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int, path: type[KernelPath] = KernelPath

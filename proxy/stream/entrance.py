@@ -12,6 +12,7 @@ from typing import Protocol
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.packet.icmp_errors import IcmpErrors
+from proxy.packet.observed import Begun
 from proxy.packet.plane import Inject, Opener
 from proxy.packet.routes import Hop
 from proxy.stream.directions import LIFTED
@@ -31,6 +32,8 @@ class Forwarder(Opener, Protocol):
     def open_answer(self, flow: Flow, inject: Inject) -> None: ...
 
     def take_back(self, flow: Flow) -> None: ...
+
+    def open_repeated(self, flow: Flow, begun: Begun) -> None: ...
 
 
 class Entrance:
@@ -75,6 +78,17 @@ class Entrance:
         """A flow that the kernel has carried while no proxy was there."""
         assert self._forwarder is not None
         self._forwarder.take_back(flow)
+
+    def open_repeated(self, flow: Flow, begun: Begun) -> None:
+        """A flow whose first packet was let out already: see `asks`."""
+        assert self._forwarder is not None
+        self.lifecycle.admission.judged(flow)
+        self._forwarder.open_repeated(flow, begun)
+
+    def asks(self) -> bool:
+        """Whether policy or a hook has a say in new flows."""
+        admission = self.lifecycle.admission
+        return admission.judge is not None or bool(admission.stages)
 
     def enter(self, flow: Flow, is_lifted: bool, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Open an allowed flow at its off-ramp."""
