@@ -179,10 +179,10 @@ class Accounts:
             if ramp is None or seen is None:
                 continue
             if isinstance(seen, Observed):
-                table = ramp.flows.get(TCP, NOTHING)
-                if (flow := table.get(seen.key)) is not None:
+                table, key = ramp.flows.get(TCP, NOTHING), seen.key
+                if (flow := table.get(key)) is not None:
                     flow.handler.observed(seen, True, arrived_ns)
-                elif (flow := table.get(reverse_key(seen.key)) or _answered(ramp, TCP, seen.key)) is not None:
+                elif (flow := table.get(reverse_key(key)) or _answered(ramp, TCP, key)) is not None:
                     flow.handler.observed(seen, False, arrived_ns)
                 continue
             quoted = quoted_key(data, seen)

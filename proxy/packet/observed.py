@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 import msgspec
 
@@ -10,10 +11,12 @@ from proxy.wire.ip import ICMP, ICMPV6, TCP, IPPacket
 
 TIMESTAMPS = b"\x08\x0a"  # kind and length of the option
 
+_new = tuple.__new__
+_get_tcp4 = struct.Struct("!BxH5xBxx12s12s").unpack_from  # the same, addresses and ports, and what follows
 _get4 = struct.Struct("!BxH5xB2x").unpack_from  # first byte, length, protocol
 
 
-class Observed(msgspec.Struct, gc=False):
+class Observed(NamedTuple):
     """A TCP segment. `last`: its sequence and acknowledgement numbers, flags and window, as they stand there."""
 
     key: bytes
@@ -36,6 +39,16 @@ class Begun(msgspec.Struct, gc=False):
 
 def observe(data: bytes) -> Observed | IPPacket | None:
     """What the copy in `data` is of: a segment, an ICMP error (as a packet in `data`), or nothing that concerns us."""
+    if len(data) < 40:
+        return _observe_other(data)
+    first, length, protocol, key, last = _get_tcp4(data)
+    if first != 0x45 or protocol != TCP:
+        return _observe_other(data)
+    end = 20 + (last[8] >> 4) * 4
+    return _new(Observed, (key, last, max(0, length - end), TIMESTAMPS in data[40:end]))
+
+
+def _observe_other(data: bytes) -> Observed | IPPacket | None:
     if len(data) < 28:
         return None
     first, length, protocol = _get4(data)
