@@ -92,6 +92,7 @@ class Accounts:
 
     def tick(self, now: float) -> None:
         """Wait no longer for events that were lost, or of what conntrack had forgotten before."""
+        self._remember_some(now)
         for place in [place for place, (_, _, until) in self._awaited.items() if until < now]:
             self._awaited.pop(place)[1]()
 
@@ -116,7 +117,7 @@ class Accounts:
         """A flow begins that the kernel carries."""
         self._young.append(flow)
 
-    def remember(self, now: float) -> None:
+    def _remember_some(self, now: float) -> None:
         """Let a successor know the flows that are no short ones."""
         young = self._young
         while young and young[0].started_at < now - SHORT_S:

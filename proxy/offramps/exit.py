@@ -12,7 +12,7 @@ from proxy.device.tun import device_name, open_tun
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.keys import reverse_key
-from proxy.flow.tenant import Carrier, Tenant
+from proxy.flow.tenant import Tenant
 from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.pump import RampPump
@@ -87,7 +87,7 @@ class InterfaceRamp(RampCarrier):
         plane: Plane,
         poller: Poller,
         tun: int,
-        reserve: Callable[[Carrier], bool],
+        reserve: Callable[[Tenant], bool],
     ) -> None:
         """`tun`: the device of the bridge with offload, for flows that are read. `reserve`: see RepeatedConnections."""
         self._fd, self.interface = open_device(ON_RAMP_NAME, offload=True)

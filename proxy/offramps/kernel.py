@@ -30,6 +30,7 @@ from proxy.offramps.accounts import Accounts
 from proxy.offramps.drops import kernel_drops
 from proxy.offramps.egress import EgressAddresses
 from proxy.offramps.exit import UNASKED_NAME, Exit, InterfaceRamp, open_device
+from proxy.offramps.share import ConntrackShare
 from proxy.offramps.unasked import Unasked
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
@@ -39,7 +40,6 @@ from proxy.settings.egress import Egress, egress_of
 log = logging.getLogger(__name__)
 
 LEASE_S = 1.0  # between two signs of life for the table
-SHARE = 64  # connections that a tenant may have for each one that is left for everybody
 
 
 def is_asked_for(settings: Settings) -> bool:
@@ -78,8 +78,7 @@ class KernelOffRamp:
         self._has_routing = self._has_table = False  # to be undone
         self._helpers: tuple[str, ...] = ()
         self._has_timeouts = True
-        self._room = 0
-        self._held: dict[str, int] = dict.fromkeys(tenants, 0)
+        self._share = ConntrackShare(tenants)
         self._next_lease = 0.0
         self.repairs = 0
         self._is_torn = False
@@ -168,14 +167,13 @@ class KernelOffRamp:
         flow.egress_ip = address_text(flow.source) if is_inside else self._egress.towards(flow.destination, way.egress)
         if flow.egress_ip is None:  # the kernel would say so too, but five times and then once a second
             return DropReason.NO_ROUTE
-        if not self._reserve(flow.carrier):
+        if not self._share.reserve(flow.tenant):
             return DropReason.CONNTRACK_FULL
         self.enter(flow)
         if flow.protocol == "udp" and self._unasked is not None and not is_inside:
             self._unasked.add(flow)
-        if flow.protocol == "tcp" and isinstance(flow.carrier, InterfaceRamp):
-            if not is_inside and flow.carrier.network.routes is None:
-                flow.carrier.repeated.learn(flow.key, flow.egress_ip)
+        if flow.protocol == "tcp" and isinstance(flow.carrier, InterfaceRamp) and not is_inside:
+            flow.carrier.repeated.learn(flow.key, flow.egress_ip)
         return None
 
     def enter(self, flow: Flow) -> None:
@@ -184,16 +182,6 @@ class KernelOffRamp:
         self._ended.pop((PROTOCOL_NUMBERS[flow.protocol], flow.key, self.ways[flow.egress].zone), None)
         if self._accounts is not None and isinstance(flow.carrier, InterfaceRamp):
             self._accounts.add(flow)
-
-    def _reserve(self, carrier: Carrier) -> bool:
-        """Whether conntrack may hold one more connection for this tenant: it is counted."""
-        name = carrier.tenant.name
-        held = self._held[name]
-        if held >= SHARE * self._room:
-            return False
-        self._held[name] = held + 1
-        self._room -= 1
-        return True
 
     def beyond(self, flow: Flow) -> Carrier:
         """The on-ramp behind which its origin is, or the flow's own."""
@@ -247,10 +235,7 @@ class KernelOffRamp:
         self._forget_ended()
         if self._accounts is not None:
             self._accounts.tick(now)
-            self._accounts.remember(now)
-        self._room = facts.conntrack_room()
-        for name, tenant in self._tenants.items():
-            self._held[name] = tenant.count
+        self._share.refresh()
         for ramp in self.ramps:
             ramp.repeated.forget()
         if self._has_changed:
@@ -334,10 +319,9 @@ class KernelOffRamp:
 
     def _open_ramp(self, settings: InterfaceOnRamp, plane: Plane) -> None:
         tenant = self._tenants[settings.tenant]
-        said = self._settings.tenants[settings.tenant]
-        ramp = InterfaceRamp(settings, tenant, plane, self._poller, self._tun, self._reserve)
-        self.ramps.append(ramp)
+        said, reserve = self._settings.tenants[settings.tenant], self._share.reserve
         egress = egress_of(said, said.networks.get(settings.network))
+        self.ramps.append(ramp := InterfaceRamp(settings, tenant, plane, self._poller, self._tun, reserve))
         self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces), ramp.back)
         ramp.network.ramps.append(ramp)
         tenant.attach(ramp)

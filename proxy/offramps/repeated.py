@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from proxy.errors import DropReason
-from proxy.flow.tenant import Carrier
+from proxy.flow.tenant import Carrier, Tenant
 from proxy.packet.observed import Begun
 from proxy.packet.plane import Plane
 from proxy.wire.checksum import fold, ones_sum, pseudo_header_sum
@@ -37,16 +37,16 @@ _put_sum = struct.Struct("!H").pack_into
 class RepeatedConnections:
     """Of one interface on-ramp."""
 
-    def __init__(self, ramp: Carrier, fd: int, plane: Plane, reserve: Callable[[Carrier], bool]) -> None:
-        """`fd`: the device that SYNs come from and are written to. `reserve(ramp)`: whether conntrack may hold one more
-        connection for its tenant."""
+    def __init__(self, ramp: Carrier, fd: int, plane: Plane, reserve: Callable[[Tenant], bool]) -> None:
+        """`fd`: the device that SYNs come from and are written to. `reserve(tenant)`: whether conntrack may hold one
+        more connection for it."""
         self._ramp, self._fd, self._plane, self._reserve = ramp, fd, plane, reserve
         self._decided: dict[bytes, str | None] = {}  # egress address, by client and by address and port beyond
         self._begun: dict[bytes, Begun] = {}  # by key
 
     def learn(self, key: bytes, egress_ip: str | None) -> None:
-        """A connection with this flow key was let out, and nobody was asked about it."""
-        if len(self._decided) < MOST_DECIDED:
+        """A connection with this flow key was let out. Where a network has routes, each flow chooses for itself."""
+        if len(self._decided) < MOST_DECIDED and self._ramp.network.routes is None:
             self._decided[_place(key)] = egress_ip
 
     def forget(self) -> None:
@@ -102,7 +102,7 @@ class RepeatedConnections:
             return False
         if not ramp.owns(key[: (len(key) - 4) // 2]):
             return False
-        return ramp.tenant.refusal(time.monotonic()) is None and self._reserve(ramp)
+        return ramp.tenant.refusal(time.monotonic()) is None and self._reserve(ramp.tenant)
 
     def _give_back(
         self, buffer: bytearray, v: int, l4: int, end: int, tos: int, key: bytes, egress_ip: str | None

@@ -47,6 +47,10 @@ _OTHERS = {
     if name not in _KNOWN
 }
 _USUAL = {"schema": SCHEMA, "event": "end", "final": True}
+_get_words, _get_times, _get_totals = (
+    operator.attrgetter(*names) for names in (_BODY_WORDS, _BODY_TIMES, _BODY_TOTALS)
+)  # a fifth of a row's time less than getattr: bench/flowlog.py
+_get_usual, _ALL_USUAL = operator.attrgetter(*_USUAL, *_OTHERS), (*_USUAL.values(), *_OTHERS.values())
 _ID_DIGITS = 18
 _INSERT_BODY = "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?, ?)"
 _INSERT_FLOW = f"INSERT OR IGNORE INTO flows VALUES ({','.join('?' * len(COLUMNS))})"
@@ -89,9 +93,9 @@ def rows_of(record: FlowRecord, words: Words) -> Pair:
         None if record.tls is None else number(record.tls.action),
     )  # fmt: skip
     body: list[Any] = [record.seq, digest, _endpoint_is_origin(record)]
-    body += [number(getattr(record, name)) for name in _BODY_WORDS]
-    body += [_microseconds(getattr(record, name)) for name in _BODY_TIMES]
-    body += [getattr(total, name) for name in _BODY_TOTALS]
+    body += map(number, _get_words(record))
+    body += map(_microseconds, _get_times(record))
+    body += _get_totals(total)
     if others := _others(record, end, digest):
         body.append(others)
     return row, (flow_id, tenant, record.start, bytearray(_pack(body)))
@@ -162,8 +166,10 @@ def _end_of(record: FlowRecord) -> int:
 
 def _others(record: FlowRecord, end: int, digest: bytes | None) -> dict[str, Any]:
     """Fields that have no place of their own, where they say something."""
-    others = {name: value for name, usual in _OTHERS.items() if (value := getattr(record, name)) != usual}
-    others |= {name: value for name, usual in _USUAL.items() if (value := getattr(record, name)) != usual}
+    others: dict[str, Any] = {}
+    if (values := _get_usual(record)) != _ALL_USUAL:
+        each = zip((*_USUAL, *_OTHERS), values, _ALL_USUAL, strict=True)
+        others = {name: value for name, value, usual in each if value != usual}
     if record.end is None:
         others["end"] = None
     if record.duration_ms != (end - record.start) / 1e6:

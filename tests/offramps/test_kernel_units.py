@@ -23,7 +23,8 @@ from proxy.kernel import facts
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, OUTWARD, Ruleset, Way
 from proxy.kernel.sites import Sites
-from proxy.offramps.kernel import SHARE, KernelOffRamp
+from proxy.offramps.kernel import KernelOffRamp
+from proxy.offramps.share import SHARE
 from proxy.packet.forward import LEAST_MTU, forward
 from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import flow_key

@@ -1,0 +1,34 @@
+"""How many connections each tenant may have in conntrack, so that nobody fills it for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy.flow.tenant import Tenant
+from proxy.kernel import facts
+
+SHARE = 64  # connections that a tenant may have for each one that is left for everybody
+
+
+class ConntrackShare:
+    """Counted from one `refresh` to the next; refreshed a few times a second."""
+
+    def __init__(self, tenants: Mapping[str, Tenant]) -> None:
+        self._tenants = tenants
+        self._room = 0
+        self._held: dict[str, int] = dict.fromkeys(tenants, 0)
+
+    def refresh(self) -> None:
+        """Ask the kernel how much room there is, and the tenants how much they have."""
+        self._room = facts.conntrack_room()
+        for name, tenant in self._tenants.items():
+            self._held[name] = tenant.count
+
+    def reserve(self, tenant: Tenant) -> bool:
+        """Whether there is room for one more connection of this tenant: then it is counted."""
+        held = self._held[tenant.name]
+        if held >= SHARE * self._room:
+            return False
+        self._held[tenant.name] = held + 1
+        self._room -= 1
+        return True

@@ -1,0 +1,212 @@
+"""Further connections to a place that was decided: given back at once, entered later, within all limits."""
+
+from __future__ import annotations
+
+import os
+import socket
+from types import SimpleNamespace
+
+import pytest
+from scapy.layers.inet import TCP
+from scapy.packet import Raw
+
+from proxy.errors import DropReason
+from proxy.flow.tenant import Tenant
+from proxy.offramps.repeated import MOST_WAITING, RepeatedConnections
+from proxy.packet.plane import flow_key
+from proxy.settings.model import Limits, TenantSettings
+from proxy.wire.virtio import NEEDS_CSUM, NO_OFFLOAD
+from tests.netns import needs_root
+from tests.offramps.kernel_scene import ORIGIN, entries, scene
+from tests.packets import decode, network, parsed, recomputed
+from tests.running import until
+
+CLIENT, FAR = {4: "10.1.0.2", 6: "fd01::2"}, {4: "10.2.0.2", 6: "fd02::2"}
+
+
+class Place:
+    """An on-ramp that has let one connection out, to port 80; what is written to its device can be read."""
+
+    def __init__(self, version=4, *, flows=1000, new_flows_per_s=1000):
+        limits = Limits(flows=flows, new_flows_per_s=new_flows_per_s)
+        self.tenant = Tenant("acme", TenantSettings(limits=limits))
+        self.version, self.asked, self.room, self.opened = version, False, True, []
+        self.read_fd, self.write_fd = os.pipe2(os.O_NONBLOCK)
+        self.ramp = SimpleNamespace(
+            header_bytes=10, tenant=self.tenant, network=self.tenant.networks["default"], flows={},
+            owns=lambda address: address == socket.inet_pton(_family(version), CLIENT[version]),
+        )  # fmt: skip
+        plane = SimpleNamespace(asks=lambda: self.asked, open_repeated=self._open)
+        self.repeated = RepeatedConnections(self.ramp, self.write_fd, plane, lambda tenant: self.room)
+        self.repeated.learn(self.key(self.packet(sport=1000)), "192.0.2.1")
+
+    def _open(self, ramp, protocol, begun):
+        assert (ramp, protocol) == (self.ramp, 6)
+        self.opened.append(begun)
+
+    def packet(self, *, sport=1001, dport=80, flags="S", source=None, payload=b"", options=(("MSS", 1460),)):
+        made = network(self.version, source or CLIENT[self.version], FAR[self.version])
+        made /= TCP(sport=sport, dport=dport, flags=flags, seq=7, options=list(options))
+        return bytearray(NO_OFFLOAD + bytes(made / Raw(payload) if payload else made))
+
+    def key(self, buffer):
+        return flow_key(buffer, parsed(buffer, 10))
+
+    def take(self, buffer):
+        return self.repeated.take(buffer, len(buffer))
+
+    def given_back(self):
+        try:
+            return decode(os.read(self.read_fd, 9000)[10:])
+        except BlockingIOError:
+            return None
+
+    def close(self):
+        os.close(self.read_fd)
+        os.close(self.write_fd)
+
+
+def _family(version):
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+@pytest.fixture
+def place():
+    made = Place()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_second_syn_to_a_decided_place_is_given_back_with_the_hop_that_it_lost(version):
+    place = Place(version)
+    buffer = place.packet()
+    key, before = place.key(buffer), decode(bytes(buffer[10:]))
+    hop = "ttl" if version == 4 else "hlim"
+    assert place.take(buffer)
+    after = place.given_back()
+    assert getattr(after, hop) == getattr(before, hop) + 1
+    assert recomputed(bytes(after)) == bytes(after)
+    assert bytes(after[TCP]) == bytes(before[TCP])
+    assert place.tenant.count == 1  # it counts from now on
+    assert not place.opened
+    place.repeated.enter()
+    [begun] = place.opened
+    assert (begun.key, begun.egress_ip, begun.octets) == (key, "192.0.2.1", len(buffer) - 10)
+    assert int.from_bytes(begun.last[:4], "big") == 7
+    assert place.tenant.count == 0  # whoever opens the flow counts it
+    place.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"dport": 81},
+        {"flags": "SA"},
+        {"flags": "A"},
+        {"flags": "SF"},
+        {"payload": b"early"},
+        {"source": "10.1.0.3"},
+    ],
+    ids=str,
+)
+def test_whatever_is_not_the_same_again_is_looked_at(place, words):
+    assert not place.take(place.packet(**words))
+    assert place.given_back() is None
+    assert place.take(place.packet())
+
+
+def test_segment_with_a_wrong_checksum_is_looked_at_but_a_partial_one_is_vouched_for(place):
+    buffer = place.packet()
+    buffer[-1] ^= 1
+    assert not place.take(bytearray(buffer))
+    buffer[0] = NEEDS_CSUM
+    assert place.take(buffer)
+
+
+def test_fragment_and_wrong_length_are_looked_at(place):
+    fragment, long = place.packet(), place.packet()
+    fragment[10 + 6] = 0x20
+    long += b"x"
+    assert not place.take(fragment)
+    assert not place.take(long)
+    assert not place.take(bytearray(20))
+
+
+def test_what_somebody_is_asked_about_is_looked_at(place):
+    place.asked = True
+    assert not place.take(place.packet())
+    place.asked = False
+    assert place.take(place.packet())
+
+
+def test_syn_of_a_flow_that_is_there_or_begins_is_looked_at(place):
+    assert place.take(place.packet(sport=5))
+    assert not place.take(place.packet(sport=5))
+    place.ramp.flows[6] = {place.key(place.packet(sport=6)): object()}
+    assert not place.take(place.packet(sport=6))
+
+
+def test_limits_hold():
+    place = Place(flows=2, new_flows_per_s=1000)
+    assert [place.take(place.packet(sport=port)) for port in range(2000, 2004)] == [True, True, False, False]
+    place.room = False
+    place.tenant.count = 0
+    assert not place.take(place.packet(sport=3000))
+    place.close()
+    slow = Place(new_flows_per_s=3)
+    assert sum(slow.take(slow.packet(sport=port)) for port in range(2000, 2010)) == 3
+    slow.close()
+
+
+def test_nothing_is_known_after_a_look_around_nor_where_a_network_has_routes(place):
+    place.repeated.forget()
+    assert not place.take(place.packet())
+    place.ramp.network.routes = object()
+    place.repeated.learn(place.key(place.packet()), None)
+    assert not place.take(place.packet())
+
+
+def test_many_are_entered_without_being_asked(place):
+    for port in range(2000, 2000 + MOST_WAITING):
+        assert place.take(place.packet(sport=port))
+    assert len(place.opened) == MOST_WAITING
+
+
+def test_device_that_takes_nothing_is_counted(place):
+    os.close(place.write_fd)
+    place.write_fd = os.open(os.devnull, os.O_RDONLY)
+    broken = RepeatedConnections(place.ramp, place.write_fd, place.repeated._plane, lambda tenant: True)
+    broken.learn(place.key(place.packet()), None)
+    buffer = place.packet()
+    assert broken.take(buffer, len(buffer))
+    assert place.tenant.drops[DropReason.KERNEL_IP] == 1
+    assert place.tenant.count == 0
+
+
+@pytest.mark.netns
+@needs_root
+@pytest.mark.parametrize("version", [4, 6])
+def test_connections_to_one_place_are_flows_like_all_others(version):
+    with scene("interface", tenant="limits: {flows: 25}") as stage:
+        listener = stage.listen(version)
+        port = listener.getsockname()[1]
+        pairs = []
+        for _ in range(25):
+            client = stage.connect(version, port)
+            pairs.append((client, stage.accept(listener)))
+        flows = until(lambda: [f for f in stage.proxy.live() if f.history == "Sh"][24:] and stage.proxy.live())
+        assert len(flows) == 25
+        assert {(f.state, f.offramp, f.level, f.dst) for f in flows} == {
+            ("established", "kernel", "packet", ORIGIN[version])
+        }
+        assert all(f.origin_tcp_ms is not None and f.egress_ip for f in flows)
+        with pytest.raises(ConnectionRefusedError):
+            stage.connect(version, port)
+        counted = {entry.original[-4:-2]: entry.original_packets for entry in entries(stage.edge)}
+        assert all(counted[f.src_port.to_bytes(2, "big")] == f.total.client_packets for f in stage.proxy.live())
+        for client, origin in pairs:
+            client.close()
+            origin.close()
+        ended = until(lambda: (past := stage.proxy.ended()) and len(past) == 25 and past)
+        assert {(f.history, f.close_reason, f.conn_state) for f in ended} == {("ShAFf", "client_closed", "SF")}
