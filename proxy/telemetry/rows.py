@@ -6,6 +6,7 @@ What filters look at are columns of a narrow table, so that reading all of it is
 from __future__ import annotations
 
 import binascii
+import operator
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
