@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -231,6 +232,8 @@ class Inspector:
 
     def _open(self, message: Open, descriptors: list[int]) -> None:
         flow, configuration = message.flow, self._configuration
+        known = {sys.intern(name): value for name, value in flow.known.items()}  # 1.5 KiB less for each session
+        flow = msgspec.structs.replace(flow, known=known)
         family = socket.AF_INET6 if ":" in flow.dst else socket.AF_INET
         client, origin = (socket.socket(family, socket.SOCK_STREAM, 0, each) for each in descriptors[:2])
         del descriptors[:2]

@@ -158,7 +158,7 @@ class Session:
         return self._home.has_hook(hook)
 
     def judge(self, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
-        return self._home.judge(phase, self.flow, facts, self._known)
+        return self._home.judge(phase, self.flow, facts, None if phase == "tls" else self._known)  # asked once
 
     def ask(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
         def answered(answer: Any) -> None:

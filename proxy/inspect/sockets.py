@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
 
 from proxy.inspect.farewell import close_notify
@@ -81,7 +80,7 @@ class SocketStream:
         self._poller, self._turn = poller, turn
         self.settled: Callable[[], None] | None = None  # called when nothing is left to be sent, after `finish`
         self._is_final = False
-        self._out: deque[bytes | memoryview] = deque()
+        self._out: list[bytes | memoryview] = []  # a few: an empty deque takes 760 bytes
         self.queued = 0
         self._events = 0
         self._is_paused, self._is_high = True, False
@@ -185,7 +184,7 @@ class SocketStream:
     def _send_all(self) -> None:
         out = self._out
         while out:
-            self._sent(self.sock.sendmsg(list(out)[:64] if len(out) > 1 else out))
+            self._sent(self.sock.sendmsg(out[:64] if len(out) > 64 else out))
 
     def _sent(self, count: int) -> None:
         out = self._out
@@ -196,7 +195,7 @@ class SocketStream:
                 out[0] = memoryview(first)[count:]
                 return
             count -= len(first)
-            out.popleft()
+            del out[0]
 
     def _read(self) -> None:
         try:

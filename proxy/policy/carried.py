@@ -96,7 +96,7 @@ class SessionJudge:
             return None
         base = None if known is None else known.get(phase)
         if base is None:
-            base = received(phase, flow)
+            base = received(phase, flow)  # under names that all flows share
             if known is not None:
                 known[phase] = base
         return self._policies.rule(tenant, phase, _SessionFacts(base, facts, now))

@@ -160,7 +160,9 @@ def imagine(written: FlowText, phase: Phase, now: float) -> ImaginedFacts:
 def received(phase: Phase, facts: Mapping[str, Any]) -> Facts:
     """Facts that came as plain data: addresses may be text there, and arrays lists."""
     known = FIELDS[phase].by_name
-    return ImaginedFacts({name: _value(known[name], value) for name, value in facts.items() if name in known})
+    return ImaginedFacts(
+        {field.name: _value(field, value) for name, value in facts.items() if (field := known.get(name)) is not None}
+    )
 
 
 def _value(field: Field, value: Any) -> Any:

@@ -17,6 +17,7 @@ from proxy.inspect.http.recording import record_of
 from proxy.inspect.stream import SessionView, Side
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_LIMITS, _IDENTITY = Limits(), Identity()
 _DEFAULT_END: tuple[CloseReason, ClosedBy] = ("client_closed", "client")
 
 
@@ -35,8 +36,8 @@ class Conversation:
         failure: ProxyError | None = None,
     ) -> None:
         self.session = session
-        self.limits = limits or Limits()
-        self.identity = identity or Identity()
+        self.limits = limits or _LIMITS
+        self.identity = identity or _IDENTITY
         self.is_draining = False
         self._failure = failure
         self._links = Links()

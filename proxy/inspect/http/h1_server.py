@@ -284,7 +284,7 @@ class H1Server:
 
     def done(self) -> None:
         """The exchange is over: the next request, or the end."""
-        exchange, self.exchange = self.exchange, None
+        exchange, self.exchange, self._head = self.exchange, None, None
         self.idle_since = self.owner.session.now()
         if exchange is not None and exchange.ended_first == "origin":
             self.owner.close_client("origin_closed", "origin")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections import deque
 from collections.abc import Callable
 
 from proxy.errors import ProxyError
@@ -53,7 +52,7 @@ class OriginPool:
         self._busy: set[H1Client] = set()
         self._multiplexed: H2Client | None = None
         self._dialling = 0
-        self._waiting: deque[Exchange] = deque()
+        self._waiting: list[Exchange] = []
         self.speaks_h2 = False
 
     def adopt(self, stream: Stream, *, h2: bool) -> Connection:
@@ -103,7 +102,7 @@ class OriginPool:
         self._dialling -= 1
         if isinstance(answer, ProxyError):
             fault = fault_of(answer)
-            waiting, self._waiting = self._waiting, deque()
+            waiting, self._waiting = self._waiting, []
             for exchange in waiting:
                 exchange.origin_failed(fault, str(answer), by="origin")
         else:
@@ -126,7 +125,7 @@ class OriginPool:
         for _ in range(len(self._waiting)):
             if not self._idle and (self._multiplexed is None or not self._multiplexed.has_room):
                 return
-            exchange = self._waiting.popleft()
+            exchange = self._waiting.pop(0)
             if not exchange.is_done:
                 self.take(exchange)
 
