@@ -171,7 +171,7 @@ def test_a_window_stays_shut_while_the_hook_is_asked():
     talk = H2Talk(hooks={"http_request": lambda exchange: BOTH, "http_body": "later"})
     fields = [(b":method", b"POST"), *REQUEST[1:]]
     talk.client_says(talk.browser.headers(1, fields, end=False))
-    for _ in range(12):
+    for _ in range(24):
         talk.client_says(talk.browser.data(1, b"z" * 16_000))
     assert not talk.browser.of(h2.events.WindowUpdated, 1)
     while talk.asked:
