@@ -40,6 +40,13 @@ class HttpEffects(msgspec.Struct, frozen=True, kw_only=True):
     judge_response: bool = False
 
 
+class Pace(msgspec.Struct, frozen=True):
+    """A limit of the bytes in a second, in each direction, which all flows of the same pool share."""
+
+    bytes_per_s: float
+    pool: str
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of whoever decides. The default allows and leaves everything else as it was."""
 
@@ -52,6 +59,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     origin: tuple[str, int] | None = None  # the address and port that it goes to instead of those it asked for
     ttl_s: float | None = None  # how long this answer holds; then the flow is judged again
     http: HttpEffects | None = None  # of the phase `http` only
+    paces: tuple[Pace, ...] = ()  # of TCP: the flow is lifted to a stream, whose bytes are slowed down
 
     @property
     def is_denial(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from oxyctl.render.units import bytes_text, duration_text, safe_text, time_text
-from proxy.control.schema import Decision, FlowRecord, RequestRecord
+from proxy.control.schema import Decision, FlowRecord, RequestRecord, Totals
 
 LEVELS = {
     "packet": "packets end to end: the proxy forwarded them and read nothing",
@@ -40,7 +40,7 @@ ENDS = {
     "unknown": "the proxy was killed while it lived: nobody saw its end",
 }
 HINTS = {
-    "denied": "`oxyctl policy explain` says which rules came close; the deciding rule is the one named above.",
+    "denied": "The rule named above refused it; `oxyctl policy explain` says which others came close.",
     "policy_revoked": "The rule named above decided; `oxyctl policy diff` shows what changed.",
     "origin_refused": "Try the same from the edge itself: is the server running, and does it listen on that port?",
     "origin_unreachable": "`oxyctl routes` shows where it was sent; the far network has no way, or forbids it.",
@@ -75,10 +75,10 @@ def _parts(record: FlowRecord, requests: Sequence[RequestRecord]) -> Iterator[tu
         yield "Decided", _decision(decision)
     if not record.decisions:
         yield "Decided", "nothing yet" if record.state == "new" else "nothing is on record"
-    yield "Way", _way(record)
-    yield "Level", LEVELS.get(record.level, record.level) + _protocol(record)
-    if record.tls is not None:
-        yield "TLS", _tls(record)
+    if is_refused := record.verdict in ("denied", "error") and record.total == Totals():
+        yield "Way", "none: nothing of it left the proxy"
+    else:
+        yield from _passage(record)
     if timing := _timing(record):
         yield "Took", timing
     for request in requests:
@@ -86,10 +86,19 @@ def _parts(record: FlowRecord, requests: Sequence[RequestRecord]) -> Iterator[tu
         for decision in request.decisions:
             if decision.rule is not None:
                 yield "Request", f"  {_decision(decision)}"
-    yield "Moved", _moved(record)
+    if not is_refused:
+        yield "Moved", _moved(record)
     yield "End", _end(record)
     if hint := _hint(record):
         yield "Next", hint
+
+
+def _passage(record: FlowRecord) -> Iterator[tuple[str, str]]:
+    """Where it went, and how much of it was read."""
+    yield "Way", _way(record)
+    yield "Level", LEVELS.get(record.level, record.level) + _protocol(record)
+    if record.tls is not None:
+        yield "TLS", _tls(record)
 
 
 def _what(record: FlowRecord) -> str:

@@ -44,6 +44,7 @@ _KEYS: dict[str, tuple[Action, ...]] = {
     "on": ("set-header", "remove-header", "inspect-body"),
     "flows": ("rate-limit",),
     "flows_per_s": ("rate-limit",),
+    "bytes_per_s": ("rate-limit",),
     "per": ("rate-limit",),
     "ttl_s": ("allow", "inspect", "do-not-inspect", "route", "quarantine"),
 }
@@ -84,8 +85,10 @@ def check_combination(rule: RuleText, tenant: str | None) -> None:
         raise ValueError(f"unknown off-ramp '{rule.offramp}'{hint}", "offramp")
     if rule.refusal is not None and phase not in _REFUSING:
         raise ValueError(f"'refusal' is for phases {', '.join(_REFUSING)}", "refusal")
-    if action == "rate-limit" and rule.flows is None and rule.flows_per_s is None:
-        raise ValueError("rate-limit needs 'flows' (at once), 'flows_per_s', or both", "action")
+    if action == "rate-limit" and rule.flows is rule.flows_per_s is rule.bytes_per_s is None:
+        raise ValueError("rate-limit needs 'flows' (at once), 'flows_per_s', 'bytes_per_s', or several", "action")
+    if rule.bytes_per_s is not None and phase != "network":
+        raise ValueError("'bytes_per_s' is for phase network", "bytes_per_s")
     if action == "inspect" and rule.level == "packet":
         raise ValueError("inspect lifts to stream, tls, http or ssh; for packet there is do-not-inspect", "level")
     if rule.tenant is not None and tenant is not None:

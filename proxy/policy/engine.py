@@ -17,7 +17,9 @@ from proxy.policy.phases import PHASES, Phase
 from proxy.policy.read import Policy
 from proxy.policy.rule import Rule
 from proxy.policy.table import Table
-from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Refusal, Ruling, Verdict
+from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Pace, Refusal, Ruling, Verdict
+
+MOST_GONE = 10_000  # rules that are not there any more, and whose counters are kept in case they come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Policies:
         self.version = version
         self.policies = tuple(policies)
         self.hits = Hits()
+        self._gone: dict[tuple[str | None, str, str], Rule] = {}  # of earlier versions
         self._by_identity: dict[tuple[str | None, str, str], Rule] | None = None
         self._judgements: dict[tuple[str | None, Phase], _Judgement] = {}
         for tenant in (None, *tenants):
@@ -109,8 +112,9 @@ class Policies:
         return found
 
     def inherit(self, earlier: Policies) -> None:
-        """Take over counters and limits of the rules that were there before, by tenant, policy and name."""
-        known = {rule.identity: rule for rule in earlier.rules()}
+        """Take over counters and limits of the rules that were there before, by tenant, policy and name; also of those
+        that come back."""
+        known = earlier._gone | {rule.identity: rule for rule in earlier.rules()}
         self.hits = earlier.hits
         for rule in self.rules():
             before = known.get(rule.identity)
@@ -118,6 +122,9 @@ class Policies:
                 rule.hits, rule.last_hit = before.hits, before.last_hit
                 if rule.limiter is not None and before.limiter is not None:
                     rule.limiter.inherit(before.limiter)
+        here = {rule.identity for rule in self.rules()}
+        gone = {identity: rule for identity, rule in known.items() if identity not in here}
+        self._gone = gone if len(gone) <= MOST_GONE else {}
 
     def judge(self, tenant: str | None, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
         """What is said in this phase about these facts, by field name; None: no policy speaks of it."""
@@ -149,10 +156,10 @@ class Policies:
                 return _joined(said, over)
             said.append(rule)
         if said and said[-1].is_final:
-            return _joined(said, said[-1].ruling)
+            return _paced(_joined(said, said[-1].ruling), said, facts)
         counts = self.hits.counts
         counts[tenant, phase] = counts.get((tenant, phase), 0) + 1
-        return _joined(said, judgement.default) if said else judgement.default
+        return _paced(_joined(said, judgement.default), said, facts) if said else judgement.default
 
     def try_out(self, tenant: str | None, phase: Phase, facts: Facts) -> Outcome | None:
         """The same for a flow that never was: nothing is counted, and limits are not asked."""
@@ -211,6 +218,20 @@ def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruli
         stage=said.stage, policy=said.policy, rule=said.rule, version=said.version, action="rate-limit", reason=why
     )
     return Ruling(verdict, [decision])
+
+
+def _paced(ruling: Ruling, said: list[Rule], facts: Facts) -> Ruling:
+    """The same with the limits of the flow's bytes."""
+    limited = [(rule, rule.limiter) for rule in said if rule.limiter is not None and rule.limiter.bytes_per_s]
+    if not limited or ruling.verdict.is_denial or facts["net.protocol"] != "tcp":
+        return ruling
+    paces = []
+    for rule, limiter in limited:
+        key = facts[limiter.field] if limiter.field is not None else None
+        whose = key.hex() if isinstance(key, bytes) else key
+        pool = "/".join(str(part or "") for part in (facts["tenant"], rule.policy, rule.name, whose))
+        paces.append(Pace(limiter.bytes_per_s or 0.0, pool))
+    return Ruling(msgspec.structs.replace(ruling.verdict, paces=tuple(paces)), ruling.decisions)
 
 
 def _joined(said: list[Rule], last: Ruling) -> Ruling:

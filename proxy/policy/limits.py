@@ -1,4 +1,7 @@
-"""Limits on the flows that a rule admits: concurrent and per second, for each tenant, user, device or source."""
+"""How many flows a rule lets through: at once, and in a second; counted for each tenant, user, device or source.
+
+What bounds their bytes is said here, and done by `proxy.stream.pacing`.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,29 @@ class Countable(Protocol):
 class Limiter:
     """Token buckets and counts of one rule. Its state stays when the policy is loaded anew."""
 
-    def __init__(self, flows: int | None, flows_per_s: float | None, per: Per) -> None:
-        self.flows, self.flows_per_s, self.per = flows, flows_per_s, per
+    def __init__(
+        self, flows: int | None, flows_per_s: float | None, per: Per, bytes_per_s: float | None = None
+    ) -> None:
+        self.flows, self.flows_per_s, self.per, self.bytes_per_s = flows, flows_per_s, per, bytes_per_s
         self.field = FIELD_OF_PER[per]
         self._burst = max(1.0, flows_per_s or 0.0)
         self._buckets: dict[Hashable, tuple[float, float]] = {}  # tokens, at a time
         self._live: dict[Hashable, set[Countable]] = {}
         self._pruned: dict[Hashable, float] = {}
+
+    @property
+    def described(self) -> str:
+        """What it allows, for records."""
+        parts = [
+            f"{limit:,g} {what}"
+            for limit, what in (
+                (self.flows, "flows at once"),
+                (self.flows_per_s, "new flows in a second"),
+                (self.bytes_per_s, "bytes in a second"),
+            )
+            if limit is not None
+        ]
+        return f"at most {', '.join(parts)} {'for all together' if self.per == 'rule' else f'for each {self.per}'}"
 
     def inherit(self, earlier: Limiter) -> None:
         """Go on where the same rule of the version before was."""

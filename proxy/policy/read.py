@@ -115,11 +115,12 @@ class _Rules:
                 schedule = Schedule(text.schedule)
         limiter = None
         if text.action == "rate-limit":
-            limiter = Limiter(text.flows, text.flows_per_s, text.per or "tenant")
+            limiter = Limiter(text.flows, text.flows_per_s, text.per or "tenant", text.bytes_per_s)
         action = text.would or "block" if text.action == "audit" else text.action
         decision = Decision(
             stage=text.phase, policy=self._policy, rule=text.name, version=self._version,
-            action="block" if action == "deny" else action, enforced=text.action != "audit", reason=text.reason,
+            action="block" if action == "deny" else action, enforced=text.action != "audit",
+            reason=text.reason if limiter is None else text.reason or limiter.described,
         )  # fmt: skip
         return Rule(
             text.name, self._policy, self._tenant, text.phase, precedence, text.action, self._verdict(text, place),

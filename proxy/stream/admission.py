@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.hooks import FlowContext, HookRunner
+from proxy.stream.pacing import Pacer
 from proxy.verdict import ALLOW, Decision, Failure, Ruling, Verdict, deny
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Admission:
         """`show(flow)` is what the application is shown."""
         self.hooks = hooks
         self.judge: Judge | None = None
+        self.pacer = Pacer()
         self.stages = tuple(stage for stage in STAGES if hooks.has(stage))
         self._show = show
         self._due: list[tuple[float, int]] = []  # when to judge again, and the number of the flow: a heap
@@ -101,7 +103,8 @@ class Admission:
             flow.extension = context.extension
 
     def tick(self, now: float) -> None:
-        """Judge those flows again whose answers have expired."""
+        """Judge those flows again whose answers have expired; share what limits their bytes."""
+        self.pacer.tick(now)
         expired = []
         while self._due and self._due[0][0] <= now:
             _, number = heapq.heappop(self._due)
@@ -159,6 +162,8 @@ class Admission:
     def _accept(self, flow: Flow, verdict: Verdict) -> Verdict:
         if verdict.ttl_s is not None and not verdict.is_denial:
             self._expire(flow, time.monotonic() + verdict.ttl_s)
+        if verdict.paces:
+            self.pacer.want(flow, verdict.paces)
         if verdict.is_denial:
             flow.verdict = "error" if isinstance(verdict, Failure) else "denied"
             flow.tenant.drops[DropReason.DENIED] += 1
@@ -174,7 +179,7 @@ def end_failed(flow: Flow) -> None:
 def _is_plain(verdict: Verdict) -> bool:
     """Whether nothing is to be done but to let the flow be."""
     effects = verdict.level, verdict.offramp, verdict.origin, verdict.ttl_s
-    return verdict.action == "allow" and all(effect is None for effect in effects)
+    return verdict.action == "allow" and not verdict.paces and all(effect is None for effect in effects)
 
 
 def _action(verdict: Verdict) -> str:

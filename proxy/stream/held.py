@@ -89,6 +89,8 @@ class HeldFlow:
             self.flow.wanted_level = verdict.level
             if self._has_choice:
                 self._is_lifted = verdict.level != "packet"
+        if verdict.paces and self._has_choice:
+            self._is_lifted = True  # only a stream can be slowed down
         return True
 
     def _lead(self, verdict: Verdict) -> DropReason | str | None:

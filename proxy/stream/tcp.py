@@ -166,6 +166,7 @@ class TcpFlow:
         flow.history += "A"
         flow.client_path.send = None  # to the kernel, without a look
         plane.lifecycle.wheel.arm(flow, now + min(YOUNG_S, plane.timeouts.tcp_idle_s / IDLE_CHECKS))
+        plane.lifecycle.admission.pacer.begin(flow, sock, origin)
         level = plane.inspectors.level_of(flow) if plane.inspectors is not None else None
         if level is None or plane.inspectors is None:
             self._passed(origin)

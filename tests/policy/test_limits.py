@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.policy.language import Facts
+from proxy.verdict import Pace
 from tests.policy.files import NOW, compiled
 
 
@@ -49,6 +50,23 @@ def test_what_is_over_the_rate_is_dropped_and_what_is_over_the_count_is_told():
     assert said[1].decisions[0].reason == "more than 1 flows in a second"
     assert said[1].decisions[0].rule == "slow"
     assert said[3].verdict.reason == "rule few: 1 flows at once are reached"
+
+
+def test_bytes_in_a_second_are_shared_by_whom_the_rule_says_and_concern_tcp_alone():
+    policies = compiled(
+        "rules: [{name: slow, action: rate-limit, bytes_per_s: 1000, per: user},"
+        " {name: all, action: rate-limit, bytes_per_s: 5000, flows: 9}, {name: in, action: allow, ttl_s: 9}]"
+    )
+
+    def paces(**more):
+        facts = Facts({"time.unix": NOW, "tenant": "acme", "identity.user": "bob", "net.protocol": "tcp", **more})
+        verdict = policies.rule("acme", "network", facts, Flow()).verdict
+        assert (verdict.level, verdict.ttl_s) == (None, 9)
+        return verdict.paces
+
+    assert paces() == (Pace(1000, "acme/acme/slow/bob"), Pace(5000, "acme/acme/all/acme"))
+    assert paces(**{"identity.user": "eve"})[0] == Pace(1000, "acme/acme/slow/eve")
+    assert paces(**{"net.protocol": "udp"}) == ()
 
 
 def test_a_flow_that_is_judged_again_spends_nothing():

@@ -27,7 +27,7 @@ MISTAKES = {
     RULES + "- {name: a, action: route, offramp: kernl}":
         "acme.yaml:2:28: unknown off-ramp 'kernl'; did you mean 'kernel'?",
     RULES + "- {name: a, action: rate-limit}":
-        "acme.yaml:2:13: rate-limit needs 'flows' (at once), 'flows_per_s', or both",
+        "acme.yaml:2:13: rate-limit needs 'flows' (at once), 'flows_per_s', 'bytes_per_s', or several",
     RULES + "- {name: a, action: quarantine, origin: help}":
         "acme.yaml:2:41: origin: expected a port, 1 to 65535, after the address (found 'help')",
     RULES + "- {name: a, action: inspect, level: packet}":

@@ -8,6 +8,7 @@ import pytest
 
 from oxyctl.render.story import ENDS, LEVELS, story
 from proxy.control.schema import CloseReason, Decision, Level
+from proxy.flow.record import Totals
 from tests.records import live_record, make_record
 
 BLOCKED = Decision("network", "office", "block", rule="no-ssh", version="3f2a", reason="ssh is for admins")
@@ -58,3 +59,11 @@ def test_nothing_in_it_moves_a_cursor():
     text = story(make_record(user="\x1b[2Jeve", dst_host="a\nb"))
     assert text.replace("\n", "").isprintable()
     assert "b, known by" in text.splitlines()[0]
+
+
+def test_of_what_was_refused_nothing_is_told_as_if_it_had_left():
+    record = make_record(verdict="denied", close_reason="denied", offramp="kernel", total=Totals())
+    text = story(record)
+    assert "Way      none: nothing of it left the proxy" in text
+    assert "Level" not in text
+    assert "Moved" not in text

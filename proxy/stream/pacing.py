@@ -1,0 +1,92 @@
+"""Flows whose rules limit their bytes in a second: the kernel's TCP paces them, and shares follow what they move.
+
+SO_MAX_PACING_RATE (socket(7)) bounds what a socket sends; its buffer then fills, whoever feeds it stops reading, and
+TCP's own window slows the sender down: nothing is dropped, and no packet costs more. A session that an inspector reads
+keeps the rate of its sockets.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import Counter
+from collections.abc import Sequence
+
+from proxy.flow.flow import Flow
+from proxy.verdict import Pace
+
+SHARE_S = 0.25  # how often shares are settled anew
+LEAST = 1_000.0  # bytes in a second: below that a connection starves in its own timers
+SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module does not name it
+
+
+class _Paced:
+    """A flow with its two sockets, and what was set on them."""
+
+    __slots__ = ("flow", "moved", "paces", "rate", "socks")
+
+    def __init__(self, flow: Flow, paces: Sequence[Pace], socks: tuple[socket.socket, ...]) -> None:
+        self.flow, self.paces, self.socks = flow, paces, socks
+        self.moved = flow.client_payload + flow.origin_payload  # at the last look
+        self.rate = 0.0
+
+    def set(self, rate: float) -> None:
+        """Let both sockets send so many bytes in a second."""
+        rate = max(LEAST, rate)
+        if abs(rate - self.rate) < 0.05 * self.rate:
+            return
+        self.rate = rate
+        for sock in self.socks:
+            if sock.fileno() >= 0:
+                sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, struct.pack("=Q", int(rate)))
+
+
+class Pacer:
+    """Knows which flows are limited, and shares each limit among those that move something."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[Flow, Sequence[Pace]] = {}  # flows that have no sockets yet
+        self._paced: dict[Flow, _Paced] = {}
+        self._members: Counter[str] = Counter()  # flows of each pool
+        self._next = 0.0
+
+    def want(self, flow: Flow, paces: Sequence[Pace]) -> None:
+        """A verdict limits this flow."""
+        if (paced := self._paced.get(flow)) is not None:
+            paced.paces = paces
+        else:
+            self._wanted[flow] = paces
+
+    def begin(self, flow: Flow, *socks: socket.socket) -> None:
+        """The flow has its sockets."""
+        if self._wanted and (paces := self._wanted.pop(flow, None)) is not None:
+            paced = self._paced[flow] = _Paced(flow, paces, socks)
+            self._members.update(pace.pool for pace in paces)
+            paced.set(min(pace.bytes_per_s / self._members[pace.pool] for pace in paces))  # the others follow
+
+    def tick(self, now: float) -> None:
+        """Settle shares; forget flows that have ended."""
+        if (self._wanted or self._paced) and now >= self._next:
+            self._next = now + SHARE_S
+            self._wanted = {flow: paces for flow, paces in self._wanted.items() if not flow.is_ended}
+            self._paced = {flow: paced for flow, paced in self._paced.items() if not flow.is_ended}
+            self._share()
+
+    def _share(self) -> None:
+        """Those that move something share the limit; the others may begin with their part of it."""
+        members: Counter[str] = Counter()
+        moving: Counter[str] = Counter()
+        busy: set[_Paced] = set()
+        for paced in self._paced.values():
+            moved = paced.flow.client_payload + paced.flow.origin_payload
+            if moved != paced.moved or paced.flow.level != "stream":  # what an inspector moves is not counted here
+                busy.add(paced)
+            paced.moved = moved
+            pools = [pace.pool for pace in paced.paces]
+            members.update(pools)
+            if paced in busy:
+                moving.update(pools)
+        for paced in self._paced.values():
+            among = moving if paced in busy else members
+            paced.set(min(pace.bytes_per_s / among[pace.pool] for pace in paced.paces))
+        self._members = members
