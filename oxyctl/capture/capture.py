@@ -18,6 +18,7 @@ from oxyctl.capture.growth import Growth, plan_version
 from oxyctl.capture.opener import open_sockets
 from oxyctl.capture.pcapng import Statistics
 from oxyctl.capture.ring import Ring, blocks_for
+from oxyctl.capture.secrets import Secrets, files_of
 from oxyctl.capture.session import End, Session, asked_to_end
 from oxyctl.capture.sinks import PipeSink, ReaderGone, RingSink, Sink, create, sink_to
 from oxyctl.capture.targets import Interface, resolve, tenants
@@ -72,6 +73,8 @@ def capture(lab: LabDirectory, request: Request) -> Outcome:
         session = Session(rings, writer, wake, watched)
         newcomers = _Newcomers(stack, session, writer, programs, request)
         growth = Growth(lab, request.targets, session.rings, since, newcomers.add)
+        if isinstance(writer, writers.PcapngWriter):
+            writer.before_packets = Secrets(files_of(lab), writer.secrets).look
         return _run(session, writer, programs, request, growth)
 
 

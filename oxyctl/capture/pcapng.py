@@ -10,6 +10,7 @@ ETHERNET, RAW_IP = 1, 101  # link types (https://www.tcpdump.org/linktypes.html)
 INBOUND, OUTBOUND = 1, 2  # the direction bits of epb_flags
 
 _SECTION, _INTERFACE, _STATISTICS, _PACKET = 0x0A0D_0D0A, 1, 5, 6
+_SECRETS, _TLS_KEY_LOG = 10, 0x544C_534B
 _BYTE_ORDER = 0x1A2B_3C4D
 _COMMENT = 1
 _SHB_OS, _SHB_APPLICATION = 3, 4
@@ -71,6 +72,11 @@ def statistics(number: int, start_ns: int, end_ns: int, counts: Statistics) -> b
     values = {_ISB_RECEIVED: counts.received, _ISB_DROPPED: counts.dropped, _ISB_DELIVERED: counts.delivered}
     options += [(code, struct.pack("<Q", value)) for code, value in values.items()]
     return _block(_STATISTICS, _u32.pack(number) + _time(end_ns) + _options(options))
+
+
+def tls_secrets(lines: bytes) -> bytes:
+    """A Decryption Secrets Block (section 4.7): lines as SSLKEYLOGFILE has them."""
+    return _block(_SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(lines)) + lines + bytes(-len(lines) % 4))
 
 
 def _time(nanoseconds: int) -> bytes:

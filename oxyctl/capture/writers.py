@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from oxyctl.capture import pcapng
 from oxyctl.capture.printing import describe
@@ -40,6 +40,7 @@ class PcapngWriter:
     def __init__(self, sink: Sink, interfaces: Sequence[Interface]) -> None:
         """`head` has been written to `sink` already."""
         self.sink = sink
+        self.before_packets: Callable[[], None] = lambda: None  # what decrypts packets has to come before them
         self._options = [_options(each) for each in interfaces]
         self._longest = [_longest(each) for each in interfaces]
 
@@ -49,8 +50,13 @@ class PcapngWriter:
         self._longest.append(_longest(interface))
         self.sink.extend_head(described)
 
+    def secrets(self, lines: bytes) -> None:
+        """Write what decrypts the packets that come."""
+        self.sink.extend_head(pcapng.tls_secrets(lines))
+
     def packets(self, packets: Sequence[Packet]) -> None:
         """Write them."""
+        self.before_packets()
         options, longest = self._options, self._longest
         self.sink.write(
             [

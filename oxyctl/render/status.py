@@ -56,6 +56,8 @@ def print_status(status: Status, tunnels: Sequence[TunnelInfo]) -> None:
     _section(_INSPECTORS, [_inspector_row(each) for each in status.inspectors])
     for shortfall in sorted({text for each in status.inspectors for text in each.shortfalls}):
         print(safe_text(f"shortfall: {shortfall}"))
+    for tenant, path in sorted(status.key_logs.items()):
+        print(safe_text(f"secrets of TLS sessions of tenant '{tenant}' are written to {path}"))
     _section(_TENANTS, sorted(_tenant_rows(status)))
     _section(_TUNNELS, [_tunnel_row(tunnel) for tunnel in tunnels])
     _section([Column("TENANT"), Column("DROPPED BECAUSE"), Column("PACKETS", right=True)], _drop_rows(status))

@@ -16,6 +16,7 @@ INSPECTION: dict[str, dict[str, str]] = {
         "client_certificates": "What becomes of hosts that ask for a client's certificate.",
         "learn_pinned": "Pass for a while what the client refused when it was inspected.",
         "pinned_s": "How long a host is passed for such a reason, in seconds.",
+        "key_log": "A file that secrets of TLS sessions are appended to, for Wireshark.",
         "ssh": "How SSH is read; without it, SSH is passed unread.",
     },
     "ImportedAuthority": {

@@ -179,6 +179,7 @@ class Status(msgspec.Struct, kw_only=True):
     kernel: dict[str, int] = {}  # counters of the private namespace
     kernel_offramp: KernelOffRampStatus = KernelOffRampStatus()
     inspectors: list[InspectorStatus] = []
+    key_logs: dict[str, str] = {}  # by tenant: files that secrets of TLS sessions are written to
     inspectors_died: int = 0  # without having been asked to
 
 

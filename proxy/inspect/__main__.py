@@ -1,4 +1,4 @@
-"""An inspector in a process of its own: `python -m proxy.inspect DESCRIPTOR [ssh]`, started by the proxy."""
+"""An inspector in a process of its own: `python -m proxy.inspect DESCRIPTOR [ssh] [keys]`, started by the proxy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMPORTED_LATER = ("encodings.idna", "encodings.punycode", "encodings.ascii", "en
                   "concurrent.futures.thread")  # fmt: skip
 
 
-def main(descriptor: int, *, reads_ssh: bool) -> None:
+def main(descriptor: int, *, reads_ssh: bool, logs_keys: bool) -> None:
     """Serve until the proxy closes the channel."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):  # of the terminal or of the service: the proxy says when it ends
@@ -33,7 +33,7 @@ def main(descriptor: int, *, reads_ssh: bool) -> None:
     gc.set_threshold(*COLLECT)
     _import_all(reads_ssh)
     prepare()
-    asyncio.run(_serve(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)))
+    asyncio.run(_serve(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor), logs_keys))
 
 
 def _import_all(reads_ssh: bool) -> None:
@@ -46,11 +46,11 @@ def _import_all(reads_ssh: bool) -> None:
             importlib.import_module(module.name)
 
 
-async def _serve(sock: socket.socket) -> None:
+async def _serve(sock: socket.socket, logs_keys: bool) -> None:
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     poller = Poller(loop)
     inspector = Inspector(poller)
-    shortfalls = give_up_rights()
+    shortfalls = give_up_rights(logs_keys=logs_keys)
     inspector.channel = SocketChannel(sock, poller, decode_to_inspector, inspector.receive, over.set)
     inspector.send(Ready(shortfalls))
 
@@ -65,4 +65,4 @@ async def _serve(sock: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), reads_ssh="ssh" in sys.argv[2:])
+    main(int(sys.argv[1]), reads_ssh="ssh" in sys.argv[2:], logs_keys="keys" in sys.argv[2:])

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from proxy.flow.timers import Wheel
+from proxy.inspect.key_pipe import KeyPipe
 from proxy.inspect.opening import Opening
 from proxy.inspect.questions import plain
 from proxy.inspect.session import Session
@@ -44,6 +45,7 @@ from proxy.session.messages import (
     Record,
     RecordingAnswer,
     Records,
+    Secrets,
     SignatureAnswer,
     WatchChannel,
     decode_configuration,
@@ -78,6 +80,7 @@ class Inspector:
         self._configuration = Configure({})
         self._policies: SessionJudge | None = None
         self._tls: dict[str, TenantTLS] = {}
+        self._key_pipes: dict[str, KeyPipe] = {}
         self._exceptions: dict[str, dict[str, str]] = {}
         self._requests = itertools.count(1)
         self._waiting: dict[int, Callable[[Any, list[int]], None]] = {}
@@ -104,6 +107,8 @@ class Inspector:
         """The proxy is gone: so is everything that it had lent."""
         for session in list(self.sessions.values()):
             session.killed()
+        for pipe in self._key_pipes.values():
+            pipe.close()
 
     # What sessions need.
 
@@ -114,8 +119,15 @@ class Inspector:
         """Its contexts; KeyError for a tenant that the proxy has not spoken of."""
         found = self._tls.get(tenant)
         if found is None:
-            found = self._tls[tenant] = TenantTLS(self._configuration.tenants[tenant])
+            rules = self._configuration.tenants[tenant]
+            found = self._tls[tenant] = TenantTLS(rules, self._key_log(tenant) if rules.logs_keys else None)
         return found
+
+    def _key_log(self, tenant: str) -> str:
+        """Where OpenSSL writes secrets of the tenant's sessions."""
+        if tenant not in self._key_pipes:
+            self._key_pipes[tenant] = KeyPipe(self.poller, lambda lines: self.send(Secrets(tenant, lines)))
+        return self._key_pipes[tenant].name
 
     def send(self, message: msgspec.Struct) -> None:
         if self._records:  # of sessions that this message may end

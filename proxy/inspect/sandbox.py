@@ -45,9 +45,10 @@ class _Sets(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
-def give_up_rights() -> list[str]:
+def give_up_rights(*, logs_keys: bool = False) -> list[str]:
     """What could not be given up, in words; empty: everything was.
 
+    `logs_keys`: it may open a pipe of its own to append to it, which Landlock allows, and it does no other file.
     The process must have one thread, and have imported what it needs: a new user may not be able to read it.
     """
     shortfalls = []
@@ -58,7 +59,7 @@ def give_up_rights() -> list[str]:
     os.environ.update(NOBODY)
     readable = list(readable_paths())
     try:
-        restrict_calls = system_calls.make_filter()  # while libseccomp can be looked for
+        restrict_calls = system_calls.make_filter(appends=logs_keys)  # while libseccomp can be looked for
     except ImportError:
         restrict_calls = None
     _bound_capabilities()

@@ -55,11 +55,12 @@ REFUSED = (
 )  # fmt: skip
 
 
-def make_filter() -> Callable[[], None]:
+def make_filter(*, appends: bool) -> Callable[[], None]:
     """What loads the filter into every thread, once it is called; that raises OSError when the kernel refuses.
 
-    ImportError without libseccomp. What is not known here fails as on a kernel that has no such call (ENOSYS): the C
-    library and CPython then do without, as on older kernels, so that a newer one of them does not die of this list.
+    `appends`: files may be opened to append to them. ImportError without libseccomp. What is not known here fails as
+    on a kernel that has no such call (ENOSYS): the C library and CPython then do without, as on older kernels, so that
+    a newer one of them does not die of this list.
     """
     try:
         import pyseccomp  # type: ignore[import-untyped,import-not-found,unused-ignore]
@@ -70,17 +71,20 @@ def make_filter() -> Callable[[], None]:
         _add(rules, pyseccomp.ALLOW, name)
     for name in REFUSED:
         _add(rules, pyseccomp.ERRNO(errno.EPERM), name)
-    _add_conditions(rules, pyseccomp)
+    _add_conditions(rules, pyseccomp, appends)
     load: Callable[[], None] = rules.load
     return load
 
 
-def _add_conditions(rules: Any, seccomp: Any) -> None:
+def _add_conditions(rules: Any, seccomp: Any, appends: bool) -> None:
     """Calls that are allowed for some of what they do."""
     argument, allow, refuse = seccomp.Arg, seccomp.ALLOW, seccomp.ERRNO(errno.EPERM)
     for name, place in (("open", 1), ("openat", 2)):  # openat2 has its flags where no filter can look: ENOSYS
         _add(rules, allow, name, argument(place, seccomp.MASKED_EQ, os.O_ACCMODE, os.O_RDONLY))
-        for flag in (os.O_WRONLY, os.O_RDWR):
+        if appends:
+            mask = os.O_ACCMODE | os.O_APPEND
+            _add(rules, allow, name, argument(place, seccomp.MASKED_EQ, mask, os.O_WRONLY | os.O_APPEND))
+        for flag in (os.O_RDWR,) if appends else (os.O_WRONLY, os.O_RDWR):
             _add(rules, refuse, name, argument(place, seccomp.MASKED_EQ, os.O_ACCMODE, flag))
     # threads, no processes; of clone3, whose flags are in memory, the C library falls back to this
     _add(rules, allow, "clone", argument(0, seccomp.MASKED_EQ, CLONE_THREAD, CLONE_THREAD))

@@ -43,8 +43,9 @@ def alert(name: str) -> bytes:
 class TenantTLS:
     """The contexts of one tenant."""
 
-    def __init__(self, rules: TenantRules) -> None:
-        self.rules = rules
+    def __init__(self, rules: TenantRules, key_log: str | None = None) -> None:
+        """`key_log`: where secrets of sessions are written."""
+        self.rules, self._key_log = rules, key_log
         self._minimum = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}[rules.minimum]
         # and when to ask for another leaf, Unix seconds
         self._clients: OrderedDict[tuple[str, bool], tuple[float, ssl.SSLContext]] = OrderedDict()
@@ -62,6 +63,8 @@ class TenantTLS:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._minimum
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+        if self._key_log is not None:
+            context.keylog_filename = self._key_log
         load_chain(context, leaf.chain, leaf.key)
         self._clients[name, untrusted] = leaf.renew_at, context
         if len(self._clients) > MAX_CONTEXTS:
@@ -114,6 +117,8 @@ class TenantTLS:
         else:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         watch_handshakes(context, self._noticed)
+        if self._key_log is not None:
+            context.keylog_filename = self._key_log
         return context
 
     def _noticed(

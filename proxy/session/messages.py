@@ -27,6 +27,7 @@ class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
     roots: str = ""  # PEM
     system_trust: bool = True
     client_certificates: Literal["pass", "ignore"] = "pass"
+    logs_keys: bool = False
     learn_pinned: bool = False
     pinned_s: float = 86_400.0
     ssh: SSHRules | None = None  # None: SSH is passed
@@ -291,6 +292,13 @@ class Learnt(msgspec.Struct, tag="learnt", frozen=True):
     is_over: bool = False  # it may be read again
 
 
+class Secrets(msgspec.Struct, tag="secrets", frozen=True):
+    """Secrets of TLS sessions of a tenant that wants them: lines as SSLKEYLOGFILE has them."""
+
+    tenant: str
+    lines: bytes
+
+
 ToInspector = (
     Part
     | Open
@@ -324,6 +332,7 @@ ToProxy = (
     | HookTold
     | Learnt
     | Shown
+    | Secrets
 )
 
 PART_BYTES = 64 << 10

@@ -47,6 +47,7 @@ class Inspection(Part, frozen=True):
     client_certificates: Literal["pass", "ignore"] = "pass"
     learn_pinned: bool = False  # pass, for a while, what the client had refused as inspected
     pinned_s: Seconds = 86_400  # how long such a host is passed, also one that asks for a certificate
+    key_log: str | None = None  # a file for secrets of TLS sessions: whoever has it can read what was captured
     ssh: SSHInspection | None = None  # None: SSH is passed unread
 
 
@@ -57,7 +58,8 @@ def absolute(inspection: Inspection, base: Path) -> Inspection:
         key, password = (None if each is None else str(base / each) for each in (ca.key, ca.password_file))
         ca = replace(ca, file=str(base / ca.file), key=key, password_file=password)
     ssh = None if inspection.ssh is None else absolute_ssh(inspection.ssh, base)
-    return replace(inspection, ssh=ssh, trust=[str(base / each) for each in inspection.trust], ca=ca)
+    key_log = None if inspection.key_log is None else str(base / inspection.key_log)
+    return replace(inspection, key_log=key_log, ssh=ssh, trust=[str(base / each) for each in inspection.trust], ca=ca)
 
 
 def check_inspection(document: Document, inspection: Inspection, place: Place) -> None:

@@ -44,6 +44,7 @@ from proxy.session.messages import (
     Ready,
     RecordingWanted,
     Records,
+    Secrets,
     Seen,
     Shown,
     SignatureWanted,
@@ -118,6 +119,8 @@ class InspectorHandle:
             self.shortfalls = message.shortfalls
             for shortfall in message.shortfalls:
                 log.warning("inspector %d: %s", self.number, shortfall)
+        elif isinstance(message, Secrets):
+            self._pool.lender.key_logs.add(message.tenant, message.lines)
         elif (handed := self.sessions.get(message.session)) is not None:
             self._about(handed, message)
 
@@ -340,6 +343,7 @@ class Inspectors:
         self.handles.clear()
         if self._local is not None:
             self._local.close()
+        self.lender.key_logs.close()
 
     def lost(self, handle: InspectorHandle, sessions: int) -> None:
         """One is gone."""
@@ -394,6 +398,8 @@ class Inspectors:
             arguments = [sys.executable, "-m", "proxy.inspect", str(far.fileno())]
             if any(rules.ssh is not None for rules in self.lender.configuration.tenants.values()):
                 arguments.append("ssh")
+            if self.lender.key_logs.paths:
+                arguments.append("keys")
             handle.process = subprocess.Popen(
                 arguments, pass_fds=[far.fileno()], stdin=subprocess.DEVNULL, env=_environment()
             )

@@ -29,6 +29,7 @@ from proxy.session.messages import (
 )
 from proxy.settings import Settings
 from proxy.settings.inspection import Inspection
+from proxy.stream.key_logs import KeyLogs
 from proxy.stream.lending_ssh import SSHLender
 from proxy.stream.sshfp import digests
 
@@ -52,6 +53,7 @@ class Lender:
         self.authorities, self._tenants = authorities, tenants
         self._poller, self._loop, self._connect_s = poller, loop, settings.timeouts.connect_s
         self.ssh = SSHLender(settings.state)
+        self.key_logs = KeyLogs(tenants)
         rules = {name: self._rules(name, inspection) for name, inspection in tenants.items()}
         timeouts = settings.timeouts
         self.configuration = Configure(rules, sniff_s=timeouts.sniff_s, handshake_s=timeouts.tls_s)
@@ -169,6 +171,7 @@ def _rules(tenant: str, inspection: Inspection) -> TenantRules:
         roots=roots,
         system_trust=inspection.system_trust,
         client_certificates=inspection.client_certificates,
+        logs_keys=inspection.key_log is not None,
         learn_pinned=inspection.learn_pinned,
         pinned_s=inspection.pinned_s,
     )

@@ -130,6 +130,7 @@ class View:
             kernel=kernel,
             kernel_offramp=self._kernel_status(),
             inspectors=[] if self.inspectors is None else [_inspector(each) for each in self.inspectors.handles],
+            key_logs={} if self.inspectors is None else self.inspectors.lender.key_logs.paths,
             inspectors_died=0 if self.inspectors is None else self.inspectors.deaths,
         )
 

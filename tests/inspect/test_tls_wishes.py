@@ -32,7 +32,7 @@ tenants:
     level: tls
     inspection:
       {{trust: [{directory}/roots.pem], system_trust: false, bad_certificate: untrusted, minimum: TLSv1.3,
-        client_certificates: ignore, quic: pass}}
+        client_certificates: ignore, quic: pass, key_log: globex.keys}}
   initech: {{level: stream}}
 onramps:
   - {{kind: connected, path: ramp.sock}}
@@ -196,3 +196,15 @@ def test_tls_that_nobody_reads_is_in_the_record_all_the_same(stage):
     assert record.tls.ja4.startswith("t13d")
     assert record.tls.action == "pass"
     stage.after_test()
+
+
+def test_secrets_of_sessions_are_written_where_the_tenant_wants_them(stage, globex):
+    port = stage.serve(echo, stage.server_context())
+    with speaking(globex, port, client_context(stage.trust_of("globex"))) as sock:
+        assert exchange(sock, b"x") == b"x"
+    path = Path(stage.directory, "globex.keys")
+    assert path.stat().st_mode & 0o777 == 0o600
+    lines = until(lambda: len(found := path.read_text().splitlines()) >= 8 and found)
+    assert {line.split()[0] for line in lines} >= {"CLIENT_HANDSHAKE_TRAFFIC_SECRET", "SERVER_TRAFFIC_SECRET_0"}
+    assert len({line.split()[1] for line in lines}) >= 2  # of the client's session, and of the origin's
+    assert stage.status.key_logs == {"globex": str(path)}

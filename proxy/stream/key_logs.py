@@ -1,0 +1,41 @@
+"""Files of secrets of TLS sessions, one for each tenant that wants one (SSLKEYLOGFILE, draft-ietf-tls-keylogfile)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+
+from proxy.errors import ProxyError
+from proxy.settings.inspection import Inspection
+
+log = logging.getLogger(__name__)
+
+
+class KeyLogs:
+    """They are appended to, and only their owner reads them: who has one can read what was captured."""
+
+    def __init__(self, tenants: Mapping[str, Inspection]) -> None:
+        """ProxyError for a file that cannot be written."""
+        self.paths = {name: each.key_log for name, each in tenants.items() if each.key_log is not None}
+        self._files: dict[str, int] = {}
+        for tenant, path in self.paths.items():
+            try:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._files[tenant] = os.open(path, flags, 0o600)
+            except OSError as error:
+                self.close()
+                raise ProxyError(f"tenant '{tenant}': inspection.key_log: {path}: {error.strerror}") from error
+            log.warning("tenant '%s': secrets of its TLS sessions are written to %s", tenant, path)
+
+    def add(self, tenant: str, lines: bytes) -> None:
+        """Append them; what does not fit on the disk is lost."""
+        if tenant in self._files:
+            with contextlib.suppress(OSError):
+                os.write(self._files[tenant], lines)
+
+    def close(self) -> None:
+        """Write no more."""
+        while self._files:
+            os.close(self._files.popitem()[1])
