@@ -17,6 +17,7 @@ INSPECTION: dict[str, dict[str, str]] = {
         "learn_pinned": "Pass for a while what the client refused when it was inspected.",
         "pinned_s": "How long a host is passed for such a reason, in seconds.",
         "key_log": "A file that secrets of TLS sessions are appended to, for Wireshark.",
+        "alt_svc": "What becomes of invitations to HTTP/3 in responses: `strip` or `keep`.",
         "ssh": "How SSH is read; without it, SSH is passed unread.",
     },
     "ImportedAuthority": {

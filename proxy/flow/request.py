@@ -54,6 +54,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     verdict: Verdict = "allowed"
     decisions: list[Decision] = []
     fault: str | None = None  # why it did not end well, by name: as `Fault` has them
+    error: str | None = None  # the same as an error type of Proxy-Status (RFC 9209 2.3)
     detail: str | None = None  # the same in words
     fault_by: Literal["client", "origin", "proxy"] | None = None
 

@@ -47,6 +47,7 @@ from proxy.session.messages import (
     Records,
     Secrets,
     SignatureAnswer,
+    TenantRules,
     WatchChannel,
     decode_configuration,
 )
@@ -128,6 +129,10 @@ class Inspector:
         if tenant not in self._key_pipes:
             self._key_pipes[tenant] = KeyPipe(self.poller, lambda lines: self.send(Secrets(tenant, lines)))
         return self._key_pipes[tenant].name
+
+    def rules_of(self, tenant: str) -> TenantRules:
+        """What holds for its sessions; KeyError as above."""
+        return self._configuration.tenants[tenant]
 
     def send(self, message: msgspec.Struct) -> None:
         if self._records:  # of sessions that this message may end

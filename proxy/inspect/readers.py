@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.inspect.http.conversation import Conversation
+from proxy.inspect.http.limits import Identity
 from proxy.inspect.relay import Relay
 from proxy.inspect.session import Session
 from proxy.inspect.stream import Handler, Side
@@ -13,11 +14,13 @@ from proxy.wire.sniff import sniff
 MAX_FIRST = 65_536
 
 HTTP_ALPN = {"h2": "h2", "http/1.1": "http"}  # what is offered to origins, and who reads it
+IDENTITIES = {"strip": Identity(), "keep": Identity(keeps_alt_svc=True)}
 
 
 def read_http(session: Session) -> Handler:
     """HTTP, whichever version; without an origin it answers with why there is none."""
-    return Conversation(session, failure=session.origin_error)
+    identity = IDENTITIES[session.home.rules_of(session.flow.tenant).alt_svc]
+    return Conversation(session, identity=identity, failure=session.origin_error)
 
 
 READERS: dict[str, Callable[[Session], Handler]] = {"http": read_http, "h2": read_http}

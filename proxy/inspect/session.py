@@ -29,6 +29,7 @@ from proxy.session.messages import (
     Pass,
     ReadLevel,
     Seen,
+    TenantRules,
     WatchChannel,
 )
 from proxy.verdict import Decision, Ruling
@@ -85,6 +86,7 @@ class Home(Protocol):
 
     def ask_hook(self, session: int, hook: str, argument: Any, then: Callable[[Any], None]) -> None: ...
     def tell_hook(self, session: int, hook: str, argument: Any) -> None: ...
+    def rules_of(self, tenant: str) -> TenantRules: ...
 
     def now(self) -> float: ...
 

@@ -30,6 +30,7 @@ class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
     logs_keys: bool = False
     learn_pinned: bool = False
     pinned_s: float = 86_400.0
+    alt_svc: Literal["strip", "keep"] = "strip"
     ssh: SSHRules | None = None  # None: SSH is passed
 
 

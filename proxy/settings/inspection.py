@@ -48,6 +48,7 @@ class Inspection(Part, frozen=True):
     learn_pinned: bool = False  # pass, for a while, what the client had refused as inspected
     pinned_s: Seconds = 86_400  # how long such a host is passed, also one that asks for a certificate
     key_log: str | None = None  # a file for secrets of TLS sessions: whoever has it can read what was captured
+    alt_svc: Literal["strip", "keep"] = "strip"  # invitations to HTTP/3, which is not read
     ssh: SSHInspection | None = None  # None: SSH is passed unread
 
 

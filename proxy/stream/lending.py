@@ -174,6 +174,7 @@ def _rules(tenant: str, inspection: Inspection) -> TenantRules:
         logs_keys=inspection.key_log is not None,
         learn_pinned=inspection.learn_pinned,
         pinned_s=inspection.pinned_s,
+        alt_svc=inspection.alt_svc,
     )
 
 

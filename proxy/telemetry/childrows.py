@@ -46,7 +46,7 @@ LAYOUTS: dict[type[Child], Layout] = {
     TYPES["request"]: Layout(
         "request_id", "method", "status", "host", "path", "fault",
         ("scheme", "client_version", "origin_version", "origin", "upgrade", "request_type", "response_type",
-         "user_agent", "fault_by"),
+         "user_agent", "fault_by", "error"),
         ("port", "ttfb_ms", "request_header_bytes", "request_body_bytes", "response_header_bytes",
          "response_body_bytes", "client_messages", "origin_messages", "close_code", "detail"),
     ),
@@ -78,10 +78,8 @@ def row_of(child: Child, words: Words) -> Row:
     layout, facts = LAYOUTS[type_], facts_of(child)
     verdict, decisions = (None, []) if isinstance(child, FileRecord) else (child.verdict, child.decisions)
     body: list[Any] = [int(getattr(child, layout.id_field).rpartition(".")[2])]
-    body += [word(getattr(child, name)) for name in layout.texts]
-    body += [getattr(child, name) for name in layout.others]
-    while body[-1] is None:
-        del body[-1]
+    body.append(_trimmed([word(getattr(child, name)) for name in layout.texts]))
+    body.append(_trimmed([getattr(child, name) for name in layout.others]))
     return (
         word(child.tenant), KIND_NUMBERS[KINDS[type_]], packed_id(child.flow_id), start_of(child), end_of(child),
         word(verdict), word(child.user), facts.status, word(facts.method), word(facts.host),
@@ -97,7 +95,7 @@ def child_of(row: Row, texts: Texts) -> Child:
     columns = dict(zip(COLUMNS, row, strict=True))
     type_ = _NUMBERED[columns["kind"]]
     layout = LAYOUTS[type_]
-    number, *rest = _unpack(columns["body"])
+    number, shared, others = _unpack(columns["body"])
     flow_id = flow_id_text(columns["flow_id"])
     started, ended = columns["started"], columns["ended"]
     values: dict[str, Any] = {
@@ -114,6 +112,12 @@ def child_of(row: Row, texts: Texts) -> Child:
     else:
         values |= {"start": started, "duration_ms": (ended - started) / 1e6, "verdict": text(columns["verdict"])}
         values["decisions"] = decisions_of(text(columns["decisions"]))
-    values |= zip(layout.texts, map(text, rest), strict=False)
-    values |= zip(layout.others, rest[len(layout.texts) :], strict=False)
+    values |= zip(layout.texts, map(text, shared), strict=False)
+    values |= zip(layout.others, others, strict=False)
     return type_(**{name: value for name, value in values.items() if value is not None})
+
+
+def _trimmed(values: list[Any]) -> list[Any]:
+    while values and values[-1] is None:
+        del values[-1]
+    return values

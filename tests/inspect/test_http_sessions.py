@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import shutil
 import ssl
+import threading
 
 import pytest
 
 from tests.inspect.world import ReadingStage, client_context, run, speaking
 from tests.netns import needs_root
-from tests.running import ORIGIN, staged
+from tests.running import ORIGIN, staged, until
 
 pytestmark = [
     pytest.mark.netns,
@@ -59,6 +61,35 @@ def test_https_is_read_with_curl(stage, laptop):
     assert done.stdout == "GET /page HTTP/1.1\n1.1 200", done.stderr
     record = stage.record(port)
     assert (record.level, record.detected_protocol, record.tls.alpn) == ("http", "tls", "http/1.1")
+
+
+def test_requests_are_found_while_they_go_on_and_after(stage, laptop):
+    release = threading.Event()
+
+    def slow(sock):
+        sock.recv(65_536)
+        sock.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n")
+        release.wait(20)
+        sock.sendall(b"no")
+
+    port = stage.serve(slow, stage.server_context(alpn=("http/1.1",)))
+    asked = [("tenant", "acme"), ("url", f"https://wiki.lab:{port}/*"), ("limit", "10")]
+    flows = [("tenant", "acme"), ("http_status", "4xx"), ("host", "wiki.*"), ("dst_port", str(port))]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        done = pool.submit(curl, stage, laptop, port)
+        (going_on,) = until(lambda: stage.control.children("requests", asked).items)
+        live = stage.control.flows(flows).items
+        release.set()
+        assert done.result().stdout.endswith("1.1 404")
+    assert (going_on.is_open, going_on.status, going_on.response_body_bytes) == (True, 404, 0)
+    assert [(flow.flow_id, flow.final) for flow in live] == [(going_on.flow_id, False)]
+    over = until(lambda: [each for each in stage.control.children("requests", asked).items if not each.is_open])
+    assert [(each.request_id, each.status, each.response_body_bytes) for each in over] == [
+        (going_on.request_id, 404, 2)
+    ]
+    record = stage.record(port)
+    assert [flow.flow_id for flow in stage.control.flows(flows).items] == [record.flow_id]
+    assert stage.control.flows([*flows, ("not_http_method", "GET")]).items == []
 
 
 def test_h2_is_offered_only_where_the_origin_has_it(stage, laptop):

@@ -8,6 +8,8 @@ h1_client      the origin's side of HTTP/1.1; h2_client of HTTP/2
 h1_wire        heads and chunks of HTTP/1.1 as they are written, and what h11 lets pass and must not
 h2_wire        frames out within the peer's windows; h2_guard bounds what comes in
 origins        the connections to origins, and which of them takes a request
+body           a body that a hook reads; passing: who waits for whom; ruling: what policies and hooks say
+forwarding     Via, CDN-Loop, Max-Forwards, Alt-Svc
 rules          facts for the policy phase `http`, and the effects of its verdicts
 websocket      a connection that was upgraded: `frames` checks and counts, `reading` puts messages together for hooks
 faults         what can go wrong, by name, and how it is told; pages writes it

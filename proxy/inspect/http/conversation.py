@@ -11,13 +11,13 @@ from proxy.inspect.http.h1_server import H1Server
 from proxy.inspect.http.h2_server import H2Server
 from proxy.inspect.http.limits import Identity, Limits
 from proxy.inspect.http.link import Link, Links
-from proxy.inspect.http.messages import RequestHead, ResponseHead
 from proxy.inspect.http.origins import Connection, OriginPool, Target, fault_of
 from proxy.inspect.http.recording import record_of
 from proxy.inspect.stream import SessionView, Side
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _LIMITS, _IDENTITY = Limits(), Identity()
+TOLD_AGAIN_S = 30.0  # that an exchange goes on
 _DEFAULT_END: tuple[CloseReason, ClosedBy] = ("client_closed", "client")
 
 
@@ -55,7 +55,7 @@ class Conversation:
         self._fault: Fault | None = None
         self._fault_by: ClosedBy = "proxy"
         self._is_over = False
-        self._via = f" {self.identity.name}".encode()
+        self._exchanges: dict[int, Exchange] = {}
 
     # The session's events.
 
@@ -137,7 +137,8 @@ class Conversation:
         if self._front.due(now) <= now:
             self._front.expired(now)
         self._links.settle()
-        if not self._is_over and self._armed is None:
+        if not self._is_over:
+            self._tell_open(now)
             self.wake(max(self._front.due(now), now))
 
     def drain(self) -> None:
@@ -216,6 +217,11 @@ class Conversation:
         self._active += 1
         return self._number
 
+    def began(self, exchange: Exchange) -> None:
+        """Tell of it while it goes on, if it takes long."""
+        self._exchanges[exchange.number] = exchange
+        self.wake(exchange.tell_at)
+
     def take(self, exchange: Exchange) -> None:
         """Find an origin: the session's own, or where policy sends this request."""
         if exchange.origin_address is not None:
@@ -236,26 +242,21 @@ class Conversation:
             self._pools[address] = pool
         return pool
 
-    def sign(self, head: RequestHead | ResponseHead) -> None:
-        """Add the proxy to its Via (RFC 9110 7.6.3)."""
-        if self.identity.is_in_via:
-            head.via.append(head.version.encode() + self._via)
-
-    def is_loop(self, head: RequestHead) -> bool:
-        """Whether the request's Via has this proxy as often as is allowed."""
-        if head.via:
-            name = self._via.strip()
-            passes = sum(part.split()[1:2] == [name] for each in head.via for part in each.split(b","))
-            if passes >= self.limits.passes:
-                return True
-        return False
-
     def finished(self, exchange: Exchange) -> None:
         """Record it."""
         self._active -= 1
+        self._exchanges.pop(exchange.number, None)
         if self._is_origin_lost and not self._active:
             self.is_draining = True
         self.session.record(record_of(exchange, self.session.flow, self.session.now()))
+
+    def _tell_open(self, now: float) -> None:
+        """Record what has gone on for a while, as far as it has come."""
+        for exchange in self._exchanges.values():
+            if now >= exchange.tell_at:
+                exchange.tell_at = now + TOLD_AGAIN_S
+                self.session.record(record_of(exchange, self.session.flow, now, is_open=True))
+            self.wake(exchange.tell_at)
 
     def settle(self) -> None:
         """Send what was written since an answer came."""

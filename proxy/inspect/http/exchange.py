@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.inspect.http import pages, rules
+from proxy.inspect.http import forwarding, pages, rules
 from proxy.inspect.http.body import HOOK, BodyReader
 from proxy.inspect.http.faults import By, Fault, told
 from proxy.inspect.http.limits import Identity, Limits
@@ -27,12 +27,8 @@ class Context(Protocol):
         """The number of a new request, from 1."""
         ...
 
-    def sign(self, head: RequestHead | ResponseHead) -> None:
-        """Add the proxy to its Via."""
-        ...
-
-    def is_loop(self, head: RequestHead) -> bool:
-        """Whether the request has been here too often."""
+    def began(self, exchange: Exchange) -> None:
+        """Tell of it while it goes on, if it takes long."""
         ...
 
     def take(self, exchange: Exchange) -> None:
@@ -81,8 +77,12 @@ class Exchange(Passing):
         if is_complete:
             self.sent = self.started
         context = self.context
-        if context.is_loop(self.request):
+        context.began(self)
+        if forwarding.is_loop(self.request, context.identity, context.limits.passes):
             self.refuse(Fault.LOOP, "the request has passed this proxy before", by="proxy")
+            return
+        if forwarding.forwards_left(self.request) == 0:
+            self.answer(*forwarding.last_answer(self.request))
             return
         if not self.judge(context.session):
             return
@@ -124,7 +124,7 @@ class Exchange(Passing):
 
     def _take(self) -> None:
         self._is_taken = True
-        self.context.sign(self.request)
+        forwarding.sign_request(self.request, self.context.identity)
         self.context.take(self)
 
     def taken(self, requester: Requester) -> None:
@@ -219,7 +219,7 @@ class Exchange(Passing):
         self.context.settle()
 
     def _respond(self, head: ResponseHead) -> None:
-        self.context.sign(head)
+        forwarding.sign_response(head, self.context.identity)
         self._is_cleared = True
         if self.response_changes:
             head.headers = rules.changed(head.headers, self.response_changes)

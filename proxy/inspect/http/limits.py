@@ -30,7 +30,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What the proxy calls itself in Via and Proxy-Status."""
+    """What the proxy calls itself in Via and Proxy-Status, and what it lets pass of what others say of themselves."""
 
     name: str = "oxy"
     is_in_via: bool = True
+    keeps_alt_svc: bool = False  # Alt-Svc invites the client to HTTP/3, which is not read

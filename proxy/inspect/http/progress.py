@@ -10,6 +10,8 @@ from proxy.inspect.http.sides import Requester, Responder
 from proxy.inspect.http.websocket import WebSocket
 from proxy.verdict import Decision, HeaderChange, HttpEffects
 
+TOLD_AFTER_S = 1.0
+
 
 class Progress:
     """How far an exchange has come. Times are seconds on the session's clock, sizes bytes of bodies."""
@@ -50,6 +52,7 @@ class Progress:
         "response_reader",
         "sent",
         "started",
+        "tell_at",
         "websocket",
     )
 
@@ -62,6 +65,7 @@ class Progress:
         self.response: ResponseHead | None = None
         self.first_byte: float | None = None
         self.sent: float | None = None  # when the request was complete
+        self.tell_at = self.started + TOLD_AFTER_S  # when it is recorded though it goes on
         self.moved = self.started  # when anything last came
         self.request_bytes = self.response_bytes = 0
         self.reads: set[str] = set()  # the bodies that a hook is to be shown: `request`, `response`

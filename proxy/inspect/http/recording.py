@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 
 from proxy.flow.request import RequestRecord
+from proxy.inspect.http.faults import told
 from proxy.inspect.http.messages import first, host_and_port
 from proxy.inspect.http.progress import Progress
 from proxy.inspect.http.rules import media_type
 from proxy.session.facts import FlowFacts
 
+MOST_PATH, MOST_AGENT = 8_192, 512  # characters that are recorded of what may have 64 KiB
 
-def record_of(exchange: Progress, flow: FlowFacts, now: float) -> RequestRecord:
-    """The record of `exchange`, which is over at `now` on the session's clock."""
+
+def record_of(exchange: Progress, flow: FlowFacts, now: float, *, is_open: bool = False) -> RequestRecord:
+    """The record of `exchange`, which is over at `now` on the session's clock, or goes on."""
     request, response, started = exchange.request, exchange.response, exchange.started
     host, port = host_and_port(request.authority)
     agent = first(request.headers, b"user-agent")
@@ -26,12 +29,13 @@ def record_of(exchange: Progress, flow: FlowFacts, now: float) -> RequestRecord:
         user=flow.user,
         start=time.time_ns() - int((now - started) * 1e9),
         duration_ms=round((now - started) * 1e3, 3),
+        is_open=is_open,
         ttfb_ms=None if exchange.first_byte is None else round((exchange.first_byte - started) * 1e3, 3),
         method=request.method.decode("latin-1"),
         scheme=request.scheme.decode("latin-1"),
         host=host,
         port=port,
-        path=request.path.decode("latin-1"),
+        path=request.path[:MOST_PATH].decode("latin-1"),
         client_version=request.version,
         origin_version=exchange.origin_version,
         origin=None if exchange.origin_address is None else "{}:{}".format(*exchange.origin_address),
@@ -43,10 +47,11 @@ def record_of(exchange: Progress, flow: FlowFacts, now: float) -> RequestRecord:
         response_body_bytes=exchange.response_bytes,
         request_type=media_type(request.headers),
         response_type=None if response is None else media_type(response.headers),
-        user_agent=None if agent is None else agent.decode("latin-1"),
+        user_agent=None if agent is None else agent[:MOST_AGENT].decode("latin-1"),
         verdict=exchange.outcome,
         decisions=exchange.decisions,
         fault=exchange.fault,
+        error=None if exchange.fault is None else told(exchange.fault).error,
         detail=exchange.detail,
         fault_by=exchange.fault_by,
     )

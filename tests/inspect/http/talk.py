@@ -82,7 +82,7 @@ class Talk:
         self.clock = 1000.0
         self.armed = None
         self.dials = []
-        self.records = []
+        self.records, self.going_on = [], []
         self.finished = None
         self.hooks = hooks or {}
         self.asked = []  # (hook, argument, then), of hooks that are to be answered later
@@ -123,7 +123,7 @@ class Talk:
         self.told.append((hook, argument))
 
     def record(self, child):
-        self.records.append(child)
+        (self.going_on if child.is_open else self.records).append(child)
 
     def upgrade(self, handler, leftover):
         raise AssertionError("nothing is handed on")
