@@ -112,6 +112,8 @@ class SocketStream:
         self.settled, self._is_final, self._is_paused = settled, True, True
         if self.is_settled:
             settled()
+        elif self._is_ending:  # what it waited for before it closed is not read any more
+            self._turn.wrote(self)
         else:
             self.end()
 
