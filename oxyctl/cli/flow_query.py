@@ -23,7 +23,19 @@ T = TypeVar("T")
 
 _SUBCOMMANDS = ("watch", "get", "kill", "stats", "explain", "export", "sql", "requests", "replay")
 _OF_REQUESTS = {"http_status": "status", "http_method": "method"}  # flags whose parameters have other names
-_NOT_ASKED = ("lab", "node", "control", "output", "format_", "fields", "statement", "not_", "all_tenants", "tenant")
+_NOT_ASKED = (
+    "lab",
+    "node",
+    "control",
+    "output",
+    "format_",
+    "fields",
+    "statement",
+    "not_",
+    "all_tenants",
+    "tenant",
+    "interval",
+)
 _NAMES = {"id_": "id", "not_id_": "not_id"}  # `id` itself is taken in Python
 _PAGE = 2_000  # requests of one answer
 _VERSIONS = {"ipv4": "4", "ipv6": "6"}

@@ -76,9 +76,20 @@ def flows(
 
 @app.command(cls=FlowsCommand)
 @sharing(whose, filters, excluded, printing, place)
-def watch(context: typer.Context, **shared: Any) -> None:
-    """Print starts, updates and ends of flows as they happen, until Ctrl-C: `flows --follow`."""
-    _follow(Typed(context))
+def watch(
+    context: typer.Context,
+    interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")] = 1.0,
+    **shared: Any,
+) -> None:
+    """Show live flows like a process monitor: what each moves now, sorted by a key; `q` ends it.
+
+    In a pipe, or with a --format, starts, updates and ends are printed as they happen: `flows --follow`.
+    """
+    typed = Typed(context)
+    if sys.stdout.isatty() and not {"output", "fields"} & typed.flags.keys():
+        _monitor(typed, interval)
+    else:
+        _follow(typed)
 
 
 @app.command()
@@ -303,6 +314,19 @@ def _remark(answer: FlowsAnswer | GroupsAnswer, typed: Typed) -> None:
         )
     for remark in remarks:
         say(remark)
+
+
+def _monitor(typed: Typed, interval_s: float) -> None:
+    from oxyctl.cli.flow_monitor import monitor
+    from proxy.control.schema import WATCH_PARAMETERS
+
+    typed.flags.pop("interval", None)
+    pairs = typed.pairs(WATCH_PARAMETERS)
+    try:
+        with asking():
+            monitor(typed.client(), pairs, interval_s)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
 
 
 def _follow(typed: Typed) -> None:

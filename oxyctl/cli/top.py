@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,11 @@ import typer
 
 from oxyctl.cli.control import ControlOption, NodeOption, asking, complete_tenant, connect
 from oxyctl.cli.options import Format, FormatOption, LabOption
+from oxyctl.cli.screen import draw, full_screen, key_within
 
 if TYPE_CHECKING:
     from oxyctl.render.top import Sample
     from proxy.control.client import ControlClient
-
-_ENTER, _LEAVE, _HOME, _REST = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l", "\x1b[H", "\x1b[J"
 
 
 def top(
@@ -41,16 +41,10 @@ def top(
     is_live = output == Format.table and sys.stdout.isatty()
     looks = count or (0 if is_live else 1)
     try:
-        if is_live:
-            sys.stdout.write(_ENTER)
-        with asking():
+        with asking(), full_screen() if is_live else contextlib.nullcontext():
             _run(client, tenant, interval, looks, output, is_live=is_live)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
-    finally:
-        if is_live:
-            sys.stdout.write(_LEAVE)
-            sys.stdout.flush()
 
 
 def _run(
@@ -63,7 +57,10 @@ def _run(
     shown.take(_look(client, tenant))  # rates need two
     taken = 0
     while not looks or taken < looks:
-        time.sleep(interval)
+        if is_live and key_within(interval) == "q":
+            return
+        if not is_live:
+            time.sleep(interval)
         sample = shown.take(_look(client, tenant))
         taken += 1
         if output == Format.json:
@@ -71,16 +68,10 @@ def _run(
             continue
         lines = text(sample, terminal_width(sys.stdout))
         if is_live:
-            lines = _HOME + "".join(f"{line}\x1b[K\n" for line in _fitting(lines)) + _REST
-        sys.stdout.write(lines)
-        sys.stdout.flush()
-
-
-def _fitting(lines: str) -> list[str]:
-    """As many as the terminal has, less the one that the cursor waits in."""
-    import shutil
-
-    return lines.splitlines()[: shutil.get_terminal_size((100, 24)).lines - 1]
+            draw(lines)
+        else:
+            sys.stdout.write(lines)
+            sys.stdout.flush()
 
 
 def _print_json(sample: dict[str, Any]) -> None:

@@ -7,9 +7,11 @@ import io
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -163,6 +165,32 @@ def run_in_terminal(width, tmp_path, *arguments):
             pass
         os.close(ours)
     return data.decode()
+
+
+def test_watch_in_a_terminal_is_a_monitor_with_keys(server, proxy, path, tmp_path):
+    proxy.live = [live_record(1)]
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    environment = {**os.environ, "COLUMNS": "120", "LINES": "24", "OXYCTL_RUN_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "oxyctl", "flows", "watch", *ACME, "--control", path, "--interval", "0.1"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, env=environment) as process:
+        read_until(ours, b"1 live flows, 0 B/s up, 0 B/s down; by rate")
+        os.write(ours, b"b")
+        read_until(ours, b"by bytes")
+        os.write(ours, b"q")
+        assert read_until(ours, b"\x1b[?1049l")
+        assert process.wait(10) == 0
+    assert termios.tcgetattr(theirs) == before  # keys are shown again
+    os.close(ours)
+    os.close(theirs)
+
+
+def read_until(terminal, wanted):
+    data = b""
+    while wanted not in data:
+        assert select.select([terminal], [], [], 20)[0], data
+        data += os.read(terminal, 65_536)
+    return data
 
 
 def test_every_tenant_has_a_column_when_all_are_shown(flows, proxy):
