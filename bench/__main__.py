@@ -26,6 +26,7 @@ FIGURES = (
     "hooks",
     "http_read",
     "http",
+    "ssh",
     "lab_up",
     "flowlog",
 )

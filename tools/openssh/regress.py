@@ -1,0 +1,115 @@
+"""`python -m tools.openssh.regress [TEST ...]`: regress tests of OpenSSH with the bridge, beside the same without it.
+
+As root, with openssh-tests and openssh-server of Debian. Prints a table in Markdown; exit code 1 when a test passes
+without the bridge only, and it is not known why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tools.openssh.through import bridging
+
+SUITE = Path("/usr/lib/openssh/regress")
+LIMIT_S = 240
+TESTS = (
+    "connect", "connect-uri", "proxy-connect", "exit-status", "exit-status-signal", "stderr-data", "stderr-after-eof",
+    "broken-pipe", "yes-head", "transfer", "envpass", "localcommand", "multiplex", "forwarding", "dynamic-forward",
+    "forward-control", "rekey", "agent", "scp-uri", "scp3", "sftp-uri", "sftp-perm", "proto-version", "proto-mismatch",
+    "banner", "kextype", "try-ciphers", "percent", "knownhosts", "keytype", "channel-timeout", "forcecommand",
+    "key-options", "login-timeout", "host-expand", "multipubkey",
+)  # fmt: skip
+
+# A client that meets the proxy does not meet its server's own configuration.
+KNOWN = {
+    "proto-mismatch": "looks into the log of its server for a client's wrong version; the proxy does not pass that on",
+    "banner": "a banner of the server's; the proxy does not pass it on",
+    "kextype": "key exchanges with SHA-1 and of less than 2,048 bits are not offered",
+    "try-ciphers": "ciphers in CBC mode and weak MACs are not offered",
+    "keytype": "each type of user and host key in turn; the proxy shows keys of its own",
+    "key-options": "options of users' keys in authorized_keys; the proxy shows a key of its own",
+    "forward-control": "what its server forbids by the user's key; the proxy shows a key of its own",
+    "multipubkey": "several keys for one login; the proxy shows one of its own",
+    "knownhosts": "host keys of other types than the proxy's",
+    "login-timeout": "connections to the server that never log in: the proxy ends those itself",
+    "channel-timeout": "timeouts that the server sets for channels",
+}
+
+
+def main(names: list[str]) -> int:
+    """Run them all twice."""
+    if os.geteuid() or not SUITE.is_dir():
+        print("this needs root, and the package openssh-tests", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="openssh-") as directory:
+        place = Path(directory, "regress")
+        shutil.copytree(SUITE, place)
+        os.makedirs("/run/sshd", exist_ok=True)
+        wanted = names or list(TESTS)
+        alone = {name: run(place, name, {}) for name in wanted}
+        path = os.path.join(directory, "bridge.sock")
+        real = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/bin") or "sshd"
+        wrapper = Path(directory, "sshd")
+        script = Path(__file__).with_name("sshd.py")
+        wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {script} "$@"\n')
+        wrapper.chmod(0o755)
+        more = {"TEST_SSH_SSHD": str(wrapper), "OXY_SSHD": real, "OXY_BRIDGE": path}
+        with bridging(path, place):
+            while not os.path.exists(path):
+                time.sleep(0.01)
+            through = {name: run(place, name, more) for name in wanted}
+    print("| test | alone | through the proxy | |\n|---|---|---|---|")
+    for name in wanted:
+        print(
+            f"| `{name}` | {alone[name]} | {through[name]} | {'' if through[name] == 'ok' else KNOWN.get(name, '')} |"
+        )
+    worse = [name for name in wanted if alone[name] == "ok" and through[name] != "ok"]
+    passed = sum(through[name] == "ok" for name in wanted)
+    print(f"\n{passed} of {len(wanted)} pass through the proxy, {sum(each == 'ok' for each in alone.values())} alone.")
+    return int(any(name not in KNOWN for name in worse))
+
+
+def run(place: Path, name: str, more: dict[str, str]) -> str:
+    """`ok`, `skipped`, `failed` or `not done`."""
+    environment = os.environ | {
+        "TEST_SHELL": "sh", "TEST_SSH_SSH": "/usr/bin/ssh", "TEST_SSH_UNSAFE_PERMISSIONS": "1",
+        "TEST_SSH_SFTPSERVER": "/usr/lib/openssh/sftp-server", "SUDO": "", "USER": "root", "LOGNAME": "root",
+        "OBJ": str(place), "BUILDDIR": str(place), "TEST_SSH_PORT": "4242", "TEST_SSH_IPV6": "no",
+    } | more  # fmt: skip
+    command = ["sh", str(place / "test-exec.sh"), str(place), str(place / f"{name}.sh")]
+    log = place / f"{name}.{'through' if more else 'alone'}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            end_group(process.pid)
+            process.wait()
+    text = log.read_text(errors="replace")
+    print(f"{name}: {code}", *text.strip().splitlines()[-3:], sep="\n    ", file=sys.stderr, flush=True)
+    if code is None:
+        return f"not done in {LIMIT_S} s"
+    return "skipped" if "SKIPPED" in text else "ok" if code == 0 else "failed"
+
+
+def end_group(leader: int) -> None:
+    """Whatever a test has left."""
+    try:
+        os.killpg(leader, 9)
+    except ProcessLookupError:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
