@@ -33,6 +33,10 @@ def make_trust(plan: Plan) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             Authority.of(directory)
+            if plan.reads_ssh:
+                from oxyctl.services.ssh.authority import host_authority  # asyncssh takes 0.3 s
+
+                host_authority(directory)
         except ServiceError as error:
             raise OxyctlError(str(error)) from None
     for bundle in plan.bundles:

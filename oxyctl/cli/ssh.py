@@ -66,9 +66,9 @@ def rotate(
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Create a new host key for new sessions; open sessions continue.
+    """Create a new host key for new sessions. Clients reject it until they have its known_hosts line.
 
-    Clients reject it until they have its known_hosts line.
+    Open sessions continue until they next exchange keys: after an hour or a gigabyte.
     """
     client = connect(lab, node, control)
     with asking():

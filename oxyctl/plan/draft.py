@@ -145,7 +145,8 @@ class Draft:
     def finish(self) -> Plan:
         """The plan, with what the nodes share."""
         if self.services:
-            config = {"nodes": self.services, "state": str(self.trust.directory), "hosts": str(self.run / "hosts")}
+            config = {"nodes": self.services, "state": str(self.trust.directory), "hosts": str(self.run / "hosts"),
+                      "user_cas": self.trust.user_cas()}  # fmt: skip
             self._add_shared("services", config)
         if self.agents:
             self._add_shared("agents", {"clients": self.agents})
@@ -168,6 +169,7 @@ class Draft:
             tunnels=self.tunnels,
             authority=str(self.trust.directory) if self.trust.may_be_read else None,
             bundles=self.trust.bundles(),
+            reads_ssh=self.trust.reads_ssh,
         )
 
     def _routes(self) -> list[Route]:

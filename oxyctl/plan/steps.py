@@ -232,3 +232,4 @@ class Plan(Step, frozen=True):
     tunnels: list[SiteTunnel] = field(default_factory=list)
     authority: str | None = None  # the directory of the lab's authority, where it has to be there before programs start
     bundles: list[Bundle] = field(default_factory=list)
+    reads_ssh: bool = False  # proxies of it end SSH sessions: the authority has a key for SSH hosts as well

@@ -11,11 +11,15 @@ import msgspec
 
 from oxyctl.plan.steps import Bundle
 from oxyctl.topology.model import Lab
+from oxyctl.topology.nodes import ProxyNode
 from oxyctl.topology.trust import may_be_read, tenant_of
 from proxy.settings import TenantSettings
 
 # What programs ask for the file of the certificates that they trust, instead of the one that they came with
 VARIABLES = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO")
+
+
+SSH_KNOWN_HOSTS = "SSH_KNOWN_HOSTS"  # for `ssh -o UserKnownHostsFile=$SSH_KNOWN_HOSTS`
 
 
 class TrustPlan:
@@ -52,18 +56,46 @@ class TrustPlan:
         found = {path: node for node in self._lab.nodes if (path := self.bundle_of(node)) is not None}
         return [Bundle(path=path, authorities=self.authorities_of(node)) for path, node in found.items()]
 
+    @property
+    def reads_ssh(self) -> bool:
+        """Whether a proxy ends SSH sessions."""
+        return any(self._ssh_tenants())
+
+    def user_cas(self) -> list[str]:
+        """The files of the authorities that sign certificates of SSH users."""
+        return [str(self._ssh_keys(*each) / "ssh_user_ca.pub") for each in self._ssh_tenants()]
+
     def environment_of(self, node: str) -> dict[str, str]:
         """Where programs of `node` that do not ask the system find what they are to trust."""
         bundle = self.bundle_of(node)
-        return {} if bundle is None else dict.fromkeys(VARIABLES, bundle)
+        found = {} if bundle is None else dict.fromkeys(VARIABLES, bundle)
+        tenant = tenant_of(self._lab, node) if self._lab.nodes[node].trust == "tenant-ca" else None
+        if tenant in self._ssh_tenants():
+            found[SSH_KNOWN_HOSTS] = str(self._ssh_keys(*tenant) / "known_hosts")
+        return found
 
     def origins(self, tenant: TenantSettings) -> TenantSettings:
         """The tenant, whose origins may have certificates of the lab's authority."""
         if not self.may_be_read:
             return tenant
-        inspection = tenant.inspection
+        inspection, ssh = tenant.inspection, tenant.inspection.ssh
         trust = [*inspection.trust, self.authority]
-        return msgspec.structs.replace(tenant, inspection=msgspec.structs.replace(inspection, trust=trust))
+        if ssh is not None and ssh.known_hosts is None:
+            ssh = msgspec.structs.replace(ssh, known_hosts=str(self.directory / "ssh_known_hosts"))
+        return msgspec.structs.replace(tenant, inspection=msgspec.structs.replace(inspection, trust=trust, ssh=ssh))
+
+    def _ssh_tenants(self) -> list[tuple[str, str]]:
+        """The tenants whose SSH sessions a proxy ends, each with that proxy."""
+        return [
+            (name, tenant)
+            for name, node in self._lab.nodes.items()
+            if isinstance(node, ProxyNode)
+            for tenant, said in node.tenants.items()
+            if said.inspection.ssh is not None
+        ]
+
+    def _ssh_keys(self, proxy: str, tenant: str) -> Path:
+        return self._run / "nodes" / proxy / "state" / "ssh" / tenant
 
     def _tenant_authority(self, proxy: str, tenant: str) -> str:
         return str(self._run / "nodes" / proxy / "state" / "ca" / tenant / "certificate.pem")

@@ -39,6 +39,7 @@ class Config(_Part, frozen=True):
     nodes: list[NodeConfig]
     state: str
     hosts: str | None = None  # the hosts file of the lab
+    user_cas: list[str] = msgspec.field(default_factory=list)  # files with the authorities that sshd trusts
     generation: int = 0  # repeated in the report that follows a change
 
 

@@ -65,6 +65,7 @@ class Fleet:
             environment=node.env,
             root=root,
             hosts=None if config.hosts is None else Path(config.hosts),
+            user_cas=[*map(Path, config.user_cas)],
         )
         for kind, port in node.services.items():
             try:

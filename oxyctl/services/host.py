@@ -39,6 +39,7 @@ class Host:
     environment: Mapping[str, str] = field(default_factory=dict)  # of ssh sessions
     root: Path | None = None
     hosts: Path | None = None  # the names that the dns service answers for
+    user_cas: Sequence[Path] = ()  # files with the authorities that sshd trusts; they may come later
 
     def keys(self) -> Path:
         """The directory of the node's keys below `state`, readable by its owner only."""

@@ -26,6 +26,7 @@ SERVICES: dict[str, Factory] = {
     "https-self-signed": _from("http.server", "start_tls", fault="self-signed"),
     "https-wrong-name": _from("http.server", "start_tls", fault="wrong-name"),
     "ssh": _from("ssh.server"),
+    "sshd": _from("ssh.openssh"),
     "echo": _from("echo"),
     "sink": _from("sink"),
     "discard": _from("sink"),

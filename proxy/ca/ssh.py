@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # `cryptography` costs 60 ms: only who inspects needs it
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 HOST_KEY, USER_CA = "ssh_host_ed25519_key", "ssh_user_ca"
+KNOWN_HOSTS = "known_hosts"  # for clients: the host key stands for every host
 PREVIOUS = ".previous.pub"
 BACKDATED_S = 60  # for origins whose clock is behind
 MAX_VALIDITY_S = 24 * 3600.0
@@ -127,6 +128,8 @@ class SSHKeys:
             os.makedirs(path.parent, mode=0o700, exist_ok=True)
             write(path, _private_text(key), 0o600)
             write(path.with_name(path.name + ".pub"), _public_text(key).encode() + b"\n", 0o644)
+            if path.name == HOST_KEY:
+                write(path.with_name(KNOWN_HOSTS), b"* " + _public_text(key).encode() + b"\n", 0o644)
         except OSError as error:
             raise ProxyError(f"{path}: {error.strerror}") from error
         return key

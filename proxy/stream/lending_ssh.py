@@ -59,6 +59,7 @@ class SSHLender:
         where = f"tenant '{tenant}': inspection.ssh"
         known = "" if ssh.known_hosts is None else _read(ssh.known_hosts, where)
         _check_keys(ssh.recording_keys, where)
+        self.keys.user_ca(tenant)  # there before the first session: origins have to trust it
         if len(known) + sum(len(key) for keys in ssh.keys.values() for key in keys) > MAX_TEXT:
             raise ProxyError(f"{where}: known_hosts and keys are larger than {MAX_TEXT >> 20} MiB together")
         self._tenants[tenant] = ssh

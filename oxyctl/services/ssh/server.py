@@ -10,7 +10,8 @@ from pathlib import Path
 import asyncssh
 
 from oxyctl.services.host import Host
-from oxyctl.services.service import ServiceError, log
+from oxyctl.services.service import log
+from oxyctl.services.ssh.authority import host_key
 from oxyctl.services.ssh.program import Program
 from oxyctl.services.ssh.session import Session
 
@@ -56,7 +57,7 @@ class SshService:
         self.programs: set[Program] = set()
         self._acceptors: list[asyncssh.SSHAcceptor] = []
 
-    async def start(self, key: asyncssh.SSHKey) -> None:
+    async def start(self, key: tuple[asyncssh.SSHKey, asyncssh.SSHCertificate]) -> None:
         """Listen."""
         for sock in self._sockets:
             acceptor = await asyncssh.listen(
@@ -86,23 +87,11 @@ class SshService:
 
 async def start(host: Host, port: int) -> SshService:
     """An SSH server on `port`; its host key is in `state`, and in the file known_hosts there for its clients."""
-    key = _host_key(host.keys() / "ssh_host_ed25519_key")
+    key, certificate = host_key(host)
     service = SshService(host, port)
-    await service.start(key)
+    await service.start((key, certificate))
     _make_known(host.state / "known_hosts", [host.name, *host.addresses], service.port, key)
     return service
-
-
-def _host_key(path: Path) -> asyncssh.SSHKey:
-    try:
-        return asyncssh.read_private_key(path)
-    except FileNotFoundError:
-        key = asyncssh.generate_private_key("ssh-ed25519")
-        path.touch(mode=0o600)
-        key.write_private_key(path)
-        return key
-    except asyncssh.KeyImportError as error:
-        raise ServiceError(f"{path} cannot be read: {error}") from error
 
 
 def _make_known(path: Path, names: Sequence[str], port: int, key: asyncssh.SSHKey) -> None:

@@ -1,0 +1,66 @@
+"""Runs sshd as somebody who is not root, in a user namespace of its own: a rootless lab has one user only, and as root
+sshd would want another one to give up its rights to. Run as a script, so it imports nothing from the project.
+
+unprivileged.py DIRECTORY SHELL NAMES PROGRAM ARGUMENTS...   NAMES: of the accounts, by commas; all have one user id
+
+DIRECTORY gets the files `passwd`, `group` and `shadow`, which the program sees in the place of the system's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+ACCOUNT = 1000  # user and group id inside
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter() -> None:
+    """A user namespace where we are `ACCOUNT`, and mounts of our own."""
+    user, group = os.geteuid(), os.getegid()
+    _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS))
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{ACCOUNT} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{ACCOUNT} {group} 1")
+    _check(_libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+
+
+def show_accounts(directory: Path, shell: str, names: list[str]) -> None:
+    """Put the accounts in the place of the system's."""
+    ours, theirs = os.openpty()
+    terminals = os.fstat(theirs).st_gid  # sshd would give terminals to the group `tty`, which it may not
+    os.close(ours)
+    os.close(theirs)
+    accounts = [f"{name}:x:{ACCOUNT}:{ACCOUNT}::{directory}:{shell}" for name in names]
+    (directory / "passwd").write_text("\n".join([*accounts, ""]))
+    (directory / "group").write_text(f"users:x:{ACCOUNT}:\ntty:x:{terminals}:\n")
+    no_password = [f"{name}:NP:::::::" for name in names]  # in the system's, root may be locked
+    (directory / "shadow").write_text("\n".join([*no_password, ""]))
+    for name in ("passwd", "group", "shadow"):
+        if os.path.exists(f"/etc/{name}"):
+            _check(_libc.mount(os.fsencode(directory / name), f"/etc/{name}".encode(), None, MS_BIND, None))
+
+
+def _check(result: int) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def main(arguments: list[str]) -> None:
+    """Execute the program; exit status 1, and a line that says why, when the kernel does not allow it."""
+    directory, shell, names, program, *rest = arguments
+    try:
+        enter()
+        show_accounts(Path(directory), shell, names.split(","))
+        os.execv(program, [program, *rest])
+    except OSError as error:
+        sys.exit(f"sshd: {error.strerror}: a user namespace of its own is needed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
