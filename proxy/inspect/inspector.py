@@ -32,6 +32,7 @@ from proxy.session.messages import (
     DialAnswer,
     Drain,
     EndChannel,
+    Ended,
     FingerprintsAnswer,
     HookAnswer,
     HookData,
@@ -248,6 +249,9 @@ class Inspector:
             del hosts[next(iter(hosts))]
 
     def _open(self, message: Open, descriptors: list[int]) -> None:
+        if len(descriptors) < 2:  # this process has no room for them
+            self.send(Ended(message.session, "proxy_error", "proxy", "both"))
+            return
         flow, configuration = message.flow, self._configuration
         known = {sys.intern(name): value for name, value in flow.known.items()}  # 1.5 KiB less for each session
         flow = msgspec.structs.replace(flow, known=known)

@@ -30,8 +30,18 @@ Receive = Callable[[Any, list[int]], None]
 class Channel(Protocol):
     """One end. `send` never blocks and never raises: when the other end is gone, `closed` is told once."""
 
-    def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> None:
-        """The other end gets copies of the descriptors."""
+    @property
+    def is_closed(self) -> bool:
+        """Whether the other end, or this one, is gone: what is sent is for nobody."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether messages wait because the other end is slower."""
+        ...
+
+    def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> bool:
+        """The other end gets copies of the descriptors. False: there are none left to copy them; it is not sent."""
         ...
 
     def close(self) -> None: ...
@@ -43,17 +53,25 @@ class LocalChannel:
     def __init__(self, later: Callable[[Callable[[], None]], object], receive: Receive) -> None:
         """`later(function)` calls it soon; `receive(message, descriptors)` is the other end's, whose they then are."""
         self._later, self._receive, self._waiting = later, receive, deque[tuple[msgspec.Struct, list[int]]]()
-        self._is_closed = False
+        self.is_closed = False
 
-    def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> None:
-        if self._is_closed:
-            return
+    @property
+    def is_full(self) -> bool:
+        return False
+
+    def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> bool:
+        if self.is_closed:
+            return True
+        copies = _copies(descriptors)
+        if copies is None:
+            return False
         if not self._waiting:
             self._later(self._deliver)
-        self._waiting.append((message, [os.dup(each) for each in descriptors]))
+        self._waiting.append((message, copies))
+        return True
 
     def close(self) -> None:
-        self._is_closed = True
+        self.is_closed = True
         while self._waiting:
             for descriptor in self._waiting.popleft()[1]:
                 os.close(descriptor)
@@ -81,25 +99,33 @@ class SocketChannel(Generic[Message]):
         """`decode` may raise msgspec.DecodeError; such a message is logged, and the channel ends."""
         self._sock, self._poller, self._decode, self._receive, self._closed = sock, poller, decode, receive, closed
         self._waiting: deque[tuple[bytes, list[int]]] = deque()  # with copies of their descriptors
-        self._is_closed = False
+        self.is_closed = False
         sock.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
         poller.watch(sock.fileno(), IN, self._ready, self._crashed)
 
-    def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> None:
-        if self._is_closed:
-            return
+    @property
+    def is_full(self) -> bool:
+        return bool(self._waiting)
+
+    def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> bool:
+        if self.is_closed:
+            return True
         data = encode(message)
         if self._waiting or not self._try(data, descriptors):
+            copies = _copies(descriptors)
+            if copies is None:
+                return False
             if not self._waiting:
                 self._poller.change(self._sock.fileno(), IN | OUT)
-            self._waiting.append((data, [os.dup(each) for each in descriptors]))
+            self._waiting.append((data, copies))
+        return True
 
     def close(self) -> None:
-        if self._is_closed:
+        if self.is_closed:
             return
-        self._is_closed = True
+        self.is_closed = True
         self._poller.forget(self._sock.fileno())
         self._sock.close()
         while self._waiting:
@@ -124,7 +150,7 @@ class SocketChannel(Generic[Message]):
     def _ready(self, events: int) -> None:
         if events & OUT:
             self._flush()
-        if events & (IN | HANGUP | ERROR) and not self._is_closed:
+        if events & (IN | HANGUP | ERROR) and not self.is_closed:
             for _ in range(BUDGET):
                 if not self._receive_one():
                     return
@@ -134,7 +160,7 @@ class SocketChannel(Generic[Message]):
             data, descriptors = self._waiting[0]
             if not self._try(data, descriptors):
                 return
-            if self._is_closed:
+            if self.is_closed:
                 return
             self._waiting.popleft()
             for descriptor in descriptors:
@@ -166,15 +192,28 @@ class SocketChannel(Generic[Message]):
             self._receive(message, descriptors)
         except Exception:
             log.exception("unexpected error in %s", type(message).__name__)
-        return not self._is_closed
+        return not self.is_closed
 
     def _lost(self) -> None:
-        if not self._is_closed:
+        if not self.is_closed:
             self.close()
             self._closed()
 
     def _crashed(self, error: BaseException) -> None:
         self._lost()
+
+
+def _copies(descriptors: Sequence[int]) -> list[int] | None:
+    """None: there are none left."""
+    copies: list[int] = []
+    try:
+        for each in descriptors:
+            copies.append(os.dup(each))
+    except OSError:
+        for each in copies:
+            os.close(each)
+        return None
+    return copies
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

@@ -42,6 +42,15 @@ class Handed:
         self._beside: list[socket.socket] = []  # other connections to origins
         self._is_over = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or was given back."""
+        return self._is_over
+
+    def descriptors(self) -> list[int]:
+        """Of the client's and the origin's socket."""
+        return [self._client.fileno(), self._origin.fileno()]
+
     def add_origin(self, sock: socket.socket, *, replaces: bool) -> None:
         """Another connection was dialled for it; `replaces`: instead of the first."""
         if replaces:

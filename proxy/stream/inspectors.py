@@ -42,6 +42,7 @@ from proxy.session.messages import (
     Pass,
     ReadLevel,
     Ready,
+    RecordingAnswer,
     RecordingWanted,
     Records,
     Secrets,
@@ -54,6 +55,7 @@ from proxy.session.messages import (
 from proxy.settings.inspection import InspectorCount
 from proxy.stream.asking import Asking
 from proxy.stream.handed import Handed, facts_of
+from proxy.stream.handover import Handover
 from proxy.stream.lending import Lender
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.terminals import Terminals
@@ -86,10 +88,11 @@ class InspectorHandle:
         self._pool, self.number = pool, number
         self.sessions: dict[int, Handed] = {}
         self.channel: Channel
+        self.handover: Handover
         self.process: subprocess.Popen[bytes] | None = None  # None: it is in this one
         self.shortfalls: list[str] | None = None  # None: it is not ready yet
         self.served = 0
-        self._asking = Asking(lambda answer: self.channel.send(answer))
+        self._asking = Asking(self._send)
 
     @property
     def pid(self) -> int:
@@ -102,6 +105,9 @@ class InspectorHandle:
             return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_BYTES
         except (OSError, IndexError):
             return 0
+
+    def _send(self, message: msgspec.Struct) -> None:
+        self.channel.send(message)
 
     def kill(self, handed: Handed) -> None:
         self._forget(handed.number)
@@ -144,7 +150,7 @@ class InspectorHandle:
         elif isinstance(message, CertificateWanted | SignatureWanted):
             self._sign(handed, message)
         elif isinstance(message, FingerprintsWanted):
-            self._pool.lender.fingerprints(handed.flow, message, self.channel.send)
+            self._pool.lender.fingerprints(handed.flow, message, self._send)
         elif isinstance(message, RecordingWanted):
             self._record(handed, message)
         elif isinstance(message, Shown):
@@ -174,7 +180,8 @@ class InspectorHandle:
             if sock is None:
                 self.channel.send(DialAnswer(wanted.request, error=why))
                 return
-            self.channel.send(DialAnswer(wanted.request), [sock.fileno()])
+            if not self.channel.send(DialAnswer(wanted.request), [sock.fileno()]):
+                self.channel.send(DialAnswer(wanted.request, error="no descriptors are left"))
             if handed.number in self.sessions:
                 handed.add_origin(sock, replaces=wanted.host is None)
             else:
@@ -193,7 +200,8 @@ class InspectorHandle:
 
     def _record(self, handed: Handed, wanted: RecordingWanted) -> None:
         answer, descriptors = self._pool.lender.ssh.recording(handed.flow.tenant.name, wanted)
-        self.channel.send(answer, descriptors)
+        if not self.channel.send(answer, descriptors):
+            self.channel.send(RecordingAnswer(wanted.request, error="no descriptors are left"))
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -257,7 +265,7 @@ class Inspectors:
         handle.sessions[number] = handed
         handle.served += 1
         known = flow_facts(flow, time.time()) if self.lender.configuration.policies is not None else {}
-        handle.channel.send(Open(number, facts_of(flow, known), level), [client.fileno(), origin.fileno()])
+        handle.handover.add(handed, Open(number, facts_of(flow, known), level))
         return handed
 
     def note_read(self, flow: Flow) -> None:
@@ -369,6 +377,7 @@ class Inspectors:
             self._start_here(handle)
         else:
             self._start_process(handle)
+        handle.handover = Handover(handle.channel, self._poller)
         self.handles.append(handle)
         self._configure(handle)
         for (tenant, host), (why, _) in self._exceptions.items():
