@@ -93,6 +93,8 @@ class Opening:
             session.protocol = finding.protocol.value
         if self._level == "ssh" and finding.protocol is not Sniffed.SSH:
             self._pass(finding.why or "it is no SSH")
+        elif finding.hello is not None and finding.has_ended:  # it waits for no answer: nothing can come of it
+            session.end("client_closed", "client")
         elif finding.hello is not None:
             self._is_tls(finding.hello)
         elif finding.protocol is Sniffed.SSH and (ssh := self._tls.rules.ssh) is not None and self._level != "tls":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.poller import EDGE, HANGUP, IN, RDHUP, Poller
 from proxy.wire.client_hello import MAX_HELLO, Hello, Malformed, parse
@@ -20,6 +20,7 @@ class Finding:
     protocol: Sniffed
     hello: Hello | None = None
     why: str | None = None
+    has_ended: bool = False  # the client has closed its half already
 
 
 class Sniffer:
@@ -54,6 +55,8 @@ class Sniffer:
         if data and len(data) >= self._needed:
             finding = self._look(data)
             if finding is not None:
+                if events & (RDHUP | HANGUP):
+                    finding = replace(finding, has_ended=True)
                 self._conclude(finding)
                 return
         if events & (RDHUP | HANGUP):

@@ -29,8 +29,8 @@ class Handed:
     `finished(reason, is_cut)` is called once; `passed()` instead, when the inspector gives the session back unread.
     """
 
-    __slots__ = ("_beside", "_client", "_is_over", "_origin", "_owner", "finished", "flow", "grants", "number",
-                 "passed")  # fmt: skip
+    __slots__ = ("_beside", "_client", "_is_over", "_origin", "_owner", "finished", "flow", "grants",
+                 "is_handed", "number", "passed")  # fmt: skip
 
     def __init__(
         self, number: int, flow: Flow, client: socket.socket, origin: socket.socket, owner: Owner,
@@ -40,7 +40,7 @@ class Handed:
         self.finished, self.passed = finished, passed
         self.grants = SSHGrants()
         self._beside: list[socket.socket] = []  # other connections to origins
-        self._is_over = False
+        self._is_over = self.is_handed = False
 
     @property
     def is_over(self) -> bool:
@@ -114,7 +114,10 @@ class Handed:
 
     def client_gone(self) -> None:
         """The client has reset the connection. Whether it had closed it before, as most do while we still say
-        close_notify, the inspector knows: it hears of the reset as well, and says how the session ended."""
+        close_notify, the inspector knows: it hears of the reset as well, and says how the session ended. An inspector
+        that has not come to it yet need not."""
+        if not self.is_handed:
+            self.abort("client_reset")
 
     def abort(self, reason: CloseReason) -> None:
         """End both sides with RST."""

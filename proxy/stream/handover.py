@@ -15,6 +15,8 @@ RETRY_S = 0.02
 class Session(Protocol):
     """What is handed over."""
 
+    is_handed: bool  # the inspector has it
+
     @property
     def is_over(self) -> bool:
         """Nobody waits for it any more."""
@@ -46,7 +48,8 @@ class Handover:
             self._waiting.append((session, message))
 
     def _try(self, session: Session, message: Open) -> bool:
-        return not self._channel.is_full and self._channel.send(message, session.descriptors())
+        session.is_handed = not self._channel.is_full and self._channel.send(message, session.descriptors())
+        return session.is_handed
 
     def _go_on(self) -> None:
         while self._waiting:

@@ -21,6 +21,7 @@ class Session:
 
     def __init__(self):
         self.pair, self.is_over = socket.socketpair(), False
+        self.is_handed = False
 
     def descriptors(self):
         return [each.fileno() for each in self.pair]
