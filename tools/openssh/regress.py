@@ -60,7 +60,7 @@ def main(names: list[str]) -> int:
         script = Path(__file__).with_name("sshd.py")
         wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {script} "$@"\n')
         wrapper.chmod(0o755)
-        more = {"TEST_SSH_SSHD": str(wrapper), "OXY_SSHD": real, "OXY_BRIDGE": path}
+        more = {"TEST_SSH_SSHD": str(wrapper), "OXY_SSHD": real, "OXY_BRIDGE": path, "TEST_SSH_PORT": "5242"}
         with bridging(path, place):
             while not os.path.exists(path):
                 time.sleep(0.01)
