@@ -54,6 +54,7 @@ from proxy.stream.tcp import TcpPlane
 from proxy.stream.udp_tunnel import open_session
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.jsonlines import JsonLines
+from proxy.telemetry.spans import Spans, otlp_exporter
 from proxy.telemetry.ssh_view import SSHView
 from proxy.telemetry.view import View
 from proxy.wire.virtio import HEADER_BYTES
@@ -132,6 +133,11 @@ class Proxy:
             defer.push_async_callback(lines.close)
             self._lifecycle.subscribe(lines.submit, *audit.events)
             self._view.audit = lines
+        if settings.records.spans is not None:
+            spans = Spans(otlp_exporter(settings.records.spans), node)
+            defer.push_async_callback(spans.close)
+            self._lifecycle.subscribe(spans.submit, "end")
+            self._view.spans = spans
         children = self._view.children
         if (judge := self._judge) is not None:
             children.subscribe(lambda child, _: judge.count(child.tenant, getattr(child, "decisions", ())))

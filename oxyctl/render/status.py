@@ -90,7 +90,8 @@ def _off_ramp(status: Status) -> str:
 def _records(status: Status) -> str:
     records = status.records
     since = f", the oldest of {time_text(records.oldest, date=True)}" if records.oldest else ""
-    return f"flow log: {records.stored} records{since}; {records.lost} lost"
+    spans = f"; {records.spans_lost} spans lost" if records.spans_lost else ""
+    return f"flow log: {records.stored} records{since}; {records.lost} lost{spans}"
 
 
 def _inspector_row(inspector: InspectorStatus) -> list[str]:

@@ -152,12 +152,18 @@ SENTENCES: dict[str, dict[str, str]] = {
         "icmp_idle_s": "Of an exchange of echo messages.",
         "fragments_s": "Until all fragments of a packet are there.",
     },
+    "SpanExport": {
+        "endpoint": "Its address for OTLP over HTTP: http://collector:4318/v1/traces.",
+        "headers": "What it wants to be told with each request.",
+        "timeout_s": "How long it may take to answer.",
+    },
     "Records": {
         "path": "The database, relative to the proxy's directory.",
         "max_age_s": "Older records go.",
         "max_rows": "Maximum number of rows; beyond it the oldest are deleted.",
         "max_children": "Maximum number of records of requests, SSH channels and files; then the oldest are deleted.",
         "update_every_s": "How often a live flow is reported.",
+        "spans": "A collector of OpenTelemetry that gets a span of each flow.",
     },
     "Bridge": {"backlog": "Connections that wait to be accepted."},
     "WarpNode": {

@@ -119,6 +119,7 @@ class RecordsStatus(msgspec.Struct, kw_only=True, frozen=True):
     stored: int = 0
     lost: int = 0  # since the proxy started
     audit_lost: int = 0  # the same of the audit log
+    spans_lost: int = 0  # and of spans that were to be sent to a collector
     oldest: int | None = None
 
 

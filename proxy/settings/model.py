@@ -121,6 +121,14 @@ class Audit(LineFile, frozen=True):
     events: tuple[Literal["start", "connected", "update", "end"], ...] = ("end",)
 
 
+class SpanExport(Part, frozen=True):
+    """A collector of OpenTelemetry that gets a span of each ended flow, by OTLP over HTTP."""
+
+    endpoint: Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]  # http://collector:4318/v1/traces
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    timeout_s: Seconds = 5
+
+
 class Records(Part, frozen=True):
     """Where ended flows are kept, and for how long."""
 
@@ -130,6 +138,7 @@ class Records(Part, frozen=True):
     max_children: Count = 1_000_000  # requests, SSH channels and files of flows that are read
     update_every_s: Seconds = 30
     audit: Audit | None = None
+    spans: SpanExport | None = None  # needs the extra `otel`
     requests: LineFile | None = None  # of sessions that are read: a line for each HTTP request, channel and file
 
 

@@ -50,6 +50,9 @@ def render(status: Status, tunnels: Iterable[TunnelInfo] = (), ends: EndDrops | 
             _family(
                 "oxy_audit_lost_total", "counter", "Records missing in the audit log.", _one(status.records.audit_lost)
             ),
+            _family(
+                "oxy_spans_lost_total", "counter", "Spans that could not be sent.", _one(status.records.spans_lost)
+            ),
         ]
     )
 

@@ -62,6 +62,7 @@ from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.jsonlines import JsonLines
 from proxy.telemetry.livescan import count_groups, count_routes, find_flow, scan, stream
 from proxy.telemetry.metrics import render
+from proxy.telemetry.spans import Spans
 
 
 class View:
@@ -82,6 +83,7 @@ class View:
     ) -> None:
         """`kernel_problem`: why there is no `kernel`, though it is asked for."""
         self.audit: JsonLines | None = None
+        self.spans: Spans | None = None
         self.state: Literal["running", "draining"] = "running"
         self.policy: PolicyView | None = None
         self.ssh: SSHView | None = None
@@ -136,7 +138,8 @@ class View:
 
     def _records(self) -> RecordsStatus:
         audit_lost = 0 if self.audit is None else self.audit.lost
-        return msgspec.structs.replace(self._log.status(), audit_lost=audit_lost)
+        spans_lost = 0 if self.spans is None else self.spans.lost
+        return msgspec.structs.replace(self._log.status(), audit_lost=audit_lost, spans_lost=spans_lost)
 
     def _kernel_status(self) -> KernelOffRampStatus:
         kernel = self._kernel

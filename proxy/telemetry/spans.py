@@ -1,0 +1,180 @@
+"""A sink of records: each ended flow becomes a span of OpenTelemetry, exported by a thread of its own.
+
+Attributes have the names of the semantic conventions where there are such, and `oxy.…` where there are none. Whoever
+decided about the flow is an event of the span. A flow's trace is known by the flow: its id is a digest of the flow's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import importlib
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from proxy.errors import ProxyError
+from proxy.flow.record import FlowRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from proxy.settings.model import SpanExport
+
+log = logging.getLogger(__name__)
+
+QUEUE_RECORDS = 20_000
+BATCH_RECORDS = 512
+MISSING = "records.spans needs OpenTelemetry: pip install 'oxyctl[otel]'"
+_STOP = None
+
+
+def otlp_exporter(settings: SpanExport) -> SpanExporter:
+    """What sends spans by OTLP over HTTP; ProxyError when it is not installed."""
+    try:
+        module = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ImportError:
+        raise ProxyError(MISSING) from None
+    exporter: SpanExporter = module.OTLPSpanExporter(
+        endpoint=settings.endpoint, headers=dict(settings.headers), timeout=settings.timeout_s
+    )
+    return exporter
+
+
+class Spans:
+    """Takes records and exports them. `submit` is for the event loop's thread and never blocks; what cannot be sent is
+    counted, and nothing waits for a collector that is away."""
+
+    def __init__(self, exporter: SpanExporter, node: str, *, queue_records: int = QUEUE_RECORDS) -> None:
+        self._exporter, self._capacity = exporter, queue_records
+        self._queue: queue.SimpleQueue[FlowRecord | None] = queue.SimpleQueue()
+        self._overflowed = self._unsent = 0  # each counted by one thread
+        self._is_closed = self._is_failing = False
+        self._make = _Maker(node)
+        self._sender = threading.Thread(target=self._run, name="spans-sender", daemon=True)
+        self._sender.start()
+
+    @property
+    def lost(self) -> int:
+        """Flows whose span could not be sent since the proxy started."""
+        return self._overflowed + self._unsent
+
+    def submit(self, record: FlowRecord) -> None:
+        """Take the last record of a flow; it must not change any more."""
+        if self._is_closed or self._queue.qsize() >= self._capacity:
+            self._overflowed += 1
+        else:
+            self._queue.put(record)
+
+    async def close(self) -> None:
+        """Send what was submitted, as far as the collector takes it in its time, and end the thread."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._queue.put(_STOP)
+        await asyncio.to_thread(self._sender.join)
+
+    # What the thread does
+
+    def _run(self) -> None:
+        is_running = True
+        while is_running:
+            records = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(records) < BATCH_RECORDS:
+                    records.append(self._queue.get_nowait())
+            is_running = _STOP not in records
+            self._send([record for record in records if record is not None])
+        self._exporter.shutdown()
+
+    def _send(self, records: list[FlowRecord]) -> None:
+        if not records:
+            return
+        try:
+            result = self._exporter.export([self._make(record) for record in records])
+            why = "" if result.name == "SUCCESS" else "the collector did not take them"
+        except Exception as error:  # of a library that talks to a network
+            why = str(error) or type(error).__name__
+        if why:
+            self._unsent += len(records)
+            if not self._is_failing:
+                log.error("spans cannot be sent: %s", why)
+        elif self._is_failing:
+            log.warning("spans are sent again; lost until now: %d", self.lost)
+        self._is_failing = bool(why)
+
+
+class _Maker:
+    """Records into spans."""
+
+    def __init__(self, node: str) -> None:
+        try:
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import Event, ReadableSpan
+            from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+            from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+        except ImportError:
+            raise ProxyError(MISSING) from None
+        self._span, self._context, self._event, self._status = ReadableSpan, SpanContext, Event, Status
+        self._kind, self._flags, self._code = SpanKind.SERVER, TraceFlags(TraceFlags.SAMPLED), StatusCode
+        self._resource = Resource.create({"service.name": "oxy-proxy", "service.instance.id": node})
+        self._scope = InstrumentationScope("proxy.telemetry.spans")
+
+    def __call__(self, record: FlowRecord) -> Any:
+        """The span of an ended flow."""
+        trace, span = trace_ids(record.flow_id)
+        is_bad = record.verdict in ("denied", "error")
+        status = self._status(self._code.ERROR, record.close_reason) if is_bad else self._status(self._code.UNSET)
+        decisions = [
+            self._event("decision", _known(decision_attributes(record, number)), record.start)
+            for number in range(len(record.decisions))
+        ]
+        return self._span(
+            name=f"{record.protocol} {record.dst_host or record.dst}:{record.dst_port}",
+            context=self._context(trace, span, is_remote=False, trace_flags=self._flags),
+            resource=self._resource, attributes=_known(attributes(record)), events=decisions, kind=self._kind,
+            status=status, start_time=record.start, end_time=record.end or record.start,
+            instrumentation_scope=self._scope,
+        )  # fmt: skip
+
+
+def trace_ids(flow_id: str) -> tuple[int, int]:
+    """The ids of a flow's trace (16 bytes) and span (8 bytes): always the same for the same flow."""
+    digest = hashlib.sha256(flow_id.encode()).digest()
+    return int.from_bytes(digest[:16], "big"), int.from_bytes(digest[16:24], "big")
+
+
+def attributes(record: FlowRecord) -> dict[str, str | int | float | None]:
+    """What is said of a flow, by the names of the semantic conventions (general attributes, network, TLS, user)."""
+    tls, total = record.tls, record.total
+    return {
+        "client.address": record.src, "client.port": record.src_port,
+        "server.address": record.dst_host or record.dst, "server.port": record.dst_port,
+        "network.transport": record.protocol, "network.type": "ipv6" if ":" in record.dst else "ipv4",
+        "network.protocol.name": record.detected_protocol,
+        "user.id": record.user, "host.name": record.device,
+        "tls.client.server_name": None if tls is None else tls.sni,
+        "tls.next_protocol": None if tls is None else tls.alpn,
+        "oxy.tenant": record.tenant, "oxy.network": record.vnet, "oxy.flow_id": record.flow_id,
+        "oxy.community_id": record.community_id, "oxy.onramp": record.onramp, "oxy.tunnel": record.tunnel,
+        "oxy.offramp": record.offramp, "oxy.origin": record.origin, "oxy.level": record.level,
+        "oxy.verdict": record.verdict, "oxy.close_reason": record.close_reason, "oxy.closed_by": record.closed_by,
+        "oxy.client.bytes": total.client_payload_bytes, "oxy.origin.bytes": total.origin_payload_bytes,
+        "oxy.client.packets": total.client_packets, "oxy.origin.packets": total.origin_packets,
+        "oxy.policy_ms": record.policy_ms, "oxy.origin_tcp_ms": record.origin_tcp_ms, "oxy.ttfb_ms": record.ttfb_ms,
+    }  # fmt: skip
+
+
+def decision_attributes(record: FlowRecord, number: int) -> dict[str, str | bool | None]:
+    """What is said of one of the flow's decisions."""
+    said = record.decisions[number]
+    return {
+        "oxy.stage": said.stage, "oxy.policy": said.policy, "oxy.rule": said.rule, "oxy.action": said.action,
+        "oxy.reason": said.reason, "oxy.policy.version": said.version, "oxy.enforced": said.enforced,
+    }  # fmt: skip
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
