@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from proxy.inspect.http.h2_wire import STREAM_HIGH_WATER
 from proxy.inspect.http.limits import HIGH_WATER
 from proxy.inspect.stream import Side
+from tests.fuzz import corpus
+from tests.fuzz.readers import read_as
 from tests.inspect.http.h2_peer import REQUEST, Peer
 from tests.inspect.http.talk import Talk, tls
 from tests.inspect.http.test_h1 import BAD, GET, OK, post
@@ -21,7 +23,8 @@ SLOWHTTPTEST = [  # the openings of its four attacks
     b"GET / HTTP/1.1\r\nHost: h\r\nRange: bytes=0-" + b",".join(b"5-%d" % i for i in range(1000)) + b"\r\n\r\n",
     b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n" * 30,
 ]
-CLIENT_1 = [GET, CHUNKED, post(b"Content-Length: 5", body=b"hello"), ASK + b"\r\n", *SLOWHTTPTEST, *(b[0] for b in BAD)]
+PLAIN_1 = [GET, CHUNKED, post(b"Content-Length: 5", body=b"hello"), ASK + b"\r\n", *SLOWHTTPTEST, *(b[0] for b in BAD)]
+CLIENT_1 = [*PLAIN_1, *corpus.HTTP_1_REQUESTS]
 ORIGIN_1 = [
     OK,
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n",
@@ -29,8 +32,12 @@ ORIGIN_1 = [
     b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
     YES + b"Sec-WebSocket-Accept: " + accept_of(KEY) + b"\r\n\r\n" + server() + server(b"\x03\xe8", 8),
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    *corpus.HTTP_1_RESPONSES,
 ]
-CORPUS_WS = [client(), client(b"x" * 200, 2), client(first=0) + client(opcode=0), client(b"\x03\xe8", 8)]
+CORPUS_WS = [
+    client(), client(b"x" * 200, 2), client(first=0) + client(opcode=0), client(b"\x03\xe8", 8),
+    *corpus.WEBSOCKET_CLIENT,
+]  # fmt: skip
 
 
 def mutated(data, seed):
@@ -91,13 +98,32 @@ def test_http_1_in_both_directions(first, second, answer, seed):
 
 
 @fuzzed
-@given(st.lists(st.sampled_from(CORPUS_WS), max_size=6), st.booleans(), seeds)
-def test_websocket_frames(parts, has_hook, seed):
+@given(st.sampled_from(CLIENT_1), st.sampled_from(CLIENT_1), seeds)
+def test_whatever_goes_on_is_read_alike(first, second, seed):
+    talk, heard = Talk(), b""
+    feed(talk, Side.CLIENT, mutated(first, seed) + mutated(second, seed + 1), seed)
+    for _ in range(4):
+        heard += talk.origin.take()
+        if talk.finished is None and talk.handler._active and not talk.handler._front.exchange.is_switched:
+            talk.answer(OK)
+    if b"HTTP/1.1\r\n" in heard and b"Upgrade" not in heard and b"CONNECT" not in heard:
+        assert read_as(heard, "length") == read_as(heard, "chunks")
+        assert len(read_as(heard, "length")) <= talk.handler._number
+
+
+@fuzzed
+@given(
+    st.lists(st.sampled_from(CORPUS_WS), max_size=6),
+    st.sampled_from([b"", *corpus.WEBSOCKET_ORIGIN]),
+    st.booleans(),
+    seeds,
+)
+def test_websocket_frames(parts, odd, has_hook, seed):
     talk = Talk(hooks={"websocket_message": lambda message: None} if has_hook else {})
     talk.say(ASK + b"\r\n")
     talk.answer(ORIGIN_1[4])
     feed(talk, Side.CLIENT, mutated(b"".join(parts), seed), seed)
-    feed(talk, Side.ORIGIN, mutated(server(b"x" * 300), seed), seed)
+    feed(talk, Side.ORIGIN, mutated(server(b"x" * 300) + odd, seed), seed)
     ends(talk)
 
 
@@ -115,22 +141,27 @@ def h2_bytes():
 H2_CLIENT = h2_bytes()
 
 
+odd_frames = st.lists(st.sampled_from(corpus.HTTP_2_FRAMES), max_size=4).map(b"".join)
+
+
 @fuzzed
-@given(seeds, st.booleans())
-def test_http_2_of_a_client(seed, origin_is_h2):
+@given(seeds, st.booleans(), odd_frames)
+def test_http_2_of_a_client(seed, origin_is_h2, odd):
     talk = Talk(tls("h2"), tls("h2" if origin_is_h2 else "http/1.1"))
-    feed(talk, Side.CLIENT, H2_CLIENT[:24] + mutated(H2_CLIENT[24:], seed), seed)
+    feed(
+        talk, Side.CLIENT, H2_CLIENT[:24] + (mutated(H2_CLIENT[24:], seed) if seed % 2 else H2_CLIENT[24:]) + odd, seed
+    )
     ends(talk)
 
 
 @fuzzed
-@given(seeds)
-def test_http_2_of_an_origin(seed):
+@given(seeds, odd_frames)
+def test_http_2_of_an_origin(seed, odd):
     talk = Talk(tls("http/1.1"), tls("h2"))
     peer = Peer(is_client=False)
     peer.hear(talk.say(GET))
     out = peer.out() + peer.headers(1, [(b":status", b"200")], end=False) + peer.data(1, b"z" * 500, end=True)
-    feed(talk, Side.ORIGIN, mutated(out, seed), seed)
+    feed(talk, Side.ORIGIN, odd + mutated(out, seed) if seed % 2 else mutated(out, seed) + odd, seed)
     ends(talk)
 
 

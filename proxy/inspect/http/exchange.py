@@ -8,7 +8,7 @@ from proxy.inspect.http import forwarding, pages, rules
 from proxy.inspect.http.body import HOOK, BodyReader
 from proxy.inspect.http.faults import By, Fault, told
 from proxy.inspect.http.limits import Identity, Limits
-from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead, first, tokens, without
+from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead, first, tokens, trailers_of, without
 from proxy.inspect.http.passing import Passing
 from proxy.inspect.http.sides import Requester, Responder
 from proxy.inspect.http.websocket import WebSocket, is_websocket
@@ -173,6 +173,7 @@ class Exchange(Passing):
         """The client has sent all of its request, or closed its half of the upgraded connection."""
         if self.client_ended:
             return
+        trailers = trailers_of(trailers)
         self.client_ended = True
         if self._switched and not self.origin_ended:
             self.ended_first = "client"
@@ -274,6 +275,7 @@ class Exchange(Passing):
         if self.origin_ended or self.fault is not None:
             return
         self.is_received = True
+        trailers = trailers_of(trailers)
         if not self._is_cleared:
             self._held_trailers = trailers
             return

@@ -23,6 +23,22 @@ OWN_FIELDS = frozenset(
         b"via",
     )
 )
+# What must not come after a body: how it is framed, sent and read, and who asks (RFC 9110 6.5.1).
+_NO_TRAILERS = OWN_FIELDS | frozenset(
+    (
+        b"authorization",
+        b"content-encoding",
+        b"content-range",
+        b"content-type",
+        b"cookie",
+        b"expect",
+        b"max-forwards",
+        b"proxy-authorization",
+        b"range",
+        b"set-cookie",
+        b"trailer",
+    )
+)
 
 
 class RequestHead:
@@ -101,6 +117,11 @@ def values(headers: Headers, name: bytes) -> list[bytes]:
 def without(headers: Headers, name: bytes) -> Headers:
     """All but the fields `name` (in lower case)."""
     return [each for each in headers if each[0].lower() != name]
+
+
+def trailers_of(fields: Headers) -> Headers:
+    """Those of them that may come after a body."""
+    return [each for each in fields if each[0].lower() not in _NO_TRAILERS] if fields else fields
 
 
 def tokens(value: bytes) -> list[bytes]:
