@@ -15,7 +15,7 @@ HTTP_1_REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close, keep-alive\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n",
     b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n\x16\x03\x01",
-    b"GET / HTTP/1.1\r\nHost: [::1]\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: A\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
     b"GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue, x\r\nTE: trailers;q=0.5, gzip\r\n\r\n",
     b"M-SEARCH /\xff\xfe HTTP/1.1\r\nHost: h\r\nX-Empty:\r\nX-Bytes: \x80\xff\r\n\r\n",
