@@ -19,6 +19,7 @@ from proxy.session.facts import TLSFacts
 from proxy.session.messages import LeafAnswer, TenantRules
 
 MAX_CONTEXTS = 1_024  # of clients: 60 KB each
+CLIENT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2: leaves have EC keys; none with CBC (RFC 9325 4.2)
 HANDSHAKE, CERTIFICATE_REQUEST = 22, 13  # RFC 8446 5.1 and 4
 MAX_SESSIONS = 8_192  # that can be resumed with origins
 
@@ -63,6 +64,7 @@ class TenantTLS:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._minimum
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+        context.set_ciphers(CLIENT_CIPHERS)
         if self._key_log is not None:
             context.keylog_filename = self._key_log
         load_chain(context, leaf.chain, leaf.key)
