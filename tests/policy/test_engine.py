@@ -231,3 +231,19 @@ def test_the_index_agrees_with_evaluating_every_rule(texts, src, port, protocol,
                 break
     found = policies.try_out("acme", "network", facts)
     assert [rule.name for rule in found.held] == expected
+
+
+@pytest.mark.slow
+def test_ten_thousand_rules_are_taken_and_each_decides_about_its_own():
+    places = {number: (f"10.{number >> 8}.{number & 255}", number + 1) for number in range(10_000)}
+    rules = [
+        f"- {{name: r{number}, action: allow, dst: {net}.0/24, port: {port}}}" for number, (net, port) in places.items()
+    ]
+    policies = compiled("\n".join(["default: deny", "rules:", *rules]))
+
+    def decide(net, port):
+        facts = imagine(FlowText(**(FLOW | {"dst": f"{net}.9", "port": port})), "network", NOW)
+        return policies.rule("acme", "network", facts).decisions[-1].rule
+
+    assert [decide(*places[number]) for number in (0, 4_321, 9_999)] == ["r0", "r4321", "r9999"]
+    assert decide("10.0.0", 2) == "default"

@@ -398,3 +398,38 @@ def test_a_proxy_that_was_killed_at_once_leaves_a_log_that_opens(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, path], check=False)
     assert done.returncode == -9
     flowdb.open_writer(str(path)).close()
+
+
+def test_what_ended_a_moment_before_a_kill_is_on_record(tmp_path):
+    """Nobody flushes and nobody closes: the writer itself has a quarter of a second."""
+    path = tmp_path / "flows.db"
+    script = """
+import sys, time
+from proxy.settings import Records
+from proxy.telemetry.flowlog import FlowLog
+from tests.records import make_record
+log = FlowLog(Records(path=sys.argv[1], max_age_s=1e10))
+for number in range(100):
+    log.submit(make_record(number))
+print(flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        submitted = time.monotonic()
+        try:
+            while count_rows(path) < 100 and time.monotonic() < submitted + 30:
+                time.sleep(0.02)
+            took = time.monotonic() - submitted
+        finally:
+            process.kill()
+    assert count_rows(path) == 100
+    assert took < 10  # 0.3 s on a machine that has nothing else to do
+
+
+def count_rows(path):
+    connection = flowdb.open_reader(str(path))
+    try:
+        return connection.execute("SELECT count(*) FROM flows").fetchone()[0]
+    finally:
+        connection.close()
