@@ -43,6 +43,7 @@ class FakeProxy:
         self.lost = 0
         self.policy: PolicyView | None = None
         self.authorities: AuthorityView | None = None
+        self.ssh: Any = None
         self.open = [
             TunnelInfo(id="t1", onramp="connected", tenant="acme", addresses=["100.96.0.2"], mtu=1280, opened=0)
         ]

@@ -111,9 +111,16 @@ class Through:
             sock.close()
             return
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs:  # pipes, as without the bridge: sshd tells its programs what it is connected by
             process = await asyncio.create_subprocess_exec(
-                *asked["command"], stdin=theirs, stdout=theirs, env=asked["environment"]
+                "sh",
+                "-c",
+                'cat | "$@" | cat',
+                "sh",
+                *asked["command"],
+                stdin=theirs,
+                stdout=theirs,
+                env=asked["environment"],
             )
         ours.setblocking(False)
         await self._bridge(sock, ours)
