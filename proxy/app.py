@@ -211,7 +211,7 @@ class Proxy:
         openers: dict[str, Opener] = {"tcp": tcp, "udp": udp, "icmp": echo, "icmpv6": echo}
         forwarder = TunnelOffRamp(lifecycle, errors, timeouts, self._kernel)
         entrance = Entrance(lifecycle, errors, openers, forwarder)
-        entrance.is_read = inspectors.is_read
+        entrance.is_read = inspectors.read_places.has
         return Plane(entrance, errors)
 
     def _load_policies(self) -> PolicyJudge | None:

@@ -18,12 +18,12 @@ from proxy.packet.routes import Hop
 from proxy.stream.directions import LIFTED
 from proxy.stream.held import HeldFlow
 from proxy.stream.lifecycle import Lifecycle
+from proxy.stream.read_places import READ
 from proxy.verdict import ALLOW, Verdict
 from proxy.wire import tcp
 from proxy.wire.ip import IPPacket
 
 QUIC_PORT = 443
-READ = ("tls", "http")  # levels
 
 
 class Forwarder(Opener, Protocol):

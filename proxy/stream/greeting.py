@@ -15,8 +15,12 @@ def greeting_with(flow: Flow, greeting: bytes, chunk: memoryview) -> bytes:
     return greeting + chunk if is_more else greeting
 
 
-def look_at(flow: Flow, greeting: bytes) -> None:
-    """The origin answers, and it would not before it has the whole hello: say in the record what that was."""
+def look_at(flow: Flow, greeting: bytes) -> bytes:
+    """Say in the record what it was: the origin answers, which it would not before it has the whole hello.
+
+    Returns what is left to be looked at: nothing.
+    """
     hello = parse(greeting)
     if isinstance(hello, Hello):
         flow.tls, flow.detected_protocol = tls_record(hello), "tls"
+    return b""

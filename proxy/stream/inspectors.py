@@ -9,11 +9,8 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -56,27 +53,16 @@ from proxy.settings.inspection import InspectorCount
 from proxy.stream.asking import Asking
 from proxy.stream.handed import Handed, facts_of
 from proxy.stream.handover import Handover
+from proxy.stream.inspector_process import memory_bytes, reap, start
 from proxy.stream.lending import Lender
 from proxy.stream.lifecycle import Lifecycle
+from proxy.stream.read_places import ReadPlaces
 from proxy.stream.terminals import Terminals
 from proxy.verdict import Decision
 
 log = logging.getLogger(__name__)
 
 COUNTED_PER_TICK = 200  # sessions whose totals are brought up to date: 1 ms
-PASSED = (
-    "HOME",
-    "LANG",
-    "LD_LIBRARY_PATH",
-    "OPENSSL_CONF",
-    "PATH",
-    "SSL_CERT_DIR",
-    "SSL_CERT_FILE",
-    "TZ",
-    "VIRTUAL_ENV",
-)
-MAX_PLACES = 4_096  # addresses of origins, of all tenants
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 ChildSink = Callable[[Flow, str, bytes], None]
 
@@ -100,11 +86,7 @@ class InspectorHandle:
 
     @property
     def memory_bytes(self) -> int:
-        """Resident, with what it shares with others; 0 when it has just gone."""
-        try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_BYTES
-        except (OSError, IndexError):
-            return 0
+        return memory_bytes(self.pid)
 
     def _send(self, message: msgspec.Struct) -> None:
         self.channel.send(message)
@@ -133,7 +115,7 @@ class InspectorHandle:
     def _about(self, handed: Handed, message: Any) -> None:
         if isinstance(message, Seen):
             handed.seen(message)
-            self._pool.note_read(handed.flow)
+            self._pool.read_places.note(handed.flow)
             self._pool.decided(handed.flow.tenant.name, message.decisions)
             if message.protocol is not None and self._pool.application is not None:
                 self._pool.application.detected(handed.flow)
@@ -235,7 +217,7 @@ class Inspectors:
         self._poller, self._loop = poller, loop
         self._numbers, self._sessions = itertools.count(1), itertools.count(1)
         self._exceptions: dict[tuple[str, str], tuple[str, float]] = {}
-        self._places: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+        self.read_places = ReadPlaces()
         self._counting: Iterator[Handed] = iter(())
         self._local: Any = None  # the inspector in this process
         self.application: Lifecycle | None = None  # whose hooks are asked about what is read
@@ -267,21 +249,6 @@ class Inspectors:
         known = flow_facts(flow, time.time()) if self.lender.configuration.policies is not None else {}
         handle.handover.add(handed, Open(number, facts_of(flow, known), level))
         return handed
-
-    def note_read(self, flow: Flow) -> None:
-        """Remember where sessions are read, and where not."""
-        place = flow.tenant.name, flow.destination
-        if flow.level not in ("tls", "http"):
-            self._places.pop(place, None)
-            return
-        self._places[place] = None
-        self._places.move_to_end(place)
-        if len(self._places) > MAX_PLACES:
-            self._places.popitem(last=False)
-
-    def is_read(self, flow: Flow) -> bool:
-        """Whether the last TCP session of this tenant with the same address was read."""
-        return (flow.tenant.name, flow.destination) in self._places
 
     def set_policies(self, policies: Policies) -> None:
         """Let new sessions, and new requests of those that are open, be judged by these."""
@@ -347,7 +314,7 @@ class Inspectors:
             handle.channel.close()
         for handle in self.handles:
             if handle.process is not None:
-                _reap(handle.process)
+                reap(handle.process)
         self.handles.clear()
         if self._local is not None:
             self._local.close()
@@ -359,7 +326,7 @@ class Inspectors:
         if self._is_closed or handle.process is None:
             return
         self.deaths += 1
-        status = _reap(handle.process)
+        status = reap(handle.process)
         log.error(
             "inspector %d (pid %d) is gone (%s), and %d sessions with it", handle.number, handle.pid, status, sessions
         )
@@ -404,31 +371,10 @@ class Inspectors:
     def _start_process(self, handle: InspectorHandle) -> None:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
-            arguments = [sys.executable, "-m", "proxy.inspect", str(far.fileno())]
-            if any(rules.ssh is not None for rules in self.lender.configuration.tenants.values()):
-                arguments.append("ssh")
-            if self.lender.key_logs.paths:
-                arguments.append("keys")
-            handle.process = subprocess.Popen(
-                arguments, pass_fds=[far.fileno()], stdin=subprocess.DEVNULL, env=_environment()
-            )
+            reads_ssh = any(rules.ssh is not None for rules in self.lender.configuration.tenants.values())
+            handle.process = start(far, reads_ssh=reads_ssh, logs_keys=bool(self.lender.key_logs.paths))
         handle.channel = SocketChannel(near, self._poller, decode_to_proxy, handle.receive, handle.lost)
 
     def _tell(self, message: msgspec.Struct) -> None:
         for handle in self.handles:
             handle.channel.send(message)
-
-
-def _environment() -> dict[str, str]:
-    """What an inspector may know of ours: how Python starts, and where roots are; no secret that may stand beside."""
-    return {name: value for name, value in os.environ.items() if name in PASSED or name.startswith(("PYTHON", "LC_"))}
-
-
-def _reap(process: subprocess.Popen[bytes]) -> str:
-    """Let it end, and say how it did."""
-    try:
-        code = process.wait(2.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        code = process.wait()
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

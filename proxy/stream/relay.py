@@ -32,7 +32,6 @@ SPECIAL = RDHUP | URGENT | ERROR | HANGUP  # what a read may meet besides bytes
 ANYTHING = IN | SPECIAL  # no event said what is to be met
 LINGER_RESET = struct.pack("ii", 1, 0)  # close(2) then sends RST
 
-
 _chunk = bytearray(CHUNK)
 _view = memoryview(_chunk)
 _pipes: list[tuple[int, int]] = []  # empty and unused
@@ -118,8 +117,7 @@ class Relay:
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
         if self.greeting:
-            look_at(flow, self.greeting)
-            self.greeting = b""
+            self.greeting = look_at(flow, self.greeting)
 
     def _finish(self, reason: CloseReason, is_cut: bool) -> None:
         if self.is_over:

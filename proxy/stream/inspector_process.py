@@ -1,0 +1,46 @@
+"""An inspector's process: how it is started, how much memory it takes, how it ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+# What it may know of the proxy's environment beside how Python starts: where programs, modules and roots are.
+PASSED = ("HOME", "LANG", "LD_LIBRARY_PATH", "OPENSSL_CONF", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TZ",
+          "VIRTUAL_ENV")  # fmt: skip
+PASSED_BEGINNINGS = ("PYTHON", "LC_")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PATIENCE_S = 2.0  # with one that is to end
+
+
+def start(channel: socket.socket, *, reads_ssh: bool, logs_keys: bool) -> subprocess.Popen[bytes]:
+    """Its process, which serves at this end of a channel."""
+    arguments = [sys.executable, "-m", "proxy.inspect", str(channel.fileno())]
+    arguments += [word for word, is_so in (("ssh", reads_ssh), ("keys", logs_keys)) if is_so]
+    known = {
+        name: value
+        for name, value in os.environ.items()
+        if name in PASSED or name.startswith(PASSED_BEGINNINGS)  # no secret that may stand beside
+    }
+    return subprocess.Popen(arguments, pass_fds=[channel.fileno()], stdin=subprocess.DEVNULL, env=known)
+
+
+def memory_bytes(pid: int) -> int:
+    """Resident, with what it shares with others; 0 when it has just gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    except (OSError, IndexError):
+        return 0
+
+
+def reap(process: subprocess.Popen[bytes]) -> str:
+    """Let it end, and say how it did."""
+    try:
+        code = process.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        code = process.wait()
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

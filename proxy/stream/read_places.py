@@ -1,0 +1,32 @@
+"""Where TCP sessions are read: QUIC to the same place would be what nobody reads."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from proxy.flow.flow import Flow
+
+MAX_PLACES = 4_096  # addresses of origins, of all tenants
+READ = ("tls", "http")  # levels
+
+
+class ReadPlaces:
+    """Remembers, of each tenant's origins, whether the last session was read; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._places: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+
+    def note(self, flow: Flow) -> None:
+        """An inspector has said what it does with the flow's session."""
+        place = flow.tenant.name, flow.destination
+        if flow.level not in READ:
+            self._places.pop(place, None)
+            return
+        self._places[place] = None
+        self._places.move_to_end(place)
+        if len(self._places) > MAX_PLACES:
+            self._places.popitem(last=False)
+
+    def has(self, flow: Flow) -> bool:
+        """Whether the last TCP session of this tenant with the same address was read."""
+        return (flow.tenant.name, flow.destination) in self._places
