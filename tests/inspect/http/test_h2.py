@@ -1,9 +1,12 @@
 """HTTP/2 on either side or on both, as transcripts; and what a peer may not do."""
 
 import h2.events as events
+import hpack
 import hyperframe.frame as frames
 import pytest
 
+from proxy.inspect.http import h2_wire
+from proxy.inspect.http.limits import Limits
 from proxy.inspect.stream import Side
 from tests.inspect.http.h2_peer import REQUEST, Peer
 from tests.inspect.http.talk import Talk, tls
@@ -381,3 +384,12 @@ def test_single_bytes_are_as_good_as_segments(size):
     for start in range(0, len(data), size):
         talk.handler.received(Side.CLIENT, data[start : start + size])
     assert talk.origin.take().endswith(b"3\r\nabc\r\n0\r\n\r\n")
+
+
+def test_long_fields_go_without_huffman_coding_whose_time_grows_with_their_square():
+    made = h2_wire.connection(Limits(), is_client=True)
+    short, long = [(b"x-short", b"a" * 100)], [(b"x-long", b"a" * 60_000)]
+    assert len(made.encoder.encode(short)) < 100
+    block = made.encoder.encode(long)
+    assert len(block) > 60_000
+    assert hpack.Decoder(1 << 20).decode(block, raw=True) == long
