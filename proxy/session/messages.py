@@ -230,6 +230,7 @@ class SignatureWanted(msgspec.Struct, tag="signature-wanted", frozen=True):
     request: int
     session: int
     key: Literal["host", "onward"]
+    public: str  # its public half: the session began with this one, and there may be another by now
     data: bytes
     algorithm: str = "ssh-ed25519"
 

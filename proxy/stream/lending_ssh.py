@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_TEXT = 4 << 20  # of known_hosts and all keys
 MAX_KEY_ID = 255
+MAX_KEPT = 8  # keys of one tenant and kind
 DIGESTS = (32, 48, 64)  # bytes of an exchange hash: SHA-256, SHA-384, SHA-512
 USERAUTH_REQUEST = 50  # RFC 4252 6
 
@@ -52,7 +53,7 @@ class SSHLender:
         self.keys = SSHKeys(state)
         self._recordings = Path(state) / "recordings"
         self._tenants: dict[str, SSHInspection] = {}
-        self._signing: dict[tuple[str, str], SigningKey] = {}
+        self._signing: dict[tuple[str, str], dict[str, SigningKey]] = {}  # by their public halves
 
     def rules(self, tenant: str, ssh: SSHInspection) -> SSHRules:
         """What inspectors are told. ProxyError for files that cannot be read."""
@@ -63,13 +64,14 @@ class SSHLender:
         if len(known) + sum(len(key) for keys in ssh.keys.values() for key in keys) > MAX_TEXT:
             raise ProxyError(f"{where}: known_hosts and keys are larger than {MAX_TEXT >> 20} MiB together")
         self._tenants[tenant] = ssh
-        host = self._signing[tenant, "host"] = self.keys.host_key(tenant)
+        host = self._keep(tenant, "host", self.keys.host_key(tenant))
         onward = None
         if ssh.onward_key is not None:
             try:
-                onward = self._signing[tenant, "onward"] = SigningKey.load(_read(ssh.onward_key, where).encode())
+                key = SigningKey.load(_read(ssh.onward_key, where).encode())
             except ProxyError as error:
                 raise ProxyError(f"{where}: {ssh.onward_key}: {error}") from error
+            onward = self._keep(tenant, "onward", key)
         return SSHRules(
             host_key=host.public,
             keys=ssh.keys,
@@ -138,7 +140,7 @@ class SSHLender:
 
     def _signature(self, flow: Flow, grants: SSHGrants, wanted: SignatureWanted, is_asked: bool) -> bytes:
         ssh = self._settings_of(flow)
-        key = self._signing.get((flow.tenant.name, wanted.key))
+        key = self._signing.get((flow.tenant.name, wanted.key), {}).get(wanted.public)
         if key is None or (wanted.key == "onward" and ssh.onward != "key"):
             raise ProxyError("there is no such key")
         if wanted.key == "onward":
@@ -160,6 +162,14 @@ class SSHLender:
             return RecordingAnswer(wanted.request), [os.open(place / name, flags, 0o600)]
         except OSError as error:
             return RecordingAnswer(wanted.request, error=f"the recording cannot be made: {error.strerror}"), []
+
+    def _keep(self, tenant: str, kind: str, key: SigningKey) -> SigningKey:
+        """Keep the key, and those that went before: sessions that began with them exchange keys again."""
+        kept = self._signing.setdefault((tenant, kind), {})
+        kept[key.public] = key
+        if len(kept) > MAX_KEPT:
+            del kept[next(iter(kept))]
+        return key
 
     def _settings_of(self, flow: Flow) -> SSHInspection:
         ssh = self._tenants.get(flow.tenant.name)

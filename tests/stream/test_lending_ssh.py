@@ -36,7 +36,8 @@ class Asker:
         return self.lender.certificate(self.flow, self.grants, lambda: "192.0.2.7", wanted, is_asked=self.is_asked)
 
     def sign(self, key, data, algorithm="ssh-ed25519"):
-        wanted = SignatureWanted(1, 1, key, data, algorithm)
+        public = self.rules.host_key if key == "host" else self.rules.onward_key or ""
+        wanted = SignatureWanted(1, 1, key, public, data, algorithm)
         return self.lender.sign(self.flow, self.grants, wanted, is_asked=self.is_asked)
 
 
@@ -126,6 +127,14 @@ def test_keys_of_other_kinds_sign_as_openssh_reads_it(tmp_path, kind, algorithm)
     assert asyncssh.import_public_key(key.public).verify(b"data", key.sign(b"data", algorithm))
     with pytest.raises(Exception, match="makes no signatures"):
         key.sign(b"data", "ssh-rsa")
+
+
+def test_a_session_goes_on_with_the_host_key_that_it_began_with(tmp_path):
+    asker = Asker(tmp_path)
+    asker.lender.keys.rotate_host_key("acme")
+    renewed = asker.lender.rules("acme", SSHInspection())
+    assert renewed.host_key != asker.rules.host_key
+    assert verifies(asker.rules.host_key, asker.sign("host", b"h" * 32).signature, b"h" * 32)
 
 
 def test_the_private_host_key_is_only_in_its_file(tmp_path):

@@ -98,8 +98,9 @@ class SSHSession:
         return said.certificate
 
     async def sign(self, key: Literal["host", "onward"], data: bytes, algorithm: str) -> bytes:
-        number = self._session.number
-        said, _ = await self._asked(lambda request: SignatureWanted(request, number, key, data, algorithm))
+        number, rules = self._session.number, self.rules
+        public = rules.host_key if key == "host" else rules.onward_key or ""
+        said, _ = await self._asked(lambda request: SignatureWanted(request, number, key, public, data, algorithm))
         assert isinstance(said, SignatureAnswer)
         if said.error is not None:
             raise ProxyError(said.error)
