@@ -137,10 +137,11 @@ class Server(asyncssh.SSHServer):
 
     def session_requested(self) -> Any:
         """A channel of ours, and the session for it as soon as the origin is there."""
+        front = self._bridge.session_front()
         chan = ServerChannel(self._conn, self._bridge.loop, allow_pty=True, line_editor=False, line_echo=False,
                              line_history=0, max_line_length=0, encoding=None, errors="strict", window=WINDOW,
                              max_pktsize=PACKET)  # fmt: skip
-        return chan, self._bridge.session_front()
+        return chan, front
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         return self._bridge.forward(printable(dest_host, 255), dest_port, orig_host, orig_port)

@@ -164,7 +164,7 @@ class ClientConnection(Bounded, asyncssh.SSHClientConnection):
 
     async def attach_x11_listener(self, chan: Any, display: Any, auth_path: Any, single_connection: bool) -> Any:
         """What the client has said of its display, which `create_session` was given as `x11_display`."""
-        return display
+        return display[:3]
 
     def detach_x11_listener(self, chan: Any) -> None:
         """Nothing was attached."""

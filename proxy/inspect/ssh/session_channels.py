@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import asyncssh
@@ -26,10 +27,14 @@ class SessionChannels:
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
 
-    async def front(self) -> Front:
-        """A channel that the client opens. The origin is there, unless it waits for the client's agent."""
+    def front(self) -> Awaitable[Front]:
+        """A channel that the client opens; asyncssh.ChannelOpenError at once when there are too many."""
+        self._opening.take_place()
+        return self._front()
+
+    async def _front(self) -> Front:
+        """The origin is there by then, unless it waits for the client's agent."""
         opening = self._opening
-        opening.take_place()
         try:
             if opening.view.rules.onward != "agent":
                 await opening.reached()

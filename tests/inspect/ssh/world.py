@@ -96,7 +96,7 @@ class World:
         self.sources, self.signed, self.digests, self.onward = ["127.0.0.1/32"], [], [], None
         self.rules = SSHRules(host_key=self.keys.host_public_key("acme"), **{"trust_tunnel": True, **rules})
         self._numbers = itertools.count(1)
-        self._bridges = set()
+        self._bridges, self.bridges = set(), set()
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         (place / "known_hosts").write_text(f"* {self.keys.host_public_key('acme')}\n")
@@ -150,7 +150,12 @@ class World:
             dst_port=self.origin_port,
             user=self.user,
         )
-        self.outcomes.append(await Bridge(View(self, flow)).run(client, origin))
+        bridge = Bridge(View(self, flow))
+        self.bridges.add(bridge)
+        try:
+            self.outcomes.append(await bridge.run(client, origin))
+        finally:
+            self.bridges.discard(bridge)
 
     def client_options(self):
         """Of ssh, scp and sftp: only this world's host key is trusted, and nothing of the user's own is used."""
@@ -167,6 +172,21 @@ class World:
         if "input" in settings:
             del settings["stdin"]
         return subprocess.run(arguments, **settings)
+
+    def held(self):
+        """Bytes that wait in all bridges for somebody to take them."""
+        return asyncio.run_coroutine_threadsafe(self._held(), self.loop).result(WAIT_S)
+
+    async def _held(self):
+        total = 0
+        for bridge in self.bridges:
+            for conn in (bridge.client, bridge.origin):
+                if conn is not None and conn._transport is not None:
+                    total += conn._transport.get_write_buffer_size() + len(conn._inpbuf)
+                    total += sum(len(data) for _, data in conn._deferred_packets for data in data)
+                    for chan in conn._channels.values():
+                        total += chan._send_buf_len + sum(len(data) for data, _ in chan._recv_buf)
+        return total
 
     def channels(self, count=1):
         """The records of channels, once there are so many."""
