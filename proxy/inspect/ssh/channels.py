@@ -95,6 +95,11 @@ class Tied:
             self.peer.pause_reading()
         self._holds.add(why)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing may be written here."""
+        return bool(self._holds)
+
     def release(self, why: str) -> None:
         """The opposite, once no other reason is left."""
         self._holds.discard(why)
@@ -121,6 +126,7 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         self.forwards_agent = False
         self.display: Display | None = None
         self.typed: Callable[[bytes], None] | None = None  # who reads before the origin does
+        self.early = b""  # what was typed for the origin before it was there
 
     def requested(self, command: bytes | None, subsystem: str | None) -> Awaitable[str | None]:
         """Open the same at the origin."""

@@ -17,7 +17,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
     by `_report_response`: what asyncssh does for X11 requests is done for `shell`, `exec` and `subsystem` as well.
     """
 
-    _is_answered = False
+    is_answered = False
 
     def _accept_data(self, data: bytes, datatype: int | None = None) -> None:
         """What comes before the channel is read is held in one piece: a window of single bytes would be 200 MB."""
@@ -59,7 +59,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
             is_accepted = True
         except (asyncssh.Error, OSError) as error:
             is_accepted = False
-            if self._is_answered:
+            if self.is_answered:
                 denial = str(getattr(error, "reason", None) or error)
         self.answer(is_accepted)
         if denial is not None and not self.is_closing():
@@ -68,8 +68,8 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
 
     def answer(self, is_accepted: bool) -> None:
         """Answer the request for a shell, a command or a subsystem, unless that has been done."""
-        if not self._is_answered and self._conn is not None and self._request_queue:
-            self._is_answered = True
+        if not self.is_answered and self._conn is not None and self._request_queue:
+            self.is_answered = True
             self._report_response(is_accepted)
 
     def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: Any) -> bool | None:  # type: ignore[override]

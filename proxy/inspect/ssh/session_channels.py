@@ -129,8 +129,12 @@ class SessionChannels:
             raise
         if chan.is_closing():
             back.chan.close()
-        else:
-            front.tie(back)
+            return
+        front.tie(back)
+        if front.early:
+            front.data_received(front.early, None)
+        if chan.is_answered and not back.is_held:
+            chan.resume_reading()  # asyncssh does so with the answer, and that was before the reason was given
 
 
 async def _asked(front: Front) -> str:
@@ -147,22 +151,25 @@ async def _asked(front: Front) -> str:
                 data = await typed.get()
                 if not data or b"\x03" in data or b"\x04" in data:
                     return ""
-                if _edit(line, data, chan):
+                if (rest := _edit(line, data, chan)) is not None:
+                    front.early = rest
                     return _line(bytes(line))
     except TimeoutError:
         return ""
     finally:
         front.typed = None
+        while not typed.empty():
+            front.early += typed.get_nowait()
         if not chan.is_closing():
             chan.write(b"\r\n")
             chan.pause_reading()
 
 
-def _edit(line: bytearray, data: bytes, chan: Any) -> bool:
-    """Add what is typed, and show it. Whether the line is complete."""
-    for byte in data:
+def _edit(line: bytearray, data: bytes, chan: Any) -> bytes | None:
+    """Add what is typed, and show it. What is behind the line's end; None before it comes."""
+    for at, byte in enumerate(data):
         if byte in b"\r\n":
-            return True
+            return data[at + 1 :]
         if byte in b"\x08\x7f":
             if line:
                 line.pop()
@@ -170,7 +177,7 @@ def _edit(line: bytearray, data: bytes, chan: Any) -> bool:
         elif byte >= 0x20 and len(line) < MAX_REASON:
             line.append(byte)
             chan.write(bytes([byte]))
-    return False
+    return None
 
 
 def _line(text: bytes) -> str:

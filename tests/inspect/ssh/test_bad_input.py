@@ -97,8 +97,8 @@ def packet(payload, padding=None):
 
 
 def kexinit(*algorithms):
-    names = [b",".join(algorithms), b"ssh-ed25519", b"aes128-gcm@openssh.com", b"aes128-gcm@openssh.com",
-             b"hmac-sha2-256-etm@openssh.com", b"hmac-sha2-256-etm@openssh.com", b"none", b"none", b"", b""]  # fmt: skip
+    cipher, mac = b"aes128-gcm@openssh.com", b"hmac-sha2-256-etm@openssh.com"
+    names = [b",".join(algorithms), b"ssh-ed25519", cipher, cipher, mac, mac, b"none", b"none", b"", b""]
     return b"\x14" + bytes(16) + b"".join(map(String, names)) + b"\0" + bytes(4)
 
 
@@ -163,18 +163,19 @@ def test_thousands_of_channels_are_refused_but_for_the_first(world):
             for number in range(CHANNELS):
                 opened = String(b"session"), UInt32(10_000 + number), UInt32(1 << 20), UInt32(32_768)
                 conn.send_packet(MSG_CHANNEL_OPEN, *opened)
-            answers = {91: 0, 92: 0}
+            answers, done = {91: 0, 92: 0}, asyncio.Event()
 
             def count(kind):
                 def counted(self, *_):
                     answers[kind] += 1
+                    if sum(answers.values()) == CHANNELS:
+                        done.set()
 
                 return counted
 
             conn._packet_handlers = {**conn._packet_handlers, 91: count(91), 92: count(92)}
             async with asyncio.timeout(60):
-                while sum(answers.values()) < CHANNELS:
-                    await asyncio.sleep(0.05)
+                await done.wait()
             return answers
 
     answers = asyncio.run(run())
@@ -217,11 +218,16 @@ def test_an_exchange_of_keys_that_never_ends_ends_the_session(world, monkeypatch
 def test_who_reads_nothing_makes_nobody_hold_what_the_origin_says(world, window):
     async def run():
         conn = await connect(world)
-        chan, _ = await conn.create_session(asyncssh.SSHClientSession, "cat /dev/zero", encoding=None, window=window,
-                                            max_pktsize=32_768)  # fmt: skip
+        more = {"encoding": None, "window": window, "max_pktsize": 32_768}
+        await conn.create_session(asyncssh.SSHClientSession, "cat /dev/zero", **more)
         conn._transport.pause_reading()
         held = []
-        wait_until(lambda: (sum(held[-5:]) and len(set(held[-20:])) == 1 and len(held) > 20) or held.append(world.held()))
+
+        def is_steady():
+            held.append(world.held())
+            return len(held) > 20 and held[-1] and len(set(held[-20:])) == 1
+
+        wait_until(is_steady, "a steady state")
         conn.abort()
         return held[-1]
 
