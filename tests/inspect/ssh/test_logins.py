@@ -128,14 +128,14 @@ def test_a_key_of_the_proxys_is_shown_but_never_leaves_it(world, place):
 def test_the_clients_own_agent_proves_who_it_is(world, place):
     world.change(onward="agent")
     with agent(place) as path:
-        forwarded = ["-o", f"ForwardAgent={path}"]
+        forwarded = ["-A", "-o", f"IdentityAgent={path}"]
         assert world.ssh("echo in", options=forwarded).stdout == "in\n"
         assert "connect with ssh -A" in world.ssh("true").stderr
 
 
 def test_the_agent_is_forwarded_to_the_origin_when_that_is_switched_on(world, place):
     with agent(place) as path:
-        forwarded = ["-o", f"ForwardAgent={path}"]
+        forwarded = ["-A", "-o", f"IdentityAgent={path}"]
         assert world.ssh("ssh-add -l", options=forwarded).returncode == 2  # no agent
         world.change(agent_forwarding=True)
         assert "ED25519" in world.ssh("ssh-add -l", options=forwarded).stdout

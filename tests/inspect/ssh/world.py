@@ -167,7 +167,8 @@ class World:
 
     def ssh(self, *command, options=(), **more):
         """Run OpenSSH's client."""
-        arguments = ["ssh", *self.client_options(), "-p", str(self.port), *options, "127.0.0.1", *command]
+        options = [*options, *self.client_options()]  # the first value of an option stands
+        arguments = ["ssh", "-p", str(self.port), *options, "127.0.0.1", *command]
         settings = {"capture_output": True, "text": True, "timeout": 20, "stdin": subprocess.DEVNULL, **more}
         if "input" in settings:
             del settings["stdin"]
