@@ -10,6 +10,7 @@ import os
 import statistics
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from bench import http_loads as loads
 from bench.contestants import START_S, Contestant, Proxy, steered
@@ -26,6 +27,7 @@ LEAST_MBITS, MOST_IDLE_KIB, MOST_GROWTH, LEAST_PER_CORE = 1_000, 60.0, 1.05, 0.8
 IDLE, QUICK_IDLE, WARM_IDLE, PATIENCE_S = 5_000, 500, 200, 120.0
 IDLE_KIB = "KiB a connection"
 WARM_UP_S, SAMPLE_S = 5, 0.5
+CHURN, DONE = "the proxy, connections opened and closed", "requests"
 ONE_CORE, ALL_CORES = "one core for everything", "two cores for everything"
 
 
@@ -41,11 +43,19 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
             _check(topology, origin, contestants, figure)
             alternate(figure, rounds, [(one.name, _loads(topology, one, origin, seconds)) for one in contestants])
             lost = _lost(topology, reading, figure)
-        _idle(topology, origin, figure, QUICK_IDLE if quick else IDLE)
-        _churn(topology, figure, 0.5 if quick else topology.minutes)
-        if len(os.sched_getaffinity(0)) > 1:
-            _cores(topology, figure, seconds, rounds)
+        missing = 0
+        for part in (
+            partial(_idle, topology, origin, figure, QUICK_IDLE if quick else IDLE),
+            partial(_churn, topology, figure, 0.5 if quick else topology.minutes),
+            partial(_cores, topology, figure, seconds, rounds),
+        ):
+            try:
+                part()
+            except BenchError as error:  # what was measured before is worth having
+                figure.notes.append(str(error))
+                missing += 1
     _aim(figure, lost)
+    figure.aim_at_none("parts that could not be measured", missing)
     return figure
 
 
@@ -124,9 +134,6 @@ def _loads(topology: Topology, contestant: Contestant, origin: Origin, seconds: 
     return run
 
 
-DONE = "requests"
-
-
 def _lost(topology: Topology, reading: Reading, figure: Figure) -> float:
     """How many requests that were answered have no record; what was under way at the end has one and is not counted."""
     answered = sum(sample[DONE] for sample in figure.runs[READING])
@@ -145,22 +152,28 @@ def _idle(topology: Topology, origin: Origin, figure: Figure, count: int) -> Non
     for contestant in (Reading(topology), Mitmproxy(), Squid()):
         if contestant.name in figure.skipped:
             continue
-        with contextlib.ExitStack() as stack:
-            contestant.start(topology, stack)
-            stack.enter_context(steered(topology, contestant))
-            wait_for(contestant.name, lambda: is_reached(topology), START_S)
-            assert contestant.process is not None
-            process = contestant.process
-            with loads.held(topology, origin, WARM_IDLE, PATIENCE_S):
-                before = loads.settled_kib(process)
-                with loads.held(topology, origin, count, PATIENCE_S) as many:
-                    after = loads.settled_kib(process)
-                    answered = many["ask"]()
-            failed = many["failed"] + many["done"] - answered
-            figure.add(contestant.name, {IDLE_KIB: (after - before) / max(1, many["done"]), FAILED: failed})
+        try:
+            figure.add(contestant.name, _idle_kib(topology, origin, contestant, count))
+        except BenchError as error:
+            if isinstance(contestant, Proxy):
+                raise
+            figure.notes.append(f"{contestant.name}, idle: {error}")
 
 
-CHURN = "the proxy, connections opened and closed"
+def _idle_kib(topology: Topology, origin: Origin, contestant: Contestant, count: int) -> Sample:
+    with contextlib.ExitStack() as stack:
+        contestant.start(topology, stack)
+        stack.enter_context(steered(topology, contestant))
+        wait_for(contestant.name, lambda: is_reached(topology), START_S)
+        assert contestant.process is not None
+        process = contestant.process
+        with loads.held(topology, origin, WARM_IDLE, PATIENCE_S):
+            before = loads.settled_kib(process)
+            with loads.held(topology, origin, count, PATIENCE_S) as many:
+                after = loads.settled_kib(process)
+                answered = many["ask"]()
+    failed = many["failed"] + many["done"] - answered
+    return {IDLE_KIB: (after - before) / max(1, many["done"]), FAILED: failed}
 
 
 def _churn(topology: Topology, figure: Figure, minutes: float) -> None:
@@ -196,6 +209,9 @@ def _churn(topology: Topology, figure: Figure, minutes: float) -> None:
 def _cores(topology: Topology, figure: Figure, seconds: float, rounds: int) -> None:
     """The same load on one core and on two, generators and origin included; an inspector for each core."""
     cpus = sorted(os.sched_getaffinity(0))[:2]
+    if len(cpus) < 2:
+        figure.notes.append("one core only: what a second one adds is not measured")
+        return
     for name, count in ((ONE_CORE, 1), (ALL_CORES, 2)) * rounds:
         with topology.on_cores(cpus[:count]), contextlib.ExitStack() as stack:
             reading = Reading(topology, inspectors=count)

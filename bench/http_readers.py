@@ -177,7 +177,8 @@ class Squid(Redirected):
         root = peers.squid()
         helper = root / "usr/lib/squid/security_file_certgen"
         directory = topology.directory / "squid-home"
-        (directory / "errors").mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)  # of an earlier turn
+        (directory / "errors").mkdir(parents=True)
         made = subprocess.run(
             [str(helper), "-c", "-s", str(directory / "certificates"), "-M", "16MB"], capture_output=True, text=True
         )
