@@ -21,7 +21,7 @@ from proxy.session.facts import FlowFacts
 REQUESTS, QUICK_REQUESTS = 5_000, 1_000
 PARSED, READ = "h11 alone", "a conversation"
 PER_REQUEST = "us a request"
-MOST = 1.5  # times the parsers alone
+MOST = 0.75  # of the time that the parsers alone take: plain heads are read without them
 ASK = b"GET /index.html HTTP/1.1\r\nHost: web.lab\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Sat, 28 Nov 2026 01:00:00 GMT\r\nContent-Type: text/plain\r\n"
@@ -68,7 +68,7 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
     count = QUICK_REQUESTS if quick else REQUESTS
     alternate(figure, 2 if quick else 5, [(PARSED, _timed(_parse, count)), (READ, _timed(_read, count))])
     times = figure.median(READ, PER_REQUEST) / figure.median(PARSED, PER_REQUEST)
-    figure.aim("times h11 alone", times, MOST, at_most=True)
+    figure.aim("of the time of h11 alone", times, MOST, at_most=True)
     return figure
 
 

@@ -8,6 +8,7 @@ costs its sender more than the reader. A hello may be split over segments and ov
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ ECH = 0xFE0D
 VERSIONS = {0x0304: "TLSv1.3", 0x0303: "TLSv1.2", 0x0302: "TLSv1.1", 0x0301: "TLSv1", 0x0300: "SSLv3", 0x0002: "SSLv2"}
 JA4_VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2"}
 EMPTY_HASH = "0" * 12
+REMEMBERED, REMEMBERED_VALUES = 256, 64  # lists whose hash is known, and how long they may be
 
 _word = struct.Struct("!H").unpack_from
 
@@ -70,10 +72,10 @@ class Hello:
             f"t{JA4_VERSIONS.get(max(self.versions, default=0), '00')}{'i' if self.sni is None else 'd'}"
             f"{min(len(self.ciphers), 99):02}{min(len(self.extensions), 99):02}{ends}"
         )
-        listed = _hex(sorted(e for e in self.extensions if e not in (SERVER_NAME, ALPN)))
-        if listed and self.signature_algorithms:
-            listed += "_" + _hex(self.signature_algorithms)
-        return f"{head}_{_hash(_hex(sorted(self.ciphers)))}_{_hash(listed)}"
+        is_usual = max(len(self.ciphers), len(self.extensions), len(self.signature_algorithms)) <= REMEMBERED_VALUES
+        digest = _remembered if is_usual else _digest
+        extensions = tuple(each for each in self.extensions if each not in (SERVER_NAME, ALPN))
+        return f"{head}_{digest(self.ciphers, ())}_{digest(extensions, self.signature_algorithms)}"
 
 
 def parse(data: bytes) -> Hello | Malformed | int:
@@ -214,6 +216,17 @@ def _is_grease_name(name: bytes) -> bool:
 
 def _hex(values: tuple[int, ...] | list[int]) -> str:
     return ",".join(f"{value:04x}" for value in values)
+
+
+def _digest(values: tuple[int, ...], signatures: tuple[int, ...]) -> str:
+    """What JA4 makes of ciphers, or of extensions with signature algorithms."""
+    listed = _hex(sorted(values))
+    if listed and signatures:
+        listed += "_" + _hex(signatures)
+    return _hash(listed)
+
+
+_remembered = functools.lru_cache(REMEMBERED)(_digest)  # most clients are one of few
 
 
 def _hash(text: str) -> str:
