@@ -24,7 +24,7 @@ import proxy.inspect.__main__ as main
 main._import_all(False)
 from proxy.inspect.sandbox import give_up_rights
 key, parent = sys.argv[1], os.getppid()
-shortfalls = give_up_rights()
+shortfalls = give_up_rights(logs_keys=len(sys.argv) > 2)
 def traced():
     if libc.ptrace(16, parent, 0, 0):  # PTRACE_ATTACH
         raise OSError(ctypes.get_errno(), "ptrace")
@@ -63,9 +63,9 @@ print(json.dumps({"shortfalls": shortfalls, "done": done, "user": os.getresuid()
 """
 
 
-def probe(path: Path) -> dict:
+def probe(path: Path, *more: str) -> dict:
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PROBE, str(path), *more], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -86,8 +86,9 @@ needs_seccomp = pytest.mark.skipif(not importlib.util.find_spec("pyseccomp"), re
 @needs_root
 @needs_landlock
 @needs_seccomp
-def test_root_gives_up_everything_and_becomes_nobody(key):
-    found = probe(key)
+@pytest.mark.parametrize("more", [(), ("keys",)], ids=["", "with a key log"])
+def test_root_gives_up_everything_and_becomes_nobody(key, more):
+    found = probe(key, *more)
     assert (found["shortfalls"], found["done"]) == ([], [])
     assert len(set(found["user"])) == 1
     assert 61184 <= found["user"][0] < 65520

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.control.schema import Rotation
 from proxy.inspect.tls import load_chain
 from tests.inspect.test_tls_sessions import exchange, issuer, reasons
 from tests.inspect.world import ReadingStage, client_context, echo, flawed, speaking
@@ -208,3 +209,16 @@ def test_secrets_of_sessions_are_written_where_the_tenant_wants_them(stage, glob
     assert {line.split()[0] for line in lines} >= {"CLIENT_HANDSHAKE_TRAFFIC_SECRET", "SERVER_TRAFFIC_SECRET_0"}
     assert len({line.split()[1] for line in lines}) >= 2  # of the client's session, and of the origin's
     assert stage.status.key_logs == {"globex": str(path)}
+
+
+def test_a_rotation_reaches_those_who_have_leaves_of_the_old_one(stage, globex):
+    port = stage.serve(echo, stage.server_context())
+    old = client_context(stage.trust_of("globex"))
+    with speaking(globex, port, old) as sock:
+        assert exchange(sock, b"x") == b"x"
+        stage.control.rotate_authority(Rotation(tenant="globex"))
+        assert exchange(sock, b"open sessions go on") == b"open sessions go on"
+    with pytest.raises(ssl.SSLCertVerificationError), speaking(globex, port, old):
+        pass
+    with speaking(globex, port, client_context(stage.trust_of("globex"))) as sock:
+        assert exchange(sock, b"x") == b"x"
