@@ -16,11 +16,18 @@ from proxy.ca.ssh import SSHKeys
 from proxy.control.client import ControlError
 from proxy.control.schema import Recording
 from tests.inspect.ssh.world import SSHD, USER, make_key, sshd
-from tests.inspect.world import ReadingStage, echo, run
+from tests.inspect.world import CONFIGURATION, ReadingStage, echo, run
 from tests.netns import needs_root
 from tests.running import ORIGIN, staged, until
 
 pytestmark = [pytest.mark.netns, needs_root, pytest.mark.skipif(SSHD is None, reason="there is no sshd")]
+
+
+POLICY = """
+rules:
+- {name: ssh, phase: network, when: 'net.protocol == "tcp"', action: inspect, level: ssh}
+- {name: no-reboots, phase: ssh, when: 'ssh.command contains "reboot"', action: block, reason: not today}
+"""
 
 
 class SSHStage(ReadingStage):
@@ -31,7 +38,8 @@ class SSHStage(ReadingStage):
         (self.place / "ca.pub").write_text(self.keys.user_ca("acme") + "\n")
         (self.place / "origins").write_text("* " + (self.place / "origin_key.pub").read_text())
         (self.place / "known_hosts").write_text(f"* {self.keys.host_public_key('acme')}\n")
-        super().__init__(directory, level="http",
+        (self.place / "policy.yaml").write_text(POLICY)
+        super().__init__(directory, level="stream", configuration=CONFIGURATION + "policies: [policy.yaml]\n",
                          more=", ssh: {trust: tunnel, known_hosts: origins, record: true}")  # fmt: skip
 
 
@@ -69,6 +77,15 @@ def test_one_trusted_line_serves_and_the_origin_is_shown_a_certificate(stage, la
     log = (stage.place / "sshd.log").read_text()
     assert f"Accepted publickey for {USER}" in log
     assert "ED25519-CERT" in log
+
+
+def test_a_rule_blocks_a_command_in_a_session_that_a_rule_lifts(stage, laptop, port):
+    before = len(stage.ended(dst_port=port))
+    done = ssh(stage, laptop, port, "echo reboot")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "denied: not today\n", 126)
+    record = stage.record(port, before + 1)
+    assert record.level == "ssh"
+    assert "ssh" in [each.rule for each in record.decisions]
 
 
 def test_a_terminal_is_recorded_in_the_state_directory(stage, laptop, port):
