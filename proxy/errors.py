@@ -16,6 +16,11 @@ class ProxyError(Exception):
         self.side = side
         self.retryable = retryable
 
+    def because(self, cause: BaseException | None) -> ProxyError:
+        """The same, for what is handed on and not raised: `cause` is what `raise ... from` would say."""
+        self.__cause__ = cause
+        return self
+
 
 class DropReason(enum.StrEnum):
     """Why a packet went no further. A closed set: every drop has one, and every one is counted."""

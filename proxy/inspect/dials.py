@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Callable, Sequence
 
@@ -13,6 +15,11 @@ from proxy.inspect.stream import Receiver, Side, Stream
 from proxy.inspect.tls import TenantTLS, facts_of
 from proxy.poller import Poller
 from proxy.session.messages import DialAnswer
+
+CAUSES = {  # what the proxy says in the kernel's words, as records tell it apart
+    os.strerror(errno.ECONNREFUSED): ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)),
+    os.strerror(errno.ETIMEDOUT): TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)),
+}
 
 
 class Dial:
@@ -37,7 +44,8 @@ class Dial:
         """The proxy has connected it, or could not."""
         if not descriptors:
             if not self._is_closed:
-                self._then(ProxyError(answer.error or "it cannot be dialled", side="origin", retryable=True))
+                why = answer.error or "it cannot be dialled"
+                self._then(ProxyError(why, side="origin", retryable=True).because(CAUSES.get(why)))
             return
         sock = socket.socket(fileno=descriptors.pop())
         sock.setblocking(False)
@@ -51,7 +59,7 @@ class Dial:
             secured = handshakes.towards_origin(self._tls, sock, server_name, (host, port), alpn, True)
         except (OSError, ValueError) as error:
             sock.close()
-            self._then(ProxyError(f"TLS: {error}", side="origin"))
+            self._then(ProxyError(f"TLS: {error}", side="origin").because(error))
             return
         self._sock = secured
 
@@ -60,7 +68,7 @@ class Dial:
             with self._turn:
                 if failure is not None:
                     self.close()
-                    self._then(ProxyError(failure.reason, side="origin"))
+                    self._then(ProxyError(failure.reason, side="origin").because(failure.error))
                     return
                 facts = facts_of(secured, server_name)
                 learnt = self._tls.learner(server_name, host, port, True)

@@ -233,7 +233,7 @@ class Opening:
             self._is_verified = False
             session.redial(self._redialled)
             return
-        session.origin_error = ProxyError(failure.reason, side="origin")
+        session.origin_error = ProxyError(failure.reason, side="origin").because(failure.error)
         hello = self._hello
         assert hello is not None
         reads_http = self._level == "http" and (not hello.alpn or any(each in HTTP_ALPN for each in hello.alpn))

@@ -116,6 +116,8 @@ def test_an_expired_certificate_is_told_by_a_page(stage, laptop):
     assert done.stdout.endswith(" 502"), done.stderr
     assert "expired" in done.stdout
     assert "expired" in stage.record(port).tls.error
+    (request,) = until(lambda: stage.control.children("requests", [("tenant", "acme"), ("url", f"*:{port}/*")]).items)
+    assert (request.fault, request.error, request.fault_by) == ("origin_tls", "tls_certificate_error", "origin")
 
 
 def test_what_is_no_http_inside_tls_is_relayed(stage, laptop):
