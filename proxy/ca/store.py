@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_LEAVES = 4_096  # of all tenants: 1.5 KB each
 RENEW_S = 86_400.0  # before its end a leaf is minted anew
+RETRY_S = 60.0
 OWN, NEXT = "authority.pem", "next.pem"  # key and chain in one file: they change together
 PREVIOUS = "previous.pem"
 PUBLIC = "certificate.pem"  # chains alone, also of an imported one: what clients are to trust
@@ -97,7 +98,11 @@ class Authorities:
         """Let take over what waits for its time, once that has come."""
         for tenant, (coming, starts) in list(self._next.items()):
             if starts <= time.time():
-                self._take_over(tenant, coming)
+                try:
+                    self._take_over(tenant, coming)
+                except ProxyError as error:  # the disk is full: the old one signs on
+                    log.error("tenant '%s': %s", tenant, error)
+                    self._next[tenant] = coming, time.time() + RETRY_S
 
     def previous(self, tenant: str) -> bytes:
         """The certificate before the last rotation, PEM; empty: there was none."""

@@ -75,6 +75,26 @@ def test_a_rotation_with_an_overlap_survives_a_restart_and_takes_over_in_time(tm
     assert not (tmp_path / "ca" / "acme" / "next.pem").exists()
 
 
+def test_a_rotation_that_cannot_be_kept_waits_and_the_old_one_signs_on(tmp_path, monkeypatch, caplog):
+    authorities = Authorities(tmp_path, {"acme": Inspection()})
+    before = authorities.of("acme").fingerprint
+    after = authorities.rotate("acme", 0.001).fingerprint
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write", full)
+        authorities.tick()
+    assert authorities.of("acme").fingerprint == before
+    assert "No space left" in caplog.text
+    monkeypatch.setattr(store, "RETRY_S", 0.0)
+    later = authorities.describe("acme").next_from + 1
+    monkeypatch.setattr(store.time, "time", lambda: later)
+    authorities.tick()
+    assert authorities.of("acme").fingerprint == after
+
+
 def test_pkcs12_with_the_password_in_a_file(tmp_path):
     own = Authority.create("own")
     key = serialization.load_pem_private_key(own.key_pem, None)
