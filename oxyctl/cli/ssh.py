@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, complete_tenant, connect
+from oxyctl.cli.control import (
+    COMPLETION_TIMEOUT_S,
+    ControlOption,
+    NodeOption,
+    asking,
+    complete_tenant,
+    connect,
+)
 from oxyctl.cli.flow_options import FlowsGroup, place, whose
 from oxyctl.cli.flow_query import Typed
 from oxyctl.cli.options import Format, FormatOption, LabOption
@@ -27,6 +35,17 @@ OptionalTenant = Annotated[
     typer.Option("--tenant", "-t", metavar="NAME", help="Only this tenant's.", autocompletion=complete_tenant),
 ]
 HostOption = Annotated[str, typer.Option("--host", metavar="PATTERN", help="Host patterns of the known_hosts line.")]
+
+
+def complete_live(context: typer.Context, incomplete: str) -> list[str]:
+    """For the shell: channels that are open, of the tenant that was typed or of all."""
+    typed = context.params
+    whose = ("all_tenants", "true") if typed.get("tenant") is None else ("tenant", str(typed["tenant"]))
+    with contextlib.suppress(Exception):
+        client = connect(*(typed.get(name) for name in ("lab", "node", "control")), timeout_s=COMPLETION_TIMEOUT_S)
+        found = client.children("channels", [whose, ("scope", "live")]).items
+        return sorted(each.channel_id for each in found if each.channel_id.startswith(incomplete))
+    return []
 
 
 @hostkey.command()
@@ -117,7 +136,9 @@ def list_sessions(
 @sharing(whose, place)
 def kill(
     context: typer.Context,
-    identifier: Annotated[str, typer.Argument(metavar="ID", help="A flow's id, or a channel's.")],
+    identifier: Annotated[
+        str, typer.Argument(metavar="ID", help="A flow's id, or a channel's.", autocompletion=complete_live)
+    ],
     **shared: Any,
 ) -> None:
     """End a live session, or one channel of it; its user is told. Exit code 4 if there is none."""
@@ -134,7 +155,10 @@ def kill(
 def watch(
     context: typer.Context,
     identifier: Annotated[
-        str, typer.Argument(metavar="ID", help="The id of a channel, or of a flow with one terminal.")
+        str,
+        typer.Argument(
+            metavar="ID", help="The id of a channel, or of a flow with one terminal.", autocompletion=complete_live
+        ),
     ],
     output: FormatOption = Format.table,
     **shared: Any,
@@ -145,13 +169,14 @@ def watch(
     """
     from oxyctl.cli.output import say
     from oxyctl.render.ssh import follow
+    from proxy.control.ssh_schema import is_channel
 
     typed = Typed(context)
     pairs = typed.pairs()
     client = typed.client()
     try:
         with asking():
-            channel = identifier if _is_channel(identifier) else _only_terminal(client, identifier, pairs)
+            channel = identifier if is_channel(identifier) else _only_terminal(client, identifier, pairs)
             with client.watch_ssh(channel, pairs) as screens:
                 say(f"watching {channel}; Ctrl-C leaves it")
                 is_over = follow(screens, sys.stdout, is_json=output == Format.json)
@@ -162,11 +187,6 @@ def watch(
 
         raise OxyctlError("the proxy has stopped")
     say(f"{channel} is over")
-
-
-def _is_channel(identifier: str) -> bool:
-    flow, _, number = identifier.rpartition(".")
-    return bool(flow) and number.isdigit()
 
 
 def _only_terminal(client: Any, flow_id: str, pairs: list[tuple[str, str]]) -> str:

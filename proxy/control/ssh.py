@@ -10,6 +10,7 @@ import msgspec
 
 from proxy.control.http11 import HttpError
 from proxy.control.schema import HostKey, ProxyView, Recording, Screen, SSHView
+from proxy.control.ssh_schema import is_channel
 from proxy.session.messages import Shown
 
 CHUNK_BYTES = 64 << 10
@@ -106,8 +107,3 @@ def _ssh(view: ProxyView) -> SSHView:
     if view.ssh is None:
         raise HttpError(404, "this proxy reads no SSH sessions")
     return view.ssh
-
-
-def is_channel(identifier: str) -> bool:
-    """Whether it names a channel: a flow's id, a dot and a number."""
-    return identifier.rpartition(".")[2].isdigit() and "." in identifier

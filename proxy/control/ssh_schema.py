@@ -68,3 +68,9 @@ class SSHView(Protocol):
     def recording(self, name: str, tenant: str | None) -> Path | None:
         """The file of that name, if there is one."""
         ...
+
+
+def is_channel(identifier: str) -> bool:
+    """Whether it names a channel: a flow's id, a dot and a number."""
+    flow, _, number = identifier.rpartition(".")
+    return bool(flow) and number.isdigit()
