@@ -1,7 +1,8 @@
 """SSH sessions that end in the proxy, beside ssh-mitm, the plain relay, and no proxy at all; one core for everything.
 
 Client and origin are asyncssh's. The proxy adds two more ends to each session, so half of `direct` is the most that it
-could reach. Bytes are compared by size and SHA-256 at the end of each transfer. Who is measured is up alone.
+could reach. Rates are for each second of CPU time that client, proxy and origin use together: what they would be on a
+core of their own. Bytes are compared by size and SHA-256 at the end of each transfer. Who is measured is up alone.
 """
 
 from __future__ import annotations
@@ -65,11 +66,11 @@ class SshMitm(Contestant):
 
 
 def measure(topology: Topology, *, quick: bool) -> Figure:
-    figure = Figure("ssh", "SSH through one core: MB/s, sessions, keystrokes, memory", (DIRECT,))
+    figure = Figure("ssh", "SSH through one core: MB and sessions for each second of it, keystrokes, memory", (DIRECT,))
     contestants: list[Contestant] = [_named(Contestant(), DIRECT), SshProxy(read=False), SshProxy(read=True), SshMitm()]
     incomplete: set[str] = set()
-    with _origin(topology):
-        turns = [(each.name, _turn(topology, each, incomplete, quick=quick)) for each in contestants]
+    with _origin(topology) as pid:
+        turns = [(each.name, _turn(topology, each, pid, incomplete, quick=quick)) for each in contestants]
         try:
             peers.ssh_mitm()
         except BenchError as error:
@@ -97,21 +98,24 @@ def _named(contestant: Contestant, name: str) -> Contestant:
 
 
 @contextlib.contextmanager
-def _origin(topology: Topology) -> Iterator[None]:
+def _origin(topology: Topology) -> Iterator[int]:
     directory = topology.directory / "origin"
     directory.mkdir()
     command = [sys.executable, ENDS, "origin", str(PORT), str(directory)]
     with topology.running(ORIGIN, command, stdout=subprocess.PIPE) as process:
         if process.stdout is None or process.stdout.readline() != "ready\n":
             raise BenchError("the origin does not start")
-        yield
+        yield process.pid
 
 
-def _turn(topology: Topology, contestant: Contestant, incomplete: set[str], *, quick: bool) -> Callable[[], Sample]:
+def _turn(
+    topology: Topology, contestant: Contestant, origin: int, incomplete: set[str], *, quick: bool
+) -> Callable[[], Sample]:
     host, port = (MITM_ADDRESS, MITM_PORT) if contestant.name == MITM else (ORIGIN_ADDRESS, PORT)
 
     def client(task: str, number: int) -> Sample:
-        command = [sys.executable, ENDS, task, host, str(port), str(number)]
+        pids = [origin] if contestant.process is None else [origin, contestant.process.pid]
+        command = [sys.executable, ENDS, task, host, str(port), str(number), ",".join(map(str, pids))]
         try:
             found: Sample = json.loads(
                 topology.run(CLIENT, command, timeout_s=PATIENCE_S if task == "bulk" else SHORT_S)
@@ -153,7 +157,7 @@ def _forgiven(contestant: Contestant, what: str, incomplete: set[str]) -> Iterat
 
 def _idle(topology: Topology, pid: int, host: str, port: int) -> Sample:
     """What idle sessions take in memory, of the process and all that it has started."""
-    command = [sys.executable, ENDS, "idle", host, str(port), str(IDLE)]
+    command = [sys.executable, ENDS, "idle", host, str(port), str(IDLE), ""]
     before = _memory_kib(pid)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with topology.running(CLIENT, command, **pipes) as process:
