@@ -27,7 +27,7 @@ FILE = "file.bin"
 WINDOW = 2 << 20
 CONCURRENT = 4  # sessions that begin at once
 MiB = 1 << 20
-PATIENCE_S = 45
+PATIENCE_S = 120
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
