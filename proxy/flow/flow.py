@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from functools import lru_cache
 from ipaddress import ip_address
+from sys import intern
 from typing import Any, TypeVar
 
 from proxy.flow import community
 from proxy.flow.context import FlowContext
+from proxy.flow.keys import reverse_key
 from proxy.flow.path import KernelPath, Path
 from proxy.flow.record import (
     ClosedBy,
@@ -45,13 +47,13 @@ class Flow:
     """Identity, state and counters of one flow; what moves its bytes is its `handler`."""
 
     __slots__ = (
-        "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by", "connected_at",
-        "decisions", "destination", "destination_port", "detected_protocol", "dscp", "egress", "egress_ip", "ended_ns",
-        "extension", "handler", "history", "id", "idle_strikes", "is_recorded", "key", "last_count", "last_totals",
-        "level", "offramp", "onramp", "origin", "origin_path", "origin_payload", "origin_tcp_ms", "parent_id",
-        "place", "policy_ms", "protocol", "redirect", "route", "seq", "shelf", "source", "source_port", "spliced",
-        "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot", "tls", "tracked", "ttfb_ms",
-        "verdict", "virtual", "wanted_level",
+        "_answer_key", "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by",
+        "connected_at", "decisions", "destination", "destination_port", "detected_protocol", "dscp", "egress",
+        "egress_ip", "ended_ns", "extension", "handler", "history", "id", "idle_strikes", "is_recorded", "key",
+        "last_count", "last_totals", "level", "offramp", "onramp", "origin", "origin_path", "origin_payload",
+        "origin_tcp_ms", "parent_id", "place", "policy_ms", "protocol", "redirect", "route", "seq", "shelf", "source",
+        "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot", "tls",
+        "tracked", "ttfb_ms", "verdict", "virtual", "wanted_level",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +92,8 @@ class Flow:
         self.origin_tcp_ms: float | None = None
         self.policy_ms: float | None = None
         self.ttfb_ms: float | None = None
-        self.history = ""
+        self.history = ""  # the few that there are, each one object: see `noted`
+        self._answer_key: bytes | None = None
         self.closed_by: ClosedBy | None = None
         self.close_reason: CloseReason | None = None
         self.tracked: tuple[Direction, Direction] | None = None  # of TCP that nobody reads: the client's, the origin's
@@ -128,6 +131,19 @@ class Flow:
     def far_key(self) -> bytes:
         """The flow's key as it stands in packets to the origin."""
         return self.key_towards(self.redirect)
+
+    @property
+    def answer_key(self) -> bytes:
+        """The key that its answers have: one object for all tables, 45 bytes of each flow."""
+        if self.redirect is not None:
+            return reverse_key(self.far_key)
+        if self._answer_key is None:
+            self._answer_key = reverse_key(self.key)
+        return self._answer_key
+
+    def noted(self, letter: str) -> None:
+        """One more letter of its history. Flows of one history share one text: 51 bytes of each."""
+        self.history = intern(self.history + letter)
 
     def key_towards(self, redirect: tuple[bytes, int] | None) -> bytes:
         """The same, if it went there; None: to where it asked for."""

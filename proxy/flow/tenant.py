@@ -85,7 +85,7 @@ class Entry(Protocol):
     place: int
 
     @property
-    def far_key(self) -> bytes: ...
+    def answer_key(self) -> bytes: ...
 
     def key_towards(self, redirect: Endpoint | None) -> bytes: ...
 
@@ -299,7 +299,7 @@ class Tenant:
 def _places(flow: Entry) -> list[tuple[Carrier, bytes]]:
     if flow.egress is None or flow.egress is flow.carrier:
         return [(flow.carrier, flow.key)]
-    return [(flow.carrier, flow.key), (flow.egress, reverse_key(flow.far_key))]
+    return [(flow.carrier, flow.key), (flow.egress, flow.answer_key)]
 
 
 def _is_own(flow: Entry, carrier: Carrier, key: bytes) -> bool:

@@ -21,6 +21,7 @@ class Wheel(Generic[T]):
     def __init__(self, tick_s: float = 0.25) -> None:
         self.tick_s = tick_s
         self._slots: dict[int, set[T]] = {}
+        self._numbers: dict[int, int] = {}  # one object for all items of a slot: 32 bytes of each
         self._last = 0
 
     def __len__(self) -> int:
@@ -34,6 +35,7 @@ class Wheel(Generic[T]):
         slot = int(deadline / self.tick_s) + 1
         if slot <= self._last:
             slot = self._last + 1
+        slot = self._numbers.setdefault(slot, slot)
         if not 0 < item.timer_slot <= slot:
             self.disarm(item)
             self._put(item, slot)
@@ -64,6 +66,8 @@ class Wheel(Generic[T]):
         else:
             due = [slot for slot in range(self._last + 1, current + 1) if slot in self._slots]
         self._last = max(self._last, current)
+        for slot in [slot for slot in self._numbers if slot <= current]:
+            del self._numbers[slot]
         items = []
         for slot in due:
             for item in self._slots.pop(slot):

@@ -6,7 +6,6 @@ import time
 
 from proxy.errors import DropReason
 from proxy.flow.flow import AS_ASKED, PROTOCOL_NUMBERS, Flow
-from proxy.flow.keys import reverse_key
 from proxy.flow.path import Path
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
@@ -160,7 +159,7 @@ class ForwardedFlow(WatchedFlow):
                 self._answered(flags)
             self._track(last, flags, payload, is_outward)
         elif not is_outward and "d" not in flow.history:
-            flow.history += "d"
+            flow.noted("d")
         return None
 
     def _give_back(self, ramp: Carrier, buffer: bytearray, packet: IPPacket) -> None:
@@ -320,14 +319,14 @@ class ForwardedFlow(WatchedFlow):
                 path.exit = self._greet
             elif not is_outward and flow.ttfb_ms is None:
                 path.send = self._await_answer
-        paths[flow.key if is_outward else reverse_key(flow.key)] = path
+        paths[flow.key if is_outward else flow.answer_key] = path
 
     def forget(self) -> None:
         """Memoise nothing of it: the next packet of each direction is looked at."""
         flow = self.flow
         self._forget_path(flow.carrier, flow.key, flow.client_path)
         if flow.egress is not None:
-            self._forget_path(flow.egress, reverse_key(flow.key), flow.origin_path)
+            self._forget_path(flow.egress, flow.answer_key, flow.origin_path)
 
     def _forget_path(self, carrier: Carrier, key: bytes, path: Path) -> None:
         for paths in (carrier.paths, carrier.forwards):

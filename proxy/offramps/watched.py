@@ -53,7 +53,7 @@ class WatchedFlow:
         """Conntrack has forgotten the flow. It does at once when the only answer to a SYN is an RST."""
         flow = self.flow
         if flow.protocol == "tcp" and flow.state == "new":
-            flow.history += "r" if is_answered else ""
+            flow.noted("r" if is_answered else "")
             self.end("origin_refused" if is_answered else "origin_timeout")
         else:
             self.end("client_idle_timeout")
@@ -73,11 +73,11 @@ class WatchedFlow:
         flow, now = self.flow, time.monotonic()
         if flow.protocol != "tcp":
             flow.ttfb_ms = (now - flow.started_at) * 1000
-            flow.history += "d"
+            flow.noted("d")
             self._watch()
         elif flags & tcp.SYN and flow.state == "new":
             flow.origin_tcp_ms = (now - flow.started_at) * 1000
-            flow.history += "h"
+            flow.noted("h")
             self._connected()
 
     def _connected(self) -> None:
@@ -113,7 +113,7 @@ class WatchedFlow:
         if flags & tcp.SYN:
             direction.initial, direction.first_options = number, (last[8] >> 4) * 4 - tcp.MIN_HEADER
             if is_outward and "S" not in flow.history:
-                flow.history += "S"
+                flow.noted("S")
             return
         if is_outward and "h" in flow.history and "A" not in flow.history:
             self._acknowledged()
@@ -125,7 +125,7 @@ class WatchedFlow:
         letter = letters[0] if flags & tcp.RST else letters[1]
         is_first = "F" not in flow.history and "f" not in flow.history
         if letter not in flow.history:
-            flow.history += letter
+            flow.noted(letter)
         other = flow.tracked[is_outward]
         if flags & tcp.RST and flags & tcp.ACK and other.final is None and other.initial is not None:
             other.final = int.from_bytes(last[4:8], "big")
@@ -143,7 +143,7 @@ class WatchedFlow:
     def _acknowledged(self) -> None:
         """The client has answered the origin's SYN: the handshake is done."""
         flow = self.flow
-        flow.history += "A"
+        flow.noted("A")
         if flow.connected_at is not None and not self.is_carried:
             flow.client_tcp_ms = (time.monotonic() - flow.connected_at) * 1000
 
