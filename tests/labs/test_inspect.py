@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import zlib
 
 import pytest
@@ -30,6 +31,12 @@ async def main():
         await socket.close(4321, "enough")
         print(socket.close_code, socket.close_reason)
 asyncio.run(asyncio.wait_for(main(), 60))
+"""
+
+HANDSHAKE = """
+import socket, ssl
+with socket.create_connection(("shop", 443), 10) as sock:
+    ssl.create_default_context().wrap_socket(sock, server_hostname="shop").close()
 """
 
 PAGE = """<!doctype html><p id="told"></p>{images}<script>
@@ -86,6 +93,11 @@ def test_its_checks_hold_and_programs_trust_the_tenants_authority(machine):
     assert machine.exec("laptop", machine.python, "-c", WEBSOCKET) == "4321 enough\n"
     if shutil.which("chromium") and shutil.which("certutil") and os.geteuid() == 0 and not machine.is_rootless:
         check_browser(machine)
+    machine.oxyctl("ca", "rotate", *ACME, "--overlap", "0")
+    shake = machine.command("lab", "exec", "laptop", "--", machine.python, "-c", HANDSHAKE)
+    eventually(
+        lambda: subprocess.run(shake, env=machine.environment, check=False).returncode == 0, "the new CA is trusted"
+    )
     flow = json.loads(machine.oxyctl("flows", *ACME, "--http-status", "451", "--format", "json").stdout)["items"][0]
     assert "no-salaries" in machine.oxyctl("flows", "explain", flow["flow_id"], *ACME).stdout
 

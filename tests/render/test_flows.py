@@ -1,0 +1,24 @@
+"""Fields of flow records: what is known of TLS, as a whole and part by part."""
+
+from __future__ import annotations
+
+from oxyctl.render.flows import CSV_FIELDS, texts, values
+from proxy.control.schema import TLSRecord
+from tests.records import make_record
+
+READ = TLSRecord(sni="shop", alpn="h2", version="TLSv1.3", action="terminate")
+NAMES = ["tls_sni", "tls_action", "tls_issuer"]
+
+
+def test_parts_of_tls_are_fields_of_their_own():
+    assert values(make_record(tls=READ), NAMES) == ["shop", "terminate", None]
+    assert values(make_record(tls=None), NAMES) == [None, None, None]
+    assert {*NAMES} <= {*CSV_FIELDS}
+    assert "tls" not in CSV_FIELDS  # a structure
+
+
+def test_a_table_has_it_in_words():
+    failed = TLSRecord(sni="old", error="certificate has expired")
+    assert texts(make_record(tls=READ), ["tls"]) == ["terminate TLSv1.3 h2 shop"]
+    assert texts(make_record(tls=failed), ["tls"]) == ["pass old (certificate has expired)"]
+    assert texts(make_record(tls=None), ["tls"]) == ["-"]
