@@ -218,5 +218,6 @@ def _cores(topology: Topology, figure: Figure, seconds: float, rounds: int) -> N
             reading.start(topology, stack)
             stack.enter_context(steered(topology, reading))
             wait_for(reading.name, lambda: is_reached(topology), START_S)
+            loads.wrk(topology, f"{TLS_URL}/1k", WARM_UP_S)  # until the second inspector runs
             report = loads.wrk(topology, f"{TLS_URL}/1k", seconds)
         figure.add(name, {TLS: report["done"] / report["seconds"], FAILED: report["failed"]})
