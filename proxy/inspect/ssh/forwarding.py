@@ -179,5 +179,5 @@ class Forwarding:
 async def _listener(made: Awaitable[Any]) -> Any:
     try:
         return await made
-    except (OSError, asyncssh.Error):
+    except (OSError, asyncssh.Error, asyncssh.ChannelListenError):  # the last is no asyncssh.Error
         return False
