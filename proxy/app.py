@@ -25,9 +25,9 @@ from proxy.flow.tenant import Tenant
 from proxy.hooks import HookRunner, load_hooks
 from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer
+from proxy.kernel.policy_routing import in_the_way
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
-from proxy.kernel.ways import in_the_way
 from proxy.offramps.kernel import KernelOffRamp, is_asked_for
 from proxy.offramps.sockets import raise_descriptor_limit
 from proxy.offramps.tunnel import TunnelOffRamp

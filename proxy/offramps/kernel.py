@@ -24,8 +24,8 @@ from proxy.kernel import facts, nft
 from proxy.kernel.claims import Claims
 from proxy.kernel.conntrack import Conntrack
 from proxy.kernel.host import Changes, needed
+from proxy.kernel.policy_routing import PolicyRouting, by_kernel, interfaces, on_ramps
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, Ruleset, Way
-from proxy.kernel.ways import WayRouting, by_kernel, interfaces, on_ramps
 from proxy.offramps.accounts import Accounts
 from proxy.offramps.drops import kernel_drops
 from proxy.offramps.egress import EgressAddresses
@@ -83,7 +83,7 @@ class KernelOffRamp:
         self.repairs = 0
         self._is_torn = False
         self._ruleset = Ruleset(self._own, settings.timeouts, ends_group=self._group(0), asked_group=self._group(1))
-        self._routing = WayRouting(self._own, self._ruleset, self.ways)
+        self._routing = PolicyRouting(self._own, self._ruleset, self.ways)
 
     def start(self, plane: Plane, left_over: Sequence[FlowRecord] = ()) -> Sequence[FlowRecord]:
         """Open the devices and make the namespace ready. ProxyError: why not; `close` undoes what was done.

@@ -1,4 +1,4 @@
-"""The routing of the kernel off-ramp's ways: rules by their marks, tables that lead back, out, and to be decided."""
+"""Policy routing of the kernel off-ramp (ip-rule(8)): rules that match marks, and tables for each device of ours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOOKS = 3  # a list that the kernel gives while devices go, and their routes wit
 DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 
-class WayRouting:
+class PolicyRouting:
     """Rules and tables in the namespace; `refresh` lets them follow it."""
 
     def __init__(self, settings: KernelOffRamp, ruleset: Ruleset, ways: Mapping[Any, Way]) -> None:
