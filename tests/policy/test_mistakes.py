@@ -22,7 +22,7 @@ MISTAKES = {
     RULES + "- {name: a, action: allow, refusal: drop}":
         "acme.yaml:2:28: 'refusal' belongs to block, and this rule is allow",
     RULES + "- {name: a, action: inspect, phase: tunnel}":
-        "acme.yaml:2:13: a rule of phase tunnel cannot inspect: expected one of allow, block, audit",
+        "acme.yaml:2:13: a rule of phase tunnel cannot inspect: expected one of allow, block, audit, log",
     RULES + "- {name: a, action: route}": "acme.yaml:2:13: route needs 'offramp'",
     RULES + "- {name: a, action: route, offramp: kernl}":
         "acme.yaml:2:28: unknown off-ramp 'kernl'; did you mean 'kernel'?",

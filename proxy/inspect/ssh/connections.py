@@ -99,6 +99,11 @@ class Bounded(SSHConnection):
         self._send_disconnect(error.code, error.reason, error.lang)
         self._force_close(error)
 
+    def disconnect(self, code: int, reason: str, lang: str = "en-US") -> None:
+        """Say why before any channel is closed: OpenSSH's client leaves with its last channel, without reading on."""
+        self._send_disconnect(code, reason, lang)
+        self._force_close(None)
+
     def _cleanup(self, exc: Exception | None) -> None:
         self._forget_timer()
         super()._cleanup(exc)

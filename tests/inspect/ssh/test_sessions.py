@@ -262,7 +262,7 @@ def test_a_session_that_is_ended_is_told(world):
     arguments = ["ssh", *world.client_options(), "-p", str(world.port), "127.0.0.1", "echo here; sleep 60"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ssh:
         assert ssh.stdout.readline() == b"here\n"
-        for task in world._bridges:
+        for task in list(world._bridges):
             world.loop.call_soon_threadsafe(task.cancel)
         assert b"the session was ended" in ssh.stderr.read()
         assert ssh.wait(20) == 255
