@@ -63,9 +63,8 @@ class Bridge:
             self._tell_client("the session was ended")
             raise
         finally:
-            await self._close(serving)
-            origin_sock.close()
-            client_sock.close()
+            self._closing = asyncio.ensure_future(self._close(serving, client_sock, origin_sock))
+            await asyncio.shield(self._closing)  # also where it is cancelled once more
         assert self._outcome is not None
         return self._outcome
 
@@ -162,8 +161,8 @@ class Bridge:
 
     # Inside.
 
-    async def _close(self, serving: asyncio.Future[Any]) -> None:
-        """Return when asyncio has let go of both sockets: it must not find their numbers at somebody else's."""
+    async def _close(self, serving: asyncio.Future[Any], *socks: socket.socket) -> None:
+        """Close both sockets after asyncio has let go of them: it must not find their numbers at somebody else's."""
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         for conn in (self.client, self.origin):
@@ -171,6 +170,8 @@ class Bridge:
                 conn.abort()
                 await conn.wait_closed()
         await asyncio.sleep(0)
+        for sock in socks:
+            sock.close()
 
     def _server_options(self) -> asyncssh.SSHServerConnectionOptions:
         rules = self.view.rules

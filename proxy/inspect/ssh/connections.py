@@ -208,3 +208,4 @@ async def start(kind: type[Connection], bridge: Bridging, sock: socket.socket, o
     finally:
         if not is_let_in:
             conn.abort()
+            await conn.wait_closed()  # asyncio must let go of the socket before its owner closes it

@@ -126,6 +126,8 @@ class World:
         for each in list(self._bridges):
             each.cancel()
         await asyncio.gather(accepting, *self._bridges, return_exceptions=True)
+        for _ in range(3):
+            await asyncio.sleep(0)  # transports that were aborted are closed in the loop's next turns
         listener.close()
 
     async def _accept(self, listener):
