@@ -6,8 +6,6 @@ the client's source in postrouting at srcnat (100), and replies back at the same
     in prerouting before dstnat (raw, mangle)    is as it came in: replies go to the public address
     after dstnat, and in forward                 has the client's own address and the true origin's, both ways
     in postrouting after srcnat                  is as it goes out
-
-To read a packet takes 2 us.
 """
 
 from __future__ import annotations
@@ -98,7 +96,7 @@ class PacketLog:
                 self.lost += 1
                 continue
             at, read = 0, self._layout.read
-            while at + HEAD_BYTES <= size:  # `messages` in place: bench/levels.py, a fifth of a copy
+            while at + HEAD_BYTES <= size:  # `messages` in place, without a generator's turn for each copy
                 length, kind, *_ = head(buffer, at)
                 if length < HEAD_BYTES or at + length > size:
                     break
@@ -133,10 +131,7 @@ class PacketLog:
 
 
 class _Layout:
-    """Where the attributes stand that we read, in messages that begin as one that was walked through.
-
-    Measured: 0.8 us for a packet instead of 2.8.
-    """
+    """Offsets of the attributes that we read, in messages that have the same layout as one that was walked through."""
 
     def __init__(self, buffer: bytearray = _NO_BYTES, start: int = 0, end: int = 0) -> None:
         """`start`: of the message's body, behind its header."""

@@ -2,7 +2,7 @@
 
 Where neither policy nor hook is asked, the second SYN of a client to the same address and port has the same answer. It
 is written back to the kernel before anything else is done with it; what a flow needs beyond that waits until the batch
-of packets is over, and costs half as much there (bench/connections.py): the caches are warm, nothing is parsed twice.
+of packets is over, where caches are warm and nothing is parsed twice (docs/performance.md has the cost by phase).
 Limits hold as for every flow. Who looks into the tenant's table afterwards finds the flow there.
 """
 

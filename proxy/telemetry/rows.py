@@ -50,7 +50,7 @@ _OTHERS = {
 _USUAL = {"schema": SCHEMA, "event": "end", "final": True}
 _get_words, _get_times, _get_totals = (
     operator.attrgetter(*names) for names in (_BODY_WORDS, _BODY_TIMES, _BODY_TOTALS)
-)  # a fifth of a row's time less than getattr: bench/flowlog.py
+)  # one call for all of them: bench/flowlog.py times a row
 _get_usual, _ALL_USUAL = operator.attrgetter(*_USUAL, *_OTHERS), (*_USUAL.values(), *_OTHERS.values())
 _ID_DIGITS = 18
 _INSERT_BODY = "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?, ?)"
