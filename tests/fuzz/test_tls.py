@@ -61,15 +61,16 @@ GOOD = CORPUS[0]
 OVERSIZED = hellos.records(b"\x01" + hellos.vector(3, bytes(70_000)))
 RELAYED = "client_closed", "origin_closed", "origin_reset"  # by whom is the origin's business
 # what the client says, and why its session ends
+FAULTY = ("client_tls_error", "client_closed")  # the latter where its FIN is seen before its fault
 SAID = [
     (GOOD[:100], RELAYED),
     (OVERSIZED, RELAYED),
     (b"\x16\x03\x01\x00\x00" * 50, RELAYED),
     (b"\x80\x2e\x01\x03\x01" + bytes(60), RELAYED),  # SSLv2
     (b"\x15\x03\x01\x00\x02\x02\x28", RELAYED),  # an alert at first
-    (GOOD + b"\x17\x03\x03\xff\xff" + bytes(1_000), ("client_tls_error",)),
-    (GOOD + GOOD, ("client_tls_error",)),
-    (CORPUS[4], ("client_tls_error",)),  # a key share of zeros
+    (GOOD + b"\x17\x03\x03\xff\xff" + bytes(1_000), FAULTY),
+    (GOOD + GOOD, FAULTY),
+    (CORPUS[4], FAULTY),  # a key share of zeros
 ]
 
 
