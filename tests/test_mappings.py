@@ -141,6 +141,7 @@ def test_sessions_of_one_tenant_leave_another_its_connections(stage):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(420)  # 50 s alone, three times that beside three other workers
 def test_a_hundred_thousand_ports_of_one_client(stage):
     """Far more than there are descriptors: the longest idle make way, each is recorded, and others notice nothing."""
     sink, greedy, other = stage.listen(kind=socket.SOCK_DGRAM), stage.client(), stage.client("globex")

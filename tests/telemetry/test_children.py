@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -90,7 +91,7 @@ def test_the_store_finds_what_the_filters_mean(data, kept, run, path):
 
     for query, page in zip(asked, run(work), strict=True):
         assert [each.record for each in page.children] == list(filter(child_predicate(query), reversed(kept)))
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM children")
 
 

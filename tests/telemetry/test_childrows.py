@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +15,11 @@ from tests.children import children, make_request
 
 
 def store(*records):
-    connection = sqlite3.connect(":memory:")
-    connection.executescript(f"{words.TABLE};{childrows.TABLE}")
-    insert_children(connection, [row_of(record, Words(connection)) for record in records])
-    rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM children ORDER BY number").fetchall()
-    return [child_of(row, Texts(connection)) for row in rows]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(f"{words.TABLE};{childrows.TABLE}")
+        insert_children(connection, [row_of(record, Words(connection)) for record in records])
+        rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM children ORDER BY number").fetchall()
+        return [child_of(row, Texts(connection)) for row in rows]
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,9 +51,10 @@ def test_a_path_is_cut_where_it_would_fill_the_disk():
 
 
 def test_a_request_takes_less_than_150_bytes():
-    connection = sqlite3.connect(":memory:")
-    connection.executescript(f"{words.TABLE};{childrows.TABLE};{childrows.INDEX}")
-    numbers, count = Words(connection), 2_000
-    insert_children(connection, [row_of(make_request(number, path=f"/p/{number}"), numbers) for number in range(count)])
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(f"{words.TABLE};{childrows.TABLE};{childrows.INDEX}")
+        numbers, count = Words(connection), 2_000
+        requests = [make_request(number, path=f"/p/{number}") for number in range(count)]
+        insert_children(connection, [row_of(request, numbers) for request in requests])
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
     assert pages * 4096 / count < 150
