@@ -37,6 +37,7 @@ from tests.packets import decode
 from tests.running import ROOT, until
 
 KINDS = ("interface", "connected", "offload")
+ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 3, 0x0800, 0x86DD
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 CLIENT, GATEWAY = {4: "10.1.0.2", 6: "fd01::2"}, {4: "10.1.0.1", 6: "fd01::1"}
 EDGE, ORIGIN = {4: "10.2.0.1", 6: "fd02::1"}, {4: "10.2.0.2", 6: "fd02::2"}
@@ -341,12 +342,12 @@ class Proxy:
 
 
 class Sniffer:
-    """Every packet that a device moves, from its IP header on."""
+    """Every IP packet that a device moves, from its IP header on."""
 
     def __init__(self, namespace: Namespace, device: str) -> None:
         self._sock = namespace.run(socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        self._sock.bind((device, 3))
+        self._sock.bind((device, ETH_P_ALL))
         self._sock.setblocking(False)
 
     def read(self) -> list[tuple[bool, bytes]]:
@@ -354,8 +355,9 @@ class Sniffer:
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                data, (_, _, kind, *_) = self._sock.recvfrom(70_000)
-                found.append((kind != socket.PACKET_OUTGOING, data))
+                data, (_, protocol, kind, *_) = self._sock.recvfrom(70_000)
+                if protocol in (ETH_P_IP, ETH_P_IPV6):
+                    found.append((kind != socket.PACKET_OUTGOING, data))
         return found
 
     def arrived(self, *protocols: int) -> list[Any]:

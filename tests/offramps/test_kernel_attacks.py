@@ -167,11 +167,16 @@ def test_a_flood_stays_within_its_limits_and_its_neighbour_goes_on(net, kind, ve
 
 
 def _kill_all(net):
-    """So that the next flood finds room."""
-    for flow in net.proxy.live(tenant="evil"):
-        with contextlib.suppress(Exception):
-            net.proxy.control.kill(flow.flow_id, [("all_tenants", "true")])
-    until(lambda: not [flow for flow in net.proxy.live(tenant="evil") if flow.state != "closed"])
+    """So that the next flood finds room. Packets of this one that still wait in a queue may open flows meanwhile."""
+
+    def none_is_left():
+        left = [flow for flow in net.proxy.live(tenant="evil") if flow.state != "closed"]
+        for flow in left:
+            with contextlib.suppress(Exception):
+                net.proxy.control.kill(flow.flow_id, [("all_tenants", "true")])
+        return not left
+
+    until(none_is_left)
 
 
 @VERSIONS
