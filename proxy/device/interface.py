@@ -1,4 +1,4 @@
-"""Configuring an interface of the calling thread's namespace without the cost of importing a library."""
+"""Configures interfaces of the calling thread's namespace, without the cost of importing a library."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def add_route(name: str, prefix: str) -> None:
 
 
 def mtu_of(name: str) -> int:
-    """The MTU of an interface; OSError when it is not there."""
+    """The MTU of an interface. Raises OSError when it does not exist."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         reply = fcntl.ioctl(sock, SIOCGIFMTU, struct.pack("16s24x", name.encode()))
     (mtu,) = struct.unpack_from("i", reply, 16)
@@ -69,13 +69,13 @@ def set_sysctl(name: str, value: object) -> bool:
 
 
 def _set_queue(name: str, packets: int) -> None:
-    """By netlink, since the ioctl wants rights outside our user namespace and netlink does not."""
+    """By netlink: the ioctl needs rights outside our user namespace, netlink does not."""
     body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), 0, 0)
     _netlink(name, RTM_NEWLINK, 0, body + attribute(IFLA_TXQLEN, struct.pack("=I", packets)))
 
 
 def _netlink(name: str, kind: int, flags: int, body: bytes) -> None:
-    """One request about the interface `name` (rtnetlink(7)); OSError: the kernel's answer, when it is no."""
+    """Send one request about the interface `name` (rtnetlink(7)). Raises OSError when the kernel refuses."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         sock.send(message(kind, NLM_F_ACK | flags, 1, body))
         answer = sock.recv(4096)
@@ -112,7 +112,7 @@ def _await_use(address: ipaddress.IPv6Address, index: int) -> None:
 
 
 def _is_in_use(address: ipaddress.IPv6Address, index: int) -> bool:
-    """Whether it is no longer tentative (RFC 4862 section 2), and has its route."""
+    """Whether the address is no longer tentative (RFC 4862 section 2), and has its route."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
             sock.bind((str(address), 0, 0, index))

@@ -34,7 +34,7 @@ class MemoryTunnel:
         site: str | None = None,
         prefixes: Iterable[str] = (),
     ) -> None:
-        """With `prefixes` it owns all of their addresses; `site`: the site that it leads to, for routes."""
+        """With `prefixes` the tunnel owns all of their addresses; `site`: the site at its far end, for routes."""
         self.id, self.tenant, self.mtu = tunnel_id, tenant, mtu
         self.user: str | None = None
         self.device: str | None = None

@@ -48,7 +48,7 @@ _ROUTE = struct.Struct("=8BI")  # family, dst length, src length, TOS, table, pr
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """Packets with this mark, of this interface, are looked up in this table."""
+    """Packets with this mark, or from this interface, are looked up in this table."""
 
     version: int
     priority: int
@@ -61,7 +61,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """The way to `prefix`: by an interface and perhaps a gateway, or none: unreachable."""
+    """The route to `prefix`: through an interface and perhaps a gateway; without an interface it is unreachable."""
 
     version: int
     prefix: str
@@ -72,13 +72,13 @@ class Route(msgspec.Struct, frozen=True):
 
 
 def add_rules(rules: Iterable[Rule]) -> None:
-    """OSError: the kernel refused one; it is in the message."""
+    """Add rules. OSError: the kernel refused one, which the message names."""
     for rule in rules:
         _request(RTM_NEWRULE, NLM_F_CREATE, _rule_body(rule), repr(rule))
 
 
 def delete_rules(rules: Iterable[Rule]) -> None:
-    """Those that are gone are no error."""
+    """Delete rules. It is not an error if some are gone."""
     for rule in rules:
         with _forgiving(errno.ENOENT):
             _request(RTM_DELRULE, 0, _rule_body(rule), repr(rule))
@@ -103,20 +103,20 @@ def rules() -> Iterator[Rule]:
 
 
 def set_routes(routes: Iterable[Route]) -> None:
-    """Add them; one that is there with the same prefix and metric is replaced."""
+    """Add routes. An existing one with the same prefix and metric is replaced."""
     for route in routes:
         _request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route_body(route), repr(route))
 
 
 def delete_routes(routes: Iterable[Route]) -> None:
-    """Those that are gone, perhaps with their interface, are no error."""
+    """Delete routes. It is not an error if some are gone, perhaps with their interface."""
     for route in routes:
         with _forgiving(errno.ESRCH, errno.ENODEV):
             _request(RTM_DELROUTE, 0, _route_body(route), repr(route))
 
 
 def routes(version: int) -> Iterator[Route]:
-    """The unicast and unreachable routes of every table but the local one."""
+    """The unicast and unreachable routes of every table except the local one."""
     family = FAMILIES[version]
     for body in _dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
         _, length, _, _, table, _, _, kind, flags = _ROUTE.unpack_from(body)
@@ -180,7 +180,7 @@ def _route_body(route: Route) -> bytes:
 
 @contextlib.contextmanager
 def _forgiving(*codes: int) -> Iterator[None]:
-    """What fails with one of these failed for no matter."""
+    """Ignore these errors."""
     try:
         yield
     except OSError as error:

@@ -18,9 +18,9 @@ SEND_BUFFER_BYTES = 4 << 20
 
 
 def dial(path: str, context: TunnelContext, *, timeout_s: float = 10) -> tuple[socket.socket, TunnelAnswer]:
-    """A connected, non-blocking tunnel that the proxy has accepted, and its answer.
+    """A connected, non-blocking tunnel that the proxy has accepted, and the proxy's answer.
 
-    ProxyError: it refused, or what answered is no proxy; OSError: nobody answers (TimeoutError: in time).
+    ProxyError: it refused, or what answered is not a proxy; OSError: nobody answers (TimeoutError: in time).
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:

@@ -48,7 +48,7 @@ def open_tun(name: str, *, offload: bool, udp_offload: bool = True) -> int:
 
 
 def device_name(fd: int) -> str:
-    """The name of the device that `fd` is of: the kernel fills in the `%d` of a name that has one."""
+    """The name of the device of `fd`: the kernel has filled in a `%d` in the requested name."""
     answer = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
     return answer[:16].partition(b"\0")[0].decode()
 

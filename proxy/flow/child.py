@@ -1,4 +1,4 @@
-"""Child records of a flow: what is said of its requests, SSH channels and files, and which of them somebody asks for.
+"""Child records of a flow, of its requests, SSH channels and files, and queries for them.
 
 A child belongs to one flow, and is never another tenant's: inspectors may be mistaken about that, so it is checked.
 """
@@ -24,34 +24,34 @@ _decoders = {type_.__name__: msgspec.json.Decoder(type_).decode for type_ in KIN
 
 
 def decode_child(name: str, data: bytes) -> Child:
-    """The record of the structure `name`, from its JSON. ValueError: it is none, or the structure is unknown."""
+    """Decode a record of the structure `name` from JSON. ValueError: it is not one, or the structure is unknown."""
     if name not in _decoders:
         raise ValueError(f"no child record is a {name!r}")
     return _decoders[name](data)
 
 
 def child_id(child: Child) -> str:
-    """Its name: the flow's id, a dot, and a number. A file has its channel's."""
+    """The id of a child: the flow's id, a dot, and a number. A file has its channel's."""
     return child.request_id if isinstance(child, RequestRecord) else child.channel_id
 
 
 def is_genuine(child: Child, flow_id: str, tenant: str) -> bool:
-    """Whether it says that it is of this flow and tenant."""
+    """Whether the record names this flow and tenant as its own."""
     return (child.flow_id, child.tenant) == (flow_id, tenant) and child_id(child).startswith(f"{flow_id}.")
 
 
 def start_of(child: Child) -> int:
-    """When it began (Unix ns)."""
+    """When the child began (Unix ns)."""
     return child.time if isinstance(child, FileRecord) else child.start
 
 
 def end_of(child: Child) -> int:
-    """When it ended (Unix ns); of an open one, until when it has been looked at."""
+    """When the child ended (Unix ns); for an open one, when it was last looked at."""
     return child.time if isinstance(child, FileRecord) else child.start + round(child.duration_ms * 1e6)
 
 
 def is_open(child: Child) -> bool:
-    """Whether it goes on."""
+    """Whether the child is still open."""
     return not isinstance(child, FileRecord) and child.is_open
 
 
@@ -72,7 +72,7 @@ NOTHING = ChildFilters()
 
 
 class ChildQuery(ChildFilters, kw_only=True, frozen=True):
-    """Filters over the children of one kind, newest end first; those that are open come before."""
+    """Filters over the children of one kind: open ones first, then the latest end first."""
 
     kind: ChildKind = "request"
     tenant: str | None  # None is every tenant: only who may ask for that sets it
@@ -85,14 +85,14 @@ class ChildQuery(ChildFilters, kw_only=True, frozen=True):
 
 
 class StoredChild(NamedTuple):
-    """One child of an answer: its number in the store (None: it is open), and the record."""
+    """One child in an answer: its number in the store (None: it is open), and the record."""
 
     number: int | None
     record: Child
 
 
 class ChildPage(msgspec.Struct):
-    """What the store says to a query: at most `limit` children, and how complete that is."""
+    """The store's answer to a query: at most `limit` children, and how complete that is."""
 
     children: list[StoredChild]
     window: Window
@@ -101,7 +101,7 @@ class ChildPage(msgspec.Struct):
 
 
 class Facts(NamedTuple):
-    """What filters look at, by one name for all kinds."""
+    """The values that filters look at, with the same names for all kinds."""
 
     status: int | None
     method: str
@@ -112,7 +112,7 @@ class Facts(NamedTuple):
 
 
 def facts_of(child: Child) -> Facts:
-    """The same of any kind of child."""
+    """The values of a child of any kind."""
     if isinstance(child, RequestRecord):
         return Facts(child.status, child.method, child.host or None, child.url_prefix, child.path, child.fault)
     if isinstance(child, ChannelRecord):
@@ -124,7 +124,7 @@ Test = Callable[[Child, Facts], bool]
 
 
 def child_predicate(query: ChildQuery) -> Callable[[Child], bool]:
-    """A function that says whether a child that is open matches, whatever the query's scope."""
+    """A function that tells whether an open child matches, whatever the query's scope."""
     tests = [*_tests(query), *(_negated(test) for test in _tests(query.excluded))]
 
     def matches(child: Child) -> bool:
@@ -168,14 +168,14 @@ def _negated(test: Test) -> Test:
 
 
 def request_wanted(chosen: Filters) -> ChildFilters | None:
-    """What one request of a flow must be for the flow to match; None when nothing is asked of requests."""
+    """The condition that one request of a flow must meet for the flow to match; None if there is none."""
     if not (chosen.http_status or chosen.http_method or chosen.url):
         return None
     return ChildFilters(status=chosen.http_status, method=chosen.http_method, url=chosen.url, host=chosen.host)
 
 
 def requests_excluded(chosen: Filters) -> list[ChildFilters]:
-    """What no request of a flow may be, one thing at a time."""
+    """The conditions that no request of a flow may meet."""
     each = [
         ChildFilters(status=chosen.http_status),
         ChildFilters(method=chosen.http_method),
@@ -185,6 +185,6 @@ def requests_excluded(chosen: Filters) -> list[ChildFilters]:
 
 
 def without_requests(chosen: Filters, *, is_wanted: bool) -> dict[str, Any]:
-    """The filters to change so that nothing is asked of requests any more."""
+    """The same filters without those on requests."""
     cleared = dict.fromkeys(("http_status", "http_method", "url"), ())
     return {**cleared, "host": ()} if is_wanted and request_wanted(chosen) is not None else cleared

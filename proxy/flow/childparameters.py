@@ -1,4 +1,4 @@
-"""Text into a ChildQuery: the parameters of a URL, which are also the flags of `oxyctl flows requests`."""
+"""Parses a ChildQuery from the parameters of a URL, which are also the flags of `oxyctl flows requests`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CHILD_PARAMETERS = (*_SINGLE, *TIMES, *FILTERS, *_EXCLUDING)
 
 
 def parse_children(kind: ChildKind, pairs: Iterable[tuple[str, str]], now: datetime) -> ChildQuery:
-    """The query that `pairs` spell; QueryError without a tenant, unless `all_tenants=true` asks for every one."""
+    """The query in `pairs`. QueryError without a tenant, unless `all_tenants=true` asks for all."""
     single = _SINGLE | {name: lambda text: parse_time(text, now) for name in TIMES}
     values = read_pairs(pairs, CHILD_PARAMETERS, FILTERS, single)
     tenant = take_tenant(values)

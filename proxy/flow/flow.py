@@ -1,4 +1,4 @@
-"""One flow: both directions of a point-to-point exchange, its counters, and what became of it."""
+"""One flow: both directions of a point-to-point exchange, its counters, and its outcome."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _numbers = itertools.count(1)
 
 
 class Flow:
-    """Identity, state and counters of one flow; what moves its bytes is its `handler`."""
+    """Identity, state and counters of one flow; its `handler` moves the bytes."""
 
     __slots__ = (
         "_answer_key", "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by",
@@ -120,7 +120,7 @@ class Flow:
 
     @property
     def target(self) -> tuple[bytes, int]:
-        """The address and port that it really goes to."""
+        """The address and port that the flow really goes to."""
         return self.redirect or (self.destination, self.destination_port)
 
     @property
@@ -134,7 +134,7 @@ class Flow:
 
     @property
     def answer_key(self) -> bytes:
-        """The key that its answers have: one object for all tables, 45 bytes of each flow."""
+        """The key of its answers: one object for all tables, which saves 45 bytes for each flow."""
         if self.redirect is not None:
             return reverse_key(self.far_key)
         if self._answer_key is None:
@@ -142,11 +142,11 @@ class Flow:
         return self._answer_key
 
     def noted(self, letter: str) -> None:
-        """One more letter of its history. Flows of one history share one text: 51 bytes of each."""
+        """Add a letter to the history. Equal histories share one string, which saves 51 bytes for each flow."""
         self.history = intern(self.history + letter)
 
     def key_towards(self, redirect: tuple[bytes, int] | None) -> bytes:
-        """The same, if it went there; None: to where it asked for."""
+        """The key of its answers if it went to this address and port; None: to where the client wanted."""
         if redirect is None:
             return self.key
         address, port = redirect
@@ -159,7 +159,7 @@ class Flow:
 
     @property
     def tls_action(self) -> str | None:
-        """What became of its TLS; None when it has none, or nobody looked."""
+        """What the proxy did with its TLS; None if it has none, or nobody looked."""
         return None if self.tls is None else self.tls.action
 
     @property
@@ -167,7 +167,7 @@ class Flow:
         return self.ended_ns is not None
 
     def close(self, reason: CloseReason, now_ns: int) -> bool:
-        """Say why the flow ended; False when that was said before: the first reason is the true one."""
+        """Record why the flow ended. False if that was recorded before: the first reason is the true one."""
         if self.ended_ns is not None:
             return False
         self.ended_ns = now_ns
@@ -178,7 +178,7 @@ class Flow:
         return True
 
     def widen(self) -> None:
-        """Be ready to leave otherwise than by the kernel."""
+        """Add what a flow needs to leave by something other than the kernel off-ramp."""
         if not isinstance(self.client_path, Path):
             old, (self.client_path, self.origin_path) = (self.client_path, self.origin_path), (Path(), Path())
             for new, before in zip((self.client_path, self.origin_path), old, strict=True):
@@ -190,13 +190,13 @@ class Flow:
         return packets + self.client_payload + self.origin_payload
 
     def totals(self) -> Totals:
-        """Counters of both directions, as they are now."""
+        """The current counters of both directions."""
         client, origin = self.client_path, self.origin_path
         up, down = self.payload()
         return Totals(client.packets, client.octets, up, origin.packets, origin.octets, down, self.spliced)
 
     def payload(self) -> tuple[int, int]:
-        """Bytes that the client, and that the origin delivered."""
+        """Bytes of payload that the client and the origin delivered."""
         client, origin = self.client_path, self.origin_path
         payload = self.client_payload, self.origin_payload
         if self.egress is not None and self.level == "packet":  # nobody looked inside: what the headers leave
@@ -207,7 +207,7 @@ class Flow:
         return payload
 
     def _tracked_payload(self, sent: Direction, answered: Direction, most: int, answers: int) -> tuple[int, int]:
-        """By TCP's own numbers. Of a flow that the kernel carries we see only the first and the last of them."""
+        """Payload by TCP sequence numbers. Of a flow that the kernel carries we see only the first and last ones."""
         client, origin = self.client_path, self.origin_path
         if answered.initial is None and sent.initial is not None:  # nothing but SYNs
             return 0, 0
@@ -239,7 +239,7 @@ class Flow:
         )
 
     def record(self, event: Event, node: str, now_ns: int) -> FlowRecord:
-        """What is known now, as one event; `seq` advances and an update's delta starts anew."""
+        """The current record, as one event: `seq` advances, and the delta of updates starts again at zero."""
         total = self.totals()
         delta = total.minus(self.last_totals or Totals()) if event == "update" else None
         seq, self.seq = self.seq, self.seq + 1
@@ -248,18 +248,18 @@ class Flow:
         return self._fill(event, node, now_ns, seq, total, delta)
 
     def snapshot(self, node: str, now_ns: int) -> FlowRecord:
-        """The same for somebody who looks: nothing advances."""
+        """The current record for a viewer: nothing advances."""
         return self._fill("end" if self.is_recorded else "update", node, now_ns, self.seq, self.totals(), None)
 
     def show(self, node: str, now_ns: int) -> FlowContext[Any]:
-        """The same for an application, with what it keeps beside the flow."""
+        """The current record for an application, with the extension that it keeps beside the flow."""
         event: Event = "end" if self.is_recorded else "update"
         context = self._fill(event, node, now_ns, self.seq, self.totals(), None, FlowContext)
         context.extension = self.carrier.extension if self.extension is None else self.extension
         return context
 
     def restore(self, record: FlowRecord) -> None:
-        """Be the flow again that `record` is of."""
+        """Restore the state of the flow from its `record`."""
         self.id, self.started_ns, self.seq, self.decisions = (
             record.flow_id, record.start, record.seq + 1, record.decisions,
         )  # fmt: skip
@@ -295,13 +295,13 @@ class Flow:
         )  # fmt: skip
 
     def community_id(self) -> str:
-        """The name that other tools have for it (`proxy.flow.community`)."""
+        """The id that other tools give the flow (`proxy.flow.community`)."""
         ports = ECHO_PORTS.get(self.protocol, (self.source_port, self.destination_port))
         return community.community_id(self.source, self.destination, PROTOCOL_NUMBERS[self.protocol], *ports)
 
 
 def new_flow_id(now_ns: int) -> str:
-    """A name that nothing else has, and that sorts by time."""
+    """A unique id that sorts by time."""
     return f"{now_ns // 1000:014x}{next(_numbers) & 0xFFFF:04x}"
 
 

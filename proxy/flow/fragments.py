@@ -67,7 +67,7 @@ class Fragments:
         return _join(datagram, packet.version)
 
     def expire(self, now: float) -> int:
-        """How many fragments were given up because their datagram was not whole in time."""
+        """Drop fragments whose datagram was not complete in time. Returns how many."""
         lost = 0
         for key in [key for key, datagram in self._waiting.items() if datagram.deadline <= now]:
             lost += len(self._waiting[key].pieces)
@@ -103,7 +103,7 @@ def _problem(packet: IPPacket, length: int) -> DropReason | None:
 
 
 def _headers(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
-    """The IP header as it will stand on the whole packet: one that was never fragmented, extension headers left out."""
+    """The IP header of the whole packet, as if it had never been fragmented, without extension headers."""
     if packet.version == 4:
         return bytes(buffer[packet.start : packet.l4])
     return ip.ipv6_header(

@@ -21,7 +21,7 @@ MOST_FIELDS = 6
 
 
 class Sums(msgspec.Struct):
-    """Sums over the flows of one group: counts, payload bytes, when the first began and the last ended."""
+    """Sums over the flows of one group: counts, payload bytes, the first start and the last end."""
 
     flows: int = 0
     live: int = 0
@@ -32,7 +32,7 @@ class Sums(msgspec.Struct):
     last: int | None = None  # None: one of them lives
 
     def add(self, other: Sums) -> None:
-        """Count what `other` has counted, too."""
+        """Add the sums of `other`."""
         self.last = None if self.live or other.live else max(self.last or 0, other.last or 0)
         self.first = other.first if self.first is None else min(self.first, other.first or self.first)
         self.flows += other.flows
@@ -52,19 +52,19 @@ class GroupsQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def limit(self) -> int:
-        """How many groups are told."""
+        """Maximum number of groups in the answer."""
         return self.flows.limit
 
 
 class Group(msgspec.Struct, kw_only=True):
-    """One line of an answer: what its flows share, and their sums."""
+    """One line of an answer: the values that its flows share, and their sums."""
 
     by: dict[str, str | int | None]
     sums: Sums
 
 
 class GroupsPage(msgspec.Struct, kw_only=True):
-    """An answer: the first groups, what it covers, and what it lacks."""
+    """An answer: the first groups, the window that it covers, and what is missing."""
 
     groups: list[Group]
     window: Window
@@ -73,7 +73,7 @@ class GroupsPage(msgspec.Struct, kw_only=True):
 
 
 class Counting:
-    """Sums by key of flows that are looked at one by one."""
+    """Sums by key, over flows that are added one by one."""
 
     def __init__(self, by: Iterable[str], of: Getters) -> None:
         self.sums: dict[Key, Sums] = {}
@@ -95,16 +95,16 @@ class Counting:
 
 
 class Ranking:
-    """The first groups of many, of which only these are kept."""
+    """The first groups of many; only these are kept."""
 
     def __init__(self, query: GroupsQuery, text: Callable[[str, Any], str | int | None]) -> None:
-        """`text(field, value)`: a value of a key as it is told."""
+        """`text(field, value)`: a value of a key as the answer shows it."""
         self._query, self._text = query, text
         self._best: Best[tuple[Key, Sums]] = Best(query.limit + 1, query.descending)
         self._added = 0
 
     def add(self, key: Key, sums: Sums) -> None:
-        """Take a whole group into account."""
+        """Add a whole group."""
         self._added += 1
         self._best.add(_place(self._query.sort, sums), str(key), (key, sums))
 

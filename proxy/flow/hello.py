@@ -1,4 +1,4 @@
-"""What a flow's record says of its ClientHello."""
+"""What a flow's record says about its ClientHello."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from proxy.wire.client_hello import Hello
 
 
 def tls_record(hello: Hello) -> TLSRecord:
-    """The TLS part of the record of a flow that began so."""
+    """The TLS part of the record of a flow that began with this ClientHello."""
     return TLSRecord(
         sni=hello.sni,
         alpn=",".join(hello.alpn) or None,

@@ -7,7 +7,7 @@ ADDRESS_BYTES = {12: 4, 36: 16, 10: 4, 34: 16, 8: 4, 32: 16}
 
 
 def reverse_key(key: bytes) -> bytes:
-    """A flow's key as it stands in packets of the opposite direction; an echo identifier is the same in both."""
+    """The flow's key in packets of the opposite direction; an echo identifier is the same in both."""
     half = ADDRESS_BYTES[len(key)]
     tail = key[2 * half :]
     return key[half : 2 * half] + key[:half] + tail[2:] + tail[:2]

@@ -11,7 +11,7 @@ _TOTALS = frozenset(("bytes", "up", "down"))
 
 
 def of_flow(now_ns: int) -> Getters:
-    """How to get of a flow what filters and sorting ask for; `now_ns` is when its duration is read."""
+    """How to get from a flow the values that filters and sorting need; `now_ns` is the time for durations."""
     payload = operator.methodcaller("payload")
     return {
         "flow_id": operator.attrgetter("id"),

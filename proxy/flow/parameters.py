@@ -81,7 +81,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_text(text: str) -> str:
-    """Any text but none."""
+    """Text that is not empty."""
     if not text:
         raise ValueError("must not be empty")
     return text
@@ -204,7 +204,7 @@ GROUP_PARAMETERS = (*LIST_PARAMETERS, "by")
 
 
 def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterable[str] = LIST_PARAMETERS) -> FlowQuery:
-    """The query that `pairs` spell; QueryError without a tenant, unless `all_tenants=true` asks for every one."""
+    """The query in `pairs`. QueryError without a tenant, unless `all_tenants=true` asks for all."""
     single: dict[str, Parser] = {**TENANT, **LEAST, **LISTING, **WHERE, **{NOT + name: LEAST[name] for name in LEAST}}
     single |= {name: lambda text: parse_time(text, now) for name in TIMES}
     return _build(read_pairs(pairs, tuple(allowed), FILTERS, single))
@@ -213,7 +213,7 @@ def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterab
 def read_pairs(
     pairs: Iterable[tuple[str, str]], allowed: tuple[str, ...], many: Mapping[str, Parser], single: Mapping[str, Parser]
 ) -> dict[str, Any]:
-    """What the parameters say, by name. `many` may stand several times, also with `not_` before. QueryError."""
+    """The values of the parameters by name. Those in `many` may repeat, also prefixed by `not_`. QueryError."""
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name not in allowed:
@@ -233,7 +233,7 @@ def read_pairs(
 
 
 def parse_groups(pairs: Iterable[tuple[str, str]], now: datetime) -> GroupsQuery:
-    """The same of a question for groups: `by=src,dst_host`, and an order of theirs (`sort=flows`)."""
+    """The same for groups: `by=src,dst_host`, and an order of groups (`sort=flows`)."""
     pairs = list(pairs)
     own = {
         "by": [text for name, text in pairs if name == "by"],
@@ -276,7 +276,7 @@ def _build(values: dict[str, Any]) -> FlowQuery:
 
 
 def take_tenant(values: dict[str, Any]) -> str | None:
-    """Whose it is, taken out of `values`; None of every tenant. QueryError when nobody says."""
+    """The tenant, taken out of `values`; None for all tenants. QueryError when neither is given."""
     every, tenant = values.pop("all_tenants", False), values.pop("tenant", None)
     if every and tenant is not None:
         raise QueryError("tenant and all_tenants=true contradict each other")

@@ -73,7 +73,7 @@ class FlowQuery(Filters, kw_only=True, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The time that an answer speaks of (Unix ns), and the end of the oldest record that is still kept."""
+    """The time that an answer covers (Unix ns), and the end of the oldest record that is still stored."""
 
     since: int | None = msgspec.field(name="from")
     until: int
@@ -81,7 +81,7 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class StoredFlow(NamedTuple):
-    """One flow of an answer: where it sorts, its name, and its record as JSON."""
+    """One flow in an answer: its sort key, its id, and its record as JSON."""
 
     key: Any
     flow_id: str
@@ -89,7 +89,7 @@ class StoredFlow(NamedTuple):
 
 
 class Page(msgspec.Struct):
-    """What the store says to a query: at most `limit` flows, sorted, and how complete that is."""
+    """The store's answer to a query: at most `limit` flows, sorted, and how complete that is."""
 
     flows: list[StoredFlow]
     window: Window
@@ -106,7 +106,7 @@ def packed(address: str) -> bytes:
 
 
 def payload_bytes(record: FlowRecord) -> int:
-    """What was delivered, both directions: the `bytes` of filters and sorting."""
+    """Payload bytes of both directions: the `bytes` of filters and sorting."""
     return record.total.client_payload_bytes + record.total.origin_payload_bytes
 
 
@@ -144,7 +144,7 @@ _RANGES = {
 
 
 def sort_key(name: str, of: Getters = OF_RECORD) -> Get:
-    """What `--sort NAME` compares."""
+    """The function whose values `--sort NAME` compares."""
     get = of[name]
     if name not in _ABSENT:
         return get
@@ -156,7 +156,7 @@ SORT_KEYS: dict[str, Get] = {name: sort_key(name) for name in SORT_NAMES}
 
 
 def predicate(query: FlowQuery, of: Getters = OF_RECORD) -> Test:
-    """A function that says whether a record matches; only the filters in use cost anything."""
+    """A function that tells whether a record matches; only the filters in use cost time."""
     tests: list[Test] = []
     if (tenant := query.tenant) is not None:
         whose = of["tenant"]
@@ -228,16 +228,16 @@ def _in_range(gets: list[Get], ranges: tuple[tuple[Any, Any], ...]) -> Test:
 
 
 def globs(patterns: Iterable[str]) -> re.Pattern[str]:
-    """One expression for all of them: `*` is any text, `?` any character."""
+    """One regular expression for all patterns: `*` is any text, `?` any character."""
     texts = (re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".") for pattern in patterns)
     return re.compile("|".join(texts), re.DOTALL)
 
 
 def matches(query: FlowQuery, record: FlowRecord) -> bool:
-    """Whether the query's filters let `record` through (scope, sort order and limit aside)."""
+    """Whether `record` matches the query's filters (apart from scope, sort order and limit)."""
     return predicate(query)(record)
 
 
 def sort_flows(flows: Iterable[StoredFlow], query: FlowQuery) -> list[StoredFlow]:
-    """In the query's order; equal keys by flow id, so that an answer never depends on chance."""
+    """Flows in the query's order; equal keys by flow id, so that answers are reproducible."""
     return sorted(flows, key=operator.itemgetter(0, 1), reverse=query.descending)

@@ -44,7 +44,7 @@ SCHEMA = "oxy.flow/1"
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """Counters of both directions. `*_bytes` are IP packets as tunnelled, `*_payload_bytes` what they delivered."""
+    """Counters of both directions. `*_bytes` are IP packets as tunnelled, `*_payload_bytes` the payload delivered."""
 
     client_packets: int = 0
     client_bytes: int = 0
@@ -55,12 +55,12 @@ class Totals(msgspec.Struct, frozen=True):
     spliced_bytes: int = 0
 
     def minus(self, earlier: Totals) -> Totals:
-        """What was added since `earlier`."""
+        """The difference to `earlier`."""
         return Totals(*(getattr(self, f) - getattr(earlier, f) for f in self.__struct_fields__))
 
 
 class TLSRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of the TLS of a flow: what the client said first, and, where the proxy ended it, both sides."""
+    """The TLS of a flow: the ClientHello, and, where the proxy terminated it, both sides."""
 
     sni: str | None = None
     alpn: str | None = None  # agreed; of TLS that was passed, all that the client offered
@@ -79,7 +79,7 @@ class TLSRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One event of one flow. Times are Unix nanoseconds, durations milliseconds; None is 'not known here'."""
+    """One event of one flow. Times are Unix nanoseconds, durations milliseconds; None means not known."""
 
     schema: str = SCHEMA
     event: Event

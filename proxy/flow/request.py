@@ -1,4 +1,4 @@
-"""What is said of one request of an inspected flow: the child record that is logged beside the flow's own."""
+"""The record of one request of an inspected flow: a child record, logged beside the flow's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One request and its response. Times are Unix nanoseconds, durations milliseconds; None is 'not known here'."""
+    """One request and its response. Times are Unix nanoseconds, durations milliseconds; None means not known."""
 
     schema: str = SCHEMA
     request_id: str  # the flow's id, a dot, and the request's number in it, from 1
@@ -60,12 +60,12 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def url(self) -> str:
-        """The address as a browser shows it."""
+        """The URL as a browser shows it."""
         return self.url_prefix + self.path
 
     @property
     def url_prefix(self) -> str:
-        """The same without path and query."""
+        """The URL without path and query."""
         port = "" if self.port is None or self.port == DEFAULT_PORTS.get(self.scheme) else f":{self.port}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}{port}"

@@ -25,7 +25,7 @@ class RouteTable:
         }
 
     def match(self, destination: bytes) -> list[Route]:
-        """The routes of the longest prefix that `destination` is in."""
+        """The routes of the longest prefix that contains `destination`."""
         bits, number = 8 * len(destination), int.from_bytes(destination, "big")
         for length, table in self._tables[bits]:
             if (routes := table.get(number >> (bits - length))) is not None:

@@ -1,4 +1,4 @@
-"""The flows of a tenant in short lists, so that somebody can look at all of them while others begin and end.
+"""The flows of a tenant in short lists, so that all of them can be read while others begin and end.
 
 To copy a table of a million flows takes a tenth of a second, in which no packet moves; a table itself must not change
 while somebody reads it.
@@ -13,21 +13,21 @@ ROOM = 250  # items of one list: positions below 257 are integers that Python ke
 
 
 class Shelved(Protocol):
-    """An item with room for the list that it stands in, and where."""
+    """An item with room for its list, and its position there."""
 
     shelf: list[Any] | None
     place: int
 
 
 class Shelves:
-    """Items in lists of at most ROOM; to put and to take one costs the same however many there are."""
+    """Items in lists of at most ROOM; adding and removing one takes constant time."""
 
     def __init__(self) -> None:
         self._shelves: dict[int, list[Any]] = {}  # by the identity of each, those that hold something
         self._open: list[Any] = []
 
     def put(self, item: Shelved) -> None:
-        """Add an item that stands nowhere yet."""
+        """Add an item that is in no list yet."""
         shelf = self._open
         if len(shelf) >= ROOM:
             shelf = self._open = []
@@ -37,7 +37,7 @@ class Shelves:
         shelf.append(item)
 
     def take(self, item: Shelved) -> None:
-        """Take an item out; the last of its list has its place then."""
+        """Remove an item; the last one of its list takes its place."""
         shelf = item.shelf
         assert shelf is not None
         last = shelf.pop()
@@ -51,6 +51,6 @@ class Shelves:
             self._open = shelf
 
     def __iter__(self) -> Iterator[list[Any]]:
-        """Each list as it is when it is asked for: what is there all the time comes once."""
+        """Each list as it is when it is reached: an item that stays throughout comes exactly once."""
         for shelf in list(self._shelves.values()):
             yield shelf.copy()

@@ -1,4 +1,4 @@
-"""What is said of one SSH channel of an inspected flow, and of each file that passes in it: child records."""
+"""Records of the SSH channels of an inspected flow, and of the files transferred in them: child records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kind = Literal[
 
 
 class ChannelRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One channel. Times are Unix nanoseconds, durations milliseconds; None is 'not known here'."""
+    """One channel. Times are Unix nanoseconds, durations milliseconds; None means not known."""
 
     schema: str = SCHEMA
     channel_id: str  # the flow's id, a dot, and the channel's number in it, from 1

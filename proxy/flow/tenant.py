@@ -62,11 +62,11 @@ class Carrier(Protocol):
     def send(self, packet: bytes | memoryview) -> None: ...
 
     def sender(self, number: int) -> Callable[[bytes | memoryview], None]:
-        """What sends packets of the flow with this hash: always the same for one flow."""
+        """The sender for packets of the flow with this hash: always the same for one flow."""
         ...
 
     def lane(self, number: int) -> Lane | None:
-        """The socket behind that, when each packet is one datagram behind a header that is always the same."""
+        """The socket behind that, if each packet is one datagram with a constant header."""
         ...
 
     def deliver(self, packet: bytes) -> None: ...
@@ -121,14 +121,14 @@ class Network:
         return None
 
     def attach(self, carrier: Carrier) -> None:
-        """Let routes lead to a tunnel that is open now."""
+        """Let routes lead to a tunnel that has opened."""
         for address in carrier.owned:
             self.clients[address] = carrier
         if carrier.site is not None:
             self.sites.setdefault(carrier.site, []).append(carrier)
 
     def detach(self, carrier: Carrier) -> None:
-        """No route leads to it any more."""
+        """Let no route lead to it any more."""
         for address in carrier.owned:
             if self.clients.get(address) is carrier:
                 del self.clients[address]
@@ -166,12 +166,12 @@ class Tenant:
         self._filled_at = 0.0
 
     def attach(self, carrier: Carrier) -> None:
-        """A tunnel is open."""
+        """Add a tunnel that has opened."""
         self.carriers[carrier.id] = carrier
         carrier.network.attach(carrier)
 
     def detach(self, carrier: Carrier) -> None:
-        """A tunnel is closed; flows that used it stay in its tables until they are removed."""
+        """Remove a tunnel that has closed. Flows that used it stay in its tables until they are removed."""
         if self.carriers.get(carrier.id) is carrier:
             del self.carriers[carrier.id]
         carrier.network.detach(carrier)
@@ -182,7 +182,7 @@ class Tenant:
         return table.get(key) if table else None
 
     def refusal(self, now: float) -> DropReason | None:
-        """Why no further flow may start now, or None; a token of the new-flow rate is spent when one may."""
+        """Why no further flow may start now, or None; in that case a token of the new-flow rate is spent."""
         limits = self.settings.limits
         if self.count - self.remembered >= limits.flows:
             return DropReason.LIMIT_FLOWS
@@ -195,11 +195,11 @@ class Tenant:
         return None
 
     def marked(self, tos: int) -> int:
-        """The TOS byte or traffic class that a packet goes on with."""
+        """The TOS byte or traffic class with which a packet is sent on."""
         return tos & self.tos_kept | self.tos_added
 
     def occupants(self, protocol: int, flow: Entry) -> list[Any]:
-        """The flows in the places that `flow` is to take."""
+        """The flows whose keys `flow` is going to take."""
         if flow.egress is None or flow.egress is flow.carrier:
             other = self.find(flow.carrier, protocol, flow.key)
             return [] if other is None or other is flow else [other]
@@ -207,7 +207,7 @@ class Tenant:
         return [*{id(other): other for other in found if other is not None and other is not flow}.values()]
 
     def collides(self, protocol: int, flow: Entry, egress: Carrier, redirect: Endpoint | None = None) -> bool:
-        """Whether a live flow has the place that `flow` needs to leave by `egress`, towards `redirect` if that is."""
+        """Whether a live flow has the key that `flow` needs to leave by `egress`, to `redirect` if given."""
         if egress is flow.carrier:  # an interface on-ramp, where no answers arrive
             return False
         other = self.find(egress, protocol, reverse_key(flow.key_towards(redirect)))
@@ -218,13 +218,13 @@ class Tenant:
         self.opened[flow.protocol] += 1
 
     def move(self, protocol: int, flow: Entry, egress: Carrier | None, redirect: Endpoint | None = None) -> None:
-        """Let a flow leave by another tunnel, or by a socket; who calls this has asked `collides` with that tunnel."""
+        """Let a flow leave by another tunnel, or by a socket. The caller has checked `collides` for that tunnel."""
         self._take(protocol, flow)
         flow.egress, flow.redirect = egress, redirect
         self._put(protocol, flow)
 
     def remove(self, protocol: int, flow: Entry) -> None:
-        """Take the flow out, unless a later flow has its key by now."""
+        """Remove the flow from the tables, unless a later flow has its key by now."""
         self._take(protocol, flow)
 
     def _put(self, protocol: int, flow: Entry) -> None:
@@ -273,13 +273,13 @@ class Tenant:
                 del at[egress]
 
     def ended(self, flow: Entry) -> None:
-        """A flow has ended; it stays in the tables for its last packets."""
+        """Count a flow as ended; it stays in the tables for its last packets."""
         self.remembered += 1
         if flow.shelf is not None:
             self._count_alive(flow, -1)
 
     def expire_fragments(self, now: float) -> None:
-        """Give up datagrams that were not whole in time."""
+        """Drop datagrams that were not complete in time."""
         if lost := self.fragments.expire(now):
             self.drops[DropReason.FRAGMENT_TIMEOUT] += lost
 
@@ -292,7 +292,7 @@ class Tenant:
                         yield flow
 
     def slices(self) -> Iterator[list[Any]]:
-        """The same in no order, a few hundred at a time as they are then: flows may begin and end meanwhile."""
+        """The same in no order, a few hundred at a time: flows may begin and end between two of them."""
         return iter(self._shelves)
 
 

@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Timed(Protocol):
-    """An item with room for the slot that it waits in, and the one that it is due in; 0 means not armed."""
+    """An item with room for the slot in which it waits, and the one in which it is due; 0 means not armed."""
 
     timer_slot: int
     timer_due: int

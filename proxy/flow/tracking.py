@@ -9,7 +9,7 @@ _WRAP = 1 << 32
 
 
 class Direction:
-    """The numbers of one direction: where its sender began, and where it ended, if it did."""
+    """The sequence numbers of one direction: the first, and the last once it has ended."""
 
     __slots__ = ("final", "first_options", "initial", "options")
 

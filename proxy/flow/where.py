@@ -11,7 +11,7 @@ Get = Callable[[Any], Any]
 
 
 class _Source(NamedTuple):
-    """Where a field's value comes from: a property of flows, and how it is read."""
+    """Where a field's value comes from: a property of flows, and how it is converted."""
 
     name: str
     field: Field
@@ -57,14 +57,14 @@ _BY_FIELD = {source.field.name: source for source in SOURCES}
 
 
 def check(text: str) -> None:
-    """ValueError, with line and column, for an expression that is none."""
+    """Raise ValueError, with line and column, for an invalid expression."""
     _compiled(text)
 
 
 def condition(text: str, of: Mapping[str, Get]) -> Callable[[Any], bool]:
-    """A function that says whether it holds of a flow; ValueError when the text is no expression.
+    """A function that tells whether the condition holds for a flow. ValueError for an invalid expression.
 
-    `of`: how to get a property of the flow (`proxy.flow.query`).
+    `of`: how to get a property of a flow (`proxy.flow.query`).
     """
     expression = _compiled(text)
     matches = expression.matches

@@ -50,13 +50,13 @@ class Document:
         self.source = source
 
     def derived(self, data: Any, origin: Callable[[Place], Place]) -> Document:
-        """`data`, which was made from this document's: `origin` tells of each place in it where that was written."""
+        """A document of `data`, made from this one's: `origin` says for each place in it where that was written."""
         return Document(
             data, self.file, self._marks, self._keys, lambda place: self._origin(origin(place)), self.source
         )
 
     def error(self, message: str, place: Place = (), *, at_key: bool = False) -> DocumentError:
-        """The mistake at `place` (keys and indexes from the root), or at its nearest parent that has a position."""
+        """An error for `place` (keys and indexes from the root), or for its nearest parent with a position."""
         place = self._origin(place)
         for end in range(len(place), -1, -1):
             table = self._keys if at_key and end == len(place) else self._marks
@@ -65,7 +65,7 @@ class Document:
         return DocumentError(message, self.file)
 
     def error_inside(self, message: str, place: Place, line: int, column: int) -> DocumentError:
-        """The mistake inside the text at `place`, at its own line and column (from 1), however that text is written."""
+        """An error inside the text at `place`, at its own line and column (from 1), however that text is quoted."""
         mark = self._marks.get(self._origin(place))
         value = self._at(place)
         if mark is None or not isinstance(value, str):
@@ -170,7 +170,7 @@ def parse(text: str, file: str = "<text>") -> Document:
 
 
 def _check_depth(text: str, file: str) -> None:
-    """Refuse what is nested too deeply, by its events: libyaml's composer is recursive and would end the process."""
+    """Refuse deep nesting, by parser events: libyaml's composer is recursive and would crash the process."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -246,7 +246,7 @@ def _spot(node: Any) -> tuple[int, int]:
 
 
 def _descend(kind: Any, data: Any, steps: typing.Sequence[str | int]) -> Any:
-    """The type of what stands at `steps` below a `kind`."""
+    """The type of the value at `steps` below a `kind`."""
     for step in steps:
         plain = _plain(kind)
         if typing.get_origin(plain) in (list, set, tuple, frozenset, dict):
@@ -269,7 +269,7 @@ def _value_type(kind: Any) -> Any:
 
 
 def _mapping(kind: Any) -> Any:
-    """Of a union, the mapping in it."""
+    """The mapping in a union."""
     plain = _plain(kind)
     return next((arg for arg in typing.get_args(plain) if typing.get_origin(_plain(arg)) is dict), plain)
 
@@ -282,7 +282,7 @@ def _members(kind: Any) -> list[type[msgspec.Struct]]:
 
 
 def _member(kind: Any, data: Any) -> type[msgspec.Struct] | None:
-    """The structure that `data` is meant to be: of a tagged union, the one whose tag it carries."""
+    """The structure that `data` is meant to be: in a tagged union, the one with its tag."""
     members = _members(kind)
     for member in members:
         config = member.__struct_config__
@@ -296,7 +296,7 @@ def _tags(kind: Any) -> list[Any]:
 
 
 def _literals(kind: Any) -> list[Any]:
-    """What a text may be there: of a union, what any of its literals allow."""
+    """The texts that are allowed there; for a union, those of all its literals."""
     plain = _plain(kind)
     if typing.get_origin(plain) is typing.Literal:
         return list(typing.get_args(plain))
@@ -315,7 +315,7 @@ def _field_names(kind: Any, data: Any) -> list[str]:
 
 
 def _plain(kind: Any) -> Any:
-    """`X | None` and `Annotated[X, ...]` as X."""
+    """X for `X | None` and `Annotated[X, ...]`."""
     while True:
         origin = typing.get_origin(kind)
         if origin is typing.Annotated:

@@ -15,7 +15,7 @@ _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 
 
 class Said(Protocol):
-    """What a tenant or one of its networks says."""
+    """The settings of a tenant or of one of its networks."""
 
     @property
     def egress(self) -> str | None: ...
@@ -28,7 +28,7 @@ class Said(Protocol):
 
 
 class Egress(msgspec.Struct, frozen=True):
-    """The way out of one virtual network. None: as the routes, the interface and the client say."""
+    """The way out of one virtual network. None: as the routes, the interface or the client decide."""
 
     interface: str | None = None
     ipv4: str | None = None
@@ -37,7 +37,7 @@ class Egress(msgspec.Struct, frozen=True):
 
 
 def egress_of(tenant: Said, network: Said | None) -> Egress:
-    """What holds for a network: its own words, and the tenant's where it has none."""
+    """The egress of a network: its own settings, and the tenant's where it has none."""
     own = network or tenant
     addresses = own.snat or tenant.snat
     return Egress(

@@ -1,4 +1,4 @@
-"""What may be said about inspection in `proxy.yaml`: by the proxy as a whole, and by each tenant."""
+"""Settings of inspection in `proxy.yaml`: for the whole proxy, and for each tenant."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ImportedAuthority(Part, frozen=True):
 
 
 class Inspection(Part, frozen=True):
-    """How a tenant's sessions are read, where level, route, hook or policy says that they are."""
+    """How a tenant's sessions are read where level, route, hook or policy asks for it."""
 
     minimum: Minimum = "TLSv1.2"  # of either side
     # an origin whose certificate cannot be verified: an error page (of HTTP; else an alert), a TLS alert, or going on

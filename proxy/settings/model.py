@@ -28,7 +28,7 @@ class Limits(Part, frozen=True):
 
 
 class TenantSettings(Part, frozen=True):
-    """One customer. Without `token` any token is accepted: for labs, and sockets that only the right people reach."""
+    """One customer. Without `token` any token is accepted: for labs, and sockets that only trusted users reach."""
 
     id: Word32 | None = None  # its name in contexts of unconnected tunnels; without one no context can name it
     token: str | None = None
@@ -75,7 +75,7 @@ class TunOnRamp(Part, frozen=True, tag_field="kind", tag="tun"):
 
 
 class InterfaceOnRamp(Part, frozen=True, tag_field="kind", tag="interface"):
-    """Interfaces of the kernel's (veth, GRE, FOU, ESP, ...): what arrives there to be forwarded belongs to one tenant.
+    """Interfaces of the kernel (veth, GRE, FOU, ESP, ...): what arrives there to be forwarded belongs to one tenant.
 
     The kernel carries each flow that was decided; only what decides comes up to the proxy. Needs `offramp: kernel`.
     """
@@ -108,7 +108,7 @@ class Timeouts(Part, frozen=True):
 
 
 class LineFile(Part, frozen=True):
-    """JSON lines: a file, and the older ones beside it (`.1` is the newest of these)."""
+    """A file of JSON lines, and the older ones beside it (`.1` is the newest of these)."""
 
     path: str
     max_bytes: Annotated[int, Meta(ge=4096)] = 100_000_000
@@ -130,7 +130,7 @@ class SpanExport(Part, frozen=True):
 
 
 class Records(Part, frozen=True):
-    """Where ended flows are kept, and for how long."""
+    """Where records of ended flows are stored, and for how long."""
 
     path: str = "flows.db"
     max_age_s: Seconds = 7 * 86_400
@@ -162,7 +162,7 @@ class KernelOffRamp(Part, frozen=True):
 
 
 class Settings(Part, frozen=True):
-    """Everything that `python -m proxy proxy.yaml` needs to know. Relative paths are relative to the file."""
+    """All settings of `python -m proxy proxy.yaml`. Relative paths are relative to the file."""
 
     tenants: dict[Name, TenantSettings]
     onramps: list[OnRamp]
@@ -211,7 +211,7 @@ def load(path: str | Path) -> Settings:
 
 
 def _hooks_from(base: Path, hooks: str | None) -> str | None:
-    """The same, the path of a file absolute."""
+    """The same, with the path of a file made absolute."""
     place, _, name = (hooks or "").rpartition(":")
     return f"{base / place}:{name}" if place.endswith(".py") or "/" in place else hooks
 

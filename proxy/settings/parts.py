@@ -27,7 +27,7 @@ class Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 
 
 def check_prefix(document: Document, prefix: str, place: Place) -> Network:
-    """The prefix that is written there."""
+    """`prefix`, parsed. Raises DocumentError, which names `place`."""
     try:
         return ipaddress.ip_network(prefix)
     except ValueError as error:
@@ -35,7 +35,7 @@ def check_prefix(document: Document, prefix: str, place: Place) -> Network:
 
 
 def check_address(document: Document, address: str, place: Place) -> Address:
-    """The address that is written there."""
+    """`address`, parsed. Raises DocumentError, which names `place`."""
     try:
         return ipaddress.ip_address(address)
     except ValueError as error:
@@ -53,7 +53,7 @@ def endpoint(text: str) -> tuple[Address, int]:
 
 
 def check_endpoint(document: Document, text: str, place: Place) -> tuple[Address, int]:
-    """The address and port that are written there."""
+    """The address and port in `text`. Raises DocumentError, which names `place`."""
     try:
         return endpoint(text)
     except ValueError as error:

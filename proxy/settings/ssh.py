@@ -1,4 +1,4 @@
-"""What may be said about SSH sessions that end in the proxy: `inspection: {ssh: ...}` of a tenant."""
+"""Settings of SSH sessions that end in the proxy: `inspection: {ssh: ...}` of a tenant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Method = Literal["publickey", "password", "keyboard-interactive"]
 
 
 class SSHInspection(Part, frozen=True):
-    """Who is let in, what is shown to origins, and what channels may be. Public keys are lines as in `*.pub`."""
+    """Who is let in, what origins get to see, and which channels are allowed. Public keys are lines as in `*.pub`."""
 
     # who is there: by what the tunnel says alone, by keys (of users as the tunnel names them), by certificates
     trust: Literal["proof", "tunnel"] = "proof"

@@ -33,10 +33,10 @@ class Judge(Protocol):
 
 
 class Admission:
-    """Asks, and writes into the flow what was said. `judge` is None where no policy is loaded: that costs nothing."""
+    """Asks, and records the answers in the flow. `judge` is None where no policy is loaded: that costs nothing."""
 
     def __init__(self, hooks: HookRunner, show: Callable[[Flow], FlowContext[Any]]) -> None:
-        """`show(flow)` is what the application is shown."""
+        """`show(flow)` is what the application gets to see."""
         self.hooks = hooks
         self.judge: Judge | None = None
         self.pacer = Pacer()
@@ -48,7 +48,7 @@ class Admission:
         self._numbers = itertools.count()
 
     def judged(self, flow: Flow) -> Verdict:
-        """The policy's verdict, written down. A policy that fails denies."""
+        """The policy's verdict, recorded in the flow. A policy that raises denies."""
         if self.judge is None:
             flow.policy_ms, flow.decisions = NO_TIME, ALLOWED_BY_DEFAULT
             return ALLOW
@@ -63,7 +63,7 @@ class Admission:
         return self._accept(flow, ALLOW if _is_plain(ruling.verdict) else ruling.verdict)
 
     async def asked(self, flow: Flow, stage: str) -> Verdict:
-        """The application's verdict at this stage, written down."""
+        """The application's verdict at this stage, recorded in the flow."""
         context = self._show(flow)
         verdict = await self.hooks.ask(stage, context)
         self._keep(flow, context)
@@ -71,7 +71,7 @@ class Admission:
         return self._take(flow, stage, "hook", verdict)
 
     def ask(self, flow: Flow, then: Callable[[Verdict], None]) -> None:
-        """Ask about a flow that begins with an answer, and can only be allowed or denied."""
+        """Ask about a flow that the origin began: it can only be allowed or denied."""
         verdict = self.judged(flow)
         if verdict.is_denial or "flow_start" not in self.stages:
             then(verdict)
@@ -87,7 +87,7 @@ class Admission:
     def ask_about(
         self, flow: Flow, hook: str, shown: Callable[[FlowContext[Any]], Any], then: Callable[[bytes | Verdict], None]
     ) -> None:
-        """Ask about something that an inspector has read of the flow; `shown` makes the hook's argument."""
+        """Ask about something that an inspector has read from the flow; `shown` makes the hook's argument."""
         context = self._show(flow)
 
         async def run() -> None:
@@ -98,7 +98,7 @@ class Admission:
         self.hooks.spawn(run(), failed=partial(end_failed, flow))
 
     def _keep(self, flow: Flow, context: FlowContext[Any]) -> None:
-        """The application may have assigned another extension to the flow."""
+        """Keep the extension: the application may have assigned another one."""
         if context.extension is not flow.carrier.extension:
             flow.extension = context.extension
 
@@ -116,7 +116,7 @@ class Admission:
                 self._judge_again(flow)
 
     def forget(self, flow: Flow) -> None:
-        """The flow is gone. Of those whose answers never expire nothing is known."""
+        """The flow is gone. Flows whose answers never expire are not kept here."""
         if self._expires and (expires := self._expires.pop(flow, None)) is not None:
             del self._expiring[expires[1]]
 
@@ -131,12 +131,12 @@ class Admission:
         heapq.heappush(self._due, (due, number))
 
     def failed(self, flow: Flow, stage: str, why: str) -> Verdict:
-        """An answer cannot be followed: what the application wants then, written down."""
+        """An answer cannot be followed: apply what the application has set for failures, and record it."""
         log.warning("hook %s: %s (%r)", stage, why, flow)
         return self._take(flow, stage, "hook", self.hooks.failure(stage, why))
 
     def refused(self, flow: Flow, stage: str, reason: str) -> Verdict:
-        """A denial of the proxy's own, written down; clients hear of it at once."""
+        """A denial by the proxy itself, recorded in the flow; the client is told at once."""
         return self._take(flow, stage, "default", deny(reason, refusal="reset"))
 
     def _judge_again(self, flow: Flow) -> None:
@@ -171,19 +171,19 @@ class Admission:
 
 
 def end_failed(flow: Flow) -> None:
-    """A bug ends the flow that it met, and nothing else."""
+    """A bug ends the flow in which it occurred, and nothing else."""
     if flow.handler is not None:
         flow.handler.end("proxy_error")
 
 
 def _is_plain(verdict: Verdict) -> bool:
-    """Whether nothing is to be done but to let the flow be."""
+    """Whether the verdict simply allows the flow, with no other effect."""
     effects = verdict.level, verdict.offramp, verdict.origin, verdict.ttl_s
     return verdict.action == "allow" and not verdict.paces and all(effect is None for effect in effects)
 
 
 def _action(verdict: Verdict) -> str:
-    """In the words of decisions: what the verdict does."""
+    """What the verdict does, as decision records name it."""
     if verdict.is_denial:
         return "deny"
     if verdict.origin is not None:

@@ -1,4 +1,4 @@
-"""Questions of an inspector's to the application's hooks, whose arguments and answers may not fit into one message."""
+"""Questions from an inspector to the application's hooks. Arguments and answers may not fit into one message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_BYTES = 80 << 20  # of one question: a WebSocket message may have 64 MiB
 
 
 class Asking:
-    """What one inspector has asked, and the bodies that hooks see of its sessions."""
+    """What one inspector has asked, and the bodies of its sessions that hooks see."""
 
     def __init__(self, send: Callable[[msgspec.Struct], None]) -> None:
         """`send` gets the answers."""
@@ -52,7 +52,7 @@ class Asking:
         admission.ask_about(handed.flow, wanted.hook, shown, answered)
 
     def collect(self, handed: Handed, message: HookData) -> None:
-        """A piece of what will be asked about."""
+        """Keep a part of the question that is about to be asked."""
         pieces = self._pieces.setdefault(message.request, bytearray())
         pieces += message.data
         if len(pieces) > MOST_BYTES:
@@ -61,7 +61,7 @@ class Asking:
             handed.abort("proxy_error")
 
     def told(self, message: HookTold) -> None:
-        """A body that a hook has seen parts of is over."""
+        """A body that a hook was reading has ended."""
         if (bodies := self._bodies.get(message.session)) is not None:
             bodies.forget(message.told)
 

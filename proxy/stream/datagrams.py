@@ -59,7 +59,7 @@ class DatagramFlow:
         raise NotImplementedError
 
     def connect(self) -> None:
-        """Open the origin's side; OSError when there is no way."""
+        """Open the origin's side; OSError when there is no route."""
         raise NotImplementedError
 
     def release(self) -> None:
@@ -67,19 +67,19 @@ class DatagramFlow:
         raise NotImplementedError
 
     def timeout_s(self) -> float:
-        """How long this flow may be idle, as things stand."""
+        """How long this flow may be idle in its current state, in seconds."""
         raise NotImplementedError
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """A checked packet of this flow that no path was memoised for."""
+        """Handle a checked packet of this flow for which no path is memoised."""
         raise NotImplementedError
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Datagrams have no numbers: each may open a flow."""
+        """False: datagrams have no sequence numbers, so each may open a flow."""
         return False
 
     def wait(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Keep a packet until the verdict on its flow."""
+        """Keep a packet until its flow is decided."""
         if self.flow.is_ended:
             return DropReason.STRAY
         if self.waiting is None:
@@ -87,14 +87,14 @@ class DatagramFlow:
         return self.waiting.add(buffer, packet)
 
     def send_waiting(self) -> None:
-        """The flow may be: send what waited for that."""
+        """The flow is allowed: send the packets that waited for that."""
         if self.waiting is not None:
             for data, packet in self.waiting.take():
                 if dropped := self.packet(self.flow.carrier, bytearray(data), packet):
                     self.flow.tenant.drops[dropped] += 1
 
     def start(self, held: bytes, packet: IPPacket) -> None:
-        """The flow may be: open the origin's side, and send its first packet, which stands in `held`."""
+        """The flow is allowed: open the origin's side, and send its first packet, which is in `held`."""
         flow, plane = self.flow, self.plane
         try:
             self.connect()
@@ -125,7 +125,7 @@ class DatagramFlow:
         flow.origin_payload += payload
 
     def expired(self, now: float) -> None:
-        """The idle timer."""
+        """The idle timer has expired."""
         if self.plane.lifecycle.is_idle(self.flow, self.timeout_s(), now):
             self.end("client_idle_timeout")
 
@@ -141,8 +141,8 @@ class DatagramFlow:
         self.plane.lifecycle.removed(flow)
 
     def replaced(self) -> None:
-        """Nothing of it is left: a datagram flow is gone as soon as it ends."""
+        """Nothing to do: a datagram flow is gone as soon as it ends."""
 
     def crashed(self, error: BaseException) -> None:
-        """A bug in this flow ends this flow."""
+        """A bug in this flow ends this flow only."""
         self.end("proxy_error")

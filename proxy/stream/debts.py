@@ -15,7 +15,7 @@ SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.001, 0.25
 
 
 class Debts:
-    """Bytes that were written to the client's socket, or to that of a leg, and that nobody has acknowledged.
+    """Bytes written to the client's socket, or to a leg's, that have not been acknowledged.
 
     A host's socket is no concern of ours once it is closed in order: its kernel goes on by itself. When one side broke,
     the other is the `survivor`, whatever its socket: it is reset, once it has all that the broken side had delivered.
@@ -30,13 +30,13 @@ class Debts:
         self._taken, self._moved_at, self._wait_s = 0, now, SHORTEST_WAIT_S
 
     def owed(self) -> list[socket.socket]:
-        """The sockets whose far ends have not got all, and still may."""
+        """The sockets whose far ends have not received everything, and still may."""
         history = self._flow.history
         sides = ((self._client, "f" in history), (self._origin, "F" in history))
         return [sock for sock, is_shut in sides if self._is_reached(sock) and not is_delivered(sock, is_shut=is_shut)]
 
     def is_refused(self, now: float) -> bool:
-        """Whether the survivor's far end has taken nothing for too long."""
+        """Whether the survivor's far end has accepted nothing for too long."""
         return self.survivor is not None and self._is_stuck([self.survivor], now)
 
     def are_settled(self, now: float) -> bool:

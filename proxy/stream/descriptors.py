@@ -12,14 +12,14 @@ LOOKS = 64  # sessions that are asked whether they moved, for each one that goes
 
 
 class Session(Protocol):
-    """Something that may be closed when descriptors are scarce; it is reopened when needed."""
+    """Something that may be closed when descriptors are scarce, and is reopened when needed."""
 
     def activity(self) -> int:
-        """A number that grows with everything that it moves."""
+        """A counter that grows with everything that the session moves."""
         ...
 
     def evict(self) -> None:
-        """End it, and give its descriptor back."""
+        """Close the session and return its descriptors."""
         ...
 
 
@@ -34,10 +34,10 @@ class Account:
 
 
 class Descriptors:
-    """How many there are, and who holds them.
+    """How many descriptors there are, and who holds them.
 
     Half of them is reserved for tenants in equal shares; the other half is first come, first served.
-    What is short is taken from the sessions of the tenant that holds most.
+    When they run out they are taken from the sessions of the tenant that holds most.
     """
 
     def __init__(self, limit: int, tenants: Iterable[Tenant] = ()) -> None:
@@ -47,7 +47,7 @@ class Descriptors:
         self._divide()
 
     def take(self, tenant: Tenant, count: int, session: Session | None = None) -> bool:
-        """Whether the tenant may have `count` more; `session`: who gives them up when they are short."""
+        """Take `count` more for the tenant, if it may have them. `session` gives them up when they run out."""
         account = self._accounts.get(tenant) or self._open(tenant)
         while not self._has_room(account, count):
             if (longest_idle := self._longest_idle(account)) is None:
@@ -77,7 +77,7 @@ class Descriptors:
         return self.free - self._unused + max(0, self._share - account.held) >= count
 
     def _longest_idle(self, own: Account) -> Session | None:
-        """The session to give up for the tenant with this account: its own, or of one that holds more."""
+        """The session to close for the tenant with this account: one of its own, or of a tenant that holds more."""
         richer = [each for each in self._accounts.values() if each.sessions and (each is own or each.held > own.held)]
         if not richer:
             return None

@@ -1,4 +1,4 @@
-"""Where a verdict sends a flow: by a named off-ramp, or to another origin."""
+"""Where a verdict sends a flow: through a named off-ramp, or to another origin."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def hop_for(flow: Flow, verdict: Verdict, redirect: Endpoint | None) -> Hop | Dr
 
 
 def move(lifecycle: Lifecycle, flow: Flow, hop: Hop, redirect: Endpoint | None) -> DropReason | None:
-    """Let a held flow leave by `hop`, towards `redirect` when there is one; why it cannot."""
+    """Let a held flow leave by `hop`, to `redirect` if there is one. Returns why that is impossible, or None."""
     carrier, number = hop.carrier, PROTOCOL_NUMBERS[flow.protocol]
     if carrier is not None and flow.tenant.collides(number, flow, carrier, redirect):
         return DropReason.FLOW_COLLISION
@@ -49,7 +49,7 @@ def move(lifecycle: Lifecycle, flow: Flow, hop: Hop, redirect: Endpoint | None) 
 
 
 def redirection(flow: Flow, origin: tuple[str, int]) -> Endpoint | str:
-    """The address and port that the flow is to go to instead, or why it cannot."""
+    """The address and port that the flow is redirected to, or why that is impossible."""
     address = ip_address(origin[0]).packed
     if len(address) != len(flow.destination):
         return f"{origin[0]} is of the other address family"

@@ -1,4 +1,4 @@
-"""Echo flows: a ping asks the real origin over a socket of its own, and the answer bears the client's identifier."""
+"""Echo flows: each ping is sent to the real origin from a socket of its own; the reply gets the client's identifier."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class EchoFlow(DatagramFlow):
         return self.flow.activity()
 
     def evict(self) -> None:
-        """Somebody needs the descriptor more."""
+        """Another flow needs the descriptor more."""
         self.end("evicted")
 
     def connect(self) -> None:
@@ -78,7 +78,7 @@ class EchoFlow(DatagramFlow):
         return self.plane.timeouts.icmp_idle_s
 
     def ready(self, events: int) -> None:
-        """The origin has answered, or the network has."""
+        """The origin or the network has answered."""
         for _ in range(BUDGET):
             if self.sock is None:
                 return
@@ -144,7 +144,7 @@ class EchoFlow(DatagramFlow):
         flow.carrier.deliver(packet)
 
     def quote(self, payload: bytes) -> bytes:
-        """The packet that the client sent with `payload`, as far as an ICMP error must quote it."""
+        """The client's packet with `payload`, as much of it as an ICMP error must quote."""
         flow = self.flow
         sequence = icmp.echo_identity(payload, 0)[1] if len(payload) >= icmp.HEADER_BYTES else 0
         addresses = flow.source + flow.destination

@@ -1,6 +1,6 @@
-"""A new flow from its first packet to its path: judged, routed, lifted if need be, and opened at its off-ramp.
+"""A new flow, from its first packet to its path: judged, routed, lifted if needed, and opened at its off-ramp.
 
-Where nobody is to be asked it is opened at once. Otherwise a HeldFlow keeps its packets until the last answer.
+Where neither policy nor hooks decide it is opened at once; otherwise a HeldFlow keeps its packets until then.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ QUIC_PORT = 443
 
 
 class Forwarder(Opener, Protocol):
-    """Who opens flows that leave as packets."""
+    """Opens flows that leave as packets."""
 
     def open_answer(self, flow: Flow, inject: Inject) -> None: ...
 
@@ -37,18 +37,18 @@ class Forwarder(Opener, Protocol):
 
 
 class Entrance:
-    """Every flow of a client's comes in here, whatever its protocol and wherever it leaves."""
+    """Every flow that a client begins enters here, whatever its protocol and off-ramp."""
 
     def __init__(
         self, lifecycle: Lifecycle, errors: IcmpErrors, openers: Mapping[str, Opener], forwarder: Forwarder | None
     ) -> None:
-        """`openers`, by protocol: of flows that end in the proxy. `forwarder`: of those that stay packets."""
+        """`openers`, by protocol, open flows that end in the proxy; `forwarder` opens those that stay packets."""
         self.lifecycle, self._errors = lifecycle, errors
         self._openers, self._forwarder = openers, forwarder
         self.is_read: Callable[[Flow], bool] = lambda flow: False  # whether TCP to the same place is
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Let the flow in whose first packet is in `buffer`, by `hop` unless a verdict says otherwise."""
+        """Open the flow whose first packet is in `buffer`, by way of `hop` unless a verdict says otherwise."""
         if hop.route is not None and hop.route.level is not None:
             flow.wanted_level = hop.route.level
         admission = self.lifecycle.admission
@@ -62,7 +62,7 @@ class Entrance:
         return None
 
     def _quic(self, flow: Flow, verdict: Verdict) -> Verdict:
-        """Refuse QUIC to what is read: it would be what nobody reads. Browsers then use TLS over TCP (RFC 9308 2)."""
+        """Refuse QUIC to destinations that are inspected: it cannot be read. Browsers fall back to TLS (RFC 9308 2)."""
         tenant = flow.tenant.settings
         level = verdict.level or flow.wanted_level or tenant.level
         if tenant.inspection.quic == "pass" or not (level in READ or self.is_read(flow)):
@@ -70,23 +70,23 @@ class Entrance:
         return self.lifecycle.admission.refused(flow, "quic", "QUIC cannot be read: TLS over TCP can")
 
     def open_answer(self, flow: Flow, inject: Inject) -> None:
-        """A flow that begins with an answer, which `inject` sends on."""
+        """Open a flow whose first packet comes from the origin; `inject` sends it on."""
         assert self._forwarder is not None
         self._forwarder.open_answer(flow, inject)
 
     def take_back(self, flow: Flow) -> None:
-        """A flow that the kernel has carried while no proxy was there."""
+        """Take over a flow that the kernel carried while no proxy was running."""
         assert self._forwarder is not None
         self._forwarder.take_back(flow)
 
     def open_repeated(self, flow: Flow, begun: Begun) -> None:
-        """A flow whose first packet was let out already: see `asks`."""
+        """Open a flow whose first packet was forwarded already: see `asks`."""
         assert self._forwarder is not None
         self.lifecycle.admission.judged(flow)
         self._forwarder.open_repeated(flow, begun)
 
     def asks(self) -> bool:
-        """Whether policy or a hook has a say in new flows."""
+        """Whether policy or a hook decides about new flows."""
         admission = self.lifecycle.admission
         return admission.judge is not None or bool(admission.stages)
 
@@ -111,5 +111,5 @@ class Entrance:
 
 
 def may_begin(flow: Flow, buffer: bytes | bytearray, packet: IPPacket) -> bool:
-    """Whether a flow that ends in the proxy may begin with this packet: of TCP only a SYN."""
+    """Whether a flow that ends in the proxy may begin with this packet. With TCP only a SYN may."""
     return flow.protocol != "tcp" or tcp.flags(buffer, packet) & (tcp.SYN | tcp.ACK) == tcp.SYN

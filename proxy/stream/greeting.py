@@ -1,4 +1,4 @@
-"""What a client of a relay says before the origin answers: if it is a ClientHello, the record tells of it."""
+"""What the client of a relayed flow says before the origin answers: a ClientHello is noted in the record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from proxy.wire.client_hello import HANDSHAKE, MAX_HELLO, Hello, parse
 
 
 def greeting_with(flow: Flow, greeting: bytes, chunk: memoryview) -> bytes:
-    """The greeting so far, with what the client says now; empty for what is no TLS, or was looked at before."""
+    """The greeting so far, with the client's new bytes; empty if it is not TLS, or was looked at before."""
     if flow.tls is not None or len(greeting) > MAX_HELLO:
         return greeting
     is_more = greeting if flow.client_payload else chunk[0] == HANDSHAKE
@@ -16,7 +16,7 @@ def greeting_with(flow: Flow, greeting: bytes, chunk: memoryview) -> bytes:
 
 
 def look_at(flow: Flow, greeting: bytes) -> bytes:
-    """Say in the record what it was: the origin answers, which it would not before it has the whole hello.
+    """Note in the record what it was. The origin answers now, so it has the whole ClientHello.
 
     Returns what is left to be looked at: nothing.
     """

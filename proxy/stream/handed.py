@@ -1,4 +1,4 @@
-"""A session handed to an inspector: the state that stays in the proxy, and how it ends."""
+"""A session that was handed to an inspector: the state that stays in the proxy, and how it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Owner(Protocol):
     """The inspector, as its sessions see it."""
 
     def kill(self, handed: Handed) -> None:
-        """The session is over here: so it is there."""
+        """The session is over in the proxy: end it in the inspector too."""
         ...
 
 
@@ -52,7 +52,7 @@ class Handed:
         return [self._client.fileno(), self._origin.fileno()]
 
     def add_origin(self, sock: socket.socket, *, replaces: bool) -> None:
-        """Another connection was dialled for it; `replaces`: instead of the first."""
+        """Another connection was dialled for the session; `replaces`: it takes the place of the first."""
         if replaces:
             self._beside.append(self._origin)
             self._origin = sock
@@ -79,7 +79,7 @@ class Handed:
             pass
 
     def seen(self, message: Seen) -> None:
-        """The inspector knows more of it."""
+        """The inspector has learnt more about the session."""
         flow = self.flow
         if message.protocol is not None:
             flow.detected_protocol = message.protocol
@@ -91,7 +91,7 @@ class Handed:
             flow.decisions = [*flow.decisions, *message.decisions]
 
     def ended(self, message: Ended) -> None:
-        """The inspector has closed it."""
+        """The inspector has closed the session."""
         self.flow.history += message.history
         if message.reason == "denied":
             self.flow.verdict = "denied"
@@ -101,7 +101,7 @@ class Handed:
         self._finish(message.reason, message.cut == "both")
 
     def give_back(self) -> None:
-        """The inspector does not want it, and has taken nothing."""
+        """The inspector returns the session, and has read nothing from it."""
         if not self._is_over:
             self._is_over = True
             for sock in self._beside:
@@ -109,7 +109,7 @@ class Handed:
             self.passed(self._origin)
 
     def died(self) -> None:
-        """The inspector did."""
+        """The inspector has died."""
         self._cut("inspector_died")
 
     def client_gone(self) -> None:
@@ -141,7 +141,7 @@ class Handed:
 
 
 def facts_of(flow: Flow, known: dict[str, Any]) -> FlowFacts:
-    """What the inspector is told of the flow; `known`: what policies may speak of."""
+    """What the inspector is told about the flow; `known`: the fields that policies may use."""
     carrier = flow.carrier
     return FlowFacts(
         id=flow.id,

@@ -1,4 +1,4 @@
-"""Sessions on their way to one inspector, which may be slower than they come: they wait here, without copies."""
+"""Sessions on their way to one inspector. When they come faster than it takes them they wait here, without copies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Session(Protocol):
 
     @property
     def is_over(self) -> bool:
-        """Nobody waits for it any more."""
+        """Nobody waits for the session any more."""
         ...
 
     def descriptors(self) -> list[int]:
@@ -28,7 +28,7 @@ class Session(Protocol):
 
 
 class Handover:
-    """Keeps their order. What the channel cannot take, or has no descriptors for, is tried again soon.
+    """Keeps sessions in order. What the channel cannot take, or has no descriptors for, is tried again soon.
 
     A message that waits in the channel has copies of its descriptors: with thousands of them the process would run out.
     """

@@ -1,4 +1,4 @@
-"""A flow that is not decided yet: its packets are held; if it is denied, its client is told as the verdict says."""
+"""A flow that is not decided yet: its packets are held. If it is denied, the client is told as the verdict says."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class HeldFlow:
         self._waiting = Waiting(flow.tenant)
 
     def start(self, verdict: Verdict) -> None:
-        """The policy has spoken: follow it, and ask the application."""
+        """The policy has decided: follow it, then ask the application."""
         if not self._follow("network", verdict):
             return
         admission = self._lifecycle.admission
@@ -70,7 +70,7 @@ class HeldFlow:
         return self.flow.protocol in LIFTED and self.flow.egress is not None and self.flow.redirect is None
 
     def _follow(self, stage: str, verdict: Verdict) -> bool:
-        """Do as the verdict says; whether the flow goes on."""
+        """Carry out the verdict. Returns whether the flow goes on."""
         if verdict is ALLOW:
             return True
         if verdict.is_denial:
@@ -94,7 +94,7 @@ class HeldFlow:
         return True
 
     def _lead(self, verdict: Verdict) -> DropReason | str | None:
-        """Let the flow go where the verdict says; why it cannot, or what is wrong with the verdict."""
+        """Send the flow where the verdict says. Returns why that is impossible, or what is wrong with the verdict."""
         if verdict.origin is None and verdict.offramp is None:
             return None
         flow, target = self.flow, self.flow.redirect
@@ -128,7 +128,7 @@ class HeldFlow:
                 flow.tenant.drops[dropped] += 1
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """What comes meanwhile waits; of TCP it is a repetition, or the client gives up."""
+        """Later packets wait. With TCP they are retransmissions, or the client gives up."""
         flow = self.flow
         if flow.protocol != "tcp":
             return DropReason.STRAY if flow.is_ended else self._waiting.add(buffer, packet)
@@ -151,14 +151,14 @@ class HeldFlow:
         return self._is_refused and self._held.is_same(buffer, packet)
 
     def expired(self, now: float) -> None:
-        """The client has stopped to retransmit its SYN."""
+        """The client no longer retransmits its SYN."""
         self._lifecycle.removed(self.flow)
 
     def replaced(self) -> None:
-        """Nothing of it is left that could disturb."""
+        """Nothing to do: nothing of this flow could disturb a later one."""
 
     def end(self, reason: CloseReason) -> None:
-        """The flow is over. One that was refused is remembered for the repetitions of its SYN."""
+        """The flow is over. A refused one is remembered for retransmissions of its SYN."""
         flow, lifecycle = self.flow, self._lifecycle
         if not flow.close(reason, time.time_ns()):
             return
@@ -170,7 +170,7 @@ class HeldFlow:
             lifecycle.removed(flow)
 
     def _refuse(self, verdict: Verdict) -> None:
-        """Tell the client, or not, and end the flow."""
+        """Tell the client, unless the verdict is to drop, and end the flow."""
         self._is_refused = True
         if verdict.refusal != "drop":
             kind: icmp.ErrorKind | None = icmp.PROHIBITED
@@ -181,14 +181,14 @@ class HeldFlow:
         self.end(verdict.ending)
 
     def _drop(self, reason: DropReason) -> None:
-        """The way that a verdict names is closed."""
+        """The off-ramp that the verdict names is down."""
         self._is_refused = True
         self.flow.tenant.drops[reason] += 1
         self._answer(UNREACHABLE.get(reason, icmp.HOST_UNREACHABLE))
         self.end("origin_unreachable" if reason in UNREACHABLE else "proxy_error")
 
     def _answer(self, kind: icmp.ErrorKind | None) -> None:
-        """Tell the client; of TCP, None is an RST."""
+        """Tell the client; with TCP, None means an RST."""
         held = self._held
         if self.flow.protocol == "tcp":
             held.refuse(kind)

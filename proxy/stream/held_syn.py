@@ -23,15 +23,15 @@ class HeldSyn:
         self.hold(buffer, packet)
 
     def hold(self, buffer: bytearray, packet: IPPacket) -> None:
-        """Keep its bytes, and where its parts stand in them."""
+        """Keep the bytes of the SYN, and the offsets of its parts."""
         self.data, self.packet = bytes(buffer[: packet.end]), packet
 
     def forget(self) -> None:
-        """Nothing asks for its bytes any more."""
+        """The bytes are no longer needed."""
         self.data = b""
 
     def is_meant_by(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether the RST in `packet` can mean it, and not an earlier connection (RFC 9293 3.10.7.4)."""
+        """Whether the RST in `packet` can mean this SYN, and not an earlier connection (RFC 9293 3.10.7.4)."""
         return self._distance(buffer, packet) < MAX_PACKET
 
     def is_same(self, buffer: bytearray, packet: IPPacket) -> bool:
@@ -39,19 +39,19 @@ class HeldSyn:
         return self._distance(buffer, packet) == 0
 
     def is_refused_again(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether the SYN in `packet` is this one, refused before: its sender had not heard yet."""
+        """Whether the SYN in `packet` is this one, refused before its sender had heard of the refusal."""
         return self._refusal is not None and self.is_same(buffer, packet)
 
     def refuse(self, error: icmp.ErrorKind | None) -> None:
-        """Answer it, and each repetition of it: with an ICMP error, or None for RST."""
+        """Answer the SYN, and each retransmission of it: with an ICMP error, or None for RST."""
         self._refuse(self._reset if error is None else partial(self._tell, error))
 
     def pass_on(self, report: icmp.Report) -> None:
-        """The same with what a router or the origin's host said of ours."""
+        """Refuse with the ICMP error that a router or the origin's host sent about our own SYN."""
         self._refuse(partial(self._report, report))
 
     def refuse_again(self) -> bool:
-        """Answer a repetition as the first was; whether that was refused."""
+        """Answer a retransmission as the first SYN was answered. Returns whether that was refused."""
         if self._refusal is None:
             return False
         self._refusal()

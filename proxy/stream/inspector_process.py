@@ -17,7 +17,7 @@ PATIENCE_S = 2.0  # with one that is to end
 
 
 def start(channel: socket.socket, *, reads_ssh: bool, logs_keys: bool) -> subprocess.Popen[bytes]:
-    """Its process, which serves at this end of a channel."""
+    """Start the process of an inspector, which serves at this end of a channel."""
     arguments = [sys.executable, "-m", "proxy.inspect", str(channel.fileno())]
     arguments += [word for word, is_so in (("ssh", reads_ssh), ("keys", logs_keys)) if is_so]
     known = {
@@ -29,7 +29,7 @@ def start(channel: socket.socket, *, reads_ssh: bool, logs_keys: bool) -> subpro
 
 
 def memory_bytes(pid: int) -> int:
-    """Resident, with what it shares with others; 0 when it has just gone."""
+    """Resident memory in bytes, shared pages included; 0 when the process has just ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
     except (OSError, IndexError):
@@ -37,7 +37,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def reap(process: subprocess.Popen[bytes]) -> str:
-    """Let it end, and say how it did."""
+    """Wait for the process to end, and say how it ended."""
     try:
         code = process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:

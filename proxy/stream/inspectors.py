@@ -1,4 +1,4 @@
-"""The inspectors: started when a session needs one, given sessions in turn, answered, and missed when gone."""
+"""The inspectors: started when a session needs one, given sessions in turn, answered, and replaced when they die."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class InspectorHandle:
         self.channel.send(Kill(handed.number))
 
     def receive(self, message: Any, descriptors: list[int]) -> None:
-        """A message of the inspector's. It has none to send with descriptors."""
+        """Handle a message from the inspector. None of them carries descriptors."""
         for descriptor in descriptors:
             os.close(descriptor)
         if isinstance(message, Records):
@@ -188,7 +188,7 @@ class InspectorHandle:
             os.close(descriptor)
 
     def lost(self) -> None:
-        """It is gone, and its sessions with it."""
+        """The inspector is gone, and its sessions with it."""
         sessions, self.sessions = list(self.sessions.values()), {}
         self._pool.lost(self, len(sessions))
         for handed in sessions:
@@ -197,7 +197,7 @@ class InspectorHandle:
 
 
 class Inspectors:
-    """All of them: none before the first session that needs one."""
+    """All inspectors: none before the first session that needs one."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class Inspectors:
         lender: Lender,
         child: ChildSink = lambda flow, kind, record: None,
     ) -> None:
-        """`count`: `auto` one for each core, 0 in this process. `child` gets the child records of flows."""
+        """`count`: `auto` one for each core, 0 in this process. `child` is called with the child records of flows."""
         self.lender, self.child = lender, child
         self.decided: Callable[[str, list[Decision]], None] = lambda tenant, decisions: None
         self.most = len(os.sched_getaffinity(0)) if count == "auto" else count
@@ -226,7 +226,7 @@ class Inspectors:
         self._idle: asyncio.Event | None = None
 
     def serve(self, application: Lifecycle) -> None:
-        """Ask its hooks, from the first inspector on."""
+        """Ask this application's hooks, from the first inspector on."""
         self.application = application
         names = tuple(name for name in INSPECTED if application.hooks.has(name))
         self.lender.configuration = msgspec.structs.replace(self.lender.configuration, hooks=names)
@@ -251,19 +251,19 @@ class Inspectors:
         return handed
 
     def set_policies(self, policies: Policies) -> None:
-        """Let new sessions, and new requests of those that are open, be judged by these."""
+        """Judge new sessions, and new requests of open sessions, by these policies."""
         carried = carry(policies, self.lender.configuration.tenants)
         self.lender.configuration = msgspec.structs.replace(self.lender.configuration, policies=carried)
         self._configure_all()
 
     def renew(self, tenant: str) -> None:
-        """Let new SSH sessions of this tenant have its keys as they are now. ProxyError."""
+        """Give new SSH sessions of this tenant its current keys. Raises ProxyError."""
         self.lender.renew_ssh(tenant)
         for handle in self.handles:
             self._configure(handle)
 
     def session_of(self, flow_id: str, tenants: Container[str]) -> tuple[int, Channel] | None:
-        """The session of a live flow that is read, and the channel to its inspector; None: these have none."""
+        """The session of a live flow that is inspected, and the channel to its inspector; None if it has none."""
         for handle in self.handles:
             for number, handed in handle.sessions.items():
                 if handed.flow.id == flow_id and handed.flow.tenant.name in tenants:
@@ -271,7 +271,7 @@ class Inspectors:
         return None
 
     def learn(self, tenant: str, host: str, why: str) -> None:
-        """Sessions with this host are passed from now on, for a while."""
+        """Pass sessions with this host unread from now on, for a while."""
         if (tenant, host) in self._exceptions:
             return
         lasts_s = self.lender.configuration.tenants[tenant].pinned_s
@@ -280,7 +280,7 @@ class Inspectors:
         self._tell(Learnt(0, host, why, tenant))
 
     def tick(self, now: float) -> None:
-        """Totals of live sessions, a slice at each call; and what was learnt and holds no longer."""
+        """Update totals of live sessions, a slice at each call, and forget learnt hosts that have expired."""
         for (tenant, host), (why, until) in list(self._exceptions.items()):
             if until <= now:
                 del self._exceptions[tenant, host]
@@ -303,7 +303,7 @@ class Inspectors:
             await asyncio.wait_for(self._idle.wait(), limit_s)
 
     def note_idle(self) -> None:
-        """Who waits for the last session to end, waits no longer when it has."""
+        """Wake whoever waits for the last session to end, if it has ended."""
         if self._idle is not None and not any(handle.sessions for handle in self.handles):
             self._idle.set()
 
@@ -321,7 +321,7 @@ class Inspectors:
         self.lender.key_logs.close()
 
     def lost(self, handle: InspectorHandle, sessions: int) -> None:
-        """One is gone."""
+        """One inspector is gone."""
         self.handles.remove(handle)
         if self._is_closed or handle.process is None:
             return
@@ -332,7 +332,7 @@ class Inspectors:
         )
 
     def _idlest(self) -> InspectorHandle:
-        """The one with fewest sessions; another is started as long as all have some."""
+        """The inspector with the fewest sessions. While all have some, another one is started, up to the limit."""
         found = min(self.handles, key=lambda handle: len(handle.sessions), default=None)
         if found is None or (found.sessions and len(self.handles) < self.most):
             found = self._start()
@@ -352,7 +352,7 @@ class Inspectors:
         return handle
 
     def _configure_all(self) -> None:
-        """Also forgets leaves of an authority that is no more."""
+        """Tell all inspectors the configuration. Leaves of an authority that is gone are forgotten."""
         for handle in self.handles:
             self._configure(handle)
 

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyLogs:
-    """They are appended to, and only their owner reads them: who has one can read what was captured."""
+    """Append-only, and readable by their owner alone: whoever has one can decrypt captured traffic."""
 
     def __init__(self, tenants: Mapping[str, Inspection]) -> None:
         """ProxyError for a file that cannot be written."""
@@ -30,12 +30,12 @@ class KeyLogs:
             log.warning("tenant '%s': secrets of its TLS sessions are written to %s", tenant, path)
 
     def add(self, tenant: str, lines: bytes) -> None:
-        """Append them; what does not fit on the disk is lost."""
+        """Append the secrets; what does not fit on the disk is lost."""
         if tenant in self._files:
             with contextlib.suppress(OSError):
                 os.write(self._files[tenant], lines)
 
     def close(self) -> None:
-        """Write no more."""
+        """Close all files."""
         while self._files:
             os.close(self._files.popitem()[1])

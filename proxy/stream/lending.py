@@ -68,7 +68,7 @@ class Lender:
         return LeafAnswer(wanted.request, leaf.chain, leaf.key, renew_at=leaf.not_after - RENEW_S)
 
     def renew_ssh(self, tenant: str) -> None:
-        """Tell inspectors of its SSH keys as they are now, with the next configuration. ProxyError."""
+        """Put the tenant's current SSH keys into the next configuration of inspectors. Raises ProxyError."""
         inspection = self._tenants[tenant]
         assert inspection.ssh is not None
         rules = msgspec.structs.replace(self.configuration.tenants[tenant], ssh=self.ssh.rules(tenant, inspection.ssh))
@@ -76,7 +76,7 @@ class Lender:
         self.configuration = msgspec.structs.replace(self.configuration, tenants=tenants)
 
     def dial(self, flow: Flow, wanted: DialWanted, then: Dialled) -> None:
-        """Connect to the flow's own origin, or to the one that is named, by a socket of the host's."""
+        """Connect to the flow's own origin, or to the one that is named, by a socket of the host."""
         if wanted.host is None:
             if flow.egress is not None:
                 then(None, "what leaves by a tunnel is not dialled again")
@@ -92,7 +92,7 @@ class Lender:
             self._connect(flow, address, port, then)
 
     def fingerprints(self, flow: Flow, wanted: FingerprintsWanted, then: Callable[[FingerprintsAnswer], None]) -> None:
-        """What DNS says of the host keys of the flow's origin."""
+        """Fingerprints that DNS has of the host keys of the flow's origin."""
 
         async def ask() -> None:
             then(FingerprintsAnswer(wanted.request, await digests(address_text(flow.target[0]))))
@@ -136,7 +136,7 @@ class Lender:
 
 
 class _Connecting:
-    """One connection that is on its way."""
+    """One connection that is being established."""
 
     def __init__(
         self, poller: Poller, loop: asyncio.AbstractEventLoop, sock: socket.socket, patience_s: float, then: Dialled

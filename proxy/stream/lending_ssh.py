@@ -1,6 +1,6 @@
 """What the proxy lends to inspectors for SSH: signatures of keys that never leave it, and files to record into.
 
-An inspector parses what strangers send, so it is not believed: what is signed depends on what the proxy itself knows of
+An inspector parses what strangers send, so it is not trusted: what is signed depends on what the proxy itself knows of
 the flow, of the settings, and of what the application has said.
 """
 
@@ -38,7 +38,7 @@ USERAUTH_REQUEST = 50  # RFC 4252 6
 
 
 class SSHGrants:
-    """What the proxy has let one session have."""
+    """What the proxy has granted to one session."""
 
     def __init__(self) -> None:
         self.user: str | None = None  # whom its certificate names
@@ -164,7 +164,7 @@ class SSHLender:
             return RecordingAnswer(wanted.request, error=f"the recording cannot be made: {error.strerror}"), []
 
     def _keep(self, tenant: str, kind: str, key: SigningKey) -> SigningKey:
-        """Keep the key, and those that went before: sessions that began with them exchange keys again."""
+        """Keep the key, and the ones before it: sessions that began with them will exchange keys again."""
         kept = self._signing.setdefault((tenant, kind), {})
         kept[key.public] = key
         if len(kept) > MAX_KEPT:
@@ -179,7 +179,7 @@ class SSHLender:
 
 
 def _permits(ssh: SSHInspection) -> list[str]:
-    """What an origin lets the owner of a certificate do: not more than is let through here."""
+    """The certificate's extensions, which tell the origin what to permit: no more than the proxy lets through."""
     may = {
         "permit-agent-forwarding": ssh.agent_forwarding,
         "permit-port-forwarding": ssh.local_forwarding or ssh.remote_forwarding,
@@ -189,7 +189,7 @@ def _permits(ssh: SSHInspection) -> list[str]:
 
 
 def _grant(ssh: SSHInspection, grants: SSHGrants, identity: str | None, user: str, is_asked: bool) -> None:
-    """Let the session be this user at its origin, and nobody else; ProxyError when it may not."""
+    """Let the session log in as this user at its origin, and as nobody else. Raises ProxyError when it may not."""
     if not is_user_name(user):
         raise ProxyError("that is no user name")
     if grants.user not in (None, user):
@@ -218,7 +218,7 @@ def _requested_user(data: bytes, blob: bytes, algorithm: str) -> str | None:
 
 
 def _cut(data: bytes) -> tuple[bytes, bytes]:
-    """The string at the beginning, and what follows."""
+    """The string at the beginning (RFC 4251 5), and what follows it."""
     length = struct.unpack("!I", data[:4])[0] if len(data) >= 4 else 0
     return data[4 : 4 + length], data[4 + length :]
 

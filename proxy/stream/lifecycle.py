@@ -37,7 +37,7 @@ class TimedHandler(Protocol):
     def end(self, reason: CloseReason) -> None: ...
 
     def replaced(self) -> None:
-        """A later flow has this one's addresses and ports: send nothing more to the client."""
+        """A later flow has the same addresses and ports: send nothing more to the client."""
         ...
 
 
@@ -57,7 +57,7 @@ class Lifecycle:
         self._next_update = 0.0
 
     def subscribe(self, sink: Sink, *events: Event) -> Callable[[], None]:
-        """Call `sink` with every record of these events (all, by default) from now on; the result ends that."""
+        """Call `sink` with every record of these events (all by default). Call the result to unsubscribe."""
         wanted = [self._sinks[event] for event in events or EVENTS]
         for sinks in wanted:
             sinks.append(sink)
@@ -83,7 +83,7 @@ class Lifecycle:
             handler.end("proxy_error")
 
     def move(self, flow: Flow, egress: Carrier | None, redirect: Endpoint | None) -> None:
-        """Let a flow that is in the tables leave by another tunnel, or by a socket, and go to another address."""
+        """Give a flow that is in the tables another next hop, or another destination."""
         flow.tenant.move(PROTOCOL_NUMBERS[flow.protocol], flow, egress, redirect)
 
     def _replace_occupants(self, flow: Flow) -> None:
@@ -93,14 +93,14 @@ class Lifecycle:
                 self.ended(earlier)
 
     def resume(self, flow: Flow, handler: TimedHandler) -> None:
-        """Enter a flow that was begun and decided by a proxy before this one."""
+        """Enter a flow that an earlier proxy process began and decided."""
         flow.handler = handler
         flow.decisions = TAKEN_BACK
         flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
         self.flows += 1
 
     def connected(self, flow: Flow) -> None:
-        """The origin has answered, or a session without handshake has its socket."""
+        """The origin has answered, or a session without a handshake has its socket."""
         flow.state = "established"
         flow.connected_at = time.monotonic()
         self._tell(flow, "connected")
@@ -118,14 +118,14 @@ class Lifecycle:
             self.hooks.notify_soon("protocol_detected", self.show(flow))
 
     def ended(self, flow: Flow) -> None:
-        """The flow's end record: its totals stand. `flow.close` has said why."""
+        """Publish the flow's end record: its totals are final, and `flow.close` was called with the reason."""
         flow.is_recorded = True
         self._tell(flow, "end")
         if self.hooks.has("flow_end"):
             self.hooks.notify_soon("flow_end", self.show(flow))
 
     def removed(self, flow: Flow) -> None:
-        """Nothing of the flow is left."""
+        """Remove the flow from the tables: nothing of it is left."""
         self.wheel.disarm(flow)
         self.admission.forget(flow)
         flow.tenant.remove(PROTOCOL_NUMBERS[flow.protocol], flow)
@@ -141,7 +141,7 @@ class Lifecycle:
         return flow.show(self.node, time.time_ns())
 
     def send_updates(self, tenants: Iterable[Tenant], every_s: float, now: float) -> None:
-        """Tell watchers and the application the totals of live flows that moved, each once in `every_s`, a slice at
+        """Publish the totals of live flows that moved something, each once in `every_s` seconds, a slice at
         each call."""
         if now >= self._next_update:
             self._next_update = now + every_s
@@ -177,7 +177,7 @@ class Lifecycle:
         return bool(due)
 
     def watch_idle(self, flow: Flow, timeout_s: float, now: float) -> None:
-        """Begin to look, `IDLE_CHECKS` times in each timeout, whether the flow still moves anything."""
+        """Start to check, `IDLE_CHECKS` times in each timeout, whether the flow still moves anything."""
         flow.idle_strikes = 0
         flow.last_count = flow.activity()
         self.wheel.arm(flow, now + timeout_s / IDLE_CHECKS)

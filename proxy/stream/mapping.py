@@ -1,4 +1,4 @@
-"""UDP mappings: a client's endpoint has one socket, so one address and port, towards all origins (RFC 4787).
+"""UDP mappings: a client's endpoint has one socket, so one address and port, for all origins (RFC 4787).
 
 Other senders to that port are admitted by the tenant's filter, each as a flow of its own.
 """
@@ -28,12 +28,12 @@ _batches: dict[int, Batch] = {}  # by family, for all sockets: each datagram is 
 
 
 def endpoint_of(flow: Flow) -> tuple[Carrier, bytes, int]:
-    """What a mapping is for: an address and a port of a client's, in its tunnel."""
+    """The key of a mapping: an address and a port of a client, in its tunnel."""
     return flow.carrier, flow.source, flow.source_port
 
 
 class EndpointSession(DatagramFlow):
-    """A flow of a client's endpoint to one origin, as the endpoint's socket sees it."""
+    """A flow from a client's endpoint to one origin, as the endpoint's socket sees it."""
 
     __slots__ = ()
 
@@ -46,12 +46,12 @@ class EndpointSession(DatagramFlow):
         raise NotImplementedError
 
     def admitted(self, payload: bytes, segment: int, tos: int, verdict: Verdict) -> None:
-        """The verdict about a flow that begins with an answer."""
+        """The verdict on a flow that the origin began."""
         raise NotImplementedError
 
 
 class Mapping:
-    """One endpoint of a client, the socket that it has, and its sessions by their origins."""
+    """One endpoint of a client, its socket, and its sessions by origin."""
 
     __slots__ = ("_filtering", "_first", "_hosts", "_plane", "_super", "family", "hop", "sessions", "sock", "users")
 
@@ -67,7 +67,7 @@ class Mapping:
         self._super = plane.udp_offload and flow.carrier.header_bytes > 0
 
     def open(self, flow: Flow) -> str:
-        """Make the socket, unless it is there; the address that it has towards the flow's origin. OSError: no way."""
+        """Make the socket if needed. Returns its address towards the flow's origin. OSError: there is no route."""
         device = flow.tenant.settings.egress
         local = sockets.source_address(*flow.target, device)
         if self.sock is None:
@@ -76,12 +76,12 @@ class Mapping:
         return local
 
     def add(self, session: EndpointSession) -> None:
-        """Its origin may write from now on."""
+        """Add a session: its origin may send from now on."""
         self.sessions[_packed(session.flow)] = session
         self._hosts[session.flow.target[0]] += 1
 
     def leave(self, session: EndpointSession) -> None:
-        """Its origin may not any more; with the last one the socket goes."""
+        """Remove a session: its origin may no longer send. The socket is closed with the last one."""
         endpoint = _packed(session.flow)
         if self.sessions.get(endpoint) is session:
             del self.sessions[endpoint]
@@ -107,15 +107,15 @@ class Mapping:
         return sum(session.flow.activity() for session in self.users)
 
     def evict(self) -> None:
-        """Somebody needs the descriptor more."""
+        """Another flow needs the descriptor more."""
         self._end_all("evicted")
 
     def crashed(self, error: BaseException) -> None:
-        """A bug ends what shares this socket, and nothing else."""
+        """A bug ends the sessions that share this socket, and nothing else."""
         self._end_all("proxy_error")
 
     def set_hop(self, hop: tuple[int, bool, int]) -> None:
-        """Let the next datagram have this: many in a row have the same."""
+        """Set the hop limit of the next datagram, if it differs from the last one's."""
         assert self.sock is not None
         before, (ttl, dont_fragment, tos) = self.hop, hop
         if before is None or before[:2] != hop[:2]:
@@ -125,7 +125,7 @@ class Mapping:
         self.hop = hop
 
     def ready(self, events: int) -> None:
-        """Origins have answered, or the network has."""
+        """Origins or the network have answered."""
         if events & ERROR:
             self.report_errors()
         if self.sock is None:
@@ -144,7 +144,7 @@ class Mapping:
                 session.answered(payload, segment, tos)
 
     def report_errors(self) -> None:
-        """Pass the network's ICMP errors on to the clients concerned, with their original sender."""
+        """Pass ICMP errors on to the clients concerned, with their original sender."""
         for _ in range(ERRORS):
             report = None if self.sock is None else sockets.network_error(self.sock)
             if report is None:
@@ -194,5 +194,5 @@ def _packed(flow: Flow) -> bytes:
 
 
 def _packed_name(address: bytes, port: int) -> bytes:
-    """As in a sockaddr: the port, and the address behind what IPv6 has between them."""
+    """Port and address as in a sockaddr; IPv6 has its flow label between them."""
     return port.to_bytes(2, "big") + (address if len(address) == 4 else bytes(4) + address)

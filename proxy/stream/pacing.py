@@ -21,7 +21,7 @@ SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module does not name
 
 
 class _Paced:
-    """A flow with its two sockets, and what was set on them."""
+    """A flow with its two sockets, and the rate that was set on them."""
 
     __slots__ = ("flow", "moved", "paces", "rate", "socks")
 
@@ -31,7 +31,7 @@ class _Paced:
         self.rate = 0.0
 
     def set(self, rate: float) -> None:
-        """Let both sockets send so many bytes in a second."""
+        """Limit both sockets to this many bytes per second."""
         rate = max(LEAST, rate)
         if abs(rate - self.rate) < 0.05 * self.rate:
             return
@@ -51,21 +51,21 @@ class Pacer:
         self._next = 0.0
 
     def want(self, flow: Flow, paces: Sequence[Pace]) -> None:
-        """A verdict limits this flow."""
+        """Limit this flow as its verdict says."""
         if (paced := self._paced.get(flow)) is not None:
             paced.paces = paces
         else:
             self._wanted[flow] = paces
 
     def begin(self, flow: Flow, *socks: socket.socket) -> None:
-        """The flow has its sockets."""
+        """The flow has its sockets: begin to pace them."""
         if self._wanted and (paces := self._wanted.pop(flow, None)) is not None:
             paced = self._paced[flow] = _Paced(flow, paces, socks)
             self._members.update(pace.pool for pace in paces)
             paced.set(min(pace.bytes_per_s / self._members[pace.pool] for pace in paces))  # the others follow
 
     def tick(self, now: float) -> None:
-        """Settle shares; forget flows that have ended."""
+        """Divide the limits again; forget flows that have ended."""
         if (self._wanted or self._paced) and now >= self._next:
             self._next = now + SHARE_S
             self._wanted = {flow: paces for flow, paces in self._wanted.items() if not flow.is_ended}
@@ -73,7 +73,7 @@ class Pacer:
             self._share()
 
     def _share(self) -> None:
-        """Those that move something share the limit; the others may begin with their part of it."""
+        """Flows that move something share the limit; idle ones may begin with an equal part of it."""
         members: Counter[str] = Counter()
         moving: Counter[str] = Counter()
         busy: set[_Paced] = set()

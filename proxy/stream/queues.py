@@ -20,18 +20,18 @@ def is_delivered(sock: socket.socket, *, is_shut: bool) -> bool:
 
 
 def is_dead(sock: socket.socket) -> bool:
-    """Whether it was reset, or its kernel gave up."""
+    """Whether the connection was reset, or its kernel gave up."""
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
 
 
 def acknowledged_bytes(sock: socket.socket) -> int:
-    """How much the far end has taken so far (tcpi_bytes_acked, linux/tcp.h)."""
+    """How many bytes the far end has acknowledged so far (tcpi_bytes_acked, linux/tcp.h)."""
     return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)[120:], "little")
 
 
 def received_bytes(sock: socket.socket, *, has_fin: bool = False) -> int:
-    """What the far end has sent so far (tcpi_bytes_received, linux/tcp.h), which counts its FIN as a byte. `has_fin`:
-    that is known to have arrived, even if the connection is closed now."""
+    """How many bytes the far end has sent so far (tcpi_bytes_received, linux/tcp.h). The kernel counts a FIN as a byte;
+    `has_fin`: one is known to have arrived, even if the connection is closed now."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
     received = int.from_bytes(info[128:136], "little")
     return received - (info[0] in HAS_FIN or (has_fin and info[0] == TCP_CLOSE)) if received else 0

@@ -1,4 +1,4 @@
-"""Where TCP sessions are read: QUIC to the same place would be what nobody reads."""
+"""Destinations whose TCP sessions are inspected: QUIC to the same destination could not be."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ READ = ("tls", "http")  # levels
 
 
 class ReadPlaces:
-    """Remembers, of each tenant's origins, whether the last session was read; the oldest are forgotten."""
+    """Remembers for each tenant's origins whether the last session was inspected; the oldest are forgotten."""
 
     def __init__(self) -> None:
         self._places: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def note(self, flow: Flow) -> None:
-        """An inspector has said what it does with the flow's session."""
+        """Note what an inspector does with the flow's session."""
         place = flow.tenant.name, flow.destination
         if flow.level not in READ:
             self._places.pop(place, None)
@@ -28,5 +28,5 @@ class ReadPlaces:
             self._places.popitem(last=False)
 
     def has(self, flow: Flow) -> bool:
-        """Whether the last TCP session of this tenant with the same address was read."""
+        """Whether the last TCP session of this tenant with the same address was inspected."""
         return (flow.tenant.name, flow.destination) in self._places

@@ -1,4 +1,4 @@
-"""Bytes moved between two sockets, unread: recv and send while they are few, splice through a pooled pipe when many.
+"""Moves bytes between two sockets, unread: by recv and send while they are few, by splice and a pooled pipe when many.
 
 Each side reads from its socket and writes to its peer's. A side that cannot write stops reading: TCP's own window then
 slows the sender down. An idle relay holds its two sockets and nothing else. Sockets are watched for edges: what a side
@@ -57,7 +57,7 @@ class Relay:
         broke: Callable[[CloseReason, socket.socket], None],
         finished: Callable[[CloseReason, bool], None],
     ) -> None:
-        """`origin` may be watched already: what came from it meanwhile is read now."""
+        """`origin` may be watched already: bytes that arrived from it meanwhile are read now."""
         self.poller, self.flow, self.is_over = poller, flow, False
         self.broke, self.finished = broke, finished
         self.greeting = b""  # what a client of TLS says before the origin answers: its hello
@@ -69,7 +69,7 @@ class Relay:
         poller.watch(self.origin.fd, READING, self.origin.ready, self.crashed)
 
     def crashed(self, error: BaseException) -> None:
-        """A bug in this flow ends this flow."""
+        """A bug in this flow ends this flow only."""
         self.abort("proxy_error")
 
     def client_gone(self) -> None:
@@ -85,7 +85,7 @@ class Relay:
         self._finish(reason, True)
 
     def broken(self, side: Side, error: int) -> None:
-        """`side` was reset or timed out: the other one learns of it by RST, behind all that `side` had delivered."""
+        """`side` was reset or timed out: the other one gets an RST, after everything that `side` had delivered."""
         if self.is_over:
             return
         if self.cause is not None:  # the other one is gone too
@@ -102,17 +102,17 @@ class Relay:
             side.read(ANYTHING)  # the kernel keeps what had arrived before a reset
 
     def drained(self) -> None:
-        """All that the broken side had delivered was passed on."""
+        """Everything that the broken side had delivered was passed on."""
         assert self.cause is not None
         self._finish(self.cause, False)
 
     def done(self) -> None:
-        """Both sides sent all they had: the stream is over."""
+        """Both sides have sent everything: the stream is over."""
         history = self.flow.history
         self._finish("client_closed" if history.find("F") < history.find("f") else "origin_closed", False)
 
     def first_byte(self) -> None:
-        """The origin begins to answer."""
+        """The origin has begun to answer."""
         flow = self.flow
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
@@ -188,7 +188,7 @@ class Side:
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was read and not written."""
+        """Discard what was read and not yet written."""
         if self.pipe is not None:
             if self.held:
                 _close_pipe(self.pipe)
@@ -198,7 +198,7 @@ class Side:
         self.pending, self.held, self.is_blocked, self.is_urgent = b"", 0, False, False
 
     def reason(self, error: int) -> CloseReason:
-        """What it means for the flow that this side broke."""
+        """The reason with which the flow ends when this side breaks."""
         if self.is_client:
             return "client_reset"
         if error == errno.ETIMEDOUT:
@@ -212,7 +212,7 @@ class Side:
             self.pipe = None
 
     def _give_idle_pipe_back(self) -> None:
-        """The same when there is nothing to read; else epoll calls again, and the pipe is needed."""
+        """The same if there is nothing to read; otherwise epoll calls again, and the pipe is needed."""
         if self.pipe is not None and not unread_bytes(self.sock):
             self._give_pipe_back()
 
@@ -238,7 +238,7 @@ class Side:
                 self.relay.broken(self, error.errno or 0)
 
     def _copy(self, events: int) -> int:
-        """Bytes moved through user space; 0 at the end, -1 when to stop reading for now."""
+        """Move bytes through user space. Returns how many; 0 at the end, -1 to stop reading for now."""
         if is_at_mark(self.sock):
             return self._copy_urgent()
         n = self.sock.recv_into(_chunk)
@@ -269,7 +269,7 @@ class Side:
         return n
 
     def _copy_urgent(self) -> int:
-        """The same of one urgent byte, in its place in the stream (SO_OOBINLINE): it stays urgent."""
+        """The same for one urgent byte, in its place in the stream (SO_OOBINLINE): it stays urgent."""
         byte = self.sock.recv(1)
         if not byte:
             return 0
@@ -285,7 +285,7 @@ class Side:
         return 1
 
     def _splice(self) -> int:
-        """The same without touching them."""
+        """The same by splice, without copying them to user space."""
         assert self.pipe is not None
         try:
             n = os.splice(self.fd, self.pipe[1], PIPE_BYTES, flags=SPLICE_FLAGS)
@@ -307,7 +307,7 @@ class Side:
         return -1
 
     def _drain(self) -> bool:
-        """Whether the pipe is empty now."""
+        """Empty the pipe into the peer. Returns whether it is empty now."""
         while self.held:
             assert self.pipe is not None
             try:
@@ -336,7 +336,7 @@ class Side:
             self.relay.poller.change(peer.fd, peer.events)
 
     def _end(self) -> None:
-        """Everything was passed on: so is the FIN."""
+        """Everything was passed on: pass the FIN on too."""
         relay, peer = self.relay, self.peer
         if self.is_gone:  # its error was told before
             relay.drained()
@@ -355,14 +355,14 @@ class Side:
             relay.done()
 
     def _look_for_error(self) -> None:
-        """Tell a reset from the end of both directions, while what was read still waits for the peer."""
+        """Tell a reset from the end of both directions, while bytes still wait for the peer."""
         error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             self.relay.broken(self, error)
 
 
 class _WriteError(OSError):
-    """The peer could not be written: its fault, not the reader's."""
+    """Writing to the peer failed: its fault, not the reader's."""
 
 
 def _take_pipe() -> tuple[int, int]:
@@ -395,6 +395,6 @@ def _close_pipe(pipe: tuple[int, int]) -> None:
 
 
 def close_pool() -> None:
-    """Close the pipes that wait for bulk."""
+    """Close the pooled pipes."""
     while _pipes:
         _close_pipe(_pipes.pop())

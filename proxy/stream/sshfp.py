@@ -1,4 +1,4 @@
-"""What DNS says of an SSH server's host keys (SSHFP, RFC 4255), as far as a validating resolver vouches for it.
+"""SSH host key fingerprints in DNS (SSHFP, RFC 4255), as far as a validating resolver vouches for them.
 
 A flow has an address and no name: the name is that of the address (PTR). Whoever may sign for the address's zone says
 so which keys are good there. An answer that is not signed, or that came from a resolver elsewhere, says nothing.
@@ -24,7 +24,7 @@ SHA256 = 2  # RFC 6594
 async def digests(address: str, resolver: Resolver | None = None) -> list[bytes]:
     """SHA-256 digests of the host keys of the server at this address; none where nobody vouches for them.
 
-    `resolver`: one that is believed; without it those of /etc/resolv.conf, if they are (see `is_believed`).
+    `resolver`: a trusted one; without it those of /etc/resolv.conf, if they are trusted (see `is_believed`).
     """
     from dns.exception import DNSException
     from dns.reversename import from_address
@@ -45,7 +45,7 @@ async def digests(address: str, resolver: Resolver | None = None) -> list[bytes]
 
 
 def is_believed(resolv_conf: str) -> bool:
-    """Whether the word of the resolvers in a resolv.conf(5) is that of who asks them: they are on this machine, or the
+    """Whether the resolvers in a resolv.conf(5) can be trusted to validate: they are on this machine, or the
     administrator says `trust-ad`."""
     lines = [line.split() for line in resolv_conf.splitlines() if line.strip() and line[0] not in "#;"]
     if any(line[0] == "options" and "trust-ad" in line[1:] for line in lines):

@@ -62,7 +62,7 @@ class TcpPlane:
         return None
 
     def accepted(self, flow: Flow, sock: socket.socket) -> None:
-        """The client's handshake is done: `sock` is its end in our kernel."""
+        """The client's handshake is done: `sock` is the accepted socket."""
         flow.handler.accepted(sock)
 
 
@@ -88,7 +88,7 @@ class TcpFlow:
         self._is_settled = False
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """A packet that no path is memoised for: before and after the relay, and oddly shaped ones during it."""
+        """Handle a packet for which no path is memoised: before and after the relay, and unusual ones during it."""
         if packet.source != self._flow.source:
             return DropReason.STRAY if self._leg is None else self._answered(buffer, packet)
         flags = tcp.flags(buffer, packet)
@@ -121,7 +121,7 @@ class TcpFlow:
         return reason
 
     def _answered(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """A packet from the far end of the leg."""
+        """Handle a packet from the far end of the leg."""
         assert self._leg is not None
         if self._stage is DIALING:
             self._answer_tos = packet.tos
@@ -130,7 +130,7 @@ class TcpFlow:
         return reason
 
     def _is_client_gone(self) -> bool:
-        """Whether our kernel has believed a reset of the client's; the relay learns of it here, if not before."""
+        """Whether our kernel has accepted a reset from the client; the relay learns of it here, if not before."""
         if self._client is None or self._relay is None or not is_dead(self._client):
             return False
         self._relay.client_gone()
@@ -151,7 +151,7 @@ class TcpFlow:
         return self._held.is_refused_again(buffer, packet)
 
     def accepted(self, sock: socket.socket) -> None:
-        """Both ends are sockets now: relay."""
+        """Both ends are sockets now: begin to relay."""
         flow, plane = self._flow, self._plane
         origin = self._origin
         if self._stage is not HANDSHAKE or origin is None:
@@ -174,13 +174,13 @@ class TcpFlow:
             self._relay = plane.inspectors.hand_over(flow, level, sock, origin, self._relayed, self._passed)
 
     def _passed(self, origin: socket.socket) -> None:
-        """Nobody reads the session, or an inspector gave it back: perhaps with another connection to the origin."""
+        """Nobody reads the session, or an inspector gave it back, perhaps with another connection to the origin."""
         assert self._client is not None
         self._origin = origin
         self._relay = Relay(self._plane.poller, self._flow, self._client, origin, self._broke, self._relayed)
 
     def expired(self, now: float) -> None:
-        """The timer of the stage."""
+        """The timer of the stage has expired."""
         stage = self._stage
         if stage is LINGERING:
             self._fade(now)
@@ -198,7 +198,7 @@ class TcpFlow:
             self.end("client_idle_timeout")
 
     def _settle(self, now: float) -> None:
-        """The flow is no short one: only now is it worth what long ones need (four system calls for each)."""
+        """The flow lasts: only now are the four system calls that long flows need worth making."""
         self._is_settled = True
         if self._relay is not None and self._origin is not None:
             sockets.keep_alive(self._origin)
@@ -209,7 +209,7 @@ class TcpFlow:
         return timeouts.tcp_half_closed_s if "F" in history or "f" in history else timeouts.tcp_idle_s
 
     def end(self, reason: CloseReason) -> None:
-        """End the flow now, whatever its stage: both sides learn of it by RST."""
+        """End the flow now, whatever its stage: both sides get an RST."""
         if self._stage in (DRAINING, LINGERING):
             self._drain_if_paid()  # a closed tunnel is owed nothing
             return
@@ -224,7 +224,7 @@ class TcpFlow:
             self._linger()
 
     def replaced(self) -> None:
-        """A later flow has the client's port: what the kernel still repeats of this one would disturb it. The origin
+        """A later flow has the client's port: retransmissions of this one would disturb it. The origin
         still gets what the client had sent."""
         self._release()
         if self._relay is not None and self._debts is not None and self._debts.survivor is self._client:
@@ -232,7 +232,7 @@ class TcpFlow:
         self._drain_if_paid()
 
     def dial(self) -> None:
-        """Connect to the origin; the client hears what that says."""
+        """Connect to the origin; the client is told the outcome."""
         flow, plane = self._flow, self._plane
         try:
             self._origin, code = self._make_origin()
@@ -249,7 +249,7 @@ class TcpFlow:
             self._failed(code)
 
     def _make_origin(self) -> tuple[socket.socket, int]:
-        """A socket of the host's or of a leg's, and how far it is: 0 connected, EINPROGRESS, or why it failed."""
+        """A socket of the host or of a leg, and its state: 0 connected, EINPROGRESS, or the errno of the failure."""
         flow = self._flow
         tos = flow.tenant.marked(self._held.packet.tos)
         if flow.egress is None:
@@ -277,7 +277,7 @@ class TcpFlow:
         self._release_syn()
 
     def _release_syn(self) -> None:
-        """The origin has answered: so may we."""
+        """The origin has answered: answer the client's SYN."""
         flow, buffer, packet = self._flow, bytearray(self._held.data), self._held.packet
         self._bridge.admit(flow)
         flow.client_path.send, flow.client_path.mtu = self._greeted, MAX_PACKET
@@ -313,13 +313,13 @@ class TcpFlow:
         self._plane.lifecycle.connect_failed(self._flow)
 
     def _broke(self, reason: CloseReason, survivor: socket.socket) -> None:
-        """One side is gone: as a flow it is over, so that its ports may be used again."""
+        """One side is gone: the flow is over, so that its ports may be used again."""
         self._stage = CLOSING
         self._over(reason, survivor)
         self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + DRAIN_CHECK_S)
 
     def _press(self, now: float) -> None:
-        """Give the survivor up when it takes nothing."""
+        """Give the survivor up if it accepts nothing."""
         assert self._relay is not None
         if self._debts is not None and self._debts.is_refused(now):
             self._relay.abort(self._flow.close_reason or "unknown")
@@ -327,7 +327,7 @@ class TcpFlow:
             self._plane.lifecycle.wheel.arm(self._flow, now + DRAIN_CHECK_S)
 
     def _relayed(self, reason: CloseReason, is_cut: bool) -> None:
-        """The relay is over; kernels may still owe their far ends what they have buffered."""
+        """The relay is over; kernels may still have to deliver what they have buffered."""
         self._relay = None
         if self._stage is not CLOSING:
             self._over(reason, None)
@@ -342,7 +342,7 @@ class TcpFlow:
         self._look_again()
 
     def _over(self, reason: CloseReason, survivor: socket.socket | None) -> None:
-        """Why it ended is known; a new SYN is a new flow's."""
+        """The reason of the end is known; a new SYN opens a new flow."""
         flow = self._flow
         assert self._client is not None
         assert self._origin is not None
@@ -354,7 +354,7 @@ class TcpFlow:
             self._leg.forget_answers()
 
     def _drain(self, now: float) -> None:
-        """Wait until every far end has what it is owed."""
+        """Wait until every far end has everything."""
         assert self._debts is not None
         if self._debts.are_settled(now):
             self._linger()
@@ -362,7 +362,7 @@ class TcpFlow:
             self._plane.lifecycle.wheel.arm(self._flow, now + DRAIN_CHECK_S)
 
     def _drain_if_paid(self) -> None:
-        """The same at once, when a packet may have been the last acknowledgement."""
+        """The same at once, if a packet may have been the last acknowledgement."""
         if self._stage is DRAINING and self._debts is not None and not self._debts.owed():
             self._drain(time.monotonic())
 
@@ -381,7 +381,7 @@ class TcpFlow:
         self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + LAST_PACKETS_S)
 
     def _fade(self, now: float) -> None:
-        """First the record, then, when nothing can come any more, the flow itself."""
+        """Publish the record; remove the flow when nothing more can arrive."""
         flow, lifecycle = self._flow, self._plane.lifecycle
         if not flow.is_recorded:
             lifecycle.ended(flow)

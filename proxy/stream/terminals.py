@@ -1,4 +1,4 @@
-"""Who watches the terminal of an SSH channel: one question to the inspector, however many watch."""
+"""Who watches the terminal of an SSH channel: one request to the inspector, however many watch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Watch = Callable[[Shown], None]
 
 
 class Terminals:
-    """The watchers of all channels. What somebody else watches already, a newcomer sees from now on."""
+    """The watchers of all channels. A newcomer sees what is shown from now on."""
 
     def __init__(self) -> None:
         self._watches: dict[tuple[int, str], list[Watch]] = {}
@@ -37,7 +37,7 @@ class Terminals:
         return unwatch
 
     def shown(self, message: Shown) -> None:
-        """An inspector tells of it."""
+        """An inspector says what a terminal shows."""
         key = message.session, message.channel
         if message.size is not None and key in self._watches:
             self._sizes[key] = message.size
@@ -47,7 +47,7 @@ class Terminals:
             self._forget(key)
 
     def ended(self, session: int) -> None:
-        """The session is over, and with it whatever was shown in it."""
+        """The session is over, and so are its terminals."""
         if not self._watches:
             return
         for key in [key for key in self._watches if key[0] == session]:

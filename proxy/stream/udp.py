@@ -29,7 +29,7 @@ _segment = struct.Struct("=H")
 
 
 class UdpSession(EndpointSession):
-    """One flow; `from_client` is memoised for its packets. Its socket is that of the client's endpoint."""
+    """One flow; `from_client` is memoised for its packets. It uses the socket of the client's endpoint."""
 
     __slots__ = ("_address", "_addresses", "_asked", "_headers", "_mapping", "_ports", "_pseudo")
 
@@ -71,7 +71,7 @@ class UdpSession(EndpointSession):
             mapping.leave(self)
 
     def admitted(self, payload: bytes, segment: int, tos: int, verdict: Verdict) -> None:
-        """Policy and hooks have spoken about a flow that its origin began."""
+        """Policy and hooks have decided about a flow that its origin began."""
         if verdict.is_denial:
             self.end(verdict.ending)
             return
@@ -96,7 +96,7 @@ class UdpSession(EndpointSession):
         return session_timeout_s(self.plane.timeouts, self.flow)
 
     def from_client(self, buffer: bytearray, l4: int, end: int) -> DropReason | None:
-        """The memoised path of a packet whose IP lengths were checked: check the datagram, send its payload."""
+        """The memoised path of packets whose IP lengths were checked: check the datagram, send its payload."""
         start, is_ipv4 = self.flow.carrier.header_bytes, len(self._addresses) == 8
         length = _get16(buffer, l4 + 4)[0]
         if length < 8 or l4 + length > end:
@@ -164,21 +164,21 @@ class UdpSession(EndpointSession):
         return DropReason.ORIGIN_ERROR
 
     def _too_big(self, payload: memoryview) -> DropReason:
-        """Tell the client the MTU of the way to the origin."""
+        """Tell the client the path MTU to the origin."""
         flow = self.flow
         mtu = sockets.way_mtu(*flow.target, flow.tenant.settings.egress)
         self.plane.errors.quote(flow.carrier, icmp.TOO_BIG, self.quote(bytes(payload)), time.monotonic(), rest=mtu)
         return DropReason.TOO_BIG
 
     def _note_question(self, payload: memoryview) -> None:
-        """Remember the number of a DNS query; of too many, none, and nothing is taken for the last answer."""
+        """Remember the ID of a DNS query; after too many, none, so that no answer is taken for the last one."""
         if len(payload) >= DNS_HEADER and not payload[2] & 0x80 and self._asked is not None:
             self._asked.add(payload[0] << 8 | payload[1])
             if len(self._asked) > MOST_QUESTIONS:
                 self._asked = None
 
     def _note_answer(self, payload: memoryview) -> None:
-        """The exchange is over when nothing is unanswered: the session is not kept for the rest of its time."""
+        """End the session early, when every query was answered."""
         if len(payload) < DNS_HEADER or not payload[2] & 0x80 or not self._asked:
             return
         self._asked.discard(payload[0] << 8 | payload[1])
@@ -186,7 +186,7 @@ class UdpSession(EndpointSession):
             self.plane.lifecycle.watch_idle(self.flow, ANSWERED_S, time.monotonic())
 
     def answered(self, payload: memoryview, segment: int, tos: int) -> None:
-        """The origin has sent this: one datagram, or several of `segment` bytes."""
+        """Pass on what the origin sent: one datagram, or several of `segment` bytes each."""
         if self.flow.state != "established":
             self.flow.tenant.drops[DropReason.HELD] += 1
             return

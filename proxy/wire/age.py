@@ -23,7 +23,7 @@ MAX_HEADER = 64 << 10
 
 
 class AgeError(ValueError):
-    """It cannot be read, or is no key: why, in a sentence."""
+    """The file or key is invalid; the message says why."""
 
 
 def recipient(text: str) -> bytes:
@@ -52,7 +52,7 @@ class Encryptor:
         self._cipher, self._count, self._held = _payload_cipher(file_key, nonce), 0, bytearray()
 
     def update(self, data: bytes) -> bytes:
-        """The chunks that are full with it; the rest is held until there is more, at most 64 KiB."""
+        """The chunks that `data` completes. The rest, at most 64 KiB, is held until there is more."""
         held, sealed = self._held, bytearray()
         held += data
         while len(held) > CHUNK:  # a full chunk may be the last one, which says so
@@ -71,7 +71,7 @@ class Encryptor:
 
 
 def randomness_for(recipients: int) -> int:
-    """Bytes of randomness that a file for so many needs."""
+    """Bytes of randomness that a file for this many recipients needs."""
     return FILE_KEY + NONCE + 32 * recipients
 
 
@@ -118,7 +118,7 @@ def _whole_chunk(cipher: Any, count: int, chunk: memoryview) -> bytes:
 
 
 def _split_header(data: bytes) -> tuple[bytes, bytes, int]:
-    """What its MAC is of, the MAC, and where the payload starts."""
+    """The bytes that the MAC covers, the MAC, and the offset of the payload."""
     if not data.startswith(VERSION + b"\n"):
         raise AgeError("it is no age file")
     mark = data.find(b"\n--- ", 0, MAX_HEADER)

@@ -31,7 +31,7 @@ _word = struct.Struct("!H").unpack_from
 
 
 class Malformed(enum.Enum):
-    """Why these bytes are no ClientHello."""
+    """Why these bytes are not a ClientHello."""
 
     NOT_TLS = "no TLS handshake record"
     NOT_HELLO = "a TLS handshake that does not begin with ClientHello"
@@ -43,7 +43,7 @@ class Malformed(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a client says first. Lists are in its own order, with the reserved values of GREASE (RFC 8701) left out."""
+    """The contents of a ClientHello. Lists keep its order, without the reserved values of GREASE (RFC 8701)."""
 
     versions: tuple[int, ...]  # that it speaks; of old clients the highest only
     ciphers: tuple[int, ...]
@@ -56,7 +56,7 @@ class Hello:
 
     @property
     def version(self) -> str:
-        """The highest that it speaks, as `TLSv1.3`."""
+        """The highest version that the client speaks, such as `TLSv1.3`."""
         return VERSIONS.get(max(self.versions, default=0), "unknown")
 
     @property
@@ -79,7 +79,7 @@ class Hello:
 
 
 def parse(data: bytes) -> Hello | Malformed | int:
-    """What a client's first bytes say, why they are no ClientHello, or how many of them are needed at least."""
+    """The ClientHello in a client's first bytes, why they are not one, or how many bytes are needed at least."""
     found = _reassemble(data)
     if not isinstance(found, tuple):
         return found
@@ -93,7 +93,7 @@ def parse(data: bytes) -> Hello | Malformed | int:
 
 
 def _reassemble(data: bytes) -> tuple[bytes, int] | Malformed | int:
-    """The message without the headers of its records, and how many bytes it took with them."""
+    """The message without record headers, and how many bytes it took with them."""
     if data[:1] not in (b"", bytes([HANDSHAKE])) or data[1:2] not in (b"", b"\x03"):
         return Malformed.NOT_TLS
     message = bytearray()
@@ -174,11 +174,11 @@ def _names(content: bytes) -> Iterator[bytes]:
 
 
 class _TooShort(Exception):
-    """A length points beyond the end."""
+    """A length points beyond the end of the bytes."""
 
 
 class _Reader:
-    """Takes bytes one after the other."""
+    """Reads fields one after another."""
 
     __slots__ = ("_at", "_data")
 
@@ -196,7 +196,7 @@ class _Reader:
         return self._data[self._at - count : self._at]
 
     def vector(self, size: int) -> bytes:
-        """What is behind its length, a number of `size` bytes."""
+        """The bytes after a length field of `size` bytes."""
         return self.take(int.from_bytes(self.take(size), "big"))
 
 
@@ -219,7 +219,7 @@ def _hex(values: tuple[int, ...] | list[int]) -> str:
 
 
 def _digest(values: tuple[int, ...], signatures: tuple[int, ...]) -> str:
-    """What JA4 makes of ciphers, or of extensions with signature algorithms."""
+    """JA4's digest of ciphers, or of extensions with signature algorithms."""
     listed = _hex(sorted(values))
     if listed and signatures:
         listed += "_" + _hex(signatures)

@@ -83,7 +83,7 @@ class Decoder:
 
 
 class _Layout:
-    """Where the values stand in all messages that are `fixed` where `mask` has ones."""
+    """Where the values are in all messages that equal `fixed` where `mask` has ones."""
 
     def __init__(self, body: bytes, found: _Found, headers: list[int], fields: list[_Field]) -> None:
         self._protocol = body[found[TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM][0]]

@@ -55,7 +55,7 @@ def parse(buffer: bytes | bytearray | memoryview, start: int, end: int) -> Gre |
 
 
 def header_bytes(flags: int) -> int:
-    """How long the header is that begins with these flags."""
+    """The length of a header with these flags, in bytes."""
     return BASE_BYTES + 4 * (flags >> 15) + 4 * (flags >> 13 & 1) + 4 * (flags >> 12 & 1)
 
 

@@ -36,7 +36,7 @@ _REMEMBERED = 4096  # headers: every packet of a tunnel has the same
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a packet says of its tunnel. `others`: fields whose type is not ours to know."""
+    """What a packet says about its tunnel. `others`: fields of unknown types."""
 
     tenant: int | None = None  # 0 to 2**32 - 1, as the site's
     site: int | None = None

@@ -32,7 +32,7 @@ class ErrorKind:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An ICMP error about what a socket of ours sent, as its error queue tells (ip(7))."""
+    """An ICMP error about a packet from one of our sockets, read from its error queue (ip(7))."""
 
     kind: int  # ICMP type
     code: int
@@ -57,12 +57,12 @@ def is_error(version: int, kind: int) -> bool:
 
 
 def is_unreachable(version: int, kind: int, code: int) -> bool:
-    """Whether the error says that the destination cannot be reached at all, not only by packets so large."""
+    """Whether the error says that the destination is unreachable, rather than that the packet was too big."""
     return kind == 1 if version == 6 else kind == 3 and code != TOO_BIG.v4[1]
 
 
 def quoted_source(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
-    """The source of the packet that the error in `packet` quotes; shorter when so little is quoted."""
+    """The source of the packet that the error in `packet` quotes; truncated if the quotation is."""
     at, size = (12, 4) if packet.version == 4 else (8, 16)
     start = packet.l4 + HEADER_BYTES + at
     return bytes(buffer[start : min(start + size, packet.end)])
@@ -92,7 +92,7 @@ def echo_identity(buffer: bytes | bytearray, at: int) -> tuple[int, int]:
 
 
 def error(source: bytes, quoted: bytes | memoryview, kind: ErrorKind, rest: int = 0) -> bytes:
-    """A whole packet from `source` to the sender of `quoted` (a whole IP packet), quoting as much of it as may be."""
+    """A whole packet from `source` to the sender of `quoted` (a whole IP packet), quoting as much of it as allowed."""
     version = quoted[0] >> 4
     destination = bytes(quoted[12:16] if version == 4 else quoted[8:24])
     family_header, protocol = (20, ICMP) if version == 4 else (40, ICMPV6)

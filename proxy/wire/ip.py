@@ -1,4 +1,4 @@
-"""IPv4 and IPv6 headers: what a packet says of itself, checked, and new headers (RFC 791, RFC 8200)."""
+"""IPv4 and IPv6 headers: parsed, checked and built (RFC 791, RFC 8200)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DONT_FRAGMENT, _MORE_FRAGMENTS = 0x4000, 0x2000
 
 
 class IPPacket(msgspec.Struct, gc=False):
-    """Where the parts of one packet stand in its buffer. Offsets count from the start of the buffer."""
+    """Where the parts of one packet are in its buffer. Offsets count from the start of the buffer."""
 
     version: int
     start: int  # of the IP header
@@ -45,7 +45,7 @@ class IPPacket(msgspec.Struct, gc=False):
 
 
 def parse(buffer: bytes | bytearray, start: int, end: int) -> IPPacket | DropReason:
-    """The packet in `buffer[start:end]`, or why it is none. Lengths and the IPv4 header's checksum are checked."""
+    """The packet in `buffer[start:end]`, or why it is not valid. Lengths and the IPv4 header's checksum are checked."""
     if end <= start:
         return DropReason.EMPTY
     version = buffer[start] >> 4
@@ -109,13 +109,13 @@ def _skip_extension_headers(buffer: bytes | bytearray, packet: IPPacket) -> IPPa
 
 
 def bare(start: int, end: int, protocol: int, source: bytes, destination: bytes) -> IPPacket:
-    """Where the parts of a packet stand that is known to have no options; of its header nothing else is said."""
+    """The same for a packet that is known to have no options; nothing else of its header is read."""
     version, header = (4, 20) if len(source) == 4 else (6, 40)
     return IPPacket(version, start, start + header, end, protocol, 0, source, destination, 0, True)
 
 
 def protocol_offset(buffer: bytes | bytearray, packet: IPPacket) -> int:
-    """Where in an IPv6 packet stands the next-header field that names its transport: bytes from its start."""
+    """The offset of an IPv6 packet's next-header field that names its transport, in bytes from its start."""
     field, at, following = 6, packet.start + 40, buffer[packet.start + 6]
     while at < packet.l4:
         field = at - packet.start
@@ -148,7 +148,7 @@ def fragment_header(protocol: int, ident: int, offset: int, more: bool) -> bytes
 
 
 def header(source: bytes, destination: bytes, protocol: int, payload: int, *, ttl: int = 64, tos: int = 0) -> bytes:
-    """A header of the family that the addresses have."""
+    """A header of the addresses' family."""
     if len(source) == 4:
         return ipv4_header(source, destination, protocol, payload, ttl=ttl, tos=tos)
     return ipv6_header(source, destination, protocol, payload, hop_limit=ttl, traffic_class=tos)

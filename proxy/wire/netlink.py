@@ -28,7 +28,7 @@ class Message(NamedTuple):
 
 
 def messages(buffer: bytes | bytearray, end: int) -> Iterator[Message]:
-    """The messages before `end`; what is truncated or has an impossible length ends them."""
+    """The messages before `end`, up to one that is truncated or has an impossible length."""
     at, size, unpack = 0, header.size, header.unpack_from
     while at + size <= end:
         length, kind, flags, sequence, _ = unpack(buffer, at)
@@ -43,7 +43,7 @@ def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 
 def attributes(buffer: bytes | bytearray, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Kind, start and end of each value before `end`; a kind comes without its flags."""
+    """Type, start and end of each value before `end`; types come without their flags."""
     unpack = _attribute.unpack_from
     while at + 4 <= end:
         length, kind = unpack(buffer, at)
@@ -54,7 +54,7 @@ def attributes(buffer: bytes | bytearray, at: int, end: int) -> Iterator[tuple[i
 
 
 def values(buffer: bytes | bytearray, at: int, end: int) -> dict[int, bytes]:
-    """The values by their kinds; of one that stands twice, the last."""
+    """The values by type; if one occurs twice, the last."""
     return {kind: bytes(buffer[start:stop]) for kind, start, stop in attributes(buffer, at, end)}
 
 

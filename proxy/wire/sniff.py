@@ -24,7 +24,7 @@ class Sniffed(enum.Enum):
 
 
 def sniff(data: bytes) -> Sniffed | None:
-    """What a client's first bytes begin, or None: there must be more of them."""
+    """The protocol that a client's first bytes begin, or None if more of them are needed."""
     if not data:
         return None
     if data[0] == HANDSHAKE:
@@ -40,7 +40,7 @@ def sniff(data: bytes) -> Sniffed | None:
 
 
 def _sniff_http1(data: bytes) -> Sniffed | None:
-    """Whether they are a request line (RFC 9112 3): a method, a target, and ` HTTP/1.`."""
+    """Whether the bytes are a request line (RFC 9112 3): a method, a target, and ` HTTP/1.`."""
     method, space, rest = data.partition(b" ")
     if not method or len(method) > MAX_METHOD or not _TOKEN.issuperset(method):
         return Sniffed.UNKNOWN

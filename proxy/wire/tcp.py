@@ -22,7 +22,7 @@ def is_well_formed(buffer: bytes | bytearray, packet: IPPacket) -> bool:
 
 
 def check(buffer: bytes | bytearray, packet: IPPacket, *, partial_checksum: bool = False) -> DropReason | None:
-    """Why the segment in `packet` must be dropped, or None. A partial checksum is vouched for by who sent it."""
+    """Why the segment in `packet` must be dropped, or None. A partial checksum is trusted."""
     if not is_well_formed(buffer, packet):
         return DropReason.TRUNCATED
     if partial_checksum:
@@ -42,9 +42,9 @@ def sequence(buffer: bytes | bytearray, packet: IPPacket) -> int:
 
 
 def clamp_mss(buffer: bytearray, packet: IPPacket, mss: int, *, partial_checksum: bool = False) -> bool:
-    """Lower the MSS option of a SYN to at most `mss` in place; whether there was something to lower.
+    """Lower the MSS option of a SYN to at most `mss` in place. Returns whether it changed.
 
-    With a partial checksum the field covers only the pseudo-header, which the option is no part of.
+    With a partial checksum the field covers only the pseudo-header, which does not include the option.
     """
     at = packet.l4 + MIN_HEADER
     end = packet.l4 + (buffer[packet.l4 + 12] >> 4) * 4
@@ -88,14 +88,14 @@ def payload_bytes(buffer: bytes | bytearray, packet: IPPacket) -> int:
 
 
 def probe(source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
-    """A SYN from `source` that `destination`, in a connection with it, answers with its numbers (RFC 5961 4)."""
+    """A SYN from `source`; `destination`, in a connection with it, answers with its numbers (RFC 5961 4)."""
     fields = (*ports, 0, 0, 5 << 4, SYN, 0)
     total = checksum(_HEADER.pack(*fields, 0, 0), pseudo_header_sum(source + destination, TCP, MIN_HEADER))
     return header(source, destination, TCP, MIN_HEADER) + _HEADER.pack(*fields, total, 0)
 
 
 def reset(source: bytes, destination: bytes, ports: tuple[int, int], number: int) -> bytes:
-    """An RST from `source` that `destination` takes, as it expects `number` next (RFC 9293 3.10.7.4)."""
+    """An RST from `source` that `destination` accepts, as it expects `number` next (RFC 9293 3.10.7.4)."""
     fields = (*ports, number, 0, 5 << 4, RST, 0)
     total = checksum(_HEADER.pack(*fields, 0, 0), pseudo_header_sum(source + destination, TCP, MIN_HEADER))
     return header(source, destination, TCP, MIN_HEADER) + _HEADER.pack(*fields, total, 0)

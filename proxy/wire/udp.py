@@ -15,7 +15,7 @@ _HEADER = struct.Struct("!HHHH")
 
 
 def check(buffer: bytes | bytearray, packet: IPPacket, *, partial_checksum: bool = False) -> DropReason | None:
-    """Why the datagram in `packet` must not be delivered, or None. A partial checksum is vouched for by who sent it."""
+    """Why the datagram in `packet` must not be delivered, or None. A partial checksum is trusted."""
     room = packet.end - packet.l4
     if room < HEADER_BYTES:
         return DropReason.TRUNCATED
@@ -35,7 +35,7 @@ def check(buffer: bytes | bytearray, packet: IPPacket, *, partial_checksum: bool
 
 
 def complete(buffer: bytearray, packet: IPPacket) -> None:
-    """Write the checksum that its sender has left to a device: the field holds the pseudo-header's sum then."""
+    """Complete a checksum that the sender left to the device: the field holds the pseudo-header's sum."""
     length, at = packet.end - packet.l4, packet.l4 + 6
     pseudo = pseudo_header_sum(packet.source + packet.destination, UDP, length)
     if int.from_bytes(buffer[at : at + 2], "big") == pseudo:
