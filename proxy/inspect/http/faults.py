@@ -45,6 +45,7 @@ class Fault(enum.StrEnum):
     BAD_OPCODE = "bad_opcode"
     BAD_FRAGMENT = "bad_fragment"
     CONTROL_FRAME = "control_frame"  # a control frame that is long or fragmented
+    BAD_CLOSE = "bad_close"  # a close frame with a code that none may carry
     FRAME_TOO_LARGE = "frame_too_large"
     MESSAGE_TOO_LARGE = "message_too_large"  # also one that inflates without end
     BAD_MESSAGE = "bad_message"  # no UTF-8, or what does not inflate

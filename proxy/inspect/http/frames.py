@@ -8,6 +8,8 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _DATA = (TEXT, BINARY)
 _CONTROL = (CLOSE, PING, PONG)
 _MAX_CONTROL = 125
+_NO_STATUS = 1005  # how a close frame without a code is recorded
+_PROTOCOL_CODES = {1000, 1001, 1002, 1003, *range(1007, 1015)}  # that a frame may carry (RFC 6455 7.4, IANA's registry)
 
 Problem = tuple[Fault, str]
 
@@ -17,6 +19,7 @@ class FrameReader:
 
     __slots__ = (
         "_close",
+        "_has_failed",
         "_header",
         "_is_fragmented",
         "_is_masked",
@@ -24,6 +27,7 @@ class FrameReader:
         "_left",
         "_max_bytes",
         "_rsv1",
+        "_was_between",
         "close_code",
         "ends",
         "last_opcode",
@@ -39,6 +43,8 @@ class FrameReader:
         self._is_fragmented = False
         self._close: bytearray | None = None  # the payload of a close frame
         self._key = b"\0\0\0\0"
+        self._was_between = True  # before what was fed last
+        self._has_failed = False
         self.last_opcode: int | None = None
         self.messages = 0
         self.close_code: int | None = None
@@ -46,12 +52,18 @@ class FrameReader:
 
     @property
     def is_between(self) -> bool:
-        """Whether a whole number of frames has come."""
-        return not self._left and not self._header
+        """Whether a whole number of frames has come. What a problem was found in does not count: it goes no further."""
+        return self._was_between if self._has_failed else not self._left and not self._header
 
     def feed(self, data: bytes) -> Problem | None:
         """What is wrong with the frames in `data`, if anything is."""
         self.ends = []
+        self._was_between = self.is_between
+        problem = self._read(data)
+        self._has_failed = problem is not None
+        return problem
+
+    def _read(self, data: bytes) -> Problem | None:
         position, size = 0, len(data)
         while position < size:
             if self._left:
@@ -60,19 +72,16 @@ class FrameReader:
                     self._close += data[position : position + step]
                 self._left -= step
                 position += step
-                if not self._left:
-                    self._frame_ended(position)
-                continue
-            step = self._header_size() - len(self._header)
-            self._header += data[position : position + step]
-            position += step
-            if len(self._header) < self._header_size():
-                continue  # the length's own bytes are still to come, or there is no more data
-            problem = self._frame_began()
-            if problem is not None:
+            else:
+                step = self._header_size() - len(self._header)
+                self._header += data[position : position + step]
+                position += step
+                if len(self._header) < self._header_size():
+                    continue  # the length's own bytes are still to come, or there is no more data
+                if (problem := self._frame_began()) is not None:
+                    return problem
+            if not self._left and (problem := self._frame_ended(position)) is not None:
                 return problem
-            if not self._left:
-                self._frame_ended(position)
         return None
 
     def _header_size(self) -> int:
@@ -122,17 +131,33 @@ class FrameReader:
             return Fault.FRAME_TOO_LARGE, f"a frame of {length} bytes, {self._max_bytes} are allowed"
         return None
 
-    def _frame_ended(self, position: int) -> None:
+    def _frame_ended(self, position: int) -> Problem | None:
+        problem = None
         if self._close is not None:
-            if self.close_code is None:
-                code = bytes(byte ^ key for byte, key in zip(self._close[:2], self._key, strict=False))
-                plain = code if self._is_masked else bytes(self._close[:2])
-                self.close_code = int.from_bytes(plain, "big") if len(plain) == 2 else 1005
+            problem = self._closes(bytes(self._close))
             self._close = None
         elif self.last_opcode not in _CONTROL and not self._is_fragmented:
             self.messages += 1
         if not self._is_fragmented:
             self.ends.append(position)
+        return problem
+
+    def _closes(self, payload: bytes) -> Problem | None:
+        """Note the code of a close frame; what is wrong with it (RFC 6455 5.5.1 and 7.4)."""
+        if self._is_masked:
+            payload = bytes(byte ^ self._key[index % 4] for index, byte in enumerate(payload))
+        if len(payload) == 1:
+            return Fault.BAD_CLOSE, "a close frame with half a code"
+        code = int.from_bytes(payload[:2], "big") if payload else _NO_STATUS
+        if payload and code not in _PROTOCOL_CODES and not 3000 <= code <= 4999:
+            return Fault.BAD_CLOSE, f"a close frame with the code {code}"
+        if self.close_code is None:
+            self.close_code = code
+        try:
+            payload[2:].decode()
+        except UnicodeDecodeError:
+            return Fault.BAD_MESSAGE, "a close frame with a reason that is no UTF-8"
+        return None
 
 
 def close_frame(code: int, reason: str, *, is_masked: bool) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import h2.connection
 import h2.events
-from h2.stream import StreamInputs, StreamState
+from h2.stream import H2Stream, StreamInputs, StreamState
 
 from proxy.inspect.http.h2_guard import END_STREAM, Data, FrameGuard
 
@@ -66,13 +66,18 @@ class Incoming:
 def is_receiving(made: h2.connection.H2Connection, number: int) -> bool:
     """Whether the stream is there, and its peer may send data on it."""
     stream = made.streams.get(number)
-    return stream is not None and stream.state_machine.state in _RECEIVING
+    return stream is not None and _receives(stream)
+
+
+def _receives(stream: H2Stream) -> bool:
+    machine = stream.state_machine
+    return machine.state in _RECEIVING and bool(machine.headers_received)  # no response begins with its body
 
 
 def account(made: h2.connection.H2Connection, part: Data) -> bool:
     """Count `part` as received; False: h2 has to see the frame itself (`frame_of`)."""
     stream, size = made.streams.get(part.number), len(part.data)
-    if stream is None or stream.state_machine.state not in _RECEIVING:
+    if stream is None or not _receives(stream):
         return False
     whole, own = made._inbound_flow_control_window_manager, stream._inbound_window_manager
     expected = stream._expected_content_length
@@ -89,7 +94,7 @@ def account(made: h2.connection.H2Connection, part: Data) -> bool:
 def end(made: h2.connection.H2Connection, number: int) -> bool:
     """Take note that nothing more comes on this stream; False: h2 has to see it."""
     stream = made.streams.get(number)
-    if stream is None or stream.state_machine.state not in _RECEIVING:
+    if stream is None or not _receives(stream):
         return False
     if stream._expected_content_length not in (None, stream._actual_content_length):
         return False

@@ -14,8 +14,13 @@ from proxy.inspect.http.reading import MessageReader
 from proxy.inspect.stream import SessionView
 from proxy.verdict import Verdict, deny
 
-GOING_AWAY, PROTOCOL_ERROR, POLICY, INTERNAL_ERROR = 1001, 1002, 1008, 1011
+GOING_AWAY, PROTOCOL_ERROR, BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR = 1001, 1002, 1007, 1008, 1009, 1011
 HOOK = "websocket_message"
+_CODES = {
+    Fault.BAD_MESSAGE: BAD_DATA,
+    Fault.MESSAGE_TOO_LARGE: TOO_BIG,
+    Fault.FRAME_TOO_LARGE: TOO_BIG,
+}  # of faults that are not errors of the protocol (RFC 6455 7.4.1)
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -172,7 +177,7 @@ class WebSocket:
             self._carrier.client_ready()
 
     def _break(self, problem: tuple[Fault, str], from_client: bool) -> None:
-        self._end(PROTOCOL_ERROR, problem[1])
+        self._end(_CODES.get(problem[0], PROTOCOL_ERROR), problem[1])
         self._carrier.broken_off(problem[0], problem[1], "client" if from_client else "origin")
 
     def _end(self, code: int, reason: str) -> None:

@@ -87,27 +87,39 @@ def test_a_message_of_16_mb_passes_while_it_comes():
 
 
 BROKEN = [
-    (server(), "unmasked_frame"),
-    (client(first=0xC0), "reserved_bits"),
-    (client(first=0xA0), "reserved_bits"),
-    (client(opcode=3), "bad_opcode"),
-    (client(opcode=0), "bad_fragment"),
-    (client(first=0) + client(), "bad_fragment"),
-    (client(opcode=9, first=0), "control_frame"),
-    (client(b"x" * 126, opcode=9), "control_frame"),
-    (bytes((0x82, 0xFF)) + (1 << 62).to_bytes(8, "big") + b"\0\0\0\0", "frame_too_large"),
+    (server(), "unmasked_frame", 1002),
+    (client(first=0xC0), "reserved_bits", 1002),
+    (client(first=0xA0), "reserved_bits", 1002),
+    (client(opcode=3), "bad_opcode", 1002),
+    (client(opcode=0), "bad_fragment", 1002),
+    (client(first=0) + client(), "bad_fragment", 1002),
+    (client(opcode=9, first=0), "control_frame", 1002),
+    (client(b"x" * 126, opcode=9), "control_frame", 1002),
+    (bytes((0x82, 0xFF)) + (1 << 62).to_bytes(8, "big") + b"\0\0\0\0", "frame_too_large", 1009),
+    (client(b"\x03", opcode=8), "bad_close", 1002),
+    (client(b"\x03\xed", opcode=8), "bad_close", 1002),  # 1005 says that there was no code
+    (client(b"\x03\xe8\xff", opcode=8), "bad_message", 1007),
 ]
 
 
-@pytest.mark.parametrize(("frame", "fault"), BROKEN, ids=[each[1] for each in BROKEN])
-def test_a_frame_that_breaks_the_protocol_ends_the_connection_with_1002(frame, fault):
+@pytest.mark.parametrize(("frame", "fault", "code"), BROKEN, ids=[each[1] for each in BROKEN])
+def test_a_frame_that_breaks_the_protocol_ends_the_connection(frame, fault, code):
     talk = opened()
     talk.say(client(b"good"))
     talk.handler.received(Side.CLIENT, frame)
-    assert talk.client.take() == close_frame(1002, talk.records[0].detail, is_masked=False)
+    assert talk.client.take() == close_frame(code, talk.records[0].detail, is_masked=False)
     assert talk.records[0].fault == fault
     assert talk.client.is_ended
     assert talk.finished == ("client_protocol_error", "client")
+
+
+def test_a_close_frame_that_is_partly_with_the_origin_is_followed_by_nothing():
+    talk = opened()
+    frame = client(b"\x00\x7b", opcode=8)
+    talk.say(frame[:7])
+    talk.handler.received(Side.CLIENT, frame[7:])
+    assert talk.records[0].fault == "bad_close"
+    assert talk.origin.take() == b""
 
 
 def test_a_masked_frame_of_an_origin_is_the_origins_fault():
