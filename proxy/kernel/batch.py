@@ -26,7 +26,7 @@ class Batch:
     """Room for what one call returns: datagrams in `data`, their ancillary data in `controls`, and `slots`."""
 
     def __init__(self, family: int, places: dict[socket.AddressFamily, slice] = PEER) -> None:
-        """`places`: what of a sockaddr of this family tells the peer."""
+        """`places`: the parts of a sockaddr of this family that identify the peer."""
         self.data = bytearray(SLOTS * SLOT_BYTES)
         self._names = bytearray(SLOTS * NAME_BYTES)
         place = places[socket.AddressFamily(family)]
@@ -50,12 +50,12 @@ class Batch:
         self._view, self._fresh = memoryview(self._messages), bytes(self._messages)
 
     def receive(self, fd: int) -> Iterator[tuple[int, int]]:
-        """Bytes of ancillary data and of the datagram, of each that waited. Good until the next call."""
+        """For each datagram that waited, the bytes of its ancillary data and of itself. Valid until the next call."""
         self._view[:] = self._fresh  # the kernel wrote lengths over those that it was given
         count = _recvmmsg(fd, self._at, SLOTS, socket.MSG_DONTWAIT, None)
         return RECEIVED.iter_unpack(self._view[: max(0, count) * MESSAGE.size])
 
 
 def _address(buffer: bytearray) -> int:
-    """Where it stands; it stays there as long as it is not resized."""
+    """The buffer's address in memory, valid as long as it is not resized."""
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))

@@ -107,7 +107,7 @@ class Bridge:
         return self.give(buffer, packet, path)
 
     def give(self, buffer: bytearray | memoryview, packet: IPPacket, path: Path) -> DropReason | None:
-        """The same of a packet that is counted."""
+        """The same for a packet that is already counted."""
         translate(buffer, packet, path)
         try:
             os.write(self.tun, memoryview(buffer)[: packet.end])
@@ -141,11 +141,11 @@ class Bridge:
         return None
 
     def near_address(self, version: int) -> bytes:
-        """The address that the kernel has here: of the listeners, and the source of what is dialled."""
+        """The kernel's address in the private namespace: of the listeners, and the source of dialled connections."""
         return self._near_v4 if version == 4 else self._near_v6
 
     def next_peer(self, version: int) -> tuple[str, bytes, int]:
-        """A virtual address that no flow has had for long, as text and packed, and a port."""
+        """A virtual address that no flow has used recently, as text and packed, and a port."""
         count, self._peers = self._peers, self._peers + 1
         port = FIRST_PORT + count // PEERS % PORTS
         if version == 4:
@@ -155,7 +155,7 @@ class Bridge:
         return socket.inet_ntop(socket.AF_INET6, packed), packed, port
 
     def accept(self, version: int) -> None:
-        """Take the connection that a packet has just completed: the flow's next packet finds its path memoised."""
+        """Accept the connection that a packet has just completed: the next packet then finds its path memoised."""
         self._take_one(version)
 
     def _open(self, mtu: int, backlog: int) -> tuple[int, dict[int, socket.socket]]:
@@ -172,7 +172,7 @@ class Bridge:
             raise
 
     def _lost(self, error: BaseException) -> None:
-        """One connection could not be taken over; the listeners go on."""
+        """One connection could not be accepted; the listeners go on."""
 
     def _take(self, version: int, events: int) -> None:
         for _ in range(ACCEPTS):

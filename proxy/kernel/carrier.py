@@ -1,4 +1,4 @@
-"""What tunnels and ways into the kernel have in common: memoised paths, counters, single packets in and out."""
+"""What tunnels and the devices of the kernel off-ramp share: memoised paths, counters, single packets in and out."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class RampCarrier:
         raise NotImplementedError
 
     def sender(self, number: int) -> Callable[[bytes | memoryview], None]:
-        """What sends packets of the flow with this hash: always the same for one flow."""
+        """The sender for packets of the flow with this hash: always the same for one flow."""
         return self._send_any
 
     def lane(self, number: int) -> Lane | None:
@@ -90,7 +90,7 @@ class RampCarrier:
         return None
 
     def close(self) -> None:
-        """Stop reading and writing; flows are ended by who calls this."""
+        """Stop reading and writing; the caller ends the flows."""
         raise NotImplementedError
 
     def deliver(self, packet: bytes) -> None:
@@ -104,21 +104,21 @@ class RampCarrier:
             self.send(prefix + piece)
 
     def add_traffic_to_tenant(self) -> None:
-        """Let the tenant remember what a tunnel moved that is closed now."""
+        """Add the traffic of a closed tunnel to its tenant's totals."""
         mine = (self.packets_in, self.bytes_in, self.packets_out, self.bytes_out)
         old = self.tenant.closed_traffic
         self.tenant.closed_traffic = (old[0] + mine[0], old[1] + mine[1], old[2] + mine[2], old[3] + mine[3])
 
     def crashed(self, error: BaseException) -> None:
-        """A bug while a packet was handled: that packet is lost, the tunnel goes on."""
+        """A bug while handling a packet: that packet is lost, the tunnel goes on."""
         self.count(DropReason.PROXY_ERROR)
 
     def count(self, reason: DropReason) -> None:
-        """A packet went no further."""
+        """Count a dropped packet."""
         self.tenant.drops[reason] += 1
 
     def take(self, buffer: bytearray, end: int) -> None:
-        """A packet from the tunnel that no path is memoised for."""
+        """Handle a packet from the tunnel for which no path is memoised."""
         if end and buffer[0] == CONTROL:
             reason: DropReason | None = DropReason.BAD_CONTROL
         else:

@@ -1,4 +1,4 @@
-"""What no two proxies of one network namespace may share: claimed by abstract sockets, which belong to it."""
+"""What two proxies in one network namespace must not share, claimed by abstract sockets, which belong to it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TABLES = 0x2_0000  # routing tables from `first_table` on
 
 
 class Claims:
-    """Of one proxy, from when they are made until `close`, or until the process ends."""
+    """The claims of one proxy, from creation until `close`, or until the process ends."""
 
     def __init__(self, own: KernelOffRamp) -> None:
-        """ProxyError: another proxy has one of them; in the message, what to change."""
+        """ProxyError: another proxy has one of them; the message says which setting to change."""
         self._held: list[socket.socket] = []
         taken: list[str] = []
         for name, place in _places(own):
@@ -38,7 +38,7 @@ class Claims:
             )
 
     def close(self) -> None:
-        """Others may have them."""
+        """Release the claims."""
         for sock in self._held:
             sock.close()
         self._held.clear()

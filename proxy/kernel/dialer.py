@@ -91,7 +91,7 @@ class Leg:
         egress.paths[self._answer] = self.inward
 
     def packet(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """A checked packet from the tunnel that no path was memoised for: the kernel gets it all the same."""
+        """Give the kernel a checked packet from the tunnel for which no path was memoised."""
         return self._bridge.write(buffer, packet, self.inward)
 
     def error(self, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
@@ -99,7 +99,7 @@ class Leg:
         return self._bridge.report(buffer, packet, self._inside)
 
     def forget_answers(self) -> None:
-        """Memoise nothing more of what the tunnel sends: who looks at each packet sees a new connection begin."""
+        """Memoise no more packets from the tunnel: the start of a new connection must be seen."""
         if self._egress.paths.get(self._answer) is self.inward:
             del self._egress.paths[self._answer]
 

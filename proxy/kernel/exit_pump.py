@@ -39,7 +39,7 @@ class ExitPump:
         self.packets = 0
 
     def ready(self, events: int) -> None:
-        """Move what the kernel has forwarded to us, up to the budget."""
+        """Move the packets that the kernel has forwarded to us, up to the budget."""
         fd, v, paths, forwards, slow = self._arguments
         buffer, view, vector, read, get4 = _buffer, _view, [_buffer], os.readv, _get4
         find_tcp, find_udp, unknown, budget = paths.get, forwards.get, UNKNOWN_BUDGET, BUDGET

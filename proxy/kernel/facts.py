@@ -1,4 +1,4 @@
-"""What the kernel of this namespace can, how full its table of connections is, and which address it would send from."""
+"""Facts about this namespace's kernel: what it can do, and how full its connection tracking table is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def source_towards(destination: bytes, device: str | None) -> str | None:
 
 
 def conntrack_usage() -> tuple[int, int] | None:
-    """Entries of this namespace, and how many there may be; None: no connection is tracked here."""
+    """Entries of this namespace, and the maximum; None: no connection is tracked here."""
     try:
         count = int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
         most = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
@@ -37,13 +37,13 @@ def conntrack_usage() -> tuple[int, int] | None:
 
 
 def conntrack_room() -> int:
-    """Entries that conntrack still has room for, less a reserve that is not ours."""
+    """The number of entries that we may still add to conntrack; a reserve is left for others."""
     usage = conntrack_usage()
     return UNKNOWN_ROOM if usage is None else max(0, int(usage[1] * (1 - RESERVE)) - usage[0])
 
 
 def conntrack_drops() -> int:
-    """Packets that conntrack dropped: its table was full, or two connections wanted one place."""
+    """Packets that conntrack dropped because its table was full, or two connections clashed."""
     try:
         names, *rows = Path("/proc/net/stat/nf_conntrack").read_text().splitlines()
     except OSError:
@@ -53,12 +53,12 @@ def conntrack_drops() -> int:
 
 
 def helpers() -> tuple[str, ...]:
-    """The helpers of conntrack that are there: FTP's knows the addresses that its connections speak of."""
+    """The available conntrack helpers, such as FTP's, which knows the addresses inside its control connections."""
     return tuple(each for each in HELPERS if nft.is_accepted(_table(f'ct helper it {{ type "{each}" protocol tcp; }}')))
 
 
 def has_timeouts() -> bool:
-    """Whether time-outs can be those of our connections alone."""
+    """Whether time-outs can be set for our connections alone."""
     return nft.is_accepted(_table("ct timeout it { protocol tcp; l3proto ip; policy = { established: 9 }\n}"))
 
 

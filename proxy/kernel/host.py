@@ -1,4 +1,4 @@
-"""What the kernel off-ramp changes of the namespace that it runs in: listed before, remembered in a file, undone."""
+"""Changes that the kernel off-ramp makes to its namespace: listed before, remembered in a file, undone at stop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def old(self) -> int | None:
-        """What it is now; None: this kernel has none."""
+        """The current value; None: this kernel has no such sysctl."""
         try:
             return int(Path("/proc/sys", self.name).read_text())
         except (OSError, ValueError):
@@ -36,7 +36,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def needed(interfaces: Iterable[str], *, has_on_ramps: bool) -> list[Change]:
-    """What must be so for packets to pass between our devices and these interfaces, and is not so now."""
+    """The changes needed for packets to pass between our devices and these interfaces."""
     changes = []
     for name in interfaces:
         changes.append(Change(f"net/ipv4/conf/{name}/forwarding", 1, "answers that arrive there are forwarded"))
@@ -50,7 +50,7 @@ def needed(interfaces: Iterable[str], *, has_on_ramps: bool) -> list[Change]:
 
 
 def _ipv6_forwarding(interface: str) -> Change:
-    """Of one interface where the kernel can (Linux 6.17); else of all, which ends their router advertisements."""
+    """For one interface where the kernel can (Linux 6.17); else for all, which then ignore router advertisements."""
     own = Change(f"net/ipv6/conf/{interface}/force_forwarding", 1, "answers that arrive there are forwarded")
     if own.old is not None:
         return own
@@ -67,7 +67,7 @@ class Changes:
         self._old: dict[str, int] = {}
 
     def adopt(self) -> bool:
-        """Take over what a killed proxy has changed, to be undone with our own; whether there is such."""
+        """Take over the changes of a killed proxy, to be undone with our own. Returns whether there are any."""
         try:
             self._old = json.loads(self._path.read_text())
         except FileNotFoundError:
@@ -78,7 +78,7 @@ class Changes:
         return True
 
     def make(self, changes: Iterable[Change]) -> None:
-        """ProxyError: one is refused. From now on there is something to undo, if only our table."""
+        """Make the changes. ProxyError: one was refused. From now on there is something to undo, if only our table."""
         self._save()
         for change in changes:
             old = change.old
@@ -91,7 +91,7 @@ class Changes:
             log.info("kernel off-ramp: %s", f"{change.name.replace('/', '.')}: {old} -> {change.value}")
 
     def undo(self) -> None:
-        """Everything as it was."""
+        """Restore everything."""
         for name, old in reversed(self._old.items()):
             set_sysctl(name, old)
         self._old = {}

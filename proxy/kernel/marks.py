@@ -1,4 +1,4 @@
-"""What a socket's packets bear in their TOS byte or traffic class, set and received, and other ancillary data."""
+"""TOS bytes and traffic classes of a socket's packets, set and received, and other ancillary data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _get_int = struct.Struct("@i").unpack_from
 
 
 def set_tos(sock: socket.socket, tos: int) -> None:
-    """Let what is sent next bear this. TCP minds the two ECN bits itself, whatever it is told."""
+    """Set it for what is sent next. TCP sets the two ECN bits itself, whatever it is told."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
     else:
@@ -23,7 +23,7 @@ def set_tos(sock: socket.socket, tos: int) -> None:
 
 
 def ask_for_tos(sock: socket.socket) -> None:
-    """Let what is received come with it as ancillary data."""
+    """Receive it as ancillary data."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
     else:

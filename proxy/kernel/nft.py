@@ -31,7 +31,7 @@ RECEIVE_BYTES = 1 << 20
 
 
 def run(text: str, *options: str) -> None:
-    """One transaction. ProxyError: nft is not installed, or what it says of the first line that the kernel refused."""
+    """Run one transaction. ProxyError: nft is not installed, or its message about the first line that was refused."""
     program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
     if program is None:
         raise ProxyError("nft is not installed (apt install nftables)")
@@ -41,12 +41,12 @@ def run(text: str, *options: str) -> None:
 
 
 def check(text: str) -> None:
-    """ProxyError: why the kernel would not take `text`, as `run` says it; nothing is changed."""
+    """Raise ProxyError, as `run` does, if the kernel would refuse `text`. Nothing is changed."""
     run(text, "--check")
 
 
 def is_accepted(text: str) -> bool:
-    """Whether the kernel would take `text`; nothing is changed."""
+    """Whether the kernel would accept `text`; nothing is changed."""
     try:
         check(text)
     except ProxyError:
@@ -55,7 +55,7 @@ def is_accepted(text: str) -> bool:
 
 
 def watch() -> socket.socket:
-    """A non-blocking socket of the calling thread's namespace that hears of every change of the ruleset."""
+    """A non-blocking socket of the calling thread's namespace that receives every change of the ruleset."""
     sock = open_socket(RECEIVE_BYTES)
     sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
     return sock

@@ -51,7 +51,7 @@ class PolicyRouting:
         self.refresh()
 
     def remove(self) -> None:
-        """All that is ours, by marks and tables, also what an earlier proxy has left."""
+        """Remove all rules and tables of ours, by marks and tables, also those that an earlier proxy has left."""
         routing.delete_rules(self._own_rules())
         for _ in range(LOOKS):
             if not (left := list(self._own_routes())):
@@ -141,7 +141,7 @@ class PolicyRouting:
 
 
 def planned(settings: Settings) -> Iterator[str]:
-    """What the off-ramp would change of this namespace, in words."""
+    """The changes that the off-ramp would make to this namespace, in words."""
     own, names, ramps = settings.kernel, interfaces(settings), list(on_ramps(settings))
     networks = sum(1 + len(each.networks.keys() - {DEFAULT_NETWORK}) for each in by_kernel(settings).values())
     yield f"TUN devices: oxkN, two for each network: {2 * networks}; oxu0" + (
@@ -158,7 +158,7 @@ def planned(settings: Settings) -> Iterator[str]:
 
 
 def in_the_way(settings: Settings) -> list[Obstacle]:
-    """What of this namespace keeps the off-ramp from working, or will. ProxyError: as `interfaces`."""
+    """What in this namespace prevents the off-ramp from working. ProxyError: as `interfaces`."""
     ramps = [name for ramp in on_ramps(settings) for name in ramp.interfaces]
     names, bound = interfaces(settings), [name for name in _egresses(settings) if name is not None]
     return judge(gather(settings.kernel, interfaces=names, bound=bound, on_ramps=ramps))
@@ -171,7 +171,7 @@ def by_kernel(settings: Settings) -> dict[str, TenantSettings]:
 
 
 def interfaces(settings: Settings) -> list[str]:
-    """Those by which packets leave and return. ProxyError: an on-ramp names one that is not there."""
+    """The interfaces through which packets leave and return. ProxyError: an on-ramp names one that does not exist."""
     known = {index: name for index, name in socket.if_nameindex() if not name.startswith(OFF_RAMP_NAMES)}
     egresses = _egresses(settings)
     names = {name for name in egresses if name is not None}
@@ -187,7 +187,7 @@ def interfaces(settings: Settings) -> list[str]:
 
 
 def _egresses(settings: Settings) -> set[str | None]:
-    """Interfaces that networks leave by. None: as the routes say."""
+    """Interfaces through which networks leave. None: as the routes say."""
     return {
         egress_of(tenant, network).interface
         for tenant in by_kernel(settings).values()
@@ -196,5 +196,5 @@ def _egresses(settings: Settings) -> set[str | None]:
 
 
 def on_ramps(settings: Settings) -> Iterator[InterfaceOnRamp]:
-    """Those whose clients the kernel sees."""
+    """The on-ramps whose clients the kernel sees."""
     return (ramp for ramp in settings.onramps if isinstance(ramp, InterfaceOnRamp))

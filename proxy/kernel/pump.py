@@ -2,7 +2,7 @@
 
 `packet/translate.py` and `packet/forward.py` are the readable twins of what stands inline here, and
 tests/bridge/test_pump.py and test_forward.py hold them equal. `kernel/unconnected.py` is the loop of GUE tunnels.
-What the loops do not know goes to the packet plane. bench/packets.py measures why they are flat.
+Packets of unknown flows go to the packet plane. bench/packets.py measures why they are flat.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RampPump:
         self.packets = 0
 
     def ready(self, events: int) -> None:
-        """Move what has arrived, up to the budget."""
+        """Move the packets that have arrived, up to the budget."""
         read, into, tun, v, paths, sessions, slow, ended, dropped = self._arguments
         buffer, view, forward = _buffer, _view, self._forwards.get
         write, tcp, udp, get4, put4 = os.write, paths.get, sessions.get, _get4, _put4
@@ -237,10 +237,10 @@ class BridgePump:
         self.strays = 0  # for flows that are over, and the kernel's own chatter (IPv6 router solicitations)
 
     def crashed(self, error: BaseException) -> None:
-        """A bug while a packet was handled: that packet is lost, the bridge goes on."""
+        """A bug while handling a packet: that packet is lost, the bridge goes on."""
 
     def ready(self, events: int) -> None:
-        """Move what the kernel has sent, up to the budget."""
+        """Move the packets that the kernel has sent, up to the budget."""
         tun, v, paths = self._arguments
         buffer, view, vector = _buffer, _view, [_buffer]
         read, find, get4 = os.readv, paths.get, _get4_trusted

@@ -89,7 +89,7 @@ class Ruleset:
         has_timeouts: bool = True,
         closed: Collection[str] = (),
     ) -> str:
-        """All of it, in one transaction that replaces what was there. `helpers`: of conntrack, that the kernel has.
+        """The whole table, in one transaction that replaces the old one. `helpers`: of conntrack, that the kernel has.
         `closed`: interfaces that no packet of a client may leave by."""
         lines = [f"table inet {self.name}", f"delete table inet {self.name}", f"table inet {self.name} {{"]
         lines += self._maps(ways, closed)
@@ -101,7 +101,7 @@ class Ruleset:
         return "\n".join([*lines, "}", ""])
 
     def removal(self) -> str:
-        """What takes the table away, also where there is none."""
+        """The transaction that removes the table, also if it does not exist."""
         return f"table inet {self.name}\ndelete table inet {self.name}\n"
 
     def _maps(self, ways: Sequence[Way], closed: Collection[str]) -> Iterator[str]:
@@ -337,12 +337,12 @@ class Ruleset:
 
 
 def _decided(version: int, way: Way) -> str:
-    """The name of a set: flows of this on-ramp that the kernel may carry by itself."""
+    """The name of the set of this on-ramp's flows that the kernel may carry by itself."""
     return f"decided{version}_{way.place}"
 
 
 def _inside(version: int, way: Way) -> str:
-    """The same, of flows to and from other sites of its network."""
+    """The same for flows to and from other sites of its network."""
     return f"inside{version}_{way.place}"
 
 

@@ -42,7 +42,7 @@ class Sites:
                 lengths.setdefault(length, {}).setdefault(int(prefix.network_address) >> (bits - length), name)
 
     def complete(self, way: Way) -> Way:
-        """The same with its sites."""
+        """The same ruleset with its sites."""
         return msgspec.structs.replace(way, sites=self._of(way))
 
     def routes(self, zone: int) -> list[Route]:

@@ -1,4 +1,4 @@
-"""The addresses that flows have outside: what is configured, or what this host's routes say."""
+"""The addresses of flows outside: configured, or chosen by this host's routes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST = 4096  # that are remembered
 
 
 class EgressAddresses:
-    """Asked for at each flow, looked up once for each destination in a while."""
+    """Asked for each flow, looked up once in a while for each destination."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str | None, bytes], tuple[float, str | None]] = {}
@@ -22,7 +22,7 @@ class EgressAddresses:
         self._found.clear()
 
     def towards(self, destination: bytes, egress: Egress) -> str | None:
-        """The address that a flow will have there, as text; None: there is no way."""
+        """The source address of flows to that destination, as text; None: there is no route."""
         fixed = egress.ipv4 if len(destination) == 4 else egress.ipv6
         if fixed is not None:
             return fixed

@@ -1,4 +1,4 @@
-"""Ways into the kernel's forwarding: TUN devices of ours in the namespace that the proxy runs in, seen as carriers."""
+"""Devices that lead into the kernel's forwarding: TUN devices in the namespace of the proxy, seen as carriers."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class InterfaceRamp(RampCarrier):
         return list(self.settings.sources)
 
     def take(self, buffer: bytearray, end: int) -> None:
-        """A packet that came up: at once if its answer is known, else by the packet plane."""
+        """Handle a packet that came up: at once if the answer is known, otherwise by the packet plane."""
         if not self.repeated.take(buffer, end):
             self.repeated.enter()
             super().take(buffer, end)
@@ -139,7 +139,7 @@ class InterfaceRamp(RampCarrier):
         os.write(self._fd, NO_OFFLOAD + ip.header(source, destination, number, 12, ttl=REVOKING_TTL) + ports)
 
     def renew_lease(self) -> None:
-        """Tell the table that we live (see LEASE_PROTOCOL)."""
+        """Renew the lease in the table (see LEASE_PROTOCOL)."""
         for address in LEASE_ADDRESSES:
             head = ip.header(address, address[:-1] + b"\x09", LEASE_PROTOCOL, 0)
             os.write(self._fd, NO_OFFLOAD + head)

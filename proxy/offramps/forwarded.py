@@ -39,7 +39,7 @@ class ForwardedFlow(WatchedFlow):
         self.is_unrouted = False  # its route has changed: the next packet looks for a new one
 
     def start(self, held: bytes, packet: IPPacket) -> None:
-        """The flow may be: send its first packet on, which stands in `held`."""
+        """The flow is allowed: send its first packet, which is in `held`."""
         flow = self.flow
         self._is_started = True
         flow.level, flow.origin = "packet", AS_ASKED
@@ -83,7 +83,7 @@ class ForwardedFlow(WatchedFlow):
         self._track(begun.last, tcp.SYN, 0, True)
 
     def let_in(self, inject: Inject, verdict: Verdict) -> None:
-        """Policy and hooks have spoken about a flow that begins with an answer."""
+        """Policy and hooks have decided about a flow that the origin began."""
         flow = self.flow
         if verdict.is_denial:
             self.end(verdict.ending)
@@ -105,7 +105,7 @@ class ForwardedFlow(WatchedFlow):
         return None if connections is None else connections.begin(self.flow)
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """A checked packet of either direction that no path is memoised for."""
+        """Handle a checked packet of either direction for which no path is memoised."""
         flow = self.flow
         if not self._is_started:
             return DropReason.STRAY if flow.is_ended else DropReason.HELD
@@ -189,7 +189,7 @@ class ForwardedFlow(WatchedFlow):
         return None
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """What could open a flow opens one: the ended one has nothing to say to it."""
+        """False: a packet that could open a flow opens one."""
         return False
 
     def replaced(self) -> None:
@@ -207,7 +207,7 @@ class ForwardedFlow(WatchedFlow):
             self.end("origin_timeout" if is_silent else "client_idle_timeout")
 
     def end(self, reason: CloseReason) -> None:
-        """The flow is over; of a TCP connection, the last packets still pass, or are answered with RST."""
+        """The flow is over. The last packets of a TCP connection still pass, or are answered with RST."""
         flow = self.flow
         is_new = flow.protocol == "tcp" and flow.state == "new"
         if not flow.close(reason, time.time_ns()):
@@ -322,7 +322,7 @@ class ForwardedFlow(WatchedFlow):
         paths[flow.key if is_outward else flow.answer_key] = path
 
     def forget(self) -> None:
-        """Memoise nothing of it: the next packet of each direction is looked at."""
+        """Forget memoised paths: the next packet of each direction is examined."""
         flow = self.flow
         self._forget_path(flow.carrier, flow.key, flow.client_path)
         if flow.egress is not None:
@@ -342,7 +342,7 @@ class ForwardedFlow(WatchedFlow):
             self._settled()
 
     def _settled(self) -> None:
-        """The totals stand."""
+        """The totals are final."""
         lifecycle = self._plane.lifecycle
         if self.flow.handler is not self:  # at once: the proxy stops
             return

@@ -48,7 +48,7 @@ def is_asked_for(settings: Settings) -> bool:
 
 
 class KernelOffRamp:
-    """All of it for one proxy. `start` opens it, `close` leaves the namespace as it was."""
+    """The kernel off-ramp of one proxy. `start` opens it, `close` restores the namespace."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class KernelOffRamp:
         return left_over if self._accounts is None else self._accounts.gone
 
     def close(self) -> None:
-        """Leave the namespace as it was."""
+        """Restore the namespace."""
         for sock in self._watched:
             self._poller.forget(sock.fileno())
             sock.close()
@@ -231,7 +231,7 @@ class KernelOffRamp:
         self.count(flow for tenant in tenants for flow in tenant.live())
 
     def tick(self, now: float) -> None:
-        """What is done a few times a second."""
+        """Periodic work, a few times a second."""
         self._forget_ended()
         if self._accounts is not None:
             self._accounts.tick(now)

@@ -1,4 +1,4 @@
-"""What all flows that leave as packets share, by a tunnel or by the kernel."""
+"""What all flows that leave as packets, by a tunnel or by the kernel, share."""
 
 from __future__ import annotations
 

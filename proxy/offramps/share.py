@@ -1,4 +1,4 @@
-"""How many connections each tenant may have in conntrack, so that nobody fills it for all."""
+"""How many connections each tenant may have in conntrack, so that no tenant fills it for all."""
 
 from __future__ import annotations
 

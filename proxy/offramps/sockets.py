@@ -29,7 +29,7 @@ _EXTENDED_ERROR = struct.Struct("=IBBBxII")
 
 
 def dial_tcp(address: bytes, port: int, device: str | None = None, tos: int = 0) -> tuple[socket.socket, int]:
-    """A non-blocking socket, and how far it is: 0 connected, EINPROGRESS, or the errno of an immediate failure.
+    """A non-blocking socket, and its state: 0 connected, EINPROGRESS, or the errno of an immediate failure.
 
     Each of the three dials leaves by the interface `device` only, when one is given. OSError: there is none.
     """
@@ -70,7 +70,7 @@ def forgive_errors(sock: socket.socket, address: bytes) -> None:
 
 
 def open_udp(family: int, *, gro: bool, device: str | None = None) -> socket.socket:
-    """A non-blocking socket towards everybody; with `gro` a read may return many datagrams."""
+    """A non-blocking unconnected socket; with `gro` a read may return many datagrams."""
     sock = _new_socket(family, socket.SOCK_DGRAM, device=device)
     try:
         _enlarge_receive_buffer(sock)
@@ -90,7 +90,7 @@ def source_address(address: bytes, port: int, device: str | None = None) -> str:
 
 
 def way_mtu(address: bytes, port: int, device: str | None = None) -> int:
-    """What the kernel knows of the path to a destination."""
+    """The path MTU to a destination, as the kernel knows it."""
     with _connected(address, port, device) as sock:
         return path_mtu(sock, 4 if len(address) == 4 else 6)
 
@@ -137,7 +137,7 @@ def network_error(sock: socket.socket) -> Report | None:
 
 
 def set_hop(sock: socket.socket, version: int, ttl: int, dont_fragment: bool) -> None:
-    """Let what is sent next carry this TTL, and be refused with EMSGSIZE, not cut, when it may not be fragmented."""
+    """Set the TTL of what is sent next, and whether it may be fragmented; if not, EMSGSIZE refuses what is too big."""
     if version == 4:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
         discover = IP_PMTUDISC_DO if dont_fragment else IP_PMTUDISC_DONT
@@ -148,7 +148,7 @@ def set_hop(sock: socket.socket, version: int, ttl: int, dont_fragment: bool) ->
 
 
 def path_mtu(sock: socket.socket, version: int) -> int:
-    """What the kernel knows of the connected socket's path."""
+    """The path MTU of the connected socket, as the kernel knows it."""
     if version == 4:
         return sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
     return sock.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)

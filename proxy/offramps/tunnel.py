@@ -1,4 +1,4 @@
-"""Flows that leave as packets, by a tunnel or by the kernel: opened, and told that the way has changed."""
+"""Flows that leave as packets, by a tunnel or by the kernel: opened, and told when routes change."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class TunnelOffRamp(PacketFlows):
 
 
 def carrier_changed(carrier: Carrier) -> None:
-    """Its health has: the flows that leave by it look for the best way again, and no others."""
+    """The tunnel's health has changed: flows that leave by it, and no others, choose their route again."""
     _unroute(flow for table in carrier.flows.values() for flow in table.values() if flow.egress is carrier)
 
 
 def mtu_changed(carrier: Carrier) -> None:
-    """Packets into it may be too big now: each is looked at again."""
+    """Packets into the tunnel may be too big now: each is examined again."""
     for table in carrier.flows.values():
         for flow in table.values():
             if isinstance(flow.handler, ForwardedFlow):
@@ -59,7 +59,7 @@ def mtu_changed(carrier: Carrier) -> None:
 
 
 def routes_changed(network: Network) -> None:
-    """Flows that would now go another way look for it."""
+    """Routes have changed: flows that would now go elsewhere choose their route again."""
     _unroute(flow for flow in network.tenant.live() if flow.carrier.network is network and _has_moved(flow))
 
 

@@ -1,4 +1,4 @@
-"""From tunnel to tunnel: what becomes of one checked packet; the readable twin of the hot loops' forward branches.
+"""Forwards one checked packet from tunnel to tunnel; the readable twin of the hot loops' forward branches.
 
 A router's work (RFC 1812 5.2, RFC 8200): one hop less, the size that the next tunnel takes, and nothing else changed:
 DSCP, ECN and the DF bit stay.
@@ -28,7 +28,7 @@ _U16 = struct.Struct("!H")
 def forward(
     buffer: bytearray, packet: IPPacket, arrival: Carrier, egress: Carrier, ident: int
 ) -> list[bytes] | DropReason:
-    """What goes into `egress`, virtio-net headers included, or why nothing does: TOO_BIG is to be answered.
+    """The packets for `egress`, virtio-net headers included, or why there are none: TOO_BIG is to be answered.
 
     `packet` has hops left. It may be changed in place. `ident`: for fragments, if it comes to that. What goes to the
     kernel is looked at there: its size, and its hop.
@@ -79,7 +79,7 @@ def for_kernel(buffer: bytearray, packet: IPPacket, ident: int) -> list[bytes]:
 
 
 def take_hops(buffer: bytearray, packet: IPPacket, hops: int) -> None:
-    """So many hops less, and the IPv4 header's checksum after that (RFC 1624). -1: the kernel counted one too many."""
+    """Lower the hop limit, and update the IPv4 checksum (RFC 1624). -1: the kernel counted one hop too many."""
     if packet.version == 6:
         buffer[packet.start + 7] -= hops
     elif hops:

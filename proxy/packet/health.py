@@ -27,7 +27,7 @@ PENALTY = {Health.HEALTHY: 0, Health.DEGRADED: 500_000, Health.DOWN: 1_000_000}
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When a state is left for another."""
+    """When one state changes to another."""
 
     down_samples: int = 3  # the latest so many,
     down_s: float = 1.0  # and all others in this time, have failed
@@ -49,7 +49,7 @@ class Monitor:
         self._in_a_row = 0  # successes, at the end
 
     def sample(self, ok: bool, now: float) -> bool:
-        """One probe was answered or was not; whether the state has changed. `now`: seconds, never less than before."""
+        """Count a probe, answered or not. Returns whether the state changed. `now`: seconds, never less than before."""
         before = self.state
         if ok and not self.succeeded:
             self._samples.clear()
@@ -121,7 +121,7 @@ class Prober:
         return self._sequence, changed
 
     def answered(self, sequence: int, now: float) -> bool:
-        """An answer has arrived; whether it changed the state. One that comes too late, or twice, changes nothing."""
+        """Count an answer. Returns whether it changed the state. A late or repeated one changes nothing."""
         sent = self._pending.pop(sequence, None)
         if sent is None:
             return False
@@ -131,5 +131,5 @@ class Prober:
         return self.monitor.sample(True, now)
 
     def next_due(self) -> float:
-        """When `due` is to be called again."""
+        """The time of the next call of `due`."""
         return min([self._next, *(sent + self._timeout_s for sent in self._pending.values())])

@@ -29,7 +29,7 @@ class IcmpErrors:
         *,
         rest: int = 0,
     ) -> bool:
-        """Tell the client about the packet in `buffer`; whether an error was due and could be sent."""
+        """Send an error about the packet in `buffer` to the client. Returns whether one was due and could be sent."""
         if packet.fragment_offset or self._is_icmp_error(buffer, packet):
             return False
         return self.quote(carrier, kind, bytes(buffer[packet.start : packet.end]), now, rest=rest)
@@ -53,7 +53,7 @@ class IcmpErrors:
         return True
 
     def pass_on(self, carrier: Carrier, report: Report, quoted: bytes, now: float) -> bool:
-        """Tell the client what the network said of our packet, as said of its own: `quoted`, by whoever said it."""
+        """Pass on an error from the network about our packet, as one about the client's own: `quoted`."""
         kind = ErrorKind((report.kind, report.code), (report.kind, report.code))
         family = 4 if quoted[0] >> 4 == 4 else 16
         source = report.offender if report.offender and len(report.offender) == family else None

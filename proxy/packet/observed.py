@@ -1,4 +1,4 @@
-"""A packet that the kernel carried by itself, as far as a copy of its headers tells: whose it is, and what it ends."""
+"""A packet that the kernel carried by itself, known by a copy of its headers: whose it is, and what it ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Begun(msgspec.Struct, gc=False):
 
 
 def observe(data: bytes) -> Observed | IPPacket | None:
-    """What the copy in `data` is of: a segment, an ICMP error (as a packet in `data`), or nothing that concerns us."""
+    """Parse the copy in `data`: a segment, an ICMP error (as a packet in `data`), or None for anything else."""
     if len(data) < 40:
         return _observe_other(data)
     first, length, protocol, key, last = _get_tcp4(data)

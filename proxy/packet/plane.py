@@ -1,4 +1,4 @@
-"""A packet that no path is memoised for: check it, find or open its flow, hand it to whoever handles that flow."""
+"""Packets for which no path is memoised: checked, then handed to the handler of their flow, which may be a new one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Inject = Callable[[], DropReason | None]  # sends a flow's first packet
 
 
 class Handler(Protocol):
-    """What moves the packets of one flow once it is open."""
+    """Moves the packets of one flow once it is open."""
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
@@ -33,13 +33,13 @@ class Handler(Protocol):
 
 
 class Opener(Protocol):
-    """Who opens flows of one protocol: sets `flow.handler`, or says why not."""
+    """Opens flows of one protocol: sets `flow.handler`, or returns why not."""
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
 
 class Admits(Protocol):
-    """Who lets flows in: asks whether they may be, and has them opened."""
+    """Admits flows: asks whether they are allowed, and has them opened."""
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
@@ -154,7 +154,7 @@ class Plane:
         return found
 
     def _report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """An ICMP error: for the flow that it quotes."""
+        """Hand an ICMP error to the flow that it quotes."""
         flow = self._quoted_flow(carrier, buffer, packet)
         take = None if flow is None else getattr(flow.handler, "error", None)
         if take is None:
@@ -165,7 +165,7 @@ class Plane:
     def _route(
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
     ) -> DropReason | None:
-        """A flow's first packet: where would it go?"""
+        """The next hop for a flow's first packet."""
         if not carrier.opens:
             return self._expected(carrier, buffer, packet, key, now, now_ns)
         network = carrier.network

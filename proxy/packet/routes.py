@@ -1,4 +1,4 @@
-"""Where a flow goes: longest prefix, lowest priority with the penalties of health, then each route's share of flows."""
+"""Chooses a flow's route: longest prefix, lowest priority with health penalties, then by weight."""
 
 from __future__ import annotations
 

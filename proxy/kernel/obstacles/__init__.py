@@ -1,4 +1,4 @@
-"""What is in the way of the kernel off-ramp on this machine: facts, and the judgement on them.
+"""What prevents the kernel off-ramp on this machine: facts, and conclusions from them.
 
 survey      read from the kernel and its tools; nothing is changed
 judge       from facts to obstacles, each with what mends it. Pure

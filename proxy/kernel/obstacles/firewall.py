@@ -1,6 +1,6 @@
-"""Whether a chain of somebody else's would drop a packet of ours, by what nft(8) and iptables(8) print. Pure.
+"""Whether another program's chain would drop a packet of ours, by what nft(8) and iptables(8) print. Pure.
 
-A rule whose conditions are not understood is taken not to match: it was not made for us.
+A rule whose conditions are not understood is assumed not to match: it was not made for us.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def is_dropped_by_iptables(lines: Iterable[str], mark: int) -> bool:
 
 
 def _walk(rules: Mapping[str, list[Json]], name: str, packet: Passing, depth: int) -> str | None:
-    """`accept`, `drop`, or None: it comes out at the end."""
+    """`accept`, `drop`, or None: the packet reaches the end of the chain."""
     for rule in rules.get(name, ()) if depth else ():
         verdict, target = _verdict(rule.get("expr", ()), packet)
         if verdict in ("accept", "drop"):
@@ -79,7 +79,7 @@ def _walk(rules: Mapping[str, list[Json]], name: str, packet: Passing, depth: in
 
 
 def _verdict(expressions: Iterable[Json], packet: Passing) -> tuple[str | None, str]:
-    """What one rule says to the packet, and the chain that it names; None: nothing."""
+    """The verdict of one rule on the packet, and the chain that it names; None: the rule does not match."""
     for expression in expressions:
         (kind, value), *_ = expression.items()
         if kind in VERDICTS:
@@ -105,7 +105,7 @@ def _matches(match: Json, packet: Passing) -> bool:
 
 
 def _left(left: Json, packet: Passing) -> str | int | None:
-    """The packet's value of what a rule looks at; None: not known."""
+    """The packet's value for the left side of a condition; None: not known."""
     if "&" in left:
         inner, mask = left["&"]
         value = _left(inner, packet) if isinstance(inner, dict) else None

@@ -1,4 +1,4 @@
-"""From what is known of a namespace to what is in the way of the kernel off-ramp there, and what mends it. Pure."""
+"""From facts about a namespace to what prevents the kernel off-ramp there, and how to fix it. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNMARKED = (("oifname", "-o", "oxi"), ("iifname", "-i", "oxb"))
 
 
 class Obstacle(msgspec.Struct, frozen=True):
-    """One thing in the way. With `is_note` it is none, but good to know."""
+    """One obstacle. With `is_note` it prevents nothing, but is good to know."""
 
     kind: Kind
     text: str
@@ -35,7 +35,7 @@ class Obstacle(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the off-ramp would use, and what was found where it would."""
+    """What the off-ramp would use, and what was found in the namespace."""
 
     mark: int
     priority: int
@@ -57,7 +57,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(facts: Facts) -> list[Obstacle]:
-    """What is in the way, in the order in which it matters."""
+    """The obstacles, most important first."""
     found = [*_tools(facts), *_firewall(facts), *_routing_rules(facts), *_reverse_path(facts), *_conntrack(facts)]
     return list(dict.fromkeys([*found, *_forwarding(facts), *_advertised(facts)]))
 
@@ -147,7 +147,7 @@ def _overlaps(rule: Rule, mark: int) -> bool:
 
 
 def _free_mark(facts: Facts) -> int:
-    """One that no rule is for."""
+    """A mark that no rule matches."""
     marked = [rule for rule in facts.rules if rule.mask and not rule.is_opposite]
     for upper in range(0x6F79, 0x1_0000):
         if not any(_overlaps(rule, upper << 16) for rule in marked):
@@ -156,7 +156,7 @@ def _free_mark(facts: Facts) -> int:
 
 
 def _text(rule: Rule) -> str:
-    """As ip(8) would say it."""
+    """The rule as ip(8) prints it."""
     parts = [f"{rule.priority}:", "not from all" if rule.is_opposite else "from ..." if rule.is_narrow else "from all"]
     parts += [f"fwmark {rule.mark:#x}/{rule.mask:#x}"] if rule.mask else []
     parts += [f"iif {rule.interface}"] if rule.interface else []
@@ -165,7 +165,7 @@ def _text(rule: Rule) -> str:
 
 
 def _reverse_path(facts: Facts) -> Iterator[Obstacle]:
-    """What comes back by an interface is dropped when the main table has another way to where it comes from."""
+    """Replies are dropped by reverse path filtering if the main table has another route to their source."""
     everywhere = facts.sysctls.get("net/ipv4/conf/all/rp_filter", 0)
     for name in dict.fromkeys((*facts.bound, *facts.on_ramps)):
         strict = max(everywhere, facts.sysctls.get(f"net/ipv4/conf/{name}/rp_filter", 0)) == STRICT
@@ -176,7 +176,7 @@ def _reverse_path(facts: Facts) -> Iterator[Obstacle]:
 
 
 def _elsewhere(facts: Facts, name: str) -> str | None:
-    """A prefix that is routed by this interface, but by another one first."""
+    """A prefix that is routed through this interface, but through another one first."""
     index = facts.indexes.get(name)
     main = [route for route in facts.routes if route.version == 4 and route.table == RT_TABLE_MAIN]
     for own in (route for route in main if route.index == index):
@@ -205,7 +205,7 @@ def _forwarding(facts: Facts) -> Iterator[Obstacle]:
 
 
 def _advertised(facts: Facts) -> Iterator[Obstacle]:
-    """Only all interfaces together can be made to forward before Linux 6.17; then they listen to no router."""
+    """Before Linux 6.17 IPv6 forwarding is on for all interfaces or none; they then ignore router advertisements."""
     if facts.sysctls.get("net/ipv6/conf/all/forwarding") or "net/ipv6/conf/all/force_forwarding" in facts.sysctls:
         return
     for name in facts.advertised:

@@ -1,4 +1,4 @@
-"""What a namespace is like where the kernel off-ramp would be: read from the kernel and its tools, nothing changed."""
+"""Facts about the namespace of the kernel off-ramp, read from the kernel and its tools; nothing is changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gather(
     bound: Iterable[str] = (),
     on_ramps: Iterable[str] = (),
 ) -> Facts:
-    """Of the calling thread's namespace. `interfaces`: by which packets would leave and return."""
+    """The facts of the calling thread's namespace. `interfaces`: through which packets would leave and return."""
     names = tuple(interfaces)
     sysctls = _sysctls(("all", *names))
     may_change = _may_change()
@@ -56,7 +56,7 @@ def gather(
 
 
 def default_interfaces() -> list[str]:
-    """Those that the main table's default routes lead to."""
+    """The interfaces of the main table's default routes."""
     names = dict(socket.if_nameindex())
     found = [route for version in (4, 6) for route in routing.routes(version)]
     defaults = [each for each in found if each.table == routing.RT_TABLE_MAIN and each.prefix.endswith("/0")]
@@ -68,7 +68,7 @@ def _find(program: str) -> str | None:
 
 
 def _printed(program: str, *arguments: str) -> str | None:
-    """What a program says; None: it is not there, or fails."""
+    """The output of a program; None: it is not installed, or fails."""
     path = _find(program)
     if path is None:
         return None
@@ -89,7 +89,7 @@ def _ruleset() -> list[Json] | None:
 
 
 def _iptables() -> dict[int, list[str]]:
-    """Rules that nft does not see: of the older interface, where it is in use."""
+    """Rules that nft does not see: those of iptables-legacy, where it is in use."""
     found = {}
     for version, names, program in (
         (4, "ip_tables_names", "iptables-legacy"),
