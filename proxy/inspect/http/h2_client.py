@@ -8,7 +8,7 @@ import h2.errors
 import h2.events as events
 import h2.exceptions
 
-from proxy.inspect.http import h2_wire
+from proxy.inspect.http import h2_heads, h2_wire
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError
 from proxy.inspect.http.h2_data import Incoming
@@ -49,7 +49,9 @@ class H2Client:
         self._limits = limits
         self._session = session
         self._guard = FrameGuard(limits, session.now(), self._went_away)
-        self._incoming = Incoming(self.h2, self._guard, self._handle, self._took, self._complete)
+        self._incoming = Incoming(
+            self.h2, self._guard, self._handle, h2_heads.receive_response, self._headed, self._took, self._complete
+        )
         self.sender = Sender(self.h2, link, self._guard)
         self.is_over = self._is_going = False
         self.is_settled = False  # its settings are known
@@ -62,7 +64,8 @@ class H2Client:
         """Whether another stream may begin."""
         if self.is_over or self._is_going:
             return False
-        return self.h2.open_outbound_streams < min(self.h2.remote_settings.max_concurrent_streams, 1_000)
+        most = min(self.h2.remote_settings.max_concurrent_streams, 1_000)
+        return len(self.h2.streams) < most or self.h2.open_outbound_streams < most
 
     @property
     def takes_upgrades(self) -> bool:
@@ -75,10 +78,7 @@ class H2Client:
         number = self.h2.get_next_available_stream_id()
         stream = self.streams[number] = ClientStream(self, number, exchange)
         is_complete = head.is_bodiless and not head.is_tunnel
-        fields: Any = h2_wire.request_fields(head)
-        self.h2.send_headers(number, fields, end_stream=is_complete)
-        stream.out.is_over = is_complete
-        self.link.touch()
+        self.sender.head(stream.out, h2_wire.request_fields(head), is_last=is_complete)
         exchange.taken(stream)
 
     # What the origin sends.
@@ -101,14 +101,18 @@ class H2Client:
             stream.exchange.informed(h2_wire.read_response(event.headers or [], self._limits))
 
     def _responded(self, event: events.ResponseReceived) -> None:
-        stream = self.streams.get(event.stream_id or 0)
+        self._headed(event.stream_id or 0, event.headers or [], event.stream_ended is not None)
+
+    def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
+        """A final response."""
+        stream = self.streams.get(number)
         if stream is None:
             return
-        head = h2_wire.read_response(event.headers or [], self._limits)
+        head = h2_wire.read_response(fields, self._limits)
         request = stream.exchange.request
         if request.protocol is not None and 200 <= head.status < 300:
             _as_switch(head, request.protocol)
-        elif event.stream_ended is not None and head.length is None and head.status not in (204, 304):
+        elif is_complete and head.length is None and head.status not in (204, 304):
             head.length = None if request.method == b"HEAD" else 0
         stream.exchange.responded(head)
 
@@ -224,11 +228,7 @@ class H2Client:
     def acknowledge(self, number: int, size: int) -> None:
         """Open the windows again by `size` bytes."""
         if size and not self.is_over:
-            try:
-                self.h2.acknowledge_received_data(size, number)
-            except h2.exceptions.ProtocolError:
-                pass  # the stream is closed, and forgotten
-            self.link.touch()
+            self.sender.acknowledge(number, size)
 
     def reset(self, stream: ClientStream, code: int) -> None:
         """Give a stream up."""

@@ -11,19 +11,23 @@ from collections.abc import Callable
 
 import h2.connection
 import h2.events
-from h2.stream import H2Stream, StreamInputs, StreamState
+from h2.exceptions import StreamClosedError
+from h2.stream import H2Stream, StreamState
 
-from proxy.inspect.http.h2_guard import END_STREAM, Data, FrameGuard
+from proxy.inspect.http import h2_heads
+from proxy.inspect.http.h2_guard import DATA, END_STREAM, WINDOW_UPDATE, Data, FrameGuard, Head, frame_header
+from proxy.inspect.http.messages import Headers
 
 _RECEIVING = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
-_HEADER = struct.Struct(">HBBBL")
+_INCREMENT = struct.Struct(">L")
 
 
 class Incoming:
-    """What a peer sends: frames by h2, whose events `handle` gets, and data beside it.
+    """What a peer sends: frames by h2, whose events `handle` gets, and heads and data beside it.
 
-    `took(number, data, size)`: data of a stream, with the size that its windows count; `complete(number)`: there is no
-    more of it.
+    `receive(made, head)`: the fields of a head that h2 need not see (`h2_heads`); `headed(number, fields, is_complete)`
+    gets them. `took(number, data, size)`: data of a stream, with the size that its windows count; `complete(number)`:
+    there is no more of it.
     """
 
     def __init__(
@@ -31,24 +35,39 @@ class Incoming:
         made: h2.connection.H2Connection,
         guard: FrameGuard,
         handle: Callable[[h2.events.Event], None],
+        receive: h2_heads.Receive,
+        headed: Callable[[int, Headers, bool], None],
         took: Callable[[int, bytes, int], None],
         complete: Callable[[int], None],
     ) -> None:
         self._h2, self._guard = made, guard
-        self._handle, self._took, self._complete = handle, took, complete
+        self._handle, self._receive, self._headed = handle, receive, headed
+        self._took, self._complete = took, complete
         guard.is_receiving = lambda number: is_receiving(made, number)
 
     def read(self, data: bytes, now: float) -> None:
         """`HttpError` names an attack; `h2.exceptions.ProtocolError` is what h2 does not allow."""
         for part in self._guard.feed(data, now):
-            if isinstance(part, Data):
+            kind = type(part)
+            if kind is Data:
                 self._plain(part)
+            elif kind is Head:
+                self._head(part)
             else:
                 self._frames(part)
 
     def _frames(self, data: bytes) -> None:
         for event in self._h2.receive_data(data):
             self._handle(event)
+
+    def _head(self, part: Head) -> None:
+        fields = self._receive(self._h2, part)
+        if fields is None:
+            self._frames(part.frame)
+            return
+        self._headed(part.number, fields, part.is_last)
+        if part.is_last:
+            self._complete(part.number)
 
     def _plain(self, part: Data) -> None:
         number = part.number
@@ -98,7 +117,7 @@ def end(made: h2.connection.H2Connection, number: int) -> bool:
         return False
     if stream._expected_content_length not in (None, stream._actual_content_length):
         return False
-    stream.state_machine.process_input(StreamInputs.RECV_END_STREAM)
+    h2_heads.receive_end(made, stream)
     return True
 
 
@@ -108,11 +127,28 @@ def frame_of(part: Data) -> bytes:
 
 
 def header(number: int, size: int, flags: int = 0) -> bytes:
-    """Of a DATA frame (RFC 9113 4.1)."""
-    return _HEADER.pack(size >> 8, size & 0xFF, 0, flags, number)
+    """Of a DATA frame."""
+    return frame_header(size, DATA, flags, number)
 
 
-def spend(made: h2.connection.H2Connection, number: int, size: int) -> None:
-    """Count `size` bytes, which both windows allow, as sent on a stream that goes on."""
+def spend(made: h2.connection.H2Connection, number: int, size: int, *, is_last: bool = False) -> None:
+    """Count `size` bytes, which both windows allow, as sent; `is_last`: as all. ProtocolError when it is closed."""
+    stream = made.streams.get(number)
+    if stream is None:
+        raise StreamClosedError(number)
     made.outbound_flow_control_window -= size
-    made.streams[number].outbound_flow_control_window -= size
+    stream.outbound_flow_control_window -= size
+    if is_last:
+        h2_heads.send_end(made, stream)
+
+
+def acknowledge(made: h2.connection.H2Connection, number: int, size: int) -> bytes:
+    """Count `size` bytes as dealt with: the WINDOW_UPDATE frames that open windows again, if it is time for them."""
+    frames = b""
+    if increment := made._inbound_flow_control_window_manager.process_bytes(size):
+        frames = frame_header(4, WINDOW_UPDATE, 0, 0) + _INCREMENT.pack(increment)
+    stream = made.streams.get(number)
+    if stream is not None and stream.open:
+        if increment := stream._inbound_window_manager.process_bytes(size):
+            frames += frame_header(4, WINDOW_UPDATE, 0, number) + _INCREMENT.pack(increment)
+    return frames

@@ -15,7 +15,7 @@ from proxy.inspect.http.faults import Fault, HttpError
 from proxy.inspect.http.limits import Limits
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-END_STREAM, ACK, END_HEADERS, PADDED = 0x1, 0x1, 0x4, 0x8
+END_STREAM, ACK, END_HEADERS, PADDED, HAS_PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 MAX_FRAME = 16_384  # what both sides announce
 PREFACE_BYTES = 24
 LEAST_PART = 4_096  # bytes of a DATA frame that go on before it is whole
@@ -58,6 +58,20 @@ class Data(NamedTuple):
     is_last: bool  # nothing follows on this stream
 
 
+class Head(NamedTuple):
+    """A HEADERS frame that holds the whole of a head, without padding."""
+
+    number: int  # of its stream
+    block: bytes
+    is_last: bool  # nothing follows on this stream
+    frame: bytes  # all of it, as it came
+
+
+def frame_header(size: int, kind: int, flags: int, number: int) -> bytes:
+    """What a frame begins with (RFC 9113 4.1)."""
+    return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, number)
+
+
 class FrameGuard:
     """Follows one direction of a connection. `goaway` is called with the last stream's number and the error code."""
 
@@ -79,8 +93,8 @@ class FrameGuard:
         self._updates = 1_000
         self.sent = 0  # DATA frames that went the other way
 
-    def feed(self, data: bytes, now: float) -> Iterator[bytes | Data]:
-        """What of `data` h2 is to read, and the data of streams beside it, in their order; HttpError names the attack.
+    def feed(self, data: bytes, now: float) -> Iterator[bytes | Data | Head]:
+        """What of `data` h2 is to read, and data and heads of streams beside it, in their order; HttpError names the attack.
 
         Each part has to be dealt with before the next one is asked for.
         """
@@ -116,6 +130,11 @@ class FrameGuard:
                 start = end
             else:
                 self._count(kind, flags, length, now)
+                if kind == HEADERS and flags & (END_HEADERS | PADDED) == END_HEADERS and end <= size:
+                    if start < position:
+                        yield data[start:position]
+                    start = end
+                    yield _head(number, flags, data[position:end])
             position = end
         if position < size:
             self._partial = data[position:]
@@ -171,3 +190,13 @@ class FrameGuard:
             bucket.take(now)
         else:
             self._unknown.take(now)
+
+
+def _head(number: int, flags: int, frame: bytes) -> Head | bytes:
+    """What is in a HEADERS frame; the frame itself, where its priority (RFC 7540 6.2) is for h2 to refuse."""
+    block = frame[9:]
+    if flags & HAS_PRIORITY:
+        if int.from_bytes(block[:4], "big") & 0x7FFFFFFF == number:
+            return frame
+        block = block[5:]
+    return Head(number, block, bool(flags & END_STREAM), frame) if block else frame

@@ -9,7 +9,7 @@ import h2.events as events
 import h2.exceptions
 from hyperframe.frame import GoAwayFrame
 
-from proxy.inspect.http import h2_wire, timing
+from proxy.inspect.http import h2_heads, h2_wire, timing
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError, told
 from proxy.inspect.http.front import Owner
@@ -33,7 +33,9 @@ class H2Server:
         self.h2 = h2_wire.connection(owner.limits, is_client=False)
         self._scheme = scheme
         self._guard = FrameGuard(owner.limits, owner.session.now(), self._went_away, has_preface=True)
-        self._incoming = Incoming(self.h2, self._guard, self._handle, self._took, self._complete)
+        self._incoming = Incoming(
+            self.h2, self._guard, self._handle, h2_heads.receive_request, self._headed, self._took, self._complete
+        )
         self.sender = Sender(self.h2, link, self._guard)
         self._is_over = self._is_going = False
         self.idle_since = owner.session.now()
@@ -65,18 +67,15 @@ class H2Server:
         self.link.touch()
 
     def _request(self, event: events.RequestReceived) -> None:
-        number, is_complete = event.stream_id, event.stream_ended is not None
-        assert number is not None
+        self._headed(event.stream_id or 0, event.headers or [], event.stream_ended is not None)
+
+    def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
+        """A stream begins with a request."""
         if self._is_going:
             self._refuse(number, _ERRORS.REFUSED_STREAM)
             return
         try:
-            head = h2_wire.read_request(
-                event.headers or [],
-                self.owner.limits,
-                self._scheme,
-                is_complete=is_complete,
-            )
+            head = h2_wire.read_request(fields, self.owner.limits, self._scheme, is_complete=is_complete)
         except HttpError as error:
             self._record(RequestHead(b"", self._scheme, b"", b"", "2"), error)
             self._refuse(number, _ERRORS.PROTOCOL_ERROR)
@@ -195,11 +194,7 @@ class H2Server:
     def acknowledge(self, number: int, size: int) -> None:
         """Open the windows again by `size` bytes."""
         if size and not self._is_over:
-            try:
-                self.h2.acknowledge_received_data(size, number)
-            except h2.exceptions.ProtocolError:
-                pass  # the stream is closed, and forgotten
-            self.link.touch()
+            self.sender.acknowledge(number, size)
 
     def _refuse(self, number: int, code: int) -> None:
         try:
@@ -319,12 +314,9 @@ class ServerStream:
 
     def _send_head(self, head: ResponseHead, *, is_complete: bool) -> None:
         try:
-            fields: Any = h2_wire.response_fields(head)
-            self.server.h2.send_headers(self.number, fields, end_stream=is_complete)
-            self.out.is_over = is_complete
+            self.server.sender.head(self.out, h2_wire.response_fields(head), is_last=is_complete)
         except h2.exceptions.ProtocolError:
             self.server.sender.drop(self.out)  # the client has reset it: the event is on its way
-        self.server.link.touch()
 
     def data(self, data: bytes) -> None:
         """A part of the body."""

@@ -9,11 +9,12 @@ import h2.config
 import h2.connection
 import h2.exceptions
 import h2.settings
-from hpack import Encoder, NeverIndexedHeaderTuple
+from hpack import NeverIndexedHeaderTuple
 
-from proxy.inspect.http import h2_data
+from proxy.inspect.http import h2_data, h2_heads
 from proxy.inspect.http.faults import Fault, HttpError
-from proxy.inspect.http.h2_guard import MAX_FRAME, FrameGuard
+from proxy.inspect.http.h2_guard import END_STREAM, MAX_FRAME, FrameGuard
+from proxy.inspect.http.h2_hpack import QuickDecoder, QuickEncoder
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
@@ -27,18 +28,7 @@ _SECRET = frozenset((b"authorization", b"proxy-authorization"))
 STREAM_HIGH_WATER, STREAM_LOW_WATER = 64 << 10, 32 << 10  # bytes that wait for a window
 ACKNOWLEDGED_AT = 16 << 10  # bytes of a stream that were passed on: a window is opened by 128 KiB at a time anyway
 
-HUFFMAN_BYTES = 2048  # hpack's coding of longer fields costs more than it saves: 1 ms of 2 KB, 375 ms of 60 KB
-
 Codes = h2.settings.SettingCodes
-
-
-class PlainEncoder(Encoder):
-    """Long fields go uncoded (RFC 7541 5.2): the time that hpack's Huffman coding takes grows with their square."""
-
-    def add(self, to_add: tuple[bytes, bytes], sensitive: bool, huffman: bool = False) -> bytes:
-        """One field, as it goes on the wire."""
-        name, value = to_add
-        return super().add(to_add, sensitive, huffman and len(name) + len(value) <= HUFFMAN_BYTES)
 
 
 def connection(limits: Limits, *, is_client: bool) -> h2.connection.H2Connection:
@@ -60,8 +50,8 @@ def connection(limits: Limits, *, is_client: bool) -> h2.connection.H2Connection
         values[Codes.ENABLE_PUSH] = 0
         del values[Codes.MAX_CONCURRENT_STREAMS]
     made.local_settings = h2.settings.Settings(client=is_client, initial_values=values)
-    made.encoder = PlainEncoder()
-    made.decoder.max_header_list_size = limits.header_bytes
+    made.encoder = QuickEncoder()
+    made.decoder = QuickDecoder(limits.header_bytes)
     made.max_inbound_frame_size = MAX_FRAME
     made.initiate_connection()
     made.increment_flow_control_window(4 * limits.window_bytes - 65_535)
@@ -134,23 +124,37 @@ class Sender:
                 parts.appendleft(part[size:])
                 part = part[:size]
             is_last = not parts and stream.trailers is not None and not stream.trailers
-            if is_last:
-                made.send_data(stream.number, part, end_stream=True)
-            else:
-                self._send_part(stream.number, part)
+            h2_data.spend(made, stream.number, size, is_last=is_last)
+            self.beside(h2_data.header(stream.number, size, END_STREAM if is_last else 0))
+            self._link.write(part)
             self._guard.sent += 1
             window -= size
             stream.size -= size
             stream.is_over = stream.is_over or is_last
 
-    def _send_part(self, number: int, part: bytes) -> None:
-        """A DATA frame beside h2, behind what h2 has to send."""
-        h2_data.spend(self._h2, number, len(part))
+    def head(self, stream: Outgoing, fields: Headers, *, is_last: bool) -> None:
+        """A request, where this is the client's end, or a response; ProtocolError when the stream is closed."""
+        made, number = self._h2, stream.number
+        send = h2_heads.send_request if made.config.client_side else h2_heads.send_response
+        frames = send(made, number, fields, is_last=is_last)
+        if frames is None:
+            made.send_headers(number, fields, end_stream=is_last)
+            self._link.touch()
+        else:
+            self.beside(frames)
+        stream.is_over = is_last
+
+    def beside(self, frames: bytes) -> None:
+        """Send frames that h2 has not made, behind what it has to send."""
         link = self._link
         if waiting := self._h2.data_to_send():
             link.write(waiting)
-        link.write(h2_data.header(number, len(part)))
-        link.write(part)
+        link.write(frames)
+
+    def acknowledge(self, number: int, size: int) -> None:
+        """Open windows by `size` bytes that were dealt with; that of the stream only if it is still open."""
+        if frames := h2_data.acknowledge(self._h2, number, size):
+            self.beside(frames)
 
     def _end(self, stream: Outgoing) -> None:
         if stream.is_over:
@@ -160,7 +164,8 @@ class Sender:
             fields = [(name.lower(), value) for name, value in stream.trailers if not name.startswith(b":")]
             self._h2.send_headers(stream.number, fields, end_stream=True)
         else:
-            self._h2.end_stream(stream.number)
+            h2_data.spend(self._h2, stream.number, 0, is_last=True)
+            self.beside(h2_data.header(stream.number, 0, END_STREAM))
 
     def drop(self, stream: Outgoing) -> None:
         """Send nothing more of it."""

@@ -1,0 +1,195 @@
+"""HPACK (RFC 7541) by the `hpack` package, without its slowest ways: fields that recur are neither coded nor read anew.
+
+The tables are the package's, and what it refuses is refused. Of a request that h2 and hpack pass by themselves, these
+two took half of the time (bench/http_read.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hpack import Decoder, Encoder, HeaderTuple, HPACKDecodingError, HPACKError, NeverIndexedHeaderTuple
+from hpack.exceptions import OversizedHeaderListError
+from hpack.hpack import decode_integer
+from hpack.huffman_table import decode_huffman
+from hpack.table import HeaderTable
+
+Field = tuple[bytes, bytes]
+
+ENTRY_BYTES = 32  # that an entry counts beside its name and value (RFC 7541 4.1)
+HUFFMAN_BYTES = 2048  # hpack's coding of longer fields costs more than it saves: 1 ms of 2 KB, 375 ms of 60 KB
+MOST_REMEMBERED, REMEMBERED_BYTES = 64, 256  # fields of one connection, and the size of the largest
+# What differs from message to message: in the table it would push out what recurs. nghttp2 leaves out the same.
+_VARYING = frozenset(
+    (
+        b":path",
+        b"age",
+        b"content-length",
+        b"content-range",
+        b"etag",
+        b"if-modified-since",
+        b"if-none-match",
+        b"last-modified",
+        b"location",
+        b"range",
+        b"set-cookie",
+    )
+)
+_STATIC = HeaderTable.STATIC_TABLE
+_STATIC_NAMES = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
+
+
+class QuickEncoder(Encoder):
+    """Remembers how fields are written as long as its table stays as it is. Fields are tuples of bytes, names in lower
+    case; only `NeverIndexedHeaderTuple` is taken for one that no table may hold (RFC 7541 7.1.3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: dict[Field, bytes] = {}
+
+    def encode(self, headers: Any, huffman: bool = True) -> bytes:
+        """A header block of these fields."""
+        if self.header_table.resized:
+            self._written.clear()
+            return super().encode(headers, huffman)
+        written, parts = self._written, []
+        for field in headers:
+            part = written.get(field) if type(field) is tuple else None
+            parts.append(self._write(field) if part is None else part)
+        return b"".join(parts)
+
+    def add(self, to_add: Field, sensitive: bool, huffman: bool = False) -> bytes:
+        """One field, as it goes on the wire. Long ones go uncoded (RFC 7541 5.2)."""
+        name, value = to_add
+        return super().add(to_add, sensitive, huffman and len(name) + len(value) <= HUFFMAN_BYTES)
+
+    def _write(self, field: Field) -> bytes:
+        if isinstance(field, NeverIndexedHeaderTuple):
+            return self.add((field[0], field[1]), True, True)
+        name, value = field
+        if name in _VARYING and (name, value) not in _STATIC:
+            part = _integer(_STATIC_NAMES[name], 4, 0) + _integer(len(value), 7, 0) + value
+        else:
+            entries = self.header_table.dynamic_entries
+            newest = entries[0] if entries else None
+            part = self.add((name, value), False, True)
+            if (entries[0] if entries else None) is not newest:  # all others have another number now, or are gone
+                self._written.clear()
+                return part
+        if len(name) + len(value) <= REMEMBERED_BYTES:
+            if len(self._written) >= MOST_REMEMBERED:
+                self._written.clear()
+            self._written[name, value] = part
+        return part
+
+
+class QuickDecoder(Decoder):
+    """Reads blocks in one loop. What it has read ahead of h2 can be left to h2."""
+
+    def __init__(self, max_header_list_size: int) -> None:
+        super().__init__(max_header_list_size)
+        self._kept: tuple[bytes, list[Field] | HPACKError] | None = None
+        self._texts: dict[bytes, bytes] = {}  # by how Huffman's code writes them; no other connection's
+
+    def ahead(self, block: bytes) -> list[Field] | None:
+        """The fields of `block`; None: it has an error, which `decode` will raise for the same block."""
+        try:
+            return self._read(block)
+        except HPACKError as error:
+            self._kept = block, error
+            return None
+
+    def keep(self, block: bytes, fields: list[Field]) -> None:
+        """What `ahead` has read, for `decode` to return: a block can be read once only."""
+        self._kept = block, fields
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[Any]:
+        """The fields of `data` as bytes; HPACKError."""
+        kept, self._kept = self._kept, None
+        if kept is None or kept[0] != data:
+            return self._read(data)
+        if isinstance(kept[1], HPACKError):
+            raise kept[1]
+        return [field if isinstance(field, HeaderTuple) else HeaderTuple(*field) for field in kept[1]]
+
+    def _read(self, data: bytes) -> list[Field]:
+        try:
+            fields = self._fields(data)
+        except IndexError:
+            raise HPACKDecodingError("Truncated header block") from None
+        self._assert_valid_table_size()
+        return fields
+
+    def _fields(self, data: bytes) -> list[Field]:
+        table, fields, left = self.header_table, list[Field](), self.max_header_list_size
+        position, size = 0, len(data)
+        while position < size:
+            first = data[position]
+            if first & 0x80:  # a field of the tables (6.1)
+                index, position = _number(data, position, 0x7F, 7)
+                field = _STATIC[index - 1] if 0 < index <= 61 else table.get_by_index(index)
+            elif first & 0xE0 == 0x20:  # another size of the table (6.3), before any field only
+                if fields:
+                    raise HPACKDecodingError("Table size update not at the start of the block")
+                position += self._update_encoding_context(data[position:])
+                continue
+            else:
+                index, position = _number(data, position, *((0x3F, 6) if first & 0x40 else (0x0F, 4)))
+                if index:
+                    name = _STATIC[index - 1][0] if index <= 61 else table.get_by_index(index)[0]
+                else:
+                    name, position = self._string(data, position)
+                value, position = self._string(data, position)
+                field = (name, value)
+                if first & 0x40:
+                    table.add(name, value)
+                elif first & 0x10:
+                    field = NeverIndexedHeaderTuple(name, value)
+            fields.append(field)
+            left -= len(field[0]) + len(field[1]) + ENTRY_BYTES
+            if left < 0:
+                message = f"A header list larger than {self.max_header_list_size} has been received"
+                raise OversizedHeaderListError(message)
+        return fields
+
+    def _string(self, data: bytes, position: int) -> tuple[bytes, int]:
+        """A string (5.2), and where what follows it begins."""
+        is_coded = data[position] & 0x80
+        length, position = _number(data, position, 0x7F, 7)
+        end = position + length
+        text = data[position:end]
+        if len(text) != length:
+            raise HPACKDecodingError("Truncated header block")
+        return (self._decoded(text) if is_coded else text), end
+
+    def _decoded(self, text: bytes) -> bytes:
+        found = self._texts.get(text)
+        if found is None:
+            found = bytes(decode_huffman(text))
+            if len(text) <= REMEMBERED_BYTES:
+                if len(self._texts) >= MOST_REMEMBERED:
+                    self._texts.clear()
+                self._texts[text] = found
+        return found
+
+
+def _number(data: bytes, position: int, mask: int, bits: int) -> tuple[int, int]:
+    """An integer (5.1), and where what follows it begins."""
+    number = data[position] & mask
+    if number != mask:
+        return number, position + 1
+    number, taken = decode_integer(data[position : position + 16], bits)
+    return number, position + taken
+
+
+def _integer(number: int, bits: int, pattern: int) -> bytes:
+    most = (1 << bits) - 1
+    if number < most:
+        return bytes((pattern | number,))
+    parts, number = [pattern | most], number - most
+    while number >= 0x80:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
