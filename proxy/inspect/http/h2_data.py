@@ -48,10 +48,9 @@ class Incoming:
     def read(self, data: bytes, now: float) -> None:
         """`HttpError` names an attack; `h2.exceptions.ProtocolError` is what h2 does not allow."""
         for part in self._guard.feed(data, now):
-            kind = type(part)
-            if kind is Data:
+            if isinstance(part, Data):
                 self._plain(part)
-            elif kind is Head:
+            elif isinstance(part, Head):
                 self._head(part)
             else:
                 self._frames(part)
@@ -148,7 +147,6 @@ def acknowledge(made: h2.connection.H2Connection, number: int, size: int) -> byt
     if increment := made._inbound_flow_control_window_manager.process_bytes(size):
         frames = frame_header(4, WINDOW_UPDATE, 0, 0) + _INCREMENT.pack(increment)
     stream = made.streams.get(number)
-    if stream is not None and stream.open:
-        if increment := stream._inbound_window_manager.process_bytes(size):
-            frames += frame_header(4, WINDOW_UPDATE, 0, number) + _INCREMENT.pack(increment)
+    if stream is not None and stream.open and (increment := stream._inbound_window_manager.process_bytes(size)):
+        frames += frame_header(4, WINDOW_UPDATE, 0, number) + _INCREMENT.pack(increment)
     return frames

@@ -94,7 +94,7 @@ class FrameGuard:
         self.sent = 0  # DATA frames that went the other way
 
     def feed(self, data: bytes, now: float) -> Iterator[bytes | Data | Head]:
-        """What of `data` h2 is to read, and data and heads of streams beside it, in their order; HttpError names the attack.
+        """What of `data` h2 is to read, and data and heads beside it, in their order; HttpError names the attack.
 
         Each part has to be dealt with before the next one is asked for.
         """

@@ -143,7 +143,9 @@ def _is_usual_request(fields: Headers) -> bool:
     pseudo = fields[:4]
     if {name for name, _ in pseudo} != _OF_REQUEST:
         return False
-    return all(value and value != b"CONNECT" and _VALUE.fullmatch(value) for _, value in pseudo) and _are_usual(fields[4:])
+    if not all(value and value != b"CONNECT" and _VALUE.fullmatch(value) for _, value in pseudo):
+        return False
+    return _are_usual(fields[4:])
 
 
 def _is_usual_response(fields: Headers) -> bool:
