@@ -136,6 +136,13 @@ def test_responses_are_read_as_h2_reads_them(steps):
     compare(*ears, pieces)
 
 
+@pytest.mark.parametrize("fields", UNUSUAL)
+def test_what_is_unusual_is_for_h2_to_judge(fields):
+    encoder = Encoder()
+    begun = PREFACE + frames.SettingsFrame(0).serialize() + head(encoder, 1, REQUEST, True)
+    compare(Ear(h2_heads.receive_request), Ear(by_h2_alone), [begun, head(encoder, 3, fields, True)])
+
+
 @pytest.mark.parametrize("fields", USUAL)
 def test_what_is_usual_does_not_take_h2s_way(fields):
     ear, encoder = Ear(h2_heads.receive_request), Encoder()
