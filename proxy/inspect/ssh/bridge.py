@@ -100,8 +100,15 @@ class Bridge:
     def proved(self, identity: str, method: str) -> None:
         self.identity, self.method = identity, method
 
-    def authenticated(self) -> None:
+    async def authenticated(self) -> None:
         self._authenticated.set()
+        if self.view.rules.onward != "agent":  # that is asked by a channel, which comes after the login
+            await asyncio.wait([self._origin])
+
+    def banner(self, text: str, language: str) -> None:
+        if self.client is not None:
+            with contextlib.suppress(OSError):  # the client is in already
+                self.client.send_auth_banner(text, language)
 
     def agent_is_there(self) -> None:
         self.has_agent = True
@@ -207,7 +214,6 @@ class Bridge:
             return True
         self._end("denied", "proxy", reason)
         self._tell_client(f"denied: {reason}")
-        self._origin.cancel()
         return False
 
     async def _has_credentials(self) -> bool:
@@ -231,7 +237,6 @@ class Bridge:
     async def _reach_origin(self, sock: socket.socket) -> None:
         reaching = await self._first(origin.connect(self, sock, self.user, self.identity, self.client))
         if reaching is None:
-            self._origin.cancel()
             return
         try:
             conn = self.origin = reaching.result()
@@ -245,7 +250,6 @@ class Bridge:
         """There is no origin: the user reads why."""
         self._end("origin_protocol_error" if by == "origin" else "denied", by, reason)
         self._tell_client(reason)
-        self._origin.cancel()
 
     async def _lose(self, conn: ClientConnection) -> None:
         """The origin is gone: what it has said last still reaches the client."""
@@ -271,3 +275,4 @@ class Bridge:
         if self._outcome is None:
             self._outcome = Outcome(reason, by, detail)
             self._over.set()
+            self._origin.cancel()  # nobody waits for it any more

@@ -57,8 +57,12 @@ class Bridging(Protocol):
         """Who is there, if the method succeeds."""
         ...
 
-    def authenticated(self) -> None:
-        """It has succeeded."""
+    def authenticated(self) -> Awaitable[None]:
+        """It has succeeded: returns when the client may be told, or the session is over."""
+        ...
+
+    def banner(self, text: str, language: str) -> None:
+        """The origin shows it to whoever logs in."""
         ...
 
     def session_front(self) -> Awaitable[Front]: ...

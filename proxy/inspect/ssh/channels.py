@@ -45,6 +45,7 @@ class Tied:
     def __init__(self) -> None:
         self.chan: Any = None
         self.peer: Any = None
+        self.is_lost = False  # its channel is gone
         self.tap: Tap | None = None
         self.received = self.received_stderr = 0
         self._holds: set[str] = set()  # why nothing may be written here
@@ -107,6 +108,7 @@ class Tied:
             self.peer.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.is_lost = True
         if self.peer is not None:
             self.peer.close()
 
@@ -123,6 +125,7 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         the origin may use the client's `auth-agent` or `x11`."""
         super().__init__()
         self._request, self._permit, self._ended = request, permit, ended
+        self._back: Tied | None = None
         self.forwards_agent = False
         self.display: Display | None = None
         self.typed: Callable[[bytes], None] | None = None  # who reads before the origin does
@@ -159,6 +162,20 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         if self.typed is not None:
             self.typed(b"")
         self._ended(error)
+
+    def tie(self, peer: Tied) -> None:
+        super().tie(peer)
+        self._back = peer
+
+    @property
+    def waits_for_end(self) -> bool:
+        """Whether the origin's channel is there, so that it may still tell how the program ended."""
+        return self._back is not None and not self._back.is_lost
+
+    def leave(self) -> None:
+        """The client has closed its channel: so is the origin's, which still tells how the program ended."""
+        if self.peer is not None:
+            self.peer.close()
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
         if self.tap is not None:
@@ -219,18 +236,16 @@ class Through(Tied, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes
         super().__init__()
         self.ended = ended
         self.peer_end: Through | None = None
-        self._is_lost = False
 
     def connection_made(self, chan: Any) -> None:
         self.chan = chan
         if (other := self.peer_end) is not None:
             self.tie(other)
-            if other._is_lost:
+            if other.is_lost:
                 chan.close()
             elif not self._holds:
                 other.chan.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._is_lost = True
         super().connection_lost(error)
         self.ended(error)

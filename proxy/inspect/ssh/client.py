@@ -62,9 +62,6 @@ class Server(asyncssh.SSHServer):
             return False
         return True
 
-    def auth_completed(self) -> None:
-        self._bridge.authenticated()
-
     def public_key_auth_supported(self) -> bool:
         return "publickey" in self._bridge.view.rules.methods and bool(self._keys or self._authorities)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Awaitable
 from typing import Any, ClassVar, TypeVar
 
@@ -27,6 +28,7 @@ MOST_UNSENT = 16 << 20  # for a peer that asks and asks, and does not read the a
 MOST_UNREAD = 1 << 20  # bytes that wait until a packet is dealt with
 MOST_REQUESTS = 128  # that wait for an answer
 EXCHANGE_S = 60.0
+NO_SSH = b"Invalid SSH identification string.\r\n"  # in the words of sshd
 
 
 class Bounded(SSHConnection):
@@ -40,6 +42,8 @@ class Bounded(SSHConnection):
         self._holds: set[str] = set()
         self._exchange_timer: asyncio.TimerHandle | None = None
         self._is_slowed = False
+        self._requests = self._answers = 0  # global ones, as they came and as they were answered
+        self._behind: deque[tuple[int, asyncio.Event]] = deque()  # who waits for how many answers
 
     @property
     def is_full(self) -> bool:
@@ -91,7 +95,25 @@ class Bounded(SSHConnection):
     def _process_global_request(self, kind: int, number: int, packet: Any) -> None:
         if len(self._global_request_queue) >= MOST_REQUESTS:
             raise asyncssh.ProtocolError("too many requests at once")
+        self._requests += 1
         super()._process_global_request(kind, number, packet)
+
+    def _report_global_response(self, result: bool | bytes) -> None:
+        self._answers += 1
+        super()._report_global_response(result)
+        while self._behind and self._behind[0][0] <= self._answers:
+            self._behind.popleft()[1].set()
+
+    async def earlier_requests(self) -> None:
+        """Return when all requests that came before have been answered.
+
+        sshd takes everything in order, and clients count on it: they ask for a port that it listens at, and for a
+        connection to that port, without waiting in between.
+        """
+        if self._answers < self._requests:
+            answered = asyncio.Event()
+            self._behind.append((self._requests, answered))
+            await answered.wait()
 
     def _exchange_expired(self) -> None:
         self._exchange_timer = None
@@ -106,6 +128,8 @@ class Bounded(SSHConnection):
 
     def _cleanup(self, exc: Exception | None) -> None:
         self._forget_timer()
+        while self._behind:
+            self._behind.popleft()[1].set()
         super()._cleanup(exc)
 
     def _forget_timer(self) -> None:
@@ -141,6 +165,20 @@ class ServerConnection(Bounded, asyncssh.SSHServerConnection):
     """The client's."""
 
     certificate: Any = None  # the one that is looked at
+
+    def _recv_version(self) -> bool:
+        """A person, or a program that is none of SSH's, reads in words why it is not served."""
+        line, is_whole, _ = self._inpbuf.partition(b"\n")
+        if is_whole and not line.startswith((b"SSH-2.0-", b"SSH-1.99-")) and self._transport is not None:
+            self._transport.write(NO_SSH)
+        return super()._recv_version()
+
+    async def send_userauth_success(self) -> None:
+        """Let the client in once the origin has let in the proxy: the origin's banner and refusal come before that."""
+        self._cancel_login_timer()  # the origin has a timer of its own
+        await self.bridge.authenticated()
+        if self._transport is not None and not self._auth_complete:
+            await super().send_userauth_success()
 
     async def _process_kexinit(self, kind: int, number: int, packet: Any) -> None:
         await super()._process_kexinit(kind, number, packet)

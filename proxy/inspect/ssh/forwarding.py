@@ -131,6 +131,7 @@ class Forwarding:
 
     async def _origin_for(self, ruled: Ruled, ended: Callable[[Exception | None], None]) -> Any:
         try:
+            await self._opening.client.earlier_requests()
             await rule(ruled)
             return await self._opening.reached()
         except Denied as denied:

@@ -39,8 +39,8 @@ class Known(NamedTuple):
 class Client(asyncssh.SSHClient):
     """What asyncssh asks about the origin."""
 
-    def __init__(self, known: Known) -> None:
-        self._known = known
+    def __init__(self, bridge: Bridging, known: Known) -> None:
+        self._bridge, self._known = bridge, known
         self._conn: Any = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
@@ -48,6 +48,9 @@ class Client(asyncssh.SSHClient):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._conn.lost = exc
+
+    def auth_banner_received(self, msg: str, lang: str) -> None:
+        self._bridge.banner(msg, lang)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """A key that known_hosts does not name: whether DNS does."""
@@ -68,7 +71,7 @@ async def connect(bridge: Bridging, sock: socket.socket, user: str, identity: st
             keys, named = await _credentials(view, user, identity, agent, stack)
             options = asyncssh.SSHClientConnectionOptions(
                 **connection_options(view.rules),
-                client_factory=lambda: Client(known),
+                client_factory=lambda: Client(bridge, known),
                 host=flow.dst,
                 port=flow.dst_port,
                 username=user,

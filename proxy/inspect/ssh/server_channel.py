@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import asyncssh
-from asyncssh.constants import MSG_CHANNEL_REQUEST
+from asyncssh.constants import MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST
 
 from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Display, Front
 
 MOST_REQUESTS = 128  # that wait for an answer
+LEAVING = "leaving"  # the client has closed its side, and the origin has not said yet how the program ended
 
 
 class ServerChannel(asyncssh.SSHServerChannel[bytes]):
@@ -27,6 +28,44 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
             held[-1][0].extend(data)
         else:
             super()._accept_data(bytearray(data) if self._recv_paused else data, datatype)  # type: ignore[arg-type]
+
+    def _process_close(self, kind: int, number: int, packet: Any) -> None:
+        """A program may outlive its client's interest in it: its exit status is still told, as sshd does, and only then
+        the close is answered (RFC 4254 5.3). asyncssh answers at once.
+        """
+        session = self._session
+        if (
+            not isinstance(session, Front)
+            or not session.waits_for_end
+            or self._send_state in ("close_pending", "closed")
+        ):
+            super()._process_close(kind, number, packet)
+            return
+        if self._recv_state not in ("open", "eof_pending", "eof"):
+            raise asyncssh.ProtocolError("Channel not open")
+        packet.check_end()
+        self._recv_state = LEAVING
+        self._send_buf.clear()  # whoever has closed takes no more data
+        self._send_buf_len = 0
+        self._pause_resume_writing()
+        self._flush_recv_buf()
+
+    def _flush_recv_buf(self, exc: Exception | None = None) -> None:
+        super()._flush_recv_buf(exc)
+        session = self._session
+        if self._recv_state == LEAVING and not self._recv_buf and isinstance(session, Front):
+            session.leave()
+
+    def _close_send(self) -> None:
+        super()._close_send()
+        if self._recv_state == LEAVING:
+            self._recv_state = "closed"
+            self._loop.call_soon(self._cleanup)
+
+    def write(self, data: bytes, datatype: int | None = None) -> None:
+        """Write, unless the client has closed the channel."""
+        if self._recv_state != LEAVING:
+            super().write(data, datatype)
 
     def _process_request(self, kind: int, number: int, packet: Any) -> None:
         if len(self._request_queue) >= MOST_REQUESTS:
@@ -105,4 +144,5 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
     _packet_handlers: ClassVar[Any] = {  # type: ignore[misc]
         **asyncssh.SSHServerChannel._packet_handlers,
         MSG_CHANNEL_REQUEST: lambda self, *packet: self._process_request(*packet),
+        MSG_CHANNEL_CLOSE: lambda self, *packet: self._process_close(*packet),
     }

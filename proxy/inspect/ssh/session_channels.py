@@ -48,6 +48,7 @@ class SessionChannels:
             text = None if command is None else command.decode("utf-8", "backslashreplace")
             ruled.begin(kind, command=text, subsystem=subsystem)
             try:
+                await opening.client.earlier_requests()
                 ruled.reason = await self._reason(front, kind)
                 await rule(ruled)
                 await self._open(ruled, front, command)

@@ -12,25 +12,28 @@ from asyncssh.kex_dh import _KexDH, _KexECDH, _KexHybridECDH
 USED = {
     SSHConnection: [
         "_cleanup", "_finish_recv_packet", "_force_close", "_packet_handlers", "_process_global_request",
-        "_process_kexinit", "_process_newkeys", "_send", "_send_disconnect", "_send_kexinit", "create_task",
+        "_process_kexinit", "_process_newkeys", "_report_global_response", "_send", "_send_disconnect", "_send_kexinit", "create_task",
         "send_newkeys",
     ],
-    asyncssh.SSHServerConnection: ["_validate_openssh_certificate", "create_agent_channel", "create_agent_connection"],
+    asyncssh.SSHServerConnection: [
+        "_cancel_login_timer", "_recv_version", "_validate_openssh_certificate", "create_agent_channel",
+        "create_agent_connection", "send_auth_banner", "send_userauth_success",
+    ],
     asyncssh.SSHClientConnection: [
         "_process_auth_agent_at_openssh_dot_com_open", "_process_x11_open", "attach_x11_listener",
         "detach_x11_listener",
     ],
     asyncssh.SSHServerChannel: [
-        "_accept_data", "_packet_handlers", "_process_auth_agent_req_at_openssh_dot_com_request",
-        "_process_exec_request", "_process_request", "_process_x11_req_request", "_report_response", "_start_session",
+        "_accept_data", "_cleanup", "_close_send", "_flush_recv_buf", "_packet_handlers", "_pause_resume_writing", "_process_auth_agent_req_at_openssh_dot_com_request",
+        "_process_close", "_process_exec_request", "_process_request", "_process_x11_req_request", "_report_response", "_start_session",
     ],
 }  # fmt: skip
 ATTRIBUTES = {
-    SSHConnection: ["_channels", "_global_request_queue", "_inpbuf", "_kex", "_loop", "_transport"],
+    SSHConnection: ["_auth_complete", "_channels", "_global_request_queue", "_inpbuf", "_kex", "_loop", "_transport"],
     asyncssh.SSHClientConnection: ["_agent_forward_path"],
     asyncssh.SSHServerChannel: ["_session_started"],
-    asyncssh.SSHServerChannel.__mro__[1]: ["_conn", "_recv_buf", "_recv_paused", "_recv_window", "_request_queue",
-                                           "_session"],
+    asyncssh.SSHServerChannel.__mro__[1]: ["_conn", "_recv_buf", "_recv_paused", "_recv_state", "_recv_window",
+                                           "_request_queue", "_send_buf", "_send_buf_len", "_send_state", "_session"],
 }  # fmt: skip
 
 
