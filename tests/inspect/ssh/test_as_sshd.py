@@ -1,4 +1,4 @@
-"""What clients count on because sshd does it: the order of answers, exit statuses, banners, words for who is not SSH."""
+"""What clients count on because sshd does it: the order of answers, exit statuses, banners, words for strangers."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from asyncssh.kex_dh import _KexDH, _KexECDH, _KexHybridECDH
 USED = {
     SSHConnection: [
         "_cleanup", "_finish_recv_packet", "_force_close", "_packet_handlers", "_process_global_request",
-        "_process_kexinit", "_process_newkeys", "_report_global_response", "_send", "_send_disconnect", "_send_kexinit", "create_task",
-        "send_newkeys",
+        "_process_kexinit", "_process_newkeys", "_report_global_response", "_send", "_send_disconnect", "_send_kexinit",
+        "create_task", "send_newkeys",
     ],
     asyncssh.SSHServerConnection: [
         "_cancel_login_timer", "_recv_version", "_validate_openssh_certificate", "create_agent_channel",
@@ -24,8 +24,9 @@ USED = {
         "detach_x11_listener",
     ],
     asyncssh.SSHServerChannel: [
-        "_accept_data", "_cleanup", "_close_send", "_flush_recv_buf", "_packet_handlers", "_pause_resume_writing", "_process_auth_agent_req_at_openssh_dot_com_request",
-        "_process_close", "_process_exec_request", "_process_request", "_process_x11_req_request", "_report_response", "_start_session",
+        "_accept_data", "_cleanup", "_close_send", "_flush_recv_buf", "_packet_handlers", "_pause_resume_writing",
+        "_process_auth_agent_req_at_openssh_dot_com_request", "_process_close", "_process_exec_request",
+        "_process_request", "_process_x11_req_request", "_report_response", "_start_session",
     ],
 }  # fmt: skip
 ATTRIBUTES = {
