@@ -92,11 +92,15 @@ class Decision(msgspec.Struct, frozen=True):
     version: str | None = None  # of the policy
 
 
+RuleIdentity = tuple[str | None, str, str]  # tenant (None: of all), policy and name: the same in each version
+
+
 class Ruling(msgspec.Struct, frozen=True):
     """What a policy says about a flow: the verdict that is in force, and each decision on the way to it."""
 
     verdict: Verdict
     decisions: list[Decision]
+    limits: tuple[RuleIdentity, ...] = ()  # rules that hold as long as their limits do, which are counted elsewhere
 
 
 ALLOW = Verdict()

@@ -41,6 +41,7 @@ from proxy.session.messages import (
     Kill,
     LeafAnswer,
     Learnt,
+    LimitAnswer,
     Open,
     Part,
     Record,
@@ -65,7 +66,8 @@ FAILED = {
     for phase in READ_PHASES
 }
 ANSWERS = (
-    LeafAnswer, DialAnswer, HookAnswer, CertificateAnswer, SignatureAnswer, FingerprintsAnswer, RecordingAnswer
+    LeafAnswer, DialAnswer, HookAnswer, LimitAnswer, CertificateAnswer, SignatureAnswer, FingerprintsAnswer,
+    RecordingAnswer,
 )  # fmt: skip
 MAX_EXCEPTIONS = 4_096  # hosts of one tenant that are not read, since that went wrong before
 

@@ -26,13 +26,15 @@ from proxy.session.messages import (
     Ended,
     LeafAnswer,
     LeafWanted,
+    LimitAnswer,
+    LimitWanted,
     Pass,
     ReadLevel,
     Seen,
     TenantRules,
     WatchChannel,
 )
-from proxy.verdict import Decision, Ruling
+from proxy.verdict import Decision, RuleIdentity, Ruling
 
 FINISH_S = 30.0  # for a far end that does not take what is queued for it
 
@@ -161,6 +163,14 @@ class Session:
 
     def judge(self, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
         return self._home.judge(phase, self.flow, facts, None if phase == "tls" else self._known)  # asked once
+
+    def count(self, limits: tuple[RuleIdentity, ...], then: Callable[[Ruling | None], None]) -> None:
+        def answered(answer: LimitAnswer, _: list[int]) -> None:
+            if not self._is_over:
+                with self._home.turn:
+                    then(answer.ruling)
+
+        self._home.ask_proxy(lambda request: LimitWanted(request, self.number, limits), answered)
 
     def ask(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
         def answered(answer: Any) -> None:

@@ -12,7 +12,7 @@ from proxy.errors import ProxyError
 from proxy.flow.record import ClosedBy, CloseReason
 from proxy.policy.phases import Phase
 from proxy.session.facts import FlowFacts, TLSFacts
-from proxy.verdict import Ruling
+from proxy.verdict import RuleIdentity, Ruling
 
 LOW_WATER = 64 << 10  # bytes: below this many queued, `Handler.drained` is called
 
@@ -154,6 +154,10 @@ class SessionView(Protocol):
 
     def judge(self, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
         """What the policies of `phase` say; None when there are none."""
+        ...
+
+    def count(self, limits: tuple[RuleIdentity, ...], then: Callable[[Ruling | None], None]) -> None:
+        """Count a request by limits that `judge` has named; `then` gets the denial of what is over one, or None."""
         ...
 
     def ask(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None:

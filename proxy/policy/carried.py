@@ -99,7 +99,7 @@ class SessionJudge:
             base = received(phase, flow)  # under names that all flows share
             if known is not None:
                 known[phase] = base
-        return self._policies.rule(tenant, phase, _SessionFacts(base, facts, now))
+        return self._policies.judge(tenant, phase, _SessionFacts(base, facts, now))
 
 
 class _SessionFacts(ImaginedFacts):

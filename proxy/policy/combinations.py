@@ -87,6 +87,8 @@ def check_combination(rule: RuleText, tenant: str | None) -> None:
         raise ValueError(f"'refusal' is for phases {', '.join(_REFUSING)}", "refusal")
     if action == "rate-limit" and rule.flows is rule.flows_per_s is rule.bytes_per_s is None:
         raise ValueError("rate-limit needs 'flows' (at once), 'flows_per_s', 'bytes_per_s', or several", "action")
+    if rule.flows is not None and phase == "http":
+        raise ValueError("'flows' counts flows, and this rule is about requests: 'flows_per_s' bounds them", "flows")
     if rule.bytes_per_s is not None and phase != "network":
         raise ValueError("'bytes_per_s' is for phase network", "bytes_per_s")
     if action == "inspect" and rule.level == "packet":

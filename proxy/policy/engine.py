@@ -17,7 +17,7 @@ from proxy.policy.phases import PHASES, Phase
 from proxy.policy.read import Policy
 from proxy.policy.rule import Rule
 from proxy.policy.table import Table
-from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Pace, Refusal, Ruling, Verdict
+from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Pace, Refusal, RuleIdentity, Ruling, Verdict
 
 MOST_GONE = 10_000  # rules that are not there any more, and whose counters are kept in case they come back
 
@@ -54,8 +54,8 @@ class Policies:
         self.version = version
         self.policies = tuple(policies)
         self.hits = Hits()
-        self._gone: dict[tuple[str | None, str, str], Rule] = {}  # of earlier versions
-        self._by_identity: dict[tuple[str | None, str, str], Rule] | None = None
+        self._gone: dict[RuleIdentity, Rule] = {}  # of earlier versions
+        self._by_identity: dict[RuleIdentity, Rule] | None = None
         self._judgements: dict[tuple[str | None, Phase], _Judgement] = {}
         for tenant in (None, *tenants):
             for phase in PHASES:
@@ -72,15 +72,11 @@ class Policies:
 
     def count(self, tenant: str, decisions: Iterable[Decision], now: float) -> None:
         """Count decisions that were made elsewhere by these rules, or by others of the same names. `now`: Unix s."""
-        if self._by_identity is None:
-            self._by_identity = {rule.identity: rule for rule in self.rules()}
         for said in decisions:
             if said.version is None:
                 continue  # a hook's, or of the settings
             name = said.rule or ""
-            rule = self._by_identity.get((tenant, said.policy, name)) or self._by_identity.get(
-                (None, said.policy, name)
-            )
+            rule = self._identified.get((tenant, said.policy, name)) or self._identified.get((None, said.policy, name))
             if rule is not None:
                 rule.hits += 1
                 rule.last_hit = now
@@ -132,17 +128,36 @@ class Policies:
         if judgement is None:
             return None
         known = facts if isinstance(facts, Facts) else received(phase, facts)
-        is_answered = phase == "http" and known["http.response.code"] is not None
-        ruling = self.rule(tenant, phase, known, again=is_answered)  # limits have counted the request
-        if ruling is not None and judgement.needs_answer and not is_answered and not ruling.verdict.is_denial:
+        ruling = self.rule(tenant, phase, known, again=True)  # its limits are asked by `exceeded`, once
+        if ruling is None or not judgement.needs_answer or ruling.verdict.is_denial:
+            return ruling
+        if known["http.response.code"] is None:
             effects = msgspec.structs.replace(ruling.verdict.http or HttpEffects(), judge_response=True)
-            return Ruling(msgspec.structs.replace(ruling.verdict, http=effects), ruling.decisions)
+            verdict = msgspec.structs.replace(ruling.verdict, http=effects)
+            return Ruling(verdict, ruling.decisions, ruling.limits)
         return ruling
+
+    def exceeded(self, limits: Iterable[RuleIdentity], facts: Facts) -> Ruling | None:
+        """The denial of what is over one of these limits, of those that `judge` has named; None: it was counted."""
+        for identity in limits:
+            rule = self._identified.get(identity)
+            if rule is not None and rule.limiter is not None and (over := _over(rule, facts, None, False)) is not None:
+                return over
+        return None
+
+    @property
+    def _identified(self) -> dict[RuleIdentity, Rule]:
+        if self._by_identity is None:
+            self._by_identity = {rule.identity: rule for rule in self.rules()}
+        return self._by_identity
 
     def rule(
         self, tenant: str | None, phase: Phase, facts: Facts, flow: Countable | None = None, *, again: bool = False
     ) -> Ruling | None:
-        """The same, for a flow that limits count; `again`: it was let in before, and limits are not asked."""
+        """The same, for a flow that limits count; `again`: it was let in before, and limits are not asked.
+
+        Of the phase `http`, `Ruling.limits` names those that `exceeded` is to be asked about.
+        """
         judgement = self._judgements.get((tenant, phase))
         if judgement is None:
             return None
@@ -156,10 +171,10 @@ class Policies:
                 return _joined(said, over)
             said.append(rule)
         if said and said[-1].is_final:
-            return _paced(_joined(said, said[-1].ruling), said, facts)
+            return _complete(_joined(said, said[-1].ruling), said, facts)
         counts = self.hits.counts
         counts[tenant, phase] = counts.get((tenant, phase), 0) + 1
-        return _paced(_joined(said, judgement.default), said, facts) if said else judgement.default
+        return _complete(_joined(said, judgement.default), said, facts) if said else judgement.default
 
     def try_out(self, tenant: str | None, phase: Phase, facts: Facts) -> Outcome | None:
         """The same for a flow that never was: nothing is counted, and limits are not asked."""
@@ -202,8 +217,9 @@ def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruli
     limiter = rule.limiter
     assert limiter is not None
     key = facts[limiter.field] if limiter.field is not None else None
-    if again and flow is not None:
-        limiter.count(key, flow)
+    if again:
+        if flow is not None:
+            limiter.count(key, flow)
         return None
     why = limiter.refusal(key, flow, facts["time.unix"] or 0.0)
     if why is None:
@@ -220,17 +236,24 @@ def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruli
     return Ruling(verdict, [decision])
 
 
-def _paced(ruling: Ruling, said: list[Rule], facts: Facts) -> Ruling:
-    """The same with the limits of the flow's bytes."""
-    limited = [(rule, rule.limiter) for rule in said if rule.limiter is not None and rule.limiter.bytes_per_s]
-    if not limited or ruling.verdict.is_denial or facts["net.protocol"] != "tcp":
+def _complete(ruling: Ruling, said: list[Rule], facts: Facts) -> Ruling:
+    """The same with limits: of bytes, which somebody has to enforce, and of requests, which somebody has to count."""
+    limited = [(rule, rule.limiter) for rule in said if rule.limiter is not None]
+    if not limited or ruling.verdict.is_denial:
+        return ruling
+    if limited[0][0].phase == "http":
+        return Ruling(ruling.verdict, ruling.decisions, tuple(rule.identity for rule, _ in limited))
+    if facts["net.protocol"] != "tcp":
         return ruling
     paces = []
     for rule, limiter in limited:
-        key = facts[limiter.field] if limiter.field is not None else None
-        whose = key.hex() if isinstance(key, bytes) else key
-        pool = "/".join(str(part or "") for part in (facts["tenant"], rule.policy, rule.name, whose))
-        paces.append(Pace(limiter.bytes_per_s or 0.0, pool))
+        if limiter.bytes_per_s:
+            key = facts[limiter.field] if limiter.field is not None else None
+            whose = key.hex() if isinstance(key, bytes) else key
+            pool = "/".join(str(part or "") for part in (facts["tenant"], rule.policy, rule.name, whose))
+            paces.append(Pace(limiter.bytes_per_s, pool))
+    if not paces:
+        return ruling
     return Ruling(msgspec.structs.replace(ruling.verdict, paces=tuple(paces)), ruling.decisions)
 
 

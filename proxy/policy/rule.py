@@ -9,7 +9,7 @@ from proxy.policy.limits import Limiter
 from proxy.policy.model import DECIDING, Action
 from proxy.policy.phases import Phase
 from proxy.policy.schedule import Schedule
-from proxy.verdict import Decision, Ruling, Verdict
+from proxy.verdict import Decision, RuleIdentity, Ruling, Verdict
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Rule:
         return self.action in DECIDING
 
     @property
-    def identity(self) -> tuple[str | None, str, str]:
+    def identity(self) -> RuleIdentity:
         """What it is known by in the next version."""
         return self.tenant, self.policy, self.name
 

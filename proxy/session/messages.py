@@ -11,7 +11,7 @@ from proxy.flow.record import ClosedBy, CloseReason, TLSRecord
 from proxy.policy.carried import CarriedPolicies
 from proxy.session.facts import FlowFacts
 from proxy.session.ssh import SSHRules
-from proxy.verdict import Decision, Verdict
+from proxy.verdict import Decision, RuleIdentity, Ruling, Verdict
 
 ReadLevel = Literal["tls", "http", "ssh"]
 ScreenEvent = tuple[
@@ -78,6 +78,13 @@ class DialAnswer(msgspec.Struct, tag="dial-answer", frozen=True):
     request: int
     error: str | None = None
     cause: str | None = None  # a reason of `CloseReason`
+
+
+class LimitAnswer(msgspec.Struct, tag="limit-answer", frozen=True):
+    """The denial of a request that is over a limit; None: it was counted."""
+
+    request: int
+    ruling: Ruling | None = None
 
 
 class HookAnswer(msgspec.Struct, tag="hook-answer", frozen=True):
@@ -259,6 +266,14 @@ class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
     port: int = 0
 
 
+class LimitWanted(msgspec.Struct, tag="limit-wanted", frozen=True):
+    """Count a request by the limits of these rules: they hold for all inspectors together."""
+
+    request: int
+    session: int
+    rules: tuple[RuleIdentity, ...]
+
+
 class HookWanted(msgspec.Struct, tag="hook-wanted", frozen=True):
     """What the application says about this, as `proxy.inspect.questions` puts it."""
 
@@ -310,6 +325,7 @@ ToInspector = (
     | SignatureAnswer
     | FingerprintsAnswer
     | RecordingAnswer
+    | LimitAnswer
     | HookAnswer
     | Learnt
     | Kill
@@ -329,6 +345,7 @@ ToProxy = (
     | SignatureWanted
     | FingerprintsWanted
     | RecordingWanted
+    | LimitWanted
     | HookWanted
     | HookData
     | HookTold

@@ -20,6 +20,7 @@ from proxy.flow.record import CloseReason
 from proxy.hooks.asked import INSPECTED
 from proxy.policy.carried import carry, flow_facts
 from proxy.policy.engine import Policies
+from proxy.policy.facts import FlowFacts
 from proxy.poller import Poller
 from proxy.session.channel import Channel, LocalChannel, SocketChannel
 from proxy.session.messages import (
@@ -35,6 +36,8 @@ from proxy.session.messages import (
     Kill,
     LeafWanted,
     Learnt,
+    LimitAnswer,
+    LimitWanted,
     Open,
     Pass,
     ReadLevel,
@@ -123,6 +126,8 @@ class InspectorHandle:
             self.channel.send(self._pool.lender.leaf(handed.flow.tenant.name, message))
         elif isinstance(message, DialWanted):
             self._dial(handed, message)
+        elif isinstance(message, LimitWanted):
+            self.channel.send(self._pool.count(handed.flow, message))
         elif isinstance(message, HookWanted):
             self._ask(handed, message)
         elif isinstance(message, HookData):
@@ -220,6 +225,7 @@ class Inspectors:
         self.read_places = ReadPlaces()
         self._counting: Iterator[Handed] = iter(())
         self._local: Any = None  # the inspector in this process
+        self._policies: Policies | None = None  # None: none was loaded yet
         self.application: Lifecycle | None = None  # whose hooks are asked about what is read
         lender.authorities.changed = self._configure_all
         self._is_closed = False
@@ -252,9 +258,16 @@ class Inspectors:
 
     def set_policies(self, policies: Policies) -> None:
         """Judge new sessions, and new requests of open sessions, by these policies."""
+        self._policies = policies
         carried = carry(policies, self.lender.configuration.tenants)
         self.lender.configuration = msgspec.structs.replace(self.lender.configuration, policies=carried)
         self._configure_all()
+
+    def count(self, flow: Flow, wanted: LimitWanted) -> LimitAnswer:
+        """Count a request of this flow, if no limit is against it."""
+        if self._policies is None:
+            return LimitAnswer(wanted.request)
+        return LimitAnswer(wanted.request, self._policies.exceeded(wanted.rules, FlowFacts(flow, time.time())))
 
     def renew(self, tenant: str) -> None:
         """Give new SSH sessions of this tenant its current keys. Raises ProxyError."""

@@ -6,6 +6,7 @@ import msgspec
 
 from proxy.inspect.inspector import Inspector
 from proxy.policy.carried import CarriedPolicies, SessionJudge, carry, flow_facts
+from proxy.policy.facts import FlowFacts as PolicyFacts
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import Configure, parts
 from tests.flows import make_flow
@@ -43,6 +44,21 @@ def test_they_are_the_same_there():
     tls = there.judge("acme", "tls", flow, {"net.sni.domains": ["www.bank.example", "bank.example"]}, NOW)
     assert tls.verdict.level == "packet"
     assert there.judge("globex", "http", flow, {}, NOW) is None
+
+
+def test_rules_about_the_response_are_asked_once_it_is_there():
+    policies = compiled("rules: [{name: gone, phase: http, when: http.response.code == 404, action: block}]")
+    there = SessionJudge(carry(policies, ["acme"]))
+    assert there.judge("acme", "http", {}, {}, NOW).verdict.http.judge_response
+    assert there.judge("acme", "http", {}, {"http.response.code": 404}, NOW).verdict.is_denial
+
+
+def test_limits_are_counted_by_the_proxy_for_all_inspectors():
+    policies = compiled("rules: [{name: calm, phase: http, flows_per_s: 1, per: user, action: rate-limit}]")
+    flow = make_flow()
+    for inspector, is_over in ((SessionJudge(carry(policies, ["acme"])), is_over) for is_over in (False, True)):
+        limits = inspector.judge("acme", "http", flow_facts(flow, NOW), {}, NOW).limits
+        assert (policies.exceeded(limits, PolicyFacts(flow, NOW)) is not None) is is_over
 
 
 def test_nothing_is_carried_where_nothing_is_said_of_what_is_read():

@@ -84,11 +84,13 @@ class Exchange(Passing):
         if forwarding.forwards_left(self.request) == 0:
             self.answer(*forwarding.last_answer(self.request))
             return
-        if not self.judge(context.session):
-            return
-        if context.session.has("http_request"):
+        self.admit(context.session, self._admitted)
+
+    def _admitted(self) -> None:
+        session = self.context.session
+        if session.has("http_request"):
             self.wait()
-            context.session.ask("http_request", self, self._asked)
+            session.ask("http_request", self, self._asked)
         else:
             self._go()
 
@@ -203,7 +205,7 @@ class Exchange(Passing):
         self.origin_version = head.version
         self.first_byte = self.moved = self.context.session.now()
         session = self.context.session
-        if self.judges_response and not self.judge(session):
+        if self.judges_response and not self.judge_response(session):
             return
         if session.has("http_response"):
             self.pause_origin()
@@ -229,14 +231,11 @@ class Exchange(Passing):
             self.client_ended = False
             if is_websocket(self.request):
                 self.websocket = WebSocket(self, self.request, head, self.context.session, self.context.limits)
-        elif "response" in self.reads and self._has_body(head) and self.context.session.has(HOOK):
+        elif "response" in self.reads and self.has_body(head) and self.context.session.has(HOOK):
             head.length = None
             self.response_reader = BodyReader(self, self.context.session, from_client=False)
             return  # the head goes with the first bytes that the hook lets pass: until then a page can be sent
         self._send_head(head)
-
-    def _has_body(self, head: ResponseHead) -> bool:
-        return self.request.method != b"HEAD" and head.status not in (204, 304) and head.length != 0
 
     def _send_head(self, head: ResponseHead) -> None:
         self._responded = True
@@ -300,9 +299,7 @@ class Exchange(Passing):
             if not self._is_taken:
                 self._take()
             return
-        if not self._responded:
-            assert self.response is not None
-            self._send_head(self.response)
+        self._begin_response()
         self.responder.data(data)
 
     def body_ended(self, trailers: Headers, *, from_client: bool) -> None:
@@ -312,11 +309,14 @@ class Exchange(Passing):
             if not self._is_taken:
                 self._take()
             return
+        self._begin_response()
+        self.responder.end(trailers)
+        self._settle()
+
+    def _begin_response(self) -> None:
         if not self._responded:
             assert self.response is not None
             self._send_head(self.response)
-        self.responder.end(trailers)
-        self._settle()
 
     def body_answered(self, answer: str | Verdict) -> bool:
         """The hook has said what is to become of the exchange; whether it goes on."""

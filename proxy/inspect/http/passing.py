@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxy.inspect.http.faults import Fault
+from proxy.inspect.http.messages import ResponseHead
 from proxy.inspect.http.ruling import Ruled
 
 
@@ -16,6 +17,10 @@ class Passing(Ruled):
         """Whether the origin has been sent all of the request, and has sent all of its response."""
         is_sent = self.client_ended and (self.request_reader is None or self.request_reader.is_over)
         return is_sent and self.is_received
+
+    def has_body(self, head: ResponseHead) -> bool:
+        """Whether a body may follow this head of the response."""
+        return self.request.method != b"HEAD" and head.status not in (204, 304) and head.length != 0
 
     def drop_origin(self, fault: Fault) -> None:
         """Let the origin go. A connection that has done its part may be another exchange's already."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import takewhile
+
 from proxy.inspect.http import pages, rules
 from proxy.inspect.http.faults import By, Fault
 from proxy.inspect.http.messages import ResponseHead
 from proxy.inspect.http.progress import Progress
 from proxy.inspect.stream import SessionView
-from proxy.verdict import Decision, Verdict, deny
+from proxy.verdict import Decision, Ruling, Verdict, deny
 
 
 class Ruled(Progress):
@@ -23,13 +26,46 @@ class Ruled(Progress):
         """Answer in place of the origin."""
         raise NotImplementedError
 
-    def judge(self, session: SessionView) -> bool:
-        """Ask policy; whether the exchange goes on."""
-        ruling = session.judge("http", rules.Facts(self.request, self.response, session.client.tls))
+    def wait(self) -> None:
+        """The client is to send no more for now."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Send what was written since an answer came."""
+        raise NotImplementedError
+
+    def admit(self, session: SessionView, then: Callable[[], None]) -> None:
+        """Ask policy about the request; `then` is called if it goes on: at once, or once its limits have been asked."""
+        ruling = self._ruling(session)
+        if ruling is not None and ruling.limits:
+            self.wait()
+            session.count(ruling.limits, lambda over: self._counted(ruling, over, then))
+        elif self._follow(ruling):
+            then()
+
+    def judge_response(self, session: SessionView) -> bool:
+        """Ask policy once more, now that the response is there; whether the exchange goes on."""
+        return self._follow(self._ruling(session))
+
+    def _ruling(self, session: SessionView) -> Ruling | None:
+        return session.judge("http", rules.Facts(self.request, self.response, session.client.tls))
+
+    def _follow(self, ruling: Ruling | None) -> bool:
         if ruling is None:
             return True
         self.decisions += ruling.decisions
         return self._obey(ruling.verdict)
+
+    def _counted(self, ruling: Ruling, over: Ruling | None, then: Callable[[], None]) -> None:
+        if self.is_done:
+            return
+        if over is not None:  # what was said before the rule whose limit it is stays said
+            whose = over.decisions[0].policy, over.decisions[0].rule
+            before = takewhile(lambda each: (each.policy, each.rule) != whose, ruling.decisions)
+            ruling = Ruling(over.verdict, [*before, *over.decisions])
+        if self._follow(ruling):
+            then()
+        self.settle()
 
     def obey_hook(self, hook: str, answer: str | Verdict | None) -> bool:
         """Apply what a hook has said; whether the exchange goes on."""

@@ -87,6 +87,7 @@ class Talk:
         self.hooks = hooks or {}
         self.asked = []  # (hook, argument, then), of hooks that are to be answered later
         self.told = []
+        self.counted = []  # (limits, then), to be answered later
         self._judge = judge
         self.facts = []
         failure = limits.pop("failure", None)
@@ -111,6 +112,9 @@ class Talk:
         assert phase == "http"
         self.facts.append(facts)
         return self._judge(facts) if self._judge else None
+
+    def count(self, limits, then):
+        self.counted.append((limits, then))
 
     def ask(self, hook, argument, then):
         answer = self.hooks.get(hook)

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.inspect.http.messages import RequestHead, ResponseHead
 from proxy.inspect.http.rules import Facts, changed
+from proxy.inspect.stream import Side
 from proxy.verdict import Decision, HeaderChange, HttpEffects, Ruling, Verdict, deny
 from tests.inspect.http.talk import Talk, tls
 from tests.inspect.http.test_h1 import GET, OK, post
@@ -53,6 +54,45 @@ def test_a_denied_request_gets_the_tenants_page_and_never_leaves():
     assert (record.verdict, record.status, record.decisions) == ("denied", 451, [RULE])
     talk.say(GET)
     assert len(talk.records) == 2  # the connection goes on
+
+
+LIMIT = ("acme", "acme.yaml", "calm")
+CALM = Decision(stage="http", policy="acme.yaml", rule="calm", action="rate-limit", version="7")
+
+
+def limited(facts):
+    return Ruling(Verdict(), [RULE, CALM, Decision("http", "acme.yaml", "allow", "default")], (LIMIT,))
+
+
+def test_a_request_waits_until_its_limit_is_known_to_hold():
+    talk = Talk(judge=limited)
+    assert talk.say(GET) == b""
+    [(limits, then)] = talk.counted
+    assert limits == (LIMIT,)
+    then(None)
+    assert talk.origin.take().startswith(b"GET ")
+    talk.answer(OK)
+    assert [each.rule for each in talk.records[0].decisions] == ["r1", "calm", "default"]
+    assert len(talk.counted) == 1  # and not once more with the response
+
+
+def test_a_request_over_a_limit_is_refused_and_what_was_said_before_stays_said():
+    talk = Talk(judge=limited)
+    talk.say(GET + GET)
+    over = Ruling(Verdict(action="deny", reason="too many", http=HttpEffects(status=429)), [CALM])
+    talk.counted[0][1](over)
+    assert talk.client.take().startswith(b"HTTP/1.1 429 ")
+    assert [each.rule for each in talk.records[0].decisions] == ["r1", "calm"]
+    talk.counted[1][1](None)
+    assert talk.origin.take().startswith(b"GET ")
+
+
+def test_an_answer_of_limits_for_a_client_that_has_gone_is_nobodys():
+    talk = Talk(judge=limited)
+    talk.say(GET)
+    talk.handler.broken(Side.CLIENT, ConnectionResetError())
+    talk.counted[0][1](None)
+    assert talk.origin.take() == b""
 
 
 def test_a_denial_without_effects_is_a_403():
