@@ -181,7 +181,7 @@ class Policies:
         judgement = self._judgements.get((tenant, phase))
         if judgement is None:
             return None
-        held = list(judgement.table.matching(facts))
+        held = judgement.table.matching(facts)
         if held and held[-1].is_final:
             return Outcome(_joined(held, held[-1].ruling), held, held[-1])
         return Outcome(_joined(held, judgement.default), held, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
@@ -54,9 +55,11 @@ class PolicyJudge:
 
     def judge(self, flow: Flow) -> Ruling:
         """The verdict on a flow. It is counted by limits unless it was judged before."""
+        return self._judge(flow, time.time(), _is_judged(flow.decisions))
+
+    def _judge(self, flow: Flow, now: float, again: bool) -> Ruling:
         policies, tenant = self.policies, flow.tenant.name
-        again = _is_judged(flow.decisions)
-        facts = FlowFacts(flow, time.time())
+        facts = FlowFacts(flow, now)
         network = policies.rule(tenant, "network", facts, flow, again=again)
         if policies.has(tenant, "egress") and not (network is not None and network.verdict.is_denial):
             network = join(network, policies.rule(tenant, "egress", facts, flow, again=again))
@@ -138,18 +141,19 @@ class PolicyJudge:
 
     async def judge_again(self, tenants: Collection[str] | None = None) -> None:
         """Judge live flows, of these tenants or of all, by what is in force now; those that may no longer be, end."""
-        live = self._live() if tenants is None else (flow for flow in self._live() if flow.tenant.name in tenants)
-        for number, flow in enumerate(live):
-            if number % SLICE == 0:
-                await asyncio.sleep(0)
-            if not flow.is_ended and flow.handler is not None and flow.decisions:
-                self._judge_again(flow)
+        live = iter(self._live())
+        while flows := list(itertools.islice(live, SLICE)):
+            now = time.time()
+            for flow in flows:
+                if (tenants is None or flow.tenant.name in tenants) and flow.ended_ns is None:
+                    self._judge_again(flow, now)
+            await asyncio.sleep(0)
 
-    def _judge_again(self, flow: Flow) -> None:
-        ruling = self.judge(flow)
-        was_elsewhere = _is_elsewhere(flow.decisions)
-        is_elsewhere = ruling.verdict.origin is not None
-        if not ruling.verdict.is_denial and was_elsewhere == is_elsewhere:
+    def _judge_again(self, flow: Flow, now: float) -> None:
+        if flow.handler is None or not flow.decisions:
+            return
+        ruling = self._judge(flow, now, _is_judged(flow.decisions))
+        if not ruling.verdict.is_denial and _is_elsewhere(flow.decisions) == (ruling.verdict.origin is not None):
             return
         self.revoked += 1
         flow.decisions = [*flow.decisions, *(each for each in ruling.decisions if each not in flow.decisions)]

@@ -34,17 +34,14 @@ class Rule:
     hits: int = 0
     last_hit: float | None = None  # Unix seconds
     ruling: Ruling = field(init=False)  # when nothing else was said
+    is_final: bool = field(init=False)  # the phase ends with it
 
     test: Matcher = field(init=False)
 
     def __post_init__(self) -> None:
         self.test = conjunction([step.test for step in self.steps])
         self.ruling = Ruling(self.verdict, [self.decision])
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the phase ends with it."""
-        return self.action in DECIDING
+        self.is_final = self.action in DECIDING
 
     @property
     def identity(self) -> RuleIdentity:

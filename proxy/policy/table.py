@@ -19,7 +19,7 @@ from proxy.policy.language.sets import NumberSet
 from proxy.policy.rule import Rule
 
 LEAST = 2  # rules that require something of a field, for it to be worth a look-up
-REMEMBERED = 16_384  # addresses whose bits are known
+REMEMBERED = 16_384  # values of a field whose bits are known
 
 Test = Callable[[Facts], bool]
 
@@ -27,14 +27,15 @@ Test = Callable[[Facts], bool]
 class FieldIndex:
     """Bit sets of rules by one field's values."""
 
-    __slots__ = ("_again", "_any", "_exact", "_is_array", "_lows", "_pieces", "_tree", "others")
+    __slots__ = ("_any", "_equal", "_exact", "_is_array", "_lows", "_pieces", "_tree", "known", "others")
 
     def __init__(self, requirements: Sequence[tuple[int, Requirement]], everything: int) -> None:
         """`requirements`: by number of the rule."""
         field = requirements[0][1].field
         self._is_array = field.is_array
+        self.known: dict[Any, int] = {}  # what `find` has answered: one look-up for values that come again
         self._exact: dict[Any, int] = {}
-        self._again: dict[Any, int] = {}
+        self._equal: dict[int, int] = {}  # one object for all values with the same bits
         self._any = 0  # rules that want a value, whichever
         self._tree = PrefixTree() if field.kind is Kind.ADDRESS else None
         self.others = everything  # rules that do not speak of the field
@@ -57,7 +58,15 @@ class FieldIndex:
         self._lows, self._pieces = _pieces(ranges)
 
     def find(self, value: Any) -> int:
-        """The rules that a flow with this value of the field may still meet."""
+        """The rules that a flow with this value of the field may still meet; from then on it is in `known`."""
+        if len(self.known) >= REMEMBERED:
+            self.known.clear()
+            self._equal.clear()
+        bits = self._find(value)
+        bits = self.known[value] = self._equal.setdefault(bits, bits)
+        return bits
+
+    def _find(self, value: Any) -> int:
         if value is None:
             return self.others
         if self._is_array:
@@ -68,14 +77,9 @@ class FieldIndex:
         return self._bits(value) | self.others | self._any
 
     def _bits(self, value: Any) -> int:
-        if self._tree is not None:
-            bits = self._again.get(value)
-            if bits is None:
-                if len(self._again) > REMEMBERED:
-                    self._again.clear()
-                bits = self._again[value] = self._tree.find(value) | self._exact.get(value, 0)
-            return bits
         bits = self._exact.get(value, 0)
+        if self._tree is not None:
+            return bits | self._tree.find(value)
         if self._lows:
             at = bisect.bisect_right(self._lows, value) - 1
             if at >= 0:
@@ -109,16 +113,20 @@ class Table:
             self._rests.append(conjunction(rest) if rest else None)
         # those first that leave the fewest rules
         indexes = [(name, FieldIndex(required, everything)) for name, required in wanted.items()]
-        self._indexes = sorted(indexes, key=lambda each: each[1].others.bit_count())
+        indexes.sort(key=lambda each: each[1].others.bit_count())
+        self._indexes = [(name, index.known.get, index.find) for name, index in indexes]
         self._everything = everything
 
-    def matching(self, facts: Facts) -> Iterator[Rule]:
+    def matching(self, facts: Facts) -> list[Rule]:
         """The rules that hold, in order; the last one is the first that decides, if there is one."""
         bits = self._everything
-        for name, index in self._indexes:
-            bits &= index.find(facts[name])
+        for name, known, find in self._indexes:
+            value = facts[name]
+            found = known(value)
+            bits &= find(value) if found is None else found
             if not bits:
-                return
+                return []
+        matching: list[Rule] = []
         rules, rests = self.rules, self._rests
         while bits:
             lowest = bits & -bits
@@ -126,10 +134,11 @@ class Table:
             rest = rests[number]
             if rest is None or rest(facts):
                 rule = rules[number]
-                yield rule
+                matching.append(rule)
                 if rule.is_final:
-                    return
+                    break
             bits ^= lowest
+        return matching
 
 
 def _required(rule: Rule) -> Iterator[Requirement]:
