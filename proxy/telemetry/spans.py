@@ -6,30 +6,22 @@ decided about the flow is an event of the span. A flow's trace is known by the f
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import importlib
-import logging
-import queue
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from proxy.errors import ProxyError
 from proxy.flow.record import FlowRecord
+from proxy.telemetry.sink import QUEUE_ITEMS, ThreadedSink
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from proxy.settings.model import SpanExport
 
-log = logging.getLogger(__name__)
-
-QUEUE_RECORDS = 20_000
 BATCH_RECORDS = 512
 MISSING = "records.spans needs OpenTelemetry: pip install 'oxyctl[otel]'"
-_STOP = None
 
 
 def otlp_exporter(settings: SpanExport) -> SpanExporter:
@@ -44,66 +36,22 @@ def otlp_exporter(settings: SpanExport) -> SpanExporter:
     return exporter
 
 
-class Spans:
-    """Takes records and exports them. `submit` is for the event loop's thread and never blocks; what cannot be sent is
-    counted, and nothing waits for a collector that is away."""
+class Spans(ThreadedSink[FlowRecord]):
+    """Takes the last record of each flow. Nothing waits for a collector that is away."""
 
-    def __init__(self, exporter: SpanExporter, node: str, *, queue_records: int = QUEUE_RECORDS) -> None:
-        self._exporter, self._capacity = exporter, queue_records
-        self._queue: queue.SimpleQueue[FlowRecord | None] = queue.SimpleQueue()
-        self._overflowed = self._unsent = 0  # each counted by one thread
-        self._is_closed = self._is_failing = False
-        self._make = _Maker(node)
-        self._sender = threading.Thread(target=self._run, name="spans-sender", daemon=True)
-        self._sender.start()
+    def __init__(self, exporter: SpanExporter, node: str, *, queue_records: int = QUEUE_ITEMS) -> None:
+        self._exporter, self._make = exporter, _Maker(node)
+        super().__init__("spans", queue_items=queue_records, batch_items=BATCH_RECORDS)
 
-    @property
-    def lost(self) -> int:
-        """Flows whose span could not be sent since the proxy started."""
-        return self._overflowed + self._unsent
-
-    def submit(self, record: FlowRecord) -> None:
-        """Take the last record of a flow; it must not change any more."""
-        if self._is_closed or self._queue.qsize() >= self._capacity:
-            self._overflowed += 1
-        else:
-            self._queue.put(record)
-
-    async def close(self) -> None:
-        """Send what was submitted, as far as the collector takes it in its time, and end the thread."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._queue.put(_STOP)
-        await asyncio.to_thread(self._sender.join)
-
-    # What the thread does
-
-    def _run(self) -> None:
-        is_running = True
-        while is_running:
-            records = [self._queue.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(records) < BATCH_RECORDS:
-                    records.append(self._queue.get_nowait())
-            is_running = _STOP not in records
-            self._send([record for record in records if record is not None])
-        self._exporter.shutdown()
-
-    def _send(self, records: list[FlowRecord]) -> None:
-        if not records:
-            return
+    def _keep(self, items: list[FlowRecord]) -> str | None:
         try:
-            result = self._exporter.export([self._make(record) for record in records])
-            why = "" if result.name == "SUCCESS" else "the collector did not take them"
+            result = self._exporter.export([self._make(record) for record in items])
         except Exception as error:  # of a library that talks to a network
-            why = str(error) or type(error).__name__
-        if why:
-            self._unsent += len(records)
-            if not self._is_failing:
-                log.error("spans cannot be sent: %s", why)
-        elif self._is_failing:
-            log.warning("spans are sent again; lost until now: %d", self.lost)
-        self._is_failing = bool(why)
+            return str(error) or type(error).__name__
+        return None if result.name == "SUCCESS" else "the collector did not take them"
+
+    def _end(self) -> None:
+        self._exporter.shutdown()
 
 
 class _Maker:
