@@ -1,0 +1,82 @@
+"""A sink with a thread of its own: nobody who hands it something ever waits, and what it cannot keep is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+QUEUE_ITEMS = 20_000
+
+Item = TypeVar("Item")
+
+
+class ThreadedSink(ABC, Generic[Item]):
+    """`submit` is for the event loop's thread; the thread begins with the first, and `_keep` is all that it does."""
+
+    def __init__(self, name: str, *, queue_items: int, batch_items: int, linger_s: float = 0.0) -> None:
+        """`name`: of the sink in the log, and of its thread. `linger_s`: the thread lets a batch gather so long."""
+        self._name, self._capacity, self._batch, self._linger_s = name, queue_items, batch_items, linger_s
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # None: the end
+        self._overflowed = self._unkept = 0  # each counted by one thread
+        self._is_closed = self._is_failing = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> int:
+        """Items that could not be kept since the proxy started."""
+        return self._overflowed + self._unkept
+
+    def submit(self, item: Item) -> None:
+        """Take an item, which must not change any more; never blocks."""
+        if self._is_closed or self._queue.qsize() >= self._capacity:
+            self._overflowed += 1
+        else:
+            self._queue.put(item)
+
+    async def close(self) -> None:
+        """Keep everything that was submitted, as far as that can be, and end the thread."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._closing.set()
+            self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    @abstractmethod
+    def _keep(self, items: list[Item]) -> str | None:
+        """Write or send a batch, in the sink's thread; why that cannot be, or None."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Nothing follows: close what the thread holds."""
+
+    def _run(self) -> None:
+        is_running = True
+        while is_running:
+            taken = [self._queue.get()]
+            self._closing.wait(self._linger_s)
+            with contextlib.suppress(queue.Empty):
+                while len(taken) < self._batch:
+                    taken.append(self._queue.get_nowait())
+            is_running = None not in taken
+            if items := [item for item in taken if item is not None]:
+                self._tell(self._keep(items), len(items))
+        self._end()
+
+    def _tell(self, why: str | None, count: int) -> None:
+        """Count what was not kept, and say so once."""
+        if why is not None:
+            self._unkept += count
+            if not self._is_failing:
+                log.error("%s cannot be kept: %s", self._name, why)
+        elif self._is_failing:
+            log.warning("%s are kept again; lost until now: %d", self._name, self.lost)
+        self._is_failing = why is not None
