@@ -15,7 +15,6 @@ from itertools import chain
 import msgspec
 
 from proxy.ca.store import Authorities
-from proxy.context import TunnelContext
 from proxy.control.server import ControlServer
 from proxy.errors import ProxyError
 from proxy.flow.flow import Flow
@@ -32,6 +31,7 @@ from proxy.offramps.kernel import KernelOffRamp, is_asked_for
 from proxy.offramps.sockets import raise_descriptor_limit
 from proxy.offramps.tunnel import TunnelOffRamp
 from proxy.onramps.connected import ConnectedRamp
+from proxy.onramps.permission import TunnelPermission
 from proxy.onramps.tun import TunRamp
 from proxy.onramps.tunnel import Tunnel
 from proxy.onramps.unconnected import GueRamp
@@ -85,6 +85,7 @@ class Proxy:
         self._pumps: list[BridgePump] = []
         self._kernel: KernelOffRamp | None = None
         self._judge: PolicyJudge | None = None
+        self._permission = TunnelPermission(self.tenants, self._tunnel_closed)
         self.kernel_problem: str | None = None  # why flows do not leave by the kernel, though they should
 
     async def start(self) -> None:
@@ -154,6 +155,7 @@ class Proxy:
         defer.callback(self._end_all)
         defer.push_async_callback(self._inspectors.drain, settings.timeouts.drain_s)
         self._open_ramps(plane)
+        self._permission.review()
         self._tick()
         defer.callback(lambda: self._timer.cancel())  # whichever is armed by then
         control = ControlServer(self._view, settings.control)  # last: who is answered here finds everything open
@@ -226,7 +228,8 @@ class Proxy:
 
         state = source.state if self.settings.watch_policies else None
         judge = PolicyJudge(source, self.tenants, live, partial(self._hooks.notify, "reload"), state)
-        judge.subscribe(lambda _: self._review_tunnels())
+        self._permission.judge = judge
+        judge.review_tunnels = self._permission.review
         return judge
 
     def _remember(self, flow_log: FlowLog, flow: Flow) -> None:
@@ -280,26 +283,10 @@ class Proxy:
                 context_timeout_s=self.settings.timeouts.context_s,
                 opened=self._tunnel_opened,
                 closed=self._tunnel_closed,
-                may_open=self._tunnel_refusal,
+                may_open=self._permission.refusal,
             )
             self._ramps.append(ramp)
             self._stack.callback(ramp.close)
-
-    def _tunnel_refusal(self, context: TunnelContext) -> str | None:
-        """Why the policy does not let a client open a tunnel, or None."""
-        ruling = None if self._judge is None else self._judge.judge_tunnel(context, Tunnel.kind)
-        if ruling is None or not ruling.verdict.is_denial:
-            return None
-        return f"the policy refuses it: {ruling.verdict.reason}"
-
-    def _review_tunnels(self) -> None:
-        """Hang up on clients whose tunnels the policies in force do not let open any more."""
-        open_ = [each for tenant in self.tenants.values() for each in tenant.carriers.values()]
-        for tunnel in open_:
-            if isinstance(tunnel, Tunnel) and (why := self._tunnel_refusal(tunnel.context)) is not None:
-                log.info("%r: %s", tunnel, why)
-                tunnel.close()
-                self._tunnel_closed(tunnel)
 
     def _tunnel_opened(self, tunnel: Tunnel) -> None:
         log.info("%r is open: %s, MTU %d", tunnel, ", ".join(tunnel.context.addresses), tunnel.mtu)

@@ -164,6 +164,19 @@ class Typed:
         whose = f"--tenant is required: one of {', '.join(known)}" if known else "--tenant NAME is required"
         raise UsageError(f"{whose}; or --all-tenants, for the flows of every tenant")
 
+    def check_tenant(self) -> None:
+        """UsageError when neither the proxy nor what it has recorded knows the tenant: nothing will ever match."""
+        from oxyctl.errors import UsageError
+        from proxy.settings import suggest
+
+        name = self.flags.get("tenant")
+        known = [] if name is None else tenants(*self._place())
+        if not known or name in known:
+            return
+        pairs = [("tenant", str(name)), ("limit", "1")]  # one that the settings do not have any more
+        if not self.ask(lambda proxy: proxy.flows(pairs), is_told=False)[0].items:
+            raise UsageError(f"--tenant: there is no tenant '{name}'{suggest(str(name), known)}")
+
 
 def _is_typed(context: Any, name: str) -> bool:
     source = context.get_parameter_source(name)

@@ -44,6 +44,8 @@ def requests(
     pairs = typed.requests()
     with asking():
         answer, is_running = typed.ask(lambda proxy: proxy.children("requests", pairs))
+        if not answer.items:
+            typed.check_tenant()
     every_tenant = "all_tenants" in typed.flags
     print_requests(answer, typed.format, fields, every_tenant=every_tenant, is_running=is_running)
     if answer.truncated:

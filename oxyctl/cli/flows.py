@@ -103,6 +103,7 @@ def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="
     printer = typed.output("flow")
     pairs = typed.pairs()
     with asking():
+        typed.check_tenant()
         record, is_running = typed.ask(lambda proxy: proxy.flow(flow_id, pairs))
     if typed.format not in (FlowFormat.table, FlowFormat.json):
         printer.answer([record], is_running=is_running)
@@ -211,6 +212,9 @@ def export(
     if not ends:
         raise OxyctlError("the export was cut off: the proxy stopped")
     (end,) = ends
+    if not end.exported:
+        with asking():
+            typed.check_tenant()
     since = "everything on record" if end.window.since is None else f"since {time_text(end.window.since, date=True)}"
     until = time_text(end.window.until, date=True)
     say(f"{end.exported} flows: {since}, until {until}; {end.lost or 'no'} records are lost")
@@ -228,6 +232,7 @@ def explain(context: typer.Context, flow_id: Annotated[str, typer.Argument(metav
     typed = Typed(context)
     pairs = typed.pairs()
     with asking():
+        typed.check_tenant()
         record, _ = typed.ask(lambda proxy: proxy.flow(flow_id, pairs))
     found, is_more = requests_of(typed, flow_id) if record.level == "http" else ([], False)
     print(story(record, found))
@@ -242,8 +247,10 @@ def kill(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar=
     from oxyctl.cli.output import say
 
     typed = Typed(context)
+    pairs = typed.pairs()
     with asking():
-        typed.client().kill(flow_id, typed.pairs())
+        typed.check_tenant()
+        typed.client().kill(flow_id, pairs)
     say(f"flow {flow_id} is ended")
 
 
@@ -262,6 +269,8 @@ def stats(context: typer.Context, **shared: Any) -> None:
 
     with asking():
         answers, is_running = typed.ask(ask)
+        if not any(answer.items for answer in answers.values()):
+            typed.check_tenant()
     print_stats(answers, typed.format, is_running=is_running)
 
 
@@ -279,6 +288,8 @@ def _groups(typed: Typed) -> None:
     by = tuple(name.strip() for name in dict(pairs)["by"].split(","))
     with asking():
         answer, is_running = typed.ask(lambda proxy: proxy.groups(pairs))
+        if not answer.items:
+            typed.check_tenant()
     with _until_nobody_reads():
         print_groups(answer, by, typed.format, is_running=is_running)
     _remark(answer, typed)
@@ -291,6 +302,8 @@ def _list(typed: Typed) -> None:
     pairs = typed.pairs(LIST_PARAMETERS)
     with asking():
         answer, is_running = typed.ask(lambda proxy: proxy.flows(pairs))
+        if not answer.items:
+            typed.check_tenant()
     with _until_nobody_reads():
         printer.answer(answer.items, answer, is_running=is_running)
     _remark(answer, typed)
@@ -324,6 +337,7 @@ def _monitor(typed: Typed, interval_s: float) -> None:
     pairs = typed.pairs(WATCH_PARAMETERS)
     try:
         with asking():
+            typed.check_tenant()
             monitor(typed.client(), pairs, interval_s)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
@@ -346,6 +360,8 @@ def _follow(typed: Typed) -> None:
     printer = typed.output("flows", events=True)
     pairs = typed.pairs(WATCH_PARAMETERS)
     try:
+        with asking():
+            typed.check_tenant()
         with asking(), _until_nobody_reads(), typed.client().watch(pairs) as events:
             printer.events(events)
     except KeyboardInterrupt:

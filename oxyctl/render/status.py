@@ -133,7 +133,7 @@ def _tunnel_row(tunnel: TunnelInfo) -> list[str]:
         bytes_text(tunnel.bytes_out),
         bytes_text(tunnel.queued_bytes),
         duration_text(max(0.0, (time.time_ns() - tunnel.opened) / 1e6)),
-        tunnel.health or "-",
+        "refused" if tunnel.refused else tunnel.health or "-",
         tunnel.user or "-",
         tunnel.device or "-",
     ]

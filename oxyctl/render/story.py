@@ -129,7 +129,8 @@ def _decision(decision: Decision) -> str:
     version = f" (version {decision.version})" if decision.version else ""
     shadow = "" if decision.enforced else "; not enforced, so it went on"
     reason = f": {decision.reason}" if decision.reason else ""
-    return f"{decision.stage}: {decision.action} by policy {decision.policy}{rule}{version}{reason}{shadow}"
+    who = "a hook" if decision.policy == "hook" else f"policy {decision.policy}{rule}{version}"
+    return f"{decision.stage}: {decision.action} by {who}{reason}{shadow}"
 
 
 def _way(record: FlowRecord) -> str:
@@ -200,8 +201,14 @@ def _end(record: FlowRecord) -> str:
 
 
 def _hint(record: FlowRecord) -> str | None:
-    if record.close_reason == "denied" and any(each.policy == "hook" for each in record.decisions):
-        return "A hook of the application decided: its log, or its author, knows why."
+    if record.close_reason == "denied" and record.decisions:
+        last = record.decisions[-1]
+        if last.policy == "hook":
+            return "A hook of the application decided: its log, or its author, knows why."
+        if last.action == "rate-limit":
+            return (
+                "It was over a limit of the rule named above: it may begin once others have ended, or a moment later."
+            )
     if record.close_reason is not None:
         return HINTS.get(record.close_reason)
     if record.state == "established" and not record.total.origin_packets:

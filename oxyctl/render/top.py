@@ -101,7 +101,7 @@ class Top:
                 "tunnel": tunnel.id, "tenant": tunnel.tenant, "user": tunnel.user, "flows": tunnel.flows,
                 "in_per_s": max(0, tunnel.bytes_in - then.bytes_in) / seconds if seconds else 0.0,
                 "out_per_s": max(0, tunnel.bytes_out - then.bytes_out) / seconds if seconds else 0.0,
-                "health": tunnel.health,
+                "health": "refused" if tunnel.refused else tunnel.health,
             })  # fmt: skip
         rows.sort(key=lambda row: (-row["in_per_s"] - row["out_per_s"], -row["flows"], row["tunnel"]))
         return rows[:SHOWN]

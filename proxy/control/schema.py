@@ -208,6 +208,7 @@ class TunnelInfo(msgspec.Struct, kw_only=True):
     network: str = "default"
     site: str | None = None
     peer: str | None = None  # where its packets go, when it is unconnected
+    refused: str | None = None  # why the policy does not let it be open, though the settings do
     health: Literal["healthy", "degraded", "down"] | None = None  # None: nobody probes it
     rtt_ms: float | None = None  # of the last probe that was answered
     probes_answered: int = 0

@@ -54,6 +54,7 @@ class RampCarrier:
         self.sessions: dict[bytes, Any] = {}
         self.forwards: dict[bytes, Path] = {}
         self.is_closed = False
+        self.refused: str | None = None  # why the policy does not let it be open
         self.opened_ns = time.time_ns()
         self.packets_out = self.bytes_out = 0
         self.queued_bytes = 0
@@ -119,8 +120,10 @@ class RampCarrier:
 
     def take(self, buffer: bytearray, end: int) -> None:
         """Handle a packet from the tunnel for which no path is memoised."""
-        if end and buffer[0] == CONTROL:
-            reason: DropReason | None = DropReason.BAD_CONTROL
+        if self.refused is not None:
+            reason: DropReason | None = DropReason.DENIED
+        elif end and buffer[0] == CONTROL:
+            reason = DropReason.BAD_CONTROL
         else:
             reason = self._plane.handle(self, buffer, end, time.monotonic(), time.time_ns())
         if reason is not None:

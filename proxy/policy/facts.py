@@ -17,14 +17,19 @@ from proxy.settings import suggest
 from proxy.settings.parts import DEFAULT_NETWORK, endpoint
 
 
-def tunnel_facts(context: TunnelContext, onramp: str, now: float) -> Facts:
-    """What is known of a client that asks for a tunnel. `now`: Unix seconds."""
+def tunnel_facts(
+    context: TunnelContext, onramp: str, now: float, *, site: str | None = None, tunnel: str | None = None
+) -> Facts:
+    """What is known of a tunnel that wants to be open. `now`: Unix seconds; of a prefix the first address is known."""
+    addresses = (ipaddress.ip_network(each, strict=False).network_address for each in context.addresses)
     return ImaginedFacts(
         {
             "time.unix": now,
             "tenant": context.tenant,
             "net.vnet_id": context.network or DEFAULT_NETWORK,
             "net.onramp": onramp,
+            "net.site": site,
+            "net.tunnel": tunnel,
             "identity.user": context.user,
             "identity.email": _email(context.user),
             "identity.groups[*].name": group_names(context),
@@ -32,7 +37,7 @@ def tunnel_facts(context: TunnelContext, onramp: str, now: float) -> Facts:
             "device.name": context.device,
             "device_posture.checks.passed": _posture(context, "passed"),
             "device_posture.checks.failed": _posture(context, "failed"),
-            "tunnel.addresses": tuple(ipaddress.ip_address(each).packed for each in context.addresses),
+            "tunnel.addresses": tuple(each.packed for each in addresses),
         }
     )
 

@@ -52,6 +52,7 @@ class PolicyJudge:
         self._again: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._changed: list[Callable[[Policies], None]] = []
+        self.review_tunnels: Callable[[], None] = lambda: None  # called when some may not be open any more, or may be
 
     def judge(self, flow: Flow) -> Ruling:
         """The verdict on a flow. It is counted by limits unless it was judged before."""
@@ -65,11 +66,14 @@ class PolicyJudge:
             network = join(network, policies.rule(tenant, "egress", facts, flow, again=again))
         return network or NO_POLICY
 
-    def judge_tunnel(self, context: TunnelContext, onramp: str) -> Ruling | None:
-        """The verdict on a client that asks for a tunnel; None: no policy speaks of tunnels."""
+    def judge_tunnel(
+        self, context: TunnelContext, onramp: str, *, site: str | None = None, tunnel: str | None = None
+    ) -> Ruling | None:
+        """The verdict on a tunnel that wants to be open, or to stay so; None: no policy speaks of tunnels."""
         if not self.policies.has(context.tenant, "tunnel"):
             return None
-        return self.policies.rule(context.tenant, "tunnel", tunnel_facts(context, onramp, time.time()))
+        facts = tunnel_facts(context, onramp, time.time(), site=site, tunnel=tunnel)
+        return self.policies.rule(context.tenant, "tunnel", facts)
 
     def subscribe(self, changed: Callable[[Policies], None]) -> None:
         """Call `changed` with the policies of each later version, before flows are judged by them."""
@@ -79,6 +83,7 @@ class PolicyJudge:
         """Judge live flows again when a rule's schedule has begun or ended; load what has changed. `now`: Unix s."""
         if now >= self._next_change:
             self._next_change = self.policies.next_change(now)
+            self.review_tunnels()
             self._again = asyncio.get_running_loop().create_task(self.judge_again())
         if self._state is not None and now >= self._next_look:
             self._next_look = now + LOOK_S
@@ -132,6 +137,7 @@ class PolicyJudge:
             self._next_change = fresh.next_change(self.loaded_at)
             for changed in self._changed:
                 changed(fresh)
+            self.review_tunnels()
             if fresh.version != old.version:
                 log.info("policies are of version %s now (%s before)", fresh.version, old.version)
                 await self.judge_again(

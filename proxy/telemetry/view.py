@@ -338,6 +338,7 @@ def _tunnel_info(tunnel: RampCarrier, flows: int) -> TunnelInfo:
         flows=flows,
         network=tunnel.network.name,
         site=tunnel.site,
+        refused=tunnel.refused,
     )
     context: TunnelContext | None = getattr(tunnel, "context", None)
     if context is not None:

@@ -48,6 +48,20 @@ def test_a_tenant_sees_its_own(flows, proxy):
     assert flows(*ACME, "--all-tenants")[::2] == (2, "error: --tenant and --all-tenants contradict each other\n")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--follow",), ("stats",), ("get", "f1"), ("explain", "f1"), ("kill", "f1"), ("export",), ("requests",)],
+)
+def test_a_tenant_that_nobody_knows_is_a_mistake(flows, words):
+    code, _, err = flows(*words, "--tenant", "acne")
+    assert (code, err.splitlines()[-1]) == (2, "error: --tenant: there is no tenant 'acne'; did you mean 'acme'?")
+
+
+def test_a_tenant_that_only_records_know_is_none(flows, proxy):
+    proxy.past = [make_record(1, tenant="initech")]
+    assert flows("--tenant", "initech", "--user", "nobody").code == 0
+
+
 # Which of them
 
 

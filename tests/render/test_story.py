@@ -42,7 +42,7 @@ def test_a_live_flow_without_an_answer():
 
 def test_a_hook_that_denied():
     text = story(make_record(close_reason="denied", decisions=[Decision("flow_start", "hook", "deny", reason="late")]))
-    assert "flow_start: deny by policy hook: late" in text
+    assert "flow_start: deny by a hook: late" in text
     assert "A hook of the application decided" in text
 
 
