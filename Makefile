@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 4
+# Some machines forbid it, and each of the thousands of processes of a test run would compile all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-kernel check check-newer lint bench clean
+.PHONY: help demo test test-kernel check check-newer lint bench clean compiled
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,10 +20,13 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed ## Bring a lab up, send real traffic through the proxy, show the flows, take it down
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.installed ## Run every test, in parallel
+compiled: $(VENV)/.installed ## Write bytecode, for users of labs who may not write here
+	@$(BIN)/python -m compileall -q -j 0 proxy oxyctl
+
+test: compiled ## Run every test, in parallel
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-test-kernel: $(VENV)/.installed ## Test tunnels and queues of a real kernel: of this one, or of one in a machine of its own
+test-kernel: compiled ## Test tunnels and queues of a real kernel: of this one, or of one in a machine of its own
 	OXYCTL_TEST_KERNEL=1 $(BIN)/python -m tools.kernelvm auto -- \
 	  $(BIN)/python -m pytest tests/kernel -m kernel -p no:cacheprovider
 
