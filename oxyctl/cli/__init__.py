@@ -16,6 +16,7 @@ from oxyctl.cli.down import down, gc
 from oxyctl.cli.graph import graph
 from oxyctl.cli.impair import impair
 from oxyctl.cli.inside import exec, logs, shell
+from oxyctl.cli.narrowed import narrowed
 from oxyctl.cli.nodes import kill, restart, start, stop
 from oxyctl.cli.replay import replay
 from oxyctl.cli.routes import routes
@@ -64,7 +65,7 @@ def main() -> NoReturn:
     from oxyctl.cli.output import explain
 
     try:
-        app()
+        narrowed(app, sys.argv[1:])()
     except Exception as error:
         sys.exit(explain(error))
     except KeyboardInterrupt:
