@@ -62,6 +62,7 @@ table inet rejecting {
   }
 }
 """
+DIES_WITH_NAMESPACE = ("setpriv", "--pdeathsig", "KILL")  # also when the test itself is killed
 VOLATILE = ("nf_conntrack_count", "nf_conntrack_buckets", "/neigh/", "random", "stat", "ipfrag_secret", "flush")
 
 
@@ -156,6 +157,14 @@ class Net:
         self._test.close()
         self._stack.close()
 
+    @contextlib.contextmanager
+    def undone_on_failure(self) -> Iterator[None]:
+        """What was made so far is closed if something fails inside."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            yield
+            undo.pop_all()
+
     def keep(self, sock: Any) -> Any:
         """It is closed after the test."""
         self._test.callback(sock.close)
@@ -206,6 +215,11 @@ class Scene(Net):
         super().__init__()
         self.kind = kind
         self.proxy: Proxy | None = None
+        with self.undone_on_failure():
+            self._build(tenant, more, wrapper)
+
+    def _build(self, tenant: str, more: str, wrapper: tuple[str, ...]) -> None:
+        kind = self.kind
         if kind in ("router", "interface"):
             self.client = self.client_at("in1")
             self.device = "lan0"
@@ -252,9 +266,11 @@ class Scene(Net):
 
     def close(self) -> None:
         self._test.close()
-        if self.proxy is not None:
-            self.proxy.close()
-        super().close()
+        try:
+            if self.proxy is not None:
+                self.proxy.close()
+        finally:
+            super().close()
 
 
 def connect_tunnel(path: str, *, offload: bool, mtu: int = 1500, **context: Any) -> Laptop:
@@ -285,7 +301,7 @@ class Proxy:
     def launch(self) -> subprocess.Popen[bytes]:
         """It may serve, or end."""
         Path(self.file("proxy.yaml")).write_text(self.configuration)
-        words = [*self.wrapper, sys.executable, "-m", "proxy", self.file("proxy.yaml")]
+        words = [*DIES_WITH_NAMESPACE, *self.wrapper, sys.executable, "-m", "proxy", self.file("proxy.yaml")]
         with open(self.file("proxy.log"), "ab") as log:
             self.process = self.namespace.run(subprocess.Popen, words, cwd=ROOT, stdout=log, stderr=log)
         return self.process
@@ -301,7 +317,11 @@ class Proxy:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.terminate()
-        return int(self.process.wait(20))
+        try:
+            return int(self.process.wait(20))
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """Without a word."""
@@ -310,6 +330,8 @@ class Proxy:
         self.process.wait(20)
 
     def close(self) -> None:
+        if self.process is None:
+            return
         code = self.stop()
         assert code in (0, -9), self.log
         assert "Traceback" not in self.log, self.log

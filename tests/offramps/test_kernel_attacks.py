@@ -62,13 +62,15 @@ class Two(Net):
         if kind == "interface":
             self.evil, self.good = self.client_at("in1"), self.client_at("in2")
         self.proxy = Proxy(self.directory, self.edge, CONFIGURATION + RAMPS[kind])
-        self.proxy.start()
-        if kind == "connected":
-            self.evil, self.good = (
-                connect_tunnel(self.proxy.file("ramp.sock"), offload=False, tenant=name) for name in ("evil", "good")
-            )
-            for client in (self.evil, self.good):
-                self._stack.callback(client.close)
+        with self.undone_on_failure():
+            self.proxy.start()
+            if kind == "connected":
+                self.evil, self.good = self._tunnel("evil"), self._tunnel("good")
+
+    def _tunnel(self, tenant):
+        client = connect_tunnel(self.proxy.file("ramp.sock"), offload=False, tenant=tenant)
+        self._stack.callback(client.close)
+        return client
 
     def raw(self, version):
         return self.keep(self.evil.run(socket.socket, FAMILIES[version], socket.SOCK_RAW, socket.IPPROTO_RAW))
@@ -82,8 +84,10 @@ class Two(Net):
 
     def close(self) -> None:
         self._test.close()
-        self.proxy.close()
-        super().close()
+        try:
+            self.proxy.close()
+        finally:
+            super().close()
 
 
 @pytest.fixture(scope="module", params=list(RAMPS))

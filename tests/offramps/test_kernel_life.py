@@ -86,7 +86,7 @@ def test_a_transfer_goes_on_while_the_proxy_is_killed_and_started_again():
     with scene("interface") as stage:
         stage.serve(5201, "iperf3", "-s")
         output = []
-        words = ("iperf3", "-c", ORIGIN[4], "-t", 6, "-b", "200M", "-J")
+        words = ("iperf3", "-c", ORIGIN[4], "-t", 9, "-b", "200M", "-J")
         running = threading.Thread(target=lambda: output.append(stage.program(stage.client, *words)))
         running.start()
         until(lambda: any(flow.total.client_bytes > 1_000_000 for flow in stage.proxy.live(dst_port=5201)))

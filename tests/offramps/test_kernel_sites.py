@@ -74,7 +74,8 @@ class Sites(Net):
         )  # fmt: skip
         self.proxy = Proxy(self.directory, self.edge, CONFIGURATIONS[kind])
         self.before = state_of(self.edge)
-        self.proxy.start()
+        with self.undone_on_failure():
+            self.proxy.start()
 
     def server(self, namespace, version, kind, port=0):
         sock = self.sock(namespace, version, kind)
@@ -92,8 +93,10 @@ class Sites(Net):
 
     def close(self) -> None:
         self._test.close()
-        self.proxy.close()
-        super().close()
+        try:
+            self.proxy.close()
+        finally:
+            super().close()
 
 
 @pytest.fixture(scope="module", params=list(CONFIGURATIONS))

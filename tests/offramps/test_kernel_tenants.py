@@ -69,21 +69,24 @@ class Tenants(Net):
             )
             self.clients = {name: self.client_at(f"in{number}") for number, name in enumerate(NAMES, 1)}
         self.proxy = Proxy(self.directory, self.edge, CONFIGURATION + ramps)
-        self.proxy.start()
-        if kind != "interface":
-            self.clients = {}
-            for name in NAMES:
-                client = connect_tunnel(self.proxy.file("ramp.sock"), offload=False, tenant=name)
-                self._stack.callback(client.close)
-                self.clients[name] = client
+        with self.undone_on_failure():
+            self.proxy.start()
+            if kind != "interface":
+                self.clients = {}
+                for name in NAMES:
+                    client = connect_tunnel(self.proxy.file("ramp.sock"), offload=False, tenant=name)
+                    self._stack.callback(client.close)
+                    self.clients[name] = client
 
     def origin_of(self, name):
         return self.other if name == "gamma" else self.origin
 
     def close(self) -> None:
         self._test.close()
-        self.proxy.close()
-        super().close()
+        try:
+            self.proxy.close()
+        finally:
+            super().close()
 
 
 @pytest.fixture(scope="module", params=["interface", "connected"])
