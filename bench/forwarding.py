@@ -26,7 +26,7 @@ from proxy.device.seqpacket import enlarge_send_buffer
 from proxy.flow.path import Path
 from proxy.kernel.pump import RampPump
 from proxy.kernel.unconnected import GuePump, Source
-from proxy.offramps.lanes import Lane
+from proxy.offramps.peer_sockets import PeerSocket
 from proxy.wire import gue
 
 CONTEXT = gue.Context(7, 1, b"secret")
@@ -70,8 +70,8 @@ def _ours(
     source: str, out: socket.socket, ramp: socket.socket, feed: socket.socket, packets: list[bytes], rounds: int
 ) -> float:
     sender: Any = SimpleNamespace(count=_unexpected, learn_mtu=_unexpected)
-    lane = Lane(out, HEADERS, sender)
-    paths = {raw[12:24]: _path(lane) for raw in packets}
+    peer_socket = PeerSocket(out, HEADERS, sender)
+    paths = {raw[12:24]: _path(peer_socket) for raw in packets}
     ready: Callable[[int], None]
     if source == "client":
         ready = RampPump(ramp, -1, 0, paths, {}, _unexpected, lambda: False, _unexpected).ready
@@ -92,15 +92,15 @@ def _ours(
                 ready(events[0][1])
             took += time.thread_time_ns() - began
     moved = sum(path.packets for path in paths.values())
-    if moved != len(packets) * rounds or lane.packets != moved:
-        sys.exit(f"moved {moved} of {len(packets) * rounds}, sent {lane.packets}")
+    if moved != len(packets) * rounds or peer_socket.packets != moved:
+        sys.exit(f"moved {moved} of {len(packets) * rounds}, sent {peer_socket.packets}")
     return took / moved
 
 
-def _path(lane: Lane) -> Path:
+def _path(peer_socket: PeerSocket) -> Path:
     path = Path()
-    path.send, path.mtu = lane.send, 1500
-    path.raw, path.lane, path.prefix = lane.raw, lane, lane.headers[4]
+    path.send, path.mtu = peer_socket.send, 1500
+    path.raw, path.peer_socket, path.prefix = peer_socket.raw, peer_socket, peer_socket.headers[4]
     return path
 
 

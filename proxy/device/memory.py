@@ -60,7 +60,7 @@ class MemoryTunnel:
     def send(self, packet: bytes | memoryview) -> None:
         self.sent.append(bytes(packet))
 
-    def lane(self, number: int) -> None:
+    def peer_socket(self, number: int) -> None:
         return None
 
     def deliver(self, packet: bytes) -> None:

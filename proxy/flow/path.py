@@ -30,7 +30,7 @@ class Path(KernelPath):
     sum (or to the pseudo-header's) and to the transport checksum.
     """
 
-    __slots__ = ("ip_delta", "l4_delta", "lane", "prefix", "raw", "rewritten")
+    __slots__ = ("ip_delta", "l4_delta", "peer_socket", "prefix", "raw", "rewritten")
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,4 +39,4 @@ class Path(KernelPath):
         self.l4_delta = 0
         self.prefix: Any = None  # bytes instead of the arriving virtio-net header; None: that is kept, if any
         self.raw: Any = None  # sends what needs no mark on its outer header: a socket's own method,
-        self.lane: Any = None  # and who counts what it sends, and hears of its errors
+        self.peer_socket: Any = None  # and who counts what it sends, and hears of its errors

@@ -20,7 +20,7 @@ ECN = 3
 Endpoint = tuple[bytes, int]  # an address and a port
 
 
-class Lane(Protocol):
+class PeerSocket(Protocol):
     """A way into a tunnel that a hot loop may use by itself."""
 
     headers: dict[int, bytes]  # before packets of IP version 4 and 6
@@ -65,7 +65,7 @@ class Carrier(Protocol):
         """The sender for packets of the flow with this hash: always the same for one flow."""
         ...
 
-    def lane(self, number: int) -> Lane | None:
+    def peer_socket(self, number: int) -> PeerSocket | None:
         """The socket behind that, if each packet is one datagram with a constant header."""
         ...
 

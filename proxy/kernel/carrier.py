@@ -9,7 +9,7 @@ from typing import Any
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.flow.path import Path
-from proxy.flow.tenant import Lane, Tenant
+from proxy.flow.tenant import PeerSocket, Tenant
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.pump import RampPump
 from proxy.packet.fragment import split
@@ -86,7 +86,7 @@ class RampCarrier:
         """The sender for packets of the flow with this hash: always the same for one flow."""
         return self._send_any
 
-    def lane(self, number: int) -> Lane | None:
+    def peer_socket(self, number: int) -> PeerSocket | None:
         """The socket behind that, when a hot loop may use it by itself."""
         return None
 

@@ -174,11 +174,11 @@ class RampPump:
                     try:
                         raw(prefix + view[:n])
                     except OSError as error:
-                        path.lane.failed(error, view[:n])
+                        path.peer_socket.failed(error, view[:n])
                     else:
-                        lane = path.lane
-                        lane.packets += 1
-                        lane.octets += n
+                        peer_socket = path.peer_socket
+                        peer_socket.packets += 1
+                        peer_socket.octets += n
                     continue
                 # SYN and RST are looked at: of one the flow is perhaps over, and the other ends it.
                 if first == 0x45:

@@ -178,11 +178,11 @@ class GuePump:
                     try:
                         raw(prefix + view[v:n])
                     except OSError as error:
-                        path.lane.failed(error, view[v:n])
+                        path.peer_socket.failed(error, view[v:n])
                     else:
-                        lane = path.lane
-                        lane.packets += 1
-                        lane.octets += octets
+                        peer_socket = path.peer_socket
+                        peer_socket.packets += 1
+                        peer_socket.octets += octets
                     continue
                 if buffer[l4 + 13] & 6:  # SYN and RST
                     source.slow(bytearray(view[v:n]), octets)

@@ -5,16 +5,59 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from proxy.errors import DropReason
 from proxy.flow.flow import Flow
 from proxy.flow.tenant import Carrier
+from proxy.flow.timers import Wheel
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.settings.model import Timeouts
+from proxy.verdict import Verdict
 
-if TYPE_CHECKING:
-    from proxy.stream.lifecycle import Lifecycle
+
+class Admission(Protocol):
+    """Who decides about flows."""
+
+    def ask(self, flow: Flow, then: Callable[[Verdict], None]) -> None:
+        """Ask about a flow that begins with an answer, and can only be allowed or denied."""
+        ...
+
+
+class Lifecycle(Protocol):
+    """Who enters flows into the tables and announces what becomes of them: `proxy.stream.lifecycle.Lifecycle`."""
+
+    @property
+    def admission(self) -> Admission: ...
+
+    @property
+    def wheel(self) -> Wheel[Flow]: ...
+
+    def begin(self, flow: Flow, handler: Any, start: Callable[[], None]) -> None:
+        """Let `handler` have the flow, enter it, and call `start`."""
+        ...
+
+    def resume(self, flow: Flow, handler: Any) -> None:
+        """Enter a flow that was begun and decided by a proxy before this one."""
+        ...
+
+    def connected(self, flow: Flow) -> None: ...
+
+    def connect_failed(self, flow: Flow) -> None: ...
+
+    def ended(self, flow: Flow) -> None: ...
+
+    def removed(self, flow: Flow) -> None:
+        """Nothing of the flow is left."""
+        ...
+
+    def watch_idle(self, flow: Flow, timeout_s: float, now: float) -> None:
+        """Begin to look whether the flow still moves anything."""
+        ...
+
+    def is_idle(self, flow: Flow, timeout_s: float, now: float) -> bool:
+        """Whether nothing moved for the whole timeout; if not, it is looked at again later."""
+        ...
 
 
 class Connections(Protocol):

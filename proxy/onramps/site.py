@@ -1,4 +1,4 @@
-"""One tunnel to one peer of a site: who may send there, its lanes back, and the probes that tell its health."""
+"""One tunnel to one peer of a site: who may send there, the sockets back, and the probes that tell its health."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.errors import DropReason
 from proxy.flow.tenant import Tenant
 from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.unconnected import Source
-from proxy.offramps.lanes import Lane, open_lane
+from proxy.offramps.peer_sockets import PeerSocket, open_peer_socket
 from proxy.offramps.tunnel import carrier_changed, mtu_changed
 from proxy.packet.health import PENALTY, Health, Prober
 from proxy.packet.plane import Plane
@@ -25,7 +25,7 @@ from proxy.wire.ip import IPPacket
 
 log = logging.getLogger(__name__)
 
-LANES = 4  # source ports towards each peer
+SOCKETS = 4  # source ports towards each peer
 MIN_MTU = 576
 
 
@@ -49,10 +49,10 @@ class SiteTunnel(RampCarrier):
         self.owns = lru_cache(4096)(lambda packed: any(ip_address(packed) in prefix for prefix in prefixes))
         self.source = Source(self.paths, self.sessions, self.forwards, self.take, self.count)
         self._own = ip_address(source).packed if source else None
-        self._lanes: list[Lane] = []
-        for _ in range(LANES):
-            sock = open_lane(source, peer, int.from_bytes(os.urandom(2), "big"))
-            self._lanes.append(Lane(sock, headers(settings, tenant), self))
+        self._sockets: list[PeerSocket] = []
+        for _ in range(SOCKETS):
+            sock = open_peer_socket(source, peer, int.from_bytes(os.urandom(2), "big"))
+            self._sockets.append(PeerSocket(sock, headers(settings, tenant), self))
         self.probes = None if settings.probe is None else Probes(self, settings.probe)
 
     @property
@@ -69,25 +69,25 @@ class SiteTunnel(RampCarrier):
 
     def send(self, packet: bytes | memoryview) -> None:
         """Encapsulate a packet and send it to the peer."""
-        self._lanes[gue.entropy(packet, 0) % LANES].send(packet)
+        self._sockets[gue.entropy(packet, 0) % SOCKETS].send(packet)
 
     def sender(self, number: int) -> Callable[[bytes | memoryview], None]:
-        return self._lanes[number % LANES].send
+        return self._sockets[number % SOCKETS].send
 
-    def lane(self, number: int) -> Lane:
-        return self._lanes[number % LANES]
+    def peer_socket(self, number: int) -> PeerSocket:
+        return self._sockets[number % SOCKETS]
 
     @property
     def packets_out(self) -> int:
-        return sum(lane.packets for lane in self._lanes)
+        return sum(peer_socket.packets for peer_socket in self._sockets)
 
     @packets_out.setter
     def packets_out(self, value: int) -> None:
-        """Lanes count for themselves."""
+        """The sockets count for themselves."""
 
     @property
     def bytes_out(self) -> int:
-        return sum(lane.octets for lane in self._lanes)
+        return sum(peer_socket.octets for peer_socket in self._sockets)
 
     @bytes_out.setter
     def bytes_out(self, value: int) -> None:
@@ -117,8 +117,8 @@ class SiteTunnel(RampCarrier):
             self.is_closed = True
             if self.probes is not None:
                 self.probes.close()
-            for lane in self._lanes:
-                lane.sock.close()
+            for peer_socket in self._sockets:
+                peer_socket.sock.close()
 
 
 class Probes:

@@ -96,10 +96,10 @@ def memoise(path: KernelPath, version: int, arrival: Carrier, egress: Carrier, n
         return
     same = arrival.header_bytes == egress.header_bytes
     path.prefix = None if same else virtio.NO_OFFLOAD[: egress.header_bytes]
-    lane = egress.lane(number)
-    path.raw, path.lane = None, None
-    if lane is not None and not arrival.header_bytes:
-        path.raw, path.lane, path.prefix = lane.raw, lane, lane.headers[version]
+    peer_socket = egress.peer_socket(number)
+    path.raw, path.peer_socket = None, None
+    if peer_socket is not None and not arrival.header_bytes:
+        path.raw, path.peer_socket, path.prefix = peer_socket.raw, peer_socket, peer_socket.headers[version]
 
 
 def quoted_key(buffer: bytes | bytearray, packet: IPPacket) -> tuple[int, bytes] | None:

@@ -14,7 +14,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 
 from proxy.flow.path import Path
-from proxy.offramps.lanes import Lane, open_lane
+from proxy.offramps.peer_sockets import PeerSocket, open_peer_socket
 from proxy.packet.forward import forward, memoise
 from proxy.packet.translate import set_rewrite, translate
 from proxy.wire import gue, ip
@@ -213,14 +213,14 @@ def test_header_of_the_next_site_stands_where_the_old_one_did(version):
     with Port() as port, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))
         sink.settimeout(20)
-        lane = Lane(open_lane("127.0.0.1", sink.getsockname(), 1), {version: header}, make_tenant())
+        peer_socket = PeerSocket(open_peer_socket("127.0.0.1", sink.getsockname(), 1), {version: header}, make_tenant())
         memoised(port, world, packets[0], 0)
-        world.path.raw, world.path.lane, world.path.prefix = lane.raw, lane, header
+        world.path.raw, world.path.peer_socket, world.path.prefix = peer_socket.raw, peer_socket, header
         for joined in (False, True):  # by the kernel
             port.give(*packets, joined=joined)
             assert [sink.recv(2000) for _ in packets] == [header + world.twin(each)[0] for each in packets]
-        assert (lane.packets, lane.octets) == (6, 2 * sum(map(len, packets)))
-        lane.sock.close()
+        assert (peer_socket.packets, peer_socket.octets) == (6, 2 * sum(map(len, packets)))
+        peer_socket.sock.close()
 
 
 def test_header_of_another_version_does_not_lend_its_tunnel():

@@ -145,7 +145,7 @@ def test_pure_layers_do_no_io_and_read_no_clock(package):
 
 
 def test_layers_import_one_way():
-    assert upward(imports_in("proxy"), LAYERS) == []
+    assert upward(imports_in("proxy", with_types=True), LAYERS) == []
 
 
 def test_rooms_of_the_lab_import_one_way():

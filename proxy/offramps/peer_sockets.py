@@ -26,7 +26,7 @@ class Sender(Protocol):
     def learn_mtu(self, mtu: int) -> None: ...
 
 
-class Lane:
+class PeerSocket:
     """One source port towards one peer. `headers`: what stands before inner packets of IP version 4 and 6."""
 
     __slots__ = ("_level", "_sender", "_tos", "_version", "headers", "octets", "packets", "raw", "sock")
@@ -76,7 +76,7 @@ class Lane:
         self.octets += len(packet)
 
 
-def open_lane(source: str, peer: tuple[str, int], number: int) -> socket.socket:
+def open_peer_socket(source: str, peer: tuple[str, int], number: int) -> socket.socket:
     """A socket from a port that stands for inner flows, connected to `peer`, DF set on all that it sends.
 
     `number` says at which port to begin to look for a free one. ProxyError: the peer cannot be reached from `source`.
