@@ -140,7 +140,9 @@ class Authority:
         until = min(now + datetime.timedelta(days=LEAF_DAYS), self.certificate.not_valid_after_utc)
         address = _address(name)
         alternative = x509.DNSName(name) if address is None else x509.IPAddress(address)
-        subject = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if len(name) <= MAX_COMMON_NAME else []
+        # an address has none: OpenSSL would hold it to the name constraints of domains
+        has_common_name = address is None and len(name) <= MAX_COMMON_NAME
+        subject = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if has_common_name else []
         key = self._leaf_key.public_key()
         identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         signed = (
@@ -227,6 +229,8 @@ def _name_constraints(permitted: Sequence[str]) -> x509.NameConstraints:
     nowhere: list[x509.GeneralName] = []
     if not any(isinstance(each, x509.IPAddress) for each in subtrees):
         nowhere = [x509.IPAddress(ipaddress.ip_network(each)) for each in ("0.0.0.0/0", "::/0")]
+    elif not any(isinstance(each, x509.DNSName) for each in subtrees):
+        nowhere = [x509.DNSName("")]  # every domain is within it
     return x509.NameConstraints(subtrees, nowhere or None)
 
 

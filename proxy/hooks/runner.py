@@ -150,10 +150,15 @@ class HookRunner:
             answer = TEXT_MEANS.get(name, deny)(answer)
         if not isinstance(answer, Verdict):
             return self._wrong_type(name, answer, expected)
-        if problem := _problem(answer):
+        if problem := _problem(answer) or self._unread(answer):
             log.warning("hook %s answered %r: %s", name, answer, problem)
             return self.failure(name, f"hook {name} answered what cannot be: {problem}")
         return answer
+
+    def _unread(self, verdict: Verdict) -> str | None:
+        if verdict.http is not None and verdict.http.reads and not self.has("http_body"):
+            return "`reads` asks for bodies, and there is no hook http_body"
+        return None
 
     def _wrong_type(self, name: str, answer: object, expected: str) -> Verdict:
         log.warning("hook %s answered %r (%s): expected %s", name, answer, type(answer).__name__, expected)

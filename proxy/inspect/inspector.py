@@ -127,11 +127,12 @@ class Inspector:
             found = self._tls[tenant] = TenantTLS(rules, self._key_log(tenant) if rules.logs_keys else None)
         return found
 
-    def _key_log(self, tenant: str) -> str:
-        """Where OpenSSL writes secrets of the tenant's sessions."""
+    def _key_log(self, tenant: str) -> str | None:
+        """Where OpenSSL writes secrets of the tenant's sessions; None: it may not, which was said at the start."""
         if tenant not in self._key_pipes:
             self._key_pipes[tenant] = KeyPipe(self.poller, lambda lines: self.send(Secrets(tenant, lines)))
-        return self._key_pipes[tenant].name
+        pipe = self._key_pipes[tenant]
+        return pipe.name if pipe.can_be_opened else None
 
     def rules_of(self, tenant: str) -> TenantRules:
         """What holds for its sessions; KeyError as above."""

@@ -31,6 +31,15 @@ class KeyPipe:
         """What `keylog_filename` is to be."""
         return f"/proc/self/fd/{self._writing}"
 
+    @property
+    def can_be_opened(self) -> bool:
+        """Whether the sandbox lets OpenSSL write to it: not where there is no Landlock."""
+        try:
+            os.close(os.open(self.name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
         self._poller.forget(self._reading)
         os.close(self._reading)

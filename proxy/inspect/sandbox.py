@@ -48,7 +48,7 @@ class _Sets(ctypes.Structure):
 def give_up_rights(*, logs_keys: bool = False) -> list[str]:
     """What could not be given up, in words; empty: everything was.
 
-    `logs_keys`: it may open a pipe of its own to append to it, which Landlock allows, and it does no other file.
+    `logs_keys`: it may open a pipe of its own to append to it, as long as Landlock keeps it from all files.
     The process must have one thread, and have imported what it needs: a new user may not be able to read it.
     """
     shortfalls = []
@@ -59,9 +59,9 @@ def give_up_rights(*, logs_keys: bool = False) -> list[str]:
     os.environ.update(NOBODY)
     readable = list(readable_paths())
     try:
-        restrict_calls = system_calls.make_filter(appends=logs_keys)  # while libseccomp can be looked for
-    except ImportError:
-        restrict_calls = None
+        filters = {each: system_calls.make_filter(appends=each) for each in {False, logs_keys}}
+    except ImportError:  # tried while libseccomp can be looked for
+        filters = {}
     _bound_capabilities()
     if os.geteuid() == 0 and (why := _become_nobody()) is not None:
         shortfalls.append(f"inspectors stay root: {why}")
@@ -75,12 +75,15 @@ def give_up_rights(*, logs_keys: bool = False) -> list[str]:
         landlock.restrict(readable)
     except OSError as error:
         shortfalls.append(f"inspectors may open files of user {os.geteuid()}: no Landlock ({error.strerror})")
-    if restrict_calls is None:
+        if logs_keys and filters:
+            logs_keys = False
+            shortfalls.append("secrets of TLS sessions are not logged: without Landlock that would open every file")
+    if not filters:
         missing = "pyseccomp or libseccomp is missing (pip install 'oxyctl[seccomp]')"
         shortfalls.append(f"inspectors may make any system call: {missing}")
     else:
         try:
-            restrict_calls()
+            filters[logs_keys]()
         except OSError as error:
             shortfalls.append(f"inspectors may make any system call: {error}")
     return shortfalls

@@ -6,12 +6,13 @@ whatever was agreed with the origin.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import time
 from _ssl import _SSLContext
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -116,6 +117,10 @@ class TenantTLS:
                 context.load_default_certs()
             if self.rules.roots:
                 context.load_verify_locations(cadata=self.rules.roots)
+            if self.rules.crl:
+                with _in_memory(self.rules.crl.encode()) as path:  # `cadata` takes certificates only
+                    context.load_verify_locations(path)
+                context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
         else:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         watch_handshakes(context, self._noticed)
@@ -148,11 +153,18 @@ def set_alpn(context: ssl.SSLContext, names: Sequence[str]) -> None:
 
 
 def load_chain(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
-    """`load_cert_chain` takes files only: this one is in memory, and nobody else's."""
-    descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
+    """Serve this certificate; OSError (also ssl.SSLError) when it is none."""
+    with _in_memory(chain + key) as path:
+        context.load_cert_chain(path)
+
+
+@contextlib.contextmanager
+def _in_memory(data: bytes) -> Iterator[str]:
+    """A file for OpenSSL, which takes some things from files only; nobody else can open it."""
+    descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, chain + key)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        os.write(descriptor, data)
+        yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
 

@@ -35,13 +35,16 @@ class PolicyJudge:
     def __init__(
         self, source: Source, tenants: Iterable[str], live: Callable[[], Iterable[Flow]],
         before: Callable[[], Awaitable[None]] | None = None, state: Callable[[], Hashable] | None = None,
+        check: Callable[[Policies], None] = lambda policies: None,
     ) -> None:  # fmt: skip
         """Load at once; DocumentError. `live`: all flows that are under way, read while some begin and end; `before` is
-        awaited at each reload; `state` tells by another value that the source has changed: then there is one."""
+        awaited at each reload; `state` tells by another value that the source has changed: then there is one. `check`
+        raises DocumentError for policies that cannot be followed here."""
         self._before = before
         self._state = state
         self.source, self._tenants, self._live = source, tuple(tenants), live
-        self.policies = compile_policies(source, self._tenants, time.time())
+        self._check = check
+        self.policies = self._load()
         self.loaded_at = time.time()
         self.problem: str | None = None  # why the last reload was refused
         self.revoked = 0
@@ -53,6 +56,11 @@ class PolicyJudge:
         self._renewing: asyncio.Task[None] | None = None
         self._changed: list[Callable[[Policies], None]] = []
         self.review_tunnels: Callable[[], None] = lambda: None  # called when some may not be open any more, or may be
+
+    def _load(self) -> Policies:
+        fresh = compile_policies(self.source, self._tenants, time.time())
+        self._check(fresh)
+        return fresh
 
     def judge(self, flow: Flow) -> Ruling:
         """The verdict on a flow. It is counted by limits unless it was judged before."""
@@ -126,7 +134,7 @@ class PolicyJudge:
                 await self._before()
             try:
                 # parsing is no work for the loop: 10,000 rules take seconds
-                fresh = await asyncio.to_thread(compile_policies, self.source, self._tenants, time.time())
+                fresh = await asyncio.to_thread(self._load)
             except DocumentError as error:
                 self.problem = str(error)
                 log.warning("policies stay as they are (version %s): %s", self.policies.version, error)

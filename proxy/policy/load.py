@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from proxy.policy.engine import Outcome, Policies
 from proxy.policy.facts import imagine
@@ -31,6 +31,16 @@ def compile_policies(source: Source, tenants: Iterable[str], now: float, *, is_t
             if (problem := try_test(compiled, policy, index, now)) is not None:
                 raise problem
     return compiled
+
+
+def check_readers(has_hook: Callable[[str], bool], policies: Policies) -> None:
+    """DocumentError for the first rule that wants bodies read, where the application has no hook that does it."""
+    if has_hook("http_body"):
+        return
+    for rule in policies.rules():
+        if rule.is_enabled and rule.verdict.http is not None and rule.verdict.http.reads:
+            message = f"rule '{rule.name}': inspect-body needs an application with the hook http_body (`hooks: ...`)"
+            raise DocumentError(message, rule.file, rule.line, 1)
 
 
 def try_test(policies: Policies, policy: Policy, index: int, now: float) -> DocumentError | None:

@@ -26,6 +26,7 @@ class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
     bad_certificate: Literal["page", "alert", "untrusted"] = "page"
     roots: str = ""  # PEM
     system_trust: bool = True
+    crl: str = ""  # PEM
     client_certificates: Literal["pass", "ignore"] = "pass"
     logs_keys: bool = False
     learn_pinned: bool = False

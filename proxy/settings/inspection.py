@@ -39,6 +39,9 @@ class Inspection(Part, frozen=True):
     bad_certificate: Literal["page", "alert", "untrusted"] = "page"
     trust: list[str] = msgspec.field(default_factory=list)  # PEM files of roots beside the system's
     system_trust: bool = True
+    # PEM files of certificate revocation lists. With some, each origin's certificate has to be on or off one that is in
+    # force (RFC 5280 6.3): what no list is there for is refused
+    crl: list[str] = msgspec.field(default_factory=list)
     ca: ImportedAuthority | None = None  # instead of one that is made at the first start
     permitted: list[str] = msgspec.field(default_factory=list)  # all that a new CA may sign for: domains, prefixes
     # UDP to port 443 of what is read: refused, so that clients take TLS over TCP instead, or let by unread
@@ -60,7 +63,8 @@ def absolute(inspection: Inspection, base: Path) -> Inspection:
         ca = replace(ca, file=str(base / ca.file), key=key, password_file=password)
     ssh = None if inspection.ssh is None else absolute_ssh(inspection.ssh, base)
     key_log = None if inspection.key_log is None else str(base / inspection.key_log)
-    return replace(inspection, key_log=key_log, ssh=ssh, trust=[str(base / each) for each in inspection.trust], ca=ca)
+    trust, crl = ([str(base / each) for each in files] for files in (inspection.trust, inspection.crl))
+    return replace(inspection, key_log=key_log, ssh=ssh, trust=trust, crl=crl, ca=ca)
 
 
 def check_inspection(document: Document, inspection: Inspection, place: Place) -> None:

@@ -35,7 +35,7 @@ from proxy.stream.sshfp import digests
 
 Dialled = Callable[[socket.socket | None, str], None]  # with why not
 
-MAX_ROOTS = 4 << 20
+MAX_PEM = 4 << 20
 
 
 class Lender:
@@ -164,12 +164,14 @@ class _Connecting:
 
 
 def _rules(tenant: str, inspection: Inspection) -> TenantRules:
-    roots = "".join(_roots(tenant, path) for path in inspection.trust)
+    roots = "".join(_pem(tenant, "trust", path, "CERTIFICATE") for path in inspection.trust)
+    crl = "".join(_pem(tenant, "crl", path, "X509 CRL") for path in inspection.crl)
     return TenantRules(
         minimum=inspection.minimum,
         bad_certificate=inspection.bad_certificate,
         roots=roots,
         system_trust=inspection.system_trust,
+        crl=crl,
         client_certificates=inspection.client_certificates,
         logs_keys=inspection.key_log is not None,
         learn_pinned=inspection.learn_pinned,
@@ -178,11 +180,14 @@ def _rules(tenant: str, inspection: Inspection) -> TenantRules:
     )
 
 
-def _roots(tenant: str, path: str) -> str:
+def _pem(tenant: str, key: str, path: str, label: str) -> str:
+    """The text of a PEM file that has at least one `label` in it."""
     try:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ProxyError(f"tenant '{tenant}': inspection.trust: {path}: {error}") from error
-    if "-----BEGIN CERTIFICATE-----" not in text or len(text) > MAX_ROOTS:
-        raise ProxyError(f"tenant '{tenant}': inspection.trust: no PEM certificate in {path}")
+        raise ProxyError(f"tenant '{tenant}': inspection.{key}: {path}: {error}") from error
+    if f"-----BEGIN {label}-----" not in text or len(text) > MAX_PEM:
+        raise ProxyError(
+            f"tenant '{tenant}': inspection.{key}: no PEM {label} in {path}, or more than {MAX_PEM >> 20} MiB"
+        )
     return text

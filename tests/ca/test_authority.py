@@ -55,18 +55,31 @@ def test_openssl_verifies_it(authority, tmp_path, name):
     assert subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).returncode == 0
 
 
-def test_name_constraints_hold(tmp_path):
+def test_name_constraints_hold():
     limited = Authority.create("limited", ["lab", "192.0.2.0/24"])
     verdicts = {name: limited.permits(name) for name in ("a.lab", "lab", "alab", "a.example", "192.0.2.9", "10.0.0.1")}
     assert verdicts == {
         "a.lab": True, "lab": True, "alab": False, "a.example": False, "192.0.2.9": True, "10.0.0.1": False,
     }  # fmt: skip
     assert not Authority.create("domains only", ["lab"]).permits("192.0.2.9")
+    assert not Authority.create("addresses only", ["192.0.2.0/24"]).permits("a.lab")
+
+
+@pytest.mark.parametrize(
+    ("permitted", "verdicts"),
+    [
+        (["lab", "192.0.2.0/24"], {"a.lab": True, "a.example": False, "192.0.2.9": True, "10.0.0.1": False}),
+        (["lab"], {"a.lab": True, "192.0.2.9": False, "2001:db8::1": False}),
+        (["192.0.2.0/24"], {"192.0.2.9": True, "a.lab": False, "example": False}),
+    ],
+)
+def test_clients_hold_it_to_its_name_constraints(tmp_path, permitted, verdicts):
+    limited = Authority.create("limited", permitted)
     (tmp_path / "ca.pem").write_bytes(limited.certificate_pem)
-    for name, is_good in (("a.lab", True), ("a.example", False)):
+    for name, is_good in verdicts.items():
         (tmp_path / "leaf.pem").write_bytes(limited.mint(name).chain)
         done = subprocess.run(["openssl", "verify", "-CAfile", "ca.pem", "leaf.pem"], cwd=tmp_path, capture_output=True)
-        assert (done.returncode == 0) == is_good
+        assert (done.returncode == 0) == is_good, name
 
 
 def test_one_that_was_written_is_read_again_in_either_order(authority):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from proxy.hooks import HookRunner, Hooks, blocking, hook, load_hooks
-from proxy.verdict import ALLOW, Failure, Verdict, deny
+from proxy.verdict import ALLOW, Failure, HttpEffects, Verdict, deny
 
 
 class Answering(Hooks):
@@ -121,6 +121,12 @@ def test_failure_denies_unless_it_is_to_allow(hooks, told, logged, fail_open, ca
     assert verdict.reason.endswith("and it fails open") is fail_open
     assert "hook flow_start" in caplog.text
     assert logged in caplog.text
+
+
+def test_a_hook_that_wants_bodies_read_needs_one_that_reads_them(caplog):
+    wish = Verdict(http=HttpEffects(reads=("request",)))
+    assert asyncio.run(HookRunner(Answering(wish)).ask_reader("flow_start", None)).is_denial
+    assert "there is no hook http_body" in caplog.text
 
 
 def test_a_hook_may_have_a_time_and_a_fail_policy_of_its_own():

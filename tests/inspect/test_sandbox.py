@@ -24,7 +24,10 @@ import proxy.inspect.__main__ as main
 main._import_all(False)
 from proxy.inspect.sandbox import give_up_rights
 key, parent = sys.argv[1], os.getppid()
-shortfalls = give_up_rights(logs_keys=len(sys.argv) > 2)
+if "no landlock" in sys.argv:
+    from proxy.inspect import landlock
+    landlock.abi = lambda: 0
+shortfalls = give_up_rights(logs_keys="keys" in sys.argv)
 def traced():
     if libc.ptrace(16, parent, 0, 0):  # PTRACE_ATTACH
         raise OSError(ctypes.get_errno(), "ptrace")
@@ -94,6 +97,14 @@ def test_root_gives_up_everything_and_becomes_nobody(key, more):
     assert 61184 <= found["user"][0] < 65520
     assert found["groups"] == []
     assert key.read_text() == "key"
+
+
+@needs_seccomp
+def test_without_landlock_secrets_are_not_logged_and_no_file_can_be_written(key):
+    key.chmod(0o666)  # anybody might write to it
+    found = probe(key, "keys", "no landlock")
+    assert any(each.startswith("secrets of TLS sessions are not logged") for each in found["shortfalls"])
+    assert not {"write the key", "make a file"} & {*found["done"]}
 
 
 @needs_landlock

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+from functools import partial
 
 import pytest
 
 from proxy.flow.record import TLSRecord
 from proxy.policy.judge import PolicyJudge
+from proxy.policy.load import check_readers
 from proxy.policy.source import FileSource
 from proxy.settings import DocumentError
 from proxy.verdict import Decision
@@ -185,3 +187,19 @@ def test_who_is_to_be_asked_before_a_reload_is():
     judge = PolicyJudge(source("default: deny"), ["acme"], list, before)
     asyncio.run(judge.renew())
     assert asked == [True]
+
+
+def test_bodies_are_to_be_read_only_where_the_application_has_a_hook_for_them():
+    def judging(text, *hooks):
+        return PolicyJudge(source(text), ["acme"], list, check=partial(check_readers, hooks.__contains__))
+
+    wish = "rules:\n- {name: scan, phase: http, action: inspect-body}"
+    judging(wish, "http_body")
+    judging("rules: [{name: scan, phase: http, action: inspect-body, enabled: false}]")
+    with pytest.raises(DocumentError, match=r":2:1: rule 'scan': inspect-body needs an application with the hook"):
+        judging(wish, "http_request")
+    judge = judging("default: deny")
+    judge.source = source(wish)
+    with pytest.raises(DocumentError, match="inspect-body needs"):
+        asyncio.run(judge.renew())
+    assert not [*judge.policies.rules()]
