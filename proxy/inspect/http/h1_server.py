@@ -293,6 +293,8 @@ class H1Server:
         elif self._framing is Framing.RAW or not self.link.is_open:
             self.owner.close_client(None, "proxy")
         elif self._closes or self._left or self._body is not None or self.owner.is_draining:
+            if exchange is not None and exchange.fault is not None and exchange.fault_by == "client":
+                self.owner.at_fault(exchange.fault)  # and not the origin, which was let go because of it
             self._linger()
         elif self._has_ended:
             self.owner.close_client("client_closed", "client")

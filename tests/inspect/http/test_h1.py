@@ -401,6 +401,8 @@ def test_a_body_that_drips_is_too_slow():
             talk.say(b"x")
     assert talk.records[0].fault == "slow_body"
     assert talk.client.take().startswith(b"HTTP/1.1 408 ")
+    talk.wait(60)
+    assert talk.finished == ("client_idle_timeout", "client")
 
 
 def test_a_body_of_unknown_length_may_pause():
