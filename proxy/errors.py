@@ -47,6 +47,7 @@ class DropReason(enum.StrEnum):
     FRAGMENT_TIMEOUT = "fragment_timeout"
     LIMIT_FLOWS = "limit_flows"
     LIMIT_RATE = "limit_rate"
+    LIMIT_BYTES = "limit_bytes"  # a datagram beyond a rule's `bytes_per_s`
     DENIED = "denied"
     PORTS_EXHAUSTED = "ports_exhausted"
     NO_DESCRIPTORS = "no_descriptors"

@@ -59,7 +59,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     origin: tuple[str, int] | None = None  # the address and port that it goes to instead of those it asked for
     ttl_s: float | None = None  # how long this answer holds; then the flow is judged again
     http: HttpEffects | None = None  # of the phase `http` only
-    paces: tuple[Pace, ...] = ()  # of TCP: the flow is lifted to a stream, whose bytes are slowed down
+    paces: tuple[Pace, ...] = ()  # the flow is lifted to a stream; TCP is slowed down, of UDP the rest is dropped
 
     @property
     def is_denial(self) -> bool:

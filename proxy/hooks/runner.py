@@ -61,7 +61,7 @@ class HookRunner:
         if not self.has(name):
             return ALLOW
         answer = await self._call(name, (argument,))
-        return answer if isinstance(answer, Failure) else self._verdict(name, answer)
+        return answer if isinstance(answer, Failure) else self._verdict(name, answer, _flow(argument))
 
     async def ask_reader(self, name: str, argument: object) -> bytes | Verdict:
         """The same of a hook about what is read; of `http_body` also bytes, which go on in place of its part."""
@@ -70,9 +70,9 @@ class HookRunner:
         answer = await self._call(name, (argument,))
         if isinstance(answer, bytes | bytearray):
             return bytes(answer)
-        return (
-            answer if isinstance(answer, Failure) else self._verdict(name, answer, "bytes, a text, a Verdict or None")
-        )
+        if isinstance(answer, Failure):
+            return answer
+        return self._verdict(name, answer, _flow(argument), "bytes, a text, a Verdict or None")
 
     async def fetch(self, name: str, argument: object, kind: type[Any]) -> Any:
         """The answer of a hook that makes something: a `kind`, a text, None, or a Failure."""
@@ -81,7 +81,7 @@ class HookRunner:
         answer = await self._call(name, (argument,))
         if answer is None or isinstance(answer, (str, kind, Failure)):
             return answer
-        return self._wrong_type(name, answer, f"a {kind.__name__}, a text or None")
+        return self._wrong_type(name, answer, _flow(argument), f"a {kind.__name__}, a text or None")
 
     def ask_then(self, name: str, argument: object, then: Callable[[Verdict], None]) -> None:
         """Call `then` with the verdict: at once when nobody is to be asked."""
@@ -137,21 +137,21 @@ class HookRunner:
             async with asyncio.timeout(timeout_s):
                 return await Steps(name, hook(*arguments), self.watchdog)
         except TimeoutError:
-            log.warning("hook %s took longer than %g s", name, timeout_s)
+            log.warning("hook %s took longer than %g s%s", name, timeout_s, _flow(*arguments))
             return self.failure(name, f"hook {name} took longer than {timeout_s:g} s")
-        except Exception:
-            log.exception("hook %s failed", name)
+        except (Exception, SystemExit):  # sys.exit() of an application's is for its flow, not for those of others
+            log.exception("hook %s failed%s", name, _flow(*arguments))
             return self.failure(name, f"hook {name} failed")
 
-    def _verdict(self, name: str, answer: Any, expected: str = "a text, a Verdict or None") -> Verdict:
+    def _verdict(self, name: str, answer: Any, flow: str, expected: str = "a text, a Verdict or None") -> Verdict:
         if answer is None:
             return ALLOW
         if isinstance(answer, str):
             answer = TEXT_MEANS.get(name, deny)(answer)
         if not isinstance(answer, Verdict):
-            return self._wrong_type(name, answer, expected)
+            return self._wrong_type(name, answer, flow, expected)
         if problem := _problem(answer) or self._unread(answer):
-            log.warning("hook %s answered %r: %s", name, answer, problem)
+            log.warning("hook %s answered %r: %s%s", name, answer, problem, flow)
             return self.failure(name, f"hook {name} answered what cannot be: {problem}")
         return answer
 
@@ -160,9 +160,18 @@ class HookRunner:
             return "`reads` asks for bodies, and there is no hook http_body"
         return None
 
-    def _wrong_type(self, name: str, answer: object, expected: str) -> Verdict:
-        log.warning("hook %s answered %r (%s): expected %s", name, answer, type(answer).__name__, expected)
-        return self.failure(name, f"hook {name} answered with a {type(answer).__name__}")
+    def _wrong_type(self, name: str, answer: object, flow: str, expected: str) -> Verdict:
+        log.warning("hook %s answered %r (%s): expected %s%s", name, answer, type(answer).__name__, expected, flow)
+        return self.failure(name, f"hook {name} answered with {type(answer).__name__}")
+
+
+def _flow(*arguments: object) -> str:
+    """Which flow a hook was asked about, for the log: nothing where it was about none."""
+    for argument in arguments:
+        shown = getattr(argument, "flow", argument)  # a request, a channel, ... knows its flow
+        if (flow_id := getattr(shown, "flow_id", None)) is not None:
+            return f" (flow {flow_id})"
+    return ""
 
 
 def _problem(verdict: Verdict) -> str | None:

@@ -19,6 +19,7 @@ from proxy.policy.rule import Rule
 from proxy.policy.table import Table
 from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Pace, Refusal, RuleIdentity, Ruling, Verdict
 
+PACED = ("tcp", "udp")  # protocols whose bytes can be limited
 MOST_GONE = 10_000  # rules that are not there any more, and whose counters are kept in case they come back
 
 
@@ -243,7 +244,7 @@ def _complete(ruling: Ruling, said: list[Rule], facts: Facts) -> Ruling:
         return ruling
     if limited[0][0].phase == "http":
         return Ruling(ruling.verdict, ruling.decisions, tuple(rule.identity for rule, _ in limited))
-    if facts["net.protocol"] != "tcp":
+    if facts["net.protocol"] not in PACED:
         return ruling
     paces = []
     for rule, limiter in limited:

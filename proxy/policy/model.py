@@ -76,7 +76,7 @@ class RuleText(Part, frozen=True):
     on: Literal["request", "response"] | None = None  # set-header, remove-header, inspect-body: whose; the request's
     flows: Count | None = None  # rate-limit: how many at once
     flows_per_s: Rate | None = None  # rate-limit: how many may begin in a second
-    bytes_per_s: Rate | None = None  # rate-limit: how many bytes of TCP may move in a second, in each direction
+    bytes_per_s: Rate | None = None  # rate-limit: how many bytes of TCP and UDP may move in a second, in each direction
     per: Per | None = None  # rate-limit: what is counted by itself
     ttl_s: Seconds | None = None  # then the flow is judged again
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from proxy.flow.flow import Flow
+from proxy.stream.metering import Buckets, Meter
 from proxy.verdict import Pace
 
 SHARE_S = 0.25  # how often shares are settled anew
@@ -48,6 +49,7 @@ class Pacer:
         self._wanted: dict[Flow, Sequence[Pace]] = {}  # flows that have no sockets yet
         self._paced: dict[Flow, _Paced] = {}
         self._members: Counter[str] = Counter()  # flows of each pool
+        self._buckets: dict[str, Buckets] = {}  # of the datagrams of each pool
         self._next = 0.0
 
     def want(self, flow: Flow, paces: Sequence[Pace]) -> None:
@@ -64,6 +66,17 @@ class Pacer:
             self._members.update(pace.pool for pace in paces)
             paced.set(min(pace.bytes_per_s / self._members[pace.pool] for pace in paces))  # the others follow
 
+    def meter(self, flow: Flow) -> Meter | None:
+        """What bounds the datagrams of this flow, which begins; None: nothing does."""
+        if not self._wanted or (paces := self._wanted.pop(flow, None)) is None:
+            return None
+        self._paced[flow] = _Paced(flow, paces, ())
+        self._members.update(pace.pool for pace in paces)
+        for pace in paces:
+            if pace.pool not in self._buckets:
+                self._buckets[pace.pool] = Buckets(pace.bytes_per_s / self._members[pace.pool])
+        return Meter([self._buckets[pace.pool] for pace in paces])
+
     def tick(self, now: float) -> None:
         """Divide the limits again; forget flows that have ended."""
         if (self._wanted or self._paced) and now >= self._next:
@@ -76,6 +89,8 @@ class Pacer:
         """Flows that move something share the limit; idle ones may begin with an equal part of it."""
         members: Counter[str] = Counter()
         moving: Counter[str] = Counter()
+        datagrams: Counter[str] = Counter()  # flows of UDP among those that are moving
+        limits: dict[str, float] = {}  # of pools that have flows of UDP
         busy: set[_Paced] = set()
         for paced in self._paced.values():
             moved = paced.flow.client_payload + paced.flow.origin_payload
@@ -86,7 +101,13 @@ class Pacer:
             members.update(pools)
             if paced in busy:
                 moving.update(pools)
+            if not paced.socks:
+                limits.update((pace.pool, pace.bytes_per_s) for pace in paced.paces)
+                datagrams.update(pools if paced in busy else ())
         for paced in self._paced.values():
             among = moving if paced in busy else members
             paced.set(min(pace.bytes_per_s / among[pace.pool] for pace in paced.paces))
         self._members = members
+        self._buckets = {pool: buckets for pool, buckets in self._buckets.items() if pool in limits}
+        for pool, buckets in self._buckets.items():
+            buckets.set(limits[pool] * max(1, datagrams[pool]) / max(1, moving[pool]))

@@ -15,6 +15,7 @@ from proxy.offramps.sockets import connect_failure
 from proxy.settings.model import Timeouts
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.mapping import EndpointSession, Mapping, endpoint_of
+from proxy.stream.metering import Meter
 from proxy.verdict import Verdict
 from proxy.wire import icmp, ip, udp, virtio
 from proxy.wire.checksum import fold, ones_sum
@@ -31,7 +32,7 @@ _segment = struct.Struct("=H")
 class UdpSession(EndpointSession):
     """One flow; `from_client` is memoised for its packets. It uses the socket of the client's endpoint."""
 
-    __slots__ = ("_address", "_addresses", "_asked", "_headers", "_mapping", "_ports", "_pseudo")
+    __slots__ = ("_address", "_addresses", "_asked", "_headers", "_mapping", "_meter", "_ports", "_pseudo")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         super().__init__(plane, flow)
@@ -42,6 +43,7 @@ class UdpSession(EndpointSession):
         self._pseudo = fold(ones_sum(self._addresses) + ip.UDP)
         self._address = address_text(flow.target[0]), flow.target[1]  # where `sendto` sends
         self._mapping: Mapping | None = None
+        self._meter: Meter | None = None
         self._asked: set[int] | None = set() if flow.destination_port == DNS else None
 
     def reserve(self) -> bool:
@@ -61,6 +63,7 @@ class UdpSession(EndpointSession):
         assert mapping is not None
         flow.egress_ip, flow.origin = mapping.open(flow), flow.target_text
         mapping.add(self)
+        self._meter = self.plane.lifecycle.admission.pacer.meter(flow)
         flow.carrier.sessions[flow.key] = self.from_client
         self.connected()
 
@@ -134,6 +137,8 @@ class UdpSession(EndpointSession):
         flow, mapping = self.flow, self._mapping
         if mapping is None or mapping.sock is None:
             return DropReason.STRAY
+        if self._meter is not None and not self._meter.lets_out(size):
+            return DropReason.LIMIT_BYTES
         if hop != mapping.hop:
             mapping.set_hop(hop)
         segment = virtio.gso_size(buffer) if flow.carrier.header_bytes else 0
@@ -189,6 +194,9 @@ class UdpSession(EndpointSession):
         """Pass on what the origin sent: one datagram, or several of `segment` bytes each."""
         if self.flow.state != "established":
             self.flow.tenant.drops[DropReason.HELD] += 1
+            return
+        if self._meter is not None and not self._meter.lets_in(len(payload)):
+            self.flow.tenant.drops[DropReason.LIMIT_BYTES] += 1
             return
         tos = self.flow.tenant.marked(tos)
         if segment and len(payload) > segment:

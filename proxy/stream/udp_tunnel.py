@@ -18,6 +18,7 @@ from proxy.flow.tenant import Carrier
 from proxy.packet.fragment import split
 from proxy.packet.routes import flow_hash
 from proxy.stream.datagrams import DatagramFlow, DatagramPlane
+from proxy.stream.metering import Meter
 from proxy.stream.udp import UdpSession, session_timeout_s
 from proxy.wire import icmp, ip, udp, virtio
 from proxy.wire.icmp import ErrorKind
@@ -37,13 +38,14 @@ def open_session(plane: DatagramPlane, flow: Flow) -> DatagramFlow:
 class UdpTunnelSession(DatagramFlow):
     """One flow; `outward.memoised` and `inward.memoised` are its packets' paths."""
 
-    __slots__ = ("inward", "outward")
+    __slots__ = ("inward", "meter", "outward")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         super().__init__(plane, flow)
         assert flow.egress is not None
         flow.level, egress = "stream", flow.egress
         near, far = flow.key, flow.far_key
+        self.meter: Meter | None = None
         self.outward = Direction(self, flow.carrier, egress, near, far, flow.client_path)
         self.inward = Direction(self, egress, flow.carrier, reverse_key(far), reverse_key(near), flow.origin_path)
 
@@ -53,6 +55,7 @@ class UdpTunnelSession(DatagramFlow):
 
     def connect(self) -> None:
         """Nothing is asked of the far host: the first datagram is the question."""
+        self.meter = self.plane.lifecycle.admission.pacer.meter(self.flow)
         self.outward.memoise()
         self.inward.memoise()
         self.flow.origin, self.flow.egress_ip = self.flow.target_text, address_text(self.flow.source)
@@ -151,6 +154,9 @@ class Direction:
     def forward(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Send a checked datagram on, in as many packets as the other tunnel wants."""
         payload = memoryview(buffer)[packet.l4 + udp.HEADER_BYTES : packet.l4 + _get16(buffer, packet.l4 + 4)[0]]
+        meter = self._session.meter
+        if meter is not None and not (meter.lets_out if self._is_outward else meter.lets_in)(len(payload)):
+            return DropReason.LIMIT_BYTES
         segment = virtio.gso_size(buffer) if packet.start else 0
         pieces = [payload]
         fits = (segment or len(payload)) + self._headers <= self.mtu

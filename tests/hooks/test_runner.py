@@ -31,6 +31,11 @@ class Failing(Hooks):
         raise ValueError("a bug")
 
 
+class Exiting(Hooks):
+    async def flow_start(self, flow):
+        raise SystemExit(3)
+
+
 class Dawdling(Hooks):
     timeout_s = 0.01
 
@@ -63,6 +68,13 @@ def test_answer_is_a_verdict(answer, verdict):
     hooks = Answering(answer)
     assert asyncio.run(HookRunner(hooks).ask("flow_start", "the flow")) == verdict
     assert hooks.seen == ["the flow"]
+
+
+@pytest.mark.parametrize("hooks", [Failing(), Exiting(), Dawdling(), Answering(42), Answering(Verdict(ttl_s=-1))])
+@pytest.mark.parametrize("shown", [SimpleNamespace(flow_id="f1"), SimpleNamespace(flow=SimpleNamespace(flow_id="f1"))])
+def test_the_log_names_the_flow_that_a_hook_failed_on(hooks, shown, caplog):
+    asyncio.run(HookRunner(hooks).ask("flow_start", shown))
+    assert "(flow f1)" in caplog.text
 
 
 def test_nobody_to_ask_means_allowed_at_once_without_a_loop():
@@ -102,8 +114,8 @@ def asked(hooks, name="flow_start"):
     [
         (Failing, "hook flow_start failed", "ValueError: a bug"),
         (Dawdling, "hook flow_start took longer than 0.01 s", "took longer than 0.01 s"),
-        (lambda: Answering(42), "hook flow_start answered with a int", "answered 42 (int): expected a text, a Verdict"),
-        (lambda: Answering(True), "hook flow_start answered with a bool", "expected a text, a Verdict or None"),
+        (lambda: Answering(42), "hook flow_start answered with int", "answered 42 (int): expected a text, a Verdict"),
+        (lambda: Answering(True), "hook flow_start answered with bool", "expected a text, a Verdict or None"),
         (lambda: Answering(Verdict(level="high")), "Invalid enum value 'high'", "'high'"),
         (lambda: Answering(Verdict(origin=("wiki", 80))), "'wiki' does not appear to be an IPv4", "wiki"),
         (lambda: Answering(Verdict(origin=("::1", 0))), "no port has the number 0", "number 0"),

@@ -52,7 +52,7 @@ def test_what_is_over_the_rate_is_dropped_and_what_is_over_the_count_is_told():
     assert said[3].verdict.reason == "rule few: 1 flows at once are reached"
 
 
-def test_bytes_in_a_second_are_shared_by_whom_the_rule_says_and_concern_tcp_alone():
+def test_bytes_in_a_second_are_shared_by_whom_the_rule_says_in_tcp_and_udp():
     policies = compiled(
         "rules: [{name: slow, action: rate-limit, bytes_per_s: 1000, per: user},"
         " {name: all, action: rate-limit, bytes_per_s: 5000, flows: 9}, {name: in, action: allow, ttl_s: 9}]"
@@ -66,7 +66,8 @@ def test_bytes_in_a_second_are_shared_by_whom_the_rule_says_and_concern_tcp_alon
 
     assert paces() == (Pace(1000, "acme/acme/slow/bob"), Pace(5000, "acme/acme/all/acme"))
     assert paces(**{"identity.user": "eve"})[0] == Pace(1000, "acme/acme/slow/eve")
-    assert paces(**{"net.protocol": "udp"}) == ()
+    assert paces(**{"net.protocol": "udp"}) == paces()
+    assert paces(**{"net.protocol": "icmp"}) == ()
 
 
 def test_a_flow_that_is_judged_again_spends_nothing():
