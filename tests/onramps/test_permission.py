@@ -25,6 +25,7 @@ class Ruled(Wan):
 
     def __init__(self, directory, **options):
         written = CONFIGURATION.replace("onramps:\n", f"policies: [all.yaml]\nonramps:\n{DEVICE}")
+        written = written.replace("{name: paris,", "{name: paris, groups: [branch],")
         Stage.__init__(self, directory, configuration=written, **options)
 
     def start(self):
@@ -76,6 +77,17 @@ def test_a_site_that_is_refused_is_cut_off_until_it_is_let_in_again(wan):
     assert paris.receive() == hop(out)
     client.send(other)
     assert berlin.receive() == hop(other)
+
+
+def test_rules_see_the_groups_that_the_settings_give_a_site(wan):
+    berlin, paris = wan.site("berlin"), wan.site("paris")
+    wan.reload("rules:\n- {name: no-branches, group: branch, port: 4009, action: block, refusal: drop}\n")
+    paris.send(datagram(paris.address(4), berlin.address(4), dport=4009))
+    (record,) = until(lambda: wan.ended(src=paris.address(4), dst_port=4009))
+    assert (record.verdict, record.decisions[-1].rule) == ("denied", "no-branches")
+    out = datagram(berlin.address(4), paris.address(4), dport=4009)
+    berlin.send(out)
+    assert paris.receive() == hop(out)
 
 
 def test_a_device_of_the_proxys_own_is_ruled_like_a_client(wan):
