@@ -25,12 +25,12 @@ from oxyctl.capture.targets import Interface, resolve, tenants
 from oxyctl.errors import LabNotFound, NothingMatched, OxyctlError
 from oxyctl.supervise.state import LabDirectory, is_alive
 
-MAX_SNAPLEN = 128_000  # a block of a ring holds as much and its headers
+MAX_SNAPLEN = 128_000  # fits into a block of a ring, with headers
 STDOUT = "-"
 
 
 class FileRing(NamedTuple):
-    """At most `files` files of at most `size` bytes."""
+    """At most `files` files of at most `size` bytes each."""
 
     size: int
     files: int
@@ -38,7 +38,7 @@ class FileRing(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for."""
+    """The options of a capture."""
 
     targets: Sequence[str]
     write: str | None = None  # a path, `-`, or None: print lines
@@ -51,7 +51,7 @@ class Request:
 
 
 class Outcome(NamedTuple):
-    """How it went."""
+    """The outcome of a capture."""
 
     end: End | None  # None: it failed
     session: Session
@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
 
 
 def capture(lab: LabDirectory, request: Request) -> Outcome:
-    """Capture in `lab` until something ends it, and with it this command. OxyctlError: it could not begin."""
+    """Capture in `lab` until something ends it, and the command with it. OxyctlError: it could not begin."""
     with contextlib.ExitStack() as stack:
         wake = stack.enter_context(asked_to_end(for_good=True))
         since = plan_version(lab)
@@ -83,7 +83,7 @@ Writer = writers.LineWriter | writers.PcapngWriter
 
 @dataclass(frozen=True)
 class _Newcomers:
-    """Takes interfaces into a capture that runs."""
+    """Adds interfaces to a running capture."""
 
     stack: contextlib.ExitStack
     session: Session
@@ -92,7 +92,7 @@ class _Newcomers:
     request: Request
 
     def add(self, interface: Interface, sock: socket.socket) -> None:
-        """Capture at it from now on. OxyctlError, OSError."""
+        """Start to capture at this interface. OxyctlError, OSError."""
         self.stack.callback(sock.close)
         request, kind = self.request, interface.link_type
         if kind not in self.programs:
@@ -168,7 +168,7 @@ def _link_types(interfaces: Sequence[Interface]) -> set[int]:
 
 
 def _watch(stack: contextlib.ExitStack, lab: LabDirectory) -> int:
-    """A descriptor that becomes readable when the lab ends: our sockets would keep its namespaces."""
+    """A descriptor that becomes readable when the lab ends; otherwise our sockets would keep its namespaces alive."""
     with contextlib.suppress(ProcessLookupError):
         if (state := lab.live_state()) is not None:
             fd = os.pidfd_open(state.pid)

@@ -31,9 +31,9 @@ Program = Sequence[Instruction]
 
 
 def compile_filter(expression: str | None, link_type: int, snaplen: int) -> Program:
-    """Accepts what `expression` does, everything for None, and cuts it to `snaplen` bytes.
+    """A program that accepts what `expression` does (None: everything) and cuts it to `snaplen` bytes.
 
-    UsageError: tcpdump does not understand it; OxyctlError: there is no tcpdump to ask.
+    UsageError: tcpdump does not understand it; OxyctlError: tcpdump is not installed.
     """
     if expression is None:
         return [Instruction(RETURN_CONSTANT, 0, 0, snaplen)]
@@ -55,14 +55,14 @@ def compile_filter(expression: str | None, link_type: int, snaplen: int) -> Prog
 
 
 def attach(sock: socket.socket, program: Program) -> None:
-    """Have the kernel pass to `sock` only what `program` accepts."""
+    """Make the kernel pass to `sock` only what `program` accepts."""
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code)
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(buffer)))
 
 
 def _parse(text: str) -> Program:
-    """What `tcpdump -ddd` prints: the number of instructions, then their four numbers line by line."""
+    """Parse the output of `tcpdump -ddd`: the number of instructions, then four numbers per line."""
     _, *lines = text.split("\n")
     return [Instruction(*map(int, line.split())) for line in lines if line]
 

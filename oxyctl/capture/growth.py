@@ -18,7 +18,7 @@ Version = tuple[int, int] | None
 
 
 def plan_version(lab: LabDirectory) -> Version:
-    """Differs after each change of a running lab; None when there is no plan (any more)."""
+    """A value that differs after each change of a running lab; None: there is no plan (any more)."""
     try:
         found = (lab.path / "plan.json").stat()
     except OSError:
@@ -27,7 +27,7 @@ def plan_version(lab: LabDirectory) -> Version:
 
 
 class Growth:
-    """Looks now and then whether the lab has become another, and has `add` capture at what is new of `targets`."""
+    """Checks from time to time whether the lab has changed, and calls `add` for new interfaces of `targets`."""
 
     def __init__(
         self,
@@ -37,12 +37,12 @@ class Growth:
         since: Version,
         add: Callable[[Interface, socket.socket], None],
     ) -> None:
-        """`since`: the version of the plan that `rings` are of."""
+        """`since`: the version of the plan that `rings` belong to."""
         self._lab, self._targets, self._rings, self._version, self._add = lab, targets, rings, since, add
         self._next = 0.0
 
     def tick(self) -> float:
-        """Look when it is time to; seconds until the next time."""
+        """Check if it is time. Returns the seconds until the next check."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + EVERY_S
@@ -66,5 +66,5 @@ class Growth:
 
 
 def _identity(interface: Interface) -> tuple[str, int]:
-    """A node that is replaced has interfaces of the same names in another namespace."""
+    """Distinguishes a replaced node: its interfaces have the same names in another namespace."""
     return interface.title, interface.namespace

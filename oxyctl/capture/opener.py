@@ -32,7 +32,7 @@ Opened = tuple[Interface, socket.socket]
 
 
 def open_sockets(lab: LabDirectory, wanted: Sequence[Wanted], tenants: dict[str, str]) -> list[Opened]:
-    """A packet socket for each interface, bound to none yet. LabNotFound, NothingMatched, OxyctlError."""
+    """A packet socket for each interface, not yet bound. LabNotFound, NothingMatched, OxyctlError."""
     state = lab.live_state()
     if state is None:
         raise LabNotFound(f"lab '{lab.name}' has just ended")
@@ -56,7 +56,7 @@ def open_sockets(lab: LabDirectory, wanted: Sequence[Wanted], tenants: dict[str,
 
 
 def _allow_descriptors() -> None:
-    """A lab of 200 nodes has more interfaces than the 1024 descriptors that a process starts with."""
+    """Raise the limit: a lab of 200 nodes has more interfaces than the 1024 descriptors of a new process."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -78,7 +78,7 @@ def _receive(channel: socket.socket, tenants: dict[str, str]) -> Iterator[Opened
 
 
 def _serve(channel: socket.socket, lab: LabDirectory, state: State, wanted: Sequence[Wanted]) -> NoReturn:
-    """The child: everything it has to say goes through `channel`."""
+    """Run in the child: all results go through `channel`."""
     try:
         enter_lab(state)
         namespaces = Namespaces(lab.namespaces)
@@ -108,7 +108,7 @@ def _interfaces(wanted: Wanted) -> list[str]:
 
 
 def _hand_out(channel: socket.socket, node: str, name: str, namespace: int) -> None:
-    """Protocol 0: not one packet comes before the socket is bound."""
+    """Open and send the sockets. Protocol 0: they receive no packet before they are bound."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         hardware = _ask(sock, SIOCGIFHWADDR, name, "=16xH")
         mtu = _ask(sock, SIOCGIFMTU, name, "=16xi")

@@ -27,7 +27,7 @@ PACKET_OVERHEAD = _packet_head.size + 4
 
 
 class Statistics(NamedTuple):
-    """Counters of one interface: packets that passed the filter, were lost for lack of room, were written."""
+    """Counters of one interface: packets that passed the filter, were lost for lack of space, and were written."""
 
     received: int
     dropped: int
@@ -35,14 +35,14 @@ class Statistics(NamedTuple):
 
 
 def section(application: str, system: str, comment: str) -> bytes:
-    """The block that every file begins with."""
+    """The block at the start of every file."""
     body = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)
     options = [(_COMMENT, comment.encode()), (_SHB_OS, system.encode()), (_SHB_APPLICATION, application.encode())]
     return _block(_SECTION, body + _options(options))
 
 
 def interface(link_type: int, snaplen: int, name: str, description: str, filter_: str | None) -> bytes:
-    """The description of the next interface: the first one is number 0."""
+    """The description of the next interface, numbered from 0."""
     options = [(_IF_NAME, name.encode()), (_IF_DESCRIPTION, description.encode()), (_IF_TSRESOL, _NANOSECONDS)]
     if filter_:
         options.append((_IF_FILTER, _PLAIN_TEXT + filter_.encode()))
@@ -50,7 +50,7 @@ def interface(link_type: int, snaplen: int, name: str, description: str, filter_
 
 
 def packet_options(comment: str, direction: int) -> bytes:
-    """What `packet` ends with: encoded once, used for all packets that have it in common."""
+    """The options at the end of a `packet`: encoded once, used for all packets that share them."""
     options = [(_COMMENT, comment.encode())]
     if direction:
         options.append((_EPB_FLAGS, _u32.pack(direction)))
@@ -58,7 +58,7 @@ def packet_options(comment: str, direction: int) -> bytes:
 
 
 def packet(number: int, time_ns: int, data: bytes, original: int, options: bytes) -> bytes:
-    """One packet of interface `number`, `original` bytes long before it was cut; `options` by `packet_options`."""
+    """One packet of interface `number`, `original` bytes long before it was cut; `options` from `packet_options`."""
     captured = len(data)
     padding = bytes(-captured % 4)
     length = PACKET_OVERHEAD + captured + len(padding) + len(options)
@@ -67,7 +67,7 @@ def packet(number: int, time_ns: int, data: bytes, original: int, options: bytes
 
 
 def statistics(number: int, start_ns: int, end_ns: int, counts: Statistics) -> bytes:
-    """The last word on interface `number`."""
+    """The final statistics of interface `number`."""
     options = [(_ISB_START, _time(start_ns)), (_ISB_END, _time(end_ns))]
     values = {_ISB_RECEIVED: counts.received, _ISB_DROPPED: counts.dropped, _ISB_DELIVERED: counts.delivered}
     options += [(code, struct.pack("<Q", value)) for code, value in values.items()]
@@ -75,7 +75,7 @@ def statistics(number: int, start_ns: int, end_ns: int, counts: Statistics) -> b
 
 
 def tls_secrets(lines: bytes) -> bytes:
-    """A Decryption Secrets Block (section 4.7): lines as SSLKEYLOGFILE has them."""
+    """A Decryption Secrets Block (section 4.7) with lines of the SSLKEYLOGFILE format."""
     return _block(_SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(lines)) + lines + bytes(-len(lines) % 4))
 
 

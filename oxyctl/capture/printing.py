@@ -1,4 +1,4 @@
-"""A packet in one line: who, to whom, and what kind."""
+"""A packet in one line: source, destination and protocol."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _arp = struct.Struct("!HHBBH6s4s6s4s")
 
 
 def describe(data: bytes, length: int, *, is_ethernet: bool) -> str:
-    """What `data` is, the beginning of a packet of `length` bytes. Never fails: anything may be on a wire."""
+    """A description of a packet of `length` bytes whose beginning is `data`. Never fails: a wire may carry anything."""
     try:
         return _ethernet(data, length) if is_ethernet else _ip(data, 0, length)
     except (struct.error, IndexError):

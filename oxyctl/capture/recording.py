@@ -34,7 +34,7 @@ class Recording:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Return when everything that passes from now on is captured. OxyctlError says why it cannot be."""
+        """Return once packets are captured. OxyctlError says why that is impossible."""
         process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -46,7 +46,7 @@ class Recording:
         self._process = process
 
     def stop(self) -> Path:
-        """The finished file; also when the lab has ended meanwhile. OxyctlError: the capture failed."""
+        """The finished file, even if the lab has ended meanwhile. OxyctlError: the capture failed."""
         process, self._process = self._process, None
         if process is None:
             return self.file
@@ -74,7 +74,7 @@ class Recording:
 
 
 def _rest(process: subprocess.Popen[str]) -> str:
-    """What it had to say until its end; a quiet capture says so little that the pipe holds it."""
+    """The process's remaining output; a quiet capture prints so little that the pipe holds it."""
     assert process.stderr is not None
     with process.stderr as stderr:
         said = stderr.read()

@@ -20,7 +20,7 @@ MOST_ROWS = 16
 
 
 class Report:
-    """Tells about `session` on standard error. A quiet one tells the beginning and the end."""
+    """Reports on `session` on standard error. A quiet one reports the start and the end."""
 
     def __init__(self, session: Session, where: str, *, live: bool, quiet: bool) -> None:
         self._session, self._where, self._quiet = session, where, quiet
@@ -31,7 +31,7 @@ class Report:
         self._told = 0
 
     def begin(self) -> None:
-        """What is captured, and where it goes."""
+        """Say what is captured, and where it is written."""
         names = [ring.interface.title for ring in self._session.rings]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         _say(f"capturing at {shown}{self._where}; Ctrl-C ends it")
@@ -51,7 +51,7 @@ class Report:
         return self._next - now
 
     def end(self) -> None:
-        """The table goes; the numbers are printed by `lines`."""
+        """Remove the table; `lines` prints the final numbers."""
         if self._live:
             self._live.stop()
 
@@ -80,7 +80,7 @@ def lines(session: Session) -> list[str]:
 
 
 def items(session: Session) -> list[dict[str, object]]:
-    """The same for programs."""
+    """The counters of each interface, for programs."""
     return [
         {
             "node": ring.interface.node,
@@ -123,7 +123,7 @@ def _table(session: Session, elapsed_s: float) -> Table:
 
 
 def _busiest(session: Session) -> Sequence[Ring]:
-    """In their own order, but no more than fit a screen."""
+    """The busiest interfaces, as many as fit the screen, in their original order."""
     most = sorted(session.rings, key=lambda ring: -session.delivered[ring.number])[:MOST_ROWS]
     return sorted(most, key=lambda ring: ring.number)
 

@@ -23,11 +23,11 @@ ETH_P_8021Q = 0x8100
 OUTGOING = 4
 ETH_P_ALL = 3
 
-FRAME_BYTES = 2048  # means nothing to version 3, but has to divide a block
+FRAME_BYTES = 2048  # unused by version 3, but must divide a block
 BLOCK_BYTES = 128 << 10  # one super-packet of 64 KB and its headers always fit
 MEMORY_BYTES = 64 << 20  # of all rings together, within the limits for one
 FEWEST_BLOCKS, MOST_BLOCKS = 4, 64
-RETIRE_MS = 20  # how long a block that is not full is kept back; it may be twice that
+RETIRE_MS = 20  # how long the kernel holds back a block that is not full; it may be twice that
 
 _block = struct.Struct("=8xIII")  # status, packets, offset of the first
 # next packet, seconds, ns, captured, length, status, where its data is, hash, VLAN tag and its type
@@ -41,7 +41,7 @@ class Packet(NamedTuple):
     """One captured packet; sorts by time."""
 
     time_ns: int
-    number: int  # of its interface
+    number: int  # of the interface
     data: bytes
     length: int  # before it was cut to the snap length
     is_outgoing: bool
@@ -49,12 +49,12 @@ class Packet(NamedTuple):
 
 
 class Ring:
-    """The packets of `interface`, from `start` on."""
+    """The packets of `interface`, once started."""
 
     def __init__(self, interface: Interface, sock: socket.socket, number: int, blocks: int) -> None:
         self.interface, self.socket, self.number = interface, sock, number
-        self.received = self.dropped = 0  # what the kernel has counted; what it dropped is in both
-        self.taken = 0  # by `read`
+        self.received = self.dropped = 0  # the kernel's counts; `received` includes dropped packets
+        self.taken = 0  # packets returned by `read`
         self._blocks, self._current = blocks, 0
         sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
         size = blocks * BLOCK_BYTES
@@ -63,18 +63,18 @@ class Ring:
         self._memory = mmap.mmap(sock.fileno(), size)
 
     def start(self, program: Program) -> None:
-        """Let in what `program` accepts, from now on. OSError: the interface is gone."""
+        """Receive what `program` accepts, from now on. OSError: the interface is gone."""
         if program:
             attach(self.socket, program)
         self.socket.bind((self.interface.name, ETH_P_ALL))
 
     @property
     def is_bound(self) -> bool:
-        """Whether its interface is still there; False before `start`."""
+        """Whether its interface still exists; False before `start`."""
         return bool(self.socket.getsockname()[0])
 
     def read(self) -> list[Packet]:
-        """What is in the blocks that the kernel has handed over; each goes back when its packets are read."""
+        """The packets in the blocks that the kernel has filled; each block is returned to it once read."""
         memory, found = self._memory, list[Packet]()
         for _ in range(self._blocks):
             start = self._current * BLOCK_BYTES
@@ -82,7 +82,7 @@ class Ring:
             if not status & STATUS_USER:
                 break
             found += self._packets(start + offset, count)
-            memory[start + 8 : start + 12] = bytes(4)  # to the kernel
+            memory[start + 8 : start + 12] = bytes(4)  # back to the kernel
             self._current = (self._current + 1) % self._blocks
         self.taken += len(found)
         return found
@@ -101,7 +101,7 @@ class Ring:
             at += step
 
     def count(self) -> None:
-        """Bring `received` and `dropped` up to date: the kernel forgets what it has told."""
+        """Update `received` and `dropped`: the kernel resets its counters when they are read."""
         raw = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, _statistics.size)
         received, dropped, _ = _statistics.unpack(raw)
         self.received += received
@@ -112,7 +112,7 @@ class Ring:
         return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._memory.close()
         self.socket.close()
 

@@ -1,4 +1,4 @@
-"""Secrets of TLS sessions that the proxies of a lab write down: they go into a capture, so that it can be read."""
+"""TLS session secrets that the proxies of a lab write to files: included in a capture, so that it can be decrypted."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from oxyctl.supervise.state import LabDirectory
 
 
 class Secrets:
-    """Reads what is appended to some files. What was there before is of sessions that may still go on."""
+    """Reads what is appended to some files, and what they had before, since those sessions may still be open."""
 
     def __init__(self, files: Iterable[Path], add: Callable[[bytes], None]) -> None:
         self._offsets = dict.fromkeys(files, 0)
         self._add = add
 
     def look(self) -> None:
-        """Add what is new, whole lines only."""
+        """Add new lines, complete ones only."""
         for path, offset in self._offsets.items():
             with contextlib.suppress(OSError), path.open("rb") as file:
                 file.seek(offset)
@@ -28,7 +28,7 @@ class Secrets:
 
 
 def files_of(lab: LabDirectory) -> list[Path]:
-    """Where the proxies of a lab write secrets down; of one that does not answer nothing is known."""
+    """The files to which the proxies of a lab write secrets; a proxy that does not answer is skipped."""
     from proxy.control.client import ControlClient, ControlError
 
     plan = lab.read_plan()

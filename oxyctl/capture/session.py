@@ -1,4 +1,4 @@
-"""One capture: packets of all rings, ordered by time, until something ends it."""
+"""One capture: packets of all rings, in order of time, until something ends it."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from typing import Protocol
 from oxyctl.capture.ring import RETIRE_MS, Packet, Ring
 from oxyctl.capture.sinks import ReaderGone
 
-# A packet is in our hands at most two retirements of its block after it passed; one more for a busy machine.
+# A packet reaches us at most two block time-outs after it passed; one more for a busy machine.
 HOLD_NS = 3 * RETIRE_MS * 1_000_000
 LAST_S = 5.0  # at the end, for packets that the kernel has counted and not handed over
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class End(enum.Enum):
-    """Why a capture ended."""
+    """The reason why a capture ended."""
 
     ASKED = "asked to"
     COUNT = "the packets asked for are there"
     DURATION = "the time is up"
     LAB = "the lab has ended"
-    READER = "nobody reads the output any more"
+    READER = "the reader of the output has gone"
 
 
 class Writer(Protocol):
-    """What is done with packets."""
+    """Consumes packets."""
 
     def packets(self, packets: Sequence[Packet]) -> None:
-        """Take these, later than all before. ReaderGone, OxyctlError."""
+        """Consume these packets, all later than earlier ones. ReaderGone, OxyctlError."""
         ...
 
 
 class Session:
-    """Packets from `rings` to `writer`; `delivered` counts those of each ring."""
+    """Moves packets from `rings` to `writer`; `delivered` counts those of each ring."""
 
     def __init__(self, rings: Sequence[Ring], writer: Writer, wake: int, lab: int) -> None:
         """`wake`: an eventfd that asks to end; `lab`: a pidfd of the lab's supervisor."""
@@ -55,7 +55,7 @@ class Session:
             self._epoll.register(fd, select.EPOLLIN)
 
     def add(self, ring: Ring) -> None:
-        """From now on packets of `ring`, too, whose number is the next one."""
+        """Include packets of `ring` from now on; its number is the next one."""
         self.rings.append(ring)
         self.delivered.append(0)
         self.bytes.append(0)
@@ -68,10 +68,10 @@ class Session:
         self._reader = fd
 
     def run(self, count: int | None, duration_s: float | None, tick: Callable[[], float | None]) -> End:
-        """Until `count` packets are written, `duration_s` seconds are over, or something else ends it.
+        """Run until `count` packets are written, `duration_s` seconds are over, or something else ends it.
 
-        `tick` is called after each step, and returns the seconds within which it wants to be called again.
-        OxyctlError: the writer has no room left.
+        `tick` is called after each step, and returns the seconds within which to call it again.
+        OxyctlError: the writer is out of space.
         """
         with contextlib.closing(self._epoll):
             try:
@@ -114,9 +114,9 @@ class Session:
         return None
 
     def _finish(self, until_ns: int, count: int | None) -> None:
-        """What passed before `until_ns` is in blocks that the kernel may still keep back: wait for them.
+        """Collect the packets that passed before `until_ns`, in blocks that the kernel may still hold back.
 
-        On a busy machine longer than a block may be kept back, as long as fewer packets have come than it has counted.
+        On a busy machine this waits longer, until as many packets have come as the kernel has counted.
         """
         self._epoll.unregister(self._wake)
         self._epoll.unregister(self._lab)
@@ -133,7 +133,7 @@ class Session:
         self._release(until_ns, count)
 
     def _release(self, until_ns: int | None, count: int | None) -> None:
-        """Hand over, in order, what passed before `until_ns`: nothing older is still to come. None: all of it."""
+        """Pass on, in order, the packets before `until_ns`, since no older ones will come. None: all packets."""
         self._pending.sort()
         due = len(self._pending)
         if until_ns is not None:
@@ -152,7 +152,7 @@ class Session:
 def asked_to_end(*, for_good: bool = False) -> Iterator[int]:
     """An eventfd that becomes readable at SIGINT, SIGTERM or SIGHUP.
 
-    Afterwards these do what they did before; `for_good`: nothing, because what has ended is not to be ended again.
+    Afterwards their handlers are restored; with `for_good` they are ignored, since nothing is left to end.
     """
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     before = {number: signal.signal(number, lambda *_: os.eventfd_write(wake, 1)) for number in SIGNALS}

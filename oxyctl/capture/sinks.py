@@ -17,30 +17,30 @@ from oxyctl.errors import OxyctlError
 
 SURE_BYTES = select.PIPE_BUF  # a pipe that poll(2) reports as writable accepts this many without blocking
 END_BYTES = 96  # one interface's statistics
-GIVE_UP_S = 2.0  # what a reader that has stopped reading gets, once the capture is to end
+GIVE_UP_S = 2.0  # how long to wait for a reader that has stopped reading, once the capture is to end
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file may not grow"}
 
 
 class ReaderGone(Exception):
-    """Nobody reads what we write: a capture ends then, and nothing is wrong."""
+    """The reader of our output has gone: this ends a capture without an error."""
 
 
 class Sink(Protocol):
-    """Takes blocks in order. `write` and `close` may raise ReaderGone, and OxyctlError when there is no room."""
+    """Takes blocks in order. `write` and `close` may raise ReaderGone, and OxyctlError for lack of space."""
 
     def write(self, blocks: Sequence[bytes]) -> None: ...
 
     def extend_head(self, block: bytes) -> None:
-        """Write a block that also belongs to the beginning of whatever file comes next."""
+        """Write a block that every later file must also begin with."""
         ...
 
     def close(self, last: Sequence[bytes]) -> None:
-        """Write the `last` blocks, and let go."""
+        """Write the `last` blocks, and close."""
         ...
 
 
 class FileSink:
-    """A regular file. When it cannot grow it is cut back to its last whole block."""
+    """A regular file. When the disk is full, it is cut back to its last complete block."""
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd, self._name = fd, name
@@ -71,7 +71,7 @@ class FileSink:
 
 
 class PipeSink:
-    """A pipe, a terminal, another device: it may be slow, or go away, and neither keeps the capture from ending."""
+    """A pipe, terminal or other device. Even if it is slow or goes away, the capture can end."""
 
     def __init__(self, fd: int, name: str, wake: int) -> None:
         """`wake` becomes readable when the capture is to end."""
@@ -79,7 +79,7 @@ class PipeSink:
         self.has_hang_up = stat.S_ISFIFO(os.fstat(fd).st_mode) or stat.S_ISSOCK(os.fstat(fd).st_mode)
 
     def fileno(self) -> int:
-        """For epoll, which tells of a reader that goes away while nothing is written."""
+        """For epoll, which reports a reader that goes away while nothing is written."""
         return self._fd
 
     def write(self, blocks: Sequence[bytes]) -> None:
@@ -104,7 +104,7 @@ class PipeSink:
             os.close(self._fd)
 
     def _wait(self, give_up: float | None) -> float | None:
-        """Until there is room; from the moment when the capture is to end, no longer than GIVE_UP_S."""
+        """Wait for space; once the capture is to end, at most GIVE_UP_S."""
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)
         if poller.poll(0):
@@ -121,10 +121,10 @@ class PipeSink:
 
 
 class RingSink:
-    """Files of at most `size` bytes, `path-00001.pcapng` and so on; of more than `files` the oldest goes."""
+    """Files `path-00001.pcapng` and so on of at most `size` bytes; if there are more than `files`, the oldest goes."""
 
     def __init__(self, path: Path, size: int, files: int, head: Sequence[bytes]) -> None:
-        """`head` begins each file; there is room kept for the end of the last."""
+        """`head` begins each file; space is reserved for the end of the last one."""
         self._path, self._size, self._files, self._head = path, size, files, list(head)
         self._reserve = END_BYTES * len(head)
         self._written: deque[Path] = deque()
@@ -134,7 +134,7 @@ class RingSink:
 
     @property
     def newest(self) -> Path:
-        """The file that is being written, or was last."""
+        """The file being written, or written last."""
         return self._written[-1]
 
     def write(self, blocks: Sequence[bytes]) -> None:
@@ -170,7 +170,7 @@ class RingSink:
 
 
 def create(path: Path) -> int:
-    """A descriptor of the new and empty file `path`; OxyctlError."""
+    """Create the empty file `path` and return a descriptor. OxyctlError."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -178,14 +178,14 @@ def create(path: Path) -> int:
 
 
 def sink_to(fd: int, name: str, wake: int) -> FileSink | PipeSink:
-    """What suits the kind of file that `fd` is."""
+    """The sink for the kind of file that `fd` is."""
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return FileSink(fd, name)
     return PipeSink(fd, name, wake)
 
 
 def _whole(blocks: Sequence[bytes], written: int) -> int:
-    """The size of those blocks of which all is in the first `written` bytes."""
+    """The size of the complete blocks within the first `written` bytes."""
     total = 0
     for block in blocks:
         if total + len(block) > written:

@@ -19,14 +19,14 @@ ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 
 
 class Wanted(NamedTuple):
-    """An interface of a node; None: every one but its loopback and the devices of a proxy's kernel off-ramp."""
+    """An interface of a node; None: all except its loopback and the devices of a proxy's kernel off-ramp."""
 
     node: str
     interface: str | None = None
 
 
 class Interface(NamedTuple):
-    """An interface that is there, and what is known of it."""
+    """An existing interface and its properties."""
 
     node: str
     name: str
@@ -42,24 +42,24 @@ class Interface(NamedTuple):
 
     @property
     def is_ethernet(self) -> bool:
-        """Whether its packets have an Ethernet header; all others begin with their IP header."""
+        """Whether its packets have an Ethernet header; all others begin with an IP header."""
         return self.hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK)
 
     @property
     def link_type(self) -> int:
-        """The pcapng number."""
+        """The pcapng link type."""
         return pcapng.ETHERNET if self.is_ethernet else pcapng.RAW_IP
 
 
 def resolve(words: Iterable[str], plan: Plan) -> list[Wanted]:
-    """`all`, NODE, NODE:INTERFACE, NODE:NETWORK and NETWORK as interfaces, each once. NothingMatched."""
+    """The interfaces that `all`, NODE, NODE:INTERFACE, NODE:NETWORK or NETWORK mean, each once. NothingMatched."""
     found = [wanted for word in words for wanted in _resolve(word, plan)]
     whole = {wanted.node for wanted in found if wanted.interface is None}
     return [w for w in dict.fromkeys(found) if w.interface is None or w.node not in whole or w.interface == "lo"]
 
 
 def names(plan: Plan) -> list[str]:
-    """Every word that `resolve` takes, as far as the plan tells."""
+    """All words that `resolve` accepts, as far as the plan shows."""
     nodes = [node.name for node in plan.nodes]
     networks = [bridge.network for bridge in plan.bridges]
     interfaces = [f"{link.node}:{link.interface}" for link in plan.links]
@@ -69,7 +69,7 @@ def names(plan: Plan) -> list[str]:
 
 
 def clients(plan: Plan) -> list[dict[str, Any]]:
-    """What the agents of a plan were told: `node`, `interface`, `socket` and `context` of each client."""
+    """The settings of the agents in a plan: `node`, `interface`, `socket` and `context` of each client."""
     for file in plan.files:
         if PurePath(file.path).name == "agents.json":
             with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError):
@@ -79,7 +79,7 @@ def clients(plan: Plan) -> list[dict[str, Any]]:
 
 
 def tenants(plan: Plan) -> dict[str, str]:
-    """Whose packets a node sends, where all of them are of one tenant."""
+    """Nodes whose packets all belong to one tenant, and that tenant."""
     found = {client["node"]: client["context"]["tenant"] for client in clients(plan)}
     lans = {tunnel.lan: tunnel.tenant for tunnel in plan.tunnels}
     found |= {link.node: lans[link.network] for link in plan.links if link.network in lans}
@@ -99,6 +99,6 @@ def _resolve(word: str, plan: Plan) -> Sequence[Wanted]:
 
 
 def _interface(node: str, said: str, plan: Plan) -> str:
-    """`said`, or the interface that the node has in the network of that name."""
+    """The name of the interface `said`, or of the node's interface in the network `said`."""
     own = {link.network: link.interface for link in plan.links if link.node == node}
     return said if said in own.values() else own.get(said, said)

@@ -21,14 +21,14 @@ OFFLOAD_NOTE = (
 
 
 def head(interfaces: Sequence[Interface], lab: str, snaplen: int, filter_: str | None) -> list[bytes]:
-    """The blocks that a file begins with."""
+    """The blocks at the start of a file."""
     system = os.uname()
     blocks = [pcapng.section(APPLICATION, f"{system.sysname} {system.release}", f"lab {lab}")]
     return [*blocks, *(description(each, snaplen, filter_) for each in interfaces)]
 
 
 def description(interface: Interface, snaplen: int, filter_: str | None) -> bytes:
-    """The block about one interface; it may come anywhere before the interface's first packet."""
+    """The description of one interface; it must come before the interface's first packet."""
     of = f", tenant {interface.tenant}" if interface.tenant else ""
     about = f"node {interface.node}{of}; MTU {interface.mtu}; {OFFLOAD_NOTE}"
     return pcapng.interface(interface.link_type, snaplen, interface.title, about, filter_)
@@ -38,24 +38,24 @@ class PcapngWriter:
     """Packets as blocks, each with a comment that names its node and tenant."""
 
     def __init__(self, sink: Sink, interfaces: Sequence[Interface]) -> None:
-        """`head` has been written to `sink` already."""
+        """`head` has already been written to `sink`."""
         self.sink = sink
-        self.before_packets: Callable[[], None] = lambda: None  # what decrypts packets has to come before them
+        self.before_packets: Callable[[], None] = lambda: None  # secrets must come before the packets they decrypt
         self._options = [_options(each) for each in interfaces]
         self._longest = [_longest(each) for each in interfaces]
 
     def add(self, interface: Interface, described: bytes) -> None:
-        """One more, described by this block."""
+        """Add an interface, described by this block."""
         self._options.append(_options(interface))
         self._longest.append(_longest(interface))
         self.sink.extend_head(described)
 
     def secrets(self, lines: bytes) -> None:
-        """Write what decrypts the packets that come."""
+        """Write the secrets that decrypt later packets."""
         self.sink.extend_head(pcapng.tls_secrets(lines))
 
     def packets(self, packets: Sequence[Packet]) -> None:
-        """Write them."""
+        """Write packets."""
         self.before_packets()
         options, longest = self._options, self._longest
         self.sink.write(
@@ -66,7 +66,7 @@ class PcapngWriter:
         )
 
     def close(self, start_ns: int, end_ns: int, counts: Sequence[pcapng.Statistics]) -> None:
-        """End the file with what is known of each interface."""
+        """End the file with the statistics of each interface."""
         self.sink.close([pcapng.statistics(number, start_ns, end_ns, each) for number, each in enumerate(counts)])
 
 
@@ -78,16 +78,16 @@ class LineWriter:
         self._width = max((len(each.title) for each in interfaces), default=0)
 
     def add(self, interface: Interface, described: bytes) -> None:
-        """One more; lines name their interface."""
+        """Add an interface; lines show its name."""
         self._interfaces.append(interface)
         self._width = max(self._width, len(interface.title))
 
     def packets(self, packets: Sequence[Packet]) -> None:
-        """Print them."""
+        """Print packets."""
         self.sink.write([self._line(packet) for packet in packets])
 
     def close(self, start_ns: int, end_ns: int, counts: Sequence[pcapng.Statistics]) -> None:
-        """The numbers are told elsewhere."""
+        """Do nothing: the report prints the numbers."""
         self.sink.close([])
 
     def _line(self, packet: Packet) -> bytes:
@@ -99,12 +99,12 @@ class LineWriter:
 
 
 def _longest(interface: Interface) -> int:
-    """Bytes of a packet that fits the MTU."""
+    """Length of the longest packet that fits the MTU, in bytes."""
     return interface.mtu + (ETHERNET_BYTES if interface.is_ethernet else 0)
 
 
 def _options(interface: Interface) -> dict[tuple[bool, bool], bytes]:
-    """By 'is outgoing' and 'is longer than the MTU'."""
+    """Packet options, by 'is outgoing' and 'is longer than the MTU'."""
     comment = f"node {interface.node}" + (f", tenant {interface.tenant}" if interface.tenant else "")
     return {
         (is_outgoing, is_long): pcapng.packet_options(

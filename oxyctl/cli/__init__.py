@@ -1,4 +1,4 @@
-"""The commands. Each module here imports what it needs when its command runs, so that `--help` is there at once."""
+"""The commands. Each module here imports what it needs when its command runs, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ app.command("doctor")(doctor)
 
 
 def main() -> NoReturn:
-    """Run the command that was typed; every failure that has a message is that message and an exit code."""
+    """Run the command line. Failures with a message end as that message and an exit code."""
     from oxyctl.cli.output import explain
 
     try:

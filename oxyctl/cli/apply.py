@@ -55,7 +55,7 @@ def apply(
     else:
         with holding(directory.name):
             changes = ask_apply(directory, Apply(plan=plan, timeout_s=timeout))
-    print_changes(changes, output, f"lab '{directory.name}' is as the file says")
+    print_changes(changes, output, f"lab '{directory.name}' already matches the file")
 
 
 def _running(lab: LabDirectory) -> Plan:
@@ -68,7 +68,7 @@ def _running(lab: LabDirectory) -> Plan:
 
 
 def print_changes(changes: Sequence[Change], output: Format, nothing: str) -> None:
-    """A line for each change, coloured on a terminal; `nothing` if there is none."""
+    """Print a line for each change, coloured on a terminal, or `nothing` if there is none."""
     from oxyctl.cli.output import print_envelope, say
     from oxyctl.render.tables import is_coloured
 

@@ -1,4 +1,4 @@
-"""`oxyctl ca`: the certificate authorities of tenants, by which inspected sessions are signed."""
+"""`oxyctl ca`: the certificate authorities of tenants, which sign the certificates of inspected sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(help="Certificate authorities of tenants, which clients must t
 
 
 class Encoding(enum.StrEnum):
-    """How a certificate is written."""
+    """Encoding of a certificate."""
 
     pem = "pem"
     der = "der"
@@ -55,7 +55,7 @@ def show(
 
         print_authorities(found)
     else:
-        say("no tenant has an authority: none is inspected")
+        say("no tenant has an authority: no sessions are inspected")
 
 
 @app.command()
@@ -152,7 +152,7 @@ def trust(
     pem_file, bundle = _files(found, is_written=not remove)
     if store is Store.env:
         if remove:
-            raise UsageError("--remove: variables end with their shell; `unset` is for this one")
+            raise UsageError("--remove: variables end with their shell; use `unset` in this one")
         return print(variables_text(stores.variables(pem_file, bundle)))
     for change in stores.changes(store, name, found.bundle, pem_file, remove=remove, home=Path.home()):
         if only_print:
@@ -165,19 +165,19 @@ def trust(
 
 
 def _one(client: ControlClient, tenant: str | None) -> AuthorityInfo:
-    """That of the tenant; without a name of the only one."""
+    """The authority of the tenant; without a name, of the only tenant."""
     from oxyctl.errors import UsageError
 
     if tenant is None:
         names = sorted(client.status().tenants)
         if len(names) != 1:
-            raise UsageError(f"name one with --tenant: {', '.join(names)}")
+            raise UsageError(f"choose one with --tenant: {', '.join(names)}")
         (tenant,) = names
     return client.authorities(tenant)[0]
 
 
 def _files(found: AuthorityInfo, *, is_written: bool) -> tuple[Path, Path]:
-    """The certificate, and the same with the system's roots, in the user's data directory."""
+    """The files of the certificate, and of the certificate with the system's roots, in the user's data directory."""
     import os
     from pathlib import Path
 

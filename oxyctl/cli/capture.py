@@ -76,7 +76,7 @@ def _check_output(write: str | None, ring: str | None, output: Format) -> None:
     from oxyctl.errors import UsageError
 
     if write == "-" and sys.stdout.isatty():
-        raise UsageError("a capture is no text for a terminal: `-w - | wireshark -k -i -`, or -w FILE")
+        raise UsageError("a capture is binary, not for a terminal: `-w - | wireshark -k -i -`, or -w FILE")
     if ring is not None and write in (None, "-"):
         raise UsageError("--ring needs files: add -w FILE")
     if output == Format.json and write in (None, "-"):

@@ -51,7 +51,7 @@ def check(
 
 
 def _chosen(words: list[str], lab: str | None) -> tuple[LabDirectory, list[str]]:
-    """The lab, and the rest: the first word names a lab when one of that name runs, or when nothing else says which."""
+    """The lab, and the other words. The first word is a lab if one of that name runs, or if there is no default lab."""
     from oxyctl.supervise.state import all_labs, default_lab, find_lab
 
     if lab is not None or not words:
@@ -79,7 +79,7 @@ def _load(directory: LabDirectory, file: Path | None) -> tuple[Path, Sequence[Ch
 
 
 def select(checks: Sequence[Check], patterns: list[str]) -> list[Check]:
-    """Those that one of `patterns` names or matches, all without any; NothingMatched when one of them does neither."""
+    """The checks that `patterns` name or match; without patterns, all. NothingMatched: a pattern fits no check."""
     from fnmatch import fnmatchcase
 
     from oxyctl.errors import NothingMatched

@@ -19,7 +19,7 @@ from oxyctl.topology.model import Check
 async def run(
     lab: LabDirectory, base: Path, checks: list[Check], output: Format, junit_file: Path | None
 ) -> list[Result]:
-    """The results, printed. OxyctlError when the JUnit file cannot be written."""
+    """Run the checks, print the results and return them. OxyctlError: the JUnit file cannot be written."""
     results: list[Result] = []
     begin = time.monotonic()
     async with Session(lab, base) as session:

@@ -23,7 +23,7 @@ Completion = Callable[[typer.Context, str], list[str]]
 
 
 def _quietly(find: Callable[[typer.Context], Iterable[str]]) -> Completion:
-    """What `find` finds, of that what begins as typed; nothing when it fails, whatever the reason."""
+    """Completes with the results of `find` that begin with the typed text; with nothing when `find` fails."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         with contextlib.suppress(Exception):
@@ -34,7 +34,7 @@ def _quietly(find: Callable[[typer.Context], Iterable[str]]) -> Completion:
 
 
 def _for_shell(text: str) -> str:
-    """bash inserts what it is given as it is; the other shells quote it themselves."""
+    """Quote for bash, which inserts completions as they are; the other shells quote them themselves."""
     is_bash = os.environ.get("_OXYCTL_COMPLETE", "").endswith("bash")
     return UNSAFE.sub(r"\\\1", text) if is_bash else text
 
@@ -60,7 +60,7 @@ def _nodes(context: typer.Context) -> list[str]:
 
 
 def _logs(context: typer.Context) -> list[str]:
-    """Nodes and programs with logs, of a lab that may be gone."""
+    """Nodes and programs with logs, also of a lab that has ended."""
     from oxyctl.supervise.state import find_remains
 
     lab = find_remains(context.params.get("lab"))
@@ -124,19 +124,19 @@ def complete_link(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_lab_file(incomplete: str) -> list[str]:
-    """For `lab up`: lab files, and names of labs that come along."""
+    """For `lab up`: lab files, and names of bundled labs."""
     with contextlib.suppress(Exception):
         return [each for each in dict.fromkeys(_lab_files(incomplete)) if each.startswith(incomplete)]
     return []
 
 
 def complete_lab_or_file(context: typer.Context, incomplete: str) -> list[str]:
-    """For `lab graph`: those, and labs that are running."""
+    """For `lab graph`: lab files, bundled labs, and running labs."""
     return list(dict.fromkeys([*complete_lab(context, incomplete), *complete_lab_file(incomplete)]))
 
 
 def _lab_files(typed: str) -> list[str]:
-    """Lab files and directories below what is typed, and the names of those that come along."""
+    """Lab files and directories that continue the typed path, and the names of bundled labs."""
     from pathlib import Path
 
     from oxyctl.topology.library import LIBRARIES

@@ -1,4 +1,4 @@
-"""Finds the proxy that a command asks, and turns its errors into a message and an exit code."""
+"""Finds the proxy that a command talks to, and turns its errors into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NodeOption = Annotated[
 
 
 def connect(lab: str | None, node: str | None, control: str | None, *, timeout_s: float = 30) -> ControlClient:
-    """A client of the proxy on the socket `control`, or of a lab's. LabNotFound, NothingMatched, UsageError."""
+    """A client of the proxy at the socket `control`, or of a lab's proxy. LabNotFound, NothingMatched, UsageError."""
     from oxyctl.errors import UsageError
     from proxy.control.client import ControlClient
 
@@ -46,7 +46,7 @@ def connect(lab: str | None, node: str | None, control: str | None, *, timeout_s
 
 
 def recorded_sessions(lab: str | None, node: str | None, control: str | None) -> RecordedSessions | None:
-    """The recordings of SSH sessions of that proxy, should it be gone; None: nobody knows where. LabNotFound."""
+    """SSH session recordings of a proxy that no longer runs; None: their place is not known. LabNotFound."""
     from oxyctl.operate.recorded_flows import recordings_beside
 
     place = _control_of(lab, node, control)
@@ -54,7 +54,7 @@ def recorded_sessions(lab: str | None, node: str | None, control: str | None) ->
 
 
 def recorded(lab: str | None, node: str | None, control: str | None) -> RecordedFlows | None:
-    """What that proxy recorded, should it be gone; None: nothing, or nobody knows where. LabNotFound, UsageError."""
+    """Records of a proxy that no longer runs; None: none, or their place is unknown. LabNotFound, UsageError."""
     from oxyctl.operate.recorded_flows import recorded_beside
 
     place = _control_of(lab, node, control)
@@ -62,7 +62,7 @@ def recorded(lab: str | None, node: str | None, control: str | None) -> Recorded
 
 
 def _control_of(lab: str | None, node: str | None, control: str | None) -> str | None:
-    """Where the control socket of that proxy stood."""
+    """The path of the proxy's control socket, also after the proxy has ended."""
     if control is not None:
         return control
     from oxyctl.supervise.state import find_proxy, find_remains
@@ -72,7 +72,7 @@ def _control_of(lab: str | None, node: str | None, control: str | None) -> str |
 
 @contextlib.contextmanager
 def asking() -> Iterator[None]:
-    """What the proxy refuses in here is a UsageError or NothingMatched, and what it cannot do an OxyctlError."""
+    """Turns the proxy's refusals into UsageError or NothingMatched, and its other errors into OxyctlError."""
     from oxyctl.errors import NothingMatched, OxyctlError, UsageError
     from proxy.control.client import ControlError
 
@@ -84,7 +84,7 @@ def asking() -> Iterator[None]:
 
 
 def tenants(lab: str | None, node: str | None, control: str | None) -> list[str]:
-    """The names of the proxy's tenants, or of those on record; none when there is no quick answer. Never fails."""
+    """The names of the proxy's tenants, or of those on record; empty if neither answers quickly. Never fails."""
     with contextlib.suppress(Exception):
         return sorted(connect(lab, node, control, timeout_s=COMPLETION_TIMEOUT_S).status().tenants)
     with contextlib.suppress(Exception):
@@ -94,6 +94,6 @@ def tenants(lab: str | None, node: str | None, control: str | None) -> list[str]
 
 
 def complete_tenant(context: typer.Context, incomplete: str) -> list[str]:
-    """For the shell: tenants that begin so."""
+    """For the shell: tenants whose names begin with the typed text."""
     typed = {name: context.params.get(name) for name in ("lab", "node", "control")}
     return [name for name in tenants(**typed) if name.startswith(incomplete)]

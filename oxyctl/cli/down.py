@@ -60,7 +60,7 @@ def _down_one(said: str | None) -> None:
 
 
 def _down_all() -> None:
-    """All at once: each waits for its programs to end. One that does not end does not keep the others up."""
+    """Take all down in parallel, since each waits for its programs. One that fails to end does not delay the others."""
     from concurrent.futures import ThreadPoolExecutor
 
     from oxyctl.cli.output import say

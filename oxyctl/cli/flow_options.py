@@ -1,4 +1,4 @@
-"""The options of `oxyctl flows`, and what the shell completes for them."""
+"""The options of `oxyctl flows`, and their completions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FlowFormat(enum.StrEnum):
 
 
 def choices(field: str) -> Callable[[str], list[str]]:
-    """For the shell: what the field of a record may be."""
+    """Completes with the possible values of a record's field."""
 
     def complete(incomplete: str) -> list[str]:
         from proxy.control import schema
@@ -97,7 +97,7 @@ FormatOption = Annotated[FlowFormat, typer.Option("--format", help="Output forma
 
 
 def whose(tenant: TenantOption = None, all_tenants: AllTenantsOption = False) -> None:
-    """Of which tenant."""
+    """Options: which tenant."""
 
 
 def filters(
@@ -132,7 +132,7 @@ def filters(
     where: WhereOption = None,
     not_: NotOption = False,
 ) -> None:
-    """Which of them."""
+    """Options: which flows."""
 
 
 def request_filters(
@@ -146,15 +146,15 @@ def request_filters(
     id_: Annotated[Many, filter_option("--id", "Of this flow.")] = None,
     not_: NotOption = False,
 ) -> None:
-    """Which requests."""
+    """Options: which requests."""
 
 
 def excluded(**unwanted: Any) -> None:
-    """The same as `filters` with `--not` before each; `NotFirst` makes `--not-user` of `--not --user`."""
+    """The options of `filters` with `--not` before each; `_NotFirst` turns `--not --user` into `--not-user`."""
 
 
 def excluded_requests(**unwanted: Any) -> None:
-    """The same of `request_filters`."""
+    """The options of `request_filters` with `--not` before each."""
 
 
 def _unwanted(of: Callable[..., None]) -> list[inspect.Parameter]:
@@ -165,7 +165,7 @@ def _unwanted(of: Callable[..., None]) -> list[inspect.Parameter]:
             continue
         flag = f"--not-{each.name.strip('_').replace('_', '-')}"
         kind = typing.get_args(each.annotation)[0]
-        option = Annotated[kind, typer.Option(flag, hidden=True)]  # type: ignore[valid-type]  # made as the others are
+        option = Annotated[kind, typer.Option(flag, hidden=True)]  # type: ignore[valid-type]  # built at run time
         found.append(each.replace(name=f"not_{each.name}", annotation=option))
     return found
 
@@ -175,7 +175,7 @@ for _block, _of in ((excluded, filters), (excluded_requests, request_filters)):
 
 
 class _NotFirst:
-    """`--not --user bob` is `--not-user bob`."""
+    """Turns `--not --user bob` into `--not-user bob`."""
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
         from oxyctl.errors import UsageError
@@ -206,11 +206,11 @@ class FlowsGroup(_NotFirst, typer.core.TyperGroup):
 
 
 class FlowsCommand(_NotFirst, typer.core.TyperCommand):
-    """A command below it that takes filters."""
+    """A subcommand of `oxyctl flows` that takes filters."""
 
 
 def printing(fields: FieldsOption = None, output: FormatOption = FlowFormat.table) -> None:
-    """What is told of them."""
+    """Options: which fields, in which format."""
 
 
 def window(
@@ -221,8 +221,8 @@ def window(
     ] = None,
     until: Annotated[str | None, filter_option("--until", "Started before then.", "TIME")] = None,
 ) -> None:
-    """Of which time."""
+    """Options: which period."""
 
 
 def place(lab: LabOption = None, node: NodeOption = None, control: ControlOption = None) -> None:
-    """Which proxy is asked."""
+    """Options: which proxy."""

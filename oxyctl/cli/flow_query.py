@@ -37,12 +37,12 @@ _NOT_ASKED = (
     "interval",
 )
 _NAMES = {"id_": "id", "not_id_": "not_id"}  # `id` itself is taken in Python
-_PAGE = 2_000  # requests of one answer
+_PAGE = 2_000  # requests per answer
 _VERSIONS = {"ipv4": "4", "ipv6": "6"}
 
 
 class Typed:
-    """What was typed: a subcommand's own flags, and those before its name."""
+    """The options on the command line: a subcommand's own, and those before its name."""
 
     def __init__(self, context: typer.Context) -> None:
         parents = [context.parent] if context.parent and context.info_name in _SUBCOMMANDS else []
@@ -58,19 +58,20 @@ class Typed:
         self.format = FlowFormat(self.flags.get("output", FlowFormat.table))
 
     def client(self) -> ControlClient:
-        """The proxy that is asked."""
+        """A client of the chosen proxy."""
         return connect(*self._place())
 
-    def ask(self, question: Callable[[ControlClient | RecordedFlows], T], *, is_told: bool = True) -> tuple[T, bool]:
-        """The answer, and whether it is a running proxy's; one that is gone left what it recorded, and that is said
-        where `is_told`."""
-        return self._ask(question, recorded, is_told)
+    def ask(self, question: Callable[[ControlClient | RecordedFlows], T], *, announces: bool = True) -> tuple[T, bool]:
+        """The answer, and whether a running proxy gave it. If the proxy has ended, its records answer, and with
+        `announces` a message says so.
+        """
+        return self._ask(question, recorded, announces)
 
     def ask_recordings(self, question: Callable[[ControlClient | RecordedSessions], T]) -> tuple[T, bool]:
-        """The same about recordings of SSH sessions."""
-        return self._ask(question, recorded_sessions, is_told=False)
+        """As `ask`, for recordings of SSH sessions."""
+        return self._ask(question, recorded_sessions, announces=False)
 
-    def _ask(self, question: Callable[[Any], T], left_by: Callable[..., Any], is_told: bool) -> tuple[T, bool]:
+    def _ask(self, question: Callable[[Any], T], left_by: Callable[..., Any], announces: bool) -> tuple[T, bool]:
         from oxyctl.cli.output import say
         from oxyctl.errors import LabNotFound
         from proxy.control.client import ProxyGone
@@ -84,7 +85,7 @@ class Typed:
             if store is None or self.flags.get("scope") == "live":
                 raise
         answer = question(store)
-        if is_told:
+        if announces:
             say("the proxy is not running; showing what it recorded")
         return answer, False
 
@@ -92,7 +93,7 @@ class Typed:
         return self.flags.get("lab"), self.flags.get("node"), self.flags.get("control")
 
     def pairs(self, allowed: tuple[str, ...] = ("tenant", "all_tenants")) -> Pairs:
-        """The query's parameters; UsageError for what is missing or makes no sense."""
+        """The parameters of a query for flows. UsageError: one is missing or invalid."""
         self._explain_where()
         self._require_tenant()
         _choose_scope(self.flags)
@@ -100,20 +101,20 @@ class Typed:
         return _checked(self._taken(allowed))
 
     def groups(self, allowed: tuple[str, ...]) -> Pairs:
-        """The parameters of a question for groups; UsageError for what makes no sense."""
+        """The parameters of a query for groups. UsageError: one is invalid."""
         from oxyctl.errors import UsageError
 
         self._require_tenant()
         _choose_scope(self.flags)
         if useless := {"last", "first", "fields"} & self.flags.keys():
-            raise UsageError(f"--{min(useless)} means nothing for groups: --top and --sort choose among them")
+            raise UsageError(f"--{min(useless)} does not apply to groups: use --top and --sort")
         if "top" in self.flags:
             self.flags["limit"] = self.flags["top"]
         self.flags["by"] = self.flags["aggregate_by"].replace("-", "_")
         return _checked(self._taken(allowed), is_grouped=True)
 
     def requests(self, *, limit: int | None = None) -> Pairs:
-        """The parameters of a question about requests; UsageError for flags that mean nothing for them."""
+        """The parameters of a query for requests. UsageError: a flag does not apply to requests."""
         from oxyctl.errors import UsageError
         from proxy.control.schema import CHILD_PARAMETERS
 
@@ -126,7 +127,7 @@ class Typed:
             unwanted, bare = ("not_", name.removeprefix("not_")) if name.startswith("not_") else ("", name)
             parameter = unwanted + _OF_REQUESTS.get(bare, bare)
             if parameter not in CHILD_PARAMETERS:
-                raise UsageError(f"--{bare.replace('_', '-')} means nothing for requests")
+                raise UsageError(f"--{bare.replace('_', '-')} does not apply to requests")
             pairs += [(parameter, _text(item)) for item in (value if isinstance(value, list | tuple) else [value])]
         limit = self.flags.get("limit", limit)
         return _checked_requests([*pairs, ("limit", str(limit))] if limit is not None else pairs)
@@ -139,14 +140,14 @@ class Typed:
         return pairs
 
     def output(self, kind: str, *, events: bool = False) -> FlowOutput:
-        """How it is printed; UsageError for unknown fields."""
+        """The printer of the results. UsageError: a field is unknown."""
         from oxyctl.render.output import FlowOutput
 
         every_tenant = bool(self.flags.get("all_tenants"))
         return FlowOutput(kind, self.format, self.flags.get("fields"), every_tenant=every_tenant, events=events)
 
     def _explain_where(self) -> None:
-        """`--where help`."""
+        """Answer `--where help`."""
         if self.flags.get("where") == "help":
             from oxyctl.render.flows import where_fields
 
@@ -188,7 +189,7 @@ def _text(value: Any) -> str:
 
 
 def _checked(pairs: Pairs, *, is_grouped: bool = False) -> Pairs:
-    """The same, when the server will understand them."""
+    """Return `pairs` if the server will accept them. UsageError: it will not."""
     from datetime import datetime
 
     from oxyctl.errors import UsageError
@@ -205,7 +206,7 @@ def _checked(pairs: Pairs, *, is_grouped: bool = False) -> Pairs:
 
 
 def _checked_requests(pairs: Pairs) -> Pairs:
-    """The same, when the server will understand them."""
+    """Return `pairs` if the server will accept them. UsageError: it will not."""
     from datetime import datetime
 
     from oxyctl.errors import UsageError
@@ -221,7 +222,7 @@ def _checked_requests(pairs: Pairs) -> Pairs:
 
 
 def every_request(proxy: ControlClient | RecordedFlows, pairs: Pairs) -> Iterator[RequestRecord]:
-    """All requests that the parameters select, page after page, newest end first; the open ones come before."""
+    """All requests that the parameters select, fetched page by page: open ones first, then the latest end first."""
     before: list[tuple[str, str]] = []
     while True:
         page = proxy.children("requests", [*pairs, ("limit", str(_PAGE)), *before])
@@ -238,7 +239,7 @@ def _choose_scope(flags: dict[str, Any]) -> None:
 
 
 def _choose_order(flags: dict[str, Any]) -> None:
-    """`--last N`, `--first N` and `--top N` are an order and a limit."""
+    """Turn `--last N`, `--first N` and `--top N` into an order and a limit."""
     from oxyctl.errors import UsageError
 
     chosen = [name for name in ("last", "first") if name in flags]
@@ -246,7 +247,7 @@ def _choose_order(flags: dict[str, Any]) -> None:
         raise UsageError("--last and --first are an order and a limit: give one of them, without --sort and --limit")
     if "top" in flags:
         if chosen or "limit" in flags:
-            raise UsageError("--top is a limit of the most: give it without --last, --first and --limit")
+            raise UsageError("--top is an order and a limit: give it without --last, --first and --limit")
         flags["limit"] = flags["top"]
         flags.setdefault("sort", "bytes:desc")
     for name in chosen:

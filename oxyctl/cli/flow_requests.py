@@ -1,4 +1,4 @@
-"""`oxyctl flows requests`, and requests where other commands show or export them."""
+"""`oxyctl flows requests`, and the requests that other commands show or export."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oxyctl.cli.sharing import sharing
 if TYPE_CHECKING:
     from proxy.control.schema import RequestRecord
 
-SHOWN = 20  # requests of a flow, where they are not all that is asked for
+SHOWN = 20  # requests of a flow, in commands whose subject is the flow
 
 
 @sharing(window, whose, request_filters, excluded_requests, printing, place)
@@ -31,7 +31,7 @@ def requests(
     limit: Annotated[int | None, typer.Option("--limit", help="Maximum number of requests.  [default: 100]")] = None,
     **shared: Any,
 ) -> None:
-    """List the HTTP requests in the flows of a tenant, those that go on and those that have ended, newest first.
+    """List the HTTP requests in the flows of a tenant, open ones and ended ones, newest first.
 
     A repeated flag matches any of its values; different flags narrow the list. Also works for a proxy that is not
     running.
@@ -51,19 +51,19 @@ def requests(
     if answer.truncated:
         say(f"more requests match than these {len(answer.items)}: --limit shows more")
     if answer.lost:
-        say(f"{answer.lost} records of this window are lost")
+        say(f"{answer.lost} records of this period are lost")
 
 
 def requests_of(typed: Typed, flow_id: str) -> tuple[list[RequestRecord], bool]:
-    """The last requests of one flow, in the order of their starts, and whether there are more."""
+    """The last requests of one flow, ordered by start, and whether there are more."""
     pairs = [*typed.pairs(), ("id", flow_id), ("limit", str(SHOWN))]
     with asking():
-        answer, _ = typed.ask(lambda proxy: proxy.children("requests", pairs), is_told=False)
+        answer, _ = typed.ask(lambda proxy: proxy.children("requests", pairs), announces=False)
     return sorted(answer.items, key=lambda request: request.start), answer.truncated
 
 
 def export_har(typed: Typed) -> None:
-    """Write the requests that match as one archive."""
+    """Write the matching requests as one archive."""
     from oxyctl.cli.output import say
     from oxyctl.render.har import write_har
 

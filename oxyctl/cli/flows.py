@@ -78,7 +78,7 @@ def flows(
 @sharing(whose, filters, excluded, printing, place)
 def watch(
     context: typer.Context,
-    interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")] = 1.0,
+    interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="Seconds between updates.")] = 1.0,
     **shared: Any,
 ) -> None:
     """Show live flows like a process monitor: what each moves now, sorted by a key; `q` ends it.
@@ -144,7 +144,7 @@ def sql(
         lines, _ = typed.ask(lambda proxy: stack.enter_context(proxy.export(pairs)))
         tenant = typed.pairs()
         wants_requests = "requests" in statement.lower()
-        requests = typed.ask(lambda proxy: every_request(proxy, tenant), is_told=False)[0] if wants_requests else None
+        requests = typed.ask(lambda proxy: every_request(proxy, tenant), announces=False)[0] if wants_requests else None
         run_sql(statement, (line for line in lines if not isinstance(line, Exported)), output, requests)
 
 
@@ -181,7 +181,7 @@ def export(
 
     typed = Typed(context)
     if fields is not None and format_ not in (ExportFormat.csv, ExportFormat.jsonl):
-        raise UsageError(f"--fields means nothing for {format_}: its fields are given")
+        raise UsageError(f"--fields does not apply to {format_}: its fields are fixed")
     if format_ == ExportFormat.har:
         with _until_nobody_reads():
             export_har(typed)
@@ -251,7 +251,7 @@ def kill(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar=
     with asking():
         typed.check_tenant()
         typed.client().kill(flow_id, pairs)
-    say(f"flow {flow_id} is ended")
+    say(f"flow {flow_id} was ended")
 
 
 @app.command(cls=FlowsCommand)
@@ -310,7 +310,7 @@ def _list(typed: Typed) -> None:
 
 
 def _remark(answer: FlowsAnswer | GroupsAnswer, typed: Typed) -> None:
-    """What the list does not hold: told to the person, beside the result."""
+    """Say, beside the result, what the list leaves out."""
     from oxyctl.cli.output import say
     from oxyctl.render.units import time_text
 
@@ -319,7 +319,7 @@ def _remark(answer: FlowsAnswer | GroupsAnswer, typed: Typed) -> None:
         what = "groups" if "by" in typed.flags else "flows"
         remarks.append(f"more {what} match than these {len(answer.items)}: --limit shows more")
     if answer.lost:
-        remarks.append(f"{answer.lost} records of this window are lost")
+        remarks.append(f"{answer.lost} records of this period are lost")
     if typed.format == FlowFormat.table and not answer.items:
         oldest = answer.window.oldest
         remarks.append(
@@ -354,9 +354,9 @@ def _follow(typed: Typed) -> None:
         if name in typed.flags
     ]
     if useless:
-        raise UsageError(f"--{useless[0]} means nothing for events that are yet to happen")
+        raise UsageError(f"--{useless[0]} does not apply to future events")
     if typed.format == FlowFormat.json:
-        raise UsageError("events have no end, so no JSON document holds them: use --format jsonl")
+        raise UsageError("a stream of events is not one JSON document: use --format jsonl")
     printer = typed.output("flows", events=True)
     pairs = typed.pairs(WATCH_PARAMETERS)
     try:
@@ -371,7 +371,7 @@ def _follow(typed: Typed) -> None:
 
 @contextlib.contextmanager
 def _until_nobody_reads() -> Iterator[None]:
-    """`oxyctl flows | head` is done when head is: click would call it a failure."""
+    """End quietly when `oxyctl flows | head` closes the pipe: click would call it a failure."""
     from oxyctl.cli.output import explain
 
     try:

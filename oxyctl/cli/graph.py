@@ -62,7 +62,7 @@ def graph(
 
 
 def _plan(source: str | None, lab: str | None) -> Plan:
-    """Of the running lab that is meant, else of a file. LabNotFound, UsageError, DocumentError."""
+    """The plan of the running lab, or else of the file. LabNotFound, UsageError, DocumentError."""
     from oxyctl.errors import LabNotFound, UsageError
     from oxyctl.plan.make import make_plan
     from oxyctl.supervise.state import all_labs, find_lab, lab_directory

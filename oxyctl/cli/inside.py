@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _complete_first(context: typer.Context, incomplete: str) -> list[str]:
-    """The node; what comes after it is the program's own business."""
+    """Complete the node only: the other words belong to the program."""
     return [] if context.params.get("words") else complete_node(context, incomplete)
 
 
@@ -24,7 +24,7 @@ WordsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="[NODE] -- COMMAND...",
-        help="The node, then a program and its arguments. No node with --all or --label.",
+        help="The node, then a program and its arguments. Omit the node with --all or --label.",
         autocompletion=_complete_first,
     ),
 ]

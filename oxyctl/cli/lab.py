@@ -51,7 +51,7 @@ def up(
         raise typer.Exit(128 + signal.number) from None
     if not is_new:
         _require_whole(lab.name)
-        say(f"lab '{lab.name}' is up already")
+        say(f"lab '{lab.name}' is already up")
     _print_hints(lab.name)
 
 
@@ -106,7 +106,7 @@ def validate(file: FileArgument = None, name: NameOption = None) -> None:
 
 @contextlib.contextmanager
 def _explaining() -> Iterator[None]:
-    """A lab that does not come up may be for want of something that `doctor` knows."""
+    """Add a hint to the error of a lab that failed to start, if `doctor` knows the reason."""
     from oxyctl.errors import OxyctlError
 
     try:
@@ -131,7 +131,7 @@ def _require_whole(name: str) -> None:
     if (found := _status(name)).state == "degraded":
         broken = ", ".join(f"{node.name} ({node.detail})" for node in found.nodes if node.state != "ready")
         raise OxyctlError(
-            f"lab '{name}' is up, but not whole: {broken}; `oxyctl lab restart NODE`, or `oxyctl lab down {name}` first"
+            f"lab '{name}' is up, but degraded: {broken}; `oxyctl lab restart NODE`, or `oxyctl lab down {name}` first"
         )
 
 
@@ -161,12 +161,12 @@ def _print_status(found: LabStatus) -> None:
 
 
 def _restarts(node: NodeStatus) -> str:
-    """How often it was started again, and when it is by itself."""
+    """The number of restarts, and when restarts are automatic."""
     return str(node.restarts) if node.restart == "never" else f"{node.restarts} ({node.restart})"
 
 
 def _print_tunnels(found: LabStatus) -> None:
-    """Who carries the tunnels of sites, and how they are as each end sees it."""
+    """Print which end carries each site's tunnel, and its health as each end sees it."""
     from oxyctl.cli.output import print_table
 
     rows = [
@@ -194,7 +194,7 @@ def _health(health: str | None, rtt_ms: float | None) -> str:
 
 
 def _print_links(found: LabStatus) -> None:
-    """Those that are not as Ethernet usually is."""
+    """Print the links that differ from plain Ethernet."""
     from oxyctl.cli.output import print_table
 
     rows = [

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NodesArgument = Annotated[
     list[str], typer.Argument(metavar="NODE...", help="Which nodes.", autocompletion=complete_further_node)
 ]
-TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds to wait until every one of them is ready.")]
+TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds to wait until all of them are ready.")]
 
 
 def stop(nodes: NodesArgument, lab: LabOption = None, output: FormatOption = Format.table) -> None:

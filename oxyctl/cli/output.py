@@ -1,4 +1,4 @@
-"""What commands print: one JSON envelope, plain tables, and errors as one message with an exit code."""
+"""The output of commands: one JSON envelope, plain tables, and errors as one message with an exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["SCHEMA", "explain", "print_envelope", "print_table", "say"]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their widest value, the last one as long as it is; nothing is cut."""
+    """Print columns as wide as their widest value. Nothing is cut."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
@@ -21,15 +21,15 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the person something that is not the result."""
+    """Print a remark for the person, which is not part of the result, on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def explain(error: Exception) -> int:
-    """Print the message of `error` and return the exit code that goes with it; what has none is raised again."""
+    """Print the message of `error` and return its exit code. An error without an exit code is raised again."""
     from proxy.settings import DocumentError
 
-    if isinstance(error, BrokenPipeError):  # `oxyctl ... | head`: not our failure, and nobody is there to be told
+    if isinstance(error, BrokenPipeError):  # `oxyctl ... | head`: not our failure, and nobody reads a message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
     if isinstance(error, DocumentError):

@@ -31,7 +31,7 @@ BeforeOption = Annotated[
 
 
 def _phases(incomplete: str) -> list[str]:
-    """For the shell: phases that begin so."""
+    """For the shell: phases that begin with the typed text."""
     from proxy.policy.phases import PHASES
 
     return [phase for phase in PHASES if phase.startswith(incomplete)]
@@ -117,7 +117,7 @@ def explain(
         list[str] | None, typer.Option("--fact", metavar="FIELD=VALUE", help="Any other field; may be repeated.")
     ] = None,
     file: Annotated[
-        str | None, typer.Option("--file", metavar="FILE", help="Explain by this file instead of the policy in force.")
+        str | None, typer.Option("--file", metavar="FILE", help="Explain with this file, not the policy in force.")
     ] = None,
     before: BeforeOption = None,
     lab: LabOption = None,
@@ -150,7 +150,7 @@ def explain(
         with asking():
             found = connect(lab, node, control).explain_policy(question)
     if found is None:
-        raise NothingMatched("no policy speaks of such a flow: it is allowed")
+        raise NothingMatched("no policy covers such a flow: it is allowed")
     if output == Format.json:
         print_envelope("explanation", [found])
     else:
@@ -161,7 +161,7 @@ def explain(
 def diff(
     file: FileArgument,
     other: Annotated[
-        str | None, typer.Argument(metavar="[NEW]", help="Without it, FILE is compared with the policy in force.")
+        str | None, typer.Argument(metavar="[NEW]", help="File to compare with; default: the policy in force.")
     ] = None,
     tenant: TenantOption = None,
     before: BeforeOption = None,
@@ -209,7 +209,7 @@ def reload(
     elif found is None:
         say("the proxy has no policies: 'policies' in proxy.yaml names files")
     elif found.version == found.before:
-        print(f"nothing is new: version {found.version}, {found.rules} rules")
+        print(f"nothing has changed: version {found.version}, {found.rules} rules")
     else:
         print(f"version {found.version} ({found.before} before): {found.rules} rules, {found.revoked} live flows ended")
 
@@ -235,7 +235,7 @@ def hits(
     elif rules:
         print_hits(rules)
     else:
-        say("every rule has held" if found and unused else "no rules are in force")
+        say("every rule has matched" if found and unused else "no rules are in force")
 
 
 @app.command()
@@ -260,7 +260,7 @@ def export(
     if output == Format.json:
         return print_envelope("policies", chosen)
     if len(chosen) > 1:
-        raise UsageError(f"there are several: name one with --name {' or --name '.join(p.name for p in chosen)}")
+        raise UsageError(f"there are several: choose one with --name {' or --name '.join(p.name for p in chosen)}")
     print(chosen[0].text, end="")
     return None
 

@@ -1,4 +1,4 @@
-"""Progress of a lab that is built or changed: a live line on a terminal, plain lines elsewhere."""
+"""Progress of a lab that is being built or changed: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WORDS = {
     "ready": "is ready",
-    "running": "is running already",
+    "running": "is already running",
     "stopped": "is stopped",
     "killed": "is killed",
     "back": "is connected again",
@@ -41,7 +41,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             self._spinner.stop()
 
     def tell(self, event: dict[str, Any]) -> None:
-        """One event of the supervisor."""
+        """Show one event of the supervisor."""
         match event["event"]:
             case "step":
                 self._show_step(str(event["text"]))

@@ -16,18 +16,18 @@ _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_size(text: str, option: str) -> int:
-    """Bytes, at least 1; UsageError names the `option`."""
+    """A size in bytes, at least 1. UsageError names the `option`."""
     size = int(_parse(text, {k: float(v) for k, v in _BYTES.items()}, option, "a size such as 10MB or 64KiB"))
     if size < 1:
-        raise UsageError(f"{option}: a size has at least one byte")
+        raise UsageError(f"{option}: a size must be at least one byte")
     return size
 
 
 def parse_duration(text: str, option: str) -> float:
-    """Seconds, more than 0; UsageError names the `option`."""
+    """A duration in seconds, more than 0. UsageError names the `option`."""
     seconds = _parse(text, _SECONDS, option, "a duration such as 10s, 500ms or 2m")
     if seconds <= 0:
-        raise UsageError(f"{option}: a duration is longer than nothing")
+        raise UsageError(f"{option}: a duration must be more than 0")
     return seconds
 
 

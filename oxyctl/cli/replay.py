@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ReplayFormat(enum.StrEnum):
-    """What a recording is told as."""
+    """What `replay` prints of a recording."""
 
     terminal = "terminal"
     json = "json"
@@ -67,7 +67,7 @@ def replay(
 
 
 def _find(typed: Typed, identifier: str) -> Recording:
-    """The one that is meant. NothingMatched, UsageError."""
+    """The recording with this id. NothingMatched, UsageError."""
     from oxyctl.errors import NothingMatched, UsageError
     from oxyctl.render.units import bytes_text
 
@@ -83,7 +83,7 @@ def _find(typed: Typed, identifier: str) -> Recording:
 
 
 def _read(data: bytes, identity: Path | None) -> Cast:
-    """What is recorded; what is wrong with its end is said."""
+    """Decode a recording, and say what is wrong with its end."""
     from oxyctl.cli.output import say
     from oxyctl.errors import UsageError
     from oxyctl.render.cast import decrypted, read_cast
@@ -95,7 +95,7 @@ def _read(data: bytes, identity: Path | None) -> Cast:
     clear, problem = decrypted(data, text)
     cast = read_cast(clear)
     if problem or cast.is_cut:
-        say(f"the end is missing: {problem or 'the last line is not whole'}")
+        say(f"the end is missing: {problem or 'the last line is incomplete'}")
     return cast
 
 
@@ -163,5 +163,5 @@ def _seconds(text: str | None) -> float | None:
     except ValueError as error:
         raise UsageError(f"--idle-limit: {error}") from None
     if seconds <= 0:
-        raise UsageError("--idle-limit: must be more than nothing")
+        raise UsageError("--idle-limit: must be more than 0")
     return seconds

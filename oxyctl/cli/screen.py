@@ -1,4 +1,4 @@
-"""A terminal as a screen that is drawn anew: what stood there before comes back, and single keys are read."""
+"""The terminal as a full screen: single keys are read, and its old contents come back at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENTER, _LEAVE, _HOME, _REST = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l", "
 
 @contextlib.contextmanager
 def full_screen() -> Iterator[None]:
-    """Have the whole terminal; whatever happens, it is given back as it was."""
+    """Take over the whole terminal, and restore it whatever happens."""
     sys.stdout.write(_ENTER)
     try:
         with _single_keys():
@@ -25,14 +25,14 @@ def full_screen() -> Iterator[None]:
 
 
 def draw(lines: str) -> None:
-    """Show as many lines as the terminal has, less the one that the cursor waits in."""
+    """Show as many lines as fit, less the line of the cursor."""
     shown = lines.splitlines()[: shutil.get_terminal_size((100, 24)).lines - 1]
     sys.stdout.write(_HOME + "".join(f"{line}\x1b[K\n" for line in shown) + _REST)
     sys.stdout.flush()
 
 
 def key_within(seconds: float) -> str:
-    """The key that was pressed, or nothing after so many seconds."""
+    """The key that was pressed, or nothing after this many seconds."""
     if not sys.stdin.isatty():
         select.select([], [], [], seconds)
         return ""
@@ -42,7 +42,7 @@ def key_within(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _single_keys() -> Iterator[None]:
-    """Keys come one by one and are not shown; Ctrl-C still interrupts."""
+    """Deliver keys one by one, without echo; Ctrl-C still interrupts."""
     if not sys.stdin.isatty():
         yield
         return

@@ -12,7 +12,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 def sharing(*blocks: Callable[..., None], **defaults: Any) -> Callable[[Command], Command]:
     """Give a command the parameters of `blocks` after its own; it gets their values in its `**shared`.
 
-    `defaults`: for those that this command has other ones of. Typer reads the signature, and so it is all there is.
+    `defaults`: replace those of the blocks, for this command. Typer reads only the signature, so only that changes.
     """
 
     def decorate(command: Command) -> Command:

@@ -38,7 +38,7 @@ HostOption = Annotated[str, typer.Option("--host", metavar="PATTERN", help="Host
 
 
 def complete_live(context: typer.Context, incomplete: str) -> list[str]:
-    """For the shell: channels that are open, of the tenant that was typed or of all."""
+    """For the shell: open channels, of the typed tenant or of all."""
     typed = context.params
     whose = ("all_tenants", "true") if typed.get("tenant") is None else ("tenant", str(typed["tenant"]))
     with contextlib.suppress(Exception):
@@ -70,7 +70,7 @@ def show(
         if not found:
             known = [key.tenant for key in client.host_keys()]
             hint = suggest(tenant, known) if tenant is not None else ""
-            raise NothingMatched(f"SSH sessions of tenant '{tenant}' are not read{hint}")
+            raise NothingMatched(f"SSH sessions of tenant '{tenant}' are not inspected{hint}")
     _print_keys(found, host, output)
 
 
@@ -147,7 +147,7 @@ def kill(
     typed = Typed(context)
     with asking():
         typed.client().end_ssh(identifier, typed.pairs())
-    say(f"{identifier} is ended")
+    say(f"{identifier} was ended")
 
 
 @sessions.command()
@@ -186,17 +186,17 @@ def watch(
         from oxyctl.errors import OxyctlError
 
         raise OxyctlError("the proxy has stopped")
-    say(f"{channel} is over")
+    say(f"{channel} has ended")
 
 
 def _only_terminal(client: Any, flow_id: str, pairs: list[tuple[str, str]]) -> str:
-    """The channel of this flow that has a terminal. NothingMatched, UsageError."""
+    """The channel of this flow that has a terminal. NothingMatched, UsageError: there is none, or more than one."""
     from oxyctl.errors import NothingMatched, UsageError
 
     answer = client.children("channels", [*pairs, ("id", flow_id), ("scope", "live")])
     found = [channel.channel_id for channel in answer.items if channel.terminal is not None]
     if not found:
-        raise NothingMatched(f"flow {flow_id} has no terminal that is open")
+        raise NothingMatched(f"flow {flow_id} has no open terminal")
     if len(found) > 1:
         raise UsageError(f"flow {flow_id} has {len(found)} terminals: name one of {', '.join(sorted(found))}")
     return str(found[0])

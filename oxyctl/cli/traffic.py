@@ -34,7 +34,7 @@ class Mode(enum.StrEnum):
 
 
 class Over(enum.StrEnum):
-    """What carries DNS."""
+    """Transport of DNS queries."""
 
     udp = "udp"
     tcp = "tcp"
@@ -153,7 +153,7 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _traffic(asked: dict[str, Any]) -> AnyTraffic:
-    """UsageError for what cannot be asked for."""
+    """The configuration of a run. UsageError: it is invalid."""
     import msgspec
 
     from oxyctl.errors import UsageError

@@ -1,4 +1,4 @@
-"""The options that all kinds of `oxyctl traffic` share, and the request that they make."""
+"""The options that all kinds of `oxyctl traffic` share, and the configuration that they make."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def load(
     lab: LabOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """How much, for how long, and where."""
+    """Options: how much, for how long, and in which lab."""
 
 
 def sized(size: SizeOption = None) -> None:
-    """Of kinds whose exchanges have a size."""
+    """Options of kinds whose exchanges have a size."""
 
 
 def asked_for(shared: dict[str, Any]) -> dict[str, Any]:
-    """What is common to the configurations of all kinds. UsageError."""
+    """The part of the configuration that all kinds share. UsageError."""
     from oxyctl.errors import UsageError
 
     ipv4, ipv6 = shared["ipv4"], shared["ipv6"]

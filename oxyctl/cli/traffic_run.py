@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 async def generate(lab: LabDirectory, node: str, traffic: AnyTraffic, *, quiet: bool) -> Report:
-    """The report of `traffic` from `node`, also after SIGINT or SIGTERM; OxyctlError, UsageError."""
+    """Run `traffic` in `node` and return the report, also after SIGINT or SIGTERM. OxyctlError, UsageError."""
     loop = asyncio.get_running_loop()
     async with GeneratorProcess(command_in(lab, node, COMMAND)) as generator:
         for number in (signal.SIGINT, signal.SIGTERM):

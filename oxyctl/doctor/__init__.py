@@ -1,11 +1,11 @@
 """What this machine allows labs to do, found by trying: each trial runs in a child that leaves nothing behind.
 
-finding     what a trial found, what that is needed for, and how to fix it
-sandbox     a child in namespaces of its own, as a lab is
+finding     the result of a trial, what needs the feature, and how to fix it
+sandbox     a child in namespaces of its own, like a lab
 requests    netlink requests that only trials need
 features    the kernel: namespaces, devices, tunnels, queueing, sockets
-offramp     the kernel off-ramp: what the kernel has for it, what on this host is in its way
+offramp     the kernel off-ramp: the kernel's support for it, and what prevents it on this host
 limits      descriptors, pipes, buffers; Python
-programs    what labs can use when it is installed
+programs    programs that labs use if they are installed
 diagnose    turns the error of a failed `lab up` into a suggested fix
 """

@@ -7,7 +7,7 @@ import re
 from oxyctl.doctor import features, limits
 from oxyctl.doctor.finding import Finding, Trial
 
-# What an error says, and the trials that tell why. The first that matches decides.
+# Texts of errors, and the trials that find the reason. The first match decides.
 SYMPTOMS = (
     (r"user namespace|new namespaces|unshare|setns", ("namespaces", "AppArmor")),
     (r"/dev/net/tun|TUNSETIFF|tun device", ("/dev/net/tun",)),
@@ -19,9 +19,9 @@ SYMPTOMS = (
 
 
 def diagnose(error: object) -> str | None:
-    """What this machine lacks, and the command that fixes it, when that is why `error` came about; else None.
+    """What this machine lacks, and the command that fixes it, if that caused `error`; otherwise None.
 
-    `error`: an exception or its text. Tries again what seems to be missing, in children that leave nothing.
+    `error`: an exception or its text. Tries again what seems to be missing, in children that leave nothing behind.
     """
     text = str(error)
     for pattern, names in SYMPTOMS:
@@ -41,4 +41,4 @@ def _explain(finding: Finding) -> str | None:
     detail = f" ({finding.detail})" if finding.detail else ""
     fix = f"; try: {finding.fix}" if finding.fix else ""
     state = "cannot be used" if finding.state == "missing" else finding.state
-    return f"hint: {finding.name}: {state}{detail}{fix}; `oxyctl doctor` tells more"
+    return f"hint: {finding.name}: {state}{detail}{fix}; `oxyctl doctor` says more"

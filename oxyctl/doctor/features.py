@@ -1,4 +1,4 @@
-"""Kernel features: those that labs need, and those that they can replace."""
+"""Kernel features: those that labs need, and those for which labs have a substitute."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USER_SPACE = "in user space instead"
 
 
 def trials() -> list[Trial]:
-    """In the order in which they build on each other."""
+    """Trials of kernel features; later ones build on earlier ones."""
     return [
         Trial("namespaces", "every lab", _namespaces, required=True),
         Trial("rootless", "labs without sudo", _rootless),
@@ -56,7 +56,7 @@ def trials() -> list[Trial]:
 
 
 def _module(name: str, needed_for: str, module: str, ask: Callable[[], Answer], *, required: bool = False) -> Trial:
-    """Something that a kernel module brings."""
+    """A trial of a feature that a kernel module provides."""
     return Trial(name, needed_for, lambda: in_sandbox(ask), fix=module_fix(module), required=required)
 
 
@@ -69,7 +69,7 @@ def _namespaces() -> Answer:
 
 
 def _rootless() -> Answer:
-    """As the user who asks; as nobody when that is root."""
+    """Whether a user without privileges can create namespaces; tried as nobody if the caller is root."""
     as_nobody = os.geteuid() == 0
 
     def become_and_enter() -> Answer:
@@ -77,7 +77,7 @@ def _rootless() -> Answer:
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
-            make_dumpable()  # else its own /proc/self/uid_map belongs to root (proc(5))
+            make_dumpable()  # otherwise root owns its /proc/self/uid_map (proc(5))
         enter_new()
         with open(TUN_DEVICE, "r+b", buffering=0):
             return Answer("ok", "tried as nobody" if as_nobody else "")
@@ -180,7 +180,7 @@ def _ipv6() -> Answer:
 
 
 def _ping_sockets() -> Answer:
-    """What the proxy's node gets; the second value where a user namespace maps one group only."""
+    """Ping sockets, as in the proxy's node. The second range is needed where a user namespace maps only one group."""
     detail = ""
     for groups in ("0 2147483647", "0 0"):
         try:

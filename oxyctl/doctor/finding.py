@@ -1,4 +1,4 @@
-"""What one trial found."""
+"""The result of one trial."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Finding(msgspec.Struct, kw_only=True, frozen=True):
     state: State
     needed_for: str
     detail: str = ""
-    fix: str | None = None  # a command; None when nothing is to be done, or nothing can be
+    fix: str | None = None  # a command; None: nothing needs to be done, or nothing can be
     required: bool = False  # labs cannot run without it
 
 
 class NoNamespaces(OSError):
-    """The kernel refuses the namespaces of a lab: what is tried in them cannot be."""
+    """The kernel refuses the namespaces of a lab: trials that need them cannot run."""
 
 
 class Answer(NamedTuple):
-    """What a trial says: how it went, and how to fix it where that depends on what it found."""
+    """The outcome of a trial, and how to fix it if that depends on what was found."""
 
     state: State
     detail: str = ""
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """One thing to find out."""
+    """One feature to try."""
 
     name: str
     needed_for: str
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
     required: bool = False
 
     def run(self) -> Finding:
-        """Ask. A trial that fails in a way of its own is a finding too."""
+        """Run the trial. An unexpected error of the trial is a finding too."""
         try:
             answer = self.ask()
         except NoNamespaces:

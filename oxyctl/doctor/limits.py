@@ -12,13 +12,13 @@ from pathlib import Path
 from oxyctl.doctor.finding import Answer, Trial
 
 OLDEST_PYTHON = (3, 11)
-DESCRIPTORS = 65_536  # a relayed connection is two, a tunnel one; 10,000 flows and room for pipes
-PIPE_BYTES = 1 << 20  # what a relay asks for
-SEND_BUFFER_BYTES = 4 << 20  # what a tunnel asks for: dozens of super-packets
+DESCRIPTORS = 65_536  # a relayed connection needs two, a tunnel one; 10,000 flows, and pipes
+PIPE_BYTES = 1 << 20  # requested by a relay
+SEND_BUFFER_BYTES = 4 << 20  # requested by a tunnel: dozens of super-packets
 
 
 def trials() -> list[Trial]:
-    """Nothing here keeps a lab from running but the interpreter and the run directory."""
+    """Trials of limits. Only the interpreter and the run directory are required."""
     return [
         Trial("Python", "everything", _python, required=True),
         Trial("run directory", "the state of labs", _run_directory, required=True),

@@ -1,4 +1,4 @@
-"""Kernel modules: whether this machine has a module that is not loaded, and which package has it."""
+"""Kernel modules: whether this machine has a module that is not loaded, and which package provides it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UBUNTU = "ubuntu"
 
 
 def module_fix(module: str) -> str | None:
-    """The command that brings `module`; None when nothing but another kernel would."""
+    """The command that provides `module`; None: only another kernel would."""
     release = os.uname().release
     if has_module(module, release):
         return f"sudo modprobe {module}"
@@ -22,7 +22,7 @@ def module_fix(module: str) -> str | None:
 
 
 def has_module(module: str, release: str, modules: Path = MODULES) -> bool:
-    """Whether the files of the kernel `release` include `module`: names have `-` and `_` mixed."""
+    """Whether the kernel `release` has a file for `module`; file names mix `-` and `_`."""
     wanted = re.compile(rf"/{module.replace('_', '[-_]')}\.ko", re.MULTILINE)
     for name in ("modules.dep", "modules.builtin"):
         try:

@@ -13,7 +13,7 @@ from proxy.kernel.obstacles.survey import default_interfaces, gather
 from proxy.settings import KernelOffRamp
 
 ON_THIS_HOST = "a proxy on this host with offramp: kernel"
-KINDS: dict[Kind, str] = {  # and the names of their trials
+KINDS: dict[Kind, str] = {  # kinds of obstacles, and the names of their trials
     "firewall": "firewall",
     "routing rules": "routing rules",
     "rp_filter": "rp_filter",
@@ -24,7 +24,7 @@ KINDS: dict[Kind, str] = {  # and the names of their trials
 
 
 def trials() -> list[Trial]:
-    """What labs use too is tried in a sandbox; the rest is about the network namespace that the doctor runs in."""
+    """Trials. Features that labs use too are tried in a sandbox, the rest in the doctor's own network namespace."""
     probes = [
         Trial(name, needed_for, partial(in_sandbox, partial(_probe, name)), fix=module_fix(module))
         for name, (module, _, needed_for) in PROBES.items()
@@ -44,11 +44,11 @@ def _look(kind: Kind) -> Answer:
         fixes = dict.fromkeys(each.fix for each in serious if each.fix)
         return Answer("degraded", "; ".join(each.text for each in serious), "; ".join(fixes) or None)
     if kind == "firewall" and facts.ruleset is None:
-        return Answer("ok", "not asked: nft is not there" if facts.may_change else "not asked: only root is told")
+        return Answer("ok", "not tried: nft is not installed" if facts.may_change else "not tried: it needs root")
     return Answer("ok", "; ".join(each.text for each in found))
 
 
 @cache
 def _facts() -> Facts:
-    """Of this host, as a proxy with default settings would use it."""
+    """Facts about this host, as a proxy with default settings would use it."""
     return gather(KernelOffRamp(), interfaces=default_interfaces())

@@ -7,7 +7,7 @@ from functools import partial
 
 from oxyctl.doctor.finding import Answer, Trial
 
-# program: its Debian package, and what it is for
+# program: its Debian package, and its purpose
 PROGRAMS = {
     "curl": ("curl", "HTTP by hand"),
     "ping": ("iputils-ping", "echo by hand"),
@@ -25,7 +25,7 @@ PROGRAMS = {
 
 
 def trials() -> list[Trial]:
-    """None of them is required."""
+    """Trials of programs. None is required."""
     return [
         Trial(name, needed_for, partial(_find, name), fix=f"sudo apt install {package}")
         for name, (package, needed_for) in PROGRAMS.items()

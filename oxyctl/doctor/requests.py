@@ -26,7 +26,7 @@ _netfilter = struct.Struct("=BBH")
 
 
 def new_link(name: str, kind: str) -> Request:
-    """A link of `kind` with as little as the kernel asks for."""
+    """A request for a link of `kind` with the minimum of attributes."""
     data = {
         "vrf": attribute(IFLA_VRF_TABLE, struct.pack("=I", 10)),
     }
@@ -38,20 +38,20 @@ def new_link(name: str, kind: str) -> Request:
 
 
 def new_queue(kind: str, index: int) -> Request:
-    """A queueing discipline without its parameters: a kernel that has it answers EINVAL, another ENOENT."""
+    """A request for a queueing discipline without parameters: EINVAL if the kernel has it, otherwise ENOENT."""
     body = _queue.pack(socket.AF_UNSPEC, index, 0, TC_H_ROOT, 0) + attribute(TCA_KIND, kind.encode() + b"\0")
     return Request(f"{kind} queue", RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
 def find_family(name: str) -> int:
-    """The errno with which the kernel answers whether it has the generic netlink family `name`; 0: it has."""
+    """Look up the generic netlink family `name`. Returns the kernel's errno; 0: it has the family."""
     body = _generic.pack(CTRL_CMD_GETFAMILY, 1, 0) + attribute(CTRL_ATTR_FAMILY_NAME, name.encode() + b"\0")
     message = _message(GENL_ID_CTRL, NLM_F_REQUEST, body, 1)
     return _ask(NETLINK_GENERIC, message)
 
 
 def make_table(name: str) -> int:
-    """The errno with which nftables refuses a new table; 0: it made one."""
+    """Create an nftables table. Returns the errno of a refusal; 0: it was created."""
     batch = _netfilter.pack(socket.AF_UNSPEC, 0, socket.htons(NFNL_SUBSYS_NFTABLES))
     table = _netfilter.pack(socket.AF_INET, 0, 0) + attribute(NFTA_TABLE_NAME, name.encode() + b"\0")
     kind, flags = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWTABLE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE

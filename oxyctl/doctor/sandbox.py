@@ -1,4 +1,4 @@
-"""A child process in new namespaces, as the supervisor of a lab is: whatever a trial makes there ends with it."""
+"""A child process in new namespaces, as a lab's supervisor is. Whatever a trial creates there ends with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Report = dict[str, Any]
 
 
 def in_child(trial: Callable[[], Answer]) -> Answer:
-    """What `trial` says in a child of its own; an OSError there is one here."""
+    """The result of `trial` in a child process. An OSError there is raised here."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -46,7 +46,7 @@ def in_child(trial: Callable[[], Answer]) -> Answer:
 
 
 def in_sandbox(trial: Callable[[], Answer]) -> Answer:
-    """What `trial` returns as PID 1 of new namespaces. NoNamespaces: they cannot be created; OSError."""
+    """The result of `trial` as PID 1 of new namespaces. NoNamespaces: they cannot be created; OSError."""
     return in_child(lambda: _in_namespaces(trial))
 
 
@@ -61,7 +61,7 @@ def _settled(trial: Callable[[], Answer]) -> Answer:
 
 
 def enter_new() -> None:
-    """Move into the namespaces that a lab has, in a user namespace where the caller has no right to make them."""
+    """Move into new namespaces as a lab has them, inside a user namespace if the caller's privileges require one."""
     uid, gid = os.geteuid(), os.getegid()
     try:
         try:
@@ -76,12 +76,12 @@ def enter_new() -> None:
 
 
 def make_dumpable() -> None:
-    """Give a process that has changed its user its own /proc files back (prctl(2))."""
+    """Make a process that has changed its user the owner of its /proc files again (prctl(2))."""
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def _report(writer: int, trial: Callable[[], Answer]) -> NoReturn:
-    """The child: one JSON object, and out."""
+    """Run the trial in the child: write one JSON object and exit."""
     with contextlib.suppress(BaseException):
         die_with_parent(signal.SIGKILL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -92,7 +92,7 @@ def _report(writer: int, trial: Callable[[], Answer]) -> NoReturn:
             text = error.strerror or str(error)
             named = f"{error.filename}: {text}" if error.filename else text
             report = {"errno": error.errno or 0, "text": named, "namespaces": isinstance(error, NoNamespaces)}
-        except Exception as error:  # a trial that is wrong itself is told, and does not end the others
+        except Exception as error:  # a bug in one trial is reported and does not end the others
             report = {"errno": 0, "text": f"the trial failed: {error!r}", "namespaces": False}
         os.write(writer, msgspec.json.encode(report))
     os._exit(0)

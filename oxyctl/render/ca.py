@@ -1,4 +1,4 @@
-"""Authorities as a person reads them, and what a shell is told to trust them."""
+"""Authorities as text, and the shell commands that make a shell trust them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = [
 
 
 def print_authorities(found: Sequence[AuthorityInfo]) -> None:
-    """A line for each, and below it what clients compare: the fingerprint."""
+    """Print a line for each, and below it the fingerprint, which clients compare."""
     Table(_COLUMNS).write([_row(each) for each in found])
     print()
     for each in found:
@@ -32,7 +32,7 @@ def print_authorities(found: Sequence[AuthorityInfo]) -> None:
 
 
 def rotation_text(found: AuthorityInfo) -> str:
-    """What a rotation means for clients."""
+    """The effect of a rotation on clients."""
     if found.next is None:
         until = f", valid until {_time(found.root.not_after)}"
         return safe_text(
@@ -53,7 +53,7 @@ def variables_text(values: Mapping[str, str]) -> str:
 
 
 def change_text(change: Change) -> str:
-    """The same by hand, as a shell script."""
+    """A shell script that makes the same change."""
     lines = []
     if change.file is not None:
         target = shlex.quote(str(change.file))

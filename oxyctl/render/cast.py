@@ -1,4 +1,4 @@
-"""Recordings of terminals (asciicast v2 and v3): read, also when they are cut off, and played in a terminal."""
+"""Recordings of terminals (asciicast v2 and v3): parsed, even when they are cut off, and played in a terminal."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ RESET = "\x1b[0m\x1b[?25h\x1b[?1049l"  # colours, the cursor, the first of both 
 
 
 class Moment(NamedTuple):
-    """One event. `code`: `o` was shown, `i` typed, `r` is a new size, `x` an exit status, `m` a remark."""
+    """One event. `code`: `o` is output, `i` input, `r` a new size, `x` an exit status, `m` a marker."""
 
-    seconds: float  # since the start
+    seconds: float  # since the start of the recording
     code: str
     data: str
 
 
 class Cast(NamedTuple):
-    """A recording. `is_cut`: its last line is not whole."""
+    """A recording. `is_cut`: its last line is incomplete."""
 
     columns: int
     rows: int
-    timestamp: int | None  # when it began, Unix time
+    timestamp: int | None  # of the start, Unix time
     moments: list[Moment]
     is_cut: bool = False
 
 
 def decrypted(data: bytes, identities: str | None) -> tuple[bytes, str | None]:
-    """The recording in clear, and what is wrong with its end; `identities`: text with `AGE-SECRET-KEY-1...`.
+    """The recording in clear, and what is wrong with its end; an unencrypted one is returned as it is.
 
-    UsageError: no identity is given, or none fits. What is not encrypted comes as it is.
+    `identities`: text with `AGE-SECRET-KEY-1...`. UsageError: no identity is given, or none fits.
     """
     from proxy.wire.age import AgeError, decrypt, identity
 
@@ -55,12 +55,12 @@ def decrypted(data: bytes, identities: str | None) -> tuple[bytes, str | None]:
 
 
 def read_cast(data: bytes) -> Cast:
-    """What is in it. OxyctlError: it is no asciicast."""
+    """Parse a recording. OxyctlError: it is not an asciicast."""
     head, *rest = data.split(b"\n")
     header = _parsed(head)
     version = header.get("version") if isinstance(header, dict) else None
     if version not in (2, 3):
-        raise OxyctlError("this is no recording of a terminal: expected asciicast, version 2 or 3")
+        raise OxyctlError("this is not a recording of a terminal: expected asciicast, version 2 or 3")
     terminal = header.get("term", {}) if version == 3 else header
     moments: list[Moment] = []
     now, is_cut = 0.0, bool(rest and rest[-1])
@@ -87,7 +87,7 @@ def play(
     speed: float = 1.0,
     idle_limit_s: float | None = None,
 ) -> None:
-    """Write what was shown when it was shown. Pauses are cut at `idle_limit_s`, and then divided by `speed`."""
+    """Write the output with its timing. Pauses are cut at `idle_limit_s`, then divided by `speed`."""
     last = 0.0
     try:
         for moment in moments:
@@ -106,7 +106,7 @@ def play(
 
 
 def shortened(moments: Sequence[Moment], idle_limit_s: float) -> list[Moment]:
-    """The same with no pause that is longer."""
+    """The same events with no pause longer than the limit."""
     result: list[Moment] = []
     last = at = 0.0
     for moment in moments:

@@ -13,7 +13,7 @@ _WORDS = {"passed": ("ok", "32"), "failed": ("FAILED", "31"), "broken": ("BROKEN
 
 
 def print_result(result: Result) -> None:
-    """As it comes."""
+    """Print one result, as soon as it is known."""
     word, colour = _WORDS[result.state]
     shown = f"\x1b[{colour}m{word:<6}\x1b[0m" if is_coloured(sys.stdout) else f"{word:<6}"
     print(f"{shown}  {safe_text(result.name)}  ({duration_text(result.duration_ms)})", flush=True)
@@ -23,7 +23,7 @@ def print_result(result: Result) -> None:
 
 
 def print_summary(results: Sequence[Result], duration_s: float) -> None:
-    """How many of how many."""
+    """Print how many checks passed or failed."""
     failed = [result for result in results if result.state != "passed"]
     verdict = f"{len(failed)} of {len(results)} failed" if failed else f"all {len(results)} passed"
     print(f"{verdict}, in {duration_text(duration_s * 1e3)}")

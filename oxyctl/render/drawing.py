@@ -17,7 +17,7 @@ from oxyctl.render.units import cells
 
 STEP = 4  # columns from one lane to the next
 LEAST_BOX = 20
-FEWEST_ALIKE = 4  # so many nodes that differ in their numbers only become one box
+FEWEST_ALIKE = 4  # this many nodes that differ only in their numbers become one box
 ASCII = str.maketrans("╭╮╰╯─│├┤┘┼═║╞╣╝╬╪╫…", "++++-|++++=#=#####.")
 
 
@@ -29,21 +29,21 @@ class Lane(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of a box, and the lane that it is tied to."""
+    """A line of a box, and the lane that it connects to."""
 
     text: str
     lane: Lane | None
 
 
 class Box(NamedTuple):
-    """A node, or several that are alike."""
+    """A node, or several similar ones."""
 
     title: str
     rows: list[Row]
 
 
 def draw(topology: Topology, width: int = 80, *, is_ascii: bool = False) -> str:
-    """The drawing, at most `width` columns wide wherever that can be; what is cut ends in `…`."""
+    """The drawing, at most `width` columns wide where possible; text that is cut ends in `…`."""
     lanes = _lanes(topology)
     boxes = list(_boxes(topology.nodes))
     box_width = _box_width(boxes, width - STEP * len(lanes) - 1)
@@ -58,7 +58,7 @@ def _lanes(topology: Topology) -> list[Lane]:
 
 
 def _boxes(nodes: Sequence[DrawnNode]) -> Iterator[Box]:
-    """Clients stand first, so that the lanes of their tunnels end at the proxies."""
+    """The boxes. Clients come first, so that the lanes of their tunnels end at the proxies."""
     proxies = {node.tunnel.proxy for node in nodes if node.tunnel}
     ordered = sorted(nodes, key=lambda node: 0 if node.tunnel else 1 if node.name in proxies else 2)
     for _, group in groupby(ordered, _likeness):
@@ -92,14 +92,14 @@ def _box_width(boxes: Sequence[Box], most: int) -> int:
 
 
 def _heading(topology: Topology, lanes: Sequence[Lane], box_width: int, width: int) -> Iterator[str]:
-    """The name of each lane above it, the last one lowest; names that would not fit end where the page does."""
+    """The name of each lane above it, the last one lowest. Names that do not fit are aligned to the right edge."""
     subnets = {network.name: " ".join(network.subnets) for network in topology.networks}
     for number, lane in enumerate(lanes):
         name = f"tunnels of {lane.name}" if lane.is_tunnel else f"{lane.name} {subnets[lane.name]}".rstrip()
         before = "".join(_vertical(other).rjust(STEP) for other in lanes[:number])
         start = " " * box_width + before + " " * (STEP - 1)
         room = width - cells(start)
-        # a name longer than the room to its right ends at the page's edge instead, over what is empty there
+        # a name too long for the space to its right ends at the right edge instead, if the space to its left is empty
         if cells(name) > room and not before and cells(name) <= width:
             yield name.rjust(width)
         else:

@@ -24,7 +24,7 @@ def eve_lines(records: Iterable[FlowRecord]) -> Iterator[str]:
 
 
 def eve(record: FlowRecord) -> dict[str, Any]:
-    """One flow as Suricata tells it."""
+    """One flow as an EVE event."""
     total = record.total
     end = record.end if record.end is not None else record.start + int(record.duration_ms * 1e6)
     event: dict[str, Any] = {
@@ -62,7 +62,7 @@ def _iso(nanoseconds: int) -> str:
 
 
 def _number(flow_id: str) -> int:
-    """Suricata's are numbers that JSON readers keep exactly: below 2^53."""
+    """A number below 2^53, which all JSON readers keep exactly, from our flow id."""
     try:
         return int(flow_id, 16) & (1 << 53) - 1
     except ValueError:
@@ -109,7 +109,7 @@ def zeek_lines(records: Iterable[FlowRecord]) -> Iterator[str]:
 
 
 def _zeek_text(value: Any) -> str:
-    """Escaped as Zeek's writer does: a value that holds a separator would be two."""
+    """Escape as Zeek's writer does: a separator inside a value would split it."""
     if value is None:
         return "-"
     text = str(value)

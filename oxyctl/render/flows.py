@@ -15,7 +15,7 @@ Get = Callable[[FlowRecord], Any]
 class Field(NamedTuple):
     """One field: its value, its text in a table, and its column."""
 
-    get: Callable[[Any], Any]  # of a flow, or of a request
+    get: Callable[[Any], Any]  # takes a flow's or a request's record
     text: Callable[[Any], str]
     column: Column
 
@@ -37,7 +37,7 @@ def _total(name: str) -> Get:
 
 
 def _tls(name: str) -> Get:
-    """A part of what is known of its TLS."""
+    """A getter for one field of the TLS record."""
     return lambda record: None if record.tls is None else getattr(record.tls, name)
 
 
@@ -48,12 +48,12 @@ def _tls_text(tls: TLSRecord | None) -> str:
 
 
 def _came_by(record: FlowRecord) -> str:
-    """The on-ramp; of a site the site, which says more."""
+    """The on-ramp; for a site the site, which says more."""
     return record.tunnel if record.tunnel and record.tunnel.startswith(SITE) else record.onramp
 
 
 def _left_by(record: FlowRecord) -> str:
-    """The off-ramp; when that is a tunnel, which."""
+    """The off-ramp; if that is a tunnel, the tunnel."""
     return record.offramp_tunnel or record.offramp or "-"
 
 
@@ -68,12 +68,12 @@ _RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _
 
 
 def _deciding_rule(record: FlowRecord) -> str | None:
-    """The rule that had the last word, or `default`; None: no policy was asked."""
+    """The rule that decided, or `default`; None: no policy was asked."""
     return next((each.rule for each in reversed(record.decisions) if each.enforced and each.rule is not None), None)
 
 
 def _audited_rules(record: FlowRecord) -> str | None:
-    """Rules that would have acted, and only said so."""
+    """Audit-only rules that would have acted."""
     return " ".join(each.rule for each in record.decisions if not each.enforced and each.rule is not None) or None
 
 
@@ -124,7 +124,7 @@ CSV_FIELDS = tuple(name for name in FIELDS if name not in COMPUTED)
 
 
 def table_fields(*, every_tenant: bool, events: bool) -> tuple[str, ...]:
-    """What a table shows when nobody said."""
+    """The fields of a table by default."""
     return (*(["tenant"] if every_tenant else []), TABLE_FIELDS[0], *(["event"] if events else []), *TABLE_FIELDS[1:])
 
 
@@ -133,7 +133,7 @@ def columns(names: Sequence[str]) -> list[Column]:
 
 
 def texts(record: FlowRecord, names: Sequence[str], *, dates: bool = False) -> list[str]:
-    """The record's cells of a table."""
+    """The record's cells in a table."""
     return [
         time_text(record.start, date=True) if dates and name == "time" else FIELDS[name].text(FIELDS[name].get(record))
         for name in names
@@ -141,12 +141,12 @@ def texts(record: FlowRecord, names: Sequence[str], *, dates: bool = False) -> l
 
 
 def values(record: FlowRecord, names: Sequence[str]) -> list[Any]:
-    """The record's values, as they are in JSON and CSV."""
+    """The record's values, as in JSON and CSV."""
     return [FIELDS[name].get(record) for name in names]
 
 
 def where_fields() -> str:
-    """What `--where` may speak of."""
+    """The fields that `--where` accepts."""
     from proxy.control.schema import where_fields as known
 
     width = max(len(name) for name, _, _ in known())

@@ -1,4 +1,4 @@
-"""A lab as a graph for other tools: mermaid and dot. `drawing` is the one for the terminal."""
+"""A lab as a graph for other tools: mermaid and dot. `drawing` draws in the terminal."""
 
 from __future__ import annotations
 

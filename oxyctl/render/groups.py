@@ -20,7 +20,7 @@ _COLUMNS = [
 
 
 def print_groups(answer: GroupsAnswer, by: tuple[str, ...], format_: str, *, is_running: bool) -> None:
-    """The groups on standard output."""
+    """Print the groups."""
     if format_ == "table":
         columns = [*(Column(name.upper().replace("_", " ")) for name in by), *_COLUMNS]
         Table(columns).write([_texts(group, by) for group in answer.items])

@@ -14,15 +14,15 @@ import msgspec
 from proxy.control.schema import RequestRecord
 
 _VERSIONS = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2"}
-_UNKNOWN = -1  # what HAR says of a size or a time that is not known
+_UNKNOWN = -1  # HAR's value for an unknown size or time
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _encode = msgspec.json.Encoder().encode
 
 
 def write_har(requests: Iterable[RequestRecord], out: IO[bytes]) -> int:
-    """Write one archive of all of them, in the order of their starts; how many there were.
+    """Write one archive, ordered by start, and return the number of requests.
 
-    Of headers it has those that are recorded: Host, User-Agent, Content-Type. Fields of ours begin with `_`.
+    It has only the recorded headers: Host, User-Agent, Content-Type. Our own fields begin with `_`.
     """
     creator = _encode({"name": "oxyctl", "version": version("oxyctl")})
     out.write(b'{"log":{"version":"1.2","creator":%b,"pages":[],"entries":[' % creator)
@@ -74,7 +74,7 @@ def _request(request: RequestRecord) -> dict[str, Any]:
 
 
 def _response(request: RequestRecord) -> dict[str, Any]:
-    status = request.status or 0  # none came
+    status = request.status or 0  # 0: no response
     return {
         "status": status,
         "statusText": _PHRASES.get(status, ""),

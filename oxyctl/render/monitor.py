@@ -1,4 +1,4 @@
-"""Live flows as a process monitor shows processes: what each moves now, the busiest first or by another key."""
+"""Live flows shown like a process monitor: the current rates, busiest first or by another key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oxyctl.render.tables import Column, Table
 from oxyctl.render.units import bytes_text, duration_text
 from proxy.control.schema import FlowRecord, payload_bytes
 
-SAMPLED = 500  # flows of one look; the proxy has chosen the first of them by what they moved, or by the sort key
+SAMPLED = 500  # flows in one sample; the proxy returns the first of them by bytes moved, or by the sort key
 _COLUMNS = [
     Column("FLOW", rank=6), Column("TENANT", rank=5), Column("USER", rank=3), Column("PROTO"), Column("SOURCE", rank=4),
     Column("DESTINATION"), Column("STATE", rank=2), Column("LEVEL", rank=7), Column("UP/s", True),
@@ -19,7 +19,7 @@ _COLUMNS = [
 
 
 class Sort(NamedTuple):
-    """One order: the key that chooses it, what it is called, and what the proxy is asked for."""
+    """One order: its key on the keyboard, its label, and the `sort` parameter of the query."""
 
     key: str
     label: str
@@ -36,7 +36,7 @@ SORTS = (
 
 
 class Row(NamedTuple):
-    """A flow, and its rates (bytes of payload in a second)."""
+    """A flow, and its rates (payload bytes per second)."""
 
     record: FlowRecord
     up_per_s: float
@@ -44,14 +44,14 @@ class Row(NamedTuple):
 
 
 class Monitor:
-    """Rates between one look and the next. A flow's first look has none."""
+    """Rates between consecutive samples. New flows have none."""
 
     def __init__(self) -> None:
         self._at = 0.0
         self._before: dict[str, tuple[int, int]] = {}
 
     def take(self, at: float, records: Sequence[FlowRecord], sort: Sort) -> list[Row]:
-        """The flows in order. `at`: seconds of any steady clock."""
+        """Take a sample and return its flows in order. `at`: seconds of any steady clock."""
         seconds = max(at - self._at, 1e-6)
         rows = []
         for record in records:
@@ -68,7 +68,7 @@ class Monitor:
 
 
 def screen(rows: Sequence[Row], sort: Sort, *, width: int, height: int, is_truncated: bool) -> str:
-    """What the terminal shows: how many, the keys, and as many flows as fit."""
+    """The contents of the terminal: the number of flows, the keys, and as many flows as fit."""
     out = io.StringIO()
     total = sum(row.up_per_s for row in rows), sum(row.down_per_s for row in rows)
     count = f"more than {len(rows)}" if is_truncated else str(len(rows))

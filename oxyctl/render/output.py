@@ -25,7 +25,7 @@ class FlowOutput:
     """Prints flows in one format, with the fields that were asked for."""
 
     def __init__(self, kind: str, format_: str, fields: str | None, *, every_tenant: bool, events: bool) -> None:
-        """UsageError when `fields` names one that there is not."""
+        """UsageError: `fields` names an unknown field."""
         self._kind, self._format = kind, format_
         self._asked = _parse_fields(fields) if fields else ()
         self._table_fields = self._asked or flows.table_fields(every_tenant=every_tenant, events=events)
@@ -33,8 +33,8 @@ class FlowOutput:
     def answer(
         self, records: Iterable[FlowRecord], answer: FlowsAnswer | None = None, *, is_running: bool = True, **more: Any
     ) -> None:
-        """A whole answer; a JSON document says what it covers, whether the proxy that it is about runs, and `more`."""
-        if self._format not in ("table", "json"):  # as they come: they may be millions
+        """Print a whole answer; as JSON with its period, whether the proxy runs, and `more`."""
+        if self._format not in ("table", "json"):  # one by one: there may be millions
             self._print_lines(records)
             return
         records = list(records)
@@ -46,7 +46,7 @@ class FlowOutput:
             self._print_document(records, answer, proxy_running=is_running, **more)
 
     def detail(self, record: FlowRecord) -> None:
-        """One flow, a line for each thing that is known of it."""
+        """Print one flow, a line for each field that is known."""
         names = self._asked or [*flows.CSV_FIELDS]
         known = [(name, value) for name in names if (value := flows.values(record, [name])[0]) not in (None, "")]
         width = max((len(name) for name, _ in known), default=0)
@@ -55,7 +55,7 @@ class FlowOutput:
             print(f"{name.ljust(width)}  {text}")
 
     def events(self, events: Iterable[FlowRecord | Lost]) -> None:
-        """Events as they come."""
+        """Print events as they arrive."""
         if self._format == "table":
             table = Table(flows.columns(self._table_fields))
             table.write([])
@@ -68,10 +68,10 @@ class FlowOutput:
             self._print_lines(self._told(events), flush=True)
 
     def _told(self, events: Iterable[FlowRecord | Lost]) -> Iterator[FlowRecord]:
-        """The records; what was lost goes to the person."""
+        """The records among the events; a remark says how many events were lost."""
         for event in events:
             if isinstance(event, Lost):
-                print(f"{event.lost} events were passed over: this end did not keep up", file=sys.stderr, flush=True)
+                print(f"{event.lost} events were skipped: this end did not keep up", file=sys.stderr, flush=True)
             else:
                 yield event
 
@@ -82,7 +82,7 @@ class FlowOutput:
         print_envelope(self._kind, items, **more)
 
     def _print_lines(self, records: Iterable[FlowRecord], *, flush: bool = False) -> None:
-        """CSV is quoted as RFC 4180 says; a cell that begins with `=` stays as it is, and a spreadsheet may run it."""
+        """Quoted as in RFC 4180. A cell that begins with `=` is not changed, and a spreadsheet may execute it."""
         if self._format == "jsonl":
             for record in records:
                 print(self._line(record))

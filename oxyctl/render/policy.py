@@ -19,7 +19,7 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~", "moved": "^", "default":
 
 
 def print_hits(rules: Sequence[RuleInfo]) -> None:
-    """Each rule with how often it held."""
+    """Print each rule with its number of matches."""
     now = time.time()
     Table(_HITS).write(
         [
@@ -35,13 +35,13 @@ def print_hits(rules: Sequence[RuleInfo]) -> None:
 
 
 def print_differences(differences: Iterable[Difference]) -> None:
-    """One line for each rule, as diff(1) marks them."""
+    """Print one line for each rule, marked as by diff(1)."""
     for each in differences:
         print(f"{_SIGNS[each.change]} {each.rule}: {'; '.join(each.what)}")
 
 
 def print_tried(tried: Iterable[Tried]) -> None:
-    """One line for each test."""
+    """Print one line for each test."""
     for each in tried:
         print(f"{'FAIL' if each.problem else 'ok  '}  {each.policy}: {each.name}: expected {each.expected}")
         if each.problem:
@@ -49,7 +49,7 @@ def print_tried(tried: Iterable[Tried]) -> None:
 
 
 def print_replay(found: Replay) -> None:
-    """What would change, the most frequent first."""
+    """Print what would change, the most frequent first."""
     print(f"{found.flows} recorded flows: {found.same} as before, {sum(c.flows for c in found.changes)} otherwise"
           + (f", {found.unjudged} of which the policy does not speak" if found.unjudged else ""))  # fmt: skip
     for change in found.changes:
@@ -64,7 +64,7 @@ def print_replay(found: Replay) -> None:
 
 
 def story(found: Explanation) -> Iterator[str]:
-    """An explanation, line by line."""
+    """The explanation, line by line."""
     whose = f"tenant {found.tenant}" if found.tenant else "no tenant"
     by = "by default: no rule decides" if found.rule == "default" else f"by rule {found.rule}"
     yield f"{found.action.upper()} {by} (policy {found.policy}, version {found.version}, phase {found.phase}, {whose})"

@@ -1,4 +1,4 @@
-"""HTTP requests as rows: every field by name, how a person reads it, and which a table shows."""
+"""HTTP requests as rows: all fields by name, their text, and the columns of a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _attribute(name: str) -> Callable[[RequestRecord], Any]:
 
 
 def deciding_rule(request: RequestRecord) -> str | None:
-    """The rule that had the last word; None: no policy was asked, or none of its rules matched."""
+    """The rule that decided; None: no policy was asked, or none of its rules matched."""
     return next((each.rule for each in reversed(request.decisions) if each.enforced and each.rule is not None), None)
 
 
@@ -66,7 +66,7 @@ CSV_FIELDS = tuple(name for name in FIELDS if name not in ("time", "up", "down",
 
 
 def request_fields(text: str | None) -> tuple[str, ...]:
-    """The fields that `--fields` names, or none; UsageError for one that there is not."""
+    """The fields that `--fields` names, or none. UsageError: an unknown one."""
     if text is None:
         return ()
     names = tuple(name.strip().replace("-", "_") for name in text.split(","))
@@ -87,7 +87,7 @@ def request_table(requests: Sequence[RequestRecord], names: Sequence[str]) -> No
 def print_requests(
     answer: ChildrenAnswer, format_: str, fields: tuple[str, ...], *, every_tenant: bool, is_running: bool
 ) -> None:
-    """Print an answer, the newest first, as flows are."""
+    """Print an answer, the newest first, as for flows."""
     requests: list[RequestRecord] = sorted(answer.items, key=lambda request: request.start, reverse=True)
     if format_ == "table":
         request_table(requests, fields or (*(["tenant"] if every_tenant else []), *TABLE_FIELDS))

@@ -22,7 +22,7 @@ _COLUMNS = [
 
 
 def print_routes(routes: Sequence[RouteInfo]) -> None:
-    """Of each virtual network the longest prefix first, and of equal ones the cheapest; unusable ones last."""
+    """Print each virtual network's routes: longest prefix first, then cheapest; unusable ones last."""
     Table(_COLUMNS).write([_row(route) for route in sorted(routes, key=_order)])
 
 

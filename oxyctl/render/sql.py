@@ -25,7 +25,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def _columns() -> dict[str, str]:
-    """The table's columns: fields of the record, and its counters beside them. `start` and `end` are timestamps."""
+    """The table's columns: fields of the record, and its counters. `start` and `end` are timestamps."""
     found = {}
     for name in FlowRecord.__struct_fields__:
         if name in ("total", "delta"):
@@ -37,7 +37,7 @@ def _columns() -> dict[str, str]:
 
 
 def _request_columns() -> dict[str, str]:
-    """The same of the table `requests`."""
+    """The columns of the table `requests`."""
     found = {"url": "VARCHAR"}
     for name in RequestRecord.__struct_fields__:
         is_number = name.endswith(("_bytes", "_messages")) or name in ("port", "status", "close_code")
@@ -50,10 +50,7 @@ def _request_columns() -> dict[str, str]:
 def run_sql(
     statement: str, records: Iterable[FlowRecord], format_: str, requests: Iterable[RequestRecord] | None = None
 ) -> None:
-    """Put the records into the tables `flows` and `requests`, and print what `statement` selects.
-
-    UsageError: it is wrong.
-    """
+    """Load the tables `flows` and `requests`, and print the result of `statement`. UsageError: it is wrong."""
     with _loaded(records, "oxyctl flows sql", requests) as connection:
         found = connection.execute(statement)
         names = [each[0] for each in found.description or []]
@@ -62,7 +59,7 @@ def run_sql(
 
 
 def write_parquet(records: Iterable[FlowRecord], out: IO[bytes]) -> None:
-    """The same table as one Parquet file."""
+    """Write the table as one Parquet file."""
     with tempfile.TemporaryDirectory(prefix="oxyctl-flows-") as directory:
         path = f"{directory}/flows.parquet"
         with _loaded(records, "--format parquet") as connection:
@@ -73,7 +70,7 @@ def write_parquet(records: Iterable[FlowRecord], out: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def _loaded(records: Iterable[FlowRecord], what: str, requests: Iterable[RequestRecord] | None = None) -> Iterator[Any]:
-    """A connection to a database in memory that has them; what goes wrong in it is a UsageError."""
+    """An in-memory database with the records loaded; its errors become UsageError."""
     try:
         import duckdb
     except ImportError:
@@ -136,7 +133,7 @@ def _print(names: list[str], rows: list[tuple[Any, ...]], format_: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON holds it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""How SSH host keys, channels and watched terminals look."""
+"""SSH host keys, channels and watched terminals as text."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ COLUMNS = (
 
 
 def print_channels(channels: Iterable[ChannelRecord]) -> None:
-    """A line for each."""
+    """Print a line for each channel."""
     rows = [_row(channel) for channel in channels]
     if rows:
         Table(COLUMNS).write(rows)
 
 
 def known_hosts_line(key: HostKey, host: str) -> str:
-    """What clients need in known_hosts."""
+    """The line for clients' known_hosts."""
     return f"{host} {key.public_key}"
 
 
 def sshfp_line(key: HostKey, host: str) -> str:
-    """What DNS needs; `*` as host is a wildcard there as well."""
+    """The DNS record; `*` as host is a wildcard in DNS too."""
     return f"{host} IN SSHFP {key.sshfp}"
 
 
 def print_host_keys(keys: Iterable[HostKey], host: str) -> None:
-    """Each with the lines that are to be copied."""
+    """Print each key with the lines to copy."""
     for number, key in enumerate(keys):
         blank = "\n" if number else ""
         print(f"{blank}tenant {key.tenant}: {key.fingerprint}")
@@ -51,7 +51,7 @@ def print_host_keys(keys: Iterable[HostKey], host: str) -> None:
 
 
 def follow(screens: Iterable[Screen], out: TextIO, *, is_json: bool) -> bool:
-    """Write what a watched terminal shows; whether it is over, rather than cut off."""
+    """Write the output of a watched terminal. Returns True if its session has ended, False if it was cut off."""
     try:
         for screen in screens:
             if is_json:
@@ -59,7 +59,7 @@ def follow(screens: Iterable[Screen], out: TextIO, *, is_json: bool) -> bool:
             else:
                 out.write("".join(data for _, code, data in screen.events if code == "o"))
                 if screen.lost:
-                    out.write(f"\r\n[{screen.lost} characters were too many to show]\r\n")
+                    out.write(f"\r\n[{screen.lost} characters skipped]\r\n")
             out.flush()
             if screen.is_over:
                 return True

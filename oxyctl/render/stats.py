@@ -13,7 +13,7 @@ _HEADERS = ("FLOWS", "LIVE", "UP", "DOWN", "BYTES", "DURATION", "FIRST", "LAST")
 
 
 def print_stats(answers: Mapping[str, GroupsAnswer], format_: str, *, is_running: bool) -> None:
-    """A table under the other, or one document with all groups; `answers` by the field that they are grouped by."""
+    """Print one table per group, or one document with all; `answers`: by the field that groups them."""
     if format_ != "table":
         _print_document(answers, is_running)
         return

@@ -49,7 +49,7 @@ _TUNNELS = [
 
 
 def print_status(status: Status, tunnels: Sequence[TunnelInfo]) -> None:
-    """Everything, one table under the other; what is empty is left out."""
+    """Print everything, table after table, without empty ones."""
     print(safe_text(_summary(status)))
     print(safe_text(_off_ramp(status)))
     print(safe_text(_records(status)))
@@ -83,8 +83,8 @@ def _off_ramp(status: Status) -> str:
     if own.state != "kernel":
         return "off-ramp: sockets" + (f" (no kernel off-ramp: {own.reason})" if own.reason else "")
     text = f"off-ramp: kernel, table {own.table}, {own.conntrack_entries:,} of {own.conntrack_max:,} connections"
-    text += f"; the table was changed by somebody and made again: {own.repairs}" if own.repairs else ""
-    return text + (f"; what the kernel told was lost: {own.lost}" if own.lost else "")
+    text += f"; repairs of the table after others changed it: {own.repairs}" if own.repairs else ""
+    return text + (f"; lost kernel events: {own.lost}" if own.lost else "")
 
 
 def _records(status: Status) -> str:
@@ -140,7 +140,7 @@ def _tunnel_row(tunnel: TunnelInfo) -> list[str]:
 
 
 def _drop_rows(status: Status) -> list[list[str]]:
-    """The most frequent first; drops of no tenant (yet) stand under `-`."""
+    """The most frequent first; `-` is the tenant of drops without one."""
     rows = [(name, reason, count) for name, of in status.tenants.items() for reason, count in of.drops.items()]
     for reason, total in status.drops.items():
         rows.append(("-", reason, total - sum(of.drops.get(reason, 0) for of in status.tenants.values())))

@@ -8,9 +8,9 @@ from oxyctl.render.units import bytes_text, duration_text, safe_text, time_text
 from proxy.control.schema import Decision, FlowRecord, RequestRecord, Totals
 
 LEVELS = {
-    "packet": "packets end to end: the proxy forwarded them and read nothing",
+    "packet": "packets end to end: the proxy forwarded them unread",
     "stream": "a connection of the proxy's own on each side; the bytes passed unread",
-    "tls": "TLS: the proxy knows the name, and what else the client said first",
+    "tls": "TLS: the proxy knows the name and the rest of the client's first message",
     "http": "HTTP: each request was read",
     "ssh": "SSH: each channel was read",
 }
@@ -25,30 +25,30 @@ ENDS = {
     "origin_tls_error": "the TLS handshake with the origin failed, or its certificate is not trusted",
     "origin_protocol_error": "the origin broke the protocol",
     "origin_refused": "the origin refused the connection: nothing listens on that port, or a firewall rejects it",
-    "origin_unreachable": "the network said that the origin cannot be reached",
+    "origin_unreachable": "the network reported that the origin is unreachable",
     "origin_timeout": "the origin did not answer in time",
     "denied": "it was denied before anything left the proxy",
-    "limit_flows": "the tenant has as many flows as it may have",
-    "limit_rate": "the tenant, or a rule, allows no more new flows at this rate",
+    "limit_flows": "the tenant has reached its maximum number of flows",
+    "limit_rate": "the tenant, or a rule, allows no more new flows per second",
     "evicted": "it was idle, and made way for a new flow",
     "inspector_died": "the inspector that read it died",
-    "policy_revoked": "a policy that came into force while it lived does not allow it",
+    "policy_revoked": "a policy that came into force while it was open does not allow it",
     "admin_killed": "somebody ended it with `oxyctl flows kill`",
     "drain": "the proxy stopped",
     "tunnel_closed": "its tunnel closed",
     "proxy_error": "a hook or the proxy itself failed",
-    "unknown": "the proxy was killed while it lived: nobody saw its end",
+    "unknown": "the proxy was killed while it was open: its end was not seen",
 }
 HINTS = {
     "denied": "The rule named above refused it; `oxyctl policy explain` says which others came close.",
     "policy_revoked": "The rule named above decided; `oxyctl policy diff` shows what changed.",
     "origin_refused": "Try the same from the edge itself: is the server running, and does it listen on that port?",
-    "origin_unreachable": "`oxyctl routes` shows where it was sent; the far network has no way, or forbids it.",
-    "origin_timeout": "A firewall may drop it, or the way back is missing: `oxyctl capture` shows if anything returns.",
+    "origin_unreachable": "`oxyctl routes` shows where it was sent; the far network has no route, or forbids it.",
+    "origin_timeout": "A firewall may drop it, or a return route is missing: `oxyctl capture` shows what comes back.",
     "origin_tls_error": "Check the origin's certificate: its name, its dates, and who issued it.",
     "client_tls_error": "A client that pins certificates refuses the proxy's: let a rule pass it uninspected.",
-    "limit_flows": "`oxyctl flows stats --live` shows who holds flows; `limits.flows` of the tenant is the bound.",
-    "limit_rate": "`oxyctl top` shows the rate; `limits.new_flows_per_s` of the tenant, or the rule, is the bound.",
+    "limit_flows": "`oxyctl flows stats --live` shows who holds flows; `limits.flows` of the tenant is the limit.",
+    "limit_rate": "`oxyctl top` shows the rate; `limits.new_flows_per_s` of the tenant, or the rule, is the limit.",
     "proxy_error": "The proxy's log has the traceback, with this flow's id.",
     "inspector_died": "The proxy's log says why; new sessions go to another inspector.",
     "evicted": "More descriptors (`descriptors` in proxy.yaml, `ulimit -n`) leave room for more idle flows.",
@@ -58,7 +58,7 @@ HINTS = {
 
 
 def story(record: FlowRecord, requests: Sequence[RequestRecord] = ()) -> str:
-    """The whole story, a line for each part of it; `requests`: those in it that are to be told."""
+    """The whole story, line by line, with the given `requests`."""
     lines = [f"Flow {record.flow_id} of tenant {record.tenant}: {_what(record)}", ""]
     width = max(len(label) for label, _ in _parts(record, requests))
     last = None
@@ -76,7 +76,7 @@ def _parts(record: FlowRecord, requests: Sequence[RequestRecord]) -> Iterator[tu
     if not record.decisions:
         yield "Decided", "nothing yet" if record.state == "new" else "nothing is on record"
     if is_refused := record.verdict in ("denied", "error") and record.total == Totals():
-        yield "Way", "none: nothing of it left the proxy"
+        yield "Route", "none: nothing of it left the proxy"
     else:
         yield from _passage(record)
     if timing := _timing(record):
@@ -94,8 +94,8 @@ def _parts(record: FlowRecord, requests: Sequence[RequestRecord]) -> Iterator[tu
 
 
 def _passage(record: FlowRecord) -> Iterator[tuple[str, str]]:
-    """Where it went, and how much of it was read."""
-    yield "Way", _way(record)
+    """The flow's route, and how deep it was inspected."""
+    yield "Route", _way(record)
     yield "Level", LEVELS.get(record.level, record.level) + _protocol(record)
     if record.tls is not None:
         yield "TLS", _tls(record)
@@ -139,7 +139,7 @@ def _way(record: FlowRecord) -> str:
     by = f"tunnel {record.offramp_tunnel}" if record.offramp_tunnel else f"off-ramp {record.offramp}"
     asked = _endpoint(record.dst, record.dst_port)
     to = f" to {record.origin}" if record.origin else ""
-    instead = ", which is not where it asked for" if record.origin and record.origin != asked else ""
+    instead = ", not the destination that it asked for" if record.origin and record.origin != asked else ""
     seen = f", seen there as {record.egress_ip}" if record.egress_ip else ""
     route = f"; route {record.route}" if record.route else ""
     return f"{by}{to}{instead}{seen}{route}"
@@ -176,7 +176,7 @@ def _timing(record: FlowRecord) -> str:
 def _request(request: RequestRecord) -> str:
     if request.is_open:
         became = f", a {request.upgrade} now" if request.upgrade else ""
-        return f"{request.method} {request.url}: it goes on{became}"
+        return f"{request.method} {request.url}: still open{became}"
     first = f", the first byte after {duration_text(request.ttfb_ms)}" if request.ttfb_ms is not None else ""
     answer = "no response" if request.status is None else str(request.status)
     sent = f"{bytes_text(request.request_body_bytes)} up, {bytes_text(request.response_body_bytes)} down"
@@ -194,7 +194,7 @@ def _moved(record: FlowRecord) -> str:
 
 def _end(record: FlowRecord) -> str:
     if record.close_reason is None:
-        return {"new": "it waits for its decision or its origin", "established": "it lives"}.get(
+        return {"new": "it waits for its decision or its origin", "established": "it is open"}.get(
             record.state, "it ends"
         )
     return f"{ENDS.get(record.close_reason, record.close_reason)} ({record.close_reason})"
@@ -204,10 +204,10 @@ def _hint(record: FlowRecord) -> str | None:
     if record.close_reason == "denied" and record.decisions:
         last = record.decisions[-1]
         if last.policy == "hook":
-            return "A hook of the application decided: its log, or its author, knows why."
+            return "A hook of the application decided: its log may say why."
         if last.action == "rate-limit":
             return (
-                "It was over a limit of the rule named above: it may begin once others have ended, or a moment later."
+                "It was over a limit of the rule named above: it may start once others have ended, or a little later."
             )
     if record.close_reason is not None:
         return HINTS.get(record.close_reason)

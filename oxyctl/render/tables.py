@@ -15,7 +15,7 @@ _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
 
 class Column(NamedTuple):
-    """One column. `rank` 0 always stays, the highest goes first; `least` is its width before any row is seen."""
+    """One column. `rank` 0 always stays, the highest goes first; `least` is its width without any row."""
 
     header: str
     right: bool = False
@@ -24,7 +24,7 @@ class Column(NamedTuple):
 
 
 class Table:
-    """Writes rows as they come. What was printed stays: a wider value later only moves its own row."""
+    """Prints rows as they come. Printed rows stay as they are: a wider value later moves only its own row."""
 
     def __init__(self, columns: Sequence[Column], out: TextIO | None = None, width: int | None = None) -> None:
         self._out = sys.stdout if out is None else out
@@ -34,7 +34,7 @@ class Table:
         self._shown = list(range(len(columns)))
 
     def write(self, rows: Iterable[Sequence[str]]) -> None:
-        """The header and these rows, in columns as wide as their widest value."""
+        """Print the header and these rows, in columns as wide as their widest value."""
         safe = [[safe_text(value) for value in row] for row in rows]
         for row in safe:
             self._widths = [max(width, cells(value)) for width, value in zip(self._widths, row, strict=True)]
@@ -45,7 +45,7 @@ class Table:
         self._out.flush()
 
     def append(self, row: Sequence[str]) -> None:
-        """One more row."""
+        """Print one more row."""
         self._out.write(self._line([safe_text(value) for value in row]) + "\n")
         self._out.flush()
 
@@ -69,7 +69,7 @@ class Table:
 
 
 def terminal_width(out: TextIO) -> int:
-    """Columns of the terminal, or no limit when `out` is none: what reads a pipe wants all of it."""
+    """Columns of the terminal, or no limit when `out` is not one: the reader of a pipe wants all of it."""
     return shutil.get_terminal_size((100, 24)).columns if out.isatty() else 1 << 20
 
 

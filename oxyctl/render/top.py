@@ -37,7 +37,7 @@ _DROPS = [
 
 
 class Sample(NamedTuple):
-    """What a proxy said at one moment (seconds of any steady clock)."""
+    """A proxy's state at one moment (seconds of any steady clock)."""
 
     at: float
     status: Status
@@ -53,7 +53,7 @@ class Top:
         self._history: dict[tuple[str, ...], deque[float]] = {}
 
     def take(self, sample: Sample) -> dict[str, Any]:
-        """Take a sample: what is shown of it. Rates are 0 in the first."""
+        """Take a sample and return what to show of it. Rates are 0 in the first."""
         before, self._last = self._last, sample
         seconds = max(1e-6, sample.at - before.at) if before else 0.0
         shown = {
@@ -136,7 +136,7 @@ def _drop_counts(status: Status) -> Iterable[tuple[tuple[str, str], int]]:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A bar for each value, the highest of them as high as a line."""
+    """A bar for each value; the highest fills the line."""
     most = max(values, default=0.0)
     if not most:
         return _BARS[0] * len(values)

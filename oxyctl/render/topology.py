@@ -20,7 +20,7 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Tunnel(msgspec.Struct, kw_only=True, frozen=True):
-    """From a client to the proxy that it is connected to, or from a site's router (`carrier`: gre or gue)."""
+    """A tunnel from a client or, with a `carrier` (gre or gue), from a site's router, to its proxy."""
 
     proxy: str
     tenant: str
@@ -30,7 +30,7 @@ class Tunnel(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class DrawnNode(msgspec.Struct, kw_only=True, frozen=True):
-    """One node and all its ends."""
+    """One node and its connections."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ class Topology(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def topology(plan: Plan) -> Topology:
-    """What `plan` would build, or has built."""
+    """The topology that `plan` would build, or has built."""
     tunnels = _tunnels(plan)
     return Topology(
         lab=plan.lab,
@@ -69,7 +69,7 @@ def topology(plan: Plan) -> Topology:
 
 
 def _tunnels(plan: Plan) -> dict[str, Tunnel]:
-    """By client and site. The proxy of a client is whose directory its socket is in."""
+    """Tunnels by client and site. A client's proxy is the one whose directory has its socket."""
     sites = {
         tunnel.site: Tunnel(
             proxy=tunnel.proxy,

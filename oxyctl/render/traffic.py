@@ -12,7 +12,7 @@ _BIT_UNITS = ("bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s")
 
 
 def rate_text(bits_per_s: float) -> str:
-    """`940 Mbit/s`: steps of 1000."""
+    """A bit rate such as `940 Mbit/s`, in steps of 1000."""
     unit = 0
     while bits_per_s >= 999.5 and unit < len(_BIT_UNITS) - 1:
         bits_per_s, unit = bits_per_s / 1000, unit + 1
@@ -20,7 +20,7 @@ def rate_text(bits_per_s: float) -> str:
 
 
 def ms_text(ms: float | None) -> str:
-    """`0.42`, `12.3`, `1840`: three digits."""
+    """Milliseconds with three digits: `0.42`, `12.3`, `1840`."""
     if ms is None:
         return "-"
     return f"{ms:.2f}" if ms < 9.995 else f"{ms:.1f}" if ms < 99.95 else f"{ms:.0f}"
@@ -41,7 +41,7 @@ def progress_text(progress: Progress) -> str:
 
 
 def print_report(report: Report) -> None:
-    """A heading, the figures, and a line for each thing that needs words."""
+    """Print a heading, the figures, and a line for each remark."""
     print(safe_text(_heading(report)))
     Table([Column(name, right=True) for name in _figures(report)]).write([list(_figures(report).values())])
     for remark in _remarks(report):
@@ -81,8 +81,8 @@ def _remarks(report: Report) -> Iterator[str]:
     if report.reordered or report.duplicates:
         yield f"{report.reordered} came out of order, {report.duplicates} twice"
     if report.unsent:
-        yield f"{report.unsent} were due and never sent: too few slots (--concurrency), or too slow a target"
+        yield f"{report.unsent} were due but never sent: too few slots (--concurrency), or the target is too slow"
     if report.unfinished:
         yield f"{report.unfinished} had no answer yet at the end"
     if report.latency_from == "due" and report.latency_ms is not None:
-        yield "latencies begin when each was due, also when it could not be sent yet"
+        yield "latencies begin when each was due, even if it could not be sent yet"

@@ -8,7 +8,7 @@ _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def bytes_text(count: int) -> str:
-    """`118 B`, `2.1 kB`, `940 MB`: steps of 1000."""
+    """Bytes as text: `118 B`, `2.1 kB`, `940 MB`, in steps of 1000."""
     value, unit = float(count), 0
     while value >= 999.5 and unit < len(_BYTE_UNITS) - 1:
         value, unit = value / 1000, unit + 1
@@ -17,7 +17,7 @@ def bytes_text(count: int) -> str:
 
 
 def duration_text(milliseconds: float) -> str:
-    """`0.4 ms`, `12 ms`, `1.3 s`, `3m20s`, `2h05m`, `3d04h`."""
+    """A duration as text: `0.4 ms`, `12 ms`, `1.3 s`, `3m20s`, `2h05m`, `3d04h`."""
     if milliseconds < 9.95:
         return f"{milliseconds:.1f} ms"
     if milliseconds < 999.5:
@@ -32,20 +32,20 @@ def duration_text(milliseconds: float) -> str:
 
 
 def time_text(nanoseconds: int, *, date: bool = False) -> str:
-    """`14:00:03`, or `2026-01-31 14:00:03` with its date; our own time zone."""
+    """A time as `14:00:03`, or with its date as `2026-01-31 14:00:03`, in the local time zone."""
     moment = datetime.fromtimestamp(nanoseconds / 1e9)
     return moment.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S")
 
 
 def safe_text(text: str) -> str:
-    """Nothing in it moves a cursor, colours a screen or ends a line: a client chose these names."""
+    """Text in which nothing moves the cursor, colours the screen or ends the line: clients chose these names."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal `text` takes."""
+    """The number of terminal columns that `text` takes."""
     if text.isascii():
         return len(text)
-    from rich.cells import cell_len  # 60 ms to import: only for those whose names need it
+    from rich.cells import cell_len  # 60 ms to import: only for names that need it
 
     return cell_len(text)

@@ -1,11 +1,11 @@
-"""The pytest plugin: labs as fixtures. pytest loads this module in every run, so it imports nothing that it can leave.
+"""The pytest plugin: labs as fixtures. pytest loads this module in every run, so it imports as little as possible.
 
-    labs      the labs of one pytest process: brought up, shared, taken down
+    labs      the labs of one pytest process: started, shared, taken down
     handles   a lab, as tests use it
-    node      a node of it
+    node      a node of a lab
     guard     takes labs down when pytest itself was killed
 
-A test asks for `lab`, which its marker describes, or for `lab_factory`, which makes as many as it likes:
+A test requests the fixture `lab`, which its marker describes, or `lab_factory`, which makes any number of labs:
 
     @pytest.mark.lab("labs/quickstart.yaml")
     def test_web(lab):
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from oxyctl.testing.labs import Labs
 
 _MARKER = (
-    'lab(source, scope="function", timeout=60): what the fixture `lab` brings up: the path of a lab file, below the '
+    'lab(source, scope="function", timeout=60): the lab of the fixture `lab`: the path of a lab file, below the '
     'directory of the test or the root; its text; or the name of a bundled lab. scope "module" or "session" '
     "shares it"
 )
@@ -36,7 +36,7 @@ _used: pytest.StashKey[list[LabHandle]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What `pytest --help` tells."""
+    """Options in `pytest --help`."""
     group = parser.getgroup("oxyctl", "labs (oxyctl)")
     group.addoption("--lab-keep", action="store_true", help="leave the labs of failed tests up, to look at them")
     group.addoption(
@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Say what the marker means."""
+    """Describe the marker."""
     config.addinivalue_line("markers", _MARKER)
 
 
@@ -92,14 +92,14 @@ def _bring_up(request: pytest.FixtureRequest, source: str | Path, scope: str, ti
     else:
         item.stash.setdefault(_used, []).append(handle)
         return handle
-    pytest.fail(problem, pytrace=False)  # out here: what was caught is no part of the report
+    pytest.fail(problem, pytrace=False)  # outside `except`, so that the report omits the original error
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What the labs of a failed test can tell becomes sections of its report."""
+    """Add sections from the labs of a failed test to its report."""
     report = yield
     if report.failed and (used := item.stash.get(_used, [])):
         for handle in used:
@@ -112,7 +112,7 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
-    """Labs end with the last test that uses them, after the fixtures that stand on them."""
+    """Take labs down after the last test that uses them, after the fixtures that depend on them."""
     try:
         return (yield)
     finally:
@@ -124,6 +124,6 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Nothing stays, but what was asked to."""
+    """Take all labs down, except those that were to be left up."""
     if (labs := session.config.stash.get(_labs, None)) is not None:
         labs.close(keep_failed=session.config.getoption("lab_keep"))

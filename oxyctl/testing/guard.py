@@ -1,6 +1,6 @@
 """A process that outlives pytest, to take its labs down if pytest was killed.
 
-It reads `+NAME` and `-NAME` from its standard input, whose end is the end of pytest, however that came.
+It reads `+NAME` and `-NAME` from its standard input, whose end means that pytest has ended, for whatever reason.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 
 class Guard:
-    """The guard of this process, seen from pytest."""
+    """The guard of this process, as pytest uses it."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -18,19 +18,19 @@ class Guard:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C, and whatever else kills pytest's process group, is not for it
+            start_new_session=True,  # Ctrl-C and other signals to pytest's process group must not reach it
         )
 
     def watch(self, lab: str) -> None:
-        """Take `lab` down at the end, if it is still there."""
+        """Take `lab` down at the end, if it still exists."""
         self._tell(f"+{lab}")
 
     def forget(self, lab: str) -> None:
-        """Leave it alone."""
+        """Stop watching `lab`."""
         self._tell(f"-{lab}")
 
     def close(self) -> None:
-        """Let it go: it takes down what it was told to watch and not to forget."""
+        """Let the guard end: it takes down the labs that are still watched."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -42,7 +42,7 @@ class Guard:
 
 
 def main() -> None:
-    """Until standard input ends; then take down what is left."""
+    """Read until standard input ends; then take down what is left."""
     watched: set[str] = set()
     for line in sys.stdin:
         change, name = line[0], line[1:].rstrip("\n")

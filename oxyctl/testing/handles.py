@@ -34,16 +34,16 @@ Condition = int | Callable[[list[FlowRecord]], bool]
 
 
 class LabHandle:
-    """A lab that is up. `lab["laptop"]` is one of its nodes."""
+    """A running lab. `lab["laptop"]` is one of its nodes."""
 
     def __init__(self, lab: Lab, captures: Path | None = None) -> None:
-        """`captures`: record its packets, and keep them there when a test fails."""
+        """`captures`: a directory; packets are recorded, and kept there if a test fails."""
         self.lab, self.name = lab, lab.name
         self.directory = lab_directory(lab.name)
         self.started = time.time_ns()
         self.has_failed = False
         self._recording: Recording | None = None
-        self._no_capture = ""  # why there is none
+        self._no_capture = ""  # why there is no capture
         if captures is not None:
             self._record(captures / lab.name)
 
@@ -55,15 +55,15 @@ class LabHandle:
 
     @property
     def nodes(self) -> list[str]:
-        """Their names, in the order of the file."""
+        """Names of the nodes, in the order of the file."""
         return list(self.lab.nodes)
 
     def status(self) -> LabStatus:
-        """What `oxyctl lab status` shows."""
+        """The status, as in `oxyctl lab status`."""
         return ask_status(self.directory)
 
     def control(self, proxy: str | None = None) -> ControlClient:
-        """The control API of the lab's proxy; of several, of `proxy`."""
+        """A client of the control API of the lab's proxy; `proxy` chooses one of several."""
         return ControlClient(str(control_socket(self.name, proxy)))
 
     def flows(
@@ -77,7 +77,7 @@ class LabHandle:
     ) -> list[FlowRecord]:
         """The flows that `where` selects (the filters of `oxyctl flows`), newest first.
 
-        `until`: ask again until there are this many, or it returns true for them; AssertionError after `timeout` s.
+        `until`: query again until there are this many, or until it returns true for them; AssertionError after `timeout` s.
         """
         pairs = [("tenant", tenant)]
         for name, value in where.items():
@@ -89,7 +89,7 @@ class LabHandle:
                 return found
             if time.monotonic() >= deadline:
                 table = "\n".join(flow_lines(found)) if found else "none"
-                raise AssertionError(f"not the flows that were waited for ({timeout:g} s), but:\n{table}")
+                raise AssertionError(f"expected flows did not appear within {timeout:g} s; found:\n{table}")
             time.sleep(PAUSE_S)
 
     def metrics(self, proxy: str | None = None) -> str:
@@ -97,7 +97,7 @@ class LabHandle:
         return self.control(proxy).metrics()
 
     def check(self, *names: str) -> list[Result]:
-        """Try the checks of the lab file, all or these; AssertionError with the story of each that fails."""
+        """Run all checks of the lab file, or these. AssertionError explains each that fails."""
         titles = {check.title(): check for check in self.lab.checks}
         for name in names:
             if name not in titles:
@@ -112,7 +112,7 @@ class LabHandle:
             return [result async for result in runner.run(checks, session)]
 
     def sections(self) -> list[Section]:
-        """What there is to see when a test has failed: logs, flows, and where the packets are."""
+        """Sections for the report of a failed test: logs, flows, and the path of the captured packets."""
         if self.directory.live_state() is None:
             return []
         found = [(f"{self.name}: log of {path.stem}", tail(path)) for path in self._logs()]
@@ -130,7 +130,7 @@ class LabHandle:
         return "\n".join(flow_lines(records)) if records else "none"
 
     def _record(self, directory: Path) -> None:
-        """Begin to record all packets; a machine or a lab that does not permit it fails no test."""
+        """Start to record all packets. If the machine or lab does not permit it, tests do not fail."""
         from oxyctl.capture.recording import Recording
 
         directory.mkdir(parents=True)
@@ -144,7 +144,7 @@ class LabHandle:
             self._recording = recording
 
     def stop_capture(self) -> None:
-        """End the recording, and delete it when no test has failed."""
+        """End the recording, and delete it if no test has failed."""
         if self._recording is not None:
             self._recording.stop()
             if not self.has_failed:

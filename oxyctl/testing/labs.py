@@ -20,12 +20,12 @@ from oxyctl.topology.file import load, loads
 from oxyctl.topology.library import find_file
 from oxyctl.topology.model import Lab
 
-MAX_STEM = 30  # of a name: the rest makes it unique
-Key = tuple[str, str]  # what it was made from, and who owns it
+MAX_STEM = 30  # characters of a name before the part that makes it unique
+Key = tuple[str, str]  # source and owner
 
 
 def source_of(source: str | Path, bases: Sequence[Path]) -> tuple[Path | None, str]:
-    """The path of a lab file, or None and its text. Text has lines; a path is looked for below `bases`."""
+    """The path of a lab file, or None and its text. Text has several lines; a path is looked up below `bases`."""
     if isinstance(source, str) and "\n" in source:
         return None, source
     for base in bases:
@@ -38,10 +38,10 @@ def source_of(source: str | Path, bases: Sequence[Path]) -> tuple[Path | None, s
 
 
 class Labs:
-    """The labs that are up, by what they were made from and who owns them."""
+    """The running labs, by source and owner."""
 
     def __init__(self, captures: str | None = None) -> None:
-        """`captures`: the directory for the packets that failed tests saw."""
+        """`captures`: the directory for packets of failed tests."""
         self._has_kept = False
         self._captures = None if captures is None else Path(captures).absolute()
         self._up: dict[Key, LabHandle] = {}
@@ -50,9 +50,9 @@ class Labs:
         self._texts: tempfile.TemporaryDirectory[str] | None = None
 
     def get(self, path: Path | None, text: str, owner: str, timeout_s: float) -> LabHandle:
-        """The lab of that file or text that `owner` has, or a new one. DocumentError, OxyctlError, UsageError.
+        """The lab that `owner` has from this file or text, or a new one. DocumentError, OxyctlError, UsageError.
 
-        A test (an owner with `::` in it) that asks twice gets two.
+        A test (an owner with `::`) that calls this twice gets two labs.
         """
         key = str(path) if path is not None else text, owner
         while "::" in owner and key in self._up:
@@ -62,12 +62,12 @@ class Labs:
         return self._up[key]
 
     def end(self, owners: Sequence[str], *, keep_failed: bool) -> None:
-        """Take down the labs of `owners`."""
+        """Take the labs of `owners` down."""
         for key in [key for key in self._up if key[1] in owners]:
             self._end(self._up.pop(key), keep_failed)
 
     def close(self, *, keep_failed: bool) -> None:
-        """Take down all that is left."""
+        """Take all remaining labs down."""
         self.end([owner for _, owner in self._up], keep_failed=keep_failed)
         if self._guard is not None:
             self._guard.close()
@@ -78,7 +78,7 @@ class Labs:
         lab = self._load(path, text)
         if self._guard is None:
             self._guard = Guard()
-        self._guard.watch(lab.name)  # before there is anything that could be left over
+        self._guard.watch(lab.name)  # before anything exists that could be left behind
         try:
             up(lab, timeout_s, lambda event: None)
         except Interrupted:

@@ -19,7 +19,7 @@ from oxyctl.traffic.tally import Report
 
 
 class HttpAnswer(NamedTuple):
-    """What a server answered."""
+    """A server's response."""
 
     status: int
     headers: dict[str, str]
@@ -39,15 +39,15 @@ class NodeHandle:
 
     @property
     def addresses(self) -> list[str]:
-        """All of them, without prefix lengths; those inside its tunnel first."""
+        """The node's addresses without prefix lengths; those inside its tunnel first."""
         return self.planned.addresses
 
     def exec(
         self, command: Sequence[str], *, timeout: float = 30, check: bool = False, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program inside the node and return what it printed and its exit code; `options` as of subprocess.run.
+        """Run a program inside the node and return its output and exit code. `options`: those of subprocess.run.
 
-        `check`: CalledProcessError when that is not 0. TimeoutExpired: it was killed.
+        `check`: CalledProcessError if the exit code is not 0. TimeoutExpired: it was killed.
         """
         defaults: dict[str, Any] = {"capture_output": True, "text": True}
         if "input" not in options:
@@ -60,7 +60,7 @@ class NodeHandle:
         return subprocess.Popen(command_in(self.directory, self.name, command), **options)
 
     def http(self, url: str, *, timeout: float = 10, **options: Any) -> HttpAnswer:
-        """GET `url` from inside the node; `options` as of HttpTraffic. AssertionError when nobody answers."""
+        """GET `url` from inside the node; `options`: fields of HttpTraffic. AssertionError: there is no response."""
         options = {"method": "GET", **options}
         report = self.traffic("http", url, count=1, timeout_s=timeout, detail=True, **options)
         if report.detail is None:
@@ -69,7 +69,7 @@ class NodeHandle:
         return HttpAnswer(detail["status"], detail["headers"], detail["body"], detail["length"], detail["sha256"])
 
     def traffic(self, kind: str, target: str, **options: Any) -> Report:
-        """The report of `oxyctl traffic KIND` from this node; `options` are the fields in `oxyctl.traffic.config`."""
+        """The report of `oxyctl traffic KIND` from this node; `options`: fields in `oxyctl.traffic.config`."""
         traffic: AnyTraffic = msgspec.convert({"kind": kind, "target": target, **options}, AnyTraffic)
         report = asyncio.run(self._generate(traffic))
         report.node = self.name
@@ -80,5 +80,5 @@ class NodeHandle:
             return await generator.run(traffic)
 
     def log(self) -> str:
-        """The last lines of what its program wrote."""
+        """The last lines of the log of its program."""
         return tail(self.directory.log(self.planned.process))

@@ -6,18 +6,18 @@ The program reads requests from standard input and writes progress and reports t
 An *exchange* is one thing that is sent and answered: a request, a connect, a datagram, an echo, a query. It succeeds,
 or fails with a *kind*: one word such as `refused`, `timeout` or `nxdomain`.
 
-    config      what can be asked for, one structure per kind of traffic
-    targets     `host:port` and URLs, taken apart
-    drive       exchanges in time: closed loop, or open loop at a rate
-    timer       a clock that wakes to the microsecond
-    tally       what happened, counted, and the distribution of latencies
+    config      requests, one structure per kind of traffic
+    targets     `host:port` and URLs, parsed
+    drive       schedules exchanges: closed loop, or open loop at a rate
+    timer       a timer with microsecond resolution
+    tally       counters, and the distribution of latencies
     failures    why an exchange failed, as one word
     http websocket tcp udp ping dns     one file per kind of traffic
     http_connection, http2_connection   one connection, and the response that is read from it
-    http2_wire  one connection of HTTP/2, a stream after another
-    tls         contexts of those kinds that have TLS
-    datagrams   what the datagram kinds share: which answer belongs to which, order, jitter
-    messages    DNS messages, as bytes and back
+    http2_wire  one HTTP/2 connection, one stream after another
+    tls         contexts for the kinds that use TLS
+    datagrams   what the datagram kinds share: matching answers, order, jitter
+    messages    encodes and decodes DNS messages
     run         from a request to its report
-    client      the other end: start the program, ask it, follow it
+    client      the other end: starts the program, sends requests, follows progress
 """

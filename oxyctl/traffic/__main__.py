@@ -14,13 +14,13 @@ from oxyctl.traffic.run import run
 
 
 def tell(event: Event) -> None:
-    """Print one line. If the parent process is gone, SIGPIPE or the end of our input ends us."""
+    """Print one line. If the parent process is gone, SIGPIPE or the end of our input ends this process."""
     sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
     sys.stdout.buffer.flush()
 
 
 async def answer(asked: Asked, stopped: asyncio.Event) -> None:
-    """Carry out one request; returns its report, or a sentence that says why there is none."""
+    """Carry out one request. Returns its report, or a sentence that says why there is none."""
     number = asked.number
     assert asked.traffic is not None
     try:
@@ -31,7 +31,7 @@ async def answer(asked: Asked, stopped: asyncio.Event) -> None:
 
 
 async def serve() -> None:
-    """Until standard input ends and all is answered. SIGINT, SIGTERM, or a request without traffic: end at once."""
+    """Serve until standard input ends and all is answered. SIGINT, SIGTERM, a request without traffic: end at once."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

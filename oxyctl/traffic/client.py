@@ -17,14 +17,14 @@ _LIMIT = 16 << 20  # of a line: a report may carry the text of a response
 
 
 class Asked(msgspec.Struct, kw_only=True):
-    """A line to the generator; without traffic it asks to end at once."""
+    """A line to the generator; without traffic, it asks the generator to end at once."""
 
     number: int = 0
     traffic: AnyTraffic | None = None
 
 
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A line from the generator, about the request with this number: one of the three."""
+    """A line from the generator about the request with this number: progress, a report or an error."""
 
     number: int
     progress: Progress | None = None
@@ -33,7 +33,7 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class GeneratorError(Exception):
-    """There is no report: `str()` says why. `is_usage`: what was asked for makes no sense there."""
+    """There is no report: `str()` says why. `is_usage`: the request is invalid there."""
 
     def __init__(self, message: str, *, is_usage: bool = False) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class GeneratorProcess(contextlib.AbstractAsyncContextManager["GeneratorProcess"
     """One running generator, for any number of requests at once."""
 
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
-        """`command` is COMMAND, or what runs it somewhere else."""
+        """`command` is COMMAND, or a command that runs it somewhere else."""
         self._command = command
         self._waiting: dict[int, tuple[asyncio.Future[Report], Callable[[Progress], None] | None]] = {}
         self._asked = 0
@@ -65,7 +65,7 @@ class GeneratorProcess(contextlib.AbstractAsyncContextManager["GeneratorProcess"
         await self._process.wait()
 
     async def run(self, traffic: AnyTraffic, tell: Callable[[Progress], None] | None = None) -> Report:
-        """The report of `traffic`, after the progress has been told each second; GeneratorError."""
+        """Run `traffic` and return its report; progress is passed on each second. GeneratorError."""
         self._asked += 1
         future: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
         self._waiting[self._asked] = future, tell
@@ -75,7 +75,7 @@ class GeneratorProcess(contextlib.AbstractAsyncContextManager["GeneratorProcess"
         return await future
 
     def stop(self) -> None:
-        """End what is under way now, with the reports so far."""
+        """End all current requests, with the reports so far."""
         with contextlib.suppress(OSError):
             self._write(Asked())
 
@@ -92,7 +92,7 @@ class GeneratorProcess(contextlib.AbstractAsyncContextManager["GeneratorProcess"
         complaint = (await said).decode(errors="replace").strip()
         for future, _ in self._waiting.values():
             if not future.done():
-                future.set_exception(GeneratorError(f"the generator ended: {complaint or 'it said nothing'}"))
+                future.set_exception(GeneratorError(f"the generator ended: {complaint or 'it printed nothing'}"))
 
     def _hear(self, event: Event) -> None:
         future, tell = self._waiting[event.number]

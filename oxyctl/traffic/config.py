@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, field
 
-MAX_IN_FLIGHT = 1000  # at a rate, when nobody said how many
+MAX_IN_FLIGHT = 1000  # at a rate, by default
 DEFAULT_COUNT = 10
 DEFAULT_BULK_S = 5.0
 MAX_DATAGRAM = 65_507
@@ -28,27 +28,27 @@ class Traffic(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     """
 
     target: str
-    family: Family | None = None  # None: the first address that the name has
+    family: Family | None = None  # None: the first address of the name
     rate: Positive | None = None  # exchanges per second, all together
     count: Count | None = None
-    duration_s: Positive | None = None  # whichever of the two comes first; neither: DEFAULT_COUNT
+    duration_s: Positive | None = None  # this or `count`, whichever ends first; neither: DEFAULT_COUNT
     concurrency: Count | None = None  # maximum number at once; None: 1, or with a rate MAX_IN_FLIGHT
-    timeout_s: Positive = 5.0  # for each exchange, from when it is sent
-    detail: bool = False  # the report says what the last answer was
+    timeout_s: Positive = 5.0  # for each exchange, after it is sent
+    detail: bool = False  # the report includes the last answer
 
     @property
     def kind(self) -> str:
-        """The word for it: `http`, `tcp`, ..."""
+        """The name of the kind: `http`, `tcp`, ..."""
         return str(self.__struct_config__.tag)
 
     @property
     def exchanges(self) -> int | None:
-        """How many at most; None: as many as fit into the duration."""
+        """The maximum number of exchanges; None: as many as fit into the duration."""
         return DEFAULT_COUNT if self.count is None and self.duration_s is None else self.count
 
     @property
     def slots(self) -> int:
-        """How many may be under way at once."""
+        """The maximum number of exchanges under way at once."""
         return self.concurrency or (MAX_IN_FLIGHT if self.rate else 1)
 
 
@@ -59,7 +59,7 @@ class HttpTraffic(Traffic, frozen=True, tag="http"):
     headers: dict[str, str] = field(default_factory=dict)
     size: Annotated[int, Meta(ge=0)] = 0  # bytes of the request's body
     keep_alive: bool = True
-    http2: bool = False  # else HTTP/1.1
+    http2: bool = False  # otherwise HTTP/1.1
     ca: str | None = None  # a file in PEM
 
 
@@ -67,7 +67,7 @@ class WebSocketTraffic(Traffic, frozen=True, tag="websocket"):
     """Messages to the WebSocket `target`, ws:// or wss://, which echoes them; one connection for each at once."""
 
     size: Annotated[int, Meta(ge=0, le=64 << 20)] = 64  # bytes of a message
-    http2: bool = False  # by extended CONNECT (RFC 8441); else HTTP/1.1
+    http2: bool = False  # by extended CONNECT (RFC 8441); otherwise HTTP/1.1
     ca: str | None = None  # a file in PEM
 
 

@@ -10,7 +10,7 @@ from oxyctl.traffic.tally import Tally
 
 
 class Outstanding:
-    """Datagrams that were sent and wait for their answers, by sequence number, oldest first."""
+    """Datagrams that wait for their answers, by sequence number, oldest first."""
 
     def __init__(self, tally: Tally) -> None:
         self._loop = asyncio.get_running_loop()
@@ -23,7 +23,7 @@ class Outstanding:
         self._reordered = self._duplicates = 0
 
     async def answer(self, number: int) -> bytes:
-        """The answer to `number`, which is being sent now; cancelled by its time-out. Failed when it is refused."""
+        """The answer to `number`, which is being sent now. Its time-out cancels this. Failed: it was refused."""
         future: asyncio.Future[bytes] = self._loop.create_future()
         self._waiting[number] = self._loop.time(), future
         try:
@@ -33,7 +33,7 @@ class Outstanding:
                 self._given_up.add(number)
 
     def resolve(self, number: int, data: bytes) -> None:
-        """An answer to `number` has come: the first, a second one, or one that nobody waits for any longer."""
+        """Record an answer to `number`: the first one, a duplicate, or one that came after its time-out."""
         waiting = self._waiting.pop(number, None)
         if waiting is None:
             self._given_up.discard(number) if number in self._given_up else self._duplicate()
@@ -46,13 +46,13 @@ class Outstanding:
             future.set_result(data)
 
     def refuse(self, failure: Failed, number: int | None = None) -> None:
-        """`number` failed; without a number, the oldest: an ICMP error on a socket does not say which it was."""
+        """Fail `number`; without a number, the oldest, since an ICMP error on a socket does not say which one."""
         chosen = number if number is not None else next(iter(self._waiting), None)
         if chosen is not None and (waiting := self._waiting.pop(chosen, None)) and not waiting[1].done():
             waiting[1].set_exception(failure)
 
     def report(self) -> None:
-        """Add what order and timing say to the report."""
+        """Add order, duplicates and jitter to the report."""
         self._tally.extra |= {
             "reordered": self._reordered,
             "duplicates": self._duplicates,
@@ -69,14 +69,14 @@ class Outstanding:
 
 
 class DatagramEnd(asyncio.DatagramProtocol):
-    """A connected UDP socket whose answers are matched by `number_of`; None: not one of ours."""
+    """A connected UDP socket that matches answers by `number_of`, which returns None for foreign datagrams."""
 
     def __init__(self, outstanding: Outstanding) -> None:
         self.outstanding = outstanding
         self.transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.DatagramTransport, transport)  # of asyncio's own only the interface is one
+        self.transport = cast(asyncio.DatagramTransport, transport)  # asyncio's own classes only resemble it
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         if (number := self.number_of(data)) is not None:
@@ -88,10 +88,10 @@ class DatagramEnd(asyncio.DatagramProtocol):
         self.outstanding.refuse(failed(exc))
 
     def number_of(self, data: bytes) -> int | None:
-        """Which datagram `data` answers."""
+        """The number of the datagram that `data` answers; None: it answers none."""
         raise NotImplementedError
 
     def send(self, data: bytes) -> None:
-        """One datagram."""
+        """Send one datagram."""
         assert self.transport is not None
         self.transport.sendto(data)

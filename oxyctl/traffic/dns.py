@@ -19,7 +19,7 @@ _WRAP = 1 << 16
 
 
 async def run(traffic: DnsTraffic, address: str, tally: Tally) -> None:
-    """Queries until there have been enough; a code other than NOERROR is a failure."""
+    """Send queries until there have been enough. A code other than NOERROR is a failure."""
     try:
         query = encode_query(0, traffic.query, traffic.type)[2:]  # the identifier goes before it
     except ValueError as error:
@@ -40,7 +40,7 @@ async def run(traffic: DnsTraffic, address: str, tally: Tally) -> None:
 
 
 class DnsEnd(DatagramEnd):
-    """Queries are numbered from a random identifier on."""
+    """A UDP socket for queries, whose identifiers count up from a random number."""
 
     def __init__(self, outstanding: Outstanding) -> None:
         super().__init__(outstanding)
@@ -54,12 +54,12 @@ class DnsEnd(DatagramEnd):
         return ident
 
     def number_of(self, data: bytes) -> int | None:
-        """By its identifier."""
+        """Match by identifier."""
         return self._numbers.get(int.from_bytes(data[:2], "big"))
 
 
 class _Judge:
-    """What an answer means for the tally."""
+    """Counts an answer in the tally."""
 
     def __init__(self, traffic: DnsTraffic, tally: Tally) -> None:
         self._traffic, self._tally = traffic, tally

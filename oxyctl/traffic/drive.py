@@ -15,10 +15,10 @@ Exchange = Callable[[int], Awaitable[None]]  # given its number, from 0; raises 
 
 
 async def drive(traffic: Traffic, exchange: Exchange, tally: Tally) -> None:
-    """Return when all exchanges have ended. Cancelled: none of those under way is awaited or counted as failed.
+    """Run all exchanges to their end. When cancelled, those under way are neither awaited nor counted as failed.
 
-    At a rate, latency begins at the moment at which the exchange was due, whatever kept it from being sent: no free
-    slot, a busy machine, a target that stalls. So a stall is seen by all it would have hit, not only by the one it hit.
+    At a rate, latency begins when the exchange was due, whatever delayed it: no free slot, a busy machine, a stalled
+    target. So a stall shows in all exchanges that it would have hit, not only in the one that it hit.
     """
     driver = _Driver(traffic, exchange, tally)
     try:
@@ -33,17 +33,17 @@ async def drive(traffic: Traffic, exchange: Exchange, tally: Tally) -> None:
 
 
 class _Driver:
-    """One request's exchanges, those to come and those under way."""
+    """The exchanges of one request, under way and still to come."""
 
     def __init__(self, traffic: Traffic, exchange: Exchange, tally: Tally) -> None:
         self._traffic, self._exchange, self._tally = traffic, exchange, tally
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(traffic.slots)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._mistake: BaseException | None = None  # of ours: no failure of an exchange
+        self._mistake: BaseException | None = None  # a bug of ours, not the failure of an exchange
 
     async def issue(self) -> None:
-        """Start exchange after exchange, each when it is due and has a slot."""
+        """Start each exchange once it is due and has a slot."""
         with Timer() as timer:
             for number in self._numbers():
                 due = self._due(number)
@@ -53,21 +53,21 @@ class _Driver:
                 self._start(number, due)
 
     def overdue(self) -> int:
-        """How many are due and have not been sent."""
+        """The number of exchanges that are due and have not been sent."""
         if self._traffic.rate is None:
             return 0
         due = int((self._loop.time() - self._tally.start) * self._traffic.rate)
         return max(0, min(due, self._traffic.exchanges or due) - self._tally.sent)
 
     async def wait(self) -> None:
-        """For those under way, each of which has its own time-out."""
+        """Wait for exchanges under way, each of which has its own time-out."""
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self._mistake is not None:
             raise self._mistake
 
     async def abandon(self) -> None:
-        """Give up those under way."""
+        """Cancel exchanges under way."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -25,7 +25,7 @@ _KINDS = {
 
 
 class Failed(Exception):
-    """An exchange failed: `kind` is the word, `text` the sentence."""
+    """An exchange failed. `kind` is one word, `text` a sentence."""
 
     def __init__(self, kind: str, text: str = "") -> None:
         super().__init__(text or kind)
@@ -33,11 +33,11 @@ class Failed(Exception):
 
 
 class Unusable(Exception):
-    """Nothing can be sent at all: what was asked for makes no sense here. `str()` says why."""
+    """Nothing can be sent at all, because the request is invalid here. `str()` says why."""
 
 
 def failed(error: Exception) -> Failed:
-    """What `error`, raised by sockets or TLS, means for an exchange."""
+    """The failure of an exchange that `error`, raised by sockets or TLS, means."""
     if isinstance(error, Failed):
         return error
     if isinstance(error, TimeoutError):  # also asyncio's, which has no errno

@@ -1,4 +1,4 @@
-"""HTTP requests by h11, over connections that are kept alive or not."""
+"""HTTP requests by h11, over persistent connections or one connection each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AnyConnection = Connection | Http2Connection
 
 
 async def run(traffic: HttpTraffic, address: str, tally: Tally) -> None:
-    """Requests until there have been enough; a status of 400 or more is a failure, `http_503`."""
+    """Send requests until there have been enough. A status of 400 or more is a failure such as `http_503`."""
     client = HttpClient(traffic, address, tally)
     try:
         await drive(traffic, client.exchange, tally)
@@ -31,7 +31,7 @@ async def run(traffic: HttpTraffic, address: str, tally: Tally) -> None:
 
 
 class HttpClient:
-    """The requests of one run, and the connections that wait for their next one."""
+    """The requests of one run, and its idle connections."""
 
     def __init__(self, traffic: HttpTraffic, address: str, tally: Tally) -> None:
         self._traffic, self._address, self._tally = traffic, address, tally
@@ -45,7 +45,7 @@ class HttpClient:
         self.opened = 0
 
     async def exchange(self, number: int) -> None:
-        """One request and its response. A used connection may turn out to be closed: no failure (RFC 9112 9.3.1)."""
+        """Send one request and read its response. If an idle connection was closed, try again (RFC 9112 9.3.1)."""
         while self._idle:
             with contextlib.suppress(Stale):
                 await self._ask(self._idle.pop())
@@ -53,7 +53,7 @@ class HttpClient:
         await self._ask(await self._open())
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close all connections."""
         for connection in self._idle:
             self._close(connection)
         if self._closing:

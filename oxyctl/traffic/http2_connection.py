@@ -1,4 +1,4 @@
-"""One HTTP/2 connection of a run, used as `http_connection.Connection` is."""
+"""One HTTP/2 connection of a run, with the interface of `http_connection.Connection`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import h11
 from oxyctl.traffic.http2_wire import Http2Wire
 from oxyctl.traffic.http_connection import Answer
 
-OF_CONNECTIONS = {b"connection", b"host", b"transfer-encoding"}  # not of HTTP/2 (RFC 9113 8.2.2)
+OF_CONNECTIONS = {b"connection", b"host", b"transfer-encoding"}  # not allowed in HTTP/2 (RFC 9113 8.2.2)
 
 
 class Http2Connection:
@@ -22,11 +22,11 @@ class Http2Connection:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it can carry another request."""
+        """Whether the connection can carry another request."""
         return self._wire.is_open
 
     async def ask(self, request: h11.Request, body: bytes, *, keep: bool) -> Answer:
-        """The whole response; Stale, Failed or an OSError."""
+        """Send a request and return the whole response. Stale, Failed or an OSError."""
         answer = Answer(keep)
         await self._wire.begin(self._fields(request), ends=not body)
         await self._wire.send(body, ends=True)
@@ -39,11 +39,11 @@ class Http2Connection:
         return answer
 
     async def close(self) -> None:
-        """Say goodbye."""
+        """Send GOAWAY and close."""
         await self._wire.close()
 
     def abort(self) -> None:
-        """Drop it."""
+        """Close without GOAWAY."""
         self._wire.abort()
 
     def _fields(self, request: h11.Request) -> list[tuple[str, str]]:

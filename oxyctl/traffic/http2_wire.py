@@ -1,4 +1,4 @@
-"""One HTTP/2 connection of a run, and its streams: one after another, as an exchange is on one connection."""
+"""One HTTP/2 connection of a run, whose streams follow one another, one exchange each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Fields = Sequence[tuple[str, str]]
 
 
 class Http2Wire:
-    """What both requests and WebSockets need of HTTP/2."""
+    """The part of HTTP/2 that both requests and WebSockets need."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -37,29 +37,29 @@ class Http2Wire:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can carry another stream, as far as is known."""
+        """Whether the connection can carry another stream, as far as is known."""
         return not self._is_over and not self._reader.at_eof()
 
     async def until_websockets(self) -> None:
-        """Return when the server has said that it takes extended CONNECT (RFC 8441 3). Failed: it does not.
+        """Return when the server has announced extended CONNECT (RFC 8441 3). Failed: it does not.
 
-        What relays says so when it has heard of it itself, and not in its first settings.
+        A relay may announce it later than in its first settings, once its own origin has announced it.
         """
         try:
             async with asyncio.timeout(SETTINGS_S):
                 while not self._h2.remote_settings.enable_connect_protocol:
                     await self._next()
         except TimeoutError:
-            raise Failed("protocol", "the server takes no WebSockets over HTTP/2") from None
+            raise Failed("protocol", "the server does not support WebSockets over HTTP/2") from None
 
     async def begin(self, fields: Fields, *, ends: bool = False) -> None:
-        """A new stream; what comes from now on is of it. Stale, Failed, OSError."""
+        """Open a new stream, whose events come next. Stale, Failed, OSError."""
         self._stream = self._h2.get_next_available_stream_id()
         self._h2.send_headers(self._stream, fields, end_stream=ends)
         await self.flush()
 
     async def send(self, data: bytes, *, ends: bool = False) -> None:
-        """A part of the stream's body, as the windows open."""
+        """Send a part of the stream's body, as flow control allows."""
         view = memoryview(data)
         while view:
             room = min(self._h2.local_flow_control_window(self._stream), self._h2.max_outbound_frame_size)
@@ -71,7 +71,7 @@ class Http2Wire:
                 await self._receive()
 
     async def event(self) -> h2.events.Event:
-        """The next that is of this stream. Stale, Failed, OSError."""
+        """The next event of this stream. Stale, Failed, OSError."""
         while True:
             event = await self._next()
             if isinstance(event, h2.events.StreamReset) and event.stream_id == self._stream:
@@ -81,12 +81,12 @@ class Http2Wire:
                 return event
 
     async def flush(self) -> None:
-        """Send what is ready."""
+        """Send pending bytes."""
         self._writer.write(self._h2.data_to_send())
         await self._writer.drain()
 
     async def close(self) -> None:
-        """Say goodbye."""
+        """Send GOAWAY and close."""
         self._h2.close_connection()
         self._writer.write(self._h2.data_to_send())
         self._writer.close()
@@ -94,7 +94,7 @@ class Http2Wire:
             await self._writer.wait_closed()
 
     def abort(self) -> None:
-        """Drop it."""
+        """Close without GOAWAY."""
         self._writer.transport.abort()
 
     async def _next(self) -> h2.events.Event:

@@ -1,4 +1,4 @@
-"""One HTTP connection of a run, and the response that is read from it."""
+"""One HTTP connection of a run, and the responses read from it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import h11
 from oxyctl.traffic.failures import Failed
 
 READ_BYTES = 256 << 10
-KEPT_BYTES = 1 << 20  # of a body, for the detail of a report
+KEPT_BYTES = 1 << 20  # kept of a body, for the detail of a report
 
 
 class Stale(Exception):
-    """The server had closed the connection before it heard of the request."""
+    """The server had closed the connection before it received the request."""
 
 
 class Answer:
-    """A response as it is read."""
+    """A response, as far as it has been read."""
 
     def __init__(self, keep: bool) -> None:
         self.status, self.reason, self.length = 0, "", 0
@@ -61,11 +61,11 @@ class Connection:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it can carry another request."""
+        """Whether the connection can carry another request."""
         return self._h11.our_state is h11.IDLE
 
     async def ask(self, request: h11.Request, body: bytes, *, keep: bool) -> Answer:
-        """The whole response; Stale, Failed or an OSError."""
+        """Send a request and return the whole response. Stale, Failed or an OSError."""
         answer = Answer(keep)
         try:
             self._writer.write(self._encode(request, body))
@@ -83,13 +83,13 @@ class Connection:
         return answer
 
     async def close(self) -> None:
-        """Say goodbye."""
+        """Close the connection."""
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
     def abort(self) -> None:
-        """Drop it."""
+        """Abort the connection."""
         self._writer.transport.abort()
 
     def _encode(self, request: h11.Request, body: bytes) -> bytes:
@@ -112,7 +112,7 @@ class Connection:
                 raise self._end(answer) or Failed("closed", "the connection was closed in the middle of the response")
 
     def _end(self, answer: Answer) -> Exception | None:
-        """What it means when the connection ends now, before any response; None: there is one."""
+        """The error if the connection has ended before any response; None: a response has begun."""
         if answer.status or not (self._reader.at_eof() or self._reader.exception()):
             return None
         return Stale() if self._is_used else Failed("closed", "the connection was closed without a response")

@@ -1,4 +1,4 @@
-"""DNS messages (RFC 1035, RFC 3596): a query as bytes, a response as its code and answers."""
+"""Encodes and decodes DNS messages (RFC 1035, RFC 3596)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _CODES = {0: "noerror", 1: "formerr", 2: "servfail", 3: "nxdomain", 4: "notimp",
 
 
 class Malformed(ValueError):
-    """These bytes are no DNS message."""
+    """The bytes are not a DNS message."""
 
 
 class Answer(NamedTuple):
-    """One resource record; `value` is what a zone file would say, or hexadecimal for types not known here."""
+    """One resource record. `value` is its text in a zone file, or hexadecimal for types unknown here."""
 
     name: str
     type: str
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What a server said."""
+    """A parsed response."""
 
     ident: int
     code: str
@@ -44,14 +44,14 @@ class Response(NamedTuple):
 
 
 def encode_query(ident: int, name: str, kind: str) -> bytes:
-    """A recursive query, class IN. ValueError for a name or type that there cannot be."""
+    """A recursive query, class IN. ValueError: invalid name or type."""
     if kind not in TYPES:
         raise ValueError(f"unknown record type '{kind}' (known: {', '.join(TYPES)})")
     return _HEADER.pack(ident, _RECURSE, 1, 0, 0, 0) + encode_name(name) + struct.pack("!HH", TYPES[kind], _IN)
 
 
 def encode_name(name: str) -> bytes:
-    """A name as labels. ValueError: it is not a valid name."""
+    """A name as labels. ValueError: it is not valid."""
     plain = name.removesuffix(".")
     labels = plain.split(".") if plain else []
     if len(plain) > _MAX_NAME or not plain.isascii() or not all(0 < len(label) < 64 for label in labels):
@@ -60,7 +60,7 @@ def encode_name(name: str) -> bytes:
 
 
 def decode_response(message: bytes) -> Response:
-    """The response in `message`; Malformed."""
+    """Decode the response in `message`. Malformed: it is not one."""
     try:
         ident, flags, questions, answers, _, _ = _HEADER.unpack_from(message)
         if not flags & _RESPONSE:
@@ -115,7 +115,7 @@ def _read_strings(data: bytes) -> str:
 
 
 def _read_name(message: bytes, at: int) -> tuple[str, int]:
-    """The name at `at`, and where it ends there; pointers are followed, with a limit (RFC 1035 section 4.1.4)."""
+    """The name at `at` and the offset after it. Pointers are followed, with a limit (RFC 1035 section 4.1.4)."""
     labels, end, pointers = [], None, 0
     while length := message[at]:
         if length >= 0xC0:
@@ -123,7 +123,7 @@ def _read_name(message: bytes, at: int) -> tuple[str, int]:
             at = (length & 0x3F) << 8 | message[at + 1]
             pointers += 1
             if pointers > _MAX_POINTERS:
-                raise Malformed("a name goes in circles")
+                raise Malformed("a name's compression pointers form a loop")
         elif length < 0x40:
             labels.append(message[at + 1 : at + 1 + length].decode("latin-1"))
             at += 1 + length

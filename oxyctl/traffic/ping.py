@@ -1,4 +1,4 @@
-"""ICMP and ICMPv6 echo, by a raw socket, or by a ping socket where raw ones are not allowed (icmp(7))."""
+"""ICMP and ICMPv6 echo, by a raw socket, or by a ping socket where raw sockets are not permitted (icmp(7))."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ V6 = Family(
 
 
 async def run(traffic: PingTraffic, address: str, tally: Tally) -> None:
-    """Echo requests until there have been enough."""
+    """Send echo requests until there have been enough."""
     pinger = Pinger(V6 if ":" in address else V4, address, Outstanding(tally))
     payload = bytes(traffic.size)
 
@@ -57,12 +57,12 @@ async def run(traffic: PingTraffic, address: str, tally: Tally) -> None:
 
 
 class Pinger:
-    """One socket. Sequence numbers have 16 bits, so no more than that many are under way at once."""
+    """One socket. Sequence numbers have 16 bits, which limits the requests under way at once."""
 
     def __init__(self, family: Family, address: str, outstanding: Outstanding) -> None:
         self.outstanding = outstanding
         self._family, self._address = family, address
-        self._sequence: dict[int, int] = {}  # to the number of the exchange
+        self._sequence: dict[int, int] = {}  # sequence number to the number of the exchange
         self._socket, self._is_raw = _open(family)
         self._identifier = int.from_bytes(os.urandom(2), "big")
         with contextlib.suppress(OSError):
@@ -76,11 +76,11 @@ class Pinger:
         self._socket.close()
 
     def send(self, number: int, payload: bytes) -> None:
-        """One echo request; OSError."""
+        """Send one echo request. OSError."""
         sequence = number % _WRAP
         self._sequence[sequence] = number
         head = _ECHO.pack(self._family.request, 0, 0, self._identifier, sequence)
-        if self._family is V4:  # the kernel does it for ICMPv6, whose sum covers addresses that it chooses
+        if self._family is V4:  # the kernel computes ICMPv6's checksum, which covers addresses that it chooses
             head = _ECHO.pack(self._family.request, 0, checksum(head + payload), self._identifier, sequence)
         try:
             self._socket.sendto(head + payload, (self._address, 0))
@@ -114,7 +114,7 @@ class Pinger:
                 self.outstanding.refuse(Failed(word, f"{word.replace('_', ' ')}, says {sender}"), number)
 
     def _number(self, message: bytes, kind: int) -> int | None:
-        """The exchange that an echo message belongs to; a ping socket sees only its own, whatever their identifier."""
+        """The number of the exchange that an echo message answers. A ping socket receives only its own messages."""
         if len(message) < _ECHO.size:
             return None
         found, _, _, identifier, sequence = _ECHO.unpack_from(message)

@@ -18,7 +18,7 @@ Generator = Callable[[Traffic, str, Tally], Awaitable[None]]
 
 
 def check(traffic: AnyTraffic) -> str:
-    """The host that `traffic` goes to; ValueError when its target is not one for this kind."""
+    """The host that `traffic` is sent to. ValueError: its target is not valid for this kind."""
     if traffic.kind == "http" or (isinstance(traffic, TcpTraffic) and traffic.target.startswith("http://")):
         return parse_url(traffic.target).endpoint.host
     if traffic.kind == "websocket":
@@ -28,7 +28,7 @@ def check(traffic: AnyTraffic) -> str:
 
 
 async def resolve(host: str, family: int | None) -> str:
-    """The address of `host`, the first of `family` (4, 6, None: either). Unusable when it has none."""
+    """The first address of `host` in `family` (4, 6, None: either). Unusable: it has none."""
     wanted = {4: socket.AF_INET, 6: socket.AF_INET6, None: socket.AF_UNSPEC}[family]
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, family=wanted, type=socket.SOCK_STREAM)
@@ -40,7 +40,7 @@ async def resolve(host: str, family: int | None) -> str:
 
 
 async def run(traffic: AnyTraffic, tell: Callable[[Progress], None], stopped: asyncio.Event) -> Report:
-    """Everything that was asked for, or what there was until `stopped` was set. Unusable when nothing can be sent."""
+    """Run `traffic` to its end, or until `stopped` is set. Unusable: nothing can be sent."""
     loop = asyncio.get_running_loop()
     try:
         host = check(traffic)

@@ -10,12 +10,12 @@ import msgspec
 
 from oxyctl.traffic.config import Traffic
 
-_GROWTH = math.log(1.01)  # neighbouring buckets differ by 1 %: the error of a percentile, in memory that has a bound
+_GROWTH = math.log(1.01)  # adjacent buckets differ by 1 %, the error of a percentile; memory is bounded
 _LEAST_MS = 1e-4
 
 
 class Latency(msgspec.Struct, kw_only=True):
-    """Milliseconds."""
+    """A distribution of latencies in milliseconds."""
 
     min: float
     mean: float
@@ -26,14 +26,14 @@ class Latency(msgspec.Struct, kw_only=True):
 
 
 class Distribution:
-    """Milliseconds in buckets that grow by 1 %: any number of them in at most some 2,500 counters."""
+    """Milliseconds in buckets that grow by 1 %: any number of values in about 2,500 counters."""
 
     def __init__(self) -> None:
         self._buckets: Counter[int] = Counter()
         self.count, self._sum, self._min, self._max = 0, 0.0, math.inf, 0.0
 
     def add(self, ms: float) -> None:
-        """One more value."""
+        """Add a value."""
         self._buckets[math.ceil(math.log(max(ms, _LEAST_MS) / _LEAST_MS) / _GROWTH)] += 1
         self.count += 1
         self._sum += ms
@@ -49,7 +49,7 @@ class Distribution:
         return math.nan
 
     def summary(self) -> Latency | None:
-        """None when there is nothing to summarise."""
+        """The distribution's summary; None if it is empty."""
         if not self.count:
             return None
         p50, p90, p99 = (round(self.percentile(percent), 4) for percent in (50, 90, 99))
@@ -58,7 +58,7 @@ class Distribution:
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """How far it is: totals, and what the last second added."""
+    """Progress of a run: totals, and the increase in the last second."""
 
     elapsed_s: float
     succeeded: int
@@ -93,10 +93,10 @@ class Report(msgspec.Struct, kw_only=True):
     bytes_received: int = 0
     sent_bps: float = 0.0
     received_bps: float = 0.0
-    loss: float | None = None  # 0 to 1, of what was sent and is not unfinished
+    loss: float | None = None  # 0 to 1, of exchanges sent, without unfinished ones
     reordered: int | None = None
     duplicates: int | None = None
-    jitter_ms: float | None = None  # of round trips, as RFC 3550 6.4.1 smooths it
+    jitter_ms: float | None = None  # of round trips, smoothed as in RFC 3550 6.4.1
     connections: int | None = None
     latency_ms: Latency | None = None
     latency_from: str = "sent"
@@ -121,12 +121,12 @@ class Tally:
         self._before = (start, 0, 0, 0)
 
     def succeed(self, latency_ms: float) -> None:
-        """An exchange was answered as it should."""
+        """Count an exchange that was answered correctly."""
         self.succeeded += 1
         self.latency.add(latency_ms)
 
     def fail(self, kind: str, text: str) -> None:
-        """An exchange failed."""
+        """Count a failed exchange."""
         self.failed += 1
         self.errors[kind] += 1
         self.explanation = text
@@ -146,7 +146,7 @@ class Tally:
         )
 
     def report(self, now: float, *, address: str, interrupted: bool) -> Report:
-        """The end of it."""
+        """The final report."""
         passed = max(now - self.start, 1e-6)
         finished = self.succeeded + self.failed
         return Report(

@@ -14,7 +14,7 @@ _ENDPOINT = re.compile(
 
 
 class Endpoint(NamedTuple):
-    """Where something is sent: a name or an address, and a port."""
+    """A destination: a name or address, and a port."""
 
     host: str
     port: int
@@ -24,7 +24,7 @@ class Endpoint(NamedTuple):
 
 
 class Url(NamedTuple):
-    """An HTTP target, taken apart."""
+    """An HTTP target, parsed."""
 
     scheme: str
     endpoint: Endpoint
@@ -32,14 +32,14 @@ class Url(NamedTuple):
 
     @property
     def host_header(self) -> str:
-        """What the `Host` header says (RFC 9110 7.2)."""
+        """The value of the `Host` header (RFC 9110 7.2)."""
         host, port = self.endpoint
         name = f"[{host}]" if ":" in host else host
         return name if port == SCHEMES[self.scheme] else f"{name}:{port}"
 
 
 def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
-    """`web:80`, `10.0.0.1:80`, `[fd00::1]:80`, and without the port where there is a default. ValueError."""
+    """Parse `web:80`, `10.0.0.1:80`, `[fd00::1]:80`; with a default, the port may be missing. ValueError."""
     found = _ENDPOINT.fullmatch(text)
     if found is None:
         raise ValueError(f"not a host and port: {text!r} (write web:80 or [fd00::1]:80)")
@@ -53,7 +53,7 @@ def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
 
 
 def parse_websocket_url(text: str) -> Url:
-    """`ws://web/ws`, `wss://[fd00::1]:8443/ws`: the URL of the request that opens it. ValueError."""
+    """The HTTP URL that opens `ws://web/ws` or `wss://[fd00::1]:8443/ws`. ValueError."""
     scheme, _, rest = text.partition(":")
     if scheme not in WEBSOCKETS:
         raise ValueError(f"not the URL of a WebSocket: {text!r} (write ws://web/ws or wss://web:8443/ws)")
@@ -61,7 +61,7 @@ def parse_websocket_url(text: str) -> Url:
 
 
 def parse_url(text: str) -> Url:
-    """`http://web/path`, `https://[fd00::1]:8443/`. ValueError."""
+    """Parse `http://web/path` or `https://[fd00::1]:8443/`. ValueError."""
     try:
         parts = urllib.parse.urlsplit(text)
         port = parts.port

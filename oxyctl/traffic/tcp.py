@@ -17,11 +17,11 @@ from oxyctl.traffic.targets import Endpoint, Url, parse_endpoint, parse_url
 
 READ_BYTES = 256 << 10
 STATUS_LINE_BYTES = len("HTTP/1.1 200")
-ENDLESS_BYTES = 1 << 40  # the most that the http service's /bytes/N gives
+ENDLESS_BYTES = 1 << 40  # the maximum of the http service's /bytes/N
 
 
 async def run(traffic: TcpTraffic, address: str, tally: Tally) -> None:
-    """Connect again and again, or move bytes over `concurrency` connections for a while."""
+    """Connect again and again, or move bytes over `concurrency` connections for some time."""
     target = TcpTarget(traffic, address)
     if traffic.mode == "connect":
         await drive(traffic, target.connect_once, tally)
@@ -30,7 +30,7 @@ async def run(traffic: TcpTraffic, address: str, tally: Tally) -> None:
 
 
 class TcpTarget:
-    """Where connections go, and what is said first when that speaks HTTP."""
+    """The destination of connections, and the HTTP request that opens them, if any."""
 
     def __init__(self, traffic: TcpTraffic, address: str) -> None:
         url = parse_url(traffic.target) if "://" in traffic.target else None
@@ -39,7 +39,7 @@ class TcpTarget:
         self.opening = _opening(url, traffic.mode) if url else b""
 
     async def connect(self) -> socket.socket:
-        """A connected socket; OSError."""
+        """A connected socket. OSError."""
         sock = socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
@@ -50,12 +50,12 @@ class TcpTarget:
         return sock
 
     async def connect_once(self, number: int) -> None:
-        """One exchange: a handshake, and the end of the connection."""
+        """One exchange: open and close a connection."""
         (await self.connect()).close()
 
 
 def _opening(url: Url, mode: str) -> bytes:
-    """The request after which the body is endless in the direction that is measured."""
+    """The HTTP request whose body, in the measured direction, is endless."""
     host = f"Host: {url.host_header}\r\nUser-Agent: oxyctl\r\n"
     if mode == "down":
         path = url.path if url.path != "/" else f"/bytes/{ENDLESS_BYTES}"
@@ -65,7 +65,7 @@ def _opening(url: Url, mode: str) -> bytes:
 
 
 async def _fill(traffic: TcpTraffic, target: TcpTarget, tally: Tally) -> None:
-    """Streams until the time is over, or each has ended by itself."""
+    """Run streams until the time is over, or each has ended by itself."""
     streams = [_Stream(traffic, target, tally) for _ in range(traffic.slots)]
     tasks = [asyncio.create_task(stream.run()) for stream in streams]
     try:
@@ -82,7 +82,7 @@ async def _fill(traffic: TcpTraffic, target: TcpTarget, tally: Tally) -> None:
 
 
 class _Stream:
-    """One connection that is filled. It succeeds when bytes have moved and nothing has gone wrong."""
+    """One connection filled with data. It succeeds if bytes were moved without an error."""
 
     def __init__(self, traffic: TcpTraffic, target: TcpTarget, tally: Tally) -> None:
         self._traffic, self._target, self._tally = traffic, target, tally
@@ -94,7 +94,7 @@ class _Stream:
         self._head = b""  # the first bytes of an HTTP response: its status
 
     async def run(self) -> None:
-        """Until it is cancelled, or the other end has had enough."""
+        """Move bytes until cancelled, or until the other end closes."""
         self._tally.sent += 1
         begin = self._loop.time()
         try:
@@ -106,7 +106,7 @@ class _Stream:
             self._error = error
 
     def settle(self) -> None:
-        """Close it and count it: what is still on its way was not delivered."""
+        """Close the connection and count it, without bytes that are still in flight."""
         if self._socket is not None:
             if self._traffic.mode != "down":
                 self._tally.bytes_sent -= min(_undelivered(self._socket), self._moved)
@@ -114,12 +114,12 @@ class _Stream:
         if self._error is None and self._moved:
             self._tally.succeed(self._handshake_ms)
         elif self._error is not None or self._socket is not None:
-            failure = failed(self._error or Failed("idle", "connected, and no byte moved"))
+            failure = failed(self._error or Failed("idle", "connected, but no byte was transferred"))
             self._tally.fail(failure.kind, failure.text)
 
     async def _move(self, sock: socket.socket) -> None:
         await self._loop.sock_sendall(sock, self._target.opening)
-        tasks = {asyncio.create_task(self._read(sock))}  # always: an echo that nobody reads would stand still
+        tasks = {asyncio.create_task(self._read(sock))}  # always: an unread echo would stall
         if self._traffic.mode != "down":
             tasks.add(asyncio.create_task(self._write(sock)))
         try:
@@ -149,14 +149,14 @@ class _Stream:
 
 
 def _check_status(head: bytes) -> None:
-    """Failed when an HTTP response begins so: nothing of what was asked for will follow."""
+    """Raise Failed if `head` begins an HTTP error: the requested data will not follow."""
     status = head[9:STATUS_LINE_BYTES]
     if len(status) == 3 and status[:1] in (b"4", b"5"):
         raise Failed(f"http_{status.decode('latin-1')}", f"the server answered with status {status.decode('latin-1')}")
 
 
 def _undelivered(sock: socket.socket) -> int:
-    """Bytes that the kernel took and the peer has not acknowledged (SIOCOUTQ, tcp(7))."""
+    """Bytes in the kernel that the peer has not acknowledged (SIOCOUTQ, tcp(7))."""
     with contextlib.suppress(OSError):
         return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
     return 0

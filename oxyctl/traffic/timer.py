@@ -37,7 +37,7 @@ class Timer(contextlib.AbstractContextManager["Timer"]):
         os.close(self._fd)
 
     async def until(self, moment: float) -> None:
-        """Return at `moment`; at once, but after everybody else had a turn, when that is past."""
+        """Return at `moment`. If that is past, return at once, but let other tasks run first."""
         if moment <= self._loop.time():
             await asyncio.sleep(0)
             return

@@ -1,4 +1,4 @@
-"""TLS of those kinds of traffic that have it."""
+"""TLS for the kinds of traffic that use it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from oxyctl.traffic.failures import Unusable
 
 
 def client_context(ca: str | None, versions: Sequence[str]) -> ssl.SSLContext:
-    """TLS that offers `versions` by ALPN. Certificates are verified only against `ca`, a file. Unusable: it is none."""
+    """A context that offers `versions` by ALPN and verifies only against the file `ca`. Unusable: `ca` is invalid."""
     try:
         context = ssl.create_default_context(cafile=ca)
     except OSError as error:

@@ -16,7 +16,7 @@ _HEAD = struct.Struct("!4sI")  # which run, which datagram
 
 
 async def run(traffic: UdpTraffic, address: str, tally: Tally) -> None:
-    """Datagrams until there have been enough."""
+    """Send datagrams until there have been enough."""
     loop = asyncio.get_running_loop()
     outstanding = Outstanding(tally)
     transport, end = await loop.create_datagram_endpoint(
@@ -39,13 +39,13 @@ async def run(traffic: UdpTraffic, address: str, tally: Tally) -> None:
 
 
 class UdpEnd(DatagramEnd):
-    """Datagrams begin with four random bytes, the same for all of a run, and their number."""
+    """A socket whose datagrams begin with four random bytes, the same for the whole run, and a number."""
 
     def __init__(self, outstanding: Outstanding) -> None:
         super().__init__(outstanding)
         self.run = os.urandom(4)
 
     def number_of(self, data: bytes) -> int | None:
-        """By its head."""
+        """Match by the first eight bytes."""
         run, number = _HEAD.unpack_from(data) if len(data) >= _HEAD.size else (b"", 0)
         return number if run == self.run else None

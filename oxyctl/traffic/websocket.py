@@ -23,7 +23,7 @@ from oxyctl.traffic.tls import client_context
 
 
 async def run(traffic: WebSocketTraffic, address: str, tally: Tally) -> None:
-    """Messages until there have been enough; an exchange is one that came back as it was sent."""
+    """Send messages until there have been enough; one that comes back unchanged is a successful exchange."""
     client = _Client(traffic, address, tally)
     try:
         await drive(traffic, client.exchange, tally)
@@ -33,7 +33,7 @@ async def run(traffic: WebSocketTraffic, address: str, tally: Tally) -> None:
 
 
 class _Client:
-    """The messages of one run, and the sockets that wait for their next one."""
+    """The messages of one run, and its idle WebSockets."""
 
     def __init__(self, traffic: WebSocketTraffic, address: str, tally: Tally) -> None:
         self._traffic, self._address, self._tally = traffic, address, tally
@@ -44,7 +44,7 @@ class _Client:
         self.opened = 0
 
     async def exchange(self, _number: int) -> None:
-        """One message and its echo."""
+        """Send one message and wait for its echo."""
         socket = self._idle.pop() if self._idle else await self._open()
         message = bytes(self._traffic.size)
         try:
@@ -56,10 +56,10 @@ class _Client:
         self._tally.bytes_received += len(echoed)
         self._idle.append(socket)
         if echoed != message:
-            raise Failed("altered", "another message came back than was sent")
+            raise Failed("altered", "the echo differs from the message sent")
 
     async def close(self) -> None:
-        """Close them all."""
+        """Close all WebSockets."""
         await asyncio.gather(*(socket.close() for socket in self._idle))
 
     async def _open(self) -> _Socket:
@@ -84,11 +84,11 @@ class _Socket:
     _frames: WSConnection | Connection
 
     async def shake_hands(self, url: Url) -> None:
-        """Failed: there will be no WebSocket."""
+        """Open the WebSocket. Failed: the server refuses."""
         raise NotImplementedError
 
     async def echo(self, message: bytes) -> bytes:
-        """The message that comes back for `message`. Failed, OSError."""
+        """Send `message` and return the message that comes back. Failed, OSError."""
         await self._send(self._frames.send(BytesMessage(data=message)))
         received = bytearray()
         while True:
@@ -101,7 +101,7 @@ class _Socket:
                 raise Failed(f"closed_{event.code}", f"closed with code {event.code}: {event.reason or 'no reason'}")
 
     async def close(self) -> None:
-        """Say goodbye, and wait for the answer."""
+        """Send a close frame, and wait for the answer."""
         with contextlib.suppress(OSError, Failed, ProtocolError):
             async with asyncio.timeout(1):
                 await self._send(self._frames.send(CloseConnection(code=CloseReason.NORMAL_CLOSURE)))
@@ -110,7 +110,7 @@ class _Socket:
         self.abort()
 
     async def _event(self) -> Event:
-        """The next; pings are answered. Failed."""
+        """The next event; pings are answered. Failed."""
         while True:
             try:
                 for event in self._frames.events():
@@ -128,12 +128,12 @@ class _Socket:
         raise NotImplementedError
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Abort the connection."""
         raise NotImplementedError
 
 
 class _Upgraded(_Socket):
-    """A connection of HTTP/1.1 that has become one."""
+    """An HTTP/1.1 connection that was upgraded to a WebSocket."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -160,7 +160,7 @@ class _Upgraded(_Socket):
 
 
 class _Stream(_Socket):
-    """A stream of HTTP/2 that carries one."""
+    """An HTTP/2 stream that carries a WebSocket."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._wire = Http2Wire(reader, writer)

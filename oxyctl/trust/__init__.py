@@ -1,4 +1,4 @@
-"""How programs of a client learn to trust a tenant's authority."""
+"""Makes programs of a client trust a tenant's authority."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import enum
 
 
 class Store(enum.StrEnum):
-    """Who is to trust it."""
+    """A trust store."""
 
-    system = "system"  # what most programs look into
-    nss = "nss"  # of the user: Chromium and Chrome
-    firefox = "firefox"  # every profile of the user's
-    env = "env"  # one shell, and what is started in it
+    system = "system"  # used by most programs
+    nss = "nss"  # the user's: Chromium and Chrome
+    firefox = "firefox"  # all profiles of the user
+    env = "env"  # one shell, and programs started in it

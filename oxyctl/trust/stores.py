@@ -1,4 +1,4 @@
-"""Stores of trusted certificates on this machine, and the commands by which one is added or removed."""
+"""Trust stores of this machine, and the commands that add or remove a certificate."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from oxyctl.trust import Store
 
 
 class Change(NamedTuple):
-    """A file that is written (None: removed), then commands."""
+    """A file to write (None: to remove), then commands to run."""
 
     file: Path | None
     text: str | None
     commands: list[list[str]]
 
 
-# Where each distribution wants roots of the machine's own, and what takes them in from there. The first that is there.
+# Each distribution's directory for local roots, and the command that installs them. The first existing one is used.
 SYSTEMS = (
     ("/usr/local/share/ca-certificates", "update-ca-certificates", ".crt"),  # Debian, Ubuntu, Alpine
     ("/etc/pki/ca-trust/source/anchors", "update-ca-trust", ".pem"),  # Fedora, RHEL
@@ -37,7 +37,7 @@ PROFILES = (MOZILLA, f"snap/firefox/common/{MOZILLA}", f".var/app/org.mozilla.fi
 
 
 def changes(store: Store, name: str, pem: str, pem_file: Path, *, remove: bool, home: Path) -> Iterator[Change]:
-    """What makes `store` trust `pem` under this name, or forget it. OxyctlError: there is no such store here."""
+    """Changes that make `store` trust `pem` under this name, or remove it. OxyctlError: this machine has no such store."""
     if store is Store.system:
         yield _of_system(name, None if remove else pem)
         return
@@ -57,7 +57,7 @@ def changes(store: Store, name: str, pem: str, pem_file: Path, *, remove: bool, 
 
 
 def carry_out(change: Change) -> None:
-    """OxyctlError says what has failed; UsageError that it is for root to do."""
+    """Carry out a change. OxyctlError: it failed; UsageError: only root may do it."""
     try:
         if change.file is not None:
             if change.text is None:
@@ -78,7 +78,7 @@ def carry_out(change: Change) -> None:
 
 
 def variables(pem_file: Path, bundle: Path) -> dict[str, str]:
-    """What programs read; `bundle` has the system's roots as well, since most take it instead of them."""
+    """Environment variables that programs read. `bundle` includes the system's roots, which most of them replace."""
     replaced = (
         "SSL_CERT_FILE",
         "CURL_CA_BUNDLE",
@@ -92,7 +92,7 @@ def variables(pem_file: Path, bundle: Path) -> dict[str, str]:
 
 
 def system_roots() -> str:
-    """PEM of the roots that this machine trusts; empty where nobody knows where they are."""
+    """PEM of the roots that this machine trusts; empty if their place is unknown."""
 
     for path in (
         ssl.get_default_verify_paths().cafile,

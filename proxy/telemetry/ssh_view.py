@@ -31,7 +31,7 @@ class SSHView:
     def rotate(self, tenant: str) -> HostKey:
         """A new host key for the sessions that begin from now on. ProxyError: its SSH sessions are not read."""
         if tenant not in self._tenants:
-            raise ProxyError(f"SSH sessions of tenant '{tenant}' are not read: it has no host key")
+            raise ProxyError(f"SSH sessions of tenant '{tenant}' are not inspected: it has no host key")
         self._keys.rotate_host_key(tenant)
         self._inspectors.renew(tenant)
         return self._host_key(tenant)

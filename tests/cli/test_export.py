@@ -120,7 +120,7 @@ def test_zeek_is_a_conn_log(flows, proxy):
 
 def test_fields_are_the_other_tools(flows):
     code, _, err = flows("export", *ACME, "--format", "zeek", "--fields", "src")
-    assert (code, err) == (2, "error: --fields means nothing for zeek: its fields are given\n")
+    assert (code, err) == (2, "error: --fields does not apply to zeek: its fields are fixed\n")
 
 
 def test_a_record_of_an_export_is_whole(flows, proxy):

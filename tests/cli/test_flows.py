@@ -266,7 +266,7 @@ def test_it_says_what_is_missing(flows, proxy):
     proxy.live, proxy.lost = [live_record(n) for n in range(3)], 4
     err = flows(*ACME, "--limit", "2").err
     assert "more flows match than these 2: --limit shows more" in err
-    assert "4 records of this window are lost" in err
+    assert "4 records of this period are lost" in err
 
 
 # What it asks
@@ -312,7 +312,7 @@ def test_live_past_first_and_last(flows, proxy):
         (("--sort", "size"), "--sort: unknown field 'size'"),
         (("--limit", "0"), "--limit: not a number"),
         (("--last", "3", "--sort", "bytes"), "--last and --first are an order and a limit"),
-        (("--follow", "--since", "5m"), "--since means nothing for events"),
+        (("--follow", "--since", "5m"), "--since does not apply to future events"),
         (("--follow", "--format", "json"), "use --format jsonl"),
         (("--format", "xml"), "xml"),
         (("--no-such-flag",), "--no-such-flag"),
@@ -456,8 +456,8 @@ def test_groups_for_programs(flows, proxy):
     [
         ("--aggregate-by usr", "--aggregate-by: unknown field 'usr'; did you mean 'user'?"),
         ("--aggregate-by user --sort usr", "--sort: groups have no 'usr'"),
-        ("--aggregate-by user --last 3", "--last means nothing for groups"),
-        ("--top 3 --limit 4", "--top is a limit of the most"),
+        ("--aggregate-by user --last 3", "--last does not apply to groups"),
+        ("--top 3 --limit 4", "--top is an order and a limit"),
     ],
 )
 def test_groups_that_make_no_sense(flows, typed, message):

@@ -94,7 +94,7 @@ def test_explain_by_a_file_that_is_not_in_force(policy, file):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["-t", "globex"], 4, "no policy speaks of such a flow: it is allowed"),
+        (["-t", "globex"], 4, "no policy covers such a flow: it is allowed"),
         (["-t", "globexx"], 2, "the proxy has no tenant 'globexx'; did you mean 'globex'?"),
         (["-t", "acme", "--dst", "here"], 2, "dst: expected an address or address:port (found 'here')"),
         (["-t", "acme", "--fact", "net.dst.prt=1"], 2, "unknown field 'net.dst.prt'; did you mean 'net.dst.port'?"),
@@ -132,7 +132,7 @@ def test_diff_against_what_is_in_force_and_of_two_files(live, policy, file, tmp_
 
 
 def test_reload(live, file):
-    assert live("reload").out.startswith("nothing is new: version ")
+    assert live("reload").out.startswith("nothing has changed: version ")
     file.write_text(POLICY + "# changed")
     assert "3 rules, 0 live flows ended" in live("reload").out
     file.write_text("rules: 1")

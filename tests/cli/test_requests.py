@@ -75,8 +75,8 @@ def test_csv_with_chosen_fields(flows):
         ("requests -t acme --fields nothing", "unknown field 'nothing'"),
         ("requests -t acme --verdict deny", "--verdict: unknown value 'deny'; did you mean 'denied'"),
         ("-t acme --http-status abc", "--http-status: not a status: 'abc'"),
-        ("--follow -t acme --http-status 404", "--http-status means nothing for events"),
-        ("export -t acme --format har --port 443", "--port means nothing for requests"),
+        ("--follow -t acme --http-status 404", "--http-status does not apply to future events"),
+        ("export -t acme --format har --port 443", "--port does not apply to requests"),
         ("requests", "--tenant is required"),
     ],
 )
@@ -98,7 +98,7 @@ def test_the_story_goes_on_to_the_request(flows):
     assert "http: block by policy web, rule no-uploads: ask the help desk" in text
     assert "502 in 12 ms" in text
     assert "origin_refused by the origin: nobody listens" in text
-    assert "GET https://git.lab/events: it goes on, a websocket now" in text
+    assert "GET https://git.lab/events: still open, a websocket now" in text
 
 
 def test_har_is_read_by_another_program(flows, monkeypatch):

@@ -62,8 +62,8 @@ def test_for_people(status, proxy):
         ),
         (
             KernelOffRampStatus(state="kernel", table="oxy_a", conntrack_max=9, repairs=2, lost=3),
-            "off-ramp: kernel, table oxy_a, 0 of 9 connections; the table was changed by somebody and made again: 2; "
-            "what the kernel told was lost: 3",
+            "off-ramp: kernel, table oxy_a, 0 of 9 connections; repairs of the table after others changed it: 2; "
+            "lost kernel events: 3",
         ),
     ],
 )

@@ -124,7 +124,7 @@ def test_an_error_leads_to_what_would_mend_it(monkeypatch, text, name):
     fine = [Trial(other, "labs", lambda: Answer("ok")) for other in ("AppArmor", "bridge", "veth")]
     monkeypatch.setattr("oxyctl.doctor.diagnose._trials", lambda: [lacking, *fine])
     hint = diagnose(OSError(text))
-    assert hint == f"hint: {name}: cannot be used (because); try: sudo mend; `oxyctl doctor` tells more"
+    assert hint == f"hint: {name}: cannot be used (because); try: sudo mend; `oxyctl doctor` says more"
 
 
 def test_no_hint_where_nothing_is_lacking(monkeypatch):

@@ -98,8 +98,8 @@ def test_a_dry_run_only_tells(shop):
 def test_twice_is_once(shop):
     apply(shop, MORE)
     again = apply(shop, MORE)
-    assert (again.stdout, again.stderr) == ("", "lab 'shop' is as the file says\n")
-    assert "is up already" in shop.oxyctl("lab", "up", shop.directory / "shop.yaml").stderr
+    assert (again.stdout, again.stderr) == ("", "lab 'shop' already matches the file\n")
+    assert "is already up" in shop.oxyctl("lab", "up", shop.directory / "shop.yaml").stderr
 
 
 def test_a_failure_leaves_the_lab_as_it_was(shop):

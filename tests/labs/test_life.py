@@ -89,7 +89,7 @@ def test_a_terminal_is_passed_on_only_where_there_is_one(machine, pair):
 def test_up_again_changes_nothing_and_another_topology_is_refused(machine, pair):
     machine.oxyctl("lab", "up", pair)
     supervisor = machine.supervisor()
-    assert "is up already" in machine.oxyctl("lab", "up", pair).stderr
+    assert "is already up" in machine.oxyctl("lab", "up", pair).stderr
     pair.write_text(PAIR.replace("blue", "red"))
     assert "another topology" in machine.oxyctl("lab", "up", pair, code=2).stderr
     assert machine.supervisor() == supervisor

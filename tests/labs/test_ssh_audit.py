@@ -60,7 +60,7 @@ def watch_and_end(machine):
             client.stdin.flush()
             assert watcher.stdout.readline().strip() == "look at me"
             machine.oxyctl("ssh", "sessions", "kill", live["channel_id"], *ACME)
-            assert "is over" in watcher.stderr.read()
+            assert "has ended" in watcher.stderr.read()
             assert watcher.wait(20) == 0
         assert client.wait(20) == 126
         assert "an administrator has ended it" in client.stderr.read()

@@ -31,12 +31,12 @@ def test_a_shadow_rule_is_told_apart():
 
 def test_a_quarantined_flow_went_elsewhere():
     text = story(make_record(offramp="sockets", origin="10.50.0.99:80"))
-    assert "off-ramp sockets to 10.50.0.99:80, which is not where it asked for" in text
+    assert "off-ramp sockets to 10.50.0.99:80, not the destination that it asked for" in text
 
 
 def test_a_live_flow_without_an_answer():
     text = story(live_record(offramp="kernel"))
-    assert "it lives" in text
+    assert "it is open" in text
     assert "Nothing has come back" in text
 
 

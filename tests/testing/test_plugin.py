@@ -120,7 +120,7 @@ def test_http_and_flows(lab):
     assert 'oxy_tunnels{tenant="acme"} 1' in lab.metrics()
     with pytest.raises(AssertionError, match="refused"):
         lab["laptop"].http("http://web:81/")
-    with pytest.raises(AssertionError, match="not the flows that were waited for"):
+    with pytest.raises(AssertionError, match="expected flows did not appear"):
         lab.flows("acme", dst_port=4242, until=1, timeout=0.1)
 
 def test_checks(lab):

@@ -57,7 +57,7 @@ def page(cast: Cast, title: str, *, speed: float = 1.0) -> str:
 
 
 def asciicast(cast: Cast) -> str:
-    """As asciicast v2, which every player knows."""
+    """The recording as asciicast v2, which every player supports."""
     header = {"version": 2, "width": cast.columns, "height": cast.rows}
     if cast.timestamp is not None:
         header["timestamp"] = cast.timestamp
@@ -66,5 +66,5 @@ def asciicast(cast: Cast) -> str:
 
 
 def _inside_script(text: str) -> str:
-    """A string of JSON that no parser of HTML takes for the end of the script."""
+    """A JSON string in which no HTML parser finds the end of the script."""
     return json.dumps(text).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
