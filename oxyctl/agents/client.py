@@ -31,7 +31,7 @@ class Client:
         self.mtu = config.context.mtu
         self.tun = _open_device(config, self.offload)
         self.tunnel: socket.socket | None = None
-        self.waiting: bytes | None = None  # a packet that the tunnel had no room for; nothing is read until it is sent
+        self.waiting: bytes | None = None  # a packet for which the tunnel had no room; nothing is read until it is sent
         self.sent = self.received = 0
         self.refused = 0  # from the tunnel, rejected by the kernel: not a packet, or an inconsistent header
         self.lost = 0  # from the device: larger than the tunnel accepts
@@ -42,7 +42,7 @@ class Client:
         return self.config.node
 
     def dial(self) -> tuple[socket.socket, TunnelAnswer]:
-        """Connect to the proxy, which may take seconds. OSError: nobody answers; ProxyError: the proxy refused."""
+        """Connect to the proxy, which may take seconds. OSError: there is no answer; ProxyError: the proxy refused."""
         with shortened(self.config.socket) as path:
             tunnel, answer = dial(path, self.config.context, timeout_s=DIAL_TIMEOUT_S)
         if self.offload and answer.offload is None:
@@ -51,7 +51,7 @@ class Client:
         return tunnel, answer
 
     def adopt(self, tunnel: socket.socket, answer: TunnelAnswer) -> None:
-        """Use this tunnel from now on, and give the device its MTU."""
+        """Use this tunnel from now on, and set the device's MTU."""
         self.tunnel = tunnel
         if answer.mtu is not None and answer.mtu != self.mtu:
             self.mtu = answer.mtu

@@ -27,7 +27,7 @@ class ImpairedTunnel:
         self._down.change(impairment)
 
     def upload(self, now: float) -> None:
-        """Read what programs have sent, until the device is empty or the budget is spent."""
+        """Read the packets that programs have sent, until the device is empty or the budget is spent."""
         try:
             for _ in range(BUDGET):
                 length = os.readv(self._client.tun, _vector)
@@ -36,7 +36,7 @@ class ImpairedTunnel:
             pass
 
     def download(self, now: float) -> None:
-        """Read what the proxy has sent, within the budget. TunnelLost: the proxy has closed the tunnel."""
+        """Read the packets that the proxy has sent, within the budget. TunnelLost: the proxy has closed the tunnel."""
         tunnel = self._client.tunnel
         assert tunnel is not None
         try:

@@ -13,7 +13,7 @@ from oxyctl.net.impairment import Impairment
 
 BURST_S, MIN_BURST_BYTES = 0.005, 10_000  # the larger of the two may pass at once after a pause
 QUEUE_S, MIN_QUEUE_BYTES = 0.1, 150_000  # the larger of the two may wait for the rate limit; more is dropped
-MAX_HELD_BYTES = 64 << 20  # that wait for their delay
+MAX_HELD_BYTES = 64 << 20  # of frames that wait for their delay
 
 
 class Line:

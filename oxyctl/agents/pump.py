@@ -1,6 +1,6 @@
-"""Packets between a TUN device and its tunnel: one buffer, one read and one write each, nothing looked at.
+"""Packets between a TUN device and its tunnel: one buffer, one read and one write each, nothing examined.
 
-With offload a datagram is what the device gives and takes: a virtio-net header of 10 bytes and a packet of up to 64 KB
+With offload a datagram is what the device reads and writes: a virtio-net header of 10 bytes and a packet of up to 64 KB
 that nobody has segmented or summed. So one pass of the loop moves 50 packets' worth of a bulk transfer.
 """
 
@@ -14,9 +14,9 @@ from proxy.device.seqpacket import is_end_of_file
 
 BUDGET = 64  # packets per readiness event, so that no client starves another
 MAX_DATAGRAM = 10 + 65_575  # header, and the longest IPv6 packet
-CONTROL = 0x7B  # '{': a control datagram, which is no packet
+CONTROL = 0x7B  # '{': a control datagram, not a packet
 
-buffer = bytearray(MAX_DATAGRAM + 1)  # one byte more than may come, to tell what was longer
+buffer = bytearray(MAX_DATAGRAM + 1)  # one byte more than allowed, to detect longer ones
 _view, _vector = memoryview(buffer), [buffer]
 
 
@@ -25,7 +25,7 @@ class TunnelLost(Exception):
 
 
 def upload(client: Client) -> bool:
-    """Device to tunnel, until the device is empty or the budget is spent; False when the tunnel has no room.
+    """Device to tunnel, until the device is empty or the budget is spent; False: the tunnel has no room.
 
     What did not fit waits in `client.waiting`; until `resume` no more is read, and the device's own queue holds.
     """
@@ -51,7 +51,7 @@ def upload(client: Client) -> bool:
 
 
 def resume(client: Client) -> bool:
-    """Send the packet that waited; whether the tunnel has room again."""
+    """Send the packet that waited. Returns whether the tunnel has room again."""
     assert client.tunnel is not None
     if client.waiting is not None:
         try:
@@ -72,7 +72,7 @@ def _judge_send(client: Client, error: OSError) -> None:
 
 
 def download(client: Client) -> None:
-    """Tunnel to device, until the tunnel is empty or the budget is spent. TunnelLost when the proxy has hung up."""
+    """Tunnel to device, until the tunnel is empty or the budget is spent. TunnelLost: the proxy has closed it."""
     assert client.tunnel is not None
     tun, receive, write = client.tun, client.tunnel.recv_into, os.write
     received = 0
@@ -87,7 +87,7 @@ def download(client: Client) -> None:
             try:
                 write(tun, _view[:length])
                 received += 1
-            except OSError:  # EINVAL: the kernel takes this for no packet
+            except OSError:  # EINVAL: not a packet, says the kernel
                 client.refused += 1
     except BlockingIOError:
         pass

@@ -175,7 +175,7 @@ class Typed:
         if not known or name in known:
             return
         pairs = [("tenant", str(name)), ("limit", "1")]  # one that the settings do not have any more
-        if not self.ask(lambda proxy: proxy.flows(pairs), is_told=False)[0].items:
+        if not self.ask(lambda proxy: proxy.flows(pairs), announces=False)[0].items:
             raise UsageError(f"--tenant: there is no tenant '{name}'{suggest(str(name), known)}")
 
 

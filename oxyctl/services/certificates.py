@@ -20,7 +20,7 @@ from oxyctl.services.host import Host
 from oxyctl.services.service import ServiceError
 
 CA_DAYS = 3650
-LEAF_DAYS = 397  # the longest that browsers accept
+LEAF_DAYS = 397  # the maximum that browsers accept
 WRONG_NAME = "another.invalid"
 Fault = Literal["expired", "self-signed", "wrong-name"]
 _KEY_USAGES = (
@@ -73,9 +73,9 @@ class Authority:
         return cls(builder.sign(key, hashes.SHA256()), key)
 
     def issue(self, host: Host, fault: Fault | None = None) -> bytes:
-        """In PEM: a new key, a certificate of the node's name and addresses, and the authority's certificate.
+        """In PEM: a new key, a certificate for the node's name and addresses, and the authority's certificate.
 
-        With a `fault`: one that is expired since yesterday, signed by its own key, or for a name that no node has.
+        With a `fault`: one that expired yesterday, is signed by its own key, or is for a name that no node has.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.DNSName(host.name)]

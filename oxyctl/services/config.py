@@ -26,8 +26,8 @@ class NodeConfig(_Part, frozen=True):
     name: Name
     services: dict[str, Port]  # port 0: any free one, named in the report
     netns: str | None = None
-    utsns: str | None = None  # of the host name that programs of ssh see
-    mntns: str | None = None  # of the files that they see
+    utsns: str | None = None  # with the host name that programs of ssh see
+    mntns: str | None = None  # with the files that they see
     env: dict[str, str] = msgspec.field(default_factory=dict)  # added to their environment
     addresses: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1", "::1"])
     root: str | None = None  # a directory whose files http and https serve
@@ -50,7 +50,7 @@ def load(path: str | Path) -> Config:
     seen: set[str] = set()
     for index, node in enumerate(config.nodes):
         if node.name in seen:
-            raise document.error(f"node '{node.name}' stands twice", ("nodes", index, "name"))
+            raise document.error(f"node '{node.name}' is listed twice", ("nodes", index, "name"))
         seen.add(node.name)
         _check(document, index, node)
     return config

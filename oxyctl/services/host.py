@@ -36,10 +36,10 @@ class Host:
     netns: str | None = None
     utsns: str | None = None
     mntns: str | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)  # of ssh sessions
+    environment: Mapping[str, str] = field(default_factory=dict)  # for ssh sessions
     root: Path | None = None
     hosts: Path | None = None  # the names that the dns service answers for
-    user_cas: Sequence[Path] = ()  # files with the authorities that sshd trusts; they may come later
+    user_cas: Sequence[Path] = ()  # files with the authorities that sshd trusts; they may appear later
 
     def keys(self) -> Path:
         """The directory of the node's keys below `state`, readable by its owner only."""
@@ -66,7 +66,7 @@ class Host:
     def spawn(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a program inside the node's namespaces, which a child inherits from the thread that starts it.
 
-        But for its files: no thread can have other mounts than those that it shares its directory with (setns(2)).
+        The mount namespace is joined in the child: a thread that shares its working directory cannot (setns(2)).
         """
         if self.mntns is not None:
             options["preexec_fn"] = partial(_see_files, self.mntns, options.get("cwd") or os.getcwd())

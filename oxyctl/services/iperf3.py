@@ -85,7 +85,7 @@ class Server:
             self._listening.set_result(None)
 
     def _last_words(self) -> str:
-        return " / ".join(self._said) or "it said nothing"
+        return " / ".join(self._said) or "it printed nothing"
 
 
 class Iperf3Service:

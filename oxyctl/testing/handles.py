@@ -77,7 +77,7 @@ class LabHandle:
     ) -> list[FlowRecord]:
         """The flows that `where` selects (the filters of `oxyctl flows`), newest first.
 
-        `until`: query again until there are this many, or until it returns true for them; AssertionError after `timeout` s.
+        `until`: query again until there are this many, or it returns true for them; AssertionError after `timeout` s.
         """
         pairs = [("tenant", tenant)]
         for name, value in where.items():

@@ -37,7 +37,7 @@ PROFILES = (MOZILLA, f"snap/firefox/common/{MOZILLA}", f".var/app/org.mozilla.fi
 
 
 def changes(store: Store, name: str, pem: str, pem_file: Path, *, remove: bool, home: Path) -> Iterator[Change]:
-    """Changes that make `store` trust `pem` under this name, or remove it. OxyctlError: this machine has no such store."""
+    """Changes that make `store` trust `pem` under this name, or remove it. OxyctlError: there is no such store here."""
     if store is Store.system:
         yield _of_system(name, None if remove else pem)
         return

@@ -64,6 +64,6 @@ def test_nothing_in_it_moves_a_cursor():
 def test_of_what_was_refused_nothing_is_told_as_if_it_had_left():
     record = make_record(verdict="denied", close_reason="denied", offramp="kernel", total=Totals())
     text = story(record)
-    assert "Way      none: nothing of it left the proxy" in text
+    assert "Route    none: nothing of it left the proxy" in text
     assert "Level" not in text
     assert "Moved" not in text

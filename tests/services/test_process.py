@@ -33,7 +33,7 @@ def test_the_report_names_every_service_and_its_port(tmp_path):
         ([{**node(), "services": {"http": "80"}}], "expected int"),
         ([node(addresses=["10.0.0.300"])], "not an address: '10.0.0.300'"),
         ([node(addresses=[])], "addresses to listen on are required without a netns"),
-        ([node(), node()], "node 'web' stands twice"),
+        ([node(), node()], "node 'web' is listed twice"),
         ([node(root="/no/such/directory")], "not a directory: /no/such/directory"),
         ([node(roots="/")], "unknown key 'roots'; did you mean 'root'?"),
         ([node(name="../web")], "nodes.0.name"),

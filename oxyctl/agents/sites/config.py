@@ -24,9 +24,9 @@ class GreConfig(Part, frozen=True):
 
     local: str
     remote: str
-    key: U32 | None = None  # received packets must have it, too
+    key: U32 | None = None  # received packets must have it too
     checksum: bool = False
-    sequence: bool = False  # received packets must have one, too, and arrive in order
+    sequence: bool = False  # received packets must have one too, and arrive in order
 
     def __post_init__(self) -> None:
         _same_family(ipaddress.ip_address(self.local), ipaddress.ip_address(self.remote))
@@ -76,7 +76,7 @@ class ProbeConfig(Part, frozen=True):
 class TunnelConfig(Part, frozen=True):
     """One end of a tunnel: two of the three kinds of sides, or a probe only."""
 
-    node: str  # whose tunnel
+    node: str  # that has this end
     end: Literal["site", "edge", "probe"]
     netns: str
     mtu: Annotated[int, Meta(ge=576, le=MAX_PACKET)] = MAX_PACKET  # of inner packets

@@ -1,4 +1,4 @@
-"""A side that is a TUN device: a site's router sends into it, or the edge's kernel with its own GRE devices does."""
+"""A side that is a TUN device: a site's router sends into it, or the edge's kernel with its own GRE devices."""
 
 from __future__ import annotations
 

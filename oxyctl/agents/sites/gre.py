@@ -181,7 +181,7 @@ class GreSocket:
         return side
 
     def _whose(self, keys: dict[int | None, GreSide]) -> Counter[DropReason]:
-        """Where to count a drop that names no key: at the peer's only tunnel, or at the socket."""
+        """The tunnel or socket that counts a drop that names no key: the peer's only tunnel, or the socket."""
         return next(iter(keys.values())).drops if len(keys) == 1 else self.drops
 
     def close(self) -> None:

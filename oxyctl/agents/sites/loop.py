@@ -105,7 +105,7 @@ class Loop:
         print(json.dumps({"generation": config.generation, "problems": problems}), flush=True)
 
     def _open(self, config: TunnelConfig) -> str | None:
-        """Open one end; returns what went wrong, None if nothing did."""
+        """Open one end. Returns the error, or None."""
         try:
             tunnel = Tunnel(config, self._sockets, lambda health: self._tell(config, "health", **health))
         except OSError as error:

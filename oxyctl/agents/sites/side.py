@@ -19,12 +19,12 @@ views = [memoryview(slot) for slot in slots]
 
 
 class Side:
-    """Where packets leave a tunnel's end; they came in at the `other` side. Both count into the same `drops`."""
+    """The side where packets leave a tunnel's end, having come in at the `other` side. Both share `drops`."""
 
     other: Side
 
     def __init__(self, drops: Counter[DropReason]) -> None:
-        self.packets = self.bytes = 0  # which left here
+        self.packets = self.bytes = 0  # sent by this side
         self.drops = drops
         self._next_error = 0.0
 
@@ -33,7 +33,7 @@ class Side:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Send the packets that wait."""
+        """Send waiting packets."""
 
     def close(self) -> None:
         """Release its descriptors."""

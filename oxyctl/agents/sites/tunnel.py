@@ -23,7 +23,7 @@ Watch = Callable[[int, Callable[[], None]], None]
 
 
 def identity_of(netns: str) -> Identity:
-    """The identity of the namespace at the path `netns`. OSError: there is none."""
+    """The identity of the namespace at the path `netns`. OSError: it does not exist."""
     found = os.stat(netns)
     return found.st_dev, found.st_ino
 
@@ -32,7 +32,7 @@ class Sockets:
     """The raw and UDP sockets that tunnels share: one for each local address or endpoint in each namespace."""
 
     def __init__(self, watch: Watch, unwatch: Callable[[int], None]) -> None:
-        self.drops: defaultdict[str, Counter[DropReason]] = defaultdict(Counter)  # by namespace, of no tunnel
+        self.drops: defaultdict[str, Counter[DropReason]] = defaultdict(Counter)  # by namespace; packets of no tunnel
         self._open: dict[tuple[Identity, str, str], GreSocket | GueSocket] = {}
         self._watch, self._unwatch = watch, unwatch
 
@@ -59,7 +59,7 @@ class Sockets:
         self._watch(opened.fd, opened.receive)
 
     def close_unused(self) -> None:
-        """Close the sockets that no tunnel uses any more."""
+        """Close the sockets that no tunnel uses."""
         for key, opened in list(self._open.items()):
             if not opened.is_used:
                 del self._open[key]
@@ -68,7 +68,7 @@ class Sockets:
 
 
 class Tunnel:
-    """One end. OSError: it cannot be opened, and nothing of it is left open."""
+    """One end. OSError: it cannot be opened, and nothing remains open."""
 
     def __init__(self, config: TunnelConfig, sockets: Sockets, tell: Callable[[dict[str, Any]], None]) -> None:
         self.config, self.namespace = config, identity_of(config.netns)
@@ -104,7 +104,7 @@ class Tunnel:
         return GueSide(config.gue, ip.MAX_PACKET if config.gre else config.mtu, owner, self.drops)
 
     def is_as(self, config: TunnelConfig) -> bool:
-        """Whether `config` describes what is open already."""
+        """Whether `config` describes what is already open."""
         return msgspec.structs.replace(config, far_end=self.config.far_end) == self.config
 
     def adopt(self, config: TunnelConfig) -> None:
@@ -127,7 +127,7 @@ class Tunnel:
         }
 
     def close(self) -> None:
-        """Close what is this end's own; shared sockets stay open until `Sockets.close_unused`."""
+        """Close what belongs to this end only; shared sockets stay open until `Sockets.close_unused`."""
         if self.prober is not None:
             self.prober.close()
         for side in self._sides:

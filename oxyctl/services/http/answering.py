@@ -1,4 +1,4 @@
-"""From a request to its response, whatever version of HTTP it came by."""
+"""Chooses the response to a request, whatever the version of HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BODILESS = (204, 304)
 
 
 async def answer(request: Request, host: Host) -> Response:
-    """What the request gets: a gRPC call its echo, else a file below `root`, a resource, or why there is none."""
+    """The response: for a gRPC call its echo, otherwise a file below `root`, a resource, or an error."""
     try:
         if grpc.is_call(request):
             return grpc.echo(request)
@@ -28,7 +28,7 @@ async def answer(request: Request, host: Host) -> Response:
 
 
 def split_target(target: str) -> tuple[str, dict[str, str]]:
-    """Path, decoded, and query of a request's target; Refused when it is none."""
+    """Decoded path, and query, of a request target. Refused: it is not valid."""
     try:
         split = urllib.parse.urlsplit("//host" + target if target.startswith("/") else target)
     except ValueError as error:
@@ -37,7 +37,7 @@ def split_target(target: str) -> tuple[str, dict[str, str]]:
 
 
 def header_fields(response: Response) -> list[Header]:
-    """The response's own, and those that every response has."""
+    """The response's own fields, and those of every response."""
     fields = [("Date", formatdate(usegmt=True)), ("Server", "oxyctl"), *response.headers]
     if response.length is not None and response.status not in BODILESS:
         fields.append(("Content-Length", str(response.length)))
@@ -45,7 +45,7 @@ def header_fields(response: Response) -> list[Header]:
 
 
 def note(host: Host, request: Request, status: int, writer: StreamWriter) -> None:
-    """A line of the log, where requests are logged."""
+    """Log the request, if requests are logged."""
     if log.isEnabledFor(logging.DEBUG):
         peer = peer_name(writer.transport)
         log.debug("%s %s %s %s %s: %d", host.name, request.scheme, peer, request.method, request.target, status)

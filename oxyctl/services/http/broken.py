@@ -1,4 +1,4 @@
-"""Answers that break HTTP, byte by byte: what an inspector, or a client, makes of them can be seen in a lab."""
+"""Responses that break HTTP in a chosen way, to see in a lab what an inspector or client makes of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Ends = Literal["stream", "reset", "connection"]
 
 
 class Broken(Exception):
-    """Send these bytes, and close; `reset`: by a reset."""
+    """Send these bytes and close the connection; `reset`: with RST."""
 
     def __init__(self, kind: str) -> None:
         super().__init__("broken on purpose")
@@ -32,7 +32,7 @@ class Broken(Exception):
 def h2_response(kind: str) -> tuple[list[Header], bytes, Ends]:
     """The same fault in HTTP/2: fields (none: no response), body, and how it ends.
 
-    What HTTP/2 cannot get wrong, such as two framings, becomes a stream or a connection that breaks off.
+    Faults that HTTP/2 does not have, such as two framings, become a stream or connection that breaks off.
     """
     if kind in _LENGTHS:
         data = ANSWERS[kind].partition(b"\r\n\r\n")[2]

@@ -1,4 +1,4 @@
-"""How a connection ends other than well: after a fault of the client, in the middle, by a reset."""
+"""Abnormal ends of connections: after a fault of the client, in the middle of a message, or by RST."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import socket
 import struct
 
 READ_BYTES = 256 << 10
-LINGER_S = 2  # for the client to read why it was refused, before the connection goes
-_LINGER_0 = struct.pack("ii", 1, 0)  # socket(7): closing sends a reset
+LINGER_S = 2  # for the client to read the error before the connection closes
+_LINGER_0 = struct.pack("ii", 1, 0)  # socket(7): closing sends RST
 
 
 async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Read on for a moment: closing at once would be a reset, and the client might not read what was sent last."""
+    """Read for a moment longer: closing at once would send RST, and the client might not read the last response."""
     if writer.can_write_eof():
         writer.write_eof()
         async with asyncio.timeout(LINGER_S):
@@ -21,13 +21,13 @@ async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def cut(writer: asyncio.StreamWriter, last: bytes = b"") -> None:
-    """Close the connection after these bytes, in the middle of what it carries."""
+    """Close the connection after these bytes, in the middle of a message."""
     writer.write(last)
     writer.close()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """End the connection by a reset."""
+    """End the connection with RST."""
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
     writer.transport.abort()

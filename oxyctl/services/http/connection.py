@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: request after request, read and answered by way of h11."""
+"""One HTTP/1.1 connection: requests one after another, parsed by h11."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HttpConnection:
         self._scheme = "https" if writer.get_extra_info("ssl_object") else "http"
 
     async def serve(self, received: bytes = b"") -> None:
-        """Until either side has had enough. `received`: what has been read of it already."""
+        """Serve until either side ends the connection. `received`: bytes already read from it."""
         if received:
             self._h11.receive_data(received)
         try:
@@ -60,7 +60,7 @@ class HttpConnection:
             self._h11.receive_data(await self._reader.read(READ_BYTES))
 
     async def _next_cycle(self) -> bool:
-        """Whether there can be another request, once what is left of this one's body has been thrown away."""
+        """Discard the rest of the request's body. Returns whether another request may follow."""
         while self._h11.their_state is h11.SEND_BODY:
             await self._next_event()
         if self._h11.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
@@ -142,7 +142,7 @@ class HttpConnection:
         self._writer.write(b"".join(self._h11.send(event) or b"" for event in events))
 
     async def _refuse(self, error: h11.RemoteProtocolError) -> None:
-        """Say what was wrong if there is still room for it, and read on for a moment: closing at once would be RST."""
+        """Send the error if still possible, and read for a moment: closing at once would send RST."""
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self._send(Refused(error.error_status_hint, str(error)).response(), with_body=True)
         await linger(self._reader, self._writer)

@@ -7,14 +7,14 @@ import hashlib
 from collections.abc import Iterator
 
 MAX_BYTES = 1 << 40
-# A prime: whatever a middlebox swaps, repeats or leaves out in units of its buffers changes the digest.
+# A prime: if a middlebox swaps, repeats or omits whole buffers, the digest changes.
 PERIOD = 1_048_583
 PATTERN = hashlib.shake_128(b"oxyctl").digest(PERIOD)
 _STRETCH_BYTES = 16 << 20  # hashed per visit to a thread: some 10 ms
 
 
 def pieces(start: int, stop: int) -> Iterator[memoryview]:
-    """Bytes `start` to `stop`, in pieces of up to 1 MiB that share one memory: byte i is PATTERN[i % PERIOD]."""
+    """Bytes `start` to `stop`, in pieces of up to 1 MiB that share memory: byte i is PATTERN[i % PERIOD]."""
     view = memoryview(PATTERN)
     while start < stop:
         offset = start % PERIOD
@@ -24,7 +24,7 @@ def pieces(start: int, stop: int) -> Iterator[memoryview]:
 
 
 async def sha256(length: int) -> str:
-    """The digest of the first `length` bytes in hexadecimal; hashed beside the loop, given up when cancelled."""
+    """SHA-256 of the first `length` bytes in hexadecimal, computed in a thread; stops when cancelled."""
     digest = hashlib.sha256()
 
     def update(start: int, stop: int) -> None:

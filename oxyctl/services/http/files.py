@@ -1,4 +1,4 @@
-"""What is below a node's `root`, and nothing outside it."""
+"""Files below a node's `root`, and none outside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oxyctl.services.http.messages import Part, Request, Response, byte_range
 
 
 def find(request: Request, root: Path) -> Response | None:
-    """The regular file that the path names (`index.html` for a directory), or None; links may not leave `root`."""
+    """The regular file at the path (`index.html` for a directory), or None. Symbolic links may not leave `root`."""
     if "\0" in request.path or request.method not in ("GET", "HEAD"):
         return None
     try:

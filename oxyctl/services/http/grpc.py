@@ -1,6 +1,6 @@
-"""A gRPC server of one behaviour: whatever method is called, each message goes back as it comes.
+"""A gRPC server that echoes: it accepts any method, and sends each message back as it arrives.
 
-It reads no message: the frames of a call (gRPC over HTTP/2, "Length-Prefixed-Message") are the same both ways. So a
+It parses no message: the frames of a call (gRPC over HTTP/2, "Length-Prefixed-Message") are the same both ways. So a
 client needs no definition of a service; `channel.stream_stream("/any/Method")` is answered.
 """
 
@@ -12,7 +12,7 @@ TYPE = "application/grpc"
 
 
 def is_call(request: Request) -> bool:
-    """Whether the request is a call: a POST over HTTP/2 of that type."""
+    """Whether the request is a gRPC call: a POST over HTTP/2 of that type."""
     kind = request.header("content-type") or ""
     return request.method == "POST" and request.version == "2" and kind.partition("+")[0].partition(";")[0] == TYPE
 

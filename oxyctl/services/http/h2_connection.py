@@ -1,4 +1,4 @@
-"""One HTTP/2 connection: a task for each stream, read and answered by way of h2."""
+"""One HTTP/2 connection, parsed by h2, with a task for each stream."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from oxyctl.services.http.h2_stream import Stream, StreamReset
 from oxyctl.services.http.messages import Header, Part, Refused, Request, Response
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 3.4
-WINDOW_BYTES = 1 << 20  # of each stream; of the connection four times as much
+WINDOW_BYTES = 1 << 20  # per stream; the connection's is four times as large
 MAX_STREAMS = 256
 Codes = h2.settings.SettingCodes
 
 
 class Http2Connection:
-    """The streams of one connection. What is received of a stream is acknowledged as its body is read."""
+    """The streams of one connection. Received data is acknowledged as the body of its stream is read."""
 
     def __init__(self, host: Host, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._host, self._reader, self._writer = host, reader, writer
@@ -44,7 +44,7 @@ class Http2Connection:
         self._is_over = False
 
     async def serve(self, received: bytes = b"") -> None:
-        """Until either side has had enough. `received`: what has been read of it already."""
+        """Serve until either side ends the connection. `received`: bytes already read from it."""
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(4 * WINDOW_BYTES - 65_535)
         try:
@@ -66,7 +66,7 @@ class Http2Connection:
                 await asyncio.wait(self._tasks)
 
     async def _flush(self) -> None:
-        """Send what h2 has ready, at the peer's pace."""
+        """Send h2's pending bytes, as fast as the peer reads them."""
         if data := self._h2.data_to_send():
             self._writer.write(data)
             await self._writer.drain()
@@ -78,7 +78,7 @@ class Http2Connection:
             case h2.events.DataReceived(stream_id=number, data=data, flow_controlled_length=length):
                 if stream := self._streams.get(number):
                     stream.feed(data or b"", length or 0)
-                else:  # it was answered without its body, which still comes
+                else:  # it was answered before its body, which still arrives
                     self._h2.acknowledge_received_data(length or 0, number)
             case h2.events.StreamEnded(stream_id=number) | h2.events.StreamReset(stream_id=number):
                 if stream := self._streams.get(number):
@@ -178,7 +178,7 @@ class Http2Connection:
                 await stream.send(part)
 
     async def _break(self, stream: Stream, broken: Broken) -> None:
-        """What comes nearest in HTTP/2 to the answer that breaks HTTP/1.1."""
+        """The closest HTTP/2 equivalent of a response that breaks HTTP/1.1."""
         fields, data, ends = h2_response(broken.kind)
         if fields:
             stream.send_fields(200, fields)

@@ -1,4 +1,4 @@
-"""One stream of HTTP/2: what came of its body, and what may be sent by its window and the connection's."""
+"""One HTTP/2 stream: its received body, and sending within the flow control windows."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from oxyctl.services.http.messages import Header, Piece
 
 
 class StreamReset(Exception):
-    """The peer has given the stream up."""
+    """The peer has reset the stream."""
 
 
 class Stream:
-    """One exchange. `read`, `write` and `drain` are those of a connection, for what takes the stream for one."""
+    """One exchange. `read`, `write` and `drain` are those of a connection, so that a stream can be used as one."""
 
     def __init__(
         self, connection: h2.connection.H2Connection, number: int, flush: Callable[[], Awaitable[None]]
     ) -> None:
-        """`flush` sends what `connection` has ready."""
+        """`flush` sends the pending bytes of `connection`."""
         self.number = number
         self.opened = asyncio.Event()  # pulsed when more may be sent
         self._h2, self._flush = connection, flush
-        self._received: deque[tuple[bytes, int]] = deque()  # with what is to be acknowledged for it
+        self._received: deque[tuple[bytes, int]] = deque()  # with the number of bytes to acknowledge
         self._arrived = asyncio.Event()
         self._written = bytearray()
         self._is_ended = self._is_reset = False
 
     def feed(self, data: bytes, length: int) -> None:
-        """A part of the body."""
+        """Add a part of the body."""
         self._received.append((data, length))
         self._arrived.set()
 
     def end(self, *, reset: bool) -> None:
-        """There is no more."""
+        """Mark the end of the body."""
         self._is_ended, self._is_reset = True, reset
         self._arrived.set()
         self.opened.set()
 
     def forget(self) -> None:
-        """Nobody reads it any more: what had come is acknowledged, so that the connection's window stays open."""
+        """Stop reading. Received data is acknowledged, so that the connection's window stays open."""
         for _, length in self._received:
             self._h2.acknowledge_received_data(length, self.number)
         self._received.clear()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes; StreamReset."""
+        """The body as it arrives. StreamReset."""
         while data := await self.read():
             yield data
 
@@ -70,12 +70,12 @@ class Stream:
             await self._arrived.wait()
 
     def send_fields(self, status: int, fields: list[Header], *, ends: bool = False) -> None:
-        """A head, final or not. The caller flushes."""
+        """Send headers, final or not. The caller flushes."""
         lower = [(name.lower(), value) for name, value in fields]
         self._h2.send_headers(self.number, [(":status", str(status)), *lower], end_stream=ends)
 
     async def send(self, piece: Piece) -> None:
-        """A part of the body, as the windows open. StreamReset."""
+        """Send a part of the body, as flow control allows. StreamReset."""
         connection, view = self._h2, memoryview(piece)
         while view:
             self.opened.clear()
@@ -90,16 +90,16 @@ class Stream:
             await self._flush()
 
     def write(self, data: bytes) -> None:
-        """Keep it for `drain`."""
+        """Buffer data for `drain`."""
         self._written += data
 
     async def drain(self) -> None:
-        """Send what was written, and what h2 has ready besides. StreamReset."""
+        """Send buffered data, and h2's other pending bytes. StreamReset."""
         data, self._written = bytes(self._written), bytearray()
         await self.send(data)
         await self._flush()
 
     async def close(self) -> None:
-        """Send what was written, and that there is no more."""
+        """Send buffered data, and end the stream."""
         await self.drain()
         self._h2.end_stream(self.number)

@@ -1,4 +1,4 @@
-"""Requests as resources see them, responses as they make them, and the byte ranges that both may speak of."""
+"""Requests and responses as resources handle them, and byte ranges."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Response:
     headers: list[Header] = field(default_factory=list)
     body: bytes | Iterable[Piece] | AsyncIterable[Piece] | Part = b""
     length: int | None = None
-    trailers: list[Header] = field(default_factory=list)  # of HTTP/2 only
+    trailers: list[Header] = field(default_factory=list)  # HTTP/2 only
 
     def __post_init__(self) -> None:
         if isinstance(self.body, bytes):
@@ -73,22 +73,22 @@ class Refused(Exception):
         self.status, self.headers = status, list(headers)
 
     def response(self) -> Response:
-        """As it is sent."""
+        """The error as a response."""
         return Response(self.status, [TEXT, *self.headers], f"{self}\n".encode())
 
 
 def text(body: str, status: int = 200) -> Response:
-    """A response in plain text."""
+    """A plain text response."""
     return Response(status, [TEXT], body.encode())
 
 
 def json(value: object) -> Response:
-    """A response in JSON, with a line feed for those who read it in a terminal."""
+    """A JSON response, ended by a line feed for readers in a terminal."""
     return Response(200, [JSON], msgspec.json.encode(value) + b"\n")
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Start and stop of the single range asked for (RFC 9110 14.1.2), or None for all of it; Refused with 416."""
+    """Start and stop of the requested single range (RFC 9110 14.1.2); None: the whole. Refused with 416."""
     asked = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,15})-(\d{0,15})\s*", header or "", re.ASCII)
     if asked is None or not any(asked.groups()):
         return None  # no range, several, or another unit: a server may ignore them

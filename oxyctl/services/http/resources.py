@@ -18,11 +18,11 @@ MAX_DELAY_S = 3600.0
 READ = ("GET", "HEAD")
 WRITE = ("POST", "PUT")
 
-Resource = Callable[[Request, str, str], Awaitable[Response]]  # (request, node, what stands after its name)
+Resource = Callable[[Request, str, str], Awaitable[Response]]  # (request, node, the path after its name)
 
 
 async def page(request: Request, node: str, _rest: str) -> Response:
-    """Who is who: so that a proxy's addresses can be seen from the far end."""
+    """Addresses of both ends, so that a proxy's addresses can be seen from the far end."""
     facts = {
         "node": node,
         "client": request.client[0],
@@ -41,14 +41,14 @@ async def page(request: Request, node: str, _rest: str) -> Response:
 
 
 async def numbered_bytes(request: Request, _node: str, rest: str) -> Response:
-    """N bytes, or with `.sha256` their digest."""
+    """N bytes, or with `.sha256` their SHA-256."""
     number, dot, suffix = rest.partition(".")
     size = _whole(number, content.MAX_BYTES)
     if dot:
         if suffix != "sha256":
             raise Refused(404)
         if size > MAX_HASHED_BYTES:
-            raise Refused(400, f"digests are computed of at most {MAX_HASHED_BYTES} bytes")
+            raise Refused(400, f"digests are limited to {MAX_HASHED_BYTES} bytes")
         return text(await content.sha256(size) + "\n")
     asked = byte_range(request.header("range"), size)
     start, stop = asked or (0, size)
@@ -64,7 +64,7 @@ async def headers(request: Request, _node: str, _rest: str) -> Response:
 
 
 async def status(_request: Request, _node: str, rest: str) -> Response:
-    """An empty answer with the status asked for."""
+    """An empty response with the requested status."""
     code = _whole(rest, 599)
     if code < 200:
         raise Refused(400, "a final status is 200 to 599")
@@ -72,7 +72,7 @@ async def status(_request: Request, _node: str, rest: str) -> Response:
 
 
 async def delay(_request: Request, _node: str, rest: str) -> Response:
-    """An answer after this many seconds."""
+    """A response after this many seconds."""
     seconds = _seconds(rest)
     await asyncio.sleep(seconds)
     return text(f"after {seconds:g} s\n")
@@ -105,21 +105,21 @@ async def events(request: Request, _node: str, rest: str) -> Response:
 
 
 async def broken_answer(_request: Request, _node: str, rest: str) -> Response:
-    """An answer that breaks the protocol, to see what is made of it."""
+    """A response that breaks the protocol, to see the effect."""
     if rest not in broken.ANSWERS:
         raise Refused(404, f"expected one of {', '.join(broken.ANSWERS)}")
     raise broken.Broken(rest)
 
 
 async def echo(request: Request, _node: str, _rest: str) -> Response:
-    """The request's body, sent back while it still comes."""
+    """The request's body, sent back while it arrives."""
     length = request.header("content-length")
     kind = request.header("content-type") or BINARY[1]
     return Response(200, [("Content-Type", kind)], request.body, int(length) if length else None)
 
 
 async def sink(request: Request, _node: str, _rest: str) -> Response:
-    """What came: its size, and its digest."""
+    """The size and digest of the request's body."""
     digest = None if request.query.get("sha256") == "no" else hashlib.sha256()
     count = 0
     async for piece in request.body:
@@ -144,7 +144,7 @@ RESOURCES: dict[str, tuple[tuple[str, ...] | None, Resource]] = {  # first step 
 
 
 async def find(request: Request, node: str) -> Response:
-    """The resource that the path names; Refused with 404 or 405 when there is none."""
+    """The resource at the path. Refused with 404 or 405."""
     name, _, rest = request.path.removeprefix("/").partition("/")
     if name not in RESOURCES:
         raise Refused(404, f"{node} has no {request.path}")

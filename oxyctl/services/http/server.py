@@ -23,11 +23,11 @@ class HttpService(TcpService):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen."""
+        """Start to listen."""
         await self.serve(self._accept, tls=self._tls)
 
     async def stop(self) -> None:
-        """Stop listening, cut what is open, wait for its tasks."""
+        """Stop listening, abort open connections, wait for their tasks."""
         await super().stop()
         for task in self._tasks:
             task.cancel()
@@ -57,7 +57,7 @@ class HttpService(TcpService):
             self.open.discard(writer.transport)
 
     async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """HTTP/2 where TLS has agreed on it, or where the client begins with its preface; else HTTP/1.1."""
+        """Serve HTTP/2 if TLS has negotiated it, or the client begins with its preface; otherwise HTTP/1.1."""
         tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
         received = b"" if tls is not None else await _beginning(reader)
         is_h2 = received == PREFACE if tls is None else tls.selected_alpn_protocol() == "h2"
@@ -65,7 +65,7 @@ class HttpService(TcpService):
 
 
 async def _beginning(reader: asyncio.StreamReader) -> bytes:
-    """The first bytes of a client: the preface of HTTP/2, or as many as show that it is none."""
+    """The first bytes of a client: the preface of HTTP/2, or enough to show that it is not one."""
     received = b""
     while PREFACE.startswith(received) and len(received) < len(PREFACE):
         data = await reader.read(len(PREFACE) - len(received))

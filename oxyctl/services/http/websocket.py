@@ -1,4 +1,4 @@
-"""A WebSocket that echoes: messages go back as they came, compressed where the client asks for permessage-deflate."""
+"""A WebSocket that echoes messages, compressed if the client offers permessage-deflate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READ_BYTES = 256 << 10
 
 
 def is_asked_for(request: h11.Request) -> bool:
-    """Whether the request is for this."""
+    """Whether the request asks for a WebSocket."""
     fields = {name: value.lower() for name, value in request.headers}
     path = request.target.partition(b"?")[0]
     return path == PATH.encode() and fields.get(b"upgrade") == b"websocket" and b"sec-websocket-key" in fields
@@ -42,7 +42,7 @@ async def serve(http: h11.Connection, request: h11.Request, reader: StreamReader
 
 
 async def serve_stream(fields: Sequence[Header], stream: Stream) -> None:
-    """The same on a stream of HTTP/2, by extended CONNECT (RFC 8441)."""
+    """As `serve`, on a stream of HTTP/2, by extended CONNECT (RFC 8441)."""
     agreed, extensions = _agree(dict(fields).get("sec-websocket-extensions", ""))
     stream.send_fields(200, agreed)
     await _echo(Connection(ConnectionType.SERVER, [*extensions]), stream, stream)
@@ -50,7 +50,7 @@ async def serve_stream(fields: Sequence[Header], stream: Stream) -> None:
 
 
 def _agree(offered: str) -> tuple[list[Header], list[PerMessageDeflate]]:
-    """The header and the extension for the first offer of permessage-deflate that can be taken; none of either."""
+    """The header and extension for the first acceptable offer of permessage-deflate; empty if there is none."""
     for offer in offered.split(","):
         deflate = PerMessageDeflate()
         if offer.strip().startswith(deflate.name) and isinstance(agreed := deflate.accept(offer.strip()), str):

@@ -17,7 +17,7 @@ HOST_CA, KNOWN_HOSTS, USER_CAS = "ssh_host_ca", "ssh_known_hosts", "ssh_user_cas
 
 
 def host_authority(state: Path) -> asyncssh.SSHKey:
-    """The key that certifies hosts, kept in `state`, with the line of known_hosts beside it. ServiceError."""
+    """The key that certifies hosts, kept in `state` beside its line of known_hosts. ServiceError."""
     key = _key(state / HOST_CA)
     line = f"@cert-authority * {key.export_public_key().decode().strip()}\n"
     known = state / KNOWN_HOSTS
@@ -27,7 +27,7 @@ def host_authority(state: Path) -> asyncssh.SSHKey:
 
 
 def host_key(host: Host) -> tuple[asyncssh.SSHKey, asyncssh.SSHCertificate]:
-    """The key of the node, and a certificate for its name and its addresses. ServiceError."""
+    """The node's key, and a certificate for its name and addresses. ServiceError."""
     path = host.keys() / "ssh_host_ed25519_key"
     key = _key(path)
     certificate = host_authority(host.state).generate_host_certificate(

@@ -1,4 +1,4 @@
-"""The `sshd` service: OpenSSH's own server in the node's namespace. It lets in whom a tenant's authority certifies."""
+"""The `sshd` service: OpenSSH's own server in the node's namespace. It admits users certified by a tenant's authority."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from oxyctl.services.ssh.program import Account
 
 MISSING = "sshd is not installed (apt install openssh-server)"
 START_S = 10
-FOLLOW_S = 0.1  # so often it is looked whether a tenant has another CA
+FOLLOW_S = 0.1  # interval of checks for new CAs of tenants
 PRIVILEGED_PORTS = 1024
-NAMES = ("root", "admin", "deploy")  # accounts; all of them are one user, and whoever runs the lab is another name
+NAMES = ("root", "admin", "deploy")  # accounts, besides the name of the lab's user; all have one user id
 CONFIGURATION = """
 Port {port}
 HostKey {key}
@@ -45,7 +45,7 @@ Subsystem sftp internal-sftp
 
 
 class OpenSSHService:
-    """A running sshd, and the file of the authorities that it trusts, which follows those of tenants."""
+    """A running sshd, and the file of trusted authorities, which follows those of tenants."""
 
     detail: str | None = None
 
@@ -57,7 +57,7 @@ class OpenSSHService:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start it and wait until it listens. ServiceError: it does not, with its output."""
+        """Start sshd and wait until it listens. ServiceError: it does not, with its output."""
         home = self.host.keys()
         host_key(self.host)
         self._write_authorities()
@@ -81,7 +81,7 @@ class OpenSSHService:
             raise ServiceError(f"sshd does not listen after {START_S} s: {self._last_words()}") from None
 
     async def stop(self) -> None:
-        """End it, and the sessions that it has."""
+        """End sshd and its sessions."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -102,13 +102,13 @@ class OpenSSHService:
         return CONFIGURATION.format(port=self.port, key=key, cas=self.host.keys() / USER_CAS, listen=listen)
 
     def _allow_port(self) -> None:
-        """Who is not root may listen at any port of the node."""
+        """Let users other than root listen at any port of the node."""
         if self.host.netns is not None and self.port < PRIVILEGED_PORTS:
             with entered(self.host.netns, "net"):
                 Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
 
     def _write_authorities(self) -> None:
-        """What is there of the authorities of tenants; sshd reads the file at each login."""
+        """Write the existing authorities of tenants to the file, which sshd reads at each login."""
         texts = []
         for path in self.host.user_cas:
             with contextlib.suppress(OSError):
@@ -138,11 +138,11 @@ class OpenSSHService:
             transport.close()
 
     def _last_words(self) -> str:
-        return " / ".join(self._said) or "it said nothing"
+        return " / ".join(self._said) or "it printed nothing"
 
 
 def program() -> str | None:
-    """Where sshd is."""
+    """The path of sshd."""
     return shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
 
 

@@ -1,4 +1,4 @@
-"""The program of an SSH session: on a terminal or on pipes, its environment, its end."""
+"""The program of an SSH session, on a terminal or on pipes: environment, input, output, exit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMED_SIGNALS = {int(number): number.name.removeprefix("SIG") for number in sign
 
 @dataclass(frozen=True)
 class Account:
-    """The user that every client is: the one that runs the services."""
+    """The account of every client: the user that runs the services."""
 
     name: str
     home: str
@@ -32,7 +32,7 @@ class Account:
 
     @classmethod
     def ours(cls) -> Account:
-        """From the password database where it knows us; home is / where it cannot be entered (user namespaces)."""
+        """The current user in the password database, if listed; home is / if it is not accessible (user namespaces)."""
         try:
             entry = pwd.getpwuid(os.geteuid())
             name, home, shell = entry.pw_name, entry.pw_dir, entry.pw_shell or "/bin/sh"
@@ -42,10 +42,10 @@ class Account:
 
 
 class Program:
-    """A shell, or a command that the shell runs; with a terminal when the client has asked for one."""
+    """A shell, or a command run by the shell; on a terminal if the client requested one."""
 
     def __init__(self, host: Host, channel: asyncssh.SSHServerChannel[bytes], command: str | None) -> None:
-        """Start it. OSError when it cannot be started."""
+        """Start the program. OSError: it cannot be started."""
         self._channel = channel
         self._account = Account.ours()
         self._terminal: int | None = None
@@ -58,7 +58,7 @@ class Program:
         self.exited.add_done_callback(self._ended)
 
     def write(self, data: bytes) -> None:
-        """Give it input; the channel is not read while there is too much of it."""
+        """Write to its input; the channel is paused while too much waits."""
         self._input.write(data)
         if self._input.is_full:
             self._channel.pause_reading()
@@ -71,28 +71,28 @@ class Program:
             self._input.write(END_OF_FILE)
 
     def pause(self) -> None:
-        """Take no output: the client does not."""
+        """Stop reading its output, since the client does not read it."""
         for output in self._outputs:
             output.pause()
 
     def resume(self) -> None:
-        """Take output again."""
+        """Read its output again."""
         for output in self._outputs:
             output.resume()
 
     def signal(self, name: str) -> None:
-        """Send it a signal by its name without SIG (RFC 4254 6.9); unknown ones are ignored."""
+        """Send a signal, named without SIG (RFC 4254 6.9); unknown names are ignored."""
         if (number := getattr(signal, f"SIG{name}", None)) is not None:
             self._child.signal(number)
 
     def resize(self, columns: int, rows: int, width: int, height: int) -> None:
-        """Tell the terminal its new size, in characters and in pixels."""
+        """Set the size of the terminal, in characters and in pixels."""
         if self._terminal is not None:
             size = struct.pack("HHHH", *(min(n, 0xFFFF) for n in (rows, columns, width, height)))
             fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
 
     def hang_up(self) -> None:
-        """The client has gone, or has been told how the program ended: close everything, SIGHUP if it still runs."""
+        """The client has gone, or has received the exit status: close everything; SIGHUP if the program still runs."""
         self._input.close()
         for output in self._outputs:
             output.close()
@@ -102,7 +102,7 @@ class Program:
         self._child.signal(signal.SIGHUP)
 
     async def kill(self) -> None:
-        """End it now."""
+        """Kill the program."""
         await self._child.kill()
 
     def _start_on_pipes(self, host: Host, command: str | None) -> Child:
@@ -140,7 +140,7 @@ class Program:
     def _command(self, command: str | None) -> list[str]:
         if command is not None:
             return [self._account.shell, "-c", command]
-        return ["-" + os.path.basename(self._account.shell)]  # a login shell is called so
+        return ["-" + os.path.basename(self._account.shell)]  # the name of a login shell
 
     def _spawn(self, host: Host, command: list[str], files: list[int], environment: dict[str, str]) -> Child:
         executable = self._account.shell if self._terminal is None else None
@@ -199,7 +199,7 @@ class Program:
         self._finish()
 
     def _finish(self) -> None:
-        """Tell the client how it ended, once it has and all of its output has been sent (as sshd does)."""
+        """Send its exit status to the client, once it has ended and all output has been sent (as sshd does)."""
         if not self.exited.done() or self.exited.cancelled() or any(output.is_open for output in self._outputs):
             return
         code = self.exited.result()
@@ -208,7 +208,7 @@ class Program:
         elif -code in NAMED_SIGNALS:
             self._channel.exit_with_signal(NAMED_SIGNALS[-code])
         else:
-            self._channel.exit(128 - code)  # as a shell tells it
+            self._channel.exit(128 - code)  # as a shell reports it
 
 
 def _close(descriptors: list[int]) -> None:

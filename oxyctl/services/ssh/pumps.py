@@ -1,4 +1,4 @@
-"""Bytes between an SSH channel and the descriptors of its program; each side waits while the other cannot."""
+"""Moves bytes between an SSH channel and the descriptors of its program, with backpressure in both directions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_HELD_READS = 64  # a program left in the background may never stop writing
 
 
 class Source:
-    """Reads a descriptor whenever it has something and is not paused; the end of file is b"", once."""
+    """Reads a descriptor when it is readable and not paused; the end of file is b"", once."""
 
     def __init__(self, fd: int, take: Callable[[bytes], None]) -> None:
         self._fd, self._take = fd, take
@@ -30,20 +30,20 @@ class Source:
             self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
-        """Read again."""
+        """Resume reading."""
         if self.is_open and self._paused:
             self._paused = False
             self._loop.add_reader(self._fd, self._read)
 
     def drain(self) -> None:
-        """Read what is left and close: a terminal may hold output of a program that has ended."""
+        """Read the rest and close: a terminal may hold output of a program that has ended."""
         for _ in range(MAX_HELD_READS):
             if not (self.is_open and self._read()):
                 break
         self.close()
 
     def close(self) -> None:
-        """Close the descriptor; nothing more is taken."""
+        """Close the descriptor; nothing more is read."""
         if self.is_open:
             self.is_open = False
             self._loop.remove_reader(self._fd)
@@ -54,7 +54,7 @@ class Source:
             data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
             return False
-        except OSError:  # EIO: nobody has the terminal open any more
+        except OSError:  # EIO: no process has the terminal open any more
             data = b""
         if not data:
             self.close()
@@ -63,7 +63,7 @@ class Source:
 
 
 class Drain:
-    """Writes to a descriptor what it can take; `is_full` while much is waiting, and `relieved` is called after."""
+    """Writes to a descriptor as fast as it accepts; `is_full` while much waits, and `relieved` is called afterwards."""
 
     def __init__(self, fd: int, relieved: Callable[[], None]) -> None:
         self._fd, self._relieved = fd, relieved
@@ -76,7 +76,7 @@ class Drain:
 
     @property
     def is_full(self) -> bool:
-        """Whether more should not be given for now."""
+        """Whether too much is waiting."""
         return self._waiting_bytes > HIGH_WATER
 
     def write(self, data: bytes) -> None:
@@ -90,13 +90,13 @@ class Drain:
             self._flush()
 
     def end(self) -> None:
-        """Close after what is waiting has been written."""
+        """Close once waiting data has been written."""
         self._ending = True
         if not self._waiting:
             self.close()
 
     def close(self) -> None:
-        """Close at once, and forget what is waiting."""
+        """Close at once, and discard waiting data."""
         if self._is_open:
             self._is_open = False
             self._loop.remove_writer(self._fd)
@@ -116,7 +116,7 @@ class Drain:
                     self._waiting.popleft()
         except BlockingIOError:
             pass
-        except OSError:  # EPIPE: the program does not read any more, which is its right
+        except OSError:  # EPIPE: the program does not read any more, which is allowed
             self.close()
         if not self._waiting and self._is_open:
             self._loop.remove_writer(self._fd)

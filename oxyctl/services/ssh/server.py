@@ -1,4 +1,4 @@
-"""Listening for SSH: host keys that last as long as the lab's state, and every client welcome."""
+"""Listening for SSH, with host keys that last as long as the lab's state. Every client is admitted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from oxyctl.services.ssh.authority import host_key
 from oxyctl.services.ssh.program import Program
 from oxyctl.services.ssh.session import Session
 
-WINDOW_BYTES = 2 << 20  # what OpenSSH uses
+WINDOW_BYTES = 2 << 20  # as in OpenSSH
 LOGIN_TIMEOUT_S = 30
 SSH_PORT = 22
 
 
 class Server(asyncssh.SSHServer):
-    """One connection: no authentication is asked for, so any that is offered succeeds; forwarding is refused."""
+    """One connection. It requires no authentication, so any attempt succeeds; forwarding is refused."""
 
     def __init__(self, service: SshService) -> None:
         self._service = service
@@ -36,7 +36,7 @@ class Server(asyncssh.SSHServer):
             self._service.open.discard(self._connection)
 
     def begin_auth(self, username: str) -> bool:
-        log.debug("%s ssh: %s came in", self._service.host.name, username)
+        log.debug("%s ssh: %s connected", self._service.host.name, username)
         return False
 
     def session_requested(self) -> Session:
@@ -44,21 +44,21 @@ class Server(asyncssh.SSHServer):
 
 
 class SshService:
-    """Listening sockets, their connections, and the programs that those run."""
+    """Listening sockets, their connections, and the programs of their sessions."""
 
     detail: str | None = None
 
     def __init__(self, host: Host, port: int) -> None:
         self.host = host
         self._sockets = host.listen(port)
-        self.root = host.open_root()  # of file transfers, which are no programs in the node
+        self.root = host.open_root()  # for file transfers, which run no program in the node
         self.port: int = self._sockets[0].getsockname()[1]
         self.open: set[asyncssh.SSHServerConnection] = set()
         self.programs: set[Program] = set()
         self._acceptors: list[asyncssh.SSHAcceptor] = []
 
     async def start(self, key: tuple[asyncssh.SSHKey, asyncssh.SSHCertificate]) -> None:
-        """Listen."""
+        """Start to listen."""
         for sock in self._sockets:
             acceptor = await asyncssh.listen(
                 sock=sock,
@@ -73,7 +73,7 @@ class SshService:
             self._acceptors.append(acceptor)
 
     async def stop(self) -> None:
-        """Stop listening, cut what is open, end what runs."""
+        """Stop listening, abort open connections, end their programs."""
         for acceptor in self._acceptors:
             acceptor.close()
         for sock in self._sockets:

@@ -13,15 +13,15 @@ from asyncssh.stream import SSHServerStreamSession
 from oxyctl.services.host import Host
 from oxyctl.services.ssh.program import Account, Program
 
-SFTP_VERSION = 3  # what OpenSSH speaks
+SFTP_VERSION = 3  # as in OpenSSH
 Channel = asyncssh.SSHServerChannel[bytes]
 
 
 class Files(asyncssh.SFTPServer):
-    """The file system as programs of the node see it; relative paths begin at the account's home."""
+    """The file system as programs of the node see it; relative paths begin at the account's home directory."""
 
     def __init__(self, channel: Channel, root: int | None) -> None:
-        """`root`: a descriptor of the node's root directory, where that is not our own."""
+        """`root`: a descriptor of the node's root directory, if that differs from ours."""
         super().__init__(channel)
         self._root = None if root is None else b"/proc/self/fd/%d" % root
 
@@ -30,24 +30,24 @@ class Files(asyncssh.SFTPServer):
         return absolute if self._root is None else self._root + os.path.normpath(absolute)
 
     def realpath(self, path: bytes) -> Any:
-        """As it is called in the node; where that has other files than we, links in it are left as they are."""
+        """The path in the node; if its files differ from ours, links in the path are not resolved."""
         mapped = self.map_path(path)
         return super().realpath(path) if self._root is None else mapped.removeprefix(self._root)
 
     def symlink(self, oldpath: bytes, newpath: bytes) -> Any:
-        """What a link says is read by the node's programs."""
+        """The target is stored as given: the node's programs resolve it."""
         if self._root is None:
             return super().symlink(oldpath, newpath)
         os.symlink(oldpath, self.map_path(newpath))
         return None
 
     def exit(self) -> None:
-        """Report success, as sftp-server does when its client has finished: without it, scp says that it failed."""
+        """Report success, as sftp-server does when its client has finished: otherwise scp reports a failure."""
         self.channel.exit(0)
 
 
 class Session(SSHServerStreamSession[bytes]):
-    """Runs what the client asks for. scp and sftp need no program: the base class has both."""
+    """Runs what the client requests. scp and sftp need no program: the base class has both."""
 
     def __init__(self, host: Host, programs: set[Program], root: int | None) -> None:
         super().__init__(None, cast(Any, partial(Files, root=root)), SFTP_VERSION, allow_scp=True)
@@ -123,4 +123,4 @@ class Session(SSHServerStreamSession[bytes]):
         return False
 
     def soft_eof_received(self) -> None:
-        """Only a line editor sends it, and we have none."""
+        """Ignored: only a line editor sends it, and there is none."""

@@ -1,9 +1,9 @@
-"""Runs sshd as somebody who is not root, in a user namespace of its own: a rootless lab has one user only, and as root
-sshd would want another one to give up its rights to. Run as a script, so it imports nothing from the project.
+"""Runs sshd as a user other than root, in its own user namespace: a rootless lab has only one user, and as root sshd
+would need a second one to drop privileges to. Run as a script, so it imports nothing from the project.
 
-unprivileged.py DIRECTORY SHELL NAMES PROGRAM ARGUMENTS...   NAMES: of the accounts, by commas; all have one user id
+unprivileged.py DIRECTORY SHELL NAMES PROGRAM ARGUMENTS...   NAMES: accounts, separated by commas; all have one user id
 
-DIRECTORY gets the files `passwd`, `group` and `shadow`, which the program sees in the place of the system's.
+DIRECTORY gets the files `passwd`, `group` and `shadow`, which the program sees in place of the system's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enter() -> None:
-    """A user namespace where we are `ACCOUNT`, and mounts of our own."""
+    """Enter a user namespace where we are `ACCOUNT`, and a mount namespace."""
     user, group = os.geteuid(), os.getegid()
     _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS))
     Path("/proc/self/setgroups").write_text("deny")
@@ -30,9 +30,9 @@ def enter() -> None:
 
 
 def show_accounts(directory: Path, shell: str, names: list[str]) -> None:
-    """Put the accounts in the place of the system's."""
+    """Mount our account files over the system's."""
     ours, theirs = os.openpty()
-    terminals = os.fstat(theirs).st_gid  # sshd would give terminals to the group `tty`, which it may not
+    terminals = os.fstat(theirs).st_gid  # sshd may not give terminals to the group `tty`
     os.close(ours)
     os.close(theirs)
     accounts = [f"{name}:x:{ACCOUNT}:{ACCOUNT}::{directory}:{shell}" for name in names]
