@@ -1,7 +1,7 @@
 """The lab's resolver at 127.0.0.1:53 of every node, in one process: `python -m oxyctl.services.names CONFIG.json`.
 
-CONFIG.json: `hosts`, the file that has the names; `nodes`, those that ask, each with its name and `netns`, the file of
-its namespace. `resolv.conf` of a lab points here, so that what reads no hosts file, `dig` for one, finds the same
+CONFIG.json: `hosts`, the file with the names; `nodes`, the clients, each with its name and `netns`, the file of its
+namespace. `resolv.conf` of a lab points here, so that programs that read no hosts file, such as `dig`, find the same
 names. SIGHUP: CONFIG.json has changed; it is read again, and a line of JSON repeats its `generation`.
 """
 

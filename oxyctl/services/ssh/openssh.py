@@ -1,4 +1,4 @@
-"""The `sshd` service: OpenSSH's own server in the node's namespace. It admits users certified by a tenant's authority."""
+"""The `sshd` service: OpenSSH's own server in the node's namespace. It admits users whom a tenant's CA certifies."""
 
 from __future__ import annotations
 
