@@ -134,6 +134,8 @@ class Opening:
 
     def _facts(self, hello: Hello) -> dict[str, Any]:
         """What rules of the phase `tls` may speak of, beside the flow."""
+        record = self._session.tls_record
+        assert record is not None
         name = hello.sni or ""
         labels = name.split(".") if name else []
         return {
@@ -141,8 +143,8 @@ class Opening:
             "net.sni.domains": [".".join(labels[at:]) for at in range(len(labels))],
             "net.protocol.detection": "tls",
             "tls.alpn": list(hello.alpn),
-            "tls.version": hello.version,
-            "tls.ja4": hello.ja4,
+            "tls.version": record.version,
+            "tls.ja4": record.ja4,
         }
 
     def _question(self, hello: Hello) -> Any:

@@ -10,7 +10,7 @@ import msgspec
 
 from proxy.flow.flow import Flow
 from proxy.policy.engine import Policies
-from proxy.policy.facts import FlowFacts, ImaginedFacts, received
+from proxy.policy.facts import FlowFacts, ImaginedFacts
 from proxy.policy.fields import FIELDS
 from proxy.policy.language import Facts, Kind
 from proxy.policy.load import compile_policies
@@ -19,6 +19,7 @@ from proxy.settings import DocumentError
 from proxy.verdict import Ruling
 
 Known = dict[Phase, Facts]
+_ADDRESSES = frozenset(field.name for phase in FIELDS.values() for field in phase if field.kind is Kind.ADDRESS)
 READ_PHASES: tuple[Phase, ...] = ("tls", "ssh", "http")  # judged where sessions are read
 
 
@@ -96,26 +97,47 @@ class SessionJudge:
             return None
         base = None if known is None else known.get(phase)
         if base is None:
-            base = received(phase, flow)  # under names that all flows share
+            base = _CarriedFacts(flow)
             if known is not None:
                 known[phase] = base
         return self._policies.judge(tenant, phase, _SessionFacts(base, facts, now))
 
 
+class _CarriedFacts(Facts):
+    """What `flow_facts` has told, as rules compare it. Made when a rule asks: most ask for two or three of twenty."""
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, flow: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._flow = flow
+
+    def __missing__(self, key: str) -> Any:
+        value = self._flow.get(key)
+        if key in _ADDRESSES and value is not None:
+            value = ip_address(value).packed
+        elif isinstance(value, list):
+            value = tuple(value)
+        self[key] = value
+        return value
+
+
 class _SessionFacts(ImaginedFacts):
     """Facts of a session, looked up when a rule asks: `facts` may work them out only then."""
 
-    __slots__ = ("_facts",)
+    __slots__ = ("_facts", "_flow")
 
     def __init__(self, flow: Facts, facts: Mapping[str, Any], now: float) -> None:
-        super().__init__(flow)
+        super().__init__()
         self["time.unix"] = now
-        self._facts = facts
+        self._flow, self._facts = flow, facts
 
     def __missing__(self, key: str) -> Any:
-        try:
-            value = self._facts[key]
-        except KeyError:
-            value = super().__missing__(key)
+        value = self._flow[key]
+        if value is None:
+            try:
+                value = self._facts[key]
+            except KeyError:
+                value = super().__missing__(key)
         self[key] = value
         return value

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -28,6 +28,10 @@ EMPTY_HASH = "0" * 12
 REMEMBERED, REMEMBERED_VALUES = 256, 64  # lists whose hash is known, and how long they may be
 
 _word = struct.Struct("!H").unpack_from
+_head = struct.Struct("!HH").unpack_from  # of an extension: its kind and size
+_GREASE = frozenset(each << 8 | each for each in range(0x0A, 0x100, 0x10))  # RFC 8701
+_READ = frozenset((SERVER_NAME, SIGNATURE_ALGORITHMS, ALPN, SUPPORTED_VERSIONS))
+_HOST_NAME = re.compile(r"[#-&(-.0-;=?-\[\]-~]{1,253}").fullmatch  # no blanks, quotes, slashes, angle brackets
 
 
 class Malformed(enum.Enum):
@@ -124,94 +128,85 @@ def _reassemble(data: bytes) -> tuple[bytes, int] | Malformed | int:
 
 
 def _parse_hello(body: bytes, length: int) -> Hello:
-    reader = _Reader(body)
-    (legacy_version,) = _word(reader.take(2))
-    reader.take(32)
-    reader.vector(1)  # session id
-    ciphers = _words(reader.vector(2))
-    reader.vector(1)  # compression
+    """By offsets, in one pass: each connection of a stream or of what is read pays for it."""
+    (legacy_version,) = _word(body)
+    _, at = _vector(body, 34, 1)  # session id, after the version and 32 random bytes
+    start, at = _vector(body, at, 2)
+    ciphers = _words(body, start, at)
+    _, at = _vector(body, at, 1)  # compression
     extensions: list[int] = []
     versions: tuple[int, ...] = (legacy_version,)
     algorithms: tuple[int, ...] = ()
     alpn: tuple[str, ...] = ()
     sni: str | None = None
-    listed = _Reader(reader.vector(2)) if reader.left else _Reader(b"")
-    while listed.left:
-        (kind,) = _word(listed.take(2))
-        content = listed.vector(2)
-        if _is_grease(kind):
+    at, last = _vector(body, at, 2) if at < len(body) else (at, at)
+    while at < last:
+        kind, size = _head(body, at)
+        start, at = at + 4, at + 4 + size
+        if at > last:
+            raise _TooShort
+        if kind in _GREASE:
             continue
         extensions.append(kind)
-        if kind == SERVER_NAME:
-            sni = _server_name(content)
-        elif kind == SUPPORTED_VERSIONS:
-            versions = _words(_Reader(content).vector(1))
-        elif kind == SIGNATURE_ALGORITHMS:
-            algorithms = _words(_Reader(content).vector(2))
-        elif kind == ALPN:
-            alpn = tuple(each.decode("latin-1") for each in _names(content) if not _is_grease_name(each))
+        if kind in _READ:
+            content = body[start:at]
+            if kind == SERVER_NAME:
+                sni = _server_name(content)
+            elif kind == SUPPORTED_VERSIONS:
+                versions = _words(content, *_vector(content, 0, 1))
+            elif kind == SIGNATURE_ALGORITHMS:
+                algorithms = _words(content, *_vector(content, 0, 2))
+            else:
+                alpn = _names(content)
     return Hello(versions, ciphers, tuple(extensions), algorithms, alpn, sni, ECH in extensions, length)
 
 
 def _server_name(content: bytes) -> str | None:
     """The DNS name (RFC 6066 3), lower case, without a trailing dot."""
-    entries = _Reader(_Reader(content).vector(2))
-    while entries.left:
-        kind = entries.take(1)[0]
-        name = entries.vector(2)
+    at, last = _vector(content, 0, 2)
+    while at < last:
+        kind = content[at]
+        start, at = _vector(content[:last], at + 1, 2)
         if kind == 0:
+            name = content[start:at]
             text = name.decode("ascii").rstrip(".").lower()
-            if not 0 < len(text) <= 253 or any(not ("!" < char < "\x7f") or char in "/\\\"'<>" for char in text):
+            if not _HOST_NAME(text):
                 raise UnicodeDecodeError("ascii", name, 0, len(name), "not a host name")
             return text
     return None
 
 
-def _names(content: bytes) -> Iterator[bytes]:
-    names = _Reader(_Reader(content).vector(2))
-    while names.left:
-        yield names.vector(1)
+def _names(content: bytes) -> tuple[str, ...]:
+    """Protocols of ALPN (RFC 7301 3.1)."""
+    at, last = _vector(content, 0, 2)
+    names = []
+    while at < last:
+        start, at = _vector(content[:last], at, 1)
+        if not _is_grease_name(name := content[start:at]):
+            names.append(name.decode("latin-1"))
+    return tuple(names)
 
 
 class _TooShort(Exception):
     """A length points beyond the end of the bytes."""
 
 
-class _Reader:
-    """Reads fields one after another."""
-
-    __slots__ = ("_at", "_data")
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._at
-
-    def take(self, count: int) -> bytes:
-        if count > self.left:
-            raise _TooShort
-        self._at += count
-        return self._data[self._at - count : self._at]
-
-    def vector(self, size: int) -> bytes:
-        """The bytes after a length field of `size` bytes."""
-        return self.take(int.from_bytes(self.take(size), "big"))
-
-
-def _words(data: bytes) -> tuple[int, ...]:
-    if len(data) % 2:
+def _vector(data: bytes, at: int, size: int) -> tuple[int, int]:
+    """Where the bytes after a length field of `size` bytes begin, and where they end."""
+    start = at + size
+    end = start + int.from_bytes(data[at:start], "big")
+    if start > len(data) or end > len(data):
         raise _TooShort
-    return tuple(each for each in struct.unpack(f"!{len(data) // 2}H", data) if not _is_grease(each))
+    return start, end
 
 
-def _is_grease(value: int) -> bool:
-    return value & 0x0F0F == 0x0A0A and value >> 8 == value & 0xFF
+def _words(data: bytes, start: int, end: int) -> tuple[int, ...]:
+    words = struct.unpack(f"!{(end - start) // 2}H", data[start:end])
+    return words if _GREASE.isdisjoint(words) else tuple([each for each in words if each not in _GREASE])
 
 
 def _is_grease_name(name: bytes) -> bool:
-    return len(name) == 2 and _is_grease(int.from_bytes(name, "big"))
+    return len(name) == 2 and int.from_bytes(name, "big") in _GREASE
 
 
 def _hex(values: tuple[int, ...] | list[int]) -> str:
