@@ -24,6 +24,8 @@ CLIENT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2: leaves have EC key
 HANDSHAKE, CERTIFICATE_REQUEST = 22, 13  # RFC 8446 5.1 and 4
 MAX_SESSIONS = 8_192  # that can be resumed with origins
 
+AfterRead = Callable[[ssl.SSLSocket], "AfterRead | None"]  # to be called after a read; what after the next, if anything
+
 # How a failure is told to the other side: alerts of RFC 8446 6
 ALERTS = {
     "handshake_failure": 40, "bad_certificate": 42, "certificate_revoked": 44, "certificate_expired": 45,
@@ -53,6 +55,7 @@ class TenantTLS:
         self._clients: OrderedDict[tuple[str, bool], tuple[float, ssl.SSLContext]] = OrderedDict()
         self.asked_by: WeakSet[ssl.SSLSocket] = WeakSet()  # origins that asked for a client's certificate
         self._origins: dict[bool, ssl.SSLContext] = {}
+        self._quiet: ssl.SSLContext | None = None  # of origins whose handshake is over
         self._sessions: OrderedDict[tuple[str, str, int, bool], ssl.SSLSession] = OrderedDict()
 
     def has(self, name: str, untrusted: bool) -> bool:
@@ -89,24 +92,30 @@ class TenantTLS:
         """What can be resumed with this origin."""
         return self._sessions.get((name, host, port, verified))
 
-    def learner(self, name: str, host: str, port: int, verified: bool) -> Callable[[ssl.SSLSocket], None]:
+    def learner(self, name: str, host: str, port: int, verified: bool) -> AfterRead:
         """Remembers the session of a socket, once its tickets have come.
 
         One that was resumed goes on being used: to take its new ticket out of OpenSSL costs a tenth of a handshake, and
         what a ticket that is used again would tell those on the way, the proxy's address tells them as well.
         """
 
-        def learn(sock: ssl.SSLSocket) -> None:
-            if sock.session_reused:
-                return
-            session = sock.session
+        def learn(sock: ssl.SSLSocket) -> AfterRead | None:
+            session = None if sock.session_reused else sock.session
             if session is not None and session.has_ticket | bool(session.id):
                 self._sessions[name, host, port, verified] = session
                 self._sessions.move_to_end((name, host, port, verified))
                 if len(self._sessions) > MAX_SESSIONS:
                     self._sessions.popitem(last=False)
+            return self._hush
 
         return learn
+
+    def _hush(self, sock: ssl.SSLSocket) -> None:
+        """Let nobody hear of the messages of this socket any more: of each record there are two, 2 us each. To take
+        another context costs 19 us, so only those do that are read a second time."""
+        if self._quiet is None:
+            self._quiet = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        sock.context = self._quiet
 
     def _make_origin(self, verified: bool) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -15,7 +15,7 @@ from h2.exceptions import StreamClosedError
 from h2.stream import H2Stream, StreamState
 
 from proxy.inspect.http import h2_heads
-from proxy.inspect.http.h2_guard import DATA, END_STREAM, WINDOW_UPDATE, Data, FrameGuard, Head, frame_header
+from proxy.inspect.http.h2_guard import DATA, END_STREAM, MAX_FRAME, WINDOW_UPDATE, Data, FrameGuard, Head, frame_header
 from proxy.inspect.http.messages import Headers
 
 _RECEIVING = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
@@ -47,13 +47,23 @@ class Incoming:
 
     def read(self, data: bytes, now: float) -> None:
         """`HttpError` names an attack; `h2.exceptions.ProtocolError` is what h2 does not allow."""
+        together: list[Data] = []  # frames of one stream, each behind the other
         for part in self._guard.feed(data, now):
             if isinstance(part, Data):
-                self._plain(part)
-            elif isinstance(part, Head):
+                if together and part.number != together[0].number:
+                    self._plain(_joined(together))
+                together.append(part)
+                if part.is_last:
+                    self._plain(_joined(together))
+                continue
+            if together:
+                self._plain(_joined(together))
+            if isinstance(part, Head):
                 self._head(part)
             else:
                 self._frames(part)
+        if together:
+            self._plain(_joined(together))
 
     def _frames(self, data: bytes) -> None:
         for event in self._h2.receive_data(data):
@@ -79,6 +89,15 @@ class Incoming:
                 self._complete(number)
             else:
                 self._frames(header(number, 0, END_STREAM))
+
+
+def _joined(parts: list[Data]) -> Data:
+    """All of them as one; the list is empty then."""
+    joined = parts[0]
+    if len(parts) > 1:
+        joined = Data(joined.number, b"".join([part.data for part in parts]), parts[-1].is_last)
+    parts.clear()
+    return joined
 
 
 def is_receiving(made: h2.connection.H2Connection, number: int) -> bool:
@@ -121,8 +140,12 @@ def end(made: h2.connection.H2Connection, number: int) -> bool:
 
 
 def frame_of(part: Data) -> bytes:
-    """The frame as it is on the wire."""
-    return header(part.number, len(part.data), END_STREAM if part.is_last else 0) + part.data
+    """The frame as it is on the wire; several, where there is more than one may hold."""
+    number, data, frames = part.number, part.data, list[bytes]()
+    while len(data) > MAX_FRAME:
+        frames += (header(number, MAX_FRAME), data[:MAX_FRAME])
+        data = data[MAX_FRAME:]
+    return b"".join([*frames, header(number, len(data), END_STREAM if part.is_last else 0), data])
 
 
 def header(number: int, size: int, flags: int = 0) -> bytes:

@@ -65,7 +65,7 @@ class Outgoing:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.parts: deque[bytes] = deque()
+        self.parts: deque[bytes | memoryview] = deque()
         self.size = 0
         self.trailers: Headers | None = None  # the end follows the parts; empty: without trailers
         self.is_full = False
@@ -115,22 +115,35 @@ class Sender:
         return was_full and not stream.is_full
 
     def _send_parts(self, stream: Outgoing, window: int) -> None:
-        made, parts = self._h2, stream.parts
-        frame = min(made.max_outbound_frame_size, MAX_FRAME)
+        parts, number = stream.parts, stream.number
         while parts and window > 0:
             part = parts.popleft()
-            size = min(window, frame, len(part))
-            if size < len(part):
-                parts.appendleft(part[size:])
-                part = part[:size]
+            size = len(part)
+            if size > window:
+                parts.appendleft(part[window:])
+                part, size = part[:window], window
             is_last = not parts and stream.trailers is not None and not stream.trailers
-            h2_data.spend(made, stream.number, size, is_last=is_last)
-            self.beside(h2_data.header(stream.number, size, END_STREAM if is_last else 0))
-            self._link.write(part)
-            self._guard.sent += 1
+            h2_data.spend(self._h2, number, size, is_last=is_last)
+            self._send_part(number, part, is_last=is_last)
             window -= size
             stream.size -= size
             stream.is_over = stream.is_over or is_last
+
+    def _send_part(self, number: int, part: bytes | memoryview, *, is_last: bool) -> None:
+        """As many DATA frames as it takes."""
+        link, size = self._link, len(part)
+        most = min(self._h2.max_outbound_frame_size, MAX_FRAME)
+        if waiting := self._h2.data_to_send():
+            link.write(waiting)
+        self._guard.sent += (size + most - 1) // most
+        if size > most:
+            view, whole = memoryview(part), (size - 1) // most * most
+            for start in range(0, whole, most):
+                link.write(h2_data.header(number, most))
+                link.write(view[start : start + most])
+            part, size = view[whole:], size - whole
+        link.write(h2_data.header(number, size, END_STREAM if is_last else 0))
+        link.write(part)
 
     def head(self, stream: Outgoing, fields: Headers, *, is_last: bool) -> None:
         """A request, where this is the client's end, or a response; ProtocolError when the stream is closed."""

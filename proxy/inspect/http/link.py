@@ -29,11 +29,11 @@ class Link:
         self.is_full = False  # more is queued than the far end takes
         self.filled: Callable[[], None] | None = None  # called when it has become so
         self.source: Callable[[], bytes] | None = None  # asked for more to write when the moment ends
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._links = links
         self._is_dirty = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Send `data` when the moment ends."""
         self._out.append(data)
         if not self._is_dirty:

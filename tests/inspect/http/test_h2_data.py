@@ -70,6 +70,21 @@ def test_data_beyond_the_window_is_refused():
     assert was_ended(talk)
 
 
+def test_frames_that_come_together_are_counted_together():
+    talk = posting()
+    talk.client_says(b"".join(data_frame(1, b"x" * 16_384) for _ in range(100)))
+    assert talk.finished is not None
+    assert was_ended(talk)
+
+
+def test_frames_of_two_streams_that_come_together_keep_apart():
+    talk = posting()
+    talk.client_says(talk.browser.headers(3, POST, end=False))
+    both = [data_frame(1 + 2 * (each % 3 == 0), b"%d" % each) for each in range(9)]
+    talk.client_says(b"".join(both) + data_frame(1, b"!", "END_STREAM") + data_frame(3, b"?", "END_STREAM"))
+    assert (talk.server.body(1), talk.server.body(3)) == (b"124578!", b"036?")
+
+
 def test_data_within_a_header_block_is_refused():
     talk = H2Talk()
     block = talk.browser.headers(1, POST, end=False)

@@ -1,0 +1,58 @@
+"""TLS contexts of an inspector: whoever watches handshakes is not told of every record after them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+
+from proxy.ca.authority import Authority
+from proxy.inspect import handshakes
+from proxy.inspect.tls import TenantTLS
+from proxy.session.messages import LeafAnswer, TenantRules
+
+
+class Watching(TenantTLS):
+    """Counts what it hears of."""
+
+    heard = 0
+
+    def _noticed(self, sock, direction, version, content_type, message_type, data):
+        self.heard += 1
+        super()._noticed(sock, direction, version, content_type, message_type, data)
+
+
+def connected():
+    root = Authority.create("a root")
+    leaf = root.mint("web.lab")
+    tls = Watching(TenantRules(roots=root.certificate_pem.decode(), system_trust=False))
+    tls.keep("web.lab", False, LeafAnswer(1, leaf.chain, leaf.key))
+    near, far = socket.socketpair()
+    origin = handshakes.towards_client(tls, far, "web.lab", False)
+    ours = handshakes.towards_origin(tls, near, "web.lab", ("192.0.2.1", 443), [], True)
+    shaking = threading.Thread(target=origin.do_handshake)
+    shaking.start()
+    ours.do_handshake()
+    shaking.join()
+    return tls, ours, origin
+
+
+def test_records_are_not_told_after_the_second_read():
+    tls, ours, origin = connected()
+    with ours, origin:
+        learnt = tls.learner("web.lab", "192.0.2.1", 443, True)
+        for _ in range(2):
+            origin.send(b"an answer")
+            assert ours.recv(100) == b"an answer"
+            learnt = learnt(ours)
+        assert learnt is None
+        heard = tls.heard
+        assert heard
+        for _ in range(3):
+            ours.send(b"a request")
+            assert origin.recv(100) == b"a request"
+            origin.send(b"an answer")
+            assert ours.recv(100) == b"an answer"
+        assert tls.heard == heard
+        assert ours.getpeercert()
+        assert isinstance(tls.session("web.lab", "192.0.2.1", 443, True), ssl.SSLSession)
