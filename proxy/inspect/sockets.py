@@ -18,7 +18,8 @@ from proxy.session.facts import TLSFacts
 CHUNK = 65_536
 RECORD = 16_384  # the most that one TLS record holds, and one read gives
 UNWATCHED = -1
-RECORDS = 4  # read at one event and passed on together: 64 KiB stay in a core's cache, 256 KiB do not
+TOGETHER = 4 * RECORD  # bytes read at one event and passed on in one piece: 64 KiB stay in a core's cache, 256 do not
+MOST_RECORDS = 32  # of them, which may be small
 
 
 class Turn:
@@ -288,7 +289,8 @@ class TLSStream(SocketStream):
         """What has come goes on in one piece: a piece for each record costs bulk half as much again (bench/http.py)."""
         recv, parts, is_over = self.sock.recv, list[bytes](), False
         error: OSError | None = None
-        for _ in range(RECORDS):
+        left, least = TOGETHER, 1 if self._facts.alpn == "h2" else RECORD  # of many streams there may be more
+        for _ in range(MOST_RECORDS):
             try:
                 data = recv(RECORD)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -302,7 +304,8 @@ class TLSStream(SocketStream):
                 is_over = True
                 break
             parts.append(data)
-            if len(data) < RECORD:
+            left -= len(data)
+            if left <= 0 or len(data) < least:
                 break
         if self.learnt is not None and (parts or is_over):
             self.learnt = self.learnt(self.sock)
