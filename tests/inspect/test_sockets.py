@@ -12,7 +12,7 @@ from proxy.inspect.stream import Side
 from proxy.inspect.tls import facts_of
 from proxy.poller import IN, Poller
 from proxy.session.facts import TLSFacts
-from tests.inspect.test_tls import connected
+from tests.inspect.test_tls_records import connected
 
 
 class Heard:
