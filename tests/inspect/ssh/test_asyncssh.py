@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 
 import asyncssh
@@ -9,10 +10,13 @@ import pytest
 from asyncssh.connection import SSHConnection
 from asyncssh.kex_dh import _KexDH, _KexECDH, _KexHybridECDH
 
+from proxy.inspect.ssh import connections
+
 USED = {
     SSHConnection: [
         "_cleanup", "_finish_recv_packet", "_force_close", "_packet_handlers", "_process_global_request",
         "_process_kexinit", "_process_newkeys", "_report_global_response", "_send", "_send_disconnect", "_send_kexinit",
+        "log_received_packet", "log_sent_packet", "send_packet",
         "create_task", "send_newkeys",
     ],
     asyncssh.SSHServerConnection: [
@@ -53,3 +57,13 @@ def test_the_reply_of_a_key_exchange_is_made_of_these_steps(kind):
     steps = inspect.getsource(kind._perform_reply)
     for step in "_compute_server_shared()", "_compute_hash(key_data, k)", "_send_reply(key_data,", "send_newkeys(k, h)":
         assert step in steps
+
+
+def test_the_only_ignored_messages_are_the_empty_ones_before_packets():
+    source = inspect.getsource(SSHConnection)
+    assert source.count("send_packet(MSG_IGNORE") == 1
+    assert "self.send_packet(MSG_IGNORE, String(b''))" in source
+
+
+def test_a_transport_reads_as_much_at_a_time_as_it_is_told():
+    assert asyncio.selector_events._SelectorTransport.max_size > connections.READ_BYTES
