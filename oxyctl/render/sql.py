@@ -20,7 +20,7 @@ from proxy.control.schema import FlowRecord, RequestRecord, Totals
 
 _NUMBERS = {"seq", "src_port", "dst_port", "dscp"}
 _TIMES = {"start", "end"}
-_ENCODED = {"decisions", "tls"}
+_ENCODED = {"decisions", "ssh", "tls"}
 _ENCODER = msgspec.json.Encoder()
 
 

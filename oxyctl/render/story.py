@@ -99,6 +99,9 @@ def _passage(record: FlowRecord) -> Iterator[tuple[str, str]]:
     yield "Level", LEVELS.get(record.level, record.level) + _protocol(record)
     if record.tls is not None:
         yield "TLS", _tls(record)
+    if record.ssh is not None:
+        known = (("client", record.ssh.client_version), ("server", record.ssh.server_version))
+        yield "SSH", ", ".join(["passed, unread", *(f"{side} {version}" for side, version in known if version)])
 
 
 def _what(record: FlowRecord) -> str:

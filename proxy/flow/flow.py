@@ -20,6 +20,7 @@ from proxy.flow.record import (
     FlowRecord,
     Level,
     Protocol,
+    SSHRecord,
     State,
     TLSRecord,
     Totals,
@@ -52,7 +53,7 @@ class Flow:
         "egress_ip", "ended_ns", "extension", "handler", "history", "id", "idle_strikes", "is_recorded", "key",
         "last_count", "last_totals", "level", "offramp", "onramp", "origin", "origin_path", "origin_payload",
         "origin_tcp_ms", "parent_id", "place", "policy_ms", "protocol", "redirect", "route", "seq", "shelf", "source",
-        "source_port", "spliced", "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot", "tls",
+        "source_port", "spliced", "ssh", "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot", "tls",
         "tracked", "ttfb_ms", "verdict", "virtual", "wanted_level",
     )  # fmt: skip
 
@@ -88,6 +89,7 @@ class Flow:
         self.offramp: str | None = None
         self.detected_protocol: str | None = None
         self.tls: TLSRecord | None = None
+        self.ssh: SSHRecord | None = None
         self.client_tcp_ms: float | None = None
         self.origin_tcp_ms: float | None = None
         self.policy_ms: float | None = None
@@ -287,7 +289,7 @@ class Flow:
             dst=address_text(self.destination), dst_port=self.destination_port,
             dscp=self.dscp, origin=self.destination_text if self.origin is AS_ASKED else self.origin,
             egress_ip=self.egress_ip, total=total, delta=delta,
-            level=self.level, detected_protocol=self.detected_protocol, tls=self.tls,
+            level=self.level, detected_protocol=self.detected_protocol, tls=self.tls, ssh=self.ssh,
             dst_host=self.dst_host, host_source=None if self.dst_host is None else "sni",
             verdict=self.verdict, decisions=self.decisions,
             state=self.state, conn_state=self.conn_state(), history=self.history,

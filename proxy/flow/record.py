@@ -78,6 +78,13 @@ class TLSRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None  # why there is no TLS with the client or the origin
 
 
+class SSHRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The SSH of a flow that was relayed unread: how both sides identify themselves (RFC 4253 4.2)."""
+
+    client_version: str | None = None
+    server_version: str | None = None
+
+
 class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     """One event of one flow. Times are Unix nanoseconds, durations milliseconds; None means not known."""
 
@@ -125,6 +132,7 @@ class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     level: Level
     detected_protocol: str | None = None
     tls: TLSRecord | None = None
+    ssh: SSHRecord | None = None
 
     verdict: Verdict = "allowed"
     decisions: list[Decision] = []

@@ -111,13 +111,12 @@ class Relay:
         history = self.flow.history
         self._finish("client_closed" if history.find("F") < history.find("f") else "origin_closed", False)
 
-    def first_byte(self) -> None:
-        """The origin has begun to answer."""
+    def first_bytes(self, chunk: memoryview) -> None:
+        """The origin has begun to answer, by these."""
         flow = self.flow
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
-        if self.greeting:
-            self.greeting = look_at(flow, self.greeting)
+        self.greeting = look_at(flow, self.greeting, chunk)
 
     def _finish(self, reason: CloseReason, is_cut: bool) -> None:
         if self.is_over:
@@ -319,12 +318,12 @@ class Side:
     def _count(self, n: int) -> None:
         flow = self.relay.flow
         if self.is_client:
-            if not flow.origin_payload:
+            if not flow.origin_payload or not flow.client_payload:
                 self.relay.greeting = greeting_with(flow, self.relay.greeting, _view[:n])
             flow.client_payload += n
         else:
             if not flow.origin_payload:
-                self.relay.first_byte()
+                self.relay.first_bytes(_view[:n])
             flow.origin_payload += n
 
     def _block(self) -> None:

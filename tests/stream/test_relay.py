@@ -343,7 +343,7 @@ def test_abort_resets_both_sides_once(reason):
 
 def test_bug_in_one_flow_ends_that_flow(monkeypatch):
     with relaying() as scene:
-        monkeypatch.setattr(type(scene.relay), "first_byte", lambda self: 1 / 0)
+        monkeypatch.setattr(type(scene.relay), "first_bytes", lambda self, chunk: 1 / 0)
         scene.origin.send(b"x")
         scene.loop.until(lambda: scene.reasons)
         assert scene.reasons == ["proxy_error"]

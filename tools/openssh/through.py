@@ -34,7 +34,9 @@ class View:
         self._keys = keys
         own = (keys / f"{KEY}.pub").read_text().strip()
         known = "".join(
-            f"* {path.read_text()}" for path in sorted(keys.glob("*.pub")) if path.stem.startswith(("ssh-", "ec"))
+            f"* {path.read_text()}"
+            for path in sorted(keys.glob("*.pub"))
+            if path.stem.startswith(("ssh-", "ec")) and not path.stem.endswith("-cert")
         )
         self.flow = FlowFacts(
             id=f"regress{number}", tenant="regress", onramp="clients", tunnel="t1", src="127.0.0.1", src_port=1,
