@@ -87,7 +87,7 @@ def rotate(
 ) -> None:
     """Create a new host key for new sessions. Clients reject it until they have its known_hosts line.
 
-    Open sessions continue until they next exchange keys: after an hour or a gigabyte.
+    Open sessions keep the key that they began with, also when they exchange keys again.
     """
     client = connect(lab, node, control)
     with asking():

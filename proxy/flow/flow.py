@@ -53,8 +53,8 @@ class Flow:
         "egress_ip", "ended_ns", "extension", "handler", "history", "id", "idle_strikes", "is_recorded", "key",
         "last_count", "last_totals", "level", "offramp", "onramp", "origin", "origin_path", "origin_payload",
         "origin_tcp_ms", "parent_id", "place", "policy_ms", "protocol", "redirect", "route", "seq", "shelf", "source",
-        "source_port", "spliced", "ssh", "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot", "tls",
-        "tracked", "ttfb_ms", "verdict", "virtual", "wanted_level",
+        "source_port", "spliced", "ssh", "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot",
+        "tls", "tracked", "ttfb_ms", "verdict", "virtual", "wanted_level",
     )  # fmt: skip
 
     def __init__(

@@ -33,6 +33,7 @@ class SSHRules(msgspec.Struct, frozen=True, omit_defaults=True):
     file_transfer: FileTransfer = "read-write"
     needs_reason: bool = False  # a session channel says why it is wanted
     record: bool = False  # what terminals show
+    record_commands: bool = False  # what commands without a terminal write
     record_input: bool = False  # and what is typed, except where the terminal does not echo it
     recording_version: Literal[2, 3] = 2  # of asciicast
     recording_keys: list[str] = []  # of age: who can read recordings

@@ -49,10 +49,14 @@ class SSHInspection(Part, frozen=True):
     file_transfer: Literal["read-write", "read-only", "none"] = "read-write"
     needs_reason: bool = False  # a session says why it is wanted
     record: bool = False  # what terminals show, as asciicast in the state directory
+    record_commands: bool = False  # what commands without a terminal write
     record_input: bool = False  # and the lines that are typed and shown
     recording_version: Literal[2, 3] = 2  # of asciicast
     recording_keys: list[str] = msgspec.field(default_factory=list)  # age1...: who alone can read recordings
     recording_bytes: Annotated[int, Meta(ge=4_096)] = 64 << 20  # of one recording
+    # of all of the tenant's recordings that have ended: the oldest are deleted beyond
+    recordings_bytes: Annotated[int, Meta(ge=4_096)] | None = None
+    recordings_days: Annotated[float, Meta(gt=0)] | None = None
     needs_recording: bool = False  # a channel whose recording fails ends
     hash_files: bool = False  # the SHA-256 of each file that sftp and scp move, in its record
 

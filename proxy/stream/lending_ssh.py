@@ -7,7 +7,6 @@ the flow, of the settings, and of what the application has said.
 from __future__ import annotations
 
 import logging
-import os
 import struct
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -26,6 +25,7 @@ from proxy.session.messages import (
 )
 from proxy.session.ssh import SSHRules, is_user_name, may_be
 from proxy.settings.ssh import SSHInspection
+from proxy.stream.recordings import Keep, Recordings
 from proxy.wire.age import AgeError, recipient
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class SSHLender:
     def __init__(self, state: str) -> None:
         """`state`: the proxy's state directory."""
         self.keys = SSHKeys(state)
-        self._recordings = Path(state) / "recordings"
+        self._recordings = Recordings(Path(state) / "recordings")
         self._tenants: dict[str, SSHInspection] = {}
         self._signing: dict[tuple[str, str], dict[str, SigningKey]] = {}  # by their public halves
 
@@ -91,6 +91,7 @@ class SSHLender:
             file_transfer=ssh.file_transfer,
             needs_reason=ssh.needs_reason,
             record=ssh.record,
+            record_commands=ssh.record_commands,
             record_input=ssh.record_input,
             recording_version=ssh.recording_version,
             recording_keys=ssh.recording_keys,
@@ -154,12 +155,10 @@ class SSHLender:
 
     def recording(self, tenant: str, wanted: RecordingWanted) -> tuple[RecordingAnswer, list[int]]:
         """A descriptor of a new file that can only be written to, or why there is none."""
-        name = wanted.name.replace("/", "_")
-        place = self._recordings / tenant
+        ssh = self._tenants.get(tenant)
+        keep = Keep() if ssh is None else Keep(ssh.recordings_bytes, ssh.recordings_days)
         try:
-            os.makedirs(place, mode=0o700, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            return RecordingAnswer(wanted.request), [os.open(place / name, flags, 0o600)]
+            return RecordingAnswer(wanted.request), [self._recordings.create(tenant, wanted.name, keep)]
         except OSError as error:
             return RecordingAnswer(wanted.request, error=f"the recording cannot be made: {error.strerror}"), []
 

@@ -28,6 +28,7 @@ TESTS = (
 
 # A client that meets the proxy does not meet its server's own configuration.
 KNOWN = {
+    "agent": "logs in by keys of its agent; the proxy shows a key of its own",
     "proto-mismatch": "looks into the log of its server for a client's wrong version; the proxy does not pass that on",
     "banner": "a banner of the server's; the proxy does not pass it on",
     "kextype": "key exchanges with SHA-1 and of less than 2,048 bits are not offered",

@@ -23,6 +23,10 @@ class Tap(Protocol):
         """What of it goes on."""
         ...
 
+    def from_errors(self, data: bytes) -> None:
+        """Note what the program writes to its standard error."""
+        ...
+
     def resized(self, columns: int, rows: int) -> None: ...
 
     def close(self, status: int | None = None) -> None:
@@ -68,6 +72,8 @@ class Tied:
     def data_received(self, data: bytes, datatype: int | None) -> None:
         if datatype:
             self.received_stderr += len(data)
+            if self.tap is not None and isinstance(self, Back):
+                self.tap.from_errors(data)
         else:
             self.received += len(data)
             if self.tap is not None:

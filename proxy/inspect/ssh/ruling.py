@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from proxy.flow.ssh import ChannelRecord, FileRecord
 from proxy.inspect.ssh.channels import Back, Tap, Tied
 from proxy.inspect.ssh.question import ChannelRequest, ExecRequest
-from proxy.inspect.ssh.scp import is_scp
 from proxy.inspect.ssh.text import printable
+from proxy.inspect.ssh.transfers import Transfer, transfer_of
 from proxy.verdict import Decision, Verdict
 
 if TYPE_CHECKING:
@@ -67,9 +67,11 @@ class Ruled:
         self.kind, self.command, self.subsystem, self.host, self.port = kind, command, subsystem, host, port
 
     @property
-    def is_file_transfer(self) -> bool:
-        """Whether it is sftp, or scp's old protocol."""
-        return self.subsystem == "sftp" or (self.command is not None and is_scp(self.command) is not None)
+    def transfer(self) -> Transfer | None:
+        """How it moves files; None where it is made for something else."""
+        if self.subsystem == "sftp":
+            return "sftp"
+        return None if self.command is None else transfer_of(self.command)
 
     def facts(self) -> dict[str, Any]:
         """What rules of the phase `ssh` may speak of, beside the flow."""
@@ -170,9 +172,9 @@ def _by_settings(ruled: Ruled) -> None:
         why = "agent forwarding is off"
     elif ruled.kind == "x11" and not rules.x11_forwarding:
         why = "X11 forwarding is off"
-    elif ruled.is_file_transfer and rules.file_transfer == "none":
+    elif rules.file_transfer == "none" and ruled.transfer is not None:
         why = "file transfer is off"
-    elif ruled.command is not None and is_scp(ruled.command) == "write" and rules.file_transfer == "read-only":
+    elif rules.file_transfer == "read-only" and ruled.transfer == "write":
         why = "files may be read only"
     if why is not None:
         ruled.decisions.append(Decision("ssh", "settings", "deny", reason=why))

@@ -66,6 +66,9 @@ class ScpTap:
         (self._answered if self._command.direction == "write" else self._sent)(data)
         return data
 
+    def from_errors(self, data: bytes) -> None:
+        """It is no file."""
+
     def resized(self, columns: int, rows: int) -> None:
         """It has no terminal."""
 

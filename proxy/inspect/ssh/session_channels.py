@@ -102,7 +102,10 @@ class SessionChannels:
             chan.write(f"\r\nended: {why}\r\n".encode(), STDERR)
             chan.exit(DENIED_STATUS)
 
-        tap = await tap_for(ruled, terminal, size, chan.write, ended)
+        def tell(text: bytes) -> None:
+            chan.write(text, STDERR)
+
+        tap = await tap_for(ruled, terminal, size, chan.write, tell, ended)
         ruled.back, ruled.tap, ruled.terminal = back, tap, terminal
         front.tap = back.tap = tap
         environment = {name: value for name, value in chan.get_environment_bytes().items() if name != REASON}

@@ -163,6 +163,9 @@ class SftpTap:
             self._replies.clear()
         return data
 
+    def from_errors(self, data: bytes) -> None:
+        """It is no file."""
+
     def resized(self, columns: int, rows: int) -> None:
         """It has no terminal."""
 

@@ -15,28 +15,35 @@ from proxy.inspect.ssh.sftp import SftpTap
 from proxy.inspect.ssh.terminal import Terminal
 from proxy.wire.age import recipient
 
+NO_TERMINAL = "dumb"  # the type of terminal that recordings name where there is none
+
 
 async def tap_for(
     ruled: Ruled,
     terminal: str | None,
     size: tuple[int, ...],
     reply: Callable[[bytes], None],
+    tell: Callable[[bytes], None],
     end: Callable[[str], None],
 ) -> Tap | None:
-    """None where nobody reads along. `reply` writes to the client, `end` ends the channel, with words for the user.
+    """None where nobody reads along. `reply` writes to the client and `tell` to its standard error; `end` ends the
+    channel, with words for the user.
 
     ChannelOpenError when it has to be recorded and cannot be.
     """
     view, rules = ruled.owner.view, ruled.owner.view.rules
-    shown = None
-    if terminal is not None and ruled.subsystem != "sftp":
+    shown, transfer = None, ruled.transfer
+    if transfer is None and terminal is not None:
         shown = Terminal((size[0], size[1]), terminal, takes_input=rules.record_input, end=end)
         if rules.record:
             await _record(ruled, shown, reply)
+    elif transfer is None and rules.record_commands and ruled.subsystem is None:
+        shown = Terminal((0, 0), NO_TERMINAL, takes_input=False, end=end, has_carriage_returns=False)
+        await _record(ruled, shown, tell)
     ruled.terminal = terminal
     view.opened(ruled.channel_id, end, shown)
     ruled.opened()
-    if ruled.subsystem == "sftp":
+    if transfer == "sftp":
         return SftpTap(ruled.file, reply, read_only=rules.file_transfer == "read-only", hashes=rules.hash_files)
     if shown is not None:
         return shown

@@ -26,12 +26,23 @@ class Terminal:
     such as that for a password, or was edited: nobody is told of it.
     """
 
-    def __init__(self, size: tuple[int, int], name: str, *, takes_input: bool, end: Callable[[str], None]) -> None:
-        """`size`: columns and rows. `name`: the terminal's type. `end` ends the channel, with words for the user."""
+    def __init__(
+        self,
+        size: tuple[int, int],
+        name: str,
+        *,
+        takes_input: bool,
+        end: Callable[[str], None],
+        has_carriage_returns: bool = True,
+    ) -> None:
+        """`size`: columns and rows. `name`: the terminal's type. `end` ends the channel, with words for the user.
+        `has_carriage_returns`: lines end as on a terminal, not with a line feed alone as where a program has none."""
+        self._has_carriage_returns = has_carriage_returns
         self.size, self.name, self.end = (size[0] or 80, size[1] or 24), name, end
         self._takes_input = takes_input
         self._listeners: list[Listener] = []
         self._decode_out = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._decode_errors = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._decode_in = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._typed = self._shown = ""  # since the first of what is typed
         self._tail: deque[str] = deque()
@@ -60,13 +71,21 @@ class Terminal:
 
     def from_origin(self, data: bytes) -> bytes:
         """Note what is shown."""
-        text = self._decode_out(data)
+        self._show(self._decode_out(data))
+        return data
+
+    def from_errors(self, data: bytes) -> None:
+        """Note what is shown as well."""
+        self._show(self._decode_errors(data))
+
+    def _show(self, text: str) -> None:
+        if not self._has_carriage_returns:
+            text = text.replace("\n", "\r\n")
         if self._typed:
             self._echoed(text)
         if text:
             self._keep(text)
             self._event("o", text)
-        return data
 
     def resized(self, columns: int, rows: int) -> None:
         """Note the new size."""
@@ -75,8 +94,9 @@ class Terminal:
 
     def close(self, status: int | None = None) -> None:
         """It is over; `status` is the program's, where it said one."""
-        if rest := self._decode_out(b"", True):
-            self._event("o", rest)
+        for decode in (self._decode_out, self._decode_errors):
+            if rest := decode(b"", True):
+                self._event("o", rest)
         if status is not None:
             self._event("x", str(status))
         for listener in self._listeners:

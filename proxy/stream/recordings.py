@@ -1,0 +1,85 @@
+"""The files that sessions are recorded to, and how long they are kept."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+PRUNE_S = 60.0  # between two looks at what a tenant has
+DAY_S = 86_400
+
+
+class Keep(NamedTuple):
+    """What is kept of a tenant's recordings; None is all."""
+
+    bytes: int | None = None
+    days: float | None = None
+
+
+class Recordings:
+    """The directories of all tenants. What is being recorded is locked, so that it is never deleted."""
+
+    def __init__(self, place: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._place, self._clock = place, clock
+        self._pruned: dict[str, float] = {}
+
+    def create(self, tenant: str, name: str, keep: Keep) -> int:
+        """A descriptor of a new file that can only be written to; OSError. What is too much is deleted meanwhile."""
+        directory = self._place / tenant
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self._prune_soon(directory, keep)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(directory / name.replace("/", "_"), flags, 0o600)
+        # The lock goes with the descriptor to whoever records, and ends when the last copy is closed: flock(2).
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor
+
+    def _prune_soon(self, directory: Path, keep: Keep) -> None:
+        """In a thread: a directory of a hundred thousand files takes longer than packets can wait."""
+        now = self._clock()
+        if keep != Keep() and now - self._pruned.get(directory.name, -PRUNE_S) >= PRUNE_S:
+            self._pruned[directory.name] = now
+            threading.Thread(target=prune, args=(directory, keep, time.time()), daemon=True).start()
+
+
+def prune(directory: Path, keep: Keep, now: float) -> None:
+    """Delete what is too old, then the oldest until the rest is small enough. `now`: Unix time in seconds."""
+    found = []
+    for entry in os.scandir(directory):
+        try:
+            facts = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        found.append((facts.st_mtime, facts.st_size, entry.path))
+    total = sum(size for _, size, _ in found)
+    for changed, size, path in sorted(found):
+        is_old = keep.days is not None and now - changed > keep.days * DAY_S
+        if not is_old and (keep.bytes is None or total <= keep.bytes):
+            return
+        if _delete(path):
+            total -= size
+
+
+def _delete(path: str) -> bool:
+    """Whether it is gone; not while somebody records to it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+        finally:
+            os.close(descriptor)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning("the recording %s cannot be deleted: %s", path, error.strerror)
+        return False
+    return True
