@@ -10,6 +10,6 @@ channels          one channel of each side, tied together
 ruling            whether a channel may be, and its record
 algorithms        what is offered and accepted
 endings           how a session ended, in the words of flow records
-sftp, scp         the file operations in a stream, and those that are refused
+sftp, scp         the file operations in a stream, and those that are refused; transfers: which commands move files
 recording         what a terminal showed, as asciicast
 """

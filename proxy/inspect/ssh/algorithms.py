@@ -1,6 +1,6 @@
 """What is offered to clients and accepted from origins: nothing that ssh-audit calls weak.
 
-No SHA-1, no CBC, no group below 2,048 bits, no MAC of less than 128 bits, and no encrypt-and-mac. Strict key exchange
+No SHA-1, no CBC, no group below 2,048 bits or above 4,096 (whose price anybody could have us pay, CVE-2002-20001), no MAC of less than 128 bits, and no encrypt-and-mac. Strict key exchange
 (CVE-2023-48795) is asyncssh's own. ChaCha20-Poly1305 is left out: it is what Terrapin breaks where a peer has no strict
 key exchange, and here it takes more CPU time than AES-GCM, while clients put it first.
 """
@@ -18,7 +18,6 @@ KEX = (
     "sntrup761x25519-sha512@openssh.com",
     "curve25519-sha256",
     "curve25519-sha256@libssh.org",
-    "diffie-hellman-group18-sha512",
     "diffie-hellman-group16-sha512",
 )
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
