@@ -1,8 +1,10 @@
 """What is offered to clients and accepted from origins: nothing that ssh-audit calls weak.
 
-No SHA-1, no CBC, no group below 2,048 bits or above 4,096 (whose price anybody could have us pay, CVE-2002-20001), no MAC of less than 128 bits, and no encrypt-and-mac. Strict key exchange
+No SHA-1, no CBC, no group below 2,048 bits, no MAC of less than 128 bits, and no encrypt-and-mac. Strict key exchange
 (CVE-2023-48795) is asyncssh's own. ChaCha20-Poly1305 is left out: it is what Terrapin breaks where a peer has no strict
-key exchange, and here it takes more CPU time than AES-GCM, while clients put it first.
+key exchange, and here it takes more CPU time than AES-GCM, while clients put it first. Diffie-Hellman in groups of
+integers is for origins that have nothing else: one exchange of 4,096 bits takes 0.4 s of CPU time, which any client
+could have us pay (CVE-2002-20001).
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ KEX = (
     "sntrup761x25519-sha512@openssh.com",
     "curve25519-sha256",
     "curve25519-sha256@libssh.org",
-    "diffie-hellman-group16-sha512",
 )
+KEX_OF_ORIGINS = (*KEX, "diffie-hellman-group16-sha512")
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
 HOST_KEYS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "rsa-sha2-512", "rsa-sha2-256")
@@ -29,12 +31,12 @@ SIGNATURES = (  # of users' keys; those with `sk-` are on tokens
 )  # fmt: skip
 
 
-def connection_options(rules: SSHRules) -> dict[str, Any]:
-    """What holds for both connections of a session: keyword arguments of asyncssh's."""
-    kex, ciphers, macs = available()
+def connection_options(rules: SSHRules, kex: tuple[str, ...]) -> dict[str, Any]:
+    """What holds for both connections of a session: keyword arguments of asyncssh's. `kex`: what may be exchanged."""
+    exchanges, ciphers, macs = available(kex)
     return {
         "config": [],
-        "kex_algs": kex,
+        "kex_algs": exchanges,
         "encryption_algs": ciphers,
         "mac_algs": macs,
         "signature_algs": list(SIGNATURES),
@@ -48,14 +50,14 @@ def connection_options(rules: SSHRules) -> dict[str, Any]:
 
 
 @cache
-def available() -> tuple[list[str], list[str], list[str]]:
-    """Key exchanges, ciphers and MACs of the above that this machine's libraries have."""
+def available(kex: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:
+    """The key exchanges of `kex`, and ciphers and MACs of the above, that this machine's libraries have."""
     from asyncssh.encryption import get_encryption_algs
     from asyncssh.kex import get_kex_algs
     from asyncssh.mac import get_mac_algs
 
     return (
-        _of(KEX, get_kex_algs()),
+        _of(kex, get_kex_algs()),
         _of(CIPHERS, get_encryption_algs()),
         _of(MACS, get_mac_algs()),
     )

@@ -14,7 +14,7 @@ import asyncssh
 from proxy.errors import ProxyError
 from proxy.flow.record import ClosedBy, CloseReason
 from proxy.inspect.ssh import origin
-from proxy.inspect.ssh.algorithms import connection_options
+from proxy.inspect.ssh.algorithms import KEX, connection_options
 from proxy.inspect.ssh.channels import Front, Through
 from proxy.inspect.ssh.client import Server
 from proxy.inspect.ssh.connections import ClientConnection, ServerConnection, start
@@ -184,7 +184,7 @@ class Bridge:
         rules = self.view.rules
         key = LentKey(rules.host_key, lambda data, algorithm: self.view.sign("host", data, algorithm))
         return asyncssh.SSHServerConnectionOptions(
-            **connection_options(rules),
+            **connection_options(rules, KEX),
             server_factory=lambda: Server(self),
             server_host_keys=[key],
             agent_forwarding=False,  # by a listener of asyncssh's own, which would be in the file system

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import asyncssh
 
 from proxy.errors import ProxyError
-from proxy.inspect.ssh.algorithms import HOST_KEYS, connection_options
+from proxy.inspect.ssh.algorithms import HOST_KEYS, KEX_OF_ORIGINS, connection_options
 from proxy.inspect.ssh.bridging import Bridging
 from proxy.inspect.ssh.connections import ClientConnection, start
 from proxy.inspect.ssh.exchange import LentKey
@@ -70,7 +70,7 @@ async def connect(bridge: Bridging, sock: socket.socket, user: str, identity: st
             known = await _known(view)
             keys, named = await _credentials(view, user, identity, agent, stack)
             options = asyncssh.SSHClientConnectionOptions(
-                **connection_options(view.rules),
+                **connection_options(view.rules, KEX_OF_ORIGINS),
                 client_factory=lambda: Client(bridge, known),
                 host=flow.dst,
                 port=flow.dst_port,
