@@ -76,12 +76,16 @@ class Lender:
         self.configuration = msgspec.structs.replace(self.configuration, tenants=tenants)
 
     def dial(self, flow: Flow, wanted: DialWanted, then: Dialled) -> None:
-        """Connect to the flow's own origin, or to the one that is named, by a socket of the host."""
+        """Connect to the flow's own origin, or to the one that is named, by a socket of the host.
+
+        What leaves by a tunnel has the client's own address and port there, which is enough for one connection; and by
+        the host it would be in another network.
+        """
+        if flow.egress is not None:
+            then(None, "what leaves by a tunnel has one connection only")
+            return
         if wanted.host is None:
-            if flow.egress is not None:
-                then(None, "what leaves by a tunnel is not dialled again")
-            else:
-                self._connect(flow, *flow.target, then)
+            self._connect(flow, *flow.target, then)
             return
         host, port = wanted.host, wanted.port
         try:

@@ -52,6 +52,7 @@ class OriginPool:
         self._busy: set[H1Client] = set()
         self._multiplexed: H2Client | None = None
         self._dialling = 0
+        self._most = limits.origin_connections
         self._waiting: list[Exchange] = []
         self.speaks_h2 = False
 
@@ -82,7 +83,7 @@ class OriginPool:
             self._dial()
 
     def _dial(self) -> None:
-        if self._multiplexed is not None or len(self._busy) + self._dialling >= self._limits.origin_connections:
+        if self._multiplexed is not None or len(self._busy) + self._dialling >= self._most:
             return
         if self.speaks_h2 and self._dialling:
             return
@@ -100,7 +101,9 @@ class OriginPool:
 
     def _dialled(self, answer: Stream | ProxyError, late: _Late) -> None:
         self._dialling -= 1
-        if isinstance(answer, ProxyError):
+        if isinstance(answer, ProxyError) and self._busy:
+            self._most = len(self._busy)  # no more are to be had: what waits goes by those that there are
+        elif isinstance(answer, ProxyError):
             fault = fault_of(answer)
             waiting, self._waiting = self._waiting, []
             for exchange in waiting:
@@ -163,6 +166,7 @@ class OriginPool:
             self._busy.discard(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
+        self._most = self._limits.origin_connections
         if self._waiting:
             self._dial()
         elif not self._busy and not self._idle and self._multiplexed is None and not self._dialling:

@@ -5,6 +5,7 @@ import hpack
 import hyperframe.frame as frames
 import pytest
 
+from proxy.errors import ProxyError
 from proxy.inspect.http import h2_wire
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.stream import Side
@@ -250,6 +251,21 @@ def test_an_origin_that_goes_away_completes_what_it_has_begun():
     assert talk.browser.of(events.ResponseReceived, 1)
     other = talk.dials[0].connected(tls("http/1.1"))
     assert other.take().startswith(b"GET /b HTTP/1.1")  # asked for again: the origin had not begun with it
+
+
+def test_requests_wait_for_the_only_connection_of_an_origin_that_has_no_other():
+    talk = H2Talk(origin_h2=False)
+    for number in (1, 3, 5):
+        talk.client_says(talk.browser.headers(number, REQUEST))
+    for dial in talk.dials:
+        dial.then(ProxyError("what leaves by a tunnel has one connection only", side="origin"))
+    asked = len(talk.dials)
+    for number in (1, 3, 5):
+        assert talk.origin.take().startswith(b"GET /a ")
+        talk.origin_says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert talk.browser.of(events.StreamEnded, number)
+    assert len(talk.dials) == asked
+    assert [each.fault for each in talk.records] == [None] * 3
 
 
 def test_drain_says_goaway_and_waits_for_what_is_under_way():

@@ -1,0 +1,18 @@
+"""What the proxy lends to inspectors, and what it does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.session.messages import DialWanted
+from proxy.stream.lending import Lender
+from tests.flows import make_flow, make_tunnel
+
+
+@pytest.mark.parametrize("host", [None, "192.0.2.7"])
+def test_what_leaves_by_a_tunnel_never_leaves_by_the_host(host):
+    flow, answers = make_flow(), []
+    flow.egress = make_tunnel(flow.tenant)
+    lender = Lender.__new__(Lender)  # it has nothing to connect with
+    lender.dial(flow, DialWanted(1, 1, host, 443), lambda sock, why: answers.append((sock, why)))
+    assert answers == [(None, "what leaves by a tunnel has one connection only")]
