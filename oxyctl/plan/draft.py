@@ -167,7 +167,7 @@ class Draft:
             devices=self.devices,
             rules=self.rules,
             tunnels=self.tunnels,
-            authority=str(self.trust.directory) if self.trust.may_be_read else None,
+            authority=str(self.trust.directory) if self.trust.may_inspect else None,
             bundles=self.trust.bundles(),
             reads_ssh=self.trust.reads_ssh,
         )

@@ -12,7 +12,7 @@ import msgspec
 from oxyctl.plan.steps import Bundle
 from oxyctl.topology.model import Lab
 from oxyctl.topology.nodes import ProxyNode
-from oxyctl.topology.trust import may_be_read, tenant_of
+from oxyctl.topology.trust import may_inspect, tenant_of
 from proxy.settings import TenantSettings
 
 # What programs ask for the file of the certificates that they trust, instead of the one that they came with
@@ -27,7 +27,7 @@ class TrustPlan:
 
     def __init__(self, lab: Lab, run: Path) -> None:
         self.directory = run / "services"
-        self.may_be_read = may_be_read(lab)
+        self.may_inspect = may_inspect(lab)
         self._lab, self._run = lab, run
 
     @property
@@ -76,7 +76,7 @@ class TrustPlan:
 
     def origins(self, tenant: TenantSettings) -> TenantSettings:
         """The tenant, whose origins may have certificates of the lab's authority."""
-        if not self.may_be_read:
+        if not self.may_inspect:
             return tenant
         inspection, ssh = tenant.inspection, tenant.inspection.ssh
         trust = [*inspection.trust, self.authority]

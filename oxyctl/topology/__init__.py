@@ -1,17 +1,17 @@
-"""Reads and validates lab files. Pure but for reading the file; knows nothing about how a lab is built.
+"""Reads and validates lab files. Pure except for reading the file; knows nothing about how a lab is built.
 
 file            a lab file to a `Lab`
 model           a lab: networks, nodes, checks
-nodes/          what may be said of each kind of node: one file and one line in `AnyNode` for a new kind
-checks/         what may be said of each kind of check: one file and one line in `AnyCheck` for a new kind
-expand          `count:` and `defaults:` written out; expand_sites: the LANs and hosts of sites
-validate        what makes no sense, with the place where it is written
-addresses       which node has which address, also where the file leaves it open
-links           what the file says of each link: MTU, impairment
+nodes/          the keys of each kind of node; a new kind is one file here and one line in `AnyNode`
+checks/         the keys of each kind of check; a new kind is one file here and one line in `AnyCheck`
+expand          expands `count:` and `defaults:`; expand_sites: the LANs and hosts of sites
+validate        errors that types do not catch, with their positions
+addresses       the addresses of each node, given in the file or chosen
+links           the settings of each link: MTU, impairment
 routing         the routes of each node (routes, shortest_paths, routing_loops)
-overlaps        subnets that overlap, and whether some node would have to tell them apart
-sites           numbers, addresses, context and MTU of each site's tunnel; tenant_routes: routes that tenants state
+overlaps        subnets that overlap, and whether any node has routes to both
+sites           numbers, addresses, context and MTU of each site's tunnel; tenant_routes: routes of tenants
 schema          the JSON Schema of lab files
-library         lab files by name
-words, quantities   values that lab files have in common
+library         finds lab files by name
+words, quantities   values that all parts of lab files share
 """

@@ -1,4 +1,4 @@
-"""Addresses of nodes: those in the lab file, and the first free ones for nodes without."""
+"""Addresses of nodes: those in the lab file, and the first free ones for nodes that have none there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# WARP devices are numbered from 100.96.0.0/12; the first of each is left to the proxy's side
+# WARP devices get addresses from 100.96.0.0/12; the first of each subnet is left to the proxy's side
 CLIENT_SUBNETS: Sequence[Subnet] = (ipaddress.ip_network("100.96.0.0/12"), ipaddress.ip_network("fd00:96::/64"))
 FIRST_CLIENT = 2
 
@@ -27,9 +27,9 @@ class SubnetFull(Exception):
 
 
 def assign(lab: Lab) -> dict[str, dict[str, list[Interface]]]:
-    """By node and network. The same lab gives the same addresses: in the order of the file, around the given ones.
+    """The addresses by node and network. The same lab always gives the same ones.
 
-    SubnetFull when a network has none left.
+    Nodes get the first free addresses in the order of the file. SubnetFull: a network has none left.
     """
     result: dict[str, dict[str, list[Interface]]] = {name: {} for name in lab.nodes}
     for network, definition in lab.networks.items():
@@ -48,7 +48,7 @@ def assign(lab: Lab) -> dict[str, dict[str, list[Interface]]]:
 
 
 def assign_clients(lab: Lab) -> dict[str, list[str]]:
-    """By client, the addresses inside its tunnel. Those of different tenants or networks may have the same."""
+    """The addresses inside the tunnel, by client. Clients of different tenants or networks may have the same ones."""
     clients = {name: node for name, node in lab.nodes.items() if isinstance(node, WarpNode)}
     free: dict[tuple[str, str, str], Iterator[list[Interface]]] = {}
     for node in clients.values():
@@ -64,12 +64,12 @@ def assign_clients(lab: Lab) -> dict[str, list[str]]:
 
 
 def _free(subnets: Sequence[Subnet], taken: Iterable[Address], first: int = 1) -> Iterator[list[Interface]]:
-    """One address of each subnet, the same number in all of them: 10.0.0.3 goes with fd00::3."""
+    """Free addresses: one of each subnet, with the same host number in all of them: 10.0.0.3 and fd00::3."""
     occupied = set(taken)
     for number in count(first):
         chosen = []
         for subnet in subnets:
-            last = subnet.num_addresses - (2 if subnet.version == 4 else 1)  # IPv4: the last one is the broadcast
+            last = subnet.num_addresses - (2 if subnet.version == 4 else 1)  # IPv4: the last is broadcast
             if number > last:
                 return
             chosen.append(ipaddress.ip_interface(f"{subnet[number]}/{subnet.prefixlen}"))

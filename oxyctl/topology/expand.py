@@ -1,7 +1,8 @@
 """Expands `defaults:` and `count:` of a lab file into every node, before validation.
 
-The members of a group `client` with `count: 50` are `client-1` to `client-50`. In a member's texts `{i}` is its number;
-its addresses count up from the group's; its label `group` names the group. `from: client` in a check means all of them.
+The members of a group `client` with `count: 50` are `client-1` to `client-50`. In a member's strings `{i}` is its
+number; its addresses count up from the group's; its label `group` names the group. `from: client` in a check means all
+members.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from proxy.settings.document import Place
 
 MAX_COUNT, MAX_NODES = 1000, 2000
 NUMBER = "{i}"
-MERGED = ("env", "labels", "files")  # a node's own entries come on top of the default's
-NOT_SHARED = ("kind", "count")  # say nothing about a kind as a whole
+MERGED = ("env", "labels", "files")  # a node's own entries are merged into the default's
+NOT_SHARED = ("kind", "count")  # keys that cannot have a default
 KINDS = {kind.__struct_config__.tag: kind for kind in typing.get_args(AnyNode)}
 
 
 def expand(document: Document) -> Document:
-    """The document with every node written out; mistakes in it are still told where they were written."""
+    """The document with all nodes expanded; errors in it still have the positions of the original."""
     nodes = _mapping(document.data, "nodes")
     if not nodes or not ("defaults" in document.data or any(_count(node) for node in nodes.values())):
         return document
@@ -38,8 +39,8 @@ class _Expansion:
         self.defaults = _mapping(document.data, "defaults")
         self.nodes: dict[str, Any] = {}
         self.groups: dict[str, list[str]] = {}
-        self.came_from: dict[str, str] = {}  # by node, the name that was written
-        self.moved: dict[Place, Place] = {}  # in checks
+        self.came_from: dict[str, str] = {}  # by node, its name in the file
+        self.moved: dict[Place, Place] = {}  # by place in an expanded check, its place in the file
 
     def finish(self) -> Document:
         for name, node in self.written.items():
@@ -91,22 +92,22 @@ class _Expansion:
         return check | {"from": members}
 
     def _origin(self, place: Place) -> Place:
-        """Where that was written: in the group, or in the defaults of its kind."""
+        """The place in the file: in the group, or in the defaults of its kind."""
         if place in self.moved:
             return self.moved[place]
         if place[:1] != ("nodes",) or len(place) < 2 or place[1] not in self.came_from:
             return place
         name, rest = self.came_from[str(place[1])], place[2:]
         own = self.written[name]
-        if isinstance(own, dict) and rest and not _stands_in(own, rest):
+        if isinstance(own, dict) and rest and not _is_set_in(own, rest):
             kind = own.get("kind")
             if rest[0] in _mapping(self.defaults, kind):
                 return ("defaults", str(kind), *rest)
         return ("nodes", name, *rest)
 
 
-def _stands_in(node: dict[str, Any], rest: Place) -> bool:
-    """Whether what is at `rest` was said of the node itself."""
+def _is_set_in(node: dict[str, Any], rest: Place) -> bool:
+    """Whether the value at `rest` is set in the node itself."""
     key = rest[0]
     if key in MERGED and len(rest) > 1 and isinstance(node.get(str(key)), dict):
         return rest[1] in node[str(key)]
@@ -114,7 +115,7 @@ def _stands_in(node: dict[str, Any], rest: Place) -> bool:
 
 
 def _check_defaults(document: Document) -> None:
-    """Each is of a kind that there is, and of a key that this kind has."""
+    """Raise the error for the first default of an unknown kind, or of a key that this kind does not have."""
     for kind, said in _mapping(document.data, "defaults").items():
         if kind not in KINDS:
             raise document.error(f"unknown kind '{kind}'{suggest(kind, KINDS)}", ("defaults", kind), at_key=True)
@@ -131,7 +132,7 @@ def _mapping(data: Any, key: Any) -> dict[str, Any]:
 
 
 def _count(node: Any) -> int | None:
-    """How many members; None when the node is a single one, or its count is none (which is told later)."""
+    """The number of members; None: a single node, or an invalid count, which is reported later."""
     count = node.get("count") if isinstance(node, dict) else None
     return count if type(count) is int and 1 <= count <= MAX_COUNT else None
 
@@ -139,30 +140,30 @@ def _count(node: Any) -> int | None:
 def _member(whole: dict[str, Any], group: str, number: int) -> dict[str, Any]:
     node = dict(whole)
     if isinstance(node.get("addresses"), list):
-        node["addresses"] = _counted_up(node["addresses"], number)
+        node["addresses"] = _count_up(node["addresses"], number)
     if isinstance(node.get("networks"), dict):
-        node["networks"] = {network: _counted_up(given, number) for network, given in node["networks"].items()}
+        node["networks"] = {network: _count_up(given, number) for network, given in node["networks"].items()}
     node["labels"] = {"group": group} | labels if isinstance(labels := node.get("labels", {}), dict) else labels
-    return {key: _numbered(value, number) for key, value in node.items()}
+    return {key: _insert_number(value, number) for key, value in node.items()}
 
 
-def _counted_up(given: Any, number: int) -> Any:
-    """The addresses of the member: the group's, and as many further on."""
+def _count_up(given: Any, number: int) -> Any:
+    """The addresses of a member: those of the group, plus its number less one."""
     if isinstance(given, dict) and "addresses" in given:
-        return given | {"addresses": _counted_up(given["addresses"], number)}
-    return [_further(text, number - 1) for text in given] if isinstance(given, list) else given
+        return given | {"addresses": _count_up(given["addresses"], number)}
+    return [_add_steps(text, number - 1) for text in given] if isinstance(given, list) else given
 
 
-def _further(text: Any, steps: int) -> Any:
+def _add_steps(text: Any, steps: int) -> Any:
     try:
         return str(ipaddress.ip_address(text) + steps) if isinstance(text, str) else text
-    except ValueError:  # none, or beyond the last: told where all addresses are checked
+    except ValueError:  # invalid, or beyond the last: reported where all addresses are checked
         return text
 
 
-def _numbered(value: Any, number: int) -> Any:
+def _insert_number(value: Any, number: int) -> Any:
     if isinstance(value, str):
         return value.replace(NUMBER, str(number))
     if isinstance(value, list):
-        return [_numbered(item, number) for item in value]
-    return {key: _numbered(item, number) for key, item in value.items()} if isinstance(value, dict) else value
+        return [_insert_number(item, number) for item in value]
+    return {key: _insert_number(item, number) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,7 +1,7 @@
 """Expands sites: the LAN of each into a network, its hosts into nodes, before validation.
 
-The k-th site of a file gets the LAN 10.k.0.0/24 and fd00:10:k::/64 unless it says another; where one of those overlaps
-what the file says, the next free number. Mistakes are still told where they were written.
+The k-th site of a file gets the LAN 10.k.0.0/24 and fd00:10:k::/64 unless it sets another; if one of them overlaps
+a subnet in the file, the next free number is used. Errors still have the positions of the original.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from proxy.settings.document import Place
 
 SITE_KINDS = tuple(kind for kind, node in KINDS.items() if issubclass(node, SiteNode))
 FAMILIES = ("ipv4", "ipv6")
-OF_THE_NETWORK = ("mtu", "rate", "delay", "jitter", "loss", "down")  # what `lan` says beside subnets
+NETWORK_KEYS = ("mtu", "rate", "delay", "jitter", "loss", "down")  # keys of `lan` that the network gets, beside subnets
 SUBNETS = {"ipv4": "10.{}.0.0/24", "ipv6": "fd00:10:{:x}::/64"}
-UNKNOWN_PORT = 1  # of a service that there is none of: it is told where services are checked
+UNKNOWN_PORT = 1  # of an unknown service, which is reported where services are checked
 
 Json = dict[str, Any]
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def expand_sites(document: Document) -> Document:
-    """The document with the networks and hosts of its sites."""
+    """The document with the networks and hosts of its sites added."""
     nodes = document.data.get("nodes")
     if not isinstance(nodes, dict) or not any(_is_site(node) for node in nodes.values()):
         return document
@@ -39,7 +39,7 @@ class _Expansion:
         self.document, self.written = document, nodes
         self.networks: Json = dict(_mapping(document.data.get("networks")))
         self.nodes: Json = {}
-        self.lans: dict[str, str] = {}  # by network, its site
+        self.lans: dict[str, str] = {}  # the site by network
         self.homes: dict[str, tuple[str, str]] = {}  # by node, its site and its name there
         self.taken = _written_subnets(self.networks, nodes)
 
@@ -61,7 +61,7 @@ class _Expansion:
         self.nodes[name] = node
 
     def _site(self, name: str, node: Json) -> Json:
-        """What the file says of the site, and what follows from it."""
+        """The site with the defaults that follow from the rest of the file."""
         node = dict(node)
         proxies = {other: each for other, each in self.written.items() if _kind(each) == "proxy"}
         if "via" not in node and len(proxies) == 1:
@@ -95,17 +95,18 @@ class _Expansion:
             return
         if name in self.networks:
             place = ("nodes", site, "lan", "name")
-            raise self.document.error(f"there is a network '{name}' already; `lan: {{name: ...}}` says another", place)
+            message = f"there is already a network '{name}'; `lan: {{name: ...}}` sets another name"
+            raise self.document.error(message, place)
         subnets = [lan[family] for family in FAMILIES if isinstance(lan[family], str)]
         if not subnets:
-            raise self.document.error("a LAN has one family at least", ("nodes", site, "lan"))
-        self.networks[name] = {"subnets": subnets, "gateway": site} | {k: lan[k] for k in OF_THE_NETWORK if k in lan}
+            raise self.document.error("a LAN needs at least one family", ("nodes", site, "lan"))
+        self.networks[name] = {"subnets": subnets, "gateway": site} | {k: lan[k] for k in NETWORK_KEYS if k in lan}
         self.lans[name] = site
 
     def _add_host(self, site: str, host: Any, said: Any, node: Json) -> None:
         lan = _mapping(node.get("lan")).get("name")
         if not isinstance(said, dict) or not isinstance(lan, str):
-            return  # told when the site itself is checked
+            return  # reported when the site itself is checked
         name, place = f"{site}-{host}", ("nodes", site, "hosts", str(host))
         services = self._services(said.get("services", ["http", "echo"]), place)
         rest = {key: said[key] for key in ("root", "files", "env", "labels", "trust") if key in said}
@@ -118,12 +119,12 @@ class _Expansion:
             return said
         for number, service in enumerate(said):
             if service in SERVICES and service not in PORTS:
-                message = f"service '{service}' has no port of its own: say `{{{service}: PORT}}`"
+                message = f"service '{service}' has no default port: write `{{{service}: PORT}}`"
                 raise self.document.error(message, (*place, "services", number))
         return {service: PORTS.get(service, UNKNOWN_PORT) for service in said if isinstance(service, str)}
 
     def _origin(self, place: Place) -> Place:
-        """Where that was written: at the site."""
+        """The place in the file: at the site."""
         if place[:1] == ("networks",) and len(place) > 1 and str(place[1]) in self.lans:
             return self._lan_origin(self.lans[str(place[1])], place)
         if place[:1] != ("nodes",) or len(place) < 2 or str(place[1]) not in self.homes:
@@ -131,10 +132,10 @@ class _Expansion:
         site, host = self.homes[str(place[1])]
         rest = place[2:]
         rest = ("addresses", *rest[2:]) if rest[:1] == ("networks",) else rest
-        return ("nodes", site, "hosts", host, *self._numbered(site, host, rest))
+        return ("nodes", site, "hosts", host, *self._service_place(site, host, rest))
 
-    def _numbered(self, site: str, host: str, rest: Place) -> Place:
-        """A service of a list stands at its number."""
+    def _service_place(self, site: str, host: str, rest: Place) -> Place:
+        """The place of a service in a list is its index."""
         said = _mapping(_mapping(self.written[site].get("hosts")).get(host)).get("services")
         if rest[:1] == ("services",) and len(rest) > 1 and isinstance(said, list) and rest[1] in said:
             return ("services", said.index(rest[1]))
@@ -174,13 +175,13 @@ def _subnet(family: str, number: int) -> Subnet:
 
 
 def _written_subnets(networks: Json, nodes: Json) -> list[Subnet]:
-    """What the file says itself, as far as it can be read."""
+    """The valid subnets in the file itself."""
     texts = [text for network in networks.values() for text in _list(_mapping(network).get("subnets"))]
     texts += [_mapping(node.get("lan")).get(family) for node in nodes.values() if _is_site(node) for family in FAMILIES]
     found: list[Subnet] = []
     for text in texts:
         try:
             found += [ipaddress.ip_network(text)] if isinstance(text, str) else []
-        except ValueError:  # told where all subnets are checked
+        except ValueError:  # reported where all subnets are checked
             continue
     return found

@@ -17,29 +17,29 @@ from proxy.settings import Document, parse, read
 
 
 class LabFile(Part, frozen=True):
-    """The whole of a lab file. `name` is the file's own unless it says another."""
+    """A complete lab file. Without a `name`, the lab has the file's name."""
 
     nodes: Annotated[dict[str, AnyNode], Meta(min_length=1)]
     networks: dict[str, Network] = field(default_factory=dict)
     name: str | None = None
-    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)  # by kind; `expand` gives them to the nodes
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)  # by kind; `expand` copies them to the nodes
     checks: list[AnyCheck] = field(default_factory=list)
 
 
 def load(path: str | Path, name: str | None = None) -> Lab:
-    """The lab in the file `path`, called `name` if that is given; DocumentError with file, line and column."""
+    """The lab in the file `path`; `name` overrides its name. DocumentError: invalid, with file, line and column."""
     return _from_document(read(path), Path(path).resolve(), name)
 
 
 def loads(text: str, name: str | None = None, file: str = "lab.yaml") -> Lab:
-    """The same from `text`, as if it stood in `file`."""
+    """The lab in `text`, as if it were read from `file`."""
     return _from_document(parse(text, file), Path(file).resolve(), name)
 
 
 def _from_document(document: Document, file: Path, name: str | None) -> Lab:
     document = expand_sites(expand(document))
-    said = document.convert(LabFile)
-    chosen = next(each for each in (name, said.name, file.stem) if each is not None)
-    lab = Lab(chosen, file, said.networks, said.nodes, said.checks)
+    parsed = document.convert(LabFile)
+    chosen = next(each for each in (name, parsed.name, file.stem) if each is not None)
+    lab = Lab(chosen, file, parsed.networks, parsed.nodes, parsed.checks)
     validate(document, lab)
     return lab

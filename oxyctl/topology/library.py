@@ -15,17 +15,17 @@ LIBRARIES = (Path(__file__).parents[2] / "labs", sys.prefix / INSTALLED, site.ge
 DEFAULT_FILE, DEFAULT_LAB = Path("lab.yaml"), "quickstart"
 
 
-def find_file(said: str | None) -> Path:
-    """The lab file that was meant: a path, the name of a bundled lab, or nothing, which is ./lab.yaml.
+def find_file(text: str | None) -> Path:
+    """The lab file that `text` means: a path, or the name of a bundled lab.
 
-    Without a ./lab.yaml, nothing is the quickstart. UsageError when a name is unknown; a path is returned as it is.
+    None means ./lab.yaml, and without one the quickstart. A path is returned as it is. UsageError: unknown name.
     """
-    if said is None:
+    if text is None:
         return DEFAULT_FILE if DEFAULT_FILE.exists() else find_file(DEFAULT_LAB)
-    path = Path(said)
-    if os.path.exists(said) or "/" in said or path.suffix:
+    path = Path(text)
+    if os.path.exists(text) or "/" in text or path.suffix:
         return path
     known = {file.stem: file for library in reversed(LIBRARIES) for file in library.glob("*.yaml")}
-    if said not in known:
-        raise UsageError(f"no file and no lab is called '{said}'{suggest(said, known)}")
-    return known[said]
+    if text not in known:
+        raise UsageError(f"no file and no bundled lab has the name '{text}'{suggest(text, known)}")
+    return known[text]

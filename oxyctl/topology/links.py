@@ -7,24 +7,24 @@ from oxyctl.topology.model import Attachment, Impaired, Lab
 from oxyctl.topology.nodes import WarpNode
 from proxy.settings import Document
 
-MIN_IPV6_MTU = 1280  # RFC 8200 5
+MIN_IPV6_MTU = 1280  # RFC 8200 section 5
 Place = tuple[str | int, ...]
 
 
 def impairment_of(lab: Lab, node: str, network: str) -> Impairment:
-    """Of the link of `node` to `network`: what stands at the node, and else at the network."""
+    """The impairment of the link of `node` to `network`: the node's settings, then the network's."""
     usual = lab.networks[network].said.over(Impairment())
     return lab.nodes[node].attachment(network).said.over(usual)
 
 
 def mtu_of(lab: Lab, node: str, network: str) -> int | None:
-    """The same for its MTU; None: the kernel's own choice."""
+    """The MTU of the link of `node` to `network`, in bytes; None: the kernel's default."""
     own = lab.nodes[node].attachment(network).mtu
     return lab.networks[network].mtu if own is None else own
 
 
 def check_impairments(document: Document, lab: Lab) -> None:
-    """Raise the DocumentError for the first thing said of a link that makes no sense."""
+    """Raise the DocumentError for the first invalid setting of a link."""
     for name, network in lab.networks.items():
         place: Place = ("networks", name)
         _check(document, network, Impairment(), place)
@@ -48,7 +48,7 @@ def _check(document: Document, said: Impaired | Attachment, usual: Impairment, p
                 raise document.error(str(error), (*place, key)) from None
     try:
         said.said.over(usual)
-    except ValueError as error:  # each makes sense by itself
+    except ValueError as error:  # jitter and delay are valid by themselves, but not together
         raise document.error(str(error), (*place, "jitter")) from None
 
 

@@ -15,16 +15,16 @@ from oxyctl.topology.quantities import Duration, seconds
 from oxyctl.topology.words import Restart, Trust
 from proxy.settings import DocumentError
 
-Place = tuple[str | int, ...]  # in what the file says of a node
+Place = tuple[str | int, ...]  # below the node in the file
 Complaint = Callable[..., DocumentError]  # complain(message, *place below the node or check, at_key=False)
 
 
 class Part(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Something that a lab file may say."""
+    """A part of a lab file."""
 
 
 class Impaired(Part, frozen=True):
-    """What is done to each frame of a link, in either direction."""
+    """The impairment of a link, applied to each frame in either direction."""
 
     rate: str | None = None
     delay: str | None = None
@@ -34,87 +34,87 @@ class Impaired(Part, frozen=True):
 
     @property
     def said(self) -> Said:
-        """The same by itself."""
+        """The impairment without other keys."""
         return Said(rate=self.rate, delay=self.delay, jitter=self.jitter, loss=self.loss, down=self.down)
 
 
 class Attachment(Impaired, frozen=True):
-    """A node's link to a network. What is not said here is as the network says."""
+    """A node's link to a network. Settings that are missing here are the network's."""
 
     addresses: list[str] = field(default_factory=list)
     mtu: Mtu | None = None
 
 
-# `[internet]`: an address in each subnet of it, chosen for the node; `{internet: [10.0.0.1]}`: these and no others
+# `[internet]`: one address of each of its subnets is chosen; `{internet: [10.0.0.1]}`: only the given ones
 Networks = list[str] | dict[str, list[str] | Attachment]
 
 
 class Network(Impaired, kw_only=True, frozen=True):
-    """An Ethernet that nodes are attached to, with subnets of either family or both.
+    """An Ethernet segment that nodes are attached to, with subnets of either family or both.
 
-    What is done to frames is done on the link of each node: between two nodes they pass two links.
+    Impairments apply to the link of each node: between two nodes frames pass two links.
     """
 
     subnets: Annotated[list[str], Meta(min_length=1, max_length=8)]
     mtu: Mtu | None = None
-    gateway: str | bool | None = None  # a node or an address; false: none; else the only router, if there is one
+    gateway: str | bool | None = None  # a node or an address; false: none; by default the only router, if there is one
 
 
 class StaticRoute(Part, frozen=True):
-    """The way `to` a prefix, a network of the lab, or everything (`default`): by way of a node, or of an address."""
+    """A route `to` a prefix, a network of the lab, or everything (`default`), via a node or an address."""
 
     to: str
     via: str
 
 
 class Node(Part, frozen=True, tag_field="kind"):
-    """One namespace of a lab and what runs there."""
+    """A network namespace of the lab, and the programs in it."""
 
-    count: Annotated[int, Meta(ge=1, le=1000)] | None = None  # `expand` makes this many nodes of it
+    count: Annotated[int, Meta(ge=1, le=1000)] | None = None  # `expand` makes this many nodes
     routes: list[StaticRoute] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # by absolute path
     env: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
-    restart: Restart = "never"  # when its program has ended by itself
+    restart: Restart = "never"  # after its program has ended by itself
     trust: Trust | None = None  # authorities that its programs trust beside the system's
-    resolver: bool = True  # whether port 53 of 127.0.0.1 answers for the lab's names
+    resolver: bool = True  # whether port 53 of 127.0.0.1 answers queries for the lab's names
 
     @property
     def kind(self) -> str:
-        """The word in the lab file."""
+        """Its `kind` in the lab file."""
         return str(self.__struct_config__.tag)
 
     @property
     def attached(self) -> dict[str, list[str]]:
-        """The networks that it is in, each with the addresses that the file gives it there."""
+        """The networks of the node, each with the node's addresses there that are in the file."""
         networks: Networks = getattr(self, "networks", {})
         if isinstance(networks, list):
             return {name: [] for name in networks}
         return {name: each.addresses if isinstance(each, Attachment) else each for name, each in networks.items()}
 
     def attachment(self, network: str) -> Attachment:
-        """What the file says of its link to `network`."""
+        """The settings of its link to `network` in the file."""
         networks: Networks = getattr(self, "networks", {})
         each = networks[network] if isinstance(networks, dict) else []
         return each if isinstance(each, Attachment) else Attachment(addresses=each)
 
     def place_of(self, network: str) -> Place:
-        """Where its link to `network` stands."""
+        """The place of its link to `network` in the file."""
         networks: Networks = getattr(self, "networks", {})
         return ("networks", networks.index(network) if isinstance(networks, list) else network)
 
     def addresses_place(self, network: str) -> Place:
-        """Where the list of its addresses in `network` stands."""
+        """The place of the list of its addresses in `network` in the file."""
         networks: Networks = getattr(self, "networks", {})
         said = networks[network] if isinstance(networks, dict) and network in networks else None
         return (*self.place_of(network), "addresses") if isinstance(said, Attachment) else self.place_of(network)
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Raise what `complain` makes of the first thing that makes no sense."""
+        """Raise `complain(...)` for the first error."""
 
 
 class Check(Part, kw_only=True, frozen=True, tag_field="kind"):
-    """Something that must be true. It is tried once, or with `retry_until` again and again for so long."""
+    """A condition that must be true. It is checked once, or repeatedly for at most `retry_until`."""
 
     name: str | None = None
     timeout: Duration = 5  # of each attempt
@@ -122,29 +122,29 @@ class Check(Part, kw_only=True, frozen=True, tag_field="kind"):
 
     @property
     def kind(self) -> str:
-        """The word in the lab file."""
+        """Its `kind` in the lab file."""
         return str(self.__struct_config__.tag)
 
     @property
     def timeout_s(self) -> float:
-        """Seconds."""
+        """Time limit of one attempt, in seconds."""
         return seconds(self.timeout)
 
     @property
     def sources(self) -> list[str]:
-        """The nodes that it is tried from, each by itself; none for what is asked of a proxy."""
+        """The nodes that the check runs from, one by one; none for checks of a proxy's records."""
         return []
 
     def title(self) -> str:
-        """Its name, or what it does in a few words."""
+        """Its name, or a summary of what it does."""
         return self.name or f"{self.kind} {self.summary()}"
 
     def summary(self) -> str:
-        """What it does, in a few words."""
+        """What the check does, in a few words."""
         raise NotImplementedError
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise what `complain` makes of the first thing that makes no sense."""
+        """Raise `complain(...)` for the first error."""
         for place in ("timeout", "retry_until"):
             if (value := getattr(self, place)) is not None:
                 try:
@@ -155,7 +155,7 @@ class Check(Part, kw_only=True, frozen=True, tag_field="kind"):
 
 @dataclasses.dataclass(frozen=True)
 class Lab:
-    """A lab that makes sense: every name in it is known, every address has its place."""
+    """A valid lab: every name in it is known, every address belongs to its network."""
 
     name: str
     file: Path
@@ -165,5 +165,5 @@ class Lab:
 
     @property
     def base(self) -> Path:
-        """The directory that relative paths in the file start from."""
+        """The directory to which paths in the file are relative."""
         return self.file.parent

@@ -1,6 +1,6 @@
 """Overlapping subnets, which are allowed as long as no node has routes to both.
 
-A proxy can, when each of its tenants is bound to a network: it then never chooses between two by their addresses.
+A proxy may have both when each of its tenants is bound to a network: it then never chooses a network by address.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from oxyctl.topology.shortest_paths import regions
 
 
 def confusion(lab: Lab, one: str, other: str) -> str | None:
-    """Who could not tell the networks `one` and `other` apart if subnets of theirs overlap; None: nobody has to."""
+    """Why subnets of the networks `one` and `other` must not overlap, as the end of a sentence; None: they may."""
     if one == other:
         return "and it is the same network"
     region = regions(lab)
@@ -22,8 +22,8 @@ def confusion(lab: Lab, one: str, other: str) -> str | None:
         return "and routers join the two"
     for name, node in lab.nodes.items():
         own = {region[network] for network in node.attached if network in region}
-        if {region[one], region[other]} <= own and not _can_tell(node):
-            advice = "; say which `network` each of its tenants is in" if isinstance(node, ProxyNode) else ""
+        if {region[one], region[other]} <= own and not _chooses_by_tenant(node):
+            advice = "; set the `network` of each of its tenants" if isinstance(node, ProxyNode) else ""
             return f"and node '{name}' is in both{advice}"
     return None
 
@@ -38,5 +38,5 @@ def overlapping(known: Mapping[str, Sequence[Subnet]], subnet: Subnet) -> list[t
     ]
 
 
-def _can_tell(node: Node) -> bool:
+def _chooses_by_tenant(node: Node) -> bool:
     return isinstance(node, ProxyNode) and all(tenant.network is not None for tenant in node.tenants.values())

@@ -1,4 +1,4 @@
-"""Policies that a lab file holds: as files for its proxy, and their mistakes."""
+"""Policies inside a lab file: written as files for the proxy, and validated."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PolicyMapping = dict[str, Any]
 
 
 def policy_text(policy: PolicyMapping) -> str:
-    """What stands in its file."""
+    """The content of the policy's file."""
     return str(yaml.safe_dump(policy, sort_keys=False, allow_unicode=True))
 
 
 def policy_path(tenant: str | None) -> str:
-    """Its file, relative to proxy.yaml; of all tenants without a tenant."""
+    """The policy's file, relative to proxy.yaml; None: the policy of all tenants."""
     return f"{POLICIES}/{OF_ALL if tenant is None else f'tenants/{tenant}.yaml'}"
 
 
@@ -37,7 +37,7 @@ class _File:
         return policy_text(self.policy)
 
     def beside(self, name: str) -> str:
-        raise DocumentError("a policy in a lab file has its lists in itself", name)
+        raise DocumentError("a policy in a lab file cannot include other files: write its lists inline", name)
 
 
 @dataclass
@@ -49,8 +49,8 @@ class _Source:
 
 
 def check_policies(of_all: PolicyMapping | None, of_tenants: Mapping[str, PolicyMapping], complain: Complaint) -> None:
-    """Checks that a proxy would accept them. Errors have no line numbers, since the YAML was rewritten."""
-    from proxy.policy.load import compile_policies  # 0.1 s to import: only for labs that have policies
+    """Raise `complain(...)` if a proxy would refuse a policy. No line numbers, since the YAML was rewritten."""
+    from proxy.policy.load import compile_policies  # takes 0.1 s to import: only for labs with policies
 
     files = [] if of_all is None else [_File("policy", None, of_all)]
     files += [_File(f"policy of {tenant}", tenant, policy) for tenant, policy in of_tenants.items()]
@@ -63,7 +63,7 @@ def check_policies(of_all: PolicyMapping | None, of_tenants: Mapping[str, Policy
 
 
 def _where(files: list[_File], error: DocumentError) -> str:
-    """The line of the error in the rewritten policy."""
+    """The line of the rewritten policy with the error, in parentheses."""
     text = next((each.text() for each in files if each.path == error.file), "")
     lines = text.splitlines()
     return f" (in '{lines[error.line - 1].strip()}')" if error.line and error.line <= len(lines) else ""

@@ -8,17 +8,17 @@ Texts = str | list[str]
 
 
 def seconds(value: Duration) -> float:
-    """Seconds of `2.5` or `"250ms"`; ValueError."""
+    """The seconds in `2.5` or `"250ms"`. ValueError: not a duration above 0."""
     from proxy.control.schema import parse_duration
 
     result = parse_duration(value) if isinstance(value, str) else value
     if result <= 0:
-        raise ValueError(f"not a duration: {value!r} (more than 0 is needed)")
+        raise ValueError(f"not a duration: {value!r} (it must be more than 0)")
     return result
 
 
 def share(value: Share) -> float:
-    """0 to 1 of `0.01` or `"1%"`; ValueError."""
+    """The fraction, 0 to 1, in `0.01` or `"1%"`. ValueError: not a share."""
     try:
         result = (
             float(value.removesuffix("%")) / (100 if value.endswith("%") else 1) if isinstance(value, str) else value
@@ -31,5 +31,5 @@ def share(value: Share) -> float:
 
 
 def texts(value: Texts) -> list[str]:
-    """One or many, as many."""
+    """A list of one string, or the list itself."""
     return [value] if isinstance(value, str) else value

@@ -14,7 +14,7 @@ Place = tuple[str | int, ...]
 
 
 class RouteError(Exception):
-    """A route that makes no sense, and the place in the lab file where it is said."""
+    """An invalid route, with its place in the lab file."""
 
     def __init__(self, message: str, *place: str | int) -> None:
         super().__init__(message)
@@ -23,10 +23,10 @@ class RouteError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Hop:
-    """Packets to `to` leave by the link to `network`, by way of the address `via`."""
+    """Packets to `to` leave through the link to `network`, with the next hop `via`."""
 
     to: Subnet
     network: str
     via: str
-    place: Place | None = None  # where the lab file says it
+    place: Place | None = None  # in the lab file; None: a derived route
     metric: int = 0

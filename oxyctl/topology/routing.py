@@ -1,9 +1,9 @@
 """The routes of each node beyond its own networks: those in the lab file, and those derived from it.
 
-A host sends everything to the gateway of its networks, or to the only router on them. Where several routers are, and
-on routers themselves, each network that they lead to has a route: the shortest way, in the order of the file.
-What a node's `routes` say comes before both. A proxy whose tenants are bound to networks decides for each network by
-itself: there a route of one network is no way into another.
+A host's default route goes to the gateway of its networks, or to the only router on them. With several routers, and on
+routers themselves, there is a route to each network behind them: the shortest, and of equal ones the first in the file.
+A node's own `routes` precede both. On a proxy whose tenants are bound to networks, each network has its own routes:
+they never lead into another network.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from proxy.settings import suggest
 
 
 def find_routes(lab: Lab, assigned: Assigned) -> dict[str, list[Hop]]:
-    """The routes of each node. RouteError: one makes no sense, or leads in a circle."""
+    """The routes of each node. RouteError: one is invalid, or part of a loop."""
     for network in lab.networks:
         _check_gateway(lab, network, assigned)
     result = {name: _routes_of(lab, name, assigned) for name in lab.nodes}
@@ -31,27 +31,27 @@ def find_routes(lab: Lab, assigned: Assigned) -> dict[str, list[Hop]]:
 
 
 def _routes_of(lab: Lab, name: str, assigned: Assigned) -> list[Hop]:
-    views = _views(lab, name)
+    domains = _routing_domains(lab, name)
     said = [hop for index in range(len(lab.nodes[name].routes)) for hop in _said(lab, name, index, assigned)]
     result: list[Hop] = []
-    for number, networks in enumerate(views):
-        metric = 100 + number if len(views) > 1 else 0
+    for number, networks in enumerate(domains):
+        metric = 100 + number if len(domains) > 1 else 0
         own = [hop for hop in said if hop.network in networks]
         interfaces = [interface for network in networks for interface in assigned[name][network]]
         connected, addresses = {each.network for each in interfaces}, {str(each.ip) for each in interfaces}
         known: dict[Subnet, Hop] = {}
         for hop in [*own, *_default(lab, name, networks, assigned), *_shortest(lab, name, networks, assigned)]:
             if hop.place is not None and (hop.to in connected or hop.to in known):
-                fault = "is a network of the node itself" if hop.to in connected else "has a route already"
+                fault = "is a network of the node itself" if hop.to in connected else "already has a route"
                 raise RouteError(f"{hop.to} {fault}", *hop.place, "to")
-            if hop.to not in connected and hop.via not in addresses:  # the gateway itself has no gateway
+            if hop.to not in connected and hop.via not in addresses:  # not on the gateway itself
                 known.setdefault(hop.to, dataclasses.replace(hop, metric=metric))
         result += known.values()
     return result
 
 
-def _views(lab: Lab, name: str) -> list[list[str]]:
-    """Groups of its networks that are routed together."""
+def _routing_domains(lab: Lab, name: str) -> list[list[str]]:
+    """Groups of the node's networks between which it may choose by address."""
     node = lab.nodes[name]
     networks = list(node.attached)
     is_bound = isinstance(node, ProxyNode) and any(tenant.network is not None for tenant in node.tenants.values())
@@ -59,7 +59,7 @@ def _views(lab: Lab, name: str) -> list[list[str]]:
 
 
 def _default(lab: Lab, name: str, networks: Sequence[str], assigned: Assigned) -> Iterator[Hop]:
-    """The way to everything, in each family that the node and its gateway speak."""
+    """The default routes, one for each family that both the node and its gateway have."""
     way = _gateway(lab, name, networks)
     if way is not None:
         own = {interface.version for interface in assigned[name][way.network]}
@@ -69,7 +69,7 @@ def _default(lab: Lab, name: str, networks: Sequence[str], assigned: Assigned) -
 
 
 def _gateway(lab: Lab, name: str, networks: Sequence[str]) -> NextHop | None:
-    if isinstance(lab.nodes[name], RouterNode | WarpNode | SiteNode):  # a site's everything goes into its tunnel
+    if isinstance(lab.nodes[name], RouterNode | WarpNode | SiteNode):  # a site's default route is its tunnel
         return None
     for network in networks:
         gateway = lab.networks[network].gateway
@@ -80,7 +80,7 @@ def _gateway(lab: Lab, name: str, networks: Sequence[str]) -> NextHop | None:
 
 
 def _routers(lab: Lab, name: str, networks: Sequence[str]) -> list[NextHop]:
-    """The routers on these networks, but for those that a host is not to use."""
+    """The routers on these networks, except those that a host must not use."""
     is_router = isinstance(lab.nodes[name], RouterNode)
     return [
         NextHop(other, network)
@@ -92,7 +92,7 @@ def _routers(lab: Lab, name: str, networks: Sequence[str]) -> list[NextHop]:
 
 
 def _shortest(lab: Lab, name: str, networks: Sequence[str], assigned: Assigned) -> Iterator[Hop]:
-    """The way to each network that routers lead to, where there is no gateway for everything."""
+    """The routes to networks behind routers, for nodes without a default gateway."""
     if isinstance(lab.nodes[name], WarpNode) or _gateway(lab, name, networks) is not None:
         return
     for network, way in shortest_paths(lab, _routers(lab, name, networks), networks):
@@ -104,7 +104,7 @@ def _shortest(lab: Lab, name: str, networks: Sequence[str], assigned: Assigned) 
 
 
 def _address(assigned: Assigned, way: NextHop, version: int) -> str | None:
-    """Of the next hop, in this family; `way` names a node, or is an address itself."""
+    """The next hop's address in this family; `way` holds a node's name, or an address."""
     if way.router not in assigned:
         return way.router if ipaddress.ip_address(way.router).version == version else None
     own = assigned[way.router].get(way.network, ())

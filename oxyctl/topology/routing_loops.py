@@ -11,7 +11,7 @@ from oxyctl.topology.routes import Assigned, Hop, RouteError
 
 
 def check_loops(lab: Lab, assigned: Assigned, routes: Mapping[str, Sequence[Hop]]) -> None:
-    """RouteError for the first route in the file that comes back to the router that it starts from."""
+    """Raise the RouteError for the first route in the file that leads back to its own router."""
     owners = {
         (network, str(interface.ip)): name
         for name, networks in assigned.items()
@@ -32,7 +32,7 @@ def _follow(
     start: str,
     first: Hop,
 ) -> None:
-    """Go where `first.to` goes, from router to router, until it arrives, is lost, or is back."""
+    """Follow packets to `first.to` from router to router. RouteError: they come back to `start`."""
     passed, hop = [start], first
     while True:
         current = owners.get((hop.network, hop.via))
@@ -45,10 +45,10 @@ def _follow(
         if following is None:
             return
         hop = following
-    if current == start:  # a circle further on is told at a route of its own
+    if current == start:  # a loop further on is reported at one of its own routes
         assert first.place is not None
         what = "default routes" if first.to.prefixlen == 0 else f"routes to {first.to}"
-        raise RouteError(f"{what} lead in a circle: {' -> '.join([*passed, current])}", *first.place, "via")
+        raise RouteError(f"{what} form a loop: {' -> '.join([*passed, current])}", *first.place, "via")
 
 
 def _arrives(assigned: Assigned, node: str, to: Subnet) -> bool:
@@ -56,11 +56,11 @@ def _arrives(assigned: Assigned, node: str, to: Subnet) -> bool:
 
 
 def _best(hops: Sequence[Hop], to: Subnet) -> Hop | None:
-    """The longest prefix that holds all of `to`."""
+    """The route with the longest prefix that contains all of `to`."""
     return max((hop for hop in hops if _contains(hop.to, to)), key=lambda hop: hop.to.prefixlen, default=None)
 
 
 def _contains(wide: Subnet, narrow: Subnet) -> bool:
     if wide.version != narrow.version:
         return False
-    return narrow.subnet_of(wide)  # type: ignore[arg-type]  # one version, as was just asked
+    return narrow.subnet_of(wide)  # type: ignore[arg-type]  # the versions are equal, as checked above

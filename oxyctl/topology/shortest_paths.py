@@ -17,7 +17,7 @@ class NextHop(NamedTuple):
 
 
 def shortest_paths(lab: Lab, first: Sequence[NextHop], known: Sequence[str]) -> Iterator[tuple[str, NextHop]]:
-    """Each network beyond the `known` ones, and the next hop of a shortest path there; of equal ones the first."""
+    """Each network that is not `known`, and the next hop of the shortest path to it; of equal paths the first."""
     routers = {name: node for name, node in lab.nodes.items() if isinstance(node, RouterNode)}
     networks, passed = set(known), set[str]()
     frontier = [(way.router, way) for way in first]
@@ -38,7 +38,7 @@ def shortest_paths(lab: Lab, first: Sequence[NextHop], known: Sequence[str]) -> 
 
 
 def regions(lab: Lab) -> dict[str, str]:
-    """By network, the first of those that routers make one with it."""
+    """For each network, the name of its region: the first of the networks that routers connect it with."""
     result = {network: network for network in lab.networks}
     for node in lab.nodes.values():
         if isinstance(node, RouterNode):

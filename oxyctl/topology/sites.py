@@ -1,7 +1,7 @@
 """Derived properties of sites: identifiers, addresses of both tunnel ends, MTU.
 
-The tunnel of the k-th site has 10.255.k.2 and fd00:255:k::2 at its own end, and at the proxy's 10.255.k.1 and
-fd00:255:k::1.
+The tunnel of the k-th site has 10.255.k.2 and fd00:255:k::2 at the site's end, 10.255.k.1 and fd00:255:k::1 at the
+proxy's end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Assigned = Mapping[str, Mapping[str, Sequence[Interface]]]
 ETHERNET_MTU = 1500
 IP_BYTES, UDP_BYTES, GRE_BYTES, GRE_WORD = {4: 20, 6: 40}, 8, 4, 4  # RFC 791, 8200, 768, 2784
 INNER_PREFIX = {4: 30, 6: 64}
-MIN_IPV6_MTU = 1280  # RFC 8200 5
+MIN_IPV6_MTU = 1280  # RFC 8200 section 5
 
 
 def sites_of(lab: Lab) -> dict[str, SiteNode]:
@@ -28,12 +28,12 @@ def sites_of(lab: Lab) -> dict[str, SiteNode]:
 
 
 def number_of(lab: Lab, name: str) -> int:
-    """Of a site, from 1."""
+    """The number of a site, from 1."""
     return list(sites_of(lab)).index(name) + 1
 
 
 def id_of(lab: Lab, name: str) -> int:
-    """What contexts call the site: its number among its tenant's, from 1."""
+    """The site's id in contexts: its number among the tenant's sites, from 1."""
     own = lab.nodes[name]
     assert isinstance(own, SiteNode)
     whose = own.via, own.tenant
@@ -41,7 +41,7 @@ def id_of(lab: Lab, name: str) -> int:
 
 
 def tenant_id(lab: Lab, proxy: str, tenant: str) -> int:
-    """What contexts call the tenant: what the file says, else the first free number from its place in the file on."""
+    """The tenant's id in contexts: set in the file, or the first free number. KeyError: unknown tenant."""
     node = lab.nodes[proxy]
     assert isinstance(node, ProxyNode)
     said = {name: each.id for name, each in node.tenants.items()}
@@ -57,7 +57,7 @@ def tenant_id(lab: Lab, proxy: str, tenant: str) -> int:
 
 
 def inner_addresses(lab: Lab, name: str) -> tuple[list[Interface], list[Interface]]:
-    """Of the tunnel of a site, one of each family that its LAN has: the site's own, and the proxy's."""
+    """The addresses inside a site's tunnel, one of each family of its LAN: the site's, and the proxy's."""
     number, site = number_of(lab, name), lab.nodes[name]
     assert isinstance(site, SiteNode)
     families = [version for version, text in ((4, site.lan.ipv4), (6, site.lan.ipv6)) if text is not False]
@@ -73,12 +73,12 @@ def _inner(number: int, version: int, host: int) -> Interface:
 
 
 def outer_family(site: SiteNode, lab: Lab) -> int:
-    """The family of the outer packets."""
+    """The IP version of the outer packets."""
     return site.outer or site.outer_families(lab)[0]
 
 
 def outer_addresses(lab: Lab, assigned: Assigned, name: str) -> tuple[str, str]:
-    """The two ends of a tunnel in the network that carries it: the site's, and the proxy's."""
+    """The outer addresses of a site's tunnel: the site's, and the proxy's."""
     site = lab.nodes[name]
     assert isinstance(site, SiteNode)
     assert site.via is not None
@@ -90,7 +90,7 @@ def outer_addresses(lab: Lab, assigned: Assigned, name: str) -> tuple[str, str]:
 
 
 def context_of(lab: Lab, name: str) -> Context:
-    """What packets of a tunnel say of themselves, where they say anything."""
+    """The context in the packets of a site's tunnel, if they have one."""
     site = lab.nodes[name]
     assert isinstance(site, SiteNode)
     token = site.token.encode() if isinstance(site, GueSiteNode) and site.token is not None else None
@@ -98,7 +98,7 @@ def context_of(lab: Lab, name: str) -> Context:
 
 
 def overhead(lab: Lab, name: str) -> int:
-    """Bytes that stand before each packet in the tunnel. The same whether the kernel or user space does it."""
+    """Bytes of headers before each packet in the tunnel. The kernel and user space send the same headers."""
     site = lab.nodes[name]
     assert isinstance(site, SiteNode)
     outer = IP_BYTES[outer_family(site, lab)]
@@ -112,7 +112,7 @@ def overhead(lab: Lab, name: str) -> int:
 
 
 def automatic_mtu(lab: Lab, name: str) -> int:
-    """The longest packet that the tunnel of a site carries in one piece."""
+    """The size in bytes of the longest packet that a site's tunnel carries unfragmented."""
     site = lab.nodes[name]
     assert isinstance(site, SiteNode)
     assert site.outer_network is not None
@@ -121,11 +121,11 @@ def automatic_mtu(lab: Lab, name: str) -> int:
 
 
 def check_mtu(lab: Lab, name: str, complain: Complaint) -> None:
-    """Raise what `complain` makes of an MTU that the tunnel of a site does not carry, or that IPv6 cannot use."""
+    """Raise `complain(...)` for an MTU that is too large for a site's tunnel, or too small for IPv6."""
     site = lab.nodes[name]
     assert isinstance(site, SiteNode)
     most = automatic_mtu(lab, name)
     if site.mtu is not None and site.mtu > most:
         raise complain(f"the tunnel carries at most {most} bytes here", "mtu")
     if (site.mtu or most) < MIN_IPV6_MTU and site.lan.ipv6 is not False:
-        raise complain(f"IPv6 needs an MTU of at least {MIN_IPV6_MTU}: say so, or `lan: {{ipv6: false}}`", "mtu")
+        raise complain(f"IPv6 needs an MTU of at least {MIN_IPV6_MTU}: set it, or `lan: {{ipv6: false}}`", "mtu")

@@ -1,4 +1,4 @@
-"""The routes of a proxy's tenants: checks that prefixes are valid, and next hops known and the tenant's own."""
+"""Validates the routes of a proxy's tenants: prefixes, and next hops, which must be the tenant's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.settings.sites import NEXT_HOPS, SITE
 
 
 def check_routes(proxy: str, node: ProxyNode, lab: Lab, complain: Complaint) -> None:
-    """Raise what `complain` makes of the first mistaken route that a tenant of `proxy` says."""
+    """Raise `complain(...)` for the first invalid route of a tenant of `proxy`."""
     for tenant, said in node.tenants.items():
         for network, parts in said.networks.items():
             sites = {

@@ -1,4 +1,4 @@
-"""Which authorities a node trusts beside the system's, and whose tenants' sessions may be inspected."""
+"""Which authorities a node trusts in addition to the system's, and whether sessions may be inspected."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from oxyctl.topology.nodes import ProxyNode, SiteNode, WarpNode
 from oxyctl.topology.policies import PolicyMapping
 from proxy.settings.inspection import Inspection
 
-READ_LEVELS = ("tls", "http")
+INSPECTED_LEVELS = ("tls", "http")
 
 
 def tenant_of(lab: Lab, name: str) -> tuple[str, str] | None:
-    """The proxy and the tenant that traffic of a node comes in by: a client's, or those of the site it is behind."""
+    """The proxy and the tenant of a node's traffic, if it is a client or at a site; else None."""
     node = lab.nodes[name]
     if isinstance(node, WarpNode):
         return node.proxy, node.tenant
@@ -23,35 +23,35 @@ def tenant_of(lab: Lab, name: str) -> tuple[str, str] | None:
 
 
 def check_trust(name: str, lab: Lab, complain: Complaint) -> None:
-    """Who trusts its tenant's authority has a tenant."""
+    """Raise `complain(...)` if a node trusts its tenant's authority but has no tenant."""
     if lab.nodes[name].trust == "tenant-ca" and tenant_of(lab, name) is None:
         raise complain(f"node '{name}' belongs to no tenant: it is neither a client nor behind a site", "trust")
 
 
-def may_be_read(lab: Lab) -> bool:
-    """Whether anything in the lab file says that sessions are read, or might: their proxies need the lab's roots."""
+def may_inspect(lab: Lab) -> bool:
+    """Whether anything in the lab file may cause sessions to be inspected: proxies then need the lab's roots."""
     proxies = [node for node in lab.nodes.values() if isinstance(node, ProxyNode)]
     policies = [check.policy for check in lab.checks if isinstance(check, PolicyCheck)]
     return (
         any(node.trust is not None for node in lab.nodes.values())
-        or any(map(_may_read, proxies))
+        or any(map(_may_inspect, proxies))
         or any(map(_inspects, policies))
     )
 
 
-def _may_read(proxy: ProxyNode) -> bool:
+def _may_inspect(proxy: ProxyNode) -> bool:
     tenants = list(proxy.tenants.values())
     levels: list[str | None] = [tenant.level for tenant in tenants]
     levels += [route.level for tenant in tenants for parts in tenant.networks.values() for route in parts.routes]
     return (
         proxy.settings.hooks is not None
-        or any(level in READ_LEVELS for level in levels)
+        or any(level in INSPECTED_LEVELS for level in levels)
         or any(tenant.inspection != Inspection() for tenant in tenants)
         or any(map(_inspects, [proxy.policy, *(tenant.policy for tenant in tenants)]))
     )
 
 
 def _inspects(policy: PolicyMapping | None) -> bool:
-    """Whether a rule lifts sessions so high; what else is wrong with a policy is told elsewhere."""
+    """Whether a rule of the policy inspects sessions. Errors in the policy are reported elsewhere."""
     rules = (policy or {}).get("rules") or []
     return any(isinstance(rule, dict) and rule.get("action") == "inspect" for rule in rules)

@@ -23,7 +23,7 @@ from proxy.settings import Document, DocumentError, suggest
 
 LAB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label
-RESERVED = {"localhost": "it is every node's own"} | dict.fromkeys(
+RESERVED = {"localhost": "it names every node itself"} | dict.fromkeys(
     ("agents", "services", "sites", "names", "supervisor"), ""
 )
 
@@ -58,12 +58,12 @@ def validate(document: Document, lab: Lab) -> None:
 
 
 def is_plain_path(path: str) -> bool:
-    """Whether `path` names a file from the root, without detours."""
+    """Whether `path` is a normalised absolute path of a file."""
     return path.startswith("/") and not path.startswith("//") and path != "/" and os.path.normpath(path) == path
 
 
 def is_lab_name(name: str) -> bool:
-    """Whether `name` may name a lab: it becomes a directory and a host name."""
+    """Whether `name` is a valid name for a lab: it becomes a directory and a host name."""
     return LAB_NAME.fullmatch(name) is not None
 
 
@@ -77,10 +77,10 @@ def _check_names(document: Document, lab: Lab) -> None:
         raise document.error(f"'{lab.name}' cannot name a lab (allowed: {rule})", ("name",))
     for name in lab.nodes:
         if not NODE_NAME.fullmatch(name):
-            rule = "a DNS label: small letters, digits and '-', at most 63"
+            rule = "a DNS label: lower-case letters, digits and '-', at most 63"
             raise document.error(f"'{name}' cannot name a node (allowed: {rule})", ("nodes", name), at_key=True)
         if name in RESERVED:
-            reason = RESERVED[name] or "the lab's own log has it"
+            reason = RESERVED[name] or "the lab's own logs use this name"
             raise document.error(f"'{name}' cannot name a node: {reason}", ("nodes", name), at_key=True)
 
 
@@ -119,7 +119,7 @@ def _check_attachments(document: Document, lab: Lab, subnets: dict[str, list[Sub
 
 
 def _attachments(lab: Lab) -> Iterator[tuple[str, str, tuple[str | int, ...], list[str]]]:
-    """Node, network, the place where that stands, and the addresses given there."""
+    """For each attachment: node, network, its place in the file, and the addresses given there."""
     for name, node in lab.nodes.items():
         for network, given in node.attached.items():
             yield name, network, ("nodes", name, *node.place_of(network)), given
@@ -134,7 +134,7 @@ def _check_fit(
         raise document.error(f"{address} is outside network '{network}' ({known})", place)
     is_ends = subnet.prefixlen < subnet.max_prefixlen - 1 and address in (subnet[0], subnet[-1])
     if is_ends and (subnet.version == 4 or address == subnet[0]):
-        raise document.error(f"{address} is the network's own or its broadcast address", place)
+        raise document.error(f"{address} is the network address or the broadcast address", place)
 
 
 def _check_clients(document: Document, lab: Lab) -> None:

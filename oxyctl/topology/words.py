@@ -1,9 +1,9 @@
-"""Constants that lab files, plans and requests to a running lab have in common."""
+"""Values that lab files, plans and requests to a running lab share."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-Restart = Literal["always", "on-failure", "never"]  # whether a program that ended by itself is started again
-Trust = Literal["lab-ca", "tenant-ca"]  # whose certificates beside the system's; who trusts a tenant's trusts the lab's
+Restart = Literal["always", "on-failure", "never"]  # when a program that ended by itself is started again
+Trust = Literal["lab-ca", "tenant-ca"]  # authorities beside the system's; "tenant-ca" includes the lab's
 Action = Literal["stop", "start", "restart", "kill"]  # what can be done to the programs of a node

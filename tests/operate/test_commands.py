@@ -57,7 +57,11 @@ def test_validate(oxyctl, quick, tmp_path):
         (["exec", "--lab", "nosuch", "web", "--", "true"], 5, "error: no lab 'nosuch' is running\n"),
         (["logs"], 5, "error: no lab is running; `oxyctl lab up quickstart` starts one\n"),
         (["up", "none.yaml"], 2, "error: none.yaml: no such file or directory\n"),
-        (["up", "quikstart"], 2, "error: no file and no lab is called 'quikstart'; did you mean 'quickstart'?\n"),
+        (
+            ["up", "quikstart"],
+            2,
+            "error: no file and no bundled lab has the name 'quikstart'; did you mean 'quickstart'?\n",
+        ),
     ],
 )
 def test_what_is_not_there(oxyctl, tmp_path, arguments, code, message):

@@ -122,7 +122,7 @@ def test_a_policy_is_changed_without_touching_the_node(quick, plan):
 
 
 def test_a_policy_is_one_of_three_and_none_for_a_router():
-    with pytest.raises(DocumentError, match="a router is the kernel's work"):
+    with pytest.raises(DocumentError, match="a router has no program to restart"):
         loads(ROUTED.replace("router, ", "router, restart: always, "))
     with pytest.raises(DocumentError, match="unknown value 'on-fail'; did you mean 'on-failure'"):
         loads(ROUTED.replace("proxy, networks", "proxy, restart: on-fail, networks"))

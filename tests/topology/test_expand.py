@@ -70,7 +70,7 @@ MISTAKES = [
     ("count: 3", "count: many", "10:12: nodes.client.count: expected int"),
     ("tenant: acme", "tenant: acne", "12:13: proxy 'edge' has no tenant 'acne'; did you mean 'acme'?"),
     ("    user: ", "    usr: ", "13:5: unknown key 'usr'; did you mean 'user'?"),
-    ("lan: [10.1.0.10]", "lan: [10.1.0.254]", "15:52: 10.1.0.255 is the network's own or its broadcast address"),
+    ("lan: [10.1.0.10]", "lan: [10.1.0.254]", "15:52: 10.1.0.255 is the network address or the broadcast address"),
     ("  single:", "  tool-2:", "15:3: 'tool' would make a second node 'tool-2'"),
     ("  process: {command", "  proces: {command", "5:3: unknown kind 'proces'; did you mean 'process'?"),
     ("command: [sleep", "comand: [sleep", "5:13: unknown key 'comand' for process nodes; did you mean 'command'?"),

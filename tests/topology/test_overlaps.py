@@ -42,7 +42,7 @@ def test_a_proxy_that_binds_its_tenants_tells_networks_apart(plan):
 
 
 REFUSED = [
-    ("globex: {network: right}", "globex: {}", "node 'edge' is in both; say which `network` each of its tenants is in"),
+    ("globex: {network: right}", "globex: {}", "node 'edge' is in both; set the `network` of each of its tenants"),
     ("{left: [10.50.0.10]}", "[left, right]", "node 'one' is in both"),
     ("  one:", "  r: {kind: router, networks: [left, right]}\n  one:", "routers join the two"),
     (

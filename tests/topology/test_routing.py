@@ -119,7 +119,7 @@ MISTAKES = [
     ("web", "[{to: frnt, via: r2}]", "unknown network 'frnt'; did you mean 'front'?"),
     ("web", "[{to: 'fd09::/64', via: r2}]", "'r2' has no address of that family here"),
     ("web", "[{to: back, via: r2}]", "10.3.0.0/24 is a network of the node itself"),
-    ("web", "[{to: front, via: r2}, {to: 10.1.0.0/24, via: 10.3.0.9}]", "10.1.0.0/24 has a route already"),
+    ("web", "[{to: front, via: r2}, {to: 10.1.0.0/24, via: 10.3.0.9}]", "10.1.0.0/24 already has a route"),
     ("web", "[{to: default, by: r2}]", "unknown key 'by'; expected one of: to, via"),
 ]
 
@@ -139,7 +139,7 @@ def test_routers_that_send_everything_to_each_other_are_refused():
     text = CHAIN.replace("[front, middle]}", "[front, middle], routes: [{to: default, via: r2}]}")
     assert routes(text, "r1")["0.0.0.0/0"] == "10.2.0.2 middle"
     text = text.replace("[middle, back]}", "[middle, back], routes: [{to: default, via: r1}]}")
-    with pytest.raises(DocumentError, match=r"lab.yaml:8:77: default routes lead in a circle: r1 -> r2 -> r1"):
+    with pytest.raises(DocumentError, match=r"lab.yaml:8:77: default routes form a loop: r1 -> r2 -> r1"):
         loads(text)
 
 
@@ -151,7 +151,7 @@ def test_a_longer_circle_and_one_of_a_single_prefix_are_refused():
         ("r3: {kind: router, ", "r1"),
     ):
         text = text.replace(router, f"{router}routes: [{{to: 10.9.0.0/16, via: {following}}}], ")
-    with pytest.raises(DocumentError, match=r"routes to 10\.9\.0\.0/16 lead in a circle: r1 -> r2 -> r3 -> r1"):
+    with pytest.raises(DocumentError, match=r"routes to 10\.9\.0\.0/16 form a loop: r1 -> r2 -> r3 -> r1"):
         loads(text)
     loads(text.replace("to: 10.9.0.0/16, via: r1", "to: 10.9.0.0/16, via: r4"))  # which knows no way: lost, not round
 

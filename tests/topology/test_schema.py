@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from oxyctl.topology.file import loads
-from oxyctl.topology.schema import SENTENCES, lab_schema, properties, render
+from oxyctl.topology.schema import DESCRIPTIONS, lab_schema, properties, render
 from proxy.settings import DocumentError
 from tests.meta.imports import ROOT
 
@@ -42,7 +42,7 @@ def test_every_key_is_told_in_words():
 
 def test_no_sentence_is_about_a_key_that_is_gone():
     known = {(model, key) for model, key, _ in properties(lab_schema())}
-    told = {(model, key) for model, keys in SENTENCES.items() for key in keys if model != "*"}
+    told = {(model, key) for model, keys in DESCRIPTIONS.items() for key in keys if model != "*"}
     assert told - known == set()
 
 

@@ -136,20 +136,23 @@ MISTAKES = [
         "9:13: proxy 'edge' has no tenant 'acne'; did you mean 'acme'?",
     ),
     (site("via: edgy"), "11:10: unknown node 'edgy'; did you mean 'edge'?"),
-    (site("via: laptop"), "11:10: node 'laptop' is no proxy; expected one of: edge"),
+    (site("via: laptop"), "11:10: node 'laptop' is not a proxy; expected one of: edge"),
     (site("on: intranet"), "11:9: unknown network 'intranet'; did you mean 'internet'?"),
     (site("on: lima-lan"), "11:9: proxy 'edge' is not in network 'lima-lan'; expected one of: internet"),
     (site("network: defalt"), "11:14: tenant 'acme' has no network 'defalt'; did you mean 'default'?"),
     (site("keys: 3"), "11:5: unknown key 'keys'; did you mean 'key'?"),
     (site("tunnel: kernl"), "11:13: nodes.berlin.tunnel: unknown value 'kernl'; did you mean 'kernel'?"),
     (site("mtu: 1480"), "11:10: the tunnel carries at most 1472 bytes here"),
-    (site("mtu: 1000"), "11:10: IPv6 needs an MTU of at least 1280: say so, or `lan: {ipv6: false}`"),
+    (site("mtu: 1000"), "11:10: IPv6 needs an MTU of at least 1280: set it, or `lan: {ipv6: false}`"),
     (site("lan: {ipv4: 10.1.0.1/24}"), "11:17: not a subnet: 10.1.0.1/24 has host bits set"),
-    (site('lan: {ipv4: "fd00:77::/64"}'), "11:17: fd00:77::/64 is no IPv4 subnet"),
+    (site('lan: {ipv4: "fd00:77::/64"}'), "11:17: fd00:77::/64 is not an IPv4 subnet"),
     (site("lan: {ipv4: 10.255.0.0/24}"), "11:17: 10.255.0.0/24 overlaps 10.255.0.0/16, which tunnels use"),
     (site("lan: {ipv4: 10.50.0.0/24}"), "11:17: 10.50.0.0/24 overlaps 10.50.0.0/24 of network 'internet', and node"),
-    (site("lan: {ipv4: false, ipv6: false}"), "11:10: a LAN has one family at least"),
-    (site("lan: {name: internet}"), "11:17: there is a network 'internet' already; `lan: {name: ...}` says another"),
+    (site("lan: {ipv4: false, ipv6: false}"), "11:10: a LAN needs at least one family"),
+    (
+        site("lan: {name: internet}"),
+        "11:17: there is already a network 'internet'; `lan: {name: ...}` sets another name",
+    ),
     (
         site("lan: {router: [10.2.0.1]}"),
         "11:20: 10.2.0.1 is outside network 'berlin-lan' (10.1.0.0/24, fd00:10:1::/64)",
@@ -158,13 +161,13 @@ MISTAKES = [
     (("key: 42", "key: 4294967296"), "10:10: nodes.berlin.key: expected int <= 4294967295 (found 4294967296)"),
     (('addresses: ["fd00:10:1::9"]', "addresses: [10.2.0.9]"), "11:84: 10.2.0.9 is outside network 'berlin-lan'"),
     (("[http, ssh]", "[http, shs]"), "11:29: unknown service 'shs'; did you mean 'ssh'?"),
-    (("[http, ssh]", "[http, reset]"), "11:36: service 'reset' has no port of its own: say `{reset: PORT}`"),
+    (("[http, ssh]", "[http, reset]"), "11:36: service 'reset' has no default port: write `{reset: PORT}`"),
     (("services: {echo", "sevices: {echo"), "11:48: unknown key 'sevices'; did you mean 'services'?"),
     (("{web: {services: [http", "{Web: {services: [http"), "11:13: 'berlin-Web' cannot name a node"),
     (("  laptop: {", "  berlin-db: {"), "11:43: this would be a second node 'berlin-db'"),
     (gue("version: 2"), "14:14: nodes.lima.version: unknown value '2'; expected one of: 0, 1"),
-    (gue("version: 1\n    token: t"), "14:14: version 1 has no header that a context could stand in"),
-    (gue("context: false\n    token: t"), "15:12: a token stands in a context, and this site has none"),
+    (gue("version: 1\n    token: t"), "14:14: version 1 has no header for a context"),
+    (gue("context: false\n    token: t"), "15:12: a token is part of a context, and this site sends none"),
     (gue("tunnel: kernel\n    token: t"), "14:13: the kernel's GUE does not send a context"),
     (gue("tunnel: kernel\n    version: 1"), "14:13: the kernel's GUE does not send version 1"),
     (gue(f"token: {'x' * 200}"), "14:12: a token has at most 104 bytes"),
@@ -188,7 +191,7 @@ def test_ends_without_a_common_family_are_refused():
 
 def test_several_proxies_leave_a_site_without_its_own():
     text = WAN + "  other: {kind: proxy, networks: [internet], tenants: {acme: {}}}\n"
-    with pytest.raises(DocumentError, match="the lab has several proxies: edge, other; say which"):
+    with pytest.raises(DocumentError, match="the lab has several proxies: edge, other; name one of them"):
         lab(text)
 
 

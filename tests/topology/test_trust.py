@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oxyctl.topology.file import loads
-from oxyctl.topology.trust import may_be_read, tenant_of
+from oxyctl.topology.trust import may_inspect, tenant_of
 from proxy.settings import DocumentError
 
 SITE = """
@@ -53,13 +53,13 @@ INSPECTING = "{rules: [{name: all, phase: network, action: inspect, level: http}
         ("user: alice", "trust: lab-ca, user: alice"),
     ],
 )
-def test_sessions_may_be_read_where_something_says_so(quick, old, new):
-    assert not may_be_read(loads(quick, "test"))
-    assert may_be_read(loads(quick.replace(old, new), "test"))
+def test_sessions_may_be_inspected_if_any_setting_says_so(quick, old, new):
+    assert not may_inspect(loads(quick, "test"))
+    assert may_inspect(loads(quick.replace(old, new), "test"))
 
 
 def test_also_where_a_check_brings_the_policy(quick):
     policy = quick.replace("{acme: {}}", "{acme: {policy: {rules: []}}}")
     check = f"checks:\n  - {{kind: policy, tenant: acme, policy: {INSPECTING}}}\n"
-    assert not may_be_read(loads(policy, "test"))
-    assert may_be_read(loads(policy + check, "test"))
+    assert not may_inspect(loads(policy, "test"))
+    assert may_inspect(loads(policy + check, "test"))

@@ -1,12 +1,12 @@
 """The schema of `checks:` in a lab file. `oxyctl.checks` runs them.
 
 base      what every check has
-probes    checks that are tried from inside a node
-links     links that are impaired on the way, tunnels of sites
-nodes     nodes that are stopped, started and killed on the way
-policies  policies that change on the way
-records   checks of what a proxy says
-values    what a check expects of a value
+probes    checks that run inside a node
+links     steps that impair links; tunnels of sites
+nodes     steps that stop, start and kill nodes
+policies  steps that change policies
+records   checks of a proxy's records and metrics
+values    expected values
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ __all__ = [
 
 
 def validate_checks(document: Document, lab: Lab, checks: Iterable[Check]) -> None:
-    """Raise the DocumentError for the first check that makes no sense in `lab`."""
+    """Raise the DocumentError for the first check that is invalid in `lab`."""
     names: set[str] = set()
     for index, check in enumerate(checks):
         complain = partial(_complain, document, index)

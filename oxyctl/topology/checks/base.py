@@ -1,4 +1,4 @@
-"""What checks share: the nodes that they run from, and how their values are validated."""
+"""Shared by all checks: the nodes that they run from, and the validation of their values."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from proxy.settings import suggest
 
 
 class FromNode(Check, kw_only=True, frozen=True):
-    """What is tried from inside a node, or from several."""
+    """A check that runs inside one node or several."""
 
     source: Texts = field(name="from")
 
     @property
     def sources(self) -> list[str]:
-        """As given."""
+        """The nodes in the order of the file."""
         return texts(self.source)
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The nodes exist."""
+        """Raise `complain(...)` unless all nodes exist."""
         super().validate(lab, complain)
         for index, name in enumerate(self.sources):
             place = ("from",) if isinstance(self.source, str) else ("from", index)
@@ -34,7 +34,7 @@ class FromNode(Check, kw_only=True, frozen=True):
 
 
 def checked(complain: Complaint, place: str, parse: Callable[[Any], Any], value: Any) -> Any:
-    """What `parse` makes of `value`, which stands at `place`; raises what `complain` makes of its ValueError."""
+    """Return `parse(value)`. Raise `complain(...)` at `place` if it raises ValueError or re.error."""
     try:
         return parse(value)
     except (ValueError, re.error) as error:
@@ -42,12 +42,12 @@ def checked(complain: Complaint, place: str, parse: Callable[[Any], Any], value:
 
 
 def check_node(lab: Lab, complain: Complaint, name: str, *place: str | int) -> None:
-    """`name` is a node."""
+    """Raise `complain(...)` unless `name` is a node."""
     if name not in lab.nodes:
         raise complain(f"unknown node '{name}'{suggest(name, lab.nodes)}", *place)
 
 
 def check_host(lab: Lab, complain: Complaint, host: str, place: str) -> None:
-    """A name without dots or colons can only be a node."""
+    """Raise `complain(...)` unless `host` may be reachable: a name without dots or colons must be a node."""
     if not re.search(r"[.:]", host) and host != "localhost":
         check_node(lab, complain, host, place)

@@ -19,7 +19,7 @@ Health = Literal["healthy", "degraded", "down"]
 
 
 class ImpairCheck(Check, kw_only=True, frozen=True, tag="impair"):
-    """A step between checks: links are impaired from here on, until another step says otherwise. It runs alone."""
+    """A step between checks: impairs links until another step changes them. It runs alone."""
 
     link: str
     rate: str | None = None
@@ -32,31 +32,31 @@ class ImpairCheck(Check, kw_only=True, frozen=True, tag="impair"):
 
     @property
     def said(self) -> Said:
-        """What is done to the link."""
+        """The impairment."""
         return Said(rate=self.rate, delay=self.delay, jitter=self.jitter, loss=self.loss, down=self.down)
 
     def summary(self) -> str:
-        """The link, and what is done to it."""
+        """The link and its impairment."""
         words = [f"{name} {value}" for name in PARSERS if (value := getattr(self, name)) is not None]
         state = [] if self.down is None else ["down" if self.down else "up"]
         return " ".join([self.link, *(["clear"] if self.clear else []), *state, *words])
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """There is such a link, and something to do to it."""
+        """Raise `complain(...)` unless the link exists and the step changes it."""
         super().validate(lab, complain)
         known = [*lab.networks, *(f"{name}:{network}" for name, node in lab.nodes.items() for network in node.attached)]
         known += [f"{name}:{TUNNEL}" for name, node in lab.nodes.items() if isinstance(node, WarpNode)]
         if self.link not in known:
             raise complain(f"unknown link '{self.link}'{suggest(self.link, known)}", "link")
         if self.said == Said() and not self.clear:
-            raise complain("say what to do: rate, delay, jitter, loss, down or clear")
+            raise complain("one of rate, delay, jitter, loss, down and clear is required")
         for name, parse in PARSERS.items():
             if (value := getattr(self, name)) is not None:
                 checked(complain, name, parse, value)
 
 
 class TunnelCheck(Check, kw_only=True, frozen=True, tag="tunnel"):
-    """The tunnel of a site is in this health as both ends see it; asked again until its `timeout`."""
+    """The tunnel of a site has this health as seen from both ends; checked repeatedly until its `timeout`."""
 
     site: str
     health: Health | Annotated[list[Health], Meta(min_length=1)] = "healthy"
@@ -65,13 +65,13 @@ class TunnelCheck(Check, kw_only=True, frozen=True, tag="tunnel"):
     timeout: Duration = 10
 
     def summary(self) -> str:
-        """Of which site."""
+        """The name of the site."""
         return self.site
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The site is one."""
+        """Raise `complain(...)` unless the node is a site."""
         super().validate(lab, complain)
         sites = [name for name, node in lab.nodes.items() if isinstance(node, SiteNode)]
         if self.site not in sites:
-            fault = f"node '{self.site}' is no site" if self.site in lab.nodes else f"unknown site '{self.site}'"
+            fault = f"node '{self.site}' is not a site" if self.site in lab.nodes else f"unknown site '{self.site}'"
             raise complain(fault + suggest(self.site, sites), "site")

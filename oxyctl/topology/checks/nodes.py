@@ -14,7 +14,7 @@ from oxyctl.topology.words import Action
 
 
 class NodeCheck(Check, kw_only=True, frozen=True, tag="node"):
-    """A step between checks, which runs alone. At the end of the run every node that it names runs as it did before."""
+    """A step between checks, which runs alone. At the end of the run its nodes run as they did before."""
 
     do: Action
     node: str | Annotated[list[str], Meta(min_length=1)]
@@ -22,15 +22,15 @@ class NodeCheck(Check, kw_only=True, frozen=True, tag="node"):
 
     @property
     def nodes(self) -> list[str]:
-        """One or many, as many."""
+        """The nodes in the order of the file."""
         return texts(self.node)
 
     def summary(self) -> str:
-        """What is done to whom."""
+        """The action and its nodes."""
         return f"{self.do} {' '.join(self.nodes)}"
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The nodes exist, each is named once, and something runs there."""
+        """Raise `complain(...)` unless all nodes exist, are named once, and run a program."""
         super().validate(lab, complain)
         for index, name in enumerate(self.nodes):
             place = ("node",) if isinstance(self.node, str) else ("node", index)

@@ -15,31 +15,31 @@ from proxy.settings import suggest
 
 
 class PolicyCheck(OfProxy, kw_only=True, frozen=True, tag="policy"):
-    """From here on this is the policy of `tenant`, or of all; a step, which runs alone and must end within `timeout`.
+    """A step between checks: replaces the policy of `tenant`, or of all tenants. It runs alone.
 
-    By then every live flow has been judged again. At the end of the run the policies are those of before.
+    Within `timeout` every live flow must be judged again. At the end of the run the old policies are restored.
     """
 
     policy: PolicyMapping
     tenant: str | None = None
-    revokes: Annotated[int, Meta(ge=0)] | None = None  # this many live flows must be ended by it
+    revokes: Annotated[int, Meta(ge=0)] | None = None  # how many live flows it must end
     timeout: Duration = 1
 
     def summary(self) -> str:
-        """Whose policy changes."""
+        """The tenant whose policy changes."""
         return f"of {self.tenant or 'all tenants'}"
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The proxy has the tenant, the tenant a policy, and the proxy would take the new one."""
+        """Raise `complain(...)` unless there is such a policy, and the proxy would accept the new one."""
         super().validate(lab, complain)
         proxies = {name: node for name, node in lab.nodes.items() if isinstance(node, ProxyNode)}
         proxy = proxies[self.proxy or next(iter(proxies))]
         having = {name for name, tenant in proxy.tenants.items() if tenant.policy is not None}
         if self.tenant is not None and self.tenant not in having:
-            message = f"tenant '{self.tenant}' has no policy to be changed{suggest(self.tenant, having)}"
+            message = f"tenant '{self.tenant}' has no policy to replace{suggest(self.tenant, having)}"
             raise complain(message, "tenant")
         if self.tenant is None and proxy.policy is None:
-            raise complain("the proxy has no policy of all tenants to be changed", "policy")
+            raise complain("the proxy has no policy of all tenants to replace", "policy")
         of_all = self.policy if self.tenant is None else proxy.policy
         of_one = {self.tenant: self.policy} if self.tenant is not None else {}
         check_policies(of_all, of_one, lambda message, *place, **more: complain(message, "policy"))

@@ -1,4 +1,4 @@
-"""Checks from inside a node: requests, connects, datagrams, programs, and what must not arrive."""
+"""Checks from inside a node: requests, connections, datagrams, programs, and traffic that must not arrive."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Size = Annotated[int, Meta(ge=8, le=65_000)]
 
 
 class HttpCheck(FromNode, kw_only=True, frozen=True, tag="http"):
-    """A request is answered as it should. `verify`: the certificate is for this name, and of whom the node trusts (of
-    the lab's authority, if it says nothing); or of the authority that is named, and of no other."""
+    """An HTTP request gets the expected response. `verify`: the certificate must be valid for this name and signed by
+    an authority that the node trusts (by default the lab's), or by the given one."""
 
     url: str
     method: Annotated[str, Meta(pattern="^[A-Z]{1,20}$")] = "GET"
@@ -39,18 +39,18 @@ class HttpCheck(FromNode, kw_only=True, frozen=True, tag="http"):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
 
     def summary(self) -> str:
-        """Its URL."""
+        """The URL."""
         return self.url
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The URL is one."""
+        """Raise `complain(...)` for an invalid URL or authority."""
         super().validate(lab, complain)
         check_host(lab, complain, checked(complain, "url", parse_url, self.url).endpoint.host, "url")
         check_verify(self.verify, self.sources, lab, complain)
 
 
 class WebSocketCheck(FromNode, kw_only=True, frozen=True, tag="websocket"):
-    """Messages to a WebSocket come back as they were sent, over one connection."""
+    """A WebSocket echoes all messages over one connection."""
 
     url: str
     count: Several = 3
@@ -60,47 +60,47 @@ class WebSocketCheck(FromNode, kw_only=True, frozen=True, tag="websocket"):
     verify: bool | Trust = False
 
     def summary(self) -> str:
-        """Its URL."""
+        """The URL."""
         return self.url
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The URL is one."""
+        """Raise `complain(...)` for an invalid URL or authority."""
         super().validate(lab, complain)
         check_host(lab, complain, checked(complain, "url", parse_websocket_url, self.url).endpoint.host, "url")
         check_verify(self.verify, self.sources, lab, complain)
 
 
 def check_verify(verify: bool | Trust, nodes: list[str], lab: Lab, complain: Complaint) -> None:
-    """Who goes by its tenant's authority trusts it."""
+    """Raise `complain(...)` if a node must verify with its tenant's authority but does not trust it."""
     for name in nodes if verify == "tenant-ca" else []:
         if lab.nodes[name].trust != "tenant-ca":
-            raise complain(f"node '{name}' does not say `trust: tenant-ca`", "verify")
+            raise complain(f"node '{name}' does not have `trust: tenant-ca`", "verify")
 
 
 class ToPort(FromNode, kw_only=True, frozen=True):
-    """What goes to `host:port`."""
+    """A check with the target `host:port`."""
 
     to: str
     family: Family | None = None
 
     def summary(self) -> str:
-        """Its target."""
+        """The target."""
         return self.to
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The target is one."""
+        """Raise `complain(...)` for an invalid target."""
         super().validate(lab, complain)
         check_host(lab, complain, checked(complain, "to", parse_endpoint, self.to).host, "to")
 
 
 class TcpCheck(ToPort, kw_only=True, frozen=True, tag="tcp"):
-    """A connect ends as it should, or in one of several ways."""
+    """A TCP connection attempt has the expected outcome, or one of several."""
 
     expect: Outcome | list[Outcome] = "connected"
 
 
 class UdpCheck(ToPort, kw_only=True, frozen=True, tag="udp"):
-    """Datagrams to an echo service come back, all but a `loss` at most; or all of them end otherwise."""
+    """An echo service answers datagrams, except for at most the share `loss`; or all have another outcome."""
 
     count: Several = 5
     size: Size = 64
@@ -108,13 +108,13 @@ class UdpCheck(ToPort, kw_only=True, frozen=True, tag="udp"):
     expect: Literal["answered", "refused", "unreachable", "timeout"] = "answered"
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The loss is a share."""
+        """Raise `complain(...)` for an invalid loss."""
         super().validate(lab, complain)
         checked(complain, "loss", share, self.loss)
 
 
 class PingCheck(FromNode, kw_only=True, frozen=True, tag="ping"):
-    """Echo requests are answered, all but a `loss` at most, and each within `rtt`."""
+    """Echo requests are answered within `rtt`, except for at most the share `loss`."""
 
     to: str
     family: Family | None = None
@@ -124,11 +124,11 @@ class PingCheck(FromNode, kw_only=True, frozen=True, tag="ping"):
     rtt: Duration | None = None
 
     def summary(self) -> str:
-        """Its target."""
+        """The target."""
         return self.to
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The target is a host, loss and RTT are what they say."""
+        """Raise `complain(...)` for an invalid target, loss or RTT."""
         super().validate(lab, complain)
         check_host(lab, complain, checked(complain, "to", partial(parse_endpoint, default_port=1), self.to).host, "to")
         checked(complain, "loss", share, self.loss)
@@ -137,7 +137,7 @@ class PingCheck(FromNode, kw_only=True, frozen=True, tag="ping"):
 
 
 class DnsCheck(FromNode, kw_only=True, frozen=True, tag="dns"):
-    """A query is answered with this code, and with these values among its answers."""
+    """A DNS query is answered with this code, and with at least these values."""
 
     server: str
     query: str
@@ -148,11 +148,11 @@ class DnsCheck(FromNode, kw_only=True, frozen=True, tag="dns"):
     answers: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        """What is asked of whom."""
+        """The query and the server."""
         return f"{self.query} {self.type} at {self.server}"
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Server, name and type are some."""
+        """Raise `complain(...)` for an invalid server, name or type."""
         super().validate(lab, complain)
         server = checked(complain, "server", partial(parse_endpoint, default_port=DNS_PORT), self.server)
         check_host(lab, complain, server.host, "server")
@@ -162,27 +162,27 @@ class DnsCheck(FromNode, kw_only=True, frozen=True, tag="dns"):
 
 
 class ExecCheck(FromNode, kw_only=True, frozen=True, tag="exec"):
-    """A program ends with this exit code and prints what it should. It runs alone, when all before it have ended."""
+    """A program ends with this exit code and the expected output. It runs alone, after all checks before it."""
 
     command: Annotated[list[str], Meta(min_length=1)]
     timeout: Duration = 30
     exit_code: int = 0
     contains: Texts = field(default_factory=list)  # in its standard output
-    matches: str | None = None  # a regular expression, found there
+    matches: str | None = None  # a regular expression, searched for there
 
     def summary(self) -> str:
-        """Its command."""
+        """The command line."""
         return " ".join(self.command)
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The regular expression is one."""
+        """Raise `complain(...)` for an invalid regular expression."""
         super().validate(lab, complain)
         if self.matches is not None:
             checked(complain, "matches", re.compile, self.matches)
 
 
 class DroppedCheck(FromNode, kw_only=True, frozen=True, tag="dropped"):
-    """Traffic to `to` must not arrive. Believed only if the same to `canary` arrives, right before and right after."""
+    """Traffic to `to` must not arrive. Passes only if the same traffic to `canary` arrives right before and after."""
 
     by: Literal["tcp", "udp", "ping", "http"]
     to: str
@@ -194,11 +194,11 @@ class DroppedCheck(FromNode, kw_only=True, frozen=True, tag="dropped"):
     )
 
     def summary(self) -> str:
-        """What must not arrive."""
+        """The traffic that must not arrive."""
         return f"{self.by} to {self.to}"
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Both targets are some that these means can reach."""
+        """Raise `complain(...)` for an invalid target or canary."""
         super().validate(lab, complain)
         for place in ("to", "canary"):
             check_host(lab, complain, checked(complain, place, self._host, getattr(self, place)), place)

@@ -20,16 +20,16 @@ Value = bool | float | str | list[str | float | bool | None] | None
 
 
 class OfProxy(Check, kw_only=True, frozen=True):
-    """What is asked of a proxy, when all checks before it have ended; again and again until its `timeout`."""
+    """A check of a proxy's records, after all checks before it; repeated until its `timeout`."""
 
     proxy: str | None = None  # needed only when the lab has several
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The proxy is one, and there is no doubt which."""
+        """Raise `complain(...)` unless the proxy exists and is unambiguous."""
         super().validate(lab, complain)
         proxies = [name for name, node in lab.nodes.items() if isinstance(node, ProxyNode)]
         if self.proxy is not None and self.proxy not in proxies:
-            fault = f"node '{self.proxy}' is no proxy" if self.proxy in lab.nodes else f"unknown node '{self.proxy}'"
+            fault = f"node '{self.proxy}' is not a proxy" if self.proxy in lab.nodes else f"unknown node '{self.proxy}'"
             raise complain(fault + suggest(self.proxy, proxies), "proxy")
         if self.proxy is None and len(proxies) != 1:
             which = f"; one of: {', '.join(proxies)}" if proxies else ", and the lab has none"
@@ -37,9 +37,9 @@ class OfProxy(Check, kw_only=True, frozen=True):
 
 
 class FlowsCheck(OfProxy, kw_only=True, frozen=True, tag="flows"):
-    """Flows of `tenant` that `where` selects and whose `fields` are as given: this many of them since the run began.
+    """The number of flows of `tenant` that `where` selects and whose `fields` match, since the run began.
 
-    `where` takes the filters of `oxyctl flows`, `fields` its fields: a value, a list of which one must be met, or a
+    `where` takes the filters of `oxyctl flows`, `fields` its fields: a value, a list of which one must match, or a
     comparison such as ">= 100", "!= client", "~ ^10[.]50[.]".
     """
 
@@ -48,21 +48,21 @@ class FlowsCheck(OfProxy, kw_only=True, frozen=True, tag="flows"):
     fields: dict[str, Value] = field(default_factory=dict)
     at_least: Count = 1
     at_most: Count | None = None
-    since: Duration | None = None  # so long before now, instead of the beginning of the run
+    since: Duration | None = None  # this long before now, instead of since the run began
 
     def summary(self) -> str:
-        """Whose, and which."""
+        """The tenant and the filters."""
         return " ".join([f"of {self.tenant}", *(f"{name}={value}" for name, value in self.where.items())])
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The parameters of the query, but for the time."""
+        """The parameters of the query, except the time."""
         pairs = [("tenant", self.tenant)]
         for name, value in self.where.items():
             pairs += [(name, str(each)) for each in (value if isinstance(value, list) else [value])]
         return pairs
 
     def validate(self, lab: Lab, complain: Complaint) -> None:
-        """The proxy has the tenant, and `oxyctl flows` the filters and fields."""
+        """Raise `complain(...)` for an unknown tenant, filter or field, or an invalid value."""
         from oxyctl.render.flows import FIELDS
 
         super().validate(lab, complain)
@@ -100,7 +100,7 @@ class FlowsCheck(OfProxy, kw_only=True, frozen=True, tag="flows"):
 
 
 class MetricCheck(OfProxy, kw_only=True, frozen=True, tag="metric"):
-    """The sum of the samples of `metric` that have these `labels` compares as it should; no sample counts as 0."""
+    """The sum of the samples of `metric` with these `labels` meets the comparison; without samples it is 0."""
 
     metric: Annotated[str, Meta(pattern="^[a-zA-Z_:][a-zA-Z0-9_:]*$")]
     value: float
@@ -108,5 +108,5 @@ class MetricCheck(OfProxy, kw_only=True, frozen=True, tag="metric"):
     labels: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """What is compared with what."""
+        """The comparison."""
         return f"{self.metric} {self.op} {self.value:g}"

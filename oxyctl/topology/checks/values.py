@@ -18,7 +18,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def is_met(expected: Any, found: Any) -> bool:
-    """Whether `found` is `expected`, or one of them, or compares so: `">= 100"`, `"!= client"`, `"~ ^10"`."""
+    """Whether `found` equals `expected` or one of a list, or meets it: `">= 100"`, `"!= client"`, `"~ ^10"`."""
     if isinstance(expected, list):
         return any(is_met(each, found) for each in expected)
     if not isinstance(expected, str):
@@ -32,7 +32,7 @@ def is_met(expected: Any, found: Any) -> bool:
 
 
 def check_expected(expected: Any) -> None:
-    """ValueError, or re.error, when there is nothing that `expected` can be compared with."""
+    """Raise ValueError or re.error for a comparison with an invalid number or regular expression."""
     if isinstance(expected, list):
         for each in expected:
             check_expected(each)
@@ -45,7 +45,7 @@ def check_expected(expected: Any) -> None:
 
 
 def _compares(compare: Callable[[Any, Any], bool], found: Any, expected: str) -> bool:
-    """Numbers as numbers, all else as text; nothing is neither more nor less than anything."""
+    """Compare numbers as numbers, all else as text. None is neither more nor less than anything."""
     if isinstance(found, int | float) and not isinstance(found, bool):
         return compare(found, _number(expected))
     if compare in (operator.eq, operator.ne):

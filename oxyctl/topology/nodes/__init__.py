@@ -1,6 +1,6 @@
 """The schema of each kind of node. A new kind is one file here and one line in `AnyNode`.
 
-What it is made of is planned by the file of the same name in `oxyctl.plan.nodes`.
+The file of the same name in `oxyctl.plan.nodes` plans how it is built.
 """
 
 from oxyctl.topology.nodes.gre_site import GreSiteNode

@@ -10,7 +10,7 @@ from oxyctl.topology.nodes.site import By, SiteNode
 
 
 class GreSiteNode(SiteNode, kw_only=True, frozen=True, tag="gre-site"):
-    """`edge` is the other end of the tunnel, of `tunnel`'s kind by default."""
+    """`edge`: what carries the other end of the tunnel; the same as `tunnel` by default."""
 
     key: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)] | None = None
     checksum: bool = False

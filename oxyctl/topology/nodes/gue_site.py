@@ -12,29 +12,29 @@ from proxy.settings.sites import MAX_TOKEN_BYTES
 
 
 class GueSiteNode(SiteNode, kw_only=True, frozen=True, tag="gue-site"):
-    """With `context` each packet says whose it is; without, its outer source alone does. The kernel's GUE has none."""
+    """With `context` each packet names its tenant and site; without, its outer source identifies them."""
 
-    context: bool | None = None  # user space has one, the kernel none
+    context: bool | None = None  # by default user space sends one; the kernel cannot
     version: Literal[0, 1] = 0
     token: Annotated[str, Meta(min_length=1)] | None = None
 
     @property
     def needs_user_space(self) -> bool:
-        """Whether the file asks for what the kernel's GUE cannot do."""
+        """Whether the file requires something that the kernel's GUE cannot do."""
         return bool(self.context) or self.token is not None or self.version == 1
 
     @property
     def may_have_context(self) -> bool:
-        """Whether an end in user space sends one."""
+        """Whether a tunnel end in user space sends a context."""
         return self.context is not False and self.version == 0
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """A token stands in a context, a context in a header, and neither in what the kernel sends."""
+        """Raise `complain(...)` for a context or token that the tunnel cannot send."""
         super().check(name, lab, complain)
         if self.version == 1 and (self.context or self.token is not None):
-            raise complain("version 1 has no header that a context could stand in", "version")
+            raise complain("version 1 has no header for a context", "version")
         if self.token is not None and self.context is False:
-            raise complain("a token stands in a context, and this site has none", "token")
+            raise complain("a token is part of a context, and this site sends none", "token")
         if self.token is not None and len(self.token.encode()) > MAX_TOKEN_BYTES:
             raise complain(f"a token has at most {MAX_TOKEN_BYTES} bytes", "token")
         if self.tunnel == "kernel" and self.needs_user_space:

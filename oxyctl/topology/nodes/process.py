@@ -15,9 +15,9 @@ class ProcessNode(Node, kw_only=True, frozen=True, tag="process"):
 
     command: Annotated[list[str], Meta(min_length=1)]
     networks: Networks = field(default_factory=dict)
-    ready: Ready | None = None  # else it is ready when it runs
+    ready: Ready | None = None  # None: it is ready once it runs
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Its readiness can be asked for."""
+        """Raise `complain(...)` for an invalid readiness probe."""
         if self.ready is not None:
             self.ready.check(lab, complain)

@@ -13,7 +13,7 @@ from proxy.settings.model import OffRampName
 
 
 class Overrides(Part, frozen=True):
-    """What a lab may change of `proxy.yaml` beyond the tenants."""
+    """Settings of `proxy.yaml` that a lab may change, beside the tenants."""
 
     timeouts: Timeouts = Timeouts()
     records: Records = Records()
@@ -27,26 +27,26 @@ class Overrides(Part, frozen=True):
 class LabTenant(TenantSettings, kw_only=True, frozen=True):
     """One customer of a proxy in a lab."""
 
-    policy: PolicyMapping | None = None  # what a policy file says
-    network: str | None = None  # its origins are in there, or behind it, and nowhere else
+    policy: PolicyMapping | None = None  # as in a policy file
+    network: str | None = None  # its origins are only in this network or behind it
 
     def settings(self, interfaces: list[str]) -> TenantSettings:
-        """As the proxy knows it, whose networks are these: each is an interface."""
+        """The settings for proxy.yaml. `interfaces`: the proxy's networks, in the order of its interfaces."""
         known = {each.name: getattr(self, each.name) for each in msgspec.structs.fields(TenantSettings)}
         egress = self.egress if self.network is None else f"eth{interfaces.index(self.network)}"
         return TenantSettings(**known | {"egress": egress})
 
 
 class ProxyNode(Node, kw_only=True, frozen=True, tag="proxy"):
-    """Clients reach it over a Unix socket in the run directory; origins, over the networks that it is in."""
+    """Clients reach it through a Unix socket in the run directory; it reaches origins through its networks."""
 
     tenants: dict[str, LabTenant]
     networks: Networks = field(default_factory=dict)
-    policy: PolicyMapping | None = None  # of all tenants, before their own
+    policy: PolicyMapping | None = None  # the policy of all tenants, applied before their own
     settings: Overrides = Overrides()
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """A proxy without tenants would refuse to start."""
+        """Raise `complain(...)` for missing tenants, an invalid policy, or an unknown network or interface."""
         if not self.tenants:
             raise complain("at least one tenant is required", "tenants")
         written = {tenant: said.policy for tenant, said in self.tenants.items() if said.policy is not None}

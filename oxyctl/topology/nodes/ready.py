@@ -1,4 +1,4 @@
-"""`ready:` of a program: the probe that tells when it is ready."""
+"""`ready:` of a program: the probe that finds out when it is ready."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from proxy.settings import suggest
 
 
 class Ready(Part, kw_only=True, frozen=True):
-    """One of the three; without `timeout` the lab's own decides."""
+    """Exactly one probe; without `timeout` the lab's time-out applies."""
 
-    tcp: Annotated[int, Meta(ge=1, le=65_535)] | None = None  # accepted on any address of the node
+    tcp: Annotated[int, Meta(ge=1, le=65_535)] | None = None  # a connection is accepted on any address of the node
     http: str | None = None  # GET is answered with 200 to 399
     exec: Annotated[list[str], Meta(min_length=1)] | None = None  # ends with exit code 0, run inside the node
     timeout: float | str | None = None
 
     def check(self, lab: Lab, complain: Complaint) -> None:
-        """Exactly one is given, and it can be asked."""
+        """Raise `complain(...)` unless exactly one valid probe is given."""
         given = [key for key in ("tcp", "http", "exec") if getattr(self, key) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"

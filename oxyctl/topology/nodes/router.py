@@ -8,13 +8,13 @@ from oxyctl.topology.model import Complaint, Lab, Networks, Node
 
 
 class RouterNode(Node, kw_only=True, frozen=True, tag="router"):
-    """It knows the shortest way to every network that other routers lead to; `routes` come before what it knows."""
+    """It has the shortest routes to all networks behind other routers; its own `routes` precede them."""
 
     networks: Networks = field(default_factory=dict)
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """A router of one network would have nothing to do."""
+        """Raise `complain(...)` for fewer than two networks, or a restart policy."""
         if len(self.attached) < 2:
             raise complain("a router needs two networks or more", "networks")
         if self.restart != "never":
-            raise complain("a router is the kernel's work: it has no program that could be started again", "restart")
+            raise complain("the kernel does the routing: a router has no program to restart", "restart")

@@ -1,9 +1,9 @@
-"""A site: a customer's network behind a tunnel to the proxy. What GRE sites and GUE sites have in common.
+"""A site: a customer's network behind a tunnel to the proxy. Shared by GRE sites and GUE sites.
 
     hosts (NAME-HOST) -- LAN (NAME-lan) -- site router (NAME) == tunnel == proxy
 
-`oxyctl.topology.expand_sites` writes out the network and the hosts before anything is checked; from there on they are
-an ordinary network and ordinary nodes. The tunnel itself is `oxyctl.plan.site_tunnels`.
+`oxyctl.topology.expand_sites` expands the network and the hosts before validation; from then on they are an ordinary
+network and ordinary nodes. `oxyctl.plan.site_tunnels` plans the tunnel itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.settings import suggest
 
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Seconds = Annotated[float, Meta(ge=0.05, le=60)]
-TunnelMtu = Annotated[int, Meta(ge=576, le=65_535)]  # RFC 791: every host accepts this much
+TunnelMtu = Annotated[int, Meta(ge=576, le=65_535)]  # RFC 791: every host accepts this size
 By = Literal["kernel", "userspace", "auto"]
 DEFAULT_SERVICES = ["http", "echo"]
 MAX_SITES = 255  # each has a subnet of INNER
@@ -28,9 +28,9 @@ INNER = (ipaddress.ip_network("10.255.0.0/16"), ipaddress.ip_network("fd00:255::
 
 
 class Lan(Impaired, frozen=True):
-    """The network behind a site's router. What is not said is chosen; `false` leaves a family out."""
+    """The network behind a site's router. Missing subnets are chosen; `false` disables a family."""
 
-    name: str | None = None  # the network's; NAME-lan
+    name: str | None = None  # of the network; NAME-lan by default
     ipv4: str | bool = True
     ipv6: str | bool = True
     router: list[str] = field(default_factory=list)  # the addresses of the site's router
@@ -57,16 +57,16 @@ class TunnelProbe(Part, frozen=True):
 
 
 class SiteNode(Node, kw_only=True, frozen=True):
-    """The site's router; `lan` and `hosts` become nodes and a network of their own."""
+    """The site's router; `lan` becomes a network, `hosts` become nodes."""
 
     tenant: str
-    via: str | None = None  # the proxy; the only one
-    on: str | dict[str, list[str] | Attachment] | None = None  # what carries the tunnel; the proxy's only network
+    via: str | None = None  # the proxy; by default the only one
+    on: str | dict[str, list[str] | Attachment] | None = None  # by default the proxy's only network
     lan: Lan = Lan()
     hosts: dict[str, SiteHost] = field(default_factory=dict)
-    outer: Literal[4, 6] | None = None  # the family of the outer packets; 4 where both ends have it
+    outer: Literal[4, 6] | None = None  # IP version of the outer packets; by default 4 if both ends have it
     tunnel: By = "auto"
-    network: str = "default"  # of the tenant's virtual networks
+    network: str = "default"  # a virtual network of the tenant
     mtu: TunnelMtu | None = None
     priority: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)] = 100
     weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
@@ -80,18 +80,18 @@ class SiteNode(Node, kw_only=True, frozen=True):
         return outer | ({} if self.lan.name is None else {self.lan.name: self.lan.router})
 
     def attachment(self, network: str) -> Attachment:
-        """What the file says of its link to `network`; the LAN's own impairments are those of all its links."""
+        """The settings of its link to `network`; the LAN's impairments apply to all its links."""
         said = self.on[network] if isinstance(self.on, dict) and network in self.on else []
         return said if isinstance(said, Attachment) else Attachment(addresses=said)
 
     def place_of(self, network: str) -> Place:
-        """`on` for the network of the tunnel, `lan` for the LAN."""
+        """Its link's place in the file: `on` for the network of the tunnel, `lan` for the LAN."""
         if network == self.lan.name:
             return ("lan",)
         return ("on", network) if isinstance(self.on, dict) else ("on",)
 
     def addresses_place(self, network: str) -> Place:
-        """Where its addresses in `network` stand."""
+        """The place of its addresses in `network` in the file."""
         if network == self.lan.name:
             return ("lan", "router")
         is_long = isinstance(self.on, dict) and isinstance(self.on.get(network), Attachment)
@@ -104,13 +104,13 @@ class SiteNode(Node, kw_only=True, frozen=True):
 
     @property
     def probing(self) -> TunnelProbe | None:
-        """None: neither end probes."""
+        """The probing of the tunnel; None: neither end probes."""
         if isinstance(self.probe, TunnelProbe):
             return self.probe
         return TunnelProbe() if self.probe else None
 
     def outer_families(self, lab: Lab) -> list[int]:
-        """The families that both ends of the tunnel have in the network that carries it."""
+        """The IP versions that both ends of the tunnel have in the network that carries it."""
         network = self.outer_network
         if network is None or self.via is None:
             return []
@@ -120,7 +120,7 @@ class SiteNode(Node, kw_only=True, frozen=True):
         return sorted(given[0] & given[1])
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Proxy, tenant and network are there, and the LAN's addresses are not the tunnel's own."""
+        """Raise `complain(...)` for an unknown proxy, tenant or network, or a LAN that overlaps tunnels."""
         proxy = self._check_proxy(lab, complain)
         tenant = proxy.tenants.get(self.tenant)
         if tenant is None:
@@ -138,10 +138,10 @@ class SiteNode(Node, kw_only=True, frozen=True):
     def _check_proxy(self, lab: Lab, complain: Complaint) -> ProxyNode:
         proxies = {other: node for other, node in lab.nodes.items() if isinstance(node, ProxyNode)}
         if self.via is None:
-            what = f"several proxies: {', '.join(proxies)}; say which" if proxies else "no proxy"
+            what = f"several proxies: {', '.join(proxies)}; name one of them" if proxies else "no proxy"
             raise complain(f"the lab has {what}", "via")
         if self.via not in proxies:
-            fault = f"node '{self.via}' is no proxy" if self.via in lab.nodes else f"unknown node '{self.via}'"
+            fault = f"node '{self.via}' is not a proxy" if self.via in lab.nodes else f"unknown node '{self.via}'"
             raise complain(fault + suggest(self.via, proxies), "via")
         return proxies[self.via]
 
@@ -149,7 +149,7 @@ class SiteNode(Node, kw_only=True, frozen=True):
         outer = self.outer_network
         if outer is None or (isinstance(self.on, dict) and len(self.on) != 1):
             known = ", ".join(proxy.attached) or "none"
-            raise complain(f"one network carries the tunnel: say which of the proxy's ({known})", "on")
+            raise complain(f"name the network of the proxy that carries the tunnel ({known})", "on")
         if outer not in proxy.attached:
             known = suggest(outer, proxy.attached)
             raise complain(f"proxy '{self.via}' is not in network '{outer}'{known}", *self.place_of(outer))
@@ -164,9 +164,9 @@ class SiteNode(Node, kw_only=True, frozen=True):
                 continue
             subnet = ipaddress.ip_network(text)
             if subnet.version != version:
-                raise complain(f"{subnet} is no IPv{version} subnet", "lan", f"ipv{version}")
+                raise complain(f"{subnet} is not an IPv{version} subnet", "lan", f"ipv{version}")
             for inner in INNER:
                 if inner.version == subnet.version and inner.overlaps(subnet):
                     raise complain(f"{subnet} overlaps {inner}, which tunnels use", "lan", f"ipv{version}")
         if self.lan.ipv4 is False and self.lan.ipv6 is False:
-            raise complain("a LAN has one family at least", "lan")
+            raise complain("a LAN needs at least one family", "lan")

@@ -1,4 +1,4 @@
-"""Origin servers: all upstream nodes of a lab are served by one process, `python -m oxyctl.services`."""
+"""Origin servers: one process, `python -m oxyctl.services`, serves all upstream nodes of a lab."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
 class UpstreamNode(Node, kw_only=True, frozen=True, tag="upstream"):
-    """`services` by name, each with its port; `root`, a directory beside the lab file, is what http and https serve."""
+    """`services`: the port of each by name. `root`: a directory beside the lab file that http and https serve."""
 
     services: Annotated[dict[str, Port], Meta(min_length=1)]
     networks: Networks = field(default_factory=dict)
     root: str | None = None
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Every service is known, and no two want the same port."""
+        """Raise `complain(...)` for an unknown service, a port used twice, or a missing root."""
         check_services(self.services, complain)
         if self.root is not None and not (lab.base / self.root).is_dir():
             raise complain(f"not a directory: {self.root}", "root")
 
 
 def check_services(services: dict[str, int], complain: Complaint) -> None:
-    """Each is known, and no two want the same port."""
+    """Raise `complain(...)` for an unknown service, or a port used twice."""
     from oxyctl.services.registry import SERVICES
 
     owners: dict[int, str] = {}
@@ -36,4 +36,4 @@ def check_services(services: dict[str, int], complain: Complaint) -> None:
             unknown = f"unknown service '{service}'{suggest(service, SERVICES)}"
             raise complain(unknown, "services", service, at_key=True)
         if (owner := owners.setdefault(port, service)) != service:
-            raise complain(f"port {port} is taken by '{owner}'", "services", service)
+            raise complain(f"port {port} is already used by '{owner}'", "services", service)

@@ -1,4 +1,4 @@
-"""A WARP-like client: a TUN device in its own namespace, and a tunnel to a proxy that an agent pumps."""
+"""A WARP-like client: a TUN device in its own namespace, and an agent that moves packets between it and a proxy."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from oxyctl.topology.nodes.upstream import Port, check_services
 from proxy.context import Mtu, Posture
 from proxy.settings import suggest
 
-MIN_IPV6_MTU = 1280  # RFC 8200 5
+MIN_IPV6_MTU = 1280  # RFC 8200 section 5
 
 
 class WarpNode(Node, kw_only=True, frozen=True, tag="warp"):
-    """A device of `tenant`. Without `addresses` it gets one of each family; without `token`, the tenant's own."""
+    """A device of `tenant`. Without `addresses` it gets one of each family; without `token`, the tenant's."""
 
     proxy: str
     tenant: str
     user: str | None = None
     device: str | None = None
     groups: list[str] = field(default_factory=list)  # of the user
-    posture: Posture | None = None  # checks of the device that passed and failed
+    posture: Posture | None = None  # checks of the device that have passed or failed
     token: str | None = None
     addresses: list[str] = field(default_factory=list)
     mtu: Mtu = 1280
     offload: bool = True
-    network: str = "default"  # of the tenant's virtual networks
+    network: str = "default"  # a virtual network of the tenant
     services: dict[str, Port] = field(default_factory=dict)
     tunnel: Impaired = Impaired()
 
     def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """The proxy and the tenant exist, and the addresses are the tenant's to give."""
+        """Raise `complain(...)` for an unknown proxy, tenant or network, or an address that is not the tenant's."""
         proxy = lab.nodes.get(self.proxy)
         if not isinstance(proxy, ProxyNode):
             proxies = [other for other, node in lab.nodes.items() if isinstance(node, ProxyNode)]
-            fault = f"unknown node '{self.proxy}'" if proxy is None else f"node '{self.proxy}' is no proxy"
+            fault = f"unknown node '{self.proxy}'" if proxy is None else f"node '{self.proxy}' is not a proxy"
             raise complain(fault + suggest(self.proxy, proxies), "proxy")
         tenant = proxy.tenants.get(self.tenant)
         if tenant is None:
