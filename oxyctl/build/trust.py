@@ -33,7 +33,7 @@ def make_trust(plan: Plan) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             Authority.of(directory)
-            if plan.reads_ssh:
+            if plan.terminates_ssh:
                 from oxyctl.services.ssh.authority import host_authority  # asyncssh takes 0.3 s
 
                 host_authority(directory)

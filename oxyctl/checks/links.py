@@ -18,7 +18,7 @@ PAUSE_S = 0.1
 
 async def impair(check: ImpairCheck, _: str, session: Session) -> Verdict:
     """Done, or it could not be tried."""
-    question = Impair(link=check.link, said=check.said, clear=check.clear)
+    question = Impair(link=check.link, settings=check.impairment, clear=check.clear)
     changes = await asyncio.to_thread(ask_impair, session.lab, question)
     came = "; ".join(f"{change.name}: {change.detail}" for change in changes) or "it was so already"
     return Verdict(True, f"impair {check.summary()}", "the link to be so", came)

@@ -35,18 +35,19 @@ def impair(
     """Impair links of a running lab. Options not given keep their values; `lab status` shows the current ones."""
     from oxyctl.cli.apply import print_changes
     from oxyctl.errors import UsageError
-    from oxyctl.net.impairment import PARSERS, Said
+    from oxyctl.net.impairment import PARSERS, ImpairmentSettings
     from oxyctl.operate.ask import ask_impair
     from oxyctl.supervise.questions import Impair
     from oxyctl.supervise.state import find_lab
 
-    said = Said(rate=rate, delay=delay, jitter=jitter, loss=loss, down=down)
-    if said == Said() and not clear:
-        raise UsageError("say what to do: --rate, --delay, --jitter, --loss, --down, --up or --clear")
+    settings = ImpairmentSettings(rate=rate, delay=delay, jitter=jitter, loss=loss, down=down)
+    if settings == ImpairmentSettings() and not clear:
+        raise UsageError("one of --rate, --delay, --jitter, --loss, --down, --up and --clear is required")
     for name, parse in PARSERS.items():
         try:
-            if (value := getattr(said, name)) is not None:
+            if (value := getattr(settings, name)) is not None:
                 parse(value)
         except ValueError as error:
             raise UsageError(f"--{name}: {error}") from None
-    print_changes(ask_impair(find_lab(lab), Impair(link=link, said=said, clear=clear)), output, "nothing to change")
+    request = Impair(link=link, settings=settings, clear=clear)
+    print_changes(ask_impair(find_lab(lab), request), output, "nothing to change")

@@ -19,26 +19,26 @@ Loss = float | str  # 0 to 1, or 0% to 100%
 
 
 class Impairment(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What happens to each frame, in either direction; the same for a link of the kernel's and for one of ours."""
+    """An impairment of frames in either direction, for the kernel's links and the agents' tunnels alike."""
 
-    rate_bits: int | None = None  # a second
+    rate_bits: int | None = None  # per second
     delay_s: float = 0.0
-    jitter_s: float = 0.0  # the delay is delay ± jitter, evenly
+    jitter_s: float = 0.0  # delay ± jitter, uniformly distributed
     loss: float = 0.0
     down: bool = False
 
     @property
     def is_shaped(self) -> bool:
-        """Whether frames that pass must be held or lost."""
+        """Whether passing frames must be held or dropped."""
         return self.rate_bits is not None or self.is_delayed
 
     @property
     def is_delayed(self) -> bool:
-        """Whether more than the rate is asked for."""
+        """Whether there is any impairment except a rate."""
         return bool(self.delay_s or self.jitter_s or self.loss)
 
     def words(self) -> str:
-        """`rate 10mbit, delay 20ms, jitter 5ms, loss 1%, down`; empty when nothing is done."""
+        """`rate 10mbit, delay 20ms, jitter 5ms, loss 1%, down`; empty without impairment."""
         parts = [f"rate {_scaled(self.rate_bits)}"] if self.rate_bits is not None else []
         parts += [f"delay {self.delay_s * 1000:g}ms"] if self.delay_s else []
         parts += [f"jitter {self.jitter_s * 1000:g}ms"] if self.jitter_s else []
@@ -46,8 +46,8 @@ class Impairment(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
         return ", ".join([*parts, "down"] if self.down else parts)
 
 
-class Said(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The same as people write it; what is not said is left as it is."""
+class ImpairmentSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """An impairment as users write it; None leaves a value unchanged."""
 
     rate: str | None = None
     delay: str | None = None
@@ -56,7 +56,7 @@ class Said(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     down: bool | None = None
 
     def over(self, before: Impairment) -> Impairment:
-        """`before` with what is said here instead; ValueError."""
+        """`before` with the values that are set here. ValueError: one is invalid."""
         parsed = {name: parse(value) for name, parse in PARSERS.items() if (value := getattr(self, name)) is not None}
         changes = {FIELDS[name]: value for name, value in parsed.items()}
         if self.down is not None:
@@ -68,32 +68,32 @@ class Said(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
 
 
 def parse_rate(text: str) -> int | None:
-    """Bits a second of `10mbit`; None for `unlimited`. ValueError."""
+    """The bits per second in `10mbit`; None for `unlimited`. ValueError: invalid, or below 1kbit."""
     if text == "unlimited":
         return None
     number = _parse(text, RATE_UNITS, "a rate such as 10mbit or 500kbit")
     if number < MIN_RATE_BITS:
-        raise ValueError(f"a rate of at least 1kbit is needed (found {text!r})")
+        raise ValueError(f"a rate must be at least 1kbit (found {text!r})")
     return int(number)
 
 
 def parse_delay(text: str) -> float:
-    """Seconds of `20ms`; `0` needs no unit. ValueError."""
+    """The seconds in `20ms`; `0` needs no unit. ValueError: invalid, or too long."""
     seconds = 0.0 if text == "0" else _parse(text, TIME_UNITS, "a delay such as 20ms or 1.5s")
     if seconds > MAX_DELAY_S:
-        raise ValueError(f"a delay of at most {MAX_DELAY_S:g}s is possible (found {text!r})")
+        raise ValueError(f"a delay must be at most {MAX_DELAY_S:g}s (found {text!r})")
     return seconds
 
 
 def parse_loss(value: Loss) -> float:
-    """0 to 1 of `1%` or 0.01. ValueError."""
+    """The fraction, 0 to 1, in `1%` or 0.01. ValueError: not a share."""
     try:
         if isinstance(value, str):
             value = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
     except ValueError:
         value = -1
     if not 0 <= value <= 1:
-        raise ValueError("expected a share such as 1% or 0.01, from 0 to all")
+        raise ValueError("expected a share such as 1% or 0.01, from 0 to 1")
     return value
 
 
@@ -102,7 +102,7 @@ FIELDS = {"rate": "rate_bits", "delay": "delay_s", "jitter": "jitter_s", "loss":
 
 
 def seed(name: str) -> int:
-    """Of the chances of the link `name`: the same each time."""
+    """The seed for random losses on the link `name`, always the same."""
     return int.from_bytes(hashlib.blake2s(name.encode(), digest_size=4).digest())
 
 

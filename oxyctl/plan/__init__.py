@@ -1,11 +1,12 @@
-"""Turns a lab into the steps that create it, and two plans into their difference. Pure: no I/O, no clock.
+"""Turns a lab into the steps that create it, and compares two plans. Pure: no I/O, no clock.
 
-steps           what a plan is made of, as plain data
+steps           the parts of a plan, as plain data
 make            a `Lab` to a `Plan`
-draft           a plan in the making: what planners add to
-nodes/          one planner for each kind of node: one file and one line in `PLANNERS` for a new kind
-site_tunnels    the tunnels of sites as devices, rules and entries of agents; site_onramps: what proxy.yaml says of them
-diff            what must go, come or change so that one plan becomes another
+draft           a plan under construction, to which planners add
+nodes/          one planner for each kind of node; a new kind is one file here and one line in `PLANNERS`
+site_tunnels    the tunnels of sites as devices, rules and entries of agents; site_onramps: their part of proxy.yaml
+diff            what to remove, add or change to turn one plan into another
 serving         which programs serve which nodes
-hints           what to try in a lab that is up
+trust           trusted certificates: the bundles of nodes, the lab's authority
+hints           suggested commands for a running lab
 """

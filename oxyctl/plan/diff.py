@@ -1,7 +1,7 @@
 """Compares two plans of a lab: what to remove, add or change to turn the running one into the other. Pure.
 
-Numbers (of bridges and ports) are the running plan's; what comes gets free ones. A node whose program, files, settings
-or namespace would differ is replaced, all of it; a node of which only links differ keeps its program.
+Bridges and ports keep the numbers of the running plan; new ones get free numbers. A node whose program, files, settings
+or namespace differ is replaced as a whole; a node with different links only keeps its program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from oxyctl.errors import UsageError
 from oxyctl.net.impairment import Impairment
 from oxyctl.plan.steps import Link, Plan, PlannedNode, Route, Running
 
-# programs that can be told of a change; the list in their file
+# programs that reload their configuration; the name of the list in their file
 SHARED = {"agents": "clients", "services": "nodes", "sites": "tunnels", "names": "nodes"}
 KNOWN = {
     "lab",
@@ -39,7 +39,7 @@ FIRST_BRIDGE, FIRST_PORT = 1000, 10_000
 
 
 class Change(msgspec.Struct, kw_only=True, frozen=True):
-    """One line of what is shown."""
+    """One line of the list of changes that is shown."""
 
     action: Literal["add", "remove", "change"]
     what: Literal["network", "node", "link", "tunnel", "routes", "program"]
@@ -49,71 +49,71 @@ class Change(msgspec.Struct, kw_only=True, frozen=True):
 
 @dataclasses.dataclass(frozen=True)
 class Diff:
-    """What the way from `running` to `wanted` consists of; nodes by name, links by node and network."""
+    """The changes that turn `running` into `wanted`; nodes by name."""
 
     running: Plan
-    wanted: Plan  # with the numbers of what runs
+    wanted: Plan  # with the numbers of the running plan
     changes: list[Change]
-    gone: frozenset[str]  # nodes, those that are replaced among them
-    come: frozenset[str]
-    links_gone: list[Link]  # of nodes that stay
-    links_come: list[Link]
-    links_changed: list[Link]  # only what is done to their frames
-    routes_gone: list[Route]
-    routes_come: list[Route]
-    programs: list[str]  # shared ones that have to be started again
+    removed: frozenset[str]  # nodes, including replaced ones
+    added: frozenset[str]
+    links_removed: list[Link]  # of nodes that are kept
+    links_added: list[Link]
+    links_changed: list[Link]  # only their impairments
+    routes_removed: list[Route]
+    routes_added: list[Route]
+    programs: list[str]  # shared ones that must be restarted
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing needs to be done."""
+        """Whether the plans are equal: nothing has to be done."""
         return not self.changes
 
 
 def compare(running: Plan, wanted: Plan) -> Diff:
-    """What makes `running` into `wanted`. UsageError: that cannot be done while the lab runs."""
+    """The changes that turn `running` into `wanted`. UsageError: impossible while the lab runs."""
     _check_possible(running, wanted)
     wanted = renumber(running, wanted)
     before, after = _parts(running), _parts(wanted)
     replaced = {name: why for name in before.keys() & after.keys() if (why := _reasons(before[name], after[name]))}
-    staying = (before.keys() & after.keys()) - replaced.keys()
+    kept = (before.keys() & after.keys()) - replaced.keys()
     old, new = _links(running), _links(wanted)
     changed = [
-        link for key, link in new.items() if key[0] in staying and key in old and _only_frames_differ(old[key], link)
+        link for key, link in new.items() if key[0] in kept and key in old and _only_impairments_differ(old[key], link)
     ]
     done = {(link.node, link.network) for link in changed}
-    gone = [link for key, link in old.items() if key[0] in staying and key not in done and new.get(key) != link]
-    come = [link for key, link in new.items() if key[0] in staying and key not in done and old.get(key) != link]
+    removed = [link for key, link in old.items() if key[0] in kept and key not in done and new.get(key) != link]
+    added = [link for key, link in new.items() if key[0] in kept and key not in done and old.get(key) != link]
     programs = _programs_to_restart(running, wanted)
-    routes_gone, routes_come = _routes(running, wanted, staying, {(link.node, link.index) for link in come})
+    routes_removed, routes_added = _routes(running, wanted, kept, {(link.node, link.index) for link in added})
     changes = [
         *_network_changes(running, wanted),
         *_node_changes(before, after, replaced),
-        *_policy_changes(running, wanted, staying),
-        *_link_changes(old, gone, come, changed),
-        *_tunnel_changes(before, after, staying),
+        *_policy_changes(running, wanted, kept),
+        *_link_changes(old, removed, added, changed),
+        *_tunnel_changes(before, after, kept),
         *(
             Change(action="change", what="routes", name=name)
-            for name in sorted({r.node for r in routes_come + routes_gone})
+            for name in sorted({r.node for r in routes_added + routes_removed})
         ),
-        *(Change(action="change", what="program", name=name, detail="started again") for name in programs),
+        *(Change(action="change", what="program", name=name, detail="restarted") for name in programs),
     ]
     return Diff(
         running=running,
         wanted=wanted,
         changes=changes,
-        gone=frozenset((before.keys() - after.keys()) | replaced.keys()),
-        come=frozenset((after.keys() - before.keys()) | replaced.keys()),
-        links_gone=gone,
-        links_come=come,
+        removed=frozenset((before.keys() - after.keys()) | replaced.keys()),
+        added=frozenset((after.keys() - before.keys()) | replaced.keys()),
+        links_removed=removed,
+        links_added=added,
         links_changed=changed,
-        routes_gone=routes_gone,
-        routes_come=routes_come,
+        routes_removed=routes_removed,
+        routes_added=routes_added,
         programs=programs,
     )
 
 
 def is_same(running: Plan, wanted: Plan) -> bool:
-    """Whether nothing differs that anybody could see."""
+    """Whether the plans differ at most in their numbers."""
     try:
         return compare(running, wanted).is_empty
     except UsageError:
@@ -121,7 +121,7 @@ def is_same(running: Plan, wanted: Plan) -> bool:
 
 
 def renumber(running: Plan, wanted: Plan) -> Plan:
-    """`wanted` with the numbers that its networks and links have in `running`, and free ones for those that are new."""
+    """`wanted` with the numbers that its networks and links have in `running`; new ones get free numbers."""
     names = {bridge.network: bridge.index for bridge in running.bridges}
     free = (number for number in range(FIRST_BRIDGE, FIRST_PORT) if number not in names.values())
     indexes = {bridge.network: names.get(bridge.network) or next(free) for bridge in wanted.bridges}
@@ -142,16 +142,16 @@ def renumber(running: Plan, wanted: Plan) -> Plan:
 
 
 def entries(plan: Plan, program: str) -> dict[str, dict[str, Any]]:
-    """What the shared `program` is told of each node."""
+    """The entry of each node in the configuration of the shared `program`."""
     for file in plan.files:
         if PurePath(file.path).name == f"{program}.json":
-            told = json.loads(file.text)[SHARED[program]]
-            return {str(entry.get("node") or entry.get("name")): entry for entry in told}
+            listed = json.loads(file.text)[SHARED[program]]
+            return {str(entry.get("node") or entry.get("name")): entry for entry in listed}
     return {}
 
 
 def tunnel_ends(plan: Plan, site: str) -> list[dict[str, Any]]:
-    """What the program `sites` is told of the tunnel of `site`: one entry for each end."""
+    """The entries for the tunnel of `site` in the configuration of the program `sites`: one for each end."""
     for file in plan.files:
         if PurePath(file.path).name == "sites.json":
             return [entry for entry in json.loads(file.text)[SHARED["sites"]] if entry["node"] == site]
@@ -159,7 +159,7 @@ def tunnel_ends(plan: Plan, site: str) -> list[dict[str, Any]]:
 
 
 def tunnel_impairment(entry: dict[str, Any]) -> Impairment:
-    """Of a client, as its agent is told."""
+    """The impairment in a client's entry."""
     return msgspec.convert(entry.get("impairment", {}), Impairment)
 
 
@@ -175,12 +175,12 @@ def _links(plan: Plan) -> dict[tuple[str, str], Link]:
     return {(link.node, link.network): link for link in plan.links}
 
 
-def _only_frames_differ(old: Link, new: Link) -> bool:
+def _only_impairments_differ(old: Link, new: Link) -> bool:
     return old != new and msgspec.structs.replace(old, impairment=new.impairment) == new
 
 
 def _parts(plan: Plan) -> dict[str, dict[str, Any]]:
-    """By node, everything that makes it what it is, besides its links and what follows from them."""
+    """By node, everything that makes a difference except its links and what follows from them."""
     shared = {program: entries(plan, program) for program in ("agents", "services")}
     resolved = entries(plan, "names")
     parts: dict[str, dict[str, Any]] = {}
@@ -212,13 +212,13 @@ def _is_below(path: str, node: str) -> bool:
 
 
 def _sysctls(plan: Plan, node: str) -> dict[str, list[str]]:
-    """Those of the node itself; what is set for the sake of several links is set with the links."""
+    """The sysctls of the node itself, without rp_filter, which depends on the number of links."""
     named = [namespace.sysctls for namespace in plan.namespaces if namespace.node == node]
     return {key: value for each in named for key, value in each.items() if not key.endswith("/rp_filter")}
 
 
 def _probe(node: PlannedNode) -> object:
-    """What 'ready' means, and what is known of the node; its addresses follow from its links."""
+    """The environment and the probe of a node, without its addresses, which follow from its links."""
     if isinstance(node.probe, Running):
         return [node.environment]
     probe = msgspec.to_builtins(node.probe)
@@ -226,28 +226,28 @@ def _probe(node: PlannedNode) -> object:
 
 
 def _routes(
-    running: Plan, wanted: Plan, staying: set[str], renewed: set[tuple[str, int]]
+    running: Plan, wanted: Plan, kept: set[str], renewed: set[tuple[str, int]]
 ) -> tuple[list[Route], list[Route]]:
-    """Routes of nodes that stay: what goes, and what comes, again where the link itself does."""
-    old = [route for route in running.routes if route.node in staying]
-    new = [route for route in wanted.routes if route.node in staying]
-    gone = [route for route in old if route not in new]
-    return gone, [route for route in new if route not in old or (route.node, route.index) in renewed]
+    """The removed and the added routes of nodes that are kept. Routes through a renewed link are added again."""
+    old = [route for route in running.routes if route.node in kept]
+    new = [route for route in wanted.routes if route.node in kept]
+    removed = [route for route in old if route not in new]
+    return removed, [route for route in new if route not in old or (route.node, route.index) in renewed]
 
 
 def _reasons(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Why a node has to be replaced; none when it can stay."""
+    """The parts of a node that differ, so that it must be replaced; empty: it is kept."""
     differing = [part for part in before if part != "tunnel" and before[part] != after[part]]
-    return [_files_in_words(before[part], after[part]) if part == "files" else part for part in differing]
+    return [_describe_files(before[part], after[part]) if part == "files" else part for part in differing]
 
 
-def _files_in_words(before: list[tuple[str, str]], after: list[tuple[str, str]]) -> str:
+def _describe_files(before: list[tuple[str, str]], after: list[tuple[str, str]]) -> str:
     names = sorted({PurePath(path).name for path, _ in set(before) ^ set(after)})
     return f"files ({', '.join(names)})"
 
 
 def _programs_to_restart(running: Plan, wanted: Plan) -> list[str]:
-    """Shared programs that cannot be told: their command or one of the files that it names has changed."""
+    """Shared programs without reload whose command, or a file named in it, has changed."""
     names = {node.name for node in [*running.nodes, *wanted.nodes]} | SHARED.keys()
     old = {process.name: process for process in running.processes if process.name not in names}
     texts = {file.path: file.text for file in running.files}
@@ -268,44 +268,44 @@ def _network_changes(running: Plan, wanted: Plan) -> list[Change]:
 def _node_changes(
     before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]], replaced: dict[str, list[str]]
 ) -> list[Change]:
-    gone = [name for name in before if name not in after]
+    removed = [name for name in before if name not in after]
     return [
-        *(Change(action="remove", what="node", name=name, detail=before[name]["kind"]) for name in gone),
+        *(Change(action="remove", what="node", name=name, detail=before[name]["kind"]) for name in removed),
         *(Change(action="add", what="node", name=n, detail=p["kind"]) for n, p in after.items() if n not in before),
         *(
-            Change(action="change", what="node", name=name, detail=f"{_fate(after[name])}: other {', '.join(why)}")
-            for name, why in sorted(replaced.items())
+            Change(action="change", what="node", name=n, detail=f"{_consequence(after[n])}: changed {', '.join(why)}")
+            for n, why in sorted(replaced.items())
         ),
     ]
 
 
-def _policy_changes(running: Plan, wanted: Plan, staying: set[str]) -> list[Change]:
-    """What is to become of a program that ends needs nothing done to the one that runs."""
+def _policy_changes(running: Plan, wanted: Plan, kept: set[str]) -> list[Change]:
+    """Changed restart policies, which need no action now."""
     before = {node.name: node.restart for node in running.nodes}
-    changed = [node for node in wanted.nodes if node.name in staying and node.restart != before[node.name]]
+    changed = [node for node in wanted.nodes if node.name in kept and node.restart != before[node.name]]
     return [
         Change(action="change", what="node", name=node.name, detail=f"restart: {before[node.name]} -> {node.restart}")
         for node in changed
     ]
 
 
-def _fate(parts: dict[str, Any]) -> str:
-    return "started again, its flows end" if parts["kind"] == "proxy" else "replaced"
+def _consequence(parts: dict[str, Any]) -> str:
+    return "restarted, its flows end" if parts["kind"] == "proxy" else "replaced"
 
 
 def _link_changes(
-    old: dict[tuple[str, str], Link], gone: list[Link], come: list[Link], changed: list[Link]
+    old: dict[tuple[str, str], Link], removed: list[Link], added: list[Link], changed: list[Link]
 ) -> list[Change]:
-    again = {(link.node, link.network) for link in gone} & {(link.node, link.network) for link in come}
+    renewed_keys = {(link.node, link.network) for link in removed} & {(link.node, link.network) for link in added}
     changes = []
-    for action, links in (("remove", gone), ("add", come)):
-        kept = [link for link in links if (link.node, link.network) not in again]
+    for action, links in (("remove", removed), ("add", added)):
+        kept = [link for link in links if (link.node, link.network) not in renewed_keys]
         changes += [_link_change(action, link, " ".join(link.addresses)) for link in kept]  # type: ignore[arg-type]  # a loop loses the Literal
-    renewed = [link for link in come if (link.node, link.network) in again]
-    changes += [_link_change("change", link, _renewal(old[link.node, link.network], link)) for link in renewed]
+    renewed = [link for link in added if (link.node, link.network) in renewed_keys]
+    changes += [_link_change("change", link, _describe_renewal(old[link.node, link.network], link)) for link in renewed]
     for link in changed:
         before = old[link.node, link.network].impairment
-        changes.append(_link_change("change", link, _from_to(before, link.impairment)))
+        changes.append(_link_change("change", link, _describe_impairments(before, link.impairment)))
     return changes
 
 
@@ -313,27 +313,28 @@ def _link_change(action: Literal["add", "remove", "change"], link: Link, detail:
     return Change(action=action, what="link", name=f"{link.node}:{link.network}", detail=detail)
 
 
-def _renewal(old: Link, new: Link) -> str:
+def _describe_renewal(old: Link, new: Link) -> str:
     names = [name for name in old.__struct_fields__ if getattr(old, name) != getattr(new, name)]
     return "; ".join(f"{name}: {_text(getattr(old, name))} -> {_text(getattr(new, name))}" for name in names)
 
 
 def _text(value: object) -> str:
     if isinstance(value, Impairment):
-        return value.words() or "nothing"
+        return value.words() or "unimpaired"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _from_to(before: Impairment, after: Impairment) -> str:
+def _describe_impairments(before: Impairment, after: Impairment) -> str:
     return f"{before.words() or 'unimpaired'} -> {after.words() or 'unimpaired'}"
 
 
 def _tunnel_changes(
-    before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]], staying: set[str]
+    before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]], kept: set[str]
 ) -> list[Change]:
     changes = []
-    for name in sorted(staying):
+    for name in sorted(kept):
         old, new = (msgspec.convert(parts[name]["tunnel"] or {}, Impairment) for parts in (before, after))
         if old != new:
-            changes.append(Change(action="change", what="tunnel", name=f"{name}:tunnel", detail=_from_to(old, new)))
+            detail = _describe_impairments(old, new)
+            changes.append(Change(action="change", what="tunnel", name=f"{name}:tunnel", detail=detail))
     return changes

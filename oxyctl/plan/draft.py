@@ -1,4 +1,4 @@
-"""A plan under construction, to which the planners of `plan.nodes` add; and what all nodes have in common."""
+"""A plan under construction, to which the planners of `plan.nodes` add; and the parts that all nodes share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from oxyctl.topology.model import Lab
 from oxyctl.topology.nodes import SiteNode
 from oxyctl.topology.routing import find_routes
 
-FIRST_BRIDGE, FIRST_PORT, FIRST_INTERFACE = 1000, 10_000, 10  # interface indexes, clear of the kernel's own
+FIRST_BRIDGE, FIRST_PORT, FIRST_INTERFACE = 1000, 10_000, 10  # interface indexes, above those that the kernel assigns
 
 MODULES = {
     "services": "oxyctl.services",
@@ -39,7 +39,7 @@ MODULES = {
     "names": "oxyctl.services.names",
 }
 SYSCTLS = {
-    # addresses are usable at once, and nobody listens to router advertisements that nobody sends
+    # addresses are usable at once, and router advertisements, which nobody sends, are ignored
     "net/ipv6/conf/all/accept_dad": ["0"],
     "net/ipv6/conf/default/accept_dad": ["0"],
     "net/ipv6/conf/all/accept_ra": ["0"],
@@ -52,16 +52,16 @@ FORWARDING = {
 
 
 class Draft:
-    """A plan in the making: what the kinds of nodes add to."""
+    """A plan under construction. `abilities`: kinds of tunnels that this kernel supports."""
 
     def __init__(self, lab: Lab, run: Path, abilities: Collection[str] = ()) -> None:
         self.lab, self.run, self.abilities = lab, run, abilities
         self.namespaces: list[Namespace] = []
         self.processes: list[Process] = []
         self.nodes: list[PlannedNode] = []
-        self.agents: list[dict[str, Any]] = []  # what the shared agent process pumps
-        self.services: list[dict[str, Any]] = []  # what the shared service process serves
-        self.sites: list[dict[str, Any]] = []  # what the shared program of the sites' tunnels carries
+        self.agents: list[dict[str, Any]] = []  # entries of the shared agent process
+        self.services: list[dict[str, Any]] = []  # entries of the shared service process
+        self.sites: list[dict[str, Any]] = []  # entries of the shared program that carries sites' tunnels
         self.devices: list[Device] = []
         self.rules: list[Rule] = []
         self.tunnels: list[SiteTunnel] = []
@@ -76,25 +76,25 @@ class Draft:
         return self.lab.base
 
     def home(self, node: str) -> Path:
-        """The directory for the files of one node."""
+        """The directory for the files of `node`."""
         return self.run / "nodes" / node
 
     def namespace_file(self, node: str, kind: str = "net") -> Path:
-        """The file that stands for a namespace of `node`, inside the lab: network, host name (uts) or files (mnt)."""
+        """The file, inside the lab, to which a namespace of `node` is bound. `kind`: net, uts or mnt."""
         return self.run / "ns" / kind / node
 
     def addresses(self, node: str) -> list[str]:
         """All addresses of `node`, inside its tunnel first, without prefix lengths."""
         networks = list(self.assigned[node].values())
         if isinstance(self.lab.nodes[node], SiteNode):
-            networks.reverse()  # what its tenant knows it by comes first: the LAN's
+            networks.reverse()  # the LAN's first: its tenant knows the site by that address
         own = [str(interface.ip) for interfaces in networks for interface in interfaces]
         return self._clients.get(node, []) + own
 
     def add_namespace(self, node: str, sysctls: dict[str, list[str]] | None = None) -> None:
-        """A namespace for `node`, with `sysctls` beyond those of every node."""
+        """Add a namespace for `node`, with `sysctls` in addition to those of every node."""
         definition = self.lab.nodes[node]
-        if len(definition.attached) > 1:  # what comes in by one may go back by another
+        if len(definition.attached) > 1:  # answers may leave through another link than requests arrive
             interfaces = ["all", "default", *(f"eth{number}" for number in range(len(definition.attached)))]
             sysctls = (sysctls or {}) | {f"net/ipv4/conf/{each}/rp_filter": ["0"] for each in interfaces}
         files = self._own_files(node)
@@ -104,7 +104,7 @@ class Draft:
         self.namespaces.append(namespace)
 
     def _own_files(self, node: str) -> dict[str, str]:
-        """Files that only `node` sees: their texts are below its directory in `run`."""
+        """Files that only `node` sees: by path, the file below its directory that has the content."""
         paths: dict[str, str] = {}
         for number, (path, text) in enumerate(self.lab.nodes[node].files.items()):
             source = self.home(node) / "files" / f"{number}-{Path(path).name}"
@@ -113,13 +113,13 @@ class Draft:
         return paths
 
     def add_file(self, path: Path, text: str) -> None:
-        """A file below the run directory."""
+        """Add a file below the run directory."""
         self._files.append(File(path=str(path), text=text))
 
     def add_node(self, name: str, kind: str, process: str, probe: Probe, control: str | None = None) -> None:
-        """`name` is shown as a `kind`, served by `process`, and ready when `probe` says so."""
+        """Add the node `name`, which `process` serves and which is ready when `probe` succeeds."""
         addresses = self.addresses(name)
-        said = self.lab.nodes[name]
+        definition = self.lab.nodes[name]
         node = PlannedNode(
             name=name,
             kind=kind,
@@ -127,23 +127,23 @@ class Draft:
             process=process,
             probe=probe,
             control=control,
-            labels=said.labels,
+            labels=definition.labels,
             environment=self.environment(name),
-            restart=said.restart,
+            restart=definition.restart,
         )
         self.nodes.append(node)
 
     def environment(self, node: str) -> dict[str, str]:
-        """Of the programs of `node`: what the lab file says, and before it where trusted certificates are."""
+        """The environment for programs of `node`: the locations of trusted certificates, overridden by the lab file."""
         return self.trust.environment_of(node) | self.lab.nodes[node].env
 
     @property
     def sites_status(self) -> Path:
-        """The socket where the program that carries the sites' tunnels tells its counters."""
+        """The socket on which the program that carries sites' tunnels reports its counters."""
         return self.run / "sites.sock"
 
     def finish(self) -> Plan:
-        """The plan, with what the nodes share."""
+        """The complete plan, including the programs that nodes share."""
         if self.services:
             config = {"nodes": self.services, "state": str(self.trust.directory), "hosts": str(self.run / "hosts"),
                       "user_cas": self.trust.user_cas()}  # fmt: skip
@@ -153,7 +153,7 @@ class Draft:
         if self.sites:
             self._add_shared("sites", {"tunnels": self.sites, "status": str(self.sites_status)})
         self.add_file(self.run / "hosts", self._hosts())
-        self._add_shared("names", {"hosts": str(self.run / "hosts"), "nodes": self._asked()})
+        self._add_shared("names", {"hosts": str(self.run / "hosts"), "nodes": self._resolving()})
         return Plan(
             lab=self.lab.name,
             source=str(self.lab.file),
@@ -169,7 +169,7 @@ class Draft:
             tunnels=self.tunnels,
             authority=str(self.trust.directory) if self.trust.may_inspect else None,
             bundles=self.trust.bundles(),
-            reads_ssh=self.trust.reads_ssh,
+            terminates_ssh=self.trust.terminates_ssh,
         )
 
     def _routes(self) -> list[Route]:
@@ -186,8 +186,8 @@ class Draft:
             for hop in hops
         ]
 
-    def _asked(self) -> list[dict[str, str]]:
-        """The nodes in which the shared resolver answers: not where a service of the node's own does."""
+    def _resolving(self) -> list[dict[str, str]]:
+        """The nodes in which the shared resolver listens: those without a service of their own on port 53."""
         return [
             {"name": name, "netns": str(self.namespace_file(name))}
             for name, node in self.lab.nodes.items()
@@ -235,5 +235,5 @@ class Draft:
 
 
 def _mac(node: str, network: str) -> str:
-    """A locally administered address (IEEE 802, second bit of the first byte), always the same for a node's link."""
+    """A locally administered MAC address (IEEE 802), always the same for a node's link."""
     return "02:" + hashlib.blake2s(f"{node} {network}".encode(), digest_size=5).digest().hex(":")

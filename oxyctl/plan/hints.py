@@ -1,4 +1,4 @@
-"""Suggested commands for a lab that is up."""
+"""Suggested commands for a running lab."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from oxyctl.topology.library import DEFAULT_LAB
 
 
 def hints(plan: Plan) -> Iterator[str]:
-    """Commands that show what this lab is for."""
+    """Commands that show what this lab does."""
     clients = [node for node in plan.nodes if node.kind == "warp"] or [n for n in plan.nodes if n.kind == "process"]
     origins = [node for node in plan.nodes if isinstance(node.probe, Services) and node.probe.services]
     lab = f" --lab {plan.lab}" if plan.lab != DEFAULT_LAB else ""

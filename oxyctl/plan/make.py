@@ -12,7 +12,7 @@ from oxyctl.topology.model import Lab
 
 
 def make_plan(lab: Lab, run: Path, abilities: Collection[str] = ()) -> Plan:
-    """The steps that make `lab`, with its files in the directory `run`. `abilities`: tunnels that the kernel has."""
+    """The steps that create `lab`, with its files in `run`. `abilities`: kinds of tunnels that the kernel supports."""
     draft = Draft(lab, run, abilities)
     for name, node in lab.nodes.items():
         plan_node(name, node, draft)

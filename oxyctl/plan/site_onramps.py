@@ -1,7 +1,7 @@
 """The part of `proxy.yaml` about sites: on-ramps with their sites, and the routes of tenants' virtual networks.
 
-Where a virtual network has sites and its tenant says no routes of its own, its routes are: each LAN to its site, the
-addresses of clients to `clients`, everything else out of the proxy.
+If a virtual network has sites and its tenant sets no routes, its routes are: each LAN to its site, the addresses of
+clients to `clients`, everything else out of the proxy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.wire.gue import PORT
 
 
 def on_ramps(proxy: str, draft: Draft) -> list[GueOnRamp]:
-    """One for each address that sites of `proxy` send to; the edge's agent is on loopback."""
+    """The on-ramps of `proxy`: one for each address that its sites send to; the edge's agent sends to loopback."""
     ramps: dict[str, list[Site]] = {}
     for name, node in sites_of(draft.lab).items():
         if node.via == proxy:
@@ -66,7 +66,7 @@ def _site(tunnel: SiteTunnel, node: SiteNode, draft: Draft) -> Site:
 
 
 def tenant_settings(proxy: str, name: str, settings: TenantSettings, lab: Lab) -> TenantSettings:
-    """The tenant with a number for contexts, where there are any, and its routes."""
+    """The settings of the tenant, with its id for contexts and its routes if the proxy has sites."""
     own = [site for site in sites_of(lab).values() if site.via == proxy]
     if not own:
         return settings
@@ -90,14 +90,14 @@ def _routes(proxy: str, tenant: str, network: str, lab: Lab) -> Iterator[Route]:
 
 
 def client_prefixes(proxy: str, tenant: str, network: str, lab: Lab) -> list[str]:
-    """Where its clients are: the subnets that they are numbered from, and those that have others."""
-    said = [
+    """Prefixes of a tenant's clients: the subnets for chosen addresses, and each other address."""
+    given = [
         ipaddress.ip_address(text)
         for node in lab.nodes.values()
         if isinstance(node, WarpNode) and (node.proxy, node.tenant, node.network) == (proxy, tenant, network)
         for text in node.addresses
     ]
-    others = [str(each) for each in said if not any(each in subnet for subnet in CLIENT_SUBNETS)]
+    others = [str(each) for each in given if not any(each in subnet for subnet in CLIENT_SUBNETS)]
     return [*map(str, CLIENT_SUBNETS), *map(host_prefix, dict.fromkeys(others))]
 
 
@@ -107,5 +107,5 @@ def lan_prefixes(site: SiteNode) -> list[str]:
 
 
 def host_prefix(address: str) -> str:
-    """One address as a prefix."""
+    """The prefix that contains only `address`."""
     return f"{address}/{128 if ':' in address else 32}"

@@ -4,8 +4,8 @@
     kernel      LAN -> table -> wan0 (gre, gue) ==========>  gre1 -> table -> tun1 - agent - GUE to the proxy
     user space  LAN -> table -> wan0 (TUN) - agent =======>  agent (raw socket) ------------ GUE to the proxy
 
-A tunnel over GUE ends at the proxy itself. At the edge, rules come before the namespace's own addresses: a packet out
-of a tunnel belongs to its tenant, and is nothing that this machine's kernel has to answer.
+A tunnel over GUE ends at the proxy itself. At the edge, rules precede the namespace's own addresses: a packet out of a
+tunnel belongs to its tenant, so this machine's kernel must never answer it.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from oxyctl.topology.sites import (
 )
 from proxy.wire.gue import PORT
 
-INTERFACE, INDEX = "wan0", 100  # of a site
+INTERFACE, INDEX = "wan0", 100  # the tunnel device of a site
 FIRST_EDGE_INDEX = 1000  # of the devices at the edge, two for each site
 MAIN, LAN_TABLE, FIRST_UP_TABLE, FIRST_DOWN_TABLE = 254, 100, 1000, 2000  # routing tables
-FIRST_EDGE_PORT = 20_000  # of the edge's agent on loopback, one for each site
+FIRST_EDGE_PORT = 20_000  # ports of the edge's agent on loopback, one for each site
 LOOPBACK = "127.0.0.1"
 
-# a tunnel's device has no link-local address, so that nothing but the lab's own packets ever enters it
-QUIET = {"net/ipv6/conf/default/addr_gen_mode": ["1"]}
-LENIENT = {f"net/ipv4/conf/{each}/rp_filter": ["0"] for each in ("all", "default")}
-EDGE_SYSCTLS = FORWARDING | QUIET | LENIENT
-SITE_SYSCTLS = FORWARDING | QUIET
+# without link-local addresses the kernel sends nothing of its own into a tunnel's device
+NO_LINK_LOCAL = {"net/ipv6/conf/default/addr_gen_mode": ["1"]}
+NO_REVERSE_PATH_FILTER = {f"net/ipv4/conf/{each}/rp_filter": ["0"] for each in ("all", "default")}
+EDGE_SYSCTLS = FORWARDING | NO_LINK_LOCAL | NO_REVERSE_PATH_FILTER
+SITE_SYSCTLS = FORWARDING | NO_LINK_LOCAL
 
 
 def kernel_kind(lab: Lab, name: str) -> str:
-    """The kind of device that the kernel would carry the tunnel of this site by."""
+    """The kind of device with which the kernel would carry the tunnel of this site."""
     site = lab.nodes[name]
     assert isinstance(site, SiteNode)
     over_ipv6 = outer_family(site, lab) == 6
@@ -52,27 +52,27 @@ def kernel_kind(lab: Lab, name: str) -> str:
     return "gue6" if over_ipv6 else "gue"
 
 
-def carried_by(lab: Lab, name: str, abilities: Collection[str]) -> tuple[By, By | None]:
-    """Who carries each end of a site's tunnel: its own, and the one at the edge. `abilities`: what the kernel can."""
+def carried_carrier(lab: Lab, name: str, abilities: Collection[str]) -> tuple[By, By | None]:
+    """What carries each end of a site's tunnel, its own and the edge's. `abilities`: kinds that the kernel supports."""
     site, kind = lab.nodes[name], kernel_kind(lab, name)
     assert isinstance(site, SiteNode)
     if isinstance(site, GreSiteNode):
-        return _by(site.tunnel, kind in abilities), _by(site.edge or site.tunnel, kind in abilities)
+        return _carrier(site.tunnel, kind in abilities), _carrier(site.edge or site.tunnel, kind in abilities)
     assert isinstance(site, GueSiteNode)
-    return _by(site.tunnel, kind in abilities and not site.needs_user_space), None
+    return _carrier(site.tunnel, kind in abilities and not site.needs_user_space), None
 
 
-def _by(said: str, is_able: bool) -> By:
-    return "kernel" if said == "kernel" or (said == "auto" and is_able) else "user space"
+def _carrier(setting: str, is_able: bool) -> By:
+    return "kernel" if setting == "kernel" or (setting == "auto" and is_able) else "user space"
 
 
 def edge_token(draft: Draft, name: str) -> str:
-    """What the edge's agent shows the proxy, so that nobody who may send from its loopback passes for a site."""
+    """The token of the edge's agent, so that other programs on the proxy's loopback cannot pass for a site."""
     return hashlib.blake2s(f"{draft.run} {name}".encode(), digest_size=8).hexdigest()
 
 
 def plan_tunnel(name: str, site: SiteNode, draft: Draft) -> None:
-    """The namespaces' share of a site's tunnel, the agents' share, and how it is shown."""
+    """Add a site's tunnel to the plan: its namespace, devices, rules and entries of agents."""
     tunnel = tunnel_of(name, site, draft)
     draft.tunnels.append(tunnel)
     draft.add_namespace(name, SITE_SYSCTLS)
@@ -85,7 +85,7 @@ def plan_tunnel(name: str, site: SiteNode, draft: Draft) -> None:
     probe = SiteOpen(
         ends=[entry["end"] for entry in entries], is_probed=tunnel.is_probed and not _is_cut(draft.lab, tunnel)
     )
-    # where the kernel carries the tunnel and nobody probes, nothing has to run
+    # no program is needed if the kernel carries the tunnel and nothing probes it
     is_served = bool(entries)
     draft.add_node(
         name,
@@ -96,16 +96,16 @@ def plan_tunnel(name: str, site: SiteNode, draft: Draft) -> None:
 
 
 def _is_cut(lab: Lab, tunnel: SiteTunnel) -> bool:
-    """Whether the lab begins with a tunnel that cannot carry anything."""
+    """Whether the tunnel's outer link is down when the lab starts."""
     site = lab.nodes[tunnel.site]
     assert isinstance(site, SiteNode)
     return any(impairment_of(lab, node, site.outer_network or "").down for node in (tunnel.site, tunnel.proxy))
 
 
 def tunnel_of(name: str, site: SiteNode, draft: Draft) -> SiteTunnel:
-    """How the tunnel of the site `name` is carried."""
+    """The tunnel of the site `name`: what carries it, its addresses and its MTU."""
     lab = draft.lab
-    by, edge = carried_by(lab, name, draft.abilities)
+    by, edge = carried_carrier(lab, name, draft.abilities)
     return SiteTunnel(
         site=name,
         proxy=site.via or "",
@@ -145,12 +145,12 @@ def _site_device(tunnel: SiteTunnel, site: SiteNode) -> Device:
 
 
 def _interface(node: Node, network: str | None) -> str:
-    """Of `node` in the lab network."""
+    """The interface of `node` in the lab network."""
     return f"eth{list(node.attached).index(network or '')}"
 
 
 def _plan_edge(tunnel: SiteTunnel, site: SiteNode, draft: Draft) -> None:
-    """The kernel's GRE at the edge: a device, the agent's TUN device, and a table for each direction."""
+    """Add the kernel's GRE device at the edge, the agent's TUN device, and a table for each direction."""
     assert isinstance(site, GreSiteNode)
     number = number_of(draft.lab, tunnel.site)
     up, down = FIRST_UP_TABLE + number, FIRST_DOWN_TABLE + number
@@ -178,20 +178,20 @@ def _plan_edge(tunnel: SiteTunnel, site: SiteNode, draft: Draft) -> None:
 
 
 def edge_devices(number: int) -> tuple[str, str]:
-    """At the edge, for the site of this number: the kernel's GRE device, and the agent's TUN device."""
+    """The devices at the edge for the site with this number: the kernel's GRE device, and the agent's TUN device."""
     return f"gre{number}", f"tun{number}"
 
 
 def has_kernel_edge(lab: Lab, proxy: str, abilities: Collection[str]) -> bool:
-    """Whether tunnels of the kernel end in the namespace of `proxy`."""
+    """Whether the kernel carries the edge of any tunnel of `proxy`."""
     return any(
-        isinstance(node, SiteNode) and node.via == proxy and carried_by(lab, name, abilities)[1] == "kernel"
+        isinstance(node, SiteNode) and node.via == proxy and carried_carrier(lab, name, abilities)[1] == "kernel"
         for name, node in lab.nodes.items()
     )
 
 
 def _entries(tunnel: SiteTunnel, site: SiteNode, draft: Draft) -> list[dict[str, Any]]:
-    """What the program `sites` is told: the site's end of the tunnel, with its probe, and the edge's."""
+    """The entries of the program `sites`: the site's end of the tunnel, with its probe, and the edge's end."""
     own, proxy = inner_addresses(draft.lab, tunnel.site)
     ends: list[dict[str, Any]] = [
         {
@@ -219,7 +219,7 @@ def _entries(tunnel: SiteTunnel, site: SiteNode, draft: Draft) -> list[dict[str,
 
 
 def _outer(tunnel: SiteTunnel, site: SiteNode, draft: Draft) -> dict[str, Any]:
-    """The outer side of the site's own end in user space."""
+    """The outer side of the site's end in user space."""
     own, proxy = tunnel.outer
     if isinstance(site, GreSiteNode):
         return {"gre": _gre(site, own, proxy)}

@@ -12,7 +12,7 @@ from oxyctl.topology.words import Restart
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):
-    """One thing to make."""
+    """One thing to create."""
 
 
 class Namespace(Step, frozen=True):
@@ -20,8 +20,8 @@ class Namespace(Step, frozen=True):
 
     node: str
     sysctls: dict[str, list[str]]
-    files: dict[str, str] = field(default_factory=dict)  # what only this node sees: path there, file in its place
-    bundle: str | None = None  # the file that it sees in place of the system's bundle of certificates
+    files: dict[str, str] = field(default_factory=dict)  # by path in the node, the file that only this node sees there
+    bundle: str | None = None  # a file that replaces the system's bundle of certificates
 
 
 class Bridge(Step, frozen=True):
@@ -49,7 +49,7 @@ class Link(Step, frozen=True):
 
 
 class Device(Step, frozen=True):
-    """A device that is no link: the kernel's end of a tunnel, or a TUN device that an agent finds by its name.
+    """A device that is not a link: the kernel's end of a tunnel, or a TUN device that an agent opens by name.
 
     gre and ip6gre: GRE over IPv4 and IPv6; gue and gue6: the kernel's GUE over them, which also listens on `port`.
     """
@@ -59,20 +59,20 @@ class Device(Step, frozen=True):
     index: int
     kind: Literal["tun", "gre", "ip6gre", "gue", "gue6"]
     mtu: int
-    carrier: str = ""  # the interface that the outer packets leave by
+    carrier: str = ""  # the interface through which outer packets leave
     local: str = ""  # outer addresses
     remote: str = ""
     key: int | None = None
     checksum: bool = False
     port: int = 0
     addresses: list[str] = field(default_factory=list)  # with prefix lengths
-    tables: list[int] = field(default_factory=list)  # the routing tables that send everything there
+    tables: list[int] = field(default_factory=list)  # routing tables with a default route to the device
 
 
 class Rule(Step, frozen=True):
-    """What comes in by an interface is routed by a table of its own, and by no other.
+    """Packets that arrive through an interface are routed by a table of its own only.
 
-    With `is_first` also what is addressed to the node itself: it is passing through, whatever it says.
+    With `is_first` this includes packets to the node's own addresses: they are forwarded, not delivered locally.
     """
 
     node: str
@@ -85,31 +85,31 @@ By = Literal["kernel", "user space"]
 
 
 class SiteTunnel(Step, frozen=True):
-    """The tunnel of a site, as it will be shown: who carries it at either end, and between which addresses."""
+    """The tunnel of a site, as it will be shown: what carries each end, and its addresses."""
 
     site: str
     proxy: str
     tenant: str
-    network: str  # of the tenant's virtual networks
+    network: str  # a virtual network of the tenant
     kind: Literal["gre", "gue"]
     interface: str  # the site's
-    addresses: list[str]  # inside, the site's
+    addresses: list[str]  # inside the tunnel, the site's
     outer: list[str]  # the site's, the proxy's
     mtu: int
     by: By
     edge: By | None = None  # at the proxy; None: the proxy itself
-    lan: str = ""  # the lab network behind it
+    lan: str = ""  # the lab network behind the site
     is_probed: bool = True
 
 
 class Route(Step, frozen=True):
-    """A node's way to what is in none of its networks."""
+    """A route of a node to destinations outside its networks."""
 
     node: str
     index: int  # of the interface
     to: str
     via: str
-    metric: int = 0  # 0: the kernel's own
+    metric: int = 0  # 0: the kernel's default
 
 
 class File(Step, frozen=True):
@@ -120,29 +120,29 @@ class File(Step, frozen=True):
 
 
 class Bundle(Step, frozen=True):
-    """A file with the certificates of the system and of authorities, which are added as soon as they are there."""
+    """A file with the certificates of the system and of authorities, which are added as soon as they exist."""
 
     path: str
-    authorities: list[str]  # files of PEM
+    authorities: list[str]  # PEM files
 
 
 class Process(Step, frozen=True):
-    """A program. Its output goes to its log; with `reports`, lines of JSON on its standard output are read instead."""
+    """A program. Its output goes to its log; with `reports`, its standard output is read as lines of JSON."""
 
     name: str
     command: list[str]
     directory: str
-    node: str | None = None  # in whose namespaces; None: the lab's own
+    node: str | None = None  # whose namespaces it runs in; None: the lab's own
     environment: dict[str, str] = field(default_factory=dict)
     reports: bool = False
-    inherit: str | None = None  # a directory that it finds open as descriptor INHERITED, for Unix sockets far down
+    inherit: str | None = None  # a directory, open as descriptor INHERITED, for Unix sockets with long paths
 
 
 INHERITED = 3
 
 
 class Running(Step, frozen=True, tag="running"):
-    """Ready when the program still runs a moment after its start, or has done its work by then."""
+    """Ready when the program still runs a moment after its start, or has exited with code 0 by then."""
 
 
 class Control(Step, frozen=True, tag="control"):
@@ -152,7 +152,7 @@ class Control(Step, frozen=True, tag="control"):
 
 
 class Tunnel(Step, frozen=True, tag="tunnel"):
-    """Ready when the agent reports that the proxy accepted the tunnel, and services, if there are any, are reported."""
+    """Ready when the agent reports that the proxy accepted the tunnel, and any services of the node are reported."""
 
     services: dict[str, int] = field(default_factory=dict)
 
@@ -172,7 +172,7 @@ class Services(Step, frozen=True, tag="services"):
 
 
 class Port(Step, frozen=True, tag="port"):
-    """Ready when the program accepts TCP on this port of any of these addresses."""
+    """Ready when a TCP connection to this port is accepted on any of these addresses."""
 
     addresses: list[str]
     port: int
@@ -202,21 +202,21 @@ Probe = Running | Control | Tunnel | SiteOpen | Services | Port | Http | Exec
 
 
 class PlannedNode(Step, frozen=True):
-    """A node as it will be shown, the process that serves it, and what 'ready' means for it."""
+    """A node as it will be shown, the process that serves it, and its readiness probe."""
 
     name: str
     kind: str
     addresses: list[str]
     process: str
     probe: Probe
-    control: str | None = None  # the control socket, where it has one
+    control: str | None = None  # the control socket of a proxy
     labels: dict[str, str] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)  # of the programs that `exec` runs there
-    restart: Restart = "never"  # when its program has ended by itself
+    environment: dict[str, str] = field(default_factory=dict)  # for programs that `oxyctl lab exec` runs there
+    restart: Restart = "never"  # after its program has ended by itself
 
 
 class Plan(Step, frozen=True):
-    """All of a lab, in the order in which it is made."""
+    """A complete lab, in the order in which it is created."""
 
     lab: str
     source: str  # the lab file
@@ -230,6 +230,6 @@ class Plan(Step, frozen=True):
     devices: list[Device] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
     tunnels: list[SiteTunnel] = field(default_factory=list)
-    authority: str | None = None  # the directory of the lab's authority, where it has to be there before programs start
+    authority: str | None = None  # directory of the lab's authority, if needed before programs start
     bundles: list[Bundle] = field(default_factory=list)
-    reads_ssh: bool = False  # proxies of it end SSH sessions: the authority has a key for SSH hosts as well
+    terminates_ssh: bool = False  # a proxy terminates SSH sessions: the authority also needs a key for SSH hosts

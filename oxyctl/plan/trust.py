@@ -1,6 +1,6 @@
-"""Trusted certificates as planned: the bundles that nodes see, and the lab's authority for proxies that read. Pure.
+"""Plans trusted certificates: the bundles of nodes, and the lab's authority for proxies that inspect. Pure.
 
-The lab's authority signs for its origins, as public ones do outside. The proxy makes that of a tenant when it starts.
+The lab's authority signs certificates of origins, as public ones do outside. The proxy creates those of tenants.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from oxyctl.topology.nodes import ProxyNode
 from oxyctl.topology.trust import may_inspect, tenant_of
 from proxy.settings import TenantSettings
 
-# What programs ask for the file of the certificates that they trust, instead of the one that they came with
+# Variables with which programs replace their built-in bundle of trusted certificates
 VARIABLES = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO")
 
 
@@ -23,7 +23,7 @@ SSH_KNOWN_HOSTS = "SSH_KNOWN_HOSTS"  # for `ssh -o UserKnownHostsFile=$SSH_KNOWN
 
 
 class TrustPlan:
-    """Who trusts whom in one lab. `directory`: what the lab's authority is kept in."""
+    """The trust between nodes of one lab. `directory`: where the lab's authority is stored."""
 
     def __init__(self, lab: Lab, run: Path) -> None:
         self.directory = run / "services"
@@ -32,11 +32,11 @@ class TrustPlan:
 
     @property
     def authority(self) -> str:
-        """The file of the certificate of the lab's authority."""
+        """The file with the certificate of the lab's authority."""
         return str(self.directory / "ca.pem")
 
     def authorities_of(self, node: str) -> list[str]:
-        """The files of the certificates that `node` trusts beside the system's."""
+        """The files of the certificates that `node` trusts in addition to the system's."""
         trust = self._lab.nodes[node].trust
         if trust is None:
             return []
@@ -44,7 +44,7 @@ class TrustPlan:
         return [self.authority] if tenant is None else [self.authority, self._tenant_authority(*tenant)]
 
     def bundle_of(self, node: str) -> str | None:
-        """The file of all that `node` trusts; None: the system's own."""
+        """The file of the bundle that `node` trusts; None: the system's."""
         trust = self._lab.nodes[node].trust
         if trust is None:
             return None
@@ -52,21 +52,21 @@ class TrustPlan:
         return str(self._run / "trust" / ("lab.pem" if tenant is None else f"{tenant[0]}/{tenant[1]}.pem"))
 
     def bundles(self) -> list[Bundle]:
-        """Each once."""
+        """All bundles, without duplicates."""
         found = {path: node for node in self._lab.nodes if (path := self.bundle_of(node)) is not None}
         return [Bundle(path=path, authorities=self.authorities_of(node)) for path, node in found.items()]
 
     @property
-    def reads_ssh(self) -> bool:
-        """Whether a proxy ends SSH sessions."""
+    def terminates_ssh(self) -> bool:
+        """Whether any proxy terminates SSH sessions."""
         return any(self._ssh_tenants())
 
     def user_cas(self) -> list[str]:
-        """The files of the authorities that sign certificates of SSH users."""
+        """The public keys of the authorities that sign SSH users' certificates, as files."""
         return [str(self._ssh_keys(*each) / "ssh_user_ca.pub") for each in self._ssh_tenants()]
 
     def environment_of(self, node: str) -> dict[str, str]:
-        """Where programs of `node` that do not ask the system find what they are to trust."""
+        """Variables for programs of `node` that do not use the system's bundle of certificates."""
         bundle = self.bundle_of(node)
         found = {} if bundle is None else dict.fromkeys(VARIABLES, bundle)
         tenant = tenant_of(self._lab, node) if self._lab.nodes[node].trust == "tenant-ca" else None
@@ -75,7 +75,7 @@ class TrustPlan:
         return found
 
     def origins(self, tenant: TenantSettings) -> TenantSettings:
-        """The tenant, whose origins may have certificates of the lab's authority."""
+        """The tenant's settings, changed to trust the lab's authority for origins."""
         if not self.may_inspect:
             return tenant
         inspection, ssh = tenant.inspection, tenant.inspection.ssh
@@ -85,7 +85,7 @@ class TrustPlan:
         return msgspec.structs.replace(tenant, inspection=msgspec.structs.replace(inspection, trust=trust, ssh=ssh))
 
     def _ssh_tenants(self) -> list[tuple[str, str]]:
-        """The tenants whose SSH sessions a proxy ends, each with that proxy."""
+        """Pairs of a proxy and a tenant whose SSH sessions it terminates."""
         return [
             (name, tenant)
             for name, node in self._lab.nodes.items()

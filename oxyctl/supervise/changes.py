@@ -45,8 +45,8 @@ class Changes:
         lab = self._lab
         lab.deadline = time.monotonic() + timeout_s
         if not diff.is_empty:
-            lab.ready -= diff.gone
-            self._nodes.forget(diff.gone)
+            lab.ready -= diff.removed
+            self._nodes.forget(diff.removed)
             await self._transition.run(diff)
         lab.plan = diff.wanted
         lab.trust.begin()
@@ -88,7 +88,7 @@ def matching(plan: Plan, word: str) -> set[str]:
 
 
 def _changed(before: Impairment, question: Impair) -> Impairment:
-    return question.said.over(Impairment() if question.clear else before)
+    return question.settings.over(Impairment() if question.clear else before)
 
 
 def _with_tunnels(plan: Plan, names: set[str], question: Impair) -> Plan:

@@ -1,7 +1,7 @@
 """The requests of the supervisor's socket, one line of JSON each, and its errors.
 
     (empty)                                                 the status
-    {"do": "impair", "link": "web:lan", "said": {...}}      the links that were changed
+    {"do": "impair", "link": "web:lan", "settings": {...}}      the links that were changed
     {"do": "apply", "plan": {...}, "timeout_s": 60}         what was changed
     {"do": "nodes", "action": "stop", "nodes": ["web"]}     how these nodes are then; before it, a line for each event
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from oxyctl.errors import ExitCode
-from oxyctl.net.impairment import Said
+from oxyctl.net.impairment import ImpairmentSettings
 from oxyctl.plan.steps import Plan
 from oxyctl.topology.words import Action
 
@@ -31,7 +31,7 @@ class Impair(msgspec.Struct, kw_only=True, frozen=True, tag="impair", tag_field=
     """Impair a link, or all those of a network; `clear`: only what is said here remains."""
 
     link: str
-    said: Said = Said()
+    settings: ImpairmentSettings = ImpairmentSettings()
     clear: bool = False
 
 

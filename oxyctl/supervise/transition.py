@@ -63,22 +63,22 @@ class Transition:
         self._write_files(old, new)
         for name in diff.programs:
             await self._restart(name, new)
-        await self._shared.tell((old, diff.gone), (new, frozenset()))
-        await asyncio.gather(*(self._until_ready(node) for node in new.nodes if node.name in diff.come))
+        await self._shared.tell((old, diff.removed), (new, frozenset()))
+        await asyncio.gather(*(self._until_ready(node) for node in new.nodes if node.name in diff.added))
         for link in diff.links_changed:
             await self._links.set(link)
 
     async def _remove(self, plan: Plan, diff: Diff) -> None:
         """Programs first, then what they stood on; what is not there (any more) is passed over."""
-        await self._stop([process.name for process in plan.processes if process.node in diff.gone])
-        await self._shared.tell((plan, frozenset()), (plan, diff.gone))
+        await self._stop([process.name for process in plan.processes if process.node in diff.removed])
+        await self._shared.tell((plan, frozenset()), (plan, diff.removed))
         for link in plan.links:
-            if link.node in diff.gone or link in diff.links_gone:
+            if link.node in diff.removed or link in diff.links_removed:
                 await self._remove_link(link)
-        for node in diff.gone:
+        for node in diff.removed:
             self._end_processes_in(node)
             self._namespaces.remove(node)
-        for route in diff.routes_gone:
+        for route in diff.routes_removed:
             request = netlink.add_route(ipaddress.ip_network(route.to), route.index, route.via, route.metric)
             with self._namespaces.inside(route.node):
                 _run_leniently(shaping.withdraw(request))
@@ -94,29 +94,29 @@ class Transition:
 
     async def _create(self, plan: Plan, diff: Diff) -> None:
         known = {bridge.network for bridge in diff.running.bridges}
-        links = [link for link in plan.links if link.node in diff.come or link in diff.links_come]
+        links = [link for link in plan.links if link.node in diff.added or link in diff.links_added]
         part = msgspec.structs.replace(
             plan,
-            namespaces=[namespace for namespace in plan.namespaces if namespace.node in diff.come],
+            namespaces=[namespace for namespace in plan.namespaces if namespace.node in diff.added],
             bridges=[bridge for bridge in plan.bridges if bridge.network not in known],
             links=links,
-            routes=[route for route in plan.routes if route.node in diff.come],
-            devices=[device for device in plan.devices if device.node in diff.come],
-            rules=[rule for rule in plan.rules if rule.node in diff.come],
+            routes=[route for route in plan.routes if route.node in diff.added],
+            devices=[device for device in plan.devices if device.node in diff.added],
+            rules=[rule for rule in plan.rules if rule.node in diff.added],
         )
-        _write([file for file in plan.files if any(f"/nodes/{node}/" in file.path for node in diff.come)])
+        _write([file for file in plan.files if any(f"/nodes/{node}/" in file.path for node in diff.added)])
         for _ in build(part, self._namespaces):
             await asyncio.sleep(0)
         sysctls = {namespace.node: namespace.sysctls for namespace in plan.namespaces}
-        for link in diff.links_come:
+        for link in diff.links_added:
             configure(Namespace(node=link.node, sysctls=sysctls[link.node]), [link], self._namespaces)
-        for route in diff.routes_come:
+        for route in diff.routes_added:
             configure(Namespace(node=route.node, sysctls={}), [], self._namespaces, [route])
         for link in links:
             if link.impairment.is_shaped or link.impairment.down:
                 await self._links.set(link)
         for process in plan.processes:
-            if process.node in diff.come:
+            if process.node in diff.added:
                 self._processes.start(process)
 
     def _write_files(self, old: Plan, new: Plan) -> None:

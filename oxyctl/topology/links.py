@@ -13,8 +13,8 @@ Place = tuple[str | int, ...]
 
 def impairment_of(lab: Lab, node: str, network: str) -> Impairment:
     """The impairment of the link of `node` to `network`: the node's settings, then the network's."""
-    usual = lab.networks[network].said.over(Impairment())
-    return lab.nodes[node].attachment(network).said.over(usual)
+    usual = lab.networks[network].impairment.over(Impairment())
+    return lab.nodes[node].attachment(network).impairment.over(usual)
 
 
 def mtu_of(lab: Lab, node: str, network: str) -> int | None:
@@ -33,7 +33,7 @@ def check_impairments(document: Document, lab: Lab) -> None:
         for attached in node.attached:
             said = node.attachment(attached)
             place = ("nodes", name, *node.place_of(attached))
-            _check(document, said, lab.networks[attached].said.over(Impairment()), place)
+            _check(document, said, lab.networks[attached].impairment.over(Impairment()), place)
             _check_mtu(document, said.mtu, lab.networks[attached].subnets, place)
         if isinstance(node, WarpNode):
             _check(document, node.tunnel, Impairment(), ("nodes", name, "tunnel"))
@@ -47,7 +47,7 @@ def _check(document: Document, said: Impaired | Attachment, usual: Impairment, p
             except ValueError as error:
                 raise document.error(str(error), (*place, key)) from None
     try:
-        said.said.over(usual)
+        said.impairment.over(usual)
     except ValueError as error:  # jitter and delay are valid by themselves, but not together
         raise document.error(str(error), (*place, "jitter")) from None
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, field
 
-from oxyctl.net.impairment import Loss, Mtu, Said
+from oxyctl.net.impairment import ImpairmentSettings, Loss, Mtu
 from oxyctl.topology.quantities import Duration, seconds
 from oxyctl.topology.words import Restart, Trust
 from proxy.settings import DocumentError
@@ -33,9 +33,9 @@ class Impaired(Part, frozen=True):
     down: bool | None = None
 
     @property
-    def said(self) -> Said:
+    def impairment(self) -> ImpairmentSettings:
         """The impairment without other keys."""
-        return Said(rate=self.rate, delay=self.delay, jitter=self.jitter, loss=self.loss, down=self.down)
+        return ImpairmentSettings(rate=self.rate, delay=self.delay, jitter=self.jitter, loss=self.loss, down=self.down)
 
 
 class Attachment(Impaired, frozen=True):

@@ -8,7 +8,7 @@ import subprocess
 
 import msgspec
 
-from oxyctl.net.impairment import Said
+from oxyctl.net.impairment import ImpairmentSettings
 from oxyctl.operate.ask import ask_impair, ask_status
 from oxyctl.operate.down import take_down
 from oxyctl.operate.run_inside import command_in
@@ -32,7 +32,7 @@ class KernelLab:
 
     def impair(self, link, *, clear=False, **said):
         """What was changed."""
-        return ask_impair(self.directory, Impair(link=link, said=Said(**said), clear=clear))
+        return ask_impair(self.directory, Impair(link=link, settings=ImpairmentSettings(**said), clear=clear))
 
     def exec(self, node, script):
         """What a script printed in `node`."""

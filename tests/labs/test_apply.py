@@ -118,7 +118,7 @@ def test_a_failure_leaves_the_lab_as_it_was(shop):
 def test_a_node_that_is_another_is_replaced_alone(shop):
     before = pids(shop)
     told = apply(shop, BASE.replace("http: 80", "http: 8080")).stdout
-    assert "~ node web  replaced: other services" in told
+    assert "~ node web  replaced: changed services" in told
     assert shop.exec("pc", "curl", "-sS", "http://web:8080/").startswith("node ")
     shop.exec("pc", "curl", "-sS", "http://web/", code=7)
     assert pids(shop) == before  # the services' process has been told

@@ -171,7 +171,7 @@ def test_what_makes_no_sense_is_told_and_changes_nothing(shop):
         (("restart", "wep"), 4, "lab 'shop' has no node 'wep'; did you mean 'web'?"),
         (("stop", "web", "wep"), 4, "lab 'shop' has no node 'wep'; did you mean 'web'?"),
         (("restart", "web", "web"), 2, "node 'web' is named twice"),
-        (("stop", "web", "r1"), 2, "node 'r1' (router) has no program to stop or start: the kernel does its work"),
+        (("stop", "web", "r1"), 2, "node 'r1' (router) has no program to stop or start: the kernel does the routing"),
         (("restart",), 2, "NODE"),
     ]:
         assert message in shop.oxyctl("lab", *words, code=code).stderr

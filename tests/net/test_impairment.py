@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oxyctl.net.impairment import Impairment, Said, parse_delay, parse_loss, parse_rate, seed
+from oxyctl.net.impairment import Impairment, ImpairmentSettings, parse_delay, parse_loss, parse_rate, seed
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_no_loss(value):
 
 def test_what_is_not_said_stays_as_it_was():
     before = Impairment(rate_bits=1_000_000, delay_s=0.02, loss=0.01)
-    assert Said(delay="50ms").over(before) == Impairment(rate_bits=1_000_000, delay_s=0.05, loss=0.01)
-    assert Said(rate="unlimited", loss=0, down=True).over(before) == Impairment(delay_s=0.02, down=True)
+    assert ImpairmentSettings(delay="50ms").over(before) == Impairment(rate_bits=1_000_000, delay_s=0.05, loss=0.01)
+    assert ImpairmentSettings(rate="unlimited", loss=0, down=True).over(before) == Impairment(delay_s=0.02, down=True)
     with pytest.raises(ValueError, match="jitter cannot be more"):
-        Said(jitter="30ms").over(before)
+        ImpairmentSettings(jitter="30ms").over(before)
 
 
 def test_words():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oxyctl.errors import NothingMatched, UsageError
-from oxyctl.net.impairment import Said
+from oxyctl.net.impairment import ImpairmentSettings
 from oxyctl.plan.diff import compare, is_same, renumber
 from oxyctl.plan.make import make_plan
 from oxyctl.supervise.changes import impaired, matching
@@ -29,10 +29,10 @@ def test_a_node_comes_and_goes(quick, plan):
     there = compare(plan(quick), plan(quick + MORE))
     assert lines(there) == ["add node late"]
     assert not there.programs  # the resolver is told, as agents and services are
-    assert (there.come, there.gone) == ({"late"}, frozenset())
+    assert (there.added, there.removed) == ({"late"}, frozenset())
     back = compare(there.wanted, plan(quick))
     assert lines(back) == ["remove node late"]
-    assert (back.come, back.gone) == (frozenset(), {"late"})
+    assert (back.added, back.removed) == (frozenset(), {"late"})
 
 
 def test_numbers_of_what_runs_are_kept(quick, plan):
@@ -51,23 +51,23 @@ def test_numbers_of_what_runs_are_kept(quick, plan):
 @pytest.mark.parametrize(
     ("written", "instead", "node", "detail"),
     [
-        ("http: 80", "http: 8080", "web", "replaced: other services, readiness"),
-        ("COLOUR: blue", "COLOUR: red", "tool", "replaced: other program, readiness"),
-        ("alice@", "bob@", "laptop", "replaced: other client"),
+        ("http: 80", "http: 8080", "web", "replaced: changed services, readiness"),
+        ("COLOUR: blue", "COLOUR: red", "tool", "replaced: changed program, readiness"),
+        ("alice@", "bob@", "laptop", "replaced: changed client"),
         (
             "tenants: {acme: {}}",
             "tenants: {acme: {}, zeta: {}}",
             "edge",
-            "started again, its flows end: other files (proxy.yaml)",
+            "restarted, its flows end: changed files (proxy.yaml)",
         ),
-        ("{COLOUR: blue}", "{COLOUR: blue}, resolver: false", "tool", "replaced: other resolver"),
+        ("{COLOUR: blue}", "{COLOUR: blue}, resolver: false", "tool", "replaced: changed resolver"),
     ],
 )
 def test_a_node_that_would_be_another_is_replaced_and_no_other_is(quick, plan, written, instead, node, detail):
     diff = compare(plan(quick), plan(quick.replace(written, instead, 1)))
     assert lines(diff) == [f"change node {node}"]
     assert diff.changes[0].detail == detail
-    assert diff.gone == diff.come == {node}
+    assert diff.removed == diff.added == {node}
     assert not diff.programs
 
 
@@ -77,7 +77,7 @@ def test_a_link_comes_without_its_node(quick, plan):
         plan(quick), plan(lan.replace("networks: [internet], command", "networks: [internet, lan], command"))
     )
     assert lines(diff) == ["add network lan", "add link tool:lan"]
-    assert not diff.come | diff.gone
+    assert not diff.added | diff.removed
 
 
 def test_another_address_is_another_link(quick, plan):
@@ -85,13 +85,13 @@ def test_another_address_is_another_link(quick, plan):
     assert [c.detail for c in diff.changes if c.name == "web:internet"] == [
         "addresses: 10.50.0.2/24 fd00:50::2/64 -> 10.50.0.9/24"
     ]
-    assert "web" not in diff.come | diff.gone
+    assert "web" not in diff.added | diff.removed
 
 
 def test_only_the_frames_differ(quick, plan):
     diff = compare(plan(quick), plan(quick.replace("[internet], command", "{internet: {delay: 5ms}}, command")))
     assert [(c.name, c.detail) for c in diff.changes] == [("tool:internet", "unimpaired -> delay 5ms")]
-    assert not diff.links_come
+    assert not diff.links_added
     assert [link.node for link in diff.links_changed] == ["tool"]
 
 
@@ -99,7 +99,7 @@ def test_a_tunnel_is_impaired_without_its_client_being_replaced(quick, plan):
     plain = quick.replace("user: alice", "offload: false, user: alice")
     diff = compare(plan(plain), plan(plain.replace("offload: false", "offload: false, tunnel: {loss: 1%}")))
     assert lines(diff) == ["change tunnel laptop:tunnel"]
-    assert not diff.come | diff.gone
+    assert not diff.added | diff.removed
 
 
 def test_a_lab_cannot_become_another(quick, tmp_path):
@@ -128,11 +128,11 @@ def test_an_unknown_link_is_told_with_the_nearest(quick, plan):
 
 
 def test_impairing_adds_to_what_is_and_clearing_forgets_it(quick, plan):
-    slow = impaired(plan(quick), Impair(link="internet", said=Said(delay="5ms")))
+    slow = impaired(plan(quick), Impair(link="internet", settings=ImpairmentSettings(delay="5ms")))
     assert {link.impairment.words() for link in slow.links} == {"delay 5ms"}
-    both = impaired(slow, Impair(link="web:internet", said=Said(loss="1%")))
+    both = impaired(slow, Impair(link="web:internet", settings=ImpairmentSettings(loss="1%")))
     assert [link.impairment.words() for link in both.links if link.node == "web"] == ["delay 5ms, loss 1%"]
     cleared = impaired(both, Impair(link="internet", clear=True))
     assert is_same(cleared, plan(quick))
-    tunnel = impaired(plan(quick), Impair(link="laptop:tunnel", said=Said(down=True)))
+    tunnel = impaired(plan(quick), Impair(link="laptop:tunnel", settings=ImpairmentSettings(down=True)))
     assert [c.detail for c in compare(plan(quick), tunnel).changes] == ["unimpaired -> down"]

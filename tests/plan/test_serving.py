@@ -118,7 +118,7 @@ def test_a_policy_is_changed_without_touching_the_node(quick, plan):
     assert [(c.action, c.what, c.name, c.detail) for c in diff.changes] == [
         ("change", "node", "tool", "restart: never -> always")
     ]
-    assert (diff.gone, diff.come) == (frozenset(), frozenset())
+    assert (diff.removed, diff.added) == (frozenset(), frozenset())
 
 
 def test_a_policy_is_one_of_three_and_none_for_a_router():

@@ -239,16 +239,16 @@ def test_a_tunnel_of_the_kernel_that_nobody_probes_needs_no_program():
 
 def test_another_key_replaces_the_site_and_where_the_kernel_has_the_edge_the_proxy():
     other = WAN.replace("key: 42", "key: 43")
-    assert compare(made(), made(other)).come == {"berlin"}
-    assert compare(made(able=EVERYTHING), made(other, EVERYTHING)).come == {"berlin", "edge"}
+    assert compare(made(), made(other)).added == {"berlin"}
+    assert compare(made(able=EVERYTHING), made(other, EVERYTHING)).added == {"berlin", "edge"}
     assert compare(made(), made()).is_empty
 
 
 def test_a_host_comes_alone_and_a_site_with_the_proxy():
     host = WAN.replace("hosts: {web: {}}", "hosts: {web: {}, new: {}}")
-    assert compare(made(), made(host)).come == {"lima-new"}
+    assert compare(made(), made(host)).added == {"lima-new"}
     site = WAN + "  oslo: {kind: gre-site, tenant: acme}\n"
-    assert compare(made(), made(site)).come == {"oslo", "edge"}
+    assert compare(made(), made(site)).added == {"oslo", "edge"}
 
 
 def test_the_kernel_is_tried_only_where_it_matters(monkeypatch):

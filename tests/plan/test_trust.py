@@ -50,4 +50,4 @@ def test_proxies_that_read_trust_the_lab_s_authority_beside_what_they_are_told(q
 def test_a_node_that_begins_to_trust_is_made_anew(quick, plan):
     before = plan(quick.replace("tenant: acme,", "tenant: acme, trust: lab-ca,"))
     diff = compare(before, plan(quick.replace("tenant: acme,", "tenant: acme, trust: tenant-ca,")))
-    assert diff.gone == diff.come == {"laptop"}
+    assert diff.removed == diff.added == {"laptop"}

@@ -1,4 +1,4 @@
-"""The planners, one for each kind of node: each adds steps to a draft. A new kind is one file and one line."""
+"""The planners, one for each kind of node: each adds steps to a draft. A new kind is one file and one line here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oxyctl.plan.nodes.warp import plan_warp
 from oxyctl.topology.model import Node
 from oxyctl.topology.nodes import ProcessNode, ProxyNode, RouterNode, SiteNode, UpstreamNode, WarpNode
 
-Planner = Callable[[str, Any, Draft], None]  # its name, what the lab file says of it, what to add to
+Planner = Callable[[str, Any, Draft], None]  # node's name, its definition, draft to add to
 
 PLANNERS: dict[type[Node], Planner] = {
     ProcessNode: plan_process,
@@ -28,6 +28,6 @@ PLANNERS: dict[type[Node], Planner] = {
 
 
 def plan_node(name: str, node: Node, draft: Draft) -> None:
-    """Add what the node `name` needs to `draft`, by the planner of its class or of the nearest base class."""
+    """Add the steps for the node `name` to `draft`, with the planner of its class or nearest base class."""
     planner = next(PLANNERS[kind] for kind in type(node).__mro__ if kind in PLANNERS)
     planner(name, node, draft)

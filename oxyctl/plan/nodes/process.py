@@ -15,7 +15,7 @@ HTTP_PORT = 80
 
 
 def plan_process(name: str, node: ProcessNode, draft: Draft) -> None:
-    """One namespace, one process."""
+    """Add a namespace, a process and a node to the draft."""
     draft.add_namespace(name)
     command, directory, environment = node.command, str(draft.base), draft.environment(name)
     draft.processes.append(Process(name=name, node=name, command=command, directory=directory, environment=environment))

@@ -20,14 +20,14 @@ from proxy.settings import ConnectedOnRamp, Settings
 
 CONTROL, TUNNELS = "control.sock", "tunnels.sock"
 SYSCTLS = {
-    # ICMP datagram sockets for the proxy's user; a user namespace that maps one group accepts only that one
+    # lets the proxy's user open ICMP datagram sockets; a user namespace that maps one group accepts only "0 0"
     "net/ipv4/ping_group_range": ["0 2147483647", "0 0"],
     "net/ipv4/ip_local_port_range": ["1024 65535"],
 }
 
 
 def plan_proxy(name: str, node: ProxyNode, draft: Draft) -> None:
-    """Its `proxy.yaml`, its process, and the sockets that clients and `oxyctl flows` connect to."""
+    """Add the namespace, `proxy.yaml`, process and sockets of a proxy to the draft."""
     is_edge = has_kernel_edge(draft.lab, name, draft.abilities)
     draft.add_namespace(name, SYSCTLS | (EDGE_SYSCTLS if is_edge else {}))
     home = draft.home(name)
@@ -48,7 +48,7 @@ def plan_proxy(name: str, node: ProxyNode, draft: Draft) -> None:
 
 
 def _policies(node: ProxyNode) -> Iterator[tuple[str | None, PolicyMapping]]:
-    """Each policy and whose it is; None: of all tenants."""
+    """Each policy with its tenant; None: the policy of all tenants."""
     if node.policy is not None:
         yield None, node.policy
     for tenant, said in node.tenants.items():

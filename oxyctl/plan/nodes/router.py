@@ -8,6 +8,6 @@ from oxyctl.topology.nodes import RouterNode
 
 
 def plan_router(name: str, node: RouterNode, draft: Draft) -> None:
-    """A namespace that forwards; the only program there is the lab's resolver, which serves every node."""
+    """Add a namespace that forwards. The only program in it is the lab's resolver, which serves every node."""
     draft.add_namespace(name, FORWARDING)
     draft.add_node(name, node.kind, process="names", probe=Services(addresses=[], services={}))

@@ -1,4 +1,4 @@
-"""Plans a site's router: its namespace, and its tunnel to the proxy, which `plan.site_tunnels` makes."""
+"""Plans a site's router: its namespace, and its tunnel to the proxy, by `plan.site_tunnels`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from oxyctl.topology.nodes import SiteNode
 
 
 def plan_site(name: str, node: SiteNode, draft: Draft) -> None:
-    """The router's namespace, and both ends of its tunnel."""
+    """Add the router's namespace and both ends of its tunnel to the draft."""
     plan_tunnel(name, node, draft)

@@ -9,7 +9,7 @@ from oxyctl.topology.nodes import UpstreamNode
 
 
 def plan_upstream(name: str, node: UpstreamNode, draft: Draft) -> None:
-    """A namespace, and an entry in what the shared process serves."""
+    """Add a namespace, and an entry of the shared service process, to the draft."""
     draft.add_namespace(name)
     draft.services.append(service_entry(name, node.services, node.root, draft))
     probe = Services(addresses=draft.addresses(name), services=node.services)
@@ -17,7 +17,7 @@ def plan_upstream(name: str, node: UpstreamNode, draft: Draft) -> None:
 
 
 def service_entry(name: str, services: dict[str, int], root: str | None, draft: Draft) -> dict[str, object]:
-    """What the shared process is told of the services of a node."""
+    """A node's entry in the configuration of the shared service process."""
     node = draft.lab.nodes[name]
     return {
         "name": name,

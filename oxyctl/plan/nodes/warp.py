@@ -18,7 +18,7 @@ INTERFACE = "warp0"
 
 
 def plan_warp(name: str, node: WarpNode, draft: Draft) -> None:
-    """A namespace, and an entry in what the shared agent pumps."""
+    """Add a namespace, and an entry of the shared agent, to the draft."""
     draft.add_namespace(name)
     draft.agents.append(_agent(name, node, draft))
     if node.services:
@@ -29,7 +29,7 @@ def plan_warp(name: str, node: WarpNode, draft: Draft) -> None:
 def _agent(name: str, node: WarpNode, draft: Draft) -> dict[str, Any]:
     proxy = draft.lab.nodes[node.proxy]
     assert isinstance(proxy, ProxyNode)
-    impairment = node.tunnel.said.over(Impairment())
+    impairment = node.tunnel.impairment.over(Impairment())
     context = TunnelContext(
         tenant=node.tenant,
         token=node.token if node.token is not None else proxy.tenants[node.tenant].token,
@@ -40,7 +40,7 @@ def _agent(name: str, node: WarpNode, draft: Draft) -> dict[str, Any]:
         posture=node.posture,
         network=None if node.network == "default" else node.network,
         mtu=node.mtu,
-        # chance and rate are of packets, not of super-packets
+        # loss and rate apply to packets, not to super-packets
         offload="virtio-net" if node.offload and not impairment.is_shaped else None,
     )
     return {

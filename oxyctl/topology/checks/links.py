@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from oxyctl.net.impairment import PARSERS, Loss, Said
+from oxyctl.net.impairment import PARSERS, ImpairmentSettings, Loss
 from oxyctl.topology.checks.base import checked
 from oxyctl.topology.model import Check, Complaint, Lab
 from oxyctl.topology.nodes.site import SiteNode
@@ -31,9 +31,9 @@ class ImpairCheck(Check, kw_only=True, frozen=True, tag="impair"):
     timeout: Duration = 20
 
     @property
-    def said(self) -> Said:
+    def impairment(self) -> ImpairmentSettings:
         """The impairment."""
-        return Said(rate=self.rate, delay=self.delay, jitter=self.jitter, loss=self.loss, down=self.down)
+        return ImpairmentSettings(rate=self.rate, delay=self.delay, jitter=self.jitter, loss=self.loss, down=self.down)
 
     def summary(self) -> str:
         """The link and its impairment."""
@@ -48,7 +48,7 @@ class ImpairCheck(Check, kw_only=True, frozen=True, tag="impair"):
         known += [f"{name}:{TUNNEL}" for name, node in lab.nodes.items() if isinstance(node, WarpNode)]
         if self.link not in known:
             raise complain(f"unknown link '{self.link}'{suggest(self.link, known)}", "link")
-        if self.said == Said() and not self.clear:
+        if self.impairment == ImpairmentSettings() and not self.clear:
             raise complain("one of rate, delay, jitter, loss, down and clear is required")
         for name, parse in PARSERS.items():
             if (value := getattr(self, name)) is not None:
