@@ -1,4 +1,4 @@
-"""Devices and rules of a plan, made in the calling thread's network namespace."""
+"""Creates devices and rules of a plan in the calling thread's network namespace."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from oxyctl.net.tunnels import TunnelLink, listen_gue, new_tunnel
 from oxyctl.plan.steps import Device, Rule
 from oxyctl.topology.routes import EVERYTHING
 
-LAST_METRIC = 4096  # behind whatever else says where everything goes
-MIN_IPV6_MTU = 1280  # RFC 8200 5
-QUEUE_PACKETS = 2000  # what the kernel holds while an agent is busy
+LAST_METRIC = 4096  # higher than that of any other default route
+MIN_IPV6_MTU = 1280  # RFC 8200 section 5
+QUEUE_PACKETS = 2000  # queue in the kernel while an agent is busy
 
 
 def make_devices(devices: Sequence[Device], wanted: Sequence[Rule]) -> None:
-    """All of them, up, with their addresses and routes; OSError says which could not be made."""
+    """Create the devices, up, with their addresses and routes. OSError: refused; it names the device."""
     if any(rule.is_first for rule in wanted):
-        rules.local_later()
+        rules.move_local_rule()
     for device in devices:
         if device.kind == "tun":
             new_tun(device.name, device.index)
         elif device.port:
             listen_gue(device.port, 6 if device.kind == "gue6" else 4)
     for interface in sorted({device.carrier for device in devices if device.carrier}):
-        finish_checksums(interface)  # at the far end may be a program, which could not
+        finish_checksums(interface)  # the far end may be a program that reads raw packets
     requests = [new_tunnel(_link(device)) for device in devices if device.kind != "tun"]
     for device in devices:
         requests += _requests(device)
@@ -55,7 +55,7 @@ def _requests(device: Device) -> Iterator[netlink.Request]:
         yield netlink.add_address(device.index, ipaddress.ip_interface(text))
     for table in device.tables:
         for everything in EVERYTHING:
-            if everything.version == 4 or device.mtu >= MIN_IPV6_MTU:  # below that the kernel does without IPv6
+            if everything.version == 4 or device.mtu >= MIN_IPV6_MTU:  # with a smaller MTU the kernel disables IPv6
                 yield netlink.add_route(everything, device.index, metric=LAST_METRIC, table=table)
-            if table != netlink.RT_TABLE_MAIN:  # a device that is gone must not make another table decide
+            if table != netlink.RT_TABLE_MAIN:  # without the device no other table must decide
                 yield netlink.refuse_route(everything, LAST_METRIC + 1, table)

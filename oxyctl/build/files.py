@@ -1,4 +1,4 @@
-"""Files that only one node sees: a mount namespace of its own, in which each path shows a file of the run directory."""
+"""Files that only one node sees, bind-mounted from the run directory in a mount namespace of its own."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from oxyctl.net.syscalls import MS_BIND, MS_NODEV, MS_NOSUID, MS_REC, bind, moun
 
 
 def show_files(node: str, files: Mapping[str, str], namespaces: Namespaces) -> None:
-    """Let each path of `files`, inside `node`, show the file that it names. OxyctlError says which cannot be shown."""
+    """Bind-mount each of `files` (source by path) inside `node`. OxyctlError: impossible; it names the path."""
     made: set[Path] = set()
     with namespaces.new_mounts(node):
         for path, source in files.items():
             try:
-                _show(Path(path), source, made)
+                _bind_file(Path(path), source, made)
             except OSError as error:
-                raise OxyctlError(f"node '{node}': cannot show a file at {path}: {error.strerror}") from None
+                raise OxyctlError(f"node '{node}': cannot mount a file at {path}: {error.strerror}") from None
 
 
 def show_file(path: Path, source: Path) -> None:
-    """Let `path`, in the calling thread's mount namespace, show the file `source`. OSError: it cannot."""
-    _show(path, str(source), set())
+    """Bind-mount the file `source` at `path` in the calling thread's mount namespace. OSError: impossible."""
+    _bind_file(path, str(source), set())
 
 
-def _show(path: Path, source: str, made: set[Path]) -> None:
+def _bind_file(path: Path, source: str, made: set[Path]) -> None:
     target = Path(os.path.realpath(path))
     if not target.exists():
         parent = next(each for each in target.parents if each.exists())
@@ -42,7 +42,7 @@ def _show(path: Path, source: str, made: set[Path]) -> None:
 
 
 def _make_own(directory: Path) -> None:
-    """Make `directory` one of this mount namespace, with all that was in it: there new names harm nobody outside."""
+    """Replace `directory` by a tmpfs with the same entries in this mount namespace, so that new files stay in it."""
     if directory == Path("/"):
         raise OSError(0, "its directory must exist")
     with os.scandir(directory) as found:
@@ -52,12 +52,12 @@ def _make_own(directory: Path) -> None:
     try:
         mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode:o}")
         for entry in entries:
-            _keep(f"/proc/self/fd/{before}/{entry.name}", directory / entry.name)
+            _copy_entry(f"/proc/self/fd/{before}/{entry.name}", directory / entry.name)
     finally:
         os.close(before)
 
 
-def _keep(old: str, new: Path) -> None:
+def _copy_entry(old: str, new: Path) -> None:
     if os.path.islink(old):
         new.symlink_to(os.readlink(old))
     elif os.path.isdir(old):

@@ -1,4 +1,4 @@
-"""The namespaces that isolate a lab's process tree: nothing is visible outside, and all of it ends with its PID 1."""
+"""The namespaces that isolate a lab's process tree: nothing is visible outside, and everything ends with its PID 1."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from proxy.device.namespaces import (
 
 PRIVATE = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC
 RESOLV_CONF = (
-    "# names of this lab are in /etc/hosts; any other is refused at once\nnameserver 127.0.0.1\noptions attempts:1\n"
+    "# names of this lab are in /etc/hosts; others are refused at once\nnameserver 127.0.0.1\noptions attempts:1\n"
 )
 
-SSH_CONFIG = Path("/etc/ssh/ssh_config.d/00-oxyctl-lab.conf")  # before others: the first value of an option stands
+SSH_CONFIG = Path("/etc/ssh/ssh_config.d/00-oxyctl-lab.conf")  # sorts first: ssh uses an option's first value
 
-# Each may forbid a user namespace, or its use; the first that does is what the message names.
+# Sysctls that may forbid user namespaces or their use; the error names the first one that does.
 OBSTACLES = {
     "kernel/apparmor_restrict_unprivileged_userns": (
         "1",
@@ -44,13 +44,13 @@ OBSTACLES = {
 def become_init() -> int:
     """Return in a new process, PID 1 of new namespaces, with its PID outside; the calling process exits.
 
-    The user namespace is new too where the caller may not make the others without it. OxyctlError says what forbids it.
+    The user namespace is new as well if the caller needs it to create the others. OxyctlError: refused, and why.
     """
     os.setsid()
     _unshare()
     if os.fork():
         os._exit(0)
-    return int(os.readlink("/proc/self"))  # /proc is still that of the namespace outside
+    return int(os.readlink("/proc/self"))  # /proc still belongs to the namespace outside
 
 
 def _unshare() -> None:
@@ -79,12 +79,12 @@ def _obstacle() -> str:
 
 
 def prepare_mounts(run: Path, namespaces: Path, host_name: str) -> Iterator[str]:
-    """Give this mount namespace its own /proc and name resolution, by files in `run`; yields what was not possible."""
-    mount("none", "/", flags=MS_REC | MS_PRIVATE)  # first: from here on nothing propagates
+    """Give this mount namespace its own /proc and name resolution, from files in `run`. Yields problems as text."""
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)  # first, so that no later mount propagates
     socket.sethostname(host_name)
     try:
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    except OSError as error:  # a container hides parts of /proc, and the kernel refuses to show them again
+    except OSError as error:  # the kernel refuses if a container hides parts of /proc
         yield f"/proc shows the processes outside the lab: {error.strerror}"
     namespaces.mkdir(exist_ok=True)
     mount("tmpfs", namespaces, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=1m")
@@ -96,21 +96,21 @@ def prepare_mounts(run: Path, namespaces: Path, host_name: str) -> Iterator[str]
     if problem := _trust_hosts(run):
         yield problem
     for caches in {Path("/run/nscd").resolve(), Path("/var/run/nscd").resolve()}:
-        if caches.is_dir():  # glibc would ask the daemon outside before any file
+        if caches.is_dir():  # otherwise glibc would ask the daemon outside before any file
             mount("tmpfs", caches, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
 def _replace(target: Path, source: Path) -> str | None:
     real = Path(os.path.realpath(target))  # /etc/resolv.conf is a symbolic link on many systems
     if not real.exists():
-        return f"{target} does not exist here, so the lab's own is not seen" if target.name == "hosts" else None
+        return f"{target} does not exist here, so nodes cannot see the lab's own" if target.name == "hosts" else None
     bind(source, real)
     return None
 
 
 def _trust_hosts(run: Path) -> str | None:
-    """Let ssh know the lab's own host keys, and none of the world outside; the problem that prevents it, or None."""
-    if not SSH_CONFIG.parent.is_dir():  # no OpenSSH here, or one without a place for this
+    """Make ssh use the lab's host keys and no others. Returns the problem that prevents it, or None."""
+    if not SSH_CONFIG.parent.is_dir():  # no OpenSSH, or one without this directory
         return None
     known, learnt = run / "services" / "known_hosts", run / "known_hosts"
     _write(run / "ssh_config", f'Host *\n  GlobalKnownHostsFile "{known}"\n  UserKnownHostsFile "{learnt}"\n')
@@ -122,7 +122,7 @@ def _trust_hosts(run: Path) -> str | None:
 
 
 def _nsswitch() -> str:
-    """The host's, but host names come from files and the lab's resolver only: no daemon outside is asked."""
+    """The host's nsswitch.conf, with host names from files and the lab's resolver only, not from daemons outside."""
     try:
         text = Path("/etc/nsswitch.conf").read_text()
     except OSError:

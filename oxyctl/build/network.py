@@ -1,4 +1,4 @@
-"""Executes the links of a plan: namespaces, sysctls, bridges, veth pairs and addresses; netlink in one batch each."""
+"""Creates namespaces, sysctls, bridges, veth pairs, addresses and routes of a plan, in batches of netlink requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oxyctl.build.devices import make_devices
 from oxyctl.build.files import show_files
-from oxyctl.build.trust import covered, make_trust
+from oxyctl.build.trust import make_trust, replacements
 from oxyctl.errors import OxyctlError
 from oxyctl.net import netlink, shaping
 from oxyctl.net.namespaces import Namespaces
@@ -18,7 +18,7 @@ from oxyctl.plan.steps import Device, Link, Namespace, Plan, Route, Rule
 
 
 def write_files(plan: Plan) -> None:
-    """The files of `plan`, readable by the lab's user only."""
+    """Write the files of `plan`, in directories that only the lab's user can enter."""
     for file in plan.files:
         path = Path(file.path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -26,9 +26,9 @@ def write_files(plan: Plan) -> None:
 
 
 def build(plan: Plan, namespaces: Namespaces) -> Iterator[str]:
-    """Make what `plan` says, in the calling thread's namespaces; yields what comes next. OxyctlError, OSError."""
+    """Carry out `plan` in the calling thread's namespaces. Yields what comes next. OxyctlError, OSError: refused."""
     yield f"{len(plan.namespaces)} namespaces"
-    # bridges carry the nodes' packets and have no business with addresses of their own
+    # bridges only forward the nodes' packets and need no addresses of their own
     set_sysctls({"net/ipv6/conf/default/disable_ipv6": ["1"]})
     for namespace in plan.namespaces:
         namespaces.create(namespace.node)
@@ -66,14 +66,14 @@ def _veth(link: Link) -> netlink.Veth:
 
 
 def configure(namespace: Namespace, links: list[Link], namespaces: Namespaces, routes: Sequence[Route] = ()) -> None:
-    """The sysctls of `namespace`, its ends of `links` with their addresses, and its `routes`. OxyctlError."""
+    """Set the sysctls of `namespace`, its ends of `links` with addresses, and its `routes`. OxyctlError: refused."""
     requests = [netlink.set_link(netlink.LOOPBACK_INDEX)]
     for link in links:
         requests.append(netlink.set_link(link.index, mtu=link.mtu))
         requests += [netlink.add_address(link.index, ipaddress.ip_interface(text)) for text in link.addresses]
     for route in routes:
         requests.append(netlink.add_route(ipaddress.ip_network(route.to), route.index, route.via, route.metric))
-    if files := covered(namespace.bundle) | namespace.files:
+    if files := replacements(namespace.bundle) | namespace.files:
         show_files(namespace.node, files, namespaces)
     with namespaces.inside(namespace.node):
         try:
@@ -84,7 +84,7 @@ def configure(namespace: Namespace, links: list[Link], namespaces: Namespaces, r
 
 
 def add_devices(node: str, devices: Sequence[Device], rules: Sequence[Rule], namespaces: Namespaces) -> None:
-    """The devices of `node` that are no links, and its rules. OxyctlError."""
+    """Create the devices and the policy rules of `node`. OxyctlError: refused."""
     if not devices and not rules:
         return
     with namespaces.inside(node):
@@ -95,7 +95,7 @@ def add_devices(node: str, devices: Sequence[Device], rules: Sequence[Rule], nam
 
 
 def set_sysctls(values: dict[str, list[str]]) -> None:
-    """Set each to the first of its values that the kernel accepts; OSError when it accepts none."""
+    """Set each sysctl to the first of its values that the kernel accepts. OSError: it accepts none of them."""
     for name, alternatives in values.items():
         refusal: OSError | None = None
         for value in alternatives:

@@ -1,4 +1,4 @@
-"""Certificates that nodes trust: the lab's authority, and bundles in the place of the system's."""
+"""Certificates that nodes trust: the lab's authority, and bundles that replace the system's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oxyctl.errors import OxyctlError
 from oxyctl.plan.steps import Bundle, Plan
 from oxyctl.services.service import ServiceError
 
-# Where distributions keep the bundle that programs read: Debian, Arch and Gentoo; Fedora and its kin; openSUSE; Alpine
+# Bundles of distributions: Debian, Arch and Gentoo; Fedora and derivatives; openSUSE; Alpine
 SYSTEM = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -23,18 +23,16 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-
 
 
 def make_trust(plan: Plan) -> None:
-    """The lab's authority where it has to be there before programs start, and the bundles. OSError, OxyctlError."""
+    """Create the lab's authority, if the plan has one, and the bundles. OSError, OxyctlError."""
     if plan.authority is not None:
-        from oxyctl.services.certificates import (
-            Authority,
-        )  # `cryptography` costs 0.1 s: only labs that are read need it
+        from oxyctl.services.certificates import Authority  # `cryptography` takes 0.1 s to import: only if needed
 
         directory = Path(plan.authority)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             Authority.of(directory)
             if plan.terminates_ssh:
-                from oxyctl.services.ssh.authority import host_authority  # asyncssh takes 0.3 s
+                from oxyctl.services.ssh.authority import host_authority  # asyncssh takes 0.3 s to import
 
                 host_authority(directory)
         except ServiceError as error:
@@ -43,15 +41,15 @@ def make_trust(plan: Plan) -> None:
         path = Path(bundle.path)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.write_bytes(_of_the_system())
+            path.write_bytes(_system_certificates())
         complete(bundle)
 
 
 def complete(bundle: Bundle) -> bool:
-    """Add the certificates of its authorities that are not in `bundle` yet; whether those of all are.
+    """Add missing certificates of authorities to `bundle`. Returns whether it now has those of all of them.
 
-    Only ever appended to: who reads it meanwhile finds the same certificates, and after a rotation the old one is still
-    trusted, as it has to be for what it has signed.
+    Certificates are only appended: concurrent readers never see a partial bundle, and after a rotation the old one is
+    still trusted, as needed for the certificates that it has signed.
     """
     path = Path(bundle.path)
     known, is_whole = path.read_bytes(), True
@@ -69,15 +67,15 @@ def complete(bundle: Bundle) -> bool:
     return is_whole
 
 
-def covered(bundle: str | None) -> dict[str, str]:
-    """The files of this system that a node sees `bundle` in place of."""
-    return {} if bundle is None else dict.fromkeys(_found(), bundle)
+def replacements(bundle: str | None) -> dict[str, str]:
+    """The system's bundles by path, each replaced by `bundle`; empty without one."""
+    return {} if bundle is None else dict.fromkeys(_system_bundles(), bundle)
 
 
-def _found() -> Sequence[str]:
-    """The bundles that this system has, each once, whatever leads to it."""
+def _system_bundles() -> Sequence[str]:
+    """The bundles of this system, with symbolic links resolved and without duplicates."""
     return sorted({os.path.realpath(path) for path in SYSTEM if os.path.isfile(path)})
 
 
-def _of_the_system() -> bytes:
-    return next((Path(path).read_bytes().rstrip(b"\n") + b"\n" for path in _found()), b"")
+def _system_certificates() -> bytes:
+    return next((Path(path).read_bytes().rstrip(b"\n") + b"\n" for path in _system_bundles()), b"")

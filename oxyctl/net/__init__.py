@@ -1,1 +1,1 @@
-"""The kernel's side of a lab: namespaces, mounts, and links, tunnels and rules by netlink. Knows nothing of labs."""
+"""The kernel's part of a lab: namespaces, mounts, and links, tunnels and rules by netlink. Knows nothing about labs."""

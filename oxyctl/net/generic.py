@@ -17,7 +17,7 @@ _generic = struct.Struct("=BBH")  # command, version
 
 
 def ask(family: str, command: int, attributes: bytes, what: str) -> None:
-    """Have `family` execute `command` in the calling thread's network namespace; NetlinkError names `what`."""
+    """Send `command` to `family` in the calling thread's network namespace. NetlinkError: refused; it names `what`."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC) as sock:
         sock.settimeout(TIMEOUT_S)
         kind = _find(sock, family)
@@ -25,7 +25,7 @@ def ask(family: str, command: int, attributes: bytes, what: str) -> None:
 
 
 def _find(sock: socket.socket, family: str) -> int:
-    """The message type of a family; NetlinkError when the kernel has none."""
+    """The message type of a family. NetlinkError: the kernel does not have this family."""
     name = family.encode() + b"\0"
     attribute = struct.pack("=HH", 4 + len(name), CTRL_ATTR_FAMILY_NAME) + name + bytes(-len(name) % 4)
     answer = _exchange(sock, GENL_ID_CTRL, NLM_F_REQUEST, CTRL_CMD_GETFAMILY, attribute, f"family {family}")
@@ -35,7 +35,7 @@ def _find(sock: socket.socket, family: str) -> int:
         if kind == CTRL_ATTR_FAMILY_ID:
             return int(struct.unpack_from("=H", answer, offset + 4)[0])
         offset += max(4, (length + 3) & ~3)
-    raise NetlinkError(f"family {family} has no number")
+    raise NetlinkError(f"family {family} has no message type")
 
 
 def _exchange(sock: socket.socket, kind: int, flags: int, command: int, attributes: bytes, what: str) -> bytes:

@@ -1,7 +1,7 @@
-"""rtnetlink messages of links and rules, compiled by pyroute2, which knows the kernel's formats.
+"""rtnetlink messages for links and rules, encoded by pyroute2, which knows the kernel's formats.
 
 pyroute2 is loaded with the first message: 80 ms and 13 MB, once, in the process that builds the lab. Only its message
-classes are used. Its sockets run an event loop of their own, which cannot be done inside the supervisor's.
+classes are used: its sockets run an event loop of their own, which is impossible inside the supervisor's.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEADER_BYTES = 16  # struct nlmsghdr (linux/netlink.h)
-Attributes = Sequence[tuple[str, Any]]  # by the kernel's names, in order
+Attributes = Sequence[tuple[str, Any]]  # pairs of the kernel's name and a value, in order
 
 
 def link(index: int, attributes: Attributes = (), *, flags: int = 0, changed: int = 0) -> bytes:
-    """A struct ifinfomsg with its attributes; `changed` says which of `flags` count (rtnetlink(7))."""
+    """A struct ifinfomsg with its attributes. `changed`: the mask of `flags` to change (rtnetlink(7))."""
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
     return _body(ifinfmsg(), {"index": index, "flags": flags, "change": changed}, attributes)
 
 
 def link_kind(kind: str, data: Attributes) -> tuple[str, Any]:
-    """The attribute that makes a link one of `kind`."""
+    """The attribute for a link of this `kind`."""
     info = [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": list(data)})]
     return "IFLA_LINKINFO", {"attrs": info}
 

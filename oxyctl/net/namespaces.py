@@ -1,4 +1,4 @@
-"""One network and one UTS namespace for each node, kept alive as files in a directory, by which it is found again."""
+"""Network, UTS and mount namespaces of nodes, kept alive by files in a directory, where they are found by name."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 from oxyctl.net.syscalls import bind, unmount
 from proxy.device.namespaces import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, current_network, setns, unshare
 
-MOUNTS = "mnt"  # only of nodes with files of their own
+MOUNTS = "mnt"  # only for nodes with files of their own
 CLONE_FS = 0x0200
 KINDS = {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS}
 
 
 class Namespaces:
-    """The namespaces below `directory`, as `net/NODE` and `uts/NODE`: the names that `nsenter --net=FILE` takes."""
+    """The namespaces below `directory`, as `net/NODE` and `uts/NODE`: paths for `nsenter --net=FILE`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._held: dict[str, int] = {}  # mount namespaces, by node: they end with us
+        self._held: dict[str, int] = {}  # mount namespaces by node: they end with this process
 
     def path(self, node: str, kind: str = "net") -> Path:
-        """The file that stands for one namespace of `node`."""
+        """The file to which a namespace of `node` is bound. `kind`: net, uts or mnt."""
         return self.directory / kind / node
 
     def create(self, node: str) -> None:
-        """New namespaces for `node`, whose host name is its name. The calling thread returns to its own."""
+        """Create the namespaces of `node`, with its name as the host name. The calling thread returns to its own."""
         with _returning():
             unshare(CLONE_NEWNET | CLONE_NEWUTS)
             socket.sethostname(node)
@@ -39,7 +39,7 @@ class Namespaces:
                 bind(f"/proc/thread-self/ns/{kind}", file)
 
     def remove(self, node: str) -> None:
-        """Forget the namespaces of `node`: they end with the last process and descriptor in them."""
+        """Unmount the namespaces of `node`: they end with their last process or descriptor."""
         for kind in (*KINDS, MOUNTS):
             file = self.path(node, kind)
             if file.exists():
@@ -50,13 +50,13 @@ class Namespaces:
             os.close(self._held.pop(node))
 
     def enter(self, node: str) -> None:
-        """Move the calling thread into the namespaces of `node`, for good."""
+        """Move the calling thread into the namespaces of `node` permanently."""
         for kind, flag in KINDS.items():
             enter_file(self.path(node, kind), flag)
 
     @contextlib.contextmanager
     def inside(self, node: str | None) -> Iterator[None]:
-        """The calling thread is in the namespaces of `node` (None: stays where it is) until the block ends."""
+        """Move the calling thread into the namespaces of `node` until the block ends. None: it stays where it is."""
         if node is None:
             yield
             return
@@ -66,19 +66,19 @@ class Namespaces:
 
     @contextlib.contextmanager
     def new_mounts(self, node: str) -> Iterator[None]:
-        """The calling thread is in a new mount namespace of `node` until the block ends; it is at `/` from then on."""
+        """Move the calling thread into a new mount namespace of `node` until the block ends, and to `/`."""
         with _keeping_mounts():
             unshare(CLONE_NEWNS)
             yield
             made = os.open(f"/proc/thread-self/ns/{MOUNTS}", os.O_RDONLY | os.O_CLOEXEC)
         self._held[node] = made
-        # not bound as the others: since Linux 6.11 that fails when another processor numbered the namespace (EINVAL)
+        # not bind-mounted: since Linux 6.11 that fails if another CPU numbered the namespace (EINVAL)
         file = self.path(node, MOUNTS)
         file.parent.mkdir(exist_ok=True)
         file.symlink_to(f"/proc/{os.readlink('/proc/self')}/fd/{made}")
 
     def enter_mounts(self, node: str) -> None:
-        """Let the calling thread see the files of `node`, for good; its directory is `/` then, if there are any."""
+        """Let the calling thread see the files of `node` permanently. If there are any, it changes directory to `/`."""
         file = self.path(node, MOUNTS)
         if file.exists():
             unshare(CLONE_FS)  # setns(2): threads that share a directory cannot be in two mount namespaces
@@ -86,7 +86,7 @@ class Namespaces:
 
     @contextlib.contextmanager
     def seeing_files(self, node: str | None) -> Iterator[None]:
-        """The same until the block ends."""
+        """Let the calling thread see the files of `node` until the block ends."""
         if node is None or not self.path(node, MOUNTS).exists():
             yield
             return
@@ -97,7 +97,7 @@ class Namespaces:
 
 @contextlib.contextmanager
 def inside_file(file: str | Path) -> Iterator[None]:
-    """The calling thread is in the network namespace that `file` stands for until the block ends. OSError."""
+    """Move the calling thread into the network namespace of `file` until the block ends. OSError: there is none."""
     home = current_network()
     try:
         enter_file(file, CLONE_NEWNET)

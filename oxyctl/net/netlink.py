@@ -1,7 +1,7 @@
 """Links, addresses and routes by rtnetlink: requests are values, sent in one batch, and every answer is checked.
 
-What builds a lab is compiled by pyroute2 (`messages`). Packed here is what agents send as well: loading pyroute2 takes
-80 ms and 13 MB in each process, and an agent configures one interface by three kinds of requests.
+Requests that only build labs are encoded by pyroute2 (`messages`). Those that agents also send are packed here: loading
+pyroute2 takes 80 ms and 13 MB in each process, and an agent needs three kinds of requests for one interface.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 4, 0, 253
 RTN_UNICAST, RTN_UNREACHABLE = 1, 7
 
 LOOPBACK_INDEX = 1
-BATCH = 64  # requests a system call: their answers fit the default receive buffer
+BATCH = 64  # requests per system call: their answers fit into the default receive buffer
 
 _header = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _link = struct.Struct("=BxHiII")  # family, type, index, flags, changed flags
@@ -41,11 +41,11 @@ _route = struct.Struct("=BBBBBBBBI")  # family, two prefix lengths, TOS, table, 
 
 
 class NetlinkError(OSError):
-    """The kernel refused a request; `str()` says which, and the reason the kernel gave."""
+    """The kernel refused a request; `str()` names the request and the kernel's reason."""
 
 
 class Request(NamedTuple):
-    """One rtnetlink message, and what to call it when the kernel refuses."""
+    """One rtnetlink message. `what`: its description in errors."""
 
     what: str
     kind: int
@@ -54,16 +54,16 @@ class Request(NamedTuple):
 
 
 def new_bridge(name: str, index: int) -> Request:
-    """A bridge that is up and floods multicast (neighbour discovery) to every port."""
+    """Create a bridge that is up and floods multicast (neighbour discovery) to every port."""
     kind = messages.link_kind("bridge", [("IFLA_BR_MCAST_SNOOPING", 0)])
     body = messages.link(index, [("IFLA_IFNAME", name), kind], flags=IFF_UP, changed=IFF_UP)
     return Request(f"bridge {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
 class Veth(NamedTuple):
-    """A pair of Ethernet ends: `port` in a bridge here, `peer` in another namespace. Either index may be any free one.
+    """A veth pair: `port` in a bridge of this namespace, `peer` in another one. The indexes may be any free ones.
 
-    The far end gets its index only when the near end's is given as well (drivers/net/veth.c).
+    The far end gets its index only if the near end's is given as well (drivers/net/veth.c).
     """
 
     port: str
@@ -75,7 +75,7 @@ class Veth(NamedTuple):
 
 
 def new_veth(veth: Veth, namespace_fd: int) -> Request:
-    """The pair `veth`, its far end in the namespace `namespace_fd` and down: it cannot be up before this end."""
+    """Create a veth pair with its far end in the namespace `namespace_fd`, down: it cannot be up before this end."""
     far_end = {
         "index": veth.peer_index,
         "attrs": [
@@ -94,7 +94,7 @@ def new_veth(veth: Veth, namespace_fd: int) -> Request:
 
 
 def set_link(index: int, *, mtu: int | None = None, queue: int | None = None) -> Request:
-    """Bring the link `index` up, with an MTU in bytes and a transmit queue in packets when given."""
+    """Bring the link `index` up; set its MTU in bytes and its transmit queue in packets if given."""
     body = _link.pack(socket.AF_UNSPEC, 0, index, IFF_UP, IFF_UP)
     body += b"" if mtu is None else _number(IFLA_MTU, mtu)
     body += b"" if queue is None else _number(IFLA_TXQLEN, queue)
@@ -102,7 +102,7 @@ def set_link(index: int, *, mtu: int | None = None, queue: int | None = None) ->
 
 
 def add_address(index: int, interface: Interface) -> Request:
-    """An address with its prefix length, usable at once: no duplicate address detection (RFC 4862 5.4)."""
+    """Add an address, usable at once: without duplicate address detection (RFC 4862 section 5.4)."""
     packed = interface.packed
     flags = IFA_F_NODAD if interface.version == 6 else 0
     body = (
@@ -117,7 +117,7 @@ def add_address(index: int, interface: Interface) -> Request:
 def add_route(
     destination: Network, index: int, gateway: str | None = None, metric: int = 0, table: int = RT_TABLE_MAIN
 ) -> Request:
-    """A route to `destination` out of the link `index`, by way of `gateway` if there is one. Metric 0: the kernel's."""
+    """Add a route to `destination` through the link `index`, via `gateway` if given. Metric 0: the kernel's default."""
     scope = RT_SCOPE_LINK if gateway is None else RT_SCOPE_UNIVERSE
     body = _route_to(destination, table, scope, RTN_UNICAST)
     body += _attribute(RTA_GATEWAY, ipaddress.ip_address(gateway).packed) if gateway else b""
@@ -127,7 +127,7 @@ def add_route(
 
 
 def refuse_route(destination: Network, metric: int, table: int) -> Request:
-    """No way to `destination` in `table`, unless a route there has a lower metric."""
+    """Make `destination` unreachable in `table`, unless a route there has a lower metric."""
     body = _route_to(destination, table, RT_SCOPE_UNIVERSE, RTN_UNREACHABLE) + _number(RTA_PRIORITY, metric)
     return Request(f"unreachable {destination}", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body)
 
@@ -140,7 +140,7 @@ def _route_to(destination: Network, table: int, scope: int, kind: int) -> bytes:
 
 
 def run(requests: Iterable[Request]) -> None:
-    """Have the kernel do `requests` in the calling thread's network namespace; NetlinkError is the first refusal."""
+    """Send `requests` in the calling thread's network namespace. NetlinkError: the first refusal."""
     pending = list(requests)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         sock.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
@@ -174,7 +174,7 @@ def _read_answer(answer: bytes, requests: Sequence[Request]) -> NetlinkError | N
 
 
 def _extended_reason(attributes: bytes) -> str:
-    """The kernel's own words, when it sent any (NETLINK_CAP_ACK keeps the request itself out of the answer)."""
+    """The kernel's error text, or "" (NETLINK_CAP_ACK keeps the request itself out of the answer)."""
     offset = 0
     while offset + 4 <= len(attributes):
         length, kind = struct.unpack_from("=HH", attributes, offset)

@@ -11,11 +11,11 @@ SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17  # linux/sockios.h, linux/ethtool.h
 
 
 def finish_checksums(interface: str) -> None:
-    """Have the kernel finish checksums, and cut super-packets, before `interface` sends them. OSError.
+    """Have the kernel complete checksums and segment super-packets before `interface` sends them. OSError.
 
-    A veth pair passes both on undone, since another kernel's stack would not look. A program at the far end does that
-    takes tunnels' packets from a raw or UDP socket: it would find GRE checksums of 0, and packets inside that are
-    larger than the tunnel's MTU, with nothing but a pseudo-header's sum.
+    A veth pair omits both, since the receiving stack does not need them. But a program at the far end that reads
+    tunnels' packets from a raw or UDP socket would see GRE checksums of 0, and inner packets that are larger than the
+    tunnel's MTU, with a checksum of the pseudo-header only.
     """
     value = array.array("I", [ETHTOOL_STXCSUM, 0])
     address, _ = value.buffer_info()

@@ -12,7 +12,7 @@ TUNSETIFINDEX, TUNSETPERSIST = 0x4004_54DA, 0x4004_54CB
 
 
 def new_tun(name: str, index: int) -> None:
-    """The TUN device `name`, down, in the calling thread's network namespace, with which it goes. OSError."""
+    """Create the TUN device `name`, down, in the calling thread's network namespace, with which it ends. OSError."""
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.ioctl(fd, TUNSETIFINDEX, struct.pack("=I", index))

@@ -1,4 +1,4 @@
-"""Policy routing by rtnetlink (linux/fib_rules.h): a routing table for the packets that come in by one interface."""
+"""Policy routing by rtnetlink (linux/fib_rules.h): a routing table for packets that arrive through an interface."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 def from_interface(interface: str, table: int, *, is_first: bool) -> list[Request]:
-    """In both families; `is_first`: before the namespace's own addresses (`local_later` must have been run)."""
+    """Route packets from `interface` by `table`, in both families.
+
+    `is_first`: before the lookup of the namespace's own addresses; requires `move_local_rule`.
+    """
     priority = FIRST if is_first else LATER
     return [_request(RTM_NEWRULE, family, priority, table, interface) for family in FAMILIES]
 
 
-def local_later() -> None:
-    """Let the namespace's own addresses be looked up after the first rules: it is one of them from then on.
-
-    Twice is as good as once. OSError.
-    """
+def move_local_rule() -> None:
+    """Move the lookup of the namespace's own addresses behind the first rules. Idempotent. OSError: refused."""
     for family in FAMILIES:
         for request in (
             _request(RTM_NEWRULE, family, LOCAL, LOCAL_TABLE),

@@ -1,6 +1,6 @@
 """Changes of existing links: their bridge, up or down, MTU, queueing disciplines.
 
-Queueing disciplines are packed here: pyroute2 0.9 lacks 64-bit rates, the burst of tbf and the nanoseconds of netem.
+Queueing disciplines are packed here: pyroute2 0.9 lacks 64-bit rates, tbf's burst and netem's nanoseconds.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ TCA_NETEM_RATE, TCA_NETEM_RATE64, TCA_NETEM_LATENCY64, TCA_NETEM_JITTER64 = 6, 8
 TICKS_PER_S = 1e9 / 64  # of struct tc_tbf_qopt (PSCHED_SHIFT 6)
 U32_MAX = 0xFFFF_FFFF
 
-# the same figures as agents/line.py
+# the same values as in agents/line.py
 BURST_S, MIN_BURST_BYTES = 0.005, 10_000
 QUEUE_S, MIN_QUEUE_BYTES = 0.1, 150_000
-NETEM_PACKETS = 20_000  # what waits for its delay
+NETEM_PACKETS = 20_000  # limit of delayed packets
 
 _tc = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
 _ratespec = struct.Struct("=BBHhHI")  # cell_log, linklayer, overhead, cell_align, mpu, rate
 
 
-def plug(index: int, bridge_index: int) -> Request:
-    """Make the link `index` a port of a bridge; of none with 0."""
+def set_bridge(index: int, bridge_index: int) -> Request:
+    """Make the link `index` a port of a bridge; 0: of no bridge."""
     body = messages.link(index, [("IFLA_MASTER", bridge_index)])
     return Request(f"interface {index} into bridge {bridge_index}", RTM_NEWLINK, 0, body)
 
 
-def switch(index: int, *, up: bool) -> Request:
-    """Bring the link `index` up or down: the far end of a pair loses its carrier with it."""
+def set_up(index: int, *, up: bool) -> Request:
+    """Bring the link `index` up or down. When one end of a pair is down, the other has no carrier."""
     body = messages.link(index, flags=IFF_UP if up else 0, changed=IFF_UP)
     return Request(f"interface {index} {'up' if up else 'down'}", RTM_NEWLINK, 0, body)
 
 
 def set_mtu(index: int, mtu: int) -> Request:
-    """The longest packet of the link `index`, in bytes."""
+    """Set the MTU of the link `index`, in bytes."""
     body = messages.link(index, [("IFLA_MTU", mtu)])
     return Request(f"MTU {mtu} of interface {index}", RTM_NEWLINK, 0, body)
 
@@ -53,13 +53,13 @@ def remove_link(index: int) -> Request:
     return Request(f"removal of interface {index}", RTM_DELLINK, 0, messages.link(index))
 
 
-def withdraw(route: Request) -> Request:
-    """The request that takes back what the request `route` added."""
+def delete_route(route: Request) -> Request:
+    """Delete the route that the request `route` added."""
     return Request(f"removal of {route.what}", RTM_DELROUTE, 0, route.body)
 
 
 def set_tbf(index: int, rate_bits: int) -> Request:
-    """What leaves by the link `index` keeps to a rate."""
+    """Limit the rate of packets that leave through the link `index`, in bits per second."""
     rate = rate_bits // 8
     burst = int(max(MIN_BURST_BYTES, rate * BURST_S))
     limit = int(max(MIN_QUEUE_BYTES, rate * QUEUE_S)) + burst
@@ -73,7 +73,7 @@ def set_tbf(index: int, rate_bits: int) -> Request:
 
 
 def set_netem(index: int, impairment: Impairment) -> Request:
-    """What leaves by the link `index` is delayed, lost, and kept to a rate."""
+    """Delay, drop and rate-limit packets that leave through the link `index`."""
     loss = int(impairment.loss * U32_MAX)
     options = struct.pack("=IIIIII", 0, NETEM_PACKETS, loss, 0, 0, 0)
     options += _attribute(TCA_NETEM_LATENCY64, struct.pack("=q", round(impairment.delay_s * 1e9)))
@@ -87,12 +87,12 @@ def set_netem(index: int, impairment: Impairment) -> Request:
 
 
 def clear_qdisc(index: int) -> Request:
-    """What leaves by the link `index` leaves at once."""
+    """Remove the queueing discipline of the link `index`."""
     return Request(f"qdisc of interface {index}", RTM_DELQDISC, 0, _tc.pack(0, index, 0, TC_H_ROOT, 0))
 
 
 def disciplines() -> frozenset[str]:
-    """Which of tbf and netem this kernel has: tried on the loopback of the calling thread's namespace."""
+    """Which of tbf and netem this kernel supports, found out on the loopback of the calling thread's namespace."""
     trials = {"tbf": set_tbf(netlink.LOOPBACK_INDEX, 10**9), "netem": set_netem(netlink.LOOPBACK_INDEX, Impairment())}
     found = set()
     for name, request in trials.items():

@@ -11,13 +11,13 @@ MAX_PATH_BYTES = 107
 
 
 def is_too_long(path: str | Path) -> bool:
-    """Whether a Unix socket cannot be bound or connected at `path` as it is written."""
+    """Whether `path` is too long to bind or connect a Unix socket at it."""
     return len(os.fsencode(path)) > MAX_PATH_BYTES
 
 
 @contextlib.contextmanager
 def shortened(path: str | Path) -> Iterator[str]:
-    """`path`, or a short name for the same file that holds in this process until the block ends. OSError."""
+    """`path`, or a short path to the same file, valid in this process until the block ends. OSError."""
     if not is_too_long(path):
         yield str(path)
         return
@@ -29,7 +29,7 @@ def shortened(path: str | Path) -> Iterator[str]:
 
 
 def short_path(path: str | Path) -> str:
-    """The same for the life of this process."""
+    """`path`, or a short path to the same file, valid until this process ends. OSError."""
     return _name(_open_directory(path), path) if is_too_long(path) else str(path)
 
 

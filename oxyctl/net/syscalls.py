@@ -1,4 +1,4 @@
-"""System calls that `os` lacks: mount(2), umount2(2), prctl(2). Those about namespaces: `proxy.device.namespaces`."""
+"""System calls that `os` lacks: mount(2), umount2(2), prctl(2). For namespaces: `proxy.device.namespaces`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_u
 
 
 def mount(source: str, target: str | Path, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2); OSError names the target."""
+    """Call mount(2). OSError: refused; it names the target."""
     if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), flags, options.encode()) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(target))
 
 
 def bind(source: str | Path, target: str | Path) -> None:
-    """Let `target` show what `source` is, in this mount namespace."""
+    """Bind-mount `source` at `target` in this mount namespace. OSError names the target."""
     mount(str(source), target, flags=MS_BIND)
 
 
 def unmount(target: str | Path) -> None:
-    """Unmount lazily by umount2(2), even if it is in use. OSError names the target."""
+    """Unmount `target` lazily with umount2(2), even if it is in use. OSError names the target."""
     if _libc.umount2(os.fsencode(target), MNT_DETACH) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(target))
@@ -42,6 +42,6 @@ def die_with_parent(signal_number: int) -> None:
 
 
 def set_process_name(name: str) -> None:
-    """What `ps -o comm` shows: the first 15 bytes of `name`."""
+    """Set the name that `ps -o comm` shows: the first 15 bytes of `name`."""
     buffer = ctypes.create_string_buffer(name.encode()[:15])
     _libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)

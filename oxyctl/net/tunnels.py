@@ -1,7 +1,7 @@
-"""Tunnels of the kernel by netlink: gre, ip6gre, and GUE over IPv4 (sit) and IPv6 (ip6tnl), each with one far end.
+"""The kernel's tunnels by netlink: gre, ip6gre, and GUE over IPv4 (sit) and IPv6 (ip6tnl), each with one far end.
 
-What these devices are is in linux/if_tunnel.h; the port that takes GUE in is in linux/fou.h. One sit device carries
-IPv4 and IPv6 alike when its protocol is 0 (net/ipv6/sit.c), and so does ip6tnl.
+linux/if_tunnel.h defines the devices, linux/fou.h the port that receives GUE. One sit device carries both IPv4 and IPv6
+if its protocol is 0 (net/ipv6/sit.c), and so does ip6tnl.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from oxyctl.net.netlink import NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK, Request
 GRE_CSUM, GRE_KEY = 0x8000, 0x2000
 ENCAP_GUE, ENCAP_FLAG_CSUM6 = 2, 0x2
 # linux/ip6_tunnel.h
-IGNORE_ENCAP_LIMIT, USE_ORIGINAL_TCLASS = 0x1, 0x2  # no destination option (RFC 2473 5.1): 8 bytes less
+IGNORE_ENCAP_LIMIT, USE_ORIGINAL_TCLASS = 0x1, 0x2  # no destination option (RFC 2473 section 5.1) saves 8 bytes
 # linux/fou.h
 FOU_CMD_ADD, FOU_CMD_DEL, FOU_ATTR_PORT, FOU_ATTR_AF, FOU_ATTR_TYPE, FOU_ENCAP_GUE = 1, 2, 1, 2, 4, 2
 
-TTL, INHERIT = 64, 1  # TOS 1: the inner packet's
+TTL, INHERIT = 64, 1  # TOS 1: copied from the inner packet
 KINDS = {"gre": "gre", "ip6gre": "ip6gre", "gue": "sit", "gue6": "ip6tnl"}
 TRIAL_ENDS, TRIAL_PORT = (("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")), 6080  # RFC 5737, RFC 3849
 
 
 class TunnelLink(NamedTuple):
-    """One tunnel device. `kind`: gre, ip6gre, gue or gue6; `port`: where the far end takes GUE in."""
+    """One tunnel device. `kind`: gre, ip6gre, gue or gue6; `port`: on which the far end receives GUE."""
 
     name: str
     number: int  # its index; 0: any
@@ -41,14 +41,14 @@ class TunnelLink(NamedTuple):
 
 
 def new_tunnel(link: TunnelLink) -> Request:
-    """The device, down."""
+    """Create the tunnel device, down."""
     data = _gre(link) if link.kind in ("gre", "ip6gre") else _gue(link)
     body = messages.link(link.number, [("IFLA_IFNAME", link.name), messages.link_kind(KINDS[link.kind], data)])
     return Request(f"{link.kind} tunnel {link.name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
 def attempt(kind: str) -> None:
-    """Make a tunnel of `kind` in the calling thread's namespace. OSError: this kernel carries none."""
+    """Create a tunnel of `kind` in the calling thread's namespace. OSError: this kernel does not support the kind."""
     if kind in ("gue", "gue6"):
         listen_gue(TRIAL_PORT, 6 if kind == "gue6" else 4)
     local, remote = TRIAL_ENDS["6" in kind]
@@ -60,7 +60,7 @@ def _gre(link: TunnelLink) -> messages.Attributes:
     keys = [] if link.key is None else [("IKEY", link.key), ("OKEY", link.key)]
     ends = [("LOCAL", link.local), ("REMOTE", link.remote), ("TTL", TTL)]
     if link.kind == "ip6gre":
-        flags = socket.htons(flags)  # pyroute2 swaps those of gre by itself
+        flags = socket.htons(flags)  # pyroute2 swaps the bytes for gre, but not for ip6gre
         rest = [("FLAGS", IGNORE_ENCAP_LIMIT | USE_ORIGINAL_TCLASS)]
         return _named("IFLA_IP6GRE", [("IFLAGS", flags), ("OFLAGS", flags), *keys, *ends, *rest])
     rest = [("TOS", INHERIT), ("PMTUDISC", 1)]
@@ -69,7 +69,7 @@ def _gre(link: TunnelLink) -> messages.Attributes:
 
 def _gue(link: TunnelLink) -> messages.Attributes:
     ends = [("LOCAL", link.local), ("REMOTE", link.remote), ("TTL", TTL), ("PROTO", 0)]
-    # source port 0: one that stands for the inner flow; over IPv6 a UDP checksum must be there (RFC 8200 8.1)
+    # source port 0: derived from the inner flow; over IPv6 a UDP checksum is mandatory (RFC 8200 section 8.1)
     encapsulation = [
         ("ENCAP_TYPE", ENCAP_GUE),
         ("ENCAP_FLAGS", ENCAP_FLAG_CSUM6),
@@ -87,12 +87,12 @@ def _named(prefix: str, values: Iterable[tuple[str, Any]]) -> messages.Attribute
 
 
 def listen_gue(port: int, family: int) -> None:
-    """Have the kernel take GUE in at a UDP port of the calling thread's namespace. `family`: 4 or 6. OSError."""
+    """Have the kernel receive GUE on a UDP port of the calling thread's namespace. `family`: 4 or 6. OSError."""
     generic.ask("fou", FOU_CMD_ADD, _gue_port(port, family), f"GUE port {port}")
 
 
 def stop_gue(port: int, family: int) -> None:
-    """Have it no longer do so."""
+    """Undo `listen_gue` with the same arguments. OSError."""
     generic.ask("fou", FOU_CMD_DEL, _gue_port(port, family), f"GUE port {port}")
 
 

@@ -84,7 +84,7 @@ class Relay:
         name = link_name(link)
         self._links.pop(name)
         self._wired.pop(name, None)
-        netlink.run([shaping.plug(link.port_index, link.bridge_index), shaping.remove_link(_bridge(link))])
+        netlink.run([shaping.set_bridge(link.port_index, link.bridge_index), shaping.remove_link(_bridge(link))])
         if self.is_running:
             await self.tell()
 
@@ -145,7 +145,7 @@ def _plugs(link: Link) -> list[netlink.Request]:
     near, far = (socket.if_nametoindex(f"{side}{_number(link)}") for side in ("near", "far"))
     return [
         *(netlink.set_link(index, mtu=link.mtu, queue=QUEUE_PACKETS) for index in (near, far)),
-        shaping.plug(near, _bridge(link)),
-        shaping.plug(far, link.bridge_index),
-        shaping.plug(link.port_index, _bridge(link)),
+        shaping.set_bridge(near, _bridge(link)),
+        shaping.set_bridge(far, link.bridge_index),
+        shaping.set_bridge(link.port_index, _bridge(link)),
     ]

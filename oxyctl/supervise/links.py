@@ -45,7 +45,7 @@ class Links:
             self._shaped.add(name)
         elif wanted == "user space":
             await self.relay.set(link)
-        netlink.run([shaping.switch(link.port_index, up=not link.impairment.down)])
+        netlink.run([shaping.set_up(link.port_index, up=not link.impairment.down)])
 
     async def forget(self, link: Link) -> None:
         """`link` is about to be removed."""

@@ -81,7 +81,7 @@ class Transition:
         for route in diff.routes_removed:
             request = netlink.add_route(ipaddress.ip_network(route.to), route.index, route.via, route.metric)
             with self._namespaces.inside(route.node):
-                _run_leniently(shaping.withdraw(request))
+                _run_leniently(shaping.delete_route(request))
         kept = {bridge.network for bridge in diff.wanted.bridges}
         for bridge in plan.bridges:
             if bridge.network not in kept:

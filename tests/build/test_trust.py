@@ -47,8 +47,8 @@ def test_authorities_are_added_as_they_come_and_stay_after_a_rotation(system, tm
 
 
 def test_a_bundle_covers_each_of_the_system_s_once(system):
-    assert trust.covered("/bundle") == {str(system): "/bundle"}
-    assert trust.covered(None) == {}
+    assert trust.replacements("/bundle") == {str(system): "/bundle"}
+    assert trust.replacements(None) == {}
 
 
 def test_without_one_of_the_system_s_there_are_only_the_authorities(tmp_path, monkeypatch):

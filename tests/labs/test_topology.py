@@ -107,7 +107,7 @@ def test_sessions_by_ssh_see_the_files_and_the_environment_of_their_node(machine
 def test_a_file_that_needs_a_new_directory_at_the_root_is_refused_and_nothing_is_left(machine):
     text = TOPOLOGY.replace("/etc/oxy-test/app.conf: ", "/oxy-test-root/app.conf: ")
     done = machine.oxyctl("lab", "up", machine.file("topo.yaml", text), code=1)
-    assert "node 'app': cannot show a file at /oxy-test-root/app.conf: its directory must exist" in done.stderr
+    assert "node 'app': cannot mount a file at /oxy-test-root/app.conf: its directory must exist" in done.stderr
 
 
 READY = """

@@ -23,8 +23,8 @@ EVERYTHING = ipaddress.ip_network("0.0.0.0/0")
 @needs_ip
 def test_rules_come_before_own_addresses_when_they_are_first():
     def scenario():
-        rules.local_later()
-        rules.local_later()
+        rules.move_local_rule()
+        rules.move_local_rule()
         requests = rules.from_interface("gre1", 1001, is_first=True) + rules.from_interface("eth1", 100, is_first=False)
         netlink.run(requests)
         return ip("rule"), ip("-6", "rule")

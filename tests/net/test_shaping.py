@@ -71,10 +71,10 @@ def test_a_switch_and_an_mtu():
     inside = Namespace()
     try:
         index = netlink.LOOPBACK_INDEX
-        inside.run(netlink.run, [shaping.set_mtu(index, 9000), shaping.switch(index, up=True)])
+        inside.run(netlink.run, [shaping.set_mtu(index, 9000), shaping.set_up(index, up=True)])
         assert inside.run(interface, SIOCGIFMTU) == 9000
         assert inside.run(interface, SIOCGIFFLAGS) & 1
-        inside.run(netlink.run, [shaping.switch(index, up=False)])
+        inside.run(netlink.run, [shaping.set_up(index, up=False)])
         assert not inside.run(interface, SIOCGIFFLAGS) & 1
         with pytest.raises(netlink.NetlinkError, match="removal of interface 99"):
             inside.run(netlink.run, [shaping.remove_link(99)])
