@@ -61,9 +61,9 @@ def _nodes(context: typer.Context) -> list[str]:
 
 def _logs(context: typer.Context) -> list[str]:
     """Nodes and programs with logs, also of a lab that has ended."""
-    from oxyctl.supervise.state import find_remains
+    from oxyctl.supervise.state import find_stopped
 
-    lab = find_remains(context.params.get("lab"))
+    lab = find_stopped(context.params.get("lab"))
     plan = lab.read_plan()
     return list(dict.fromkeys([*(node.name for node in plan.nodes), *lab.logs()] if plan else lab.logs()))
 

@@ -65,9 +65,9 @@ def _control_of(lab: str | None, node: str | None, control: str | None) -> str |
     """The path of the proxy's control socket, also after the proxy has ended."""
     if control is not None:
         return control
-    from oxyctl.supervise.state import find_proxy, find_remains
+    from oxyctl.supervise.state import find_proxy, find_stopped
 
-    return find_proxy(find_remains(lab), node).control
+    return find_proxy(find_stopped(lab), node).control
 
 
 @contextlib.contextmanager

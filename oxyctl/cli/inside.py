@@ -93,10 +93,10 @@ def logs(
     """Show the output of a lab's programs, even after the lab was killed."""
     from oxyctl.cli.quantities import parse_duration
     from oxyctl.operate.logs import print_logs
-    from oxyctl.supervise.state import find_remains
+    from oxyctl.supervise.state import find_stopped
 
     since_ns = time.time_ns() - int(parse_duration(since, "--since") * 1e9) if since else 0
-    print_logs(find_remains(lab), node, follow=follow, since_ns=since_ns, tail=tail)
+    print_logs(find_stopped(lab), node, follow=follow, since_ns=since_ns, tail=tail)
 
 
 def _start(command: list[str], env: list[str] | None, cwd: str | None) -> Start:

@@ -1,13 +1,14 @@
-"""The supervisor of a lab, its PID 1; and the run directory, which holds the lab's state.
+"""The supervisor of a lab, its PID 1, and the run directory, which holds the lab's state.
 
-state           the run directory: which labs there are, and where each keeps its files
-supervisor      builds the lab, waits until it is ready, serves its socket, ends it
-lab             the running lab, as all the others here know it
-questions       what a supervisor can be asked; control: the answers
+state           the run directory: which labs exist, and where each keeps its files
+supervisor      builds the lab, waits until it is ready, serves its socket, takes it down
+lab             the state of the running lab, shared by all other modules
+questions       the requests of the supervisor's socket; control: their answers
 processes       programs: started in their namespaces, logged, reaped (program_output, shared_programs)
-probes          what 'ready' means for each kind of node (program_probes: for a user's own program)
-node_lifecycle  nodes stopped, started, killed, restarted (backoff, recovery)
-changes         a lab that becomes another plan (transition)
-links           impaired links: by the kernel, else in user space (impairment_relay)
-status          what `lab status` shows; site_status: the tunnels of sites
+probes          readiness of each kind of node (program_probes: of a user's program)
+node_lifecycle  stops, starts, kills and restarts nodes (backoff, recovery)
+changes         changes a running lab into another plan (transition)
+links           impairs links: by the kernel, or in user space (impairment_relay)
+status          the status of a lab for `lab status`; site_status: of the tunnels of sites
+trust           keeps bundles of trusted certificates up to date
 """

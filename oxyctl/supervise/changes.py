@@ -24,24 +24,24 @@ IMPAIR_S = 20.0
 
 
 class Changes:
-    """Changes the plan of a running lab, and the lab with it."""
+    """Changes a running lab and its plan."""
 
     def __init__(self, lab: RunningLab, nodes: NodeLifecycle) -> None:
         self._lab, self._nodes = lab, nodes
         self._transition = Transition(lab.processes, lab.namespaces, lab.links, lab.shared, self._until_ready)
 
     async def impair(self, question: Impair) -> list[Change]:
-        """What was changed. NothingMatched, UsageError, OxyctlError."""
+        """Impair links and return the changes. NothingMatched: no such link. UsageError: invalid. OxyctlError."""
         async with self._lab.changing:
             wanted = impaired(self._lab.plan, question)
-            return await self._become(compare(self._lab.plan, wanted), IMPAIR_S)
+            return await self._change(compare(self._lab.plan, wanted), IMPAIR_S)
 
     async def apply(self, question: Apply) -> list[Change]:
-        """What was changed. UsageError: it cannot be; OxyctlError: it failed, and the lab is as it was."""
+        """Change to another plan; return the changes. UsageError: impossible. OxyctlError: it failed and was undone."""
         async with self._lab.changing:
-            return await self._become(compare(self._lab.plan, question.plan), question.timeout_s)
+            return await self._change(compare(self._lab.plan, question.plan), question.timeout_s)
 
-    async def _become(self, diff: Diff, timeout_s: float) -> list[Change]:
+    async def _change(self, diff: Diff, timeout_s: float) -> list[Change]:
         lab = self._lab
         lab.deadline = time.monotonic() + timeout_s
         if not diff.is_empty:
@@ -59,7 +59,7 @@ class Changes:
 
 
 def impaired(plan: Plan, question: Impair) -> Plan:
-    """`plan` with the link, the tunnel, or the links of the network that are meant impaired as asked for."""
+    """`plan` with the requested impairment of a link, a tunnel, or all links of a network. UsageError: invalid."""
     names = matching(plan, question.link)
     try:
         links = [
@@ -74,7 +74,7 @@ def impaired(plan: Plan, question: Impair) -> Plan:
 
 
 def matching(plan: Plan, word: str) -> set[str]:
-    """The names of the links that `word` means: NODE:NETWORK, NODE:INTERFACE, NODE:tunnel, NETWORK. NothingMatched."""
+    """The names of the links for NODE:NETWORK, NODE:INTERFACE, NODE:tunnel or NETWORK. NothingMatched: none."""
     words: dict[str, set[str]] = {}
     for link in plan.links:
         for each in (link_name(link), f"{link.node}:{link.interface}", link.network):

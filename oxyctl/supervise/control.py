@@ -1,4 +1,4 @@
-"""The supervisor's socket: reads one request, carries it out, and answers. `operate.ask` is its client."""
+"""The supervisor's socket: reads one request, carries it out, and answers. `operate.ask` is the client."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from oxyctl.supervise.status import LabStatus
 
 
 class Control:
-    """Answers for one lab. `status` returns what `oxyctl lab status` shows."""
+    """Answers requests about one lab. `status` returns its status for `oxyctl lab status`."""
 
     def __init__(self, status: Callable[[], Awaitable[LabStatus]], changes: Changes, nodes: NodeLifecycle) -> None:
         self._status, self._changes, self._nodes = status, changes, nodes
 
     async def answer(self, reader: asyncio.StreamReader, tell: Tell) -> bytes:
-        """The answer to the question that `reader` brings, without a newline; `tell` is told each event before it."""
+        """Carry out the request from `reader`; return the answer without a newline. `tell` gets events before it."""
         try:
             result = await self._answer(await reader.readline(), tell)
         except OxyctlError as error:

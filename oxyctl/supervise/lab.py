@@ -22,7 +22,7 @@ from oxyctl.supervise.shared_programs import SharedPrograms
 from oxyctl.supervise.state import LabDirectory
 from oxyctl.supervise.trust import Trust
 
-MAX_STORIES = 3  # of nodes that are not ready in time; the others are only named
+MAX_REPORTS = 3  # nodes not ready in time that are described; others are only named
 
 
 class NotInTime(OxyctlError):
@@ -34,30 +34,30 @@ class NotInTime(OxyctlError):
 
 
 class Channel:
-    """To the command that builds the lab: events out; in, its commit or its end."""
+    """The connection to the command that builds the lab: sends events, and receives its commit or its end."""
 
     def __init__(self, sock: socket.socket, lock: int) -> None:
         self._sock, self._lock = sock, lock
 
     def tell(self, event: str, **details: Any) -> None:
-        """One event; a command that is gone will be noticed where it is listened to."""
+        """Send one event. Errors are ignored here: `committed` notices when the command has ended."""
         try:
             self._sock.sendall(msgspec.json.encode({"event": event, **details}) + b"\n")
         except OSError:
             pass
 
     async def committed(self) -> bool:
-        """Whether the command committed the lab; False when it is gone."""
+        """Wait for the command. Returns whether it committed the lab; False: it has ended."""
         return await asyncio.get_running_loop().sock_recv(self._sock, len(COMMIT)) == COMMIT
 
     def close(self) -> None:
-        """Let the command go, and the next one have the lock."""
+        """Close the connection to the command, and release the lock for the next one."""
         self._sock.close()
         os.close(self._lock)
 
 
 class RunningLab:
-    """What is there of a lab, and what its nodes have to be before they are ready."""
+    """The parts of a running lab, and the readiness of its nodes."""
 
     def __init__(self, directory: LabDirectory, plan: Plan, channel: Channel, timeout_s: float) -> None:
         self.directory, self.plan, self.channel = directory, plan, channel
@@ -67,11 +67,11 @@ class RunningLab:
         self.links = Links(self.processes, self.namespaces)
         self.shared = SharedPrograms(self.processes)
         self.trust = Trust(lambda: self.plan)
-        self.changing = asyncio.Lock()  # held while anything is made, ended or told; not while it is waited for
+        self.changing = asyncio.Lock()  # held while changing anything, but not while waiting until nodes are ready
         self.ready: set[str] = set()
 
     async def until_all_ready(self) -> None:
-        """Return when every node is ready. OxyctlError: the first that fails, or all that are late, told together."""
+        """Return when all nodes are ready. OxyctlError: the first failure, or all nodes that are late."""
         waits = [asyncio.create_task(self.until_ready(node, self.deadline)) for node in self.plan.nodes]
         late: list[NotInTime] = []
         for done in asyncio.as_completed(waits):
@@ -83,7 +83,7 @@ class RunningLab:
             raise OxyctlError(_describe_late(late))
 
     async def until_ready(self, node: PlannedNode, deadline: float) -> None:
-        """Return when `node` is ready; OxyctlError when it is not at the deadline, or never will be."""
+        """Return when `node` is ready. NotInTime: not at the deadline. OxyctlError: it has failed."""
         program = self.processes.programs[node.process]
         probe = asyncio.create_task(self._until_answered(node, program))
         remaining = max(0.0, deadline - time.monotonic())
@@ -94,7 +94,7 @@ class RunningLab:
                 probe.result()
             elif not program.exited.done():
                 raise NotInTime(node.name, "not ready in time")
-            if not program.is_running and not _is_done(node, program):
+            if not program.is_running and not _has_succeeded(node, program):
                 raise OxyctlError(f"`{_command(program.process)}` {program.describe_exit()}")
         except NotInTime as error:
             raise NotInTime(node.name, str(self._failure(node, program, str(error)))) from None
@@ -110,10 +110,10 @@ class RunningLab:
         await self.trust.until_whole(node.name)
 
     def check_programs(self) -> None:
-        """A program that only has to run may still have failed while the others became ready."""
+        """Raise OxyctlError if a program has failed after its node became ready."""
         for node in self.plan.nodes:
             program = self.processes.programs[node.process]
-            if not program.is_running and not _is_done(node, program):
+            if not program.is_running and not _has_succeeded(node, program):
                 raise self._failure(node, program, f"`{_command(program.process)}` {program.describe_exit()}")
 
     def _failure(self, node: PlannedNode, program: Program, what: str) -> OxyctlError:
@@ -125,14 +125,14 @@ class RunningLab:
 
 
 def _describe_late(late: list[NotInTime]) -> str:
-    """The stories of the first few, and the names of all when they are more."""
-    stories = [str(error) for error in late[:MAX_STORIES]]
+    """The names of all late nodes, and descriptions of the first ones."""
+    reports = [str(error) for error in late[:MAX_REPORTS]]
     names = ", ".join(sorted(error.node for error in late))
-    return "\n".join([*([f"{len(late)} nodes are not ready in time: {names}"] if len(late) > 1 else []), *stories])
+    return "\n".join([*([f"{len(late)} nodes are not ready in time: {names}"] if len(late) > 1 else []), *reports])
 
 
-def _is_done(node: PlannedNode, program: Program) -> bool:
-    """Whether the program of `node` was only to run, and has."""
+def _has_succeeded(node: PlannedNode, program: Program) -> bool:
+    """Whether the program of `node`, which needs no other readiness, has exited with code 0."""
     return isinstance(node.probe, Running) and program.exited.done() and program.exited.result() == 0
 
 

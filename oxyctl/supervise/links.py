@@ -14,12 +14,12 @@ from oxyctl.plan.steps import Link
 from oxyctl.supervise.impairment_relay import Relay, link_name
 from oxyctl.supervise.processes import Processes
 
-FORCED = "OXYCTL_IMPAIR"  # =user: by the relay, whatever the kernel has
+FORCED = "OXYCTL_IMPAIR"  # =user: always by the relay
 By = Literal["kernel", "user space"]
 
 
 class Links:
-    """How each link of the lab is impaired at the moment."""
+    """The impaired links of the lab."""
 
     def __init__(self, processes: Processes, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
@@ -28,12 +28,12 @@ class Links:
         self._disciplines: frozenset[str] | None = None
 
     def by(self, link: Link) -> By | None:
-        """Who impairs it; None when nobody does."""
+        """What impairs `link`; None: nothing."""
         name = link_name(link)
         return "user space" if name in self.relay else "kernel" if name in self._shaped else None
 
     async def set(self, link: Link) -> None:
-        """Do to the frames of `link` what it says, from now on. OxyctlError, OSError."""
+        """Apply the impairment of `link`. OxyctlError, OSError."""
         name, wanted = link_name(link), self._method(link.impairment)
         if self.by(link) == "user space" and wanted != "user space":
             await self.relay.remove(link)
@@ -48,7 +48,7 @@ class Links:
         netlink.run([shaping.set_up(link.port_index, up=not link.impairment.down)])
 
     async def forget(self, link: Link) -> None:
-        """`link` is about to be removed."""
+        """Stop impairing `link`, which is about to be removed."""
         if self.by(link) == "user space":
             await self.relay.remove(link)
         self._shaped.discard(link_name(link))
@@ -57,7 +57,7 @@ class Links:
         """Frames passed, lost and dropped by the relay, by link."""
         if self.relay.is_running:
             with contextlib.suppress(OxyctlError):
-                await self.relay.tell()
+                await self.relay.reconfigure()
         return self.relay.counters
 
     def _method(self, impairment: Impairment) -> By | None:

@@ -1,7 +1,7 @@
-"""Nodes of a running lab: stopped, started and killed on request, and restarted by their policy.
+"""Stops, starts and kills nodes of a running lab on request, and restarts them by their policy.
 
-A node's namespace, links and addresses stay; only its programs end. Where one program serves many nodes, the others are
-not touched, and when that ends by itself, each of its nodes has fallen by itself: what is started is no other.
+A node's namespace, links and addresses stay; only its programs end. If one program serves many nodes, the others are
+not touched; if it ends by itself, that counts as a failure of each of its nodes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class NodeLifecycle:
     def __init__(self, lab: RunningLab) -> None:
         self._lab, self._recovery = lab, Recovery(lab, self.runs)
         self._known = lab.plan, Serving(lab.plan)
-        self._asked = asyncio.Lock()  # who starts waits for who is starting; who stops does not
+        self._asked = asyncio.Lock()  # starts wait for each other; stops do not wait for starts
         self._stopped: set[str] = set()
-        self._ended: dict[str, int] = {}  # by node: how what served it ended, by itself or killed
+        self._ended: dict[str, int] = {}  # by node, the exit code of its program, which ended by itself or was killed
         self._restarts: Counter[str] = Counter()
         self._began: dict[str, float] = {}
         self._due: dict[str, float] = {}
@@ -48,19 +48,19 @@ class NodeLifecycle:
 
     @property
     def _serving(self) -> Serving:
-        """From the current plan; this takes a while in a large lab."""
+        """Cached by plan: computing it takes a while in a large lab."""
         if self._known[0] is not self._lab.plan:
             self._known = self._lab.plan, Serving(self._lab.plan)
         return self._known[1]
 
     def begin(self) -> None:
-        """The lab is up: from now on what ends is started again, if it is to be."""
+        """Start to restart programs by policy: the lab is up."""
         self._lab.processes.ended = self._note_end
         for program in [each for each in self._lab.processes.programs.values() if not each.is_running]:
             self._note_end(program)
 
     def status(self, node: PlannedNode) -> NodeStatus:
-        """How it is."""
+        """The status of `node`."""
         due = self._due.get(node.name)
         kept = Kept(
             is_stopped=node.name in self._stopped,
@@ -72,7 +72,7 @@ class NodeLifecycle:
         return node_status(node, program, node.name in self._lab.ready, kept)
 
     def forget(self, names: Collection[str]) -> None:
-        """These nodes go, or are replaced by others of the same name."""
+        """Forget nodes that are removed, or replaced by others of the same name."""
         for name in names:
             self._recovery.interrupt(name)
             self._stopped.discard(name)
@@ -82,7 +82,7 @@ class NodeLifecycle:
                 absent.discard(name)
 
     async def do(self, question: Nodes, tell: Tell) -> list[NodeStatus]:
-        """What was asked for; how the nodes are then. UsageError, NothingMatched; OxyctlError: it was not done."""
+        """Carry out a request; return its nodes' status. UsageError, NothingMatched: invalid. OxyctlError: failed."""
         self._chosen(question.nodes)
         match question.action:
             case "stop":
@@ -111,7 +111,7 @@ class NodeLifecycle:
         return [known[name] for name in names]
 
     def runs(self, node: PlannedNode) -> bool:
-        """Whether all that serves it does."""
+        """Whether all programs that serve `node` are running."""
         if node.name in self._stopped or node.name in self._ended:
             return False
         found = [self._lab.processes.programs.get(name) for name in self._serving.programs[node.name]]
@@ -120,7 +120,7 @@ class NodeLifecycle:
     async def _stop(self, nodes: Sequence[PlannedNode], tell: Tell) -> None:
         serving = self._serving
         for node in nodes:
-            self._put_out(node.name, serving.programs[node.name])
+            self._mark_absent(node.name, serving.programs[node.name])
             self._stopped.add(node.name)
             self._recovery.interrupt(node.name)
         programs = {name for node in nodes for name in serving.programs[node.name]}
@@ -142,7 +142,7 @@ class NodeLifecycle:
                 await program.exited
             else:
                 self._recovery.interrupt(node.name)
-                self._fall([node], serving.programs[node.name], KILLED)
+                self._fail([node], serving.programs[node.name], KILLED)
                 await self._refresh(serving.programs[node.name])
             tell("killed", node=node.name, kind=node.kind)
 
@@ -158,11 +158,11 @@ class NodeLifecycle:
         await self._recovery.until_all_ready(nodes, awaited, time.monotonic() + question.timeout_s, tell)
 
     async def _launch(self, nodes: Sequence[PlannedNode]) -> None:
-        """Start what serves `nodes`. OxyctlError: it could not be, and they have fallen."""
+        """Start the programs that serve `nodes`. OxyctlError: it failed; the nodes then count as exited."""
         plan, processes, serving = self._lab.plan, self._lab.processes, self._serving
         programs = {name for node in nodes for name in serving.programs[node.name]}
         for node in nodes:
-            self._put_in(node.name, serving.programs[node.name])
+            self._mark_present(node.name, serving.programs[node.name])
         try:
             for process in plan.processes:
                 if process.name in programs and process.node is not None:
@@ -172,7 +172,7 @@ class NodeLifecycle:
             await self._refresh(programs, is_wanted=True)
         except (OxyctlError, OSError):
             for node in nodes:
-                self._put_out(node.name, serving.programs[node.name])
+                self._mark_absent(node.name, serving.programs[node.name])
                 self._ended[node.name] = 1
             raise
 
@@ -184,14 +184,14 @@ class NodeLifecycle:
             if name in SHARED_BY_NODES and (is_running or is_wanted):
                 await self._lab.shared.refresh(name, self._lab.plan)
 
-    def _put_out(self, node: str, programs: Collection[str]) -> None:
+    def _mark_absent(self, node: str, programs: Collection[str]) -> None:
         self._ended.pop(node, None)
         self._due.pop(node, None)
         self._lab.ready.discard(node)
         for program in programs:
             self._lab.shared.absent[program].add(node)
 
-    def _put_in(self, node: str, programs: Collection[str]) -> None:
+    def _mark_present(self, node: str, programs: Collection[str]) -> None:
         self._stopped.discard(node)
         self._ended.pop(node, None)
         self._due.pop(node, None)
@@ -201,67 +201,67 @@ class NodeLifecycle:
             self._lab.shared.absent[program].discard(node)
 
     def _note_end(self, program: Program) -> None:
-        """A program has ended."""
+        """Handle the end of a program."""
         is_known = self._lab.processes.programs.get(program.name) is program
-        if program.is_asked or self._lab.processes.is_stopping or not is_known:
+        if program.is_stop_requested or self._lab.processes.is_stopping or not is_known:
             return
         if program.name == NAMES:
-            self._spawn(self._revive_names(program))
-        fallen = set(self._serving.nodes.get(program.name, ())) - self._lab.shared.absent[program.name]
-        self._fall(
-            [node for node in self._lab.plan.nodes if node.name in fallen], [program.name], program.exited.result()
+            self._spawn(self._restart_resolver(program))
+        failed = set(self._serving.nodes.get(program.name, ())) - self._lab.shared.absent[program.name]
+        self._fail(
+            [node for node in self._lab.plan.nodes if node.name in failed], [program.name], program.exited.result()
         )
 
-    def _fall(self, nodes: Sequence[PlannedNode], programs: Collection[str], code: int) -> None:
+    def _fail(self, nodes: Sequence[PlannedNode], programs: Collection[str], code: int) -> None:
         again = []
         for node in nodes:
             if node.name in self._stopped:
                 continue
-            self._put_out(node.name, programs)
+            self._mark_absent(node.name, programs)
             self._ended[node.name] = code
             self._recovery.lose_clients(node)
             if is_wanted(node.restart, code):
                 again.append(node.name)
         if again:
-            self._later(again)
+            self._restart_later(again)
 
-    def _later(self, names: Sequence[str]) -> None:
-        """Start these again, together: what they have in common is started once."""
+    def _restart_later(self, names: Sequence[str]) -> None:
+        """Restart these nodes together after a pause: a shared program is started once."""
         now = time.monotonic()
         pause_s = max(self._backoffs[name].next_s(now - self._began.get(name, -math.inf)) for name in names)
         self._due.update(dict.fromkeys(names, now + pause_s))
-        self._spawn(self._revive(names, pause_s))
+        self._spawn(self._restart(names, pause_s))
 
-    async def _revive(self, names: Sequence[str], pause_s: float) -> None:
+    async def _restart(self, names: Sequence[str], pause_s: float) -> None:
         await asyncio.sleep(pause_s)
         async with self._lab.changing:
             nodes = [node for node in self._lab.plan.nodes if node.name in names and node.name in self._due]
-            if not nodes or self._lab.processes.is_stopping:  # already done
+            if not nodes or self._lab.processes.is_stopping:  # nothing left to restart
                 return
             ends = {node.name: describe_exit(self._ended[node.name]) for node in nodes}
             try:
                 await self._launch(nodes)
             except (OxyctlError, OSError):
-                self._later([node.name for node in nodes])
+                self._restart_later([node.name for node in nodes])
                 return
         for node in nodes:
-            self._note(node, f"{ends[node.name]}: started again")
-            self._spawn(self._settle(node))
+            self._note(node, f"{ends[node.name]}: restarted")
+            self._spawn(self._recover(node))
 
-    async def _revive_names(self, program: Program) -> None:
-        """The lab's own resolver has no policy: nobody could do without it."""
+    async def _restart_resolver(self, program: Program) -> None:
+        """The lab's resolver has no restart policy: every node needs it."""
         backoff = self._backoffs[""]
         await asyncio.sleep(backoff.next_s(time.monotonic() - program.began))
         if not self._lab.processes.is_stopping:
             self._lab.processes.start(program.process)
 
-    async def _settle(self, node: PlannedNode) -> None:
-        with contextlib.suppress(OxyctlError):  # it has ended again, or was stopped
+    async def _recover(self, node: PlannedNode) -> None:
+        with contextlib.suppress(OxyctlError):  # the node has ended again, or was stopped
             await self._recovery.until_ready(node, math.inf)
             await self._recovery.renew_far_ends(node)
 
     def _note(self, node: PlannedNode, text: str) -> None:
-        """In its log."""
+        """Write a line to the log of the node's program."""
         if (program := self._lab.processes.programs.get(node.process)) is not None:
             prefix = "" if node.process == node.name else f"{node.name}: "
             program.output.write(f"{prefix}{text}\n".encode())

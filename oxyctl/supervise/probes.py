@@ -1,4 +1,4 @@
-"""Readiness probes for each kind of node: polled until the node itself shows that it is ready."""
+"""Readiness probes for each kind of node, repeated until the node is ready."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from oxyctl.plan.steps import Control, Exec, Http, PlannedNode, Port, Probe, Run
 from oxyctl.supervise.processes import Processes, Program, tail
 from oxyctl.supervise.program_probes import PAUSES_S, until_answered
 
-SETTLE_S = 0.1  # a program that fails at once has failed by then
+SETTLE_S = 0.1  # long enough for a program that fails at its start
 
 
 def awaited(probe: Probe) -> str:
-    """What is waited for, in words."""
+    """What the probe waits for, in words."""
     match probe:
         case Running():
-            return "its program to run"
+            return "its program to keep running"
         case Control(socket=path):
             return f"GET /v1/status on {path} to be answered with 200"
         case Tunnel():
@@ -41,7 +41,7 @@ def awaited(probe: Probe) -> str:
 
 
 async def until_ready(node: PlannedNode, program: Program, processes: Processes) -> None:
-    """Return when `node` is ready; OxyctlError when it never will be. The caller sets the deadline."""
+    """Return when `node` is ready. OxyctlError: it never will be. The caller sets the deadline."""
     namespaces = processes.namespaces
     match node.probe:
         case Port() | Http() | Exec() as probe:
@@ -64,7 +64,7 @@ async def until_ready(node: PlannedNode, program: Program, processes: Processes)
 
 
 async def until_names(processes: Processes, timeout_s: float) -> None:
-    """Return when the lab's resolver answers in every node; OxyctlError when it does not within `timeout_s`."""
+    """Return when the lab's resolver answers in every node. OxyctlError: not within `timeout_s`."""
     names = processes.programs.get("names")
     if names is None:
         return
@@ -85,7 +85,7 @@ async def _until(succeeds: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def _report(program: Program, extract: Callable[[dict[str, Any]], Any]) -> Any:
-    """The first thing that `extract` finds in a report of `program`, past or future."""
+    """The first value, not None, that `extract` returns for a past or future report of `program`."""
     seen = 0
     while True:
         news = program.reported
@@ -105,7 +105,7 @@ def _is_accepted(node: PlannedNode, report: dict[str, Any]) -> bool | None:
 
 
 def _is_open(site: str, wanted: SiteOpen, program: Program) -> bool | None:
-    """Whether what the agents reported so far is enough. OxyctlError: an end cannot be opened."""
+    """True if the reports so far show that the site is ready, else None. OxyctlError: an end cannot be opened."""
     last = site_reports(program, site)
     for end in wanted.ends:
         state = last.get((end, "open"))
@@ -118,7 +118,7 @@ def _is_open(site: str, wanted: SiteOpen, program: Program) -> bool | None:
 
 
 def site_reports(program: Program, site: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The last that was reported of each end of a site's tunnel: whether it is `open`, and its `health`."""
+    """The last reports by end of a site's tunnel and topic: `open` or `health`."""
     last: dict[tuple[str, str], dict[str, Any]] = {}
     for report in program.reports:
         if report.get("node") == site:
@@ -128,7 +128,7 @@ def site_reports(program: Program, site: str) -> dict[tuple[str, str], dict[str,
 
 
 def _listening(node: PlannedNode, report: dict[str, Any]) -> list[int] | None:
-    """The ports that accept, once the services have reported; what this machine lacks does not stand in the way."""
+    """The ports of listening services once all have reported, else None. Unavailable services are left out."""
     if not report.get("ready"):
         return None
     own = [service for service in report.get("services", []) if service.get("node") == node.name]

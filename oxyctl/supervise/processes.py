@@ -20,7 +20,7 @@ from oxyctl.supervise.program_output import Log, Pump
 from oxyctl.supervise.state import LabDirectory
 
 TAIL_LINES, TAIL_BYTES = 12, 16 << 10
-RESET = [signal.SIGPIPE, signal.SIGXFSZ]  # CPython ignores them; a program expects the default
+RESET = [signal.SIGPIPE, signal.SIGXFSZ]  # CPython ignores these signals; programs expect the default
 
 
 class Program:
@@ -29,29 +29,29 @@ class Program:
     def __init__(self, process: Process, pid: int, output: Log) -> None:
         self.process, self.pid, self.output = process, pid, output
         self.began = time.monotonic()
-        self.is_asked = False  # to end, by a request: its end is no news
+        self.is_stop_requested = False  # to end, by a request
         self.pumps: list[Pump] = []
         self.reports: list[dict[str, Any]] = []
-        self.reported = asyncio.Event()  # pulsed whenever something new is known
+        self.reported = asyncio.Event()  # set, and replaced, at each new report
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
     def name(self) -> str:
-        """Of its process in the plan."""
+        """The name of its process in the plan."""
         return self.process.name
 
     @property
     def log(self) -> Path:
-        """The file that has what it wrote."""
+        """The file with its output."""
         return self.output.path
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process has not ended."""
         return not self.exited.done()
 
     def end(self, status: int) -> None:
-        """It has ended with this wait status; its last words are in its log before anybody is told."""
+        """Record that it has ended with this wait status, after copying its last output to its log."""
         for pump in self.pumps:
             pump.finish()
         self.exited.set_result(os.waitstatus_to_exitcode(status))
@@ -61,7 +61,7 @@ class Program:
         return describe_exit(self.exited.result())
 
     def add_report(self, line: bytes) -> None:
-        """One line of its standard output; what is no JSON object is noted in its log."""
+        """Add one line of its standard output to the reports; if it is not a JSON object, write it to the log."""
         try:
             report = json.loads(line)
         except ValueError:
@@ -81,11 +81,11 @@ class Processes:
         self.directory, self.namespaces = directory, namespaces
         self.programs: dict[str, Program] = {}
         self.is_stopping = False
-        self.ended: Callable[[Program], None] = lambda program: None  # is told of each that has
-        self._logs: dict[str, Log] = {}  # of all that were ever started
+        self.ended: Callable[[Program], None] = lambda program: None  # called for each program that has ended
+        self._logs: dict[str, Log] = {}  # of all programs that were ever started
 
     def start(self, process: Process) -> Program:
-        """Start `process` in its node's namespaces; OxyctlError when it cannot be executed."""
+        """Start `process` in its node's namespaces. OxyctlError: it cannot be executed."""
         environment = os.environ | process.environment | {"OXYCTL_LAB": self.directory.name}
         environment |= {"OXYCTL_NODE": process.node} if process.node else {}
         readers: list[int] = []
@@ -97,7 +97,7 @@ class Processes:
                 (os.POSIX_SPAWN_DUP2, reports, 1),
                 (os.POSIX_SPAWN_DUP2, output, 2),
             ]
-            if process.inherit is not None:  # last: any of the others may have this number
+            if process.inherit is not None:  # last: another descriptor may have this number
                 inherited = _open(stack, Path(process.inherit), os.O_PATH | os.O_DIRECTORY)
                 actions.append((os.POSIX_SPAWN_DUP2, inherited, INHERITED))
             log = self._log(process.name)
@@ -113,7 +113,7 @@ class Processes:
         return program
 
     def _log(self, name: str) -> Log:
-        """The same for each start: what children of the one before still write goes there, too."""
+        """The log of a program, the same one for each start: children of an earlier one may still write to it."""
         if name not in self._logs:
             self._logs[name] = Log(self.directory.log(name))
         return self._logs[name]
@@ -140,7 +140,7 @@ class Processes:
             ) from None
 
     def reap(self) -> None:
-        """Collect every child that has ended, the lab's own programs and the orphans that PID 1 inherits."""
+        """Reap all children that have ended: programs of the lab, and orphans that PID 1 has inherited."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -154,9 +154,9 @@ class Processes:
                     self.ended(program)
 
     async def end(self, programs: Collection[Program], grace_s: float) -> None:
-        """Ask them to end (SIGTERM), kill those that have not after `grace_s` seconds, and what they leave."""
+        """Send SIGTERM; after `grace_s` seconds kill programs that still run, and processes that they left."""
         for program in programs:
-            program.is_asked = True
+            program.is_stop_requested = True
         for number in (signal.SIGTERM, signal.SIGKILL):
             running = [program for program in programs if program.is_running]
             for program in running:
@@ -168,14 +168,14 @@ class Processes:
             self.clear(program)
 
     def clear(self, program: Program) -> None:
-        """End what a program that has ended left in its process group."""
+        """Kill processes that a program has left in its process group."""
         is_another = any(other.pid == program.pid and other.is_running for other in self.programs.values())
         if not program.is_running and not is_another:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(program.pid, signal.SIGKILL)
 
     async def stop(self, grace_s: float) -> None:
-        """Ask all to end (SIGTERM), and wait `grace_s` seconds at most: the kernel ends the rest with PID 1."""
+        """Send SIGTERM to all and wait at most `grace_s` seconds: the kernel ends the rest with PID 1."""
         self.is_stopping = True
         running = [program for program in self.programs.values() if program.is_running]
         for program in running:
@@ -185,17 +185,17 @@ class Processes:
             await asyncio.wait([program.exited for program in running], timeout=grace_s)
 
     def tail(self, name: str) -> str:
-        """The last lines of a log, indented, or a remark that there is nothing."""
+        """The last lines of a program's log, indented, or a remark that it is empty."""
         return tail(self.directory.log(name))
 
 
 def describe_exit(code: int) -> str:
-    """`exited with code 2` or `was killed by SIGKILL`; negative: the signal."""
+    """`exited with code 2` or `was killed by SIGKILL`; negative codes are signals."""
     return f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
 
 
 def tail(log: Path) -> str:
-    """The last lines of `log`, indented, or a remark that there is nothing."""
+    """The last lines of `log`, indented, or a remark that it is empty."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL_BYTES))
@@ -212,7 +212,7 @@ def _open(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
 
 
 def _writer(stack: contextlib.ExitStack, readers: list[int]) -> int:
-    """The end of a new pipe that is for the program; the other end is added to `readers`."""
+    """The program's end of a new pipe; the other end is added to `readers`."""
     reader, writer = os.pipe()
     stack.callback(os.close, writer)
     readers.append(reader)
@@ -220,7 +220,7 @@ def _writer(stack: contextlib.ExitStack, readers: list[int]) -> int:
 
 
 class _Lines:
-    """A pipe carries lines in whole or in parts."""
+    """Splits the chunks from a pipe into lines."""
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
         self._take, self._held = take, b""

@@ -1,11 +1,11 @@
 """The output of programs, copied by the supervisor into logs of bounded size.
 
-    log/NAME.log        the newest, at most LOG_BYTES
-    log/NAME.log.1      what came before that, and nothing older
-    log/NAME.times[.1]  when it came: pairs of Unix nanoseconds and the size that the log had then
+    log/NAME.log        the newest output, at most LOG_BYTES
+    log/NAME.log.1      the output before that; nothing older is kept
+    log/NAME.times[.1]  when it was written: pairs of Unix nanoseconds and the size of the log at that time
 
-A pipe slows a flood down to the pace of the disk, so that the bound holds at any moment; a file that is cut back now
-and then would outgrow it in between. And a disk that is full is the log's trouble, never the program's.
+Programs write into pipes, which slow a flood of output down to the speed of the disk, so the bound holds at any time; a
+file that is truncated now and then would exceed it in between. A full disk never affects the program.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pathlib import Path
 LOG_BYTES = 10 << 20
 TIMES = struct.Struct("=qq")
 MAX_TIMES = 65_536
-APART_NS = 20_000_000  # what comes within it has one time
+APART_NS = 20_000_000  # output within this time shares one time stamp
 CHUNK = 65_536
-LAST_CHUNKS = 16  # what a program that has ended may have left in its pipe; a surviving child may write more
+LAST_CHUNKS = 16  # read from the pipe of an ended program; a surviving child may write more later
 
 
 def older(path: Path) -> Path:
-    """Where `path` goes when it is full."""
+    """The name of `path` after rotation."""
     return path.with_name(path.name + ".1")
 
 
 def times_of(log: Path) -> Path:
-    """The file that says when `log` was written."""
+    """The file with the times at which `log` was written."""
     return log.with_suffix(".times")
 
 
@@ -40,12 +40,12 @@ class Log:
     """The log of one program, appended to by one process."""
 
     def __init__(self, path: Path) -> None:
-        """OSError when it cannot be made."""
+        """Open or create the log. OSError."""
         self.path = path
         self._open()
 
     def write(self, data: bytes) -> None:
-        """Append `data`; what the disk does not take is lost."""
+        """Append `data`; it is lost if the disk is full."""
         with contextlib.suppress(OSError):
             if self._size and (self._size + len(data) > LOG_BYTES or self._times_count >= MAX_TIMES):
                 self._rotate()
@@ -53,7 +53,7 @@ class Log:
             self._size += os.write(self._log, data)
 
     def close(self) -> None:
-        """Nothing is written any more."""
+        """Close the files."""
         os.close(self._log)
         os.close(self._times)
 
@@ -76,7 +76,7 @@ class Log:
                 with contextlib.suppress(FileNotFoundError):
                     path.replace(older(path))
             self._open()
-        except OSError:  # no room for another file: begin this one again
+        except OSError:  # no space for another file: truncate this one
             self._log, self._times = before
             os.truncate(self._log, 0)
             os.truncate(self._times, 0)
@@ -91,7 +91,7 @@ def _append(path: Path) -> int:
 
 
 class Pump:
-    """One pipe, emptied into `take` by the running event loop; closed at its end."""
+    """Reads one pipe with the running event loop and passes chunks to `take`, until the pipe's end."""
 
     def __init__(self, reader: int, take: Callable[[bytes], None]) -> None:
         self._reader, self._take = reader, take
@@ -99,7 +99,7 @@ class Pump:
         asyncio.get_running_loop().add_reader(reader, self._readable)
 
     def finish(self) -> None:
-        """Take what is there now: the program has ended."""
+        """Read the rest of the pipe: the program has ended."""
         for _ in range(LAST_CHUNKS):
             if self._reader < 0 or not self._readable():
                 return

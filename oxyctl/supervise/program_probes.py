@@ -11,12 +11,12 @@ from oxyctl.net.namespaces import Namespaces
 from oxyctl.plan.steps import Exec, Http, Port, Process
 from oxyctl.supervise.processes import Processes
 
-PAUSES_S = (0.01, 0.02, 0.05, 0.1)  # between attempts; the last one again and again
+PAUSES_S = (0.01, 0.02, 0.05, 0.1)  # between attempts; the last one repeats
 ATTEMPT_S = 5.0
 
 
 async def until_answered(node: str, probe: Port | Http | Exec, processes: Processes) -> None:
-    """Return when `probe` succeeds in `node`; OxyctlError when its own time is over."""
+    """Return when `probe` succeeds in `node`. OxyctlError: not within the probe's own time limit."""
     try:
         async with asyncio.timeout(probe.timeout_s):
             attempt = 0
@@ -71,7 +71,7 @@ async def _is_served(node: str, probe: Http, namespaces: Namespaces) -> bool:
 
 
 async def _status(sock: socket.socket, probe: Http) -> int | None:
-    """The status of the answer; None when there is none that can be read."""
+    """The status of the HTTP response; None: no valid response."""
     reader, writer = await asyncio.open_connection(sock=sock)
     try:
         async with asyncio.timeout(ATTEMPT_S):
@@ -86,7 +86,7 @@ async def _status(sock: socket.socket, probe: Http) -> int | None:
 
 
 async def _ends_well(node: str, probe: Exec, processes: Processes) -> bool:
-    """Whether the command ends with exit code 0; what it prints is in the log `NODE.ready`."""
+    """Whether the command ends with exit code 0. Its output is in the log `NODE.ready`."""
     process = Process(
         name=f"{node}.ready",
         node=node,

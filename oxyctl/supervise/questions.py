@@ -1,11 +1,11 @@
 """The requests of the supervisor's socket, one line of JSON each, and its errors.
 
     (empty)                                                 the status
-    {"do": "impair", "link": "web:lan", "settings": {...}}      the links that were changed
-    {"do": "apply", "plan": {...}, "timeout_s": 60}         what was changed
-    {"do": "nodes", "action": "stop", "nodes": ["web"]}     how these nodes are then; before it, a line for each event
+    {"do": "impair", "link": "web:lan", "settings": {...}}  the changes
+    {"do": "apply", "plan": {...}, "timeout_s": 60}         the changes
+    {"do": "nodes", "action": "stop", "nodes": ["web"]}     a line for each event, then the status of these nodes
 
-A question that fails is answered by {"error": "...", "exit_code": 1}.
+A request that fails is answered by {"error": "...", "exit_code": 1}.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from oxyctl.net.impairment import ImpairmentSettings
 from oxyctl.plan.steps import Plan
 from oxyctl.topology.words import Action
 
-COMMIT = b"commit\n"  # of the command that builds the lab: from here on the lab is on its own
+COMMIT = b"commit\n"  # from the command that builds the lab: from now on the lab runs without it
 Tell = Callable[..., None]  # tell(event, **details)
 
 
 class Status(msgspec.Struct, kw_only=True, frozen=True, tag="status", tag_field="do"):
-    """How is the lab?"""
+    """Get the status of the lab."""
 
 
 class Impair(msgspec.Struct, kw_only=True, frozen=True, tag="impair", tag_field="do"):
-    """Impair a link, or all those of a network; `clear`: only what is said here remains."""
+    """Impair a link, or all links of a network. `clear`: remove all other impairments first."""
 
     link: str
     settings: ImpairmentSettings = ImpairmentSettings()
@@ -36,14 +36,14 @@ class Impair(msgspec.Struct, kw_only=True, frozen=True, tag="impair", tag_field=
 
 
 class Apply(msgspec.Struct, kw_only=True, frozen=True, tag="apply", tag_field="do"):
-    """Become this; every node that comes has `timeout_s` seconds to be ready."""
+    """Change the lab to `plan`. New nodes must be ready within `timeout_s` seconds."""
 
     plan: Plan
     timeout_s: float
 
 
 class Nodes(msgspec.Struct, kw_only=True, frozen=True, tag="nodes", tag_field="do"):
-    """Stop, start or kill the programs of nodes; all that is to run again has `timeout_s` seconds to be ready."""
+    """Stop, start or kill the programs of nodes. Restarted nodes must be ready within `timeout_s` seconds."""
 
     action: Action
     nodes: list[str]
@@ -51,7 +51,7 @@ class Nodes(msgspec.Struct, kw_only=True, frozen=True, tag="nodes", tag_field="d
 
 
 class Failure(msgspec.Struct, kw_only=True, frozen=True):
-    """What was asked was not done."""
+    """The answer to a request that failed."""
 
     error: str
     exit_code: ExitCode

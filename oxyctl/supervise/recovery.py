@@ -12,11 +12,11 @@ from oxyctl.supervise.lab import RunningLab
 from oxyctl.supervise.questions import Tell
 
 AGENTS, SITES = "agents", "sites"
-OF_A_PROXY = ("accepted", "refused")  # what a client's agent says of the proxy that answered
+PROXY_EVENTS = ("accepted", "refused")  # events of a client's agent that depend on the proxy
 
 
 class Recovery:
-    """Waits; `runs` says whether a node is served at all."""
+    """Waits for the readiness of nodes. `runs`: whether all programs of a node are running."""
 
     def __init__(self, lab: RunningLab, runs: Callable[[PlannedNode], bool]) -> None:
         self._lab, self._runs = lab, runs
@@ -25,28 +25,28 @@ class Recovery:
     async def until_all_ready(
         self, nodes: Sequence[PlannedNode], started: Sequence[PlannedNode], deadline: float, tell: Tell
     ) -> None:
-        """Return when `nodes` are ready, and the clients and sites of those that are proxies; of the `started`, tell.
+        """Return when `nodes`, and the clients and sites of proxies among them, are ready. Tell about the `started`.
 
-        OxyctlError: one of them is not in time, never will be, or was stopped meanwhile.
+        OxyctlError: one of them is not ready in time, never will be, or was stopped meanwhile.
         """
-        waits = [asyncio.create_task(self._until_told(node, deadline, tell, "ready")) for node in started]
+        waits = [asyncio.create_task(self._wait_and_tell(node, deadline, tell, "ready")) for node in started]
         try:
             await asyncio.gather(*waits)
             for proxy in [node for node in nodes if node.control is not None]:
                 if proxy in started:
                     await self.renew_far_ends(proxy)
                 for node in self._other_ends(proxy):
-                    await self._until_told(node, deadline, tell if proxy in started else _silently, "back")
+                    await self._wait_and_tell(node, deadline, tell if proxy in started else _silently, "back")
         finally:
             for wait in waits:
                 wait.cancel()
 
-    async def _until_told(self, node: PlannedNode, deadline: float, tell: Tell, event: str) -> None:
+    async def _wait_and_tell(self, node: PlannedNode, deadline: float, tell: Tell, event: str) -> None:
         await self.until_ready(node, deadline)
         tell(event, node=node.name, kind=node.kind)
 
     async def until_ready(self, node: PlannedNode, deadline: float) -> None:
-        """The same for one node, and for nobody else."""
+        """Return when `node` is ready. OxyctlError: not in time, it has failed, or was stopped meanwhile."""
         interrupted = self._waits.setdefault(node.name, asyncio.get_running_loop().create_future())
         ready = asyncio.create_task(self._lab.until_ready(node, deadline))
         futures: set[asyncio.Future[None]] = {ready, interrupted}
@@ -59,18 +59,18 @@ class Recovery:
             ready.cancel()
 
     def interrupt(self, node: str) -> None:
-        """It is stopped: nobody need wait for it any longer."""
+        """End waits for `node`, which is being stopped."""
         wait = self._waits.pop(node, None)
         if wait is not None and not wait.done():
             wait.set_result(None)
 
     def lose_clients(self, proxy: PlannedNode) -> None:
-        """Forget the state of tunnels to a proxy that is gone: the new one has to accept them again."""
+        """Forget the state of tunnels to a proxy that has ended: the new one must accept them again."""
         program = self._lab.processes.programs.get(AGENTS)
         if proxy.control is not None and program is not None:
             clients = clients_of(self._lab.plan, proxy.name)
             program.reports[:] = [
-                r for r in program.reports if r.get("node") not in clients or r.get("event") not in OF_A_PROXY
+                r for r in program.reports if r.get("node") not in clients or r.get("event") not in PROXY_EVENTS
             ]
 
     async def renew_far_ends(self, proxy: PlannedNode) -> None:
@@ -87,16 +87,16 @@ class Recovery:
             await self._lab.shared.refresh(SITES, self._lab.plan)
 
     def _other_ends(self, proxy: PlannedNode) -> list[PlannedNode]:
-        """The nodes that are to be connected to `proxy`, also again."""
+        """The nodes that must connect to `proxy` again."""
         plan = self._lab.plan
         names = clients_of(plan, proxy.name) | {site for site in sites_of(plan, proxy.name) if not is_cut(plan, site)}
         return [node for node in plan.nodes if node.name in names and self._is_awaited(node)]
 
     def _is_awaited(self, node: PlannedNode) -> bool:
-        """Tunnels with a program and a probe: others cannot show that they have recovered."""
-        is_told = not isinstance(node.probe, SiteOpen) or node.probe.is_probed
-        return is_told and node.process in (AGENTS, SITES) and self._runs(node)
+        """Whether the node has a tunnel that can show that it has recovered: with a program and a probe."""
+        can_show = not isinstance(node.probe, SiteOpen) or node.probe.is_probed
+        return can_show and node.process in (AGENTS, SITES) and self._runs(node)
 
 
 def _silently(event: str, **details: object) -> None:
-    """Nobody needs to know."""
+    """Ignore an event."""

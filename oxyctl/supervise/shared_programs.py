@@ -1,6 +1,6 @@
-"""Programs that serve many nodes or links: configured by a file and SIGHUP, which they answer with a report.
+"""Programs that serve many nodes or links: reconfigured by a file and SIGHUP, which they answer with a report.
 
-A node that is absent from a program, because it was stopped or has fallen with it, is left out of what that is told.
+Nodes that are absent from a program, because they were stopped or have failed, are left out of its configuration.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from oxyctl.supervise.processes import Processes, Program
 from oxyctl.supervise.state import write_atomically
 
 TIMEOUT_S, GRACE_S = 10.0, 3.0
-Told = tuple[Plan, frozenset[str]]  # all of a plan but these nodes
+Served = tuple[Plan, frozenset[str]]  # a plan, and its nodes that are left out
 Config = dict[str, Any]
 
 
 class SharedPrograms:
-    """Those that `SHARED` names. `absent`: by program, the nodes that it does not serve at present."""
+    """The programs in `SHARED`. `absent`: by program, the nodes that it currently does not serve."""
 
     def __init__(self, processes: Processes) -> None:
         self.absent: defaultdict[str, set[str]] = defaultdict(set)
-        self.far_ends: Counter[str] = Counter()  # by site: how often the proxy that it leads to was started again
+        self.far_ends: Counter[str] = Counter()  # by site, how often its proxy was restarted
         self._processes = processes
         self._generation = 0
 
-    async def tell(self, before: Told, after: Told) -> None:
-        """Have them serve what a plan says, but for some nodes; start them, or end them. OxyctlError."""
+    async def reconfigure(self, before: Served, after: Served) -> None:
+        """Start, reconfigure or end the programs according to a plan, leaving some nodes out. OxyctlError."""
         for name in SHARED:
             content = self._content(*after, name)
             if content is None:
                 await self._end(name)
             elif content != self._content(*before, name):
-                await self._tell(name, content, after[0])
+                await self._configure(name, content, after[0])
 
     async def refresh(self, name: str, plan: Plan) -> None:
-        """Have one of them serve what `plan` says, but for those that are absent. OxyctlError."""
+        """Reconfigure one program according to `plan`, leaving absent nodes out. OxyctlError."""
         content = self._content(plan, frozenset(), name)
         assert content is not None
-        await self._tell(name, content, plan)
+        await self._configure(name, content, plan)
 
-    async def _tell(self, name: str, content: Config, plan: Plan) -> None:
+    async def _configure(self, name: str, content: Config, plan: Plan) -> None:
         path = self._processes.directory.path / f"{name}.json"
         program = self._processes.programs.get(name)
         if program is None or not program.is_running:
@@ -59,9 +59,9 @@ class SharedPrograms:
         served = {_owner(entry) for entry in content[SHARED[name]]}
         _forget_nodes(program, served)
         self._generation += 1
-        told = json.dumps(content | {"generation": self._generation}).encode()
-        answer = await reload(program, path, told, self._generation)
-        _forget_nodes(program, served)  # what it had said before it read
+        text = json.dumps(content | {"generation": self._generation}).encode()
+        answer = await reload(program, path, text, self._generation)
+        _forget_nodes(program, served)  # reports from before it read the configuration
         if problems := answer["problems"]:
             raise OxyctlError("; ".join(f"node '{node}': {text}" for node, text in problems.items()))
 
@@ -78,30 +78,30 @@ class SharedPrograms:
         content[SHARED[program]] = [
             entry | ({"far_end": count} if (count := self.far_ends[_owner(entry)]) and program == "sites" else {})
             for entry in content[SHARED[program]]
-            if not _names(entry) & set(without) and _owner(entry) not in self.absent[program]
+            if not _depends_on(entry) & set(without) and _owner(entry) not in self.absent[program]
         ]
         return content
 
 
 def _owner(entry: Config) -> str:
-    """The node that something a shared program does is done for."""
+    """The node that an entry of a shared program belongs to."""
     return str(entry.get("node") or entry.get("name"))
 
 
-def _names(entry: Config) -> set[str]:
-    """The nodes that it depends on: whose it is, and in whose namespace."""
+def _depends_on(entry: Config) -> set[str]:
+    """The nodes that an entry depends on: its owner, and the one with its namespace."""
     return {_owner(entry), Path(entry.get("netns", "")).name}
 
 
 def _forget_nodes(program: Program, served: Collection[str]) -> None:
-    """Reports of nodes that are not served (any more): one that comes back must report again."""
+    """Delete reports of nodes that are not served (any more), which must report again when they come back."""
     program.reports[:] = [r for r in program.reports if r.get("node") is None or r["node"] in served]
 
 
 async def reload(program: Program, path: Path, content: bytes | None, generation: int) -> dict[str, Any]:
-    """The report of `program` on the configuration number `generation`, which `content` is, to be written to `path`.
+    """Configure `program` and return its report. `content` is configuration number `generation`, written to `path`.
 
-    None: it was there when the program was started. OxyctlError when the program ends or says nothing.
+    `content` None: the program was started with it. OxyctlError: the program ends or does not answer.
     """
     if content is not None:
         write_atomically(path, content)
@@ -130,7 +130,7 @@ async def _answer(program: Program, generation: int) -> dict[str, Any]:
 
 
 def _forget_answers(program: Program, generation: int) -> None:
-    """Answers to earlier questions: nobody asks for them again. The last word on services is the only one."""
+    """Delete answers to earlier requests, which are never needed again, and all but the last report on services."""
     last = program.reports[-1]
     program.reports[:] = [
         report

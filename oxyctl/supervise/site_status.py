@@ -21,7 +21,7 @@ REQUEST = b"GET /v1/tunnels HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n
 
 
 class TunnelStatus(msgspec.Struct, kw_only=True):
-    """The tunnel of one site. Health is healthy, degraded or down; None when nobody probes, or nothing is known yet."""
+    """The tunnel of one site. Health is healthy, degraded or down; None: not probed, or unknown yet."""
 
     site: str
     kind: str
@@ -31,16 +31,16 @@ class TunnelStatus(msgspec.Struct, kw_only=True):
     interface: str
     mtu: int
     outer: list[str]  # the site's address, the proxy's
-    by: By  # who carries the site's end
-    edge: By | None = None  # who carries the other; None: the proxy itself
-    health: str | None = None  # as the site sees it
+    by: By  # what carries the site's end
+    edge: By | None = None  # what carries the other end; None: the proxy itself
+    health: str | None = None  # as seen by the site
     rtt_ms: float | None = None
     proxy_health: str | None = None
     proxy_rtt_ms: float | None = None
 
 
 async def tunnel_statuses(plan: Plan, program: Program | None) -> list[TunnelStatus]:
-    """All of `plan`, in its order; `program` carries them."""
+    """The tunnels of `plan`, in its order. `program`: the one that carries them."""
     if not plan.tunnels:
         return []
     controls = {node.name: node.control for node in plan.nodes if node.control is not None}
@@ -71,7 +71,7 @@ def _status(tunnel: SiteTunnel, program: Program | None, asked: Mapping[str, Any
 
 
 async def _ask_proxy(control: str) -> dict[str, Any]:
-    """What the proxy says of the tunnels of its sites, by site; nothing when it does not answer."""
+    """The proxy's status of its sites' tunnels, by site; empty if it does not answer."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # TimeoutError is an OSError
         async with asyncio.timeout(TIMEOUT_S):
             head, _, body = (await _exchange(control)).partition(b"\r\n\r\n")

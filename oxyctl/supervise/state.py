@@ -1,16 +1,16 @@
-"""The run directory: which labs there are, and where each keeps its files.
+"""The run directory: which labs exist, and where each keeps its files.
 
     $OXYCTL_RUN_DIR, or /run/oxyctl (root), $XDG_RUNTIME_DIR/oxyctl, /run/user/UID/oxyctl, /tmp/oxyctl-UID
         locks/NAME          held (flock) while a command builds the lab NAME or takes it down
-        labs/NAME/          everything of the lab NAME; deleted with it
-            state.json      which boot and process it is, and how far it came
-            plan.json       the resolved topology
-            supervisor.sock status
-            log/NODE.log    what each node's program wrote (`output`)
+        labs/NAME/          all files of the lab NAME; deleted with it
+            state.json      the boot and process of its supervisor, and its phase
+            plan.json       its plan
+            supervisor.sock requests: status, changes
+            log/NODE.log    the output of each node's program (`program_output`)
             nodes/NODE/     files of one node: a proxy's settings, sockets and flow records
 
-A lab is alive when its supervisor is: the process with this PID and this start time, in this boot. Nothing else counts,
-so state that a crash or a reboot left behind never stands in anybody's way.
+A lab is alive if its supervisor is: the process with this PID and this start time, in this boot. Nothing else counts,
+so state that a crash or a reboot has left behind never blocks anything.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Phase = Literal["starting", "up", "stopping"]
 
 
 class State(msgspec.Struct, kw_only=True, frozen=True):
-    """Who supervises a lab. The PID is the one on the machine that `lab up` was typed on."""
+    """The supervisor of a lab. The PID is the one outside the lab, where `lab up` ran."""
 
     lab: str
     source: str
@@ -46,11 +46,11 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
     schema: Literal["oxyctl.lab/1"] = "oxyctl.lab/1"
 
 
-STATE = msgspec.json.Decoder(State)  # made once: see oxyctl/operate/ask.py
+STATE = msgspec.json.Decoder(State)  # created once: see oxyctl/operate/ask.py
 
 
 class LabDirectory:
-    """The files of one lab; none of them needs to exist."""
+    """The paths of one lab's files, which need not exist."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.name
@@ -62,70 +62,70 @@ class LabDirectory:
 
     @property
     def namespaces(self) -> Path:
-        """Where the lab's namespaces are, seen from inside; empty from outside."""
+        """The directory of the lab's namespaces, seen from inside; empty from outside."""
         return self.path / "ns"
 
     def log(self, process: str) -> Path:
-        """What `process` wrote."""
+        """The log of `process`."""
         return self.path / "log" / f"{process}.log"
 
     def logs(self) -> dict[str, Path]:
-        """What each process of the lab wrote that has written: nodes, and programs that serve many of them."""
+        """The existing logs by process: nodes, and programs that serve many of them."""
         return {path.stem: path for path in sorted((self.path / "log").glob("*.log"))}
 
     def read_state(self) -> State | None:
-        """What the supervisor wrote last; None when that is missing or no state of ours."""
+        """The supervisor's last state; None: missing or invalid."""
         try:
             return STATE.decode((self.path / "state.json").read_bytes())
         except (OSError, msgspec.DecodeError):
             return None
 
     def write_state(self, state: State) -> None:
-        """Replace the state, all of it or nothing."""
+        """Replace the state atomically."""
         write_atomically(self.path / "state.json", msgspec.json.encode(state))
 
     def read_plan(self) -> Plan | None:
-        """The resolved topology; None when it is missing, or from another version."""
+        """The lab's plan; None: missing, or from another version."""
         try:
             return msgspec.json.decode((self.path / "plan.json").read_bytes(), type=Plan)
         except (OSError, msgspec.DecodeError):
             return None
 
     def live_state(self) -> State | None:
-        """The state when its supervisor is running, else None."""
+        """The state if the supervisor is running, else None."""
         state = self.read_state()
         return state if state is not None and is_alive(state) else None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Readers of `path` see the old content or the new."""
+    """Write `content` so that readers of `path` see either the old or the new content."""
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(content)
     draft.replace(path)
 
 
 def is_alive(state: State) -> bool:
-    """Whether the very process that wrote `state` still runs."""
+    """Whether the process that wrote `state` is still running."""
     return state.boot_id == boot_id() and start_ticks(state.pid) == state.start_ticks
 
 
 def boot_id() -> str:
-    """Another one after each reboot."""
+    """The kernel's boot ID, different after each reboot."""
     return BOOT_ID.read_text().strip()
 
 
 def start_ticks(pid: int | Literal["self"]) -> int | None:
-    """When the process started, in clock ticks since boot; None if there is no such process, or a zombie."""
+    """The start time of a process, in clock ticks since boot; None: no such process, or a zombie."""
     try:
         line = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    fields = line.rpartition(")")[2].split()  # from field 3 on: the program's name may hold anything
+    fields = line.rpartition(")")[2].split()  # from field 3 on: the program's name may contain anything
     return None if fields[0] in "ZX" else int(fields[19])
 
 
 def run_directory() -> Path:
-    """The directory of all labs of this user, made if missing; OxyctlError when others could write there."""
+    """The directory of this user's labs, created if missing. OxyctlError: unusable, or writable by others."""
     path = _run_directory()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def run_directory() -> Path:
     except OSError as error:
         raise OxyctlError(f"cannot use the run directory {path}: {error.strerror}") from None
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise OxyctlError(f"the run directory {path} can be written by others; set OXYCTL_RUN_DIR to one that cannot")
+        raise OxyctlError(f"the run directory {path} is writable by others; set OXYCTL_RUN_DIR to one that is not")
     return path
 
 
@@ -150,12 +150,12 @@ def _run_directory() -> Path:
 
 
 def lab_directory(name: str) -> LabDirectory:
-    """Where the lab `name` keeps its files, whether or not it exists."""
+    """The paths of the lab `name`, whether or not it exists."""
     return LabDirectory(run_directory() / "labs" / name)
 
 
 def all_labs() -> list[LabDirectory]:
-    """Every lab that left something in the run directory, alive or not."""
+    """All labs with files in the run directory, alive or not."""
     labs = run_directory() / "labs"
     return [LabDirectory(path) for path in sorted(labs.iterdir()) if path.is_dir()] if labs.is_dir() else []
 
@@ -166,13 +166,13 @@ def default_lab() -> str | None:
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
-    from proxy.settings import suggest  # and with it a YAML parser: only for who mistyped
+    from proxy.settings import suggest  # also imports a YAML parser: only for mistyped names
 
     return suggest(word, known)
 
 
-def find_remains(name: str | None = None) -> LabDirectory:
-    """As `find_lab`; where no such lab is running, what is left of it, or of the only one that left anything."""
+def find_stopped(name: str | None = None) -> LabDirectory:
+    """As `find_lab`, but also finds a lab that is not running and has files left, if it is named or the only one."""
     try:
         return find_lab(name)
     except LabNotFound:
@@ -184,7 +184,7 @@ def find_remains(name: str | None = None) -> LabDirectory:
 
 
 def find_lab(name: str | None = None) -> LabDirectory:
-    """The running lab `name`, or that of $OXYCTL_LAB, or the only one; LabNotFound when there is none or several."""
+    """The running lab `name`, or that of $OXYCTL_LAB, or the only one. LabNotFound: none or several."""
     alive = [lab for lab in all_labs() if lab.live_state()]
     name = name or default_lab()
     if name is not None:
@@ -196,12 +196,12 @@ def find_lab(name: str | None = None) -> LabDirectory:
         raise LabNotFound("no lab is running; `oxyctl lab up quickstart` starts one")
     if len(alive) > 1:
         names = ", ".join(lab.name for lab in alive)
-        raise LabNotFound(f"several labs are running: {names}; say which with --lab NAME")
+        raise LabNotFound(f"several labs are running: {names}; name one with --lab NAME")
     return alive[0]
 
 
 def find_node(lab: LabDirectory, node: str) -> PlannedNode:
-    """A node of a running lab; NothingMatched when it has no such node."""
+    """The node of a lab. NothingMatched: it has no such node."""
     plan = lab.read_plan()
     nodes = {planned.name: planned for planned in plan.nodes} if plan else {}
     if node not in nodes:
@@ -210,22 +210,22 @@ def find_node(lab: LabDirectory, node: str) -> PlannedNode:
 
 
 def find_proxy(lab: LabDirectory, node: str | None = None) -> PlannedNode:
-    """The proxy of `lab` that is called `node`, or the only one. NothingMatched, UsageError."""
+    """The proxy `node` of `lab`, or the only one. NothingMatched: no such proxy. UsageError: several."""
     plan = lab.read_plan()
     candidates = [find_node(lab, node)] if node else (plan.nodes if plan else [])
     proxies = [planned for planned in candidates if planned.control is not None]
     if not proxies:
-        raise NothingMatched(f"node '{node}' is no proxy" if node else f"lab '{lab.name}' has no proxy")
+        raise NothingMatched(f"node '{node}' is not a proxy" if node else f"lab '{lab.name}' has no proxy")
     if len(proxies) > 1:
         names = ", ".join(proxy.name for proxy in proxies)
-        raise UsageError(f"lab '{lab.name}' has several proxies: {names}; say which with --node")
+        raise UsageError(f"lab '{lab.name}' has several proxies: {names}; name one with --node")
     return proxies[0]
 
 
 def control_socket(lab_name: str | None = None, node: str | None = None) -> Path:
-    """The control socket of a lab's proxy: of `node`, or of the only one. LabNotFound, NothingMatched, UsageError.
+    """The control socket of the proxy `node` of a lab, or of the only one. LabNotFound, NothingMatched, UsageError.
 
-    The path is short enough to connect to; for a deep run directory it holds in this process only.
+    The path is short enough to connect to; for a deep run directory it is only valid in this process.
     """
     lab = find_lab(lab_name)
     try:
@@ -236,9 +236,9 @@ def control_socket(lab_name: str | None = None, node: str | None = None) -> Path
 
 @contextlib.contextmanager
 def locked(name: str, *, wait: bool = True) -> Iterator[int]:
-    """Nobody else builds the lab `name` or takes it down until every copy of the descriptor is closed.
+    """Lock the lab `name` against builds and removals by others until every copy of the descriptor is closed.
 
-    BlockingIOError if another process holds it and `wait` is false.
+    BlockingIOError: another process holds the lock, and `wait` is false.
     """
     fd = _lock(run_directory() / "locks" / name, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     try:
@@ -248,7 +248,7 @@ def locked(name: str, *, wait: bool = True) -> Iterator[int]:
 
 
 def _lock(path: Path, operation: int) -> int:
-    """A descriptor that holds the lock. One that was deleted while we waited is no lock: nobody else will see it."""
+    """A descriptor that holds the lock; not on a file deleted during the wait, which others can no longer see."""
     while True:
         fd = _open_lock(path)
         try:

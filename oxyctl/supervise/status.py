@@ -1,4 +1,4 @@
-"""The structure of `lab status`, and how the state of each node is found."""
+"""The structure of `lab status`, and how the state of each node is determined."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     addresses: list[str]
     pid: int | None = None
     exit_code: int | None = None  # negative: the signal that killed it
-    detail: str | None = None  # why it is not ready, or what of it is not there
-    restart: Restart = "never"  # when its program has ended by itself
-    restarts: int = 0  # how often it was started again, by that or on request
+    detail: str | None = None  # why it is not ready, or which services are unavailable
+    restart: Restart = "never"  # after its program has ended by itself
+    restarts: int = 0  # how often it was restarted, by policy or on request
 
 
 class Kept(msgspec.Struct, kw_only=True, frozen=True):
-    """What is known of a node beside its program. `ended`: how what served it did; `is_stopped`: on request."""
+    """The state of a node beside its program. `ended`: its exit code; `is_stopped`: on request."""
 
     is_stopped: bool = False
     ended: int | None = None
@@ -51,20 +51,20 @@ class LinkStatus(msgspec.Struct, kw_only=True):
     name: str
     mtu: int | None = None
     impairment: Impairment
-    by: By | None = None  # who impairs it; None when nobody does
-    detail: str = ""  # the impairment in words, or what is wrong
-    frames: dict[str, int] = {}  # that the relay passed, lost and dropped
+    by: By | None = None  # what impairs it; None: nothing
+    detail: str = ""  # the impairment in words, and problems
+    frames: dict[str, int] = {}  # counts of frames that the relay has passed, lost and dropped
 
 
 class SupervisorStatus(msgspec.Struct, kw_only=True):
-    """PID 1 of the lab. The PID is the one outside."""
+    """PID 1 of the lab, with its PID outside."""
 
     pid: int
     started: float  # Unix seconds
 
 
 class LabStatus(msgspec.Struct, kw_only=True):
-    """One lab."""
+    """The status of one lab."""
 
     name: str
     source: str
@@ -74,11 +74,11 @@ class LabStatus(msgspec.Struct, kw_only=True):
     nodes: list[NodeStatus] = []
     links: list[LinkStatus] = []
     tunnels: list[TunnelStatus] = []  # of sites
-    remarks: list[str] = []  # what this machine did not permit
+    remarks: list[str] = []  # problems with this machine
 
 
 def link_statuses(plan: Plan, links: Links, counters: dict[str, dict[str, int]]) -> list[LinkStatus]:
-    """All links and tunnels of `plan`, in its order."""
+    """The status of all links and clients' tunnels of `plan`, in its order."""
     relay = links.relay.program
     found = []
     for link in plan.links:
@@ -98,7 +98,7 @@ def link_statuses(plan: Plan, links: Links, counters: dict[str, dict[str, int]])
 
 
 def node_status(node: PlannedNode, program: Program | None, is_ready: bool, kept: Kept = NOTHING) -> NodeStatus:
-    """The state of `node`, which `program` serves and which was ready once or not."""
+    """The status of `node`, which `program` serves. `is_ready`: whether it has become ready."""
     status = NodeStatus(
         name=node.name,
         kind=node.kind,
@@ -115,7 +115,7 @@ def node_status(node: PlannedNode, program: Program | None, is_ready: bool, kept
         status.state, status.exit_code = "exited", ended
         status.detail = None if ended is None else describe_exit(ended)
         if kept.again_in_s is not None:
-            status.detail = f"{status.detail}; starts again in {kept.again_in_s:.1f} s"
+            status.detail = f"{status.detail}; restarts in {kept.again_in_s:.1f} s"
         return status
     status.pid = program.pid
     if isinstance(node.probe, Tunnel):
@@ -128,7 +128,7 @@ def node_status(node: PlannedNode, program: Program | None, is_ready: bool, kept
 
 
 def _add_tunnel(status: NodeStatus, program: Program) -> None:
-    """The last thing that the agent said of this client."""
+    """Add the agent's last report of this client's tunnel."""
     last = next((report for report in reversed(program.reports) if report.get("node") == status.name), None)
     if last is not None and last.get("event") != "accepted":
         status.state = "degraded"
@@ -136,7 +136,7 @@ def _add_tunnel(status: NodeStatus, program: Program) -> None:
 
 
 def _add_site(status: NodeStatus, program: Program) -> None:
-    """The last thing that the agents said of the site's tunnel."""
+    """Add the agents' last reports of the site's tunnel."""
     for (end, what), report in site_reports(program, status.name).items():
         if report.get("event") == "refused":
             status.state, status.detail = "degraded", f"tunnel ({end}): {report.get('detail')}"

@@ -1,8 +1,8 @@
-"""PID 1 of a lab: builds it, starts and watches its programs, answers requests; the lab ends with it.
+"""PID 1 of a lab: builds it, starts and watches its programs, answers requests. The lab ends with it.
 
 `operate.up` starts it as `python -m oxyctl.supervise.supervisor RUN CHANNEL LOCK TIMEOUT`, with two descriptors. The
-channel takes events to the command, as JSON lines, until the command commits the lab; the lock is the lab's, held as
-long. A channel that closes without a commit means that the command is gone, and then so is the lab.
+channel carries events to the command, as JSON lines, until the command commits the lab; the lab's lock is held as long.
+If the channel closes without a commit, the command has ended, and the lab ends too.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from oxyctl.supervise.state import LabDirectory, Phase, State, boot_id, start_ti
 from oxyctl.supervise.status import LabStatus, SupervisorStatus, link_statuses
 
 GRACE_S = 3.0
-MAX_QUESTION = 64 << 20  # a whole plan is one
+MAX_QUESTION = 64 << 20  # bytes; a request may contain a whole plan
 
 
 class Supervisor:
-    """One lab, from its plan to its end."""
+    """Supervises one lab, from its plan to its end."""
 
     def __init__(self, directory: LabDirectory, plan: Plan, channel: Channel, state: State, timeout_s: float) -> None:
         self.lab, self.state = RunningLab(directory, plan, channel, timeout_s), state
@@ -50,7 +50,7 @@ class Supervisor:
         self.remarks: list[str] = []
 
     async def run(self) -> None:
-        """Until the lab is asked to end, or its command leaves it unfinished. OxyctlError: it could not be built."""
+        """Run until the lab is told to end, or its command ends without a commit. OxyctlError: the build failed."""
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -67,11 +67,11 @@ class Supervisor:
                     self._commit()
                     await stop
         finally:
-            if self.state.phase != "starting":  # what never was up has nothing to finish
+            if self.state.phase != "starting":  # a lab that was never up ends at once
                 await self.lab.processes.stop(GRACE_S)
 
     def _begin_to_stop(self, stopped: asyncio.Event) -> None:
-        """In the state before any other question is answered: who asks after the signal is not told that it is up."""
+        """Write the new phase at once, so that no request after the signal sees the lab as up."""
         if self.state.phase == "up":
             with contextlib.suppress(OSError):
                 self._enter_phase("stopping")
@@ -80,7 +80,7 @@ class Supervisor:
     async def _up(self) -> None:
         for text in self._build():
             self.lab.channel.tell("step", text=text)
-            await asyncio.sleep(0)  # between any two steps a signal, or the end of the command, has its turn
+            await asyncio.sleep(0)  # lets signals, and the end of the command, interrupt between steps
         for link in self.lab.plan.links:
             if link.impairment.is_shaped or link.impairment.down:
                 await self.lab.links.set(link)
@@ -98,7 +98,7 @@ class Supervisor:
         for process in self.lab.plan.processes:
             yield f"start of {process.name}"
             self.lab.processes.start(process)
-        yield "until every node is ready"
+        yield "waiting until all nodes are ready"
 
     def _commit(self) -> None:
         self._enter_phase("up")
@@ -117,7 +117,7 @@ class Supervisor:
         await asyncio.start_unix_server(self._answer, sock=sock, limit=MAX_QUESTION)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection asks one question, a line of JSON, and is told the answer in the last line that comes."""
+        """Serve one connection: one request, a line of JSON, then events, and the answer as the last line."""
 
         def tell(event: str, **details: Any) -> None:
             if not writer.is_closing():
@@ -127,7 +127,7 @@ class Supervisor:
         writer.close()
 
     async def status(self) -> LabStatus:
-        """What `oxyctl lab status` shows."""
+        """The status for `oxyctl lab status`."""
         nodes = [self.nodes.status(node) for node in self.lab.plan.nodes]
         is_whole = not self.lab.links.relay.is_broken and all(
             node.state == "ready" or (node.kind == "process" and node.exit_code == 0) for node in nodes
@@ -145,7 +145,7 @@ class Supervisor:
         )
 
     def _carrier(self) -> Program | None:
-        """The program of the sites' tunnels, as long as it runs: after that nothing that it said is so."""
+        """The program of the sites' tunnels; None if it is not running: its reports are then outdated."""
         program = self.lab.processes.programs.get("sites")
         return program if program is not None and program.is_running else None
 
@@ -176,7 +176,7 @@ async def _run(directory: LabDirectory, plan: Plan, channel: Channel, state: Sta
 
 
 def main(arguments: list[str]) -> None:
-    """Run the lab in the directory that the first argument names; does not return before the lab's end."""
+    """Run the lab in the directory of the first argument; returns when the lab has ended."""
     run, channel_fd, lock, timeout_s = Path(arguments[0]), int(arguments[1]), int(arguments[2]), float(arguments[3])
     os.chdir("/")
     os.set_inheritable(channel_fd, False)

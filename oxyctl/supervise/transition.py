@@ -1,4 +1,4 @@
-"""`apply` inside the lab: carries out a diff, or undoes what was done of it."""
+"""`apply` inside the lab: carries out a diff, and undoes it if that fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UntilReady = Callable[[PlannedNode], Awaitable[None]]
 
 
 class Transition:
-    """From one plan to another, in a running lab."""
+    """Changes a running lab from one plan to another."""
 
     def __init__(
         self,
@@ -41,19 +41,19 @@ class Transition:
         self._until_ready = until_ready
 
     async def run(self, diff: Diff) -> None:
-        """Do what `diff` says. OxyctlError: it could not be done, and everything is as it was, or the message says."""
+        """Carry out `diff`. OxyctlError: it failed; the message says whether everything was undone."""
         try:
             await self._run(diff)
         except (OxyctlError, OSError) as error:
-            problem = await self._go_back(diff)
-            raise OxyctlError(f"{error}\n{problem or 'the lab is as it was'}") from None
+            problem = await self._undo(diff)
+            raise OxyctlError(f"{error}\n{problem or 'all changes were undone'}") from None
 
-    async def _go_back(self, diff: Diff) -> str | None:
-        """Make it what it was, from whatever there is now; what is still missing."""
+    async def _undo(self, diff: Diff) -> str | None:
+        """Restore the previous plan from any state in between. Returns the problem if that fails."""
         try:
             await self._run(compare(diff.wanted, diff.running))
         except (OxyctlError, OSError) as error:
-            return f"and it could not be made what it was: {error}"
+            return f"and the changes could not be undone: {error}"
         return None
 
     async def _run(self, diff: Diff) -> None:
@@ -63,15 +63,15 @@ class Transition:
         self._write_files(old, new)
         for name in diff.programs:
             await self._restart(name, new)
-        await self._shared.tell((old, diff.removed), (new, frozenset()))
+        await self._shared.reconfigure((old, diff.removed), (new, frozenset()))
         await asyncio.gather(*(self._until_ready(node) for node in new.nodes if node.name in diff.added))
         for link in diff.links_changed:
             await self._links.set(link)
 
     async def _remove(self, plan: Plan, diff: Diff) -> None:
-        """Programs first, then what they stood on; what is not there (any more) is passed over."""
+        """Remove programs first, then links, namespaces, routes and bridges. Missing ones are ignored."""
         await self._stop([process.name for process in plan.processes if process.node in diff.removed])
-        await self._shared.tell((plan, frozenset()), (plan, diff.removed))
+        await self._shared.reconfigure((plan, frozenset()), (plan, diff.removed))
         for link in plan.links:
             if link.node in diff.removed or link in diff.links_removed:
                 await self._remove_link(link)
@@ -120,10 +120,10 @@ class Transition:
                 self._processes.start(process)
 
     def _write_files(self, old: Plan, new: Plan) -> None:
-        """Those that have changed, in place: some are mounted over others. Shared programs' own are written later."""
-        told = {f"{program}.json" for program in SHARED}
+        """Write changed files in place, since some are bind-mounted. Those of shared programs are written later."""
+        shared = {f"{program}.json" for program in SHARED}
         texts = {file.path: file.text for file in old.files}
-        files = [file for file in new.files if Path(file.path).name not in told]
+        files = [file for file in new.files if Path(file.path).name not in shared]
         _write([file for file in files if texts.get(file.path) != file.text])
 
     async def _restart(self, name: str, plan: Plan) -> None:
@@ -133,16 +133,16 @@ class Transition:
                 self._processes.start(process)
 
     async def _stop(self, names: Collection[str]) -> None:
-        """Ask them to end, and see to it."""
+        """End programs, if necessary by SIGKILL."""
         programs = [program for name in names if (program := self._processes.programs.get(name)) is not None]
         await self._processes.end(programs, GRACE_S)
         for program in programs:
             self._processes.programs.pop(program.name, None)
 
     def _end_processes_in(self, node: str) -> None:
-        """Whatever else runs in the namespace of `node`: shells, programs of `lab exec`."""
+        """Kill other processes in the namespace of `node`: shells, programs of `lab exec`."""
         path = self._namespaces.path(node)
-        if not path.exists() or os.readlink("/proc/self") != str(os.getpid()):  # /proc shows the PIDs outside
+        if not path.exists() or os.readlink("/proc/self") != str(os.getpid()):  # /proc shows PIDs outside
             return
         inode = path.stat().st_ino
         for entry in Path("/proc").iterdir():

@@ -1,4 +1,4 @@
-"""The bundles of a running lab: they follow authorities that are made, or rotated, while it runs."""
+"""Keeps the bundles of a running lab up to date when authorities are created or rotated."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ PAUSE_S = 0.02  # between polls while a request waits
 
 
 class Trust:
-    """The authorities that nodes of a lab trust. `plan` returns the current plan."""
+    """The bundles of trusted certificates in a lab. `plan` returns the current plan."""
 
     def __init__(self, plan: Callable[[], Plan]) -> None:
         self._plan = plan
         self._following: asyncio.Task[None] | None = None
-        self._seen: dict[str, list[tuple[int, int]]] = {}  # by bundle: its authorities' files, as they were added
+        self._seen: dict[str, list[tuple[int, int]]] = {}  # by bundle, its authorities' files as last added
 
     def begin(self) -> None:
-        """From now on what changes is added, as long as there are bundles; nothing happens twice."""
+        """Start to follow changes of authorities if the plan has bundles. Idempotent."""
         if self._plan().bundles and (self._following is None or self._following.done()):
             self._following = asyncio.get_running_loop().create_task(self._follow())
 
     async def _follow(self) -> None:
-        """A look costs a stat(2) for each authority."""
+        """Poll: each round costs a stat(2) per authority."""
         while bundles := self._plan().bundles:
             for bundle in bundles:
                 with contextlib.suppress(OSError):
@@ -36,7 +36,7 @@ class Trust:
             await asyncio.sleep(EVERY_S)
 
     async def until_whole(self, node: str) -> None:
-        """Return when `node` trusts all that it is to trust. The caller sets the deadline."""
+        """Return when the bundle of `node` has all its authorities' certificates. The caller sets the deadline."""
         bundle = self._bundle_of(node)
         while bundle is not None:
             if self._refresh(bundle):
@@ -51,7 +51,7 @@ class Trust:
         return next((bundle for bundle in plan.bundles if bundle.path == path), None)
 
     def _refresh(self, bundle: Bundle) -> bool:
-        """Whether it holds everything."""
+        """Add new certificates to the bundle. Returns whether it has those of all its authorities."""
         state = [_state(path) for path in bundle.authorities]
         if self._seen.get(bundle.path) != state and complete(bundle):
             self._seen[bundle.path] = state
@@ -59,7 +59,7 @@ class Trust:
 
 
 def _state(path: str) -> tuple[int, int]:
-    """Identifies the file, and changes when it is replaced; zeros if there is none."""
+    """Inode and modification time (ns) of a file, which change when it is replaced; zeros: no such file."""
     try:
         found = os.stat(path)
     except OSError:

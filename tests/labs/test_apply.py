@@ -107,7 +107,7 @@ def test_a_failure_leaves_the_lab_as_it_was(shop):
     bad = MORE + '  bad: {kind: process, networks: [back], command: ["false"], ready: {tcp: 1}}\n'
     error = apply(shop, bad, code=1).stderr
     assert "node 'bad' (process): `false` exited with code 1" in error
-    assert error.endswith("the lab is as it was\n")
+    assert error.endswith("all changes were undone\n")
     assert pids(shop) == before
     assert shop.exec("pc", "curl", "-sS", "http://web/").startswith("node ")
     apply(shop, BASE)

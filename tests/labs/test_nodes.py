@@ -300,7 +300,7 @@ def test_policies(machine):
     machine.oxyctl("lab", "check")
     table = machine.oxyctl("lab", "status").stdout
     assert any(line.split()[4:6] == ["1", "(always)"] for line in table.splitlines() if line.startswith("edge "))
-    assert "was killed by SIGKILL: started again" in machine.oxyctl("lab", "logs", "edge").stdout
+    assert "was killed by SIGKILL: restarted" in machine.oxyctl("lab", "logs", "edge").stdout
     machine.oxyctl("lab", "stop", "edge", "fails")
     assert {name: nodes(machine)[name]["state"] for name in ("edge", "fails")} == {
         "edge": "stopped",
@@ -317,7 +317,7 @@ def test_one_that_ends_again_and_again_is_started_later_each_time(machine):
     machine.oxyctl("lab", "kill", "flaky")
     eventually(lambda: nodes(machine)["flaky"]["restarts"] >= 3, "it was tried several times")
     detail = eventually(lambda: nodes(machine)["flaky"]["detail"], "it is waited")
-    assert detail.startswith("exited with code 7; starts again in ")
+    assert detail.startswith("exited with code 7; restarts in ")
     file.unlink()
     eventually(lambda: nodes(machine)["flaky"]["state"] == "ready", "and in the end it runs")
 

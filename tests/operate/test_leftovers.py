@@ -185,13 +185,13 @@ def _chosen(words, lab):
 
 def test_logs_are_found_of_a_lab_that_is_no_more(run, supervisor):  # noqa: F811
     dead = note("dead", supervisor.pid, start_ticks=1)
-    assert state.find_remains().path == dead.path
+    assert state.find_stopped().path == dead.path
     other = note("other", supervisor.pid, start_ticks=1)
     with pytest.raises(LabNotFound):
-        state.find_remains()
-    assert state.find_remains("other").path == other.path
+        state.find_stopped()
+    assert state.find_stopped("other").path == other.path
     with pytest.raises(LabNotFound):
-        state.find_remains("never")
+        state.find_stopped("never")
 
 
 def test_a_pid_that_another_process_took_over_is_not_signalled(run):

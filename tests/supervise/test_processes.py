@@ -137,7 +137,7 @@ def test_a_program_that_is_ended_leaves_no_children_and_no_descriptors(processes
             program = processes.start(process(tmp_path, "sh", "-c", script, reports=True))
             await program.reported.wait()
             await processes.end([program], grace_s=5)
-            assert program.is_asked
+            assert program.is_stop_requested
             for pump in program.pumps:  # their other ends are the child's, until it is gone
                 await closed(pump)
             counts.append(len(os.listdir("/proc/self/fd")))

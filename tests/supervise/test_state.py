@@ -82,7 +82,7 @@ def test_the_only_running_lab_needs_no_name(run, supervisor):
     note("one", supervisor.pid)
     assert state.find_lab().name == "one"
     note("two", supervisor.pid)
-    with pytest.raises(LabNotFound, match="several labs are running: one, two; say which with --lab NAME"):
+    with pytest.raises(LabNotFound, match="several labs are running: one, two; name one with --lab NAME"):
         state.find_lab()
     assert state.find_lab("two").name == "two"
     with pytest.raises(LabNotFound, match="no lab 'tow' is running; did you mean 'two'"):
@@ -96,7 +96,7 @@ def test_the_control_socket_of_a_proxy(run, supervisor, quick):
     expected = directory.path / "nodes/edge/control.sock"
     assert state.control_socket().samefile(expected)
     assert state.control_socket("one", "edge").samefile(expected)
-    with pytest.raises(NothingMatched, match="node 'web' is no proxy"):
+    with pytest.raises(NothingMatched, match="node 'web' is not a proxy"):
         state.control_socket("one", "web")
     with pytest.raises(NothingMatched, match="no node 'edgy'; did you mean 'edge'"):
         state.control_socket("one", "edgy")
@@ -146,7 +146,7 @@ def test_the_lock_is_held_until_every_copy_is_closed(run):
 def test_a_run_directory_that_others_may_write_to_is_refused(run):
     run.mkdir()
     run.chmod(0o777)
-    with pytest.raises(OxyctlError, match="can be written by others"):
+    with pytest.raises(OxyctlError, match="is writable by others"):
         state.run_directory()
 
 
