@@ -28,7 +28,7 @@ async def collect(check: Check, node: str | None, session: Session) -> list[Evid
             pairs = [("all_tenants", "true"), ("since", str(session.started)), ("limit", str(FLOWS))]
             if records := await session.flows(proxy.name, pairs):
                 found.append(Evidence(f"the last flows of {proxy.name}", flow_lines(records)))
-    for planned in _concerned(check, node, session):
+    for planned in _involved(check, node, session):
         if lines := last_lines(session, planned):
             found.append(Evidence(f"the end of the log of {planned.name}", lines))
     return found
@@ -42,14 +42,14 @@ def flow_lines(records: Iterable[FlowRecord]) -> list[str]:
 
 
 def last_lines(session: Session, planned: PlannedNode, count: int = LINES) -> list[str]:
-    """The end of what a node's program wrote; of a program that serves many nodes, what it says of this one."""
+    """The last log lines of a node's program; of a shared program, only lines that contain the node's name."""
     lines = [line.strip() for line in tail(session.lab.log(planned.process)).splitlines()]
     own = lines if planned.process == planned.name else [line for line in lines if planned.name in line]
     return [] if own == ["(its log is empty)"] else own[-count:]
 
 
-def _concerned(check: Check, node: str | None, session: Session) -> list[PlannedNode]:
-    """The node itself, those that the check's target names, and the proxies between them."""
+def _involved(check: Check, node: str | None, session: Session) -> list[PlannedNode]:
+    """The node itself, the nodes in the check's targets, and all proxies."""
     targets = " ".join(str(getattr(check, name, "")) for name in ("url", "to", "server", "canary", "site", "link"))
     nodes = session.plan.nodes
     named = {node, *getattr(check, "nodes", ())}

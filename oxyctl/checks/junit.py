@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from oxyctl.checks.result import Result
 
-_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, 2.2
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 section 2.2
 
 
 def to_xml(lab: str, results: Sequence[Result], started_ns: int) -> bytes:
@@ -40,8 +40,8 @@ def _case(lab: str, result: Result) -> ElementTree.Element:
     case = ElementTree.Element("testcase", attributes)
     if result.state != "passed":
         tag, kind = ("failure", "CheckFailed") if result.state == "failed" else ("error", "CheckBroken")
-        element = ElementTree.SubElement(case, tag, {"message": _safe(result.came), "type": kind})
-        element.text = _safe("\n".join(result.story()))
+        element = ElementTree.SubElement(case, tag, {"message": _safe(result.actual), "type": kind})
+        element.text = _safe("\n".join(result.describe()))
     return case
 
 

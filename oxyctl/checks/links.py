@@ -1,4 +1,4 @@
-"""Steps that impair links, and checks of sites' tunnels: both ask the supervisor."""
+"""Steps that impair links, and checks of sites' tunnels, both by requests to the supervisor."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ PAUSE_S = 0.1
 
 
 async def impair(check: ImpairCheck, _: str, session: Session) -> Verdict:
-    """Done, or it could not be tried."""
+    """Impair links. OxyctlError: it failed."""
     question = Impair(link=check.link, settings=check.impairment, clear=check.clear)
     changes = await asyncio.to_thread(ask_impair, session.lab, question)
-    came = "; ".join(f"{change.name}: {change.detail}" for change in changes) or "it was so already"
-    return Verdict(True, f"impair {check.summary()}", "the link to be so", came)
+    actual = "; ".join(f"{change.name}: {change.detail}" for change in changes) or "already so"
+    return Verdict(True, f"impair {check.summary()}", "the link to be so", actual)
 
 
 async def tunnel(check: TunnelCheck, _: str, session: Session) -> Verdict:
-    """What both ends say, waited for."""
+    """Wait until both ends report the expected health."""
     wanted = [check.health] if isinstance(check.health, str) else check.health
     by = [f"the site's end in {check.by}"] * bool(check.by) + [f"the edge's in {check.edge}"] * bool(check.edge)
-    asked, expected = f"the tunnel of {check.site}", ", ".join([" or ".join(wanted), *by])
+    tried, expected = f"the tunnel of {check.site}", ", ".join([" or ".join(wanted), *by])
     deadline = time.monotonic() + check.timeout_s
     while True:
         status = await asyncio.to_thread(ask_status, session.lab)
         found = next((each for each in status.tunnels if each.site == check.site), None)
         if found is None:
-            return Verdict(False, asked, expected, "the running lab has no such site")
+            return Verdict(False, tried, expected, "the running lab has no such site")
         is_met = _is_met(check, wanted, found)
         if is_met or time.monotonic() >= deadline:
-            return Verdict(is_met, asked, expected, _describe(found))
+            return Verdict(is_met, tried, expected, _describe(found))
         await asyncio.sleep(PAUSE_S)
 
 

@@ -15,19 +15,19 @@ from oxyctl.topology.words import Action
 
 
 async def node(check: NodeCheck, _: str, session: Session) -> Verdict:
-    """Done, or it could not be tried."""
+    """Stop, start, restart or kill nodes. OxyctlError: it failed."""
     if not session.ran_before:
-        session.at_end(restore)  # also of a run that is interrupted
+        session.at_end(restore)  # even if the run is interrupted
     if new := [name for name in check.nodes if name not in session.ran_before]:
         status = await asyncio.to_thread(ask_status, session.lab)
         session.ran_before.update({each.name: _runs(each) for each in status.nodes if each.name in new})
     found = await _do(session, check.do, check.nodes, check.timeout_s)
-    came = "; ".join(f"{each.name}: {each.state}" + (f", {each.detail}" if each.detail else "") for each in found)
-    return Verdict(True, f"node {check.summary()}", "it to be so", came)
+    actual = "; ".join(f"{each.name}: {each.state}" + (f", {each.detail}" if each.detail else "") for each in found)
+    return Verdict(True, f"node {check.summary()}", "it to be so", actual)
 
 
 async def restore(session: Session) -> None:
-    """Start what ran before the run, stop what did not. OxyctlError: it cannot be; it is not tried again."""
+    """Start nodes that ran before the run, stop those that did not. OxyctlError: it failed, and is not retried."""
     before, session.ran_before = session.ran_before, {}
     if not before:
         return

@@ -19,7 +19,7 @@ RESTORE_TIMEOUT_S = 60
 
 
 async def policy(check: PolicyCheck, _: str, session: Session) -> Verdict:
-    """In force, in time, and with as many flows ended as expected."""
+    """Replace a policy; check that it is in force in time and has ended the expected number of flows."""
     control = str(control_socket(session.lab.name, check.proxy))
     path = Path(control).parent / policy_path(check.tenant)
     if not session.policies_before:
@@ -30,12 +30,14 @@ async def policy(check: PolicyCheck, _: str, session: Session) -> Verdict:
     took_s = time.monotonic() - began
     is_met = took_s <= check.timeout_s and check.revokes in (None, found.revoked)
     ended = "" if check.revokes is None else f", and {check.revokes} live flows to end"
-    came = f"version {found.version} after {took_s * 1000:.0f} ms, {found.revoked} live flows ended"
-    return Verdict(is_met, f"policy {check.summary()}", f"it to be in force within {check.timeout_s:g} s{ended}", came)
+    actual = f"version {found.version} after {took_s * 1000:.0f} ms, {found.revoked} live flows ended"
+    return Verdict(
+        is_met, f"policy {check.summary()}", f"it to be in force within {check.timeout_s:g} s{ended}", actual
+    )
 
 
 async def restore(session: Session) -> None:
-    """Put the policies of before the run in force again. ControlError, OSError."""
+    """Restore the policies from before the run. ControlError, OSError: it failed."""
     before, session.policies_before = session.policies_before, {}
     for path, (control, text) in before.items():
         await asyncio.to_thread(_put, control, path, text, RESTORE_TIMEOUT_S)
@@ -46,5 +48,5 @@ def _put(control: str, path: Path, text: str, timeout_s: float) -> Reloaded:
     fresh.write_text(text)
     os.replace(fresh, path)
     found = ControlClient(control, timeout_s=timeout_s).reload()
-    assert found is not None  # it has policies: the check was validated
+    assert found is not None  # validation has ensured that the proxy has policies
     return found

@@ -1,4 +1,4 @@
-"""Checks tried from inside a node, and their verdicts."""
+"""Checks from inside a node, and their verdicts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_PINGS_PER_S = 20.0
 
 
 async def http(check: HttpCheck, node: str, session: Session) -> Verdict:
-    """One request."""
+    """Send one HTTP request."""
     traffic = HttpTraffic(
         target=check.url,
         method=check.method,
@@ -48,20 +48,20 @@ async def http(check: HttpCheck, node: str, session: Session) -> Verdict:
         detail=True,
     )
     report = await session.traffic(node, traffic)
-    asked = f"{check.method} {check.url} from {node}{_to(report)}"
+    tried = f"{check.method} {check.url} from {node}{_to(report)}"
     expected = _and(f"status {_or(check.status)}", *(what for what, _ in _body_tests(check)))
     if report.detail is None:
-        return Verdict(False, asked, expected, _failure(report))
+        return Verdict(False, tried, expected, _failure(report))
     detail = report.detail
     is_met = detail["status"] in _list(check.status) and all(test(detail) for _, test in _body_tests(check))
-    came = f"status {detail['status']}, {detail['length']} bytes"
+    actual = f"status {detail['status']}, {detail['length']} bytes"
     if not is_met and detail["length"]:
-        came += f" with SHA-256 {detail['sha256']}" if check.sha256 else f": {detail['body'][:EXCERPT]!r}"
-    return Verdict(is_met, asked, expected, came)
+        actual += f" with SHA-256 {detail['sha256']}" if check.sha256 else f": {detail['body'][:EXCERPT]!r}"
+    return Verdict(is_met, tried, expected, actual)
 
 
 async def websocket(check: WebSocketCheck, node: str, session: Session) -> Verdict:
-    """Some messages, one after another."""
+    """Send messages one after another."""
     traffic = WebSocketTraffic(
         target=check.url,
         family=check.family,
@@ -72,13 +72,13 @@ async def websocket(check: WebSocketCheck, node: str, session: Session) -> Verdi
         timeout_s=check.timeout_s,
     )
     report = await session.traffic(node, traffic)
-    asked = f"{check.count} messages of {check.size} bytes to {check.url} from {node}{_to(report)}"
-    came = f"{report.succeeded} came back" + (f"; {_failure(report)}" if report.errors else "")
-    return Verdict(report.succeeded == check.count, asked, "all of them come back", came)
+    tried = f"{check.count} messages of {check.size} bytes to {check.url} from {node}{_to(report)}"
+    actual = f"{report.succeeded} actual back" + (f"; {_failure(report)}" if report.errors else "")
+    return Verdict(report.succeeded == check.count, tried, "all of them come back", actual)
 
 
 def _body_tests(check: HttpCheck) -> list[tuple[str, Callable[[dict[str, Any]], bool]]]:
-    """What is expected of the body, in words and as a test of the detail of a report."""
+    """The expectations of the body: in words, and as a test of a report's detail."""
     tests: list[tuple[str, Callable[[dict[str, Any]], bool]]] = []
     for text in texts(check.contains):
         tests.append((f"{text!r} in its body", lambda detail, text=text: text in detail["body"]))  # type: ignore[misc]  # mypy infers no lambda with a default
@@ -90,15 +90,15 @@ def _body_tests(check: HttpCheck) -> list[tuple[str, Callable[[dict[str, Any]], 
 
 
 async def tcp(check: TcpCheck, node: str, session: Session) -> Verdict:
-    """One connect."""
+    """Attempt one TCP connection."""
     report = await session.traffic(node, _once(TcpTraffic, check.to, check))
-    came = "connected" if report.succeeded else next(iter(report.errors), "nothing")
-    asked = f"connect to {check.to} from {node}{_to(report)}"
-    return Verdict(came in _list(check.expect), asked, _or(check.expect), _timed(came, report))
+    actual = "connected" if report.succeeded else next(iter(report.errors), "nothing")
+    tried = f"connect to {check.to} from {node}{_to(report)}"
+    return Verdict(actual in _list(check.expect), tried, _or(check.expect), _timed(actual, report))
 
 
 async def udp(check: UdpCheck, node: str, session: Session) -> Verdict:
-    """Some datagrams, all at once; where an ICMP error is expected, one by one: a socket keeps only the last."""
+    """Send datagrams at once; one by one if an ICMP error is expected, since a socket keeps only the last one."""
     traffic = UdpTraffic(
         target=check.to,
         family=check.family,
@@ -108,15 +108,15 @@ async def udp(check: UdpCheck, node: str, session: Session) -> Verdict:
         timeout_s=check.timeout_s,
     )
     report = await session.traffic(node, traffic)
-    asked = f"{check.count} datagrams of {check.size} bytes to {check.to} from {node}{_to(report)}"
+    tried = f"{check.count} datagrams of {check.size} bytes to {check.to} from {node}{_to(report)}"
     if check.expect == "answered":
         is_met = report.loss is not None and report.loss <= share(check.loss)
-        return Verdict(is_met, asked, f"a loss of at most {share(check.loss):.1%}", _counts(report))
-    return Verdict(set(report.errors) == {check.expect} and not report.succeeded, asked, check.expect, _counts(report))
+        return Verdict(is_met, tried, f"a loss of at most {share(check.loss):.1%}", _counts(report))
+    return Verdict(set(report.errors) == {check.expect} and not report.succeeded, tried, check.expect, _counts(report))
 
 
 async def ping(check: PingCheck, node: str, session: Session) -> Verdict:
-    """Some echo requests, a moment apart."""
+    """Send echo requests, at most MAX_PINGS_PER_S."""
     traffic = PingTraffic(
         target=check.to,
         family=check.family,
@@ -132,12 +132,12 @@ async def ping(check: PingCheck, node: str, session: Session) -> Verdict:
     if check.rtt is not None:
         expected = _and(expected, f"round trips of at most {seconds(check.rtt) * 1e3:g} ms")
         is_met = is_met and slowest is not None and slowest <= seconds(check.rtt) * 1e3
-    came = _counts(report) if slowest is None else f"{_counts(report)}, the slowest in {slowest:.2f} ms"
-    return Verdict(is_met, f"{check.count} echo requests to {check.to} from {node}{_to(report)}", expected, came)
+    actual = _counts(report) if slowest is None else f"{_counts(report)}, the slowest in {slowest:.2f} ms"
+    return Verdict(is_met, f"{check.count} echo requests to {check.to} from {node}{_to(report)}", expected, actual)
 
 
 async def dns(check: DnsCheck, node: str, session: Session) -> Verdict:
-    """One query."""
+    """Send one DNS query."""
     traffic = DnsTraffic(
         target=check.server,
         query=check.query,
@@ -149,18 +149,18 @@ async def dns(check: DnsCheck, node: str, session: Session) -> Verdict:
         detail=True,
     )
     report = await session.traffic(node, traffic)
-    asked = f"{check.query} {check.type} of {check.server} over {check.over} from {node}{_to(report)}"
+    tried = f"{check.query} {check.type} of {check.server} over {check.over} from {node}{_to(report)}"
     expected = _and(check.code.upper(), *(f"{value} among its answers" for value in check.answers))
     if report.detail is None:
-        return Verdict(False, asked, expected, _failure(report))
+        return Verdict(False, tried, expected, _failure(report))
     values = [answer["value"] for answer in report.detail["answers"]]
     is_met = report.detail["code"] == check.code.lower() and set(check.answers) <= set(values)
-    return Verdict(is_met, asked, expected, f"{report.detail['code'].upper()}: {', '.join(values) or 'no answers'}")
+    return Verdict(is_met, tried, expected, f"{report.detail['code'].upper()}: {', '.join(values) or 'no answers'}")
 
 
 async def program(check: ExecCheck, node: str, session: Session) -> Verdict:
-    """One program, to its end."""
-    asked = f"`{check.summary()}` in {node}"
+    """Run one program to its end."""
+    tried = f"`{check.summary()}` in {node}"
     contained = texts(check.contains)
     expected = _and(f"exit code {check.exit_code}", *(f"{text!r} in its output" for text in contained))
     if check.matches is not None:
@@ -168,28 +168,28 @@ async def program(check: ExecCheck, node: str, session: Session) -> Verdict:
     try:
         ended = await session.program(node, check.command, check.timeout_s)
     except TimeoutError:
-        return Verdict(False, asked, expected, f"it still ran after {check.timeout_s:g} s, and was killed")
+        return Verdict(False, tried, expected, f"it still ran after {check.timeout_s:g} s, and was killed")
     is_met = ended.code == check.exit_code and all(text in ended.out for text in contained)
     is_met = is_met and (check.matches is None or re.search(check.matches, ended.out, re.MULTILINE) is not None)
-    return Verdict(is_met, asked, expected, f"exit code {ended.code}" if is_met else _said(ended))
+    return Verdict(is_met, tried, expected, f"exit code {ended.code}" if is_met else _describe_end(ended))
 
 
 async def dropped(check: DroppedCheck, node: str, session: Session) -> Verdict:
-    """Canary, forbidden, canary: each by the same means, one after the other."""
+    """Send the same traffic to the canary, the forbidden target and the canary again, one after another."""
     before = await _arrives(check, check.canary, node, session)
     forbidden = await _arrives(check, check.to, node, session)
     after = await _arrives(check, check.canary, node, session)
-    asked = f"{check.by} to {check.to} from {node}, between two to {check.canary} that arrive"
+    tried = f"{check.by} to {check.to} from {node}, between two to {check.canary} that arrive"
     expected = f"{check.to}: {_or(check.expect)}"
     for when, canary in (("before", before), ("after", after)):
         if canary != "arrived":
-            came = f"the canary {when} it did not arrive ({canary}): nothing is proven; {check.to}: {forbidden}"
-            return Verdict(False, asked, expected, came)
-    return Verdict(forbidden in check.expect, asked, expected, f"{check.to}: {forbidden}; both canaries arrived")
+            actual = f"the canary {when} it did not arrive ({canary}): nothing is proven; {check.to}: {forbidden}"
+            return Verdict(False, tried, expected, actual)
+    return Verdict(forbidden in check.expect, tried, expected, f"{check.to}: {forbidden}; both canaries arrived")
 
 
 async def _arrives(check: DroppedCheck, target: str, node: str, session: Session) -> str:
-    """`arrived`, or why not."""
+    """`arrived`, or the error."""
     kinds = {"tcp": TcpTraffic, "udp": UdpTraffic, "ping": PingTraffic, "http": HttpTraffic}
     report = await session.traffic(node, _once(kinds[check.by], target, check))
     has_arrived = report.succeeded or report.statuses  # a 404 is an answer
@@ -213,11 +213,11 @@ def _counts(report: Report) -> str:
     return f"{report.succeeded} of {report.sent} answered{errors}"
 
 
-def _timed(came: str, report: Report) -> str:
-    return f"{came} after {report.duration_s * 1e3:.1f} ms"
+def _timed(actual: str, report: Report) -> str:
+    return f"{actual} after {report.duration_s * 1e3:.1f} ms"
 
 
-def _said(ended: Finished) -> str:
+def _describe_end(ended: Finished) -> str:
     parts = [f"exit code {ended.code}"]
     for name, text in (("output", ended.out), ("errors", ended.err)):
         if text.strip():

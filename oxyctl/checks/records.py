@@ -1,4 +1,4 @@
-"""Checks of a proxy's flow records and counters. They are polled, since both arrive a moment late."""
+"""Checks of a proxy's flow records and metrics, repeated since both appear with a delay."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from oxyctl.topology.quantities import seconds
 from proxy.control.schema import MAX_LIMIT, FlowRecord
 
 PAUSE_S = 0.05
-SHOWN = 3  # records in a story
+SHOWN = 3  # records in the description of a failure
 _SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 async def flows(check: FlowsCheck, _node: str, session: Session) -> Verdict:
-    """The records that match, counted until there are enough. With `at_most`, judged as soon as there are."""
+    """Count matching records until the number is as expected."""
     since = session.started if check.since is None else time.time_ns() - int(seconds(check.since) * 1e9)
     pairs = [*check.pairs(), ("since", str(since)), ("limit", str(MAX_LIMIT))]
 
@@ -39,19 +39,19 @@ def _judge_flows(check: FlowsCheck, found: list[FlowRecord]) -> Verdict:
     matching = [record for record in found if _differences(check, record) == []]
     at_most = check.at_most
     enough = len(matching) >= check.at_least and (at_most is None or len(matching) <= at_most)
-    asked = f"flows {check.summary()}" + (f" with {_conditions(check.fields)}" if names else "")
+    tried = f"flows {check.summary()}" + (f" with {_conditions(check.fields)}" if names else "")
     least = f"at least {check.at_least}" if at_most != check.at_least else f"{at_most}"
     expected = least if at_most is None or at_most == check.at_least else f"{least} and at most {at_most}"
-    came = f"{len(matching)}, of {len(found)} that the filters select"
+    actual = f"{len(matching)}, of {len(found)} that the filters select"
     if not enough and names:
-        came += "".join(
+        actual += "".join(
             f"; one has {', '.join(_differences(check, r))}" for r in found[:SHOWN] if _differences(check, r)
         )
-    return Verdict(enough, asked, expected, came)
+    return Verdict(enough, tried, expected, actual)
 
 
 def _differences(check: FlowsCheck, record: FlowRecord) -> list[str]:
-    """The fields that are not as expected, with what they are."""
+    """The fields with unexpected values, and these values."""
     found = dict(zip(check.fields, values(record, list(check.fields)), strict=True))
     return [f"{name} {found[name]!r}" for name, wanted in check.fields.items() if not is_met(wanted, found[name])]
 
@@ -61,20 +61,20 @@ def _conditions(fields: dict[str, Any]) -> str:
 
 
 async def metric(check: MetricCheck, _node: str, session: Session) -> Verdict:
-    """The sum of the samples that match, compared until it is as it should be."""
+    """Sum the matching samples until the comparison holds."""
 
     async def attempt() -> Verdict:
         found = sum_of(await session.metrics(check.proxy), check.metric, check.labels)
         labels = "{" + _conditions(check.labels) + "}" if check.labels else ""
         is_so = COMPARISONS[check.op](found or 0, check.value)
-        came = "no such metric" if found is None else f"{found:g}"
-        return Verdict(is_so and found is not None, f"{check.metric}{labels}", f"{check.op} {check.value:g}", came)
+        actual = "no such metric" if found is None else f"{found:g}"
+        return Verdict(is_so and found is not None, f"{check.metric}{labels}", f"{check.op} {check.value:g}", actual)
 
     return await _until_met(attempt, check.timeout_s)
 
 
 def sum_of(exposition: str, name: str, labels: dict[str, str]) -> float | None:
-    """The sum of the samples of `name` that have these labels; None when the text does not know the name at all."""
+    """The sum of the samples of `name` with these labels; None: the text does not contain the name at all."""
     total, is_known = 0.0, False
     for line in exposition.splitlines():
         is_known = is_known or line.startswith(f"# TYPE {name} ")

@@ -6,16 +6,16 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-State = Literal["passed", "failed", "broken"]  # broken: it could not even be tried
+State = Literal["passed", "failed", "broken"]  # broken: it could not be carried out
 
 
 class Verdict(NamedTuple):
-    """What came of one attempt, in words."""
+    """The outcome of one attempt, in words."""
 
     is_met: bool
-    asked: str
+    tried: str
     expected: str
-    came: str
+    actual: str
 
 
 class Evidence(msgspec.Struct):
@@ -26,7 +26,7 @@ class Evidence(msgspec.Struct):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """One check, from one node."""
+    """The result of one check from one node."""
 
     name: str
     kind: str
@@ -34,15 +34,15 @@ class Result(msgspec.Struct, kw_only=True):
     state: State
     duration_ms: float
     attempts: int
-    asked: str
+    tried: str
     expected: str = ""
-    came: str = ""
+    actual: str = ""
     evidence: list[Evidence] = []
 
-    def story(self) -> list[str]:
-        """What was asked, what was expected, what came, and what else there is to see."""
-        said = {"asked": self.asked, "expected": self.expected, "came": self.came}
-        lines = [f"{word + ':':<10}{text}" for word, text in said.items() if text]
+    def describe(self) -> list[str]:
+        """Lines that describe the attempt, the expected and the actual outcome, and evidence."""
+        parts = {"tried": self.tried, "expected": self.expected, "actual": self.actual}
+        lines = [f"{word + ':':<10}{text}" for word, text in parts.items() if text]
         if self.attempts > 1:
             lines.append(f"{'attempts:':<10}{self.attempts} in {self.duration_ms / 1000:.1f} s")
         for each in self.evidence:

@@ -56,20 +56,20 @@ JUDGES: dict[type, probes.Judge] = {
 
 
 class Trial(NamedTuple):
-    """One check from one node; without a node, what is asked of a proxy."""
+    """One check from one node; None: a check of a proxy's records, or a step."""
 
     check: Check
     node: str | None
 
     @property
     def name(self) -> str:
-        """As it is shown: a check that is tried from several nodes says from which."""
+        """The name in reports, with the node if the check runs from several."""
         title = self.check.title()
         return f"{title} (from {self.node})" if len(self.check.sources) > 1 else title
 
     @property
     def stage(self) -> str:
-        """Neighbours of the same stage may run at once: programs change things, records tell of all that was before."""
+        """Consecutive trials of one stage run in parallel. Programs and steps run alone, records after probes."""
         if isinstance(self.check, ExecCheck | ImpairCheck | NodeCheck | PolicyCheck):
             return f"alone {id(self.check)}"
         return "records" if isinstance(self.check, FlowsCheck | MetricCheck | TunnelCheck) else "probes"
@@ -86,7 +86,7 @@ def trials(checks: Sequence[Check]) -> list[Trial]:
 
 
 async def run(checks: Sequence[Check], session: Session) -> AsyncIterator[Result]:
-    """The results in the order of `checks`, each as soon as it and all before it are there."""
+    """Run `checks`. Yields the results in their order, each as soon as all before it are complete."""
     slots = asyncio.Semaphore(AT_ONCE)
     for _, group in itertools.groupby(trials(checks), key=lambda trial: trial.stage):
         tasks = [asyncio.create_task(_limited(slots, trial, session)) for trial in group]
@@ -102,7 +102,7 @@ async def run(checks: Sequence[Check], session: Session) -> AsyncIterator[Result
 
 
 async def _restore(session: Session) -> Result | None:
-    """What is to be told of nodes that do not run as they did before."""
+    """Restore the nodes. Returns a result only if that fails."""
     begin = time.monotonic()
     try:
         await nodes.restore(session)
@@ -114,9 +114,9 @@ async def _restore(session: Session) -> Result | None:
             state="broken",
             duration_ms=round((time.monotonic() - begin) * 1e3, 3),
             attempts=1,
-            asked="the nodes that steps have named",
-            expected="to run as before",
-            came=str(error),
+            tried="restoring the nodes of steps",
+            expected="each runs as before",
+            actual=str(error),
         )
     return None
 
@@ -127,7 +127,7 @@ async def _limited(slots: asyncio.Semaphore, trial: Trial, session: Session) -> 
 
 
 async def _try(trial: Trial, session: Session) -> Result:
-    """Once, or until it is met or its time is over."""
+    """Try once, or repeatedly until the check passes or its time is over."""
     check, begin, attempts = trial.check, time.monotonic(), 0
     deadline = begin + (seconds(check.retry_until) if check.retry_until is not None else 0)
     while True:
@@ -135,7 +135,7 @@ async def _try(trial: Trial, session: Session) -> Result:
         try:
             verdict, is_broken = await JUDGES[type(check)](check, trial.node or "", session), False
         except (OxyctlError, GeneratorError, ControlError, OSError) as error:
-            verdict, is_broken = Verdict(False, check.summary(), "", f"it could not be tried: {error}"), True
+            verdict, is_broken = Verdict(False, check.summary(), "", f"could not be carried out: {error}"), True
         if verdict.is_met or time.monotonic() >= deadline:
             break
         await asyncio.sleep(PAUSE_S)
@@ -147,8 +147,8 @@ async def _try(trial: Trial, session: Session) -> Result:
         state="passed" if verdict.is_met else "broken" if is_broken else "failed",
         duration_ms=round(duration_ms, 3),
         attempts=attempts,
-        asked=verdict.asked,
+        tried=verdict.tried,
         expected=verdict.expected,
-        came=verdict.came,
+        actual=verdict.actual,
         evidence=[] if verdict.is_met else await collect(check, trial.node, session),
     )

@@ -36,10 +36,10 @@ class Finished(NamedTuple):
 
 
 class Session(contextlib.AbstractAsyncContextManager["Session"]):
-    """One run of checks in `lab`. A node's traffic comes from one generator, started when it is first needed."""
+    """One run of checks in `lab`. Each node has one traffic generator, started when first needed."""
 
     def __init__(self, lab: LabDirectory, base: Path) -> None:
-        """`base` is the directory that programs run in: that of the lab file. OxyctlError when the lab has no plan."""
+        """`base`: the directory in which programs run, that of the lab file. OxyctlError: the lab has no valid plan."""
         plan = lab.read_plan()
         if plan is None:
             raise OxyctlError(f"lab '{lab.name}' has no plan that this version can read")
@@ -56,11 +56,11 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
         await self._stack.aclose()
 
     def at_end(self, work: Callable[[Session], Awaitable[None]]) -> None:
-        """Have `work` done when the run is over, however it ends."""
+        """Call `work` at the end of the run, even after a failure."""
         self._stack.push_async_callback(work, self)
 
     def trusted(self, node: str, whom: bool | Trust) -> str | None:
-        """The file of certificates that a check from `node` goes by: True: what the node trusts. None: any will do."""
+        """The CA file for a check from `node`: `whom` True: that of the node. None: certificates are not verified."""
         if whom is False:
             return None
         path = next((each.bundle for each in self.plan.namespaces if each.node == node), None)
@@ -70,7 +70,7 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
         return bundle.path if whom is True else bundle.authorities[-1]
 
     async def traffic(self, node: str, traffic: AnyTraffic) -> Report:
-        """The report of `traffic` from `node`; NothingMatched, GeneratorError."""
+        """Send `traffic` from `node`; return the report. NothingMatched: no such node. GeneratorError."""
         find_node(self.lab, node)
         if node not in self._generators:
             process = GeneratorProcess(command_in(self.lab, node, COMMAND))
@@ -78,7 +78,7 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
         return await (await self._generators[node]).run(traffic)
 
     async def program(self, node: str, command: Sequence[str], timeout_s: float) -> Finished:
-        """What `command` did in `node`; NothingMatched, TimeoutError when it had to be killed."""
+        """Run `command` in `node`; return its output. NothingMatched: no such node. TimeoutError: it was killed."""
         find_node(self.lab, node)
         pipe = asyncio.subprocess.PIPE
         async with self._programs:
@@ -95,14 +95,14 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
                     out, err = await process.communicate()
             finally:
                 if process.returncode is None:
-                    # what it has started, inside the lab, is of its process group, and has the pipes as well
+                    # its children inside the lab are in its process group, and also hold the pipes
                     os.killpg(process.pid, signal.SIGKILL)
                     await process.communicate()
         assert process.returncode is not None
         return Finished(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
     async def flows(self, proxy: str | None, pairs: Sequence[tuple[str, str]]) -> list[FlowRecord]:
-        """The flows that the parameters select; of a proxy that is gone, those on record. OxyctlError, ControlError."""
+        """The flows that the parameters select, from the records if the proxy has ended. OxyctlError, ControlError."""
         client = self._client(proxy)
         try:
             return (await asyncio.to_thread(client.flows, list(pairs))).items
@@ -113,7 +113,7 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
             return (await asyncio.to_thread(store.flows, list(pairs))).items
 
     async def metrics(self, proxy: str | None) -> str:
-        """The counters as Prometheus text; OxyctlError, ControlError."""
+        """The proxy's metrics as Prometheus text. OxyctlError, ControlError."""
         return await asyncio.to_thread(self._client(proxy).metrics)
 
     def _client(self, proxy: str | None) -> ControlClient:

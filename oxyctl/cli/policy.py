@@ -74,7 +74,7 @@ def try_file(
     """Run the tests of a policy file, or replay recorded flows against it. Exit code 3 when a test fails."""
     from oxyctl.cli.output import print_envelope
     from oxyctl.errors import ExitCode, UsageError
-    from oxyctl.policies.files import load, try_all
+    from oxyctl.policies.files import load, run_tests
     from oxyctl.render.policy import print_replay, print_tried
 
     policies = load(file, tenant, before or [], is_tested=False)
@@ -84,7 +84,7 @@ def try_file(
         with asking():
             found = _replay(connect(lab, node, control), policies, tenant, against_past)
         return print_envelope("policy-replay", [found]) if output == Format.json else print_replay(found)
-    tried = try_all(policies)
+    tried = run_tests(policies)
     if output == Format.json:
         print_envelope("policy-tests", tried)
     else:

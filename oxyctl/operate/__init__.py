@@ -1,11 +1,11 @@
-"""Operations on a lab from outside, for users and tests: the work behind `oxyctl lab ...`.
+"""Operations on a lab from outside, for users and tests: what `oxyctl lab ...` does.
 
-up, down        bring a lab up, all of it or nothing; take it down
-leftovers       what dead labs left behind, and what of it is provably theirs
-kernel_tunnels  which tunnels this kernel has, found by trying
-ask             a question to a running supervisor
-enter           `exec`: one more program inside a node (enter_many: in many nodes; run_inside: behind pipes)
+up, down        bring a lab up, completely or not at all; take it down
+leftovers       finds and deletes files that dead labs have left behind
+kernel_tunnels  which tunnels this kernel supports, found out by creating them
+ask             requests to a running supervisor
+enter           `exec`: a program inside a node (enter_many: in many nodes; run_inside: behind pipes)
 shell           `shell`: an interactive shell inside a node
-logs            `logs`: read back, merged by time, followed
-recorded_flows  where a proxy that is gone left its flow records
+logs            `logs`: merged by time, optionally followed
+recorded_flows  flow records of a proxy that is not running
 """

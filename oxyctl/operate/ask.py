@@ -20,11 +20,11 @@ from oxyctl.supervise.status import LabStatus, NodeStatus
 
 TIMEOUT_S = 10
 END_S = 2.0
-CHANGE_S = 60  # beyond the time that nodes are given
+CHANGE_S = 60  # in addition to the time limit for nodes
 ERRORS = {ExitCode.USAGE: UsageError, ExitCode.NOTHING_MATCHED: NothingMatched}
 T = TypeVar("T")
 Tell = Callable[[dict[str, Any]], None]
-# Made here, not on first use: msgspec then gathers what it knows of a type, and two threads that do so at once crash.
+# Created here, not on first use: msgspec then inspects the types, and two threads that do so at once crash.
 STATUS = msgspec.json.Decoder(LabStatus)
 CHANGES = msgspec.json.Decoder(list[Change])
 NODES = msgspec.json.Decoder(list[NodeStatus])
@@ -32,24 +32,24 @@ FAILURE = msgspec.json.Decoder(Failure)
 
 
 def ask_status(lab: LabDirectory) -> LabStatus:
-    """The status of `lab` as its supervisor sees it; OxyctlError when it does not answer."""
+    """The status of `lab` from its supervisor. OxyctlError: it does not answer."""
     return _ask(lab, Status(), STATUS, TIMEOUT_S)
 
 
 def ask_impair(lab: LabDirectory, question: Impair) -> list[Change]:
-    """Have links of `lab` impaired; what was changed. NothingMatched, UsageError, OxyctlError."""
+    """Impair links of `lab`; return the changes. NothingMatched, UsageError, OxyctlError."""
     return _ask(lab, question, CHANGES, CHANGE_S)
 
 
 def ask_apply(lab: LabDirectory, question: Apply) -> list[Change]:
-    """Have `lab` become another; what was changed. UsageError, OxyctlError."""
+    """Change `lab` to another plan; return the changes. UsageError, OxyctlError."""
     return _ask(lab, question, CHANGES, CHANGE_S + question.timeout_s)
 
 
 def ask_nodes(lab: LabDirectory, question: Nodes, tell: Tell = lambda event: None) -> list[NodeStatus]:
-    """Have nodes of `lab` stopped, started or killed, telling each event; how they are then. NothingMatched,
-    UsageError, OxyctlError."""
-    return _ask(lab, question, NODES, 2 * (CHANGE_S + question.timeout_s), tell)  # another one may be at it
+    """Stop, start or kill nodes of `lab`; return their status. `tell` gets each event. NothingMatched, UsageError,
+    OxyctlError."""
+    return _ask(lab, question, NODES, 2 * (CHANGE_S + question.timeout_s), tell)  # another request may be running
 
 
 def _ask(
@@ -84,7 +84,7 @@ def _ask(
 
 
 def _await_end(lab: LabDirectory) -> None:
-    """A supervisor that was killed lets go of its connections a moment before it is gone."""
+    """Wait until the supervisor has ended: one that is killed closes its connections a moment before."""
     state = lab.live_state()
     with contextlib.suppress(OSError):
         if state is not None:

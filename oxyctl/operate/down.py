@@ -1,4 +1,4 @@
-"""`down`: ends a lab whatever its state, and deletes what is provably its own."""
+"""`down`: ends a lab whatever its state, and deletes files that are provably its own."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ GONE_MS = 10_000
 
 
 def take_down(lab: LabDirectory) -> bool:
-    """End `lab` and delete its files; whether there was anything. A lab that is still being built is ended first."""
+    """End `lab`, even while it is being built, and delete its files. Returns whether there were any. OxyctlError."""
     state = lab.live_state()
     if state is not None:
         end(state)
     with locked(lab.name):
-        state = lab.live_state()  # it may have been built again in the meantime
+        state = lab.live_state()  # another command may have built it again
         if state is not None:
             end(state)
         return delete(lab)
 
 
 def end(state: State) -> None:
-    """Return when the supervisor, and with it every process of its lab, is gone: asked to (SIGTERM), else killed."""
+    """End the supervisor by SIGTERM, then SIGKILL; return when all processes of its lab have ended. OxyctlError."""
     try:
         fd = os.pidfd_open(state.pid)
     except ProcessLookupError:
         return
     try:
-        if not is_alive(state):  # the number was taken over before the descriptor was made
+        if not is_alive(state):  # another process got this PID before the descriptor was opened
             return
-        if not _signalled(fd, signal.SIGTERM, GRACE_MS) and not _signalled(fd, signal.SIGKILL, GONE_MS):
+        if not _ends_by(fd, signal.SIGTERM, GRACE_MS) and not _ends_by(fd, signal.SIGKILL, GONE_MS):
             raise OxyctlError(f"the supervisor of lab '{state.lab}' (PID {state.pid}) does not end")
     finally:
         os.close(fd)
 
 
-def _signalled(pidfd: int, number: signal.Signals, timeout_ms: int) -> bool:
-    """Whether the process is gone at last: a PID 1 only is when all of its namespace are."""
+def _ends_by(pidfd: int, number: signal.Signals, timeout_ms: int) -> bool:
+    """Signal the process; return whether it ends in time. A PID 1 ends after all processes of its namespace."""
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:

@@ -25,7 +25,7 @@ from proxy.device.namespaces import (
     setns,
 )
 
-NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells say it
+NOT_EXECUTABLE, NOT_FOUND = 126, 127  # exit codes of shells
 SI_KERNEL = 0x80
 FORWARDED = {
     signal.SIGINT,
@@ -48,19 +48,19 @@ def _here() -> str:
 
 @dataclass(frozen=True)
 class Start:
-    """What to execute, with `environment` added to the caller's. Made before the lab is entered, which moves to `/`.
+    """A command, with `environment` added to the caller's. Create it before entering the lab, which changes to `/`.
 
-    `directory` must be there; without it, it is the caller's if the node has such a one.
+    `directory` must exist; without it, the caller's directory is used if the node has it.
     """
 
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     directory: Path | None = None
-    callers: str = field(default_factory=_here)
+    current: str = field(default_factory=_here)
 
 
 def run_in(lab: LabDirectory, node: str, start: Start | Sequence[str]) -> int:
-    """Run `start` in `node` and return its exit code, 128 + N when signal N killed it. LabNotFound, OxyctlError."""
+    """Run `start` in `node`; return its exit code, 128 + N if signal N killed it. LabNotFound, OxyctlError."""
     start = start if isinstance(start, Start) else Start(start)
     enter_lab(live(lab))
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
@@ -68,19 +68,19 @@ def run_in(lab: LabDirectory, node: str, start: Start | Sequence[str]) -> int:
     is_foreground = _is_foreground()
     pid = os.fork()
     if pid == 0:
-        if is_foreground:  # a shell with job control wants to know its group, and ours has no number in the lab
+        if is_foreground:  # a shell with job control needs a process group with an ID in the lab; ours has none
             os.setpgid(0, 0)
             _give_terminal(os.getpgrp())
         become(lab, node, start)
     try:
-        return _accompany(pid)
+        return _wait_forwarding(pid)
     finally:
         if is_foreground:
             _give_terminal(os.getpgrp())
 
 
 def _is_foreground() -> bool:
-    """Whether the terminal, if there is one, is ours to pass on."""
+    """Whether this process is in the foreground of a terminal, which it may then hand over."""
     try:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:
@@ -88,7 +88,7 @@ def _is_foreground() -> bool:
 
 
 def live(lab: LabDirectory) -> State:
-    """The state of a lab that lives; else LabNotFound."""
+    """The state of a running lab. LabNotFound: it is not running."""
     state = lab.live_state()
     if state is None:
         raise LabNotFound(f"lab '{lab.name}' has just ended")
@@ -96,7 +96,7 @@ def live(lab: LabDirectory) -> State:
 
 
 def enter_lab(state: State) -> None:
-    """Into the namespaces of the supervisor, all at once; the PID namespace takes effect for children."""
+    """Enter the supervisor's namespaces; the PID namespace applies to children. LabNotFound, OxyctlError."""
     flags = 0
     pidfd = os.pidfd_open(state.pid)
     try:
@@ -113,19 +113,19 @@ def enter_lab(state: State) -> None:
 
 
 def _differs(pid: int, kind: str) -> bool:
-    """Whether the namespace is not ours already: entering one's own user namespace is an error (setns(2))."""
+    """Whether the namespace is not already ours: entering one's own user namespace is an error (setns(2))."""
     return os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
 
 
 def _environment(lab: LabDirectory, node: str) -> dict[str, str]:
-    """What the lab file says of it."""
+    """The environment for programs in `node`."""
     plan = lab.read_plan()
     nodes = [] if plan is None else plan.nodes
     return next((each.environment for each in nodes if each.name == node), {})
 
 
 def become(lab: LabDirectory, node: str, start: Start) -> NoReturn:
-    """Turn the calling process, a child in the lab, into the program."""
+    """Replace the calling process, a child inside the lab, by the program."""
     program = start.command[0]
     try:
         die_with_parent(signal.SIGKILL)
@@ -133,7 +133,7 @@ def become(lab: LabDirectory, node: str, start: Start) -> NoReturn:
         namespaces.enter(node)
         namespaces.enter_mounts(node)
         with contextlib.suppress(OSError):
-            os.chdir(start.callers)
+            os.chdir(start.current)
         if start.directory is not None:
             program = f"in {start.directory}"
             os.chdir(start.directory)
@@ -151,19 +151,19 @@ def become(lab: LabDirectory, node: str, start: Start) -> NoReturn:
 
 
 def exit_code(wait_status: int) -> int:
-    """As a shell tells it: 128 + N when signal N killed the program."""
+    """The exit code of a shell: 128 + N if signal N killed the program."""
     code = os.waitstatus_to_exitcode(wait_status)
     return code if code >= 0 else 128 - code
 
 
 def _give_terminal(group: int) -> None:
     with contextlib.suppress(OSError):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # we may be in the background by then
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # this process may be in the background by now
         os.tcsetpgrp(0, group)
 
 
-def _accompany(pid: int) -> int:
-    """Wait for the child and hand on signals meanwhile, but not those of the terminal: it has those already."""
+def _wait_forwarding(pid: int) -> int:
+    """Wait for the child and forward signals to it, except those of the terminal, which it gets itself."""
     while True:
         received = signal.sigwaitinfo(FORWARDED | {signal.SIGCHLD})
         if received.si_signo != signal.SIGCHLD:
@@ -179,7 +179,7 @@ def _accompany(pid: int) -> int:
 
 
 def _pause(pid: int) -> None:
-    """Ctrl-Z stopped the program, so stop as well; when the user's shell lets us go on, so does the program."""
+    """Stop like the program, which Ctrl-Z has stopped; when the user's shell continues us, continue the program."""
     if not os.isatty(0):
         return
     _give_terminal(os.getpgrp())

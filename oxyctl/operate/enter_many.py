@@ -14,12 +14,12 @@ from oxyctl.operate.enter import FORWARDED, Start, become, enter_lab, exit_code
 from oxyctl.supervise.state import LabDirectory, State
 
 CHUNK = 65_536
-Tell = Callable[[str, int, bytes], None]  # the node, 1 or 2, and a line with its end
+Tell = Callable[[str, int, bytes], None]  # the node, 1 (output) or 2 (errors), and a line with its end
 
 
 @dataclass
 class Run:
-    """A program in one node: its exit code, and what it wrote."""
+    """A program in one node: its exit code and its output."""
 
     node: str
     exit_code: int = 0
@@ -31,25 +31,25 @@ class Run:
 class _Child:
     run: Run
     pid: int
-    streams: dict[int, int]  # the pipes from its output and from its errors, by 1 and 2
+    streams: dict[int, int]  # pipes from its output (1) and its errors (2)
 
 
 def run_everywhere(lab: LabDirectory, state: State, nodes: Sequence[str], start: Start, tell: Tell) -> list[Run]:
-    """Run `start` in all of `nodes` concurrently, without input; returns the results in their order.
+    """Run `start` in all of `nodes` concurrently, without input. Returns the results in the order of `nodes`.
 
-    The calling process enters the lab, for good. Signals that end a command are handed on to the programs.
+    The calling process enters the lab permanently. Signals that end a command are forwarded to the programs.
     """
     enter_lab(state)
     sys.stdout.flush()
     children: list[_Child] = []
 
-    def hand_on(number: int, frame: object) -> None:
+    def forward(number: int, frame: object) -> None:
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, number)
 
     for number in FORWARDED:
-        signal.signal(number, hand_on)
+        signal.signal(number, forward)
     children += [_fork(lab, Run(node), start) for node in nodes]
     _collect(children, tell)
     for child in children:
@@ -58,7 +58,7 @@ def run_everywhere(lab: LabDirectory, state: State, nodes: Sequence[str], start:
 
 
 def print_line(node: str, stream: int, line: bytes) -> None:
-    """To the same stream, with the node's name before it."""
+    """Print a line to the same stream, with the node's name before it."""
     out = (sys.stdout if stream == 1 else sys.stderr).buffer
     out.write(f"{node} | ".encode() + line)
     out.flush()
@@ -68,7 +68,7 @@ def _fork(lab: LabDirectory, run: Run, start: Start) -> _Child:
     pipes = {stream: os.pipe() for stream in (1, 2)}
     pid = os.fork()
     if pid == 0:
-        os.setpgid(0, 0)  # what the terminal sends comes by way of `hand_on`, once
+        os.setpgid(0, 0)  # signals of the terminal arrive once, through `forward`
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for stream, (_, writer) in pipes.items():
             os.dup2(writer, stream)

@@ -1,4 +1,4 @@
-"""Which tunnels this kernel supports, found by creating them in namespaces that end with the trial."""
+"""Which tunnels this kernel supports, found out by creating them in temporary namespaces."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ WORDS = {"gre": "GRE", "ip6gre": "GRE over IPv6", "gue": "GUE", "gue6": "GUE ove
 
 
 def abilities(kinds: Iterable[str]) -> frozenset[str]:
-    """Those of `kinds` that the kernel carries."""
+    """The `kinds` of tunnels that the kernel supports."""
     return frozenset(kind for kind in set(kinds) if refusal(kind) is None)
 
 
 def refusal(kind: str) -> str | None:
-    """Why the kernel does not carry a tunnel of `kind`; None when it does."""
+    """Why the kernel does not support tunnels of `kind`; None: it does."""
     try:
         in_sandbox(partial(_try, kind))
     except OSError as error:
@@ -39,22 +39,22 @@ def _try(kind: str) -> Answer:
 
 
 def abilities_for(lab: Lab) -> frozenset[str]:
-    """What the sites of `lab` leave open, tried. OxyctlError: a site must have what the kernel has not."""
+    """The supported kinds among those that sites of `lab` may use. OxyctlError: a site requires an unsupported kind."""
     sites = sites_of(lab)
-    kinds = {name: kernel_kind(lab, name) for name, site in sites.items() if _asks(site)}
+    kinds = {name: kernel_kind(lab, name) for name, site in sites.items() if _may_use_kernel(site)}
     found = abilities(kinds.values())
     for name, kind in kinds.items():
-        if kind not in found and "kernel" in _said(sites[name]):
+        if kind not in found and "kernel" in _settings(sites[name]):
             fix = module_fix(MODULES[kind])
-            hint = f"; try: {fix}" if fix else "; `tunnel: auto` takes an agent where the kernel cannot"
-            raise OxyctlError(f"node '{name}': this kernel has no {WORDS[kind]} ({refusal(kind)}){hint}")
+            hint = f"; try: {fix}" if fix else "; `tunnel: auto` uses an agent if the kernel has no support"
+            raise OxyctlError(f"node '{name}': this kernel does not support {WORDS[kind]} ({refusal(kind)}){hint}")
     return found
 
 
-def _asks(site: SiteNode) -> bool:
-    return bool({"kernel", "auto"} & _said(site))
+def _may_use_kernel(site: SiteNode) -> bool:
+    return bool({"kernel", "auto"} & _settings(site))
 
 
-def _said(site: SiteNode) -> set[str]:
+def _settings(site: SiteNode) -> set[str]:
     edge = site.edge if isinstance(site, GreSiteNode) else None
     return {site.tunnel, edge or site.tunnel}

@@ -1,4 +1,4 @@
-"""Finds what is left of labs that were not taken down, and what of it is provably ours to delete."""
+"""Finds files of labs that were not taken down, and deletes those that provably belong to them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import msgspec
 from oxyctl.errors import OxyctlError
 from oxyctl.supervise.state import LabDirectory, locked, run_directory
 
-MARKS = {"state.json", "plan.json", "log"}  # `up` makes a log directory first of all
+MARKS = {"state.json", "plan.json", "log"}  # `up` creates the log directory first
 MOUNTS = Path("/proc/self/mountinfo")
-ESCAPE = re.compile(r"\\([0-7]{3})")  # as mountinfo writes blanks (proc_pid_mountinfo(5))
+ESCAPE = re.compile(r"\\([0-7]{3})")  # how mountinfo writes spaces (proc_pid_mountinfo(5))
 
 
 class Remains(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """The directory of a lab that is gone, or the lock of one that left nothing else."""
+    """The directory of a lab that has ended, or its lock if nothing else is left."""
 
     path: str
-    kept: str | None = None  # why it was left alone
+    kept: str | None = None  # why it was not deleted
 
 
 def collect(*, dry_run: bool) -> list[Remains]:
-    """Delete what labs that are gone have left. Labs that are being built or taken down are skipped."""
+    """Delete the files of labs that have ended. Labs that are being built or taken down are skipped."""
     base = run_directory()
     names = {entry.name for part in ("labs", "locks") for entry in _entries(base / part)}
     found = []
@@ -42,7 +42,7 @@ def collect(*, dry_run: bool) -> list[Remains]:
             is_over = not any(each.kept for each in remains)
             found += remains + ([Remains(path=str(lock))] if is_old and is_over else [])
             if not is_old or (is_over and not dry_run):
-                lock.unlink()  # who waits for it looks whether it is still there
+                lock.unlink()  # processes that wait for it check whether it still exists
     return found
 
 
@@ -67,11 +67,11 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def foreign(lab: LabDirectory) -> str | None:
-    """Why the directory of `lab` is not provably ours to delete; None when it is."""
+    """Why the directory of `lab` must not be deleted; None: it is provably a lab's."""
     if lab.path.is_symlink():
         return "it is a symbolic link"
     if not lab.path.is_dir():
-        return "it is no directory"
+        return "it is not a directory"
     if lab.path.lstat().st_uid != os.geteuid():
         return "it belongs to another user"
     names = {entry.name for entry in _entries(lab.path)}
@@ -83,16 +83,16 @@ def foreign(lab: LabDirectory) -> str | None:
 
 
 def delete(lab: LabDirectory) -> bool:
-    """Delete the files of a lab that is not alive; the caller holds its lock. Whether there were any.
+    """Delete the files of a lab that is not running; the caller holds its lock. Returns whether there were any.
 
-    OxyctlError when they are not provably ours. Symbolic links go, what they point at stays.
+    OxyctlError: they are not provably a lab's. Symbolic links are deleted, not their targets.
     """
     if not os.path.lexists(lab.path):
         return False
     if (reason := foreign(lab)) is not None:
-        raise OxyctlError(f"{lab.path} is left alone: {reason}")
+        raise OxyctlError(f"{lab.path} is not deleted: {reason}")
     try:
-        # the proof that it is ours is deleted last, so that a killed run leaves something identifiable
+        # files that identify a lab are deleted last, so that an interrupted run can be repeated
         for entry in sorted(_entries(lab.path), key=lambda entry: entry.name in MARKS):
             _delete_entry(entry)
         lab.path.rmdir()
@@ -109,7 +109,7 @@ def _delete_entry(path: Path) -> None:
 
 
 def _mount_below(path: Path) -> str | None:
-    """Something that is mounted here, outside of the lab's own mounts, would be deleted with it."""
+    """A mount point at or below `path`, whose files would be deleted as well; None: there is none."""
     real = os.path.realpath(path)
     for line in MOUNTS.read_text().splitlines():
         point = ESCAPE.sub(lambda match: chr(int(match[1], 8)), line.split()[4])

@@ -1,4 +1,4 @@
-"""`logs`: the output of a lab's programs in the order in which it was written, and what follows."""
+"""`logs`: the output of a lab's programs in the order in which it was written, optionally followed."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ from oxyctl.plan.steps import PlannedNode
 from oxyctl.supervise.program_output import TIMES, older, times_of
 from oxyctl.supervise.state import LabDirectory, find_node, is_alive
 
-LOOK_MS = 100
+POLL_MS = 100
 
 
 class Line(NamedTuple):
-    """One line: when it was written (Unix nanoseconds), by whom, and what."""
+    """One line: when it was written (Unix nanoseconds), the node or program, and the text."""
 
     ns: int
     name: str
     text: str
 
 
-Naming = Callable[[str], tuple[str, str] | None]  # whose line it is and the text of it; None: not one to show
+Naming = Callable[[str], tuple[str, str] | None]  # a line's name and text; None: the line is not shown
 
 
 def print_logs(
     lab: LabDirectory, node: str | None, *, follow: bool, since_ns: int = 0, tail: int | None = None
 ) -> None:
-    """Print the log of `node`, or all with the name before each line; with `follow`, go on until the lab has ended.
+    """Print the log of `node`, or all logs with names before lines; with `follow`, continue until the lab has ended.
 
-    `node` may also be a program of the lab's own, such as `impair`. NothingMatched when the lab has neither.
-
-    Of the existing output, print only what was written after `since_ns`, and only its last `tail` lines.
+    `node` may also be a program of the lab itself, such as `impair`. NothingMatched: the lab has neither.
+    Of the existing output, print only lines written since `since_ns`, and only the last `tail` of them.
     """
     sources = [_Source(*source) for source in _sources(lab, node)]
     past = heapq.merge(*(source.new_lines() for source in sources))
     wanted = (line for line in past if line.ns >= since_ns)
     _print(wanted if tail is None else iter(collections.deque(wanted, tail)), node)
     if follow:
-        for _ in _looks(lab):
+        for _ in _polls(lab):
             _print(heapq.merge(*(source.new_lines() for source in sources)), node)
     _print(heapq.merge(*(source.rest() for source in sources)), node)
 
@@ -55,15 +54,15 @@ def _print(lines: Iterator[Line], node: str | None) -> None:
     sys.stdout.flush()
 
 
-def _looks(lab: LabDirectory) -> Iterator[None]:
-    """Every now and then as long as the lab lives, and once when it has ended."""
+def _polls(lab: LabDirectory) -> Iterator[None]:
+    """Yield every POLL_MS while the lab is running, and once after it has ended."""
     state = lab.live_state()
     if state is not None:
         with contextlib.suppress(ProcessLookupError):
             pidfd = os.pidfd_open(state.pid)
             ended = select.poll()
             ended.register(pidfd, select.POLLIN)
-            while is_alive(state) and not ended.poll(LOOK_MS):
+            while is_alive(state) and not ended.poll(POLL_MS):
                 yield
             os.close(pidfd)
     yield
@@ -76,7 +75,7 @@ def _sources(lab: LabDirectory, node: str | None) -> Iterator[tuple[Path, Naming
         for name, log in logs.items():
             yield log, _shared(name, nodes)
     elif node in logs and node not in {planned.name for planned in nodes}:
-        yield logs[node], _all(node)  # a program of the lab's own: `services`, `impair`, `supervisor`
+        yield logs[node], _all(node)  # a program of the lab itself: `services`, `impair`, `supervisor`
     else:
         planned = find_node(lab, node)
         yield lab.log(planned.process), _only(node) if planned.process != node else _all(node)
@@ -87,7 +86,7 @@ def _all(name: str) -> Naming:
 
 
 def _only(node: str) -> Naming:
-    """Of a process that serves many nodes: the lines that are about this one start with its name."""
+    """Select the lines about one node in the log of a shared program, which start with its name."""
     return lambda text: (node, text.partition(": ")[2]) if text.startswith(f"{node}: ") else None
 
 
@@ -102,10 +101,10 @@ def _shared(process: str, nodes: list[PlannedNode]) -> Naming:
 
 
 class _File:
-    """One file of a log, read as far as it went; it may be renamed meanwhile."""
+    """One file of a log and the position up to which it has been read. It may be renamed meanwhile."""
 
     def __init__(self, log: Path, times: Path) -> None:
-        """OSError when there is none."""
+        """Open the files. OSError: the log does not exist."""
         self._log = log.open("rb")
         self._times = times.open("rb") if times.exists() else None
         found = os.fstat(self._log.fileno())
@@ -113,8 +112,8 @@ class _File:
         self._marks: collections.deque[tuple[int, int]] = collections.deque()
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """What is new: lines with their ends, and at last perhaps the beginning of one."""
-        if os.fstat(self._log.fileno()).st_size < self._offset:  # begun again
+        """New lines with their ends, each with its time; the last one may be incomplete."""
+        if os.fstat(self._log.fileno()).st_size < self._offset:  # it was truncated
             self._offset = self._log.seek(0)
         data = self._log.read()
         if self._times is not None:
@@ -133,7 +132,7 @@ class _File:
 
 
 class _Source:
-    """One log, through all of its files."""
+    """One log, read across rotations."""
 
     def __init__(self, path: Path, name: Naming) -> None:
         self._path, self._name = path, name
@@ -141,14 +140,14 @@ class _Source:
         self._file = _open(older(path), older(times_of(path))) or _open(path, times_of(path))
 
     def new_lines(self) -> Iterator[Line]:
-        """What was written since the last time."""
+        """The complete lines that were written since the last call."""
         for ns, piece in self._pieces():
             self._held += piece
             if self._held.endswith(b"\n"):
                 yield from self._line(ns)
 
     def rest(self) -> Iterator[Line]:
-        """What there is of a line that was never ended."""
+        """The last line, if it is incomplete."""
         if self._held:
             yield from self._line(0)
 

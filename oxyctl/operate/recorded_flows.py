@@ -1,4 +1,4 @@
-"""Where a proxy keeps its flow records, to read them when it is not running."""
+"""Opens the records of a proxy that is not running."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from proxy.control.recordings import RecordedSessions
 from proxy.control.store import RecordedFlows
 from proxy.settings import DocumentError, load
 
-SETTINGS, STORE = "proxy.yaml", "flows.db"  # what it is called by default
+SETTINGS, STORE = "proxy.yaml", "flows.db"  # default names
 
 
 def recordings_beside(control: str | Path) -> RecordedSessions | None:
-    """The recordings of SSH sessions of that proxy: by its settings, if they are there."""
+    """The SSH recordings of the proxy with this control socket, found by its settings; None: there are none."""
     home = Path(control).absolute().parent
     try:
         place = Path(load(home / SETTINGS).state) / "recordings"
@@ -22,7 +22,7 @@ def recordings_beside(control: str | Path) -> RecordedSessions | None:
 
 
 def recorded_beside(control: str | Path) -> RecordedFlows | None:
-    """The flow log of the proxy whose control socket stands, or stood, there: by its settings, if they are there."""
+    """The flow log of the proxy with this control socket, found by its settings or its default name; None: none."""
     home = Path(control).absolute().parent
     path = home / STORE
     try:

@@ -1,6 +1,6 @@
-"""A program inside a node, with pipes to its caller: `python -m oxyctl.operate.run_inside RUN NODE COMMAND...`.
+"""Runs a program inside a node, with pipes to the caller: `python -m oxyctl.operate.run_inside RUN NODE COMMAND...`.
 
-`enter` moves the process that calls it into the lab, for good; a test or a check that goes on outside needs another.
+`enter` moves its own process into the lab permanently; tests and checks that continue outside need another process.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from oxyctl.supervise.state import LabDirectory
 
 
 def command_in(lab: LabDirectory, node: str, command: Sequence[str]) -> list[str]:
-    """The command that runs `command` in `node`: same input, output, environment, directory, and exit code."""
+    """The command that runs `command` in `node` with the same input, output, environment, directory and exit code."""
     return [sys.executable, "-P", "-m", "oxyctl.operate.run_inside", str(lab.path), node, *command]
 
 
 def main(run: str, node: str, *command: str) -> int:
-    """The exit code of `command`."""
+    """Run `command` in a node; return its exit code."""
     try:
         return run_in(LabDirectory(Path(run)), node, list(command))
     except OxyctlError as error:

@@ -1,4 +1,4 @@
-"""`shell`: the user's own shell inside a node, with a prompt that says where one is."""
+"""`shell`: the user's shell inside a node, with the lab and the node in its prompt."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PS1="($OXYCTL_LAB $OXYCTL_NODE) ${PS1:-\\\\$ }"
 
 
 def shell_in(lab: LabDirectory, node: str) -> Start:
-    """$SHELL, or sh without it. OSError: its file cannot be written.
+    """The start of $SHELL, by default sh. OSError: its file cannot be written.
 
-    bash would reset its prompt, so it reads a file of ours after the user's. Other shells take PS1 as it
-    is, or show the host's name, which is the node's.
+    bash would reset its prompt, so it reads a file of ours after the user's. Other shells use PS1, or show the host's
+    name, which is the node's.
     """
-    said = shutil.which(os.environ.get("SHELL") or "sh") or "/bin/sh"
-    if Path(said).name != "bash":
-        return Start([said, "-i"], {"PS1": f"({lab.name} {node}) $ "})
+    shell = shutil.which(os.environ.get("SHELL") or "sh") or "/bin/sh"
+    if Path(shell).name != "bash":
+        return Start([shell, "-i"], {"PS1": f"({lab.name} {node}) $ "})
     file = lab.path / "shell.bashrc"
     write_atomically(file, BASHRC.encode())
-    return Start([said, "--rcfile", str(file), "-i"])
+    return Start([shell, "--rcfile", str(file), "-i"])

@@ -40,14 +40,14 @@ class Interrupted(BaseException):
 
 
 def up(lab: Lab, timeout_s: float, tell: Callable[[Event], None]) -> bool:
-    """Bring `lab` up, all of it or nothing, telling each event; False when it was up already, with the same topology.
+    """Bring `lab` up, completely or not at all; `tell` gets each event. False: it was already up with the same plan.
 
-    OxyctlError says what failed. While the lab is being built, signals that end the command raise Interrupted.
+    OxyctlError: it failed. UsageError: it is up with another plan. Interrupted: a signal has ended the build.
     """
     directory = lab_directory(lab.name)
     plan = make_plan(lab, directory.path, abilities_for(lab))
     with _interruptible(), _locked(lab.name) as lock:
-        state = _settled(directory)
+        state = _current_state(directory)
         if state is not None and state.phase != "stopping":
             _check_same(directory, plan, state)
             return False
@@ -63,8 +63,8 @@ def up(lab: Lab, timeout_s: float, tell: Callable[[Event], None]) -> bool:
     return True
 
 
-def _settled(directory: LabDirectory) -> State | None:
-    """What the lab is after its supervisor, by answering, has noticed every signal that was sent to it before."""
+def _current_state(directory: LabDirectory) -> State | None:
+    """The state after the supervisor has answered a request, and so has handled all earlier signals."""
     state = directory.live_state()
     if state is not None and state.phase == "up":
         with contextlib.suppress(OxyctlError):
@@ -77,7 +77,7 @@ def _settled(directory: LabDirectory) -> State | None:
 def _interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # once: what is being taken down is taken down
+            signal.signal(each, signal.SIG_IGN)  # only once: taking the lab down is not interrupted
         raise Interrupted(number)
 
     before = {number: signal.signal(number, interrupt) for number in SIGNALS}
@@ -99,7 +99,7 @@ def _locked(name: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def holding(name: str) -> Iterator[None]:
-    """No other command changes lab `name` meanwhile; OxyctlError when one does."""
+    """Prevent other commands from changing lab `name` until the block ends. OxyctlError: one is changing it."""
     with _locked(name):
         yield
 
@@ -136,13 +136,13 @@ def _launch(directory: LabDirectory, lock: int, timeout_s: float, tell: Callable
                 _start(directory, theirs.fileno(), lock, timeout_s)
             _follow(ours, directory, tell)
         except BaseException:
-            ours.shutdown(socket.SHUT_WR)  # the supervisor takes this for the end of the command, and ends
+            ours.shutdown(socket.SHUT_WR)  # for the supervisor this is the end of the command, and it ends
             _wait_gone(ours, directory)
             raise
 
 
 def _start(directory: LabDirectory, channel: int, lock: int, timeout_s: float) -> None:
-    """Start the supervisor; the process that is started ends as soon as its child, PID 1 of the lab, is on its own."""
+    """Start the supervisor. The started process ends as soon as its child, PID 1 of the lab, is independent."""
     module = [sys.executable, "-P", "-m", *SUPERVISOR.split()]
     with _writing(directory), directory.log("supervisor").open("ab") as log:
         subprocess.run(
@@ -151,13 +151,13 @@ def _start(directory: LabDirectory, channel: int, lock: int, timeout_s: float) -
             stdout=log,
             stderr=log,
             pass_fds=(channel, lock),
-            check=False,  # what went wrong is told over the channel
+            check=False,  # errors are reported through the channel
         )
 
 
 def _follow(channel: socket.socket, directory: LabDirectory, tell: Callable[[Event], None]) -> None:
-    """Tell the events; return when the supervisor has noted that the lab is up, and is on its own."""
-    with contextlib.suppress(ConnectionError), channel.makefile("rb") as lines:  # reset: it was killed
+    """Pass events to `tell` and commit the lab; return when its supervisor runs alone. OxyctlError: it failed."""
+    with contextlib.suppress(ConnectionError), channel.makefile("rb") as lines:  # reset: the supervisor was killed
         for line in lines:
             event: Event = msgspec.json.decode(line)
             if event["event"] == "failed":
@@ -171,7 +171,7 @@ def _follow(channel: socket.socket, directory: LabDirectory, tell: Callable[[Eve
 
 
 def _wait_gone(channel: socket.socket, directory: LabDirectory) -> None:
-    """Return when the supervisor and all of its lab are gone: it writes who it is before it builds anything."""
+    """Return when the supervisor and its lab have ended. It has written its PID before building anything."""
     channel.settimeout(GONE_S)
     with contextlib.suppress(OSError):
         while channel.recv(65_536):

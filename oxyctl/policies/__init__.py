@@ -1,1 +1,1 @@
-"""Policies without a proxy: files read and tried out, compared with each other, and with flows that were recorded."""
+"""Policies without a proxy: reads and tests files, compares them, and replays recorded flows against them."""

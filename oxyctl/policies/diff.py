@@ -14,15 +14,15 @@ COMPARED = ("phase", "action", "precedence", "enabled", "when")
 
 
 class Difference(msgspec.Struct, kw_only=True, frozen=True):
-    """One rule that is not the same in both."""
+    """One rule that differs."""
 
     change: Literal["added", "removed", "changed", "moved", "default"]
     rule: str
-    what: list[str]  # of a rule that changed: `action: allow -> block`
+    what: list[str]  # for a changed rule: `action: allow -> block`
 
 
 def compare(old: PolicyInfo, new: PolicyInfo) -> list[Difference]:
-    """Rules by their names, in the order of the new file; then those that are gone."""
+    """The differences by rule name: in the order of the new policy, then removed rules."""
     before = {rule.name: rule for rule in old.rules}
     after = {rule.name: rule for rule in new.rules}
     found = []
@@ -35,9 +35,9 @@ def compare(old: PolicyInfo, new: PolicyInfo) -> list[Difference]:
         elif what := _changes(before[name], rule):
             found.append(Difference(change="changed", rule=name, what=what))
         elif name in moved:
-            found.append(Difference(change="moved", rule=name, what=["it is asked at another point than before"]))
-    gone = [rule for name, rule in before.items() if name not in after]
-    return found + [Difference(change="removed", rule=rule.name, what=[_shown(rule)]) for rule in gone]
+            found.append(Difference(change="moved", rule=name, what=["it is evaluated in another order than before"]))
+    removed = [rule for name, rule in before.items() if name not in after]
+    return found + [Difference(change="removed", rule=rule.name, what=[_shown(rule)]) for rule in removed]
 
 
 def _changes(old: RuleInfo, new: RuleInfo) -> list[str]:
@@ -54,9 +54,9 @@ def _shown(rule: RuleInfo) -> str:
 
 
 def _moved(old: Sequence[str], new: Sequence[str]) -> set[str]:
-    """The fewest names that must change places to get from one order to the other."""
+    """The smallest set of names whose moves turn one order into the other."""
     place = {name: index for index, name in enumerate(old)}
-    ends: list[int] = []  # of the longest rising sequences, by their lengths: where the last of each stood
+    ends: list[int] = []  # by length of increasing subsequences, the smallest last place
     lengths = []
     for name in new:
         at = bisect.bisect_left(ends, place[name])

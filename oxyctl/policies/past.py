@@ -1,4 +1,4 @@
-"""Judges recorded flows by a policy that is not in force: which of them it would decide differently."""
+"""Replays recorded flows against a policy that is not in force: which of them would be decided differently."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ EXAMPLES = 3  # flows that are named for each change
 
 
 class Change(msgspec.Struct, kw_only=True):
-    """Flows that were decided one way, and would be another."""
+    """Flows that would be decided differently in the same way."""
 
     was: str
     now: str
-    rule: str  # that would decide
-    before: str | None  # the rule that did
+    rule: str  # the rule that would decide
+    before: str | None  # the rule that decided
     flows: int = 0
     examples: list[str] = []
 
 
 class Replay(msgspec.Struct, kw_only=True):
-    """What a policy would change."""
+    """The differences that a policy would make."""
 
     flows: int
     same: int
-    unjudged: int  # that ended for reasons of their own, or of which the policy does not speak
+    unjudged: int  # failed for other reasons, or no rule of the policy applies
     changes: list[Change]
-    without_groups: int  # flows of users whose groups are not known any more: no tunnel of theirs is open
+    without_groups: int  # flows of users without an open tunnel, whose groups are unknown
 
 
 def replay(policies: Policies, records: Iterable[FlowRecord], tunnels: Iterable[TunnelInfo]) -> Replay:
-    """Decide each recorded flow again. Groups and posture are not recorded: open tunnels tell those of their users."""
+    """Decide each recorded flow again. Groups and posture are not recorded, but taken from users' open tunnels."""
     known = {(tunnel.tenant, key): tunnel for tunnel in tunnels for key in (tunnel.id, tunnel.user) if key}
     changes: dict[tuple[str, str, str, str | None], Change] = {}
     counts: Counter[str] = Counter()
@@ -51,7 +51,7 @@ def replay(policies: Policies, records: Iterable[FlowRecord], tunnels: Iterable[
         if outcome is None or record.verdict == "error":
             counts["unjudged"] += 1
             continue
-        was, before = _said(record)
+        was, before = _recorded_decision(record)
         is_denied = outcome.ruling.verdict.is_denial
         now = "block" if is_denied else "allow"
         if was == now:
@@ -69,17 +69,18 @@ def replay(policies: Policies, records: Iterable[FlowRecord], tunnels: Iterable[
     )  # fmt: skip
 
 
-def _said(record: FlowRecord) -> tuple[str, str | None]:
-    """What the policy said then, and by which rule; what a hook said is no affair of a policy."""
-    said = [each for each in record.decisions if each.version is not None and each.enforced]
-    if not said:
+def _recorded_decision(record: FlowRecord) -> tuple[str, str | None]:
+    """The policy's decision at that time, and its rule. Decisions of hooks are ignored."""
+    decisions = [each for each in record.decisions if each.version is not None and each.enforced]
+    if not decisions:
         return "allow", None
-    is_over_limit = said[-1].action == "rate-limit" and record.close_reason == "denied"
-    return "block" if said[-1].action == "block" or is_over_limit else "allow", said[-1].rule
+    is_over_limit = decisions[-1].action == "rate-limit" and record.close_reason == "denied"
+    last = decisions[-1]
+    return "block" if last.action == "block" or is_over_limit else "allow", last.rule
 
 
 def facts_of(record: FlowRecord, tunnel: TunnelInfo | None) -> ImaginedFacts:
-    """What is known of a flow that was."""
+    """The known facts about a recorded flow."""
     flow = FlowText(
         tenant=record.tenant, user=record.user, device=record.device, src=record.src, protocol=record.protocol,
         host=record.dst_host, onramp=record.onramp, network=record.vnet,

@@ -18,7 +18,7 @@ def print_result(result: Result) -> None:
     shown = f"\x1b[{colour}m{word:<6}\x1b[0m" if is_coloured(sys.stdout) else f"{word:<6}"
     print(f"{shown}  {safe_text(result.name)}  ({duration_text(result.duration_ms)})", flush=True)
     if result.state != "passed":
-        for line in result.story():
+        for line in result.describe():
             print(f"        {safe_text(line)}", flush=True)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from oxyctl.policies.diff import Difference
-from oxyctl.policies.files import Tried
+from oxyctl.policies.files import PolicyTestResult
 from oxyctl.policies.past import Replay
 from oxyctl.render.tables import Column, Table
 from proxy.policy.answers import Explanation, Near, RuleInfo
@@ -40,7 +40,7 @@ def print_differences(differences: Iterable[Difference]) -> None:
         print(f"{_SIGNS[each.change]} {each.rule}: {'; '.join(each.what)}")
 
 
-def print_tried(tried: Iterable[Tried]) -> None:
+def print_tried(tried: Iterable[PolicyTestResult]) -> None:
     """Print one line for each test."""
     for each in tried:
         print(f"{'FAIL' if each.problem else 'ok  '}  {each.policy}: {each.name}: expected {each.expected}")

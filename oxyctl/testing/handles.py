@@ -104,7 +104,7 @@ class LabHandle:
                 raise NothingMatched(f"no check is called '{name}'{suggest(name, titles)}")
         results = asyncio.run(self._check([titles[name] for name in names or titles]))
         if failed := [result for result in results if result.state != "passed"]:
-            raise AssertionError("\n".join(line for each in failed for line in (each.name, *each.story())))
+            raise AssertionError("\n".join(line for each in failed for line in (each.name, *each.describe())))
         return results
 
     async def _check(self, checks: Sequence[Any]) -> list[Result]:

@@ -45,9 +45,9 @@ def check(lab, tmp_path):
     return call
 
 
-def came(out):
-    """What came, of each check that failed."""
-    return [line.partition("came:")[2].strip() for line in out.splitlines() if line.startswith("        came:")]
+def actual(out):
+    """The actual outcome of each check that failed."""
+    return [line.partition("actual:")[2].strip() for line in out.splitlines() if line.startswith("        actual:")]
 
 
 def test_the_story_of_a_failure(check):
@@ -60,9 +60,9 @@ def test_the_story_of_a_failure(check):
     assert lines[0].startswith("ok      fine  (")
     assert lines[1].startswith("FAILED  wrong  (")
     assert lines[2:5] == [
-        "asked:    GET http://web/status/503 from laptop (10.50.0.10)",
+        "tried:    GET http://web/status/503 from laptop (10.50.0.10)",
         "expected: status 200",
-        "came:     status 503, 0 bytes",
+        "actual:   status 503, 0 bytes",
     ]
     assert "the last flows of edge:" in lines
     assert [line for line in lines if "10.50.0.10:80" in line and "alice@acme.example" in line]
@@ -98,7 +98,7 @@ FAILING = [
 def test_each_kind_says_what_came(check):
     code, out, _ = check(*(line for line, _ in FAILING))
     assert code == 3
-    told = came(out)
+    told = actual(out)
     assert len(told) == len(FAILING)
     wrong = [(wanted, found) for (_, wanted), found in zip(FAILING, told, strict=True) if not found.startswith(wanted)]
     assert wrong == []
@@ -118,7 +118,7 @@ PASSING = [
 
 def test_each_kind_passes(check):
     code, out, _ = check(*PASSING)
-    assert (code, came(out)) == (0, [])
+    assert (code, actual(out)) == (0, [])
     assert f"all {len(PASSING) + 1} passed" in out
     assert "tcp web:7 (from edge)" in out
 
@@ -143,7 +143,7 @@ def test_dropped_is_believed_only_between_canaries_that_arrive(check):
     assert code == 3
     words = [line.split()[0] for line in out.splitlines() if line.startswith(("ok ", "FAILED "))]
     assert words == ["FAILED" if said else "ok" for _, said in DROPPED]
-    assert came(out) == [said for _, said in DROPPED if said]
+    assert actual(out) == [said for _, said in DROPPED if said]
 
 
 def test_a_check_that_becomes_true_is_waited_for(check, tmp_path):
@@ -171,7 +171,7 @@ def test_a_node_that_the_running_lab_lacks_breaks_only_its_own_check(lab, tmp_pa
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     first, second = json.loads(done.stdout)["items"]
     assert (done.returncode, first["state"], second["state"]) == (3, "broken", "passed")
-    assert "has no node 'phone'" in first["came"]
+    assert "has no node 'phone'" in first["actual"]
 
 
 def test_a_lab_without_checks_and_a_file_that_is_gone(lab_factory, tmp_path):

@@ -15,12 +15,12 @@ from oxyctl.errors import NothingMatched, OxyctlError
 from oxyctl.topology.checks import ExecCheck, FlowsCheck, PingCheck
 
 PING = "kind: ping, from: laptop, to: 10.0.0.%d, name: p%d"
-MET, NOT_MET = Verdict(True, "a", "b", "c"), Verdict(False, "asked", "expected", "came")
+MET, NOT_MET = Verdict(True, "a", "b", "c"), Verdict(False, "tried", "expected", "actual")
 
 
 @pytest.fixture
 def run(monkeypatch):
-    """The results of these checks when `judge` says what came of each."""
+    """The results of these checks by the verdicts of `judge`."""
 
     async def nothing(check, node, session):
         return []
@@ -118,8 +118,8 @@ def test_a_check_is_tried_until_its_time_is_over_or_once(run, checks):
     often, once = run(checks(PING % (1, 1) + ", retry_until: 250ms", PING % (2, 2)), judge)
     assert (often.state, once.state, once.attempts) == ("failed", "failed", 1)
     assert 2 <= often.attempts <= 4
-    assert often.story()[:3] == ["asked:    asked", "expected: expected", "came:     came"]
-    assert often.story()[3].startswith(f"attempts: {often.attempts} in ")
+    assert often.describe()[:3] == ["tried:    tried", "expected: expected", "actual:   actual"]
+    assert often.describe()[3].startswith(f"attempts: {often.attempts} in ")
 
 
 def test_what_cannot_be_tried_is_broken(run, checks):
@@ -127,7 +127,7 @@ def test_what_cannot_be_tried_is_broken(run, checks):
         raise OxyctlError("the lab has just ended")
 
     (result,) = run(checks(PING % (1, 1)), judge)
-    assert (result.state, result.came) == ("broken", "it could not be tried: the lab has just ended")
+    assert (result.state, result.actual) == ("broken", "could not be carried out: the lab has just ended")
 
 
 # which of them
@@ -176,7 +176,7 @@ def test_the_sum_of_samples(name, labels, value):
 
 def result(state, **more):
     fields = {"name": f"a {state} check", "kind": "http", "node": "laptop", "duration_ms": 1500.0, "attempts": 1}
-    return Result(**{**fields, "state": state, "asked": "GET", "expected": "200", "came": "503", **more})
+    return Result(**{**fields, "state": state, "tried": "GET", "expected": "200", "actual": "503", **more})
 
 
 def test_junit_says_what_ci_systems_read():

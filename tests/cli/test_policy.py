@@ -128,7 +128,7 @@ def test_diff_against_what_is_in_force_and_of_two_files(live, policy, file, tmp_
         )
     )
     new.write_text(POLICY)
-    assert policy("diff", new, file).lines == ["^ shadow: it is asked at another point than before"]
+    assert policy("diff", new, file).lines == ["^ shadow: it is evaluated in another order than before"]
 
 
 def test_reload(live, file):

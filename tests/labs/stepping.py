@@ -86,7 +86,7 @@ def command(steps, who, arguments):
     from oxyctl.cli import main
 
     up.SUPERVISOR = f"tests.labs.stepping {steps.place} {who} {steps.number} supervise"
-    around(down, "_signalled", steps)
+    around(down, "_ends_by", steps)
     steps.is_counting = who == "command"
     sys.argv = ["oxyctl", *arguments]
     main()

@@ -142,7 +142,7 @@ def test_down(machine, stepped, who, victim, at_least):
                 _, errors = process.communicate(timeout=60)
             what = f"step {step}, {name}: {errors}"
             assert process.returncode == (-9 if victim == "command" else 0), what
-            was_asked = was_asked or name == "after _signalled"
+            was_asked = was_asked or name == "after _ends_by"
             if was_asked:
                 stepped.check_nothing_lives(namespaces, before, what)
             assert "Traceback" not in errors, what

@@ -134,7 +134,7 @@ def test_a_kernel_that_must_carry_a_tunnel_and_cannot_is_one_message(machine):
         assert json.loads(machine.oxyctl("lab", "status", "--format", "json").stdout)["tunnels"][0]["by"] == "kernel"
     else:
         assert err.count("\n") == 1
-        assert "error: node 'berlin': this kernel has no GRE (" in err
+        assert "error: node 'berlin': this kernel does not support GRE (" in err
 
 
 FOREIGN_GRE = """

@@ -246,9 +246,9 @@ def test_checks_may_fell_nodes_and_all_is_as_before_when_they_are_over(shop):
     before = states(shop)
     done = shop.oxyctl("lab", "check", "--file", checks_file(shop, STEPS), "--format", "json", code=3)
     *passed, last = json.loads(done.stdout)["items"]
-    assert {check["name"]: check["came"] for check in passed if check["state"] != "passed"} == {}
-    assert passed[0]["came"] == "edge: exited, was killed by SIGKILL"
-    assert (last["state"], "'web' (upstream) does not run" in last["came"]) == ("broken", True)
+    assert {check["name"]: check["actual"] for check in passed if check["state"] != "passed"} == {}
+    assert passed[0]["actual"] == "edge: exited, was killed by SIGKILL"
+    assert (last["state"], "'web' (upstream) does not run" in last["actual"]) == ("broken", True)
     assert states(shop) == before
     assert nodes(shop)["tool"]["restarts"] == 1  # it was started, and stopped again
 

@@ -69,7 +69,7 @@ def make_strange(path, outside):
     ("make", "reason"),
     [
         (make_link, "it is a symbolic link"),
-        (make_file, "it is no directory"),
+        (make_file, "it is not a directory"),
         (make_strange, "it does not look like a lab's: thesis.tex"),
     ],
 )
@@ -82,7 +82,7 @@ def test_what_is_not_provably_ours_is_left_alone(run, tmp_path, make, reason):
     directory = state.lab_directory("foreign")
     make(directory.path, outside)
     assert [item.kept for item in leftovers.collect(dry_run=False)] == [reason]
-    with pytest.raises(OxyctlError, match="is left alone: " + reason):
+    with pytest.raises(OxyctlError, match="is not deleted: " + reason):
         down.take_down(directory)
     assert os.path.lexists(directory.path)
     assert (outside / "plan.json").exists()

@@ -263,5 +263,7 @@ def test_the_kernel_is_tried_only_where_it_matters(monkeypatch):
 def test_what_must_be_the_kernels_and_cannot_is_one_message(monkeypatch):
     monkeypatch.setattr(abilities, "refusal", lambda kind: "Unknown device type")
     text = WAN.replace("    key: 42\n", "    key: 42\n    tunnel: kernel\n")
-    with pytest.raises(OxyctlError, match="node 'berlin': this kernel has no GRE \\(Unknown device type\\); "):
+    with pytest.raises(
+        OxyctlError, match="node 'berlin': this kernel does not support GRE \\(Unknown device type\\); "
+    ):
         abilities.abilities_for(loads(text, "test"))

@@ -125,7 +125,7 @@ def test_http_and_flows(lab):
 
 def test_checks(lab):
     assert [result.state for result in lab.check("web answers")] == ["passed"]
-    with pytest.raises(AssertionError, match="came: +refused after"):
+    with pytest.raises(AssertionError, match="actual: +refused after"):
         lab.check()
 
 def test_it_is_the_same_lab(lab):
