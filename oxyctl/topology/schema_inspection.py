@@ -10,6 +10,7 @@ INSPECTION: dict[str, dict[str, str]] = {
         "bad_certificate": "What a client gets if the origin's certificate cannot be verified.",
         "trust": "PEM files of root certificates to trust in addition to the system's.",
         "system_trust": "Whether the system's root certificates are trusted.",
+        "crl": "PEM files of revocation lists; with any, each origin's certificate must be covered by one.",
         "ca": "An existing certificate authority; without it, one is created at the first start.",
         "permitted": "Domains and prefixes for which a new authority may sign; without any, all.",
         "quic": "How UDP to port 443 is handled if TCP to it would be inspected.",
