@@ -1,1 +1,1 @@
-"""The certificate authorities of tenants: made, kept, imported, rotated; and the leaves that inspectors serve."""
+"""The certificate authorities of tenants: created, stored, imported, rotated; and the leaves that inspectors serve."""

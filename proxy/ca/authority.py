@@ -35,21 +35,21 @@ class Leaf:
 
 
 class Authority:
-    """A CA's certificate, what stands between it and its root, and its key."""
+    """A CA's certificate, the certificates between it and its root, and its key."""
 
     def __init__(self, certificates: Sequence[x509.Certificate], key: PrivateKey) -> None:
-        """`certificates`: the CA's own first, then those above it. ProxyError says why they cannot sign."""
+        """`certificates`: the CA's own first, then its issuers. ProxyError: they cannot sign; the message says why."""
         self.certificate, self.certificates, self._key = certificates[0], tuple(certificates), key
         _check(self.certificate, key)
         self._constraints = _constraints_of(self.certificate)
-        # one key for all leaves: they end at the same place, and a key for each costs as much as its certificate
+        # one key for all leaves: one process holds them all, and a key for each costs as much as its certificate
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._leaf_key_pem = _private_pem(self._leaf_key)
         self._above = b"".join(_pem(each) for each in certificates if each.issuer != each.subject)
 
     @classmethod
     def create(cls, name: str, permitted: Sequence[str] = ()) -> Authority:
-        """A new one, EC P-256, for ten years. `permitted`: domains and prefixes that it may sign for, all without."""
+        """Create one, EC P-256, for ten years. `permitted`: domains and prefixes that it may sign for; empty: all."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "oxyctl"),
@@ -74,7 +74,7 @@ class Authority:
 
     @classmethod
     def load(cls, certificates: bytes, key: bytes, password: str | None = None) -> Authority:
-        """From PEM; the two may be the same text. ProxyError says what is wrong with it."""
+        """Load from PEM; certificates and key may be in the same text. ProxyError: it is not valid."""
         try:
             found = x509.load_pem_x509_certificates(certificates)
         except ValueError as error:
@@ -87,7 +87,7 @@ class Authority:
 
     @classmethod
     def load_pkcs12(cls, data: bytes, password: str | None = None) -> Authority:
-        """From PKCS#12; ProxyError says what is wrong with it."""
+        """Load from PKCS#12. ProxyError: it is not valid."""
         try:
             key, certificate, others = pkcs12.load_key_and_certificates(data, password.encode() if password else None)
         except ValueError as error:
@@ -98,12 +98,12 @@ class Authority:
 
     @property
     def certificate_pem(self) -> bytes:
-        """What clients have to trust: the topmost certificate that is known."""
+        """The topmost known certificate, which clients must trust."""
         return _pem(self.certificates[-1])
 
     @property
     def chain_pem(self) -> bytes:
-        """Its own certificate, and those above it."""
+        """The CA's certificate and its issuers."""
         return b"".join(map(_pem, self.certificates))
 
     @property
@@ -112,16 +112,16 @@ class Authority:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of its certificate, as browsers show it."""
+        """SHA-256 of the CA's certificate, in the form that browsers show."""
         return self.certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
     @property
     def permitted(self) -> list[str]:
-        """All that its name constraints let it sign for; empty: anything."""
+        """The names that its name constraints permit; empty: all."""
         return [str(each.value) for each in self._constraints]
 
     def permits(self, name: str) -> bool:
-        """Whether its name constraints let it sign for this host name or address."""
+        """Whether its name constraints permit this host name or address."""
         if not self._constraints:
             return True
         address = _address(name)
@@ -135,7 +135,7 @@ class Authority:
         )
 
     def mint(self, name: str) -> Leaf:
-        """A certificate for a host name or an address, as browsers want them (EC P-256, SAN, serverAuth)."""
+        """A certificate for a host name or an address that browsers accept (EC P-256, SAN, serverAuth)."""
         now = datetime.datetime.now(datetime.UTC)
         until = min(now + datetime.timedelta(days=LEAF_DAYS), self.certificate.not_valid_after_utc)
         address = _address(name)
@@ -178,7 +178,7 @@ def _check(certificate: x509.Certificate, key: PrivateKey) -> None:
 
 
 def load_certificates(pem: bytes) -> list[x509.Certificate]:
-    """Those in a text; none in an empty one, or in one that is damaged."""
+    """The certificates in a text; empty if there are none, or the text is damaged."""
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
@@ -186,12 +186,12 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
 
 
 def normal_names(permitted: Sequence[str]) -> list[str]:
-    """Domains and prefixes as a certificate has them."""
+    """Domains and prefixes in the form of certificates."""
     return [str(each.value) for each in _subtrees(permitted)]
 
 
 def describe(certificate: x509.Certificate) -> Certificate:
-    """What is told of a certificate."""
+    """The public description of a certificate."""
     return Certificate(
         subject=certificate.subject.rfc4514_string(),
         fingerprint=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
@@ -203,7 +203,7 @@ def describe(certificate: x509.Certificate) -> Certificate:
 
 
 def _own_first(certificates: Sequence[x509.Certificate], key: object) -> list[x509.Certificate]:
-    """Those with the certificate of `key` in front: files are written in either order."""
+    """The certificates with that of `key` first: files list them in either order."""
     public = key.public_key() if hasattr(key, "public_key") else None
     own = [each for each in certificates if each.public_key() == public]
     return [*own, *(each for each in certificates if each not in own)]
@@ -224,7 +224,7 @@ def _constraints_of(certificate: x509.Certificate) -> list[Constraint]:
 
 
 def _name_constraints(permitted: Sequence[str]) -> x509.NameConstraints:
-    """What is not permitted is excluded: a kind of name that is not mentioned would be unconstrained (RFC 5280)."""
+    """Name constraints that exclude what is not permitted: a kind of name not mentioned is unconstrained (RFC 5280)."""
     subtrees = _subtrees(permitted)
     nowhere: list[x509.GeneralName] = []
     if not any(isinstance(each, x509.IPAddress) for each in subtrees):

@@ -1,4 +1,4 @@
-"""Files of keys and certificates: written at once and durably, and read where somebody else has made them."""
+"""Files of keys and certificates: written atomically and durably, and read in the forms of other tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write(path: Path, data: bytes, mode: int) -> None:
-    """Replace the file at once and durably: after a crash there is the old one or the new one."""
+    """Replace the file atomically and durably: after a crash, either the old or the new one exists."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
@@ -27,7 +27,7 @@ def write(path: Path, data: bytes, mode: int) -> None:
 
 
 def read_imported(wished: ImportedAuthority) -> Authority:
-    """An authority from PEM or PKCS#12; ProxyError names the file, and says what is wrong with it."""
+    """An authority from PEM or PKCS#12. ProxyError: the file and the fault."""
     from proxy.ca.authority import Authority
 
     file = wished.file

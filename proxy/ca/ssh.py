@@ -1,4 +1,4 @@
-"""The SSH keys of tenants: the host key that stands for all origins, and the CA of short-lived user certificates."""
+"""The SSH keys of tenants: the host key used for all origins, and the CA of short-lived user certificates."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 from proxy.ca.files import write
 from proxy.errors import ProxyError
 
-if TYPE_CHECKING:  # `cryptography` costs 60 ms: only who inspects needs it
+if TYPE_CHECKING:  # `cryptography` costs 60 ms: only inspection needs it
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 HOST_KEY, USER_CA = "ssh_host_ed25519_key", "ssh_user_ca"
-KNOWN_HOSTS = "known_hosts"  # for clients: the host key stands for every host
+KNOWN_HOSTS = "known_hosts"  # for clients: the host key for every host
 PREVIOUS = ".previous.pub"
 BACKDATED_S = 60  # for origins whose clock is behind
 MAX_VALIDITY_S = 24 * 3600.0
-PERMITS = ("permit-pty", "permit-user-rc")  # extensions of certificates: what an origin lets their owners do
+PERMITS = ("permit-pty", "permit-user-rc")  # extensions of certificates: what users may do at an origin
 MAX_PRINCIPALS = 256  # OpenSSH's SSHKEY_CERT_MAX_PRINCIPALS
 
 
 class SSHKeys:
-    """The keys of every tenant, in the proxy's state directory: made when first needed, files of mode 0600."""
+    """The keys of all tenants, in the proxy's state directory: created when first needed, in files of mode 0600."""
 
     def __init__(self, directory: str | Path, clock: Callable[[], float] = time.time) -> None:
         self._directory, self._clock = Path(directory) / "ssh", clock
@@ -38,19 +38,19 @@ class SSHKeys:
         return SigningKey(self._load(tenant, HOST_KEY))
 
     def host_public_key(self, tenant: str) -> str:
-        """Its public half: `ssh-ed25519 AAAA...`."""
+        """The public host key: `ssh-ed25519 AAAA...`."""
         return _public_text(self._load(tenant, HOST_KEY))
 
     def user_ca(self, tenant: str) -> str:
-        """The public key that origins have to name in TrustedUserCAKeys."""
+        """The public key for TrustedUserCAKeys of origins."""
         return _public_text(self._load(tenant, USER_CA))
 
     def rotate_host_key(self, tenant: str) -> str:
-        """Make a new host key, and return its public half; the public half of the old one stays readable."""
+        """Create a new host key, and return its public key; the old public key stays readable."""
         return self._rotate(tenant, HOST_KEY)
 
     def rotate_user_ca(self, tenant: str) -> str:
-        """Make a new CA, and return its public key; origins must trust it before they let anybody in again."""
+        """Create a new CA, and return its public key; origins admit users again once they trust it."""
         return self._rotate(tenant, USER_CA)
 
     def previous_host_key(self, tenant: str) -> str | None:
@@ -64,9 +64,9 @@ class SSHKeys:
         self, tenant: str, public_key: str, key_id: str, principals: Sequence[str], seconds: float,
         sources: Sequence[str] = (), permits: Sequence[str] = PERMITS,
     ) -> str:  # fmt: skip
-        """A user certificate for `public_key`, valid for so long. ProxyError when it cannot be made.
+        """A user certificate for `public_key`, valid for `seconds`. ProxyError: it cannot be made.
 
-        `sources`: prefixes that it may be used from (critical option `source-address`); without any, from everywhere.
+        `sources`: prefixes from which it may be used (critical option `source-address`); empty: from everywhere.
         `permits`: its extensions.
         """
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -77,7 +77,7 @@ class SSHKeys:
         )
 
         if not principals or len(principals) > MAX_PRINCIPALS or not all(principals):
-            raise ProxyError("a user certificate needs 1 to 256 principals")  # without any it is good for everybody
+            raise ProxyError("a user certificate needs 1 to 256 principals")  # without any it is valid for every user
         try:
             key = load_ssh_public_key(public_key.encode())
         except ValueError as error:
@@ -144,17 +144,17 @@ class SSHKeys:
 
 
 class SigningKey:
-    """A private key that signs in this process, for those who have its public half only."""
+    """A private key that signs in this process, on behalf of processes that have only the public key."""
 
     def __init__(self, key: Any) -> None:
-        """`key`: of `cryptography`'s: Ed25519, ECDSA (NIST) or RSA."""
+        """`key`: a private key of `cryptography`: Ed25519, ECDSA (NIST) or RSA."""
         self._key = key
         self.public = _public_text(key)
         self.blob = base64.b64decode(self.public.split()[1])
 
     @classmethod
     def load(cls, text: bytes) -> SigningKey:
-        """A key in OpenSSH's or PEM's format, without a passphrase. ProxyError when it cannot be read."""
+        """Load a key in OpenSSH's or PEM format, without a passphrase. ProxyError: it cannot be read."""
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
@@ -165,7 +165,7 @@ class SigningKey:
             raise ProxyError(f"the private key cannot be read: {error}") from error
 
     def sign(self, data: bytes, algorithm: str) -> bytes:
-        """The signature with its name (RFC 4253 6.6). ProxyError for an algorithm that is none of this key's."""
+        """The signature with its algorithm's name (RFC 4253 6.6). ProxyError: the key does not have this algorithm."""
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
@@ -188,12 +188,12 @@ def _string(data: bytes) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    """A positive `mpint` (RFC 4251 5)."""
+    """Encode a positive `mpint` (RFC 4251 5)."""
     return _string(value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 def fingerprint(public_key: str) -> str:
-    """`SHA256:...`, as OpenSSH prints it."""
+    """The fingerprint `SHA256:...`, as OpenSSH prints it."""
     digest = hashlib.sha256(_blob(public_key)).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 

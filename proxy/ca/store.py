@@ -1,4 +1,4 @@
-"""Where tenants' authorities are kept, and the leaves that were minted, up to a bound."""
+"""Stores tenants' authorities, and caches a bounded number of leaves."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from proxy.errors import ProxyError
 from proxy.settings.inspection import Inspection
 
 if TYPE_CHECKING:
-    from proxy.ca.authority import Authority, Leaf  # `cryptography` costs 60 ms: only who inspects needs it
+    from proxy.ca.authority import Authority, Leaf  # `cryptography` costs 60 ms: only inspection needs it
 
 log = logging.getLogger(__name__)
 
 MAX_LEAVES = 4_096  # of all tenants: 1.5 KB each
-RENEW_S = 86_400.0  # before its end a leaf is minted anew
+RENEW_S = 86_400.0  # this long before its end, a leaf is replaced
 RETRY_S = 60.0
 OWN, NEXT = "authority.pem", "next.pem"  # key and chain in one file: they change together
 PREVIOUS = "previous.pem"
-PUBLIC = "certificate.pem"  # chains alone, also of an imported one: what clients are to trust
-TAKES_OVER = b"takes over at: "  # the first line of NEXT, then Unix seconds; PEM ignores what stands before
+PUBLIC = "certificate.pem"  # chains without keys, also of imported authorities, for clients to trust
+TAKES_OVER = b"takes over at: "  # the first line of NEXT, then Unix seconds; PEM ignores text before it
 
 
 class Authorities:
-    """One authority for each tenant: read or made when it is first needed."""
+    """The authorities of tenants: loaded or created when first needed."""
 
     def __init__(self, directory: str | Path, tenants: Mapping[str, Inspection]) -> None:
-        """`directory`: of the proxy's state. Each tenant's own is below it."""
+        """`directory`: the proxy's state. Each tenant has a directory below it."""
         self._directory, self._tenants = Path(directory) / "ca", tenants
         self._known: dict[str, Authority] = {}
         self._next: dict[str, tuple[Authority, float]] = {}  # and when it takes over, Unix seconds
@@ -41,11 +41,11 @@ class Authorities:
         self.minted = 0
         self.changed: Callable[[], None] = lambda: (
             None
-        )  # called when leaves that were lent are not to be served any more
+        )  # called when leaves already handed out must no longer be served
 
     def leaf(self, tenant: str, name: str, *, untrusted: bool = False) -> Leaf:
-        """A certificate for `name` that this tenant's clients trust; with `untrusted` one that they do not, since the
-        origin's was not to be trusted either. ProxyError when there can be none."""
+        """A certificate for `name` that this tenant's clients trust; with `untrusted` one that they do not, because the
+        origin's was not trusted either. ProxyError: there can be none."""
         key = tenant, name, untrusted
         found = self._leaves.get(key)
         if found is not None and found.not_after - time.time() > RENEW_S:
@@ -62,17 +62,17 @@ class Authorities:
         return leaf
 
     def of(self, tenant: str) -> Authority:
-        """The tenant's own; ProxyError says why it cannot be had."""
+        """The authority of a tenant. ProxyError: it is not available, for the reason in the message."""
         if tenant not in self._known:
             self._known[tenant] = self._open(tenant)
             self._publish(tenant)
         return self._known[tenant]
 
     def rotate(self, tenant: str, overlap_s: float = 0.0) -> Authority:
-        """A new one takes over after so many seconds; 0: at once, also one that was to take over later.
+        """Start a rotation: a new authority takes over after `overlap_s`; 0: at once, even if one was to do so later.
 
-        Until then it is told (`describe`), so that clients can learn to trust it; the certificate of the one before is
-        kept for `previous`. ProxyError: it is imported, or a rotation is under way already.
+        Until then `describe` includes it, so that clients can learn to trust it; the old certificate is kept for
+        `previous`. ProxyError: the authority is imported, or a rotation is already in progress.
         """
         from proxy.ca.authority import Authority
 
@@ -95,24 +95,24 @@ class Authorities:
         return new
 
     def tick(self) -> None:
-        """Let take over what waits for its time, once that has come."""
+        """Let authorities take over whose time has come."""
         for tenant, (coming, starts) in list(self._next.items()):
             if starts <= time.time():
                 try:
                     self._take_over(tenant, coming)
-                except ProxyError as error:  # the disk is full: the old one signs on
+                except ProxyError as error:  # the disk is full: the old one continues to sign
                     log.error("tenant '%s': %s", tenant, error)
                     self._next[tenant] = coming, time.time() + RETRY_S
 
     def previous(self, tenant: str) -> bytes:
-        """The certificate before the last rotation, PEM; empty: there was none."""
+        """The certificate before the last rotation, in PEM; empty: there was none."""
         try:
             return (self._directory / tenant / PREVIOUS).read_bytes()
         except OSError:
             return b""
 
     def describe(self, tenant: str) -> AuthorityInfo:
-        """All of it but its key; ProxyError says why it cannot be had."""
+        """The public description of an authority. ProxyError: it is not available, for the reason in the message."""
         from proxy.ca.authority import describe, load_certificates
 
         own = self.of(tenant)
@@ -129,11 +129,11 @@ class Authorities:
         )
 
     def tenants(self) -> list[str]:
-        """All that may have one."""
+        """All tenants that may have an authority."""
         return list(self._tenants)
 
     def known(self) -> list[str]:
-        """The tenants that have one: in use, imported or on disk."""
+        """The tenants that have an authority: in use, imported or on disk."""
         return [
             name
             for name, wishes in self._tenants.items()
@@ -166,7 +166,7 @@ class Authorities:
         return own
 
     def _open_next(self, tenant: str) -> None:
-        """What was to take over later, before the proxy was started again."""
+        """Load an authority that was to take over when the proxy last ran."""
         from proxy.ca.authority import Authority
 
         path = self._directory / tenant / NEXT
@@ -196,7 +196,7 @@ class Authorities:
         log.warning("tenant '%s': a new CA signs from now on: %s", tenant, new.fingerprint)
 
     def _publish(self, tenant: str) -> None:
-        """Keep its certificate, and what takes over soon, where whoever installs it in clients may read it."""
+        """Write the certificates, including the next one, to files that other users may read and install in clients."""
         path, data = self._directory / tenant / PUBLIC, self._known[tenant].chain_pem
         if tenant in self._next:
             data += self._next[tenant][0].chain_pem
@@ -208,7 +208,7 @@ class Authorities:
             raise ProxyError(f"the certificate of the CA of tenant '{tenant}' cannot be kept: {error}") from error
 
     def _keep(self, tenant: str, name: str, authority: Authority, before: bytes = b"") -> None:
-        """Write it to a file that only its owner reads."""
+        """Write an authority to a file that only its owner can read."""
         path = self._directory / tenant / name
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -225,5 +225,5 @@ class Authorities:
 
 
 def _name_of(tenant: str) -> str:
-    """What certificates call the authority of a tenant."""
+    """The name of the tenant's authority in certificates."""
     return f"oxyctl CA of {tenant} {time.strftime('%Y-%m-%d')}"

@@ -37,11 +37,11 @@ T = TypeVar("T")
 Pairs = Iterable[tuple[str, str]]
 TIMEOUT_S = 30.0
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
-_making = threading.Lock()  # msgspec gathers what it knows of a type on first use, and two threads at once crash it
+_making = threading.Lock()  # msgspec inspects a type on first use, and crashes if two threads do so at once
 
 
 class ControlError(Exception):
-    """Why there is no answer, in one sentence; `status` is the HTTP status when the proxy itself said no."""
+    """The request failed, for the reason in one sentence; `status` is the HTTP status if the proxy refused it."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class ControlError(Exception):
 
 
 class ProxyGone(ControlError):
-    """Nobody listens there: the proxy does not run."""
+    """Nothing listens on the socket: the proxy does not run."""
 
 
 class _Items(msgspec.Struct):
@@ -60,7 +60,7 @@ class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout_s: float | None) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
-        self.socket: socket.socket  # kept: http.client lets go of `sock` when the answer says "close"
+        self.socket: socket.socket  # kept: http.client drops `sock` when the response says "close"
 
     def connect(self) -> None:
         self.socket = self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -69,7 +69,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class ControlClient:
-    """Asks the proxy that listens on the socket `path`; every call is one connection. ControlError when it fails."""
+    """A client of the proxy at the socket `path`; each call is one connection. ControlError: it failed."""
 
     def __init__(self, path: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self._path, self._timeout_s = path, timeout_s
@@ -84,32 +84,34 @@ class ControlClient:
         return self._items(RouteInfo, "/v1/routes", [] if tenant is None else [("tenant", tenant)])
 
     def set_routes(self, change: RoutesChange) -> list[RouteInfo]:
-        """Replace all routes of one virtual network; they, as they stand then."""
+        """Replace all routes of one virtual network, and return them."""
         answer = self._request("PUT", "/v1/routes", body=msgspec.json.encode(change))
         return [self._decode(RouteInfo, item) for item in self._decode(_Items, answer).items]
 
     def policies(self, tenant: str | None = None, *, text: bool = False) -> list[PolicyInfo]:
-        """The policies in force: those of all tenants and, with `tenant`, of this one only."""
+        """The policies in force: those for all tenants and, with `tenant`, those for this one only."""
         pairs = [("tenant", tenant)] if tenant is not None else []
         return self._items(PolicyInfo, "/v1/policies", [*pairs, ("text", "true")] if text else pairs)
 
     def authorities(self, tenant: str | None = None) -> list[AuthorityInfo]:
-        """What the clients of tenants have to trust; of a named tenant it is made where there is none yet."""
+        """The authorities that clients must trust; a named tenant's is created if missing."""
         return self._items(AuthorityInfo, "/v1/ca", [] if tenant is None else [("tenant", tenant)])
 
     def rotate_authority(self, rotation: Rotation) -> AuthorityInfo:
-        """A new authority takes over, then or now; ControlError says why it cannot."""
+        """Start a rotation; a new authority takes over after the overlap. ControlError: it cannot."""
         answer = self._request("POST", "/v1/ca/rotate", body=msgspec.json.encode(rotation))
         return self._decode(AuthorityInfo, self._decode(_Items, answer).items[0])
 
     def reload(self) -> Reloaded | None:
-        """Take the policy files as they are now; None: the proxy has none. ControlError with status 400: nothing
-        has changed, since something is wrong with them."""
+        """Reload the policy files; None: the proxy has none.
+
+        ControlError with status 400: a file is invalid, and nothing has changed.
+        """
         found = self._decode(_Items, self._request("POST", "/v1/reload", body=b"")).items
         return self._decode(Reloaded, found[0]) if found else None
 
     def explain_policy(self, question: Question) -> Explanation | None:
-        """How a flow would be decided; None: no policy speaks of it."""
+        """How a flow would be decided; None: no policy covers it."""
         answer = self._request("POST", "/v1/policies/explain", body=msgspec.json.encode(question))
         found = self._decode(_Items, answer).items
         return self._decode(Explanation, found[0]) if found else None
@@ -119,23 +121,23 @@ class ControlClient:
         return self._request("GET", "/metrics").decode()
 
     def flows(self, pairs: Pairs) -> FlowsAnswer:
-        """The flows that the parameters select (`proxy.control.schema.LIST_PARAMETERS`)."""
+        """The flows that the parameters (`proxy.control.schema.LIST_PARAMETERS`) select."""
         return self._decode(FlowsAnswer, self._request("GET", "/v1/flows", pairs))
 
     def children(self, plural: str, pairs: Pairs) -> ChildrenAnswer:
-        """`requests`, `channels` or `files` that the parameters select (`proxy.control.schema.CHILD_PARAMETERS`)."""
+        """`requests`, `channels` or `files` that the parameters (`proxy.control.schema.CHILD_PARAMETERS`) select."""
         return decoded_children(plural, self._decode(ChildrenAnswer, self._request("GET", f"/v1/{plural}", pairs)))
 
     def groups(self, pairs: Pairs) -> GroupsAnswer:
-        """Flows counted together, by the fields of the parameter `by`."""
+        """Flows aggregated by the fields of the parameter `by`."""
         return self._decode(GroupsAnswer, self._request("GET", "/v1/flows/groups", pairs))
 
     def flow(self, flow_id: str, pairs: Pairs) -> FlowRecord:
-        """One flow, live or past; `pairs` say whose. ControlError with status 404 when there is none."""
+        """One flow, live or ended; `pairs` name its tenant. ControlError with status 404: there is none."""
         return self._items(FlowRecord, f"/v1/flows/{quote(flow_id, safe='')}", pairs)[0]
 
     def kill(self, flow_id: str, pairs: Pairs) -> None:
-        """End a live flow; ControlError with status 404 when there is none."""
+        """End a live flow. ControlError with status 404: there is none."""
         self._request("DELETE", f"/v1/flows/{quote(flow_id, safe='')}", pairs)
 
     def host_keys(self, tenant: str | None = None) -> list[HostKey]:
@@ -143,17 +145,17 @@ class ControlClient:
         return self._items(HostKey, "/v1/ssh/host-keys", [] if tenant is None else [("tenant", tenant)])
 
     def rotate_host_key(self, tenant: str) -> HostKey:
-        """A new SSH host key, for sessions that begin from now on."""
+        """Create a new SSH host key, for new sessions."""
         answer = self._request("POST", f"/v1/ssh/host-keys/{quote(tenant, safe='')}", body=b"")
         return self._decode(HostKey, self._decode(_Items, answer).items[0])
 
     def end_ssh(self, identifier: str, pairs: Pairs) -> None:
-        """End an SSH session, by its flow's id, or one channel. ControlError with status 404 when there is none."""
+        """End an SSH session, by its flow's id, or one channel. ControlError with status 404: there is none."""
         self._request("DELETE", f"/v1/ssh/sessions/{quote(identifier, safe='')}", pairs)
 
     @contextlib.contextmanager
     def watch_ssh(self, channel_id: str, pairs: Pairs) -> Iterator[Iterator[Screen]]:
-        """What the terminal of an SSH channel shows, until the channel is over."""
+        """The output of an SSH channel's terminal, until the channel ends."""
         connection = _UnixConnection(self._path, self._timeout_s)
         try:
             with self._open(connection, "GET", f"/v1/ssh/sessions/{quote(channel_id, safe='')}/watch", pairs) as lines:
@@ -163,17 +165,17 @@ class ControlClient:
             connection.close()
 
     def recordings(self, identifier: str, pairs: Pairs) -> list[Recording]:
-        """The recordings of an SSH channel, or of all of a flow."""
+        """The recordings of an SSH channel, or of all channels of a flow."""
         return self._items(Recording, "/v1/ssh/recordings", [*pairs, ("id", identifier)])
 
     def recording(self, found: Recording) -> bytes:
-        """The file. ControlError with status 404 when it is there no more."""
+        """The content of a recording. ControlError with status 404: it no longer exists."""
         path = f"/v1/ssh/recordings/{quote(found.name, safe='')}"
         return self._request("GET", path, [("tenant", found.tenant)])
 
     @contextlib.contextmanager
     def watch(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Lost]]:
-        """Events from the moment the context is entered, and how many were passed over, until the proxy stops."""
+        """Events from entry into the context until the proxy stops, with the number of events skipped."""
         connection = _UnixConnection(self._path, self._timeout_s)
         try:
             response = self._open(connection, "GET", "/v1/flows/watch", pairs)
@@ -185,7 +187,7 @@ class ControlClient:
 
     @contextlib.contextmanager
     def export(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Exported]]:
-        """Every flow that the parameters select, and at last what the export covers; without that it was cut off."""
+        """All flows that the parameters select, then an `Exported`. Without that, the export was cut off."""
         connection = _UnixConnection(self._path, self._timeout_s)
         try:
             with self._open(connection, "GET", "/v1/flows/export", pairs) as response:
@@ -196,7 +198,7 @@ class ControlClient:
     def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         rest = b""
         try:
-            while data := response.read1(1 << 16):  # readline() would take a cut-off answer for a whole one
+            while data := response.read1(1 << 16):  # readline() would not notice that a response was cut off
                 *lines, rest = (rest + data).split(b"\n")
                 yield from lines
         except (OSError, http.client.HTTPException) as error:
@@ -262,7 +264,7 @@ _decode_event = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def decoded_children(plural: str, answer: ChildrenAnswer) -> ChildrenAnswer:
-    """The same, its items as records. ControlError: they are of another version."""
+    """The answer with its items decoded. ControlError: they are of another version."""
     try:
         answer.items = [msgspec.convert(item, TYPES[CHILD_KINDS[plural]]) for item in answer.items]
     except msgspec.ValidationError as error:

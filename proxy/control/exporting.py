@@ -10,7 +10,7 @@ import msgspec
 from proxy.control.schema import Exported, ProxyView
 from proxy.flow.query import FlowQuery, Window, predicate
 
-PAGE = 500  # past flows that are in memory at once
+PAGE = 500  # past flows in memory at once
 _CHUNK_BYTES = 64 << 10
 _encode = msgspec.json.Encoder().encode
 
@@ -22,7 +22,7 @@ async def export(view: ProxyView, query: FlowQuery) -> AsyncGenerator[bytes, Non
     """
     count, lost, oldest = 0, 0, None
     until = query.until or time.time_ns()
-    told: set[str] = set()  # flows that were told as live ones
+    told: set[str] = set()  # flows already exported as live ones
     chunk = bytearray()
     if query.scope != "past" and (live := await view.narrowed(query)) is not None:
         wanted = predicate(live)

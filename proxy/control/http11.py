@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 16 << 10
 MAX_BODY_BYTES = 64 << 10
 MAX_PARAMETERS = 1000
-_READ_BYTES = 4 << 10  # h11 limits a head that is not whole yet, so by so much more it may be
+_READ_BYTES = 4 << 10  # h11 limits incomplete heads only, so a head may exceed the limit by this much
 
 
 Chunks = AsyncGenerator[bytes, None]
 
 
 class HttpError(Exception):
-    """An answer that says no: its status, one sentence, and headers that belong to it."""
+    """An error response: its status, one sentence, and its headers."""
 
     def __init__(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class Request(NamedTuple):
 
 
 class Response(msgspec.Struct, kw_only=True):
-    """An answer. A body in chunks is sent as they come; `is_watch`: it ends when the client hangs up."""
+    """A response. A body in chunks is sent as they arrive; `is_watch`: it ends when the client hangs up."""
 
     body: bytes | Chunks
     status: int = 200
@@ -59,7 +59,7 @@ def error_response(error: HttpError) -> Response:
 
 
 class HttpConnection:
-    """Serves one client until it leaves, errs or is idle for too long."""
+    """Serves one client until it leaves, violates the protocol, or is idle for too long."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler, timeout_s: float
@@ -68,17 +68,17 @@ class HttpConnection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._method = b""
         self.is_busy = False  # a request is being answered
-        self.is_finishing = False  # set it, and this answer is the last
+        self.is_finishing = False  # True: the current answer is the last
 
     async def serve(self) -> None:
-        """Answer requests, one after the other, and close."""
+        """Answer requests one after another, then close."""
         try:
             while await self._exchange() and not self.is_finishing:
                 self._http.start_next_cycle()
         except (OSError, TimeoutError):
             pass  # it left, or neither sends nor reads
         except asyncio.CancelledError:
-            self._writer.transport.abort()  # whoever cancels has waited long enough
+            self._writer.transport.abort()  # the caller that cancels has waited long enough
             raise
         finally:
             await self._close()
@@ -92,7 +92,7 @@ class HttpConnection:
             self._writer.transport.abort()
 
     async def _exchange(self) -> bool:
-        """One request and its answer; whether another can follow."""
+        """Answer one request. Returns whether another can follow."""
         self.is_busy, self._method = False, b""
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -111,7 +111,7 @@ class HttpConnection:
         return self._http.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
     async def _read_request(self) -> Request | None:
-        """The next request and its body; None when the client has left."""
+        """The next request and its body; None: the client has left."""
         event = await self._next_event()
         if not isinstance(event, h11.Request):
             return None
@@ -164,7 +164,7 @@ class HttpConnection:
             async with contextlib.aclosing(body):
                 async for chunk in body:
                     self._writer.write(self._http.send(h11.Data(data=chunk)) or b"")
-                    await self._writer.drain()  # no limit: who watches through a pager may stop reading for hours
+                    await self._writer.drain()  # no limit: a watcher behind a pager may stop reading for hours
 
         async def hangup() -> None:
             while await self._reader.read(_READ_BYTES):

@@ -19,14 +19,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def list_flows(view: ProxyView, query: FlowQuery) -> Page:
-    """What `query` selects. A flow that ends meanwhile comes once, as it ended."""
+    """The flows that `query` selects. A flow that ends meanwhile appears once, as ended."""
     found: dict[str, StoredFlow] = {}
     page = Page([], Window(query.since, query.until or time.time_ns(), None), lost=0, truncated=False)
     live = await view.narrowed(query) if query.scope != "past" else None
     if live is query and query.scope == "all":
         found, page = await _live_and_past(view, query)
     else:
-        # the live ones first: whatever ends after that is also in the store when the store is asked
+        # live ones first: a flow that ends after that is already in the store when the store is queried
         if live is not None:
             found = await _live(view, live)
         if query.scope != "live":
@@ -37,8 +37,8 @@ async def list_flows(view: ProxyView, query: FlowQuery) -> Page:
 
 
 async def _live_and_past(view: ProxyView, query: FlowQuery) -> tuple[dict[str, StoredFlow], Page]:
-    """Both at the same time, for the store is read by SQLite beside us; what ends meanwhile may be in neither, so it is
-    noted."""
+    """Live and ended flows, queried in parallel, since SQLite reads the store in a thread. Flows that end meanwhile may
+    be in neither, so they are collected too."""
     wanted, key = predicate(query), SORT_KEYS[query.sort]
     ended: list[StoredFlow] = []
 
@@ -80,7 +80,7 @@ async def encode_page(kind: str, page: Page) -> AsyncGenerator[bytes, None]:
 
 
 async def encode_children(plural: str, page: ChildPage) -> AsyncGenerator[bytes, None]:
-    """The same of a page of requests, channels or files; `next` is where the next page begins."""
+    """As `encode_page`, for requests, channels or files; `next` is where the next page begins."""
     children = page.children
     yield b'{"schema":%b,"kind":%b,"items":[' % (_encode(SCHEMA), _encode(plural))
     for at in range(0, len(children), _CHILDREN_PER_CHUNK):
@@ -92,6 +92,6 @@ async def encode_children(plural: str, page: ChildPage) -> AsyncGenerator[bytes,
 
 
 def next_page(page: ChildPage) -> int | None:
-    """What `before` has to be to go on after this page; None when nothing follows."""
+    """The value of `before` that continues after this page; None: nothing follows."""
     numbers = [child.number for child in page.children if child.number is not None]
     return numbers[-1] if page.truncated and numbers else None

@@ -1,4 +1,4 @@
-"""The control API's paths about policies: what is in force, a reload, and how a flow would be decided."""
+"""The control API's paths for policies: policies in force, reload, and explanation of a flow."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from proxy.settings import DocumentError
 
 
 def described(view: PolicyView | None, tenant: str | None, text: bool) -> list[PolicyInfo]:
-    """Those of all tenants and, with `tenant`, of this one only."""
+    """The policies for all tenants and, with `tenant`, those for this one only."""
     found = [] if view is None else view.describe(text=text)
     return [each for each in found if tenant is None or each.tenant in (None, tenant)]
 
 
 async def reloaded(view: PolicyView | None) -> list[Reloaded]:
-    """What has come of it; none: the proxy has no policies. HttpError 400 for a file that is not taken."""
+    """The result of a reload; None: the proxy has no policies. HttpError 400: a file is invalid."""
     if view is None:
         return []
     try:
@@ -27,7 +27,7 @@ async def reloaded(view: PolicyView | None) -> list[Reloaded]:
 
 
 def explained(view: PolicyView | None, body: bytes) -> list[Explanation]:
-    """The answer to a question; none: no policy speaks of such a flow."""
+    """The explanation of a flow's decision; None: no policy covers such a flow."""
     if view is None:
         return []
     try:

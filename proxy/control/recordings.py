@@ -1,4 +1,4 @@
-"""The recordings of SSH sessions of a proxy that is gone."""
+"""The SSH session recordings of a proxy that is not running."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from proxy.telemetry.recordings import recordings_of
 
 
 class RecordedSessions:
-    """The recordings of a proxy that is gone, asked like a `ControlClient`."""
+    """The recordings of a proxy that is not running, with methods of `ControlClient`."""
 
     def __init__(self, directory: Path) -> None:
-        """`directory`: of all tenants."""
+        """`directory`: the recordings of all tenants."""
         self._directory = directory
 
     def recordings(self, identifier: str, pairs: list[tuple[str, str]]) -> list[Recording]:
-        """Those of a channel or of a flow."""
+        """The recordings of a channel or of a flow."""
         return [found for each in self._of(pairs) for found in recordings_of(each, identifier)]
 
     def recording(self, found: Recording) -> bytes:
-        """The file. OSError."""
+        """The content of a recording. OSError."""
         return (self._directory / found.tenant / found.name).read_bytes()
 
     def _of(self, pairs: list[tuple[str, str]]) -> list[Path]:

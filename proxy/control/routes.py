@@ -1,4 +1,4 @@
-"""The control API's paths: which parameters each takes, and what it answers."""
+"""The control API's paths: the parameters of each, and its answer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Route(NamedTuple):
 
 
 class Routes:
-    """Answers requests about one proxy."""
+    """Answers requests for one proxy."""
 
     def __init__(self, view: ProxyView) -> None:
         self._view = view
@@ -73,7 +73,7 @@ class Routes:
         ]
 
     async def __call__(self, request: Request) -> Response:
-        """The answer; HttpError for what is not found, not allowed or not understood."""
+        """The response. HttpError: the request is unknown, not allowed or invalid."""
         for route in self._routes:
             if place := route.path.fullmatch(request.path):
                 method = "GET" if request.method == "HEAD" else request.method

@@ -107,34 +107,34 @@ SCHEMA = "oxyctl/1"
 
 
 def where_fields() -> list[tuple[str, str, str]]:
-    """The fields of `where`: name, kind, what it is."""
-    from proxy.flow.where import FIELDS  # 0.2 s to import: only for those who ask
+    """The fields of `where`: name, kind, description."""
+    from proxy.flow.where import FIELDS  # 0.2 s to import: only when needed
 
     return [(field.name, str(field.kind), field.doc) for field in FIELDS]
 
 
 class RecordsStatus(msgspec.Struct, kw_only=True, frozen=True):
-    """The store of ended flows: how many it holds, how many it could not keep, the end of the oldest (Unix ns)."""
+    """The store of ended flows: the number of records, of lost records, and the end of the oldest (Unix ns)."""
 
     stored: int = 0
     lost: int = 0  # since the proxy started
-    audit_lost: int = 0  # the same of the audit log
-    spans_lost: int = 0  # and of spans that were to be sent to a collector
+    audit_lost: int = 0  # the same for the audit log
+    spans_lost: int = 0  # the same for spans to be sent to a collector
     oldest: int | None = None
 
 
 class KernelOffRampStatus(msgspec.Struct, kw_only=True, frozen=True):
-    """How flows that nobody reads leave, and how full conntrack's table is where the kernel remembers them."""
+    """How uninspected flows leave, and how full conntrack's table is if the kernel carries them."""
 
-    # sockets: nothing else is asked for. unavailable: it is, and `reason` says why sockets have to do
+    # sockets: the settings ask for nothing else. unavailable: they do, and `reason` says why sockets are used
     state: Literal["kernel", "sockets", "unavailable"] = "sockets"
     reason: str | None = None
-    table: str | None = None  # of nftables, in the family inet
-    devices: list[str] = []  # TUN devices by which they do, in the namespace that the proxy runs in
+    table: str | None = None  # the nftables table, in the family inet
+    devices: list[str] = []  # TUN devices through which flows leave, in the namespace of the proxy
     conntrack_entries: int = 0  # of the whole namespace
     conntrack_max: int = 0
-    repairs: int = 0  # how often somebody changed the table, and it was made again
-    lost: int = 0  # how often what the kernel told of flows that it carries came faster than it was read
+    repairs: int = 0  # how often others changed the table, and it was restored
+    lost: int = 0  # how often the kernel's events about flows came faster than they were read
 
 
 class InspectorStatus(msgspec.Struct, kw_only=True, frozen=True):
@@ -143,14 +143,14 @@ class InspectorStatus(msgspec.Struct, kw_only=True, frozen=True):
     number: int
     pid: int
     is_ready: bool = True  # False: it is still starting
-    sessions: int = 0  # that it has now
+    sessions: int = 0  # open now
     served: int = 0  # since it started
     memory_bytes: int = 0  # resident
-    shortfalls: list[str] = []  # rights that it could not give up, in words
+    shortfalls: list[str] = []  # privileges that it could not give up, in words
 
 
 class TenantStatus(msgspec.Struct, kw_only=True):
-    """Counters of one tenant. `client_*` came from its tunnels, `origin_*` was sent into them."""
+    """Counters of one tenant: `client_*` for packets from its tunnels, `origin_*` for packets to them."""
 
     tunnels: int = 0
     flows: dict[str, int] = {}  # live, by protocol
@@ -164,7 +164,7 @@ class TenantStatus(msgspec.Struct, kw_only=True):
 
 
 class Status(msgspec.Struct, kw_only=True):
-    """One look at the whole proxy."""
+    """The state of the whole proxy at one moment."""
 
     node: str
     version: str
@@ -175,17 +175,17 @@ class Status(msgspec.Struct, kw_only=True):
     tunnels: int = 0
     flows: dict[str, int] = {}  # live, by protocol
     tenants: dict[str, TenantStatus] = {}
-    drops: dict[str, int] = {}  # of every tenant, and of packets and tunnels that had none yet
+    drops: dict[str, int] = {}  # of all tenants, and of packets and tunnels not yet assigned to one
     records: RecordsStatus = RecordsStatus()
     kernel: dict[str, int] = {}  # counters of the private namespace
     kernel_offramp: KernelOffRampStatus = KernelOffRampStatus()
     inspectors: list[InspectorStatus] = []
-    key_logs: dict[str, str] = {}  # by tenant: files that secrets of TLS sessions are written to
-    inspectors_died: int = 0  # without having been asked to
+    key_logs: dict[str, str] = {}  # by tenant: files to which TLS session secrets are written
+    inspectors_died: int = 0  # unexpectedly
 
 
 class TunnelInfo(msgspec.Struct, kw_only=True):
-    """One tunnel that is open now. `in` is from the client, `out` to it."""
+    """One open tunnel. `in` is from the client, `out` to it."""
 
     id: str
     onramp: str
@@ -207,16 +207,16 @@ class TunnelInfo(msgspec.Struct, kw_only=True):
     flows: int = 0
     network: str = "default"
     site: str | None = None
-    peer: str | None = None  # where its packets go, when it is unconnected
-    refused: str | None = None  # why the policy does not let it be open, though the settings do
-    health: Literal["healthy", "degraded", "down"] | None = None  # None: nobody probes it
-    rtt_ms: float | None = None  # of the last probe that was answered
+    peer: str | None = None  # the destination of its packets, if it is unconnected
+    refused: str | None = None  # why the policy refuses it, although the settings open it
+    health: Literal["healthy", "degraded", "down"] | None = None  # None: it is not probed
+    rtt_ms: float | None = None  # of the last answered probe
     probes_answered: int = 0
     probes_lost: int = 0
 
 
 class RouteInfo(msgspec.Struct, kw_only=True):
-    """One route of a tenant's virtual network, and what becomes of it now. Fields but the last two as in proxy.yaml."""
+    """One route of a tenant's virtual network and its current use. All but the last two fields are as in proxy.yaml."""
 
     tenant: str
     network: str = "default"
@@ -226,7 +226,7 @@ class RouteInfo(msgspec.Struct, kw_only=True):
     weight: int = 1
     level: Literal["stream", "tls", "http"] | None = None
     cost: int | None = None  # priority with the penalty of its best tunnel; None: no tunnel of the site is open
-    flows: int = 0  # that take it
+    flows: int = 0  # that use it
 
 
 class RoutesChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -272,7 +272,7 @@ class GroupsAnswer(msgspec.Struct, kw_only=True):
 
 
 class Exported(msgspec.Struct, kw_only=True):
-    """The last line of an export: what it covers. Without it the export was cut off."""
+    """The last line of an export, with its extent. Without it, the export was cut off."""
 
     exported: int
     window: Window
@@ -280,32 +280,32 @@ class Exported(msgspec.Struct, kw_only=True):
 
 
 class Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A line of a watch: so many events were passed over, because the watcher did not keep up."""
+    """A line of a watch: this many events were skipped, because the watcher did not keep up."""
 
     lost: int
 
 
 class PolicyView(Protocol):
-    """What the control server needs of the policies in force."""
+    """The part of the policies that the control server uses."""
 
     def describe(self, *, text: bool) -> list[PolicyInfo]: ...
 
     async def renew(self) -> Reloaded:
-        """Take the files as they are now. DocumentError: nothing has changed."""
+        """Reload the files. DocumentError: one is invalid, and nothing has changed."""
         ...
 
     def explain(self, question: Question) -> Explanation | None:
-        """ValueError: the flow is not described well."""
+        """Explain a flow's decision. ValueError: the description of the flow is invalid."""
         ...
 
 
 class AuthorityView(Protocol):
-    """What the control server needs of the authorities of tenants. ProxyError: one cannot be read, made or rotated."""
+    """The part of the authorities that the control server uses. ProxyError: one cannot be read, created or rotated."""
 
     def tenants(self) -> list[str]: ...
 
     def known(self) -> list[str]:
-        """The tenants that have one by now."""
+        """The tenants that have an authority."""
         ...
 
     def describe(self, tenant: str) -> AuthorityInfo: ...
@@ -314,12 +314,12 @@ class AuthorityView(Protocol):
 
 
 class ProxyView(Protocol):
-    """What the control server needs of a proxy. Everything is called on the event loop; what has to look at flows is
-    awaited, and lets packets through meanwhile."""
+    """The part of a proxy that the control server uses. Everything is called on the event loop; methods that go through
+    flows are awaited, and let packets pass meanwhile."""
 
     @property
     def policy(self) -> PolicyView | None:
-        """The policies in force; None where the settings name none."""
+        """The policies in force; None: the settings name none."""
         ...
 
     @property
@@ -339,11 +339,11 @@ class ProxyView(Protocol):
         ...
 
     async def narrowed(self, query: FlowQuery) -> FlowQuery | None:
-        """The same question about live flows, with what it asks of their requests answered; None: no flow matches."""
+        """The query, with its conditions on requests resolved to flows; None: no live flow matches."""
         ...
 
     async def list_children(self, query: ChildQuery) -> ChildPage:
-        """The requests, channels or files that match: those that are open, and then the others, newest end first."""
+        """The requests, channels or files that match: open ones first, then the latest end first."""
         ...
 
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
@@ -354,25 +354,25 @@ class ProxyView(Protocol):
     async def past_flows(self, query: FlowQuery) -> Page: ...
 
     def all_live_flows(self, query: FlowQuery) -> AsyncGenerator[FlowRecord, None]:
-        """Every live flow that matches, a record at a time, in no order."""
+        """All live flows that match, record by record, in no order."""
         ...
 
     async def recorded_tenants(self) -> list[str]: ...
 
     async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
-        """Flows counted together, the first groups in the query's order."""
+        """Aggregated flows: the first groups in the query's order."""
         ...
 
     def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
-        """From now on `put` gets every record of that tenant as it happens; what is returned ends that."""
+        """Pass each later record of the tenant to `put`. Returns a function that ends the watch."""
         ...
 
     def watch_ends(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
-        """The same of the last record of each flow."""
+        """As `watch`, for the last record of each flow."""
         ...
 
     async def kill(self, flow_id: str, tenant: str | None) -> bool:
-        """End a live flow as `admin_killed`; False when that tenant has no such flow."""
+        """End a live flow as `admin_killed`. False: the tenant has no such flow."""
         ...
 
     async def metrics(self) -> str: ...

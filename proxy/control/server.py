@@ -26,7 +26,7 @@ _BACKLOG = 64
 
 
 class ControlServer:
-    """Answers about one proxy on one socket, from `start` to `stop`."""
+    """Serves one proxy's control API on one socket, from `start` to `stop`."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ControlServer:
         self._inode: tuple[int, int] | None = None
 
     async def start(self) -> None:
-        """Listen. A socket file that a dead proxy left is replaced; ProxyError when a live one answers there."""
+        """Start to listen. The socket file of a dead proxy is replaced. ProxyError: a running one answers there."""
         listener = _bind(self._path)
         try:
             self._inode = _inode(self._path)
@@ -53,11 +53,11 @@ class ControlServer:
             raise
 
     async def stop(self) -> None:
-        """Close the socket, end watches, let answers that are under way finish for a second, and leave."""
+        """Close the socket, end watches, give current answers a second to finish, and disconnect the rest."""
         if self._server is None:
             return
         self._server.close()
-        if self._inode == _inode(self._path):  # a successor may have put its own there
+        if self._inode == _inode(self._path):  # a successor may have replaced the file
             os.unlink(self._path)
         for watcher in self._routes.watchers:
             watcher.close()
@@ -115,7 +115,7 @@ def _bind(path: str) -> socket.socket:
                 raise
             _remove_stale(path)
             listener.bind(path)
-        os.chmod(path, 0o600)  # before listen(): nobody can have connected yet
+        os.chmod(path, 0o600)  # before listen(): no client can have connected yet
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
@@ -127,7 +127,7 @@ def _bind(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Delete the socket file of a proxy that is dead."""
+    """Delete the socket file of a dead proxy."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise ProxyError(f"cannot listen on the control socket {path}: something that is no socket stands there")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -137,7 +137,7 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             return os.unlink(path)
         except BlockingIOError:
-            pass  # its queue of connections is full: it lives
+            pass  # its connection queue is full: it is running
     raise ProxyError(f"cannot listen on the control socket {path}: another proxy is listening there")
 
 

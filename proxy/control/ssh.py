@@ -1,4 +1,4 @@
-"""The control API's paths about SSH: host keys, channels that are watched or ended, recordings."""
+"""The control API's paths for SSH: host keys, channels to watch or end, recordings."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _encode = msgspec.json.Encoder().encode
 
 
 def host_keys(view: ProxyView, tenant: str | None) -> list[HostKey]:
-    """Those of one tenant or of all."""
+    """The host keys of one tenant or of all."""
     return _ssh(view).host_keys(tenant)
 
 
 def rotated(view: ProxyView, tenant: str) -> HostKey:
-    """The new host key of this tenant. HttpError: it has none."""
+    """Rotate the host key of this tenant, and return the new one. HttpError: it has none."""
     if not _ssh(view).host_keys(tenant):
         raise HttpError(404, f"no tenant '{tenant}' whose SSH sessions are read")
     return _ssh(view).rotate(tenant)
 
 
 def end(view: ProxyView, identifier: str, tenant: str | None) -> None:
-    """End an open channel, or the session of a flow with all of them. HttpError: there is none."""
+    """End an open channel, or the session of a flow with all its channels. HttpError: there is none."""
     if not _ssh(view).end_channel(identifier, tenant, ENDED):
         raise HttpError(404, f"no live SSH session has the id {identifier}")
     if not is_channel(identifier):
@@ -44,13 +44,13 @@ def end(view: ProxyView, identifier: str, tenant: str | None) -> None:
 
 
 async def _kill_soon(view: ProxyView, flow_id: str, tenant: str | None) -> None:
-    """Whoever does not leave after these words is cut off."""
+    """Cut the session off if it has not ended soon after the message."""
     await asyncio.sleep(GRACE_S)
     await view.kill(flow_id, tenant)
 
 
 def recordings(view: ProxyView, pairs: list[tuple[str, str]], tenant: str | None) -> list[Recording]:
-    """Those of the channel or flow that the parameter `id` names."""
+    """The recordings of the channel or flow that the parameter `id` names."""
     return _ssh(view).recordings(dict(pairs).get("id", ""), tenant)
 
 
@@ -72,7 +72,7 @@ async def _pieces(file: IO[bytes]) -> AsyncGenerator[bytes, None]:
 
 
 class ScreenWatcher:
-    """Takes what a terminal shows, gives it as lines of JSON (`Screen`) until it is over."""
+    """Turns the output of a terminal into lines of JSON (`Screen`), until the channel ends."""
 
     def __init__(self, view: ProxyView, channel_id: str, tenant: str | None) -> None:
         """HttpError: no live session has such a channel."""
@@ -84,7 +84,7 @@ class ScreenWatcher:
         self.unwatch = unwatch
 
     def close(self) -> None:
-        """The proxy stops."""
+        """End the watch because the proxy stops."""
         self._put(None)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:

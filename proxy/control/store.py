@@ -30,26 +30,26 @@ _decode = msgspec.json.Decoder(FlowRecord).decode
 
 
 class RecordedFlows:
-    """The file `path`. ControlError when it cannot be read, or the question makes no sense (400, 404)."""
+    """The flow log at `path`. ControlError: it cannot be read, or a query is invalid (400, 404)."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
 
     def flows(self, pairs: Pairs) -> FlowsAnswer:
-        """The ended flows that the parameters select (`proxy.control.schema.LIST_PARAMETERS`)."""
+        """The ended flows that the parameters (`proxy.control.schema.LIST_PARAMETERS`) select."""
         page = self._page(_query(pairs, LIST_PARAMETERS))
         items = [_decode(flow.record) for flow in page.flows]
         return FlowsAnswer(items=items, window=page.window, lost=page.lost, truncated=page.truncated)
 
     def groups(self, pairs: Pairs) -> GroupsAnswer:
-        """Ended flows counted together, by the fields of the parameter `by`."""
+        """Ended flows aggregated by the fields of the parameter `by`."""
         with _refused(), self._opened() as connection:
             query = parse_groups(pairs, datetime.now().astimezone())
             page = read_groups(connection, query, {}, Losses(flowdb.load_losses(connection)))
         return GroupsAnswer(items=page.groups, window=page.window, lost=page.lost, truncated=page.truncated)
 
     def children(self, plural: str, pairs: Pairs) -> ChildrenAnswer:
-        """`requests`, `channels` or `files` of which the parameters speak; none is open any more."""
+        """The `requests`, `channels` or `files` that the parameters select; none is open any more."""
         with _refused(), self._opened() as connection:
             query = parse_children(CHILD_KINDS[plural], pairs, datetime.now().astimezone())
             page = read_children(connection, query, Losses(flowdb.load_losses(connection)))
@@ -64,7 +64,7 @@ class RecordedFlows:
 
     @contextlib.contextmanager
     def export(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Exported]]:
-        """Every ended flow that the parameters select, and at last what that covers."""
+        """All ended flows that the parameters select, then an `Exported`."""
         query = msgspec.structs.replace(_query(pairs, EXPORT_PARAMETERS), sort="start", descending=False, limit=PAGE)
         yield self._pages(query, self.tenants() if query.tenant is None else [query.tenant])
 
@@ -85,7 +85,7 @@ class RecordedFlows:
         yield Exported(exported=count, window=window, lost=lost)
 
     def flow(self, flow_id: str, pairs: Pairs) -> FlowRecord:
-        """One ended flow; `pairs` say whose."""
+        """One ended flow; `pairs` name its tenant."""
         query = msgspec.structs.replace(_query(pairs, tuple(TENANT)), flow_id=(flow_id,), limit=1)
         for flow in self._page(query).flows:
             return _decode(flow.record)
@@ -93,7 +93,7 @@ class RecordedFlows:
         raise ControlError(f"{whose} flow {flow_id} on record", 404)
 
     def tenants(self) -> list[str]:
-        """Those that have records."""
+        """The tenants that have records."""
         with self._opened() as connection:
             return flowdb.tenants(connection)
 

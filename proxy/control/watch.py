@@ -17,16 +17,16 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Watcher:
-    """Takes events by `put`, gives them as NDJSON; a gap in them is a line `{"lost": n}` where it happened."""
+    """Takes events by `put`, and returns them as NDJSON. A gap is a line `{"lost": n}` at its place."""
 
     def __init__(self, wanted: Callable[[FlowRecord], bool], *, queue_events: int = QUEUE_EVENTS) -> None:
         self._wanted, self._capacity = wanted, queue_events
-        self._queue: deque[FlowRecord | int] = deque()  # a number: so many events are missing here
+        self._queue: deque[FlowRecord | int] = deque()  # a number: this many events are missing here
         self._ready = asyncio.Event()
         self._closed = False
 
     def put(self, record: FlowRecord) -> None:
-        """Queue an event, or count it as lost. Never waits."""
+        """Queue an event, or count it as lost. Does not block."""
         if not self._wanted(record):
             return
         queue = self._queue
@@ -39,12 +39,12 @@ class Watcher:
         self._ready.set()
 
     def close(self) -> None:
-        """No more events: what is queued is still given."""
+        """End the watch, after the events already queued."""
         self._closed = True
         self._ready.set()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Lines, several at a time when several are waiting, until `close`."""
+        """Lines, several at once if several are queued, until `close`."""
         while self._queue or not self._closed:
             await self._ready.wait()
             if not self._closed:

@@ -1,1 +1,1 @@
-"""Where traffic enters the proxy."""
+"""On-ramps, by which traffic enters the proxy."""

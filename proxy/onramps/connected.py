@@ -30,13 +30,13 @@ from proxy.wire import ip
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 256  # clients that have connected and not introduced themselves
+MAX_WAITING = 256  # clients that have connected but not introduced themselves
 BACKLOG = 512
 PAUSE_S = 1.0
 
 
 class ConnectedRamp:
-    """Accepts tunnels. Each that is refused hears why, and the refusal is counted."""
+    """Accepts tunnels. A refused client receives the reason, and the refusal is counted."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class ConnectedRamp:
         poller.watch(self._listener.fileno(), IN, self._accept, self._crashed)
 
     def close(self) -> None:
-        """Take no further tunnels; those that are open stay."""
+        """Accept no further tunnels; open ones stay."""
         if self._retry is not None:
             self._retry.cancel()
         self._poller.forget(self._listener.fileno())
@@ -76,7 +76,7 @@ class ConnectedRamp:
         Path(self.settings.path).unlink(missing_ok=True)
 
     def introduced(self, introduction: _Introduction, data: bytes) -> None:
-        """Understand what the client says of itself, check it, ask the application, answer."""
+        """Decode the client's introduction, check it, ask the application, and answer."""
         if not self.hooks.has("packet_context"):
             self._understood(introduction, data, None)
             return
@@ -87,7 +87,7 @@ class ConnectedRamp:
         self.hooks.spawn(run(), failed=lambda: introduction.refuse("the proxy failed"))
 
     def _understood(self, introduction: _Introduction, data: bytes, answer: Any) -> None:
-        """`answer`: what the application makes of the datagram; None leaves it to the default format."""
+        """The decoded introduction. `answer`: the application's result; None: decode the default format."""
         if introduction.is_over:
             return
         if isinstance(answer, (str, Verdict)) and (refusal := _refusal(answer)):
@@ -110,7 +110,7 @@ class ConnectedRamp:
             self.hooks.ask_then("tunnel_open", context, lambda verdict: self._admit(introduction, context, verdict))
 
     def done(self, introduction: _Introduction, refused: str | None) -> None:
-        """It is a tunnel now, or was refused."""
+        """The client's tunnel is open, or was refused."""
         self._waiting.discard(introduction)
         if refused is not None:
             self.refused += 1
@@ -133,7 +133,7 @@ class ConnectedRamp:
                 introduction.refuse("too many clients are waiting to introduce themselves")
 
     def _pause(self) -> None:
-        """No descriptors are left: look again later, not at once and for ever."""
+        """No descriptors are left: pause accepting instead of retrying in a loop."""
         log.error("no descriptors left for a new tunnel; trying again in %g s", PAUSE_S)
         self._poller.change(self._listener.fileno(), 0)
         self._retry = asyncio.get_running_loop().call_later(PAUSE_S, self._resume)
@@ -164,7 +164,7 @@ class ConnectedRamp:
             return
         problem = _refusal(verdict) or self._problem(
             context
-        )  # again: somebody may have come first while the application thought
+        )  # again: another client may have come first while the application decided
         if problem is not None:
             introduction.refuse(problem)
             return
@@ -184,7 +184,7 @@ class ConnectedRamp:
 
 
 class _Introduction:
-    """A client that has connected and must say who it is in its first datagram, in time."""
+    """A client that has connected and must introduce itself by its first datagram, in time."""
 
     def __init__(self, ramp: ConnectedRamp, sock: socket.socket, poller: Poller, timeout_s: float) -> None:
         self._ramp, self._sock, self._poller = ramp, sock, poller
@@ -195,14 +195,14 @@ class _Introduction:
         poller.watch(sock.fileno(), IN, self._ready, lambda error: self.refuse("the proxy failed"))
 
     def refuse(self, reason: str) -> None:
-        """Say why and hang up."""
+        """Send the reason and close."""
         if not self.is_over:
             self._answer(TunnelAnswer(ok=False, error=reason))
             self._finish(reason)
             self._sock.close()
 
     def accept(self, answer: TunnelAnswer) -> socket.socket | None:
-        """The socket, after the answer was sent; None when the client has gone."""
+        """Send the answer and return the socket; None: the client has gone."""
         enlarge_send_buffer(self._sock)
         if not self._answer(answer):
             self._finish("the client hung up")
@@ -219,8 +219,8 @@ class _Introduction:
         if not data:
             self.refuse("the client hung up" if is_end_of_file(self._sock) else "the context is empty")
             return
-        self._timer.cancel()  # it was in time; the application's hook has a time of its own
-        self._poller.forget(self._sock.fileno())  # what follows are packets, for the tunnel
+        self._timer.cancel()  # it was in time; the application's hook has its own time-out
+        self._poller.forget(self._sock.fileno())  # the next datagrams are packets for the tunnel
         self._ramp.introduced(self, data)
 
     def _answer(self, answer: TunnelAnswer) -> bool:
@@ -238,7 +238,7 @@ class _Introduction:
 
 
 def _refusal(answer: str | Verdict) -> str | None:
-    """What a client is told that the application does not want."""
+    """The answer to a client that the application refuses."""
     if isinstance(answer, str):
         return answer or "refused"
     return (answer.reason or "refused") if answer.is_denial else None
@@ -265,7 +265,7 @@ def _address_problem(network: Network, addresses: frozenset[bytes]) -> str | Non
 
 
 def _listen(settings: ConnectedOnRamp) -> socket.socket:
-    """The listening socket at the configured path; a dead proxy's socket file is replaced, a live one's is not."""
+    """The listening socket at the configured path. A dead proxy's socket file is replaced, a live one's is not."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         _make_way(settings.path)

@@ -1,7 +1,7 @@
-"""Which tunnels the policies let be open: clients are asked about when they come, sites and devices when it may change.
+"""Asks policies which tunnels may be open: clients when they connect, sites and devices when the answer may change.
 
-A client that may not be any more is hung up. What the settings open stays, but is refused: its packets are counted as
-`denied`, its flows end, and no route leads to it.
+The tunnel of a client that is no longer permitted is closed. One that the settings open stays, but is refused: its
+packets are counted as `denied`, its flows end, and no route leads to it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class TunnelPermission:
     """Asks the policy about tunnels."""
 
     def __init__(self, tenants: Mapping[str, Tenant], closed: Callable[[Tunnel], None]) -> None:
-        """`closed` is told of a client that was hung up."""
-        self.judge: PolicyJudge | None = None  # without one, every tunnel may be
+        """`closed` is called for each client whose tunnel was closed."""
+        self.judge: PolicyJudge | None = None  # None: every tunnel is permitted
         self._tenants, self._closed = tenants, closed
 
     def refusal(
         self, context: TunnelContext, onramp: str = Tunnel.kind, *, site: str | None = None, tunnel: str | None = None
     ) -> str | None:
-        """Why the policy does not let the tunnel be open, or None."""
+        """The policy's reason to refuse the tunnel, or None."""
         ruling = None
         if self.judge is not None:
             ruling = self.judge.judge_tunnel(context, onramp, site=site, tunnel=tunnel)
@@ -40,9 +40,9 @@ class TunnelPermission:
         return f"the policy refuses it: {ruling.verdict.reason}"
 
     def review(self) -> None:
-        """Do as the policies in force say with all tunnels that are there."""
+        """Apply the policies in force to all tunnels."""
         for tunnel in self._open():
-            name = None if isinstance(tunnel, Tunnel) else tunnel.id  # a client's is not known when it comes
+            name = None if isinstance(tunnel, Tunnel) else tunnel.id  # a client's is not known when it connects
             why = self.refusal(context_of(tunnel), tunnel.kind, site=tunnel.site, tunnel=name)
             if why == tunnel.refused:
                 continue
@@ -65,7 +65,7 @@ class TunnelPermission:
 
 
 def context_of(tunnel: RampCarrier) -> TunnelContext:
-    """What is known of a tunnel: what a client has said of itself, or the settings."""
+    """The context of a tunnel: from the client's introduction, or from the settings."""
     context: TunnelContext | None = getattr(tunnel, "context", None)
     return context or TunnelContext(
         tenant=tunnel.tenant.name, addresses=tunnel.addresses, network=tunnel.network.name, user=tunnel.user,
@@ -74,7 +74,7 @@ def context_of(tunnel: RampCarrier) -> TunnelContext:
 
 
 def _refuse(tunnel: RampCarrier, why: str) -> None:
-    """Let nothing in by it, and send nothing out."""
+    """Admit no packets from the tunnel, and send none into it."""
     is_first, tunnel.refused = tunnel.refused is None, why
     if not is_first:
         return

@@ -1,4 +1,4 @@
-"""One tunnel to one peer of a site: who may send there, the sockets back, and the probes that tell its health."""
+"""One tunnel to one peer of a site: admission of its packets, lanes towards it, and probes of its health."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class SiteTunnel(RampCarrier):
     def __init__(
         self, settings: Site, carrier_id: str, tenant: Tenant, plane: Plane, source: str, peer: tuple[str, int]
     ) -> None:
-        """`source`: the address of ours that the peer knows, or "" for any; `peer`: where answers go."""
+        """`source`: our address that the peer knows, or "" for any; `peer`: the destination of packets."""
         super().__init__(
             carrier_id, tenant, plane, mtu=settings.mtu, offload=False, network=settings.network, site=settings.name
         )
         self.settings, self.peer = settings, peer
         self.context = TunnelContext(
             tenant=tenant.name, addresses=settings.prefixes, network=settings.network, groups=list(settings.groups)
-        )  # as clients say it of themselves
+        )  # in the form of a client's introduction
         prefixes = [ip_network(prefix) for prefix in settings.prefixes]
         self.owns = lru_cache(4096)(lambda packed: any(ip_address(packed) in prefix for prefix in prefixes))
         self.source = Source(self.paths, self.sessions, self.forwards, self.take, self.count)
@@ -83,7 +83,7 @@ class SiteTunnel(RampCarrier):
 
     @packets_out.setter
     def packets_out(self, value: int) -> None:
-        """The sockets count for themselves."""
+        """Ignored: lanes count their packets."""
 
     @property
     def bytes_out(self) -> int:
@@ -91,20 +91,20 @@ class SiteTunnel(RampCarrier):
 
     @bytes_out.setter
     def bytes_out(self, value: int) -> None:
-        """The same."""
+        """Ignored: lanes count their bytes."""
 
     def learn_mtu(self, mtu: int) -> None:
-        """The way to the peer has a smaller link than the settings say."""
+        """The path to the peer has a smaller MTU than the settings say."""
         if MIN_MTU <= mtu < self.mtu:
-            log.warning("%r: the way to %s takes inner packets of %d bytes, not %d", self, self.peer[0], mtu, self.mtu)
+            log.warning("%r: the path to %s takes inner packets of %d bytes, not %d", self, self.peer[0], mtu, self.mtu)
             self.mtu = mtu
             mtu_changed(self)
 
     def take(self, buffer: bytearray, end: int) -> None:
-        """A packet from the site that no path is memoised for."""
+        """Handle a packet from the site for which no path is memoised."""
         packet = ip.parse(buffer, 0, end)
         if isinstance(packet, IPPacket):
-            if packet.destination == self._own:  # what was to be routed would come back here
+            if packet.destination == self._own:  # a routed packet would come back here
                 self.count(DropReason.TUNNEL_LOOP)
                 return
             if self.probes is not None and self.probes.take(buffer, packet):
@@ -112,7 +112,7 @@ class SiteTunnel(RampCarrier):
         super().take(buffer, end)
 
     def close(self) -> None:
-        """Send no more; the flows are ended by who calls this."""
+        """Send no more; the caller ends the flows."""
         if not self.is_closed:
             self.is_closed = True
             if self.probes is not None:
@@ -122,7 +122,7 @@ class SiteTunnel(RampCarrier):
 
 
 class Probes:
-    """Echo requests through one tunnel, and answers to those of the other side."""
+    """Sends echo requests through one tunnel, and answers those from the other side."""
 
     def __init__(self, tunnel: SiteTunnel, settings: Probe) -> None:
         self._tunnel = tunnel
@@ -142,11 +142,11 @@ class Probes:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Probes that were answered, and that were not."""
+        """The numbers of answered and of unanswered probes."""
         return self._prober.monitor.succeeded, self._prober.monitor.failed
 
     def start(self) -> None:
-        """Probe from now on."""
+        """Start to probe."""
         now = time.monotonic()
         sequence, changed = self._prober.due(now)
         if sequence is not None:
@@ -160,7 +160,7 @@ class Probes:
             self._timer.cancel()
 
     def take(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether `packet` was for us: a probe of the other side's, or the answer to one of ours."""
+        """Whether `packet` was for us: a probe from the other side, or the answer to one of ours."""
         protocol = ip.ICMP if self._version == 4 else ip.ICMPV6
         if packet.destination != self._own or packet.protocol != protocol or packet.is_fragment:
             return False
@@ -182,7 +182,7 @@ class Probes:
             self._changed()
 
     def _changed(self) -> None:
-        """Routes by way of this tunnel cost more now, or less."""
+        """The cost of routes through this tunnel has changed."""
         log.warning("%r is %s", self._tunnel, self.health)
         self._tunnel.penalty = PENALTY[self.health]
         carrier_changed(self._tunnel)
@@ -199,7 +199,7 @@ def carrier_id(settings: Site, peer: str) -> str:
 
 
 def headers(settings: Site, tenant: Tenant) -> dict[int, bytes]:
-    """What stands before packets to the site, by IP version: the context is on every one of them."""
+    """The headers before packets to the site, by IP version; each has the context."""
     if settings.version == 1:
         return {4: b"", 6: b""}
     context = None

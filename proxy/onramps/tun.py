@@ -1,4 +1,4 @@
-"""The TUN on-ramp: a device of the proxy's own, whose packets belong to one tenant. It needs no client and no lab."""
+"""The TUN on-ramp: a device of the proxy, whose packets belong to one tenant. It needs no client and no lab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connected tunnel: a SEQPACKET socket, and what waits until its client reads."""
+"""One connected tunnel: a SEQPACKET socket, and packets that wait until its client reads."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from proxy.packet.plane import Plane
 from proxy.poller import IN, OUT, Poller
 from proxy.settings.parts import DEFAULT_NETWORK
 
-QUEUE_BYTES = 8 << 20  # for a client that does not read: beyond the windows of the flows that a client has at once
+QUEUE_BYTES = 8 << 20  # for a client that does not read: more than the windows of all its flows together
 
 
 class Tunnel(RampCarrier):
-    """A client's tunnel from its acceptance on. `closed(tunnel)` is called once, when the client hangs up."""
+    """A client's tunnel once accepted. `closed(tunnel)` is called once, when the client hangs up."""
 
     kind = "connected"
 
@@ -61,7 +61,7 @@ class Tunnel(RampCarrier):
         return [str(ip_address(packed)) for packed in sorted(self._addresses, key=lambda a: (len(a), a))]
 
     def send(self, packet: bytes | memoryview) -> None:
-        """Pass a packet to the client, or let it wait until the client reads."""
+        """Send a packet to the client, or queue it until the client reads."""
         if not self._queue:
             try:
                 self._send(packet)

@@ -1,4 +1,4 @@
-"""The control API's structures about policies: those in force, a reload, and how a flow would be decided."""
+"""The control API's structures about policies: those in force, a reload, and the explanation of a flow's decision."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class RuleInfo(msgspec.Struct, kw_only=True, frozen=True):
     phase: Phase
     precedence: int
     action: str
-    when: list[str]  # all of it must hold
+    when: list[str]  # all of these must hold
     enabled: bool
-    hits: int  # since the proxy has started
+    hits: int  # since the proxy started
     last_hit: float | None  # Unix seconds
     line: int | None
 
 
 class PolicyInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """One policy in force. `text` is there when it was asked for."""
+    """One policy in force. `text` is present if it was requested."""
 
     name: str
     tenant: str | None  # None: of all
@@ -39,12 +39,12 @@ class PolicyInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Reloaded(msgspec.Struct, kw_only=True, frozen=True):
-    """What a reload has led to."""
+    """The result of a reload."""
 
     version: str
     before: str
     rules: int
-    revoked: int  # live flows that ended, because they may no longer be
+    revoked: int  # live flows that ended, because they are no longer allowed
 
 
 class Question(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -55,13 +55,13 @@ class Question(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
 
 class Near(msgspec.Struct, kw_only=True, frozen=True):
-    """A rule that does not hold of a flow: what of it does not."""
+    """A rule that does not match a flow, and its conditions that fail."""
 
     rule: str
     policy: str
     action: str
     failed: list[str]
-    held: int  # conditions that do
+    held: int  # conditions that hold
 
 
 class Explanation(msgspec.Struct, kw_only=True, frozen=True):
@@ -77,4 +77,4 @@ class Explanation(msgspec.Struct, kw_only=True, frozen=True):
     verdict: Verdict
     decisions: list[Decision]
     close: list[Near]
-    missing: list[str]  # fields that rules ask for, and the flow does not name
+    missing: list[str]  # fields that rules use, and the flow does not name

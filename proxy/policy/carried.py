@@ -1,4 +1,4 @@
-"""Policies in another process: the copy that an inspector gets, and how it judges requests and channels by it."""
+"""Policies in another process: the copy for an inspector, which judges requests and channels by it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from proxy.verdict import Ruling
 
 Known = dict[Phase, Facts]
 _ADDRESSES = frozenset(field.name for phase in FIELDS.values() for field in phase if field.kind is Kind.ADDRESS)
-READ_PHASES: tuple[Phase, ...] = ("tls", "ssh", "http")  # judged where sessions are read
+READ_PHASES: tuple[Phase, ...] = ("tls", "ssh", "http")  # judged where sessions are inspected
 
 
 class CarriedFile(msgspec.Struct, frozen=True):
-    """One policy as text, with the lists that it names."""
+    """One policy as text, with its lists."""
 
     path: str
     tenant: str | None
@@ -36,25 +36,25 @@ class CarriedFile(msgspec.Struct, frozen=True):
         return self.written
 
     def beside(self, name: str) -> str:
-        """The text of a list; DocumentError when it did not come along."""
+        """The text of a list. DocumentError: it was not sent along."""
         if name not in self.lists:
             raise DocumentError("did not come along", name)
         return self.lists[name]
 
 
 class CarriedPolicies(msgspec.Struct, frozen=True):
-    """All policies that have something to say about what is read."""
+    """All policies with rules about inspected sessions."""
 
     files: list[CarriedFile]
     tenants: list[str]
 
     def get(self) -> list[CarriedFile]:
-        """The files, as `proxy.policy.source.Source` has them."""
+        """The files, in the form of `proxy.policy.source.Source`."""
         return self.files
 
 
 def carry(policies: Policies, tenants: Iterable[str]) -> CarriedPolicies | None:
-    """What an inspector needs of them; None: no policy speaks of what is read. With one file that does go all, for
+    """The policies for an inspector; None: none covers inspected sessions. If one does, all files are included, for
     their lists."""
     names = [*tenants]
     if not any(policies.has(tenant, phase) for tenant in names for phase in READ_PHASES):
@@ -67,7 +67,7 @@ def carry(policies: Policies, tenants: Iterable[str]) -> CarriedPolicies | None:
 
 
 def flow_facts(flow: Flow, now: float) -> dict[str, Any]:
-    """What is known of a flow, as plain data: what rules about its session may speak of besides the session.
+    """The facts of a flow as plain data, for rules about its session.
 
     `now`: Unix seconds.
     """
@@ -80,7 +80,7 @@ def flow_facts(flow: Flow, now: float) -> dict[str, Any]:
 
 
 class SessionJudge:
-    """Judges, in an inspector, what is read of sessions."""
+    """Judges inspected sessions, inside an inspector."""
 
     def __init__(self, carried: CarriedPolicies) -> None:
         self._policies = compile_policies(carried, carried.tenants, 0.0, is_tested=False)
@@ -89,9 +89,9 @@ class SessionJudge:
         self, tenant: str, phase: Phase, flow: Mapping[str, Any], facts: Mapping[str, Any], now: float,
         known: Known | None = None,
     ) -> Ruling | None:  # fmt: skip
-        """The ruling on these facts, and those of the flow; None: no policy speaks of them. `now`: Unix seconds.
+        """The ruling on these facts, and those of the flow; None: no policy covers them. `now`: Unix seconds.
 
-        `known` keeps what was made of the flow's facts, for the next question about the same flow.
+        `known` caches the decoded facts of the flow, for further questions about it.
         """
         if not self._policies.has(tenant, phase):
             return None

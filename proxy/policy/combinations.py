@@ -1,4 +1,4 @@
-"""Which parts of a rule go together: the actions of each phase, and the keys of each action."""
+"""Valid combinations in a rule: the actions of each phase, and the keys of each action."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ _REQUIRED: dict[Action, tuple[str, ...]] = {
     "remove-header": ("header",),
 }
 _HTTP_ONLY = ("status", "page")
-_REFUSING: tuple[Phase, ...] = ("network", "egress", "tls")  # others answer in the words of their protocol
+_REFUSING: tuple[Phase, ...] = ("network", "egress", "tls")  # other phases answer in their own protocol
 
 
 def check_combination(rule: RuleText, tenant: str | None) -> None:
-    """ValueError(what is wrong, the key that it is about) when the parts of a rule contradict each other."""
+    """Raise ValueError (the fault, the key) if the parts of a rule contradict each other."""
     action, phase = rule.action, rule.phase
     known = _ACTIONS[phase]
     if action not in known:

@@ -1,4 +1,4 @@
-"""All policies of one version: which rules decide about a flow, and what they say together."""
+"""All policies of one version: finds the rules that match a flow, and combines them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from proxy.policy.table import Table
 from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Pace, Refusal, RuleIdentity, Ruling, Verdict
 
 PACED = ("tcp", "udp")  # protocols whose bytes can be limited
-MOST_GONE = 10_000  # rules that are not there any more, and whose counters are kept in case they come back
+MOST_GONE = 10_000  # removed rules whose counters are kept in case they come back
 
 
 @dataclass(frozen=True, slots=True)
 class _Judgement:
-    """What decides in one phase for one tenant."""
+    """The rules and the default of one phase for one tenant."""
 
     table: Table
     default: Ruling
-    needs_answer: bool  # there are conditions about the response: it is judged when that is there
+    needs_answer: bool  # conditions use the response: judge once it has arrived
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a phase decided: the rules that held, in order, and the ruling; `decided_by` None: the default did."""
+    """The result of a phase: the matching rules in order, and the ruling; `decided_by` None: the default decided."""
 
     ruling: Ruling
     held: list[Rule]
@@ -43,13 +43,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Hits:
-    """How often a default decided."""
+    """Counts the decisions of a default."""
 
     counts: dict[tuple[str | None, Phase], int] = field(default_factory=dict)
 
 
 class Policies:
-    """The compiled policies of one version. Immutable but for counters and limits."""
+    """The compiled policies of one version. Immutable except for counters and limits."""
 
     def __init__(self, policies: Iterable[Policy], version: str, tenants: Iterable[str] = ()) -> None:
         self.version = version
@@ -64,18 +64,18 @@ class Policies:
                     self._judgements[tenant, phase] = judgement
 
     def has(self, tenant: str | None, phase: Phase) -> bool:
-        """Whether anything is to be judged in this phase."""
+        """Whether any policy has rules or a default in this phase."""
         return (tenant, phase) in self._judgements
 
     def rules(self) -> Iterable[Rule]:
-        """Each rule, in the order of the files."""
+        """All rules, in the order of the files."""
         return (rule for policy in self.policies for rule in policy.rules)
 
     def count(self, tenant: str, decisions: Iterable[Decision], now: float) -> None:
-        """Count decisions that were made elsewhere by these rules, or by others of the same names. `now`: Unix s."""
+        """Count decisions made elsewhere by these rules, or by other rules of the same names. `now`: Unix s."""
         for said in decisions:
             if said.version is None:
-                continue  # a hook's, or of the settings
+                continue  # from a hook or the settings
             name = said.rule or ""
             rule = self._identified.get((tenant, said.policy, name)) or self._identified.get((None, said.policy, name))
             if rule is not None:
@@ -86,7 +86,7 @@ class Policies:
                 self.hits.counts[place] = self.hits.counts.get(place, 0) + 1
 
     def versions_of(self, tenant: str) -> list[str]:
-        """Of the policies that decide about this tenant's flows."""
+        """Versions of the policies that decide about this tenant's flows."""
         return [policy.version for policy in self.policies if policy.tenant in (None, tenant)]
 
     def next_change(self, now: float) -> float:
@@ -96,12 +96,12 @@ class Policies:
         return min((each for each in changes if each is not None), default=math.inf)
 
     def rules_for(self, tenant: str | None, phase: Phase) -> list[Rule]:
-        """The enabled rules that are asked about this tenant's flows, in order."""
+        """The enabled rules for this tenant's flows, in order."""
         judgement = self._judgements.get((tenant, phase))
         return [] if judgement is None else judgement.table.rules
 
     def lists_for(self, tenant: str | None) -> dict[str, Values]:
-        """The named lists that this tenant's rules may speak of."""
+        """The named lists that this tenant's rules may use."""
         found: dict[str, Values] = {}
         for policy in self.policies:
             if policy.tenant in (None, tenant):
@@ -109,8 +109,7 @@ class Policies:
         return found
 
     def inherit(self, earlier: Policies) -> None:
-        """Take over counters and limits of the rules that were there before, by tenant, policy and name; also of those
-        that come back."""
+        """Take over counters and limits of earlier rules with the same tenant, policy and name, even if returning."""
         known = earlier._gone | {rule.identity: rule for rule in earlier.rules()}
         self.hits = earlier.hits
         for rule in self.rules():
@@ -124,12 +123,12 @@ class Policies:
         self._gone = gone if len(gone) <= MOST_GONE else {}
 
     def judge(self, tenant: str | None, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
-        """What is said in this phase about these facts, by field name; None: no policy speaks of it."""
+        """The ruling of this phase on these facts (by field name); None: no policy covers it."""
         judgement = self._judgements.get((tenant, phase))
         if judgement is None:
             return None
         known = facts if isinstance(facts, Facts) else received(phase, facts)
-        ruling = self.rule(tenant, phase, known, again=True)  # its limits are asked by `exceeded`, once
+        ruling = self.rule(tenant, phase, known, again=True)  # `exceeded` applies its limits, once
         if ruling is None or not judgement.needs_answer or ruling.verdict.is_denial:
             return ruling
         if known["http.response.code"] is None:
@@ -139,7 +138,7 @@ class Policies:
         return ruling
 
     def exceeded(self, limits: Iterable[RuleIdentity], facts: Facts) -> Ruling | None:
-        """The denial of what is over one of these limits, of those that `judge` has named; None: it was counted."""
+        """The denial if one of these limits, named by `judge`, is exceeded; None: it was counted."""
         for identity in limits:
             rule = self._identified.get(identity)
             if rule is not None and rule.limiter is not None and (over := _over(rule, facts, None, False)) is not None:
@@ -155,9 +154,9 @@ class Policies:
     def rule(
         self, tenant: str | None, phase: Phase, facts: Facts, flow: Countable | None = None, *, again: bool = False
     ) -> Ruling | None:
-        """The same, for a flow that limits count; `again`: it was let in before, and limits are not asked.
+        """As `judge`, for a flow that limits count; `again`: it was allowed before, and limits are not applied.
 
-        Of the phase `http`, `Ruling.limits` names those that `exceeded` is to be asked about.
+        In the phase `http`, `Ruling.limits` names the limits to pass to `exceeded`.
         """
         judgement = self._judgements.get((tenant, phase))
         if judgement is None:
@@ -178,7 +177,7 @@ class Policies:
         return _complete(_joined(said, judgement.default), said, facts) if said else judgement.default
 
     def try_out(self, tenant: str | None, phase: Phase, facts: Facts) -> Outcome | None:
-        """The same for a flow that never was: nothing is counted, and limits are not asked."""
+        """As `judge`, for a hypothetical flow: nothing is counted, and limits are not applied."""
         judgement = self._judgements.get((tenant, phase))
         if judgement is None:
             return None
@@ -194,7 +193,7 @@ class Policies:
         stated = [policy for policy in mine if phase in policy.defaults]
         if not rules and not stated:
             return None
-        # two files that differ: the more careful one is right, whoever wrote it
+        # two files that differ: the stricter one wins
         denying = next((policy for policy in stated if policy.defaults[phase] == "deny"), None)
         speaking = denying or (stated[-1] if stated else mine[-1])
         default = _default(speaking, phase, "deny" if denying else "allow")
@@ -214,7 +213,7 @@ def _default(policy: Policy, phase: Phase, default: Default) -> Ruling:
 
 
 def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruling | None:
-    """The denial of a flow that is over the rule's limit."""
+    """The denial of a flow that exceeds the rule's limit."""
     limiter = rule.limiter
     assert limiter is not None
     key = facts[limiter.field] if limiter.field is not None else None
@@ -225,7 +224,7 @@ def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruli
     why = limiter.refusal(key, flow, facts["time.unix"] or 0.0)
     if why is None:
         return None
-    # over the rate: silence, and the client's next SYN may pass; at the cap: say so, it has to wait for others
+    # over the rate: no answer, so the client's next SYN may pass; at the maximum: refuse, it must wait for others
     is_rate = why.endswith("second")
     status = HttpEffects(status=429) if rule.phase == "http" else None  # Too Many Requests (RFC 6585 4)
     refusal: Refusal = "drop" if is_rate else "reset"
@@ -238,7 +237,7 @@ def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruli
 
 
 def _complete(ruling: Ruling, said: list[Rule], facts: Facts) -> Ruling:
-    """The same with limits: of bytes, which somebody has to enforce, and of requests, which somebody has to count."""
+    """The ruling with its limits: of bytes, to be enforced elsewhere, and of requests, to be counted elsewhere."""
     limited = [(rule, rule.limiter) for rule in said if rule.limiter is not None]
     if not limited or ruling.verdict.is_denial:
         return ruling
@@ -259,7 +258,7 @@ def _complete(ruling: Ruling, said: list[Rule], facts: Facts) -> Ruling:
 
 
 def _joined(said: list[Rule], last: Ruling) -> Ruling:
-    """What rules said on the way to the ruling that decided: the first word on each matter holds."""
+    """Combine the matching rules into a ruling: on each subject, the first rule that sets it wins."""
     decisions = [rule.decision for rule in said]
     decisions += [each for each in last.decisions if each not in decisions]
     if last.verdict.is_denial:
@@ -283,12 +282,12 @@ def _joined(said: list[Rule], last: Ruling) -> Ruling:
 
 
 def _plain(verdict: Verdict) -> Verdict:
-    """The very `ALLOW` where nothing more is said: flows that are only allowed are not held."""
+    """Return `ALLOW` itself if the ruling adds nothing: flows that are only allowed are not delayed."""
     return ALLOW if verdict == ALLOW else verdict
 
 
 def _effects(said: list[HttpEffects]) -> HttpEffects | None:
-    """What several rules do to one request: of changes of one header the first holds."""
+    """The combined effects of several rules on one request: of changes of one header, the first wins."""
     if len(said) < 2:
         return said[0] if said else None
     return HttpEffects(
@@ -308,7 +307,7 @@ def _first(changes: list[HeaderChange]) -> tuple[HeaderChange, ...]:
 
 
 def join(network: Ruling | None, egress: Ruling | None) -> Ruling | None:
-    """What two phases say about one flow: a denial of either denies, and the later one has the last word on the way."""
+    """Combine the rulings of two phases on one flow: either may deny, and the later one decides on the route."""
     if network is None or egress is None:
         return network or egress
     decisions = [*network.decisions, *egress.decisions]

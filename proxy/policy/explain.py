@@ -16,12 +16,12 @@ CLOSE = 3  # rules that came close, in an explanation
 
 
 def describe(policies: Policies, loaded_at: float, *, text: bool = False) -> list[PolicyInfo]:
-    """All policies of a version, with their rules."""
+    """Describe all policies of a version, with their rules."""
     return [_info(policy, loaded_at, text) for policy in policies.policies]
 
 
 def explain(policies: Policies, question: Question, now: float) -> Explanation | None:
-    """How the flow would be decided; None: no policy speaks of it. ValueError: the flow is not described well."""
+    """How the flow would be decided; None: no policy covers it. ValueError: the description of the flow is invalid."""
     tenant, phase = question.flow.tenant, question.phase
     facts = imagine(question.flow, phase, now)
     outcome = policies.try_out(tenant, phase, facts)
@@ -37,7 +37,7 @@ def explain(policies: Policies, question: Question, now: float) -> Explanation |
 
 
 def near(rules: Iterable[Rule], outcome: Outcome, facts: Facts) -> list[Near]:
-    """The rules that fail by the fewest conditions, of those that would have been asked before the one that decided."""
+    """The rules that fail by the fewest conditions, of those before the deciding one."""
     found: list[Near] = []
     for rule in rules:
         if rule is outcome.decided_by:
@@ -59,7 +59,7 @@ def _missing(rules: Iterable[Rule], facts: Facts) -> list[str]:
 
 
 def rule_info(rule: Rule) -> RuleInfo:
-    """One rule."""
+    """Describe one rule."""
     return RuleInfo(
         name=rule.name, policy=rule.policy, tenant=rule.tenant, phase=rule.phase, precedence=rule.precedence,
         action=rule.action, when=[step.text for step in rule.steps], enabled=rule.is_enabled, hits=rule.hits,

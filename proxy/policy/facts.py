@@ -1,4 +1,4 @@
-"""The facts that rules are judged by: of a live flow, read when a rule needs them, or of a hypothetical one."""
+"""The facts by which rules judge: of a live flow, read on demand, or of a hypothetical one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from proxy.settings.parts import DEFAULT_NETWORK, endpoint
 def tunnel_facts(
     context: TunnelContext, onramp: str, now: float, *, site: str | None = None, tunnel: str | None = None
 ) -> Facts:
-    """What is known of a tunnel that wants to be open. `now`: Unix seconds; of a prefix the first address is known."""
+    """Facts about a tunnel that is to be opened. `now`: Unix seconds; a prefix is represented by its first address."""
     addresses = (ipaddress.ip_network(each, strict=False).network_address for each in context.addresses)
     return ImaginedFacts(
         {
@@ -43,7 +43,7 @@ def tunnel_facts(
 
 
 class FlowFacts(Facts):
-    """Facts of a live flow. Those that a rule asks for are read from it once."""
+    """Facts of a live flow. Each is read from it once, when a rule uses it."""
 
     __slots__ = ("_flow",)
 
@@ -68,7 +68,7 @@ class FlowFacts(Facts):
         return value
 
     def all(self, phase: Phase) -> dict[str, Any]:
-        """All that is known for a phase, as plain data that another process can judge by."""
+        """All facts for a phase, as plain data for another process."""
         return {field.name: value for field in FIELDS[phase] if (value := self[field.name]) is not None}
 
 
@@ -77,7 +77,7 @@ def _email(user: str | None) -> str | None:
 
 
 def _context(flow: Flow) -> TunnelContext | None:
-    """What the client said of itself; None for on-ramps where nobody says anything."""
+    """A field of the client's introduction; None for on-ramps without introductions."""
     return getattr(flow.carrier, "context", None)
 
 
@@ -110,7 +110,7 @@ _READERS: dict[str, Callable[[Flow], Any]] = {
 
 
 def _of_time(key: str, unix: float) -> Any:
-    """What `time.…` is then; None for anything else."""
+    """The value of a `time.…` field at that time; None for other fields."""
     if key == "time.hour":
         return int(unix // 3600 % 24)
     if key == "time.weekday":
@@ -119,7 +119,7 @@ def _of_time(key: str, unix: float) -> Any:
 
 
 class ImaginedFacts(Facts):
-    """Facts of something that never was."""
+    """Facts of a hypothetical flow."""
 
     __slots__ = ()
 
@@ -128,7 +128,7 @@ class ImaginedFacts(Facts):
 
 
 def imagine(written: FlowText, phase: Phase, now: float) -> ImaginedFacts:
-    """The facts that `written` describes; ValueError (what is wrong, the key that it is about)."""
+    """The facts that `written` describes. ValueError (the fault, the key)."""
     facts = ImaginedFacts({"time.unix": _moment(written, now), "net.protocol": written.protocol})
     facts.update(
         {
@@ -163,7 +163,7 @@ def imagine(written: FlowText, phase: Phase, now: float) -> ImaginedFacts:
 
 
 def received(phase: Phase, facts: Mapping[str, Any]) -> Facts:
-    """Facts that came as plain data: addresses may be text there, and arrays lists."""
+    """Facts from plain data, in which addresses may be text, and arrays lists."""
     known = FIELDS[phase].by_name
     return ImaginedFacts(
         {field.name: _value(field, value) for name, value in facts.items() if (field := known.get(name)) is not None}

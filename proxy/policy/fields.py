@@ -111,6 +111,6 @@ FIELDS: dict[Phase, Fields] = _fields()
 
 
 def domains(host: str) -> tuple[str, ...]:
-    """The name and every name above it: `a.b.example` gives itself, `b.example` and `example`."""
+    """The name and all its parent domains: for `a.b.example` itself, `b.example` and `example`."""
     labels = host.lower().rstrip(".").split(".")
     return tuple(".".join(labels[start:]) for start in range(len(labels)))

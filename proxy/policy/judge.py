@@ -1,4 +1,4 @@
-"""The policies in force: asked about each new flow, loaded anew as a whole, and live flows judged again by them."""
+"""The policies in force: they judge each new flow, are reloaded as a whole, and then judge live flows again."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from proxy.verdict import ALLOW, Decision, Ruling
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.5  # how often a source is looked at, where it is to be watched
-SLICE = 100  # live flows that are judged again before packets have their turn: about a millisecond
+LOOK_S = 0.5  # interval of checks for changes, if the source is watched
+SLICE = 100  # live flows judged again before packets are handled: about a millisecond
 NO_POLICY = Ruling(
     ALLOW, [Decision(stage="network", policy="default", action="allow", reason="no policy is in force for the tenant")]
 )
 
 
 class PolicyJudge:
-    """Judges by the policies in force."""
+    """Judges flows and tunnels by the policies in force."""
 
     def __init__(
         self, source: Source, tenants: Iterable[str], live: Callable[[], Iterable[Flow]],
         before: Callable[[], Awaitable[None]] | None = None, state: Callable[[], Hashable] | None = None,
         check: Callable[[Policies], None] = lambda policies: None,
     ) -> None:  # fmt: skip
-        """Load at once; DocumentError. `live`: all flows that are under way, read while some begin and end; `before` is
-        awaited at each reload; `state` tells by another value that the source has changed: then there is one. `check`
-        raises DocumentError for policies that cannot be followed here."""
+        """Load at once; DocumentError. `live`: all live flows, read while some begin and end; `before` is awaited at each
+        reload; a change of the value of `state` causes one. `check` raises DocumentError for policies that cannot be
+        applied here."""
         self._before = before
         self._state = state
         self.source, self._tenants, self._live = source, tuple(tenants), live
         self._check = check
         self.policies = self._load()
         self.loaded_at = time.time()
-        self.problem: str | None = None  # why the last reload was refused
+        self.problem: str | None = None  # why the last reload failed
         self.revoked = 0
         self._reloading = asyncio.Lock()
         self._next_change = self.policies.next_change(time.time())
@@ -55,7 +55,7 @@ class PolicyJudge:
         self._again: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._changed: list[Callable[[Policies], None]] = []
-        self.review_tunnels: Callable[[], None] = lambda: None  # called when some may not be open any more, or may be
+        self.review_tunnels: Callable[[], None] = lambda: None  # called when permissions of tunnels may have changed
 
     def _load(self) -> Policies:
         fresh = compile_policies(self.source, self._tenants, time.time())
@@ -63,7 +63,7 @@ class PolicyJudge:
         return fresh
 
     def judge(self, flow: Flow) -> Ruling:
-        """The verdict on a flow. It is counted by limits unless it was judged before."""
+        """The verdict on a flow. Limits count the flow unless it was judged before."""
         return self._judge(flow, time.time(), _is_judged(flow.decisions))
 
     def _judge(self, flow: Flow, now: float, again: bool) -> Ruling:
@@ -77,25 +77,25 @@ class PolicyJudge:
     def judge_tunnel(
         self, context: TunnelContext, onramp: str, *, site: str | None = None, tunnel: str | None = None
     ) -> Ruling | None:
-        """The verdict on a tunnel that wants to be open, or to stay so; None: no policy speaks of tunnels."""
+        """The verdict on a tunnel that is to be opened, or to stay open; None: no policy covers tunnels."""
         if not self.policies.has(context.tenant, "tunnel"):
             return None
         facts = tunnel_facts(context, onramp, time.time(), site=site, tunnel=tunnel)
         return self.policies.rule(context.tenant, "tunnel", facts)
 
     def subscribe(self, changed: Callable[[Policies], None]) -> None:
-        """Call `changed` with the policies of each later version, before flows are judged by them."""
+        """Call `changed` with the policies of each later version, before they judge flows."""
         self._changed.append(changed)
 
     def tick(self, now: float) -> None:
-        """Judge live flows again when a rule's schedule has begun or ended; load what has changed. `now`: Unix s."""
+        """Judge live flows again if a rule's schedule has started or ended; reload changed files. `now`: Unix s."""
         if now >= self._next_change:
             self._next_change = self.policies.next_change(now)
             self.review_tunnels()
             self._again = asyncio.get_running_loop().create_task(self.judge_again())
         if self._state is not None and now >= self._next_look:
             self._next_look = now + LOOK_S
-            # twice the same, for most programs write a file in several steps
+            # twice the same state, since most programs write a file in several steps
             before, self._seen = self._seen, self._state()
             if self._seen == before != self._loaded:
                 self._loaded = self._seen
@@ -106,7 +106,7 @@ class PolicyJudge:
             await self.reload()
 
     def count(self, tenant: str, decisions: Iterable[Decision]) -> None:
-        """Count what was decided in another process, by the policies that it has."""
+        """Count decisions made in another process, by the policies there."""
         self.policies.count(tenant, decisions, time.time())
 
     def describe(self, *, text: bool) -> list[PolicyInfo]:
@@ -114,26 +114,26 @@ class PolicyJudge:
         return describe(self.policies, self.loaded_at, text=text)
 
     def explain(self, question: Question) -> Explanation | None:
-        """How a flow would be decided; ValueError: it is not described well."""
+        """How a flow would be decided. ValueError: the description of the flow is invalid."""
         tenant = question.flow.tenant
         if tenant is not None and tenant not in self._tenants:
             raise ValueError(f"the proxy has no tenant '{tenant}'{suggest(tenant, self._tenants)}", "tenant")
         return explain(self.policies, question, time.time())
 
     async def renew(self) -> Reloaded:
-        """Reload, and tell what has come of it."""
+        """Reload, and return the result."""
         before, revoked = self.policies.version, self.revoked
         policies = await self.reload()
         count = sum(len(policy.rules) for policy in policies.policies)
         return Reloaded(version=policies.version, before=before, rules=count, revoked=self.revoked - revoked)
 
     async def reload(self) -> Policies:
-        """Take what the source has now, as a whole; DocumentError: something is wrong with it, and nothing changes."""
+        """Reload the source as a whole. DocumentError: something in it is invalid, and nothing changes."""
         async with self._reloading:
             if self._before is not None:
                 await self._before()
             try:
-                # parsing is no work for the loop: 10,000 rules take seconds
+                # in a thread, since parsing 10,000 rules takes seconds
                 fresh = await asyncio.to_thread(self._load)
             except DocumentError as error:
                 self.problem = str(error)
@@ -154,7 +154,7 @@ class PolicyJudge:
             return fresh
 
     async def judge_again(self, tenants: Collection[str] | None = None) -> None:
-        """Judge live flows, of these tenants or of all, by what is in force now; those that may no longer be, end."""
+        """Judge live flows, of these tenants or of all, by the policies in force; those no longer allowed end."""
         live = iter(self._live())
         while flows := list(itertools.islice(live, SLICE)):
             now = time.time()
@@ -177,7 +177,7 @@ class PolicyJudge:
 
 
 def _is_judged(decisions: list[Decision]) -> bool:
-    """Whether a policy was asked about the flow before."""
+    """Whether a policy has judged the flow before."""
     for each in decisions:  # noqa: SIM110 -- any() over a generator costs 0.3 us more
         if each.version is not None:
             return True

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from proxy.policy.model import Per
 
-PRUNE_S = 0.05  # ended flows are counted for so long at most
-MOST_KEYS = 100_000  # buckets that are full again are forgotten beyond this many
+PRUNE_S = 0.05  # ended flows are counted for at most this long
+MOST_KEYS = 100_000  # beyond this many, buckets that are full again are forgotten
 
 FIELD_OF_PER: dict[Per, str | None] = {
     "rule": None, "tenant": "tenant", "user": "identity.user", "device": "device.name", "source": "net.src.ip",
@@ -19,14 +19,14 @@ FIELD_OF_PER: dict[Per, str | None] = {
 
 
 class Countable(Protocol):
-    """A flow, as far as limits are concerned."""
+    """The part of a flow that limits use."""
 
     @property
     def is_ended(self) -> bool: ...
 
 
 class Limiter:
-    """Token buckets and counts of one rule. Its state stays when the policy is loaded anew."""
+    """Token buckets and counts of one rule. Its state survives a reload of the policy."""
 
     def __init__(
         self, flows: int | None, flows_per_s: float | None, per: Per, bytes_per_s: float | None = None
@@ -40,7 +40,7 @@ class Limiter:
 
     @property
     def described(self) -> str:
-        """What it allows, for records."""
+        """Its limits as text, for records."""
         parts = [
             f"{limit:,g} {what}"
             for limit, what in (
@@ -53,17 +53,17 @@ class Limiter:
         return f"at most {', '.join(parts)} {'for all together' if self.per == 'rule' else f'for each {self.per}'}"
 
     def inherit(self, earlier: Limiter) -> None:
-        """Go on where the same rule of the version before was."""
+        """Continue with the state of the same rule in the version before."""
         if earlier.per == self.per:
             self._buckets, self._live, self._pruned = earlier._buckets, earlier._live, earlier._pruned
 
     def count(self, key: Hashable, flow: Countable) -> None:
-        """A flow that was let in already is one of those at once."""
+        """Count a flow that was allowed before."""
         if self.flows is not None:
             self._live.setdefault(key, set()).add(flow)
 
     def refusal(self, key: Hashable, flow: Countable | None, now: float) -> str | None:
-        """Why this flow may not begin now (seconds), or None; then it is counted. A flow is counted once."""
+        """The reason why this flow may not start at `now` (seconds); None: it is counted, once for each flow."""
         live = self._live.get(key) if self.flows is not None else None
         if live is not None and flow in live:
             return None
@@ -78,7 +78,7 @@ class Limiter:
         return None
 
     def _prune(self, key: Hashable, live: set[Countable], now: float) -> bool:
-        """Whether there is room, once those that have ended are forgotten."""
+        """Forget ended flows. Returns whether there is room."""
         if now - self._pruned.get(key, -1.0) >= PRUNE_S:
             self._pruned[key] = now
             live -= {flow for flow in live if flow.is_ended}

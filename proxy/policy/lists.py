@@ -11,28 +11,28 @@ from proxy.policy.model import ListText
 from proxy.settings import Document, DocumentError, suggest
 from proxy.settings.document import Place
 
-MAX_VALUES = 1_000_000  # of one list
+MAX_VALUES = 1_000_000  # per list
 
 ReadFile = Callable[[str, Document, Place], str]  # the text of a file that a document names there; DocumentError
-Entry = tuple[str, Callable[[str], DocumentError]]  # what is written, and what says that it is wrong
+Entry = tuple[str, Callable[[str], DocumentError]]  # source text, and the function that makes its error
 _NUMBER = re.compile(r"\d+")
 _NUMBERS = re.compile(r"(\d+)(?:-|\.\.)(\d+)")
 
 
 class Lists:
-    """All lists of one file: each is put together once, with those that it includes."""
+    """All lists of one file. Each is assembled once, with the lists that it includes."""
 
     def __init__(
         self, document: Document, written: Mapping[str, ListText | list[str | int]], read_file: ReadFile,
         known: Mapping[str, Values],
     ) -> None:  # fmt: skip
-        """`known`: lists of the global policies, which this file may use."""
+        """`known`: lists of the global policies, which this file may use too."""
         self._document, self._written, self._read_file = document, written, read_file
         self._done: dict[str, Values] = dict(known)
         self._open: list[str] = []
 
     def all(self) -> dict[str, Values]:
-        """Every list by its name; DocumentError for a value that is wrong, or lists that include each other."""
+        """All lists by name. DocumentError: a value is invalid, or lists include each other."""
         for name in self._written:
             self._done.pop(name, None)  # its own, not a global one of the same name
         for name in self._written:
@@ -72,7 +72,7 @@ class Lists:
 
 
 class _Gathered:
-    """Values of one kind, which the first of them decides."""
+    """Values of one type, determined by the first of them."""
 
     def __init__(self) -> None:
         self.kind: Kind | None = None

@@ -15,7 +15,7 @@ from proxy.settings.document import Place
 
 
 def compile_policies(source: Source, tenants: Iterable[str], now: float, *, is_tested: bool = True) -> Policies:
-    """The policies of a source as they are now; DocumentError: a mistake, or a test that fails. `now`: Unix s."""
+    """Compile the current policies of a source. DocumentError: a mistake, or a failed test. `now`: Unix s."""
     policies: list[Policy] = []
     known: dict[str, Values] = {}
     for file in source.get():
@@ -34,7 +34,7 @@ def compile_policies(source: Source, tenants: Iterable[str], now: float, *, is_t
 
 
 def check_readers(has_hook: Callable[[str], bool], policies: Policies) -> None:
-    """DocumentError for the first rule that wants bodies read, where the application has no hook that does it."""
+    """Raise DocumentError for the first rule that needs bodies inspected, if the application has no hook for it."""
     if has_hook("http_body"):
         return
     for rule in policies.rules():
@@ -44,7 +44,7 @@ def check_readers(has_hook: Callable[[str], bool], policies: Policies) -> None:
 
 
 def try_test(policies: Policies, policy: Policy, index: int, now: float) -> DocumentError | None:
-    """Try one of the tests that stand in a policy; how it fails, or None. DocumentError: it describes no flow."""
+    """Run one test of a policy. Returns how it failed, or None. DocumentError: its flow is invalid."""
     test, place = policy.tests[index], ("tests", index)
     try:
         facts = imagine(test.flow, test.phase, now)
@@ -68,7 +68,7 @@ def try_test(policies: Policies, policy: Policy, index: int, now: float) -> Docu
 
 
 def action_of(outcome: Outcome) -> str:
-    """What became of the flow: the action that decided."""
+    """The action that decided about the flow."""
     if outcome.decided_by is not None:
         return outcome.decided_by.action
     return "block" if outcome.ruling.verdict.is_denial else "allow"

@@ -29,7 +29,7 @@ DECIDING: tuple[Action, ...] = (
     "quarantine",
     "redirect",
     "override-origin",
-)  # the phase ends with the first rule of these
+)  # a matching rule with one of these ends the phase
 SELECTORS = (
     "src", "dst", "port", "protocol", "user", "group", "device", "posture", "host", "onramp", "site", "network",
     "tenant",
@@ -37,16 +37,16 @@ SELECTORS = (
 
 
 class RuleText(Part, frozen=True):
-    """One rule. Everything that it says of a flow must hold: `when`, the selectors, and the schedule."""
+    """One rule. It matches if `when`, all selectors and the schedule do."""
 
     name: Label
     action: Action
     phase: Phase = "network"
-    precedence: int | None = None  # ascending; without one, that of the rule before it
+    precedence: int | None = None  # ascending; by default that of the rule before
     when: str | None = None
     enabled: bool = True
     schedule: dict[str, str] | None = None  # by day: "08:00-12:30,13:30-17:00"; and `time_zone`
-    reason: str | None = None  # for the record and whoever is refused
+    reason: str | None = None  # for the record and the refused client
 
     src: Several | None = None
     dst: Several | None = None
@@ -55,47 +55,47 @@ class RuleText(Part, frozen=True):
     user: Several | None = None
     group: Several | None = None
     device: Several | None = None
-    posture: Several | None = None  # checks that the device must have passed, all of them
-    host: Several | None = None  # may hold `*`
+    posture: Several | None = None  # checks, all of which the device must have passed
+    host: Several | None = None  # may contain `*`
     onramp: Several | None = None
     site: Several | None = None
     network: Several | None = None
     tenant: Several | None = None
 
-    refusal: Refusal | None = None  # block: how it is told
-    would: Default | Literal["block"] | None = None  # audit: what it would have done
-    level: LevelName | None = None  # inspect: how high
-    offramp: str | None = None  # route: where it leaves
+    refusal: Refusal | None = None  # block: how the client is told
+    would: Default | Literal["block"] | None = None  # audit: the action that is only recorded
+    level: LevelName | None = None  # inspect: up to which level
+    offramp: str | None = None  # route: the off-ramp
     origin: str | None = None  # quarantine, override-origin: `address:port`
     status: Annotated[int, Meta(ge=300, le=599)] | None = None  # block, redirect: of the response
-    page: str | None = None  # block: the words that the client reads; "" for the bare status
-    location: str | None = None  # redirect: where to
+    page: str | None = None  # block: the text of the response; "" for the status only
+    location: str | None = None  # redirect: the target
     header: FieldName | None = None  # set-header, remove-header
     value: FieldValue | None = None  # set-header
     headers: dict[FieldName, FieldValue] | None = None  # set-header: several at once
-    on: Literal["request", "response"] | None = None  # set-header, remove-header, inspect-body: whose; the request's
-    flows: Count | None = None  # rate-limit: how many at once
-    flows_per_s: Rate | None = None  # rate-limit: how many may begin in a second
+    on: Literal["request", "response"] | None = None  # set-header, remove-header, inspect-body; default: request
+    flows: Count | None = None  # rate-limit: maximum at once
+    flows_per_s: Rate | None = None  # rate-limit: new flows per second
     bytes_per_s: Rate | None = None  # rate-limit: how many bytes of TCP and UDP may move in a second, in each direction
-    per: Per | None = None  # rate-limit: what is counted by itself
-    ttl_s: Seconds | None = None  # then the flow is judged again
+    per: Per | None = None  # rate-limit: what is counted separately
+    ttl_s: Seconds | None = None  # after which the flow is judged again
 
 
 class ListText(Part, frozen=True):
-    """Values by a name, written here or in a file with one on each line."""
+    """A named list, written here or in a file with one value on each line."""
 
     values: list[str | int] = msgspec.field(default_factory=list)
     file: str | None = None
 
 
 class FlowText(Part, frozen=True):
-    """A flow, or a request, that never was."""
+    """A hypothetical flow or request."""
 
     tenant: str | None = None
     user: str | None = None
     groups: list[str] = msgspec.field(default_factory=list)
     device: str | None = None
-    posture: list[str] = msgspec.field(default_factory=list)  # checks that it has passed
+    posture: list[str] = msgspec.field(default_factory=list)  # checks that the device has passed
     src: str | None = None
     dst: str | None = None  # an address, or `address:port`
     port: int | None = None
@@ -104,12 +104,12 @@ class FlowText(Part, frozen=True):
     onramp: str | None = None
     site: str | None = None
     network: str | None = None
-    time: str | None = None  # ISO 8601; now without one
+    time: str | None = None  # ISO 8601; by default now
     facts: dict[str, str | int | float | bool | list[str] | dict[str, list[str]]] = msgspec.field(default_factory=dict)
 
 
 class TestText(Part, frozen=True):
-    """How a flow must be decided, for the file to be taken."""
+    """A test: the expected decision about a flow. If it fails, the file is rejected."""
 
     flow: FlowText
     expect: Action | Default
@@ -121,7 +121,7 @@ class TestText(Part, frozen=True):
 class PolicyText(Part, frozen=True):
     """One policy file."""
 
-    name: Name | None = None  # the file's own without one
+    name: Name | None = None  # by default the file's name
     default: Default | dict[Phase, Default] | None = None  # of flows that no rule decides: of phase `network`
     lists: dict[Name, ListText | list[str | int]] = msgspec.field(default_factory=dict)
     rules: list[RuleText] = msgspec.field(default_factory=list)

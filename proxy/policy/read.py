@@ -30,23 +30,23 @@ _ANSWER = re.compile(r"\bhttp\.(response|download)\.")
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One file, compiled."""
+    """One compiled file."""
 
     name: str
-    tenant: str | None  # None: of all
+    tenant: str | None  # None: all
     version: str
     document: Document
     rules: tuple[Rule, ...]
     lists: dict[str, Values]
     defaults: dict[Phase, Default]
     tests: list[TestText]
-    beside: dict[str, str]  # the texts of files that it names
+    beside: dict[str, str]  # texts of other files, by their names in the policy
 
 
 def read_policy(
     document: Document, tenant: str | None, read_file: ReadFile, known: Mapping[str, Values],
 ) -> Policy:  # fmt: skip
-    """The policy in `document`, of a tenant or of all; `known`: lists of the global ones. DocumentError."""
+    """Compile the policy in `document`, for a tenant or all; `known`: lists of the global policies. DocumentError."""
     text = document.convert(PolicyText)
     if len(text.rules) > MAX_RULES:
         raise document.error(f"more than {MAX_RULES:,} rules ({len(text.rules):,})", ("rules",))
@@ -70,7 +70,7 @@ def read_policy(
 
 
 def version_of(texts: Iterable[str]) -> str:
-    """A short name for a content: the same for the same texts."""
+    """A short hash of the texts."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode())
@@ -84,7 +84,7 @@ class _Rules:
     ) -> None:
         self._document, self._policy, self._tenant, self._version = document, policy, tenant, version
         self._lists = lists
-        self._compiled: dict[tuple[Phase, str], list[Step]] = {}  # many rules say the same of a field
+        self._compiled: dict[tuple[Phase, str], list[Step]] = {}  # many rules have the same condition on a field
 
     def read(self, texts: list[RuleText]) -> Iterator[Rule]:
         names: dict[str, int] = {}
@@ -165,7 +165,7 @@ class _Rules:
 
 
 def _effects(text: RuleText) -> HttpEffects:
-    """What a rule of phase http does to a request that it lets pass, or sends elsewhere."""
+    """The effects of a rule of the phase http on a request that it lets pass, or redirects."""
     if text.action == "redirect":
         return HttpEffects(location=text.location, status=text.status)
     if text.action == "inspect-body":
@@ -180,7 +180,7 @@ def _effects(text: RuleText) -> HttpEffects:
 
 @contextlib.contextmanager
 def _at(document: Document, place: Place) -> Iterator[None]:
-    """A ValueError(message, key) in here is about the key at `place`."""
+    """Attribute ValueError(message, key) to the key at `place`."""
     try:
         yield
     except ValueError as error:

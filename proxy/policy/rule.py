@@ -1,4 +1,4 @@
-"""A compiled rule: its condition, its action, and how often it decided."""
+"""A compiled rule: its condition, its action, and its counters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Rule:
 
     name: str
     policy: str
-    tenant: str | None  # None: of all
+    tenant: str | None  # None: all
     phase: Phase
     precedence: int
     action: Action
@@ -30,11 +30,11 @@ class Rule:
     is_enabled: bool = True
     schedule: Schedule | None = None
     limiter: Limiter | None = None
-    needs_answer: bool = False  # a condition of it is about a response
+    needs_answer: bool = False  # one of its conditions uses the response
     hits: int = 0
     last_hit: float | None = None  # Unix seconds
-    ruling: Ruling = field(init=False)  # when nothing else was said
-    is_final: bool = field(init=False)  # the phase ends with it
+    ruling: Ruling = field(init=False)  # if no rule before it has added anything
+    is_final: bool = field(init=False)  # ends the phase if it matches
 
     test: Matcher = field(init=False)
 
@@ -45,11 +45,11 @@ class Rule:
 
     @property
     def identity(self) -> RuleIdentity:
-        """What it is known by in the next version."""
+        """The key by which the rule is recognised in the next version."""
         return self.tenant, self.policy, self.name
 
     def matches(self, facts: Facts) -> bool:
-        """Whether everything holds that it asks for: what the index over its table says, only slower."""
+        """Whether all its conditions hold: the slow equivalent of the table's index."""
         return self.is_enabled and self.test(facts) and (self.schedule is None or self.is_on(facts))
 
     def is_on(self, facts: Facts) -> bool:

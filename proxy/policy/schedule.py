@@ -1,4 +1,4 @@
-"""When a rule holds: times of day by weekday, in a time zone (the format of Gateway's schedules)."""
+"""Schedules of rules: times of day by weekday, in a time zone (the format of Gateway's schedules)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DAY = 24 * 60
 
 
 class Schedule:
-    """`mon: "08:00-12:30,13:30-17:00"` and so on; a day that is not named has no such times."""
+    """`mon: "08:00-12:30,13:30-17:00"` and so on; a rule is off on days that are not named."""
 
     def __init__(self, written: Mapping[str, str]) -> None:
-        """ValueError says what is wrong; its second argument is the key that it is about."""
+        """ValueError: the fault, and the key that it is about."""
         self.zone: tzinfo = UTC
         self._spans: dict[int, list[tuple[int, int]]] = {}  # minutes of the day, by weekday from Monday
         for key, text in written.items():
@@ -31,11 +31,11 @@ class Schedule:
                 self._spans[WEEKDAYS.index(key)] = [_span(part.strip(), key) for part in text.split(",")]
 
     def holds(self, unix: float) -> bool:
-        """Whether the time `unix`, in seconds, is in one of its spans."""
+        """Whether the time `unix`, in seconds, is within the schedule."""
         return self._holds(int(unix // 60))
 
     def next_change(self, unix: float) -> float | None:
-        """Seconds since 1970 of the next moment at which `holds` changes, within eight days; None: it never does."""
+        """Unix seconds of the next change of `holds`, within eight days; None: there is none."""
         start = int(unix // 60)
         now = self.holds(unix)
         here = datetime.fromtimestamp(start * 60, self.zone)

@@ -18,7 +18,7 @@ _PORTS = re.compile(r"(\d+)(?:\s*(?:-|\.\.)\s*(\d+))?")
 
 
 def conditions(rule: RuleText) -> Iterator[tuple[str, str]]:
-    """Each selector of the rule, and its condition; ValueError (what is wrong, the selector) for one that has none."""
+    """Each selector of the rule with its condition. ValueError (the fault, the selector)."""
     for selector in SELECTORS:
         if (written := getattr(rule, selector)) is not None:
             try:
@@ -48,7 +48,7 @@ def _condition(selector: str, values: list[str], rule: RuleText) -> str:
 
 
 def _any_of(field: str, values: list[str], written: object) -> str:
-    """That a field has one of these values, or one of a list's."""
+    """A condition that a field has one of these values, or one of a list's."""
     lists = [value for value in values if value.startswith("$")]
     others = [written(value) for value in values if not value.startswith("$")]  # type: ignore[operator]
     parts = [f"{field} in {name}" for name in lists]
@@ -65,7 +65,7 @@ def _values(written: Several) -> list[str]:
 
 
 def _address(text: str) -> str:
-    """An address, a prefix or a range, as the language writes it."""
+    """An address, a prefix or a range in the syntax of expressions."""
     low, dash, high = text.replace("..", "-").partition("-")
     try:
         if dash:
@@ -83,5 +83,5 @@ def _port(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as the language writes it."""
+    """A text literal in the syntax of expressions."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

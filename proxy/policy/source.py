@@ -1,4 +1,4 @@
-"""Where policies come from: a source gives texts. Files, for one machine; they tell when they have changed."""
+"""Sources of policies, which provide texts. Files, for one machine, whose changes are detected."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Protocol
 
 from proxy.settings import DocumentError
 
-MAX_BYTES = 64 << 20  # of one file
+MAX_BYTES = 64 << 20  # per file
 
 
 class SourceFile(Protocol):
-    """One policy: whose it is, and its text."""
+    """One policy: its tenant, and its text."""
 
     @property
     def path(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         ...
 
     @property
     def tenant(self) -> str | None:
-        """None: of all tenants."""
+        """The tenant; None: all tenants."""
         ...
 
     def text(self) -> str:
-        """The YAML of it; DocumentError when it cannot be had."""
+        """The YAML text. DocumentError: it is not available."""
         ...
 
     def beside(self, name: str) -> str:
-        """The text of a list that it names; DocumentError when it cannot be had."""
+        """The text of a list that the policy names. DocumentError: it is not available."""
         ...
 
 
 class Source(Protocol):
-    """Policies and lists of all tenants. What `get` gives is applied as one transaction, or not at all."""
+    """Policies and lists of all tenants. The result of `get` is applied as one transaction, or not at all."""
 
     def get(self) -> Sequence[SourceFile]:
-        """What is in force from now on, the global ones first."""
+        """The policies to put in force, global ones first."""
         ...
 
 
@@ -52,14 +52,14 @@ class FileSource:
     _read: set[str] = field(default_factory=set)  # files, lists among them
 
     def get(self) -> list[PolicyFile]:
-        """The files, to be read now."""
+        """The files, read when used."""
         return [
             *(PolicyFile(path, None, self._read) for path in self.of_all),
             *(PolicyFile(path, tenant, self._read) for tenant, path in self.of_tenants),
         ]
 
     def state(self) -> Hashable:
-        """What is another one when a file has changed that was read: sizes, times and identities."""
+        """A value that differs when a file has changed: sizes, times and identities of files that were read."""
         return tuple((path, _state(path)) for path in sorted(self._read.copy()))
 
 
@@ -69,14 +69,14 @@ class PolicyFile:
 
     path: str
     tenant: str | None
-    read: set[str] = field(default_factory=set)  # gets what is read
+    read: set[str] = field(default_factory=set)  # paths of files that were read are added
 
     def text(self) -> str:
-        """What stands in it."""
+        """The text of the file."""
         return self._read(self.path)
 
     def beside(self, name: str) -> str:
-        """What stands in another file, relative to this one."""
+        """The text of another file, relative to this one."""
         return self._read(str(Path(self.path).parent / name))
 
     def _read(self, path: str) -> str:

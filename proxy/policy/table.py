@@ -18,27 +18,27 @@ from proxy.policy.language.prefixes import PrefixTree
 from proxy.policy.language.sets import NumberSet
 from proxy.policy.rule import Rule
 
-LEAST = 2  # rules that require something of a field, for it to be worth a look-up
-REMEMBERED = 16_384  # values of a field whose bits are known
+LEAST = 2  # minimum number of rules with a requirement for a field to be worth a look-up
+REMEMBERED = 16_384  # cached values of a field
 
 Test = Callable[[Facts], bool]
 
 
 class FieldIndex:
-    """Bit sets of rules by one field's values."""
+    """Bit sets of rules, by the values of one field."""
 
     __slots__ = ("_any", "_equal", "_exact", "_is_array", "_lows", "_pieces", "_tree", "known", "others")
 
     def __init__(self, requirements: Sequence[tuple[int, Requirement]], everything: int) -> None:
-        """`requirements`: by number of the rule."""
+        """`requirements`: by the number of the rule."""
         field = requirements[0][1].field
         self._is_array = field.is_array
-        self.known: dict[Any, int] = {}  # what `find` has answered: one look-up for values that come again
+        self.known: dict[Any, int] = {}  # results of `find`: one look-up for recurring values
         self._exact: dict[Any, int] = {}
-        self._equal: dict[int, int] = {}  # one object for all values with the same bits
-        self._any = 0  # rules that want a value, whichever
+        self._equal: dict[int, int] = {}  # one object for equal bit sets
+        self._any = 0  # rules that require any value
         self._tree = PrefixTree() if field.kind is Kind.ADDRESS else None
-        self.others = everything  # rules that do not speak of the field
+        self.others = everything  # rules without a requirement of the field
         ranges: list[tuple[float, float, int]] = []
         for number, required in requirements:
             bit = 1 << number
@@ -58,7 +58,7 @@ class FieldIndex:
         self._lows, self._pieces = _pieces(ranges)
 
     def find(self, value: Any) -> int:
-        """The rules that a flow with this value of the field may still meet; from then on it is in `known`."""
+        """The rules that a flow with this value may still match; the result is cached in `known`."""
         if len(self.known) >= REMEMBERED:
             self.known.clear()
             self._equal.clear()
@@ -88,7 +88,7 @@ class FieldIndex:
 
 
 class Table:
-    """The enabled rules of one phase, for one tenant: the global ones first, each by ascending precedence."""
+    """The enabled rules of one phase for one tenant: global ones first, each group by ascending precedence."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = [rule for rule in rules if rule.is_enabled]
@@ -111,14 +111,14 @@ class Table:
             if rule.schedule is not None:
                 rest.append(rule.is_on)
             self._rests.append(conjunction(rest) if rest else None)
-        # those first that leave the fewest rules
+        # fields that leave the fewest rules come first
         indexes = [(name, FieldIndex(required, everything)) for name, required in wanted.items()]
         indexes.sort(key=lambda each: each[1].others.bit_count())
         self._indexes = [(name, index.known.get, index.find) for name, index in indexes]
         self._everything = everything
 
     def matching(self, facts: Facts) -> list[Rule]:
-        """The rules that hold, in order; the last one is the first that decides, if there is one."""
+        """The matching rules, in order, up to the first that decides."""
         bits = self._everything
         for name, known, find in self._indexes:
             value = facts[name]
@@ -146,7 +146,7 @@ def _required(rule: Rule) -> Iterator[Requirement]:
 
 
 def _pieces(ranges: list[tuple[float, float, int]]) -> tuple[list[float], list[int]]:
-    """Ranges of numbers that overlap, as pieces that do not: where each begins, and its bits."""
+    """Overlapping ranges of numbers as disjoint pieces: the start and the bits of each."""
     starts: dict[float, int] = {}
     ends: dict[float, int] = {}
     for low, high, bit in ranges:

@@ -28,30 +28,30 @@ Receive = Callable[[Any, list[int]], None]
 
 
 class Channel(Protocol):
-    """One end. `send` never blocks and never raises: when the other end is gone, `closed` is told once."""
+    """One end. `send` never blocks and never raises: when the other end is gone, `closed` is called once."""
 
     @property
     def is_closed(self) -> bool:
-        """Whether the other end, or this one, is gone: what is sent is for nobody."""
+        """Whether either end is closed: messages sent now are lost."""
         ...
 
     @property
     def is_full(self) -> bool:
-        """Whether messages wait because the other end is slower."""
+        """Whether messages are queued because the other end is slower."""
         ...
 
     def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> bool:
-        """The other end gets copies of the descriptors. False: there are none left to copy them; it is not sent."""
+        """Send a message, with copies of the descriptors. False: it was not sent, since no descriptors are left."""
         ...
 
     def close(self) -> None: ...
 
 
 class LocalChannel:
-    """Both ends are in this process: a message is a call, a little later."""
+    """Both ends are in this process: a message is a deferred call."""
 
     def __init__(self, later: Callable[[Callable[[], None]], object], receive: Receive) -> None:
-        """`later(function)` calls it soon; `receive(message, descriptors)` is the other end's, whose they then are."""
+        """`later(function)` calls it soon; `receive(message, descriptors)`, the other end's, takes the descriptors."""
         self._later, self._receive, self._waiting = later, receive, deque[tuple[msgspec.Struct, list[int]]]()
         self.is_closed = False
 
@@ -86,7 +86,7 @@ class LocalChannel:
 
 
 class SocketChannel(Generic[Message]):
-    """A Unix SEQPACKET socket: each datagram is a message, descriptors come by SCM_RIGHTS."""
+    """A Unix SEQPACKET socket: each datagram is a message; descriptors are passed by SCM_RIGHTS."""
 
     def __init__(
         self,
@@ -96,9 +96,9 @@ class SocketChannel(Generic[Message]):
         receive: Receive,
         closed: Callable[[], None],
     ) -> None:
-        """`decode` may raise msgspec.DecodeError; such a message is logged, and the channel ends."""
+        """`decode` may raise msgspec.DecodeError; such a message is logged, and the channel closes."""
         self._sock, self._poller, self._decode, self._receive, self._closed = sock, poller, decode, receive, closed
-        self._waiting: deque[tuple[bytes, list[int]]] = deque()  # with copies of their descriptors
+        self._waiting: deque[tuple[bytes, list[int]]] = deque()  # messages, and copies of their descriptors
         self.is_closed = False
         sock.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -133,7 +133,7 @@ class SocketChannel(Generic[Message]):
                 os.close(descriptor)
 
     def _try(self, data: bytes, descriptors: Sequence[int]) -> bool:
-        """Whether the kernel took it, or nobody will."""
+        """Try to send. False: the message must wait."""
         try:
             if descriptors:
                 socket.send_fds(self._sock, [data], list(descriptors))
@@ -142,7 +142,7 @@ class SocketChannel(Generic[Message]):
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno is not None and error.errno == 109:  # ETOOMANYREFS: too many descriptors on their way
+            if error.errno is not None and error.errno == 109:  # ETOOMANYREFS: too many descriptors in flight
                 return False
             self._lost()
         return True
@@ -168,7 +168,7 @@ class SocketChannel(Generic[Message]):
         self._poller.change(self._sock.fileno(), IN)
 
     def _receive_one(self) -> bool:
-        """Whether there may be more."""
+        """Receive a message. Returns whether there may be more."""
         try:
             data, ancillary, _, _ = self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
@@ -204,7 +204,7 @@ class SocketChannel(Generic[Message]):
 
 
 def _copies(descriptors: Sequence[int]) -> list[int] | None:
-    """None: there are none left."""
+    """Copies of the descriptors; None: none are left."""
     copies: list[int] = []
     try:
         for each in descriptors:

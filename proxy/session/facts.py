@@ -1,4 +1,4 @@
-"""Facts about a session besides its bytes: about its flow, and about TLS on each side."""
+"""Facts about a session besides its bytes: the flow, and TLS on each side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TLSVersion = Literal["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"]
 
 
 class FlowFacts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the proxy knows of the flow that a session belongs to."""
+    """The proxy's facts about the flow of a session."""
 
     id: str
     tenant: str
@@ -23,15 +23,15 @@ class FlowFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     network: str = "default"
     user: str | None = None
     device: str | None = None
-    known: dict[str, Any] = {}  # what policies may speak of (`proxy.policy.carried.flow_facts`)
+    known: dict[str, Any] = {}  # facts for policies (`proxy.policy.carried.flow_facts`)
 
 
 class TLSFacts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was agreed on one side of a session whose TLS ends in the proxy."""
+    """The negotiated parameters on one side of a session whose TLS ends in the proxy."""
 
     version: str  # TLSv1.3
     cipher: str  # TLS_AES_128_GCM_SHA256
     sni: str | None = None
-    alpn: str | None = None  # None: neither side named one
+    alpn: str | None = None  # None: not negotiated
     is_resumed: bool = False
-    is_verified: bool = True  # of the origin's side: whether its certificate is good
+    is_verified: bool = True  # on the origin's side: whether its certificate is valid

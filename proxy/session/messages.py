@@ -1,4 +1,4 @@
-"""The messages between the proxy and an inspector; each says which descriptors accompany it."""
+"""The messages between the proxy and an inspector, and the descriptors that accompany them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ScreenEvent = tuple[
 
 
 class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What holds for the sessions of one tenant."""
+    """The rules for the sessions of one tenant."""
 
     minimum: str = "TLSv1.2"
     bad_certificate: Literal["page", "alert", "untrusted"] = "page"
@@ -32,20 +32,20 @@ class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
     learn_pinned: bool = False
     pinned_s: float = 86_400.0
     alt_svc: Literal["strip", "keep"] = "strip"
-    ssh: SSHRules | None = None  # None: SSH is passed
+    ssh: SSHRules | None = None  # None: SSH is not inspected
 
 
 # From the proxy to an inspector.
 
 
 class Configure(msgspec.Struct, frozen=True):
-    """What an inspector is told at first, and again after each change, in as many `Part`s as it takes."""
+    """An inspector's configuration, sent at start and after each change, in one or more `Part`s."""
 
     tenants: dict[str, TenantRules]
     sniff_s: float = 3.0
     handshake_s: float = 15.0
-    hooks: tuple[str, ...] = ()  # those of the application's that are asked about what is read
-    policies: CarriedPolicies | None = None  # None: none speaks of what is read
+    hooks: tuple[str, ...] = ()  # the application's hooks about inspected sessions
+    policies: CarriedPolicies | None = None  # None: none covers inspected sessions
 
 
 class Part(msgspec.Struct, tag="part", frozen=True):
@@ -64,42 +64,42 @@ class Open(msgspec.Struct, tag="open", frozen=True):
 
 
 class LeafAnswer(msgspec.Struct, tag="leaf-answer", frozen=True):
-    """A certificate with its chain and its key, PEM, or why there is none."""
+    """A certificate with its chain and its key in PEM, or the reason why there is none."""
 
     request: int
     chain: bytes = b""
     key: bytes = b""
     error: str | None = None
-    renew_at: float = float("inf")  # Unix seconds: from then on a new one is to be asked for
+    renew_at: float = float("inf")  # Unix seconds; after that, request a new one
 
 
 class DialAnswer(msgspec.Struct, tag="dial-answer", frozen=True):
-    """A connected socket beside it, or why there is none."""
+    """A connected socket is attached, or the reason why there is none."""
 
     request: int
     error: str | None = None
-    cause: str | None = None  # a reason of `CloseReason`
+    cause: str | None = None  # a `CloseReason`
 
 
 class LimitAnswer(msgspec.Struct, tag="limit-answer", frozen=True):
-    """The denial of a request that is over a limit; None: it was counted."""
+    """The denial of a request that exceeds a limit; None: it was counted."""
 
     request: int
     ruling: Ruling | None = None
 
 
 class HookAnswer(msgspec.Struct, tag="hook-answer", frozen=True):
-    """What the application says; None: nothing."""
+    """The application's answer; None: it has none."""
 
     request: int
     verdict: Verdict | None = None
-    is_failure: bool = False  # the verdict stands for that of a hook which has failed
-    data: bytes | None = None  # what goes on in place of a part of a body
-    is_more: bool = False  # of that data
+    is_failure: bool = False  # the hook has failed, and this verdict replaces its own
+    data: bytes | None = None  # replaces a part of a body
+    is_more: bool = False  # more of that data follows
 
 
 class CertificateAnswer(msgspec.Struct, tag="certificate-answer", frozen=True):
-    """An SSH user certificate, or why there is none."""
+    """An SSH user certificate, or the reason why there is none."""
 
     request: int
     certificate: str | None = None
@@ -107,7 +107,7 @@ class CertificateAnswer(msgspec.Struct, tag="certificate-answer", frozen=True):
 
 
 class SignatureAnswer(msgspec.Struct, tag="signature-answer", frozen=True):
-    """A signature as RFC 4253 6.6 writes it, or why there is none."""
+    """A signature as in RFC 4253 6.6, or the reason why there is none."""
 
     request: int
     signature: bytes = b""
@@ -115,27 +115,27 @@ class SignatureAnswer(msgspec.Struct, tag="signature-answer", frozen=True):
 
 
 class FingerprintsAnswer(msgspec.Struct, tag="fingerprints-answer", frozen=True):
-    """SHA-256 digests of the origin's host keys, as DNS has them; none, where it has none that can be trusted."""
+    """SHA-256 digests of the origin's host keys from DNS; empty if DNS has none that can be trusted."""
 
     request: int
     digests: list[bytes] = []
 
 
 class RecordingAnswer(msgspec.Struct, tag="recording-answer", frozen=True):
-    """The descriptor of a new file beside it, or why there is none."""
+    """The descriptor of a new file is attached, or the reason why there is none."""
 
     request: int
     error: str | None = None
 
 
 class Kill(msgspec.Struct, tag="kill", frozen=True):
-    """The proxy has ended the session: forget it."""
+    """The proxy has ended the session: discard it."""
 
     session: int
 
 
 class WatchChannel(msgspec.Struct, tag="watch-channel", frozen=True):
-    """Somebody watches the terminal of an SSH channel, or does not any more."""
+    """Start or stop to send the output of an SSH channel's terminal."""
 
     session: int
     channel: str
@@ -143,7 +143,7 @@ class WatchChannel(msgspec.Struct, tag="watch-channel", frozen=True):
 
 
 class EndChannel(msgspec.Struct, tag="end-channel", frozen=True):
-    """The SSH channel, or (None) each one of the session, has to end; its user reads why."""
+    """End an SSH channel, or (None) all channels of the session; the user sees the reason."""
 
     session: int
     channel: str | None
@@ -151,20 +151,20 @@ class EndChannel(msgspec.Struct, tag="end-channel", frozen=True):
 
 
 class Drain(msgspec.Struct, tag="drain", frozen=True):
-    """Let every session end politely."""
+    """End all sessions gracefully."""
 
 
 # From an inspector to the proxy.
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """The inspector has given up all rights that it does not need: here is what is left of the promise."""
+    """The inspector has dropped its privileges; the message lists those that it could not drop."""
 
     shortfalls: list[str] = []
 
 
 class Seen(msgspec.Struct, tag="seen", frozen=True):
-    """What was found out about the session, for the flow's record."""
+    """Facts about the session, for the flow's record."""
 
     session: int
     protocol: str | None = None
@@ -174,23 +174,23 @@ class Seen(msgspec.Struct, tag="seen", frozen=True):
 
 
 class Pass(msgspec.Struct, tag="pass", frozen=True):
-    """Nothing was taken from the session, and nobody wants to read it: relay it."""
+    """Nothing was read from the session, and nothing needs to be: relay it."""
 
     session: int
 
 
 class Ended(msgspec.Struct, tag="ended", frozen=True):
-    """The session is over: the inspector has closed its descriptors. `cut`: what is left gets a reset."""
+    """The session is over, and the inspector has closed its descriptors. `cut`: reset the remaining connections."""
 
     session: int
     reason: CloseReason
     by: ClosedBy
     cut: Literal["", "client", "origin", "both"] = ""
-    history: str = ""  # Zeek's letters, of what the inspector saw
+    history: str = ""  # in Zeek's letters, as the inspector saw it
 
 
 class Record(msgspec.Struct, tag="record", frozen=True):
-    """A child record of the flow: a request, a message, and so on."""
+    """A child record of the flow: a request, an SSH channel, and so on."""
 
     session: int
     child: bytes  # JSON
@@ -198,19 +198,19 @@ class Record(msgspec.Struct, tag="record", frozen=True):
 
 
 class Records(msgspec.Struct, tag="records", frozen=True):
-    """Several, of whichever sessions."""
+    """Several records, of any sessions."""
 
     records: list[Record]
 
 
 class Shown(msgspec.Struct, tag="shown", frozen=True):
-    """What the terminal of an SSH channel has shown, for who watches it."""
+    """The output of an SSH channel's terminal, for its watchers."""
 
     session: int
     channel: str
     events: list[ScreenEvent] = []
-    size: tuple[int, int] | None = None  # columns and rows, with the first
-    lost: int = 0  # characters after these events that were too many to tell
+    size: tuple[int, int] | None = None  # columns and rows, in the first message
+    lost: int = 0  # characters skipped after these events
     is_over: bool = False
 
 
@@ -222,36 +222,36 @@ class LeafWanted(msgspec.Struct, tag="leaf-wanted", frozen=True):
 
 
 class CertificateWanted(msgspec.Struct, tag="certificate-wanted", frozen=True):
-    """An SSH user certificate for a key that was made for this session."""
+    """Request an SSH user certificate for a key that was created for this session."""
 
     request: int
     session: int
     public_key: str
     user: str  # the user name at the origin
-    identity: str  # who has proved to be there
+    identity: str  # authenticated by the client
 
 
 class SignatureWanted(msgspec.Struct, tag="signature-wanted", frozen=True):
-    """A signature of a key that never leaves the proxy: the tenant's host key over an exchange hash (RFC 4253 8), or
-    the key that origins are shown over a request to be let in (RFC 4252 7)."""
+    """Request a signature by a key that never leaves the proxy: the tenant's host key over an exchange hash
+    (RFC 4253 8), or the key for origins over an authentication request (RFC 4252 7)."""
 
     request: int
     session: int
     key: Literal["host", "onward"]
-    public: str  # its public half: the session began with this one, and there may be another by now
+    public: str  # its public key: of the session's start, and perhaps rotated since
     data: bytes
     algorithm: str = "ssh-ed25519"
 
 
 class FingerprintsWanted(msgspec.Struct, tag="fingerprints-wanted", frozen=True):
-    """What DNS says of the host keys of the flow's origin (SSHFP, RFC 4255)."""
+    """Request the host keys of the flow's origin in DNS (SSHFP, RFC 4255)."""
 
     request: int
     session: int
 
 
 class RecordingWanted(msgspec.Struct, tag="recording-wanted", frozen=True):
-    """A place to write the recording of a channel to: a file of this name."""
+    """Request a file of this name for the recording of a channel."""
 
     request: int
     session: int
@@ -259,7 +259,7 @@ class RecordingWanted(msgspec.Struct, tag="recording-wanted", frozen=True):
 
 
 class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
-    """A socket that is connected to this origin, as the flow would leave; without a host, to the flow's own."""
+    """Request a socket connected to this origin, by the flow's off-ramp; without a host, to the flow's own origin."""
 
     request: int
     session: int
@@ -268,7 +268,7 @@ class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
 
 
 class LimitWanted(msgspec.Struct, tag="limit-wanted", frozen=True):
-    """Count a request by the limits of these rules: they hold for all inspectors together."""
+    """Count a request by the limits of these rules, which all inspectors share."""
 
     request: int
     session: int
@@ -276,7 +276,7 @@ class LimitWanted(msgspec.Struct, tag="limit-wanted", frozen=True):
 
 
 class HookWanted(msgspec.Struct, tag="hook-wanted", frozen=True):
-    """What the application says about this, as `proxy.inspect.questions` puts it."""
+    """Ask the application's hook, with the question as `proxy.inspect.questions` encodes it."""
 
     request: int
     session: int
@@ -285,7 +285,7 @@ class HookWanted(msgspec.Struct, tag="hook-wanted", frozen=True):
 
 
 class HookData(msgspec.Struct, tag="hook-data", frozen=True):
-    """Bytes that do not fit into `HookWanted`: of the message that it is about, before it comes."""
+    """Bytes that do not fit into `HookWanted`, sent before it."""
 
     request: int
     session: int
@@ -293,7 +293,7 @@ class HookData(msgspec.Struct, tag="hook-data", frozen=True):
 
 
 class HookTold(msgspec.Struct, tag="hook-told", frozen=True):
-    """What nobody is asked about: a body that a hook has seen parts of is over."""
+    """Inform the application, without an answer: a body whose parts a hook has seen is complete."""
 
     session: int
     hook: str
@@ -301,17 +301,17 @@ class HookTold(msgspec.Struct, tag="hook-told", frozen=True):
 
 
 class Learnt(msgspec.Struct, tag="learnt", frozen=True):
-    """Sessions with this host are better not read. To the proxy from one inspector, and from there to all."""
+    """Sessions with this host should not be inspected. Sent by one inspector to the proxy, and by it to all."""
 
     session: int
     host: str
     why: str
     tenant: str = ""  # filled in by the proxy
-    is_over: bool = False  # it may be read again
+    is_over: bool = False  # True: it may be inspected again
 
 
 class Secrets(msgspec.Struct, tag="secrets", frozen=True):
-    """Secrets of TLS sessions of a tenant that wants them: lines as SSLKEYLOGFILE has them."""
+    """Secrets of TLS sessions, for tenants that log them: lines of the SSLKEYLOGFILE format."""
 
     tenant: str
     lines: bytes

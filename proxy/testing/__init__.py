@@ -7,8 +7,8 @@
         assert flow.answers == ["ICMP 3/13"]
 
 The packet plane, the admission of flows, the hooks and the records are the proxy's own. Around them everything is in
-memory: a tunnel for each client, one for each site, and one site, `internet`, that all other traffic leaves by. A flow
-that is lifted to a stream is connected at once, and its bytes go nowhere.
+memory: a tunnel for each client, one for each site, and one site, `internet`, for all other traffic. A flow that is
+lifted to a stream is connected at once, and its bytes are discarded.
 """
 
 from proxy.testing.exchange import Client, Exchange

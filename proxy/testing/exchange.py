@@ -1,4 +1,4 @@
-"""An exchange of a simulated client: what it sends, what it receives, and what is recorded about it."""
+"""An exchange of a simulated client: packets sent and received, and its record."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from proxy.flow.record import CloseReason, Decision, FlowRecord
 from proxy.testing import packets
 from proxy.wire import tcp
 
-ISN = 1000  # where clients begin to number; origins at 5000
+ISN = 1000  # initial sequence number of clients; of origins 5000
 ORIGIN_ISN = 5000
 
 _Result = TypeVar("_Result")
 
 
 class Stage(Protocol):
-    """Where clients appear: the rehearsal."""
+    """The rehearsal, as its clients use it."""
 
     opened: list[Flow]  # so far
 
     def give(self, carrier: MemoryTunnel, packet: bytes) -> DropReason | None:
-        """A packet arrives by a tunnel, and all hooks have answered; why it went no further."""
+        """Deliver a packet from a tunnel and wait for all hooks. Returns the reason if it was not forwarded."""
         ...
 
     def look(self, flow: Flow) -> FlowRecord:
-        """The flow's record as it stands."""
+        """The flow's current record."""
         ...
 
     def call(self, function: Callable[[], _Result]) -> _Result:
-        """Call it on the proxy's loop, and let all hooks answer."""
+        """Call the function on the proxy's loop, and wait for all hooks."""
         ...
 
 
 class Client:
-    """The client's end of a tunnel. Each exchange takes the next source port, unless it is given one."""
+    """The client's end of a tunnel. Each exchange uses the next source port, unless one is given."""
 
     def __init__(self, stage: Stage, tunnel: MemoryTunnel, addresses: list[str]) -> None:
         self.tunnel = tunnel
@@ -48,15 +48,15 @@ class Client:
         self._ports = itertools.count(40_000)
 
     def send(self, packet: bytes) -> DropReason | None:
-        """A packet of one's own making goes into the tunnel; why it went no further, or None."""
+        """Send any packet into the tunnel. Returns the reason if it was not forwarded, or None."""
         return self._stage.give(self.tunnel, packet)
 
     def received(self) -> list[bytes]:
-        """The packets that came out of the tunnel since the last call."""
+        """The packets received from the tunnel since the last call."""
         return self.tunnel.take()
 
     def tcp(self, host: str, port: int, *, source_port: int | None = None) -> Exchange:
-        """Begin a connection: a SYN."""
+        """Open a connection: send a SYN."""
         source, destination, ports = self._ends(host, port, source_port)
         return self._begin(packets.segment(source, destination, ports, tcp.SYN, ISN), "tcp")
 
@@ -87,31 +87,31 @@ class Exchange:
     def __init__(self, stage: Stage, client: Client, protocol: str) -> None:
         self._stage, self._client, self._protocol = stage, client, protocol
         self.flow: Flow | None = None
-        self.dropped: DropReason | None = None  # why its last packet went no further at once
-        self.packets: list[bytes] = []  # that the client was sent
+        self.dropped: DropReason | None = None  # why the last packet was not forwarded at once
+        self.packets: list[bytes] = []  # sent to the client
 
     def begin(self, packet: bytes) -> None:
-        """Send the first packet, and see what becomes of it."""
+        """Send the first packet, and wait for the outcome."""
         before = len(self._stage.opened)
         self.send(packet)
         if len(self._stage.opened) > before:
             self.flow = self._stage.opened[before]
 
     def send(self, packet: bytes) -> None:
-        """Another packet of the client's."""
+        """Send another packet of the client."""
         self.dropped = self._stage.give(self._client.tunnel, packet)
         self.packets += self._client.received()
 
     def accept(self) -> None:
-        """The origin answers: a SYN-ACK, or a datagram."""
+        """Answer as the origin: a SYN-ACK, or a datagram."""
         self._answer(tcp.SYN | tcp.ACK, b"answer")
 
     def refuse(self) -> None:
-        """The origin answers with RST."""
+        """Answer as the origin with RST."""
         self._answer(tcp.RST | tcp.ACK, b"")
 
     def close(self, reason: CloseReason = "client_closed") -> None:
-        """The flow ends."""
+        """End the flow."""
         flow = self._known
         if flow.handler is not None:
             self._stage.call(lambda: flow.handler.end(reason))
@@ -119,27 +119,27 @@ class Exchange:
 
     @property
     def record(self) -> FlowRecord:
-        """What is known of the flow."""
+        """The flow's record."""
         return self._stage.look(self._known)
 
     @property
     def verdict(self) -> str:
-        """`allowed`, `denied`, `redirected` or `error`, as in its record."""
+        """The verdict in the record: `allowed`, `denied`, `redirected` or `error`."""
         return self._known.verdict
 
     @property
     def decisions(self) -> list[Decision]:
-        """What was said about it, in order."""
+        """All decisions about the flow, in order."""
         return self._known.decisions
 
     @property
     def answers(self) -> list[str]:
-        """What the client was sent, in short: `TCP RA`, `ICMP 3/13`."""
+        """Packets sent to the client, in short: `TCP RA`, `ICMP 3/13`."""
         return [packets.describe(packet) for packet in self.packets]
 
     @property
     def sent_on(self) -> list[bytes]:
-        """The packets that left by the flow's off-ramp, of all flows that leave there."""
+        """Packets that have left by the flow's off-ramp, of all flows that leave there."""
         egress = self._known.egress
         return list(egress.sent) if isinstance(egress, MemoryTunnel) else []
 

@@ -23,7 +23,7 @@ def segment(
     source: bytes, destination: bytes, ports: tuple[int, int], flags: int, sequence: int, acknowledged: int = 0,
     payload: bytes = b"",
 ) -> bytes:  # fmt: skip
-    """A TCP segment with good checksums."""
+    """A TCP segment with correct checksums."""
     fields = (*ports, sequence, acknowledged, 5 << 4, flags, WINDOW)
     length = _TCP.size + len(payload)
     pseudo = pseudo_header_sum(source + destination, ip.TCP, length)
@@ -32,20 +32,20 @@ def segment(
 
 
 def datagram(source: bytes, destination: bytes, ports: tuple[int, int], payload: bytes) -> bytes:
-    """A UDP datagram with good checksums."""
+    """A UDP datagram with correct checksums."""
     body = udp.datagram(source + destination, *ports, payload)
     return ip.header(source, destination, ip.UDP, len(body)) + body
 
 
 def echo_request(source: bytes, destination: bytes, identifier: int, payload: bytes) -> bytes:
-    """A ping."""
+    """An ICMP or ICMPv6 echo request."""
     version = 4 if len(source) == 4 else 6
     body = icmp.message(source + destination, icmp.ECHO_REQUESTS[version], 0, identifier << 16 | 1, payload)
     return ip.header(source, destination, ip.ICMP if version == 4 else ip.ICMPV6, len(body)) + body
 
 
 def describe(packet: bytes) -> str:
-    """`TCP SA`, `UDP 5 bytes`, `ICMP 3/13`, `ICMPv6 1/1`: what a test wants to compare."""
+    """A short description for tests to compare: `TCP SA`, `UDP 5 bytes`, `ICMP 3/13`, `ICMPv6 1/1`."""
     found = ip.parse(packet, 0, len(packet))
     if isinstance(found, DropReason):
         return f"no packet: {found}"

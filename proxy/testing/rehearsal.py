@@ -1,4 +1,4 @@
-"""The proxy without its edges: tenants, tunnels and sites in memory, an event loop of its own, and a clock to turn."""
+"""The proxy without its edges: tenants, tunnels and sites in memory, its own event loop, and a simulated clock."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _Result = TypeVar("_Result")
 
 
 class Refused(Exception):
-    """A tunnel was refused, with this reason."""
+    """A tunnel was refused for this reason."""
 
 
 class Rehearsal:
-    """The proxy as hooks and policies see it. `records` is all that was told of flows, in order."""
+    """The proxy as hooks and policies see it. `records` are all flow records so far, in order."""
 
     def __init__(
         self, hooks: Hooks[Any] | None = None, *, tenants: Iterable[str] = ("acme",), judge: Judge | None = None,
         sites: Mapping[str, Iterable[str]] | None = None,
     ) -> None:  # fmt: skip
-        """`sites`: prefixes of each, by name; all tenants have them. `judge`: a policy."""
+        """`sites`: prefixes of each site, by name; all tenants have them. `judge`: a policy."""
         self.hooks = hooks or Hooks()
         self.records: list[FlowRecord] = []
         self.errors = IcmpErrors()
@@ -103,7 +103,7 @@ class Rehearsal:
         return Client(self, tunnel, context.addresses)
 
     def hang_up(self, client: Client) -> None:
-        """The client goes: its flows end, and hook `tunnel_close` is called."""
+        """Close the client's tunnel: its flows end, and the hook `tunnel_close` is called."""
         tunnel = client.tunnel
         tunnel.tenant.detach(tunnel)
         for flow in [flow for flow in tunnel.tenant.live() if flow.carrier is tunnel]:
@@ -115,7 +115,7 @@ class Rehearsal:
         self.run(self._runner.notify("tunnel_close", context))
 
     def advance(self, seconds: float) -> None:
-        """Let the timers be `seconds` later: flows are idle, verdicts expire."""
+        """Advance the clock by `seconds`: idle flows and verdicts may expire."""
         self._ahead += seconds
         now = time.monotonic() + self._ahead
         self.call(lambda: self._lifecycle.admission.tick(now))
@@ -123,11 +123,11 @@ class Rehearsal:
         self.call(lambda: self._lifecycle.send_updates(self.tenants.values(), 1.0, now))
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run something of the test's own on the proxy's loop, such as the start of a server that a hook will ask."""
+        """Run a coroutine of the test on the proxy's loop, such as the start of a server that a hook will query."""
         return self._loop.run_until_complete(work)
 
     def call(self, function: Callable[[], _Result]) -> _Result:
-        """What `function` returns, when all hooks that it has set going have answered."""
+        """The result of `function`, once all hooks that it triggered have answered."""
 
         async def run() -> _Result:
             result = function()
@@ -137,12 +137,12 @@ class Rehearsal:
         return self.run(run())
 
     def give(self, carrier: MemoryTunnel, packet: bytes) -> DropReason | None:
-        """A packet arrives by a tunnel, and all hooks have answered; why it went no further."""
+        """Deliver a packet from a tunnel and wait for all hooks. Returns the reason if it was not forwarded."""
         buffer = bytearray(packet)
         return self.call(lambda: self._plane.handle(carrier, buffer, len(buffer), time.monotonic(), time.time_ns()))
 
     def look(self, flow: Flow) -> FlowRecord:
-        """The flow's record as it stands."""
+        """The flow's current record."""
         return self._lifecycle.look(flow)
 
     def _end_all(self) -> None:
@@ -154,7 +154,7 @@ class Rehearsal:
 
 
 class Watched(Entrance):
-    """An entrance that remembers who came in."""
+    """An admission that remembers the flows that it opened."""
 
     def __init__(self, opened: list[Flow], *parts: Any) -> None:
         super().__init__(*parts)
@@ -166,13 +166,13 @@ class Watched(Entrance):
 
 
 class Lifted:
-    """Opens flows that end in the proxy: connected at once, and nobody is behind them."""
+    """Opens flows that end in the proxy: connected at once, without an origin."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Let the flow be established."""
+        """Establish the flow."""
         flow.level, flow.offramp = "stream", "tunnel" if flow.egress else "socket"
         flow.origin = flow.target_text
         self._lifecycle.begin(flow, LiftedFlow(self._lifecycle, flow), lambda: self._lifecycle.connected(flow))
@@ -180,7 +180,7 @@ class Lifted:
 
 
 class LiftedFlow:
-    """One of them: it counts what the client sends."""
+    """A flow that ends in the proxy; it counts the client's packets."""
 
     def __init__(self, lifecycle: Lifecycle, flow: Flow) -> None:
         self._lifecycle, self._flow = lifecycle, flow
@@ -191,17 +191,17 @@ class LiftedFlow:
         return None
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """What could open a flow opens one."""
+        """False: a packet that could open a flow opens one."""
         return False
 
     def expired(self, now: float) -> None:
-        """It has no timer."""
+        """Do nothing: it has no timer."""
 
     def replaced(self) -> None:
-        """Nothing of it could disturb."""
+        """Do nothing: it has no packets in flight."""
 
     def end(self, reason: CloseReason) -> None:
-        """The flow is over, and gone."""
+        """The flow has ended."""
         if self._flow.close(reason, time.time_ns()):
             self._lifecycle.ended(self._flow)
             self._lifecycle.removed(self._flow)

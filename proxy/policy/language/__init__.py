@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
     text: str
     test: Matcher
-    requires: Requirement | None  # what an index over one field can answer of it; None: only the test can
+    requires: Requirement | None  # the part that an index over one field can answer; None: no part
 
 
 class Expression:
@@ -49,13 +49,13 @@ class Expression:
         self.text, self.steps = text, steps
 
     def matches(self, facts: Mapping[str, Any]) -> bool:
-        """Whether it holds of these facts: values by field name, as `Field` describes them; missing ones are None."""
+        """Whether it matches these facts: values by field name, as `Field` describes them; missing ones are None."""
         known = facts if isinstance(facts, Facts) else Facts(facts)
         return all(step.test(known) for step in self.steps)
 
 
 def compile_expression(text: str, fields: Fields, lists: Mapping[str, Values] | None = None) -> Expression:
-    """The condition in `text`, over these fields and named lists; ExpressionError says what is wrong, and where."""
+    """Compile the condition in `text`, over these fields and named lists. ExpressionError: the fault, and its place."""
     compiler = Compiler(fields, lists or {})
     steps = []
     for each in compiler.conditions(parse(text)):

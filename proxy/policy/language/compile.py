@@ -1,4 +1,4 @@
-"""Compiles syntax trees into closures, with type checks; finds what a condition requires of single fields."""
+"""Compiles syntax trees into closures, with type checks; finds values that a condition requires of single fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.policy.language.tree import Call, Comparison, Literal, Logic, Members
 from proxy.settings import suggest
 
 Matcher = Callable[[Any], bool]
-MOST_COMPARED = 1_000  # values of a set that is compared with another one when the file is loaded
+MOST_COMPARED = 1_000  # maximum size of sets that are compared with one another when the file is loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +34,29 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A test of the facts. With `is_each` it gives a tuple of results, one for each element of an array."""
+    """A test of the facts. With `is_each` it returns a tuple of results, one for each element of an array."""
 
     test: Callable[[Any], Any]
     requires: Requirement | None = None
     is_each: bool = False
-    at: Spot | None = None  # of a part of a conjunction
+    at: Spot | None = None  # for a part of a conjunction
 
 
 class Compiler:
-    """Compiles the trees of one phase; ExpressionError for whatever does not fit together."""
+    """Compiles the trees of one phase. ExpressionError: types do not match."""
 
     def __init__(self, fields: Fields, lists: Mapping[str, Values]) -> None:
         self._fields, self._lists = fields, lists
 
     def conditions(self, node: Node) -> list[Condition]:
-        """What must hold together: the parts of a conjunction, or the one condition."""
+        """Conditions that must all hold: the parts of a conjunction, or the one condition."""
         parts = node.parts if isinstance(node, Logic) and node.word == "and" else (node,)
         found = [replace(self.whole(part), at=part.at) for part in parts]
         _check_possible([each.requires for each in found if each.requires is not None])
         return found
 
     def whole(self, node: Node) -> Condition:
-        """A condition that gives one result."""
+        """A condition with one result."""
         condition = self._condition(node)
         if condition.is_each:
             raise ExpressionError("compares each element of an array: write any(…) or all(…) around it", *node.at)
@@ -159,7 +159,7 @@ class Compiler:
         return _applied(left, lambda found: found in container, values, node.left.at)
 
     def operand(self, node: Node) -> Operand:
-        """A value: a field, a literal, or what a function gives."""
+        """A value: a field, a literal, or the result of a function."""
         if isinstance(node, Path):
             return operand_of_path(node, self._fields)
         if isinstance(node, Literal):
@@ -201,7 +201,7 @@ class Compiler:
 
 
 def conjunction(tests: list[Matcher]) -> Matcher:
-    """Whether all of them hold; none of them: it holds."""
+    """A test of whether all conditions hold; without conditions, it holds."""
     if not tests:
         return lambda facts: True
     if len(tests) == 1:
@@ -233,7 +233,7 @@ def _disjunction(tests: tuple[Matcher, ...]) -> Matcher:
 def _applied(
     operand: Operand, test: Callable[[Any], bool], values: Values | None = None, at: Spot | None = None
 ) -> Condition:
-    """The condition that a test holds of an operand."""
+    """The condition that applies a test to an operand."""
     requires = None
     if operand.field is not None and at is not None:
         requires = Requirement(operand.field, values, at)
@@ -270,7 +270,7 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _constant_test(operator: str, left: Operand, node: Comparison, right: Literal) -> Callable[[Any], bool]:
-    """The test of a value that is there against a constant."""
+    """The test of a present value against a constant."""
     _check_operator(node, left)
     value: Any = constant(right, left.kind)
     if operator in _ORDER:
@@ -315,7 +315,7 @@ def _check_arguments(node: Call, function: Function, arguments: list[Operand]) -
 
 
 def _union(requirements: list[Requirement | None]) -> Requirement | None:
-    """What one of several alternatives requires, if all of them speak of the same field."""
+    """The requirement of alternatives, if all of them are about the same field."""
     first = requirements[0]
     if first is None or any(each is None or each.field is not first.field for each in requirements):
         return None
@@ -327,7 +327,7 @@ def _union(requirements: list[Requirement | None]) -> Requirement | None:
 
 
 def _check_possible(requirements: list[Requirement]) -> None:
-    """Refuse what cannot hold of any flow: a field that must have two values at once."""
+    """Reject conditions that no flow can meet: a field that must have two values at once."""
     for one, other in itertools.combinations(requirements, 2):
         if one.field is not other.field or one.field.is_array:
             continue

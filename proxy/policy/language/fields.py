@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Kind(enum.StrEnum):
-    """Of one value. An address is its 4 or 16 bytes, a number an int or a float."""
+    """The type of one value. An address is its 4 or 16 bytes, a number an int or a float."""
 
     TEXT = "text"
     NUMBER = "number"
@@ -19,25 +19,25 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One thing that is known. `name` is also its key among the facts."""
+    """One field. `name` is also its key among the facts."""
 
-    name: str  # `identity.groups[*].name` is an array of texts under that very key
+    name: str  # `identity.groups[*].name` is an array of texts under this key
     kind: Kind
     doc: str = ""
     is_array: bool = False  # a tuple of values
-    is_map: bool = False  # of names to arrays, as headers are: keys in lower case
-    choices: tuple[str, ...] = ()  # of a text that is one of these
+    is_map: bool = False  # from names to arrays, like headers; keys in lower case
+    choices: tuple[str, ...] = ()  # the possible values of a text
 
     @property
     def described(self) -> str:
-        """Its kind, for people."""
+        """A description of its type, for messages."""
         if self.is_map:
             return f"map of arrays of {self.kind}"
         return f"array of {self.kind}" if self.is_array else str(self.kind)
 
 
 class Fields:
-    """The fields of one phase. `elsewhere` names, for fields of other phases, where they are known."""
+    """The fields of one phase. `elsewhere`: for fields of other phases, the phases that have them."""
 
     def __init__(self, phase: str, fields: Iterable[Field], elsewhere: Mapping[str, str] | None = None) -> None:
         self.phase = phase
@@ -49,7 +49,7 @@ class Fields:
 
 
 class Facts(dict[str, Any]):
-    """Values by field name. What is missing is None, and nothing compares to it."""
+    """Values by field name. Missing ones are None, which matches nothing."""
 
     __slots__ = ()
 

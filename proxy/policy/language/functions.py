@@ -10,17 +10,17 @@ from urllib.parse import unquote_plus
 
 from proxy.policy.language.fields import Kind
 
-MAX_TEXT = 65_536  # that `concat` gives
+MAX_TEXT = 65_536  # of results of `concat`
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`call` is never called with a missing value: then the result is missing as well."""
+    """`call` is never called with a missing value, for which the result is missing as well."""
 
     call: Callable[..., Any]
     takes: tuple[frozenset[Kind], ...]  # the kinds that each argument may have
     gives: Kind
-    optional: int = 0  # of the last arguments
+    optional: int = 0  # number of optional arguments, at the end
     is_variadic: bool = False  # the last argument may be repeated
     takes_array: bool = False  # the first argument may be a whole array
 

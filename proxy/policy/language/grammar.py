@@ -59,7 +59,7 @@ SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
 WORDS = (
     "and", "or", "xor", "not", "in", "eq", "ne", "lt", "le", "gt", "ge", "contains", "matches", "wildcard",
 )  # fmt: skip
-_GROUPS = {  # what is said instead of each of these
+_GROUPS = {  # descriptions in messages
     "a condition": {"NOT", "NAME", "LPAR", "FLAG", "RAW", "STRING", "ADDRESS", "NUMBER"},
     "a field or a value": {"NAME", "FLAG", "RAW", "STRING", "ADDRESS", "NUMBER"},
     "a value": {"FLAG", "RAW", "STRING", "ADDRESS", "NUMBER"},
@@ -78,7 +78,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"'}
 
 
 def parse(text: str) -> Node:
-    """The tree of an expression; ExpressionError says where it stops to be one, and what was expected there."""
+    """The tree of an expression. ExpressionError: the position of the first error, and what was expected there."""
     if len(text) > MAX_CHARACTERS:
         raise ExpressionError(f"longer than {MAX_CHARACTERS:,} characters ({len(text):,})")
     if not text.strip():
@@ -100,7 +100,7 @@ def _parser() -> Lark:
 
 
 class _Reader:
-    """Lark's tree into ours."""
+    """Turns Lark's tree into ours."""
 
     def node(self, tree: Tree[Token] | Token, depth: int) -> Node:
         if depth > MAX_DEPTH:
@@ -148,7 +148,7 @@ def _literal(token: Tree[Token] | Token) -> Literal:
 
 
 def _text(token: Token) -> str:
-    """What a quoted text means."""
+    """The value of a quoted text."""
     text = str(token)
     if text.startswith("r"):
         return text[text.index('"') + 1 : text.rindex('"')]
@@ -201,13 +201,13 @@ def _spot(part: Tree[Token] | Token) -> Spot:
 
 
 def _end(text: str) -> Spot:
-    """Behind the last character that is no blank."""
+    """The position after the last character that is not blank."""
     stripped = text.rstrip()
     return Spot(stripped.count("\n") + 1, len(stripped) - (stripped.rfind("\n") + 1) + 1)
 
 
 def _wanted(names: set[str]) -> str:
-    """`expected a field or '('`."""
+    """A list such as `expected a field or '('`."""
     wanted = []
     for said, group in _GROUPS.items():
         if group <= names:

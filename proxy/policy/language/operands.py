@@ -14,25 +14,25 @@ from proxy.settings import suggest
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A value of the facts: `read(facts)` gives it, or None when it is not there."""
+    """A value from the facts: `read(facts)` returns it, or None if it is missing."""
 
     kind: Kind
     read: Callable[[Any], Any]
     is_array: bool = False  # a whole array
     is_each: bool = False  # the elements of one, as a tuple
-    field: Field | None = None  # when it is that field, or each of its elements, and nothing else
+    field: Field | None = None  # if the operand is this field, or each of its elements
     choices: tuple[str, ...] = ()
 
     @property
     def described(self) -> str:
-        """Its kind, for people."""
+        """A description of its type, for messages."""
         return f"array of {self.kind}" if self.is_array or self.is_each else str(self.kind)
 
 
 def operand_of_path(path: Path, fields: Fields) -> Operand:
-    """The field that a path names; ExpressionError for one that is unknown, or has no such part."""
+    """The operand that a path names. ExpressionError: it is unknown, or has no such part."""
     named = path.name + "".join("[*]" if step is None else str(step) for step in path.steps)
-    field = fields.by_name.get(named)  # `identity.groups[*].name` is the name of one
+    field = fields.by_name.get(named)  # `identity.groups[*].name` is the name of a field
     if field is not None and field.is_array and "[*]" in field.name:
         return _each(field)
     if any(isinstance(step, str) and step.startswith(".") for step in path.steps):

@@ -13,8 +13,8 @@ from proxy.policy.language.tree import Spot
 
 Test = Callable[[str], bool]
 
-REMEMBERED = 1_024  # answers of one regular expression, about texts
-SHORT = 256  # of so many characters at most
+REMEMBERED = 1_024  # cached results of one regular expression
+SHORT = 256  # maximum length of cached texts
 
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
@@ -22,15 +22,15 @@ _OPTIONS.max_mem = 2 << 20  # of one compiled expression
 
 
 def regular_expression(pattern: str, at: Spot) -> Test:
-    """Whether a text holds a match; ExpressionError for a pattern that RE2 refuses (syntax: RE2's own page)."""
+    """A function that tells whether a text contains a match. ExpressionError: RE2 refuses the pattern."""
     try:
         compiled = re2.compile(pattern, options=_OPTIONS)
     except re2.error as error:
         detail = error.args[0] if error.args else "not valid"
         text = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else str(detail)
         raise ExpressionError(f"regular expression: {text}", *at) from None
-    # A set of two, of which the empty one is in every text: 0.7 us where search() takes 4. If it is not among the
-    # answers, the set ran out of memory, which it does not say; search() then takes another way.
+    # A set of two, of which the empty one matches every text: 0.7 us where search() takes 4. If it is not among the
+    # results, the set ran out of memory, which it does not report; search() then uses another algorithm.
     both = re2.Set.SearchSet(_OPTIONS)
     both.Add(pattern)
     both.Add("")
@@ -42,7 +42,7 @@ def regular_expression(pattern: str, at: Spot) -> Test:
         found = match(text)
         return found[0] == 0 or len(found) > 1 if found else search(text) is not None
 
-    # host names and users come again and again: 0.1 us
+    # host names and users recur often: 0.1 us
     again = functools.lru_cache(REMEMBERED)(test)
     return lambda text: again(text) if len(text) <= SHORT else test(text)
 

@@ -1,4 +1,4 @@
-"""A radix tree of IP prefixes: which of many prefixes hold an address, in at most one step for each byte of it."""
+"""A radix tree of IP prefixes: finds those that contain an address, in at most one step for each byte of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PrefixTree:
         self.count = 0
 
     def add(self, address: bytes, length: int, bits: int) -> None:
-        """Let the prefix `address/length` hold `bits` as well."""
+        """Add `bits` to the prefix `address/length`."""
         self.count += 1
         if length == 0:
             self._all[len(address)] |= bits
@@ -42,7 +42,7 @@ class PrefixTree:
             node.setdefault(byte, [0, None])[0] |= bits  # type: ignore[operator]
 
     def find(self, address: bytes) -> int:
-        """The bits of every prefix that holds `address` (4 or 16 bytes)."""
+        """The bits of all prefixes that contain `address` (4 or 16 bytes)."""
         node = self._roots[len(address)]
         bits = self._all[len(address)]
         for byte in address:
@@ -57,7 +57,7 @@ class PrefixTree:
 
 
 class PrefixSet:
-    """Whether an address is in any of some prefixes: `address in set`, where it is its bytes or None."""
+    """A set of prefixes: `address in set` is whether one of them contains it; the address is its bytes or None."""
 
     __slots__ = ("_tree", "networks")
 

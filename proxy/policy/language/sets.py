@@ -1,4 +1,4 @@
-"""Sets of values, from braces and named lists, and whether two of them can have a value in common."""
+"""Sets of values, from braces and named lists, and whether two of them can have a common value."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NumberSet:
                 self._highs.append(high)
 
     def spans(self) -> Iterator[tuple[float, float]]:
-        """The ranges, in order; none overlaps another."""
+        """The ranges, in order and without overlaps."""
         return zip(self._lows, self._highs, strict=True)
 
     def __contains__(self, value: object) -> bool:
@@ -58,14 +58,14 @@ class Values:
     networks: tuple[Network, ...] = ()
 
     def container(self) -> Container:
-        """What answers `value in …` fast."""
+        """A container that answers `value in …` fast."""
         if self.kind is Kind.ADDRESS:
             alone = tuple(_host(value) for value in self.single if isinstance(value, bytes))
             return PrefixSet((*self.networks, *alone)) if self.networks else self.single
         return NumberSet(self.single, self.ranges) if self.ranges else self.single
 
     def is_disjoint(self, other: Values) -> bool:
-        """Whether no value is in both. May say no where it is hard to tell."""
+        """Whether the sets have no common value. False if that is hard to determine."""
         if self.ranges or other.ranges or self.networks or other.networks:
             mine, theirs = self.container(), other.container()
             if self.ranges or self.networks:
@@ -78,12 +78,12 @@ class Values:
         return not self.single & other.single
 
     def union(self, other: Values) -> Values:
-        """The values of both."""
+        """The values of both sets."""
         return Values(self.kind, self.single | other.single, self.ranges + other.ranges, self.networks + other.networks)
 
 
 def values_of(items: Iterable[Literal | Range], kind: Kind, choices: tuple[str, ...] = ()) -> Values:
-    """The values between braces, which must be of this kind; ExpressionError at the first that is not."""
+    """The values between braces, which must be of this type. ExpressionError: the first that is not."""
     single: set[Scalar] = set()
     ranges: list[tuple[float, float]] = []
     networks: list[Network] = []
@@ -98,7 +98,7 @@ def values_of(items: Iterable[Literal | Range], kind: Kind, choices: tuple[str, 
 
 
 def constant(literal: Literal, kind: Kind, choices: tuple[str, ...] = ()) -> Scalar:
-    """The value of a literal that must be of this kind; of an address its bytes."""
+    """The value of a literal that must be of this type; for an address, its bytes."""
     value, at = literal.value, literal.at
     if kind is Kind.ADDRESS:
         if isinstance(value, str) and not literal.is_address and (parsed := _address_or_none(value)) is not None:
@@ -116,7 +116,7 @@ def constant(literal: Literal, kind: Kind, choices: tuple[str, ...] = ()) -> Sca
 
 
 def kind_of(value: object) -> Kind:
-    """Of a plain value."""
+    """The type of a plain value."""
     if isinstance(value, bool):
         return Kind.FLAG
     if isinstance(value, int | float):
@@ -133,7 +133,7 @@ def address_of(text: str, at: Spot) -> bytes:
 
 
 def network_of(text: str, at: Spot) -> Network:
-    """The prefix; ExpressionError when it is none, with what was meant when it has host bits."""
+    """The prefix. ExpressionError: it is not one; if it has host bits, the message suggests the network."""
     try:
         return ip_network(text)
     except ValueError:
@@ -146,7 +146,7 @@ def network_of(text: str, at: Spot) -> Network:
 
 
 def shown(literal: Literal) -> str:
-    """A literal as people write it."""
+    """A literal as in the source text."""
     if literal.is_address:
         return f"the address {literal.value}"
     if isinstance(literal.value, bool):
@@ -155,7 +155,7 @@ def shown(literal: Literal) -> str:
 
 
 def check_list(name: str, known: Mapping[str, Values], kind: Kind, at: Spot) -> Values:
-    """The list `$name`, which must hold values of this kind."""
+    """Check that the list `$name` holds values of this type."""
     if name not in known:
         raise ExpressionError(f"unknown list '${name}'{suggest(name, known)}", *at)
     values = known[name]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Spot(NamedTuple):
-    """A place in the text of an expression: line and column from 1, and the characters from `start` to `end`."""
+    """A position in the text of an expression: line and column from 1, and the characters from `start` to `end`."""
 
     line: int
     column: int
@@ -20,7 +20,7 @@ BEGINNING = Spot(1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A value. Addresses stay text here: `10.0.0.1` may stand where `10.0.0.0/8` may not."""
+    """A value. Addresses remain text here: `10.0.0.1` is allowed in places where `10.0.0.0/8` is not."""
 
     at: Spot
     value: str | float | bool
@@ -34,7 +34,7 @@ class Path:
     at: Spot
     name: str  # up to the first bracket
     steps: tuple[str | int | None, ...] = ()  # None: `[*]`, text: `["x"]`, a number: `[0]`; `.name` begins with a dot
-    text: str = ""  # as written, without blanks
+    text: str = ""  # source text, without blanks
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """What must not hold."""
+    """A negated condition."""
 
     at: Spot
     inner: Node
@@ -87,7 +87,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class Logic:
-    """Several conditions joined by the same word: `and`, `or`, `xor`."""
+    """Several conditions joined by the same operator: `and`, `or`, `xor`."""
 
     at: Spot
     word: str
