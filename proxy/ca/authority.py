@@ -172,7 +172,7 @@ def _check(certificate: x509.Certificate, key: PrivateKey) -> None:
     except x509.ExtensionNotFound:
         is_ca = False
     if not is_ca:
-        raise ProxyError(f"{certificate.subject.rfc4514_string()} is no CA: basicConstraints has no CA:TRUE")
+        raise ProxyError(f"{certificate.subject.rfc4514_string()} is not a CA: basicConstraints has no CA:TRUE")
     if certificate.not_valid_after_utc <= datetime.datetime.now(datetime.UTC):
         raise ProxyError(f"{certificate.subject.rfc4514_string()} expired at {certificate.not_valid_after_utc:%F}")
 

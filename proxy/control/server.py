@@ -129,7 +129,7 @@ def _bind(path: str) -> socket.socket:
 def _remove_stale(path: str) -> None:
     """Delete the socket file of a dead proxy."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise ProxyError(f"cannot listen on the control socket {path}: something that is no socket stands there")
+        raise ProxyError(f"cannot listen on the control socket {path}: a file that is not a socket is already there")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

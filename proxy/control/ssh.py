@@ -29,7 +29,7 @@ def host_keys(view: ProxyView, tenant: str | None) -> list[HostKey]:
 def rotated(view: ProxyView, tenant: str) -> HostKey:
     """Rotate the host key of this tenant, and return the new one. HttpError: it has none."""
     if not _ssh(view).host_keys(tenant):
-        raise HttpError(404, f"no tenant '{tenant}' whose SSH sessions are read")
+        raise HttpError(404, f"no tenant '{tenant}' whose SSH sessions are inspected")
     return _ssh(view).rotate(tenant)
 
 
@@ -105,5 +105,5 @@ class ScreenWatcher:
 
 def _ssh(view: ProxyView) -> SSHView:
     if view.ssh is None:
-        raise HttpError(404, "this proxy reads no SSH sessions")
+        raise HttpError(404, "this proxy does not inspect SSH sessions")
     return view.ssh

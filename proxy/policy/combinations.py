@@ -74,7 +74,7 @@ def check_combination(rule: RuleText, tenant: str | None) -> None:
     if action == "set-header" and (rule.header is None or rule.value is None) and rule.headers is None:
         raise ValueError("set-header needs 'header' and 'value', or 'headers'", "action")
     if rule.headers is not None and rule.header is not None:
-        raise ValueError("'headers' stands in place of 'header' and 'value'", "headers")
+        raise ValueError("'headers' replaces 'header' and 'value'", "headers")
     for key in _HTTP_ONLY:
         if getattr(rule, key) is not None and phase != "http":
             raise ValueError(f"'{key}' is for phase http", key)

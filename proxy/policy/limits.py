@@ -45,8 +45,8 @@ class Limiter:
             f"{limit:,g} {what}"
             for limit, what in (
                 (self.flows, "flows at once"),
-                (self.flows_per_s, "new flows in a second"),
-                (self.bytes_per_s, "bytes in a second"),
+                (self.flows_per_s, "new flows per second"),
+                (self.bytes_per_s, "bytes per second"),
             )
             if limit is not None
         ]
@@ -68,9 +68,9 @@ class Limiter:
         if live is not None and flow in live:
             return None
         if self.flows is not None and live is not None and len(live) >= self.flows and not self._prune(key, live, now):
-            return f"{self.flows} flows at once are reached"
+            return f"{self.flows} flows at once is the limit"
         if self.flows_per_s is not None and not self._take(key, now):
-            return f"more than {self.flows_per_s:g} flows in a second"
+            return f"more than {self.flows_per_s:g} new flows per second"
         if self.flows is not None and flow is not None:
             if live is None:
                 live = self._live[key] = set()

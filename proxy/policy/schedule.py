@@ -68,5 +68,5 @@ def _span(text: str, key: str) -> tuple[int, int]:
     hour, minute, until, more = (int(each) for each in match.groups())
     first, last = hour * 60 + minute, until * 60 + more
     if not first < last <= DAY:
-        raise ValueError(f"the end is not behind the beginning: {text}", key)
+        raise ValueError(f"the end is not after the start: {text}", key)
     return first, last

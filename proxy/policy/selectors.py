@@ -60,7 +60,7 @@ def _any_of(field: str, values: list[str], written: object) -> str:
 def _values(written: Several) -> list[str]:
     values = [str(each) for each in written] if isinstance(written, list) else [str(written)]
     if not values:
-        raise ValueError("an empty list holds of nothing: leave the selector out")
+        raise ValueError("an empty list matches nothing: leave the selector out")
     return values
 
 

@@ -101,7 +101,7 @@ def test_what_cannot_sign_says_why(authority):
     leaf = authority.mint("wiki.lab")
     with pytest.raises(ProxyError, match="not that of the certificate"):
         Authority.load(authority.chain_pem, other.key_pem)
-    with pytest.raises(ProxyError, match="is no CA"):
+    with pytest.raises(ProxyError, match="is not a CA"):
         Authority.load(leaf.chain, leaf.key)
     with pytest.raises(ProxyError, match="no PEM certificate"):
         Authority.load(b"nothing", other.key_pem)

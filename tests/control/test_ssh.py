@@ -69,7 +69,7 @@ def test_a_proxy_that_reads_no_ssh_says_so(server, path, proxy):
         client.host_keys, lambda: client.rotate_host_key("acme"), lambda: client.end_ssh("f", ACME),
         lambda: client.recordings("f", ACME),
     ):  # fmt: skip
-        with pytest.raises(ControlError, match="reads no SSH sessions") as caught:
+        with pytest.raises(ControlError, match="does not inspect SSH sessions") as caught:
             ask()
         assert caught.value.status == 404
 

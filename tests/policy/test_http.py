@@ -106,7 +106,7 @@ def test_a_condition_about_the_answer_is_asked_when_it_is_there():
     [
         ("action: redirect", "redirect needs 'location'"),
         ("action: set-header, header: X", "set-header needs 'header' and 'value', or 'headers'"),
-        ("action: set-header, header: X, value: y, headers: {A: b}", "'headers' stands in place of"),
+        ("action: set-header, header: X, value: y, headers: {A: b}", "'headers' replaces"),
         ("action: set-header, headers: {'a b': c}", "headers"),
         ("action: set-header, headers: {a: 7}", "headers"),
         ("action: block, on: response", "'on' belongs to set-header or remove-header or inspect-body"),

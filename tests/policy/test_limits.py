@@ -47,9 +47,9 @@ def test_what_is_over_the_rate_is_dropped_and_what_is_over_the_count_is_told():
         facts = Facts({"time.unix": NOW, "tenant": "acme", "net.dst.port": port})
         said.append(policies.rule("acme", "network", facts, Flow()))
     assert [each.verdict.refusal for each in said] == [None, "drop", None, "reset"]
-    assert said[1].decisions[0].reason == "more than 1 flows in a second"
+    assert said[1].decisions[0].reason == "more than 1 new flows per second"
     assert said[1].decisions[0].rule == "slow"
-    assert said[3].verdict.reason == "rule few: 1 flows at once are reached"
+    assert said[3].verdict.reason == "rule few: 1 flows at once is the limit"
 
 
 def test_bytes_in_a_second_are_shared_by_whom_the_rule_says_in_tcp_and_udp():

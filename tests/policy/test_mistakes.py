@@ -43,7 +43,7 @@ MISTAKES = {
     RULES + "- {name: a, action: allow, protocol: tpc}":
         "acme.yaml:2:38: protocol: unknown value \"tpc\"; did you mean 'tcp'?",
     RULES + "- {name: a, action: allow, port: []}":
-        "acme.yaml:2:28: port: an empty list holds of nothing: leave the selector out",
+        "acme.yaml:2:28: port: an empty list matches nothing: leave the selector out",
     RULES + "- {name: a, action: allow, phase: tls, when: http.request.host == \"x\"}":
         "acme.yaml:2:46: http.request.host is not known in phase tls: it is in http",
     RULES + "- {name: a, action: allow, when: net.dst.port == 443 and net.dst.port == 80}":
@@ -55,7 +55,7 @@ MISTAKES = {
     RULES + "- {name: a, action: allow, schedule: {mon: 08:00-09:00, time_zone: Mars}}":
         "acme.yaml:2:57: unknown time zone 'Mars'",
     RULES + "- {name: a, action: allow, schedule: {mon: 09:00-08:00}}":
-        "acme.yaml:2:39: the end is not behind the beginning: 09:00-08:00",
+        "acme.yaml:2:39: the end is not after the start: 09:00-08:00",
     "lists:\n  a: [$b]\n  b: [$c]\n  c: [1, $a]": "acme.yaml:4:10: lists include each other: $a -> $b -> $c -> $a",
     "lists:\n  a: [$a]": "acme.yaml:2:7: lists include each other: $a -> $a",
     "lists:\n  a: [$offices]\n  office: [1]": "acme.yaml:2:7: unknown list '$offices'; did you mean 'office'?",

@@ -132,7 +132,7 @@ def test_flows_at_once_are_limited(stage):
     stage.accept(listener)
     client.send(client.segment(4, 40_001, 9000, "S", seq=1000))
     (record,) = until(lambda: stage.ended(src=client.addresses[4], src_port=40_001))
-    assert (record.decisions[-1].rule, record.decisions[-1].reason) == ("few", "1 flows at once are reached")
+    assert (record.decisions[-1].rule, record.decisions[-1].reason) == ("few", "1 flows at once is the limit")
 
 
 def test_a_tunnel_that_the_policy_refuses_hears_why(stage):

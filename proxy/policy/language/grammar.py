@@ -238,11 +238,11 @@ def _bad_character(text: str, error: UnexpectedCharacters) -> ExpressionError:
     at = Spot(error.line, error.column)
     hints = {
         '"': "a text that does not end: the closing '\"' is missing",
-        "'": "a text stands in double quotes",
-        "=": "'=' is no comparison; did you mean '=='?",
-        "&": "'&' is no operator; did you mean '&&'?",
-        "|": "'|' is no operator; did you mean '||'?",
-        "^": "'^' is no operator; did you mean '^^'?",
+        "'": "write a text in double quotes",
+        "=": "'=' is not a comparison; did you mean '=='?",
+        "&": "'&' is not an operator; did you mean '&&'?",
+        "|": "'|' is not an operator; did you mean '||'?",
+        "^": "'^' is not an operator; did you mean '^^'?",
     }
     if rest[:1] == '"' and not expected & {"STRING", "RAW"}:
         hints.pop('"')

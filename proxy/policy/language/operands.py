@@ -45,7 +45,7 @@ def operand_of_path(path: Path, fields: Fields) -> Operand:
     if not path.steps:
         return Operand(field.kind, _reader(field.name), field.is_array, field=field, choices=field.choices)
     if not field.is_array:
-        raise ExpressionError(f"{field.name} is a {field.described}, no array: it has no [ ]", *path.at)
+        raise ExpressionError(f"{field.name} is a {field.described}, not an array: it has no [ ]", *path.at)
     return _of_array(_reader(field.name), field, path.steps, path)
 
 

@@ -102,11 +102,11 @@ def constant(literal: Literal, kind: Kind, choices: tuple[str, ...] = ()) -> Sca
     value, at = literal.value, literal.at
     if kind is Kind.ADDRESS:
         if isinstance(value, str) and not literal.is_address and (parsed := _address_or_none(value)) is not None:
-            raise ExpressionError(f"an address stands without quotes: {parsed}", *at)
+            raise ExpressionError(f"write an address without quotes: {parsed}", *at)
         if not literal.is_address:
             raise ExpressionError(f"expected an address (found {shown(literal)})", *at)
         if "/" in str(value):
-            raise ExpressionError(f"a prefix stands in a set: 'in {{{value}}}' (found {value})", *at)
+            raise ExpressionError(f"write a prefix in a set: 'in {{{value}}}' (found {value})", *at)
         return address_of(str(value), at)
     if literal.is_address or kind is not kind_of(value):
         raise ExpressionError(f"expected {_a(kind)} (found {shown(literal)})", *at)

@@ -15,13 +15,13 @@ MISTAKES = {
     "": "1:1: an expression is expected (found nothing)",
     "net.dst.prot == 1": "1:1: unknown field 'net.dst.prot'; did you mean 'net.dst.port'?",
     "http.request.host == \"x\"": "1:1: http.request.host is not known in phase network: it is in http",
-    "net.dst.port = 1": "1:14: '=' is no comparison; did you mean '=='?",
-    "net.dst.port == 443 &": "1:21: '&' is no operator; did you mean '&&'?",
+    "net.dst.port = 1": "1:14: '=' is not a comparison; did you mean '=='?",
+    "net.dst.port == 443 &": "1:21: '&' is not an operator; did you mean '&&'?",
     'net.dst.port == "443"': '1:17: expected a number (found "443")',
     "net.dst.port == 10.0.0.1": "1:17: expected a number (found the address 10.0.0.1)",
     "net.dst.port == true": "1:17: expected a number (found true)",
-    'net.src.ip == "10.0.0.1"': "1:15: an address stands without quotes: 10.0.0.1",
-    "net.src.ip == 10.0.0.0/8": "1:15: a prefix stands in a set: 'in {10.0.0.0/8}' (found 10.0.0.0/8)",
+    'net.src.ip == "10.0.0.1"': "1:15: write an address without quotes: 10.0.0.1",
+    "net.src.ip == 10.0.0.0/8": "1:15: write a prefix in a set: 'in {10.0.0.0/8}' (found 10.0.0.0/8)",
     "net.src.ip in {10.0.0.1/8}": "1:16: 10.0.0.1/8 has bits behind its prefix; did you mean 10.0.0.0/8?",
     "net.src.ip in {10.0.0.0/33}": "1:16: not a prefix: 10.0.0.0/33",
     "net.src.ip == 10.0.0.256": "1:15: not an address: 10.0.0.256",
@@ -43,7 +43,7 @@ MISTAKES = {
     "net.src.ip contains 10.0.0.1": "1:12: 'contains' looks into a text (found address); did you mean 'in'?",
     "net.dst.port in $offce": "1:17: unknown list '$offce'; did you mean 'office'?",
     "net.dst.port in $office": "1:17: expected a list of number (found '$office', of address)",
-    "identity.email == 'x'": "1:19: a text stands in double quotes",
+    "identity.email == 'x'": "1:19: write a text in double quotes",
     'identity.email == "x': "1:19: a text that does not end: the closing '\"' is missing",
     r'identity.email == "\d"': (
         "1:19: unknown escape '\\d': write '\\\\d' for a backslash, or a raw text r\"…\""
@@ -61,7 +61,7 @@ MISTAKES = {
     'http.request.headers == "x"': (
         '1:1: http.request.headers is a map: write http.request.headers["name"][*]'
     ),
-    "net.dst.port[0] == 1": "1:1: net.dst.port is a number, no array: it has no [ ]",
+    "net.dst.port[0] == 1": "1:1: net.dst.port is a number, not an array: it has no [ ]",
     "foo(1)": (
         "1:1: unknown function 'foo'; expected one of: all, any, cidr, concat, ends_with, len, lower, "
         "starts_with, substring, to_string, upper, url_decode"
