@@ -60,6 +60,8 @@ def open_writer(path: str) -> sqlite3.Connection:
     ProxyError when the file is not ours or cannot be opened: it is never overwritten.
     """
     try:
+        if _is_blank(path):
+            move_aside(path, "zeros stand in place of its header")
         if _prepare_file(path) == flowold.VERSION:
             old = _rename(path, f"version-{flowold.VERSION}")
             _prepare_file(path)
@@ -122,6 +124,16 @@ def _rename(path: str, why: str) -> str:
         if os.path.exists(path + suffix):
             os.rename(path + suffix, aside + suffix)
     return aside
+
+
+def _is_blank(path: str) -> bool:
+    """Whether the file begins with zeros, as after a crash of the machine: nobody else's file does."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return False
+    return header != b"" and not any(header)
 
 
 def _prepare_file(path: str) -> int:

@@ -226,6 +226,16 @@ def test_a_foreign_file_is_refused_and_left_alone(path, content):
         assert file.read() == content
 
 
+def test_a_file_of_zeros_is_moved_aside(run, path, caplog):
+    """As a crash of the machine leaves it."""
+    with open(path, "wb") as file:
+        file.write(bytes(8192))
+    run(submit(1))
+    assert "moved to" in caplog.text
+    (aside,) = [name for name in os.listdir(os.path.dirname(path)) if "damaged" in name]
+    assert os.path.getsize(os.path.join(os.path.dirname(path), aside)) == 8192
+
+
 def test_a_foreign_database_is_refused(path):
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE theirs (x)")
