@@ -1,4 +1,5 @@
-"""What policies cost: a rule evaluated, a flow decided, files loaded; and flows a second with 200 rules and without.
+"""What policies cost: a rule evaluated, a flow decided, live flows judged again, files loaded; and flows a second with
+200 rules and without.
 
 In memory: rules and facts, and UDP flows from a tunnel to their end records in the flow log. Then fresh TCP connections
 through two proxies, of which one has the rules.
@@ -6,25 +7,32 @@ through two proxies, of which one has the rules.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.contestants import OFFLOAD, Contestant, Proxy, started, steered
+from bench.flowlog import populate
 from bench.flowpath import FlowPath
 from bench.programs import http_load, http_origin
 from bench.series import Figure, Sample, alternate
 from bench.topology import Topology
+from proxy.flow.flow import Flow
+from proxy.flow.tenant import Tenant
 from proxy.policy.facts import FlowFacts
 from proxy.policy.judge import PolicyJudge
 from proxy.policy.source import FileSource
+from proxy.settings.model import Limits, TenantSettings
 
 SIZES = (200, 10_000)
 FLOWS, QUICK_FLOWS = 20_000, 5_000
-MOST_US, LEAST_FLOWS = 1.0, 8_000
+LIVE, QUICK_LIVE = 100_000, 10_000
+MOST_US, LEAST_FLOWS, MOST_AGAIN_S = 1.0, 8_000, 1.0
 PER_RULE, PER_FLOW, LOAD, PER_S = "us a rule evaluated", "us a flow decided", "s to load", "flows/s"
 FRESH, FAILED, WITH_RULES, LEAST_RATIO = "fresh conn/s", "failed", "proxy with 200 rules", 0.9
+REVIEW, PER_LIVE = "200 rules, live flows judged again", "us a live flow"
 BARE, RULED = "no policy", "200 rules, flows begun and ended"
 
 
@@ -45,13 +53,13 @@ def rules(count: int) -> str:
     return "\n".join([*lines, "- {name: last, action: allow}"])
 
 
-def loaded(count: int) -> tuple[PolicyJudge, float]:
+def loaded(count: int, live: Callable[[], Iterable[Flow]] = list) -> tuple[PolicyJudge, float]:
     """Who judges by so many rules, and the seconds that it took to read them."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "acme.yaml")
         path.write_text(rules(count))
         began = time.perf_counter()
-        return PolicyJudge(FileSource([], [("acme", str(path))]), ["acme"], list), time.perf_counter() - began
+        return PolicyJudge(FileSource([], [("acme", str(path))]), ["acme"], live), time.perf_counter() - began
 
 
 class RuledProxy(Proxy):
@@ -74,11 +82,14 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
         flows = QUICK_FLOWS if quick else FLOWS
         runs += [(BARE, _flowing(path, None, flows)), (RULED, _flowing(path, judges[SIZES[0]][0], flows))]
         alternate(figure, 2 if quick else 5, runs)
+    alternate(figure, 2 if quick else 5, [(REVIEW, _reviewing(QUICK_LIVE if quick else LIVE))])
     with http_origin(topology), started(topology, (Proxy(), RuledProxy(topology, 200)), figure.skipped) as proxies:
         alternate(figure, 2 if quick else 5, [(each.name, _fresh(topology, each, quick)) for each in proxies])
     figure.aim_at_none("connections that failed", figure.median(WITH_RULES, FAILED))
     figure.aim("fresh TCP connections, of those without rules", figure.ratio(WITH_RULES, OFFLOAD, FRESH), LEAST_RATIO)
     figure.aim("us for a rule evaluated", figure.median("200 rules", PER_RULE), MOST_US, at_most=True)
+    again_s = figure.median(REVIEW, PER_LIVE) * LIVE / 1e6
+    figure.aim(f"s of processor time for {LIVE:,} live flows judged again", again_s, MOST_AGAIN_S, at_most=True)
     figure.aim("flows/s, begun and ended, records on, with 200 rules", figure.median(RULED, PER_S), LEAST_FLOWS)
     return figure
 
@@ -94,6 +105,29 @@ def _judging(path: FlowPath, judge: PolicyJudge, load_s: float) -> Callable[[], 
         return {PER_RULE: per_rule, PER_FLOW: per_flow, LOAD: load_s}
 
     return run
+
+
+def _reviewing(count: int) -> Callable[[], Sample]:
+    """Judge so many live flows again, by a version that lets all of them be."""
+    tenant = Tenant("acme", TenantSettings(limits=Limits(flows=count + 1)))
+    populate(tenant, count)
+    judge, _ = loaded(SIZES[0], lambda: (flow for flows in tenant.slices() for flow in flows))
+    for flow in tenant.live():
+        flow.handler, flow.decisions = _Nobody(), judge.judge(flow).decisions
+
+    def run() -> Sample:
+        began = time.process_time()
+        asyncio.run(judge.judge_again())
+        return {PER_LIVE: (time.process_time() - began) / count * 1e6}
+
+    return run
+
+
+class _Nobody:
+    """Who carries a flow that nobody moves."""
+
+    def end(self, reason: str) -> None:
+        raise AssertionError(f"no rule denies it, and yet it ends: {reason}")
 
 
 def _flowing(path: FlowPath, judge: PolicyJudge | None, flows: int) -> Callable[[], Sample]:
