@@ -113,3 +113,8 @@ def is_refusal(error: OSError) -> bool:
         return False
     said = error.reason.upper()
     return any(each in said for each in ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN"))
+
+
+def is_departure(error: OSError) -> bool:
+    """Whether a client has gone without a word: it may have pinned another certificate, or need the page no more."""
+    return isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError)

@@ -32,6 +32,7 @@ from proxy.wire.client_hello import Hello
 from proxy.wire.sniff import Sniffed
 
 ASKS_CERTIFICATE = "the origin asks for a client's certificate"
+LEFT_IN_A_ROW = 3  # clients that leave in the handshake without a word, until the host is held to be pinned
 UNREAD = ("packet", "stream")  # levels
 
 
@@ -307,6 +308,7 @@ class Opening:
         if failure is not None:
             self._client_failed(failure)
             return
+        self._tls.stayed(self._host)
         facts = facts_of(sock, self._hello.sni if self._hello is not None else None)
         self._say(
             action="terminate", version=facts.version, cipher=facts.cipher, alpn=facts.alpn,
@@ -343,9 +345,15 @@ class Opening:
         """The client does not want our certificate, or does not speak as we do."""
         session = self._session
         self._say(error=failure.reason)
-        if self._is_verified and self._tls.rules.learn_pinned and handshakes.is_refusal(failure.error):
+        if self._is_verified and self._tls.rules.learn_pinned and self._is_pinning(failure.error):
             session.home.send(Learnt(session.number, self._host, "the client pins certificates"))
         session.end("client_tls_error", "client")
+
+    def _is_pinning(self, error: OSError) -> bool:
+        """Browsers say what they do not trust; many applications just close, and so does who has changed its mind."""
+        if handshakes.is_refusal(error):
+            return True
+        return handshakes.is_departure(error) and self._tls.left(self._host) >= LEFT_IN_A_ROW
 
     def _say(self, **known: Any) -> None:
         """Add to what the record says of TLS."""

@@ -23,6 +23,7 @@ MAX_CONTEXTS = 1_024  # of clients: 60 KB each
 CLIENT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2: leaves have EC keys; none with CBC (RFC 9325 4.2)
 HANDSHAKE, CERTIFICATE_REQUEST = 22, 13  # RFC 8446 5.1 and 4
 MAX_SESSIONS = 8_192  # that can be resumed with origins
+MAX_LEFT = 4_096  # hosts whose clients left in the handshake
 
 AfterRead = Callable[[ssl.SSLSocket], "AfterRead | None"]  # to be called after a read; what after the next, if anything
 
@@ -57,6 +58,7 @@ class TenantTLS:
         self._origins: dict[bool, ssl.SSLContext] = {}
         self._quiet: ssl.SSLContext | None = None  # of origins whose handshake is over
         self._sessions: OrderedDict[tuple[str, str, int, bool], ssl.SSLSession] = OrderedDict()
+        self._left: OrderedDict[str, int] = OrderedDict()  # how often in a row clients left a host in the handshake
 
     def has(self, name: str, untrusted: bool) -> bool:
         """Whether `towards_client` needs no new leaf."""
@@ -87,6 +89,17 @@ class TenantTLS:
         if context is None:
             context = self._origins[verified] = self._make_origin(verified)
         return context
+
+    def left(self, name: str) -> int:
+        """How often in a row clients have left this host in the handshake, this time included."""
+        count = self._left[name] = self._left.pop(name, 0) + 1
+        if len(self._left) > MAX_LEFT:
+            self._left.popitem(last=False)
+        return count
+
+    def stayed(self, name: str) -> None:
+        """A client has accepted the certificate of this host."""
+        self._left.pop(name, None)
 
     def session(self, name: str, host: str, port: int, verified: bool) -> ssl.SSLSession | None:
         """What can be resumed with this origin."""

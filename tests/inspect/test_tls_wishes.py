@@ -222,3 +222,33 @@ def test_a_rotation_reaches_those_who_have_leaves_of_the_old_one(stage, globex):
         pass
     with speaking(globex, port, client_context(stage.trust_of("globex"))) as sock:
         assert exchange(sock, b"x") == b"x"
+
+
+def test_a_host_that_clients_leave_without_a_word_is_passed_after_the_third(stage, laptop):
+    port = stage.serve(echo, stage.server_context("left.lab"))
+
+    def leave():
+        """As an application does that looks for a key of its own in the certificate, and does not find it."""
+        hello = ssl.MemoryBIO()
+        secured = client_context(stage.trust_of("acme")).wrap_bio(ssl.MemoryBIO(), hello, server_hostname="left.lab")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            secured.do_handshake()
+        with laptop.tcp(ORIGIN[4], port, PATIENCE_S) as sock:
+            sock.sendall(hello.read())
+            assert sock.recv(1)
+
+    def stay():
+        with speaking(laptop, port, client_context(stage.trust_of("acme")), "left.lab") as sock:
+            return issuer(sock)
+
+    for count, times in ((1, 2), (4, 2)):  # who stays ends the row
+        for index in range(times):
+            leave()
+            assert stage.record(port, count + index).close_reason == "client_tls_error"
+        if count == 1:
+            assert stay() != ROOTS
+            stage.record(port, 3)
+    leave()
+    stage.record(port, 6)
+    with speaking(laptop, port, client_context(f"{stage.directory}/roots.pem"), "left.lab") as sock:
+        assert issuer(sock) == ROOTS
