@@ -25,6 +25,7 @@ FIGURES = (
     "policy",
     "hooks",
     "http_read",
+    "http_cost",
     "http",
     "ssh",
     "lab_up",

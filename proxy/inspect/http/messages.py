@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 Header = tuple[bytes, bytes]  # the name as it came
@@ -129,6 +130,7 @@ def tokens(value: bytes) -> list[bytes]:
     return [each for part in value.split(b",") if (each := part.strip().lower())]
 
 
+@functools.lru_cache(maxsize=64)  # asked three times for each request
 def host_and_port(authority: bytes) -> tuple[str, int | None]:
     """The host in lower case, without brackets, and the port, if one is there; a bad port is None."""
     text = authority.decode("latin-1").lower()
