@@ -23,7 +23,7 @@ async def policy(check: PolicyCheck, _: str, session: Session) -> Verdict:
     control = str(control_socket(session.lab.name, check.proxy))
     path = Path(control).parent / policy_path(check.tenant)
     if not session.policies_before:
-        session.at_end(restore)  # also of a run that is interrupted
+        session.at_end(restore)  # even if the run is interrupted
     session.policies_before.setdefault(path, (control, await asyncio.to_thread(path.read_text)))
     began = time.monotonic()
     found = await asyncio.to_thread(_put, control, path, policy_text(check.policy), RESTORE_TIMEOUT_S)

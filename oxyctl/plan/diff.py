@@ -1,7 +1,7 @@
 """Compares two plans of a lab: what to remove, add or change to turn the running one into the other. Pure.
 
 Bridges and ports keep the numbers of the running plan; new ones get free numbers. A node whose program, files, settings
-or namespace differ is replaced as a whole; a node with different links only keeps its program.
+or namespace differ is replaced as a whole; a node of which only links differ keeps its program.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def tunnel_impairment(entry: dict[str, Any]) -> Impairment:
 
 def _check_possible(running: Plan, wanted: Plan) -> None:
     if running.lab != wanted.lab:
-        raise UsageError(f"lab '{running.lab}' cannot become '{wanted.lab}': give the file's lab the name with --lab")
+        raise UsageError(f"lab '{running.lab}' cannot be changed into '{wanted.lab}': name the lab with --lab")
     for name in set(wanted.__struct_fields__) - KNOWN:
         if getattr(running, name) != getattr(wanted, name):
             raise UsageError(f"{name} of a lab cannot be changed while it runs; `oxyctl lab down {running.lab}` first")

@@ -74,7 +74,7 @@ class LabStatus(msgspec.Struct, kw_only=True):
     nodes: list[NodeStatus] = []
     links: list[LinkStatus] = []
     tunnels: list[TunnelStatus] = []  # of sites
-    remarks: list[str] = []  # problems with this machine
+    remarks: list[str] = []  # limitations of this machine
 
 
 def link_statuses(plan: Plan, links: Links, counters: dict[str, dict[str, int]]) -> list[LinkStatus]:

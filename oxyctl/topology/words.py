@@ -1,4 +1,4 @@
-"""Values that lab files, plans and requests to a running lab share."""
+"""Types of words that lab files, plans and requests to a running lab share."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_a_tunnel_is_impaired_without_its_client_being_replaced(quick, plan):
 
 def test_a_lab_cannot_become_another(quick, tmp_path):
     one, other = (make_plan(loads(quick, name), tmp_path) for name in ("one", "other"))
-    with pytest.raises(UsageError, match="'one' cannot become 'other'"):
+    with pytest.raises(UsageError, match="'one' cannot be changed into 'other'"):
         compare(one, other)
 
 

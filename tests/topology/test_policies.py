@@ -27,8 +27,12 @@ CHECK = "{kind: policy, tenant: acme, policy: {default: allow}}"
         ("{name: a, action: alow}", CHECK, "unknown value 'alow'; did you mean 'allow'?"),
         ("{name: a, action: allow, when: net.dst.prt == 1}", CHECK, "unknown field 'net.dst.prt'"),
         (RULE, "{kind: policy, tenant: acme, policy: {default: dney}}", "unknown value 'dney'; did you mean 'deny'?"),
-        (RULE, "{kind: policy, tenant: acm, policy: {}}", "'acm' has no policy to replace; did you mean 'acme'?"),
-        (RULE, "{kind: policy, policy: {}}", "the proxy has no policy of all tenants to replace"),
+        (
+            RULE,
+            "{kind: policy, tenant: acm, policy: {}}",
+            "'acm' has no policy that can be replaced; did you mean 'acme'?",
+        ),
+        (RULE, "{kind: policy, policy: {}}", "the proxy has no policy for all tenants that could be replaced"),
     ],
 )
 def test_a_mistake_is_told(rule, check, said):

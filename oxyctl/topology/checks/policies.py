@@ -36,10 +36,10 @@ class PolicyCheck(OfProxy, kw_only=True, frozen=True, tag="policy"):
         proxy = proxies[self.proxy or next(iter(proxies))]
         having = {name for name, tenant in proxy.tenants.items() if tenant.policy is not None}
         if self.tenant is not None and self.tenant not in having:
-            message = f"tenant '{self.tenant}' has no policy to replace{suggest(self.tenant, having)}"
+            message = f"tenant '{self.tenant}' has no policy that can be replaced{suggest(self.tenant, having)}"
             raise complain(message, "tenant")
         if self.tenant is None and proxy.policy is None:
-            raise complain("the proxy has no policy of all tenants to replace", "policy")
+            raise complain("the proxy has no policy for all tenants that could be replaced", "policy")
         of_all = self.policy if self.tenant is None else proxy.policy
         of_one = {self.tenant: self.policy} if self.tenant is not None else {}
         check_policies(of_all, of_one, lambda message, *place, **more: complain(message, "policy"))

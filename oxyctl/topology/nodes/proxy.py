@@ -25,7 +25,7 @@ class Overrides(Part, frozen=True):
 
 
 class LabTenant(TenantSettings, kw_only=True, frozen=True):
-    """One customer of a proxy in a lab."""
+    """A customer of a proxy in a lab."""
 
     policy: PolicyMapping | None = None  # as in a policy file
     network: str | None = None  # its origins are only in this network or behind it
