@@ -16,6 +16,7 @@ from proxy.kernel.carrier import RampCarrier
 from proxy.offramps.tunnel import routes_changed
 from proxy.onramps.tunnel import Tunnel
 from proxy.policy.judge import PolicyJudge
+from proxy.verdict import Decision, Ruling
 
 log = logging.getLogger(__name__)
 
@@ -28,36 +29,36 @@ class TunnelPermission:
         self.judge: PolicyJudge | None = None  # None: every tunnel is permitted
         self._tenants, self._closed = tenants, closed
 
-    def refusal(
-        self, context: TunnelContext, onramp: str = Tunnel.kind, *, site: str | None = None, tunnel: str | None = None
-    ) -> str | None:
-        """The policy's reason to refuse the tunnel, or None."""
-        ruling = None
-        if self.judge is not None:
-            ruling = self.judge.judge_tunnel(context, onramp, site=site, tunnel=tunnel)
-        if ruling is None or not ruling.verdict.is_denial:
-            return None
-        return f"the policy refuses it: {ruling.verdict.reason}"
+    def refusal(self, context: TunnelContext) -> str | None:
+        """Why the policy does not let a client open a tunnel, or None."""
+        return _reason(self._ruling(context, Tunnel.kind))
+
+    def _ruling(
+        self, context: TunnelContext, onramp: str, site: str | None = None, tunnel: str | None = None
+    ) -> Ruling | None:
+        """None: nobody speaks of tunnels."""
+        return None if self.judge is None else self.judge.judge_tunnel(context, onramp, site=site, tunnel=tunnel)
 
     def review(self) -> None:
         """Apply the policies in force to all tunnels."""
         for tunnel in self._open():
             name = None if isinstance(tunnel, Tunnel) else tunnel.id  # a client's is not known when it connects
-            why = self.refusal(context_of(tunnel), tunnel.kind, site=tunnel.site, tunnel=name)
+            ruling = self._ruling(context_of(tunnel), tunnel.kind, tunnel.site, name)
+            why = _reason(ruling)
             if why == tunnel.refused:
                 continue
             if isinstance(tunnel, Tunnel):
                 log.info("%r: %s", tunnel, why)
                 tunnel.close()
                 self._closed(tunnel)
-            elif why is None:
+            elif ruling is None or why is None:
                 log.info("%r: the policy lets it be open again", tunnel)
                 tunnel.refused = None
                 tunnel.network.attach(tunnel)
                 routes_changed(tunnel.network)
             else:
                 log.warning("%r: %s", tunnel, why)
-                _refuse(tunnel, why)
+                _refuse(tunnel, why, ruling.decisions)
 
     def _open(self) -> Iterable[RampCarrier]:
         carriers = [each for tenant in self._tenants.values() for each in tenant.carriers.values()]
@@ -73,7 +74,13 @@ def context_of(tunnel: RampCarrier) -> TunnelContext:
     )  # fmt: skip
 
 
-def _refuse(tunnel: RampCarrier, why: str) -> None:
+def _reason(ruling: Ruling | None) -> str | None:
+    if ruling is None or not ruling.verdict.is_denial:
+        return None
+    return f"the policy refuses it: {ruling.verdict.reason}"
+
+
+def _refuse(tunnel: RampCarrier, why: str, decisions: list[Decision]) -> None:
     """Admit no packets from the tunnel, and send none into it."""
     is_first, tunnel.refused = tunnel.refused is None, why
     if not is_first:
@@ -83,4 +90,5 @@ def _refuse(tunnel: RampCarrier, why: str) -> None:
     mine: list[Flow] = [flow for table in tunnel.flows.values() for flow in table.values() if flow.carrier is tunnel]
     for flow in mine:
         if flow.handler is not None:
+            flow.decisions, flow.verdict = [*flow.decisions, *decisions], "denied"
             flow.handler.end("policy_revoked")

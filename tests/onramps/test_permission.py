@@ -66,7 +66,8 @@ def test_a_site_that_is_refused_is_cut_off_until_it_is_let_in_again(wan):
     assert paris.receive() == hop(out)
     wan.reload(BLOCKED.format("site: berlin"))
     (record,) = until(lambda: wan.ended(src=berlin.address(4), dst=paris.address(4)))
-    assert record.close_reason == "policy_revoked"
+    assert (record.close_reason, record.verdict) == ("policy_revoked", "denied")
+    assert (record.decisions[-1].stage, record.decisions[-1].rule) == ("tunnel", "closed")
     wan.counted(DropReason.DENIED, lambda: berlin.send(out), tenant="acme")
     other = datagram(client.addresses[4], "10.9.0.5")  # by berlin, or else by paris
     client.send(other)
