@@ -34,7 +34,7 @@ FIGURES = (
 
 
 def main(arguments: list[str]) -> int:
-    """0: measured, whether or not a speed was reached; 1: something could not be measured, or was lost or refused."""
+    """0: measured, even if a target was missed; 1: a figure is unavailable, or something was lost or refused."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(FIGURES)}; all by default")
     parser.add_argument("--quick", action="store_true", help="2 short runs of each instead of 5")

@@ -11,7 +11,7 @@ from bench.topology import BenchError, Topology
 
 UP, DOWN = "up Mbit/s", "down Mbit/s"
 LEAST_UP, LEAST_DOWN, LEAST_LEAD = 0.45, 0.40, 2.0
-MAX_MISSING = 0.10  # of the bytes sent: what is still under way when iperf3 stops to count
+MAX_MISSING = 0.10  # of the bytes sent: those in flight when iperf3 stops counting
 
 
 def measure(topology: Topology, *, quick: bool) -> Figure:
@@ -44,7 +44,7 @@ def _both_ways(topology: Topology, contestant: Contestant, seconds: float, figur
 
 
 def _transfer(topology: Topology, seconds: float, figure: Figure, contestant: Contestant, *options: str) -> float:
-    """Mbit/s as received: what was sent and did not arrive does not count, and much of it is an error."""
+    """Mbit/s as received. Data that was sent but did not arrive does not count, and too much of it is an error."""
     end = iperf3(topology, seconds, *options)
     sent, received = end["sum_sent"]["bytes"], end["sum_received"]["bytes"]
     missing = 1 - received / sent if sent else 1.0

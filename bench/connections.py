@@ -1,6 +1,6 @@
 """Fresh connections and keep-alive requests per second, 1 KiB each, and the latency that the proxy adds; one core.
 
-The load generator (load.c) and the origin share the core too. How little they need shows kernel forwarding.
+The load generator (load.c) and the origin share the core too. Kernel forwarding shows how little they need.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured side by side: the kernel, the proxy and other tools, all up at once, in the path in turn."""
+"""Programs measured side by side: the kernel, the proxy and other tools, all running at once, in the path in turn."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ START_S = 30
 
 
 class Contestant:
-    """Forwards what the client sends to the origin. This one is the kernel itself: there is nothing to start."""
+    """Forwards packets of the client to the origin. This base class is the kernel itself: nothing to start."""
 
     name = KERNEL
     process: subprocess.Popen[str] | None = None
 
     def start(self, topology: Topology, stack: contextlib.ExitStack) -> None:
-        """Run until `stack` is closed; BenchError says why it cannot be had."""
+        """Run until `stack` is closed. BenchError: it is not available, for the reason in the message."""
 
     def steer(self, topology: Topology) -> None:
-        """Take the client's traffic from now on."""
+        """Receive the client's traffic from now on."""
 
     def unsteer(self, topology: Topology) -> None:
-        """Give the path back."""
+        """Leave the path."""
 
 
 class TunTool(Contestant):
@@ -65,7 +65,7 @@ class Proxy(TunTool):
     """This project's proxy with the `tun` on-ramp, flow records on."""
 
     def __init__(self, *, offload: bool = True, **settings: Any) -> None:
-        """`settings`: what its file says beyond the usual."""
+        """`settings`: additions to the usual settings."""
         self.name = OFFLOAD if offload else PLAIN
         self.device = "oxy1" if offload else "oxy0"
         self._offload, self._settings = offload, settings
@@ -88,7 +88,7 @@ class Proxy(TunTool):
 
 
 class SingBox(TunTool):
-    """sing-box: Go, with a TCP stack of its own (gvisor) or the kernel's (system)."""
+    """sing-box: Go, with its own TCP stack (gvisor) or the kernel's (system)."""
 
     def __init__(self, stack: str) -> None:
         self.name = f"sing-box {stack}"
@@ -143,7 +143,7 @@ class Slirp(Contestant):
 
 
 def everybody() -> list[Contestant]:
-    """The kernel, the proxy in both modes, and each tool that somebody might use instead."""
+    """The kernel, the proxy in both modes, and the tools that are its alternatives."""
     own: list[Contestant] = [Contestant(), Proxy(), Proxy(offload=False)]
     return [*own, SingBox("gvisor"), SingBox("system"), Mitmproxy(), Slirp()]
 
@@ -152,7 +152,7 @@ def everybody() -> list[Contestant]:
 def started(
     topology: Topology, contestants: Iterable[Contestant], skipped: dict[str, str]
 ) -> Iterator[list[Contestant]]:
-    """Those that run and answer; why the others do not is put into `skipped`. Needs an origin that speaks HTTP."""
+    """Contestants that run and answer; reasons for the others go into `skipped`. Needs an origin that speaks HTTP."""
     with contextlib.ExitStack() as stack:
         running = []
         for contestant in contestants:
@@ -171,7 +171,7 @@ def started(
 
 @contextlib.contextmanager
 def steered(topology: Topology, contestant: Contestant) -> Iterator[None]:
-    """The client's traffic goes through `contestant` in here."""
+    """Route the client's traffic through `contestant` inside this context."""
     contestant.steer(topology)
     try:
         yield
@@ -180,7 +180,7 @@ def steered(topology: Topology, contestant: Contestant) -> Iterator[None]:
 
 
 def _answers() -> bool:
-    """Whether the origin's HTTP server can be reached by whoever calls."""
+    """Whether the origin's HTTP server is reachable from the calling process."""
     try:
         with socket.create_connection((ORIGIN_ADDRESS, 80), 2) as sock:
             sock.sendall(b"GET /1k HTTP/1.0\r\n\r\n")

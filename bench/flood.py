@@ -1,4 +1,4 @@
-"""A SYN flood of one tenant, and what another tenant's ping notices of it.
+"""A SYN flood of one tenant, and its effect on another tenant's ping.
 
 The flooder opens connections and never completes one: the proxy dials the origin for each that the tenant's limits
 allow, and counts the others. The proxy and the origin share the bench's core; the two clients have the other cores, as
@@ -53,7 +53,7 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
 
 
 def _flooded(topology: Topology, control: ControlClient, figure: Figure, name: str, seconds: float) -> None:
-    """One round under the flood: what was sent, dropped and why is noted."""
+    """One round during the flood, with the packets sent and dropped, and why."""
     tenant = FLOODERS[name]
     before = control.status().tenants[tenant].drops
     reports: list[dict[str, Any]] = []
@@ -89,7 +89,7 @@ def _ping(topology: Topology, seconds: float) -> Sample:
 
 
 def _client(topology: Topology, role: str, tenant: str, rate: float, seconds: float) -> dict[str, Any]:
-    """What flooder.py reports, run beside the bench's core where there is another."""
+    """The report of flooder.py, run on another core than the bench's if there is one."""
     others = os.sched_getaffinity(os.getppid()) - {topology.cpu} or {topology.cpu}
     cpus = ",".join(map(str, sorted(others)))
     words = ["taskset", "--cpu-list", cpus, sys.executable, str(Path(__file__).with_name("flooder.py")), role]
@@ -99,7 +99,7 @@ def _client(topology: Topology, role: str, tenant: str, rate: float, seconds: fl
 
 
 def _settings(topology: Topology) -> dict[str, Any]:
-    """The flooder and the pinger have the limits of everybody who sets none."""
+    """The flooder and the pinger have default limits."""
     flooder = {"prefixes": ["100.96.0.0/16"]}
     tenants = {"flooder": flooder, "pinger": {"prefixes": ["100.97.0.0/16"]}}
     tenants |= {"capped": flooder | {"limits": {"new_flows_per_s": 500}}}

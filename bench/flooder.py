@@ -1,4 +1,4 @@
-"""One client of the flood: sends SYNs of ever new connections at a rate, or pings and takes the time. Prints JSON.
+"""One client of the flood: sends SYNs of new connections at a rate, or pings and measures. Prints JSON.
 
 python flooder.py flood PATH TENANT ORIGIN RATE SECONDS
 python flooder.py ping PATH TENANT ORIGIN RATE SECONDS
@@ -28,7 +28,7 @@ _SYN = struct.Struct("!HHIIBBHHH")
 
 
 def syns(source: bytes, origin: bytes, count: int) -> list[bytes]:
-    """SYNs from so many ports, as raw packets."""
+    """SYNs from this many ports, as raw packets."""
     packets = []
     for number in range(count):
         fields = 1024 + number, PORT, number * 65_537 % (1 << 32), 0, 5 << 4, tcp.SYN, 65_535
@@ -38,7 +38,7 @@ def syns(source: bytes, origin: bytes, count: int) -> list[bytes]:
 
 
 def flood(path: str, tenant: str, origin: bytes, rate: float, seconds: float) -> dict[str, float]:
-    """How many SYNs were sent, and how many the tunnel's full buffer refused, as a full link would lose them."""
+    """The number of SYNs sent, and of those that the tunnel's full buffer refused, as a full link would drop them."""
     sock, _ = dial(path, TunnelContext(tenant=tenant, addresses=[FLOODER]))
     sock.setblocking(False)
     packets = syns(IPv4Address(FLOODER).packed, origin, 60_000)
@@ -57,7 +57,7 @@ def flood(path: str, tenant: str, origin: bytes, rate: float, seconds: float) ->
 
 
 def ping(path: str, tenant: str, origin: bytes, rate: float, seconds: float) -> dict[str, list[float]]:
-    """Round trips in microseconds; one that takes more than PATIENCE_S is lost."""
+    """Round trips in microseconds; one longer than PATIENCE_S is lost."""
     sock, _ = dial(path, TunnelContext(tenant=tenant, addresses=[PINGER]))
     sock.settimeout(PATIENCE_S)
     source, trips, lost = IPv4Address(PINGER).packed, [], 0

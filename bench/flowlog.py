@@ -83,7 +83,7 @@ async def _ask(tenant: Tenant, log: FlowLog, parameters: dict[str, str]) -> Samp
 
 
 async def _beat(gaps: list[float]) -> None:
-    """How long a packet that comes meanwhile waits for the loop."""
+    """Record how long the loop takes between turns, which is how long an arriving packet would wait."""
     last = time.perf_counter()
     while True:
         await asyncio.sleep(0)

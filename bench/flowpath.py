@@ -32,7 +32,7 @@ FADED_S = 200.0  # long after the last packets of a flow that has ended
 
 
 class FlowPath(contextlib.AbstractContextManager["FlowPath"]):
-    """A client's tunnel, a tunnel to the origin, and what decides and records the flows between them."""
+    """A client's tunnel, a tunnel to the origin, and the parts that decide and record the flows between them."""
 
     def __init__(self, hooks: Hooks[Any] | None = None) -> None:
         limits = Limits(flows=1_000_000, new_flows_per_s=1_000_000_000)
@@ -56,12 +56,12 @@ class FlowPath(contextlib.AbstractContextManager["FlowPath"]):
         self._directory.cleanup()
 
     def flow(self) -> Flow:
-        """One that has just begun."""
+        """A new flow."""
         self._begin(range(1))
         return next(iter(self.tenant.live()))
 
     def flows_per_s(self, judge: PolicyJudge | None, count: int) -> float:
-        """How many flows begin and end in a second of processor time, with their records."""
+        """The number of flows that start and end per second of processor time, with their records."""
         self.lifecycle.admission.judge = judge
         self._end()
         began = time.process_time()
@@ -73,7 +73,7 @@ class FlowPath(contextlib.AbstractContextManager["FlowPath"]):
         return count / took
 
     async def seconds_with_hooks(self, count: int) -> float:
-        """The seconds of processor time that a flow takes to begin and end, each hook answered before the next step."""
+        """Seconds of processor time for a flow to start and end, each hook answered before the next step."""
         self._end()
         began = time.process_time()
         for start in range(0, count, BATCH):
@@ -101,6 +101,6 @@ class FlowPath(contextlib.AbstractContextManager["FlowPath"]):
 
 
 def _datagram(number: int) -> bytes:
-    """A datagram of a flow of its own."""
+    """A datagram of its own flow."""
     datagram = udp.datagram(CLIENT + ORIGIN, 1024 + number, 1_500, b"x" * 32)
     return ip.ipv4_header(CLIENT, ORIGIN, ip.UDP, len(datagram)) + datagram

@@ -35,7 +35,7 @@ BURST = 100  # packets that wait in the UDP socket at once
 
 
 def main(source: str, kind: str, flows: int, rounds: int, size: int) -> None:
-    """Print the nanoseconds of processor time for one packet: others on the core do not count."""
+    """Print nanoseconds of processor time per packet, which other processes on the core do not affect."""
     unshare(CLONE_NEWNET)
     bring_up("lo")
     sink, out = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
@@ -51,7 +51,7 @@ def main(source: str, kind: str, flows: int, rounds: int, size: int) -> None:
 
 
 def _ends(source: str) -> tuple[socket.socket, socket.socket]:
-    """What the packets are read from, and where they are put in."""
+    """The source and the destination of packets."""
     if source == "client":
         ramp, feed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         enlarge_send_buffer(feed)

@@ -22,7 +22,7 @@ NONE, END, START, ALL = "no hooks", "flow_end", "flow_start", "flow_start, route
 
 
 class Ends(Hooks):
-    """Looks at ends only."""
+    """Receives ends only."""
 
     async def flow_end(self, flow: FlowContext) -> None:
         pass
@@ -36,7 +36,7 @@ class Starts(Hooks):
 
 
 class Everything(Starts, Ends):
-    """Is asked at every point of a flow."""
+    """Receives every hook of a flow."""
 
     async def route(self, flow: FlowContext) -> str | None:
         return None
@@ -69,7 +69,7 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
 
 
 def asking_nobody_us(path: FlowPath) -> float:
-    """What a flow without hook and policy pays for there being any: the questions whether somebody is to be asked."""
+    """Microseconds per flow, without hooks and policy, of checking whether there are any."""
     admission, flow, rounds = path.lifecycle.admission, path.flow(), 20_000
     began = time.process_time()
     for _ in range(rounds):

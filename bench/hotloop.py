@@ -31,7 +31,7 @@ VIRTUAL = bytes((198, 18, 0, 2)) + bytes((198, 18, 0, 1))
 
 
 def main(kind: str, flows: int, rounds: int, size: int) -> None:
-    """Print the nanoseconds of processor time for one packet: others on the core do not count."""
+    """Print nanoseconds of processor time per packet, which other processes on the core do not affect."""
     unshare(CLONE_NEWNET)
     tun = open_tun("hot0", offload=False)
     bring_up("hot0", mtu=1500, queue=100)
@@ -48,13 +48,13 @@ def main(kind: str, flows: int, rounds: int, size: int) -> None:
 
 
 def packet(flow: int, size: int) -> bytes:
-    """A segment of one of the flows, as forwarder.c makes it."""
+    """A segment of one of the flows, in the form of forwarder.c."""
     head = ip.ipv4_header((CLIENTS + flow).to_bytes(4, "big"), ORIGIN, ip.TCP, size - 20)
     return (head + _TCP.pack(20_000 + flow, 80, 0, 0, 5 << 4, 0x10, 0, 0, 0)).ljust(size, b"\0")
 
 
 def memoised(packets: list[bytes]) -> dict[bytes, Path]:
-    """Paths as the bridge makes them."""
+    """Paths as the bridge memoises them."""
     paths = {}
     for number, raw in enumerate(packets):
         path = Path()

@@ -1,6 +1,6 @@
-"""HTTP that is read: beside mitmproxy, squid, a relay that reads nothing, and the origin by itself; all on one core.
+"""HTTP inspection, beside mitmproxy, squid, a relay that reads nothing, and the origin by itself; all on one core.
 
-Policies and records are on in the proxy. A run in which a request failed counts for nothing, and says so.
+Policies and records are on in the proxy. A run in which a request failed is void, and reported.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ONE_CORE, ALL_CORES = "one core for everything", "two cores for everything"
 
 
 def measure(topology: Topology, *, quick: bool) -> Figure:
-    """`topology.minutes` says for how long memory is watched."""
+    """`topology.minutes` is how long memory is watched."""
     loads.require()
     figure = Figure("http", "HTTP that is read, 1 KiB, 10 connections; one core, policies and records on", (MITMPROXY,))
     seconds, rounds = (2.0, 2) if quick else (5.0, 5)
@@ -84,7 +84,7 @@ def _aim(figure: Figure, lost: float) -> None:
 def _started(
     topology: Topology, contestants: Iterable[Contestant], skipped: dict[str, str]
 ) -> Iterator[list[Contestant]]:
-    """Those that run and answer over TLS; why the others do not is put into `skipped`."""
+    """Readers that run and answer over TLS; reasons for the others go into `skipped`."""
     with contextlib.ExitStack() as stack:
         running = []
         for contestant in contestants:
@@ -102,7 +102,7 @@ def _started(
 
 
 def _check(topology: Topology, origin: Origin, contestants: list[Contestant], figure: Figure) -> None:
-    """100 MB pass unharmed: their hashes are compared outside of what is timed."""
+    """Check outside of the measurement that 100 MB pass intact, by their hashes."""
     for contestant in list(contestants):
         try:
             with steered(topology, contestant):
@@ -138,7 +138,7 @@ def _loads(topology: Topology, contestant: Contestant, origin: Origin, seconds: 
 
 
 def _lost(topology: Topology, reading: Reading, figure: Figure) -> float:
-    """How many requests that were answered have no record; what was under way at the end has one and is not counted."""
+    """The number of answered requests without a record; those in progress at the end are not counted."""
     answered = sum(sample[DONE] for sample in figure.runs[READING])
 
     def records() -> int:
@@ -151,7 +151,7 @@ def _lost(topology: Topology, reading: Reading, figure: Figure) -> float:
 
 
 def _idle(topology: Topology, origin: Origin, figure: Figure, count: int) -> None:
-    """What an idle connection takes: the difference between a warm reader with few and the same with many."""
+    """Memory of an idle connection: the difference between a warm reader with few and the same one with many."""
     for contestant in (Reading(topology), Mitmproxy(), Squid()):
         if contestant.name in figure.skipped:
             continue
@@ -210,7 +210,7 @@ def _churn(topology: Topology, figure: Figure, minutes: float) -> None:
 
 
 def _cores(topology: Topology, figure: Figure, seconds: float, rounds: int) -> None:
-    """The same load on one core and on two, generators and origin included; an inspector for each core."""
+    """The same load on one core and on two, with generators and origin; one inspector per core."""
     cpus = sorted(os.sched_getaffinity(0))[:2]
     if len(cpus) < 2:
         figure.notes.append("one core only: what a second one adds is not measured")

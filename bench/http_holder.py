@@ -1,7 +1,7 @@
 """Holds TLS connections: `python -m bench.http_holder TRUST COUNT SECONDS` in the client's namespace.
 
-Each asks once for 1 KiB and is idle then. Prints `{"done": ..., "failed": ...}`; for each line on its standard input
-every connection asks once more, and it prints how many were answered. It ends with its input.
+Each requests 1 KiB once and is then idle. Prints `{"done": ..., "failed": ...}`. For each line on standard input, every
+connection sends one more request, and the number of responses is printed. It ends with standard input.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bench.topology import ORIGIN_ADDRESS
 
 REQUEST = f"GET /1k HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 BODY_BYTES = 1024
-PATIENCE_S = 10.0  # of one connection, for its SYN to be answered
-AT_ONCE = 50  # that are being opened
+PATIENCE_S = 10.0  # for one connection's SYN to be answered
+AT_ONCE = 50  # connections being opened
 
 
 class Connection:
-    """One of them. `is_whole`: the answer to its last request is complete."""
+    """One connection. `is_whole`: the response to its last request is complete."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         sock = socket.create_connection((ORIGIN_ADDRESS, 443), PATIENCE_S)
@@ -39,12 +39,12 @@ class Connection:
         return bool(end) and head.startswith(b"HTTP/1.1 200") and len(body) == BODY_BYTES
 
     def ask(self) -> None:
-        """Send the request: it fits into the socket's buffer."""
+        """Send a request, which fits into the socket's buffer."""
         self._got = b""
         self.sock.send(REQUEST)
 
     def ready(self) -> int:
-        """What it waits for next; 0: nothing more. OSError when it broke."""
+        """The events that it waits for next; 0: none. OSError: it broke."""
         try:
             if not self._is_shaken:
                 self.sock.do_handshake()
@@ -100,7 +100,7 @@ def _ask(connections: list[Connection], deadline: float) -> tuple[int, int]:
 
 
 def _turn(selector: selectors.BaseSelector) -> tuple[int, list[Connection]]:
-    """How many have ended, and which of them well."""
+    """The number of connections that have ended, and those that ended well."""
     ended, answered = 0, []
     for key, _ in selector.select(1.0):
         try:

@@ -1,4 +1,4 @@
-"""Loads of HTTP, each by a program that many use, and what they report. What is refused, lost or cut has failed."""
+"""HTTP load generators in common use, and their reports. Requests refused, lost or cut off count as failed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.http_origin import BULK_BYTES, TLS_URL, Origin
 from bench.topology import CLIENT, BenchError, Topology
 
 CONNECTIONS, STREAMS = 10, 10
-BULK_S = 300.0  # for 100 MB, by the slowest
+BULK_S = 300.0  # for 100 MB, by the slowest contestant
 _REPORT = """
 done = function(summary, latency, requests)
   local e = summary.errors
@@ -31,14 +31,14 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 def require() -> None:
-    """BenchError when a generator of load is not installed."""
+    """Raise BenchError if a load generator is not installed."""
     for program in ("wrk", "h2load", "curl"):
         if not shutil.which(program):
             raise BenchError(f"{program} is not installed: HTTP over TLS cannot be measured")
 
 
 def wrk(topology: Topology, url: str, seconds: float, *, fresh: bool = False) -> dict[str, float]:
-    """Requests one after the other on each of 10 connections, or on a new connection each: `done`, `failed`, ..."""
+    """Requests one after another on each of 10 connections, or each on a new connection: `done`, `failed`, ..."""
     script = topology.directory / "report.lua"
     script.write_text(_REPORT)
     duration = max(1, round(seconds))
@@ -58,7 +58,7 @@ def h2load(topology: Topology, path: str, seconds: float) -> dict[str, float]:
 
 
 def paced(topology: Topology, path: str, per_s: float, seconds: float) -> dict[str, float]:
-    """HTTP/1.1 over TLS at a rate: `p99_us` of what each request took."""
+    """HTTP/1.1 over TLS at a rate: `p99_us` of each request's time."""
     log = topology.directory / "paced.log"
     log.unlink(missing_ok=True)
     each = max(1, round(per_s / CONNECTIONS))
@@ -83,12 +83,12 @@ def _h2load_report(output: str) -> dict[str, float]:
 
 
 def download(topology: Topology, origin: Origin, version: str) -> float:
-    """Mbit/s of 100 MB to the client by HTTP `version`; BenchError when not all of it came."""
+    """Mbit/s of 100 MB to the client by HTTP `version`. BenchError: not all of it arrived."""
     return _curl(topology, origin, [f"--http{version}", "-o", "/dev/null", f"{TLS_URL}/100m"])
 
 
 def upload(topology: Topology, origin: Origin, version: str) -> float:
-    """Mbit/s of 100 MB to the origin, whose hash is compared with that of what the origin has kept."""
+    """Mbit/s of 100 MB to the origin, whose hash is compared with that of the stored file."""
     file = str(origin.bulk_file)
     rate = _curl(topology, origin, [f"--http{version}", "-T", file, "-o", "/dev/null", f"{TLS_URL}/up/100m"])
     if origin.uploaded_sha256() != origin.bulk_sha256:
@@ -97,7 +97,7 @@ def upload(topology: Topology, origin: Origin, version: str) -> float:
 
 
 def check_download(topology: Topology, origin: Origin) -> None:
-    """BenchError when what comes is not what the origin has."""
+    """Raise BenchError if the download differs from the origin's file."""
     copy = topology.directory / "copy"
     _curl(topology, origin, ["-o", str(copy), f"{TLS_URL}/100m"])
     same = subprocess.run(["cmp", "-s", str(copy), str(origin.bulk_file)]).returncode == 0
@@ -155,7 +155,7 @@ def resident_kib(process: subprocess.Popen[str]) -> float:
 
 
 def settled_kib(process: subprocess.Popen[str], interval_s: float = 0.5) -> float:
-    """Once it stands still: what ended is recorded a little later."""
+    """Memory once it is stable: records of ended flows are written a little later."""
     previous = resident_kib(process)
     for _ in range(20):
         time.sleep(interval_s)

@@ -40,7 +40,7 @@ http {
 
 
 class Origin:
-    """What the bench knows of it."""
+    """The origin's addresses and files."""
 
     def __init__(self, directory: Path, trust: Path, bulk_sha256: str) -> None:
         self.directory, self.trust, self.bulk_sha256 = directory, trust, bulk_sha256
@@ -50,7 +50,7 @@ class Origin:
         return self.directory / "www/100m"
 
     def uploaded_sha256(self) -> str:
-        """Of the last upload, which is removed; empty: there was none."""
+        """The hash of the last upload, which is removed; empty: there was none."""
         path = self.directory / "www/up/100m"
         if not path.exists():
             return ""
@@ -88,7 +88,7 @@ def tls_origin(topology: Topology) -> Iterator[Origin]:
 
 
 def authority_file(topology: Topology) -> Path:
-    """The root's certificate and key, PEM."""
+    """The root's certificate and key in PEM."""
     return topology.directory / "authority.pem"
 
 
@@ -101,7 +101,7 @@ def _certify(topology: Topology, directory: Path) -> None:
 
 
 def _name(topology: Topology) -> None:
-    """The bench has mounts of its own: in them, every program finds the origin by its name."""
+    """Add the origin's name to /etc/hosts in the bench's own mount namespace."""
     hosts = topology.directory / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n{ORIGIN_ADDRESS} {HOST}\n")
     done = subprocess.run(["mount", "--bind", str(hosts), "/etc/hosts"], capture_output=True, text=True)

@@ -30,7 +30,7 @@ ANSWER = (
 
 
 class _Stream:
-    """A side that takes everything."""
+    """A side that accepts all writes."""
 
     tls = None
     queued = 0
@@ -41,7 +41,7 @@ class _Stream:
 
 
 class _Session:
-    """A session without policies and hooks, which records nothing but counts."""
+    """A session without policies and hooks, which only counts records."""
 
     flow = FlowFacts("F", "acme", "connected", "t", "100.96.0.2", 40_000, "192.0.2.1", 80)
 

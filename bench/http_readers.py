@@ -19,17 +19,17 @@ NONE, RELAY, READING, MITMPROXY, SQUID = (
     "nginx without a proxy", "relay: the proxy at level stream", "the proxy at level http", "mitmproxy transparent",
     "squid ssl-bump",
 )  # fmt: skip
-_RULES = 20  # of phase `http` that every request is held against
+_RULES = 20  # of phase `http`, evaluated for every request
 
 
 class Direct(Contestant):
-    """Kernel forwarding: what the load generators and the origin can do by themselves."""
+    """Kernel forwarding: the limit of the load generators and the origin."""
 
     name = NONE
 
 
 class Relay(Proxy):
-    """What reads nothing, and terminates TCP all the same."""
+    """A relay that reads nothing, but terminates TCP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Relay(Proxy):
 
 
 class Reading(Proxy):
-    """The proxy with everything on: records of flows and of requests, and policies of the phases that read."""
+    """The proxy with everything on: records of flows and of requests, and policies in the phases of inspection."""
 
     def __init__(self, topology: Topology, inspectors: int = 1) -> None:
         policy = topology.directory / "read.yaml"
@@ -60,12 +60,12 @@ class Reading(Proxy):
         return command
 
     def requests(self, topology: Topology) -> Path:
-        """Where each request has its line."""
+        """The path of the log with one line per request."""
         return topology.directory / f"{self.device}.requests"
 
 
 def policies(count: int) -> str:
-    """So many rules of phase `http`, each of which is asked and none of which holds; and a few of phase `tls`."""
+    """This many rules of phase `http`, all evaluated and none matching, and a few of phase `tls`."""
     lines = ["rules:", "- {name: pinned, phase: tls, action: do-not-inspect, when: 'net.sni.host == \"bank.lab\"'}"]
     conditions = (
         'http.request.host == "h{0}.lab" and http.request.method == "POST"',
@@ -80,7 +80,7 @@ def policies(count: int) -> str:
 
 
 class Redirected(Contestant):
-    """A program in the proxy's namespace that is given the client's connections by nftables."""
+    """A program in the proxy's namespace to which nftables redirects the client's connections."""
 
     plain_port = tls_port = 0
 
@@ -101,7 +101,7 @@ class Redirected(Contestant):
 
     @property
     def device(self) -> str:
-        """Its table of nftables."""
+        """The name of its nftables table."""
         return f"t{self.tls_port}"
 
     def steer(self, topology: Topology) -> None:
@@ -168,7 +168,7 @@ visible_hostname bench
 
 
 class Squid(Redirected):
-    """squid, a program in C++, which terminates TLS by `ssl-bump`. It speaks no HTTP/2."""
+    """squid, in C++, which terminates TLS by `ssl-bump`. It does not support HTTP/2."""
 
     name = SQUID
     plain_port, tls_port = 18090, 18091
@@ -196,7 +196,7 @@ class Squid(Redirected):
         return [str(root / "usr/sbin/squid"), "-N", "-f", str(file)]
 
     def _give(self, topology: Topology, directory: Path) -> None:
-        """squid refuses to be root, and becomes `nobody`, whose its files have to be."""
+        """squid refuses to run as root and becomes `nobody`, who must own its files."""
         try:
             topology.directory.chmod(0o711)
             authority_file(topology).chmod(0o644)

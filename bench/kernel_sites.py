@@ -38,7 +38,7 @@ SETTINGS = {
 
 
 def main(arguments: list[str]) -> int:
-    """0 when both were measured, whatever came out."""
+    """Exit code: 0 if both were measured, whatever the result."""
     parser = argparse.ArgumentParser(prog="python -m bench.kernel_sites", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each transfer")

@@ -122,7 +122,7 @@ def _sample(events: list[tuple[float, dict[str, str]]], run: Path) -> Sample:
 
 
 def _pss_mib(run: Path) -> float:
-    """Of all processes of labs in `run`, the supervisor among them; pages that are shared count once."""
+    """Memory of all processes of labs in `run`, with the supervisor; shared pages count once."""
     needle, total = f"OXYCTL_RUN_DIR={run}".encode(), 0
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -133,7 +133,7 @@ def _pss_mib(run: Path) -> float:
 
 
 def _ip_batch(topology: Topology, text: str) -> Sample:
-    """ip(8) makes the namespaces, the bridge, the pairs and their addresses; one process for each namespace's own."""
+    """ip(8) creates the namespaces, the bridge, the pairs and their addresses, with one process per namespace."""
     outside, inside = _batches(text)
     start = time.monotonic()
     try:
@@ -147,7 +147,7 @@ def _ip_batch(topology: Topology, text: str) -> Sample:
 
 
 def _batches(text: str) -> tuple[str, dict[str, str]]:
-    """What is typed outside, and inside of each namespace, for the plan that the lab is built from."""
+    """Commands for outside and inside of each namespace, from the lab's plan."""
     plan = _plan(text)
     outside = [f"netns add {namespace.node}" for namespace in plan.namespaces]
     outside += [f"link add {bridge.name} type bridge\nlink set {bridge.name} up" for bridge in plan.bridges]

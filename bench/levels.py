@@ -35,7 +35,7 @@ LEAST = {
 
 
 class OnRamp(Contestant):
-    """The proxy with an on-ramp whose clients the kernel sees."""
+    """The proxy with an on-ramp whose clients are visible to the kernel."""
 
     name = RAMP
 
@@ -76,7 +76,7 @@ class ConnectedTunnel(OnRamp):
 
 
 class Terminated(Proxy):
-    """What reads nothing and terminates all the same."""
+    """A relay that reads nothing, but terminates TCP."""
 
     def __init__(self, topology: Topology) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Terminated(Proxy):
 
 
 class Peer(SingBox):
-    """sing-box with the kernel's stack, the peer that comes nearest in connections."""
+    """sing-box with the kernel's stack, the closest peer in connections."""
 
     def start(self, topology: Topology, stack: contextlib.ExitStack) -> None:
         super().start(topology, stack)

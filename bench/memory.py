@@ -65,7 +65,7 @@ def _proxy(topology: Topology, **settings: Any) -> Iterator[Proxy]:
 
 
 def _idle(topology: Topology, proxy: Proxy) -> Sample:
-    """The difference between a warm proxy with few flows and the same with many."""
+    """Memory of an idle flow: the difference between a warm proxy with few flows and the same one with many."""
     with _held(topology, WARM_FLOWS):
         before, open_before = _settled_rss_kib(proxy), _descriptors(proxy)
         with _held(topology, IDLE_FLOWS):
@@ -144,7 +144,7 @@ def _held(topology: Topology, count: int, seconds: float = 60) -> Iterator[dict[
 
 
 def _settled_rss_kib(proxy: Proxy) -> float:
-    """Once it stands still: the records of flows that ended are written a little later."""
+    """Memory once it is stable: records of ended flows are written a little later."""
     previous = _rss_kib(proxy)
     for _ in range(20):
         time.sleep(SAMPLE_S)

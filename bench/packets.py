@@ -15,7 +15,7 @@ from bench.series import Figure, Sample, alternate
 from bench.topology import CLIENT, ORIGIN, ORIGIN_ADDRESS, PROXY, BenchError, Topology
 
 FLOWS, ROUNDS = 1000, 200  # of the hot loop
-SIZES = (1280, 100)  # bytes: the MTU of most tunnels, and small talk
+SIZES = (1280, 100)  # bytes: the MTU of most tunnels, and small packets
 OURS, FORWARDER = "hot loop, Python", "hot loop, C"
 LEAST_SPEED = 0.65
 PAYLOAD, SESSIONS, PORT = 1200, 32, 7000  # as QUIC sends
@@ -41,13 +41,13 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
 
 
 def search(is_whole: Callable[[float], float]) -> float:
-    """The highest rate found loss-free. `is_whole(rate)`: the rate really sent, or 0 when anything was lost."""
+    """The highest rate found without loss. `is_whole(rate)`: the rate actually sent, or 0 if anything was lost."""
     low, rate = 0.0, float(FIRST_RATE)
     while rate > LEAST_RATE and not is_whole(rate):
         rate /= 2
     while rate > LEAST_RATE and (real := is_whole(rate)):
         low = max(low, real)
-        if real < rate / PRECISION:  # the sender itself can no more
+        if real < rate / PRECISION:  # the sender itself is at its limit
             return low
         rate *= 2
     high = rate
@@ -87,7 +87,7 @@ def _udp(topology: Topology, contestant: Contestant, seconds: float) -> Callable
 
 
 def whole_rate(topology: Topology, rate: float, seconds: float) -> float:
-    """The rate really sent when everything arrived, else 0. A second try: one stray wake-up must not decide."""
+    """The rate actually sent if everything arrived, otherwise 0. Tries twice, as one stray wake-up must not decide."""
     return _is_whole(topology, rate, seconds) or _is_whole(topology, rate, seconds)
 
 

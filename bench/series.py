@@ -20,13 +20,13 @@ Sample = dict[str, float]
 
 @dataclass
 class Target:
-    """What a figure should be at least, or at most."""
+    """A minimum or maximum for a figure."""
 
     text: str
     value: float
     bound: float
     at_most: bool = False
-    voids: bool = False  # when missed, the other figures count for nothing
+    voids: bool = False  # if missed, the other figures are void
 
     @property
     def is_met(self) -> bool:
@@ -35,7 +35,7 @@ class Target:
 
 @dataclass
 class Figure:
-    """One figure: every run of every contestant by metric, and what is to be said about them."""
+    """One figure: all runs of all contestants by metric, with remarks."""
 
     name: str
     title: str
@@ -49,7 +49,7 @@ class Figure:
         self.runs.setdefault(contestant, []).append(sample)
 
     def median(self, contestant: str, metric: str) -> float:
-        """0 when it was not measured."""
+        """The median; 0 if it was not measured."""
         values = [sample[metric] for sample in self.runs.get(contestant, []) if metric in sample]
         return statistics.median(values) if values else 0.0
 
@@ -64,7 +64,7 @@ class Figure:
         return next((name for name in self.references if self.median(name, metric)), None)
 
     def ratios(self, contestant: str) -> Sample:
-        """To the reference of each metric, where there is one and it is another contestant."""
+        """Ratios to the reference of each metric, if there is one and it is another contestant."""
         found = {}
         for metric in self.metrics():
             reference = self.reference(metric)
@@ -79,7 +79,7 @@ class Figure:
         self.targets.append(Target(text, value, bound, at_most))
 
     def aim_at_none(self, text: str, count: float) -> None:
-        """What was lost, failed or was refused is a figure that is missed, however good the others are."""
+        """Require that nothing was lost, failed or refused; otherwise the figure is missed, whatever the others are."""
         self.targets.append(Target(text, count, 0, at_most=True, voids=True))
 
     @property
@@ -119,7 +119,7 @@ class Figure:
         return "\n".join(lines) + "\n"
 
     def _tables(self) -> dict[tuple[str, ...], list[str]]:
-        """Contestants that were measured by the same metrics stand together; a reference may lack some."""
+        """Contestants with the same metrics share a table; a reference may lack some metrics."""
         tables: dict[tuple[str, ...], list[str]] = {}
         for name, samples in self.runs.items():
             metrics = tuple(samples[0])
@@ -139,7 +139,7 @@ class Figure:
 
 
 def alternate(figure: Figure, rounds: int, measures: Iterable[tuple[str, Callable[[], Sample]]]) -> None:
-    """Run every measure once in each round, in turn."""
+    """Run each measurement once per round, in turn."""
     measures = list(measures)
     for _ in range(rounds):
         for name, measure in measures:
@@ -147,7 +147,7 @@ def alternate(figure: Figure, rounds: int, measures: Iterable[tuple[str, Callabl
 
 
 def align(rows: list[list[str]]) -> list[str]:
-    """Plain text: the first column to the left, the others to the right."""
+    """Plain text: the first column aligned left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -165,7 +165,7 @@ def number(value: float) -> str:
 
 
 def machine_facts() -> dict[str, Any]:
-    """What a reader must know of the machine to compare."""
+    """The facts about this machine that a reader needs to compare figures."""
     model = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
     )

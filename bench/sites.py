@@ -41,7 +41,7 @@ WAYS = {"client -> site": ("laptop", "berlin-web"), "site -> site": ("tokyo-web"
 
 
 def contestants(topology: Topology, seconds: float) -> list[tuple[str, Callable[[], Sample]]]:
-    """Each a lab of its own for the length of its turn; all of it on the bench's core."""
+    """Each is a lab that exists for its turn, all on the bench's core."""
     return [
         (ROUTER, lambda: _measure(topology, ROUTED, seconds)),
         (SITES, lambda: _measure(topology, TUNNELS.replace("TUNNEL", "userspace"), seconds)),
@@ -62,7 +62,7 @@ def _measure(topology: Topology, text: str, seconds: float) -> Sample:
 
 @contextlib.contextmanager
 def _lab(topology: Topology, text: str) -> Iterator[Callable[..., dict[str, dict[str, dict[str, float]]]]]:
-    """Runs a command in a node and returns the JSON that it prints; the lab is gone afterwards."""
+    """Run the lab, and return a function that runs a command in a node and returns its JSON output."""
     file = topology.directory / "sites.yaml"
     file.write_text(text)
     environment = os.environ | {"OXYCTL_RUN_DIR": str(topology.directory / "run")}

@@ -1,8 +1,8 @@
 """SSH sessions that end in the proxy, beside ssh-mitm, the plain relay, and no proxy at all; one core for everything.
 
 Client and origin are asyncssh's. The proxy adds two more ends to each session, so half of `direct` is the most that it
-could reach. Rates are for each second of CPU time that client, proxy and origin use together: what they would be on a
-core of their own. Bytes are compared by size and SHA-256 at the end of each transfer. Who is measured is up alone.
+could reach. Rates are per second of CPU time that client, proxy and origin use together, as if on their own core.
+Each transfer is checked by size and SHA-256. Only the contestant being measured runs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SshProxy(Proxy):
 
 
 class SshMitm(Contestant):
-    """ssh-mitm, which passes passwords on; clients connect to it."""
+    """ssh-mitm, which forwards passwords; clients connect to it."""
 
     name = MITM
 
@@ -146,7 +146,7 @@ def _turn(
 
 @contextlib.contextmanager
 def _forgiven(contestant: Contestant, what: str, incomplete: set[str]) -> Iterator[None]:
-    """What ssh-mitm does not bring whole, or not in time, is a remark of the figure; of others it is its end."""
+    """For ssh-mitm, incomplete or late transfers are a remark of the figure; for others an error."""
     try:
         yield
     except BenchError:
@@ -156,7 +156,7 @@ def _forgiven(contestant: Contestant, what: str, incomplete: set[str]) -> Iterat
 
 
 def _idle(topology: Topology, pid: int, host: str, port: int) -> Sample:
-    """What idle sessions take in memory, of the process and all that it has started."""
+    """Memory of idle sessions, in the process and all that it has started."""
     command = [sys.executable, ENDS, "idle", host, str(port), str(IDLE), ""]
     before = _memory_kib(pid)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -167,7 +167,7 @@ def _idle(topology: Topology, pid: int, host: str, port: int) -> Sample:
 
 
 def _memory_kib(pid: int) -> int:
-    """The proportional set size of a process and of all below it."""
+    """The proportional set size of a process and of all its descendants."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     own = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

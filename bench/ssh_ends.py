@@ -1,7 +1,7 @@
-"""Both ends of `bench/ssh.py`, by asyncssh: an origin that lets everybody in, and a client that measures and checks.
+"""Both ends of `bench/ssh.py`, by asyncssh: an origin that admits every user, and a client that measures and checks.
 
 ssh_ends.py origin PORT DIRECTORY
-ssh_ends.py TASK HOST PORT NUMBER PIDS      prints JSON: what was measured, and arrived whole
+ssh_ends.py TASK HOST PORT NUMBER PIDS      prints JSON: figures of transfers that arrived complete
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import asyncssh
 BLOCK = hashlib.shake_128(b"bench").digest(1 << 20)
 FILE = "file.bin"
 WINDOW = 2 << 20
-CONCURRENT = 4  # sessions that begin at once
+CONCURRENT = 4  # sessions started at once
 MiB = 1 << 20
 PATIENCE_S = 120
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Lost(Exception):
-    """What was sent is not what came."""
+    """The data received differs from the data sent."""
 
 
 def digest_of(size: int) -> str:
-    """The SHA-256 of what `blocks` gives."""
+    """The SHA-256 of all `blocks`."""
     found = hashlib.sha256()
     for block in blocks(size):
         found.update(block)
@@ -44,7 +44,7 @@ def digest_of(size: int) -> str:
 
 
 def blocks(size: int) -> list[bytes | memoryview]:
-    """So many bytes, the same each time."""
+    """This many bytes, the same each time."""
     whole, rest = divmod(size, len(BLOCK))
     return [BLOCK] * whole + ([memoryview(BLOCK)[:rest]] if rest else [])
 
@@ -53,7 +53,7 @@ def blocks(size: int) -> list[bytes | memoryview]:
 
 
 class Server(asyncssh.SSHServer):
-    """Whatever is offered is accepted: ssh-mitm has to pass something on."""
+    """A server that accepts any authentication: ssh-mitm needs some to forward."""
 
     def begin_auth(self, username: str) -> bool:
         return True
@@ -75,7 +75,7 @@ class Server(asyncssh.SSHServer):
 
 
 async def program(process: asyncssh.SSHServerProcess[bytes]) -> None:
-    """The commands that clients run."""
+    """Commands of clients."""
     name, _, argument = (process.command or "").partition(" ")
     if name == "send":
         for block in blocks(int(argument)):
@@ -86,14 +86,14 @@ async def program(process: asyncssh.SSHServerProcess[bytes]) -> None:
         while data := await process.stdin.read(MiB):
             found.update(data)
         process.stdout.write(found.hexdigest().encode())
-    elif not name:  # a shell: it repeats what is typed
+    elif not name:  # a shell that echoes input
         while data := await process.stdin.read(MiB):
             process.stdout.write(data)
     process.exit(0)
 
 
 def _prepare(directory: Path, key: asyncssh.SSHKey) -> Path:
-    """The directory of the files."""
+    """Create the directory of the files."""
     (directory / "known_hosts").write_text(f"* {key.export_public_key().decode().strip()}\n")
     files = directory / "files"
     files.mkdir()
@@ -176,7 +176,7 @@ def _cpu_s(pid: int) -> float:
 async def _transfer(
     meter: Meter, size: int, put: Callable[[str], Awaitable[object]], get: Callable[[str], Awaitable[object]]
 ) -> tuple[float, float]:
-    """Seconds up and down; what comes back is what was sent."""
+    """Seconds up and down, after a check that the data comes back unchanged."""
     with tempfile.TemporaryDirectory() as directory:
         sent, came = Path(directory, "sent"), Path(directory, "came")
         _fill(sent, size)
@@ -190,7 +190,7 @@ async def _transfer(
 
 
 async def bulk(host: str, port: int, size: int, meter: Meter) -> dict[str, float]:
-    """MB for each second of the core, of commands, of sftp and of scp; what did not arrive whole is told instead."""
+    """MB per second of the core for commands, sftp and scp; incomplete transfers are reported instead."""
     found = {}
     async with connect(host, port) as conn, conn.start_sftp_client() as sftp:
         works: dict[tuple[str, ...], Callable[[], Awaitable[tuple[float, ...]]]] = {
@@ -223,7 +223,7 @@ async def _timed(meter: Meter, work: Awaitable[None]) -> tuple[float]:
 
 
 async def fresh(host: str, port: int, count: int, meter: Meter) -> dict[str, float]:
-    """Sessions in a second, each with a login and a command."""
+    """Sessions per second, each with a login and a command."""
     numbers = iter(range(count))
 
     async def some() -> None:
@@ -238,7 +238,7 @@ async def fresh(host: str, port: int, count: int, meter: Meter) -> dict[str, flo
 
 
 async def echo(host: str, port: int, count: int, meter: Meter) -> dict[str, float]:
-    """How long a character takes there and back, in milliseconds."""
+    """Milliseconds for a character to return."""
     times = []
     terminal = {"encoding": None, "term_type": "xterm", "term_size": (80, 24)}
     async with connect(host, port) as conn, conn.create_process(**terminal) as process:
@@ -253,7 +253,7 @@ async def echo(host: str, port: int, count: int, meter: Meter) -> dict[str, floa
 
 
 async def idle(host: str, port: int, count: int, meter: Meter) -> dict[str, float]:
-    """Hold so many sessions, each with a terminal, until standard input ends."""
+    """Hold this many sessions, each with a terminal, until standard input ends."""
     conns = []
     for _ in range(count):
         conn = await connect(host, port)

@@ -30,7 +30,7 @@ CLIENT, PROXY, ORIGIN = "client", "proxy", "origin"
 CLIENT_ADDRESS, ORIGIN_ADDRESS = "10.91.1.2", "10.91.2.2"
 MTU = 1500
 STEER_TABLE = "191"
-PRIORITY = -10  # others on the core wait, where we may ask for that
+PRIORITY = -10  # so that others on the core wait, if permitted
 
 _LINKS = f"""
 link set lo up
@@ -54,11 +54,11 @@ _SYSCTLS = {
 
 
 class BenchError(Exception):
-    """Why a figure cannot be had here, in words for its reader."""
+    """A figure is not available here, for the reason in the message."""
 
 
 def run_isolated(arguments: Sequence[str]) -> int:
-    """The exit code of this bench, run again in namespaces of its own."""
+    """The exit code of this bench, run again in new namespaces."""
     if not shutil.which("unshare"):
         raise BenchError("unshare (util-linux) is needed")
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
@@ -73,7 +73,7 @@ def run_isolated(arguments: Sequence[str]) -> int:
 
 
 class Topology:
-    """The namespaces by name, and the processes that were started in them."""
+    """The namespaces by name, and the processes started in them."""
 
     def __init__(self, cpu: int, directory: Path, minutes: float = 10.0) -> None:
         """Everything is pinned to `cpu`; `directory` is for sockets, logs and configurations; `minutes`: for how long
@@ -87,11 +87,11 @@ class Topology:
             self.ip(namespace, batch)
 
     def path(self, namespace: str) -> str:
-        """A path that names the namespace for other programs, as long as the bench runs."""
+        """The path of the namespace for other programs, valid while the bench runs."""
         return f"/proc/{os.getpid()}/fd/{self._descriptors[namespace]}"
 
     def ip(self, namespace: str, batch: str, *, check: bool = True) -> None:
-        """Run lines of ip(8) commands."""
+        """Run commands of ip(8), one per line."""
         command = ["ip", "-batch", "-"] if check else ["ip", "-force", "-batch", "-"]
         done = self._popen(namespace, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         output, _ = done.communicate(batch)
@@ -99,7 +99,7 @@ class Topology:
             raise BenchError(f"ip in {namespace}: {output.strip()}")
 
     def steer(self, device: str) -> None:
-        """Route what comes from the client into a device of the proxy's namespace; `unsteer` undoes it."""
+        """Route packets from the client into a device of the proxy's namespace; `unsteer` undoes it."""
         self.ip(PROXY, f"route replace default dev {device} table {STEER_TABLE}\n"
                        f"rule add iif p0 lookup {STEER_TABLE} pref 100\n")  # fmt: skip
 
@@ -109,7 +109,7 @@ class Topology:
     def run(
         self, namespace: str, command: Sequence[str], *, timeout_s: float = 60, directory: Path | None = None
     ) -> str:
-        """What a command wrote to its standard output; BenchError when it failed."""
+        """The standard output of a command. BenchError: it failed."""
         process = self._popen(namespace, command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             output, errors = process.communicate(timeout=timeout_s)
@@ -123,7 +123,7 @@ class Topology:
 
     @contextlib.contextmanager
     def running(self, namespace: str, command: Sequence[str], **options: object) -> Iterator[subprocess.Popen[str]]:
-        """A process that is ended on leaving; its output is in `NAME.log` of the directory. `options`: of Popen."""
+        """A process that is ended on exit; its output is in `NAME.log` of the directory. `options`: of Popen."""
         name = Path(command[0]).name
         with open(self.directory / f"{name}.log", "w") as log:
             process = self._popen(namespace, command, stdout=options.pop("stdout", log), stderr=log, **options)
@@ -134,7 +134,7 @@ class Topology:
 
     @contextlib.contextmanager
     def on_cores(self, cpus: Iterable[int]) -> Iterator[None]:
-        """What is started in here has these cores."""
+        """Programs started inside this context run on these cores."""
         before, self._cores = self._cores, set(cpus)
         try:
             yield
@@ -142,7 +142,7 @@ class Topology:
             self._cores = before
 
     def inside(self, namespace: str, function: Callable[[], object]) -> object:
-        """What `function` returns, called by a thread that lives in the namespace."""
+        """The result of `function`, called by a thread inside the namespace."""
         found: list[object] = []
 
         def enter() -> None:

@@ -15,7 +15,7 @@ PATH = Path(os.environ.get("AUDIT_LOG", "audit.jsonl"))
 
 
 class AuditLog(Hooks):
-    """Who was let in, what they reached, what was denied, and who said so. Each line is short, and written at once."""
+    """Who was admitted, what they reached, what was denied, and by which rule. Lines are short, and written at once."""
 
     def __init__(self, path: Path = PATH) -> None:
         self._path = path

@@ -1,8 +1,8 @@
 """Ask an HTTP service about each flow before it leaves: `hooks: "examples.authorise:AskService"` in proxy.yaml.
 
 The service gets `POST /authorise` with the flow as JSON. It answers 200 to allow the flow, for as long as its
-`Cache-Control: max-age` says, or 403 with the reason as its body. Whatever else happens (it is out, slow, or says
-something else) denies.
+`Cache-Control: max-age` says, or 403 with the reason as its body. Everything else (no answer, a late one,
+another status) denies.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class AskService(Hooks):
         raise RuntimeError(f"{self.service.geturl()} answered {status}")
 
     async def _post(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """One request on a connection of its own; OSError when there is nobody."""
+        """Send one request on a new connection. OSError: there is no answer."""
         host, port = self.service.hostname or "127.0.0.1", self.service.port or 80
         reader, writer = await asyncio.open_connection(host, port, limit=MAX_ANSWER)
         try:

@@ -1,4 +1,4 @@
-"""Count what each user moves, while flows live and not only at their ends: `hooks: "examples.billing:Billing"`."""
+"""Count each user's traffic, while flows are live and not only at their ends: `hooks: "examples.billing:Billing"`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Account:
-    """What one user owes. It is the extension of the user's tunnels: each of their flows has it at hand."""
+    """The account of one user. It is the extension of the user's tunnels, so all of their flows have access to it."""
 
     user: str
     settled_bytes: int = 0
@@ -20,11 +20,11 @@ class Account:
 
 
 class Billing(Hooks[Account]):
-    """A tunnel without a user has no account, and is not let in."""
+    """A tunnel without a user has no account, and is refused."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
-        self._counted: dict[str, int] = {}  # of live flows: bytes that stand in their accounts by now
+        self._counted: dict[str, int] = {}  # by live flow: bytes already in its account
 
     async def tunnel_open(self, context: TunnelContext[Account]) -> str | None:
         if context.user is None:

@@ -1,7 +1,7 @@
-"""Uploads with card numbers are refused, in responses they are masked: `hooks: "examples.card_numbers:CardNumbers"`.
+"""Refuse uploads with card numbers, and mask them in responses: `hooks: "examples.card_numbers:CardNumbers"`.
 
-Bodies pass in parts, and a number may lie across two of them: so much is kept back that the longest fits. What is
-compressed cannot be read here, so origins are asked for what is not, and compressed uploads are refused.
+Bodies pass in parts, and a number may span two of them: as many bytes as the longest number are held back.
+Compressed bodies cannot be read here, so origins are asked for uncompressed ones, and compressed uploads are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ READ = Verdict(http=HttpEffects(reads=("request", "response"), request_headers=(
 
 
 class CardNumbers(Hooks):
-    """Looks for numbers of 13 to 19 digits that Luhn's check allows."""
+    """Looks for numbers of 13 to 19 digits that pass Luhn's check."""
 
     async def http_request(self, request: HttpRequest) -> Verdict | None:
         encoding = dict(request.headers).get("content-encoding", "identity")
@@ -33,12 +33,12 @@ class CardNumbers(Hooks):
 
 
 def is_card(digits: bytes) -> bool:
-    """Luhn's check (ISO/IEC 7812-1): every second digit from the right counts twice."""
+    """Luhn's check (ISO/IEC 7812-1): every second digit from the right is doubled."""
     numbers = [digit - 48 for digit in digits if 48 <= digit <= 57]
     doubled = [number if at % 2 == 0 else number * 2 - 9 * (number > 4) for at, number in enumerate(reversed(numbers))]
     return sum(doubled) % 10 == 0
 
 
 def masked(digits: bytes) -> bytes:
-    """A card number with nothing of it left but its last four digits; any other number as it is."""
+    """The last four digits of a card number, the rest masked; any other number unchanged."""
     return b"*" * (len(digits) - 4) + digits[-4:] if is_card(digits) else digits

@@ -1,7 +1,7 @@
 """Tunnels that introduce themselves in another format: `hooks: "examples.context_format:SignedToken"` in proxy.yaml.
 
 The first datagram is `OX2 <base64 of JSON claims>.<hex HMAC-SHA256 of that base64>`, as a login service would issue it.
-What begins otherwise is read as usual.
+Datagrams that begin otherwise are decoded as usual.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Claims:
 
 
 class SignedToken(Hooks[Claims]):
-    """Without a key no token is good."""
+    """Without a key no token is valid."""
 
     def __init__(self, key: bytes = KEY) -> None:
         self._key = key

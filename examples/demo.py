@@ -1,4 +1,4 @@
-"""What `make demo` shows: a lab comes up, a client's real traffic goes through the proxy, and its flows are listed."""
+"""The steps of `make demo`: a lab starts, a client's real traffic goes through the proxy, and its flows are listed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ print(len(urllib.request.urlopen(sys.argv[1], context=lab_only).read()), "bytes"
 
 
 def run(*words: str, check: bool = True) -> int:
-    """Say a command, run it, and pass on its exit code; one that must work ends the demo when it does not."""
-    typed = shlex.join(words)  # whoever copies it gets the same
+    """Print a command, run it, and return its exit code. If one that must succeed fails, the demo ends."""
+    typed = shlex.join(words)  # can be copied and run
     print(f"\n\033[1m$ {typed}\033[0m" if sys.stdout.isatty() else f"\n$ {typed}", flush=True)
     command = [*OXYCTL, *words[1:]] if words[0] == "oxyctl" else list(words)
     code = subprocess.run(command, check=False).returncode
@@ -32,12 +32,12 @@ def run(*words: str, check: bool = True) -> int:
 
 
 def inside(*words: str, check: bool = True) -> int:
-    """The same, as a program on the laptop of the lab."""
+    """The same inside the laptop of the lab."""
     return run("oxyctl", "lab", "exec", "--lab", NAME, "laptop", "--", *words, check=check)
 
 
 def fetch(url: str, *, check: bool = True) -> None:
-    """Get `url` with curl, or with Python where there is no curl."""
+    """Get `url` with curl, or with Python if curl is not installed."""
     if shutil.which("curl"):
         inside(
             "curl",

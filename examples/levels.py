@@ -7,7 +7,7 @@ from typing import Literal
 from proxy.flow.record import FlowRecord
 from proxy.hooks import Hooks
 
-BULK = {873, 2049}  # rsync, NFS: nobody looks at them
+BULK = {873, 2049}  # rsync, NFS: not inspected
 
 
 class StreamsOfGuests(Hooks):

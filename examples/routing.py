@@ -1,4 +1,4 @@
-"""Choose the way of each flow: `hooks: "examples.routing:ByDepartment"` in proxy.yaml."""
+"""Choose the route of each flow: `hooks: "examples.routing:ByDepartment"` in proxy.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OLD_WIKI, NEW_WIKI = "203.0.113.80", ("203.0.113.90", 8080)
 
 
 class ByDepartment(Hooks):
-    """Finance's payments leave by the site in Berlin, whatever the routes say; the old wiki's address means the new."""
+    """Finance's payments leave through the site in Berlin, whatever the routes say; the old wiki is redirected."""
 
     async def route(self, flow: FlowContext) -> str | Verdict | None:
         if flow.dst == OLD_WIKI and flow.protocol == "tcp":

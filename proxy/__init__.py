@@ -6,7 +6,7 @@
 Words
     tenant      the customer that a packet belongs to; every key, table, pool and counter is inside one
     tunnel      a carrier of raw IP packets with context
-    context     what is known of a tunnel or flow besides its bytes: tenant, user, device
+    context     facts about a tunnel or flow besides its bytes: tenant, user, device
     on-ramp     where traffic enters; off-ramp: where it leaves
     flow        both directions of one exchange: tenant, addresses, ports (or ICMP identifier), protocol
     path        the memoised handling of one direction of a flow
@@ -16,8 +16,8 @@ Words
 
 Layers, each importing only those before it
     errors context settings hooks poller      leaves
-    wire        bytes to meaning and back
-    flow        which packets belong together, and what became of them
+    wire        parses and builds packets and messages
+    flow        assigns packets to flows, and records them
     packet      the packet plane: one packet in, one path out
     device kernel   TUN, tunnels, and the kernel's TCP in a private namespace
     stream      flows as byte streams and datagram sessions

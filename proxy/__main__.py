@@ -1,4 +1,4 @@
-"""Run one proxy: `python -m proxy proxy.yaml`; or say what that would change of this machine."""
+"""Run one proxy: `python -m proxy proxy.yaml`; or show the changes that it would make to this machine."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from proxy.offramps.kernel import is_asked_for
 from proxy.policy.load import compile_policies
 from proxy.settings import DocumentError, Settings, load
 
-# Flows that end leave no cycles: looking for some among thousands of live ones, after each 700 new objects, is in vain.
+# Ended flows leave no reference cycles: to search thousands of live ones after every 700 new objects is useless.
 COLLECT = 20_000, 20, 50
 
 log = logging.getLogger("proxy")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 0 stopped as asked, 1 failed, 2 an invalid file or command line."""
+    """Exit code: 0 stopped as asked, 1 failed, 2 invalid file or command line."""
     parser = argparse.ArgumentParser(prog="python -m proxy", description="Run one proxy from a configuration file.")
     parser.add_argument("file", help="the configuration, see examples/proxy.yaml")
     parser.add_argument("--check", action="store_true", help="only read the file and say whether it is valid")
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def dry_run(settings: Settings) -> Iterator[str]:
-    """What the kernel off-ramp would change of this namespace, and what is in its way. ProxyError: as at start."""
+    """The changes that the kernel off-ramp would make to this namespace, and its obstacles. ProxyError: as at start."""
     if not is_asked_for(settings):
         yield "nothing is changed of this network namespace (offramp: sockets)"
         return

@@ -62,7 +62,7 @@ from proxy.wire.virtio import HEADER_BYTES
 
 log = logging.getLogger(__name__)
 
-RESERVED_DESCRIPTORS = 1_500  # for tunnels, introductions, the control API, the flow log and pooled pipes
+RESERVED_DESCRIPTORS = 1_500  # for tunnels, connecting clients, the control API, the flow log and pooled pipes
 SLICE_S = 0.002  # between two slices of work that packets must not wait for
 
 
@@ -87,10 +87,10 @@ class Proxy:
         self._kernel: KernelOffRamp | None = None
         self._judge: PolicyJudge | None = None
         self._permission = TunnelPermission(self.tenants, self._tunnel_closed)
-        self.kernel_problem: str | None = None  # why flows do not leave by the kernel, though they should
+        self.kernel_problem: str | None = None  # why flows do not leave by the kernel, although they should
 
     async def start(self) -> None:
-        """Open everything. ProxyError says what could not be opened; `stop` closes the rest."""
+        """Open everything. ProxyError: something could not be opened; `stop` closes the rest."""
         settings, defer = self.settings, self._stack
         _check_egress(settings)
         hooks = load_hooks(settings.hooks)
@@ -159,12 +159,12 @@ class Proxy:
         self._permission.review()
         self._tick()
         defer.callback(lambda: self._timer.cancel())  # whichever is armed by then
-        control = ControlServer(self._view, settings.control)  # last: who is answered here finds everything open
+        control = ControlServer(self._view, settings.control)  # last: its clients find everything open
         await control.start()
         defer.push_async_callback(control.stop)
 
     async def reload(self) -> None:
-        """Take the policy files as they are now; a mistake in them is logged, and nothing changes."""
+        """Reload the policy files. A mistake in them is logged, and nothing changes."""
         if self._judge is None:
             await self._hooks.notify("reload")
         else:
@@ -195,7 +195,7 @@ class Proxy:
         authorities = Authorities(settings.state, wishes)
         for name, tenant in settings.tenants.items():
             if tenant.level in ("tls", "http") or tenant.inspection != Inspection():
-                authorities.of(name)  # what is wrong with it is said at start, and clients can trust it beforehand
+                authorities.of(name)  # so that faults show at start, and clients can trust it beforehand
         lender = Lender(self._poller, loop, authorities, wishes, settings)
         self._inspectors = Inspectors(settings.inspectors, self._poller, loop, lender)
         self._inspectors.serve(self._lifecycle)

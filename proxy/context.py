@@ -1,4 +1,4 @@
-"""What is known of a tunnel besides its packets: the context datagram, and the answer to it."""
+"""Facts about a tunnel besides its packets: the context datagram, and the answer to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Meta
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    Extension = TypeVar("Extension", default=Any)  # what an application keeps beside tunnels and flows
+    Extension = TypeVar("Extension", default=Any)  # an application's own data about tunnels and flows
 else:
     from typing import TypeVar
 
@@ -31,7 +31,7 @@ class Group(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Posture(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which checks of a device (disk encryption, firewall, ...) have passed and which have failed, by name."""
+    """Names of the checks of a device (disk encryption, firewall, ...) that have passed, and that have failed."""
 
     passed: Annotated[list[Label], Meta(max_length=256)] = []
     failed: Annotated[list[Label], Meta(max_length=256)] = []
@@ -66,7 +66,7 @@ class TunnelAnswer(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
 
 
 def group_names(context: TunnelContext | None) -> tuple[str, ...]:
-    """The names of the user's groups; none where nobody says anything."""
+    """The names of the user's groups; empty if none are known."""
     return () if context is None else tuple(each if isinstance(each, str) else each.name for each in context.groups)
 
 
@@ -76,14 +76,14 @@ _decode = msgspec.json.Decoder(TunnelContext).decode
 
 
 def decode_context(data: bytes) -> TunnelContext:
-    """What the first datagram says; msgspec.DecodeError names what is wrong with it."""
+    """Decode the first datagram. msgspec.DecodeError: it is invalid."""
     context = _decode(data)
     context.extension = None
     return context
 
 
 def checked(context: TunnelContext[Extension]) -> TunnelContext[Extension]:
-    """A context that an application has made, its fields as those of a datagram; else msgspec.ValidationError."""
+    """A context made by an application, checked like a datagram. msgspec.ValidationError."""
     plain = msgspec.structs.replace(context, extension=None)
     msgspec.convert(msgspec.to_builtins(plain), TunnelContext)
     return context

@@ -15,7 +15,7 @@ ERROR, HANGUP = select.EPOLLERR, select.EPOLLHUP
 EDGE, ONCE = select.EPOLLET, select.EPOLLONESHOT
 
 TURN_S = 0.005  # asyncio's timers and sockets wait at most this long, and one batch more
-WAIT_S = 0.001  # for what comes next, before asyncio is asked: a turn of its own costs 10 us (bench/connections.py)
+WAIT_S = 0.001  # for the next event, before asyncio runs: a turn of asyncio costs 10 us (bench/connections.py)
 BATCH = 256
 
 
@@ -25,7 +25,7 @@ Crashed = Callable[[BaseException], None]
 
 class Poller:
     """Readiness, dispatched by direct calls: a task per connection costs a third of the connection rate
-    (bench/connections.py). It is told as long as it lasts; with `EDGE`, when something has happened; with `ONCE`, once.
+    (bench/connections.py). Level-triggered; with `EDGE`, edge-triggered; with `ONCE`, one-shot (epoll_ctl(2)).
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -33,21 +33,21 @@ class Poller:
         self._gives_way = False
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[Ready, Crashed]] = {}
-        self._forgotten: set[int] = set()  # since the last batch was asked for
-        self._reused: dict[int, tuple[Ready, Crashed]] = {}  # new descriptors that have the number of one of those
+        self._forgotten: set[int] = set()  # since the start of the last batch
+        self._reused: dict[int, tuple[Ready, Crashed]] = {}  # new descriptors with the number of a forgotten one
         self._before_turn: list[Callable[[], None]] = []
         loop.add_reader(self._epoll.fileno(), self._run)
 
     def watch(self, fd: int, events: int, ready: Ready, crashed: Crashed) -> None:
         """Call `ready(events)` whenever `fd` is ready for one of `events`, and `crashed(error)` when that raises.
 
-        A descriptor that is watched already changes hands: its new owner is told of all that it is ready for.
+        A descriptor that is already watched gets a new owner, which is called for all current readiness.
         """
         if fd in self._watched or fd in self._reused:
             self._epoll.modify(fd, events)
         else:
             self._epoll.register(fd, events)
-        # What the present batch still says of a number that was reused is about the descriptor that had it before.
+        # Events in the current batch for a reused number belong to the descriptor that had it before.
         (self._reused if fd in self._forgotten else self._watched)[fd] = (ready, crashed)
 
     def change(self, fd: int, events: int) -> None:
@@ -60,21 +60,21 @@ class Poller:
             self._forgotten.add(fd)
 
     def leave(self, fd: int) -> None:
-        """The same for a descriptor with `EDGE` that is closed now or soon: that takes it out of the set (epoll(7))."""
+        """As `forget`, for a descriptor with `EDGE` that is about to be closed, which ends watching (epoll(7))."""
         if self._watched.pop(fd, None) is not None or self._reused.pop(fd, None) is not None:
             self._forgotten.add(fd)
 
     def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call `function` then: for waits too short for the wheel of flows."""
+        """Call `function` after this many seconds: for waits too short for the flow table's timer wheel."""
         self._loop.call_later(seconds, function)
 
     def give_way(self) -> None:
-        """Let asyncio have the next turn: something was scheduled there that should not wait."""
+        """Let asyncio run next: something was scheduled there that should not wait."""
         self._gives_way = True
 
     def before_turn(self, function: Callable[[], None]) -> None:
-        """Call `function` whenever asyncio is about to have a turn: what was put off while packets came is done then,
-        and nobody who asks finds it undone."""
+        """Call `function` whenever asyncio is about to run, to do the work deferred while packets were handled, so that
+        no coroutine finds it undone."""
         self._before_turn.append(function)
 
     def no_more_before_turn(self, function: Callable[[], None]) -> None:

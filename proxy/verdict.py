@@ -19,7 +19,7 @@ class HeaderChange(msgspec.Struct, frozen=True):
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A response that the application gives in place of the origin's."""
+    """A response that the application sends in place of the origin's."""
 
     status: Annotated[int, msgspec.Meta(ge=200, le=599)] = 200
     headers: tuple[HeaderChange, ...] = ()
@@ -27,53 +27,53 @@ class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HttpEffects(msgspec.Struct, frozen=True, kw_only=True):
-    """What a verdict of the phase `http` does to a request and its response, besides allowing or denying it."""
+    """The effects of a verdict of the phase `http` on a request and its response, besides allowing or denying it."""
 
     status: int | None = None  # of a denial (403), or of a redirect (302)
-    page: str | None = None  # the words that the client reads when it is denied; none of them: the bare status
-    location: str | None = None  # where it is redirected to
+    page: str | None = None  # the text of a denial; None or empty: the status only
+    location: str | None = None  # the target of a redirect
     request_headers: tuple[HeaderChange, ...] = ()
     response_headers: tuple[HeaderChange, ...] = ()
     answer: HttpAnswer | None = None
-    reads: tuple[Literal["request", "response"], ...] = ()  # bodies that the hook `http_body` is shown
-    # there are rules whose conditions name `http.response.*` or `http.download.*`: ask again when the answer is there
+    reads: tuple[Literal["request", "response"], ...] = ()  # bodies passed to the hook `http_body`
+    # conditions of rules use `http.response.*` or `http.download.*`: judge again once the response is there
     judge_response: bool = False
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """A limit of the bytes in a second, in each direction, which all flows of the same pool share."""
+    """A limit of bytes per second, in each direction, shared by all flows of the same pool."""
 
     bytes_per_s: float
     pool: str
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of whoever decides. The default allows and leaves everything else as it was."""
+    """The decision of a hook or policy. The default allows, and leaves everything else as it was."""
 
     action: Action = "allow"
     reason: str | None = None
     # how a denial is told: RST or ICMP port unreachable, ICMP 'administratively prohibited', or not at all
     refusal: Refusal | None = None
-    level: LevelName | None = None  # how high the flow is lifted
-    offramp: str | None = None  # where it leaves: `sockets`, `kernel`, `clients` or `site:NAME`
-    origin: tuple[str, int] | None = None  # the address and port that it goes to instead of those it asked for
-    ttl_s: float | None = None  # how long this answer holds; then the flow is judged again
-    http: HttpEffects | None = None  # of the phase `http` only
+    level: LevelName | None = None  # the level to which the flow is lifted
+    offramp: str | None = None  # `sockets`, `kernel`, `clients` or `site:NAME`
+    origin: tuple[str, int] | None = None  # the address and port to use in place of the flow's own
+    ttl_s: float | None = None  # how long this verdict is valid; then the flow is judged again
+    http: HttpEffects | None = None  # in the phase `http` only
     paces: tuple[Pace, ...] = ()  # the flow is lifted to a stream; TCP is slowed down, of UDP the rest is dropped
 
     @property
     def is_denial(self) -> bool:
-        """Whether the flow must not be."""
+        """Whether the flow is denied."""
         return self.action == "deny"
 
     @property
     def ending(self) -> Literal["denied", "proxy_error"]:
-        """Why a flow ends that this does not let be."""
+        """The close reason of a flow that this verdict ends."""
         return "denied"
 
 
 class Failure(Verdict, frozen=True):
-    """The denial of a hook or a policy that has failed."""
+    """The denial by a hook or a policy that has failed."""
 
     @property
     def ending(self) -> Literal["denied", "proxy_error"]:
@@ -81,7 +81,7 @@ class Failure(Verdict, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """One thing that was said about the flow: at which stage, by which policy and rule, and why."""
+    """One decision about the flow: its stage, the policy and rule, and the reason."""
 
     stage: str
     policy: str
@@ -92,19 +92,19 @@ class Decision(msgspec.Struct, frozen=True):
     version: str | None = None  # of the policy
 
 
-RuleIdentity = tuple[str | None, str, str]  # tenant (None: of all), policy and name: the same in each version
+RuleIdentity = tuple[str | None, str, str]  # tenant (None: all), policy and name: the same in each version
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """What a policy says about a flow: the verdict that is in force, and each decision on the way to it."""
+    """A policy's decision about a flow: the verdict in force, and all decisions that led to it."""
 
     verdict: Verdict
     decisions: list[Decision]
-    limits: tuple[RuleIdentity, ...] = ()  # rules that hold as long as their limits do, which are counted elsewhere
+    limits: tuple[RuleIdentity, ...] = ()  # matching rules whose limits are counted elsewhere
 
 
 ALLOW = Verdict()
-PROVED = Verdict(reason="proved")  # the hook `ssh_auth`: the password or the answers are right
+PROVED = Verdict(reason="proved")  # the hook `ssh_auth`: the password or the answers are correct
 
 
 def deny(reason: str, *, refusal: Refusal | None = None) -> Verdict:

@@ -1,1 +1,1 @@
-"""Programs for working on the project; nothing of it imports them but tests."""
+"""Programs for work on the project; only tests import them."""

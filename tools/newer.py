@@ -1,6 +1,6 @@
 """`python -m tools.newer [PYTEST ARGUMENTS]`: the tests once more, on each newer Python that this machine has.
 
-Each has a virtual environment of its own, .venvs/3.N, kept for the next time. None found: that is said, and is well.
+Each has its own virtual environment, .venvs/3.N, kept for the next run. Finding none is reported, and is a success.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Version = tuple[int, int]
 
 
 def candidates() -> Iterator[Path]:
-    """Whatever is called python3.N: in $PATH, and among the versions of pyenv, whose own commands stand in for none."""
+    """All commands python3.N in $PATH, and pyenv's versions, whose own commands in $PATH are only shims."""
     places = [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     for place in [*places, *sorted(pyenv.glob("versions/*/bin"))]:
@@ -33,7 +33,7 @@ def candidates() -> Iterator[Path]:
 
 
 def version_of(python: Path) -> Version | None:
-    """Its version; None when it does not run, is no release, or has no global lock."""
+    """The version; None: it does not run, is not a release, or has no global lock."""
     try:
         done = subprocess.run([python, "-c", ASK], capture_output=True, timeout=20, check=True)
         major, minor, _, level, is_free = json.loads(done.stdout)
@@ -43,7 +43,7 @@ def version_of(python: Path) -> Version | None:
 
 
 def newer(than: Version, paths: Iterable[Path]) -> dict[Version, Path]:
-    """The first of `paths` for each version that is newer than `than`, the oldest version first."""
+    """The first of `paths` for each version newer than `than`, the oldest version first."""
     found: dict[Version, Path] = {}
     for path in paths:
         name = NAME.fullmatch(path.name)
@@ -81,7 +81,7 @@ def run(version: Version, python: Path, arguments: list[str]) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 1 when the tests fail on any of them."""
+    """The exit code: 1 if the tests fail on any version."""
     here = sys.version_info[:2]
     found = newer(here, candidates())
     if not found:

@@ -1,7 +1,7 @@
-"""The README's picture of a terminal, made from what the commands really print: `python -m tools.recording`.
+"""The README's picture of a terminal, made from the real output of commands: `python -m tools.recording`.
 
 A lab of its own comes up, traffic passes, its flows are listed, and it is taken down; the first command that fails ends
-it, so that the picture never shows what does not work.
+it, so that the picture never shows a command that does not work.
 """
 
 from __future__ import annotations

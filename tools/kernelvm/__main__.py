@@ -19,7 +19,7 @@ TASKS = {
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: of the command; 2 for a mistake; 125 when the guest did not come to its end."""
+    """The exit code: the command's; 2 for a mistake; 125 if the guest did not reach its end."""
     parser = argparse.ArgumentParser(prog="python -m tools.kernelvm", description=__doc__)
     parser.add_argument("task", choices=TASKS, help="; ".join(f"{name}: {what}" for name, what in TASKS.items()))
     parser.add_argument("--memory", default="1G", help="of the guest (%(default)s)")

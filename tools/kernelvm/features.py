@@ -1,4 +1,4 @@
-"""What the running kernel has of what the tests of kernel tunnels need: each thing tried, as `oxyctl doctor` does."""
+"""Features of the running kernel that tests of kernel tunnels need, each tried as by `oxyctl doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEEDED = ("GRE", "GRE over IPv6", "FOU", "GUE", "GUE over IPv6", "netem", "tbf",
 
 @cache
 def missing() -> frozenset[str]:
-    """Those of NEEDED that this kernel cannot do; `root` for a user who may not try."""
+    """The features in NEEDED that this kernel lacks; `root` for a user without the right to try."""
     found = {trial.name: trial for trial in trials()}
     lacking = {name for name in NEEDED if found[name].run().state != "ok"}
     return frozenset(lacking if os.geteuid() == 0 else lacking | {"root"})

@@ -27,17 +27,17 @@ SETUP_SECTORS, PAYLOAD_OFFSET, SECTOR = 0x1F1, 0x248, 512
 
 
 class ImageError(Exception):
-    """There is no kernel to boot; says why."""
+    """There is no kernel to boot; `str()` says why."""
 
 
 def newest() -> Path:
-    """The directory of the newest kernel in the cache, fetched when there is none."""
+    """The directory of the newest kernel in the cache; fetched if there is none."""
     found = sorted(CACHE.glob("linux-image-*"), key=_version)
     return found[-1] if found else fetch()
 
 
 def fetch() -> Path:
-    """Download and unpack the kernel that Debian has now; its directory. ImageError."""
+    """Download and unpack Debian's current kernel. Returns its directory. ImageError."""
     package = _package()
     target = CACHE / package
     if target.exists():
@@ -52,13 +52,13 @@ def fetch() -> Path:
         (boot,) = (directory / "boot").glob("vmlinuz-*")
         (directory / "vmlinux").write_bytes(payload(boot.read_bytes()))
         _run("depmod", "--basedir", str(directory), modules_of(directory).name)
-        with contextlib.suppress(OSError):  # another was faster
+        with contextlib.suppress(OSError):  # another process was faster
             directory.rename(target)
     return target
 
 
 def modules_of(directory: Path) -> Path:
-    """Where the modules of an unpacked kernel are."""
+    """The directory of modules of an unpacked kernel."""
     (found,) = (directory / "lib" / "modules").iterdir()
     return found
 
@@ -76,12 +76,12 @@ def with_dependencies(directory: Path, names: Sequence[str]) -> list[str]:
 
 
 def module_name(file: str) -> str:
-    """`9pnet_virtio` of `kernel/net/9p/9pnet_virtio.ko.xz`."""
+    """The name in a path: `9pnet_virtio` for `kernel/net/9p/9pnet_virtio.ko.xz`."""
     return Path(file).name.partition(".ko")[0].replace("-", "_")
 
 
 def payload(image: bytes) -> bytes:
-    """The kernel inside a bzImage. Booted directly it does not have to unpack itself, which takes qemu seconds."""
+    """The kernel inside a bzImage. Booted directly, it need not unpack itself, which takes qemu seconds."""
     offset, size = struct.unpack_from("<II", image, PAYLOAD_OFFSET)
     start = ((image[SETUP_SECTORS] or 4) + 1) * SECTOR + offset
     kernel = decompressed(image[start : start + size])
@@ -91,19 +91,19 @@ def payload(image: bytes) -> bytes:
 
 
 def decompressed(data: bytes) -> bytes:
-    """What is in `data`, compressed by xz or zstd, or not at all. ImageError."""
+    """The content of `data`, which may be compressed by xz or zstd. ImageError."""
     if data.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor().decompress(data)  # the size follows the payload: not the end of a file
     if data.startswith(b"\x28\xb5\x2f\xfd"):
         if shutil.which("zstd") is None:
             raise ImageError("this kernel is compressed by zstd: apt-get install zstd")
-        # for the same reason zstd complains about what follows
+        # for the same reason zstd reports an error about what follows
         return subprocess.run(["zstd", "-dcq"], input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
     return data
 
 
 def _package() -> str:
-    """The package of a kernel; the name of the one that the meta package stands for now."""
+    """The package of a kernel; for the meta package, the one on which it depends now."""
     told = _run("apt-cache", "depends", "--important", META_PACKAGE)
     found = re.search(r"Depends: (linux-image-\d\S+)", told)
     if found is None:
@@ -122,7 +122,7 @@ def _unpack(archive: Path, directory: Path) -> None:
 
 
 def _run(*command: str, cwd: Path | None = None) -> str:
-    """What `command` printed. ImageError with what it complained about."""
+    """The output of `command`. ImageError with its error output."""
     try:
         done = subprocess.run(
             command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"PATH": SBIN}, check=False

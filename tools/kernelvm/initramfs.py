@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tools.kernelvm.image import ImageError, decompressed, module_name, modules_of, with_dependencies
 
-MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")  # what it takes to see the machine's file system
+MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")  # to mount the machine's file system
 ROOT_TAG = "root"
 
 # 9p below overlayfs: python and the tests read from the machine, and write into memory. `cache=loose` as nobody changes

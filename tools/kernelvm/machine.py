@@ -1,4 +1,4 @@
-"""qemu: boots the kernel, hands out what the command prints as it comes, and its exit code at the end."""
+"""Runs qemu: boots the kernel, passes on the command's output, and returns its exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.kernelvm.initramfs import ROOT_TAG, initramfs
 
 QEMU = "qemu-system-x86_64"
 BEGIN, END = "GUEST-BEGIN", re.compile(r"GUEST-END (\d+)$")  # around the command's output
-NO_STATUS = 125  # the guest said nothing, or too late; as docker has it
+NO_STATUS = 125  # no status from the guest, or too late; as in docker
 LOW_PRIORITY = 10
 PASSED_ON = ("PATH", "HOME", "LANG", "CI")
 PASSED_ON_PREFIXES = ("PYTHON", "PYTEST", "VIRTUAL_ENV", "OXYCTL_")
@@ -31,7 +31,7 @@ FASTER = "mitigations=off nokaslr cryptomgr.notests random.trust_cpu=on audit=0 
 UNHURRIED = "no_timer_check"  # an emulated timer of a busy machine may miss the check at boot, which is a panic
 FASTER_STILL = "rcupdate.rcu_expedited=1 init_on_alloc=0 net.ifnames=0"
 
-LOADED = ("tun", "fou", "fou6")  # what the kernel does not load by itself when it is asked for
+LOADED = ("tun", "fou", "fou6")  # modules that the kernel does not load on demand
 
 # The terminal must neither echo nor turn \\n into \\r\\n; the kernel's messages stay off it.
 COMMAND = """%(exports)s
@@ -48,16 +48,16 @@ exec /run/busybox poweroff -f
 
 @dataclass
 class Machine:
-    """How the guest is made: `memory` as qemu has it, processors, seconds until it is given up."""
+    """The guest's resources: `memory` in qemu's notation, processors, seconds until it is stopped."""
 
     kernel: Path
     memory: str = "1G"
     processors: int = 1
     timeout_s: float = 600
-    log: list[str] = field(default_factory=list)  # what the guest said before and after the command
+    log: list[str] = field(default_factory=list)  # the guest's output before and after the command
 
     def run(self, command: Sequence[str]) -> int:
-        """Print what `command` prints, return its exit code; NO_STATUS when the guest did not come to its end."""
+        """Print the output of `command` and return its exit code; NO_STATUS: the guest did not reach its end."""
         script = command_script(command, os.environ, Path.cwd())
         began = time.monotonic()
         with tempfile.NamedTemporaryFile(prefix="kernelvm-") as archive:
@@ -90,7 +90,7 @@ class Machine:
                 qemu.kill()
 
     def _follow(self, lines: Iterator[str]) -> int | None:
-        """Print what is between the marks; the exit code in the second one."""
+        """Print the output between the marks, and return the exit code in the second one."""
         has_begun, status = False, None
         for line in lines:
             if not has_begun or status is not None:
@@ -104,7 +104,7 @@ class Machine:
         return status
 
     def command(self, archive: Path) -> list[str]:
-        """qemu's: no devices but a serial line and this machine's file system."""
+        """The command line of qemu: a serial line and this machine's file system are the only devices."""
         return [
             *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
             *("-M", "q35,usb=off,vmport=off", "-accel", "tcg,tb-size=256", "-cpu", "max"),
@@ -117,7 +117,7 @@ class Machine:
 
 
 def command_script(command: Sequence[str], environment: Mapping[str, str], directory: Path) -> str:
-    """What the guest's shell runs: `command` in `directory`, with what of `environment` means something there."""
+    """The script for the guest's shell: `command` in `directory`, with the part of `environment` that applies there."""
     kept = {
         name: value for name, value in environment.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     } | {"TERM": "dumb"}
@@ -131,6 +131,6 @@ def command_script(command: Sequence[str], environment: Mapping[str, str], direc
 
 
 def _settle() -> None:
-    """In qemu's process: it ends with us, and disturbs nobody."""
+    """In qemu's process: end it with its parent, at low priority."""
     die_with_parent(signal.SIGKILL)
     os.nice(LOW_PRIORITY)

@@ -1,7 +1,7 @@
 """The regress tests of OpenSSH (Debian's openssh-tests), each once without and once with the proxy's bridge between its
 client and its server.
 
-regress   runs them, and prints what passed
+regress   runs them, and prints the results
 through   the bridge: for each connection an origin of OpenSSH's own
-sshd      what the tests start instead of sshd: it sends clients to the bridge
+sshd      started by the tests instead of sshd: it sends clients to the bridge
 """

@@ -44,7 +44,7 @@ KNOWN = {
 
 
 def main(names: list[str]) -> int:
-    """Run them all twice."""
+    """Run all tests twice."""
     if os.geteuid() or not SUITE.is_dir():
         print("this needs root, and the package openssh-tests", file=sys.stderr)
         return 2
@@ -107,7 +107,7 @@ def run(place: Path, name: str, more: dict[str, str]) -> str:
 
 
 def end_group(leader: int) -> None:
-    """Whatever a test has left."""
+    """End the processes that a test has left."""
     try:
         os.killpg(leader, 9)
     except ProcessLookupError:

@@ -1,8 +1,8 @@
-"""What the regress tests call instead of sshd: puts the bridge before the real one. Imports nothing of the project.
+"""Called by the regress tests instead of sshd: puts the bridge before the real one. Imports nothing of the project.
 
 sshd -i ...   one session on standard input and output: through the bridge, which starts `sshd -i` itself
 sshd ...      a server: it gets another port, and the bridge listens at the one that the tests know
-sshd -t ...   and whatever else: the real one
+sshd -t ...   and all other options: the real one
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 
 REAL, BRIDGE = os.environ["OXY_SSHD"], os.environ["OXY_BRIDGE"]
-SHIFT = 1_000  # of the real server's port
+SHIFT = 1_000  # added to the real server's port
 CHUNK = 64 << 10
 
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
 
 
 def serve(arguments: list[str]) -> None:
-    """Start the real one elsewhere, and let the bridge listen."""
+    """Start the real server on another port, and let the bridge listen."""
     at = arguments.index("-f") + 1
     path = arguments[at]
     with open(path) as file:
@@ -45,7 +45,7 @@ def serve(arguments: list[str]) -> None:
 
 
 def one_session(arguments: list[str]) -> None:
-    """Bytes both ways until both have ended."""
+    """Copy bytes both ways until both sides have ended."""
     sock = tell({"command": [REAL, *arguments], "environment": dict(os.environ)})
 
     def up() -> None:

@@ -1,7 +1,7 @@
-"""The bridge that regress tests are run through: each client meets an SSH session as an inspector ends it.
+"""The bridge for regress tests: it ends each client's SSH session as an inspector does.
 
-Everything that settings can allow is allowed. The host key is that of the tests' server, and so is the key that origins
-are shown, so that neither end has to be told of the bridge.
+Everything that settings can allow is allowed. The host key is that of the tests' server, and so is the key for
+origins, so that neither end needs configuration for the bridge.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEY = "ssh-ed25519"
 
 
 class View:
-    """An `SSHView` for which everything is allowed, and which keeps no records."""
+    """An `SSHView` that allows everything, and keeps no records."""
 
     def __init__(self, number: int, keys: Path) -> None:
         self._keys = keys
@@ -74,17 +74,17 @@ class View:
 
 
 class Through:
-    """Listens at a Unix socket for what `sshd.py` asks, and at the ports that it names."""
+    """Listens at a Unix socket for requests of `sshd.py`, and at the ports that they name."""
 
     def __init__(self, keys: Path) -> None:
-        """`keys`: the directory that the tests keep theirs in."""
+        """`keys`: the directory of the tests' keys."""
         self._keys = keys
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ports: dict[int, socket.socket] = {}
 
     async def serve(self, path: str) -> None:
-        """Until it is cancelled."""
+        """Serve until cancelled."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
         listener.listen(100)
@@ -152,7 +152,7 @@ class Through:
 
 @contextlib.contextmanager
 def bridging(path: str, keys: Path) -> Any:
-    """A bridge in a process of its own, ready to be asked."""
+    """A bridge in a separate process, ready for requests."""
     process = os.fork()
     if process == 0:
         with contextlib.suppress(KeyboardInterrupt):
