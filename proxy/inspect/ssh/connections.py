@@ -78,8 +78,7 @@ class Bounded(SSHConnection):
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         """asyncssh sends an empty IGNORE before each packet, against what CBC mode does (RFC 4251 9.3.1). There is none
-        here, and each is one more to encrypt, to send and to wake up for: without them a session takes 0.8 of the CPU
-        time."""
+        here, and each is one more to encrypt, to send and to wake up for (docs/performance.md)."""
         if pkttype != MSG_IGNORE:
             super().send_packet(pkttype, *args)  # without `handler`, which would log
 
