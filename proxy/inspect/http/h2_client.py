@@ -13,7 +13,8 @@ from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError
 from proxy.inspect.http.h2_data import Incoming
 from proxy.inspect.http.h2_guard import FrameGuard
-from proxy.inspect.http.h2_wire import Outgoing, Sender
+from proxy.inspect.http.h2_stream import Stream, error_name
+from proxy.inspect.http.h2_wire import Sender
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, ResponseHead
@@ -161,11 +162,9 @@ class H2Client:
         if event.error_code == _ERRORS.REFUSED_STREAM and stream.can_repeat:
             self._pool.again(stream.exchange)
             return
-        code = event.error_code or 0
-        name = _ERRORS(code).name if code in _ERRORS._value2member_map_ else str(code)
         has_head = stream.exchange.response is not None
         fault = Fault.RESPONSE_CUT if has_head else Fault.ORIGIN_RESET if event.remote_reset else Fault.ORIGIN_PROTOCOL
-        stream.exchange.origin_failed(fault, f"the origin's stream was reset: {name}")
+        stream.exchange.origin_failed(fault, f"the origin's stream was reset: {error_name(event.error_code)}")
 
     def _window(self, event: events.WindowUpdated) -> None:
         if event.stream_id:
@@ -269,19 +268,16 @@ class H2Client:
         self._pool.lost(self)
 
 
-class ClientStream:
+class ClientStream(Stream):
     """One stream: the origin's side of its exchange."""
 
-    __slots__ = ("client", "exchange", "has_answered", "is_paused", "number", "out", "trailers", "unacknowledged")
+    __slots__ = ("client", "exchange", "has_answered")
 
     def __init__(self, client: H2Client, number: int, exchange: Exchange) -> None:
+        super().__init__(number, client.acknowledge)
         self.client = client
-        self.number = number
         self.exchange = exchange
-        self.out = Outgoing(number)
-        self.trailers: Headers = []
-        self.has_answered = self.is_paused = False
-        self.unacknowledged = 0
+        self.has_answered = False
 
     @property
     def can_repeat(self) -> bool:
@@ -290,12 +286,6 @@ class ClientStream:
         if exchange.is_repeated or exchange.request.is_tunnel:
             return False
         return exchange.request.is_bodiless and exchange.response is None
-
-    def took(self, size: int) -> None:
-        """So much has come: the origin may send as much again, unless the client does not take it."""
-        self.unacknowledged += size
-        if self.unacknowledged >= h2_wire.ACKNOWLEDGED_AT and not self.is_paused:
-            self.resume()
 
     def data(self, data: bytes) -> None:
         """A part of the body."""
@@ -320,16 +310,6 @@ class ClientStream:
         if self.exchange.websocket is not None:
             self.client.sender.end(self.out, [])
         self.client.reset(self, _ERRORS.CANCEL)
-
-    def pause(self) -> None:
-        """Leave the stream's window shut."""
-        self.is_paused = True
-
-    def resume(self) -> None:
-        """Open it again."""
-        self.is_paused = False
-        size, self.unacknowledged = self.unacknowledged, 0
-        self.client.acknowledge(self.number, size)
 
 
 def _as_switch(head: ResponseHead, protocol: bytes) -> None:

@@ -15,7 +15,8 @@ from proxy.inspect.http.faults import Fault, HttpError, told
 from proxy.inspect.http.front import Owner
 from proxy.inspect.http.h2_data import Incoming
 from proxy.inspect.http.h2_guard import FrameGuard
-from proxy.inspect.http.h2_wire import Codes, Outgoing, Sender
+from proxy.inspect.http.h2_stream import Stream, error_name
+from proxy.inspect.http.h2_wire import Codes, Sender
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
 
@@ -130,7 +131,7 @@ class H2Server:
         if stream is not None:
             self.sender.drop(stream.out)
             fault = Fault.CANCELLED if event.remote_reset else Fault.BAD_FRAME
-            stream.exchange.client_gone(fault, f"the stream was reset: {_code(event.error_code)}")
+            stream.exchange.client_gone(fault, f"the stream was reset: {error_name(event.error_code)}")
 
     def _window(self, event: events.WindowUpdated) -> None:
         if event.stream_id:
@@ -274,30 +275,21 @@ class H2Server:
                 timing.expire(stream.exchange, now, limits)
 
 
-class ServerStream:
+class ServerStream(Stream):
     """One stream: the client's side of its exchange."""
 
-    __slots__ = ("exchange", "has_ended", "is_paused", "number", "out", "server", "trailers", "unacknowledged")
+    __slots__ = ("exchange", "has_ended", "server")
 
     def __init__(self, server: H2Server, number: int, head: RequestHead) -> None:
+        super().__init__(number, server.acknowledge)
         self.server = server
-        self.number = number
-        self.out = Outgoing(number)
-        self.trailers: Headers = []
-        self.has_ended = self.is_paused = False
-        self.unacknowledged = 0  # bytes by which the windows stay shut
+        self.has_ended = False
         self.exchange = Exchange(server.owner, self, head)
 
     @property
     def queued(self) -> int:
         """Bytes that the client has not taken."""
         return self.out.size + self.server.link.stream.queued
-
-    def took(self, size: int) -> None:
-        """So much has come: the client may send as much again, unless its origin does not take it."""
-        self.unacknowledged += size
-        if self.unacknowledged >= h2_wire.ACKNOWLEDGED_AT and not self.is_paused:
-            self.resume()
 
     def inform(self, head: ResponseHead) -> None:
         """An interim response."""
@@ -338,16 +330,6 @@ class ServerStream:
         else:
             self.server.reset(self, _ERRORS.ENHANCE_YOUR_CALM if calm else _ERRORS.INTERNAL_ERROR)
 
-    def pause(self) -> None:
-        """Leave the stream's window shut."""
-        self.is_paused = True
-
-    def resume(self) -> None:
-        """Open it again."""
-        self.is_paused = False
-        size, self.unacknowledged = self.unacknowledged, 0
-        self.server.acknowledge(self.number, size)
-
     def done(self) -> None:
         """Both are complete. Who has not sent all of a request that was answered is told to stop."""
         self.resume()
@@ -369,13 +351,6 @@ class _Nobody:
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def done(self) -> None: ...
-
-
-def _code(code: int | None) -> str:
-    try:
-        return _ERRORS(code or 0).name
-    except ValueError:
-        return str(code)
 
 
 _HANDLERS: dict[type[events.Event], Any] = {
