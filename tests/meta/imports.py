@@ -42,9 +42,13 @@ def imports_of(
 ) -> list[Import]:
     """Every import that runs, also inside functions; `from package import name` counts as `package.name` where that
     is a module, and relative ones are resolved. `with_types`: also what only type checkers execute."""
-    found = []
     tree = ast.parse(source)
-    for node in ast.walk(tree) if with_types else _running(tree):
+    return _imports_among(ast.walk(tree) if with_types else _running(tree), module, file, is_package)
+
+
+def _imports_among(nodes: Iterable[ast.AST], module: str, file: str, is_package: bool) -> list[Import]:
+    found = []
+    for node in nodes:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -57,24 +61,24 @@ def imports_of(
     return found
 
 
-@cache
 def imports_in(*packages: str, with_types: bool = False) -> tuple[Import, ...]:
-    return tuple(
-        found
-        for path in sources(*packages)
-        for found in imports_of(
-            path.read_text(),
-            module_name(path),
-            str(path.relative_to(ROOT)),
-            is_package=path.name == "__init__.py",
-            with_types=with_types,
-        )
+    return tuple(found for path in sources(*packages) for found in _imports_in_file(path)[with_types])
+
+
+@cache
+def _imports_in_file(path: Path) -> tuple[list[Import], list[Import]]:
+    """Those that run, and all: every file is parsed once for all tests."""
+    tree, names = ast.parse(path.read_text()), (module_name(path), str(path.relative_to(ROOT)))
+    is_package = path.name == "__init__.py"
+    return (
+        _imports_among(_running(tree), *names, is_package),
+        _imports_among(ast.walk(tree), *names, is_package),
     )
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and any(_name_of(part) == "TYPE_CHECKING" for part in ast.walk(node.test)):
             for other in node.orelse:
                 yield other
                 yield from _running(other)
@@ -97,10 +101,14 @@ def _is_module(name: str) -> bool:
     return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
+def _name_of(node: ast.AST) -> str | None:
+    """`b` of `b` and of `a.b`."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
 def _dynamic(node: ast.Call) -> str | None:
     """The module of `importlib.import_module("...")` and `__import__("...")`, where it is written out."""
-    called = ast.unparse(node.func).rpartition(".")[2]
-    if called not in ("import_module", "__import__") or not node.args:
+    if _name_of(node.func) not in ("import_module", "__import__") or not node.args:
         return None
     name = node.args[0]
     return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else None

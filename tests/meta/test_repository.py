@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
+import itertools
 import re
 import subprocess
+import tokenize
 import tomllib
 
 import pytest
@@ -23,14 +26,19 @@ def relative(path):
 
 
 def has_docstring(source):
-    return bool(ast.get_docstring(ast.parse(source)))
+    """Read from the first tokens: to parse a thousand files takes half a minute."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    first, after = itertools.islice((token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)), 2)
+    is_string = (first.type, after.type) == (tokenize.STRING, tokenize.NEWLINE)
+    return is_string and bool(ast.literal_eval(first.string).strip())
 
 
 def test_every_file_says_what_is_in_it():
     code = [*sources("proxy", "oxyctl", "examples", "tools"), *(ROOT / "bench").glob("*.py")]
     tests = [path for path in sources("tests") if path.stat().st_size]  # an empty __init__.py only marks a package
     assert [relative(path) for path in [*code, *tests] if not has_docstring(path.read_text())] == []
-    assert not has_docstring("# a comment\nimport os\n")
+    for text in ("# a comment\nimport os\n", 'x = "text"\n', '""\n', "def f():\n    'text'\n"):
+        assert not has_docstring(text)
 
 
 def test_no_file_is_too_long_to_read_in_one_go():
