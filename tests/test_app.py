@@ -14,10 +14,11 @@ from scapy.packet import Raw
 
 from proxy.flow.fragments import Fragments
 from proxy.packet.fragment import split
+from tests.applications import DENIED_PORT
 from tests.netns import needs_root
 from tests.packet.script import describe
 from tests.packets import decode, parsed, ping_packet, recomputed
-from tests.running import DENIED_PORT, ORIGIN, REFUSED_BY_ROUTER, SILENT, UNROUTED, staged, until
+from tests.running import ORIGIN, REFUSED_BY_ROUTER, SILENT, UNROUTED, staged, until
 
 pytestmark = [pytest.mark.netns, needs_root]
 FAMILIES = pytest.mark.parametrize("version", [4, 6])

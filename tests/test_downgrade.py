@@ -16,8 +16,8 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig
 from scapy.packet import Raw
 
 from proxy.flow.fragments import Fragments
-from proxy.hooks import Hooks
 from proxy.packet.fragment import split
+from tests.applications import PACKET_PORT
 from tests.netns import needs_root
 from tests.packet.script import describe
 from tests.packets import decode, network, parsed, recomputed
@@ -28,7 +28,6 @@ FAMILIES = pytest.mark.parametrize("version", [4, 6])
 MODES = pytest.mark.parametrize(("near_offload", "far_offload"), [(0, 0), (1, 0), (0, 1), (1, 1)])
 HEADERS = {4: 40, 6: 60}
 ROUTED = {4: "100.96.0.0/12", 6: "fd00:96::/32"}
-PACKET_PORT = 7777
 CONFIGURATION = """
 node: edge
 tenants:
@@ -41,16 +40,9 @@ tenants:
           - {prefix: "fd00:96::/32", via: clients, level: stream}
 onramps:
   - {kind: connected, path: ramp.sock}
-hooks: tests.test_downgrade:Application
+hooks: tests.applications:ForwardsAsPackets
 timeouts: {connect_s: 4, context_s: 2}
 """
-
-
-class Application(Hooks):
-    """One port is forwarded as packets, whatever the route says."""
-
-    async def level(self, flow):
-        return "packet" if flow.dst_port == PACKET_PORT else None
 
 
 @pytest.fixture(scope="module")

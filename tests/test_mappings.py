@@ -24,9 +24,10 @@ from tests.test_app import ping
 
 pytestmark = [pytest.mark.netns, needs_root]
 
-PORTS, CONNECTIONS = 14_000, 2_000
-MANY_PORTS = 100_000
-DESCRIPTORS = 18_000
+# The shares of tenants are of what the proxy may open: a low limit is reached by few ports, and shared in the same way.
+DESCRIPTORS = 4_500
+PORTS, CONNECTIONS = 3_500, 500
+MANY_PORTS = 25_000
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def drained(sock):
 
 @pytest.mark.slow
 def test_sessions_of_one_tenant_leave_another_its_connections(stage):
-    """One opens a session from each of 14,000 ports, the other then 2,000 connections at once: all succeed."""
+    """One opens a session from each of many ports, the other then hundreds of connections at once: all succeed."""
     sink, listener = stage.listen(kind=socket.SOCK_DGRAM), stage.listen(backlog=CONNECTIONS)
     greedy = stage.client()
     datagrams(greedy, 4, sink, range(1_000, 1_000 + PORTS))
@@ -141,15 +142,13 @@ def test_sessions_of_one_tenant_leave_another_its_connections(stage):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)  # 50 s alone, three times that beside three other workers
-def test_a_hundred_thousand_ports_of_one_client(stage):
-    """Far more than there are descriptors: the longest idle make way, each is recorded, and others notice nothing."""
+def test_many_more_ports_of_one_client_than_there_are_descriptors(stage):
+    """The longest idle make way, each is recorded, and others notice nothing."""
     sink, greedy, other = stage.listen(kind=socket.SOCK_DGRAM), stage.client(), stage.client("globex")
-    more = stage.listen(kind=socket.SOCK_DGRAM)
     before = dict(stage.status.tenants["acme"].flows_ended)
     sent = 0
     while sent < MANY_PORTS:
-        datagrams(greedy, 4, sink if sent < 60_000 else more, [1_000 + (sent + n) % 60_000 for n in range(1_000)])
+        datagrams(greedy, 4, sink, range(1_000 + sent, 2_000 + sent))
         sent += 1_000
         drained(sink)
         other.send(ping(other, 4, sent // 1_000))

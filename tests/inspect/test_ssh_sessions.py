@@ -161,8 +161,9 @@ def test_a_live_terminal_is_listed_watched_and_ended_with_words(stage, laptop, p
             assert [screen.is_over for screen in screens][-1]
         assert client.wait(20) == 126
         assert b"an administrator has ended it" in client.stderr.read()
-    [past] = stage.control.children("channels", [*WHOSE, ("id", channel.flow_id)]).items
-    assert (past.is_open, past.channel_id, past.recording) == (False, channel.channel_id, f"{channel.channel_id}.cast")
+    channels = [*WHOSE, ("id", channel.flow_id)]
+    [past] = until(lambda: [each for each in stage.control.children("channels", channels).items if not each.is_open])
+    assert (past.channel_id, past.recording) == (channel.channel_id, f"{channel.channel_id}.cast")
     with pytest.raises(ControlError, match="no live SSH session"):
         stage.control.end_ssh(channel.channel_id, WHOSE)
 

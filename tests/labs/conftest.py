@@ -175,16 +175,32 @@ def lab_files(run):
     return sorted(str(path) for path in (run / "labs").glob("*"))
 
 
-@pytest.fixture(params=["root", "rootless"])
+USERS = ["root", "rootless"]
+
+
+@pytest.fixture(params=USERS)
 def machine(request):
     """A machine to build labs on. Whatever a test did, nothing of it is left."""
-    is_root = os.geteuid() == 0
-    if request.param == "root" and not is_root:
+    with a_machine(request.param) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=USERS)
+def shared_machine(request):
+    """The same for all tests of a file whose lab is as it was after each of them."""
+    with a_machine(request.param) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def a_machine(user):
+    """As one of `USERS` sees it."""
+    if user == "root" and os.geteuid() != 0:
         pytest.skip("needs root")
     directory = Path(tempfile.mkdtemp(prefix="oxyctl-test-"))  # not pytest's, through which only its user may pass
     directory.chmod(0o755)
     before = links()
-    made = Machine(directory, request.param == "rootless")
+    made = Machine(directory, user == "rootless")
     yield made
     try:
         with holding_namespaces(processes_of(made.run)) as namespaces:

@@ -26,11 +26,11 @@ TIMESTAMP = 8  # what ping puts before them, and tshark tells apart
 WAIT_S = 20
 
 
-@pytest.fixture
-def lab(machine):
+@pytest.fixture(scope="module")
+def lab(shared_machine):
     """The quickstart, up."""
-    machine.oxyctl("lab", "up", "quickstart")
-    return machine
+    shared_machine.oxyctl("lab", "up", "quickstart")
+    return shared_machine
 
 
 def begin(machine, *arguments, **options):
@@ -175,24 +175,25 @@ def test_what_apply_adds_or_replaces_while_all_is_captured_is_captured_too(machi
         assert found == {(title, size): 10 for size, titles in ends.items() for title in titles}, name
 
 
-def test_a_stream_a_ring_a_reader_that_goes_and_a_lab_that_ends(lab):
-    ring = begin(lab, "all", "-w", lab.directory / "ring.pcapng", "--ring", "16KiB,2", "--filter", "icmp")
-    reading = begin(lab, "laptop", "--filter", "icmp")
-    ping(lab, (1000, 20, 4))
+def test_a_stream_a_ring_a_reader_that_goes_and_a_lab_that_ends(machine):
+    machine.oxyctl("lab", "up", "quickstart")
+    ring = begin(machine, "all", "-w", machine.directory / "ring.pcapng", "--ring", "16KiB,2", "--filter", "icmp")
+    reading = begin(machine, "laptop", "--filter", "icmp")
+    ping(machine, (1000, 20, 4))
     assert "echo request" in reading.stdout.readline()
     reading.stdout.close()
-    ping(lab, FIRST)
+    ping(machine, FIRST)
     assert reading.wait(WAIT_S) == 0, reading.stderr.read()
     reading.stderr.close()
 
-    file = lab.directory / "stream.pcapng"
+    file = machine.directory / "stream.pcapng"
     with file.open("wb") as out:
         piped = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=out)
-        streaming = begin(lab, "laptop", "-w", "-", "--filter", "icmp", stdout=piped.stdin)
+        streaming = begin(machine, "laptop", "-w", "-", "--filter", "icmp", stdout=piped.stdin)
         piped.stdin.close()
-        ping(lab, FIRST, LAST)
+        ping(machine, FIRST, LAST)
 
-    lab.oxyctl("lab", "down")
+    machine.oxyctl("lab", "down")
     for process in (ring, streaming):
         _, said = process.communicate(timeout=WAIT_S)
         assert process.returncode == 0, said
@@ -200,7 +201,7 @@ def test_a_stream_a_ring_a_reader_that_goes_and_a_lab_that_ends(lab):
     assert piped.wait(WAIT_S) == 0
     assert [int(size) for [size] in tshark(file, "data.len")] == [FIRST, FIRST, LAST, LAST]
 
-    files = sorted(lab.directory.glob("ring-*.pcapng"))
+    files = sorted(machine.directory.glob("ring-*.pcapng"))
     assert len(files) == 2
     assert files[0].name > "ring-00001.pcapng"
     assert all(file.stat().st_size <= 16 << 10 for file in files)
@@ -228,19 +229,20 @@ def test_a_full_disk_is_said_and_leaves_a_file_that_can_be_read(lab):
     assert len(tshark(copy, "frame.number")) > 20
 
 
-def test_a_program_records_a_lab(lab, monkeypatch, tmp_path):
-    if lab.is_rootless:
+def test_a_program_records_a_lab(machine, monkeypatch, tmp_path):
+    if machine.is_rootless:
         pytest.skip("this process is root, and enters its own labs only")
-    monkeypatch.setenv("OXYCTL_RUN_DIR", str(lab.run))
+    machine.oxyctl("lab", "up", "quickstart")
+    monkeypatch.setenv("OXYCTL_RUN_DIR", str(machine.run))
     with pytest.raises(OxyctlError, match="no lab 'other' is running"):
         Recording("other", tmp_path).start()
     with Recording("quickstart", tmp_path, filter_="icmp") as recording:
-        ping(lab, FIRST, LAST)
+        ping(machine, FIRST, LAST)
     sizes = tshark(recording.file, "data.len", where='frame.interface_name == "laptop:warp0"')
     assert [int(size) for [size] in sizes] == [FIRST, FIRST, LAST, LAST]
     assert "0 dropped" in recording.log.read_text()
     again = Recording("quickstart", tmp_path)
     again.start()
-    lab.oxyctl("lab", "down")
+    machine.oxyctl("lab", "down")
     assert again.stop() == tmp_path / "capture.pcapng"
     eventually(lambda: "the lab has ended" in again.log.read_text(), "the end of the lab is noted")

@@ -24,11 +24,11 @@ nodes:
 """
 
 
-@pytest.fixture
-def trio(machine):
+@pytest.fixture(scope="module")
+def trio(shared_machine):
     """Three nodes that do nothing."""
-    machine.oxyctl("lab", "up", machine.file("trio.yaml", TRIO))
-    return machine
+    shared_machine.oxyctl("lab", "up", shared_machine.file("trio.yaml", TRIO))
+    return shared_machine
 
 
 class Terminal:

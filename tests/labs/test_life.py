@@ -28,6 +28,13 @@ def pair(machine):
     return machine.file("pair.yaml", PAIR)
 
 
+@pytest.fixture(scope="module")
+def lab(shared_machine):
+    """A machine with that lab, up and left as it was."""
+    shared_machine.oxyctl("lab", "up", shared_machine.file("pair.yaml", PAIR))
+    return shared_machine
+
+
 def test_up_exec_down(machine, pair):
     done = machine.oxyctl("lab", "up", pair)
     assert "server (process) is ready" in done.stderr
@@ -44,43 +51,39 @@ def test_up_exec_down(machine, pair):
     machine.oxyctl("lab", "down", "pair", code=5)
 
 
-def test_packets_pass_between_nodes_in_both_families(machine, pair):
-    machine.oxyctl("lab", "up", pair)
+def test_packets_pass_between_nodes_in_both_families(lab):
     for address in ("10.0.0.1", "fd00::1"):
-        assert "1 received" in machine.exec("client", "ping", "-c1", "-W2", address)
+        assert "1 received" in lab.exec("client", "ping", "-c1", "-W2", address)
 
 
-def test_exec_passes_on_exit_codes_signals_and_streams(machine, pair):
-    machine.oxyctl("lab", "up", pair)
-    machine.exec("server", "sh", "-c", "exit 7", code=7)
-    machine.exec("server", "sh", "-c", "kill -KILL $$", code=137)
-    machine.exec("server", "no-such-program", code=127)
-    machine.exec("server", "/etc/hosts", code=126)
-    machine.oxyctl("lab", "exec", "serve", "--", "true", code=4)
-    assert machine.exec("server", "cat", input="through\n") == "through\n"
-    assert machine.exec("server", "sh", "-c", "pwd; echo $OXYCTL_LAB $OXYCTL_NODE", cwd="/tmp") == "/tmp\npair server\n"
+def test_exec_passes_on_exit_codes_signals_and_streams(lab):
+    lab.exec("server", "sh", "-c", "exit 7", code=7)
+    lab.exec("server", "sh", "-c", "kill -KILL $$", code=137)
+    lab.exec("server", "no-such-program", code=127)
+    lab.exec("server", "/etc/hosts", code=126)
+    lab.oxyctl("lab", "exec", "serve", "--", "true", code=4)
+    assert lab.exec("server", "cat", input="through\n") == "through\n"
+    assert lab.exec("server", "sh", "-c", "pwd; echo $OXYCTL_LAB $OXYCTL_NODE", cwd="/tmp") == "/tmp\npair server\n"
     script = "trap 'echo got it; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
-    with machine.start("lab", "exec", "server", "--", "sh", "-c", script) as running:
+    with lab.start("lab", "exec", "server", "--", "sh", "-c", script) as running:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(signal.SIGTERM)
         assert running.communicate(timeout=20)[0] == "got it\n"
         assert running.returncode == 9
 
 
-def test_a_killed_exec_leaves_no_program(machine, pair):
-    machine.oxyctl("lab", "up", pair)
-    with machine.start("lab", "exec", "server", "--", "sh", "-c", "echo ready; exec sleep 601") as running:
+def test_a_killed_exec_leaves_no_program(lab):
+    with lab.start("lab", "exec", "server", "--", "sh", "-c", "echo ready; exec sleep 601") as running:
         assert running.stdout.readline() == "ready\n"
         running.kill()
-    eventually(lambda: "sleep 601" not in " ".join(processes_of(machine.run).values()), "the program is gone")
+    eventually(lambda: "sleep 601" not in " ".join(processes_of(lab.run).values()), "the program is gone")
 
 
-def test_a_terminal_is_passed_on_only_where_there_is_one(machine, pair):
-    machine.oxyctl("lab", "up", pair)
-    assert machine.exec("server", "tty", code=1, stdin=subprocess.DEVNULL) == "not a tty\n"
+def test_a_terminal_is_passed_on_only_where_there_is_one(lab):
+    assert lab.exec("server", "tty", code=1, stdin=subprocess.DEVNULL) == "not a tty\n"
     master, slave = os.openpty()
     try:
-        machine.oxyctl("lab", "exec", "server", "--", "test", "-t", "0", stdin=slave)
+        lab.oxyctl("lab", "exec", "server", "--", "test", "-t", "0", stdin=slave)
     finally:
         os.close(master)
         os.close(slave)

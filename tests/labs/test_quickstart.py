@@ -14,11 +14,11 @@ from tests.labs.conftest import eventually
 pytestmark = pytest.mark.netns
 
 
-@pytest.fixture
-def quickstart(machine):
+@pytest.fixture(scope="module")
+def quickstart(shared_machine):
     """The lab, up."""
-    machine.oxyctl("lab", "up", "quickstart")
-    return machine
+    shared_machine.oxyctl("lab", "up", "quickstart")
+    return shared_machine
 
 
 def flows(machine, **wanted):
@@ -46,9 +46,9 @@ def test_every_node_is_ready(quickstart):
 def test_curl_and_the_flow_that_it_was(quickstart, family):
     out = quickstart.exec("laptop", "curl", "-sS", family, "http://web/")
     assert "web" in out
-    [flow] = eventually(lambda: flows(quickstart, dst_port=80, state="closed"), "the flow is recorded")
+    source = "100.96.0.2" if family == "-4" else "fd00:96::2"
+    [flow] = eventually(lambda: flows(quickstart, dst_port=80, src=source, state="closed"), "the flow is recorded")
     assert (flow["tenant"], flow["user"], flow["device"]) == ("acme", "alice@acme.example", "laptop")
-    assert flow["src"] == ("100.96.0.2" if family == "-4" else "fd00:96::2")
     assert (flow["dst"], flow["closed_by"]) == ("10.50.0.10" if family == "-4" else "fd00:50::10", "client")
     assert flow["total"]["origin_payload_bytes"] > 100
 
@@ -68,24 +68,25 @@ def test_a_closed_port_is_refused_at_once(quickstart):
 @needs("iperf3")
 def test_bulk_in_both_directions(quickstart):
     for direction in ([], ["-R"]):
-        report = json.loads(quickstart.exec("laptop", "iperf3", "-c", "web", "-n", "500M", "--json", *direction))
-        assert report["end"]["sum_received"]["bytes"] > 450 << 20  # what is still on its way at the end is not in it
+        report = json.loads(quickstart.exec("laptop", "iperf3", "-c", "web", "-n", "200M", "--json", *direction))
+        assert report["end"]["sum_received"]["bytes"] > 180 << 20  # what is still on its way at the end is not in it
 
 
-def test_clients_come_back_when_the_proxy_has_died(quickstart):
+def test_clients_come_back_when_the_proxy_has_died(machine):
     """Nobody restarts a proxy here; the agent notices, keeps the device, and says so."""
-    edge = quickstart.status()["items"][0]["pid"]
-    quickstart.exec("web", "kill", "-KILL", str(edge))
-    eventually(lambda: quickstart.status()["items"][1]["state"] == "degraded", "the laptop's tunnel is lost")
-    status = {node["name"]: node for node in quickstart.status()["items"]}
+    machine.oxyctl("lab", "up", "quickstart")
+    edge = machine.status()["items"][0]["pid"]
+    machine.exec("web", "kill", "-KILL", str(edge))
+    eventually(lambda: machine.status()["items"][1]["state"] == "degraded", "the laptop's tunnel is lost")
+    status = {node["name"]: node for node in machine.status()["items"]}
     assert status["edge"]["detail"] == "was killed by SIGKILL"
     assert status["laptop"]["detail"].startswith("tunnel lost: ")
-    assert "warp0" in quickstart.exec("laptop", "ls", "/proc/sys/net/ipv4/conf")
-    home = os.path.join(quickstart.status()["lab"]["directory"], "nodes", "edge")
-    script = f"cd {home}; exec {quickstart.python} -m proxy proxy.yaml"
-    with quickstart.start("lab", "exec", "edge", "--", "sh", "-c", script) as proxy:
-        eventually(lambda: quickstart.status()["items"][1]["state"] == "ready", "the tunnel is back")
-        quickstart.exec("laptop", "ping", "-c1", "-W2", "web")
+    assert "warp0" in machine.exec("laptop", "ls", "/proc/sys/net/ipv4/conf")
+    home = os.path.join(machine.status()["lab"]["directory"], "nodes", "edge")
+    script = f"cd {home}; exec {machine.python} -m proxy proxy.yaml"
+    with machine.start("lab", "exec", "edge", "--", "sh", "-c", script) as proxy:
+        eventually(lambda: machine.status()["items"][1]["state"] == "ready", "the tunnel is back")
+        machine.exec("laptop", "ping", "-c1", "-W2", "web")
         proxy.send_signal(signal.SIGTERM)
         proxy.communicate(timeout=20)
 

@@ -82,12 +82,13 @@ def needs(program):
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
 
 
-@pytest.fixture(params=["offload", "plain"])
-def lab(machine, request):
+@pytest.fixture(scope="module", params=["offload", "plain"])
+def lab(shared_machine, request):
     """The quickstart's shape with more services, up, with offload and without."""
     text = LAB.replace("OFFLOAD", "true" if request.param == "offload" else "false")
-    machine.oxyctl("lab", "up", machine.file("clients.yaml", text))
-    return machine
+    shared_machine.oxyctl("lab", "up", shared_machine.file("clients.yaml", text))
+    yield shared_machine
+    shared_machine.oxyctl("lab", "down", "clients")
 
 
 def flows(machine, **wanted):
@@ -100,9 +101,9 @@ def run_python(lab, script):
 
 
 @needs("curl")
-def test_https_and_a_gigabyte_that_arrives_whole(lab):
+def test_https_and_a_large_file_that_arrives_whole(lab):
     assert "https" in lab.exec("laptop", "curl", "-skS", "https://web/")
-    size = 1 << 30
+    size = 1 << 28
     digest = lab.exec("laptop", "curl", "-sS", f"http://web/bytes/{size}.sha256").split()[0]
     got = lab.exec("laptop", "sh", "-c", f"curl -sS http://web/bytes/{size} | sha256sum").split()[0]
     assert got == digest

@@ -34,7 +34,7 @@ from proxy.kernel.conntrack import Conntrack
 from tests.loops import open_descriptors
 from tests.netns import Laptop, Namespace
 from tests.packets import decode
-from tests.running import ROOT, until
+from tests.running import ROOT, START_S, until
 
 KINDS = ("interface", "connected", "offload")
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 3, 0x0800, 0x86DD
@@ -295,7 +295,7 @@ class Proxy:
         """On return it serves."""
         self.launch()
         assert self.process is not None
-        until(lambda: self._is_serving() or self.process.poll() is not None)
+        until(lambda: self._is_serving() or self.process.poll() is not None, START_S)
         assert self.process.poll() is None, self.log
 
     def launch(self) -> subprocess.Popen[bytes]:

@@ -6,20 +6,12 @@ import socket
 
 import pytest
 
-from proxy.hooks import Hooks
 from proxy.settings import DocumentError, load
+from tests.applications import STREAM_PORT
 from tests.netns import needs_root
 from tests.offramps.kernel_scene import KINDS, ORIGIN, Proxy, ask, echo, scene, transfer
 
-STREAM_PORT = 5555
 SIZE = 1_000_000
-
-
-class Chooses(Hooks):
-    """One port's flows are lifted, another's never are."""
-
-    async def level(self, flow):
-        return "stream" if flow.dst_port == STREAM_PORT else "packet" if flow.dst_port == STREAM_PORT + 1 else None
 
 
 def levels(stage, version, ports):
@@ -40,26 +32,25 @@ NETNS = [pytest.mark.netns, pytest.mark.slow, needs_root]
 KERNEL, SOCKET = ("packet", "kernel"), ("stream", "socket")
 
 
-@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=NETNS) for kind in KINDS])
-def test_levels_by_tenant_route_and_hook(kind, version):
-    hooks = "hooks: tests.offramps.test_kernel_levels:Chooses\n"
+def test_levels_by_tenant_route_and_hook(kind):
+    hooks = "hooks: tests.applications:ChoosesLevels\n"
     ports = [STREAM_PORT + 9, STREAM_PORT, STREAM_PORT + 1]
-    here = f"{ORIGIN[version]}/{32 if version == 4 else 128}"
-    routes = "networks: {{default: {{routes: [{{prefix: '{}', via: {}}}]}}}}"
+    routes = "networks: {{default: {{routes: [{{prefix: '{0}/32', via: {2}}}, {{prefix: '{1}/128', via: {2}}}]}}}}"
     expected = {
         ("", hooks): [KERNEL, SOCKET, KERNEL],
         ("level: stream", hooks): [SOCKET, SOCKET, KERNEL],
-        (routes.format(here, "stream"), ""): [SOCKET] * 3,
-        (routes.format(here, "kernel"), ""): [KERNEL] * 3,
+        (routes.format(*ORIGIN.values(), "stream"), ""): [SOCKET] * 3,
+        (routes.format(*ORIGIN.values(), "kernel"), ""): [KERNEL] * 3,
     }
     for (tenant, more), result in expected.items():
         with scene(kind, tenant=tenant, more=more) as stage:
-            assert levels(stage, version, ports) == result, (tenant, more)
-            sock = stage.sock(stage.client, version, socket.SOCK_DGRAM)
-            ask(sock, echo(stage, version))
-            (flow,) = stage.proxy.live(protocol="udp", src_port=sock.getsockname()[1])
-            assert (flow.level, flow.offramp) == result[0]
+            for version, address in ORIGIN.items():
+                assert levels(stage, version, ports) == result, (tenant, more, version)
+                sock = stage.sock(stage.client, version, socket.SOCK_DGRAM)
+                ask(sock, echo(stage, version))
+                (flow,) = stage.proxy.live(protocol="udp", dst=address, src_port=sock.getsockname()[1])
+                assert (flow.level, flow.offramp) == result[0]
 
 
 GOOD = """tenants:

@@ -35,7 +35,7 @@ from tests.running import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, needs_root]
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
-DENYING = "hooks: tests.running:Application\n"
+DENYING = "hooks: tests.applications:Denies\n"
 DENIED_PORT = 4444
 REPAIR_S = 1.0
 

@@ -33,6 +33,7 @@ class Runs:
     def __init__(self, directory):
         self.directory, self.run = directory, directory / "run"
         self.environment = os.environ | {"OXYCTL_RUN_DIR": str(self.run), "PYTHONPATH": str(ROOT)}
+        self.environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # hypothesis takes longer than a small lab
         self.environment.pop("PYTEST_ADDOPTS", None)
         (directory / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
         (directory / "labs").mkdir()
@@ -188,7 +189,7 @@ def test_under_xdist_each_test_has_its_own(runs):
         'import pytest\n@pytest.mark.lab("labs/small.yaml")\n@pytest.mark.parametrize("n", range(4))\n'
         "def test_one(lab, n): print('NAME', lab.name); assert n < 0\n"
     )
-    code, out = runs.pytest("-n", "2")
+    code, out = runs.pytest("-p", "xdist", "-n", "2")
     assert (code, "4 failed" in out) == (1, True), out
     assert len(set(re.findall(r"NAME (\S+)", out))) == 4
     assert runs.labs() == []
