@@ -39,7 +39,7 @@ def test_a_host_key_for_people_for_files_and_for_programs(ssh):
 def test_a_tenant_whose_sessions_are_not_read(ssh):
     result = ssh("hostkey", "show", "--tenant", "acmee")
     assert result.code == 4
-    assert result.err.startswith("error: SSH sessions of tenant 'acmee' are not read; did you mean 'acme'?")
+    assert result.err.startswith("error: SSH sessions of tenant 'acmee' are not inspected; did you mean 'acme'?")
     assert ssh("hostkey", "rotate", "--tenant", "globex").err.startswith("error: ")
 
 
@@ -56,7 +56,7 @@ def test_the_channels_of_sessions(ssh):
 
 def test_a_session_is_ended_once_it_is_there(ssh, proxy):
     result = ssh("sessions", "kill", "f.1", *ACME)
-    assert (result.code, result.err) == (0, "f.1 is ended\n")
+    assert (result.code, result.err) == (0, "f.1 was ended\n")
     assert proxy.ssh.ended == ["f.1"]
     missing = ssh("sessions", "kill", "g", *ACME)
     assert missing.code == 4
@@ -77,7 +77,7 @@ def test_a_terminal_is_watched_by_its_flow_until_it_is_over(ssh, proxy, loop, ou
     finally:
         showing.join()
     assert result.code == 0
-    assert result.err.endswith("f.1 is over\n")
+    assert result.err.endswith("f.1 has ended\n")
     if output == "json":
         assert json.loads(result.lines[0])["events"] == [[1.0, "o", "hello"]]
     else:
@@ -86,4 +86,4 @@ def test_a_terminal_is_watched_by_its_flow_until_it_is_over(ssh, proxy, loop, ou
 
 def test_a_flow_without_a_terminal_is_not_watched(ssh):
     result = ssh("sessions", "watch", FLOW, *ACME)
-    assert (result.code, result.err) == (4, f"error: flow {FLOW} has no terminal that is open\n")
+    assert (result.code, result.err) == (4, f"error: flow {FLOW} has no open terminal\n")
