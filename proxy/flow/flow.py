@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from proxy.flow import community
 from proxy.flow.context import FlowContext
 from proxy.flow.keys import reverse_key
-from proxy.flow.path import KernelPath, Path
+from proxy.flow.path import KernelPath, KernelTCPPath, Path
 from proxy.flow.record import (
     ClosedBy,
     CloseReason,
@@ -26,6 +26,7 @@ from proxy.flow.record import (
     Totals,
     Verdict,
 )
+from proxy.flow.seldom import NONE, Seldom
 from proxy.flow.tenant import Carrier, Tenant
 from proxy.flow.tracking import Direction, acknowledged
 
@@ -42,29 +43,42 @@ CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
 Record = TypeVar("Record", bound=FlowRecord)
 
 _numbers = itertools.count(1)
+# One object for each number of 16 bits that flows have, as ports: 28 bytes of each flow.
+_small: dict[int, int] = {}
+_shared = _small.setdefault
 
 
 class Flow:
     """Identity, state and counters of one flow; its `handler` moves the bytes."""
 
     __slots__ = (
-        "_answer_key", "carrier", "client_path", "client_payload", "client_tcp_ms", "close_reason", "closed_by",
-        "connected_at", "decisions", "destination", "destination_port", "detected_protocol", "dscp", "egress",
-        "egress_ip", "ended_ns", "extension", "handler", "history", "id", "idle_strikes", "is_recorded", "key",
-        "last_count", "last_totals", "level", "offramp", "onramp", "origin", "origin_path", "origin_payload",
-        "origin_tcp_ms", "parent_id", "place", "policy_ms", "protocol", "redirect", "route", "seq", "shelf", "source",
-        "source_port", "spliced", "ssh", "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot",
-        "tls", "tracked", "ttfb_ms", "verdict", "virtual", "wanted_level",
+        "_answer_key", "_id", "carrier", "client_path", "close_reason", "connected_at", "decisions", "destination",
+        "destination_port", "details", "dscp", "egress", "egress_ip", "ended_ns", "handler", "history", "idle_strikes",
+        "is_recorded", "key", "last_count", "level", "offramp", "origin", "origin_path", "origin_tcp_ms", "place",
+        "policy_ms", "protocol", "route", "seq", "shelf", "source", "source_port", "started_at", "started_ns", "state",
+        "tenant", "timer_due", "timer_slot", "tracked", "ttfb_ms", "verdict",
     )  # fmt: skip
 
+    client_payload, origin_payload, spliced = Seldom[int](), Seldom[int](), Seldom[int]()
+    client_tcp_ms = Seldom[float | None]()
+    detected_protocol, parent_id = Seldom[str | None](), Seldom[str | None]()
+    extension, virtual = Seldom[Any](), Seldom[Any]()
+    last_totals = Seldom[Totals | None]()
+    redirect = Seldom[tuple[bytes, int] | None]()
+    tls = Seldom[TLSRecord | None]()
+    ssh = Seldom[SSHRecord | None]()
+    wanted_level = Seldom[Level | None]()
+
     def __init__(
-        self, flow_id: str, tenant: Tenant, carrier: Carrier, protocol: Protocol, key: bytes,
+        self, flow_id: str | int, tenant: Tenant, carrier: Carrier, protocol: Protocol, key: bytes,
         source: bytes, source_port: int, destination: bytes, destination_port: int, now: float, now_ns: int,
         path: type[KernelPath] = Path,
     ) -> None:  # fmt: skip
-        self.id, self.tenant, self.carrier, self.protocol, self.key = flow_id, tenant, carrier, protocol, key
-        self.source, self.source_port = source, source_port
-        self.destination, self.destination_port = destination, destination_port
+        """`flow_id`: a name, or the number that `next_number` gave, which makes one with `now_ns`: 67 bytes of each."""
+        self._id, self.tenant, self.carrier, self.protocol, self.key = flow_id, tenant, carrier, protocol, key
+        self.details = NONE
+        self.source, self.source_port = source, _shared(source_port, source_port)
+        self.destination, self.destination_port = destination, _shared(destination_port, destination_port)
         self.started_at, self.started_ns = now, now_ns
         self.ended_ns: int | None = None
         self.connected_at: float | None = None
@@ -74,43 +88,47 @@ class Flow:
         self.decisions: list[Decision] = []
         self.client_path: Any = path()  # a Path, where more than the kernel's is wanted of it
         self.origin_path: Any = path()
-        self.client_payload = self.origin_payload = self.spliced = 0
         self.handler: Any = None
         self.egress: Carrier | None = None  # the tunnel that it leaves by; None: a socket of the host's
         self.route: str | None = None  # what led there
-        self.redirect: tuple[bytes, int] | None = None  # address and port that it goes to, not those it asked for
-        self.wanted_level: Level | None = None  # how high a verdict lifts it
-        self.extension: Any = None  # what the application keeps beside this flow, when it is not its tunnel's
-        self.parent_id: str | None = None  # of the flow that made way for this one
         self.dscp: int | None = None  # of its first packet
         self.origin: str | None = None
         self.egress_ip: str | None = None
-        self.onramp = carrier.kind
         self.offramp: str | None = None
-        self.detected_protocol: str | None = None
-        self.tls: TLSRecord | None = None
-        self.ssh: SSHRecord | None = None
-        self.client_tcp_ms: float | None = None
         self.origin_tcp_ms: float | None = None
         self.policy_ms: float | None = None
         self.ttfb_ms: float | None = None
         self.history = ""  # the few that there are, each one object: see `noted`
         self._answer_key: bytes | None = None
-        self.closed_by: ClosedBy | None = None
         self.close_reason: CloseReason | None = None
         self.tracked: tuple[Direction, Direction] | None = None  # of TCP that nobody reads: the client's, the origin's
-        self.virtual: Any = None  # what the bridge knows it by, while it is admitted; or who it is outside
         self.is_recorded = False  # its end was told
         self.shelf: list[Any] | None = None  # where it stands among its tenant's flows; None: not in the tables
         self.place = 0
         self.seq = 0
-        self.last_totals: Totals | None = None
         self.timer_slot = self.timer_due = 0
         self.idle_strikes = 0
         self.last_count = 0
 
     def __repr__(self) -> str:
         return f"<flow {self.id} {self.protocol} {self.source_text} -> {self.destination_text} {self.state}>"
+
+    @property
+    def id(self) -> str:
+        """A name that nothing else has, and that sorts by time."""
+        number = self._id
+        return number if isinstance(number, str) else _named(self.started_ns, number)
+
+    @property
+    def onramp(self) -> str:
+        """The kind of on-ramp that it came by."""
+        return self.carrier.kind
+
+    @property
+    def closed_by(self) -> ClosedBy | None:
+        """Who ended it; None while it lives."""
+        reason = self.close_reason
+        return None if reason is None else CLOSED_BY.get(reason.partition("_")[0], "proxy")
 
     @property
     def source_text(self) -> str:
@@ -176,7 +194,6 @@ class Flow:
         self.tenant.ended(self)
         self.state = "closed"
         self.close_reason = reason
-        self.closed_by = CLOSED_BY.get(reason.partition("_")[0], "proxy")
         return True
 
     def widen(self) -> None:
@@ -184,7 +201,9 @@ class Flow:
         if not isinstance(self.client_path, Path):
             old, (self.client_path, self.origin_path) = (self.client_path, self.origin_path), (Path(), Path())
             for new, before in zip((self.client_path, self.origin_path), old, strict=True):
-                new.packets, new.octets, new.last = before.packets, before.octets, before.last
+                new.packets, new.octets = before.packets, before.octets
+                if isinstance(before, KernelTCPPath):
+                    new.last = before.last
 
     def activity(self) -> int:
         """A number that grows with everything that the flow moves: two equal readings mean that it was idle."""
@@ -262,7 +281,7 @@ class Flow:
 
     def restore(self, record: FlowRecord) -> None:
         """Restore the state of the flow from its `record`."""
-        self.id, self.started_ns, self.seq, self.decisions = (
+        self._id, self.started_ns, self.seq, self.decisions = (
             record.flow_id, record.start, record.seq + 1, record.decisions,
         )  # fmt: skip
         self.parent_id, self.route, self.egress_ip, self.history = (
@@ -302,9 +321,19 @@ class Flow:
         return community.community_id(self.source, self.destination, PROTOCOL_NUMBERS[self.protocol], *ports)
 
 
+def next_number() -> int:
+    """The number that makes a flow's name from the moment when it began."""
+    number = next(_numbers) & 0xFFFF
+    return _shared(number, number)
+
+
 def new_flow_id(now_ns: int) -> str:
-    """A unique id that sorts by time."""
-    return f"{now_ns // 1000:014x}{next(_numbers) & 0xFFFF:04x}"
+    """A unique name that sorts by time."""
+    return _named(now_ns, next_number())
+
+
+def _named(now_ns: int, number: int) -> str:
+    return f"{now_ns // 1000:014x}{number:04x}"
 
 
 @lru_cache(4096)  # each connection asks four times

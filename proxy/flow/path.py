@@ -8,22 +8,31 @@ from typing import Any
 class KernelPath:
     """The memoised handling of one direction of a flow that leaves by the kernel, and its counters.
 
-    Half the size of a `Path`: of such flows there may be a million.
+    Less than half the size of a `Path`: of such flows there may be a million.
     """
 
-    __slots__ = ("exit", "flagged", "last", "mtu", "octets", "packets", "send")
+    __slots__ = ("exit", "mtu", "octets", "packets", "send")
 
     def __init__(self) -> None:
         self.packets = 0
         self.octets = 0
         self.send: Any = None  # of the tunnel that they leave by, or who greets the first; None: they go to the kernel
-        self.flagged: Any = None  # takes those with FIN or RST: `flagged(data, l4, last)`; None: they are looked at
         self.exit: Any = None  # writes them to the kernel, which counts their hop and looks at their size
-        self.last = b""  # of TCP: sequence and acknowledgement number, flags and window of the packet that passed last
         self.mtu = 0  # of that tunnel
 
 
-class Path(KernelPath):
+class KernelTCPPath(KernelPath):
+    """The same of a TCP connection, which begins and ends."""
+
+    __slots__ = ("flagged", "last")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flagged: Any = None  # takes those with FIN or RST: `flagged(data, l4, last)`; None: they are looked at
+        self.last = b""  # sequence and acknowledgement number, flags and window of the packet that passed last
+
+
+class Path(KernelTCPPath):
     """The same of a flow whose packets go to another tunnel, or to sockets of our own.
 
     `rewritten` replaces addresses and ports at once, `ip_delta` and `l4_delta` are what that adds to the IPv4 header's

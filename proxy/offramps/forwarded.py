@@ -6,7 +6,7 @@ import time
 
 from proxy.errors import DropReason
 from proxy.flow.flow import AS_ASKED, PROTOCOL_NUMBERS, Flow
-from proxy.flow.path import Path
+from proxy.flow.path import KernelPath, KernelTCPPath, Path
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
@@ -30,11 +30,10 @@ FAILURES = ("origin_refused", "origin_unreachable", "origin_timeout")  # to conn
 class ForwardedFlow(WatchedFlow):
     """One flow whose packets go on unread."""
 
-    __slots__ = ("_is_started", "_protocol", "is_unrouted")
+    __slots__ = ("_is_started", "is_unrouted")
 
     def __init__(self, plane: PacketFlows, flow: Flow) -> None:
         super().__init__(plane, flow)
-        self._protocol = PROTOCOL_NUMBERS[flow.protocol]
         self._is_started = False
         self.is_unrouted = False  # its route has changed: the next packet looks for a new one
 
@@ -279,7 +278,7 @@ class ForwardedFlow(WatchedFlow):
 
     def _reroute(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Find the flow's next hop anew; why it has none."""
-        flow, tenant = self.flow, self.flow.tenant
+        flow, tenant, protocol = self.flow, self.flow.tenant, PROTOCOL_NUMBERS[self.flow.protocol]
         hop = choose(flow.carrier.network, flow.destination, self._number)
         if isinstance(hop, Hop):
             hop = leave(hop, flow.carrier, flow.destination)
@@ -292,10 +291,10 @@ class ForwardedFlow(WatchedFlow):
                 flow.carrier.deliver(tcp.reset_for(buffer, packet))
             return DropReason.STRAY
         if hop.carrier is not flow.egress:
-            if tenant.collides(self._protocol, flow, hop.carrier):
+            if tenant.collides(protocol, flow, hop.carrier):
                 return DropReason.FLOW_COLLISION
             self.forget()
-            tenant.move(self._protocol, flow, hop.carrier)
+            tenant.move(protocol, flow, hop.carrier)
             if hop.carrier.exit is None:
                 flow.widen()
             flow.offramp = "tunnel" if hop.carrier.exit is None else "kernel"
@@ -328,11 +327,13 @@ class ForwardedFlow(WatchedFlow):
         if flow.egress is not None:
             self._forget_path(flow.egress, flow.answer_key, flow.origin_path)
 
-    def _forget_path(self, carrier: Carrier, key: bytes, path: Path) -> None:
+    def _forget_path(self, carrier: Carrier, key: bytes, path: KernelPath) -> None:
         for paths in (carrier.paths, carrier.forwards):
             if paths.get(key) is path:
                 del paths[key]
-        path.send = path.exit = path.flagged = None  # which may know this handler: the collector finds no cycle
+        path.send = path.exit = None  # which may know this handler: the collector finds no cycle
+        if isinstance(path, KernelTCPPath):
+            path.flagged = None
 
     def _remove(self) -> None:
         connections = self._plane.connections

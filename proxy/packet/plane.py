@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.errors import DropReason
-from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, new_flow_id
+from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, next_number
 from proxy.flow.keys import reverse_key
-from proxy.flow.path import KernelPath, Path
+from proxy.flow.path import KernelPath, KernelTCPPath, Path
 from proxy.flow.record import Protocol as ProtocolName
 from proxy.flow.tenant import Carrier
 from proxy.packet.forward import quoted_key
@@ -193,7 +193,7 @@ class Plane:
                 carrier.deliver(tcp.reset_for(buffer, packet))  # at the cap: say so; over the rate: a retry may pass
             return refusal
         is_kernels = hop.carrier is not None and hop.carrier.exit is not None
-        flow = self._new_flow(carrier, packet.protocol, key, now, now_ns, KernelPath if is_kernels else Path)
+        flow = self._new_flow(carrier, packet.protocol, key, now, now_ns, is_kernels=is_kernels)
         flow.dscp = packet.tos >> 2
         if hop.route is not None:
             flow.route = str(hop)
@@ -261,15 +261,16 @@ class Plane:
         return self._admits.asks()
 
     def _new_flow(
-        self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int, path: type[KernelPath] = KernelPath
+        self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int, *, is_kernels: bool = True
     ) -> Flow:
         size = 4 if len(key) < 16 else 16
         source, destination, ports = key[:size], key[size : 2 * size], key[2 * size :]
+        path = (KernelTCPPath if protocol == ip.TCP else KernelPath) if is_kernels else Path
         addresses = self._addresses
         if len(addresses) > MAX_ADDRESSES:
             addresses.clear()
         return Flow(
-            new_flow_id(now_ns), carrier.tenant, carrier, _NAMES[protocol], key,
+            next_number(), carrier.tenant, carrier, _NAMES[protocol], key,
             addresses.setdefault(source, source), int.from_bytes(ports[:2], "big"),
             addresses.setdefault(destination, destination), int.from_bytes(ports[2:], "big"), now, now_ns, path,
         )  # fmt: skip

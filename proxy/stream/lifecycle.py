@@ -102,7 +102,8 @@ class Lifecycle:
     def connected(self, flow: Flow) -> None:
         """The origin has answered, or a session without a handshake has its socket."""
         flow.state = "established"
-        flow.connected_at = time.monotonic()
+        # without a handshake there is nothing to wait for: the float that is there, 24 bytes of each flow
+        flow.connected_at = time.monotonic() if flow.protocol == "tcp" else flow.started_at
         self._tell(flow, "connected")
         if self.hooks.has("connected"):
             self.hooks.notify_soon("connected", self.show(flow))

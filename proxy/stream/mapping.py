@@ -11,7 +11,7 @@ from collections import Counter
 from functools import partial
 
 from proxy.errors import DropReason
-from proxy.flow.flow import Flow, new_flow_id
+from proxy.flow.flow import Flow, next_number
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.kernel.batch import ENDPOINT, Batch
@@ -168,7 +168,7 @@ class Mapping:
         parent = next((each.flow for each in self.sessions.values() if each.flow.target[0] == address), flow)
         now_ns = time.time_ns()
         child = Flow(
-            new_flow_id(now_ns), tenant, carrier, "udp", key, flow.source, flow.source_port, address,
+            next_number(), tenant, carrier, "udp", key, flow.source, flow.source_port, address,
             int.from_bytes(port, "big"), now, now_ns,
         )  # fmt: skip
         child.parent_id, child.offramp = parent.id, "socket"
