@@ -119,6 +119,10 @@ class Flow:
         number = self._id
         return number if isinstance(number, str) else _named(self.started_ns, number)
 
+    @id.setter
+    def id(self, name: str) -> None:
+        self._id = name
+
     @property
     def onramp(self) -> str:
         """The kind of on-ramp that it came by."""
@@ -281,7 +285,7 @@ class Flow:
 
     def restore(self, record: FlowRecord) -> None:
         """Restore the state of the flow from its `record`."""
-        self._id, self.started_ns, self.seq, self.decisions = (
+        self.id, self.started_ns, self.seq, self.decisions = (
             record.flow_id, record.start, record.seq + 1, record.decisions,
         )  # fmt: skip
         self.parent_id, self.route, self.egress_ip, self.history = (

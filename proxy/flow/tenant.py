@@ -105,19 +105,23 @@ class Network:
         self.exits: dict[int, Carrier] = {}  # into the kernel's forwarding, by bytes of virtio-net header
         self.ramps: list[Carrier] = []  # on-ramps whose clients the kernel sees, and those of each other
         self.is_own: Callable[[bytes], bool] = lambda address: False  # an address of the host's
+        self.leads_to: Callable[[Carrier, bytes], bool] = lambda ramp, address: False  # whether a ramp's site has it
         self.clients: dict[bytes, Carrier] = {}  # connected tunnels, by each address that is theirs alone
         self.sites: dict[str, list[Carrier]] = {}  # a tunnel to each peer, by the site's name
 
     def __repr__(self) -> str:
         return f"<network {self.name} of {self.tenant.name}>"
 
-    def answered(self, protocol: int, key: bytes) -> Any:
-        """The flow from one of `ramps` whose answers, which arrive at any of them, have this key, or None."""
+    def answered(self, protocol: int, key: bytes, arrival: Carrier | None = None) -> Any:
+        """The flow from one of `ramps` whose answers have this key, or None.
+
+        `arrival`: the on-ramp that the answer came by; it must lead to the host that was asked. None: the kernel knows.
+        """
         turned = reverse_key(key)
         for ramp in self.ramps:
             flow = ramp.flows.get(protocol, {}).get(turned)
             if flow is not None and flow.egress is flow.carrier:
-                return flow
+                return flow if arrival is None or self.leads_to(arrival, flow.destination) else None
         return None
 
     def attach(self, carrier: Carrier) -> None:

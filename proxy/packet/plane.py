@@ -123,7 +123,7 @@ class Plane:
         key = flow_key(buffer, packet)
         flow = carrier.tenant.find(carrier, protocol, key)
         if flow is None and carrier.exit is not None and carrier.opens:
-            flow = carrier.network.answered(protocol, key)
+            flow = carrier.network.answered(protocol, key, carrier)
         if protocol in _ECHO and (problem := _echo_problem(buffer, packet, flow)):
             return problem
         if flow is None or (
@@ -150,7 +150,7 @@ class Plane:
             return None
         found: Flow | None = carrier.tenant.find(carrier, protocol, reverse_key(key))
         if found is None and carrier.exit is not None and carrier.opens:  # about a packet from another on-ramp
-            found = carrier.network.answered(protocol, reverse_key(key))
+            found = carrier.network.answered(protocol, reverse_key(key), carrier)
         return found
 
     def _report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:

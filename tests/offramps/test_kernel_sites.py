@@ -3,7 +3,8 @@
 here  10.1.0.2 --- in1 ---.              .--- in3 --- 10.5.0.2  there     ours
 here  10.1.0.2 --- in2 ---+--- edge -----+--- in4 --- 10.5.0.2  there     others', with the same addresses
                           |              '--- in5 --- 10.6.0.2  strange   others'
-                          '--- out --- 10.2.0.2 origin
+                          |--- out --- 10.2.0.2 origin
+                          '--- oxyts0: 10.99.0.0/24, a TUN on-ramp of the others'
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import struct
 import threading
 
 import pytest
-from scapy.layers.inet import ICMP
+from scapy.layers.inet import ICMP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach
+from scapy.packet import Raw
 
 from tests.loops import open_descriptors
 from tests.netns import needs_root
@@ -33,11 +35,13 @@ from tests.offramps.kernel_scene import (
     state_of,
     transfer,
 )
+from tests.packets import network
 from tests.running import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, needs_root]
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 THERE, STRANGE = {4: "10.5.0.2", 6: "fd05::2"}, {4: "10.6.0.2", 6: "fd06::2"}
+BEHIND_TUN = {4: "10.99.0.7", 6: "fd99::7"}
 CONFIGURATIONS = {
     "tenants": """
 node: edge
@@ -47,6 +51,7 @@ onramps:
   - {kind: interface, interfaces: [in1], tenant: ours, sources: [10.1.0.0/16, "fd01::/32"]}
   - {kind: interface, interfaces: [in3], tenant: ours, sources: [10.5.0.0/16, "fd05::/32"]}
   - {kind: interface, interfaces: [in2, in4, in5], tenant: others}
+  - {kind: tun, device: oxyts0, tenant: others, addresses: [10.99.0.1/24, "fd99::1/64"]}
 """,
     "networks": """
 node: edge
@@ -57,6 +62,7 @@ onramps:
   - {kind: interface, interfaces: [in2], tenant: acme, network: others}
   - {kind: interface, interfaces: [in4], tenant: acme, network: others}
   - {kind: interface, interfaces: [in5], tenant: acme, network: others}
+  - {kind: tun, device: oxyts0, tenant: acme, network: others, addresses: [10.99.0.1/24, "fd99::1/64"]}
 """,
 }
 
@@ -72,6 +78,7 @@ class Sites(Net):
         self.strange = self.client_at(
             "in5", gateway=["10.6.0.1/24", "fd06::1/64"], own=["10.6.0.2/24", "fd06::2/64"]
         )  # fmt: skip
+        self.knows_sources = kind == "tenants"
         self.proxy = Proxy(self.directory, self.edge, CONFIGURATIONS[kind])
         self.before = state_of(self.edge)
         with self.undone_on_failure():
@@ -290,6 +297,45 @@ def test_nothing_reaches_another_networks_site(net, version):
     assert all(packet.dport == 7171 for packet in found)
     accepted, _ = until(lambda: _accept(listener))
     accepted.close()
+
+
+@VERSIONS
+def test_nothing_reaches_a_tun_on_ramp_from_another_on_ramp(net, version):
+    """Its packets would be another network's client's. Counted, in between two packets that pass."""
+    client, address = net.sock(net.here, version, socket.SOCK_DGRAM), echo(net, version)
+    assert ask(client, address) == b"canary"
+    before = net.proxy.drops("bad_address")
+    for port in (7, 9):
+        client.sendto(b"into a device", (BEHIND_TUN[version], port))
+    until(lambda: net.proxy.drops("bad_address") >= before + 2)
+    assert ask(client, address) == b"canary"
+    assert not [flow for flow in net.proxy.live() if flow.onramp == "tun"]
+    (tun,) = (tunnel for tunnel in net.proxy.control.tunnels() if tunnel.id == "oxyts0")
+    assert tun.packets_in == 0
+
+
+@VERSIONS
+def test_an_answer_by_an_on_ramp_that_does_not_lead_there_is_none(net, version):
+    """Somebody at a site pretends to be a host outside that another site has asked: that is spoofing where it is known
+    who is there, else a flow of its own, to be decided as any other."""
+    client, address = net.sock(net.there, version, socket.SOCK_DGRAM), echo(net, version)
+    client.bind((THERE[version], 0))
+    assert ask(client, address) == b"canary"
+    before = net.proxy.drops("spoofed_source", "ours") if net.knows_sources else 0
+    raw = net.keep(net.here.run(socket.socket, FAMILIES[version], socket.SOCK_RAW, socket.IPPROTO_RAW))
+    head = network(version, ORIGIN[version], THERE[version])
+    forged = head / UDP(sport=address[1], dport=client.getsockname()[1]) / Raw(b"forged")
+    raw.sendto(bytes(forged), (THERE[version], 0))
+
+    def found():
+        return net.proxy.live(protocol="udp", src=ORIGIN[version], dst=THERE[version], src_port=address[1])
+
+    if net.knows_sources:
+        until(lambda: net.proxy.drops("spoofed_source", "ours") > before)
+        assert not found()
+    else:
+        (flow,) = until(found)
+        assert flow.tunnel == "in1+in3"
 
 
 def _accept(listener):
