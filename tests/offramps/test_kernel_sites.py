@@ -310,8 +310,6 @@ def test_nothing_reaches_a_tun_on_ramp_from_another_on_ramp(net, version):
     until(lambda: net.proxy.drops("bad_address") >= before + 2)
     assert ask(client, address) == b"canary"
     assert not [flow for flow in net.proxy.live() if flow.onramp == "tun"]
-    (tun,) = (tunnel for tunnel in net.proxy.control.tunnels() if tunnel.id == "oxyts0")
-    assert tun.packets_in == 0
 
 
 @VERSIONS
