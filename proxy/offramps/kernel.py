@@ -318,13 +318,12 @@ class KernelOffRamp:
         network.is_own = self._is_own
 
     def _open_ramp(self, settings: InterfaceOnRamp, plane: Plane) -> None:
-        tenant = self._tenants[settings.tenant]
-        said, reserve = self._settings.tenants[settings.tenant], self._share.reserve
+        tenant, said = self._tenants[settings.tenant], self._settings.tenants[settings.tenant]
         egress = egress_of(said, said.networks.get(settings.network))
-        self.ramps.append(ramp := InterfaceRamp(settings, tenant, plane, self._poller, self._tun, reserve))
+        self.ramps.append(ramp := InterfaceRamp(settings, tenant, plane, self._poller, self._tun, self._share.reserve))
         self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces), ramp.back)
         ramp.network.ramps.append(ramp)
-        ramp.network.leads_to = self._leads_to
+        ramp.network.leads_to = self._routing.leads_to
         tenant.attach(ramp)
 
     def _add_way(
@@ -346,11 +345,6 @@ class KernelOffRamp:
         ways = [self._routing.sites.complete(way) for way in self.ways.values()]
         closed = [ramp.device for ramp in self._settings.onramps if isinstance(ramp, TunOnRamp)]
         return self._ruleset.text(ways, helpers=self._helpers, has_timeouts=self._has_timeouts, closed=closed)
-
-    def _leads_to(self, ramp: Carrier, address: bytes) -> bool:
-        """Whether this address is behind one of the on-ramp's interfaces."""
-        assert isinstance(ramp, InterfaceRamp)
-        return self._routing.sites.behind(self.ways[ramp].zone, address) in ramp.settings.interfaces
 
     def _is_own(self, address: bytes) -> bool:
         return address in self._routing.addresses
