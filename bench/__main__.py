@@ -22,6 +22,7 @@ FIGURES = (
     "tunnels",
     "memory",
     "flood",
+    "idle",
     "policy",
     "hooks",
     "http_read",

@@ -41,9 +41,9 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
     listener = topology.running(ORIGIN, [sys.executable, "-c", LISTENER])
     with listener, topology.running(PROXY, [sys.executable, "-m", "proxy", str(settings)]) as proxy:
         control = ControlClient(str(topology.directory / "flood.sock"))
-        wait_for("the proxy", lambda: _answers(control, proxy), 30)
+        wait_for("the proxy", lambda: answers(control, proxy), 30)
         for _ in range(rounds):
-            figure.add(QUIET, _ping(topology, seconds))
+            figure.add(QUIET, ping(topology, seconds))
             for name in FLOODERS:
                 _flooded(topology, control, figure, name, seconds)
     for name in FLOODERS:
@@ -64,7 +64,7 @@ def _flooded(topology: Topology, control: ControlClient, figure: Figure, name: s
     flooding = threading.Thread(target=run)
     flooding.start()
     wait_for("the flood", lambda: control.status().tenants[tenant].drops != before, 10)
-    sample = _ping(topology, seconds)
+    sample = ping(topology, seconds)
     flooding.join()
     if not reports:
         raise BenchError("the flooder failed")
@@ -80,8 +80,9 @@ def _flooded(topology: Topology, control: ControlClient, figure: Figure, name: s
     )
 
 
-def _ping(topology: Topology, seconds: float) -> Sample:
-    report = _client(topology, "ping", "pinger", PINGS_PER_S, seconds)
+def ping(topology: Topology, seconds: float, name: str = "flood") -> Sample:
+    """Round trips of the tenant `pinger` at the on-ramp `name`."""
+    report = json.loads(topology.run(CLIENT, client(topology, name, "ping", "pinger", PINGS_PER_S, seconds)))
     trips = sorted(report["trips_us"])
     if len(trips) < 50:
         raise BenchError(f"only {len(trips)} pings came back")
@@ -89,13 +90,16 @@ def _ping(topology: Topology, seconds: float) -> Sample:
 
 
 def _client(topology: Topology, role: str, tenant: str, rate: float, seconds: float) -> dict[str, Any]:
-    """The report of flooder.py, run on another core than the bench's if there is one."""
+    report: dict[str, Any] = json.loads(topology.run(CLIENT, client(topology, "flood", role, tenant, rate, seconds)))
+    return report
+
+
+def client(topology: Topology, name: str, role: str, tenant: str, rate: float, seconds: float) -> list[str]:
+    """The command of flooder.py at the on-ramp `name`, on another core than the bench's if there is one."""
     others = os.sched_getaffinity(os.getppid()) - {topology.cpu} or {topology.cpu}
     cpus = ",".join(map(str, sorted(others)))
     words = ["taskset", "--cpu-list", cpus, sys.executable, str(Path(__file__).with_name("flooder.py")), role]
-    words += [str(topology.directory / "flood.ramp"), tenant, ORIGIN_ADDRESS, str(rate), str(seconds)]
-    report: dict[str, Any] = json.loads(topology.run(CLIENT, words))
-    return report
+    return [*words, str(topology.directory / f"{name}.ramp"), tenant, ORIGIN_ADDRESS, str(rate), str(seconds)]
 
 
 def _settings(topology: Topology) -> dict[str, Any]:
@@ -111,7 +115,7 @@ def _settings(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _answers(control: ControlClient, proxy: subprocess.Popen[str]) -> bool:
+def answers(control: ControlClient, proxy: subprocess.Popen[str]) -> bool:
     if proxy.poll() is not None:
         raise BenchError(f"the proxy ended at once, with exit code {proxy.returncode}")
     try:

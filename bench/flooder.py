@@ -1,6 +1,7 @@
-"""One client of the flood: sends SYNs of new connections at a rate, or pings and measures. Prints JSON.
+"""One client of a tunnel: floods with SYNs, begins idle UDP flows, or pings and measures. Prints JSON.
 
 python flooder.py flood PATH TENANT ORIGIN RATE SECONDS
+python flooder.py idle PATH TENANT ORIGIN RATE SECONDS    (RATE * SECONDS flows; they stay until standard input ends)
 python flooder.py ping PATH TENANT ORIGIN RATE SECONDS
 """
 
@@ -16,10 +17,12 @@ from ipaddress import IPv4Address
 
 from proxy.context import TunnelContext
 from proxy.device.seqpacket import dial
-from proxy.wire import icmp, ip, tcp
+from proxy.wire import icmp, ip, tcp, udp
 from proxy.wire.checksum import checksum, pseudo_header_sum
 
 PORT = 81
+IDLE_PORTS = range(2000, 2020)  # of the origin, where nobody answers
+SOURCE_PORTS = 50_000  # of the client, for each of those
 FLOODER, PINGER = "100.96.0.2", "100.97.0.2"
 SLICE_S = 0.002  # SYNs leave in bursts of this much time
 PATIENCE_S = 2.0
@@ -56,6 +59,21 @@ def flood(path: str, tenant: str, origin: bytes, rate: float, seconds: float) ->
     return {"sent": sent, "lost": lost, "seconds": time.perf_counter() - began}
 
 
+def idle(path: str, tenant: str, origin: bytes, rate: float, seconds: float) -> dict[str, float]:
+    """Begin RATE * SECONDS flows of one datagram each, as fast as the tunnel takes them; printed when all are sent."""
+    sock, _ = dial(path, TunnelContext(tenant=tenant, addresses=[FLOODER]))
+    sock.setblocking(True)
+    source, began = IPv4Address(FLOODER).packed, time.perf_counter()
+    flows = int(rate * seconds)
+    for number in range(flows):
+        ports = 1024 + number % SOURCE_PORTS, IDLE_PORTS[number // SOURCE_PORTS]
+        message = udp.datagram(source + origin, *ports, bytes(32))
+        sock.send(ip.header(source, origin, ip.UDP, len(message)) + message)
+    print(json.dumps({"sent": flows, "seconds": time.perf_counter() - began}), flush=True)
+    sys.stdin.read()
+    return {}
+
+
 def ping(path: str, tenant: str, origin: bytes, rate: float, seconds: float) -> dict[str, list[float]]:
     """Round trips in microseconds; one longer than PATIENCE_S is lost."""
     sock, _ = dial(path, TunnelContext(tenant=tenant, addresses=[PINGER]))
@@ -89,5 +107,5 @@ def _forget_answers(sock: socket.socket) -> None:
 
 if __name__ == "__main__":
     role, path, tenant, origin, rate, seconds = sys.argv[1:]
-    act = {"flood": flood, "ping": ping}[role]
+    act = {"flood": flood, "idle": idle, "ping": ping}[role]
     print(json.dumps(act(path, tenant, IPv4Address(origin).packed, float(rate), float(seconds))))

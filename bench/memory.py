@@ -157,7 +157,12 @@ def _settled_rss_kib(proxy: Proxy) -> float:
 
 def _rss_kib(proxy: Proxy) -> float:
     assert proxy.process is not None
-    for line in Path(f"/proc/{proxy.process.pid}/status").read_text().splitlines():
+    return rss_kib(proxy.process.pid)
+
+
+def rss_kib(pid: int) -> float:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return float(line.split()[1])
     raise BenchError("the proxy has no resident memory: it ended")

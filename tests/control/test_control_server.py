@@ -380,9 +380,9 @@ def test_the_socket_of_a_live_proxy_is_respected(server, loop, proxy, path):
     assert get(path, "/v1/status")[0] == 200
 
 
-def test_what_is_no_socket_is_respected(loop, proxy, path):
+def test_a_file_that_is_not_a_socket_is_respected(loop, proxy, path):
     open(path, "w").close()
-    with pytest.raises(ProxyError, match="no socket"):
+    with pytest.raises(ProxyError, match="not a socket"):
         loop.do(ControlServer(proxy, path).start())
     assert os.path.exists(path)
 

@@ -353,7 +353,7 @@ def test_many_connections_both_ways_at_once(net, version):
         with near.run(socket.socket, FAMILIES[version], socket.SOCK_STREAM) as sock:
             sock.settimeout(20)
             sock.connect((address, listener.getsockname()[1]))
-            sent[sock.getsockname()[1]] = size
+            sent[address, sock.getsockname()[1]] = size  # two hosts may choose one port
             sock.sendall(bytes(size))
             sock.shutdown(socket.SHUT_WR)
             assert sock.recv(10) == b""
@@ -377,7 +377,7 @@ def test_many_connections_both_ways_at_once(net, version):
 
     def totals():
         found = [record for port in ports for record in net.proxy.ended(dst_port=port)]
-        return {record.src_port: record.total.client_payload_bytes for record in found}
+        return {(record.dst, record.src_port): record.total.client_payload_bytes for record in found}
 
     until(lambda: totals() == sent)
 
