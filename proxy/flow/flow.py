@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from proxy.flow import community
 from proxy.flow.context import FlowContext
+from proxy.flow.details import NONE, Detail
 from proxy.flow.keys import reverse_key
 from proxy.flow.path import KernelPath, KernelTCPPath, Path
 from proxy.flow.record import (
@@ -26,7 +27,6 @@ from proxy.flow.record import (
     Totals,
     Verdict,
 )
-from proxy.flow.seldom import NONE, Seldom
 from proxy.flow.tenant import Carrier, Tenant
 from proxy.flow.tracking import Direction, acknowledged
 
@@ -43,7 +43,7 @@ CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
 Record = TypeVar("Record", bound=FlowRecord)
 
 _numbers = itertools.count(1)
-# One object for each number of 16 bits that flows have, as ports: 28 bytes of each flow.
+# One object for each number of 16 bits that flows have, such as ports: saves 28 bytes for each.
 _small: dict[int, int] = {}
 _shared = _small.setdefault
 
@@ -59,22 +59,22 @@ class Flow:
         "tenant", "timer_due", "timer_slot", "tracked", "ttfb_ms", "verdict",
     )  # fmt: skip
 
-    client_payload, origin_payload, spliced = Seldom[int](), Seldom[int](), Seldom[int]()
-    client_tcp_ms = Seldom[float | None]()
-    detected_protocol, parent_id = Seldom[str | None](), Seldom[str | None]()
-    extension, virtual = Seldom[Any](), Seldom[Any]()
-    last_totals = Seldom[Totals | None]()
-    redirect = Seldom[tuple[bytes, int] | None]()
-    tls = Seldom[TLSRecord | None]()
-    ssh = Seldom[SSHRecord | None]()
-    wanted_level = Seldom[Level | None]()
+    client_payload, origin_payload, spliced = Detail[int](), Detail[int](), Detail[int]()
+    client_tcp_ms = Detail[float | None]()
+    detected_protocol, parent_id = Detail[str | None](), Detail[str | None]()
+    extension, virtual = Detail[Any](), Detail[Any]()
+    last_totals = Detail[Totals | None]()
+    redirect = Detail[tuple[bytes, int] | None]()
+    tls = Detail[TLSRecord | None]()
+    ssh = Detail[SSHRecord | None]()
+    wanted_level = Detail[Level | None]()
 
     def __init__(
         self, flow_id: str | int, tenant: Tenant, carrier: Carrier, protocol: Protocol, key: bytes,
         source: bytes, source_port: int, destination: bytes, destination_port: int, now: float, now_ns: int,
         path: type[KernelPath] = Path,
     ) -> None:  # fmt: skip
-        """`flow_id`: a name, or the number that `next_number` gave, which makes one with `now_ns`: 67 bytes of each."""
+        """`flow_id`: a name, or a number of `next_number` that makes one with `now_ns`: saves 67 bytes for each."""
         self._id, self.tenant, self.carrier, self.protocol, self.key = flow_id, tenant, carrier, protocol, key
         self.details = NONE
         self.source, self.source_port = source, _shared(source_port, source_port)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from proxy.errors import DropReason
+from proxy.flow.details import own_details
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
@@ -48,10 +49,11 @@ class DatagramPlane:
 class DatagramFlow:
     """One flow of datagrams."""
 
-    __slots__ = ("flow", "plane", "waiting")
+    __slots__ = ("details", "flow", "plane", "waiting")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         self.plane, self.flow = plane, flow
+        self.details = own_details(flow)  # where its bytes are counted
         self.waiting: Waiting | None = None  # of a flow that its origin began, until the verdict
 
     def reserve(self) -> bool:
@@ -122,7 +124,7 @@ class DatagramFlow:
             flow.history += "d"
         path.packets += packets
         path.octets += octets
-        flow.origin_payload += payload
+        self.details.origin_payload += payload
 
     def expired(self, now: float) -> None:
         """The idle timer has expired."""

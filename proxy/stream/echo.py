@@ -102,7 +102,7 @@ class EchoFlow(DatagramFlow):
         body = memoryview(buffer)[l4 + icmp.HEADER_BYTES : end]
         flow.client_path.packets += 1
         flow.client_path.octets += end - flow.carrier.header_bytes
-        flow.client_payload += len(body)
+        self.details.client_payload += len(body)
         kind = icmp.ECHO_REQUESTS[self._version]
         rest = self._raw_identifier << 16 | sequence
         request = icmp.message(

@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable
 
+from proxy.flow.details import own_details
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
 from proxy.poller import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT, Poller
@@ -46,7 +47,7 @@ class Relay:
     owner resets that one when it has all, or takes nothing for too long.
     """
 
-    __slots__ = ("broke", "cause", "client", "finished", "flow", "greeting", "is_over", "origin", "poller")
+    __slots__ = ("broke", "cause", "client", "details", "finished", "flow", "greeting", "is_over", "origin", "poller")
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Relay:
         finished: Callable[[CloseReason, bool], None],
     ) -> None:
         """`origin` may be watched already: bytes that arrived from it meanwhile are read now."""
-        self.poller, self.flow, self.is_over = poller, flow, False
+        self.poller, self.flow, self.details, self.is_over = poller, flow, own_details(flow), False
         self.broke, self.finished = broke, finished
         self.greeting = b""  # what a client of TLS says before the origin answers: its hello
         self.cause: CloseReason | None = None  # one side is gone, and this is why
@@ -296,7 +297,7 @@ class Side:
             return 0
         self.held += n
         self._count(n)
-        self.relay.flow.spliced += n
+        self.relay.details.spliced += n
         try:
             if self._drain():
                 return n
@@ -316,15 +317,15 @@ class Side:
         return True
 
     def _count(self, n: int) -> None:
-        flow = self.relay.flow
+        details = self.relay.details
         if self.is_client:
-            if not flow.origin_payload or not flow.client_payload:
-                self.relay.greeting = greeting_with(flow, self.relay.greeting, _view[:n])
-            flow.client_payload += n
+            if not details.origin_payload or not details.client_payload:
+                self.relay.greeting = greeting_with(self.relay.flow, self.relay.greeting, _view[:n])
+            details.client_payload += n
         else:
-            if not flow.origin_payload:
+            if not details.origin_payload:
                 self.relay.first_bytes(_view[:n])
-            flow.origin_payload += n
+            details.origin_payload += n
 
     def _block(self) -> None:
         """Read on when the peer can be written again."""

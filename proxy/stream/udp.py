@@ -145,7 +145,7 @@ class UdpSession(EndpointSession):
         path = flow.client_path
         path.packets += -(-size // segment) if segment else 1
         path.octets += size + self._headers
-        flow.client_payload += size
+        self.details.client_payload += size
         payload = memoryview(buffer)[l4 + udp.HEADER_BYTES : l4 + udp.HEADER_BYTES + size]
         if self._asked is not None:
             self._note_question(payload)

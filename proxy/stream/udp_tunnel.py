@@ -198,4 +198,4 @@ class Direction:
         path = self._path
         path.packets += packets
         path.octets += payload + self._headers
-        self._session.flow.client_payload += payload
+        self._session.details.client_payload += payload

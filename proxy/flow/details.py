@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Details:
-    """What a flow may have besides. Each is of the flow that has it by its attribute of the same name."""
+    """These attributes of one flow. The flow has each of them as its own, by a `Detail` of the same name."""
 
     __slots__ = (
         "client_payload", "client_tcp_ms", "detected_protocol", "extension", "last_totals", "origin_payload",
@@ -32,7 +32,7 @@ class Details:
         self.wanted_level: Level | None = None  # how high a verdict lifts it
 
 
-NONE = Details()  # of those that have none: it is only read
+NONE = Details()  # shared by all flows that have none: only read
 
 
 class Detailed(Protocol):
@@ -41,27 +41,34 @@ class Detailed(Protocol):
     details: Details
 
 
-class Seldom(Generic[T]):
-    """One such attribute, as if it were the flow's own. Room is made when the first is set that differs from NONE's."""
+class Detail(Generic[T]):
+    """One such attribute, as if it were the flow's own. Room is made by the first value that differs from NONE's.
+
+    Each access is a call: whatever counts bytes uses the flow's `own_details` (0.1 us a read of a relay, not 0.7).
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name, self._default = name, getattr(NONE, name)
 
     @overload
-    def __get__(self, flow: None, owner: type) -> Seldom[T]: ...
+    def __get__(self, flow: None, owner: type) -> Detail[T]: ...
 
     @overload
     def __get__(self, flow: Detailed, owner: type) -> T: ...
 
-    def __get__(self, flow: Detailed | None, owner: type) -> T | Seldom[T]:
+    def __get__(self, flow: Detailed | None, owner: type) -> T | Detail[T]:
         if flow is None:
             return self
         value: T = getattr(flow.details, self._name)
         return value
 
     def __set__(self, flow: Detailed, value: T) -> None:
-        if flow.details is NONE:
-            if value is self._default:
-                return
-            flow.details = Details()
-        setattr(flow.details, self._name, value)
+        if flow.details is not NONE or value is not self._default:
+            setattr(own_details(flow), self._name, value)
+
+
+def own_details(flow: Detailed) -> Details:
+    """The flow's details, made if it has none yet; they stay the same object for its life."""
+    if flow.details is NONE:
+        flow.details = Details()
+    return flow.details

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from proxy.flow.details import NONE, Details, own_details
 from proxy.flow.flow import Flow, new_flow_id, next_number
-from proxy.flow.seldom import NONE, Details
 from tests.flows import make_flow
 
 SOME = {"client_payload": 5, "redirect": (b"\x0a\0\0\1", 80), "parent_id": "f1", "wanted_level": "http", "virtual": 7}
@@ -25,6 +25,15 @@ def test_room_is_made_by_the_first_value_that_is_not_the_usual_one(name):
     assert (getattr(other, name), getattr(NONE, name)) == (usual, usual)
     setattr(flow, name, usual)
     assert getattr(flow, name) == usual
+
+
+def test_bytes_that_are_counted_in_a_flows_own_details_are_the_flows():
+    flow, other = make_flow(), make_flow()
+    details = own_details(flow)
+    details.client_payload += 5
+    assert own_details(flow) is details
+    assert (flow.client_payload, flow.totals().client_payload_bytes) == (5, 5)
+    assert (other.client_payload, NONE.client_payload) == (0, 0)
 
 
 def test_every_one_of_them_is_an_attribute_of_flows_and_no_slot():
