@@ -7,12 +7,14 @@ machines of their own would.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,7 @@ while True: time.sleep(60)
 def measure(topology: Topology, *, quick: bool) -> Figure:
     figure = Figure("flood", f"A SYN flood of {RATE:,}/s from one tenant, another tenant's ping", (QUIET,))
     seconds, rounds = (2.0, 2) if quick else (6.0, 5)
-    settings = topology.directory / "flood.yaml"
-    settings.write_text(json.dumps(_settings(topology)))
-    listener = topology.running(ORIGIN, [sys.executable, "-c", LISTENER])
-    with listener, topology.running(PROXY, [sys.executable, "-m", "proxy", str(settings)]) as proxy:
-        control = ControlClient(str(topology.directory / "flood.sock"))
-        wait_for("the proxy", lambda: answers(control, proxy), 30)
+    with serving(topology, "flood", _settings(topology), LISTENER) as (_, control):
         for _ in range(rounds):
             figure.add(QUIET, ping(topology, seconds))
             for name in FLOODERS:
@@ -50,6 +47,20 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
         figure.aim(f"{name}: the ping's p99, times its quiet p99", figure.ratio(name, QUIET, P99), MOST, at_most=True)
     figure.aim_at_none("pings lost", sum(sample[LOST] for samples in figure.runs.values() for sample in samples))
     return figure
+
+
+@contextlib.contextmanager
+def serving(
+    topology: Topology, name: str, settings: dict[str, Any], listener: str
+) -> Iterator[tuple[subprocess.Popen[str], ControlClient]]:
+    """A proxy with these settings, whose control socket is `name`.sock, and an origin that runs `listener`."""
+    file = topology.directory / f"{name}.yaml"
+    file.write_text(json.dumps(settings))
+    origin = topology.running(ORIGIN, [sys.executable, "-c", listener])
+    with origin, topology.running(PROXY, [sys.executable, "-m", "proxy", str(file)]) as proxy:
+        control = ControlClient(str(topology.directory / f"{name}.sock"))
+        wait_for("the proxy", lambda: _answers(control, proxy), 30)
+        yield proxy, control
 
 
 def _flooded(topology: Topology, control: ControlClient, figure: Figure, name: str, seconds: float) -> None:
@@ -115,7 +126,7 @@ def _settings(topology: Topology) -> dict[str, Any]:
     }
 
 
-def answers(control: ControlClient, proxy: subprocess.Popen[str]) -> bool:
+def _answers(control: ControlClient, proxy: subprocess.Popen[str]) -> bool:
     if proxy.poll() is not None:
         raise BenchError(f"the proxy ended at once, with exit code {proxy.returncode}")
     try:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from bench.flood import LOST, P99, answers, client, ping
+from bench.flood import LOST, P99, client, ping, serving
 from bench.flooder import IDLE_PORTS
 from bench.memory import rss_kib
 from bench.series import Figure
-from bench.topology import CLIENT, ORIGIN, PROXY, BenchError, Topology, wait_for
+from bench.topology import CLIENT, PROXY, BenchError, Topology, wait_for
 from proxy.control.client import ControlClient
 
 FLOWS, QUICK_FLOWS = 1_000_000, 100_000
@@ -36,12 +35,7 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
     flows = _room(topology, QUICK_FLOWS if quick else FLOWS)
     seconds, rounds = (2.0, 2) if quick else (10.0, 5)
     figure = Figure("idle", f"{flows:,} idle UDP flows of one tenant, another tenant's ping", (QUIET,))
-    settings = topology.directory / "idle.yaml"
-    settings.write_text(json.dumps(_settings(topology)))
-    listener = topology.running(ORIGIN, [sys.executable, "-c", LISTENER])
-    with listener, topology.running(PROXY, [sys.executable, "-m", "proxy", str(settings)]) as proxy:
-        control = ControlClient(str(topology.directory / "idle.sock"))
-        wait_for("the proxy", lambda: answers(control, proxy), 30)
+    with serving(topology, "idle", _settings(topology), LISTENER) as (proxy, control):
         for _ in range(rounds):
             figure.add(QUIET, ping(topology, seconds, "idle"))
         before = rss_kib(proxy.pid)
