@@ -67,13 +67,13 @@ class Handed:
         return address
 
     def count(self) -> None:
-        """Bring the flow's totals up to date."""
+        """Bring the flow's totals up to date, while the inspector has the session."""
+        if self._is_over:
+            return
         flow = self.flow
         try:
             flow.client_payload = received_bytes(self._client, has_fin="F" in flow.history)
             origin = received_bytes(self._origin, has_fin="f" in flow.history)
-            if origin and not flow.origin_payload:
-                flow.ttfb_ms = flow.ttfb_ms
             flow.origin_payload = origin + sum(map(received_bytes, self._beside))
         except OSError:
             pass
@@ -104,6 +104,7 @@ class Handed:
         """The inspector returns the session, and has read nothing from it."""
         if not self._is_over:
             self._is_over = True
+            self.flow.client_payload = self.flow.origin_payload = 0  # the relay counts all that was not read here
             for sock in self._beside:
                 sock.close()
             self.passed(self._origin)

@@ -94,12 +94,6 @@ def stage(request):
             stage.close()
 
 
-@pytest.fixture
-def laptop(stage):
-    yield stage.laptop()
-    stage.after_test()
-
-
 def echo(sock):
     """An origin that answers one request with its body."""
     origin, body = h11.Connection(h11.SERVER), b""

@@ -52,12 +52,6 @@ def stage():
         yield stage
 
 
-@pytest.fixture
-def laptop(stage):
-    yield stage.laptop()
-    stage.after_test()
-
-
 def large(sock) -> None:
     """An origin of HTTP/1.1: GET gets BODY, POST the digest of what was sent."""
     read = b""

@@ -55,12 +55,6 @@ def stage():
         yield stage
 
 
-@pytest.fixture
-def laptop(stage):
-    yield stage.laptop()
-    stage.after_test()
-
-
 @pytest.fixture(scope="module")
 def files(stage):
     """What configurations are filled with; `www` holds TEXT."""

@@ -26,12 +26,6 @@ def stage():
         yield stage
 
 
-@pytest.fixture
-def laptop(stage):
-    yield stage.laptop()
-    stage.after_test()
-
-
 def answer(sock) -> None:
     """A small HTTP/1.1 origin: says what it was asked for, as long as it is asked."""
     read = b""

@@ -38,12 +38,6 @@ def stage():
         yield stage
 
 
-@pytest.fixture
-def laptop(stage):
-    yield stage.laptop()
-    stage.after_test()
-
-
 def test_one_host_is_read_and_another_is_passed_with_its_own_certificate(stage, laptop):
     port = stage.serve(echo, stage.server_context("pinned.lab"))
     trust = client_context(f"{stage.directory}/roots.pem")

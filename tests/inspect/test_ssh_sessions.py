@@ -56,12 +56,6 @@ def port(stage):
         yield port
 
 
-@pytest.fixture
-def laptop(stage):
-    yield stage.laptop()
-    stage.after_test()
-
-
 def ssh(stage, laptop, port, *words, options=(), **more):
     known = ["-o", f"UserKnownHostsFile={stage.place / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes"]
     bare = ["-F", "none", "-o", "BatchMode=yes", "-o", "IdentityAgent=none", "-o", "GlobalKnownHostsFile=/dev/null"]

@@ -27,12 +27,6 @@ def stage():
         yield stage
 
 
-@pytest.fixture
-def laptop(stage):
-    yield stage.laptop()
-    stage.after_test()
-
-
 def issuer(sock: ssl.SSLSocket) -> str:
     return dict(part for each in sock.getpeercert()["issuer"] for part in each)["commonName"]
 

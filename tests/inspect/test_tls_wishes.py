@@ -56,12 +56,6 @@ def stage():
 
 
 @pytest.fixture
-def laptop(stage):
-    yield stage.laptop()
-    stage.after_test()
-
-
-@pytest.fixture
 def globex(stage):
     yield stage.laptop(tenant="globex")
     stage.after_test()
