@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from proxy.inspect.http.messages import Headers
@@ -10,6 +11,37 @@ from proxy.verdict import Verdict
 
 HOOK = "http_body"
 PART_BYTES = 64 << 10  # at most: what fits into a message to the proxy
+
+
+class Held:
+    """A body that has come while it is not known where it goes."""
+
+    __slots__ = ("_parts", "_trailers")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._trailers: Headers | None = None  # its end has come
+
+    def data(self, data: bytes) -> None:
+        """A part of the body."""
+        self._parts.append(data)
+
+    def end(self, trailers: Headers) -> None:
+        """There is no more of it."""
+        self._trailers = trailers
+
+    def pass_on(self, data: Callable[[bytes], None], end: Callable[[Headers], None]) -> None:
+        """Give it to whoever takes it, and hold it no longer."""
+        parts, trailers = self._parts, self._trailers
+        self.clear()
+        for part in parts:
+            data(part)
+        if trailers is not None:
+            end(trailers)
+
+    def clear(self) -> None:
+        """Nobody wants it."""
+        self._parts, self._trailers = [], None
 
 
 class BodyPart:

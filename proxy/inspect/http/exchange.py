@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxy.inspect.http import forwarding, pages, rules
-from proxy.inspect.http.body import HOOK, BodyReader
+from proxy.inspect.http.body import HOOK, BodyReader, Held
 from proxy.inspect.http.faults import By, Fault, told
 from proxy.inspect.http.limits import Identity, Limits
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead, first, tokens, trailers_of, without
@@ -43,15 +43,17 @@ class Context(Protocol):
         """Send what was written since an answer came."""
         ...
 
+    def wake(self, at: float) -> None:
+        """Look at what is due then."""
+        ...
+
 
 class Exchange(Passing):
     """What became of one request: also what is told of it to the hooks `http_request` and `http_response`."""
 
     __slots__ = (
         "_early",
-        "_early_trailers",
         "_held",
-        "_held_trailers",
         "_is_cleared",
         "_is_taken",
         "_responded",
@@ -61,11 +63,9 @@ class Exchange(Passing):
     def __init__(self, context: Context, responder: Responder, request: RequestHead) -> None:
         super().__init__(responder, request, context.next_number(), context.session.now())
         self.context = context
-        self._early: list[bytes] = []  # of the request's body, while it is not known where it goes
-        self._early_trailers: Headers | None = None
+        self._early = Held()  # the request's body, while it is not known where it goes
         self._is_taken = False  # it is known where the request goes, or is being found out
-        self._held: list[bytes] = []  # of the response's, while a hook looks at the head
-        self._held_trailers: Headers | None = None
+        self._held = Held()  # the response's, while a hook looks at the head
         self._is_cleared = False  # nobody else is to be asked about the response's head
         self._responded = False  # the head is with the client
 
@@ -117,12 +117,7 @@ class Exchange(Passing):
             self.responder.inform(ResponseHead(100))
         self.is_waiting = False
         self.responder.resume()
-        early, self._early = self._early, []
-        for data in early:
-            reader.data(data)
-        if self._early_trailers is not None:
-            trailers, self._early_trailers = self._early_trailers, None
-            reader.end(trailers)
+        self._early.pass_on(reader.data, reader.end)
 
     def _take(self) -> None:
         self._is_taken = True
@@ -135,11 +130,7 @@ class Exchange(Passing):
         if self.is_waiting:
             self.is_waiting = False
             self.responder.resume()
-        early, self._early = self._early, []
-        for data in early:
-            requester.data(data)
-        if self._early_trailers is not None:
-            requester.end(self._early_trailers)
+        self._early.pass_on(requester.data, requester.end)
 
     def wait(self) -> None:
         """No origin can take it yet: the client is to send no more."""
@@ -169,7 +160,7 @@ class Exchange(Passing):
         if self.requester is not None:
             self.requester.data(data)
         elif self.fault is None:
-            self._early.append(data)
+            self._early.data(data)
 
     def request_ended(self, trailers: Headers) -> None:
         """The client has sent all of its request, or closed its half of the upgraded connection."""
@@ -188,7 +179,7 @@ class Exchange(Passing):
 
     def _end_request(self, trailers: Headers) -> None:
         if self.requester is None:
-            self._early_trailers = trailers
+            self._early.end(trailers)
         else:
             self.requester.end(trailers)
 
@@ -244,11 +235,7 @@ class Exchange(Passing):
     def _release(self) -> None:
         """Send what has come while a hook was asked."""
         self.resume_origin()
-        held, self._held = self._held, []
-        for data in held:
-            self._pass_response(data)
-        if self._held_trailers is not None:
-            self.response_ended(self._held_trailers)
+        self._held.pass_on(self._pass_response, self.response_ended)
 
     def response_data(self, data: bytes) -> None:
         """A part of the response's body, or bytes of what the connection was upgraded to."""
@@ -259,7 +246,7 @@ class Exchange(Passing):
         if self._is_cleared:
             self._pass_response(data)
         else:
-            self._held.append(data)
+            self._held.data(data)
 
     def _pass_response(self, data: bytes) -> None:
         if self.websocket is not None:
@@ -276,7 +263,7 @@ class Exchange(Passing):
         self.is_received = True
         trailers = trailers_of(trailers)
         if not self._is_cleared:
-            self._held_trailers = trailers
+            self._held.end(trailers)
             return
         self.origin_ended = True
         if not self._switched and self.request.is_tunnel:
@@ -326,12 +313,16 @@ class Exchange(Passing):
 
     def refuse(self, fault: Fault, detail: str, *, by: By | None = None) -> None:
         """Tell the client why not, if its response has not begun; otherwise break it off."""
-        if self.is_done or self.fault is not None:
+        if self.is_done or (self.fault is not None and not self.is_complete):
+            return
+        if self.fault is not None:  # the client does not take the page that tells it of one
+            self.responder.reset(fault)
+            self._finish()
             return
         self.fault, self.detail, self.fault_by = fault, detail, by or told(fault).by
         self.outcome = "denied" if fault is Fault.DENIED else "error"
         self.drop_origin(fault)
-        self._stop_reading()
+        self.stop_reading()
         if self._responded:
             self.responder.reset(fault)
             self._finish()
@@ -349,7 +340,7 @@ class Exchange(Passing):
             self.responder.data(body)
         self.origin_ended = True
         self.responder.end([])
-        self._finish()
+        self._complete()
 
     def origin_failed(self, fault: Fault, detail: str, *, by: By | None = None) -> None:
         """The origin is gone, or has broken its protocol."""
@@ -357,7 +348,7 @@ class Exchange(Passing):
         if self.has_all and not self.origin_ended:
             return  # a hook is asked about what has come
         if self.origin_ended:  # it has answered, and did not wait for the whole request
-            self._finish()
+            self._complete()
         else:
             self.refuse(fault, detail, by=by)
 
@@ -383,18 +374,26 @@ class Exchange(Passing):
 
     def _settle(self) -> None:
         if self.client_ended and self.origin_ended and (self.response_reader is None or self.response_reader.is_over):
+            self._complete()
+
+    def _complete(self) -> None:
+        """End it when the client has been sent all that it was answered."""
+        self.is_complete = True
+        if self.responder.is_behind:
+            self.context.wake(self.context.session.now() + self.context.limits.body_s)
+        else:
             self._finish()
 
-    def _stop_reading(self) -> None:
-        for reader in (self.request_reader, self.response_reader):
-            if reader is not None:
-                reader.stop()
+    def client_took_all(self) -> None:
+        """Nothing waits for the client any more."""
+        if self.is_complete:
+            self._finish()
 
     def _finish(self) -> None:
         if self.is_done:
             return
         self.is_done = True
-        self._stop_reading()
+        self.stop_reading()
         self._early.clear()
         self.context.finished(self)
         self.responder.done()

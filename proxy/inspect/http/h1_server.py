@@ -70,7 +70,7 @@ class H1Server:
             self._read_body(len(data))
         else:
             self._buffer += data
-            if self.exchange is None:
+            if self.exchange is None and not self.link.is_full:
                 self._advance()
             elif len(self._buffer) > self._limits.header_bytes:
                 self.link.pause()  # pipelined: they are read when their turn comes
@@ -102,8 +102,9 @@ class H1Server:
             return
         self._is_advancing = True
         try:
-            while self.exchange is None and self._buffer and not self.is_lingering and self._begin():
-                pass
+            while self.exchange is None and self._buffer and not self.is_lingering and not self.link.is_full:
+                if not self._begin():
+                    break
         except HttpError as error:
             self._bad(error)
         finally:
@@ -276,6 +277,11 @@ class H1Server:
         """Bytes that the client has not taken."""
         return self.link.stream.queued
 
+    @property
+    def is_behind(self) -> bool:
+        """Never: what waits, waits in the stream."""
+        return False
+
     def pause(self) -> None:
         """Read no more of the client."""
         self.link.pause()
@@ -325,6 +331,9 @@ class H1Server:
         """It does again."""
         if self.exchange is not None:
             self.exchange.client_ready()
+        else:
+            self.link.resume()
+            self._advance()
 
     def drain(self) -> None:
         """End after the present request, or at once."""

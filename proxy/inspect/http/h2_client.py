@@ -188,6 +188,7 @@ class H2Client:
     def _pump(self, stream: ClientStream) -> None:
         if self.sender.pump(stream.out):
             stream.exchange.origin_ready()
+        stream.forget_if_done()
 
     def _went_away(self, last: int, code: int) -> None:
         """It takes no more streams; those after `last` have not been begun."""

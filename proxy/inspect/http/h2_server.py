@@ -153,6 +153,8 @@ class H2Server:
     def _pump(self, stream: ServerStream) -> None:
         if self.sender.pump(stream.out):
             stream.exchange.client_ready()
+        if stream.out.is_over:
+            stream.exchange.client_took_all()
 
     def _went_away(self, _last: int, code: int) -> None:
         """The client will send no other request; those under way are completed."""
@@ -291,6 +293,11 @@ class ServerStream(Stream):
         """Bytes that the client has not taken."""
         return self.out.size + self.server.link.stream.queued
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether what was written waits for a window, or for the connection."""
+        return not self.out.is_over
+
     def inform(self, head: ResponseHead) -> None:
         """An interim response."""
         self._send_head(head, is_complete=False)
@@ -327,7 +334,7 @@ class ServerStream(Stream):
         calm = fault in (Fault.SLOW_READ, Fault.SLOW_BODY)
         if self.exchange.websocket is not None and fault is not Fault.RESPONSE_CUT:
             self.server.sender.end(self.out, [])  # a close frame goes before it
-        else:
+        if not self.out.is_over:
             self.server.reset(self, _ERRORS.ENHANCE_YOUR_CALM if calm else _ERRORS.INTERNAL_ERROR)
 
     def done(self) -> None:
@@ -342,6 +349,7 @@ class _Nobody:
     """The client's side of a request that could not be read: a reset says all there is to say."""
 
     queued = 0
+    is_behind = False
 
     def inform(self, head: ResponseHead) -> None: ...
     def respond(self, head: ResponseHead) -> None: ...

@@ -28,6 +28,12 @@ class Passing(Ruled):
             self.requester.reset(fault)
         self.requester = None
 
+    def stop_reading(self) -> None:
+        """No hook sees more of the bodies."""
+        for reader in (self.request_reader, self.response_reader):
+            if reader is not None:
+                reader.stop()
+
     # A connection that was upgraded.
 
     def to_client(self, data: bytes) -> None:

@@ -28,6 +28,7 @@ class Progress:
         "fault_by",
         "first_byte",
         "is_client_full",
+        "is_complete",
         "is_done",
         "is_origin_full",
         "is_received",
@@ -76,6 +77,7 @@ class Progress:
         self.is_waiting = False  # for an origin that can take it, or for what a hook says
         self.is_received = False  # the origin has sent all of its response, which a hook may not have let pass
         self.client_ended = self.origin_ended = self.is_done = False
+        self.is_complete = False  # nothing is left but what the client has to take
         self.origin_address: tuple[str, int] | None = None  # where policy sends it instead
         self.effects: HttpEffects | None = None  # what was said last
         self.response_changes: tuple[HeaderChange, ...] = ()  # by everybody who was asked

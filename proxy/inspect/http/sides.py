@@ -16,6 +16,11 @@ class Responder(Protocol):
         """Bytes that the client has not taken."""
         ...
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a part of what it was given waits for a window: `Exchange.client_took_all` tells of its end."""
+        ...
+
     def inform(self, head: ResponseHead) -> None:
         """Send an interim response (1xx)."""
         ...

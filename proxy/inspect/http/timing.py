@@ -9,8 +9,6 @@ from proxy.inspect.http.limits import Limits
 
 def due(exchange: Exchange, limits: Limits) -> float:
     """When `expire` is to be called, on the session's clock."""
-    if exchange.is_switched:
-        return exchange.moved + limits.stream_s
     if _is_watched(exchange):
         return exchange.checked[0] + limits.body_s
     if exchange.response is None and exchange.sent is not None:
@@ -20,10 +18,8 @@ def due(exchange: Exchange, limits: Limits) -> float:
 
 def expire(exchange: Exchange, now: float, limits: Limits) -> bool:
     """End an exchange that was waited for too long; whether it was."""
-    if exchange.is_switched or not _is_watched(exchange):
-        fault = _silence(exchange, now, limits)
-    else:
-        fault = _pace(exchange, now, limits)
+    look = _pace if _is_watched(exchange) else _silence
+    fault = look(exchange, now, limits)
     if fault is None:
         return False
     exchange.refuse(fault[0], fault[1])
@@ -35,6 +31,8 @@ def _is_watched(exchange: Exchange) -> bool:
 
     A request of unknown length may be a stream, whose silences mean nothing.
     """
+    if exchange.is_complete or exchange.is_switched:
+        return exchange.is_complete
     sends = not exchange.client_ended and not exchange.is_origin_full and exchange.request.length is not None
     return exchange.is_client_full or (sends and exchange.requester is not None)
 
@@ -56,7 +54,7 @@ def _pace(exchange: Exchange, now: float, limits: Limits) -> tuple[Fault, str] |
     queued = exchange.responder.queued
     exchange.checked = (now, exchange.request_bytes, queued)
     enough = limits.body_rate * (now - since)
-    if exchange.is_client_full:
+    if exchange.is_client_full or exchange.is_complete:
         # a queue that was not there at the last look has been filled since: the client has not been slow for long
         is_slow = left > 0 and left - queued < enough and exchange.moved <= since
         return (Fault.SLOW_READ, f"the client took fewer than {limits.body_rate} bytes/s") if is_slow else None

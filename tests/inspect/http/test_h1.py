@@ -5,6 +5,7 @@ import pytest
 from proxy.errors import ProxyError
 from proxy.inspect.http.limits import HIGH_WATER
 from proxy.inspect.stream import Side
+from proxy.verdict import Ruling, deny
 from tests.inspect.http.talk import Talk, tls
 
 GET = b"GET /a?b HTTP/1.1\r\nHost: web.lab\r\nUser-Agent: t/1\r\n\r\n"
@@ -487,3 +488,18 @@ def test_the_scheme_is_that_of_the_clients_side():
     talk = Talk(tls("http/1.1"), tls("http/1.1"))
     talk.exchange(GET, OK)
     assert talk.records[0].url == "https://web.lab/a?b"
+
+
+def test_pipelined_requests_wait_while_the_client_does_not_read():
+    talk = Talk(judge=lambda facts: Ruling(deny("no games"), []))
+    talk.client.takes = False
+    for _ in range(100):
+        talk.handler.received(Side.CLIENT, GET * 50)
+    answered = talk.client.take().count(b"HTTP/1.1 403")
+    assert talk.client.queued < HIGH_WATER + 64 * 1024
+    assert answered < 1_000
+    assert talk.client.is_paused
+    talk.client.takes = True
+    talk.drained(Side.CLIENT)
+    assert talk.client.take().count(b"HTTP/1.1 403") > 50
+    assert not talk.client.is_paused

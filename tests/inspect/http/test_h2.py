@@ -4,11 +4,13 @@ import h2.events as events
 import hpack
 import hyperframe.frame as frames
 import pytest
+from h2.settings import SettingCodes
 
 from proxy.errors import ProxyError
 from proxy.inspect.http import h2_wire
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.stream import Side
+from proxy.verdict import Ruling, deny
 from tests.inspect.http.h2_peer import REQUEST, Peer
 from tests.inspect.http.talk import Talk, tls
 
@@ -364,6 +366,91 @@ def test_a_window_that_is_never_opened_ends_the_stream():
     assert talk.records[0].fault == "slow_read"
     talk.settle()
     assert talk.browser.of(events.StreamReset)
+
+
+@pytest.mark.parametrize("origin_h2", [False, True])
+@pytest.mark.parametrize("size", [1, 60_000])
+def test_the_end_of_a_response_waits_for_the_client_s_window(size, origin_h2):
+    talk = H2Talk(window=0, origin_h2=origin_h2)
+    _answered_whole(talk, b"x" * size)
+    assert talk.browser.body(1) == b""
+    assert talk.records == []
+    talk.browser.h2.increment_flow_control_window(size, 1)
+    talk.client_says(talk.browser.out())
+    assert talk.browser.body(1) == b"x" * size
+    assert talk.browser.of(events.StreamEnded)
+    (record,) = talk.records
+    assert (record.fault, record.response_body_bytes) == (None, size)
+
+
+def test_the_end_of_a_response_waits_for_the_client_s_connection():
+    talk = H2Talk(window=1 << 20)
+    talk.client.takes = False
+    talk.browser.h2.increment_flow_control_window(1 << 20)
+    talk.client_says(talk.browser.out())
+    talk.client.queued = 300_000  # of other streams
+    _answered_whole(talk, b"x" * 60_000)
+    assert talk.browser.body(1) == b""
+    talk.client.takes = True
+    talk.drained(Side.CLIENT)
+    talk.settle()
+    assert talk.browser.body(1) == b"x" * 60_000
+    assert talk.browser.of(events.StreamEnded)
+
+
+def _answered_whole(talk, body):
+    talk.client_says(talk.browser.headers(1, REQUEST))
+    if talk.server is None:
+        talk.origin_says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        return
+    talk.origin_says(talk.server.headers(1, [(b":status", b"200")], end=False))
+    for start in range(0, len(body), 16_000):
+        part = body[start : start + 16_000]
+        talk.origin_says(talk.server.data(1, part, end=start + len(part) == len(body)))
+
+
+def test_a_stream_whose_request_ends_after_its_response_is_forgotten():
+    talk = H2Talk()
+    talk.client_says(talk.browser.headers(1, REQUEST, end=False))
+    talk.server.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    talk.origin_says(talk.server.out())
+    talk.client_says(talk.browser.data(1, b"ask", end=True))
+    talk.origin_says(talk.server.headers(1, [(b":status", b"200")]))
+    assert talk.server.body(1) == b""
+    talk.server.h2.increment_flow_control_window(3, 1)
+    talk.origin_says(talk.server.out())
+    assert talk.server.body(1) == b"ask"
+    assert not talk.handler._main.streams
+
+
+@pytest.mark.parametrize("size", [1, 60_000])
+def test_the_end_of_a_response_that_is_never_taken_ends_the_stream(size):
+    talk = H2Talk(window=0)
+    _answered_whole(talk, b"x" * size)
+    talk.wait(200)
+    assert talk.records[0].fault == "slow_read"
+    talk.settle()
+    assert talk.browser.of(events.StreamReset)
+
+
+def test_a_page_that_is_never_taken_ends_the_stream():
+    talk = H2Talk(window=0, judge=lambda facts: Ruling(deny("no"), []))
+    talk.client_says(talk.browser.headers(1, REQUEST))
+    talk.wait(200)
+    assert talk.records[0].fault == "denied"
+    talk.settle()
+    assert talk.browser.of(events.StreamReset)
+
+
+def test_goaway_waits_for_the_end_of_a_response():
+    talk = H2Talk(window=0)
+    _answered_whole(talk, b"hello")
+    talk.handler.drain()
+    talk.settle()
+    assert talk.finished is None
+    talk.handler.received(Side.CLIENT, frames.WindowUpdateFrame(1, window_increment=5).serialize())
+    assert b"hello" in talk.client.take()
+    assert talk.finished is not None
 
 
 @pytest.mark.parametrize("path", [b"/a b", b"/a\r\nX: y", b"", b"/a HTTP/1.1\r\nHost: evil\r\n\r\nGET /"])
