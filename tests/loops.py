@@ -71,7 +71,7 @@ def running() -> Iterator[Loop]:
         yield loop
     finally:
         loop.close()
-    assert open_descriptors() == before
+    assert not open_descriptors() - before  # what an earlier test has left to the garbage collector may go meanwhile
 
 
 def open_descriptors() -> set[str]:
