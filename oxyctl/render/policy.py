@@ -50,46 +50,45 @@ def print_tried(tried: Iterable[PolicyTestResult]) -> None:
 
 def print_replay(found: Replay) -> None:
     """Print what would change, the most frequent first."""
-    print(f"{found.flows} recorded flows: {found.same} as before, {sum(c.flows for c in found.changes)} otherwise"
-          + (f", {found.unjudged} of which the policy does not speak" if found.unjudged else ""))  # fmt: skip
+    changed = sum(change.flows for change in found.changes)
+    print(f"{found.flows} recorded flows: {found.same} decided as before, {changed} differently"
+          + (f", {found.unjudged} not covered by the policy" if found.unjudged else ""))  # fmt: skip
     for change in found.changes:
         by = f"rule {change.rule}" if change.rule != "default" else "the default"
         print(f"  {change.flows} flows: {change.was} (by {change.before or 'no policy'}) -> {change.now} by {by}")
         for example in change.examples:
             print(f"    {example}")
     if found.without_groups:
-        print(
-            f"Groups and posture of {found.without_groups} flows are not known: no tunnel of their users is open now."
-        )
+        print(f"Groups and posture of {found.without_groups} flows are unknown: their users have no open tunnel.")
 
 
 def story(found: Explanation) -> Iterator[str]:
     """The explanation, line by line."""
     whose = f"tenant {found.tenant}" if found.tenant else "no tenant"
-    by = "by default: no rule decides" if found.rule == "default" else f"by rule {found.rule}"
+    by = "by default: no rule matched" if found.rule == "default" else f"by rule {found.rule}"
     yield f"{found.action.upper()} {by} (policy {found.policy}, version {found.version}, phase {found.phase}, {whose})"
     if found.reason and found.rule != "default":
         yield f"  reason: {found.reason}"
     for each in found.decisions[:-1]:
         if not each.enforced:
-            yield f"  on the way, rule {each.rule} would {each.action}, but only audits"
+            yield f"  before that, rule {each.rule} matched: would {each.action}, but is audit-only"
         else:
-            yield f"  on the way, rule {each.rule}: {each.action}"
+            yield f"  before that, rule {each.rule} matched: {each.action}"
     verdict = found.verdict
     effects = [
-        verdict.is_denial and f"the client is told by: {verdict.refusal or 'unreachable'}",
-        verdict.origin and f"it goes to {verdict.origin[0]} port {verdict.origin[1]} instead",
-        verdict.level and f"it is lifted to level {verdict.level}",
-        verdict.offramp and f"it leaves by {verdict.offramp}",
-        verdict.ttl_s and f"it is judged again after {verdict.ttl_s:g} s",
+        verdict.is_denial and f"the client receives: {verdict.refusal or 'unreachable'}",
+        verdict.origin and f"redirected to {verdict.origin[0]} port {verdict.origin[1]}",
+        verdict.level and f"lifted to level {verdict.level}",
+        verdict.offramp and f"off-ramp: {verdict.offramp}",
+        verdict.ttl_s and f"decided again after {verdict.ttl_s:g} s",
     ]
     yield from (f"  {effect}" for effect in effects if effect)
     if found.close:
-        yield "Close, but not it:"
+        yield "Rules that nearly matched:"
         yield from (_near(each) for each in found.close)
     if found.missing:
-        yield f"Rules also ask for what this flow does not name: {', '.join(found.missing)}"
+        yield f"Rules also use fields that were not given for this flow: {', '.join(found.missing)}"
 
 
 def _near(each: Near) -> str:
-    return f"  {each.rule} ({each.action}): does not hold: {'; '.join(each.failed)}"
+    return f"  {each.rule} ({each.action}): does not match: {'; '.join(each.failed)}"

@@ -70,19 +70,19 @@ def test_test(policy, file):
 def test_explain(live):
     words = ("explain", "-t", "acme", "--user", "bob", "--dst", "10.2.0.10:443")
     lines = live(*words).lines
-    assert lines[0].startswith("BLOCK by default: no rule decides (policy acme, version ")
+    assert lines[0].startswith("BLOCK by default: no rule matched (policy acme, version ")
     assert lines[1:4] == [
-        "  the client is told by: reset",
-        "Close, but not it:",
-        '  wiki (allow): does not hold: any(identity.groups[*].name in {"staff"})',
+        "  the client receives: reset",
+        "Rules that nearly matched:",
+        '  wiki (allow): does not match: any(identity.groups[*].name in {"staff"})',
     ]
     assert live(*words, "--group", "staff").lines[0].startswith("ALLOW by rule wiki (policy acme, version ")
     ssh = live("explain", "-t", "acme", "--user", "ann", "--dst", "10.2.0.10", "--port", "22").lines
     assert ssh[0].startswith("BLOCK by rule no-ssh")
     assert ssh[1:4] == [
         "  reason: use the bastion",
-        "  on the way, rule shadow would block, but only audits",
-        "  the client is told by: drop",
+        "  before that, rule shadow matched: would block, but is audit-only",
+        "  the client receives: drop",
     ]
 
 

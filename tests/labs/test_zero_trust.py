@@ -23,7 +23,7 @@ def test_its_checks_hold_and_every_decision_is_explained(machine):
         assert expected in machine.oxyctl("flows", "explain", flow["flow_id"], *ACME).stdout
     words = ("--user", "bob", "--group", "sales", "--dst", "10.60.0.10:80")
     explained = machine.oxyctl("policy", "explain", *ACME, *words).stdout
-    assert explained.startswith("BLOCK by default: no rule decides (policy acme, version ")
+    assert explained.startswith("BLOCK by default: no rule matched (policy acme, version ")
 
     exported = machine.oxyctl("policy", "export", *ACME).stdout
     file = machine.file("acme.yaml", exported)
