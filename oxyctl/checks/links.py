@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from oxyctl.checks.result import Verdict
 from oxyctl.checks.session import Session
 from oxyctl.operate.ask import ask_impair, ask_status
-from oxyctl.supervise.questions import Impair
+from oxyctl.supervise.requests import Impair
 from oxyctl.supervise.site_status import TunnelStatus
 from oxyctl.topology.checks import ImpairCheck, TunnelCheck
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from oxyctl.checks.result import Verdict
 from oxyctl.checks.session import Session
 from oxyctl.operate.ask import ask_nodes, ask_status
-from oxyctl.supervise.questions import Nodes
+from oxyctl.supervise.requests import Nodes
 from oxyctl.supervise.status import NodeStatus
 from oxyctl.topology.checks import NodeCheck
-from oxyctl.topology.words import Action
+from oxyctl.topology.choices import Action
 
 
 async def node(check: NodeCheck, _: str, session: Session) -> Verdict:

@@ -16,7 +16,7 @@ from oxyctl.operate.recorded_flows import recorded_beside
 from oxyctl.operate.run_inside import command_in
 from oxyctl.plan.steps import Plan
 from oxyctl.supervise.state import LabDirectory, control_socket, find_node, find_proxy
-from oxyctl.topology.words import Trust
+from oxyctl.topology.choices import Trust
 from oxyctl.traffic.client import COMMAND, GeneratorProcess
 from oxyctl.traffic.config import AnyTraffic
 from oxyctl.traffic.tally import Report

@@ -42,7 +42,7 @@ def apply(
     from oxyctl.operate.up import holding
     from oxyctl.plan.diff import compare
     from oxyctl.plan.make import make_plan
-    from oxyctl.supervise.questions import Apply
+    from oxyctl.supervise.requests import Apply
     from oxyctl.supervise.state import find_lab
     from oxyctl.topology.file import load
     from oxyctl.topology.library import find_file

@@ -37,7 +37,7 @@ def impair(
     from oxyctl.errors import UsageError
     from oxyctl.net.impairment import PARSERS, ImpairmentSettings
     from oxyctl.operate.ask import ask_impair
-    from oxyctl.supervise.questions import Impair
+    from oxyctl.supervise.requests import Impair
     from oxyctl.supervise.state import find_lab
 
     settings = ImpairmentSettings(rate=rate, delay=delay, jitter=jitter, loss=loss, down=down)

@@ -10,7 +10,7 @@ from oxyctl.cli.completion import complete_further_node
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.topology.words import Action
+    from oxyctl.topology.choices import Action
 
 NodesArgument = Annotated[
     list[str], typer.Argument(metavar="NODE...", help="Which nodes.", autocompletion=complete_further_node)
@@ -52,7 +52,7 @@ def _do(action: Action, nodes: list[str], lab: str | None, timeout_s: float, out
     from oxyctl.cli.output import print_envelope
     from oxyctl.cli.progress import Progress
     from oxyctl.operate.ask import ask_nodes
-    from oxyctl.supervise.questions import Nodes
+    from oxyctl.supervise.requests import Nodes
     from oxyctl.supervise.state import find_lab
 
     directory = find_lab(lab)

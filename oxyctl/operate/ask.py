@@ -14,7 +14,7 @@ import msgspec
 from oxyctl.errors import ExitCode, LabNotFound, NothingMatched, OxyctlError, UsageError
 from oxyctl.net.sockets import shortened
 from oxyctl.plan.diff import Change
-from oxyctl.supervise.questions import Apply, Failure, Impair, Nodes, Question, Status
+from oxyctl.supervise.requests import Apply, Failure, Impair, Nodes, Question, Status
 from oxyctl.supervise.state import LabDirectory
 from oxyctl.supervise.status import LabStatus, NodeStatus
 

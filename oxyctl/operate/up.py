@@ -21,7 +21,7 @@ from oxyctl.plan.diff import is_same
 from oxyctl.plan.make import make_plan
 from oxyctl.plan.steps import Plan
 from oxyctl.supervise.processes import tail
-from oxyctl.supervise.questions import COMMIT
+from oxyctl.supervise.requests import COMMIT
 from oxyctl.supervise.state import LabDirectory, State, lab_directory, locked
 from oxyctl.topology.model import Lab
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import field
 
 from oxyctl.net.impairment import Impairment
-from oxyctl.topology.words import Restart
+from oxyctl.topology.choices import Restart
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oxyctl.topology.words import Restart
+from oxyctl.topology.choices import Restart
 
 FIRST_S, LAST_S, GROWTH = 0.1, 10.0, 2.0
 STEADY_S = 10.0  # a program that ran this long starts again with the first pause

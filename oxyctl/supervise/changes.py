@@ -15,7 +15,7 @@ from oxyctl.plan.steps import Plan, PlannedNode
 from oxyctl.supervise.impairment_relay import link_name
 from oxyctl.supervise.lab import RunningLab
 from oxyctl.supervise.node_lifecycle import NodeLifecycle
-from oxyctl.supervise.questions import Apply, Impair
+from oxyctl.supervise.requests import Apply, Impair
 from oxyctl.supervise.state import write_atomically
 from oxyctl.supervise.transition import Transition
 from proxy.settings import suggest

@@ -11,7 +11,7 @@ import msgspec
 from oxyctl.errors import ExitCode, OxyctlError
 from oxyctl.supervise.changes import Changes
 from oxyctl.supervise.node_lifecycle import NodeLifecycle
-from oxyctl.supervise.questions import Apply, Failure, Impair, Nodes, Question, Status, Tell
+from oxyctl.supervise.requests import Apply, Failure, Impair, Nodes, Question, Status, Tell
 from oxyctl.supervise.status import LabStatus
 
 

@@ -17,7 +17,7 @@ from oxyctl.plan.steps import Plan, PlannedNode, Process, Running
 from oxyctl.supervise.links import Links
 from oxyctl.supervise.probes import awaited, until_ready
 from oxyctl.supervise.processes import Processes, Program, tail
-from oxyctl.supervise.questions import COMMIT
+from oxyctl.supervise.requests import COMMIT
 from oxyctl.supervise.shared_programs import SharedPrograms
 from oxyctl.supervise.state import LabDirectory
 from oxyctl.supervise.trust import Trust

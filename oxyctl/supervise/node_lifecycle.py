@@ -22,8 +22,8 @@ from oxyctl.plan.steps import PlannedNode
 from oxyctl.supervise.backoff import Backoff, is_wanted
 from oxyctl.supervise.lab import RunningLab
 from oxyctl.supervise.processes import Program, describe_exit
-from oxyctl.supervise.questions import Nodes, Tell
 from oxyctl.supervise.recovery import Recovery
+from oxyctl.supervise.requests import Nodes, Tell
 from oxyctl.supervise.status import Kept, NodeStatus, node_status
 from proxy.settings import suggest
 

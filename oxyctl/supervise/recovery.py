@@ -9,7 +9,7 @@ from oxyctl.errors import OxyctlError
 from oxyctl.plan.serving import clients_of, is_cut, sites_of
 from oxyctl.plan.steps import PlannedNode, SiteOpen
 from oxyctl.supervise.lab import RunningLab
-from oxyctl.supervise.questions import Tell
+from oxyctl.supervise.requests import Tell
 
 AGENTS, SITES = "agents", "sites"
 PROXY_EVENTS = ("accepted", "refused")  # events of a client's agent that depend on the proxy

@@ -14,7 +14,7 @@ from oxyctl.supervise.links import By, Links
 from oxyctl.supervise.probes import site_reports
 from oxyctl.supervise.processes import Program, describe_exit
 from oxyctl.supervise.site_status import TunnelStatus
-from oxyctl.topology.words import Restart
+from oxyctl.topology.choices import Restart
 
 NodeState = Literal["starting", "ready", "degraded", "exited", "stopped"]
 

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta, field
 
 from oxyctl.net.impairment import ImpairmentSettings, Loss, Mtu
+from oxyctl.topology.choices import Restart, Trust
 from oxyctl.topology.quantities import Duration, seconds
-from oxyctl.topology.words import Restart, Trust
 from proxy.settings import DocumentError
 
 Place = tuple[str | int, ...]  # below the node in the file

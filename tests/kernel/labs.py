@@ -13,7 +13,7 @@ from oxyctl.operate.ask import ask_impair, ask_status
 from oxyctl.operate.down import take_down
 from oxyctl.operate.run_inside import command_in
 from oxyctl.operate.up import up
-from oxyctl.supervise.questions import Impair
+from oxyctl.supervise.requests import Impair
 from oxyctl.supervise.state import lab_directory
 from tests.labs.conftest import links
 

@@ -9,7 +9,7 @@ from oxyctl.net.impairment import ImpairmentSettings
 from oxyctl.plan.diff import compare, is_same, renumber
 from oxyctl.plan.make import make_plan
 from oxyctl.supervise.changes import impaired, matching
-from oxyctl.supervise.questions import Impair
+from oxyctl.supervise.requests import Impair
 from oxyctl.topology.file import loads
 
 MORE = "  late: {kind: process, networks: [internet], command: [x]}\n"

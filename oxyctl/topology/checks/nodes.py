@@ -7,10 +7,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from oxyctl.topology.checks.base import check_node
+from oxyctl.topology.choices import Action
 from oxyctl.topology.model import Check, Complaint, Lab
 from oxyctl.topology.nodes.router import RouterNode
 from oxyctl.topology.quantities import Duration, texts
-from oxyctl.topology.words import Action
 
 
 class NodeCheck(Check, kw_only=True, frozen=True, tag="node"):

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from oxyctl.topology.checks.base import FromNode, check_host, checked
+from oxyctl.topology.choices import Trust
 from oxyctl.topology.model import Complaint, Lab
 from oxyctl.topology.quantities import Duration, Share, Texts, seconds, share
-from oxyctl.topology.words import Trust
 from oxyctl.traffic.config import DNS_PORT, Family
 from oxyctl.traffic.messages import TYPES, encode_query
 from oxyctl.traffic.targets import parse_endpoint, parse_url, parse_websocket_url

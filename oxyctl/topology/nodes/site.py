@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from oxyctl.topology.choices import Trust
 from oxyctl.topology.model import Attachment, Complaint, Impaired, Lab, Node, Part, Place
 from oxyctl.topology.nodes.proxy import ProxyNode
-from oxyctl.topology.words import Trust
 from proxy.settings import suggest
 
 Port = Annotated[int, Meta(ge=1, le=65_535)]

@@ -1,4 +1,4 @@
-"""Types of words that lab files, plans and requests to a running lab share."""
+"""Values that lab files, plans and requests to a running lab have in common."""
 
 from __future__ import annotations
 

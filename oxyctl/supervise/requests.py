@@ -17,7 +17,7 @@ import msgspec
 from oxyctl.errors import ExitCode
 from oxyctl.net.impairment import ImpairmentSettings
 from oxyctl.plan.steps import Plan
-from oxyctl.topology.words import Action
+from oxyctl.topology.choices import Action
 
 COMMIT = b"commit\n"  # from the command that builds the lab: from now on the lab runs without it
 Tell = Callable[..., None]  # tell(event, **details)
