@@ -3,7 +3,7 @@
 state           the run directory: which labs exist, and where each keeps its files
 supervisor      builds the lab, waits until it is ready, serves its socket, takes it down
 lab             the state of the running lab, shared by all other modules
-questions       the requests of the supervisor's socket; control: their answers
+requests        the requests of the supervisor's socket; control: their answers
 processes       programs: started in their namespaces, logged, reaped (program_output, shared_programs)
 probes          readiness of each kind of node (program_probes: of a user's program)
 node_lifecycle  stops, starts, kills and restarts nodes (backoff, recovery)
