@@ -16,6 +16,7 @@ from bench import http_loads as loads
 from bench.contestants import START_S, Contestant, Proxy, steered
 from bench.http_origin import PLAIN_URL, TLS_URL, Origin, tls_origin
 from bench.http_readers import MITMPROXY, READING, Direct, Mitmproxy, Reading, Relay, Squid, is_reached
+from bench.idle_connections import settled
 from bench.series import Figure, Sample, alternate
 from bench.topology import BenchError, Topology, wait_for
 
@@ -170,10 +171,10 @@ def _idle_kib(topology: Topology, origin: Origin, contestant: Contestant, count:
         wait_for(contestant.name, lambda: is_reached(topology), START_S)
         assert contestant.process is not None
         process = contestant.process
-        with loads.held(topology, origin, WARM_IDLE, PATIENCE_S):
-            before = loads.settled_kib(process)
-            with loads.held(topology, origin, count, PATIENCE_S) as many:
-                after = loads.settled_kib(process)
+        with loads.idle(topology, origin, WARM_IDLE, PATIENCE_S):
+            before = settled(lambda: loads.resident_kib(process))
+            with loads.idle(topology, origin, count, PATIENCE_S) as many:
+                after = settled(lambda: loads.resident_kib(process))
                 answered = many["ask"]()
     failed = many["failed"] + many["done"] - answered
     return {IDLE_KIB: (after - before) / max(1, many["done"]), FAILED: failed}

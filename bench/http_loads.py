@@ -8,12 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bench.http_origin import BULK_BYTES, TLS_URL, Origin
+from bench.idle_connections import held
 from bench.topology import CLIENT, BenchError, Topology
 
 CONNECTIONS, STREAMS = 10, 10
@@ -115,27 +114,12 @@ def _curl(topology: Topology, origin: Origin, arguments: list[str]) -> float:
     return BULK_BYTES * 8 / float(seconds) / 1e6
 
 
-@contextlib.contextmanager
-def held(topology: Topology, origin: Origin, count: int, patience_s: float) -> Iterator[dict[str, Any]]:
-    """`count` TLS connections that were used once and are idle now: how many are `done`, how many `failed`; `ask()`
-    uses each once more and returns how many answered."""
+def idle(
+    topology: Topology, origin: Origin, count: int, patience_s: float
+) -> contextlib.AbstractContextManager[dict[str, Any]]:
+    """`count` TLS connections, as `held` describes them."""
     command = [sys.executable, "-m", "bench.http_holder", str(origin.trust), str(count), f"{patience_s:g}"]
-    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": Path(__file__).parent.parent}
-    with topology.running(CLIENT, command, **options) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        answer = process.stdout.readline()
-        if not answer:
-            raise BenchError("the holder of TLS connections did not answer")
-
-        def ask() -> int:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            return int(json.loads(process.stdout.readline())["done"])
-
-        yield json.loads(answer) | {"ask": ask}
-        process.stdin.close()
-        process.wait(30)
+    return held(topology, command, Path(__file__).parent.parent)
 
 
 def resident_kib(process: subprocess.Popen[str]) -> float:
@@ -152,15 +136,3 @@ def resident_kib(process: subprocess.Popen[str]) -> float:
     if not total:
         raise BenchError("it has no resident memory: it ended")
     return total
-
-
-def settled_kib(process: subprocess.Popen[str], interval_s: float = 0.5) -> float:
-    """Memory once it is stable: records of ended flows are written a little later."""
-    previous = resident_kib(process)
-    for _ in range(20):
-        time.sleep(interval_s)
-        current = resident_kib(process)
-        if abs(current - previous) < 64:
-            break
-        previous = current
-    return previous

@@ -8,17 +8,16 @@ import json
 import os
 import socket
 import statistics
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bench.contestants import Proxy, steered
+from bench.idle_connections import held, settled
 from bench.programs import HTTP_PORT, compiled, http_load, http_origin
 from bench.series import Figure, Sample
-from bench.topology import CLIENT, ORIGIN_ADDRESS, BenchError, Topology, wait_for
+from bench.topology import ORIGIN_ADDRESS, BenchError, Topology, wait_for
 
 WARM_FLOWS, IDLE_FLOWS = 1_000, 4_000
 DESCRIPTORS, MANY_FLOWS, TOO_MANY = 20_000, 9_000, 2_000
@@ -67,9 +66,9 @@ def _proxy(topology: Topology, **settings: Any) -> Iterator[Proxy]:
 def _idle(topology: Topology, proxy: Proxy) -> Sample:
     """Memory of an idle flow: the difference between a warm proxy with few flows and the same one with many."""
     with _held(topology, WARM_FLOWS):
-        before, open_before = _settled_rss_kib(proxy), _descriptors(proxy)
+        before, open_before = settled(lambda: _rss_kib(proxy)), _descriptors(proxy)
         with _held(topology, IDLE_FLOWS):
-            after, open_after = _settled_rss_kib(proxy), _descriptors(proxy)
+            after, open_after = settled(lambda: _rss_kib(proxy)), _descriptors(proxy)
     return {
         "KiB a flow": (after - before) / IDLE_FLOWS,
         "descriptors a flow": (open_after - open_before) / IDLE_FLOWS,
@@ -106,53 +105,24 @@ def _churn(topology: Topology, proxy: Proxy, seconds: float) -> Sample:
 
 
 def _full(topology: Topology, proxy: Proxy) -> Sample:
-    with _held(topology, MANY_FLOWS) as held:
-        live = held["done"]
+    with _held(topology, MANY_FLOWS) as many:
+        live = many["done"]
         with _held(topology, TOO_MANY, seconds=5) as more:
             drops = _status(topology, proxy)["drops"].get("no_descriptors", 0)
             served = http_load(topology, "keepalive", 1, 0.1)["done"]  # a new flow: there is no room for it
             rss = _rss_kib(proxy)
-            still = held["ask"]()
+            still = many["ask"]()
         live += more["done"]
     return {
         "live": live, "refused and counted": min(1.0, drops / max(1, more["failed"])) if more["failed"] else 0.0,
-        "still served": still / held["done"] if not served else 0.0, "RSS MiB": rss / 1024,
+        "still served": still / many["done"] if not served else 0.0, "RSS MiB": rss / 1024,
     }  # fmt: skip
 
 
-@contextlib.contextmanager
-def _held(topology: Topology, count: int, seconds: float = 60) -> Iterator[dict[str, Any]]:
-    """`count` connections that were used once and are idle now: how many are `done`, how many `failed`; `ask()` uses
-    each once more and returns how many answered."""
+def _held(topology: Topology, count: int, seconds: float = 60) -> contextlib.AbstractContextManager[dict[str, Any]]:
+    """`count` connections."""
     program = str(compiled("load", topology.directory))
-    command = [program, "hold", ORIGIN_ADDRESS, str(HTTP_PORT), str(count), f"{seconds:g}"]
-    with topology.running(CLIENT, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        answer = process.stdout.readline()
-        if not answer:
-            raise BenchError("the holder of connections did not answer")
-
-        def ask() -> int:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            return int(json.loads(process.stdout.readline())["done"])
-
-        yield json.loads(answer) | {"ask": ask}
-        process.stdin.close()
-        process.wait(10)
-
-
-def _settled_rss_kib(proxy: Proxy) -> float:
-    """Memory once it is stable: records of ended flows are written a little later."""
-    previous = _rss_kib(proxy)
-    for _ in range(20):
-        time.sleep(SAMPLE_S)
-        current = _rss_kib(proxy)
-        if current == previous:
-            break
-        previous = current
-    return previous
+    return held(topology, [program, "hold", ORIGIN_ADDRESS, str(HTTP_PORT), str(count), f"{seconds:g}"])
 
 
 def _rss_kib(proxy: Proxy) -> float:

@@ -1,10 +1,11 @@
-"""Settings of every test: hypothesis draws the same examples on every run, and is given time on shared machines."""
+"""For every test: hypothesis draws the same examples on every run, and is given time on shared machines."""
 
 from __future__ import annotations
 
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -20,3 +21,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 # A shell's background job ignores it, and so would every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def version(request):
+    """Of IP."""
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "offload"])
+def offload(request):
+    """Whether a tunnel takes super-packets."""
+    return request.param

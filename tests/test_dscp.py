@@ -34,16 +34,6 @@ def stage(running):
     running.after_test()
 
 
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def version(request):
-    return request.param
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "offload"])
-def offload(request):
-    return request.param
-
-
 @pytest.fixture(params=list(SETTINGS))
 def tenant(request):
     return request.param

@@ -45,16 +45,6 @@ def routed(running_routed):
     running_routed.after_test()
 
 
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def version(request):
-    return request.param
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "offload"])
-def offload(request):
-    return request.param
-
-
 @pytest.fixture
 def stage(running):
     yield running

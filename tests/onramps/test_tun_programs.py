@@ -131,11 +131,6 @@ def stage(request):
         yield made
 
 
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def version(request):
-    return request.param
-
-
 @pytest.fixture(scope="module")
 def nginx(stage):
     directory = Path(stage.directory)

@@ -20,16 +20,6 @@ def stage(running):
     running.after_test()
 
 
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def version(request):
-    return request.param
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "offload"])
-def offload(request):
-    return request.param
-
-
 @pytest.fixture
 def client(stage, offload):
     """A tunnel with an MTU of 1280."""
