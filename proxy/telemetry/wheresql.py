@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from proxy.flow.where import FIELDS, SOURCES
-from proxy.policy.language import Facts, Kind, Values
+from proxy.policy.language import Facts, Kind, Values, parse
 from proxy.policy.language.compile import Compiler
-from proxy.policy.language.grammar import parse
 from proxy.policy.language.sets import NumberSet, constant, values_of
 from proxy.policy.language.tree import Call, Comparison, Literal, Logic, Membership, Node, Not, Path
 from proxy.telemetry.rows import WORDS

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 from proxy.policy.language.compile import Compiler, Matcher, Requirement, conjunction
 from proxy.policy.language.errors import ExpressionError
 from proxy.policy.language.fields import Facts, Field, Fields, Kind
-from proxy.policy.language.grammar import MAX_CHARACTERS, parse
 from proxy.policy.language.sets import Values
+from proxy.policy.language.tree import Node
 
 __all__ = [
-    "MAX_CHARACTERS",
     "Expression",
     "ExpressionError",
     "Facts",
@@ -29,6 +28,7 @@ __all__ = [
     "Values",
     "compile_expression",
     "conjunction",
+    "parse",
 ]
 
 
@@ -52,6 +52,13 @@ class Expression:
         """Whether it matches these facts: values by field name, as `Field` describes them; missing ones are None."""
         known = facts if isinstance(facts, Facts) else Facts(facts)
         return all(step.test(known) for step in self.steps)
+
+
+def parse(text: str) -> Node:
+    """The tree of an expression. ExpressionError: the position of the first error, and what was expected there."""
+    from proxy.policy.language import grammar  # lark takes 60 ms and 4 MB: only who has conditions pays for it
+
+    return grammar.parse(text)
 
 
 def compile_expression(text: str, fields: Fields, lists: Mapping[str, Values] | None = None) -> Expression:

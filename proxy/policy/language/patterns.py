@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import re2
-
 from proxy.policy.language.errors import ExpressionError
 from proxy.policy.language.tree import Spot
 
@@ -16,22 +14,25 @@ Test = Callable[[str], bool]
 REMEMBERED = 1_024  # cached results of one regular expression
 SHORT = 256  # maximum length of cached texts
 
-_OPTIONS = re2.Options()
-_OPTIONS.log_errors = False
-_OPTIONS.max_mem = 2 << 20  # of one compiled expression
+_MAX_MEMORY = 2 << 20  # of one compiled expression
 
 
 def regular_expression(pattern: str, at: Spot) -> Test:
     """A function that tells whether a text contains a match. ExpressionError: RE2 refuses the pattern."""
+    import re2  # 3 MB: only who has such a condition pays for it
+
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MAX_MEMORY
     try:
-        compiled = re2.compile(pattern, options=_OPTIONS)
+        compiled = re2.compile(pattern, options=options)
     except re2.error as error:
         detail = error.args[0] if error.args else "not valid"
         text = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else str(detail)
         raise ExpressionError(f"regular expression: {text}", *at) from None
     # A set of two, of which the empty one matches every text: 0.7 us where search() takes 4. If it is not among the
     # results, the set ran out of memory, which it does not report; search() then uses another algorithm.
-    both = re2.Set.SearchSet(_OPTIONS)
+    both = re2.Set.SearchSet(options)
     both.Add(pattern)
     both.Add("")
     both.Compile()
