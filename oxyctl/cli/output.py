@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from oxyctl.errors import ExitCode, OxyctlError
 from oxyctl.render.envelope import SCHEMA, print_envelope
 
-__all__ = ["SCHEMA", "explain", "print_envelope", "print_table", "say"]
+__all__ = ["SCHEMA", "explain", "option_error", "print_envelope", "print_table", "say"]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -23,6 +23,15 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def say(text: str) -> None:
     """Print a remark for the person, which is not part of the result, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def option_error(error: Exception) -> str:
+    """A message of msgspec's about the value of an option: `--rate: expected a number > 0.0`."""
+    from proxy.settings.document import in_words
+
+    _, _, place = str(error).partition(" - at `$.")
+    option = place.rstrip("`").rpartition(".")[2].removesuffix("_s").replace("_", "-")
+    return f"--{option}: {in_words(str(error))}" if option else in_words(str(error))
 
 
 def explain(error: Exception) -> int:

@@ -131,7 +131,7 @@ def explain(
     """
     import msgspec
 
-    from oxyctl.cli.output import print_envelope
+    from oxyctl.cli.output import option_error, print_envelope
     from oxyctl.errors import NothingMatched, UsageError
     from oxyctl.render.policy import story
     from proxy.policy.answers import Question
@@ -143,7 +143,7 @@ def explain(
     try:
         question = msgspec.convert({"flow": flow, "phase": phase}, Question)
     except msgspec.ValidationError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(option_error(error)) from None
     if file is not None:
         found = _explain_by(file, tenant, before or [], question)
     else:

@@ -156,6 +156,7 @@ def _traffic(asked: dict[str, Any]) -> AnyTraffic:
     """The configuration of a run. UsageError: it is invalid."""
     import msgspec
 
+    from oxyctl.cli.output import option_error
     from oxyctl.errors import UsageError
     from oxyctl.traffic.config import AnyTraffic
     from oxyctl.traffic.run import check
@@ -164,9 +165,7 @@ def _traffic(asked: dict[str, Any]) -> AnyTraffic:
         traffic: AnyTraffic = msgspec.convert(asked, AnyTraffic)
         check(traffic)
     except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at `$.")
-        option = place.rstrip("`").removesuffix("_s").replace("_", "-")
-        raise UsageError(f"--{option}: {message[:1].lower()}{message[1:].replace('`', '')}") from None
+        raise UsageError(option_error(error)) from None
     except ValueError as error:
         raise UsageError(str(error)) from None
     return traffic

@@ -21,6 +21,10 @@ Place = tuple[str | int, ...]
 MAX_BYTES = 4 << 20
 MAX_VALUES = 200_000  # counted after aliases are followed: an anchors bomb stops here
 MAX_DEPTH = 100
+_TYPES = {
+    "int": "an integer", "float": "a number", "str": "a string", "bool": "true or false", "array": "a list",
+    "object": "a mapping",
+}  # fmt: skip
 MERGE = "tag:yaml.org,2002:merge"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 6x faster than SafeLoader
 
@@ -101,8 +105,7 @@ class Document:
         if enumeration := re.fullmatch(r"Invalid enum value '?(.*?)'?", message):
             choices = [str(c) for c in _literals(_descend(kind, self._at(place), steps))]
             return self.error(f"{label}: unknown value '{enumeration[1]}'{suggest(enumeration[1], choices)}", full)
-        wanted = message.replace("`", "").replace("array", "list").replace("object", "mapping")
-        return self.error(f"{label}: {wanted[:1].lower()}{wanted[1:]} (found {_brief(self._at(full))})", full)
+        return self.error(f"{label}: {in_words(message)} (found {_brief(self._at(full))})", full)
 
     def _explain_inside(self, kind: Any, place: Place, steps: list[str | int]) -> DocumentError:
         inner = _value_type(_mapping(_descend(kind, self._at(place), steps)))
@@ -119,6 +122,19 @@ class Document:
         for step in place:
             data = data[step]
         return data
+
+
+def in_words(message: str) -> str:
+    """A message of msgspec's with plain words for types, and without the place and the type that was found."""
+    wanted, _, _ = message.partition(" - at `")
+    wanted = re.sub(r"`(.*?)`", _types_in_words, re.sub(", got `.*`$", "", wanted))
+    return wanted[:1].lower() + wanted[1:]
+
+
+def _types_in_words(types: re.Match[str]) -> str:
+    """Such as `int | str | null`; null is not mentioned, since a key can be left out instead."""
+    words = [_TYPES.get(name, name) for name in types[1].split(" | ") if name != "null"]
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else "nothing"
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:

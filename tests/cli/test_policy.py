@@ -138,7 +138,7 @@ def test_reload(live, file):
     file.write_text("rules: 1")
     result = live("reload")
     assert (result.code, result.err) == (
-        2, f"error: nothing has changed: {file}:1:8: rules: expected list, got int (found 1)\n",
+        2, f"error: nothing has changed: {file}:1:8: rules: expected a list (found 1)\n",
     )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def test_a_bad_file_is_told_and_changes_nothing():
     with pytest.raises(DocumentError):
         asyncio.run(judge.renew())
     assert judge.policies is before
-    assert judge.problem == "acme.yaml:1:8: rules: expected list, got int (found 1)"
+    assert judge.problem == "acme.yaml:1:8: rules: expected a list (found 1)"
     assert not flows[0].is_ended
 
 

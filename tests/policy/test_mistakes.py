@@ -67,7 +67,7 @@ MISTAKES = {
         "mixed.txt:3:2: a list holds values of one kind: address so far, and here text",
     "default: dney": "acme.yaml:1:10: default: unknown value 'dney'; did you mean 'deny'?",
     "default: {netwrk: deny}": None,
-    "rules: 1": "acme.yaml:1:8: rules: expected list, got int (found 1)",
+    "rules: 1": "acme.yaml:1:8: rules: expected a list (found 1)",
     "rules:\n- name: [": None,
     "default: deny\ntests:\n- {flow: {dst: '10.0.0.1:80'}, expect: allow}":
         "acme.yaml:3:3: test 1 fails: expected allow, and it is block by default",

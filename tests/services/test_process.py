@@ -30,7 +30,7 @@ def test_the_report_names_every_service_and_its_port(tmp_path):
     [
         ([{**node(), "services": {"htp": 80}}], "1:41: unknown service 'htp'; did you mean 'http'?"),
         ([{**node(), "services": {"http": 70_000}}], "<= 65535"),
-        ([{**node(), "services": {"http": "80"}}], "expected int"),
+        ([{**node(), "services": {"http": "80"}}], "expected an integer"),
         ([node(addresses=["10.0.0.300"])], "not an address: '10.0.0.300'"),
         ([node(addresses=[])], "addresses to listen on are required without a netns"),
         ([node(), node()], "node 'web' is listed twice"),

@@ -56,19 +56,18 @@ def test_a_document_becomes_what_it_describes():
         ("rooms: {}\nsteet: x", "2:1: unknown key 'steet'; did you mean 'street'?"),
         ("rooms: {}\nzzz: x", "2:1: unknown key 'zzz'; expected one of: number, rooms, street"),
         ("street: x", "1:1: key 'rooms' is required"),
-        ("rooms: 5", "1:8: rooms: expected object, got int (found 5)"),
+        ("rooms: 5", "1:8: rooms: expected a mapping (found 5)"),
         ("rooms:\n  attic:\n  - {kind: cat, nam: Tom}", "3:17: unknown key 'nam'; did you mean 'name'?"),
         ("rooms:\n  attic:\n  - {kind: dig, name: x}", "3:12: rooms.attic.0.kind: unknown value 'dig'; did you mean"),
         ("rooms:\n  attic:\n  - {kind: cat}", "3:5: key 'name' is required"),
-        ("rooms: {a: [{kind: cat, name: x, lives: 10}]}", "1:41: rooms.a.0.lives: expected int <= 9 (found 10)"),
-        ("rooms: {}\nnumber: 'five'", "2:9: number: expected int | null, got str (found 'five')"),
-        ("rooms: {}\nstreet: [a]", "2:9: street: expected str | null, got list (found a list)"),
+        ("rooms: {a: [{kind: cat, name: x, lives: 10}]}", "1:41: rooms.a.0.lives: expected an integer <= 9 (found 10)"),
+        ("rooms: {}\nnumber: 'five'", "2:9: number: expected an integer (found 'five')"),
+        ("rooms: {}\nstreet: [a]", "2:9: street: expected a string (found a list)"),
     ],
 )
 def test_a_mistake_has_its_place_and_what_was_expected(text, expected):
     said = mistake(text)
-    wanted = expected.replace("expected object, got", "expected mapping, got")
-    assert said.startswith(wanted), said
+    assert said.startswith(expected), said
 
 
 @pytest.mark.parametrize(

@@ -65,17 +65,17 @@ def test_a_check_from_a_group_is_tried_from_each():
 
 
 MISTAKES = [
-    ("count: 3", "count: 0", "10:12: nodes.client.count: expected int >= 1 (found 0)"),
-    ("count: 3", "count: 1001", "10:12: nodes.client.count: expected int <= 1000 (found 1001)"),
-    ("count: 3", "count: many", "10:12: nodes.client.count: expected int"),
+    ("count: 3", "count: 0", "10:12: nodes.client.count: expected an integer >= 1 (found 0)"),
+    ("count: 3", "count: 1001", "10:12: nodes.client.count: expected an integer <= 1000 (found 1001)"),
+    ("count: 3", "count: many", "10:12: nodes.client.count: expected an integer"),
     ("tenant: acme", "tenant: acne", "12:13: proxy 'edge' has no tenant 'acne'; did you mean 'acme'?"),
     ("    user: ", "    usr: ", "13:5: unknown key 'usr'; did you mean 'user'?"),
     ("lan: [10.1.0.10]", "lan: [10.1.0.254]", "15:52: 10.1.0.255 is the network address or the broadcast address"),
     ("  single:", "  tool-2:", "15:3: 'tool' would make a second node 'tool-2'"),
     ("  process: {command", "  proces: {command", "5:3: unknown kind 'proces'; did you mean 'process'?"),
     ("command: [sleep", "comand: [sleep", "5:13: unknown key 'comand' for process nodes; did you mean 'command'?"),
-    ('command: [sleep, "60"]', "command: 7", "5:22: nodes.tool-1.command: expected list"),
-    ("COLOUR: blue", "COLOUR: 7", "5:51: nodes.single.env.COLOUR: expected str, got int (found 7)"),
+    ('command: [sleep, "60"]', "command: 7", "5:22: nodes.tool-1.command: expected a list"),
+    ("COLOUR: blue", "COLOUR: 7", "5:51: nodes.single.env.COLOUR: expected a string (found 7)"),
     ("from: client", "from: clients", "18:24: unknown node 'clients'; did you mean"),
     ("from: [edge, tool]", "from: [tool, egde]", "19:31: unknown node 'egde'; did you mean 'edge'?"),
 ]

@@ -9,7 +9,7 @@ from proxy.settings import DocumentError
 from tests.topology.test_sites import WAN
 
 STRANGE = [
-    ("hosts: {web: {}}", "hosts: [web]", "nodes.lima.hosts: expected mapping"),
+    ("hosts: {web: {}}", "hosts: [web]", "nodes.lima.hosts: expected a mapping"),
     ("hosts: {web: {}}", "hosts: {web: 80}", "nodes.lima.hosts"),
     ("hosts: {web: {}}", "hosts: {web: {services: 80}}", "nodes.lima.hosts"),
     ("hosts: {web: {}}", "hosts: {web: {services: [80]}}", "nodes.lima.hosts"),

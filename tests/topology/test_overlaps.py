@@ -100,7 +100,7 @@ def test_ready_becomes_a_probe_of_the_nodes_own_addresses(planned):
     [
         ("{}", "one of tcp, http and exec is required (found none)"),
         ("{tcp: 1, exec: [x]}", "one of tcp, http and exec is required (found tcp and exec)"),
-        ("{tcp: 0}", "expected int >= 1 (found 0)"),
+        ("{tcp: 0}", "expected an integer >= 1 (found 0)"),
         ("{http: 'https://web/'}", "not a URL that starts with http://"),
         ("{http: 'http://wbe/'}", "unknown node 'wbe'; did you mean 'web'?"),
         ("{http: 'http://web:x/'}", "not a URL: "),

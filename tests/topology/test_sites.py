@@ -158,7 +158,7 @@ MISTAKES = [
         "11:20: 10.2.0.1 is outside network 'berlin-lan' (10.1.0.0/24, fd00:10:1::/64)",
     ),
     (site("lan: {delay: soon}"), "11:18: expected a delay such as 20ms or 1.5s (found 'soon')"),
-    (("key: 42", "key: 4294967296"), "10:10: nodes.berlin.key: expected int <= 4294967295 (found 4294967296)"),
+    (("key: 42", "key: 4294967296"), "10:10: nodes.berlin.key: expected an integer <= 4294967295 (found 4294967296)"),
     (('addresses: ["fd00:10:1::9"]', "addresses: [10.2.0.9]"), "11:84: 10.2.0.9 is outside network 'berlin-lan'"),
     (("[http, ssh]", "[http, shs]"), "11:29: unknown service 'shs'; did you mean 'ssh'?"),
     (("[http, ssh]", "[http, reset]"), "11:36: service 'reset' has no default port: write `{reset: PORT}`"),
