@@ -12,6 +12,7 @@ import socket
 import sys
 
 import proxy.inspect
+import proxy.policy.language
 from proxy.inspect.farewell import prepare
 from proxy.inspect.inspector import TICK_S, Inspector
 from proxy.inspect.sandbox import give_up_rights
@@ -22,7 +23,7 @@ from proxy.session.messages import Ready, decode_to_inspector
 COLLECT = 20_000, 20, 50  # as the proxy's own
 # what the standard library would import at the first need: ssl for a server's name, codecs for text
 IMPORTED_LATER = ("encodings.idna", "encodings.punycode", "encodings.ascii", "encodings.latin_1", "traceback",
-                  "concurrent.futures.thread")  # fmt: skip
+                  "concurrent.futures.thread", "re2")  # fmt: skip
 
 
 def main(descriptor: int, *, reads_ssh: bool, logs_keys: bool) -> None:
@@ -40,6 +41,8 @@ def _import_all(reads_ssh: bool) -> None:
     """Whatever may be needed: once the rights are given up, modules may be out of reach."""
     for name in IMPORTED_LATER:
         importlib.import_module(name)
+    for module in pkgutil.walk_packages(proxy.policy.language.__path__, "proxy.policy.language."):
+        importlib.import_module(module.name)
     for module in pkgutil.walk_packages(proxy.inspect.__path__, "proxy.inspect."):
         is_of_ssh = module.name.startswith("proxy.inspect.ssh")  # asyncssh: 0.2 s and 25 MB
         if not module.name.endswith("__main__") and (reads_ssh or not is_of_ssh):

@@ -236,11 +236,13 @@ class Inspector:
                 self._configure(configuration)
 
     def _configure(self, message: Configure) -> None:
-        """Sessions that are open keep what they have; new ones have the new."""
-        if message.policies != self._configuration.policies:
+        """Sessions that are open keep what they have; new ones have the new. If it fails, new ones end at once."""
+        before, self._configuration = self._configuration.policies, Configure({})
+        self._tls.clear()
+        if message.policies != before:
+            self._policies = None
             self._policies = None if message.policies is None else SessionJudge(message.policies)
         self._configuration = message
-        self._tls.clear()
 
     def _learn(self, message: Learnt) -> None:
         hosts = self._exceptions.setdefault(message.tenant, {})
@@ -255,7 +257,7 @@ class Inspector:
         if len(descriptors) < 2:  # this process has no room for them
             self.send(Ended(message.session, "proxy_error", "proxy", "both"))
             return
-        flow, configuration = message.flow, self._configuration
+        flow = message.flow
         known = {sys.intern(name): value for name, value in flow.known.items()}  # 1.5 KiB less for each session
         flow = msgspec.structs.replace(flow, known=known)
         family = socket.AF_INET6 if ":" in flow.dst else socket.AF_INET
@@ -265,14 +267,18 @@ class Inspector:
         origin.setblocking(False)
         session = Session(self, message.session, flow, message.level, client, origin)
         self.sessions[message.session] = session
+        self._guarded(session, self._begin, session)
+
+    def _begin(self, session: Session) -> None:
+        tenant, configuration = session.flow.tenant, self._configuration
         opening = Opening(
             session,
-            self.tls_of(flow.tenant),
-            self._exceptions.get(flow.tenant, {}),
+            self.tls_of(tenant),
+            self._exceptions.get(tenant, {}),
             sniff_s=configuration.sniff_s,
             handshake_s=configuration.handshake_s,
         )
-        self._guarded(session, opening.start)
+        opening.start()
 
     def _guarded(self, session: Session, function: Callable[..., None], *arguments: Any) -> None:
         """A bug in what reads a session ends this session."""

@@ -36,7 +36,7 @@ from proxy.session.messages import (
 )
 from proxy.verdict import Decision, RuleIdentity, Ruling
 
-FINISH_S = 30.0  # for a far end that does not take what is queued for it
+FINISH_S, FINISH_BYTES = 30.0, 32 << 10  # a far end takes this many of the bytes queued for it in this time
 
 Cut = Literal["", "client", "origin", "both"]
 
@@ -99,8 +99,8 @@ class Session:
     """A `SessionView`. It is over once, and tells the proxy how."""
 
     __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_known", "_sockets", "_streams", "_told",
-                 "channels", "decisions", "flow", "handler", "level", "number", "origin_error", "protocol", "stage",
-                 "timer_due", "timer_slot", "tls_record")  # fmt: skip
+                 "_unsent", "channels", "decisions", "flow", "handler", "level", "number", "origin_error", "protocol",
+                 "stage", "timer_due", "timer_slot", "tls_record")  # fmt: skip
 
     def __init__(self, home: Home, number: int, flow: FlowFacts, level: ReadLevel, client: socket.socket,
                  origin: socket.socket) -> None:  # fmt: skip
@@ -120,6 +120,7 @@ class Session:
         self.protocol: str | None = None
         self.tls_record: TLSRecord | None = None
         self.decisions: list[Decision] = []
+        self._unsent = 0  # bytes, when the far ends were looked at last
         self.timer_slot = self.timer_due = 0
 
     def __repr__(self) -> str:
@@ -200,7 +201,7 @@ class Session:
         if self._finish is not None or self._is_over:
             return
         self._finish = reason, by
-        self._home.wheel.arm(self, self._home.now() + FINISH_S)
+        self._wait_for_far_ends()
         for dial in self._beside:
             dial.close()
         self._aborted |= {side for side, stream in self._streams.items() if stream.is_closed}
@@ -317,7 +318,10 @@ class Session:
     def expired(self, now: float) -> None:
         """The timer of the stage or of the handler."""
         if self._finish is not None:
-            self.end(*self._finish, "both")
+            if self._unsent - self._queued() < FINISH_BYTES:
+                self._end_with(*self._finish, {side for side, stream in self._streams.items() if not stream.is_settled})
+            else:
+                self._wait_for_far_ends()
         elif self.stage is not None:
             self.stage.expired()
         elif self.handler is not None:
@@ -332,9 +336,19 @@ class Session:
         """One more stream has sent all, or never will."""
         if self._finish is None or self._is_over or not all(stream.is_settled for stream in self._streams.values()):
             return
-        aborted = self._aborted | {side for side, stream in self._streams.items() if stream.is_closed}
+        self._end_with(*self._finish, {side for side, stream in self._streams.items() if stream.is_closed})
+
+    def _end_with(self, reason: CloseReason, by: ClosedBy, unsettled: set[Side]) -> None:
+        aborted = self._aborted | unsettled
         cut: Cut = "both" if len(aborted) == 2 else "client" if Side.CLIENT in aborted else "origin" if aborted else ""
-        self.end(*self._finish, cut)
+        self.end(reason, by, cut)
+
+    def _wait_for_far_ends(self) -> None:
+        self._unsent = self._queued()
+        self._home.wheel.arm(self, self._home.now() + FINISH_S)
+
+    def _queued(self) -> int:
+        return sum(stream.queued for stream in self._streams.values())
 
     def _close(self) -> None:
         self._is_over = True

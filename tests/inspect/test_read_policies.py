@@ -20,6 +20,7 @@ rules:
 - {name: forbidden, phase: tls, host: other.lab, action: block, reason: not this one}
 - {name: secret, phase: http, when: 'http.request.uri contains "secret"', action: block, reason: not for you}
 - {name: calm, phase: http, when: 'http.request.uri contains "calm"', action: rate-limit, flows_per_s: 0.01}
+- {name: patterned, phase: http, when: 'http.request.uri matches "^/pat+erns$"', action: block}
 - {name: hidden, phase: http, when: 'http.response.code == 200 and http.request.uri contains "hidden"', action: block}
 """
 
@@ -73,6 +74,6 @@ def test_a_request_that_is_forbidden_is_answered_with_a_page(stage, laptop):
 
 def test_limits_are_the_proxys_and_rules_about_responses_are_asked_when_those_are_there(stage, laptop):
     port = stage.serve(answer, stage.server_context(alpn=("http/1.1",)))
-    paths = ("/calm", "/calm", "/hidden")
+    paths = ("/calm", "/calm", "/hidden", "/patterns")
     said = [curl(stage, laptop, port, "-o", "/dev/null", path=path).stdout for path in paths]
-    assert said == ["\n1.1 200", "\n1.1 429", "\n1.1 403"]
+    assert said == ["\n1.1 200", "\n1.1 429", "\n1.1 403", "\n1.1 403"]

@@ -94,11 +94,21 @@ def test_a_terminal_is_recorded_in_the_state_directory(stage, laptop, port):
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@contextlib.contextmanager
+def running(laptop, arguments, **options):
+    """A program of the laptop's, killed at the end."""
+    with laptop.run(subprocess.Popen, arguments, **options) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
 def test_an_inspector_that_is_killed_ends_the_session_with_its_name(stage, laptop, port):
     before = len(stage.ended(dst_port=port))
     arguments = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={stage.place / 'known_hosts'}", "-o", "BatchMode=yes",
                  "-p", str(port), f"{USER}@{ORIGIN[4]}", "echo here; sleep 60"]  # fmt: skip
-    with laptop.run(subprocess.Popen, arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
+    with running(laptop, arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
         assert client.stdout.readline() == b"here\n"
         [pid] = stage.inspector_pids()
         os.kill(pid, signal.SIGKILL)
@@ -123,10 +133,9 @@ def typing_at(stage, laptop, port, command="echo ready; cat", **more):
     arguments = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={stage.place / 'known_hosts'}", "-o", "BatchMode=yes",
                  "-tt", "-p", str(port), f"{USER}@{ORIGIN[4]}", command]  # fmt: skip
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with laptop.run(subprocess.Popen, arguments, **pipes, **more) as client:
+    with running(laptop, arguments, **pipes, **more) as client:
         assert client.stdout.readline() == b"ready\r\n"
         yield client
-        client.kill()
 
 
 def open_channel(stage, port):
