@@ -150,8 +150,7 @@ class Exchange(Passing):
         self.moved = self.context.session.now()
         if self.websocket is not None:
             self.websocket.received(data, from_client=True)
-            return
-        if self.request_reader is not None:
+        elif self.request_reader is not None:
             self.request_reader.data(data)
         else:
             self._pass_request(data)
@@ -159,7 +158,7 @@ class Exchange(Passing):
     def _pass_request(self, data: bytes) -> None:
         if self.requester is not None:
             self.requester.data(data)
-        elif self.fault is None:
+        elif self.fault is None and not self.is_complete:
             self._early.data(data)
 
     def request_ended(self, trailers: Headers) -> None:
@@ -245,8 +244,9 @@ class Exchange(Passing):
         self.moved = self.context.session.now()
         if self._is_cleared:
             self._pass_response(data)
-        else:
-            self._held.data(data)
+            return
+        self._held.data(data)
+        self.pause_origin()  # again: a client that has read what is others' has had all resumed
 
     def _pass_response(self, data: bytes) -> None:
         if self.websocket is not None:
@@ -295,6 +295,7 @@ class Exchange(Passing):
             self._end_request(trailers)
             if not self._is_taken:
                 self._take()
+            self._settle()
             return
         self._begin_response()
         self.responder.end(trailers)
@@ -373,7 +374,7 @@ class Exchange(Passing):
         self.context.settle()
 
     def _settle(self) -> None:
-        if self.client_ended and self.origin_ended and (self.response_reader is None or self.response_reader.is_over):
+        if self.client_ended and self.origin_ended and self.is_read:
             self._complete()
 
     def _complete(self) -> None:

@@ -60,6 +60,8 @@ class H1Client:
         self._has_sent = head.is_bodiless
         self.link.write(h1_wire.write_request(head, self._key))
         exchange.taken(self)
+        if self.link.is_full:  # of what the last one has sent
+            exchange.origin_full()
 
     def data(self, data: bytes) -> None:
         """A part of the body, or bytes of what the connection was upgraded to."""
@@ -119,7 +121,10 @@ class H1Client:
         elif self._left:
             self._fail(Fault.RESPONSE_CUT, "the origin has closed the connection too early")
         elif self._reader is None and not self._is_waiting:
+            self._closes = True
             self._lose()
+            exchange, self.exchange = self.exchange, None
+            self._end_upload(exchange)
         else:
             self._closes = True
             reader = self._reader or self._read_with_h11()
@@ -266,18 +271,22 @@ class H1Client:
         exchange, self._reader = self.exchange, None
         if rest:
             self._closes = True  # bytes that nobody asked for belong to no response
-        is_free = self._has_sent and not self._closes
+        self.link.resume()  # whoever has held this response back takes no notice of the connection any more
         if self._has_sent or self._closes:
             self.exchange = None
         if self._closes:
             self._lose()
+        elif self._has_sent:
+            self._pool.free(self)  # first: a request that is pipelined behind this one needs no other connection
         if exchange is not None:
             exchange.response_ended(trailers)
-            if not exchange.client_ended and self._closes:
-                detail = "the origin has answered and closed before the request's end"
-                exchange.origin_failed(Fault.ORIGIN_CLOSED, detail)
-        if is_free:
-            self._pool.free(self)
+            if self._closes:
+                self._end_upload(exchange)
+
+    def _end_upload(self, exchange: Exchange | None) -> None:
+        """Nobody hears the rest of a request whose response is complete."""
+        if exchange is not None and not exchange.client_ended:
+            exchange.origin_failed(Fault.ORIGIN_CLOSED, "the origin has answered and closed before the request's end")
 
     def _fail(self, fault: Fault, detail: str) -> None:
         exchange, self.exchange = self.exchange, None

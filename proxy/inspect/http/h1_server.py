@@ -82,14 +82,11 @@ class H1Server:
         if self.is_lingering:
             self.owner.close_client(None, "proxy")
         elif exchange is None:
-            if self._buffer:
-                self._bad(HttpError(Fault.BODY_CUT, "the connection ended within a request's head"))
-            else:
-                self.owner.close_client("client_closed", "client")
+            self._advance()
         elif self._framing is Framing.RAW:
             exchange.request_ended([])
-        elif self._left or self._body is not None:
-            exchange.client_gone(Fault.BODY_CUT, "the connection ended within a request's body")
+        else:
+            self._end_body(exchange)
 
     def broken(self, detail: str) -> None:
         """The connection to the client is gone."""
@@ -105,6 +102,10 @@ class H1Server:
             while self.exchange is None and self._buffer and not self.is_lingering and not self.link.is_full:
                 if not self._begin():
                     break
+            if self._has_ended and self.exchange is None and not self.is_lingering and not self.link.is_full:
+                if self._buffer:
+                    raise HttpError(Fault.BODY_CUT, "the connection ended within a request's head")
+                self.owner.close_client("client_closed", "client")
         except HttpError as error:
             self._bad(error)
         finally:
@@ -161,6 +162,13 @@ class H1Server:
             else:
                 self._body.receive_data(rest)
                 self._read_body(len(rest))
+        if self._has_ended and self.exchange is exchange:
+            self._end_body(exchange)
+
+    def _end_body(self, exchange: Exchange) -> None:
+        """The client sends no more."""
+        if self._left or self._body is not None:
+            exchange.client_gone(Fault.BODY_CUT, "the connection ended within a request's body")
 
     def _counted(self, data: bytes) -> None:
         """A part of a body whose length is known, and maybe what is pipelined behind it."""
@@ -302,7 +310,7 @@ class H1Server:
             if exchange is not None and exchange.fault is not None and exchange.fault_by == "client":
                 self.owner.at_fault(exchange.fault)  # and not the origin, which was let go because of it
             self._linger()
-        elif self._has_ended:
+        elif self._has_ended and not self._buffer:
             self.owner.close_client("client_closed", "client")
         else:
             self.link.resume()

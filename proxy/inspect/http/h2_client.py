@@ -303,7 +303,7 @@ class ClientStream(Stream):
 
     def forget_if_done(self) -> None:
         """Both halves are complete."""
-        if self.has_answered and self.exchange.client_ended and not self.out.parts:
+        if self.has_answered and self.out.is_over:
             self.client.forget(self)
 
     def reset(self, fault: Fault) -> None:

@@ -72,7 +72,8 @@ class Incoming:
     def _head(self, part: Head) -> None:
         fields = self._receive(self._h2, part)
         if fields is None:
-            self._frames(part.frame)
+            if not h2_heads.is_too_late(self._h2, part):
+                self._frames(part.frame)
             return
         self._headed(part.number, fields, part.is_last)
         if part.is_last:

@@ -24,6 +24,7 @@ _SERVER_OPEN, _CLIENT_OPEN = ConnectionState.SERVER_OPEN, ConnectionState.CLIENT
 _OPEN, _CLOSED = StreamState.OPEN, StreamState.CLOSED
 _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_LOCAL, StreamState.HALF_CLOSED_REMOTE
 _SENT_END, _RECEIVED_END = StreamClosedBy.SEND_END_STREAM, StreamClosedBy.RECV_END_STREAM
+_SENT_RESET = StreamClosedBy.SEND_RST_STREAM
 _ODD = AllowedStreamIDs.ODD
 _LONGEST_NAME = 64
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -72,6 +73,14 @@ def receive_response(made: h2.connection.H2Connection, part: Head) -> Headers | 
     if part.is_last:
         receive_end(made, stream)
     return fields
+
+
+def is_too_late(made: h2.connection.H2Connection, part: Head) -> bool:
+    """Whether this head is of a stream that was reset here, of which its peer had not heard: it is read for the table
+    only. h2 would take an interim response for an error of the connection."""
+    decoder = made.decoder
+    assert isinstance(decoder, QuickDecoder)
+    return made._stream_closed_by(part.number) is _SENT_RESET and decoder.ahead(part.block) is not None
 
 
 def send_response(made: h2.connection.H2Connection, number: int, fields: Headers, *, is_last: bool) -> bytes | None:

@@ -18,6 +18,11 @@ class Passing(Ruled):
         is_sent = self.client_ended and (self.request_reader is None or self.request_reader.is_over)
         return is_sent and self.is_received
 
+    @property
+    def is_read(self) -> bool:
+        """Whether no hook has more of the bodies to see."""
+        return all(reader is None or reader.is_over for reader in (self.request_reader, self.response_reader))
+
     def has_body(self, head: ResponseHead) -> bool:
         """Whether a body may follow this head of the response."""
         return self.request.method != b"HEAD" and head.status not in (204, 304) and head.length != 0

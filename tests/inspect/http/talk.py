@@ -75,10 +75,12 @@ class Dialled:
 class Talk:
     """Both ends of one conversation, and the session in its middle."""
 
+    Stream = MemoryStream
+
     def __init__(self, client_tls=None, origin_tls=None, *, has_origin=True, hooks=None, judge=None, **limits):
         self.flow = FLOW
-        self.client = MemoryStream(client_tls)
-        self.origin = MemoryStream(origin_tls) if has_origin else None
+        self.client = self.Stream(client_tls)
+        self.origin = self.Stream(origin_tls) if has_origin else None
         self.clock = 1000.0
         self.armed = None
         self.dials = []
