@@ -11,6 +11,8 @@ from typing import NamedTuple
 from proxy.inspect.tls import TenantTLS, set_alpn
 from proxy.poller import IN, OUT, Poller
 
+ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # without a word, and by close_notify or with `tls.HALF_CLOSED`
+
 
 class Failure(NamedTuple):
     """Why a handshake did not end well."""
@@ -102,7 +104,7 @@ def towards_client(tls: TenantTLS, sock: socket.socket, name: str, untrusted: bo
 
 def words(error: ssl.SSLError) -> str:
     """What OpenSSL calls it, in lower case: `tlsv1 alert unknown ca`."""
-    if isinstance(error, ssl.SSLEOFError) or error.reason is None:
+    if isinstance(error, ENDS) or error.reason is None:
         return "the connection ended in the handshake"
     return error.reason.lower().replace("_", " ")
 
@@ -117,4 +119,4 @@ def is_refusal(error: OSError) -> bool:
 
 def is_departure(error: OSError) -> bool:
     """Whether a client has gone without a word: it may have pinned another certificate, or need the page no more."""
-    return isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError)
+    return isinstance(error, (ConnectionResetError, BrokenPipeError, *ENDS))

@@ -113,7 +113,7 @@ class SocketStream:
         """`end` for good: nothing is read any more. `settled` is called when all is sent, or cannot be."""
         self.settled, self._is_final, self._is_paused = settled, True, True
         if self.is_settled:
-            settled()
+            self._settle()
         elif self._is_ending:  # what it waited for before it closed is not read any more
             self._turn.wrote(self)
         else:
@@ -178,7 +178,7 @@ class SocketStream:
             self._shut()
         self._watch()
         if self.settled is not None and self.is_settled:
-            self.settled()
+            self._settle()
             return
         if self._is_high and self.queued < LOW_WATER:
             self._is_high = False
@@ -234,11 +234,17 @@ class SocketStream:
     def _broke(self, error: OSError) -> None:
         if not self._is_closed:
             self.close()
-            if self.settled is not None:
-                self.settled()
+            if self._is_final:
+                self._settle()
                 return
             with self._turn:
                 self.handler.broken(self.side, error)
+
+    def _settle(self) -> None:
+        """Once."""
+        settled, self.settled = self.settled, None
+        if settled is not None:
+            settled()
 
     def _watch(self) -> None:
         if self._is_closed:

@@ -22,6 +22,8 @@ from proxy.session.messages import LeafAnswer, TenantRules
 MAX_CONTEXTS = 1_024  # of clients: 60 KB each
 CLIENT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2: leaves have EC keys; none with CBC (RFC 9325 4.2)
 HANDSHAKE, CERTIFICATE_REQUEST = 22, 13  # RFC 8446 5.1 and 4
+# A FIN without close_notify ends what the far end sends; without this OpenSSL sends nothing more after it, either.
+HALF_CLOSED = ssl.OP_IGNORE_UNEXPECTED_EOF
 MAX_SESSIONS = 8_192  # that can be resumed with origins
 MAX_LEFT = 4_096  # hosts whose clients left in the handshake
 
@@ -69,7 +71,7 @@ class TenantTLS:
         """Remember a leaf; OSError (also ssl.SSLError) when it is none."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._minimum
-        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE | HALF_CLOSED
         context.set_ciphers(CLIENT_CIPHERS)
         if self._key_log is not None:
             context.keylog_filename = self._key_log
@@ -133,7 +135,7 @@ class TenantTLS:
     def _make_origin(self, verified: bool) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = self._minimum
-        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.options |= ssl.OP_NO_RENEGOTIATION | HALF_CLOSED
         if verified:
             if self.rules.system_trust:
                 context.load_default_certs()
