@@ -83,8 +83,9 @@ class H1Client:
         """There is no way to take a request back but to close."""
         self.exchange = None
         if self._is_raw:
-            self.link.end()
-        self.link.abort()
+            self.link.end()  # a WebSocket's close frame goes before it
+        else:
+            self.link.abort()
         self._lose()
 
     def pause(self) -> None:

@@ -152,6 +152,7 @@ def test_a_hook_reads_whole_messages_inflated_and_decides():
     heard = talk.say(third)
     assert third not in heard
     assert heard == close_frame(1008, "no", is_masked=True)
+    assert (talk.origin.is_ended, talk.origin.is_aborted) == (True, False)  # which would take the frame back
     assert seen == [(True, "one " * 50), (True, b"two"), (False, "plain"), (True, "bad")]
     assert (talk.records[0].fault, talk.records[0].verdict) == ("denied", "denied")
 
