@@ -36,7 +36,7 @@ from proxy.session.messages import (
 )
 from proxy.verdict import Decision, RuleIdentity, Ruling
 
-FINISH_S, FINISH_BYTES = 30.0, 32 << 10  # a far end takes this many of the bytes queued for it in this time
+FINISH_S, FINISH_BYTES = 30.0, 3_000  # a far end takes this many of the bytes queued for it in this time
 
 Cut = Literal["", "client", "origin", "both"]
 
