@@ -26,7 +26,7 @@ class Dial:
     """One of them: it is being dialled, then it shakes hands, then it is a stream. A `Handler` of that stream."""
 
     __slots__ = ("_crashed", "_handshake", "_is_closed", "_poller", "_receiver", "_sock", "_stream", "_then", "_tls",
-                 "_turn")  # fmt: skip
+                 "_turn", "request")  # fmt: skip
 
     def __init__(self, tls: TenantTLS, poller: Poller, turn: Turn, crashed: Callable[[BaseException], None],
                  receiver: Receiver, then: Callable[[Stream | ProxyError], None]) -> None:  # fmt: skip
@@ -36,6 +36,12 @@ class Dial:
         self._sock: socket.socket | None = None
         self._stream: SocketStream | None = None
         self._is_closed = False
+        self.request = 0  # by which the proxy knows it
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing passes any more, or it was never connected."""
+        return self._is_closed or (self._stream is not None and self._stream.is_over)
 
     def answered(
         self, answer: DialAnswer, descriptors: list[int], host: str, port: int, server_name: str | None,
@@ -44,6 +50,7 @@ class Dial:
         """The proxy has connected it, or could not."""
         if not descriptors:
             if not self._is_closed:
+                self._is_closed = True
                 why = answer.error or "it cannot be dialled"
                 self._then(ProxyError(why, side="origin", retryable=True).because(CAUSES.get(why)))
             return
@@ -59,6 +66,7 @@ class Dial:
             secured = handshakes.towards_origin(self._tls, sock, server_name, (host, port), alpn, True)
         except (OSError, ValueError) as error:
             sock.close()
+            self._is_closed = True
             self._then(ProxyError(f"TLS: {error}", side="origin").because(error))
             return
         self._sock = secured

@@ -21,6 +21,7 @@ from proxy.poller import Poller
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import (
     DialAnswer,
+    DialOver,
     DialWanted,
     EndChannel,
     Ended,
@@ -150,6 +151,7 @@ class Session:
         then: Callable[[Stream | ProxyError], None],
     ) -> None:  # fmt: skip
         home = self._home
+        self._forget_dials()
         dial = Dial(home.tls_of(self.flow.tenant), home.poller, home.turn, self.crashed, receiver, then)
         self._beside.append(dial)
 
@@ -157,7 +159,18 @@ class Session:
             with home.turn:
                 dial.answered(answer, descriptors, host, port, server_name, alpn)
 
-        home.ask_proxy(lambda request: DialWanted(request, self.number, host, port), answered)
+        def wanted(request: int) -> DialWanted:
+            dial.request = request
+            return DialWanted(request, self.number, host, port)
+
+        home.ask_proxy(wanted, answered)
+
+    def _forget_dials(self) -> None:
+        """Close those that are over, of which a long session may have many."""
+        for dial in [each for each in self._beside if each.is_over]:
+            dial.close()
+            self._beside.remove(dial)
+            self._home.send(DialOver(self.number, dial.request))
 
     def has(self, hook: str) -> bool:
         return self._home.has_hook(hook)

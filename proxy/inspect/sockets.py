@@ -145,6 +145,11 @@ class SocketStream:
         return self._is_closed
 
     @property
+    def is_over(self) -> bool:
+        """Whether both halves are closed, or it broke."""
+        return self._is_closed or (self._is_eof and self._is_shut)
+
+    @property
     def is_settled(self) -> bool:
         """Whether nothing is left to be sent."""
         return self._is_closed or (not self._out and self._is_shut)

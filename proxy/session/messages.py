@@ -267,6 +267,13 @@ class DialWanted(msgspec.Struct, tag="dial-wanted", frozen=True):
     port: int = 0
 
 
+class DialOver(msgspec.Struct, tag="dial-over", frozen=True):
+    """A connection that was requested has been closed."""
+
+    session: int
+    request: int
+
+
 class LimitWanted(msgspec.Struct, tag="limit-wanted", frozen=True):
     """Count a request by the limits of these rules, which all inspectors share."""
 
@@ -341,6 +348,7 @@ ToProxy = (
     | Ended
     | Records
     | LeafWanted
+    | DialOver
     | DialWanted
     | CertificateWanted
     | SignatureWanted

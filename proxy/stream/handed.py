@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -29,8 +30,8 @@ class Handed:
     `finished(reason, is_cut)` is called once; `passed()` instead, when the inspector gives the session back unread.
     """
 
-    __slots__ = ("_beside", "_client", "_is_over", "_origin", "_owner", "finished", "flow", "grants",
-                 "is_handed", "number", "passed")  # fmt: skip
+    __slots__ = ("_beside", "_client", "_is_over", "_origin", "_owner", "_received", "finished",
+                 "flow", "grants", "is_handed", "number", "passed")  # fmt: skip
 
     def __init__(
         self, number: int, flow: Flow, client: socket.socket, origin: socket.socket, owner: Owner,
@@ -39,7 +40,8 @@ class Handed:
         self.number, self.flow, self._client, self._origin, self._owner = number, flow, client, origin, owner
         self.finished, self.passed = finished, passed
         self.grants = SSHGrants()
-        self._beside: list[socket.socket] = []  # other connections to origins
+        self._beside: dict[int, socket.socket] = {}  # other connections to origins, by the requests for them
+        self._received = 0  # bytes, by those that are over
         self._is_over = self.is_handed = False
 
     @property
@@ -51,13 +53,23 @@ class Handed:
         """Of the client's and the origin's socket."""
         return [self._client.fileno(), self._origin.fileno()]
 
-    def add_origin(self, sock: socket.socket, *, replaces: bool) -> None:
-        """Another connection was dialled for the session; `replaces`: it takes the place of the first."""
-        if replaces:
-            self._beside.append(self._origin)
+    def add_origin(self, sock: socket.socket, request: int | None) -> None:
+        """Another connection was dialled for the session, by this request; None: it takes the place of its own."""
+        if request is None:
+            self._over(self._origin)
             self._origin = sock
         else:
-            self._beside.append(sock)
+            self._beside[request] = sock
+
+    def dial_over(self, request: int) -> None:
+        """The inspector has closed a connection beside the session's own."""
+        if (sock := self._beside.pop(request, None)) is not None:
+            self._over(sock)
+
+    def _over(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            self._received += received_bytes(sock)
+        sock.close()
 
     def source(self) -> str:
         """The address that the origin sees."""
@@ -74,7 +86,7 @@ class Handed:
         try:
             flow.client_payload = received_bytes(self._client, has_fin="F" in flow.history)
             origin = received_bytes(self._origin, has_fin="f" in flow.history)
-            flow.origin_payload = origin + sum(map(received_bytes, self._beside))
+            flow.origin_payload = origin + self._received + sum(map(received_bytes, self._beside.values()))
         except OSError:
             pass
 
@@ -105,7 +117,7 @@ class Handed:
         if not self._is_over:
             self._is_over = True
             self.flow.client_payload = self.flow.origin_payload = 0  # the relay counts all that was not read here
-            for sock in self._beside:
+            for sock in self._beside.values():
                 sock.close()
             self.passed(self._origin)
 
@@ -136,7 +148,7 @@ class Handed:
             return
         self.count()
         self._is_over = True
-        for sock in self._beside:
+        for sock in self._beside.values():
             sock.close()
         self.finished(reason, is_cut)
 

@@ -26,6 +26,7 @@ from proxy.session.channel import Channel, LocalChannel, SocketChannel
 from proxy.session.messages import (
     CertificateWanted,
     DialAnswer,
+    DialOver,
     DialWanted,
     Drain,
     Ended,
@@ -126,6 +127,8 @@ class InspectorHandle:
             self.channel.send(self._pool.lender.leaf(handed.flow.tenant.name, message))
         elif isinstance(message, DialWanted):
             self._dial(handed, message)
+        elif isinstance(message, DialOver):
+            handed.dial_over(message.request)
         elif isinstance(message, LimitWanted):
             self.channel.send(self._pool.count(handed.flow, message))
         elif isinstance(message, HookWanted):
@@ -170,7 +173,7 @@ class InspectorHandle:
             if not self.channel.send(DialAnswer(wanted.request), [sock.fileno()]):
                 self.channel.send(DialAnswer(wanted.request, error="no descriptors are left"))
             if handed.number in self.sessions:
-                handed.add_origin(sock, replaces=wanted.host is None)
+                handed.add_origin(sock, None if wanted.host is None else wanted.request)
             else:
                 sock.close()
 

@@ -97,6 +97,7 @@ class ReadingStage(Stage):
                 if context is None:
                     serve(sock)
                     return
+                sock.getpeername()  # of one that was reset already `wrap_socket` forgets to close what it has made
                 with context.wrap_socket(sock, server_side=True) as secured:
                     serve(secured)
 

@@ -10,6 +10,7 @@ import pytest
 from proxy.stream.handed import Handed
 from tests.flows import make_flow
 from tests.running import until
+from tests.stream.relays import tcp_pair
 
 
 @pytest.fixture
@@ -43,3 +44,29 @@ def test_bytes_of_a_session_that_is_given_back_unread_are_left_for_the_relay_to_
     handed.count()  # by a round that had begun before
     assert (flow.client_payload, flow.origin_payload) == (0, 0)
     assert (client.recv(100), origin.recv(100)) == (b"hello", b"banner first")
+
+
+def test_connections_beside_its_own_are_closed_when_the_inspector_says_so_and_still_count(pairs):
+    (client, _), (origin, origins_far) = pairs
+    flow = make_flow()
+    handed = Handed(1, flow, client, origin, None, lambda *_: None, None)
+    near, far = tcp_pair()
+    far.sendall(b"answer")
+    handed.add_origin(near, 7)
+    origins_far.sendall(b"banner first")
+
+    def counted():
+        handed.count()
+        return flow.origin_payload
+
+    until(lambda: counted() == 18)
+    handed.dial_over(8)
+    assert near.fileno() >= 0
+    handed.dial_over(7)
+    assert near.fileno() == -1
+    assert counted() == 18
+    other, others_far = tcp_pair()
+    handed.add_origin(other, None)
+    assert (origin.fileno(), counted()) == (-1, 18)
+    for sock in (far, other, others_far):
+        sock.close()

@@ -300,6 +300,7 @@ class H1Client:
     def _lose(self) -> None:
         if not self._is_lost:
             self._is_lost = True
+            self.link.end()
             self._pool.lost(self)
 
 

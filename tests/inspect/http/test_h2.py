@@ -119,6 +119,19 @@ def test_concurrent_streams_have_connections_of_their_own_to_an_origin_of_1_1():
     assert talk.browser.body(1) == b"hello"
 
 
+def test_a_connection_that_its_origin_closes_is_closed_here_too():
+    talk = H2Talk(origin_h2=False)
+    talk.client_says(talk.browser.headers(1, REQUEST))
+    talk.client_says(talk.browser.headers(3, [*REQUEST[:3], (b":path", b"/b")]))
+    dial = talk.dials[0]
+    other = dial.connected(tls("http/1.1"))
+    dial.receiver.received(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+    talk.settle()
+    assert talk.browser.body(3) == b"hello"
+    assert other.is_ended
+    assert not talk.origin.is_ended
+
+
 def test_a_client_of_1_1_and_an_origin_of_h2():
     talk = H2Talk(client_h2=False)
     talk.client_says(b"POST /up HTTP/1.1\r\nHost: web.lab\r\nX-Y: z\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
