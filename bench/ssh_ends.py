@@ -28,6 +28,7 @@ WINDOW = 2 << 20
 CONCURRENT = 4  # sessions started at once
 MiB = 1 << 20
 PATIENCE_S = 120
+PACE = 10e6  # bytes per second beside keystrokes
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -239,9 +240,32 @@ async def fresh(host: str, port: int, count: int, meter: Meter) -> dict[str, flo
 
 async def echo(host: str, port: int, count: int, meter: Meter) -> dict[str, float]:
     """Milliseconds for a character to return."""
+    async with connect(host, port) as conn:
+        return await _keystrokes(conn, count, "echo")
+
+
+async def beside(host: str, port: int, count: int, meter: Meter) -> dict[str, float]:
+    """The same while another channel of the session brings `PACE`, which leaves most of the core idle."""
+
+    async def bulk() -> None:
+        began, got = time.monotonic(), 0
+        async with conn.create_process(f"send {1 << 40}", encoding=None, window=128 << 10) as process:
+            while data := await process.stdout.read(16 << 10):
+                got += len(data)
+                await asyncio.sleep(max(0, began + got / PACE - time.monotonic()))
+
+    async with connect(host, port) as conn:
+        work = asyncio.ensure_future(bulk())
+        found = await _keystrokes(conn, count, "echo beside bulk")
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        conn.abort()
+        return found
+
+
+async def _keystrokes(conn: asyncssh.SSHClientConnection, count: int, name: str) -> dict[str, float]:
     times = []
-    terminal = {"encoding": None, "term_type": "xterm", "term_size": (80, 24)}
-    async with connect(host, port) as conn, conn.create_process(**terminal) as process:
+    async with conn.create_process(encoding=None, term_type="xterm", term_size=(80, 24)) as process:
         for number in range(count + 20):
             began = time.perf_counter()
             process.stdin.write(b"x")
@@ -249,7 +273,7 @@ async def echo(host: str, port: int, count: int, meter: Meter) -> dict[str, floa
             if number >= 20:
                 times.append((time.perf_counter() - began) * 1000)
     cuts = statistics.quantiles(times, n=100)
-    return {"echo p50 ms": cuts[49], "echo p99 ms": cuts[98]}
+    return {f"{name} p50 ms": cuts[49], f"{name} p99 ms": cuts[98]}
 
 
 async def idle(host: str, port: int, count: int, meter: Meter) -> dict[str, float]:
@@ -270,7 +294,7 @@ def _require(condition: bool, what: str) -> None:
         raise Lost(what)
 
 
-TASKS = {"bulk": bulk, "fresh": fresh, "echo": echo, "idle": idle}
+TASKS = {"bulk": bulk, "fresh": fresh, "echo": echo, "beside": beside, "idle": idle}
 
 
 def main(arguments: list[str]) -> None:

@@ -6,7 +6,7 @@ client            what the client meets: host key, proof of who it is, channels
 origin            what the origin meets: its host key verified, a certificate or key shown
 session_channels  shells, commands and subsystems; server_channel: how their requests are answered
 forwarding        ports, Unix sockets, the client's agent and display
-channels          one channel of each side, tied together
+channels          one channel of each side, tied together; held: what waits in them
 ruling            whether a channel may be, and its record
 algorithms        what is offered and accepted
 endings           how a session ended, in the words of flow records

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import asyncssh
 
+from proxy.inspect.ssh.held import hold_in_pieces
+
 STDERR = asyncssh.EXTENDED_DATA_STDERR
 DENIED_STATUS = 126  # as of a shell that may not execute what it was told to
 
@@ -56,6 +58,7 @@ class Tied:
 
     def connection_made(self, chan: Any) -> None:
         self.chan = chan
+        hold_in_pieces(chan)
 
     def tie(self, peer: Tied) -> None:
         """`peer` is the other end."""
@@ -244,7 +247,7 @@ class Through(Tied, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes
         self.peer_end: Through | None = None
 
     def connection_made(self, chan: Any) -> None:
-        self.chan = chan
+        super().connection_made(chan)
         if (other := self.peer_end) is not None:
             self.tie(other)
             if other.is_lost:

@@ -10,6 +10,7 @@ Here, in `exchange` and in `server_channel` names of asyncssh's are used that it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Awaitable
@@ -22,8 +23,10 @@ from asyncssh.constants import MSG_GLOBAL_REQUEST, MSG_IGNORE, MSG_KEXINIT, MSG_
 from proxy.inspect.ssh.bridging import Bridging
 from proxy.inspect.ssh.channels import Tied
 from proxy.inspect.ssh.exchange import Exchange
+from proxy.inspect.ssh.held import in_turn
 
-HIGH_WATER = 1 << 20  # bytes that wait for a socket before the other side is read no more
+HIGH_WATER = 128 << 10  # bytes that wait for a socket before the other side is read no more; sshd holds as much
+MOST_IN_KERNEL = 128 << 10  # bytes that wait there, unsent: a key's echo waits behind them
 READ_BYTES = 64 << 10  # at a time: what is decrypted and encrypted again before other sessions have their turn
 MOST_UNSENT = 16 << 20  # for a peer that asks and asks, and does not read the answers
 MOST_UNREAD = 1 << 20  # bytes that wait until a packet is dealt with
@@ -43,6 +46,7 @@ class Bounded(SSHConnection):
         self._holds: set[str] = set()
         self._exchange_timer: asyncio.TimerHandle | None = None
         self._is_slowed = False
+        self._next: Tied | None = None  # whose turn it is to be written
         self._requests = self._answers = 0  # global ones, as they came and as they were answered
         self._behind: deque[tuple[int, asyncio.Event]] = deque()  # who waits for how many answers
 
@@ -55,6 +59,9 @@ class Bounded(SSHConnection):
         super().connection_made(transport)
         if isinstance(transport, asyncio.WriteTransport):
             transport.set_write_buffer_limits(high=HIGH_WATER)
+            with contextlib.suppress(OSError):  # of another kind than TCP
+                sock = transport.get_extra_info("socket")
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_IN_KERNEL)
         if hasattr(transport, "max_size"):  # of asyncio's transports of sockets; 256 KiB
             transport.max_size = READ_BYTES
 
@@ -157,10 +164,17 @@ class Bounded(SSHConnection):
             session.hold("connection")
 
     def _release(self, why: str) -> None:
+        """Let channels be written, one after the other until nothing can be sent again: that one is the last next time.
+
+        Were all of them let loose, each would write all that it holds.
+        """
         self._holds.discard(why)
-        if not self._holds:
-            for session in self._tied():
-                session.release("connection")
+        sessions = in_turn(self._tied(), self._next)
+        for at, session in enumerate(sessions):
+            if self._holds:
+                self._next = sessions[at]
+                return
+            session.release("connection")
 
     def _tied(self) -> list[Tied]:
         sessions: list[Any] = [each._session for each in self._channels.values()]

@@ -20,15 +20,6 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
 
     is_answered = False
 
-    def _accept_data(self, data: bytes, datatype: int | None = None) -> None:
-        """What comes before the channel is read is held in one piece: a window of single bytes would be 200 MB."""
-        held = self._recv_buf
-        if self._recv_paused and held and held[-1][1] == datatype and isinstance(held[-1][0], bytearray):
-            self._recv_window -= len(data)
-            held[-1][0].extend(data)
-        else:
-            super()._accept_data(bytearray(data) if self._recv_paused else data, datatype)  # type: ignore[arg-type]
-
     def _process_close(self, kind: int, number: int, packet: Any) -> None:
         """A program may outlive its client's interest in it: its exit status is still told, as sshd does, and only then
         the close is answered (RFC 4254 5.3). asyncssh answers at once.

@@ -1,0 +1,50 @@
+"""What waits in channels while their peers cannot be written: it is held in few pieces, and goes on in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+PIECE = 64 << 10  # that is passed on at once
+MOST_PIECES = 128  # a window of packets of one byte each would be 200 MB
+SMALL = 4 << 10  # what was typed, its echo, a prompt
+
+
+class Waiting(Protocol):
+    """One end of a tied pair; what comes for it waits in the channel `peer`."""
+
+    peer: Any
+
+
+End = TypeVar("End", bound=Waiting)
+
+
+def hold_in_pieces(chan: Any) -> None:
+    """What comes while nobody reads the channel is held in a few pieces, however it was cut into packets."""
+    chan._accept_data = partial(_accept, chan, chan._accept_data)
+
+
+def _accept(chan: Any, usual: Any, data: bytes, datatype: int | None = None) -> None:
+    held = chan._recv_buf
+    if not chan._recv_paused or chan._send_state in ("close_pending", "closed"):
+        usual(data, datatype)
+        return
+    is_crowded = len(held) >= MOST_PIECES  # output and errors in turns: each is kept in order, but not both together
+    for piece, kind in held[: -3 if is_crowded else -2 : -1]:
+        if kind == datatype and isinstance(piece, bytearray) and (is_crowded or len(piece) + len(data) <= PIECE):
+            chan._recv_window -= len(data)
+            piece.extend(data)
+            return
+    usual(bytearray(data), datatype)
+
+
+def in_turn(ends: Sequence[End], first: End | None) -> list[End]:
+    """Those with little to say before all others; and these beginning with `first`."""
+    at = next((at for at, end in enumerate(ends) if end is first), 0)
+    return sorted([*ends[at:], *ends[:at]], key=_has_much)
+
+
+def _has_much(end: Waiting) -> bool:
+    held = [] if end.peer is None else end.peer._recv_buf
+    return len(held) > 1 or any(len(data) > SMALL for data, _ in held)

@@ -1,0 +1,74 @@
+"""What channels hold: few pieces in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncssh
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.inspect.ssh.held import MOST_PIECES, PIECE, SMALL, hold_in_pieces, in_turn
+
+WINDOW = 2 << 20
+
+
+class Chan:
+    """What is used of asyncssh's channels."""
+
+    _accept_data = asyncssh.SSHServerChannel.__mro__[1]._accept_data
+
+    def __init__(self):
+        self._recv_buf, self._recv_paused, self._send_state = [], True, "open"
+        self._recv_window = WINDOW
+        self.delivered = []
+        hold_in_pieces(self)
+
+    def _deliver_data(self, data, datatype):
+        self.delivered.append((data, datatype))
+
+    def joined(self, wanted):
+        return b"".join(data for data, datatype in self._recv_buf if datatype == wanted)
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=9), st.sampled_from([None, 1]), st.integers(1, 9_000))))
+def test_nothing_is_lost_and_each_kind_keeps_its_order(parts):
+    chan, expected = Chan(), {None: b"", 1: b""}
+    for data, datatype, times in parts:
+        chan._accept_data(data * times, datatype)
+        expected[datatype] += data * times
+    assert {kind: chan.joined(kind) for kind in expected} == expected
+    assert chan._recv_window == WINDOW - sum(map(len, expected.values()))
+    assert len(chan._recv_buf) <= MOST_PIECES + 2
+
+
+@pytest.mark.parametrize("kinds", [[None], [None, 1]])
+def test_a_window_of_single_bytes_is_held_in_few_pieces(kinds):
+    chan = Chan()
+    for number in range(300_000):
+        chan._accept_data(b"x", kinds[number % len(kinds)])
+    assert len(chan._recv_buf) <= MOST_PIECES + 2
+    assert all(len(data) <= PIECE for data, _ in chan._recv_buf) or len(kinds) == 2
+
+
+def test_what_is_read_is_passed_on_as_it_comes_and_after_the_close_nothing_is_held():
+    chan = Chan()
+    chan._recv_paused = False
+    chan._accept_data(b"now", None)
+    assert (chan.delivered, chan._recv_buf) == ([(b"now", None)], [])
+    chan._recv_paused, chan._send_state = True, "closed"
+    chan._accept_data(b"late", None)
+    assert (chan._recv_buf, chan._recv_window) == ([], WINDOW - 3)
+
+
+class End:
+    def __init__(self, name, held):
+        self.name, self.peer = name, Chan()
+        self.peer._recv_buf = [(bytes(held), None)] if held else []
+
+
+def test_who_has_little_to_say_comes_first_and_the_others_in_turn():
+    ends = [End("a", WINDOW), End("key", 1), End("b", SMALL + 1), End("line", SMALL), End("c", WINDOW)]
+    assert [end.name for end in in_turn(ends, None)] == ["key", "line", "a", "b", "c"]
+    assert [end.name for end in in_turn(ends, ends[2])] == ["line", "key", "b", "c", "a"]
+    gone = End("gone", 0)
+    assert [end.name for end in in_turn(ends, gone)] == ["key", "line", "a", "b", "c"]
