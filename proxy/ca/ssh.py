@@ -32,6 +32,7 @@ class SSHKeys:
 
     def __init__(self, directory: str | Path, clock: Callable[[], float] = time.time) -> None:
         self._directory, self._clock = Path(directory) / "ssh", clock
+        self._loaded: dict[Path, tuple[tuple[int, ...], Ed25519PrivateKey]] = {}  # and what its file was then
 
     def host_key(self, tenant: str) -> SigningKey:
         """The private key that clients of this tenant see for every origin."""
@@ -107,6 +108,11 @@ class SSHKeys:
 
         path = self._directory / tenant / name
         try:
+            found = path.stat()
+            version = found.st_mtime_ns, found.st_ino, found.st_size
+            known = self._loaded.get(path)
+            if known is not None and known[0] == version:
+                return known[1]
             text = path.read_bytes()
         except FileNotFoundError:
             return self._make(path)
@@ -118,6 +124,7 @@ class SSHKeys:
             raise ProxyError(f"{path}: the private key cannot be read: {error}") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ProxyError(f"{path}: expected an Ed25519 key")
+        self._loaded[path] = version, key
         return key
 
     def _make(self, path: Path) -> Ed25519PrivateKey:

@@ -14,10 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from proxy.inspect.ssh.algorithms import KEX, available
 from tools.openssh.through import bridging
 
 SUITE = Path("/usr/lib/openssh/regress")
-LIMIT_S = 240
+LIMIT_S = 480  # `rekey` sleeps for most of it
 TESTS = (
     "connect", "connect-uri", "proxy-connect", "exit-status", "exit-status-signal", "stderr-data", "stderr-after-eof",
     "broken-pipe", "yes-head", "transfer", "envpass", "localcommand", "multiplex", "forwarding", "dynamic-forward",
@@ -25,6 +26,8 @@ TESTS = (
     "banner", "kextype", "try-ciphers", "percent", "knownhosts", "keytype", "channel-timeout", "forcecommand",
     "key-options", "login-timeout", "host-expand", "multipubkey",
 )  # fmt: skip
+
+LISTING = ("rekey", "kextype", "try-ciphers")  # try all algorithms: here all that are offered
 
 # A client that meets the proxy does not meet its server's own configuration.
 KNOWN = {
@@ -61,12 +64,16 @@ def main(names: list[str]) -> int:
         script = Path(__file__).with_name("sshd.py")
         wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {script} "$@"\n')
         wrapper.chmod(0o755)
+        client = Path(directory, "ssh")
+        client.write_text(client_script(shutil.which("ssh") or "ssh"))
+        client.chmod(0o755)
         more = {"TEST_SSH_SSHD": str(wrapper), "OXY_SSHD": real, "OXY_BRIDGE": path, "TEST_SSH_PORT": "5242"}
         with bridging(path, place):
             while not os.path.exists(path):
                 time.sleep(0.01)
             for name in wanted:
-                alone[name], through[name] = run(place, name, {}), run(place, name, more)
+                less = {"TEST_SSH_SSH": str(client)} if name in LISTING else {}
+                alone[name], through[name] = run(place, name, less), run(place, name, more | less)
     print("| test | alone | through the proxy | |\n|---|---|---|---|")
     for name in wanted:
         print(
@@ -76,6 +83,21 @@ def main(names: list[str]) -> int:
     passed = sum(through[name] == "ok" for name in wanted)
     print(f"\n{passed} of {len(wanted)} pass through the proxy, {sum(each == 'ok' for each in alone.values())} alone.")
     return int(any(name not in KNOWN for name in worse))
+
+
+def client_script(ssh: str) -> str:
+    """An `ssh` whose `-Q` lists what a bridge offers only; the order of arguments is the tests'."""
+    kex, ciphers, macs = available(KEX)
+    lists = {"kex": kex, "cipher": ciphers, "mac": macs, "cipher-auth": [each for each in ciphers if "gcm" in each]}
+    cases = "".join(f'{name}) printf "%s\\n" {" ".join(known_to(ssh, name, found))}; exit 0;;\n'
+                    for name, found in lists.items())  # fmt: skip
+    return f'#!/bin/sh\ncase "$*" in *"-Q "*) case "${{*##*-Q }}" in\n{cases}esac;; esac\nexec {ssh} "$@"\n'
+
+
+def known_to(ssh: str, kind: str, names: list[str]) -> list[str]:
+    """Those of them that this client has too."""
+    listed = subprocess.run([ssh, "-Q", kind], capture_output=True, text=True, check=True).stdout.split()
+    return [name for name in names if name in listed]
 
 
 def run(place: Path, name: str, more: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from proxy.inspect.ssh.forwarding import PACKET, WINDOW
 from proxy.inspect.ssh.question import Login
 from proxy.inspect.ssh.server_channel import ServerChannel
 from proxy.inspect.ssh.text import printable
-from proxy.session.ssh import is_user_name, may_be
+from proxy.session.ssh import SSHRules, is_user_name, may_be
 from proxy.verdict import PROVED
 
 MOST_SECRETS = 6  # as MaxAuthTries of sshd
@@ -24,18 +25,31 @@ MOST_KEYS = 20  # an agent may have many
 logging.getLogger("asyncssh").setLevel(logging.WARNING)  # strangers write what is in its messages
 
 
+Keys = tuple[dict[tuple[bytes, bytes], str], list[asyncssh.SSHKey]]
+_read: deque[tuple[SSHRules, Keys]] = deque(maxlen=32)  # settings of tenants, which all their sessions have in common
+
+
+def _keys_of(rules: SSHRules) -> Keys:
+    """Who owns which key, and the authorities. A thousand keys take 15 ms to read."""
+    for known, keys in _read:
+        if known is rules:
+            return keys
+    owners = {
+        (key.algorithm, key.public_data): user
+        for user, texts in rules.keys.items()
+        for key in map(asyncssh.import_public_key, texts)
+    }
+    keys = owners, [asyncssh.import_public_key(text) for text in rules.user_cas]
+    _read.append((rules, keys))
+    return keys
+
+
 class Server(asyncssh.SSHServer):
     """What asyncssh asks about one client."""
 
     def __init__(self, bridge: Bridging) -> None:
         self._bridge = bridge
-        rules = bridge.view.rules
-        self._keys = {
-            (key.algorithm, key.public_data): user
-            for user, texts in rules.keys.items()
-            for key in map(asyncssh.import_public_key, texts)
-        }
-        self._authorities = [asyncssh.import_public_key(text) for text in rules.user_cas]
+        self._keys, self._authorities = _keys_of(bridge.view.rules)
         self._conn: Any = None
         self._secrets = self._refused_keys = 0
 

@@ -19,6 +19,8 @@ from typing import Any, ClassVar, TypeVar
 import asyncssh
 from asyncssh.connection import SSHConnection
 from asyncssh.constants import MSG_GLOBAL_REQUEST, MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS
+from asyncssh.logging import SSHLogger
+from asyncssh.packet import Boolean
 
 from proxy.inspect.ssh.bridging import Bridging
 from proxy.inspect.ssh.channels import Tied
@@ -28,11 +30,20 @@ from proxy.inspect.ssh.held import in_turn
 HIGH_WATER = 128 << 10  # bytes that wait for a socket before the other side is read no more; sshd holds as much
 MOST_IN_KERNEL = 128 << 10  # bytes that wait there, unsent: a key's echo waits behind them
 READ_BYTES = 64 << 10  # at a time: what is decrypted and encrypted again before other sessions have their turn
+MOST_SAID = 64 << 10  # at once
 MOST_UNSENT = 16 << 20  # for a peer that asks and asks, and does not read the answers
 MOST_UNREAD = 1 << 20  # bytes that wait until a packet is dealt with
 MOST_REQUESTS = 128  # that wait for an answer
 EXCHANGE_S = 60.0
 NO_SSH = b"Invalid SSH identification string.\r\n"  # in the words of sshd
+
+
+class Quiet(SSHLogger):
+    """asyncssh makes texts of all names and lengths before it looks whether anybody reads them."""
+
+    def log(self, level: int, msg: object, *arguments: Any, **more: Any) -> None:
+        if self._logger.isEnabledFor(level):
+            super().log(level, msg, *arguments, **more)
 
 
 class Bounded(SSHConnection):
@@ -43,9 +54,12 @@ class Bounded(SSHConnection):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
+        self._logger = Quiet(self._logger._logger, context=self._logger._context)
         self._holds: set[str] = set()
         self._exchange_timer: asyncio.TimerHandle | None = None
         self._is_slowed = False
+        self._said: list[bytes] = []  # that the socket has not been given yet
+        self._said_size = 0
         self._next: Tied | None = None  # whose turn it is to be written
         self._requests = self._answers = 0  # global ones, as they came and as they were answered
         self._behind: deque[tuple[int, asyncio.Event]] = deque()  # who waits for how many answers
@@ -95,6 +109,20 @@ class Bounded(SSHConnection):
     log_received_packet = log_sent_packet
 
     def _send(self, data: bytes) -> None:
+        """Send it with what else is said in this turn of the loop: each system call costs as much as the cipher of
+        several packets, and wakes up the far end (docs/performance.md)."""
+        self._said.append(data)
+        self._said_size += len(data)
+        if self._said_size >= MOST_SAID:
+            self._say()
+        elif len(self._said) == 1:
+            self._loop.call_soon(self._say)
+
+    def _say(self) -> None:
+        if not self._said:
+            return
+        data = self._said[0] if len(self._said) == 1 else b"".join(self._said)
+        self._said, self._said_size = [], 0
         super()._send(data)
         transport = self._transport
         if "socket" not in self._holds or transport is None:
@@ -147,6 +175,10 @@ class Bounded(SSHConnection):
         self._send_disconnect(code, reason, lang)
         self._force_close(None)
 
+    def _force_close(self, exc: Exception | None) -> None:
+        self._say()
+        super()._force_close(exc)
+
     def _cleanup(self, exc: Exception | None) -> None:
         self._forget_timer()
         while self._behind:
@@ -198,7 +230,7 @@ class ServerConnection(Bounded, asyncssh.SSHServerConnection):
         """A person, or a program that is none of SSH's, reads in words why it is not served."""
         line, is_whole, _ = self._inpbuf.partition(b"\n")
         if is_whole and not line.startswith((b"SSH-2.0-", b"SSH-1.99-")) and self._transport is not None:
-            self._transport.write(NO_SSH)
+            self._send(NO_SSH)
         return super()._recv_version()
 
     async def send_userauth_success(self) -> None:
@@ -228,6 +260,27 @@ class ClientConnection(Bounded, asyncssh.SSHClientConnection):
 
     lost: Exception | None = None  # why it has ended
     principals: list[str] = []  # noqa: RUF012  # of the certificate that the origin was shown; replaced, never changed
+
+    signs_at_once = True  # with the first key, unless signing has to be asked for
+    _has_tried_none = False
+
+    def try_next_auth(self, *, next_method: bool = False) -> None:
+        """Show a key first. `none` is for origins that want no proof: asyncssh, like ssh, begins with it, to learn what
+        may be tried, and every login would wait for that round trip."""
+        if not self._has_tried_none:
+            if self._auth is None:
+                self._auth_methods = [b"publickey"]
+            elif len(self._auth_methods) <= next_method:
+                self._has_tried_none, next_method = True, False
+                self._auth_methods = [b"none"]
+        super().try_next_auth(next_method=next_method)
+
+    async def send_userauth_request(self, method: bytes, *args: bytes, key: Any = None, trivial: bool = True) -> None:
+        """Sign at once, rather than ask first whether the key would do: one more round trip (RFC 4252 7 allows it)."""
+        auth: Any = self._auth
+        if method == b"publickey" and key is None and self.signs_at_once and auth is not None:
+            key, args, trivial = auth._keypair, (Boolean(True), *args[1:]), False
+        await super().send_userauth_request(method, *args, key=key, trivial=trivial)
 
     def will_forward_agent(self, wanted: bool) -> None:
         """Whether the next session channel asks for it."""

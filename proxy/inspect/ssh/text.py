@@ -5,4 +5,5 @@ from __future__ import annotations
 
 def printable(text: str, most: int = 200) -> str:
     """`text` without control characters, and not longer than `most`."""
-    return "".join(each if each.isprintable() else "?" for each in text[:most])
+    text = text[:most]
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)

@@ -25,7 +25,7 @@ USED = {
     ],
     asyncssh.SSHClientConnection: [
         "_process_auth_agent_at_openssh_dot_com_open", "_process_x11_open", "attach_x11_listener",
-        "detach_x11_listener",
+        "detach_x11_listener", "send_userauth_request", "try_next_auth",
     ],
     asyncssh.SSHServerChannel: [
         "_accept_data", "_cleanup", "_close_send", "_flush_recv_buf", "_packet_handlers", "_pause_resume_writing",
@@ -34,7 +34,8 @@ USED = {
     ],
 }  # fmt: skip
 ATTRIBUTES = {
-    SSHConnection: ["_auth_complete", "_channels", "_global_request_queue", "_inpbuf", "_kex", "_loop", "_transport"],
+    SSHConnection: ["_auth", "_auth_complete", "_auth_methods",
+                    "_channels", "_global_request_queue", "_inpbuf", "_kex", "_logger", "_loop", "_transport"],
     asyncssh.SSHClientConnection: ["_agent_forward_path"],
     asyncssh.SSHServerChannel: ["_session_started"],
     asyncssh.SSHServerChannel.__mro__[1]: ["_conn", "_recv_buf", "_recv_paused", "_recv_state", "_recv_window",
