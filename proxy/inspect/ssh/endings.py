@@ -18,13 +18,14 @@ class Outcome(NamedTuple):
     detail: str | None = None
 
 
+WRONG_MAC = "a packet with a wrong MAC"
 LOGIN_TIMEOUT = "Login timeout expired"  # asyncssh's words
 
 
 def how_client_ended(error: Exception | None, is_let_in: bool) -> Outcome:
     """`error`: why the client's connection was lost."""
     if isinstance(error, asyncssh.MACError):
-        return Outcome("client_protocol_error", "client", "a packet with a wrong MAC")
+        return Outcome("client_protocol_error", "client", WRONG_MAC)
     if isinstance(error, asyncssh.PermissionDenied | asyncssh.IllegalUserName) and not is_let_in:
         return Outcome("denied", "proxy", printable(error.reason))
     if isinstance(error, asyncssh.ConnectionLost):
@@ -44,6 +45,8 @@ def how_client_ended(error: Exception | None, is_let_in: bool) -> Outcome:
 
 def how_origin_ended(error: Exception | None) -> Outcome:
     """The same of the origin's, after the proxy had been let in."""
+    if isinstance(error, asyncssh.MACError):
+        return Outcome("origin_protocol_error", "origin", WRONG_MAC)
     if isinstance(error, OSError):
         return Outcome("origin_reset", "origin")
     if isinstance(error, asyncssh.ConnectionLost):

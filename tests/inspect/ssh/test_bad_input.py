@@ -11,7 +11,7 @@ import threading
 
 import asyncssh
 import pytest
-from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_CHANNEL_REQUEST, MSG_GLOBAL_REQUEST
+from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_OPEN, MSG_CHANNEL_REQUEST, MSG_GLOBAL_REQUEST
 from asyncssh.packet import Boolean, String, UInt32
 
 from proxy.ca.ssh import SSHKeys
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
 
 CHANNELS = 2_000  # ten thousand take 8 s of a core
 BANNER = b"SSH-2.0-test\r\n"
+NO_PACKET = "what it says is no SSH (PacketDecodeError)"
 STRICT = b"kex-strict-c-v00@openssh.com"
 
 
@@ -116,13 +117,13 @@ def outcome(world):
         pytest.param([b"SSH-1.5-old\r\n"], "Unsupported SSH version", id="SSH-1"),
         pytest.param([b"SSH-2.0-\xff\xfe\r\n"], "what it says is no SSH", id="banner-of-no-ASCII"),
         pytest.param([BANNER, b"\xff" * 64], "Max packet size exceeded", id="packet-of-4-GB"),
-        pytest.param([BANNER, struct.pack("!I", 0) + bytes(60)], "", id="packet-of-0"),
-        pytest.param([BANNER, struct.pack("!IB", 1, 0) + bytes(59)], "", id="packet-of-1"),
-        pytest.param([BANNER, struct.pack("!IB", 13, 4) + bytes(3_000)], "", id="packet-of-odd-length"),
-        pytest.param([BANNER, packet(b"\x14" + bytes(16), 200)], "", id="more-padding-than-needed"),
-        pytest.param([BANNER, struct.pack("!IB", 12, 255) + bytes(20)], "", id="padding-beyond-the-packet"),
+        pytest.param([BANNER, struct.pack("!I", 0) + bytes(60)], NO_PACKET, id="packet-of-0"),
+        pytest.param([BANNER, struct.pack("!IB", 1, 0) + bytes(59)], NO_PACKET, id="packet-of-1"),
+        pytest.param([BANNER, struct.pack("!IB", 13, 4) + bytes(3_000)], NO_PACKET, id="packet-of-odd-length"),
+        pytest.param([BANNER, packet(b"\x14" + bytes(16), 200)], NO_PACKET, id="more-padding-than-needed"),
+        pytest.param([BANNER, struct.pack("!IB", 12, 255) + bytes(20)], NO_PACKET, id="padding-beyond-the-packet"),
         pytest.param([BANNER, packet(kexinit(b"none-of-ours"))], "No matching key exchange", id="no-common-algorithm"),
-        pytest.param([BANNER, packet(b"\x15")], "", id="NEWKEYS-first"),
+        pytest.param([BANNER, packet(b"\x15")], "New keys not negotiated", id="NEWKEYS-first"),
         pytest.param([BANNER, packet(b"\x02" + String(b"x")), packet(kexinit(b"curve25519-sha256", STRICT))],
                      "Strict key exchange violation", id="Terrapin"),
     ],
@@ -157,29 +158,30 @@ def test_what_is_no_user_name_lets_nobody_in(world, name, monkeypatch):
     assert (ended.reason, ended.detail) == ("denied", "that is no user name")
 
 
-def test_thousands_of_channels_are_refused_but_for_the_first(world):
+@pytest.mark.parametrize("count", [CHANNELS, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_thousands_of_channels_are_refused_but_for_the_first(world, count):
     async def run():
         async with connect(world) as conn:
-            for number in range(CHANNELS):
+            for number in range(count):
                 opened = String(b"session"), UInt32(10_000 + number), UInt32(1 << 20), UInt32(32_768)
                 conn.send_packet(MSG_CHANNEL_OPEN, *opened)
             answers, done = {91: 0, 92: 0}, asyncio.Event()
 
-            def count(kind):
+            def counting(kind):
                 def counted(self, *_):
                     answers[kind] += 1
-                    if sum(answers.values()) == CHANNELS:
+                    if sum(answers.values()) == count:
                         done.set()
 
                 return counted
 
-            conn._packet_handlers = {**conn._packet_handlers, 91: count(91), 92: count(92)}
+            conn._packet_handlers = {**conn._packet_handlers, 91: counting(91), 92: counting(92)}
             async with asyncio.timeout(60):
                 await done.wait()
             return answers
 
     answers = asyncio.run(run())
-    assert answers == {91: 256, 92: CHANNELS - 256}
+    assert answers == {91: 256, 92: count - 256}
 
 
 @pytest.mark.parametrize("kind", ["channel", "global"])
@@ -198,6 +200,41 @@ def test_a_flood_of_requests_ends_the_session(world, kind):
     asyncio.run(run())
     ended = outcome(world)
     assert ended.detail == "too many requests at once"
+
+
+def corrupted(conn):
+    conn._transport.write(struct.pack("!I", 32) + b"\xa5" * 60)
+
+
+def beyond_the_window(conn):
+    [chan] = conn._channels.values()
+    for _ in range(200):
+        chan.send_packet(MSG_CHANNEL_DATA, String(bytes(32_768)))
+
+
+def to_no_channel(conn):
+    conn.send_packet(MSG_CHANNEL_DATA, UInt32(77), String(b"x"))
+
+
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        (corrupted, "a packet with a wrong MAC"),
+        (beyond_the_window, "Window exceeded"),
+        (to_no_channel, "Invalid channel number"),
+    ],
+)
+def test_who_is_in_and_breaks_the_protocol_is_named(world, deed, words):
+    async def run():
+        conn = await connect(world)
+        await conn.create_process("exec sleep 20")  # reads nothing
+        deed(conn)
+        await conn.wait_closed()
+
+    asyncio.run(run())
+    ended = outcome(world)
+    assert (ended.reason, ended.by) == ("client_protocol_error", "client")
+    assert words in ended.detail
 
 
 def test_an_exchange_of_keys_that_never_ends_ends_the_session(world, monkeypatch):
