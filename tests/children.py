@@ -89,7 +89,8 @@ def children(draw: st.DrawFn) -> Child:
             channel_id=f"{flow_id}.{number}", **names, **common, kind=draw(st.sampled_from(["exec", "shell"])),
             ssh_user="deploy", command=draw(st.sampled_from([None, "ls /"])),
             exit_status=draw(st.sampled_from([None, 0])),
-            forward_host=draw(st.sampled_from([None, "db.lab"])), principals=draw(st.sampled_from([[], ["a", "b"]])),
+            forward_host=draw(st.sampled_from([None, "db.lab"])),
+            forward_protocol=draw(st.sampled_from([None, "ssh"])), principals=draw(st.sampled_from([[], ["a", "b"]])),
             recording=draw(st.sampled_from([None, "x.cast"])), error=draw(st.sampled_from([None, "refused"])),
         )  # fmt: skip
     return FileRecord(

@@ -73,6 +73,8 @@ def follow(screens: Iterable[Screen], out: TextIO, *, is_json: bool) -> bool:
 def _row(channel: ChannelRecord) -> list[str]:
     rules = [decision.rule for decision in channel.decisions if decision.rule]
     target = None if channel.forward_host is None else f"{channel.forward_host}:{channel.forward_port or ''}"
+    if target is not None and channel.forward_protocol is not None:
+        target += f" ({channel.forward_protocol})"
     return [
         channel.channel_id,
         time_text(channel.start),

@@ -39,6 +39,7 @@ class ChannelRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     subsystem: str | None = None
     forward_host: str | None = None
     forward_port: int | None = None
+    forward_protocol: str | None = None  # what was begun in it: ssh, tls, http, h2; it passes unread
     terminal: str | None = None
     reason: str | None = None  # why it was wanted, in the user's words
     client_version: str | None = None

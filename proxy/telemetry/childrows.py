@@ -53,7 +53,7 @@ LAYOUTS: dict[type[Child], Layout] = {
     TYPES["channel"]: Layout(
         "channel_id", "kind", "exit_status", "forward_host", "command", "error",
         ("ssh_user", "identity", "auth_method", "subsystem", "terminal", "client_version", "server_version",
-         "exit_signal"),
+         "exit_signal", "forward_protocol"),
         ("principals", "forward_port", "client_bytes", "origin_bytes", "stderr_bytes", "recording", "reason"),
     ),
     TYPES["file"]: Layout(

@@ -20,7 +20,15 @@ def ssh(oxyctl, server, path, proxy, tmp_path):
     """Run `oxyctl ssh COMMAND` against the made-up proxy, which has these channels."""
     proxy.ssh = FakeSSH(tmp_path)
     proxy.children = [
-        make_channel(3, command=None, kind="direct-tcpip", forward_host="db", forward_port=5432, verdict="denied"),
+        make_channel(
+            3,
+            command=None,
+            kind="direct-tcpip",
+            forward_host="db",
+            forward_port=5432,
+            forward_protocol="tls",
+            verdict="denied",
+        ),
         make_channel(2, command="uptime", exit_status=3),
         make_channel(1, channel_id="f.1", flow_id="f", terminal="xterm", kind="shell", is_open=True),
     ]  # the last one comes first
@@ -49,7 +57,7 @@ def test_the_channels_of_sessions(ssh):
     assert "exit 3" in lines[2]
     assert lines[2].endswith("uptime")
     assert "denied" in lines[3]
-    assert lines[3].endswith("db:5432")
+    assert lines[3].endswith("db:5432 (tls)")
     items = json.loads(ssh("sessions", *ACME, "--format", "json").out)["items"]
     assert [each["channel_id"] for each in items] == ["f.1", f"{FLOW}.2", f"{FLOW}.3"]
 

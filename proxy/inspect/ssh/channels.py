@@ -241,6 +241,8 @@ class Back(Tied, asyncssh.SSHClientSession[bytes]):
 class Through(Tied, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes]):
     """One end of a forwarded connection. The other may be there first: it is not read until this one is there."""
 
+    began: Callable[[bytes], bool] | None = None  # who looks at what comes here first; False: it has seen enough
+
     def __init__(self, ended: Callable[[Exception | None], None] = lambda error: None) -> None:
         super().__init__()
         self.ended = ended
@@ -254,6 +256,11 @@ class Through(Tied, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes
                 chan.close()
             elif not self._holds:
                 other.chan.resume_reading()
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if self.began is not None and not self.began(data):
+            self.began = None
+        super().data_received(data, datatype)
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)

@@ -11,12 +11,31 @@ from proxy.inspect.ssh.bridging import Opening
 from proxy.inspect.ssh.channels import Through
 from proxy.inspect.ssh.ruling import Denied, Ruled, rule
 from proxy.inspect.ssh.text import printable
+from proxy.wire.sniff import Sniffed, sniff
 
 WINDOW = 2 << 20
 PACKET = 32 << 10
+MOST_SNIFFED = 1_024  # bytes
 SIZES = {"window": WINDOW, "max_pktsize": PACKET}
 
 Open = Callable[[Any, Through], Awaitable[Any]]  # the connection, and the end that the new channel gets
+
+
+class Beginning:
+    """Finds out what is forwarded: a host that is jumped to, a web server."""
+
+    def __init__(self, ruled: Ruled) -> None:
+        self._ruled, self._first = ruled, b""
+
+    def came(self, data: bytes) -> bool:
+        """Whether more is needed to know."""
+        self._first += data[: MOST_SNIFFED - len(self._first)]
+        found = sniff(self._first)
+        if found is None:
+            return len(self._first) < MOST_SNIFFED
+        if found is not Sniffed.UNKNOWN:
+            self._ruled.protocol = found.value
+        return False
 
 
 class Forwarding:
@@ -163,6 +182,7 @@ class Forwarding:
         """Open the far end, and leave it to `near` to go on when it is there too."""
         far = Through()
         near.peer_end, near.ended = far, ended
+        near.began = Beginning(ruled).came  # whoever opens the channel speaks first in all that is known here
         ruled.back = near if is_towards_client else far
         try:
             if conn is None:

@@ -50,6 +50,7 @@ class Ruled:
         self.subsystem: str | None = None
         self.host: str | None = None
         self.port: int | None = None
+        self.protocol: str | None = None  # of what is forwarded
         self.terminal: str | None = None
         self.tap: Tap | None = None
         self.back: Tied | None = None
@@ -128,6 +129,7 @@ class Ruled:
             subsystem=self.subsystem,
             forward_host=self.host,
             forward_port=self.port,
+            forward_protocol=self.protocol,
             terminal=self.terminal,
             reason=self.reason or None,
             client_version=_version(owner.client, "client_version"),

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from proxy.ca.ssh import SSHKeys
+from proxy.inspect.ssh.forwarding import Beginning
 from proxy.verdict import Decision, Ruling, deny
 from tests.inspect.ssh.world import SSHD, USER, World, known_line, make_key, sshd, wait_until
 
@@ -64,6 +65,7 @@ def test_who_jumps_speaks_ssh_with_the_second_host_and_that_is_on_record(world, 
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
     [record] = world.channels()
     assert (record.kind, record.forward_host, record.forward_port) == ("direct-tcpip", "127.0.0.1", behind)
+    assert record.forward_protocol == "ssh"
     assert record.client_bytes > 1_000
     assert record.origin_bytes > 1_000
 
@@ -72,7 +74,33 @@ def test_the_second_host_shows_its_own_key_which_the_line_of_the_tenant_does_not
     (world.place / "known_behind").write_text("")
     done = jump(world, behind, "true")
     assert done.returncode == 255
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in done.stderr
     assert "Host key verification failed" in done.stderr
+
+
+class Noted:
+    protocol = None
+
+
+@pytest.mark.parametrize(
+    ("parts", "found", "more"),
+    [
+        ([b"SSH-2.0-x\r\n"], "ssh", False),
+        ([b"S", b"S", b"H-2"], "ssh", False),
+        ([b"\x16", b"\x03\x01"], "tls", False),
+        ([b"GET / HT", b"TP/1.1\r\n"], "http", False),
+        ([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], "h2", False),
+        ([b"\x00\x00\x00\x08\x04\xd2\x16/"], None, False),
+        ([b"S"], None, True),
+        ([b"GET /" + b"x" * 5_000], None, False),
+    ],
+)
+def test_how_a_forwarded_connection_begins_says_what_it_is(parts, found, more):
+    noted = Noted()
+    beginning = Beginning(noted)
+    answers = [beginning.came(part) for part in parts]
+    assert (noted.protocol, answers[-1]) == (found, more)
+    assert all(answers[:-1])
 
 
 def test_policy_rules_where_one_may_jump_to(world, behind):
