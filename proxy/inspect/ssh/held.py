@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST
+from asyncssh.packet import UInt32
+
 PIECE = 64 << 10  # that is passed on at once
 MOST_PIECES = 128  # a window of packets of one byte each would be 200 MB
+STEP = 96 << 10  # by which windows are opened: three packets, as OpenSSH does
 SMALL = 4 << 10  # what was typed, its echo, a prompt
 
 
@@ -21,8 +25,24 @@ End = TypeVar("End", bound=Waiting)
 
 
 def hold_in_pieces(chan: Any) -> None:
-    """What comes while nobody reads the channel is held in a few pieces, however it was cut into packets."""
+    """What comes while nobody reads the channel is held in a few pieces, however it was cut into packets.
+
+    asyncssh opens the whole window again with any piece that is passed on, whatever is still held, which has no end
+    where the peer is slow; and by half a window at once, a burst that all other channels wait for.
+    """
     chan._accept_data = partial(_accept, chan, chan._accept_data)
+    chan._deliver_data = partial(_deliver, chan)
+    chan.passed_on = 0  # bytes that the window has not been opened by
+
+
+def _deliver(chan: Any, data: bytes, datatype: int | None) -> None:
+    chan.passed_on += len(data)
+    if chan.passed_on >= STEP:
+        chan.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(chan.passed_on))
+        chan._recv_window += chan.passed_on
+        chan.passed_on = 0
+    if chan._session is not None:
+        chan._session.data_received(data, datatype)
 
 
 def _accept(chan: Any, usual: Any, data: bytes, datatype: int | None = None) -> None:

@@ -28,8 +28,9 @@ USED = {
         "detach_x11_listener", "send_userauth_request", "try_next_auth",
     ],
     asyncssh.SSHServerChannel: [
-        "_accept_data", "_cleanup", "_close_send", "_flush_recv_buf", "_packet_handlers", "_pause_resume_writing",
-        "_process_auth_agent_req_at_openssh_dot_com_request", "_process_close", "_process_exec_request",
+        "_accept_data", "_cleanup", "_close_send", "_deliver_data", "_flush_recv_buf", "_packet_handlers",
+        "_pause_resume_writing", "_process_auth_agent_req_at_openssh_dot_com_request", "_process_close",
+        "_process_exec_request",
         "_process_request", "_process_x11_req_request", "_report_response", "_start_session",
     ],
 }  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.inspect.ssh.held import MOST_PIECES, PIECE, SMALL, hold_in_pieces, in_turn
+from proxy.inspect.ssh.held import MOST_PIECES, PIECE, SMALL, STEP, hold_in_pieces, in_turn
 
 WINDOW = 2 << 20
 
@@ -20,11 +20,18 @@ class Chan:
     def __init__(self):
         self._recv_buf, self._recv_paused, self._send_state = [], True, "open"
         self._recv_window = WINDOW
-        self.delivered = []
+        self.delivered, self.opened = [], 0
         hold_in_pieces(self)
 
-    def _deliver_data(self, data, datatype):
+    def data_received(self, data, datatype):
         self.delivered.append((data, datatype))
+
+    @property
+    def _session(self):
+        return self
+
+    def send_packet(self, kind, opened):
+        self.opened += int.from_bytes(opened, "big")
 
     def joined(self, wanted):
         return b"".join(data for data, datatype in self._recv_buf if datatype == wanted)
@@ -58,6 +65,21 @@ def test_what_is_read_is_passed_on_as_it_comes_and_after_the_close_nothing_is_he
     chan._recv_paused, chan._send_state = True, "closed"
     chan._accept_data(b"late", None)
     assert (chan._recv_buf, chan._recv_window) == ([], WINDOW - 3)
+
+
+def test_a_window_is_opened_by_what_was_passed_on_only():
+    """Its peer takes a piece from time to time, and who sends uses all of the window."""
+    chan, sent = Chan(), 0
+    for _ in range(400):
+        while chan._recv_window > 0:
+            size = min(32_768, chan._recv_window)
+            chan._accept_data(bytes(size), None)
+            sent += size
+        chan._deliver_data(*chan._recv_buf.pop(0))
+        assert sum(len(data) for data, _ in chan._recv_buf) <= WINDOW
+    passed = sum(len(data) for data, _ in chan.delivered)
+    assert passed - STEP < chan.opened <= passed
+    assert sent == WINDOW - chan._recv_window + chan.opened
 
 
 class End:
