@@ -47,23 +47,13 @@ class Incoming:
 
     def read(self, data: bytes, now: float) -> None:
         """`HttpError` names an attack; `h2.exceptions.ProtocolError` is what h2 does not allow."""
-        together: list[Data] = []  # frames of one stream, each behind the other
         for part in self._guard.feed(data, now):
             if isinstance(part, Data):
-                if together and part.number != together[0].number:
-                    self._plain(_joined(together))
-                together.append(part)
-                if part.is_last:
-                    self._plain(_joined(together))
-                continue
-            if together:
-                self._plain(_joined(together))
-            if isinstance(part, Head):
+                self._plain(part)
+            elif isinstance(part, Head):
                 self._head(part)
             else:
                 self._frames(part)
-        if together:
-            self._plain(_joined(together))
 
     def _frames(self, data: bytes) -> None:
         for event in self._h2.receive_data(data):
@@ -90,15 +80,6 @@ class Incoming:
                 self._complete(number)
             else:
                 self._frames(header(number, 0, END_STREAM))
-
-
-def _joined(parts: list[Data]) -> Data:
-    """All of them as one; the list is empty then."""
-    joined = parts[0]
-    if len(parts) > 1:
-        joined = Data(joined.number, b"".join([part.data for part in parts]), parts[-1].is_last)
-    parts.clear()
-    return joined
 
 
 def is_receiving(made: h2.connection.H2Connection, number: int) -> bool:

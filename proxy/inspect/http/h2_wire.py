@@ -137,9 +137,9 @@ class Sender:
             link.write(waiting)
         self._guard.sent += (size + most - 1) // most
         if size > most:
-            view, whole = memoryview(part), (size - 1) // most * most
+            view, whole, header = memoryview(part), (size - 1) // most * most, h2_data.header(number, most)
             for start in range(0, whole, most):
-                link.write(h2_data.header(number, most))
+                link.write(header)
                 link.write(view[start : start + most])
             part, size = view[whole:], size - whole
         link.write(h2_data.header(number, size, END_STREAM if is_last else 0))
