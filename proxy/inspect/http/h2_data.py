@@ -155,3 +155,19 @@ def acknowledge(made: h2.connection.H2Connection, number: int, size: int) -> byt
     if stream is not None and stream.open and (increment := stream._inbound_window_manager.process_bytes(size)):
         frames += frame_header(4, WINDOW_UPDATE, 0, number) + _INCREMENT.pack(increment)
     return frames
+
+
+def widen(made: h2.connection.H2Connection, number: int, size: int) -> bytes:
+    """Let the peer send `size` bytes more before they are dealt with, on this stream, or on the connection (0): the
+    frame that says so, if it is still open."""
+    if number:
+        stream = made.streams.get(number)
+        if stream is None or not _receives(stream):
+            return b""
+        window = stream._inbound_window_manager
+    else:
+        window = made._inbound_flow_control_window_manager
+    most = window.max_window_size + size
+    window.window_opened(size)
+    window.max_window_size = most
+    return frame_header(4, WINDOW_UPDATE, 0, number) + _INCREMENT.pack(size)

@@ -39,6 +39,8 @@ class H2Server:
         )
         self.sender = Sender(self.h2, link, self._guard)
         self._is_over = self._is_going = False
+        self._wide: int | None = None  # the stream that has a wider window
+        self._is_widened = False  # the connection's window has room for one
         self.idle_since = owner.session.now()
         link.source = self.h2.data_to_send
         link.filled = self.full
@@ -198,6 +200,20 @@ class H2Server:
         """Open the windows again by `size` bytes."""
         if size and not self._is_over:
             self.sender.acknowledge(number, size)
+            stream = self.streams.get(number) if self._wide is None else None
+            if stream is not None and not stream.exchange.is_done:
+                stream.passed += size
+                if stream.passed > self.owner.limits.window_bytes:
+                    self._widen(number)
+
+    def _widen(self, number: int) -> None:
+        """Give a wider window to a stream of which much has passed: the usual one is less than the kernels' queues
+        between here and the client hold, and curl, for one, spins while it waits for it. One at a time: what has to be
+        kept for a connection, should its origins stop, grows by no more than this."""
+        limits = self.owner.limits
+        more = limits.wide_window_bytes - limits.window_bytes
+        if more > 0 and self.sender.widen(number, more, with_connection=not self._is_widened):
+            self._wide, self._is_widened = number, True
 
     def _refuse(self, number: int, code: int) -> None:
         try:
@@ -215,6 +231,8 @@ class H2Server:
     def done(self, stream: ServerStream) -> None:
         """A stream is complete, or broken off."""
         self.streams.pop(stream.number, None)
+        if self._wide == stream.number:
+            self._wide = None
         self.idle_since = self.owner.session.now()
         if not self.streams:
             if self._is_going:
@@ -280,11 +298,12 @@ class H2Server:
 class ServerStream(Stream):
     """One stream: the client's side of its exchange."""
 
-    __slots__ = ("exchange", "has_ended", "server")
+    __slots__ = ("exchange", "has_ended", "passed", "server")
 
     def __init__(self, server: H2Server, number: int, head: RequestHead) -> None:
         super().__init__(number, server.acknowledge)
         self.server = server
+        self.passed = 0  # bytes by which its window was opened again
         self.has_ended = False
         self.exchange = Exchange(server.owner, self, head)
 

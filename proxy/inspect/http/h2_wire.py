@@ -169,6 +169,14 @@ class Sender:
         if frames := h2_data.acknowledge(self._h2, number, size):
             self.beside(frames)
 
+    def widen(self, number: int, size: int, *, with_connection: bool) -> bool:
+        """Open the window of a stream, and maybe that of the connection, by `size` bytes more than have come; whether
+        the stream is still there."""
+        frames = h2_data.widen(self._h2, number, size)
+        if frames:
+            self.beside(frames + h2_data.widen(self._h2, 0, size) if with_connection else frames)
+        return bool(frames)
+
     def _end(self, stream: Outgoing) -> None:
         if stream.is_over:
             return

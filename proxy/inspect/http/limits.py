@@ -22,6 +22,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     linger_s: float = 2.0  # for a client to read why it was refused, before the connection goes
     streams: int = 100  # concurrent requests of one HTTP/2 connection
     window_bytes: int = 512 << 10  # of a stream; four times as much for a connection
+    wide_window_bytes: int = 2 << 20  # of one stream of a client's at a time, once more than `window_bytes` have passed
     origin_connections: int = 6  # of one conversation to one HTTP/1.1 origin
     waiting: int = 200  # requests that wait for one of them
     message_bytes: int = 64 << 20  # of a WebSocket message, inflated, where a hook reads it

@@ -107,3 +107,58 @@ def test_windows_open_again_as_data_passes():
         talk.origin_says(talk.server.out())
         sent += min(window, 16_000)
     assert len(talk.server.body(1)) == sent > 2_000_000
+
+
+def upload(talk, number, size):
+    """Data of the client on this stream, as its windows allow; the origin reads all of it."""
+    while size:
+        room = min(talk.browser.h2.local_flow_control_window(number), 16_000, size)
+        assert room > 0
+        talk.client_says(talk.browser.data(number, b"x" * room))
+        talk.server.read()
+        talk.origin_says(talk.server.out())
+        size -= room
+
+
+def widest(talk, *numbers):
+    """What the windows of these streams, and the connection's (0), hold at most."""
+    made = talk.handler._front.h2
+    managers = [made.streams[each]._inbound_window_manager if each else made._inbound_flow_control_window_manager
+                for each in numbers]  # fmt: skip
+    return [each.max_window_size for each in managers]
+
+
+def test_one_stream_at_a_time_of_which_much_has_passed_gets_a_wider_window():
+    talk = H2Talk(window_bytes=65_535, wide_window_bytes=262_140)
+    talk.server.reads = True
+    for number in (1, 3):
+        talk.client_says(talk.browser.headers(number, POST, end=False))
+    upload(talk, 1, 60_000)
+    assert widest(talk, 1, 3, 0) == [65_535, 65_535, 262_140]
+    upload(talk, 1, 300_000)
+    upload(talk, 3, 300_000)
+    assert widest(talk, 1, 3, 0) == [262_140, 65_535, 458_745]
+    assert talk.browser.h2.local_flow_control_window(1) > 65_535
+    talk.client_says(talk.browser.data(1, b"", end=True))
+    talk.origin_says(talk.server.headers(1, [(b":status", b"200")], end=True))
+    upload(talk, 3, 300_000)
+    assert widest(talk, 3, 0) == [262_140, 458_745]
+    assert len(talk.server.body(3)) == 600_000
+
+
+def test_a_wide_window_is_shut_by_an_origin_that_stops():
+    talk = H2Talk(window=65_535, window_bytes=65_535, wide_window_bytes=262_140)
+    talk.server.reads = True
+    talk.client_says(talk.browser.headers(1, POST, end=False))
+    upload(talk, 1, 400_000)
+    talk.server.reads = False
+    sent = 0
+    while (room := min(talk.browser.h2.local_flow_control_window(1), 16_000)) > 0 and sent < 1 << 20:
+        talk.client_says(talk.browser.data(1, b"y" * room))
+        sent += room
+    assert 65_535 < sent < 450_000  # the wide window, the origin's own, and what was passed on before that was shut
+    talk.server.reads = True
+    talk.server.read()
+    talk.origin_says(talk.server.out())
+    assert len(talk.server.body(1)) == 400_000 + sent
+    assert talk.browser.h2.local_flow_control_window(1) > 0
