@@ -20,6 +20,7 @@ RECORD = 16_384  # the most that one TLS record holds, and one read gives
 UNWATCHED = -1
 TOGETHER = 4 * RECORD  # bytes read at one event and passed on in one piece: 64 KiB stay in a core's cache, 256 do not
 MOST_RECORDS = 32  # of them, which may be small
+LARGE_WRITES = 4  # of more than a record each, until what waits for the next read is done without it
 
 
 class Turn:
@@ -267,7 +268,7 @@ class SocketStream:
 class TLSStream(SocketStream):
     """The same behind TLS: `sock` has shaken hands."""
 
-    __slots__ = ("_facts", "_said_farewell", "learnt")
+    __slots__ = ("_facts", "_large", "_said_farewell", "learnt")
 
     sock: ssl.SSLSocket
 
@@ -275,30 +276,41 @@ class TLSStream(SocketStream):
                  crashed: Callable[[BaseException], None], facts: TLSFacts,
                  learnt: AfterRead | None = None) -> None:  # fmt: skip
         """`learnt` is called after the first read: by then the origin's tickets have come. What it returns is called
-        after the next one."""
+        after the next one, or without it: an origin that is sent a large body may say nothing before its end."""
         super().__init__(side, sock, poller, turn, crashed)
-        self._facts, self._said_farewell, self.learnt = facts, False, learnt
+        self._facts, self._said_farewell, self.learnt, self._large = facts, False, learnt, 0
 
     @property
     def tls(self) -> TLSFacts | None:
         return self._facts
 
     def _send_all(self) -> None:
-        out, send = self._out, self.sock.send
+        out = self._out
         if self._said_farewell:  # what is left is a record already
             while out:
                 self._sent(socket.socket.send(self.sock, out[0]))
             return
+        write = self.sock.write
         while out:
             if len(out) > 1:  # one record of many small pieces
                 joined = b"".join(out)
                 out.clear()
                 out.append(joined)
-            self._sent(send(out[0]))
+            if self.learnt is not None and len(out[0]) > RECORD:
+                self._note_large()
+            self._sent(write(out[0]))
+
+    def _note_large(self) -> None:
+        self._large += 1
+        if self._large >= LARGE_WRITES and self.learnt is not None:
+            self.learnt = self.learnt(self.sock)
 
     def _read(self) -> None:
         """What has come goes on in one piece: a piece for each record costs bulk half as much again (bench/http.py)."""
-        recv, parts, is_over = self.sock.recv, list[bytes](), False
+        parts, is_over = list[bytes](), False
+        recv = (
+            self.sock.recv if self._said_farewell else self.sock.read
+        )  # which is what `recv` calls while there is TLS
         error: OSError | None = None
         left, least = TOGETHER, 1 if self._facts.alpn == "h2" else RECORD  # of many streams there may be more
         for _ in range(MOST_RECORDS):

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from proxy.inspect.sockets import TOGETHER, TLSStream, Turn
+from proxy.inspect.sockets import LARGE_WRITES, RECORD, TOGETHER, TLSStream, Turn
 from proxy.inspect.stream import Side
 from proxy.inspect.tls import facts_of
-from proxy.poller import IN, Poller
+from proxy.poller import IN, OUT, Poller
 from proxy.session.facts import TLSFacts
 from tests.inspect.test_tls_records import connected
 
@@ -90,3 +90,25 @@ def test_what_came_before_the_end_is_passed_on_before_it(made):
     assert heard.pieces == [b"last words"]
     while not heard.has_ended:
         stream.ready(IN)
+
+
+def test_an_origin_that_takes_a_large_body_without_a_word_is_learnt_all_the_same(made):
+    stream, _, peer = made("h2")
+    done = []
+    stream.learnt = lambda sock: done.append("learnt") or (lambda sock: done.append("hushed"))
+    taken = bytearray()
+
+    def take(size):
+        while len(taken) < size:
+            taken.extend(peer.recv(RECORD))
+
+    for number in range(1, LARGE_WRITES + 3):
+        reading = threading.Thread(target=take, args=[number * 2 * RECORD])
+        reading.start()
+        stream.write(bytes(2 * RECORD))
+        while stream.queued:
+            stream.ready(OUT)
+        reading.join()
+        assert done == ["learnt", "hushed"][: max(0, number - LARGE_WRITES + 1)]
+    assert stream.learnt is None
+    assert taken == bytes((LARGE_WRITES + 2) * 2 * RECORD)
