@@ -79,7 +79,8 @@ class Dial:
                     self._then(ProxyError(failure.reason, side="origin").because(failure.error))
                     return
                 facts = facts_of(secured, server_name)
-                learnt = self._tls.learner(server_name, host, port, True)
+                issuer = self._tls.issuer(secured, server_name, host, port, True)
+                learnt = self._tls.learner(server_name, host, port, True, issuer)
                 self._sock = None
                 stream = TLSStream(Side.ORIGIN, secured, self._poller, self._turn, self._crashed, facts, learnt)
                 self._opened(stream)

@@ -51,6 +51,7 @@ class Opening:
         self._level = session.level
         self._is_verified = True  # False: policy goes on with an origin that nobody vouches for
         self._origin_facts: TLSFacts | None = None
+        self._issuer: str | None = None  # of its certificate
 
     def start(self) -> None:
         """Begin to look."""
@@ -220,11 +221,12 @@ class Opening:
                 session.home.send(Learnt(session.number, self._host, ASKS_CERTIFICATE))
                 self._redial(ASKS_CERTIFICATE)
                 return
-        facts = facts_of(sock, self._host, is_verified=self._is_verified)
+        facts, flow = facts_of(sock, self._host, is_verified=self._is_verified), session.flow
         self._origin_facts = facts
+        self._issuer = self._tls.issuer(sock, self._host, flow.dst, flow.dst_port, self._is_verified)
         self._say(
             origin_version=facts.version, origin_cipher=facts.cipher, origin_is_resumed=facts.is_resumed,
-            issuer=_issuer(sock.getpeercert()),
+            issuer=self._issuer,
         )  # fmt: skip
         self._want_leaf()
 
@@ -320,7 +322,7 @@ class Opening:
         if self._origin_facts is not None:
             origin = session.socket_of(Side.ORIGIN)
             assert isinstance(origin, ssl.SSLSocket)
-            learner = self._tls.learner(self._host, flow.dst, flow.dst_port, self._is_verified)
+            learner = self._tls.learner(self._host, flow.dst, flow.dst_port, self._is_verified, self._issuer)
             session.open(
                 Side.ORIGIN,
                 TLSStream(
@@ -381,9 +383,3 @@ def _send_last(sock: socket.socket, data: bytes) -> None:
         sock.send(data)
     except OSError:
         pass
-
-
-def _issuer(certificate: Mapping[str, Any] | None) -> str | None:
-    """The common name of who has signed it, or its organisation."""
-    names = {key: value for part in (certificate or {}).get("issuer", ()) for key, value in part}
-    return names.get("commonName") or names.get("organizationName")

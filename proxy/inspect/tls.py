@@ -12,7 +12,7 @@ import ssl
 import time
 from _ssl import _SSLContext
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -59,7 +59,8 @@ class TenantTLS:
         self.asked_by: WeakSet[ssl.SSLSocket] = WeakSet()  # origins that asked for a client's certificate
         self._origins: dict[bool, ssl.SSLContext] = {}
         self._quiet: ssl.SSLContext | None = None  # of origins whose handshake is over
-        self._sessions: OrderedDict[tuple[str, str, int, bool], ssl.SSLSession] = OrderedDict()
+        # with origins, and who has signed their certificates
+        self._sessions: OrderedDict[tuple[str, str, int, bool], tuple[ssl.SSLSession, str | None]] = OrderedDict()
         self._left: OrderedDict[str, int] = OrderedDict()  # how often in a row clients left a host in the handshake
 
     def has(self, name: str, untrusted: bool) -> bool:
@@ -105,10 +106,19 @@ class TenantTLS:
 
     def session(self, name: str, host: str, port: int, verified: bool) -> ssl.SSLSession | None:
         """What can be resumed with this origin."""
-        return self._sessions.get((name, host, port, verified))
+        found = self._sessions.get((name, host, port, verified))
+        return None if found is None else found[0]
 
-    def learner(self, name: str, host: str, port: int, verified: bool) -> AfterRead:
-        """Remembers the session of a socket, once its tickets have come.
+    def issuer(self, sock: ssl.SSLSocket, name: str, host: str, port: int, verified: bool) -> str | None:
+        """Who has signed the certificate of this origin. Of a session that was resumed that is known: to take it out of
+        OpenSSL once more costs as much as a tenth of the handshake."""
+        found = self._sessions.get((name, host, port, verified)) if sock.session_reused else None
+        if found is not None and found[0] is getattr(sock, "_session", None):  # what `wrap_socket` was given
+            return found[1]
+        return _issuer(sock.getpeercert())
+
+    def learner(self, name: str, host: str, port: int, verified: bool, issuer: str | None = None) -> AfterRead:
+        """Remembers the session of a socket, once its tickets have come. `issuer`: of its certificate.
 
         One that was resumed goes on being used: to take its new ticket out of OpenSSL costs a tenth of a handshake, and
         what a ticket that is used again would tell those on the way, the proxy's address tells them as well.
@@ -117,7 +127,7 @@ class TenantTLS:
         def learn(sock: ssl.SSLSocket) -> AfterRead | None:
             session = None if sock.session_reused else sock.session
             if session is not None and session.has_ticket | bool(session.id):
-                self._sessions[name, host, port, verified] = session
+                self._sessions[name, host, port, verified] = session, issuer
                 self._sessions.move_to_end((name, host, port, verified))
                 if len(self._sessions) > MAX_SESSIONS:
                     self._sessions.popitem(last=False)
@@ -191,6 +201,12 @@ def _in_memory(data: bytes) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
+
+
+def _issuer(certificate: Mapping[str, Any] | None) -> str | None:
+    """The common name of who has signed it, or its organisation."""
+    names = {key: value for part in (certificate or {}).get("issuer", ()) for key, value in part}
+    return names.get("commonName") or names.get("organizationName")
 
 
 def facts_of(sock: ssl.SSLSocket, sni: str | None, *, is_verified: bool = True) -> TLSFacts:

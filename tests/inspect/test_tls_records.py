@@ -22,11 +22,19 @@ class Watching(TenantTLS):
         super()._noticed(sock, direction, version, content_type, message_type, data)
 
 
-def connected():
+ORIGIN = "web.lab", "192.0.2.1", 443, True
+
+
+def made():
     root = Authority.create("a root")
     leaf = root.mint("web.lab")
     tls = Watching(TenantRules(roots=root.certificate_pem.decode(), system_trust=False))
     tls.keep("web.lab", False, LeafAnswer(1, leaf.chain, leaf.key))
+    return tls
+
+
+def connected(tls=None):
+    tls = tls or made()
     near, far = socket.socketpair()
     origin = handshakes.towards_client(tls, far, "web.lab", False)
     ours = handshakes.towards_origin(tls, near, "web.lab", ("192.0.2.1", 443), [], True)
@@ -56,3 +64,18 @@ def test_records_are_not_told_after_the_second_read():
         assert tls.heard == heard
         assert ours.getpeercert()
         assert isinstance(tls.session("web.lab", "192.0.2.1", 443, True), ssl.SSLSession)
+
+
+def test_who_has_signed_is_remembered_with_the_session_that_is_resumed():
+    tls, ours, origin = connected()
+    with ours, origin:
+        assert tls.issuer(ours, *ORIGIN) == "a root"
+        origin.send(b"an answer")
+        assert ours.recv(100) == b"an answer"
+        tls.learner(*ORIGIN, "as it was remembered")(ours)
+    _, second, origin = connected(tls)
+    with second, origin:
+        assert second.session_reused
+        assert tls.issuer(second, *ORIGIN) == "as it was remembered"
+        tls._sessions[ORIGIN] = second.session, "of another session"
+        assert tls.issuer(second, *ORIGIN) == "a root"
