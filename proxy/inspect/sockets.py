@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 
 from proxy.inspect.farewell import close_notify
-from proxy.inspect.stream import LOW_WATER, Handler, Side
+from proxy.inspect.stream import LOW_WATER, MID_WATER, Handler, Side
 from proxy.inspect.tls import AfterRead
 from proxy.poller import ERROR, HANGUP, IN, OUT, Poller
 from proxy.session.facts import TLSFacts
@@ -99,7 +99,7 @@ class SocketStream:
             return
         self._out.append(data if type(data) is bytes else bytes(data))
         self.queued += len(data)
-        if self.queued > LOW_WATER:
+        if self.queued > MID_WATER:
             self._is_high = True
         if len(self._out) == 1 and (self._events == UNWATCHED or not self._events & OUT):
             self._turn.wrote(self)

@@ -15,6 +15,7 @@ from proxy.session.facts import FlowFacts, TLSFacts
 from proxy.verdict import RuleIdentity, Ruling
 
 LOW_WATER = 64 << 10  # bytes: below this many queued, `Handler.drained` is called
+MID_WATER = 128 << 10  # if there had been more than these: what one read brings, 64 KiB, leaves without a word
 
 
 class Side(enum.Enum):
@@ -78,7 +79,7 @@ class Handler(Protocol):
         ...
 
     def drained(self, side: Side) -> None:
-        """What is queued for `side` fell below `LOW_WATER`, after it had been above."""
+        """What is queued for `side` fell below `LOW_WATER`, after it had been above `MID_WATER`."""
         ...
 
     def expired(self, now: float) -> None:
@@ -106,7 +107,7 @@ class Receiver(Protocol):
         ...
 
     def drained(self) -> None:
-        """What is queued for it fell below `LOW_WATER`, after it had been above."""
+        """What is queued for it fell below `LOW_WATER`, after it had been above `MID_WATER`."""
         ...
 
 

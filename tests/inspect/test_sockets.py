@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from proxy.inspect.http.limits import HIGH_WATER
 from proxy.inspect.sockets import LARGE_WRITES, RECORD, TOGETHER, TLSStream, Turn
 from proxy.inspect.stream import Side
 from proxy.inspect.tls import facts_of
@@ -19,13 +20,16 @@ class Heard:
     """A handler that remembers."""
 
     def __init__(self):
-        self.pieces, self.has_ended = [], False
+        self.pieces, self.has_ended, self.drains = [], False, 0
 
     def received(self, side, data):
         self.pieces.append(data)
 
     def ended(self, side):
         self.has_ended = True
+
+    def drained(self, side):
+        self.drains += 1
 
 
 @pytest.fixture
@@ -49,6 +53,25 @@ def made():
         each.close()
     poller.close()
     loop.close()
+
+
+def sent(stream, peer, size):
+    """Write so many zeros, which the peer reads; how many it has read."""
+    taken = []
+
+    def take():
+        while sum(taken) < size:
+            data = peer.recv(RECORD)
+            assert not any(data)
+            taken.append(len(data))
+
+    reading = threading.Thread(target=take)
+    reading.start()
+    stream.write(bytes(size))
+    while stream.queued:
+        stream.ready(OUT)
+    reading.join()
+    return sum(taken)
 
 
 def test_records_of_many_streams_are_passed_on_together(made):
@@ -96,19 +119,20 @@ def test_an_origin_that_takes_a_large_body_without_a_word_is_learnt_all_the_same
     stream, _, peer = made("h2")
     done = []
     stream.learnt = lambda sock: done.append("learnt") or (lambda sock: done.append("hushed"))
-    taken = bytearray()
-
-    def take(size):
-        while len(taken) < size:
-            taken.extend(peer.recv(RECORD))
-
+    taken = 0
     for number in range(1, LARGE_WRITES + 3):
-        reading = threading.Thread(target=take, args=[number * 2 * RECORD])
-        reading.start()
-        stream.write(bytes(2 * RECORD))
-        while stream.queued:
-            stream.ready(OUT)
-        reading.join()
+        taken += sent(stream, peer, 2 * RECORD)
         assert done == ["learnt", "hushed"][: max(0, number - LARGE_WRITES + 1)]
     assert stream.learnt is None
-    assert taken == bytes((LARGE_WRITES + 2) * 2 * RECORD)
+    assert taken == (LARGE_WRITES + 2) * 2 * RECORD
+
+
+def test_who_has_written_much_hears_when_it_has_gone_and_who_passes_on_what_was_read_does_not(made):
+    stream, heard, peer = made("h2")
+    for _ in range(3):
+        sent(stream, peer, TOGETHER + 36)
+    assert heard.drains == 0
+    sent(stream, peer, HIGH_WATER + 1)
+    assert heard.drains == 1
+    sent(stream, peer, TOGETHER)
+    assert heard.drains == 1

@@ -131,19 +131,16 @@ class Sender:
 
     def _send_part(self, number: int, part: bytes | memoryview, *, is_last: bool) -> None:
         """As many DATA frames as it takes."""
-        link, size = self._link, len(part)
-        most = min(self._h2.max_outbound_frame_size, MAX_FRAME)
-        if waiting := self._h2.data_to_send():
-            link.write(waiting)
+        size, most = len(part), min(self._h2.max_outbound_frame_size, MAX_FRAME)
+        pieces: list[bytes | memoryview] = [waiting] if (waiting := self._h2.data_to_send()) else []
         self._guard.sent += (size + most - 1) // most
         if size > most:
             view, whole, header = memoryview(part), (size - 1) // most * most, h2_data.header(number, most)
             for start in range(0, whole, most):
-                link.write(header)
-                link.write(view[start : start + most])
+                pieces += (header, view[start : start + most])
             part, size = view[whole:], size - whole
-        link.write(h2_data.header(number, size, END_STREAM if is_last else 0))
-        link.write(part)
+        pieces += (h2_data.header(number, size, END_STREAM if is_last else 0), part)
+        self._link.write_all(pieces)
 
     def head(self, stream: Outgoing, fields: Headers, *, is_last: bool) -> None:
         """A request, where this is the client's end, or a response; ProtocolError when the stream is closed."""

@@ -39,6 +39,12 @@ class Link:
         if not self._is_dirty:
             self.touch()
 
+    def write_all(self, pieces: list[bytes | memoryview]) -> None:
+        """Send all of `pieces`, one behind the other."""
+        self._out += pieces
+        if not self._is_dirty:
+            self.touch()
+
     def touch(self) -> None:
         """There is something to flush."""
         if not self._is_dirty:
