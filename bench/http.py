@@ -121,7 +121,7 @@ def _loads(topology: Topology, contestant: Contestant, origin: Origin, seconds: 
             reports = {
                 PLAIN: loads.wrk(topology, f"{PLAIN_URL}/1k", seconds),
                 TLS: loads.wrk(topology, f"{TLS_URL}/1k", seconds),
-                FRESH: loads.wrk(topology, f"{TLS_URL}/1k", seconds, fresh=True),
+                FRESH: loads.fresh(topology, "/1k", seconds),
             }
             if not isinstance(contestant, Squid):
                 reports[H2] = loads.h2load(topology, "/1k", seconds)

@@ -61,7 +61,7 @@ def _costs(topology: Topology, contestant: Contestant, origin: Origin, seconds: 
         PLAIN: partial(requests, partial(loads.wrk, topology, f"{PLAIN_URL}/1k", seconds)),
         TLS: partial(requests, partial(loads.wrk, topology, f"{TLS_URL}/1k", seconds)),
         H2: partial(requests, partial(loads.h2load, topology, "/1k", seconds)),
-        FRESH: partial(requests, partial(loads.wrk, topology, f"{TLS_URL}/1k", seconds, fresh=True)),
+        FRESH: partial(requests, partial(loads.fresh, topology, "/1k", seconds)),
     }
     for version in ("1.1", "2"):
         measured[f"us a MB down, HTTP/{version}"] = partial(

@@ -16,6 +16,7 @@ from bench.idle_connections import held
 from bench.topology import CLIENT, BenchError, Topology
 
 CONNECTIONS, STREAMS = 10, 10
+BATCH = 100  # new connections
 BULK_S = 300.0  # for 100 MB, by the slowest contestant
 _REPORT = """
 done = function(summary, latency, requests)
@@ -37,7 +38,11 @@ def require() -> None:
 
 
 def wrk(topology: Topology, url: str, seconds: float, *, fresh: bool = False) -> dict[str, float]:
-    """Requests one after another on each of 10 connections, or each on a new connection: `done`, `failed`, ..."""
+    """Requests one after another on each of 10 connections, or each on a new connection: `done`, `failed`, ...
+
+    While one of its handshakes is under way, wrk spins: on a core that all share, what it takes for new connections
+    grows with the time that others take. Rates of them are for `fresh`.
+    """
     script = topology.directory / "report.lua"
     script.write_text(_REPORT)
     duration = max(1, round(seconds))
@@ -47,6 +52,16 @@ def wrk(topology: Topology, url: str, seconds: float, *, fresh: bool = False) ->
     output = topology.run(CLIENT, [*command, url], timeout_s=duration + 30)
     report: dict[str, float] = json.loads(output.strip().splitlines()[-1])
     return report
+
+
+def fresh(topology: Topology, path: str, seconds: float) -> dict[str, float]:
+    """HTTP/1.1 over TLS, each request on a new connection, 10 at a time, in batches until the time is over."""
+    command = ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", f"-n{BATCH}", "-H", "Connection: close"]
+    total = {"done": 0.0, "failed": 0.0, "seconds": 0.0}
+    while total["seconds"] < seconds:
+        report = _h2load_report(topology.run(CLIENT, [*command, f"{TLS_URL}{path}"], timeout_s=60))
+        total = {name: value + report[name] for name, value in total.items()}
+    return total
 
 
 def h2load(topology: Topology, path: str, seconds: float) -> dict[str, float]:
