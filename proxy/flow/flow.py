@@ -131,8 +131,7 @@ class Flow:
     @property
     def closed_by(self) -> ClosedBy | None:
         """Who ended it; None while it lives."""
-        reason = self.close_reason
-        return None if reason is None else CLOSED_BY.get(reason.partition("_")[0], "proxy")
+        return None if self.close_reason is None else _closed_by(self.close_reason)
 
     @property
     def source_text(self) -> str:
@@ -159,7 +158,7 @@ class Flow:
     @property
     def answer_key(self) -> bytes:
         """The key of its answers: one object for all tables, which saves 45 bytes for each flow."""
-        if self.redirect is not None:
+        if self.details.redirect is not None:
             return reverse_key(self.far_key)
         if self._answer_key is None:
             self._answer_key = reverse_key(self.key)
@@ -212,18 +211,19 @@ class Flow:
     def activity(self) -> int:
         """A number that grows with everything that the flow moves: two equal readings mean that it was idle."""
         packets: int = self.client_path.packets + self.origin_path.packets
-        return packets + self.client_payload + self.origin_payload
+        return packets + self.details.client_payload + self.details.origin_payload
 
     def totals(self) -> Totals:
         """The current counters of both directions."""
         client, origin = self.client_path, self.origin_path
         up, down = self.payload()
-        return Totals(client.packets, client.octets, up, origin.packets, origin.octets, down, self.spliced)
+        spliced = self.details.spliced
+        return Totals(client.packets, client.octets, up, origin.packets, origin.octets, down, spliced)
 
     def payload(self) -> tuple[int, int]:
         """Bytes of payload that the client and the origin delivered."""
-        client, origin = self.client_path, self.origin_path
-        payload = self.client_payload, self.origin_payload
+        client, origin, details = self.client_path, self.origin_path, self.details
+        payload = details.client_payload, details.origin_payload
         if self.egress is not None and self.level == "packet":  # nobody looked inside: what the headers leave
             headers = (20 if len(self.source) == 4 else 40) + HEADER_BYTES[self.protocol]
             payload = client.octets - headers * client.packets, origin.octets - headers * origin.packets
@@ -297,27 +297,30 @@ class Flow:
         self, event: Event, node: str, now_ns: int, seq: int, total: Totals, delta: Totals | None,
         kind: type[Record] = FlowRecord,  # type: ignore[assignment]  # the default is what the type variable is then
     ) -> Record:  # fmt: skip
-        carrier = self.carrier
-        return kind(
+        carrier, details, ended_ns, reason = self.carrier, self.details, self.ended_ns, self.close_reason
+        record = kind(
             event=event, seq=seq, final=event == "end",
-            flow_id=self.id, parent_id=self.parent_id, community_id=self.community_id(), tenant=self.tenant.name,
+            flow_id=self.id, community_id=self.community_id(), tenant=self.tenant.name,
             user=carrier.user, device=carrier.device, node=node,
-            vnet=carrier.network.name, onramp=self.onramp, tunnel=carrier.id, offramp=self.offramp,
-            offramp_tunnel=self.egress.id if self.offramp == "tunnel" and self.egress else None, route=self.route,
-            start=self.started_ns, end=self.ended_ns,
-            duration_ms=((self.ended_ns or now_ns) - self.started_ns) / 1e6,
-            client_tcp_ms=self.client_tcp_ms, origin_tcp_ms=self.origin_tcp_ms,
-            policy_ms=self.policy_ms, ttfb_ms=self.ttfb_ms,
+            vnet=carrier.network.name, onramp=carrier.kind, tunnel=carrier.id, offramp=self.offramp, route=self.route,
+            start=self.started_ns, end=ended_ns, duration_ms=((ended_ns or now_ns) - self.started_ns) / 1e6,
+            origin_tcp_ms=self.origin_tcp_ms, policy_ms=self.policy_ms, ttfb_ms=self.ttfb_ms,
             protocol=self.protocol, src=address_text(self.source), src_port=self.source_port,
             dst=address_text(self.destination), dst_port=self.destination_port,
             dscp=self.dscp, origin=self.destination_text if self.origin is AS_ASKED else self.origin,
-            egress_ip=self.egress_ip, total=total, delta=delta,
-            level=self.level, detected_protocol=self.detected_protocol, tls=self.tls, ssh=self.ssh,
-            dst_host=self.dst_host, host_source=None if self.dst_host is None else "sni",
+            egress_ip=self.egress_ip, total=total, delta=delta, level=self.level,
             verdict=self.verdict, decisions=self.decisions,
             state=self.state, conn_state=self.conn_state(), history=self.history,
-            closed_by=self.closed_by, close_reason=self.close_reason,
+            closed_by=None if reason is None else _closed_by(reason), close_reason=reason,
         )  # fmt: skip
+        if details is not NONE:  # each argument of so many costs, also one that is None
+            record.parent_id, record.client_tcp_ms = details.parent_id, details.client_tcp_ms
+            record.detected_protocol, record.tls, record.ssh = details.detected_protocol, details.tls, details.ssh
+            if details.tls is not None and details.tls.sni is not None:
+                record.dst_host, record.host_source = details.tls.sni, "sni"
+        if self.offramp == "tunnel" and self.egress:
+            record.offramp_tunnel = self.egress.id
+        return record
 
     def community_id(self) -> str:
         """The id that other tools give the flow (`proxy.flow.community`)."""
@@ -338,6 +341,11 @@ def new_flow_id(now_ns: int) -> str:
 
 def _named(now_ns: int, number: int) -> str:
     return f"{now_ns // 1000:014x}{number:04x}"
+
+
+@lru_cache
+def _closed_by(reason: CloseReason) -> ClosedBy:
+    return CLOSED_BY.get(reason.partition("_")[0], "proxy")
 
 
 @lru_cache(4096)  # each connection asks four times

@@ -26,8 +26,9 @@ class KernelTCPPath(KernelPath):
 
     __slots__ = ("flagged", "last")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self) -> None:  # not by its base: a connection makes two
+        self.packets = self.octets = self.mtu = 0
+        self.send = self.exit = None
         self.flagged: Any = None  # takes those with FIN or RST: `flagged(data, l4, last)`; None: they are looked at
         self.last = b""  # sequence and acknowledgement number, flags and window of the packet that passed last
 

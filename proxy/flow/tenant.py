@@ -18,6 +18,7 @@ from proxy.settings.parts import DEFAULT_NETWORK
 ECN = 3
 
 Endpoint = tuple[bytes, int]  # an address and a port
+Again = Callable[["Carrier", bytearray, int], bool]  # takes a packet, if it can
 
 
 class PeerSocket(Protocol):
@@ -103,6 +104,7 @@ class Network:
         self.name, self.tenant = name, tenant
         self.routes: RouteTable | None = None  # None: everything leaves the proxy
         self.exits: dict[int, Carrier] = {}  # into the kernel's forwarding, by bytes of virtio-net header
+        self.again: dict[int, Again] = {}  # the same: what takes a packet of a tunnel whose answer is known
         self.ramps: list[Carrier] = []  # on-ramps whose clients the kernel sees, and those of each other
         self.is_own: Callable[[bytes], bool] = lambda address: False  # an address of the host's
         self.leads_to: Callable[[Carrier, bytes], bool] = lambda ramp, address: False  # whether a ramp's site has it
@@ -207,8 +209,10 @@ class Tenant:
         if flow.egress is None or flow.egress is flow.carrier:
             other = self.find(flow.carrier, protocol, flow.key)
             return [] if other is None or other is flow else [other]
-        found = (self.find(carrier, protocol, key) for carrier, key in _places(flow))
-        return [*{id(other): other for other in found if other is not None and other is not flow}.values()]
+        arriving = self.find(flow.carrier, protocol, flow.key)
+        leaving = self.find(flow.egress, protocol, flow.answer_key)
+        others = (arriving,) if arriving is leaving else (arriving, leaving)
+        return [other for other in others if other is not None and other is not flow]
 
     def collides(self, protocol: int, flow: Entry, egress: Carrier, redirect: Endpoint | None = None) -> bool:
         """Whether a live flow has the key that `flow` needs to leave by `egress`, to `redirect` if given."""

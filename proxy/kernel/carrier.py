@@ -124,6 +124,8 @@ class RampCarrier:
             reason: DropReason | None = DropReason.DENIED
         elif end and buffer[0] == CONTROL:
             reason = DropReason.BAD_CONTROL
+        elif self.exit is None and (again := self.network.again.get(self.header_bytes)) and again(self, buffer, end):
+            reason = None
         else:
             reason = self._plane.handle(self, buffer, end, time.monotonic(), time.time_ns())
         if reason is not None:

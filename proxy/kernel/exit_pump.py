@@ -76,8 +76,8 @@ class ExitPump:
                     return
                 continue
             if protocol == TCP:
-                if flags := buffer[l4 + 13] & 7:  # a SYN is looked at; who ends a connection is known to its flow
-                    if path.flagged is None or flags & 2 or n - v > path.mtu:
+                if buffer[l4 + 13] & 7:  # SYN, FIN, RST: the flow itself knows what begins or ends it
+                    if path.flagged is None or n - v > path.mtu:
                         slow(buffer, n)
                     else:
                         path.flagged(view[:n], l4, between)

@@ -174,13 +174,14 @@ class Accounts:
 
     def _logged(self, events: int) -> None:
         self._enter_repeated()
+        find = self._ramps.get
         for mark, _, data, arrived_ns in self._log.read(BUDGET):
-            ramp = self._ramps.get(mark & INDEX)
+            ramp = find(mark & INDEX)
             seen = None if ramp is None else observe(data)
             if ramp is None or seen is None:
                 continue
             if isinstance(seen, Observed):
-                table, key = ramp.flows.get(TCP, NOTHING), seen.key
+                table, key = ramp.flows.get(TCP, NOTHING), seen[0]
                 if (flow := table.get(key)) is not None:
                     flow.handler.observed(seen, True, arrived_ns)
                 elif (flow := table.get(reverse_key(key)) or _answered(ramp, TCP, key)) is not None:

@@ -17,7 +17,7 @@ from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.pump import RampPump
 from proxy.kernel.ruleset import LEASE_PROTOCOL, REVOKING_TTL
-from proxy.offramps.repeated import RepeatedConnections
+from proxy.offramps.repeated import RepeatedConnections, RepeatedThrough
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.settings.model import InterfaceOnRamp
@@ -47,12 +47,23 @@ class Exit(RampCarrier):
     kernel_hops = 1
     opens = False
 
-    def __init__(self, tenant: Tenant, network: str, plane: Plane, poller: Poller, *, offload: bool) -> None:
+    def __init__(
+        self,
+        tenant: Tenant,
+        network: str,
+        plane: Plane,
+        poller: Poller,
+        reserve: Callable[[Tenant], bool],
+        *,
+        offload: bool,
+    ) -> None:
+        """`reserve`: see RepeatedThrough."""
         self._fd, self.interface = open_device(EXIT_NAME, offload=offload)
         super().__init__(self.interface, tenant, plane, mtu=MTU, offload=offload, network=network)
         self.owns = _everybody
         self.exit = partial(os.write, self._fd)
         self._poller = poller
+        self.repeated = RepeatedThrough(self, plane, reserve)
         self.pump = ExitPump(self._fd, self.header_bytes, self.paths, self.forwards, self.take)
         poller.watch(self._fd, IN, self.pump.ready, self.crashed)
 

@@ -12,13 +12,14 @@ from proxy.flow.tenant import Carrier
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.packet_flows import PacketFlows
 from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
-from proxy.packet.forward import for_kernel, forward, memoise, take_hops
+from proxy.packet.forward import HEADERS, for_kernel, forward, memoise, take_hops
 from proxy.packet.observed import Begun
 from proxy.packet.plane import UNREACHABLE, Inject
-from proxy.packet.routes import Hop, choose, leave
+from proxy.packet.routes import Hop, choose, flow_hash, leave
 from proxy.verdict import Verdict
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
+from proxy.wire.virtio import NEEDS_CSUM
 
 LAST_PACKETS_S = 2.0  # after both FINs: the last acknowledgements and repetitions still pass
 CUT_S = 60.0  # after an end that the hosts do not know of: their next segments are answered with RST
@@ -80,6 +81,9 @@ class ForwardedFlow(WatchedFlow):
         flow.tracked = Direction(), Direction()
         client.packets, client.octets = 1, begun.octets
         self._track(begun.last, tcp.SYN, 0, True)
+        if flow.egress is not None and flow.egress is not flow.carrier:
+            self._watch()
+            self._await_syn(flow.egress)
 
     def let_in(self, inject: Inject, verdict: Verdict) -> None:
         """Policy and hooks have decided about a flow that the origin began."""
@@ -136,9 +140,40 @@ class ForwardedFlow(WatchedFlow):
             self._track(last, flags, payload, is_outward)
         if not flow.is_ended:
             self._memoise(path, arrival, egress, is_outward)
-            if flags & tcp.SYN and not is_outward and flow.offramp == "kernel":
-                self._memoise(flow.client_path, flow.carrier, flow.egress, True)
+            if flags & tcp.SYN and flow.offramp == "kernel":
+                if not is_outward:
+                    self._memoise(flow.client_path, flow.carrier, flow.egress, True)
+                elif flow.state == "new":
+                    self._await_syn(flow.egress)
         return None
+
+    def _await_syn(self, egress: Carrier) -> None:
+        """The origin's first packet need not be looked at by the packet plane."""
+        flow, path = self.flow, self.flow.origin_path
+        memoise(path, 4 if len(flow.source) == 4 else 6, egress, flow.carrier, self._number)
+        path.flagged, path.send = self._begins_or_ends, self._await_answer
+        egress.paths[flow.answer_key] = path
+
+    def _begins_or_ends(self, data: memoryview, l4: int, last: bytes) -> None:
+        """A SYN, FIN or RST of the origin's."""
+        flow, flags = self.flow, data[l4 + 13]
+        if not flags & tcp.SYN:
+            self._ends_inward(data, l4, last)
+            return
+        carrier, egress = flow.carrier, flow.egress
+        assert egress is not None
+        mss = min(carrier.mtu, egress.mtu) - HEADERS[4 if len(flow.source) == 4 else 6]
+        tcp.clamp_mss(data, l4, mss, partial_checksum=bool(carrier.header_bytes and data[0] & NEEDS_CSUM))
+        payload = len(data) - l4 - (data[l4 + 12] >> 4) * 4
+        flow.origin_path.packets += 1
+        flow.origin_path.octets += len(data) - carrier.header_bytes
+        carrier.sender(self._number)(data)
+        if flow.is_ended:
+            return
+        self._answered(flags)
+        self._track(last, flags, payload, False)
+        self._memoise(flow.origin_path, egress, carrier, False)
+        self._memoise(flow.client_path, carrier, egress, True)
 
     def _carry(
         self, ramp: Carrier, buffer: bytearray, packet: IPPacket, flags: int, is_outward: bool
@@ -279,7 +314,7 @@ class ForwardedFlow(WatchedFlow):
     def _reroute(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Find the flow's next hop anew; why it has none."""
         flow, tenant, protocol = self.flow, self.flow.tenant, PROTOCOL_NUMBERS[self.flow.protocol]
-        hop = choose(flow.carrier.network, flow.destination, self._number)
+        hop = choose(flow.carrier.network, flow.destination, flow_hash(protocol, flow.key))
         if isinstance(hop, Hop):
             hop = leave(hop, flow.carrier, flow.destination)
         if isinstance(hop, DropReason):
@@ -313,7 +348,7 @@ class ForwardedFlow(WatchedFlow):
             return
         memoise(path, 4 if len(flow.source) == 4 else 6, arrival, egress, self._number)
         if flow.protocol == "tcp" and flow.offramp == "kernel" and "h" in flow.history and not self.is_carried:
-            path.flagged = self._ends_outward if is_outward else self._ends_inward
+            path.flagged = self._ends_outward if is_outward else self._begins_or_ends
             if is_outward and awaits_client:
                 path.exit = self._greet
             elif not is_outward and flow.ttfb_ms is None:
@@ -347,7 +382,8 @@ class ForwardedFlow(WatchedFlow):
         lifecycle = self._plane.lifecycle
         if self.flow.handler is not self:  # at once: the proxy stops
             return
-        self.forget()
+        if self.flow.egress is not self.flow.carrier:  # else nothing was memoised
+            self.forget()
         if not self.flow.is_recorded:
             lifecycle.ended(self.flow)
         lifecycle.removed(self.flow)

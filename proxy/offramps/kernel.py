@@ -82,7 +82,9 @@ class KernelOffRamp:
         self._next_lease = 0.0
         self.repairs = 0
         self._is_torn = False
-        self._ruleset = Ruleset(self._own, settings.timeouts, ends_group=self._group(0), asked_group=self._group(1))
+        self._groups = self._own.mark >> 16, (self._own.mark >> 16) + 1 & 0xFFFF  # of NFLOG
+        ends, asked = self._groups
+        self._ruleset = Ruleset(self._own, settings.timeouts, ends_group=ends, asked_group=asked)
         self._routing = PolicyRouting(self._own, self._ruleset, self.ways)
 
     def start(self, plane: Plane, left_over: Sequence[FlowRecord] = ()) -> Sequence[FlowRecord]:
@@ -135,6 +137,7 @@ class KernelOffRamp:
         self._forget_ended()
         for way_out in self.exits:
             way_out.network.exits.pop(way_out.header_bytes, None)  # flows that begin now leave by sockets
+            way_out.network.again.pop(way_out.header_bytes, None)
         for carrier in (*self.exits, *self.ramps):
             carrier.close()
         for ramp in self.ramps:
@@ -172,8 +175,8 @@ class KernelOffRamp:
         self.enter(flow)
         if flow.protocol == "udp" and self._unasked is not None and not is_inside:
             self._unasked.add(flow)
-        if flow.protocol == "tcp" and isinstance(flow.carrier, InterfaceRamp) and not is_inside:
-            flow.carrier.repeated.learn(flow.key, flow.egress_ip)
+        if flow.protocol == "tcp" and isinstance(flow.egress, (Exit, InterfaceRamp)) and not is_inside:
+            flow.egress.repeated.learn(flow.key, flow.egress_ip)
         return None
 
     def enter(self, flow: Flow) -> None:
@@ -236,8 +239,8 @@ class KernelOffRamp:
         if self._accounts is not None:
             self._accounts.tick(now)
         self._share.refresh()
-        for ramp in self.ramps:
-            ramp.repeated.forget()
+        for repeated in [*(each.repeated for each in self.exits), *(each.repeated for each in self.ramps)]:
+            repeated.forget()
         if self._has_changed:
             self._has_changed = False
             self._egress.forget()
@@ -282,15 +285,11 @@ class KernelOffRamp:
             self._conntrack = Conntrack()
             self.close()
 
-    def _group(self, number: int) -> int:
-        """An NFLOG group of our own."""
-        return (self._own.mark >> 16) + number & 0xFFFF
-
     def _open_accounts(self, conntrack: Conntrack) -> None:
         ramps = {self.ways[ramp].index: ramp for ramp in self.ramps}
         zones = {ramp: self.ways[ramp].zone for ramp in self.ramps}
         try:
-            self._accounts = Accounts(ramps, zones, conntrack, self._group(0), self._remember)
+            self._accounts = Accounts(ramps, zones, conntrack, self._groups[0], self._remember)
         except OSError as error:
             raise ProxyError(f"interface on-ramps need nfnetlink_log and conntrack events: {error.strerror}") from error
         self._accounts.watch(self._poller)
@@ -299,7 +298,7 @@ class KernelOffRamp:
         marks = {carrier: self._ruleset.mark(way) for carrier, way in self.ways.items()}
         device, _ = open_device(UNASKED_NAME, offload=False)
         try:
-            self._unasked = Unasked(self._group(1), device, self.ways, marks, conntrack)
+            self._unasked = Unasked(self._groups[1], device, self.ways, marks, conntrack)
         except OSError as error:
             os.close(device)
             log.warning("UDP answers from other ports are not let in: no nfnetlink_log (%s)", error.strerror)
@@ -311,10 +310,11 @@ class KernelOffRamp:
         said = self._settings.tenants[tenant.name]
         egress = egress_of(said, said.networks.get(name))
         for offload in (False, True):
-            way_out = Exit(tenant, name, plane, self._poller, offload=offload)
+            way_out = Exit(tenant, name, plane, self._poller, self._share.reserve, offload=offload)
             self.exits.append(way_out)
             self._add_way(way_out, way_out.interface, len(self.exits), egress)
             network.exits[way_out.header_bytes] = way_out
+            network.again[way_out.header_bytes] = way_out.repeated.take
         network.is_own = self._is_own
 
     def _open_ramp(self, settings: InterfaceOnRamp, plane: Plane) -> None:

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 
 from proxy.errors import DropReason
+from proxy.flow.keys import reverse_key
 from proxy.flow.tenant import Carrier, Tenant
+from proxy.packet.forward import HEADERS
 from proxy.packet.observed import Begun
 from proxy.packet.plane import Plane
 from proxy.wire.checksum import fold, ones_sum, pseudo_header_sum
@@ -25,6 +27,8 @@ SYN, OPENING = 0x02, 0x17  # FIN, SYN, RST, ACK: of these, the first packet of a
 MOST_WAITING = 64  # connections: what one batch of packets can bring
 MOST_DECIDED = 65_536  # places that are remembered
 MOST_HOPS = 255
+CHECKSUM_AT = 16  # in a TCP header
+MSS_OPTION = b"\x02\x04"
 NOTHING: dict[bytes, object] = {}
 HOP = 0x100  # of an IPv4 header, in the word that holds TTL and protocol
 
@@ -32,56 +36,92 @@ HOP = 0x100  # of an IPv4 header, in the word that holds TTL and protocol
 _get4 = struct.Struct("!BBHxxHBBH12s").unpack_from
 _get6 = struct.Struct("!HxxHBB36s").unpack_from  # version and class, payload length, next header, hop limit, the same
 _put_sum = struct.Struct("!H").pack_into
+_get_partial = struct.Struct("<HH").unpack_from  # of a virtio-net header: where a checksum begins and where it goes
+
+_Known = tuple[int, int, int, int | None, bytes]  # where TCP begins, TOS, hops, the IPv4 header's sum, the flow's key
 
 
-class RepeatedConnections:
-    """Of one interface on-ramp."""
+class Repeated:
+    """What both kinds of ways into the kernel share: which places are decided, and what may begin there."""
 
-    def __init__(self, ramp: Carrier, fd: int, plane: Plane, reserve: Callable[[Tenant], bool]) -> None:
-        """`fd`: the device that SYNs come from and are written to. `reserve(tenant)`: whether conntrack may hold one
-        more connection for it."""
-        self._ramp, self._fd, self._plane, self._reserve = ramp, fd, plane, reserve
+    def __init__(self, way: Carrier, plane: Plane, reserve: Callable[[Tenant], bool]) -> None:
+        """`reserve(tenant)`: whether conntrack may hold one more connection for it."""
+        self._way, self._plane, self._reserve = way, plane, reserve
         self._decided: dict[bytes, str | None] = {}  # egress address, by client and by address and port beyond
         self._begun: dict[bytes, Begun] = {}  # by key
 
     def learn(self, key: bytes, egress_ip: str | None) -> None:
         """A connection with this flow key was let out. Where a network has routes, each flow chooses for itself."""
-        if len(self._decided) < MOST_DECIDED and self._ramp.network.routes is None:
+        if len(self._decided) < MOST_DECIDED and self._way.network.routes is None:
             self._decided[_place(key)] = egress_ip
 
     def forget(self) -> None:
         """Addresses, routes and what conntrack can hold may have changed: look again."""
         self._decided.clear()
 
-    def take(self, buffer: bytearray, end: int) -> bool:
-        """Give the packet back to the kernel if it begins a connection whose answer is known; whether it was one."""
-        v = self._ramp.header_bytes
-        if not self._decided or end < v + 40 or buffer[1] or self._plane.asks():
-            return False
+    def _known(self, carrier: Carrier, buffer: bytearray, end: int) -> _Known | None:
+        """The SYN in the buffer, if it begins a connection whose answer is known, and may do so."""
+        v = carrier.header_bytes
+        if not self._decided or end < v + 40 or (v and buffer[1]) or self._plane.asks():
+            return None
         first = buffer[v]
         if first == 0x45:
             _, tos, length, fragment, hops, protocol, ip_sum, key = _get4(buffer, v)
             l4 = v + 20
             if length != end - v or fragment & 0x3FFF:
-                return False
+                return None
         elif first >> 4 == 6 and end >= v + 60:
             head, length, protocol, hops, key = _get6(buffer, v)
             l4, tos, ip_sum = v + 40, head >> 4 & 0xFF, None
             if length != end - l4:
-                return False
+                return None
         else:
-            return False
+            return None
         if protocol != TCP or buffer[l4 + 13] & OPENING != SYN or l4 + (buffer[l4 + 12] >> 4) * 4 != end:
-            return False  # data in a SYN is rare
-        place = _place(key)
-        if place not in self._decided or not self._may_begin(buffer, l4, end, key, hops):
+            return None  # data in a SYN is rare
+        if _place(key) not in self._decided or not self._may_begin(carrier, buffer, l4, end, key):
+            return None
+        return l4, tos, hops, ip_sum, key
+
+    def _may_begin(self, carrier: Carrier, buffer: bytearray, l4: int, end: int, key: bytes) -> bool:
+        """Whether the segment is whole, its sender may send here, and nothing has its place."""
+        if key in self._begun or key in carrier.flows.get(TCP, NOTHING):
+            return False
+        if not carrier.header_bytes or not buffer[0] & NEEDS_CSUM:
+            if not _is_sound(buffer, l4, end, key):
+                return False
+        elif _get_partial(buffer, 6) != (l4 - carrier.header_bytes, CHECKSUM_AT):
+            return False
+        return carrier.owns(key[: (len(key) - 4) // 2])
+
+    def _may_hold(self, tenant: Tenant) -> bool:
+        """Whether no limit is reached: to be asked last, as it counts."""
+        return tenant.refusal(time.monotonic()) is None and self._reserve(tenant)
+
+
+class RepeatedConnections(Repeated):
+    """Of one interface on-ramp."""
+
+    def __init__(self, ramp: Carrier, fd: int, plane: Plane, reserve: Callable[[Tenant], bool]) -> None:
+        """`fd`: the device that SYNs come from and are written to."""
+        super().__init__(ramp, plane, reserve)
+        self._ramp, self._fd = ramp, fd
+
+    def take(self, buffer: bytearray, end: int) -> bool:
+        """Give the packet back to the kernel if it begins a connection whose answer is known; whether it was one."""
+        known = self._known(self._ramp, buffer, end)
+        if known is None:
+            return False
+        l4, tos, hops, ip_sum, key = known
+        v = self._ramp.header_bytes
+        if hops == MOST_HOPS or not self._may_hold(self._ramp.tenant):
             return False
         if ip_sum is None:
             buffer[v + 7] = hops + 1
         else:  # one hop more than it counts on the way through: it has counted before (RFC 1624)
             buffer[v + 8] = hops + 1
             _put_sum(buffer, v + 10, (ip_sum - HOP) % 0xFFFF)
-        self._give_back(buffer, v, l4, end, tos, key, self._decided[place])
+        self._give_back(buffer, v, l4, end, tos, key, self._decided[_place(key)])
         return True
 
     def enter(self) -> None:
@@ -91,18 +131,7 @@ class RepeatedConnections:
         begun, self._begun = self._begun, {}
         self._ramp.tenant.count -= len(begun)
         for each in begun.values():
-            self._plane.open_repeated(self._ramp, TCP, each)
-
-    def _may_begin(self, buffer: bytearray, l4: int, end: int, key: bytes, hops: int) -> bool:
-        """Whether the segment is whole, its sender may send here, nothing has its place, and no limit is reached."""
-        ramp = self._ramp
-        if key in self._begun or key in ramp.flows.get(TCP, NOTHING) or hops == MOST_HOPS:
-            return False
-        if not buffer[0] & NEEDS_CSUM and not _is_sound(buffer, l4, end, key):
-            return False
-        if not ramp.owns(key[: (len(key) - 4) // 2]):
-            return False
-        return ramp.tenant.refusal(time.monotonic()) is None and self._reserve(ramp.tenant)
+            self._plane.open_repeated(self._ramp, TCP, each, self._ramp)
 
     def _give_back(
         self, buffer: bytearray, v: int, l4: int, end: int, tos: int, key: bytes, egress_ip: str | None
@@ -117,6 +146,37 @@ class RepeatedConnections:
         self._begun[key] = begun
         if len(self._begun) >= MOST_WAITING:
             self.enter()
+
+
+class RepeatedThrough(Repeated):
+    """Of the tunnels whose flows leave by one way into the kernel. The answers pass by us: they are flows at once."""
+
+    def take(self, tunnel: Carrier, buffer: bytearray, end: int) -> bool:
+        """Send the packet on if it begins a connection whose answer is known; whether it was one."""
+        known = self._known(tunnel, buffer, end)
+        if known is None:
+            return False
+        l4, tos, hops, ip_sum, key = known
+        way, tenant, v = self._way, tunnel.tenant, tunnel.header_bytes
+        if ip_sum is not None and int.from_bytes(buffer[v:l4]) % 0xFFFF:  # a good header's sum is 0
+            return False
+        mss = min(tunnel.mtu, way.mtu) - HEADERS[4 if len(key) == 12 else 6]
+        if hops < 2 or end - v > way.mtu or not _announces_at_most(buffer, l4, end, mss):
+            return False
+        if reverse_key(key) in way.flows.get(TCP, NOTHING) or not self._may_hold(tenant):
+            return False
+        begun = Begun(
+            key, bytes(buffer[l4 + 4 : l4 + 16]), end - v, tos, time.monotonic(), time.time_ns(),
+            self._decided[_place(key)],
+        )  # fmt: skip
+        way.send(memoryview(buffer)[:end])
+        self._plane.open_repeated(tunnel, TCP, begun, way)
+        return True
+
+
+def _announces_at_most(buffer: bytearray, l4: int, end: int, mss: int) -> bool:
+    """Whether the options of a SYN begin with an MSS, as nearly all do, and it need not be lowered."""
+    return end >= l4 + 24 and buffer[l4 + 20 : l4 + 22] == MSS_OPTION and buffer[l4 + 22] << 8 | buffer[l4 + 23] <= mss
 
 
 def _place(key: bytes) -> bytes:

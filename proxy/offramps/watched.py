@@ -5,6 +5,7 @@ What the packets say is not looked at, but for the flags that begin and end a TC
 
 from __future__ import annotations
 
+import struct
 import time
 
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
@@ -16,7 +17,10 @@ from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
 
 DNS = 53
+FIN, SYN, RST, ACK = tcp.FIN, tcp.SYN, tcp.RST, tcp.ACK
 TIMESTAMPS = 12  # bytes of the option, padded (RFC 7323 appendix A)
+
+_number = struct.Struct("!I").unpack_from
 
 
 class WatchedFlow:
@@ -40,9 +44,9 @@ class WatchedFlow:
         """A segment of a flow that the kernel carries: of those that begin and end a connection. It may come late, and
         says when it arrived."""
         flow, flags = self.flow, seen.last[9]
-        if flow.is_ended or flow.tracked is None:
+        if flow.ended_ns is not None or flow.tracked is None:
             return
-        if flags & tcp.SYN and not is_outward:
+        if flags & SYN and not is_outward:
             self._answered(flags)
             if arrived_ns:
                 flow.origin_tcp_ms = (arrived_ns - flow.started_ns) / 1e6
@@ -104,40 +108,46 @@ class WatchedFlow:
     def _track(self, last: bytes, flags: int, payload: int, is_outward: bool) -> None:
         """What begins and ends a connection, in Zeek's letters: upper case from the client. `last`: its numbers."""
         flow = self.flow
-        path = flow.client_path if is_outward else flow.origin_path
-        if flags & tcp.ACK:
-            path.last = last
-        assert flow.tracked is not None
-        direction = flow.tracked[not is_outward]
-        number = int.from_bytes(last[:4], "big")
-        if flags & tcp.SYN:
-            direction.initial, direction.first_options = number, (last[8] >> 4) * 4 - tcp.MIN_HEADER
-            if is_outward and "S" not in flow.history:
+        history, tracked = flow.history, flow.tracked
+        assert tracked is not None
+        if flags & ACK:
+            (flow.client_path if is_outward else flow.origin_path).last = last
+        if flags & SYN:
+            direction = tracked[not is_outward]
+            direction.initial, direction.first_options = _number(last)[0], (last[8] >> 4) * 4 - tcp.MIN_HEADER
+            if is_outward and "S" not in history:
                 flow.noted("S")
             return
-        if is_outward and "h" in flow.history and "A" not in flow.history:
-            self._acknowledged()
-        if payload and not is_outward and flow.ttfb_ms is None and not self.is_carried:
+        if is_outward:
+            if "A" not in history and "h" in history:
+                self._acknowledged()
+        elif payload and flow.ttfb_ms is None and not self.is_carried:
             self._begins_to_answer()
-        if not flags & (tcp.FIN | tcp.RST):
-            return
-        letters = "RF" if is_outward else "rf"
-        letter = letters[0] if flags & tcp.RST else letters[1]
-        is_first = "F" not in flow.history and "f" not in flow.history
-        if letter not in flow.history:
+        if flags & (FIN | RST):
+            self._ends(last, flags, payload, is_outward)
+
+    def _ends(self, last: bytes, flags: int, payload: int, is_outward: bool) -> None:
+        """A FIN or RST."""
+        flow = self.flow
+        history, tracked = flow.history, flow.tracked
+        assert tracked is not None
+        direction, other = tracked if is_outward else tracked[::-1]
+        if flags & RST:
+            letter = "R" if is_outward else "r"
+            if flags & ACK and other.final is None and other.initial is not None:
+                (other.final,) = _number(last, 4)
+        else:
+            letter = "F" if is_outward else "f"
+        if letter not in history:
             flow.noted(letter)
-        other = flow.tracked[is_outward]
-        if flags & tcp.RST and flags & tcp.ACK and other.final is None and other.initial is not None:
-            other.final = int.from_bytes(last[4:8], "big")
-        if direction.final is None and (flags & tcp.FIN or direction.initial is not None):
-            direction.final = (number + payload) & 0xFFFF_FFFF
-        if flags & tcp.RST:
+        if direction.final is None and (flags & FIN or direction.initial is not None):
+            direction.final = (_number(last)[0] + payload) & 0xFFFF_FFFF
+        if flags & RST:
             refused = not is_outward and flow.state == "new"
             self.end("origin_refused" if refused else "client_reset" if is_outward else "origin_reset")
-        elif "F" in flow.history and "f" in flow.history:
-            first = min("Ff", key=flow.history.index)
-            self.end("client_closed" if first == "F" else "origin_closed")
-        elif is_first:
+        elif ("f" if is_outward else "F") in history:  # the other side's FIN was first
+            self.end("origin_closed" if is_outward else "client_closed")
+        elif letter not in history:
             self._watch()
 
     def _acknowledged(self) -> None:
@@ -155,8 +165,11 @@ class WatchedFlow:
 
     @property
     def _number(self) -> int:
-        """The same for all of the flow's packets: which of several equal ways it takes."""
-        return flow_hash(PROTOCOL_NUMBERS[self.flow.protocol], self.flow.key)
+        """The same for all of the flow's packets: by which of a site's sockets they go. Nobody else has several."""
+        flow = self.flow
+        if flow.carrier.site is None and (flow.egress is None or flow.egress.site is None):
+            return 0
+        return flow_hash(PROTOCOL_NUMBERS[flow.protocol], flow.key)
 
     def _greet(self, data: memoryview) -> int:
         """The client's first packet after its SYN, on its way to the kernel; those that follow need no look."""

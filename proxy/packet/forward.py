@@ -43,7 +43,7 @@ def forward(
     is_partial = has_partial_checksum(buffer, packet)
     if packet.protocol == TCP and tcp.flags(buffer, packet) & tcp.SYN:
         mss = min(arrival.mtu, egress.mtu) - HEADERS[packet.version]
-        tcp.clamp_mss(buffer, packet, mss, partial_checksum=is_partial)
+        tcp.clamp_mss(buffer, packet.l4, mss, partial_checksum=is_partial)
     take_hops(buffer, packet, 1 - arrival.kernel_hops - egress.kernel_hops)
     if egress.exit is not None and packet.version == 6 and not packet.dont_fragment:
         return for_kernel(buffer, packet, ident)

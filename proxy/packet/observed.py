@@ -45,7 +45,7 @@ def observe(data: bytes) -> Observed | IPPacket | None:
     if first != 0x45 or protocol != TCP:
         return _observe_other(data)
     end = 20 + (last[8] >> 4) * 4
-    return _new(Observed, (key, last, max(0, length - end), TIMESTAMPS in data[40:end]))
+    return _new(Observed, (key, last, length - end if length > end else 0, TIMESTAMPS in data[40:end]))
 
 
 def _observe_other(data: bytes) -> Observed | IPPacket | None:

@@ -250,10 +250,11 @@ class Plane:
         self._admits.take_back(flow)
         return flow
 
-    def open_repeated(self, carrier: Carrier, protocol: int, begun: Begun) -> None:
-        """Open a flow whose first packet was let out already, since nobody is asked, and the answer was known."""
+    def open_repeated(self, carrier: Carrier, protocol: int, begun: Begun, egress: Carrier) -> None:
+        """Open a flow whose first packet was let out by `egress` already, since nobody is asked, and the answer was
+        known."""
         flow = self._new_flow(carrier, protocol, begun.key, begun.now, begun.now_ns)
-        flow.dscp, flow.egress, flow.offramp, flow.egress_ip = begun.tos >> 2, carrier, "kernel", begun.egress_ip
+        flow.dscp, flow.egress, flow.offramp, flow.egress_ip = begun.tos >> 2, egress, "kernel", begun.egress_ip
         self._admits.open_repeated(flow, begun)
 
     def asks(self) -> bool:

@@ -283,7 +283,7 @@ class TcpFlow:
         flow.client_path.send, flow.client_path.mtu = self._greeted, MAX_PACKET
         flow.carrier.paths[flow.key] = flow.client_path
         mss = flow.carrier.mtu - HEADERS[packet.version]
-        tcp.clamp_mss(buffer, packet, mss, partial_checksum=has_partial_checksum(buffer, packet))
+        tcp.clamp_mss(buffer, packet.l4, mss, partial_checksum=has_partial_checksum(buffer, packet))
         if reason := self._bridge.write(buffer, packet, flow.client_path):
             flow.tenant.drops[reason] += 1
 

@@ -41,13 +41,13 @@ def sequence(buffer: bytes | bytearray, packet: IPPacket) -> int:
     return int.from_bytes(buffer[packet.l4 + 4 : packet.l4 + 8], "big")
 
 
-def clamp_mss(buffer: bytearray, packet: IPPacket, mss: int, *, partial_checksum: bool = False) -> bool:
-    """Lower the MSS option of a SYN to at most `mss` in place. Returns whether it changed.
+def clamp_mss(buffer: bytearray | memoryview, l4: int, mss: int, *, partial_checksum: bool = False) -> bool:
+    """Lower the MSS option of the SYN whose header is at `l4` to at most `mss`. Returns whether it changed.
 
     With a partial checksum the field covers only the pseudo-header, which does not include the option.
     """
-    at = packet.l4 + MIN_HEADER
-    end = packet.l4 + (buffer[packet.l4 + 12] >> 4) * 4
+    at = l4 + MIN_HEADER
+    end = l4 + (buffer[l4 + 12] >> 4) * 4
     while at < end:
         kind = buffer[at]
         if kind == 0:
@@ -58,20 +58,20 @@ def clamp_mss(buffer: bytearray, packet: IPPacket, mss: int, *, partial_checksum
         if at + 1 >= end or buffer[at + 1] < 2 or at + buffer[at + 1] > end:
             return False
         if kind == 2 and buffer[at + 1] == 4:
-            return _lower(buffer, packet, at + 2, mss, partial_checksum)
+            return _lower(buffer, l4, at + 2, mss, partial_checksum)
         at += buffer[at + 1]
     return False
 
 
-def _lower(buffer: bytearray, packet: IPPacket, at: int, mss: int, partial_checksum: bool) -> bool:
+def _lower(buffer: bytearray | memoryview, l4: int, at: int, mss: int, partial_checksum: bool) -> bool:
     (offered,) = _U16.unpack_from(buffer, at)
     if offered <= mss:
         return False
     _U16.pack_into(buffer, at, mss)
     if not partial_checksum:
-        change = (mss - offered) if (at - packet.l4) % 2 == 0 else (_swap(mss) - _swap(offered))
-        (field,) = _U16.unpack_from(buffer, packet.l4 + 16)
-        _U16.pack_into(buffer, packet.l4 + 16, update(field, change % 0xFFFF))
+        change = (mss - offered) if (at - l4) % 2 == 0 else (_swap(mss) - _swap(offered))
+        (field,) = _U16.unpack_from(buffer, l4 + 16)
+        _U16.pack_into(buffer, l4 + 16, update(field, change % 0xFFFF))
     return True
 
 

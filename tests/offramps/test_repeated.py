@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,9 @@ from scapy.layers.inet import TCP
 from scapy.packet import Raw
 
 from proxy.errors import DropReason
+from proxy.flow.keys import reverse_key
 from proxy.flow.tenant import Tenant
-from proxy.offramps.repeated import MOST_WAITING, RepeatedConnections
+from proxy.offramps.repeated import MOST_WAITING, RepeatedConnections, RepeatedThrough
 from proxy.packet.plane import flow_key
 from proxy.settings.model import Limits, TenantSettings
 from proxy.wire.virtio import NEEDS_CSUM, NO_OFFLOAD
@@ -40,8 +42,8 @@ class Place:
         self.repeated = RepeatedConnections(self.ramp, self.write_fd, plane, lambda tenant: self.room)
         self.repeated.learn(self.key(self.packet(sport=1000)), "192.0.2.1")
 
-    def _open(self, ramp, protocol, begun):
-        assert (ramp, protocol) == (self.ramp, 6)
+    def _open(self, ramp, protocol, begun, egress):
+        assert (ramp, protocol, egress) == (self.ramp, 6, self.ramp)
         self.opened.append(begun)
 
     def packet(self, *, sport=1001, dport=80, flags="S", source=None, payload=b"", options=(("MSS", 1460),)):
@@ -121,6 +123,8 @@ def test_segment_with_a_wrong_checksum_is_looked_at_but_a_partial_one_is_vouched
     buffer[-1] ^= 1
     assert not place.take(bytearray(buffer))
     buffer[0] = NEEDS_CSUM
+    assert not place.take(bytearray(buffer))  # of something else than TCP's field
+    buffer[6:10] = struct.pack("<HH", 20, 16)
     assert place.take(buffer)
 
 
@@ -184,18 +188,91 @@ def test_device_that_takes_nothing_is_counted(place):
     assert place.tenant.count == 0
 
 
+class Through:
+    """A tunnel, with virtio-net headers or without, that has let one connection out; what goes on is in `sent`."""
+
+    def __init__(self, header_bytes=10, version=4, *, mtu=1500, flows=1000):
+        self.tenant = Tenant("acme", TenantSettings(limits=Limits(flows=flows, new_flows_per_s=1000)))
+        network_ = self.tenant.networks["default"]
+        self.v, self.version, self.sent, self.opened = header_bytes, version, [], []
+        self.way = SimpleNamespace(
+            mtu=65_535, flows={}, network=network_, send=lambda data: self.sent.append(bytes(data))
+        )
+        self.tunnel = SimpleNamespace(
+            header_bytes=header_bytes, mtu=mtu, tenant=self.tenant, network=network_, flows={},
+            owns=lambda address: address == socket.inet_pton(_family(version), CLIENT[version]),
+        )  # fmt: skip
+        plane = SimpleNamespace(asks=lambda: False, open_repeated=lambda *words: self.opened.append(words))
+        self.repeated = RepeatedThrough(self.way, plane, lambda tenant: True)
+        self.repeated.learn(self.key(self.packet(sport=1000)), "192.0.2.1")
+
+    def packet(self, *, sport=1001, mss=1440, hops=64, options=None):
+        made = network(self.version, CLIENT[self.version], FAR[self.version])
+        setattr(made, "ttl" if self.version == 4 else "hlim", hops)
+        made /= TCP(sport=sport, dport=80, flags="S", seq=7, options=[("MSS", mss)] if options is None else options)
+        return bytearray(NO_OFFLOAD[: self.v] + bytes(made))
+
+    def key(self, buffer):
+        return flow_key(buffer, parsed(buffer, self.v))
+
+    def take(self, buffer):
+        return self.repeated.take(self.tunnel, buffer, len(buffer))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("header_bytes", [0, 10])
+def test_second_syn_of_a_tunnel_goes_on_as_it_is_and_is_a_flow_at_once(header_bytes, version):
+    through = Through(header_bytes, version)
+    buffer = through.packet()
+    before = bytes(buffer)
+    assert through.take(buffer)
+    assert through.sent == [before]
+    [(tunnel, protocol, begun, egress)] = through.opened
+    assert (tunnel, protocol, egress) == (through.tunnel, 6, through.way)
+    assert (begun.key, begun.egress_ip, begun.octets) == (
+        through.key(buffer),
+        "192.0.2.1",
+        len(buffer) - header_bytes,
+    )
+
+
+@pytest.mark.parametrize("words", [{"mss": 1461}, {"hops": 1}, {"options": []}, {"options": [("NOP", None)]}], ids=str)
+def test_syn_of_a_tunnel_that_is_to_be_changed_or_refused_is_looked_at(words):
+    through = Through()
+    assert not through.take(through.packet(**words))
+    assert not through.sent
+    assert through.take(through.packet())
+
+
+def test_syn_of_a_tunnel_is_looked_at_if_its_header_is_wrong_or_its_answers_are_anothers():
+    through = Through()
+    wrong = through.packet()
+    wrong[10 + 10] ^= 1
+    assert not through.take(wrong)
+    through.way.flows[6] = {reverse_key(through.key(through.packet())): object()}
+    assert not through.take(through.packet())
+    assert through.take(through.packet(sport=2000))
+
+
+def test_limits_hold_for_tunnels():
+    through = Through(flows=0)
+    assert not through.take(through.packet())
+
+
 @pytest.mark.netns
 @needs_root
+@pytest.mark.parametrize("kind", ["connected", "offload", "interface"])
 @pytest.mark.parametrize("version", [4, 6])
-def test_connections_to_one_place_are_flows_like_all_others(version):
-    with scene("interface", tenant="limits: {flows: 25}") as stage:
+def test_connections_to_one_place_are_flows_like_all_others(version, kind):
+    with scene(kind, tenant="limits: {flows: 25}") as stage:
+        opened = "Sh" if kind == "interface" else "ShA"  # acknowledgements stay the kernel's there
         listener = stage.listen(version)
         port = listener.getsockname()[1]
         pairs = []
         for _ in range(25):
             client = stage.connect(version, port)
             pairs.append((client, stage.accept(listener)))
-        flows = until(lambda: [f for f in stage.proxy.live() if f.history == "Sh"][24:] and stage.proxy.live())
+        flows = until(lambda: [f for f in stage.proxy.live() if f.history == opened][24:] and stage.proxy.live())
         assert len(flows) == 25
         assert {(f.state, f.offramp, f.level, f.dst) for f in flows} == {
             ("established", "kernel", "packet", ORIGIN[version])
@@ -204,9 +281,12 @@ def test_connections_to_one_place_are_flows_like_all_others(version):
         with pytest.raises(ConnectionRefusedError):
             stage.connect(version, port)
         counted = {entry.original[-4:-2]: entry.original_packets for entry in entries(stage.edge)}
+        if kind != "interface":  # nobody but us counts
+            counted = dict.fromkeys(counted, 2)
         assert all(counted[f.src_port.to_bytes(2, "big")] == f.total.client_packets for f in stage.proxy.live())
         for client, origin in pairs:
             client.close()
+            assert origin.recv(1) == b""  # the client's end passes first
             origin.close()
         ended = until(lambda: (past := stage.proxy.ended()) and len(past) == 25 and past)
         assert {(f.history, f.close_reason, f.conn_state) for f in ended} == {("ShAFf", "client_closed", "SF")}

@@ -81,7 +81,7 @@ def test_clamp_lowers_mss_and_keeps_the_checksum(version, before, after, offered
     assume(len(bytes(TCP(options=options))) <= 60)
     buffer = bytearray(tcp_packet(version, payload, options=options))
     original = bytes(buffer)
-    changed = tcp.clamp_mss(buffer, parsed(buffer), mss)
+    changed = tcp.clamp_mss(buffer, parsed(buffer).l4, mss)
     assert changed == (offered > mss)
     assert dict(o for o in decode(bytes(buffer))[TCP].options if o[0] == "MSS")["MSS"] == min(offered, mss)
     assert recomputed(bytes(buffer)) == buffer
@@ -94,7 +94,7 @@ def test_clamp_leaves_a_partial_checksum_alone(version, before, offered):
     packet = parsed(raw)
     pseudo = pseudo_header_sum(packet.source + packet.destination, 6, packet.end - packet.l4)
     raw[packet.l4 + 16 : packet.l4 + 18] = pseudo.to_bytes(2, "big")
-    assert tcp.clamp_mss(raw, packet, 535, partial_checksum=True)
+    assert tcp.clamp_mss(raw, packet.l4, 535, partial_checksum=True)
     assert raw[packet.l4 + 16 : packet.l4 + 18] == pseudo.to_bytes(2, "big")
     assert ("MSS", 535) in decode(bytes(raw))[TCP].options
 
@@ -117,7 +117,7 @@ def test_clamp_leaves_malformed_options_alone(name):
     segment = TCP(flags="S", dataofs=5 + len(options) // 4) / Raw(options + b"\xff" * 8)
     buffer = bytearray(bytes(network(4) / segment))
     original = bytes(buffer)
-    assert tcp.clamp_mss(buffer, parsed(buffer), 100) is False
+    assert tcp.clamp_mss(buffer, parsed(buffer).l4, 100) is False
     assert buffer == original
 
 
@@ -128,7 +128,7 @@ def test_arbitrary_segments_never_raise_and_never_grow(data, mss):
     if not tcp.is_well_formed(buffer, packet):
         return
     size = len(buffer)
-    tcp.clamp_mss(buffer, packet, mss)
+    tcp.clamp_mss(buffer, packet.l4, mss)
     assert len(buffer) == size
     assert isinstance(parsed(tcp.reset_for(buffer, packet)), IPPacket)
 
