@@ -31,6 +31,7 @@ DECIDED_SIZE = 1_000_000  # flows of on-ramps that the kernel carries by itself;
 ASKED_SIZE, ASKED_S = 200_000, 3600  # ports outside that stand for somebody's UDP endpoint
 DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then the next packet comes up once, and is carried again
 SNAP_BYTES = 128  # headers
+LOGGED_AT_ONCE = 32  # of these, at most: the kernel hands over what there is 10 ms after the first
 FAMILIES = ((4, "ip"), (6, "ip6"))
 REVOKING_TTL = 1  # what we write to an on-ramp's device with it is no packet: it takes a flow out of the decided ones
 LEASE_PROTOCOL = 253  # for experiments (RFC 3692): what the proxy writes to its devices to say that it lives
@@ -110,7 +111,6 @@ class Ruleset:
         yield _map("marks", "type ifname : mark", ((n, f"{self.mark(way):#x}") for n, way in names))
         yield _map("outward", "type ifname : mark", ((n, f"{self.outward_mark(way):#x}") for n, way in names))
         yield _set("tuns", "type ifname", (way.device for way in ways))
-        yield _set("backs", "type ifname", (way.back for way in ways if way.back is not None))
         yield _set("onramps", "type ifname", (name for way in ways for name in way.interfaces))
         sites = [(way.zone, name) for way in ways for name in way.sites]
         yield _set("sites", "type ifname", dict.fromkeys([*(name for _, name in sites), *closed]))
@@ -154,43 +154,32 @@ class Ruleset:
         for way in ways:
             if way.is_on_ramp:
                 yield from self._on_ramp(way)
-        yield "chain decided {"
-        yield "meta mark set iifname map @outward"
-        yield "ct original zone set iifname map @zones"
-        yield "accept"
-        yield "}"
-        yield "chain inside {"
-        yield "meta mark set iifname map @outward"
-        yield "ct zone set iifname map @zones"
-        yield "accept"
-        yield "}"
         yield from self._reach(ways)
-        yield "chain from_us {"
-        if on_ramps := [way for way in ways if way.is_on_ramp]:
-            jumps = ", ".join(f'"{way.device}" : jump revoke_{way.place}' for way in on_ramps)
-            yield f"iifname vmap {{ {jumps} }}"
-        yield f"meta l4proto {LEASE_PROTOCOL} update @lease {{ meta nfproto timeout {self._lease_s()}s }} drop"
-        if reaching := [way for way in ways if way.is_on_ramp and _sites_of(way.zone, ways)]:
-            jumps = ", ".join(f'"{way.device}" : jump reach_{way.place}' for way in reaching)
-            yield f"iifname vmap {{ {jumps} }}"
-        yield "ct original zone set iifname map @zones"
-        yield "}"
+        yield from _chain("from_us", "ct original zone set iifname map @zones")
+        yield from _chain("back", "notrack accept")
+        for way in ways:
+            if way.is_on_ramp:
+                yield f"chain from_{way.place} {{"
+                yield f"jump revoke_{way.place}"
+                yield f"meta l4proto {LEASE_PROTOCOL} update @lease {{ meta nfproto timeout {self._lease_s()}s }} drop"
+                if _sites_of(way.zone, ways):
+                    yield f"jump reach_{way.place}"
+                yield f"ct original zone set {way.zone}"
+                yield "}"
         yield "chain arriving {"
         yield "type filter hook prerouting priority raw; policy accept;"
-        yield "iifname @tuns goto from_us"
-        yield "iifname @backs notrack accept"
+        if ways:
+            yield f"iifname vmap {{ {', '.join(_where_from(ways))} }}"  # one look-up for each packet
         zones = {way.zone for way in ways}
-        if (
-            helpers and len(zones) == 1
-        ):  # a connection that is expected is looked for in the zone of the one it belongs to
+        if helpers and len(zones) == 1:  # what is expected is looked for in the zone of what it belongs to
             yield f"tcp sport 20 ct original zone set {zones.pop()}"
-        if on_ramps := [way for way in ways if way.is_on_ramp]:
-            jumps = ", ".join(f'"{name}" : goto onramp_{way.place}' for way in on_ramps for name in way.interfaces)
-            yield f"iifname vmap {{ {jumps} }}"
         yield "}"
 
     def _on_ramp(self, way: Way) -> Iterator[str]:
         """What arrives from its clients: each SYN must be decided; of a decided flow the rest need not come up."""
+        for chain, direction in (("decided", "original "), ("inside", "")):
+            mark, zone = f"meta mark set {self.outward_mark(way):#x}", f"ct {direction}zone set {way.zone}"
+            yield from _chain(f"{chain}_{way.place}", mark, zone, "accept")
         yield f"chain onramp_{way.place} {{"
         yield "tcp flags & (syn | ack) == syn goto up"
         yield "meta nfproto != @lease goto up"
@@ -198,8 +187,8 @@ class Ruleset:
             for version, family in FAMILIES:
                 known = f"meta nfproto ipv{version} {_key(family)} @{flows(version, way)}"
                 ending = f"update @{flows(version, way)} {{ {_key(family)} timeout {DECIDED_ENDED_S}s }}"
-                yield f"tcp flags & (fin | rst) != 0 {known} {ending} goto {then}"
-                yield f"{known} goto {then}"
+                yield f"tcp flags & (fin | rst) != 0 {known} {ending} goto {then}_{way.place}"
+                yield f"{known} goto {then}_{way.place}"
         yield "goto up"
         yield "}"
         yield f"chain revoke_{way.place} {{"  # see REVOKING_TTL
@@ -263,8 +252,8 @@ class Ruleset:
         yield "}"
         yield "chain marking {"  # most packets meet three rules here
         yield "type filter hook prerouting priority mangle; policy accept;"
+        yield f"ct mark {self._ours} meta mark {self._leaving} accept"  # of a decided flow
         yield "iifname @tuns goto ours"
-        yield f"ct mark {self._ours} meta mark {self._leaving} accept"
         # the other direction of a connection, and what it expects
         yield f"ct mark {self._ours} meta mark set ct mark accept"
         yield f"meta mark {self._leaving} goto opening"
@@ -285,16 +274,25 @@ class Ruleset:
         yield "type filter hook input priority filter - 10; policy accept;"
         yield 'iifname @tuns counter name "to_host" drop'
         yield "}"
+        if any(way.is_on_ramp for way in ways):
+            log = f"log group {self._ends} snaplen {SNAP_BYTES} queue-threshold {LOGGED_AT_ONCE}"
+            begins, ends = (
+                f"tcp flags & (syn | ack) == syn | ack {log} accept",
+                f"tcp flags & (fin | rst) != 0 {log} accept",
+            )
+            errors = f"meta l4proto {{ icmp, ipv6-icmp }} ct state related {log}"
+            yield from _chain("told", "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors)
         yield "chain passing {"
         yield "type filter hook forward priority filter - 10; policy accept;"
-        yield 'iifname @tuns ct state invalid counter name "invalid" drop'  # it would leave untranslated
+        # what most packets are not is asked first: names are looked up by their hash
+        yield 'ct state invalid iifname @tuns counter name "invalid" drop'  # it would leave untranslated
         if any(way.is_on_ramp for way in ways):
-            yield f'iifname @onramps meta mark {self._leaving} ct state invalid counter name "invalid" drop'
+            yield f'ct state invalid meta mark {self._leaving} iifname @onramps counter name "invalid" drop'
         if closed or any(way.sites for way in ways):
             to_others = f"meta mark {self._leaving} oifname @sites ct zone . oifname != @own_sites"
             yield f'{to_others} counter name "isolated" drop'
-        foreign = f"meta mark & {0xFFFF_0000:#x} != {self._settings.mark:#x} ct state new"
-        yield f'oifname @tuns {foreign} counter name "foreign" drop'
+        foreign = f"meta mark & {0xFFFF_0000:#x} != {self._settings.mark:#x}"
+        yield f'ct state new {foreign} oifname @tuns counter name "foreign" drop'
         for way in ways:
             if way.dscp is not None:
                 both = f"meta mark {{ {self.mark(way):#x}, {self.outward_mark(way):#x} }}"
@@ -302,10 +300,7 @@ class Ruleset:
                 yield f"{both} ip6 dscp set {way.dscp}"
         if any(way.is_on_ramp for way in ways):
             own = f"meta mark & {0xFFFF_0000 | ON_RAMP:#x} == {self._settings.mark | ON_RAMP:#x}"
-            log = f"log group {self._ends} snaplen {SNAP_BYTES} queue-threshold"
-            yield f"{own} tcp flags & (syn | ack) == syn | ack {log} 16"
-            yield f"{own} tcp flags & (fin | rst) != 0 {log} 16"
-            yield f"{own} meta l4proto {{ icmp, ipv6-icmp }} ct state related {log} 16"
+            yield f"{own} goto told"
         yield "}"
 
     def _translation(self, ways: Sequence[Way]) -> Iterator[str]:
@@ -327,13 +322,27 @@ class Ruleset:
         yield "}"
         yield "chain translated {"
         yield "type filter hook postrouting priority srcnat + 10; policy accept;"
+        yield "ct state != new accept"
         if any(way.sites for way in ways):
             yield between_sites
         for version, family in FAMILIES:
             place = f"{family} saddr . udp sport"
-            new = f"ct state new meta mark {self._leaving} meta nfproto ipv{version} {place}"
+            new = f"meta mark {self._leaving} meta nfproto ipv{version} {place}"
             yield f"{new} != @asked{version} update @asked{version} {{ {place} }}"
         yield "}"
+
+
+def _chain(name: str, *rules: str) -> Iterator[str]:
+    yield from (f"chain {name} {{", *rules, "}")
+
+
+def _where_from(ways: Sequence[Way]) -> Iterator[str]:
+    """Interfaces, and the chain for what arrives there."""
+    for way in ways:
+        yield f'"{way.device}" : goto {f"from_{way.place}" if way.is_on_ramp else "from_us"}'
+        if way.back is not None:
+            yield f'"{way.back}" : goto back'
+        yield from (f'"{name}" : goto onramp_{way.place}' for name in way.interfaces)
 
 
 def _decided(version: int, way: Way) -> str:

@@ -17,7 +17,7 @@ from proxy.flow.keys import reverse_key
 from proxy.flow.record import FlowRecord
 from proxy.kernel.conntrack import Conntrack, ConntrackEvents
 from proxy.kernel.packetlog import PacketLog
-from proxy.kernel.ruleset import ON_RAMP, SNAP_BYTES
+from proxy.kernel.ruleset import LOGGED_AT_ONCE, ON_RAMP, SNAP_BYTES
 from proxy.offramps.exit import InterfaceRamp
 from proxy.packet.forward import quoted_key
 from proxy.packet.observed import Observed, observe
@@ -37,6 +37,7 @@ OVER = (6, 7, 8)  # TCP states of conntrack: last ACK, time wait, close (linux/n
 SHORT_S = 1.0  # flows that live no longer are not worth remembering
 PATIENCE_S = 1.0  # for conntrack's last word on a connection that it was told to forget
 NOTHING: dict[bytes, Flow] = {}
+LOG_BYTES = 7680  # for a batch of copies: with what the kernel adds to its buffer that is two of its pages, not 32
 
 
 class Accounts:
@@ -61,7 +62,7 @@ class Accounts:
         self._finishing: deque[tuple[Flow, Callable[[], None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._awaited: dict[tuple[int, bytes, int], tuple[Flow, Callable[[], None], float]] = {}
-        self._log = PacketLog(group, snap_bytes=SNAP_BYTES)
+        self._log = PacketLog(group, snap_bytes=SNAP_BYTES, threshold=LOGGED_AT_ONCE, buffer_bytes=LOG_BYTES)
         try:
             self._events = ConntrackEvents()
         except BaseException:
