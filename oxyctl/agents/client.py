@@ -32,6 +32,7 @@ class Client:
         self.tun = _open_device(config, self.offload)
         self.tunnel: socket.socket | None = None
         self.waiting: bytes | None = None  # a packet for which the tunnel had no room; nothing is read until it is sent
+        self.single_uploads = self.single_downloads = 0  # visits of the pump that read once
         self.sent = self.received = 0
         self.refused = 0  # from the tunnel, rejected by the kernel: not a packet, or an inconsistent header
         self.lost = 0  # from the device: larger than the tunnel accepts

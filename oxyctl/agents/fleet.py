@@ -92,6 +92,8 @@ class Fleet:
 
     def _next_due(self) -> float | None:
         """Do what is due; returns the seconds until something is due again, None if nothing is."""
+        if not self._impaired and not self._due:
+            return None
         now = time.monotonic()
         due = [when for impaired in self._impaired.values() if (when := impaired.write_due(now)) is not None]
         pause = self._dial_due()

@@ -13,6 +13,7 @@ from oxyctl.agents.client import Client
 from proxy.device.seqpacket import is_end_of_file
 
 BUDGET = 64  # packets per readiness event, so that no client starves another
+SINGLES = 4  # visits of one read each after one that found one packet: the read that finds nothing costs as much
 MAX_DATAGRAM = 10 + 65_575  # header, and the longest IPv6 packet
 CONTROL = 0x7B  # '{': a control datagram, not a packet
 
@@ -31,9 +32,11 @@ def upload(client: Client) -> bool:
     """
     assert client.tunnel is not None
     tun, read, send = client.tun, os.readv, client.tunnel.send
-    sent = 0
+    sent, budget = 0, BUDGET
+    if client.single_uploads:
+        client.single_uploads, budget = client.single_uploads - 1, 1
     try:
-        for _ in range(BUDGET):
+        for _ in range(budget):
             length = read(tun, _vector)
             try:
                 send(_view[:length])
@@ -42,7 +45,8 @@ def upload(client: Client) -> bool:
                 return False
             sent += 1
     except BlockingIOError:
-        pass
+        if sent == 1:
+            client.single_uploads = SINGLES
     except OSError as error:
         _judge_send(client, error)
     finally:
@@ -75,9 +79,11 @@ def download(client: Client) -> None:
     """Tunnel to device, until the tunnel is empty or the budget is spent. TunnelLost: the proxy has closed it."""
     assert client.tunnel is not None
     tun, receive, write = client.tun, client.tunnel.recv_into, os.write
-    received = 0
+    received, budget = 0, BUDGET
+    if client.single_downloads:
+        client.single_downloads, budget = client.single_downloads - 1, 1
     try:
-        for _ in range(BUDGET):
+        for _ in range(budget):
             length = receive(buffer)
             if length == 0 and is_end_of_file(client.tunnel):
                 raise TunnelLost("closed by the proxy")
@@ -90,7 +96,8 @@ def download(client: Client) -> None:
             except OSError:  # EINVAL: not a packet, says the kernel
                 client.refused += 1
     except BlockingIOError:
-        pass
+        if received == 1:
+            client.single_downloads = SINGLES
     except OSError as error:
         raise TunnelLost(error.strerror) from None
     finally:

@@ -9,7 +9,7 @@ import pytest
 
 from oxyctl.agents.client import Client
 from oxyctl.agents.config import ClientConfig
-from oxyctl.agents.pump import BUDGET, MAX_DATAGRAM, TunnelLost, download, resume, upload
+from oxyctl.agents.pump import BUDGET, MAX_DATAGRAM, SINGLES, TunnelLost, download, resume, upload
 from proxy.context import TunnelContext
 
 
@@ -150,3 +150,22 @@ def test_the_proxys_end_is_noticed_from_both_sides(world):
     with pytest.raises(TunnelLost, match="closed by the proxy"):
         download(client)
     assert drain(programs) == [b"Elast"]
+
+
+def test_after_a_lone_packet_a_few_visits_read_once_and_nothing_is_left_behind(world):
+    client, programs, proxy = world
+    assert client.tunnel is not None
+    for move, source, sink in ((upload, programs, proxy), (download, proxy, programs)):
+        source.send(b"alone")
+        move(client)
+        assert drain(sink) == [b"alone"]
+        for number in range(10):
+            source.send(b"%d" % number)
+        visits = 0
+        came = []
+        while len(came) < 10:
+            move(client)
+            visits += 1
+            came += drain(sink)
+        assert came == [b"%d" % number for number in range(10)]
+        assert visits == SINGLES + 1
