@@ -44,7 +44,7 @@ def curl(stage, laptop, port: int, *words: str, name: str = "wiki.lab", scheme: 
     """What curl says of `scheme://name:port` and the path."""
     where = f"{name}:{port}:{ORIGIN[4]}"
     return run(
-        laptop, "curl", "-sS", "-m", "10", "--cacert", stage.client_trust, "--resolve", where,
+        laptop, "curl", "-sS", "-m", "60", "--cacert", stage.client_trust, "--resolve", where,
         "-w", "\n%{http_version} %{http_code}", *words, f"{scheme}://{name}:{port}{path}",
     )  # fmt: skip
 
