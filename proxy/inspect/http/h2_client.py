@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import h2.errors
 import h2.events as events
 import h2.exceptions
 
-from proxy.inspect.http import h2_heads, h2_wire
+from proxy.inspect.http import h2_wire
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError
-from proxy.inspect.http.h2_data import Incoming
-from proxy.inspect.http.h2_guard import FrameGuard
+from proxy.inspect.http.h2_end import ALIKE, H2End
 from proxy.inspect.http.h2_stream import Stream, error_name
-from proxy.inspect.http.h2_wire import Sender
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, ResponseHead
@@ -39,25 +37,14 @@ class Pool(Protocol):
         ...
 
 
-class H2Client:
+class H2Client(H2End["ClientStream"]):
     """Sends requests and reads responses, all at once."""
 
     def __init__(self, pool: Pool, link: Link, limits: Limits, session: SessionView) -> None:
-        self.link = link
-        self.streams: dict[int, ClientStream] = {}
-        self.h2 = h2_wire.connection(limits, is_client=True)
+        super().__init__(link, limits, session.now, is_client=True)
         self._pool = pool
         self._limits = limits
-        self._session = session
-        self._guard = FrameGuard(limits, session.now(), self._went_away)
-        self._incoming = Incoming(
-            self.h2, self._guard, self._handle, h2_heads.receive_response, self._headed, self._took, self._complete
-        )
-        self.sender = Sender(self.h2, link, self._guard)
-        self.is_over = self._is_going = False
         self.is_settled = False  # its settings are known
-        link.source = self.h2.data_to_send
-        link.filled = self.full
         link.touch()
 
     @property
@@ -89,7 +76,7 @@ class H2Client:
         if self.is_over:
             return
         try:
-            self._incoming.read(data, self._session.now())
+            self._incoming.read(data, self._now())
         except HttpError as error:
             self._fail(Fault.ORIGIN_PROTOCOL, f"{error.fault}: {error.detail}")
         except h2.exceptions.ProtocolError as error:
@@ -100,9 +87,6 @@ class H2Client:
         stream = self.streams.get(event.stream_id or 0)
         if stream is not None:
             stream.exchange.informed(h2_wire.read_response(event.headers or [], self._limits))
-
-    def _responded(self, event: events.ResponseReceived) -> None:
-        self._headed(event.stream_id or 0, event.headers or [], event.stream_ended is not None)
 
     def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
         """A final response."""
@@ -117,32 +101,6 @@ class H2Client:
             head.length = None if request.method == b"HEAD" else 0
         stream.exchange.responded(head)
 
-    def _handle(self, event: events.Event) -> None:
-        handle = _HANDLERS.get(type(event))
-        if handle is not None:
-            handle(self, event)
-
-    def _data(self, event: events.DataReceived) -> None:
-        self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)
-
-    def _took(self, number: int, data: bytes, size: int) -> None:
-        """`size`: with the padding."""
-        stream = self.streams.get(number)
-        if stream is None:
-            self.acknowledge(number, size)
-            return
-        if data:
-            stream.exchange.response_data(data)
-        stream.took(size)
-
-    def _trailers(self, event: events.TrailersReceived) -> None:
-        stream = self.streams.get(event.stream_id or 0)
-        if stream is not None:
-            stream.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
-
-    def _ended(self, event: events.StreamEnded) -> None:
-        self._complete(event.stream_id or 0)
-
     def _complete(self, number: int) -> None:
         """Nothing more comes on this stream."""
         stream = self.streams.get(number)
@@ -154,7 +112,7 @@ class H2Client:
 
     def _reset(self, event: events.StreamReset) -> None:
         if not event.remote_reset:
-            self._guard.was_reset(self._session.now())
+            self._guard.was_reset(self._now())
         stream = self.streams.get(event.stream_id or 0)
         if stream is None:
             return
@@ -166,24 +124,10 @@ class H2Client:
         fault = Fault.RESPONSE_CUT if has_head else Fault.ORIGIN_RESET if event.remote_reset else Fault.ORIGIN_PROTOCOL
         stream.exchange.origin_failed(fault, f"the origin's stream was reset: {error_name(event.error_code)}")
 
-    def _window(self, event: events.WindowUpdated) -> None:
-        if event.stream_id:
-            stream = self.streams.get(event.stream_id)
-            if stream is not None:
-                self._pump(stream)
-        else:
-            self._pump_all()
-
     def _settings(self, _event: events.RemoteSettingsChanged) -> None:
         self.is_settled = True
         self._pump_all()
         self._pool.has_room()
-
-    def _pump_all(self) -> None:
-        for number in list(self.sender.waiting):
-            stream = self.streams.get(number)
-            if stream is not None:
-                self._pump(stream)
 
     def _pump(self, stream: ClientStream) -> None:
         if self.sender.pump(stream.out):
@@ -224,11 +168,6 @@ class H2Client:
             stream.exchange.origin_full()
 
     # Windows and the end.
-
-    def acknowledge(self, number: int, size: int) -> None:
-        """Open the windows again by `size` bytes."""
-        if size and not self.is_over:
-            self.sender.acknowledge(number, size)
 
     def reset(self, stream: ClientStream, code: int) -> None:
         """Give a stream up."""
@@ -288,6 +227,10 @@ class ClientStream(Stream):
             return False
         return exchange.request.is_bodiless and exchange.response is None
 
+    def received(self, data: bytes) -> None:
+        """A part of the response's body."""
+        self.exchange.response_data(data)
+
     def data(self, data: bytes) -> None:
         """A part of the body."""
         if self.out.is_over:
@@ -318,13 +261,8 @@ def _as_switch(head: ResponseHead, protocol: bytes) -> None:
     head.status, head.reason, head.length, head.protocol = 101, b"", None, protocol
 
 
-_HANDLERS: dict[type[events.Event], Any] = {
+H2Client.handlers = ALIKE | {
     events.InformationalResponseReceived: H2Client._informed,
-    events.ResponseReceived: H2Client._responded,
-    events.DataReceived: H2Client._data,
-    events.TrailersReceived: H2Client._trailers,
-    events.StreamEnded: H2Client._ended,
     events.StreamReset: H2Client._reset,
-    events.WindowUpdated: H2Client._window,
     events.RemoteSettingsChanged: H2Client._settings,
 }

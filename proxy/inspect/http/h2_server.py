@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import h2.errors
 import h2.events as events
 import h2.exceptions
 from hyperframe.frame import GoAwayFrame
 
-from proxy.inspect.http import h2_heads, h2_wire, timing
+from proxy.inspect.http import h2_wire, timing
 from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError, told
 from proxy.inspect.http.front import Owner
-from proxy.inspect.http.h2_data import Incoming
-from proxy.inspect.http.h2_guard import FrameGuard
+from proxy.inspect.http.h2_end import ALIKE, H2End
 from proxy.inspect.http.h2_stream import Stream, error_name
-from proxy.inspect.http.h2_wire import Codes, Sender
+from proxy.inspect.http.h2_wire import Codes
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
 
@@ -24,26 +21,16 @@ _ERRORS = h2.errors.ErrorCodes
 _NO_BODY = (204, 304)
 
 
-class H2Server:
+class H2Server(H2End["ServerStream"]):
     """Reads a client's streams. Each of its windows follows what the stream's origin takes."""
 
     def __init__(self, owner: Owner, link: Link, scheme: bytes) -> None:
+        super().__init__(link, owner.limits, owner.session.now, is_client=False)
         self.owner = owner
-        self.link = link
-        self.streams: dict[int, ServerStream] = {}
-        self.h2 = h2_wire.connection(owner.limits, is_client=False)
         self._scheme = scheme
-        self._guard = FrameGuard(owner.limits, owner.session.now(), self._went_away, has_preface=True)
-        self._incoming = Incoming(
-            self.h2, self._guard, self._handle, h2_heads.receive_request, self._headed, self._took, self._complete
-        )
-        self.sender = Sender(self.h2, link, self._guard)
-        self._is_over = self._is_going = False
         self._wide: int | None = None  # the stream that has a wider window
         self._is_widened = False  # the connection's window has room for one
         self.idle_since = owner.session.now()
-        link.source = self.h2.data_to_send
-        link.filled = self.full
 
     def start(self) -> None:
         """Announce the limits."""
@@ -51,7 +38,7 @@ class H2Server:
 
     def allow_upgrades(self) -> None:
         """The origin takes WebSockets over HTTP/2 or HTTP/1.1: say so (RFC 8441 3)."""
-        if not self._is_over:
+        if not self.is_over:
             self.h2.update_settings({Codes.ENABLE_CONNECT_PROTOCOL: 1})
             self.link.touch()
 
@@ -59,7 +46,7 @@ class H2Server:
 
     def received(self, data: bytes) -> None:
         """Bytes of the client."""
-        if self._is_over:
+        if self.is_over:
             return
         try:
             self._incoming.read(data, self.owner.session.now())
@@ -68,9 +55,6 @@ class H2Server:
         except h2.exceptions.ProtocolError as error:
             self._end(h2_wire.fault_of(error))
         self.link.touch()
-
-    def _request(self, event: events.RequestReceived) -> None:
-        self._headed(event.stream_id or 0, event.headers or [], event.stream_ended is not None)
 
     def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
         """A stream begins with a request."""
@@ -93,32 +77,6 @@ class H2Server:
         exchange.client_ended = True
         exchange.refuse(error.fault, error.detail, by=told(error.fault).by)
 
-    def _handle(self, event: events.Event) -> None:
-        handle = _HANDLERS.get(type(event))
-        if handle is not None:
-            handle(self, event)
-
-    def _data(self, event: events.DataReceived) -> None:
-        self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)
-
-    def _took(self, number: int, data: bytes, size: int) -> None:
-        """`size`: with the padding."""
-        stream = self.streams.get(number)
-        if stream is None:
-            self.acknowledge(number, size)
-            return
-        if data:
-            stream.exchange.request_data(data)
-        stream.took(size)
-
-    def _trailers(self, event: events.TrailersReceived) -> None:
-        stream = self.streams.get(event.stream_id or 0)
-        if stream is not None:
-            stream.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
-
-    def _ended(self, event: events.StreamEnded) -> None:
-        self._complete(event.stream_id or 0)
-
     def _complete(self, number: int) -> None:
         """Nothing more comes on this stream."""
         stream = self.streams.get(number)
@@ -128,29 +86,15 @@ class H2Server:
 
     def _reset(self, event: events.StreamReset) -> None:
         if not event.remote_reset:
-            self._guard.was_reset(self.owner.session.now())
+            self._guard.was_reset(self._now())
         stream = self.streams.get(event.stream_id or 0)
         if stream is not None:
             self.sender.drop(stream.out)
             fault = Fault.CANCELLED if event.remote_reset else Fault.BAD_FRAME
             stream.exchange.client_gone(fault, f"the stream was reset: {error_name(event.error_code)}")
 
-    def _window(self, event: events.WindowUpdated) -> None:
-        if event.stream_id:
-            stream = self.streams.get(event.stream_id)
-            if stream is not None:
-                self._pump(stream)
-        else:
-            self._pump_all()
-
     def _settings(self, _event: events.RemoteSettingsChanged) -> None:
         self._pump_all()
-
-    def _pump_all(self) -> None:
-        for number in list(self.sender.waiting):
-            stream = self.streams.get(number)
-            if stream is not None:
-                self._pump(stream)
 
     def _pump(self, stream: ServerStream) -> None:
         if self.sender.pump(stream.out):
@@ -169,8 +113,8 @@ class H2Server:
     def ended(self) -> None:
         """The client has closed its half: no response can be wanted any more."""
         self.broken("the client has closed the connection")
-        if not self._is_over:
-            self._is_over = True
+        if not self.is_over:
+            self.is_over = True
             self.owner.close_client("client_closed", "client")
 
     def broken(self, detail: str) -> None:
@@ -186,8 +130,8 @@ class H2Server:
         for stream in list(self.streams.values()):
             stream.unacknowledged = 0  # no window is opened after this
             stream.exchange.client_gone(error.fault, error.detail)
-        if not self._is_over:
-            self._is_over = True
+        if not self.is_over:
+            self.is_over = True
             calm = _ERRORS.PROTOCOL_ERROR if error.fault is Fault.BAD_FRAME else _ERRORS.ENHANCE_YOUR_CALM
             self.link.flush()
             self._go_away(calm, error.fault.encode())
@@ -198,8 +142,8 @@ class H2Server:
 
     def acknowledge(self, number: int, size: int) -> None:
         """Open the windows again by `size` bytes."""
-        if size and not self._is_over:
-            self.sender.acknowledge(number, size)
+        super().acknowledge(number, size)
+        if size and not self.is_over:
             stream = self.streams.get(number) if self._wide is None else None
             if stream is not None and not stream.exchange.is_done:
                 stream.passed += size
@@ -225,7 +169,7 @@ class H2Server:
     def reset(self, stream: ServerStream, code: int) -> None:
         """Break a stream off."""
         self.sender.drop(stream.out)
-        if not self._is_over:
+        if not self.is_over:
             self._refuse(stream.number, code)
 
     def done(self, stream: ServerStream) -> None:
@@ -246,8 +190,8 @@ class H2Server:
         self.link.write(frame.serialize())
 
     def _close(self) -> None:
-        if not self._is_over:
-            self._is_over = True
+        if not self.is_over:
+            self.is_over = True
             self.link.end()
             self.owner.close_client(None, "client")
 
@@ -267,7 +211,7 @@ class H2Server:
 
     def drain(self) -> None:
         """Say GOAWAY, and close when the last stream is done."""
-        if self._is_going or self._is_over:
+        if self._is_going or self.is_over:
             return
         self._is_going = True
         self._go_away(_ERRORS.NO_ERROR)
@@ -306,6 +250,10 @@ class ServerStream(Stream):
         self.passed = 0  # bytes by which its window was opened again
         self.has_ended = False
         self.exchange = Exchange(server.owner, self, head)
+
+    def received(self, data: bytes) -> None:
+        """A part of the request's body."""
+        self.exchange.request_data(data)
 
     @property
     def queued(self) -> int:
@@ -380,12 +328,7 @@ class _Nobody:
     def done(self) -> None: ...
 
 
-_HANDLERS: dict[type[events.Event], Any] = {
-    events.RequestReceived: H2Server._request,
-    events.DataReceived: H2Server._data,
-    events.TrailersReceived: H2Server._trailers,
-    events.StreamEnded: H2Server._ended,
+H2Server.handlers = ALIKE | {
     events.StreamReset: H2Server._reset,
-    events.WindowUpdated: H2Server._window,
     events.RemoteSettingsChanged: H2Server._settings,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import h2.errors
@@ -10,7 +11,7 @@ from proxy.inspect.http.h2_wire import ACKNOWLEDGED_AT, Outgoing
 from proxy.inspect.http.messages import Headers
 
 
-class Stream:
+class Stream(ABC):
     """One stream. Its window follows what the far side of its exchange takes."""
 
     __slots__ = ("_acknowledge", "is_paused", "number", "out", "trailers", "unacknowledged")
@@ -23,6 +24,10 @@ class Stream:
         self.is_paused = False
         self.unacknowledged = 0  # bytes by which the windows stay shut
         self._acknowledge = acknowledge
+
+    @abstractmethod
+    def received(self, data: bytes) -> None:
+        """A part of the body has come."""
 
     def took(self, size: int) -> None:
         """So much has come: the peer may send as much again, unless the far side does not take it."""
