@@ -250,7 +250,7 @@ class ControlClient:
         if isinstance(error, FileNotFoundError):
             return f"no proxy is running here: there is no control socket {path}"
         if isinstance(error, ConnectionRefusedError):
-            return f"the proxy that made the control socket {path} is gone"
+            return f"the proxy of the control socket {path} has ended"
         if isinstance(error, PermissionError):
             return f"not allowed to open the control socket {path}: only root and the user that runs the proxy are"
         if isinstance(error, TimeoutError):

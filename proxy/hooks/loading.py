@@ -49,9 +49,9 @@ def problems(kind: type[Hooks[Any]]) -> Iterator[str]:
             if member is not getattr(Hooks, name):
                 yield from _signature_problems(name, member)
         elif hasattr(member, OPTIONS):
-            yield f"@hook on {name}, which is no hook{_suggest(name, NAMES)}"
+            yield f"@hook on {name}, which is not a hook{_suggest(name, NAMES)}"
         elif inspect.iscoroutinefunction(member) and not name.startswith("_") and (meant := _suggest(name, NAMES)):
-            yield f"{name} is no hook{meant} (methods of its own begin with an underscore, or have another name)"
+            yield f"{name} is not a hook{meant} (methods of its own begin with an underscore, or have another name)"
     yield from _option_problems("timeout_s and fail_open", kind.timeout_s, kind.fail_open)
 
 
@@ -91,7 +91,7 @@ def _file(name: str, path: Path) -> ModuleType:
         raise ProxyError(f"hooks '{name}': no file {path}{_beside(path)}")
     spec = importlib.util.spec_from_file_location(f"proxy_hooks_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ProxyError(f"hooks '{name}': {path} is no Python file")
+        raise ProxyError(f"hooks '{name}': {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses and pickle look for the classes in it
     try:

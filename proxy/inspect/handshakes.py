@@ -85,7 +85,7 @@ class Handshake:
 def towards_origin(
     tls: TenantTLS, sock: socket.socket, name: str, endpoint: tuple[str, int], alpn: Sequence[str], verified: bool
 ) -> ssl.SSLSocket:
-    """The origin's socket, ready to shake hands, in place of `sock`; ValueError when `name` is no host name."""
+    """The origin's socket, ready to shake hands, in place of `sock`; ValueError: `name` is not a host name."""
     context = tls.towards_origin(verified)
     set_alpn(context, alpn)
     return context.wrap_socket(

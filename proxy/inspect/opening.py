@@ -94,7 +94,7 @@ class Opening:
         if finding.protocol is not Sniffed.UNKNOWN:
             session.protocol = finding.protocol.value
         if self._level == "ssh" and finding.protocol is not Sniffed.SSH:
-            self._pass(finding.why or "it is no SSH")
+            self._pass(finding.why or "it is not SSH")
         elif finding.hello is not None and finding.has_ended:  # it waits for no answer: nothing can come of it
             session.end("client_closed", "client")
         elif finding.hello is not None:
@@ -104,7 +104,7 @@ class Opening:
         elif finding.protocol in (Sniffed.HTTP1, Sniffed.HTTP2) and self._level == "http":
             reader = READERS.get(finding.protocol.value)
             if reader is None:
-                self._pass("nobody here reads it")
+                self._pass("no inspector reads this protocol")
             else:
                 self._open_plain(reader)
         else:

@@ -344,7 +344,7 @@ class Inspectors:
         self.deaths += 1
         status = reap(handle.process)
         log.error(
-            "inspector %d (pid %d) is gone (%s), and %d sessions with it", handle.number, handle.pid, status, sessions
+            "inspector %d (pid %d) has ended (%s), and %d sessions with it", handle.number, handle.pid, status, sessions
         )
 
     def _idlest(self) -> InspectorHandle:

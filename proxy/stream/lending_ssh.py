@@ -116,7 +116,7 @@ class SSHLender:
     ) -> str:
         ssh, user = self._settings_of(flow), wanted.user
         if ssh.onward != "certificate":
-            raise ProxyError("this tenant's origins are not shown certificates")
+            raise ProxyError("this tenant's sessions do not log in with certificates")
         # Whom the tunnel names is a fact of ours; only where it names nobody is the inspector believed.
         identity = flow.carrier.user or wanted.identity
         _grant(ssh, grants, identity, user, is_asked)
@@ -143,14 +143,14 @@ class SSHLender:
         ssh = self._settings_of(flow)
         key = self._signing.get((flow.tenant.name, wanted.key), {}).get(wanted.public)
         if key is None or (wanted.key == "onward" and ssh.onward != "key"):
-            raise ProxyError("there is no such key")
+            raise ProxyError("the key does not exist")
         if wanted.key == "onward":
             user = _requested_user(wanted.data, key.blob, wanted.algorithm)
             if user is None:
-                raise ProxyError("that is no request to be let in by this key")
+                raise ProxyError("not an authentication request for this key")
             _grant(ssh, grants, flow.carrier.user, user, is_asked)
         elif len(wanted.data) not in DIGESTS:
-            raise ProxyError("that is no exchange hash")
+            raise ProxyError("not an exchange hash")
         return key.sign(wanted.data, wanted.algorithm)
 
     def recording(self, tenant: str, wanted: RecordingWanted) -> tuple[RecordingAnswer, list[int]]:
@@ -173,7 +173,7 @@ class SSHLender:
     def _settings_of(self, flow: Flow) -> SSHInspection:
         ssh = self._tenants.get(flow.tenant.name)
         if ssh is None:
-            raise ProxyError("this tenant's SSH sessions are not read")
+            raise ProxyError("this tenant's SSH sessions are not inspected")
         return ssh
 
 
@@ -190,13 +190,13 @@ def _permits(ssh: SSHInspection) -> list[str]:
 def _grant(ssh: SSHInspection, grants: SSHGrants, identity: str | None, user: str, is_asked: bool) -> None:
     """Let the session log in as this user at its origin, and as nobody else. Raises ProxyError when it may not."""
     if not is_user_name(user):
-        raise ProxyError("that is no user name")
+        raise ProxyError("not a valid user name")
     if grants.user not in (None, user):
-        raise ProxyError(f"this session is '{grants.user}' at its origin already")
+        raise ProxyError(f"this session already logs in as '{grants.user}'")
     if not may_be(ssh.logins, identity, user):
-        raise ProxyError(f"'{identity}' may not be '{user}' at an origin")
+        raise ProxyError(f"'{identity}' may not log in as '{user}' at an origin")
     if is_asked and user not in grants.approved:
-        raise ProxyError(f"the application has not let in '{user}'")
+        raise ProxyError(f"the application has not accepted '{user}'")
     grants.user = user
 
 

@@ -153,7 +153,7 @@ def community_number(digest: bytes | None) -> int | None:
 
 
 def community_digest(text: str) -> bytes | None:
-    """The 20 bytes of `1:<base64>`; None of what is no community id."""
+    """The 20 bytes of `1:<base64>`; None: not a community id."""
     try:
         digest = binascii.a2b_base64(text[2:])
     except binascii.Error:

@@ -62,7 +62,7 @@ def test_what_only_a_running_proxy_has_fails_as_before(gone):
     for words in (("--live",), ("kill", "f00000001"), ("watch",)):
         code, out, err = gone(*words, *ACME)
         assert (code, out) == (1, "")
-        assert "is gone" in err
+        assert "has ended" in err
         assert SAID not in err
 
 

@@ -91,7 +91,7 @@ def test_no_socket(path):
 def test_a_dead_proxys_socket(path):
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
-    with pytest.raises(ControlError, match="is gone"):
+    with pytest.raises(ControlError, match="has ended"):
         ControlClient(path).status()
 
 

@@ -78,7 +78,7 @@ def test_missing_file_is_named_with_the_one_that_is_like_it(tmp_path):
         ("def f(:\n", "mine.py:1: invalid syntax"),
         (GOOD.replace("Mine", "Other"), "no class 'Mine' there"),
         (GOOD + "    def __init__(self):\n        self.x = self.y\n", "AttributeError: 'Mine' object has no"),
-        (GOOD.replace("flow_start", "flow_strat"), "flow_strat is no hook; did you mean 'flow_start'?"),
+        (GOOD.replace("flow_start", "flow_strat"), "flow_strat is not a hook; did you mean 'flow_start'?"),
         (GOOD.replace("async def", "def"), "flow_start must be 'async def'"),
         (GOOD.replace("flow)", "flow, more)"), "cannot be called as flow_start(self, flow): missing a required"),
         (GOOD.replace("(self, flow)", "(self)"), "cannot be called as flow_start(self, flow): too many positional"),
@@ -93,7 +93,7 @@ def test_missing_file_is_named_with_the_one_that_is_like_it(tmp_path):
             GOOD.replace("import Hooks", "import Hooks, hook").replace(
                 "    async def flow_start", "    @hook(timeout_s=1)\n    async def flow_begin"
             ),
-            "@hook on flow_begin, which is no hook",
+            "@hook on flow_begin, which is not a hook",
         ),
     ],
 )  # fmt: skip

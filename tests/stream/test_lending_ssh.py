@@ -57,7 +57,7 @@ def test_a_forged_question_names_another_user(tmp_path):
     asker = Asker(tmp_path, logins=LOGINS)
     for user in "root", "guest", "", "al\nice", "../alice", "-oProxyCommand=x":
         assert asker.certificate(user).certificate is None
-    assert asker.certificate("root").error == "'alice@acme.example' may not be 'root' at an origin"
+    assert asker.certificate("root").error == "'alice@acme.example' may not log in as 'root' at an origin"
     assert asker.certificate("deploy").certificate is not None
 
 
@@ -81,7 +81,7 @@ def test_a_session_is_one_user_at_its_origin(tmp_path):
 
 def test_whom_the_application_has_not_let_in_gets_nothing(tmp_path):
     asker = Asker(tmp_path, is_asked=True)
-    assert asker.certificate("alice").error == "the application has not let in 'alice'"
+    assert asker.certificate("alice").error == "the application has not accepted 'alice'"
     asker.grants.approved.add("alice")
     assert asker.certificate("alice").certificate is not None
 
@@ -89,13 +89,13 @@ def test_whom_the_application_has_not_let_in_gets_nothing(tmp_path):
 def test_another_tenant_has_no_ca_here(tmp_path):
     asker = Asker(tmp_path)
     asker.flow.tenant.name = "globex"
-    assert asker.certificate().error == "this tenant's SSH sessions are not read"
+    assert asker.certificate().error == "this tenant's SSH sessions are not inspected"
 
 
 def test_the_host_key_signs_exchange_hashes_and_nothing_else(tmp_path):
     asker = Asker(tmp_path)
     for data in b"", b"x" * 31, b"x" * 33, b"\x00" * 500:
-        assert asker.sign("host", data).error == "that is no exchange hash"
+        assert asker.sign("host", data).error == "not an exchange hash"
     signature = asker.sign("host", b"h" * 32).signature
     assert verifies(asker.rules.host_key, signature, b"h" * 32)
     assert "PRIVATE" not in repr(asker.rules)
@@ -115,7 +115,7 @@ def test_the_onward_key_signs_requests_to_be_let_in_as_who_one_may_be(tmp_path):
 
 
 def test_there_is_no_onward_key_unless_one_is_configured(tmp_path):
-    assert Asker(tmp_path).sign("onward", b"").error == "there is no such key"
+    assert Asker(tmp_path).sign("onward", b"").error == "the key does not exist"
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), [("ecdsa", "ecdsa-sha2-nistp256"), ("rsa", "rsa-sha2-512")])

@@ -122,7 +122,7 @@ class FrameReader:
                 return Fault.CONTROL_FRAME, "a control frame that is fragmented or longer than 125 bytes"
         elif opcode == CONTINUATION:
             if not self._is_fragmented:
-                return Fault.BAD_FRAGMENT, "a continuation of no message"
+                return Fault.BAD_FRAGMENT, "a continuation without a message"
         elif opcode not in _DATA:
             return Fault.BAD_OPCODE, f"opcode {opcode:#x}"
         elif self._is_fragmented:
@@ -156,7 +156,7 @@ class FrameReader:
         try:
             payload[2:].decode()
         except UnicodeDecodeError:
-            return Fault.BAD_MESSAGE, "a close frame with a reason that is no UTF-8"
+            return Fault.BAD_MESSAGE, "a close frame whose reason is not UTF-8"
         return None
 
 

@@ -109,7 +109,7 @@ class H1Client:
         elif self._is_waiting:
             self._begin(data)
         elif self._reader is None:
-            self._fail(Fault.ORIGIN_PROTOCOL, "the origin has sent what was not asked for")
+            self._fail(Fault.ORIGIN_PROTOCOL, "the origin has sent data without a request")
         else:
             self._reader.receive_data(data)
             self._read()

@@ -121,7 +121,7 @@ class H1Server:
             if len(buffer) > self._limits.header_bytes:
                 raise HttpError(Fault.HEADERS_TOO_LARGE, f"a head of more than {self._limits.header_bytes} bytes")
             if buffer and buffer[0] < 0x21 and buffer[0] not in b"\r\n":  # no method begins so: TLS, binary, blanks
-                raise HttpError(Fault.BAD_REQUEST, "what no request begins with")
+                raise HttpError(Fault.BAD_REQUEST, "not the beginning of a request")
             h1_wire.check_line_ends(buffer, self._searched)
             self._searched = len(buffer)
             if buffer and self.head_began is None:

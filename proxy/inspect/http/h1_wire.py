@@ -127,7 +127,7 @@ def _target(head: RequestHead) -> None:
         head.scheme, head.authority, head.path = parts[1].lower(), parts[2], parts[3] or b"/"
         head.is_absolute = True
     if not _HOST.fullmatch(head.authority):
-        raise HttpError(Fault.BAD_REQUEST, "the host has characters that no host has")
+        raise HttpError(Fault.BAD_REQUEST, "invalid characters in the host")
 
 
 def _fault(error: h11.RemoteProtocolError) -> Fault:

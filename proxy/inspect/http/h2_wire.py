@@ -233,7 +233,7 @@ def read_request(fields: Headers, limits: Limits, scheme: bytes, *, is_complete:
         raise HttpError(Fault.BAD_REQUEST, "a scheme that is neither http nor https")
     if is_tunnel and protocol is not None:  # RFC 8441: what is GET with Upgrade in HTTP/1.1
         if not _METHOD.fullmatch(protocol):
-            raise HttpError(Fault.BAD_REQUEST, "a protocol that is no token")
+            raise HttpError(Fault.BAD_REQUEST, "a protocol that is not a token")
         head.method, head.protocol = b"GET", bytes(protocol)
     head.is_bodiless = is_complete or is_tunnel
     return head
@@ -263,7 +263,7 @@ def read_response(fields: Headers, limits: Limits) -> ResponseHead:
         head.size += len(name) + len(value) + 2
         if name == b":status":
             if len(value) != 3 or not value.isdigit():
-                raise HttpError(Fault.ORIGIN_PROTOCOL, "a status that is no number")
+                raise HttpError(Fault.ORIGIN_PROTOCOL, "a status that is not a number")
             head.status = int(value)
         elif name == b"content-length":
             head.length = int(value)

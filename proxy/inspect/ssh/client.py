@@ -67,7 +67,7 @@ class Server(asyncssh.SSHServer):
         view = self._bridge.view
         flow, rules = view.flow, view.rules
         if not is_user_name(username):
-            raise asyncssh.PermissionDenied("that is no user name")
+            raise asyncssh.PermissionDenied("not a valid user name")
         if flow.user is not None and not may_be(rules.logins, flow.user, username):
             raise asyncssh.PermissionDenied(f"{flow.user} may not be {username} here")
         self._bridge.wants_to_be(username)

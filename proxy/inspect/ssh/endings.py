@@ -39,7 +39,7 @@ def how_client_ended(error: Exception | None, is_let_in: bool) -> Outcome:
     if isinstance(error, OSError):
         return Outcome("client_reset", "client")
     if error is not None and not isinstance(error, asyncssh.Error):  # asyncssh stumbled over what it was sent
-        return Outcome("client_protocol_error", "client", f"what it says is no SSH ({type(error).__name__})")
+        return Outcome("client_protocol_error", "client", f"it does not speak SSH ({type(error).__name__})")
     return Outcome("client_closed", "client", None if is_let_in else "it left before it had logged in")
 
 
@@ -55,7 +55,7 @@ def how_origin_ended(error: Exception | None) -> Outcome:
     if isinstance(error, asyncssh.DisconnectError) and not _is_peers(error):
         return Outcome("origin_protocol_error", "origin", printable(error.reason))
     if error is not None and not isinstance(error, asyncssh.Error):
-        return Outcome("origin_protocol_error", "origin", f"what it says is no SSH ({type(error).__name__})")
+        return Outcome("origin_protocol_error", "origin", f"it does not speak SSH ({type(error).__name__})")
     return Outcome("origin_closed", "origin")
 
 

@@ -92,7 +92,7 @@ async def connect(bridge: Bridging, sock: socket.socket, user: str, identity: st
             message = f"the host key of {where} {what} ({error.reason}): the proxy does not connect to it"
             raise ProxyError(message, side="origin") from error
         except asyncssh.PermissionDenied as error:
-            raise ProxyError(f"{where} does not let the proxy in as '{printable(user)}'", side="origin") from error
+            raise ProxyError(f"{where} does not accept the proxy as '{printable(user)}'", side="origin") from error
         except asyncssh.KeyExchangeFailed as error:
             raise ProxyError(f"no algorithms in common with {where}: {error.reason}", side="origin") from error
         except (asyncssh.Error, OSError, ValueError) as error:
@@ -106,7 +106,7 @@ def _words(error: Exception) -> str:
         return printable(error.reason)
     if isinstance(error, OSError):
         return error.strerror or "no answer in time"
-    return "what it says is no SSH"
+    return "it does not speak SSH"
 
 
 @lru_cache(maxsize=32)

@@ -117,7 +117,7 @@ class SSHSession:
         said, descriptor = await self._asked(lambda request: RecordingWanted(request, number, name))
         assert isinstance(said, RecordingAnswer)
         if descriptor is None:
-            raise ProxyError(said.error or "there is no place for the recording")
+            raise ProxyError(said.error or "the recording could not be created")
         return descriptor
 
     def opened(self, channel_id: str, end: Callable[[str], None], terminal: Terminal | None) -> None:

@@ -42,7 +42,7 @@ def test_the_banner_of_the_origin_is_shown_before_its_user_is_in(world):
 def test_a_refusal_of_the_origin_is_read_and_no_login_seems_to_have_succeeded(world):
     done = world.ssh("true", options=["-v", "-l", "nobody-of-that-name"])
     assert done.returncode == 255
-    assert "does not let the proxy in as 'nobody-of-that-name'" in done.stderr
+    assert "does not accept the proxy as 'nobody-of-that-name'" in done.stderr
     assert "Authenticated to" not in done.stderr
 
 

@@ -104,7 +104,7 @@ def test_an_origin_that_knows_no_keys_is_asked_whether_it_wants_any_proof_and_th
     with (
         origin(place, has_methods=False) as port,
         World(place, port, known_hosts="* " + (place / "origin_key.pub").read_text()) as world,
-        pytest.raises(asyncssh.DisconnectError, match="does not let the proxy in"),
+        pytest.raises(asyncssh.DisconnectError, match="does not accept the proxy"),
     ):
         asyncio.run(run_true(world))
     assert Origin.asked == ["publickey signed", "none"]
