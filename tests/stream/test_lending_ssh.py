@@ -76,7 +76,7 @@ def test_where_the_tunnel_names_nobody_the_proof_counts(tmp_path):
 def test_a_session_is_one_user_at_its_origin(tmp_path):
     asker = Asker(tmp_path)
     assert asker.certificate("alice").certificate is not None
-    assert asker.certificate("root").error == "this session is 'alice' at its origin already"
+    assert asker.certificate("root").error == "this session already logs in as 'alice'"
 
 
 def test_whom_the_application_has_not_let_in_gets_nothing(tmp_path):
