@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import h2.errors
 import h2.events as events
 import h2.exceptions
@@ -19,6 +21,7 @@ from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
 
 _ERRORS = h2.errors.ErrorCodes
 _NO_BODY = (204, 304)
+STOP_S = 0.5  # after its answer a client that still sends is told to stop: curl loses an answer that comes with a reset
 
 
 class H2Server(H2End["ServerStream"]):
@@ -30,6 +33,7 @@ class H2Server(H2End["ServerStream"]):
         self._scheme = scheme
         self._wide: int | None = None  # the stream that has a wider window
         self._is_widened = False  # the connection's window has room for one
+        self._stops: dict[int, float] = {}  # streams that were answered before their requests were complete: until when
         self.idle_since = owner.session.now()
 
     def start(self) -> None:
@@ -184,6 +188,11 @@ class H2Server(H2End["ServerStream"]):
             else:
                 self.owner.wake(self.idle_since + self.owner.limits.idle_s)
 
+    def stop_later(self, number: int) -> None:
+        """Tell the client, should it still send by then, that nobody needs the rest of this request."""
+        self._stops[number] = at = self._now() + STOP_S
+        self.owner.wake(at)
+
     def _go_away(self, code: int, detail: bytes = b"") -> None:
         last = self.h2.highest_inbound_stream_id
         frame = GoAwayFrame(0, last_stream_id=last, error_code=code, additional_data=detail)
@@ -224,15 +233,21 @@ class H2Server(H2End["ServerStream"]):
     def due(self, now: float) -> float:
         """When the first of the streams has to have moved, or when the connection has been idle for too long."""
         limits = self.owner.limits
+        stop = min(self._stops.values(), default=math.inf)
         if not self.streams:
-            return self.idle_since + limits.idle_s
-        return min(timing.due(stream.exchange, limits) for stream in self.streams.values())
+            return min(stop, self.idle_since + limits.idle_s)
+        return min(stop, *(timing.due(stream.exchange, limits) for stream in self.streams.values()))
 
     def expired(self, now: float) -> None:
         """It has not."""
         limits = self.owner.limits
+        for number in [number for number, at in self._stops.items() if at <= now]:
+            del self._stops[number]
+            if not self.is_over:
+                self._refuse(number, _ERRORS.NO_ERROR)
         if not self.streams:
-            self.drain()
+            if self.idle_since + limits.idle_s <= now:
+                self.drain()
             return
         for stream in list(self.streams.values()):
             if timing.due(stream.exchange, limits) <= now:
@@ -308,7 +323,7 @@ class ServerStream(Stream):
         """Both are complete. Who has not sent all of a request that was answered is told to stop."""
         self.resume()
         if not self.has_ended and self.out.is_over:
-            self.server.reset(self, _ERRORS.NO_ERROR)
+            self.server.stop_later(self.number)
         self.server.done(self)
 
 
