@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.inspect.test_http_programs import http2
 from tests.inspect.test_http_sessions import answer, curl
 from tests.inspect.world import CONFIGURATION, ReadingStage, client_context, echo, speaking
 from tests.netns import needs_root
@@ -70,6 +71,13 @@ def test_a_request_that_is_forbidden_is_answered_with_a_page(stage, laptop):
     where = ("--next", "-sS", "--cacert", stage.client_trust, "--resolve", f"wiki.lab:{port}:10.50.0.10")
     done = curl(stage, laptop, port, "-o", "/dev/null", f"https://wiki.lab:{port}/secret", *where, "-w", "%{http_code}")
     assert "403" in done.stdout, done
+
+
+def test_an_upload_over_http_2_that_is_forbidden_is_answered_with_a_page(stage, laptop, tmp_path):
+    port = stage.serve(http2, stage.server_context(alpn=("h2",)))
+    (tmp_path / "up").write_bytes(bytes(2_000_000))
+    done = curl(stage, laptop, port, "--http2", "-T", str(tmp_path / "up"), "-o", "/dev/null", path="/secret")
+    assert done.stdout == "\n2 403", done.stderr  # curl 7.88 says 000 when it is told to stop in the same piece
 
 
 def test_limits_are_the_proxys_and_rules_about_responses_are_asked_when_those_are_there(stage, laptop):
