@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--processors", type=int, default=1, help="of the guest (%(default)s); two cost more than they bring"
     )
-    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for all of it (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for all of it (%(default)s)")
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     options, command = parser.parse_args(arguments[:cut]), arguments[cut + 1 :]
     if options.task in ("run", "auto") and not command:

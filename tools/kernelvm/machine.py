@@ -53,7 +53,7 @@ class Machine:
     kernel: Path
     memory: str = "1G"
     processors: int = 1
-    timeout_s: float = 600
+    timeout_s: float = 900
     log: list[str] = field(default_factory=list)  # the guest's output before and after the command
 
     def run(self, command: Sequence[str]) -> int:
