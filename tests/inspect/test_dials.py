@@ -1,14 +1,19 @@
-"""Why an origin beside the session's own cannot be had: records tell refused, silent and unreachable apart."""
+"""Origins beside the session's own: why one cannot be reached, and what becomes of those that are over."""
 
 import errno
 import os
+import socket
 
 import pytest
 
 from proxy.errors import ProxyError
 from proxy.inspect.dials import Dial
 from proxy.inspect.http.origins import fault_of
-from proxy.session.messages import DialAnswer
+from proxy.inspect.session import Session
+from proxy.session.messages import DialAnswer, DialOver
+from tests.inspect.home import Home
+from tests.inspect.http.talk import FLOW
+from tests.loops import open_descriptors, running
 
 
 @pytest.mark.parametrize(
@@ -26,3 +31,58 @@ def test_what_the_kernel_said_of_a_connection(code, fault):
     (error,) = told
     assert isinstance(error, ProxyError)
     assert (fault_of(error), str(error)) == (fault, os.strerror(code))
+
+
+class Receiver:
+    """Hears nothing."""
+
+    def received(self, data): ...
+    def ended(self): ...
+    def broken(self, error): ...
+    def drained(self): ...
+
+
+class DiallingHome(Home):
+    """Each connection that is wanted is there at once; `origins` are the far ends."""
+
+    def __init__(self, poller):
+        super().__init__(poller)
+        self.origins = []
+
+    def tls_of(self, tenant):
+        return None
+
+    def ask_proxy(self, wanted, then):
+        request = len(self.origins) + 1
+        wanted(request)
+        near, far = socket.socketpair()
+        self.origins.append(far)
+        then(DialAnswer(request), [near.detach()])
+
+
+def test_a_long_session_keeps_no_connection_that_is_over():
+    before = open_descriptors()
+    with running() as loop:
+        home = loop.call(lambda: DiallingHome(loop.poller))
+        client, origin = socket.socketpair()
+        session = Session(home, 1, FLOW, "http", client, origin)
+        streams = []
+
+        def dial():
+            session.dial("192.0.2.1", 80, server_name=None, alpn=(), receiver=Receiver(), then=streams.append)
+
+        for count in range(1, 6):
+            loop.call(dial)
+            assert len(streams) == count
+            home.origins[-1].close()
+            loop.until(lambda: streams[-1]._is_eof)
+            loop.call(streams[-1].end)
+        loop.call(dial)
+        said = [(each.session, each.request) for each in home.sent if isinstance(each, DialOver)]
+        assert said == [(1, number) for number in range(1, 6)]
+        own = 3 + 2  # the loop's epoll and its pair, and the session's two sockets
+        assert len(open_descriptors() - before) <= own + 2 + 1
+        loop.call(session.killed)
+        home.origins[-1].close()
+        for far in home.origins:
+            far.close()

@@ -7,34 +7,15 @@ import socket
 
 import pytest
 
-from proxy.flow.timers import Wheel
 from proxy.inspect.session import FINISH_S, Session
-from proxy.inspect.sockets import SocketStream, Turn
+from proxy.inspect.sockets import SocketStream
 from proxy.inspect.stream import Side
+from tests.inspect.home import Home
 from tests.inspect.http.talk import FLOW
 from tests.loops import running
 
 QUEUED = 400_000
 TAKEN = 100_000
-
-
-class Home:
-    """As much of an inspector as the end of a session needs; its clock is set."""
-
-    def __init__(self, poller):
-        self.poller, self.turn, self.wheel = poller, Turn(), Wheel()
-        self.clock = 1_000.0
-        self.sent = []
-        self.forgotten = []
-
-    def now(self):
-        return self.clock
-
-    def send(self, message):
-        self.sent.append(message)
-
-    def forget(self, session):
-        self.forgotten.append(session)
 
 
 class Quiet:

@@ -231,7 +231,7 @@ class H2Server(H2End["ServerStream"]):
             self._close()
 
     def due(self, now: float) -> float:
-        """When the first of the streams has to have moved, or when the connection has been idle for too long."""
+        """When a stream has to have moved, or is to be stopped, or the connection has been idle for too long."""
         limits = self.owner.limits
         stop = min(self._stops.values(), default=math.inf)
         if not self.streams:

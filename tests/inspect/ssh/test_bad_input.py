@@ -11,12 +11,12 @@ import threading
 
 import asyncssh
 import pytest
-from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_OPEN, MSG_CHANNEL_REQUEST, MSG_GLOBAL_REQUEST
+from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_CHANNEL_REQUEST, MSG_GLOBAL_REQUEST
 from asyncssh.packet import Boolean, String, UInt32
 
-from proxy.ca.ssh import SSHKeys
 from proxy.inspect.ssh import connections
-from tests.inspect.ssh.world import SSHD, USER, World, known_line, sshd, wait_until
+from tests.inspect.ssh.misdeeds import a_wrong_mac, beyond_the_window, to_no_channel
+from tests.inspect.ssh.world import SSHD, USER, World, known_line, wait_until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
 
@@ -24,19 +24,6 @@ CHANNELS = 2_000  # ten thousand take 8 s of a core
 BANNER = b"SSH-2.0-test\r\n"
 NO_PACKET = "it does not speak SSH (PacketDecodeError)"
 STRICT = b"kex-strict-c-v00@openssh.com"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("bad")
-    (place / "ca.pub").write_text(SSHKeys(place).user_ca("acme") + "\n")
-    return place
-
-
-@pytest.fixture(scope="module")
-def origin(place):
-    with sshd(place) as port:
-        yield port
 
 
 @pytest.fixture(scope="module")
@@ -202,24 +189,10 @@ def test_a_flood_of_requests_ends_the_session(world, kind):
     assert ended.detail == "too many requests at once"
 
 
-def corrupted(conn):
-    conn._transport.write(struct.pack("!I", 32) + b"\xa5" * 60)
-
-
-def beyond_the_window(conn):
-    [chan] = conn._channels.values()
-    for _ in range(200):
-        chan.send_packet(MSG_CHANNEL_DATA, String(bytes(32_768)))
-
-
-def to_no_channel(conn):
-    conn.send_packet(MSG_CHANNEL_DATA, UInt32(77), String(b"x"))
-
-
 @pytest.mark.parametrize(
     ("deed", "words"),
     [
-        (corrupted, "a packet with a wrong MAC"),
+        (a_wrong_mac, "a packet with a wrong MAC"),
         (beyond_the_window, "Window exceeded"),
         (to_no_channel, "Invalid channel number"),
     ],

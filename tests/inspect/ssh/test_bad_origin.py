@@ -10,11 +10,12 @@ import threading
 
 import asyncssh
 import pytest
-from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_SUCCESS, MSG_NEWKEYS
+from asyncssh.constants import MSG_CHANNEL_SUCCESS, MSG_NEWKEYS
 from asyncssh.packet import String, UInt32
 
 from proxy.ca.ssh import SSHKeys
 from proxy.inspect.ssh import bridge
+from tests.inspect.ssh.misdeeds import a_wrong_mac, beyond_the_window, to_no_channel
 from tests.inspect.ssh.test_bad_input import BANNER, kexinit, outcome, packet
 from tests.inspect.ssh.world import USER, World, wait_until
 
@@ -152,20 +153,6 @@ def peer(place, **options):
         loop.call_soon_threadsafe(stop.set)
         thread.join(20)
         loop.close()
-
-
-def beyond_the_window(conn):
-    [chan] = conn._channels.values()
-    for _ in range(200):
-        chan.send_packet(MSG_CHANNEL_DATA, String(bytes(32_768)))
-
-
-def to_no_channel(conn):
-    conn.send_packet(MSG_CHANNEL_DATA, UInt32(77), String(b"x"))
-
-
-def a_wrong_mac(conn):
-    conn._transport.write(struct.pack("!I", 32) + b"\xa5" * 60)
 
 
 def an_answer_to_nothing(conn):

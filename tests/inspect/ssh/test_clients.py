@@ -6,25 +6,11 @@ import subprocess
 
 import pytest
 
-from proxy.ca.ssh import SSHKeys
 from proxy.inspect.ssh.forwarding import Beginning
 from proxy.verdict import Decision, Ruling, deny
 from tests.inspect.ssh.world import SSHD, USER, World, known_line, make_key, sshd, wait_until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("clients")
-    (place / "ca.pub").write_text(SSHKeys(place).user_ca("acme") + "\n")
-    return place
-
-
-@pytest.fixture(scope="module")
-def origin(place):
-    with sshd(place) as port:
-        yield port
 
 
 @pytest.fixture(scope="module")

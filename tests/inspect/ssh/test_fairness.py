@@ -8,20 +8,12 @@ import socket
 import asyncssh
 import pytest
 
-from proxy.ca.ssh import SSHKeys
 from tests.inspect.ssh.world import SSHD, USER, World, known_line, sshd, wait_until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
 
 MANY = 10  # a window of each is more than a session may hold unsent
 AHEAD = 1 << 20  # bytes that a key's echo may wait for: this client's kernel buffer is a good part of them
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("fair")
-    (place / "ca.pub").write_text(SSHKeys(place).user_ca("acme") + "\n")
-    return place
 
 
 @pytest.fixture(scope="module")

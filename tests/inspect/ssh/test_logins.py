@@ -11,7 +11,7 @@ import pytest
 
 from proxy.ca.ssh import SigningKey, SSHKeys
 from proxy.verdict import ALLOW, PROVED, deny
-from tests.inspect.ssh.world import SSHD, USER, World, known_line, make_key, sshd, wait_until
+from tests.inspect.ssh.world import SSHD, USER, make_key, sshd, wait_until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
 
@@ -29,12 +29,6 @@ def place(tmp_path_factory):
 def origin(place):
     with sshd(place, f"AuthorizedKeysFile {place / 'authorized'}") as port:
         yield port
-
-
-@pytest.fixture
-def world(place, origin):
-    with World(place, origin, known_hosts=known_line(place, origin)) as world:
-        yield world
 
 
 @contextlib.contextmanager

@@ -9,32 +9,12 @@ import sys
 
 import pytest
 
-from proxy.ca.ssh import SSHKeys
 from proxy.verdict import Decision, Ruling, deny
-from tests.inspect.ssh.world import SSHD, USER, World, known_line, sshd, wait_until
+from tests.inspect.ssh.world import SSHD, USER, wait_until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
 
 BIG = 20_000_000
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("ssh")
-    (place / "ca.pub").write_text(SSHKeys(place).user_ca("acme") + "\n")
-    return place
-
-
-@pytest.fixture(scope="module")
-def origin(place):
-    with sshd(place) as port:
-        yield port
-
-
-@pytest.fixture
-def world(place, origin):
-    with World(place, origin, known_hosts=known_line(place, origin)) as world:
-        yield world
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 255])

@@ -14,29 +14,9 @@ import threading
 import asyncssh
 import pytest
 
-from proxy.ca.ssh import SSHKeys
-from tests.inspect.ssh.world import SSHD, USER, World, free_port, known_line, sshd, wait_until
+from tests.inspect.ssh.world import SSHD, USER, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("sessions")
-    (place / "ca.pub").write_text(SSHKeys(place).user_ca("acme") + "\n")
-    return place
-
-
-@pytest.fixture(scope="module")
-def origin(place):
-    with sshd(place) as port:
-        yield port
-
-
-@pytest.fixture
-def world(place, origin):
-    with World(place, origin, known_hosts=known_line(place, origin)) as world:
-        yield world
 
 
 @contextlib.contextmanager
