@@ -50,10 +50,6 @@ class SSHKeys:
         """Create a new host key, and return its public key; the old public key stays readable."""
         return self._rotate(tenant, HOST_KEY)
 
-    def rotate_user_ca(self, tenant: str) -> str:
-        """Create a new CA, and return its public key; origins admit users again once they trust it."""
-        return self._rotate(tenant, USER_CA)
-
     def previous_host_key(self, tenant: str) -> str | None:
         """The public host key before the last rotation."""
         try:
