@@ -1,4 +1,4 @@
-"""A body on its way past the hook `http_body`: shown part by part, and sent on as the hook answers."""
+"""Bodies that do not go straight on: held until it is known where they go, or shown part by part to `http_body`."""
 
 from __future__ import annotations
 
