@@ -5,12 +5,13 @@ exchange       one request and its response: judged, asked about, sent on. Knows
 messages       the heads of requests and responses as exchanges see them
 h1_server      the client's side of HTTP/1.1; h2_server of HTTP/2
 h1_client      the origin's side of HTTP/1.1; h2_client of HTTP/2
-h1_wire        heads and chunks of HTTP/1.1 as they are written, and what h11 lets pass and must not; h1_plain reads most heads
+h1_wire        heads and chunks of HTTP/1.1 as they are written, and what h11 must not let pass; h1_plain: most heads
 h2_end         what both sides of HTTP/2 do alike, and h2_stream what their streams do
 h2_wire        frames out within the peer's windows; h2_guard bounds what comes in
 h2_data        what is as usual passes beside h2: bodies here, heads in h2_heads, their fields in h2_hpack
 origins        the connections to origins, and which of them takes a request
-body           a body that a hook reads, or that waits until it is known where it goes; passing: who waits for whom; ruling: what policies and hooks say
+body           a body that a hook reads, or that waits until it is known where it goes
+passing        who waits for whom; ruling: what policies and hooks say
 forwarding     Via, CDN-Loop, Max-Forwards, Alt-Svc
 rules          facts for the policy phase `http`, and the effects of its verdicts
 websocket      a connection that was upgraded: `frames` checks and counts, `reading` puts messages together for hooks
