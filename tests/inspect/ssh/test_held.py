@@ -82,6 +82,18 @@ def test_a_window_is_opened_by_what_was_passed_on_only():
     assert sent == WINDOW - chan._recv_window + chan.opened
 
 
+def test_a_short_output_is_not_answered_and_a_long_one_in_small_steps():
+    chan, steps = Chan(), []
+    chan._recv_paused = False
+    while chan.opened < WINDOW:
+        before = chan.opened
+        chan._accept_data(bytes(PIECE // 2), None)
+        if chan.opened > before:
+            steps.append(chan.opened - before)
+    assert steps[0] == WINDOW // 4
+    assert set(steps[1:]) == {STEP}
+
+
 class End:
     def __init__(self, name, held):
         self.name, self.peer = name, Chan()
