@@ -21,9 +21,14 @@ async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def cut(writer: asyncio.StreamWriter, last: bytes = b"") -> None:
-    """Close the connection after these bytes, in the middle of a message."""
+    """Close the connection after these bytes, in the middle of a message: with FIN, and not with the RST that unread
+    bytes of the client's would cause."""
     writer.write(last)
-    writer.close()
+    if writer.can_write_eof():
+        writer.write_eof()
+        asyncio.get_running_loop().call_later(LINGER_S, writer.close)
+    else:
+        writer.close()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
