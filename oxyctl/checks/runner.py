@@ -34,7 +34,7 @@ from oxyctl.topology.quantities import seconds
 from oxyctl.traffic.client import GeneratorError
 from proxy.control.client import ControlError
 
-AT_ONCE = 8
+AT_ONCE = 8  # by default
 PAUSE_S = 0.1
 
 JUDGES: dict[type, probes.Judge] = {
@@ -85,9 +85,9 @@ def trials(checks: Sequence[Check]) -> list[Trial]:
     return found
 
 
-async def run(checks: Sequence[Check], session: Session) -> AsyncIterator[Result]:
+async def run(checks: Sequence[Check], session: Session, at_once: int = AT_ONCE) -> AsyncIterator[Result]:
     """Run `checks`. Yields the results in their order, each as soon as all before it are complete."""
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(at_once)
     for _, group in itertools.groupby(trials(checks), key=lambda trial: trial.stage):
         tasks = [asyncio.create_task(_limited(slots, trial, session)) for trial in group]
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -26,7 +26,6 @@ from oxyctl.cli.top import top
 
 app = typer.Typer(
     name="oxyctl",
-    help="Labs around a multi-tenant proxy of raw IP packets, and what the proxy sees.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich alone takes half of the time that `--help` may take
@@ -58,6 +57,23 @@ app.command("top")(top)
 app.command("routes")(routes)
 app.command("capture")(capture)
 app.command("doctor")(doctor)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from proxy import __version__
+
+        typer.echo(f"oxyctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _oxyctl(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Labs around a multi-tenant proxy of raw IP packets, and what the proxy sees."""
 
 
 def main() -> NoReturn:

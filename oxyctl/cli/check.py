@@ -31,6 +31,9 @@ def check(
         Path | None,
         typer.Option("--file", metavar="FILE", help="Take the checks from this lab file instead of the lab's own."),
     ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Checks at once; fewer on a slow machine.")
+    ] = 8,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")] = None,
     output: FormatOption = Format.table,
 ) -> None:
@@ -45,7 +48,7 @@ def check(
 
     directory, patterns = _chosen(list(words or []), lab)
     source, checks = _load(directory, file)
-    results = asyncio.run(run(directory, source.parent, select(checks, patterns), output, junit))
+    results = asyncio.run(run(directory, source.parent, select(checks, patterns), jobs, output, junit))
     if any(result.state != "passed" for result in results):
         raise typer.Exit(ExitCode.CHECK_FAILED)
 

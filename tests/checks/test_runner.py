@@ -27,12 +27,12 @@ def run(monkeypatch):
 
     monkeypatch.setattr(runner, "collect", nothing)
 
-    def call(checks, judge):
+    def call(checks, judge, at_once=8):
         for kind in (PingCheck, ExecCheck, FlowsCheck):
             monkeypatch.setitem(runner.JUDGES, kind, judge)
 
         async def main():
-            return [result async for result in runner.run(checks, None)]
+            return [result async for result in runner.run(checks, None, at_once)]
 
         return asyncio.run(main())
 
@@ -55,6 +55,20 @@ def test_neighbours_run_at_once_and_results_keep_the_order(run, checks):
     results = run(checks(*(PING % (n, n) for n in range(3))), judge)
     assert [result.name for result in results] == ["p0", "p1", "p2"]
     assert ended[-1] == "p0"
+
+
+def test_no_more_run_at_once_than_are_wanted(run, checks):
+    running, most = [], []
+
+    async def judge(check, node, session):
+        running.append(check.name)
+        most.append(len(running))
+        await asyncio.sleep(0)
+        running.remove(check.name)
+        return MET
+
+    assert len(run(checks(*(PING % (n, n) for n in range(4))), judge, at_once=2)) == 4
+    assert max(most) == 2
 
 
 def test_a_program_runs_alone_and_records_are_read_after_all_before(run, checks):

@@ -8,6 +8,7 @@ from typer.main import get_group
 
 from oxyctl.cli import app
 from oxyctl.cli.narrowed import narrowed
+from proxy import __version__
 
 
 def paths(group, *before):
@@ -52,3 +53,10 @@ def test_the_commands_that_others_see_stay():
     narrowed(app, ["status"])
     assert (app.registered_commands, app.registered_groups) == before
     assert isinstance(app, typer.Typer)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--version", "lab", "ls"]])
+def test_the_version_is_shown_and_nothing_is_run(words, capsys):
+    with pytest.raises(SystemExit):
+        narrowed(app, words)(words, prog_name="oxyctl")
+    assert capsys.readouterr().out == f"oxyctl {__version__}\n"
