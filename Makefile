@@ -27,8 +27,8 @@ test: compiled ## Run every test, in parallel
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-kernel: compiled ## Test tunnels and queues of a real kernel: of this one, or of one in a machine of its own
-	OXYCTL_TEST_KERNEL=1 $(BIN)/python -m tools.kernelvm auto -- \
-	  $(BIN)/python -m pytest tests/kernel -m kernel -p no:cacheprovider
+	OXYCTL_TEST_KERNEL=1 $(BIN)/python -m tools.kernelvm --timeout 1500 auto -- \
+	  $(BIN)/python -m pytest tests/kernel -m kernel -p no:cacheprovider --timeout 600 --durations 10
 
 check: $(VENV)/.installed lint ## Format, lint, types and the unit tests: before each commit
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m 'not netns and not slow'

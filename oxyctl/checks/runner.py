@@ -127,16 +127,22 @@ async def _limited(slots: asyncio.Semaphore, trial: Trial, session: Session) -> 
 
 
 async def _try(trial: Trial, session: Session) -> Result:
-    """Try once, or repeatedly until the check passes or its time is over."""
-    check, begin, attempts = trial.check, time.monotonic(), 0
-    deadline = begin + (seconds(check.retry_until) if check.retry_until is not None else 0)
+    """Try once, or repeatedly until the check passes or its time is over.
+
+    That time begins with the first failure: the first attempt may have started the node's traffic generator, and waited
+    for those of other nodes.
+    """
+    check, begin, attempts, deadline = trial.check, time.monotonic(), 0, None
     while True:
         attempts += 1
         try:
             verdict, is_broken = await JUDGES[type(check)](check, trial.node or "", session), False
         except (OxyctlError, GeneratorError, ControlError, OSError) as error:
             verdict, is_broken = Verdict(False, check.summary(), "", f"could not be carried out: {error}"), True
-        if verdict.is_met or time.monotonic() >= deadline:
+        now = time.monotonic()
+        if deadline is None:
+            deadline = now + (seconds(check.retry_until) if check.retry_until is not None else 0)
+        if verdict.is_met or now >= deadline:
             break
         await asyncio.sleep(PAUSE_S)
     duration_ms = (time.monotonic() - begin) * 1e3

@@ -114,7 +114,7 @@ class Node(Part, frozen=True, tag_field="kind"):
 
 
 class Check(Part, kw_only=True, frozen=True, tag_field="kind"):
-    """A condition that must be true. It is checked once, or repeatedly for at most `retry_until`."""
+    """A condition that must be true. It is checked once, or again for at most `retry_until` after it has failed."""
 
     name: str | None = None
     timeout: Duration = 5  # of each attempt

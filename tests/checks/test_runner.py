@@ -136,6 +136,17 @@ def test_a_check_is_tried_until_its_time_is_over_or_once(run, checks):
     assert often.describe()[3].startswith(f"attempts: {often.attempts} in ")
 
 
+def test_a_first_attempt_may_take_longer_than_all_others_may(run, checks):
+    verdicts = iter([NOT_MET, MET])
+
+    async def judge(check, node, session):
+        await asyncio.sleep(0.05)
+        return next(verdicts)
+
+    (result,) = run(checks(PING % (1, 1) + ", retry_until: 10ms"), judge)
+    assert (result.state, result.attempts) == ("passed", 2)
+
+
 def test_what_cannot_be_tried_is_broken(run, checks):
     async def judge(check, node, session):
         raise OxyctlError("the lab has just ended")

@@ -17,7 +17,7 @@ from oxyctl.supervise.requests import Impair
 from oxyctl.supervise.state import lab_directory
 from tests.labs.conftest import links
 
-TIMEOUT_S = 90
+TIMEOUT_S = 240
 
 
 class KernelLab:
@@ -37,7 +37,7 @@ class KernelLab:
     def exec(self, node, script):
         """What a script printed in `node`."""
         command = command_in(self.directory, node, ["sh", "-c", script])
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
 @contextlib.contextmanager
