@@ -61,9 +61,9 @@ app.command("doctor")(doctor)
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        from proxy import __version__
+        from importlib.metadata import version
 
-        typer.echo(f"oxyctl {__version__}")
+        typer.echo(f"oxyctl {version('oxyctl')}")
         raise typer.Exit
 
 
