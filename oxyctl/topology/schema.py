@@ -68,7 +68,7 @@ DESCRIPTIONS: dict[str, dict[str, str]] = {
         # checks
         "name": "Name in reports.",
         "timeout": "Time limit of each attempt: seconds, or 250ms, 5s, 1m30s.",
-        "retry_until": "Repeat after a failure until it passes, for at most this long. Without it, one attempt decides.",
+        "retry_until": "Repeat after a failure until it passes, for at most this long. Without it, it is tried once.",
         "from": "The node, or several, that the check runs from.",
         "to": "Target: NODE or ADDRESS, with :PORT if the protocol has ports.",
         "family": "IP version, 4 or 6; by default the resolver's preference.",
