@@ -1,1 +1,1 @@
-"""What inspectors do with the sessions handed to them: terminate TLS, read what is inside, and send it on."""
+"""Inspection of sessions: terminates TLS, parses what is inside, applies policy, and forwards it."""

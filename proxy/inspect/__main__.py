@@ -1,4 +1,4 @@
-"""An inspector in a process of its own: `python -m proxy.inspect DESCRIPTOR [ssh] [keys]`, started by the proxy."""
+"""An inspector process: `python -m proxy.inspect DESCRIPTOR [ssh] [keys]`, started by the proxy."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from proxy.poller import Poller
 from proxy.session.channel import SocketChannel
 from proxy.session.messages import Ready, decode_to_inspector
 
-COLLECT = 20_000, 20, 50  # as the proxy's own
-# what the standard library would import at the first need: ssl for a server's name, codecs for text
+COLLECT = 20_000, 20, 50  # thresholds of the garbage collector, the same as the proxy's
+# modules that the standard library imports lazily: ssl needs a codec for server names, text needs others
 IMPORTED_LATER = ("encodings.idna", "encodings.punycode", "encodings.ascii", "encodings.latin_1", "traceback",
                   "concurrent.futures.thread", "re2")  # fmt: skip
 
@@ -29,7 +29,10 @@ IMPORTED_LATER = ("encodings.idna", "encodings.punycode", "encodings.ascii", "en
 def main(descriptor: int, *, reads_ssh: bool, logs_keys: bool) -> None:
     """Serve until the proxy closes the channel."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for number in (signal.SIGINT, signal.SIGTERM):  # of the terminal or of the service: the proxy says when it ends
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to the whole process group: the proxy decides when inspectors stop
         signal.signal(number, signal.SIG_IGN)
     gc.set_threshold(*COLLECT)
     _import_all(reads_ssh)
@@ -38,7 +41,7 @@ def main(descriptor: int, *, reads_ssh: bool, logs_keys: bool) -> None:
 
 
 def _import_all(reads_ssh: bool) -> None:
-    """Whatever may be needed: once the rights are given up, modules may be out of reach."""
+    """Import everything that may be needed: after the sandbox is closed, modules may be unreadable."""
     for name in IMPORTED_LATER:
         importlib.import_module(name)
     for module in pkgutil.walk_packages(proxy.policy.language.__path__, "proxy.policy.language."):

@@ -1,4 +1,4 @@
-"""Origins that a handler dials itself, beside the session's own."""
+"""Connections to further origins, opened at a handler's request."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from proxy.inspect.tls import TenantTLS, facts_of
 from proxy.poller import Poller
 from proxy.session.messages import DialAnswer
 
-CAUSES = {  # what the proxy says in the kernel's words, as records tell it apart
+CAUSES = {  # the proxy reports a failed dial as strerror(3) text: back to exceptions, which records distinguish
     os.strerror(errno.ECONNREFUSED): ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)),
     os.strerror(errno.ETIMEDOUT): TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)),
 }
 
 
 class Dial:
-    """One of them: it is being dialled, then it shakes hands, then it is a stream. A `Handler` of that stream."""
+    """One such connection: dialling, then in its TLS handshake, then a stream, whose `Handler` it is."""
 
     __slots__ = ("_crashed", "_handshake", "_is_closed", "_poller", "_receiver", "_sock", "_stream", "_then", "_tls",
                  "_turn", "request")  # fmt: skip
@@ -36,18 +36,18 @@ class Dial:
         self._sock: socket.socket | None = None
         self._stream: SocketStream | None = None
         self._is_closed = False
-        self.request = 0  # by which the proxy knows it
+        self.request = 0  # the number of the request to the proxy
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing passes any more, or it was never connected."""
+        """Whether it has ended, or failed to connect."""
         return self._is_closed or (self._stream is not None and self._stream.is_over)
 
     def answered(
         self, answer: DialAnswer, descriptors: list[int], host: str, port: int, server_name: str | None,
         alpn: Sequence[str],
     ) -> None:  # fmt: skip
-        """The proxy has connected it, or could not."""
+        """Take the proxy's answer: a connected socket, or an error."""
         if not descriptors:
             if not self._is_closed:
                 self._is_closed = True
@@ -89,7 +89,7 @@ class Dial:
         self._handshake.start()
 
     def close(self) -> None:
-        """With the session, whatever it is in."""
+        """Close it in whatever state it is, since its session ends."""
         self._is_closed = True
         if self._handshake is not None:
             self._handshake.stop()
@@ -101,7 +101,7 @@ class Dial:
             self._stream.close()
 
     def start(self) -> None:
-        """It is told by `then`."""
+        """Nothing to do: `then` has been called."""
 
     def received(self, side: Side, data: bytes) -> None:
         self._receiver.received(data)
@@ -116,10 +116,10 @@ class Dial:
         self._receiver.drained()
 
     def expired(self, now: float) -> None:
-        """It has no timer."""
+        """Never called: it sets no timer."""
 
     def drain(self) -> None:
-        """Its handler does that."""
+        """Nothing to do: the session's handler drains."""
 
     def _opened(self, stream: SocketStream) -> None:
         self._stream = stream

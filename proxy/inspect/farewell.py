@@ -1,9 +1,9 @@
-"""The close_notify of TLS, without the bytes that arrive meanwhile being lost.
+"""Sends TLS's close_notify without losing data that is still arriving.
 
-`SSLSocket.unwrap` sends the alert, and then reads, to see the far end's. Should that have sent data just now, OpenSSL
-takes it for an error and the session for over (APPLICATION_DATA_AFTER_CLOSE_NOTIFY): all that comes is lost, though
-only one direction has ended (RFC 8446 6.1). So another socket takes the descriptor's place while `unwrap` runs: it has
-nothing to read, and what was written to it is what is to be sent.
+`SSLSocket.unwrap` sends the alert, then reads the peer's. If application data arrives instead, OpenSSL treats it as an
+error (APPLICATION_DATA_AFTER_CLOSE_NOTIFY) and the connection is dead, although only one direction has ended (RFC 8446
+6.1). So while `unwrap` runs, the descriptor is replaced by that of an empty socket pair: nothing can be read from it,
+and what was written to it is the record to send.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 
-ALERT_BYTES = 1_024  # more than an alert is ever long
+ALERT_BYTES = 1_024  # larger than any alert record
 
 
 @functools.cache
@@ -23,26 +23,26 @@ def _stand_in() -> tuple[socket.socket, socket.socket]:
 
 
 def prepare() -> None:
-    """Make what is needed as long as sockets may be made."""
+    """Create the socket pair while the sandbox still allows it."""
     _stand_in()
 
 
 def close_notify(sock: ssl.SSLSocket) -> bytes:
-    """The record that says that our side has ended, to be sent as it is; empty: there is none to be said any more.
+    """The close_notify record, to be sent as it is; empty if none can be sent any more.
 
-    From then on nothing may be sent by `sock`; reading goes on. Of a process's threads one only may do this.
+    Afterwards nothing may be written to `sock`, but reading goes on. Only one thread of a process may call it.
     """
     near, far = _stand_in()
     descriptor = sock.fileno()
     try:
         kept = os.dup(descriptor)
-    except OSError:  # no descriptor is free: a FIN has to do
+    except OSError:  # out of descriptors: only a FIN is sent
         return b""
     try:
         os.dup2(near.fileno(), descriptor, inheritable=False)
         try:
             sock.unwrap()
-        except (OSError, ValueError):  # it waits for the far end's; or that is gone already
+        except (OSError, ValueError):  # it would wait for the peer's alert, or the peer is gone
             pass
         finally:
             os.dup2(kept, descriptor, inheritable=False)

@@ -1,4 +1,4 @@
-"""TLS on both sides of a session: the origin is asked first, and what it answers decides what the client is offered."""
+"""TLS handshakes on both sides: the origin's comes first, and its result decides what the client is offered."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import NamedTuple
 from proxy.inspect.tls import TenantTLS, set_alpn
 from proxy.poller import IN, OUT, Poller
 
-ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # without a word, and by close_notify or with `tls.HALF_CLOSED`
+ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # without close_notify; with it, or under `tls.HALF_CLOSED`
 
 
 class Failure(NamedTuple):
-    """Why a handshake did not end well."""
+    """Why a handshake failed."""
 
     error: OSError
-    reason: str  # in words
-    is_certificate: bool = False  # the origin's is not to be trusted
+    reason: str  # human-readable
+    is_certificate: bool = False  # the origin's certificate is not trusted
     code: int = 0  # OpenSSL's X509_V_ERR_*
 
 
 class Handshake:
-    """One handshake on a socket that does not block. `then` is called once; the socket is unwatched by then."""
+    """One handshake on a non-blocking socket. Stops watching the socket, then calls `then`, once."""
 
     __slots__ = ("_alpn", "_context", "_is_over", "_poller", "_then", "sock")
 
@@ -39,12 +39,12 @@ class Handshake:
         self._context, self._is_over = sock.context, False
 
     def start(self) -> None:
-        """Begin, and go on as the other side answers."""
+        """Begin the handshake; it continues as the peer answers."""
         self._poller.watch(self.sock.fileno(), IN, self._ready, self._crashed)
         self._step()
 
     def stop(self) -> None:
-        """Nobody waits for it any more."""
+        """Cancel it: `then` is not called."""
         if not self._is_over:
             self._is_over = True
             self._poller.forget(self.sock.fileno())
@@ -56,7 +56,9 @@ class Handshake:
         if self._is_over:
             return
         if self.sock.server_side:
-            set_alpn(self._context, self._alpn)  # read when the hello comes: other handshakes have the context too
+            set_alpn(
+                self._context, self._alpn
+            )  # OpenSSL reads it at the ClientHello; other handshakes share the context
         failure = None
         try:
             self.sock.do_handshake()
@@ -72,7 +74,7 @@ class Handshake:
             failure = Failure(error, words(error))
         except OSError as error:
             failure = Failure(error, error.strerror or str(error))
-        except ValueError as error:  # a name or certificate that `ssl` itself does not like
+        except ValueError as error:  # a name or certificate that `ssl` itself rejects
             failure = Failure(OSError(errno.EPROTO, str(error)), str(error))
         self.stop()
         self._then(failure)
@@ -85,7 +87,7 @@ class Handshake:
 def towards_origin(
     tls: TenantTLS, sock: socket.socket, name: str, endpoint: tuple[str, int], alpn: Sequence[str], verified: bool
 ) -> ssl.SSLSocket:
-    """The origin's socket, ready to shake hands, in place of `sock`; ValueError: `name` is not a host name."""
+    """A TLS socket that takes over `sock`, before its handshake. ValueError: `name` is not a host name."""
     context = tls.towards_origin(verified)
     set_alpn(context, alpn)
     return context.wrap_socket(
@@ -97,20 +99,20 @@ def towards_origin(
 
 
 def towards_client(tls: TenantTLS, sock: socket.socket, name: str, untrusted: bool) -> ssl.SSLSocket:
-    """The client's socket, ready to shake hands. It takes the place of `sock`."""
+    """A TLS socket that takes over `sock`, before its handshake."""
     context = tls.towards_client(name, untrusted)
     return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
 
 def words(error: ssl.SSLError) -> str:
-    """What OpenSSL calls it, in lower case: `tlsv1 alert unknown ca`."""
+    """OpenSSL's name of the error, in lower case: `tlsv1 alert unknown ca`."""
     if isinstance(error, ENDS) or error.reason is None:
         return "the connection ended in the handshake"
     return error.reason.lower().replace("_", " ")
 
 
 def is_refusal(error: OSError) -> bool:
-    """Whether a client says by this that it does not trust the certificate: it may have pinned another."""
+    """Whether the client rejected the certificate by an alert: it may have pinned another."""
     if not isinstance(error, ssl.SSLError) or error.reason is None:
         return False
     said = error.reason.upper()
@@ -118,5 +120,5 @@ def is_refusal(error: OSError) -> bool:
 
 
 def is_departure(error: OSError) -> bool:
-    """Whether a client has gone without a word: it may have pinned another certificate, or need the page no more."""
+    """Whether the client closed without an alert: it may have pinned another certificate, or was cancelled."""
     return isinstance(error, (ConnectionResetError, BrokenPipeError, *ENDS))

@@ -1,4 +1,4 @@
-"""An inspector: sessions come by its channel, are read, and end; what it may not have it asks the proxy for."""
+"""An inspector: receives sessions over its channel and reads them; asks the proxy for what it has no rights to."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from proxy.verdict import Decision, Failure, Ruling
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
-RECORDS_S = 0.02  # for which records of requests wait for others: one message for each costs 25 us on either side
+RECORDS_S = 0.02  # how long request records are batched: a message for each costs 25 us on either side
 RECORDS_BYTES = 64 << 10
 WHY = "the policy failed"
 FAILED = {
@@ -69,14 +69,14 @@ ANSWERS = (
     LeafAnswer, DialAnswer, HookAnswer, LimitAnswer, CertificateAnswer, SignatureAnswer, FingerprintsAnswer,
     RecordingAnswer,
 )  # fmt: skip
-MAX_EXCEPTIONS = 4_096  # hosts of one tenant that are not read, since that went wrong before
+MAX_EXCEPTIONS = 4_096  # hosts of one tenant that are passed unread because inspecting them failed before
 
 
 class Inspector:
-    """One of them, in a process of its own or in the proxy's."""
+    """One inspector, in a process of its own or in the proxy's."""
 
     def __init__(self, poller: Poller) -> None:
-        """`channel` is set before the first message comes."""
+        """`channel` must be set before the first message arrives."""
         self.poller, self.turn = poller, Turn()
         self.wheel: Wheel[Session] = Wheel(TICK_S)
         self.channel: Channel
@@ -94,7 +94,7 @@ class Inspector:
         self._record_bytes = 0
 
     def receive(self, message: Any, descriptors: list[int]) -> None:
-        """A message of the proxy's, whose descriptors are ours."""
+        """Handle a message from the proxy. Takes ownership of `descriptors`."""
         try:
             self._take(message, descriptors)
         finally:
@@ -102,25 +102,25 @@ class Inspector:
                 os.close(descriptor)
 
     def tick(self) -> None:
-        """Wake the sessions whose time has come; to be called every `TICK_S`."""
+        """Run the timers that are due; call it every `TICK_S`."""
         now = self.now()
         for session in self.wheel.expired(now):
             self._guarded(session, session.expired, now)
 
     def close(self) -> None:
-        """The proxy is gone: so is everything that it had lent."""
+        """End every session, since the proxy is gone."""
         for session in list(self.sessions.values()):
             session.killed()
         for pipe in self._key_pipes.values():
             pipe.close()
 
-    # What sessions need.
+    # For sessions.
 
     def now(self) -> float:
         return time.monotonic()
 
     def tls_of(self, tenant: str) -> TenantTLS:
-        """Its contexts; KeyError for a tenant that the proxy has not spoken of."""
+        """The tenant's TLS contexts. KeyError: the proxy has not configured this tenant."""
         found = self._tls.get(tenant)
         if found is None:
             rules = self._configuration.tenants[tenant]
@@ -128,18 +128,18 @@ class Inspector:
         return found
 
     def _key_log(self, tenant: str) -> str | None:
-        """Where OpenSSL writes secrets of the tenant's sessions; None: it may not, which was said at the start."""
+        """The path to which OpenSSL writes the tenant's secrets. None: not wanted, or not possible (said at start)."""
         if tenant not in self._key_pipes:
             self._key_pipes[tenant] = KeyPipe(self.poller, lambda lines: self.send(Secrets(tenant, lines)))
         pipe = self._key_pipes[tenant]
         return pipe.name if pipe.can_be_opened else None
 
     def rules_of(self, tenant: str) -> TenantRules:
-        """What holds for its sessions; KeyError as above."""
+        """The tenant's inspection settings. KeyError: see `tls_of`."""
         return self._configuration.tenants[tenant]
 
     def send(self, message: msgspec.Struct) -> None:
-        if self._records:  # of sessions that this message may end
+        if self._records:  # before this message, which may end their sessions
             self._send_records()
         self.channel.send(message)
 
@@ -166,7 +166,7 @@ class Inspector:
     def judge(
         self, phase: Phase, flow: FlowFacts, facts: Mapping[str, Any], known: Known | None = None
     ) -> Ruling | None:
-        """A policy that fails denies. `known`: see `SessionJudge.judge`."""
+        """The verdict of the policies; an error in a policy denies. `known`: see `SessionJudge.judge`."""
         if self._policies is None:
             return None
         try:
@@ -184,7 +184,7 @@ class Inspector:
         changed = bytearray()
 
         def wanted(request: int) -> HookWanted:
-            if len(data) > PART_BYTES:  # a message of the channel's could not hold it
+            if len(data) > PART_BYTES:  # larger than a message of the channel
                 told["data"] = b""
                 for start in range(0, len(data), PART_BYTES):
                     self.channel.send(HookData(request, session, data[start : start + PART_BYTES]))
@@ -236,7 +236,7 @@ class Inspector:
                 self._configure(configuration)
 
     def _configure(self, message: Configure) -> None:
-        """Sessions that are open keep what they have; new ones have the new. If it fails, new ones end at once."""
+        """Take a new configuration for new sessions; open ones keep theirs. If it fails, new ones end at once."""
         before, self._configuration = self._configuration.policies, Configure({})
         self._tls.clear()
         if message.policies != before:
@@ -254,11 +254,11 @@ class Inspector:
             del hosts[next(iter(hosts))]
 
     def _open(self, message: Open, descriptors: list[int]) -> None:
-        if len(descriptors) < 2:  # this process has no room for them
+        if len(descriptors) < 2:  # this process is out of descriptors
             self.send(Ended(message.session, "proxy_error", "proxy", "both"))
             return
         flow = message.flow
-        known = {sys.intern(name): value for name, value in flow.known.items()}  # 1.5 KiB less for each session
+        known = {sys.intern(name): value for name, value in flow.known.items()}  # saves 1.5 KiB a session
         flow = msgspec.structs.replace(flow, known=known)
         family = socket.AF_INET6 if ":" in flow.dst else socket.AF_INET
         client, origin = (socket.socket(family, socket.SOCK_STREAM, 0, each) for each in descriptors[:2])
@@ -281,7 +281,7 @@ class Inspector:
         opening.start()
 
     def _guarded(self, session: Session, function: Callable[..., None], *arguments: Any) -> None:
-        """A bug in what reads a session ends this session."""
+        """Call `function`; an exception ends this session only."""
         try:
             with self.turn:
                 function(*arguments)

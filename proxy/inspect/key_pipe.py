@@ -1,6 +1,6 @@
-"""Secrets of TLS sessions for Wireshark, where a tenant wants them: from OpenSSL through a pipe to the proxy.
+"""Passes TLS secrets for Wireshark from OpenSSL to the proxy through a pipe, for tenants that log them.
 
-`SSLContext.keylog_filename` opens a file by its name, and an inspector may open none: a pipe of its own has one too.
+`SSLContext.keylog_filename` opens a file by name, which an inspector may not do; but its own pipe has a name as well.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from collections.abc import Callable
 
 from proxy.poller import IN, Poller
 
-PIPE_BYTES = 1 << 20  # OpenSSL waits when it is full, and we with it: a handshake has 1 KB
+PIPE_BYTES = 1 << 20  # OpenSSL blocks when it is full, and this process with it; a handshake writes 1 KB
 CHUNK = 65_536
 
 
 class KeyPipe:
-    """Lines as SSLKEYLOGFILE has them, whole ones only; `found` gets them."""
+    """Reads complete lines in the format of SSLKEYLOGFILE, and passes them to `found`."""
 
     def __init__(self, poller: Poller, found: Callable[[bytes], None]) -> None:
         self._poller, self._found, self._rest = poller, found, b""
         self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        with contextlib.suppress(OSError):  # the user has enough pipes
+        with contextlib.suppress(OSError):  # beyond the user's limit (pipe(7), pipe-user-pages-soft)
             fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         poller.watch(self._reading, IN, self._ready, self._crashed)
 
     @property
     def name(self) -> str:
-        """What `keylog_filename` is to be."""
+        """The value for `keylog_filename`."""
         return f"/proc/self/fd/{self._writing}"
 
     @property
     def can_be_opened(self) -> bool:
-        """Whether the sandbox lets OpenSSL write to it: not where there is no Landlock."""
+        """Whether the sandbox lets OpenSSL open it for writing; it does only with Landlock."""
         try:
             os.close(os.open(self.name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK))
         except OSError:
@@ -52,4 +52,4 @@ class KeyPipe:
                 self._found(lines + newline)
 
     def _crashed(self, error: BaseException) -> None:
-        """What cannot be passed on is lost; sessions go on."""
+        """Drop what cannot be passed on; sessions go on."""

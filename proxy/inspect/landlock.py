@@ -1,6 +1,6 @@
-"""Landlock: a process gives up files, TCP ports, and signals to others.
+"""Landlock: a process gives up access to files, TCP ports, and signals to other processes.
 
-It needs no privilege and no library: a kernel since 5.13 that has it switched on (landlock(7)).
+Needs no privilege and no library, but Linux 5.13 or later with Landlock enabled (landlock(7)).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on every architecture
-CREATE_RULESET_VERSION = 1  # flag of CREATE_RULESET: say which ABI the kernel has
+CREATE_RULESET_VERSION = 1  # flag of CREATE_RULESET: return the kernel's ABI version
 RULE_PATH_BENEATH = 1
 
 # include/uapi/linux/landlock.h
@@ -32,20 +32,20 @@ class _PathBeneath(ctypes.Structure):
 
 
 def abi() -> int:
-    """The version that this kernel has; 0: it has none, or it is switched off."""
+    """The kernel's ABI version; 0 if it has no Landlock, or it is disabled."""
     return max(0, int(_libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), CREATE_RULESET_VERSION)))
 
 
 def restrict(readable: Iterable[str]) -> None:
-    """Let this thread, and what it starts, open nothing but files below `readable`, and these to read only.
+    """Restrict this thread, and all it starts, to reading files below `readable`.
 
-    Needs `no_new_privs`. Paths that are not there are left out; OSError when the kernel refuses.
+    Needs `no_new_privs`. Paths that do not exist are skipped. OSError: the kernel refuses.
     """
     version = abi()
     if not version:
         raise OSError(95, "this kernel has no Landlock")
     handled = _Ruleset(*(_latest(each, version) for each in (FILES_OF_ABI, NETWORK_OF_ABI, SCOPES_OF_ABI)))
-    size = 8 if version < 4 else 16 if version < 6 else 24  # an older kernel knows fewer fields
+    size = 8 if version < 4 else 16 if version < 6 else 24  # older kernels have fewer fields
     ruleset = _call(CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(size), 0)
     try:
         for path in readable:
@@ -69,7 +69,7 @@ def _allow(ruleset: int, path: str) -> None:
 
 
 def _latest(rights: dict[int, int], version: int) -> int:
-    """What the newest ABI up to this one knows."""
+    """The rights of the newest ABI in `rights` up to `version`."""
     return max((known for since, known in rights.items() if since <= version), default=0)
 
 

@@ -1,7 +1,7 @@
-"""From two connected sockets to a handler: sniff, ask policy and hook, end TLS on both sides, or leave it alone.
+"""From two connected sockets to a handler: sniff, ask policies and the hook, then terminate TLS or pass the session on.
 
-What cannot be read is never broken: as long as the client's bytes are only peeked at, the session can go back to the
-proxy, which relays it. The origin's side may have been used by then: it is dialled once more.
+What cannot be read is never broken: while the client's bytes have only been peeked at, the session can be handed back
+to the proxy, which relays it. If the connection to the origin has been used by then, a new one is dialled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from proxy.wire.client_hello import Hello
 from proxy.wire.sniff import Sniffed
 
 ASKS_CERTIFICATE = "the origin asks for a client's certificate"
-LEFT_IN_A_ROW = 3  # clients that leave in the handshake without a word, until the host is held to be pinned
+LEFT_IN_A_ROW = 3  # handshakes in a row that clients abandon without an alert, until the host is taken as pinned
 UNREAD = ("packet", "stream")  # levels
 
 
@@ -42,19 +42,19 @@ class Opening:
     def __init__(
         self, session: Session, tls: TenantTLS, exceptions: Mapping[str, str], *, sniff_s: float, handshake_s: float
     ) -> None:
-        """`exceptions`: hosts that are not read, and why, learnt from what became of earlier sessions."""
+        """`exceptions`: hosts that are passed unread, and why, as learnt from earlier sessions."""
         self._session, self._tls, self._exceptions = session, tls, exceptions
         self._sniff_s, self._handshake_s = sniff_s, handshake_s
         self._sniffer: Sniffer | None = None
         self._handshake: Handshake | None = None
         self._hello: Hello | None = None
         self._level = session.level
-        self._is_verified = True  # False: policy goes on with an origin that nobody vouches for
+        self._is_verified = True  # False: the settings accept an origin whose certificate is not trusted
         self._origin_facts: TLSFacts | None = None
-        self._issuer: str | None = None  # of its certificate
+        self._issuer: str | None = None  # of the origin's certificate
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to sniff."""
         session = self._session
         session.stage = self
         session.arm(self._sniff_s)
@@ -72,7 +72,7 @@ class Opening:
             session.end("origin_timeout", "origin")
 
     def drain(self) -> None:
-        """Nothing has begun."""
+        """Nothing to do: no protocol is spoken yet."""
 
     def stop(self) -> None:
         if self._sniffer is not None:
@@ -82,11 +82,11 @@ class Opening:
 
     @property
     def _host(self) -> str:
-        """Whose certificate is asked for."""
+        """The host whose certificate the client expects."""
         assert self._hello is not None
         return self._hello.sni or self._session.flow.dst
 
-    # What is it?
+    # What does the client speak?
 
     def _sniffed(self, finding: Finding) -> None:
         session = self._session
@@ -95,7 +95,7 @@ class Opening:
             session.protocol = finding.protocol.value
         if self._level == "ssh" and finding.protocol is not Sniffed.SSH:
             self._pass(finding.why or "it is not SSH")
-        elif finding.hello is not None and finding.has_ended:  # it waits for no answer: nothing can come of it
+        elif finding.hello is not None and finding.has_ended:  # it waits for no answer: no handshake can complete
             session.end("client_closed", "client")
         elif finding.hello is not None:
             self._is_tls(finding.hello)
@@ -135,7 +135,7 @@ class Opening:
             self._ask_origin()
 
     def _facts(self, hello: Hello) -> dict[str, Any]:
-        """What rules of the phase `tls` may speak of, beside the flow."""
+        """The fields for rules of the phase `tls`, beside those of the flow."""
         record = self._session.tls_record
         assert record is not None
         name = hello.sni or ""
@@ -153,7 +153,7 @@ class Opening:
         return hello
 
     def _answered(self, answer: Any) -> None:
-        """What the hook says: None, the reason of a denial, or a verdict."""
+        """Take the hook's answer: None, the reason of a denial, or a verdict."""
         session = self._session
         if answer is None:
             self._ask_origin()
@@ -165,10 +165,10 @@ class Opening:
             self._ask_origin()
 
     def _obey(self, verdict: Verdict) -> bool:
-        """Whether the session is still to be read."""
+        """Apply `verdict`. Returns whether inspection continues."""
         session = self._session
         if verdict.is_denial:
-            is_told = verdict.refusal != "drop"  # a reset of TCP would not say as much as an alert does
+            is_told = verdict.refusal != "drop"  # by an alert, which tells the client more than a TCP reset
             if is_told:
                 _send_last(session.socket_of(Side.CLIENT), alert("access_denied"))
             session.end("denied", "proxy", "origin" if is_told else "both")
@@ -231,7 +231,7 @@ class Opening:
         self._want_leaf()
 
     def _origin_failed(self, failure: Failure) -> None:
-        """Its certificate is not good, or it speaks no TLS that we accept: what the tenant wants to become of it."""
+        """Do what the tenant's settings say about an untrusted certificate, or a failed handshake, of the origin."""
         session, wish = self._session, self._tls.rules.bad_certificate
         self._say(error=failure.reason)
         if failure.is_certificate and wish == "untrusted":
@@ -260,7 +260,7 @@ class Opening:
             self._ask_origin()
 
     def _redial(self, why: str) -> None:
-        """Go back to relaying, on another connection to the origin: this one has been used."""
+        """Pass the session on unread, over a new connection to the origin, since this one has been used."""
 
         def redialled(sock: socket.socket | None) -> None:
             if sock is None:
@@ -298,7 +298,7 @@ class Opening:
         )
         session.replace_socket(Side.CLIENT, secured)
         agreed = [self._origin_facts.alpn] if self._origin_facts is not None and self._origin_facts.alpn else []
-        if self._origin_facts is None and self._hello is not None:  # all that it gets is a page
+        if self._origin_facts is None and self._hello is not None:  # the client gets an error page only
             agreed = [each for each in self._hello.alpn if each in HTTP_ALPN]
         self._handshake = Handshake(secured, agreed, session.home.poller, self._client_shaken)
         self._handshake.start()
@@ -344,7 +344,7 @@ class Opening:
         return reader(session)
 
     def _client_failed(self, failure: Failure) -> None:
-        """The client does not want our certificate, or does not speak as we do."""
+        """The handshake with the client failed: it may reject our certificate, or share no version or cipher."""
         session = self._session
         self._say(error=failure.reason)
         if self._is_verified and self._tls.rules.learn_pinned and self._is_pinning(failure.error):
@@ -352,13 +352,16 @@ class Opening:
         session.end("client_tls_error", "client")
 
     def _is_pinning(self, error: OSError) -> bool:
-        """Browsers say what they do not trust; many applications just close, and so does who has changed its mind."""
+        """Whether the failure suggests a pinned certificate.
+
+        Browsers send an alert; many applications just close, but so does a client that is cancelled.
+        """
         if handshakes.is_refusal(error):
             return True
         return handshakes.is_departure(error) and self._tls.left(self._host) >= LEFT_IN_A_ROW
 
     def _say(self, **known: Any) -> None:
-        """Add to what the record says of TLS."""
+        """Add facts to the TLS part of the flow's record."""
         session = self._session
         assert session.tls_record is not None
         session.tls_record = msgspec.structs.replace(session.tls_record, **known)

@@ -1,6 +1,6 @@
-"""What a hook is shown of a handshake, a request or a message, as plain data: the hook is called in the proxy.
+"""Turns the argument of a hook into plain data, as the hook is called in the proxy.
 
-The application's class lives there, with what it keeps beside flows; an inspector may open neither files nor sockets.
+The application's object lives there, with its state; an inspector may open neither files nor sockets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from proxy.wire.client_hello import Hello
 
 
 def plain(argument: Any) -> dict[str, Any]:
-    """The fields of the hook's argument (`proxy.hooks.messages`) but for the flow."""
+    """The fields of the hook's argument (`proxy.hooks.messages`) except the flow."""
     if isinstance(argument, Hello):
         return {"sni": argument.sni, "alpn": list(argument.alpn), "version": argument.version, "ja4": argument.ja4}
     if isinstance(argument, WebSocketMessage):
@@ -49,7 +49,7 @@ def plain(argument: Any) -> dict[str, Any]:
 
 
 def _part(part: BodyPart) -> dict[str, Any]:
-    """A part of a body; what it belongs to is told with the first only."""
+    """A part of a body; only the first carries its request or response."""
     exchange = part.exchange
     told = {
         "body": _body(exchange.number, from_client=part.from_client),
@@ -64,7 +64,7 @@ def _part(part: BodyPart) -> dict[str, Any]:
 
 
 def _body(number: int, *, from_client: bool) -> str:
-    """The name of a body in its session."""
+    """The identifier of a body within its session."""
     return f"{number}.{'client' if from_client else 'origin'}"
 
 
@@ -84,5 +84,5 @@ def _headers(headers: Headers) -> list[tuple[str, str]]:
 
 
 def _text(data: bytes) -> str:
-    """Each byte a character, as fields of HTTP are read that are no ASCII (RFC 9110 5.5)."""
+    """Decodes each byte to one character, as HTTP fields beyond ASCII are opaque data (RFC 9110 5.5)."""
     return data.decode("latin-1")

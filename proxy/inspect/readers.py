@@ -1,4 +1,4 @@
-"""Who reads what is inside a session, by its protocol."""
+"""The handler of a session by its protocol."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from proxy.wire.sniff import sniff
 
 MAX_FIRST = 65_536
 
-HTTP_ALPN = {"h2": "h2", "http/1.1": "http"}  # what is offered to origins, and who reads it
+HTTP_ALPN = {"h2": "h2", "http/1.1": "http"}  # ALPN names offered to origins, and the reader of each
 IDENTITIES = {"strip": Identity(), "keep": Identity(keeps_alt_svc=True)}
 
 
 def read_http(session: Session) -> Handler:
-    """HTTP, whichever version; without an origin it answers with why there is none."""
+    """The handler for HTTP of any version. Without an origin it answers requests with the reason."""
     identity = IDENTITIES[session.home.rules_of(session.flow.tenant).alt_svc]
     return Conversation(session, identity=identity, failure=session.origin_error)
 
@@ -27,7 +27,7 @@ READERS: dict[str, Callable[[Session], Handler]] = {"http": read_http, "h2": rea
 
 
 class Inner:
-    """Looks at the first bytes inside TLS of which no ALPN says what they are."""
+    """Detects the protocol inside TLS by its first bytes, where ALPN does not tell."""
 
     def __init__(self, session: Session, sniff_s: float) -> None:
         self._session, self._sniff_s, self._first = session, sniff_s, b""
@@ -36,7 +36,7 @@ class Inner:
         self._session.arm(self._sniff_s)
 
     def received(self, side: Side, data: bytes) -> None:
-        if side is Side.ORIGIN:  # it speaks first
+        if side is Side.ORIGIN:  # the server speaks first
             self._conclude(None, {Side.CLIENT: self._first, Side.ORIGIN: data})
             return
         self._first += data
@@ -55,13 +55,13 @@ class Inner:
             self._session.handler.broken(side, error)
 
     def drained(self, side: Side) -> None:
-        """It writes nothing."""
+        """Never called: it writes nothing."""
 
     def expired(self, now: float) -> None:
         self._conclude(None, {Side.CLIENT: self._first})
 
     def drain(self) -> None:
-        """Nothing has begun."""
+        """Nothing to do: no protocol is spoken yet."""
 
     def _conclude(self, reader: Callable[[Session], Handler] | None, first: dict[Side, bytes]) -> None:
         session = self._session

@@ -1,14 +1,14 @@
-"""Bytes moved between two streams, unread: what is inside TLS that ends here, but is nothing that anybody reads."""
+"""Relays bytes between two streams unread: contents of terminated TLS for which there is no reader."""
 
 from __future__ import annotations
 
 from proxy.inspect.stream import SessionView, Side, Stream
 
-HIGH_WATER = 256 << 10  # bytes queued for one side before the other is read no more
+HIGH_WATER = 256 << 10  # bytes queued for one side above which the other is paused
 
 
 class Relay:
-    """A handler that passes everything on: bytes, ends and resets."""
+    """A handler that forwards everything: bytes, FINs and resets."""
 
     def __init__(self, view: SessionView) -> None:
         assert view.origin is not None
@@ -33,7 +33,7 @@ class Relay:
             self._finish(self._ended[0])
 
     def broken(self, side: Side, error: OSError) -> None:
-        if side in self._ended:  # it had said all that it had, and does not wait for our answer
+        if side in self._ended:  # this side had sent its end, and expects no answer
             self._streams[other(side)].end()
             self._finish(side)
             return
@@ -53,12 +53,12 @@ class Relay:
         self._streams[other(side)].resume()
 
     def expired(self, now: float) -> None:
-        """It sets no timer."""
+        """Never called: it sets no timer."""
 
     def drain(self) -> None:
-        """What it moves has no polite end."""
+        """Nothing to do: an unknown protocol has no polite end."""
 
 
 def other(side: Side) -> Side:
-    """The far one."""
+    """The opposite side."""
     return Side.ORIGIN if side is Side.CLIENT else Side.CLIENT

@@ -1,7 +1,7 @@
-"""What an inspector gives up before the first stranger's byte: its user, capabilities, files, and most of the kernel.
+"""The sandbox of an inspector, closed before it reads any untrusted byte.
 
-In this order, since each step needs what a later one takes away: the user, capabilities, files (Landlock), system calls
-(seccomp). What cannot be given up is said in words, and shown by `oxyctl status`.
+In this order, since each step needs rights that a later one takes away: user ID, capabilities, files (Landlock), system
+calls (seccomp). What could not be given up is reported in words, and shown by `oxyctl status`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
 LAST_CAPABILITY = 63
-DYNAMIC_USERS = range(61184, 65520)  # nobody's: systemd takes its dynamic users from here (UIDS-GIDS.md)
+DYNAMIC_USERS = range(61184, 65520)  # not assigned to accounts: systemd's range for dynamic users (UIDS-GIDS.md)
 
-# Public parts of the system beside Python's own modules: shared libraries, and roots that origins are verified by.
+# Public files that are needed beside Python's modules: shared libraries, and the system's trusted certificates.
 SYSTEM_FILES = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/etc/localtime",
     "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/ca-certificates",
     "/etc/pki/ca-trust/extracted",
 )  # fmt: skip
-# Libraries ask who they work for, and look for files of that one.
+# Libraries look up the user's name and home directory, and read files there.
 NOBODY = {"LOGNAME": "inspector", "HOME": "/nonexistent"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -46,10 +46,10 @@ class _Sets(ctypes.Structure):
 
 
 def give_up_rights(*, logs_keys: bool = False) -> list[str]:
-    """What could not be given up, in words; empty: everything was.
+    """Close the sandbox. Returns what could not be given up, in words; empty if everything was.
 
-    `logs_keys`: it may open a pipe of its own to append to it, as long as Landlock keeps it from all files.
-    The process must have one thread, and have imported what it needs: a new user may not be able to read it.
+    `logs_keys`: the process may append to its own pipe, provided that Landlock denies it all files. The process must
+    have a single thread, and have imported all that it needs: its new user may not be able to read it.
     """
     shortfalls = []
     with contextlib.suppress(ValueError, OSError):
@@ -60,7 +60,7 @@ def give_up_rights(*, logs_keys: bool = False) -> list[str]:
     readable = list(readable_paths())
     try:
         filters = {each: system_calls.make_filter(appends=each) for each in {False, logs_keys}}
-    except ImportError:  # tried while libseccomp can be looked for
+    except ImportError:  # tried now, while libseccomp can still be loaded
         filters = {}
     _bound_capabilities()
     if os.geteuid() == 0 and (why := _become_nobody()) is not None:
@@ -90,7 +90,7 @@ def give_up_rights(*, logs_keys: bool = False) -> list[str]:
 
 
 def readable_paths() -> Iterator[str]:
-    """All that an inspector may still open, to read it. Never the working directory, where keys may be."""
+    """The paths that an inspector may still read. Never the working directory, which may hold keys."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     yield from {path for name in names if (path := sysconfig.get_path(name))}
     yield str(Path(__file__).resolve().parents[1])  # the package `proxy`, wherever it is
@@ -102,20 +102,22 @@ def readable_paths() -> Iterator[str]:
 
 
 def _load_what_is_read_once() -> None:
-    """Let libraries open what they would open later: OpenSSL its configuration, the C library its time zone."""
+    """Make libraries read now what they would read later: OpenSSL's configuration, the C library's time zone."""
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     time.localtime()
 
 
 def _bound_capabilities() -> None:
-    """None may come back."""
+    """Empty the bounding set, so that no capability can be regained."""
     _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(LAST_CAPABILITY + 1):
-        _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # EPERM without CAP_SETPCAP: no_new_privs does it then
+        _libc.prctl(
+            PR_CAPBSET_DROP, capability, 0, 0, 0
+        )  # EPERM without CAP_SETPCAP: no_new_privs has the same effect then
 
 
 def _become_nobody() -> str | None:
-    """Root becomes a user that owns nothing, and is in no group; why it cannot, or None."""
+    """If root, become a user that owns nothing and is in no group. Returns why that failed, or None."""
     user = _free_user()
     try:
         os.setgroups([])
@@ -127,7 +129,7 @@ def _become_nobody() -> str | None:
 
 
 def _free_user() -> int:
-    """A number that no account has; another one for each process, as far as there are enough."""
+    """A user ID without an account; a different one for each process while there are enough."""
     start = os.getpid() % len(DYNAMIC_USERS)
     for offset in range(len(DYNAMIC_USERS)):
         number = DYNAMIC_USERS[(start + offset) % len(DYNAMIC_USERS)]
@@ -139,7 +141,7 @@ def _free_user() -> int:
 
 
 def _drop_capabilities() -> None:
-    """None is left."""
+    """Drop all capabilities."""
     header, sets = _Header(CAPABILITY_VERSION_3, 0), (_Sets * 2)()
     if _libc.capset(ctypes.byref(header), ctypes.byref(sets)):
         code = ctypes.get_errno()

@@ -1,4 +1,4 @@
-"""One session in an inspector: its two streams, whoever reads them, and what that one may ask for."""
+"""One session in an inspector: its two streams, their handler, and what the handler may ask for."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ from proxy.session.messages import (
 )
 from proxy.verdict import Decision, RuleIdentity, Ruling
 
-FINISH_S, FINISH_BYTES = 30.0, 3_000  # a far end takes this many of the bytes queued for it in this time
+FINISH_S, FINISH_BYTES = 30.0, 3_000  # a peer that takes fewer of its queued bytes than this in this time is given up
 
 Cut = Literal["", "client", "origin", "both"]
 
 
 class Stage(Protocol):
-    """What a session is in before somebody reads it."""
+    """The state of a session before it has a handler."""
 
     def expired(self) -> None:
-        """Its time is over."""
+        """Its time limit has passed."""
         ...
 
     def drain(self) -> None:
-        """The session is to end politely."""
+        """The session should end soon, politely."""
         ...
 
     def stop(self) -> None:
-        """Nobody waits for it any more."""
+        """The session has ended: stop waiting for anything."""
         ...
 
 
 class Channels(Protocol):
-    """The SSH channels of a session, which the proxy reaches from outside."""
+    """The SSH channels of a session, which the proxy can watch and end."""
 
     def take(self, message: WatchChannel | EndChannel) -> None: ...
 
@@ -76,7 +76,7 @@ class Home(Protocol):
     def send(self, message: msgspec.Struct) -> None: ...
 
     def ask_proxy(self, wanted: Callable[[int], msgspec.Struct], then: Callable[[Any, list[int]], None]) -> None:
-        """Send what `wanted(request)` makes; `then` gets the answer with its descriptors."""
+        """Send the message `wanted(request)`; `then` gets the answer and its descriptors."""
         ...
 
     def judge(
@@ -97,7 +97,7 @@ class Home(Protocol):
 
 
 class Session:
-    """A `SessionView`. It is over once, and tells the proxy how."""
+    """A `SessionView`. It ends once, and reports to the proxy how."""
 
     __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_known", "_sockets", "_streams", "_told",
                  "_unsent", "channels", "decisions", "flow", "handler", "level", "number", "origin_error", "protocol",
@@ -106,13 +106,13 @@ class Session:
     def __init__(self, home: Home, number: int, flow: FlowFacts, level: ReadLevel, client: socket.socket,
                  origin: socket.socket) -> None:  # fmt: skip
         self._home, self.number, self.flow, self.level = home, number, flow, level
-        self.channels: Channels | None = None  # where it has some
+        self.channels: Channels | None = None  # of SSH
         self._sockets: dict[Side, socket.socket] = {Side.CLIENT: client, Side.ORIGIN: origin}
         self._streams: dict[Side, SocketStream] = {}
         self._beside: list[Dial] = []
         self._aborted: set[Side] = set()
         self._known: Known = {}
-        self._told: tuple[Any, ...] = ()  # what the proxy knows
+        self._told: tuple[Any, ...] = ()  # what was last reported to the proxy
         self._finish: tuple[CloseReason, ClosedBy] | None = None
         self._is_over = False
         self.handler: Handler | None = None
@@ -121,13 +121,13 @@ class Session:
         self.protocol: str | None = None
         self.tls_record: TLSRecord | None = None
         self.decisions: list[Decision] = []
-        self._unsent = 0  # bytes, when the far ends were looked at last
+        self._unsent = 0  # bytes queued for both peers at the last look
         self.timer_slot = self.timer_due = 0
 
     def __repr__(self) -> str:
         return f"<session of flow {self.flow.id}, {self.level}>"
 
-    # What handlers see.
+    # For handlers.
 
     @property
     def client(self) -> Stream:
@@ -166,7 +166,7 @@ class Session:
         home.ask_proxy(wanted, answered)
 
     def _forget_dials(self) -> None:
-        """Close those that are over, of which a long session may have many."""
+        """Close those that have ended: a long session may have many."""
         for dial in [each for each in self._beside if each.is_over]:
             dial.close()
             self._beside.remove(dial)
@@ -221,7 +221,7 @@ class Session:
         for stream in self._streams.values():
             stream.finish(self._settled)
 
-    # What stages and the inspector do with it.
+    # For stages and the inspector.
 
     @property
     def is_over(self) -> bool:
@@ -232,24 +232,24 @@ class Session:
         return self._home
 
     def socket_of(self, side: Side) -> socket.socket:
-        """The socket of this side, as long as no stream has it."""
+        """The socket of this side, while no stream has it."""
         return self._sockets[side]
 
     def take_socket(self, side: Side) -> socket.socket:
-        """The socket of this side, for somebody who closes it."""
+        """The socket of this side; the caller owns it from now on."""
         return self._sockets.pop(side)
 
     def replace_socket(self, side: Side, sock: socket.socket) -> None:
-        """TLS has taken it over, or another connection has taken its place."""
+        """Replace the socket, by its TLS socket or by a new connection."""
         self._sockets[side] = sock
 
     def open(self, side: Side, stream: SocketStream) -> None:
-        """`stream` has the socket of this side from now on."""
+        """Hand the socket of this side over to `stream`."""
         self._streams[side] = stream
         self._sockets.pop(side, None)
 
     def begin(self, handler: Handler) -> None:
-        """The streams are open: let `handler` read them."""
+        """Start `handler` on the streams, which are open."""
         self.stage = None
         self.arm(None)
         self.tell()
@@ -262,7 +262,7 @@ class Session:
                 stream.resume()
 
     def tell(self) -> None:
-        """Say what is known by now, for the flow's record."""
+        """Report what is known so far to the proxy, for the flow's record."""
         level = self.level if self._streams else None
         known = (self.protocol, level, self.tls_record)
         if self.decisions or known != self._told:
@@ -280,7 +280,7 @@ class Session:
         self._home.ask_proxy(lambda request: LeafWanted(request, self.number, name, untrusted), answered)
 
     def redial(self, then: Callable[[socket.socket | None], None]) -> None:
-        """Connect to the origin once more, in place of a connection that was used; None: that failed."""
+        """Replace the connection to the origin, which has been used, by a new one. `then` gets None if that fails."""
         family = self._sockets[Side.ORIGIN].family
 
         def answered(answer: DialAnswer, descriptors: list[int]) -> None:
@@ -299,14 +299,14 @@ class Session:
         self._home.ask_proxy(lambda request: DialWanted(request, self.number), answered)
 
     def pass_on(self) -> None:
-        """Nothing was taken from it: the proxy relays it."""
+        """Hand the untouched session back to the proxy, which relays it."""
         self.tell()
         self._close()
         self._home.send(Pass(self.number))
         self._home.forget(self)
 
     def end(self, reason: CloseReason, by: ClosedBy, cut: Cut = "both") -> None:
-        """It is over, at once."""
+        """End the session at once."""
         if self._is_over:
             return
         self.tell()
@@ -329,7 +329,7 @@ class Session:
                 self.handler.drain()
 
     def expired(self, now: float) -> None:
-        """The timer of the stage or of the handler."""
+        """The timer of the stage or handler has fired."""
         if self._finish is not None:
             if self._unsent - self._queued() < FINISH_BYTES:
                 self._end_with(*self._finish, {side for side, stream in self._streams.items() if not stream.is_settled})
@@ -342,11 +342,11 @@ class Session:
                 self.handler.expired(now)
 
     def crashed(self, error: BaseException) -> None:
-        """A bug in what reads this session ends this session."""
+        """End this session, since its reader raised an exception."""
         self.end("proxy_error", "proxy")
 
     def _settled(self) -> None:
-        """One more stream has sent all, or never will."""
+        """End once every stream has sent its queue, or cannot."""
         if self._finish is None or self._is_over or not all(stream.is_settled for stream in self._streams.values()):
             return
         self._end_with(*self._finish, {side for side, stream in self._streams.items() if stream.is_closed})

@@ -1,4 +1,4 @@
-"""What a session is, found out by peeking: nothing is taken from it, so that it can still be relayed unread."""
+"""Protocol detection by peeking: nothing is consumed, so that the session can still be relayed unread."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ FIRST_LOOK = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a session is; `why` it cannot be read, where it cannot."""
+    """What was detected; `why`: the reason if it cannot be read."""
 
     protocol: Sniffed
     hello: Hello | None = None
     why: str | None = None
-    has_ended: bool = False  # the client has closed its half already
+    has_ended: bool = False  # the client has already sent FIN
 
 
 class Sniffer:
-    """Peeks until it knows. `then` is called once; the sockets are unwatched by then.
+    """Peeks until the protocol is known. Stops watching the sockets, then calls `then`, once.
 
-    Who speaks first says much: a server that does speaks neither TLS nor HTTP.
+    Who speaks first matters: where the server does, it is neither TLS nor HTTP.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Sniffer:
             poller.watch(origin.fileno(), IN | RDHUP | EDGE, self._origin_ready, self._crashed)
 
     def expired(self) -> None:
-        """The client has not said enough in time."""
+        """The client has not sent enough in time."""
         self._conclude(Finding(Sniffed.UNKNOWN, why="the client said too little in time"))
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop peeking."""
         if not self._is_over:
             self._is_over = True
             self._poller.forget(self._client.fileno())
@@ -79,7 +79,7 @@ class Sniffer:
 
     def _origin_ready(self, events: int) -> None:
         said = _peek(self._origin, len(SSH_BANNER))
-        if said == SSH_BANNER:  # both sides begin with a banner, in either order (RFC 4253 4.2)
+        if said == SSH_BANNER:  # both sides send one, in either order (RFC 4253 4.2)
             self._conclude(Finding(Sniffed.SSH))
         elif events & (RDHUP | HANGUP) or said:
             self._conclude(Finding(Sniffed.UNKNOWN, why="the origin speaks first"))
@@ -94,7 +94,7 @@ class Sniffer:
 
 
 def _peek(sock: socket.socket, count: int) -> bytes:
-    """What has arrived, up to `count` bytes, and stays there."""
+    """Up to `count` of the bytes that have arrived, left in the socket."""
     try:
         return sock.recv(count, socket.MSG_PEEK)
     except OSError:

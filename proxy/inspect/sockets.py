@@ -1,6 +1,6 @@
-"""Streams over sockets: plain TCP, and TLS that ends here.
+"""Streams over sockets: plain TCP, and terminated TLS.
 
-`ssl` wraps the socket itself: with memory BIOs between, bulk costs twice as much, and small messages a fifth more.
+`ssl` works on the socket itself: with memory BIOs, bulk costs twice as much, and small messages a fifth more.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from proxy.poller import ERROR, HANGUP, IN, OUT, Poller
 from proxy.session.facts import TLSFacts
 
 CHUNK = 65_536
-RECORD = 16_384  # the most that one TLS record holds, and one read gives
+RECORD = 16_384  # most bytes in one TLS record, and of one read
 UNWATCHED = -1
-TOGETHER = 4 * RECORD  # bytes read at one event and passed on in one piece: 64 KiB stay in a core's cache, 256 do not
-MOST_RECORDS = 32  # of them, which may be small
-LARGE_WRITES = 4  # of more than a record each, until what waits for the next read is done without it
+TOGETHER = 4 * RECORD  # most bytes read per event, passed on in one piece: 64 KiB stay in the core's cache, 256 do not
+MOST_RECORDS = 32  # read per event, as they may be small
+LARGE_WRITES = 4  # of more than a record each, after which what is due after the next read is done without one
 
 
 class Turn:
-    """What an event makes handlers write leaves when the event is dealt with: in one piece, as one TLS record."""
+    """Collects what handlers write during one event and sends it at its end: in one piece, as one TLS record."""
 
     __slots__ = ("_depth", "_dirty")
 
@@ -41,7 +41,7 @@ class Turn:
                 self._dirty.pop().flush()
 
     def wrote(self, stream: SocketStream) -> None:
-        """There is something to send."""
+        """Note that `stream` has something to send."""
         if self._depth:
             self._dirty.append(stream)
         else:
@@ -49,9 +49,9 @@ class Turn:
 
 
 class SocketStream:
-    """One side of a session: plain TCP. Readiness is told as long as it lasts.
+    """One side of a session over plain TCP. Its events are level-triggered.
 
-    Nothing is read before somebody is its `handler`, and calls `resume`.
+    Nothing is read until it has a `handler`, and `resume` is called.
     """
 
     __slots__ = (
@@ -78,12 +78,12 @@ class SocketStream:
 
     def __init__(self, side: Side, sock: socket.socket, poller: Poller, turn: Turn,
                  crashed: Callable[[BaseException], None]) -> None:  # fmt: skip
-        """`crashed`: hears of a bug in a handler."""
+        """`crashed` gets an exception that a handler raised."""
         self.side, self.sock, self.crashed = side, sock, crashed
         self._poller, self._turn = poller, turn
         self.settled: Callable[[], None] | None = None  # called when nothing is left to be sent, after `finish`
         self._is_final = False
-        self._out: list[bytes | memoryview] = []  # a few: an empty deque takes 760 bytes
+        self._out: list[bytes | memoryview] = []  # a list as it is short: an empty deque takes 760 bytes
         self.queued = 0
         self._events = 0
         self._is_paused, self._is_high = True, False
@@ -111,11 +111,11 @@ class SocketStream:
                 self._turn.wrote(self)
 
     def finish(self, settled: Callable[[], None]) -> None:
-        """`end` for good: nothing is read any more. `settled` is called when all is sent, or cannot be."""
+        """As `end`, and nothing is read any more. `settled` is called when everything is sent, or cannot be."""
         self.settled, self._is_final, self._is_paused = settled, True, True
         if self.is_settled:
             self._settle()
-        elif self._is_ending:  # what it waited for before it closed is not read any more
+        elif self._is_ending:  # it was waiting to read before closing; nothing is read any more
             self._turn.wrote(self)
         else:
             self.end()
@@ -132,7 +132,7 @@ class SocketStream:
         self._watch()
 
     def close(self) -> None:
-        """Forget the socket: who handed it over closes the connection."""
+        """Release the socket. The proxy, which has a duplicate, closes the connection."""
         if not self._is_closed:
             self._is_closed = True
             self._out.clear()
@@ -152,11 +152,11 @@ class SocketStream:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is left to be sent."""
+        """Whether everything is sent."""
         return self._is_closed or (not self._out and self._is_shut)
 
     def ready(self, events: int) -> None:
-        """The socket can be read or written again, or broke."""
+        """Handle readiness, or an error, of the socket."""
         with self._turn:
             try:
                 if events & self._events & OUT:
@@ -170,7 +170,7 @@ class SocketStream:
                 self._broke(error)
 
     def flush(self) -> None:
-        """Send what is queued, as far as the kernel takes it."""
+        """Send as much of the queue as the kernel takes."""
         if self._is_closed:
             return
         try:
@@ -230,10 +230,10 @@ class SocketStream:
             self._broke(error)
 
     def _look_for_end(self, events: int) -> None:
-        """Tell a reset while nothing is read; the end of both directions is no news."""
+        """Detect a reset while reading is paused; the end of both directions is known already."""
         if code := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._broke(OSError(code, "the connection broke"))
-        else:  # both directions have ended, or that is what comes when what has arrived is read: told until then
+        else:  # the peer has sent FIN, perhaps behind data not yet read: the event is repeated until that is read
             self._poller.forget(self.sock.fileno())
             self._events = UNWATCHED
 
@@ -247,7 +247,7 @@ class SocketStream:
                 self.handler.broken(self.side, error)
 
     def _settle(self) -> None:
-        """Once."""
+        """Call `settled`, once."""
         settled, self.settled = self.settled, None
         if settled is not None:
             settled()
@@ -266,7 +266,7 @@ class SocketStream:
 
 
 class TLSStream(SocketStream):
-    """The same behind TLS: `sock` has shaken hands."""
+    """One side of a session over TLS. `sock` has completed its handshake."""
 
     __slots__ = ("_facts", "_large", "_said_farewell", "learnt")
 
@@ -275,8 +275,11 @@ class TLSStream(SocketStream):
     def __init__(self, side: Side, sock: ssl.SSLSocket, poller: Poller, turn: Turn,
                  crashed: Callable[[BaseException], None], facts: TLSFacts,
                  learnt: AfterRead | None = None) -> None:  # fmt: skip
-        """`learnt` is called after the first read: by then the origin's tickets have come. What it returns is called
-        after the next one, or without it: an origin that is sent a large body may say nothing before its end."""
+        """`learnt` is called after the first read, when the origin's tickets have arrived.
+
+        The function it returns is called after the next read, or during a large upload, in which an origin may send
+        nothing until the end.
+        """
         super().__init__(side, sock, poller, turn, crashed)
         self._facts, self._said_farewell, self.learnt, self._large = facts, False, learnt, 0
 
@@ -286,13 +289,13 @@ class TLSStream(SocketStream):
 
     def _send_all(self) -> None:
         out = self._out
-        if self._said_farewell:  # what is left is a record already
+        if self._said_farewell:  # the queue holds an encrypted record
             while out:
                 self._sent(socket.socket.send(self.sock, out[0]))
             return
         write = self.sock.write
         while out:
-            if len(out) > 1:  # one record of many small pieces
+            if len(out) > 1:  # many small pieces become one record
                 joined = b"".join(out)
                 out.clear()
                 out.append(joined)
@@ -306,19 +309,21 @@ class TLSStream(SocketStream):
             self.learnt = self.learnt(self.sock)
 
     def _read(self) -> None:
-        """What has come goes on in one piece: a piece for each record costs bulk half as much again (bench/http.py)."""
+        """Read what has arrived, and pass it on in one piece: a piece per record makes bulk half as slow again
+        (bench/http.py)."""
         parts, is_over = list[bytes](), False
-        recv = (
-            self.sock.recv if self._said_farewell else self.sock.read
-        )  # which is what `recv` calls while there is TLS
+        recv = self.sock.recv if self._said_farewell else self.sock.read  # what `recv` would call
         error: OSError | None = None
-        left, least = TOGETHER, 1 if self._facts.alpn == "h2" else RECORD  # of many streams there may be more
+        left, least = (
+            TOGETHER,
+            1 if self._facts.alpn == "h2" else RECORD,
+        )  # with many streams, short records follow each other
         for _ in range(MOST_RECORDS):
             try:
                 data = recv(RECORD)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # what `recv` says of the end, once we have said ours
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # `recv` would return b"" for these
                 data = b""
             except OSError as broken:
                 error = broken
@@ -340,7 +345,7 @@ class TLSStream(SocketStream):
             self._ended()
 
     def _shut(self) -> None:
-        """close_notify, then FIN."""
+        """Send close_notify, then FIN."""
         if not self._said_farewell:
             self._said_farewell = True
             if alert := close_notify(self.sock):
@@ -350,7 +355,7 @@ class TLSStream(SocketStream):
                     self._send_all()
                 except BlockingIOError:
                     pass
-                except OSError:  # nobody is there to hear it
+                except OSError:  # the peer is gone
                     self._out.clear()
                     self.queued = 0
         if not self._out:

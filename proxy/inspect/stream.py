@@ -1,4 +1,4 @@
-"""The contract between a session and what reads it: the streams of both sides, and the handler of their bytes."""
+"""The interface between a session and its reader: a stream for each side, and the handler of their bytes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from proxy.policy.phases import Phase
 from proxy.session.facts import FlowFacts, TLSFacts
 from proxy.verdict import RuleIdentity, Ruling
 
-LOW_WATER = 64 << 10  # bytes: below this many queued, `Handler.drained` is called
-MID_WATER = 128 << 10  # if there had been more than these: what one read brings, 64 KiB, leaves without a word
+LOW_WATER = 64 << 10  # bytes queued below which `Handler.drained` is called
+MID_WATER = 128 << 10  # provided there had been more than this: a single read of 64 KiB causes no call
 
 
 class Side(enum.Enum):
@@ -26,11 +26,11 @@ class Side(enum.Enum):
 
 
 class Stream(Protocol):
-    """One side of a session in clear bytes: plain TCP, or TLS that ends here."""
+    """One side of a session in clear text: plain TCP, or terminated TLS."""
 
     @property
     def tls(self) -> TLSFacts | None:
-        """What was agreed; None for plain TCP."""
+        """Facts of the TLS connection; None for plain TCP."""
         ...
 
     @property
@@ -39,11 +39,11 @@ class Stream(Protocol):
         ...
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send `data` behind what is queued. Never blocks and never raises: errors come by `Handler.broken`."""
+        """Queue `data`. Never blocks or raises: errors are reported to `Handler.broken`."""
         ...
 
     def end(self) -> None:
-        """Close the sending half behind what is queued: close_notify where there is TLS, then FIN."""
+        """Close the sending half once the queue is sent: close_notify over TLS, then FIN."""
         ...
 
     def abort(self) -> None:
@@ -51,11 +51,11 @@ class Stream(Protocol):
         ...
 
     def pause(self) -> None:
-        """Stop reading; TCP's own window then slows the far end down."""
+        """Stop reading; TCP flow control then stops the peer."""
         ...
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue reading."""
         ...
 
 
@@ -63,56 +63,56 @@ class Handler(Protocol):
     """Reads a session: an HTTP conversation, a relay, and so on."""
 
     def start(self) -> None:
-        """Both sides are ready: called once, before anything else."""
+        """Called once, before all others, when both sides are ready."""
         ...
 
     def received(self, side: Side, data: bytes) -> None:
-        """`side` has sent `data`, which is never empty."""
+        """`side` has sent `data`, never empty."""
         ...
 
     def ended(self, side: Side) -> None:
-        """`side` sends no more: FIN or close_notify."""
+        """`side` has sent FIN or close_notify."""
         ...
 
     def broken(self, side: Side, error: OSError) -> None:
-        """`side` is gone: reset, timeout, or a TLS error. Nothing more can be read from it or written to it."""
+        """The connection of `side` has failed: reset, timeout, or a TLS error. It can neither be read nor written."""
         ...
 
     def drained(self, side: Side) -> None:
-        """What is queued for `side` fell below `LOW_WATER`, after it had been above `MID_WATER`."""
+        """The queue of `side` fell below `LOW_WATER` after it had been above `MID_WATER`."""
         ...
 
     def expired(self, now: float) -> None:
-        """The time set by `SessionView.arm` has come."""
+        """The time set by `SessionView.arm` has passed."""
         ...
 
     def drain(self) -> None:
-        """End politely soon: `Connection: close`, GOAWAY, 1001."""
+        """End soon and politely: by `Connection: close`, GOAWAY, or close code 1001."""
         ...
 
 
 class Receiver(Protocol):
-    """Reads one stream that a handler has dialled itself: as `Handler`, of this stream only."""
+    """Reads one stream that a handler has dialled: like `Handler`, for this stream only."""
 
     def received(self, data: bytes) -> None:
-        """It has sent `data`, which is never empty."""
+        """The peer has sent `data`, never empty."""
         ...
 
     def ended(self) -> None:
-        """It sends no more."""
+        """The peer has sent FIN or close_notify."""
         ...
 
     def broken(self, error: OSError) -> None:
-        """It is gone."""
+        """The connection has failed."""
         ...
 
     def drained(self) -> None:
-        """What is queued for it fell below `LOW_WATER`, after it had been above `MID_WATER`."""
+        """Its queue fell below `LOW_WATER` after it had been above `MID_WATER`."""
         ...
 
 
 class SessionView(Protocol):
-    """What a handler knows of its session, and what it can ask of it."""
+    """What a handler can see of its session and ask of it."""
 
     @property
     def flow(self) -> FlowFacts: ...
@@ -128,7 +128,7 @@ class SessionView(Protocol):
         ...
 
     def arm(self, seconds: float | None) -> None:
-        """Call `Handler.expired` after so long, instead of any time set before; None: never."""
+        """Call `Handler.expired` after `seconds`, replacing any time set before; None: never."""
         ...
 
     def dial(
@@ -141,32 +141,32 @@ class SessionView(Protocol):
         receiver: Receiver,
         then: Callable[[Stream | ProxyError], None],
     ) -> None:
-        """Connect to an origin beside the present one: a request that policy sends elsewhere, or a second connection.
+        """Open another connection: for a request that policy sends to another origin, or a second one to the same.
 
-        `host`: a name or an address. `server_name`: TLS with that name, verified; None: plain TCP. `alpn`: what may be
-        agreed, in order of preference. `then` gets the stream, or why there is none; what comes from it goes to
-        `receiver`. It is closed with the session, or earlier by its own `end` or `abort`.
+        `host`: a name or an address. `server_name`: use TLS with this name, verified; None: plain TCP. `alpn`: in order
+        of preference. `then` gets the stream, or the error; `receiver` gets what arrives. The connection is closed with
+        the session, or earlier by its own `end` or `abort`.
         """
         ...
 
     def has(self, hook: str) -> bool:
-        """Whether the application has a hook of this name."""
+        """Whether the application defines this hook."""
         ...
 
     def judge(self, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
-        """What the policies of `phase` say; None when there are none."""
+        """The ruling of the policies of `phase`; None if there are none."""
         ...
 
     def count(self, limits: tuple[RuleIdentity, ...], then: Callable[[Ruling | None], None]) -> None:
-        """Count a request by limits that `judge` has named; `then` gets the denial of what is over one, or None."""
+        """Count a request against limits that `judge` has named. `then` gets the denial if it exceeds one, or None."""
         ...
 
     def ask(self, hook: str, argument: Any, then: Callable[[Any], None]) -> None:
-        """Call `then` with the answer of a hook: at once, with None, where the application has none."""
+        """Ask a hook; `then` gets its answer. Without such a hook, `then(None)` is called at once."""
         ...
 
     def tell_hook(self, hook: str, argument: Any) -> None:
-        """Let the hook's side know what it is not asked about."""
+        """Inform the proxy's side of a hook, without waiting for an answer."""
         ...
 
     def record(self, child: msgspec.Struct) -> None:
@@ -174,9 +174,9 @@ class SessionView(Protocol):
         ...
 
     def upgrade(self, handler: Handler, leftover: Mapping[Side, bytes]) -> None:
-        """Let another handler read on, beginning with what this one had read too much of."""
+        """Continue with another handler, which first gets `leftover`: what this one had read beyond its protocol."""
         ...
 
     def finish(self, reason: CloseReason, by: ClosedBy) -> None:
-        """End the session: what is queued is sent, then both sides are closed."""
+        """End the session: send what is queued, then close both sides."""
         ...

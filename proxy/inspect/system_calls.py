@@ -1,4 +1,4 @@
-"""The system calls that an inspector needs; a seccomp filter refuses it every other one."""
+"""The seccomp filter of inspectors, which allows only the system calls that they need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 CLONE_THREAD = 0x10000
 
-# By what they are for, in CPython 3.11 to 3.13, glibc and OpenSSL. A name that this machine does not have is left out.
+# By purpose, for CPython 3.11 to 3.13, glibc and OpenSSL. Names unknown on this machine are skipped.
 BYTES = (
     "read", "readv", "pread64", "write", "writev", "pwrite64", "recvfrom", "recvmsg", "recvmmsg", "sendto", "sendmsg",
     "sendmmsg", "recv", "send", "splice", "shutdown",
@@ -39,14 +39,14 @@ FACTS = (
     "geteuid", "getgid", "getegid", "getresuid", "getresgid", "getgroups", "getrandom", "getrusage", "getrlimit",
     "ugetrlimit", "sysinfo", "uname", "getcwd", "umask",
 )  # fmt: skip
-# What may be opened is for Landlock and the user to say; that nothing may be opened to be written is said here as well.
+# Landlock and the user ID decide what may be opened; that nothing may be opened for writing is enforced here too.
 FILES = (
     "stat", "stat64", "lstat", "lstat64", "fstat", "fstat64", "fstatat64", "newfstatat", "statx", "statfs", "fstatfs",
     "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents", "getdents64",
 )  # fmt: skip
 ALLOWED = (*BYTES, *DESCRIPTORS, *WAITING, *MEMORY, *THREADS, *SIGNALS, *FACTS, *FILES)
 
-# Refused with EPERM rather than ENOSYS: whoever tries hears that it is not allowed, not that it is not there.
+# Refused with EPERM rather than ENOSYS: not allowed, as opposed to not implemented.
 REFUSED = (
     "socket", "socketpair", "connect", "bind", "listen", "accept", "accept4", "execve", "execveat", "fork", "vfork",
     "ptrace", "process_vm_readv", "process_vm_writev", "kill", "tkill", "pidfd_open", "pidfd_send_signal",
@@ -56,15 +56,14 @@ REFUSED = (
 
 
 def make_filter(*, appends: bool) -> Callable[[], None]:
-    """What loads the filter into every thread, once it is called; that raises OSError when the kernel refuses.
+    """A function that loads the filter into every thread. It raises OSError if the kernel refuses.
 
-    `appends`: files may be opened to append to them. ImportError without libseccomp. What is not known here fails as
-    on a kernel that has no such call (ENOSYS): the C library and CPython then do without, as on older kernels, so that
-    a newer one of them does not die of this list.
+    `appends`: files may be opened for appending. ImportError: no libseccomp. Unlisted calls fail with ENOSYS, as on a
+    kernel that lacks them: the C library and CPython then fall back, so that newer versions of them go on working.
     """
     try:
         import pyseccomp  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    except (RuntimeError, OSError) as error:  # the package is there, the library is not
+    except (RuntimeError, OSError) as error:  # the package is installed, the library is not
         raise ImportError(str(error)) from error
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
     for name in ALLOWED:
@@ -77,24 +76,24 @@ def make_filter(*, appends: bool) -> Callable[[], None]:
 
 
 def _add_conditions(rules: Any, seccomp: Any, appends: bool) -> None:
-    """Calls that are allowed for some of what they do."""
+    """Calls that are allowed for certain arguments only."""
     argument, allow, refuse = seccomp.Arg, seccomp.ALLOW, seccomp.ERRNO(errno.EPERM)
-    for name, place in (("open", 1), ("openat", 2)):  # openat2 has its flags where no filter can look: ENOSYS
+    for name, place in (("open", 1), ("openat", 2)):  # openat2's flags are in memory, out of a filter's reach: ENOSYS
         _add(rules, allow, name, argument(place, seccomp.MASKED_EQ, os.O_ACCMODE, os.O_RDONLY))
         if appends:
             mask = os.O_ACCMODE | os.O_APPEND
             _add(rules, allow, name, argument(place, seccomp.MASKED_EQ, mask, os.O_WRONLY | os.O_APPEND))
         for flag in (os.O_RDWR,) if appends else (os.O_WRONLY, os.O_RDWR):
             _add(rules, refuse, name, argument(place, seccomp.MASKED_EQ, os.O_ACCMODE, flag))
-    # threads, no processes; of clone3, whose flags are in memory, the C library falls back to this
+    # threads but not processes; the C library falls back to this from clone3, whose flags are in memory
     _add(rules, allow, "clone", argument(0, seccomp.MASKED_EQ, CLONE_THREAD, CLONE_THREAD))
     _add(rules, refuse, "clone", argument(0, seccomp.MASKED_EQ, CLONE_THREAD, 0))
-    _add(rules, allow, "prlimit64", argument(2, seccomp.EQ, 0))  # to read, not to set
+    _add(rules, allow, "prlimit64", argument(2, seccomp.EQ, 0))  # reading limits, not setting them
     _add(rules, allow, "tgkill", argument(0, seccomp.EQ, os.getpid()))  # abort()
     for request in (0x5421, 0x5450, 0x5451, 0x541B, 0x5401):  # FIONBIO, FIONCLEX, FIOCLEX, FIONREAD, TCGETS (isatty)
         _add(rules, allow, "ioctl", argument(1, seccomp.EQ, request))
 
 
 def _add(rules: Any, action: int, name: str, *conditions: Any) -> None:
-    with contextlib.suppress(OSError, RuntimeError):  # this machine has no such call
+    with contextlib.suppress(OSError, RuntimeError):  # unknown on this machine
         rules.add_rule(action, name, *conditions)

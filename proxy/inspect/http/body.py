@@ -1,4 +1,4 @@
-"""Bodies that do not go straight on: held until it is known where they go, or shown part by part to `http_body`."""
+"""Bodies that are not forwarded at once: held until the request has an origin, or shown to the hook `http_body`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from proxy.inspect.stream import SessionView
 from proxy.verdict import Verdict
 
 HOOK = "http_body"
-PART_BYTES = 64 << 10  # at most: what fits into a message to the proxy
+PART_BYTES = 64 << 10  # of a part at most: fits into a message to the proxy
 
 
 class Held:
-    """A body that has come while it is not known where it goes."""
+    """The part of a body that arrived before its destination was known."""
 
     __slots__ = ("_parts", "_trailers")
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self._trailers: Headers | None = None  # its end has come
+        self._trailers: Headers | None = None  # set once the body has ended
 
     def data(self, data: bytes) -> None:
         """A part of the body."""
@@ -31,7 +31,7 @@ class Held:
         self._trailers = trailers
 
     def pass_on(self, data: Callable[[bytes], None], end: Callable[[Headers], None]) -> None:
-        """Give it to whoever takes it, and hold it no longer."""
+        """Pass it on to `data` and `end`, and release it."""
         parts, trailers = self._parts, self._trailers
         self.clear()
         for part in parts:
@@ -40,12 +40,12 @@ class Held:
             end(trailers)
 
     def clear(self) -> None:
-        """Nobody wants it."""
+        """Discard it."""
         self._parts, self._trailers = [], None
 
 
 class BodyPart:
-    """What the hook is given."""
+    """The argument of the hook."""
 
     __slots__ = ("data", "exchange", "from_client", "is_first", "is_last")
 
@@ -58,7 +58,7 @@ class BodyPart:
 
 
 class BodyOver:
-    """What the hook has seen of this body is all that it will see."""
+    """Tells the hook's side that no more parts of this body follow."""
 
     __slots__ = ("from_client", "number")
 
@@ -68,43 +68,43 @@ class BodyOver:
 
 
 class Carrier(Protocol):
-    """The exchange whose body it is."""
+    """The exchange, as a body's reader sees it."""
 
     number: int
 
     def body_passed(self, data: bytes, *, from_client: bool) -> None:
-        """Send this on."""
+        """Forward a part."""
         ...
 
     def body_ended(self, trailers: Headers, *, from_client: bool) -> None:
-        """All of it was sent on."""
+        """Forward the end."""
         ...
 
     def body_answered(self, answer: str | Verdict) -> bool:
-        """What the hook says of the whole exchange; whether it goes on."""
+        """Apply the hook's answer to the exchange. Returns whether the exchange continues."""
         ...
 
     def hold_body(self, *, from_client: bool) -> None:
-        """Take no more of it."""
+        """Pause its sender."""
         ...
 
     def release_body(self, *, from_client: bool) -> None:
-        """Go on."""
+        """Resume its sender."""
         ...
 
     def settle(self) -> None:
-        """Send what was written."""
+        """Flush what was written."""
         ...
 
 
 class BodyReader:
-    """One body. While the hook is asked about a part its sender is held, so that little more than that is waiting."""
+    """Shows one body to the hook, part by part. Its sender is paused during each question, to bound what is held."""
 
     def __init__(self, carrier: Carrier, session: SessionView, *, from_client: bool) -> None:
-        self.is_over = False  # all of it was sent on, or nobody wants it any more
+        self.is_over = False  # all of it was forwarded, or it was discarded
         self._carrier, self._session, self._from_client = carrier, session, from_client
         self._waiting = bytearray()
-        self._trailers: Headers | None = None  # its end has come
+        self._trailers: Headers | None = None  # set once the body has ended
         self._is_asking = self._was_asked = False
 
     def data(self, data: bytes) -> None:
@@ -118,7 +118,7 @@ class BodyReader:
         self._ask()
 
     def stop(self) -> None:
-        """The exchange is over, whatever became of the body."""
+        """Stop: the exchange has ended."""
         if not self.is_over:
             self.is_over = True
             self._waiting.clear()

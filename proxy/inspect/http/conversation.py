@@ -1,4 +1,4 @@
-"""One conversation: the handler of a session whose bytes are HTTP."""
+"""A conversation: the handler of a session that speaks HTTP."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from proxy.inspect.stream import SessionView, Side
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _LIMITS, _IDENTITY = Limits(), Identity()
-TOLD_AGAIN_S = 30.0  # that an exchange goes on
+TOLD_AGAIN_S = 30.0  # between records of an exchange that is still open
 _DEFAULT_END: tuple[CloseReason, ClosedBy] = ("client_closed", "client")
 
 
 class Conversation:
-    """Reads a session as HTTP/1.1 or HTTP/2, whichever its client speaks, and speaks what its origin does.
+    """Speaks HTTP/1.1 or HTTP/2 with the client and with the origin, independently.
 
-    `failure`: why there is no origin, where there is none: each request is answered with it.
+    `failure`: why there is no connection to the origin, if so; each request is answered with it.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class Conversation:
         self._main: Connection | None = None
         self._pool: OriginPool | None = None
         self._pools: dict[tuple[str, int], OriginPool] = {}
-        self._opening = bytearray()  # of a client of which it is not known what it speaks
+        self._opening = bytearray()  # the client's first bytes, until its version is known
         self._armed: float | None = None
         self._is_origin_lost = False
-        self._end = _DEFAULT_END  # unless there is a fault
+        self._end = _DEFAULT_END  # reason and side for the record, replaced by a fault's
         self._fault: Fault | None = None
         self._fault_by: ClosedBy = "proxy"
         self._is_over = False
         self._exchanges: dict[int, Exchange] = {}
 
-    # The session's events.
+    # Events of the session.
 
     def start(self) -> None:
-        """Both sides are there."""
+        """Begin: both sides are ready."""
         tls = self.session.client.tls
         if tls is not None and tls.alpn is not None:
             self._speak(tls.alpn)
@@ -69,12 +69,12 @@ class Conversation:
             self.wake(self.session.now() + self.limits.header_s)
 
     def received(self, side: Side, data: bytes) -> None:
-        """Bytes of either side."""
+        """Handle bytes of either side."""
         if self._is_over:
             return
         if side is Side.ORIGIN:
             if self._main is None:
-                self._opened()  # a server that speaks first is none of HTTP's: it is read as HTTP/1.1, and refused
+                self._opened()  # the server speaks first, so it is not HTTP: read as HTTP/1.1, and rejected
             if self._main is not None:
                 self._main.received(data)
         elif self._front is not None:
@@ -84,7 +84,7 @@ class Conversation:
         self._links.settle()
 
     def ended(self, side: Side) -> None:
-        """Either side has closed its half."""
+        """Handle the end of either side's half."""
         if self._is_over:
             return
         if side is Side.ORIGIN:
@@ -103,7 +103,7 @@ class Conversation:
         self._links.settle()
 
     def broken(self, side: Side, error: OSError) -> None:
-        """Either side is gone."""
+        """Handle the loss of either side."""
         if self._is_over:
             return
         if side is Side.CLIENT:
@@ -117,7 +117,7 @@ class Conversation:
         self._links.settle()
 
     def drained(self, side: Side) -> None:
-        """What was queued for a side has gone out."""
+        """Resume the other side, since the queue of this one is nearly empty."""
         if side is Side.CLIENT:
             self._client.is_full = False
             if self._front is not None:
@@ -127,7 +127,7 @@ class Conversation:
         self._links.settle()
 
     def expired(self, now: float) -> None:
-        """The time that was set has come."""
+        """Run the timers that are due."""
         self._armed = None
         if self._is_over:
             return
@@ -142,7 +142,7 @@ class Conversation:
             self.wake(max(self._front.due(now), now))
 
     def drain(self) -> None:
-        """End when what is under way is done."""
+        """End after the requests in progress."""
         self.is_draining = True
         self._end = ("drain", "proxy")
         if self._front is not None:
@@ -151,10 +151,10 @@ class Conversation:
             self.close_client("drain", "proxy")
         self._links.settle()
 
-    # Which version.
+    # Versions.
 
     def _open(self, data: bytes) -> None:
-        """In the clear the first bytes tell HTTP/2 from HTTP/1.1 (RFC 9113 3.3)."""
+        """Detect the client's version by its first bytes, without TLS (RFC 9113 3.3)."""
         self._opening += data
         opening = bytes(self._opening)
         if len(opening) < len(PREFACE) and PREFACE.startswith(opening):
@@ -162,7 +162,7 @@ class Conversation:
         self._speak("h2" if opening.startswith(PREFACE) else "http/1.1")
 
     def _speak(self, version: str) -> None:
-        """Take the client's side of this version, and what has come already."""
+        """Create the client's side for `version`, and feed it what has arrived."""
         if version == "h2":
             self._front = H2Server(self, self._client, self._scheme)
         else:
@@ -176,7 +176,7 @@ class Conversation:
         self.wake(self._front.due(self.session.now()))
 
     def _opened(self) -> None:
-        """Take the origin's side: what ALPN says, or in the clear what the client speaks."""
+        """Create the origin's side: of the version in ALPN, or without TLS of the client's version."""
         stream, flow = self.session.origin, self.session.flow
         if self._pool is not None or self._failure is not None:
             return
@@ -194,7 +194,7 @@ class Conversation:
                 self._allow_upgrades()
 
     def _allow_upgrades(self) -> None:
-        """Tell a client of HTTP/2 that WebSockets can be streams: only where the origin has them."""
+        """Offer WebSockets over HTTP/2 to the client, once it is known that the origin supports WebSockets."""
         if isinstance(self._front, H2Server):
             self._front.allow_upgrades()
 
@@ -204,12 +204,12 @@ class Conversation:
 
     @property
     def _default_host(self) -> bytes:
-        """For a request that names no host."""
+        """The host of a request without a Host field."""
         flow, tls = self.session.flow, self.session.client.tls
         host = tls.sni if tls is not None and tls.sni else f"[{flow.dst}]" if ":" in flow.dst else flow.dst
         return (host if flow.dst_port == (443 if tls else 80) else f"{host}:{flow.dst_port}").encode("latin-1")
 
-    # What exchanges and the client's side ask for.
+    # For exchanges and the client's side.
 
     def next_number(self) -> int:
         """The number of a new request."""
@@ -218,12 +218,12 @@ class Conversation:
         return self._number
 
     def began(self, exchange: Exchange) -> None:
-        """Tell of it while it goes on, if it takes long."""
+        """Record the exchange while it is open, if it takes long."""
         self._exchanges[exchange.number] = exchange
         self.wake(exchange.tell_at)
 
     def take(self, exchange: Exchange) -> None:
-        """Find an origin: the session's own, or where policy sends this request."""
+        """Assign an origin: the session's own, or the one to which policy sends this request."""
         if exchange.origin_address is not None:
             self._other(exchange.origin_address).take(exchange)
         elif self._failure is not None:
@@ -243,7 +243,7 @@ class Conversation:
         return pool
 
     def finished(self, exchange: Exchange) -> None:
-        """Record it."""
+        """Record the exchange."""
         self._active -= 1
         self._exchanges.pop(exchange.number, None)
         if self._is_origin_lost and not self._active:
@@ -251,7 +251,7 @@ class Conversation:
         self.session.record(record_of(exchange, self.session.flow, self.session.now()))
 
     def _tell_open(self, now: float) -> None:
-        """Record what has gone on for a while, as far as it has come."""
+        """Record exchanges that have been open for a while."""
         for exchange in self._exchanges.values():
             if now >= exchange.tell_at:
                 exchange.tell_at = now + TOLD_AGAIN_S
@@ -259,17 +259,17 @@ class Conversation:
             self.wake(exchange.tell_at)
 
     def settle(self) -> None:
-        """Send what was written since an answer came."""
+        """Flush what was written after an answer of the proxy."""
         self._links.settle()
 
     def wake(self, at: float) -> None:
-        """Look at what is due then."""
+        """Arrange for `expired` at `at`."""
         if self._armed is None or at < self._armed:
             self._armed = at
             self.session.arm(max(at - self.session.now(), 0.0))
 
     def at_fault(self, fault: Fault) -> None:
-        """Why the conversation ends."""
+        """Note why the conversation ends."""
         if self._fault is None:
             self._fault = fault
             self._fault_by = told(fault).by
@@ -284,7 +284,7 @@ class Conversation:
         self._finish(reason, by)
 
     def _origin_lost(self) -> None:
-        """The origin has closed its connection: between two requests that ends the client's, too."""
+        """The origin has closed its connection. Between requests, this ends the client's as well."""
         self._is_origin_lost = True
         if self._end == _DEFAULT_END:
             self._end = ("origin_closed", "origin")

@@ -1,4 +1,4 @@
-"""One request and its response, from the client's side to the origin's and back: judged, sent on, watched, recorded."""
+"""One request and its response: applies policies and hooks, forwards, watches, records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.verdict import Verdict
 
 
 class Context(Protocol):
-    """What exchanges know of their conversation."""
+    """The conversation, as its exchanges see it."""
 
     session: SessionView
     identity: Identity
@@ -28,28 +28,28 @@ class Context(Protocol):
         ...
 
     def began(self, exchange: Exchange) -> None:
-        """Tell of it while it goes on, if it takes long."""
+        """Record the exchange while it is open, if it takes long."""
         ...
 
     def take(self, exchange: Exchange) -> None:
-        """Find an origin for it: `Exchange.taken`, `Exchange.wait` first, or `Exchange.origin_failed`."""
+        """Assign an origin: calls `Exchange.taken`, perhaps after `Exchange.wait`, or `Exchange.origin_failed`."""
         ...
 
     def finished(self, exchange: Exchange) -> None:
-        """Record it."""
+        """Record the exchange."""
         ...
 
     def settle(self) -> None:
-        """Send what was written since an answer came."""
+        """Flush what was written after an answer of the proxy."""
         ...
 
     def wake(self, at: float) -> None:
-        """Look at what is due then."""
+        """Arrange for timers to run at `at`."""
         ...
 
 
 class Exchange(Passing):
-    """What became of one request: also what is told of it to the hooks `http_request` and `http_response`."""
+    """One exchange. The hooks `http_request` and `http_response` are shown it, too."""
 
     __slots__ = (
         "_early",
@@ -63,16 +63,16 @@ class Exchange(Passing):
     def __init__(self, context: Context, responder: Responder, request: RequestHead) -> None:
         super().__init__(responder, request, context.next_number(), context.session.now())
         self.context = context
-        self._early = Held()  # the request's body, while it is not known where it goes
-        self._is_taken = False  # it is known where the request goes, or is being found out
-        self._held = Held()  # the response's, while a hook looks at the head
-        self._is_cleared = False  # nobody else is to be asked about the response's head
-        self._responded = False  # the head is with the client
+        self._early = Held()  # the request's body, until there is an origin
+        self._is_taken = False  # an origin is assigned, or being looked for
+        self._held = Held()  # the response's body, while a hook decides about its head
+        self._is_cleared = False  # no other hook is asked about the response's head
+        self._responded = False  # the response's head has been sent
 
-    # The request, on its way to the origin.
+    # The request.
 
     def begin(self, *, is_complete: bool) -> None:
-        """Decide about the request and send it on; `is_complete`: it has no body."""
+        """Decide about the request and forward it. `is_complete`: it has no body."""
         self.client_ended = is_complete
         if is_complete:
             self.sent = self.started
@@ -109,8 +109,8 @@ class Exchange(Passing):
             self._take()
 
     def _read_request(self) -> None:
-        """Show the body to the hook; nothing goes to the origin before the hook lets something pass."""
-        self.request.length = None  # the hook may make it longer or shorter
+        """Show the body to the hook. Nothing is sent to the origin until the hook lets a part pass."""
+        self.request.length = None  # the hook may change it
         self.request_reader = reader = BodyReader(self, self.context.session, from_client=True)
         if b"100-continue" in tokens(first(self.request.headers, b"expect") or b""):
             self.request.headers = without(self.request.headers, b"expect")
@@ -125,7 +125,7 @@ class Exchange(Passing):
         self.context.take(self)
 
     def taken(self, requester: Requester) -> None:
-        """An origin has the request's head; what came of the body follows it."""
+        """`requester` has sent the request's head: send the part of the body that has arrived."""
         self.requester = requester
         if self.is_waiting:
             self.is_waiting = False
@@ -133,17 +133,17 @@ class Exchange(Passing):
         self._early.pass_on(requester.data, requester.end)
 
     def wait(self) -> None:
-        """No origin can take it yet: the client is to send no more."""
+        """No connection is free yet: pause the client."""
         self.is_waiting = True
         self.responder.pause()
 
     def repeat(self) -> None:
-        """The origin has refused the request unread: it may be sent again, once."""
+        """The origin has refused the request unprocessed: send it again, once."""
         self.is_repeated = True
         self.requester = None
 
     def request_data(self, data: bytes) -> None:
-        """A part of the request's body, or bytes of what the connection was upgraded to."""
+        """Take a part of the request's body, or bytes of an upgraded connection."""
         if self.is_done:
             return
         self.request_bytes += len(data)
@@ -162,7 +162,7 @@ class Exchange(Passing):
             self._early.data(data)
 
     def request_ended(self, trailers: Headers) -> None:
-        """The client has sent all of its request, or closed its half of the upgraded connection."""
+        """The request is complete, or the client has closed its half of an upgraded connection."""
         if self.client_ended:
             return
         trailers = trailers_of(trailers)
@@ -182,7 +182,7 @@ class Exchange(Passing):
         else:
             self.requester.end(trailers)
 
-    # The response, on its way to the client.
+    # The response.
 
     def informed(self, head: ResponseHead) -> None:
         """The origin has sent an interim response."""
@@ -190,7 +190,7 @@ class Exchange(Passing):
         self.responder.inform(head)
 
     def responded(self, head: ResponseHead) -> None:
-        """The origin has answered."""
+        """The origin has sent the response's head."""
         self.response = head
         self.origin_version = head.version
         self.first_byte = self.moved = self.context.session.now()
@@ -224,7 +224,7 @@ class Exchange(Passing):
         elif "response" in self.reads and self.has_body(head) and self.context.session.has(HOOK):
             head.length = None
             self.response_reader = BodyReader(self, self.context.session, from_client=False)
-            return  # the head goes with the first bytes that the hook lets pass: until then a page can be sent
+            return  # the head is sent with the first part that the hook lets pass; until then a page can replace it
         self._send_head(head)
 
     def _send_head(self, head: ResponseHead) -> None:
@@ -232,12 +232,12 @@ class Exchange(Passing):
         self.responder.respond(head)
 
     def _release(self) -> None:
-        """Send what has come while a hook was asked."""
+        """Forward what arrived while a hook was asked."""
         self.resume_origin()
         self._held.pass_on(self._pass_response, self.response_ended)
 
     def response_data(self, data: bytes) -> None:
-        """A part of the response's body, or bytes of what the connection was upgraded to."""
+        """Take a part of the response's body, or bytes of an upgraded connection."""
         if self.is_done or self.fault is not None:
             return
         self.response_bytes += len(data)
@@ -246,7 +246,7 @@ class Exchange(Passing):
             self._pass_response(data)
             return
         self._held.data(data)
-        self.pause_origin()  # again: a client that has read what is others' has had all resumed
+        self.pause_origin()  # again, as all are resumed once the client has read what was queued for others
 
     def _pass_response(self, data: bytes) -> None:
         if self.websocket is not None:
@@ -257,7 +257,7 @@ class Exchange(Passing):
             self.responder.data(data)
 
     def response_ended(self, trailers: Headers) -> None:
-        """The origin has sent all of its response, or closed its half of the upgraded connection."""
+        """The response is complete, or the origin has closed its half of an upgraded connection."""
         if self.origin_ended or self.fault is not None:
             return
         self.is_received = True
@@ -267,7 +267,7 @@ class Exchange(Passing):
             return
         self.origin_ended = True
         if not self._switched and self.request.is_tunnel:
-            self.client_ended = True  # what was to follow a switch does not follow
+            self.client_ended = True  # nothing follows a switch that did not happen
         elif self._switched and not self.client_ended:
             self.ended_first = "origin"
         self.moved = self.context.session.now()
@@ -277,10 +277,10 @@ class Exchange(Passing):
             self.responder.end(trailers)
         self._settle()
 
-    # Bodies that a hook reads.
+    # Bodies read by a hook.
 
     def body_passed(self, data: bytes, *, from_client: bool) -> None:
-        """The hook lets this pass."""
+        """Forward a part that the hook has let pass."""
         if from_client:
             self._pass_request(data)
             if not self._is_taken:
@@ -290,7 +290,7 @@ class Exchange(Passing):
         self.responder.data(data)
 
     def body_ended(self, trailers: Headers, *, from_client: bool) -> None:
-        """The hook has let the end pass."""
+        """Forward the end, which the hook has let pass."""
         if from_client:
             self._end_request(trailers)
             if not self._is_taken:
@@ -307,16 +307,16 @@ class Exchange(Passing):
             self._send_head(self.response)
 
     def body_answered(self, answer: str | Verdict) -> bool:
-        """The hook has said what is to become of the exchange; whether it goes on."""
+        """Apply the hook's answer. Returns whether the exchange continues."""
         return self.obey_hook(HOOK, answer)
 
-    # What goes wrong.
+    # Failures.
 
     def refuse(self, fault: Fault, detail: str, *, by: By | None = None) -> None:
-        """Tell the client why not, if its response has not begun; otherwise break it off."""
+        """Answer with an error page, or abort a response that has begun."""
         if self.is_done or (self.fault is not None and not self.is_complete):
             return
-        if self.fault is not None:  # the client does not take the page that tells it of one
+        if self.fault is not None:  # the client does not take the page of an earlier fault
             self.responder.reset(fault)
             self._finish()
             return
@@ -333,7 +333,7 @@ class Exchange(Passing):
     def answer(self, head: ResponseHead, body: bytes) -> None:
         """Answer in place of the origin."""
         self.response = head
-        head.closes = not self.client_ended  # what is left of the request's body will not be read
+        head.closes = not self.client_ended  # the rest of the request's body is not read
         self.response_bytes = len(body)
         self._responded = True
         self.responder.respond(head)
@@ -344,17 +344,17 @@ class Exchange(Passing):
         self._complete()
 
     def origin_failed(self, fault: Fault, detail: str, *, by: By | None = None) -> None:
-        """The origin is gone, or has broken its protocol."""
+        """The origin is unreachable, was lost, or has violated its protocol."""
         self.requester = None
         if self.has_all and not self.origin_ended:
-            return  # a hook is asked about what has come
-        if self.origin_ended:  # it has answered, and did not wait for the whole request
+            return  # a hook is still asked about what has arrived
+        if self.origin_ended:  # it answered without waiting for the whole request
             self._complete()
         else:
             self.refuse(fault, detail, by=by)
 
     def client_gone(self, fault: Fault, detail: str) -> None:
-        """The client has gone, or has given this request up."""
+        """The client is gone, or has cancelled this request."""
         if self.is_done:
             return
         if self.fault is None and not (self._switched and self.client_ended):
@@ -363,14 +363,14 @@ class Exchange(Passing):
         self.drop_origin(fault)
         self._finish()
 
-    # A connection that was upgraded.
+    # Upgraded connections.
 
     def broken_off(self, fault: Fault, detail: str, by: By) -> None:
-        """What was said in the new protocol ends it."""
+        """The upgraded connection ends because of an error in its own protocol."""
         self.refuse(fault, detail, by=by)
 
     def settle(self) -> None:
-        """Send what was written since a hook has answered."""
+        """Flush what was written after a hook's answer."""
         self.context.settle()
 
     def _settle(self) -> None:
@@ -378,7 +378,7 @@ class Exchange(Passing):
             self._complete()
 
     def _complete(self) -> None:
-        """End it when the client has been sent all that it was answered."""
+        """End the exchange once the whole response has been sent."""
         self.is_complete = True
         if self.responder.is_behind:
             self.context.wake(self.context.session.now() + self.context.limits.body_s)
@@ -386,7 +386,7 @@ class Exchange(Passing):
             self._finish()
 
     def client_took_all(self) -> None:
-        """Nothing waits for the client any more."""
+        """The client has taken everything that was queued."""
         if self.is_complete:
             self._finish()
 

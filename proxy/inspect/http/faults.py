@@ -1,4 +1,4 @@
-"""What can go wrong in a conversation: each fault has a name, a status, and an error type of RFC 9209."""
+"""Everything that can go wrong in a conversation: each fault has a name, a status, and an error type of RFC 9209."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ By = Literal["client", "origin", "proxy"]
 
 
 class Fault(enum.StrEnum):
-    """Why a request or a connection did not end well. A closed set: records name it."""
+    """Why a request or connection failed. A closed set, used in records."""
 
-    # the client's, HTTP/1.1
-    BAD_REQUEST = "bad_request"  # what h11 refuses: a line or field that does not parse, no Host, two of them
-    BAD_LINE_END = "bad_line_end"  # CR or LF by itself (RFC 9112 2.2)
+    # the client's: HTTP/1.1
+    BAD_REQUEST = "bad_request"  # rejected by h11: a malformed line or field, no Host or two
+    BAD_LINE_END = "bad_line_end"  # a bare CR or LF (RFC 9112 2.2)
     OBS_FOLD = "obs_fold"  # a field over several lines (RFC 9112 5.2)
     BOTH_FRAMINGS = "both_framings"  # Content-Length and Transfer-Encoding (RFC 9112 6.1)
-    BAD_FRAMING = "bad_framing"  # lengths that contradict each other, codings that are not chunked
+    BAD_FRAMING = "bad_framing"  # contradictory lengths, or a transfer coding other than chunked
     HEADERS_TOO_LARGE = "headers_too_large"
     TOO_MANY_HEADERS = "too_many_headers"
-    CHUNK_OVERHEAD = "chunk_overhead"  # extensions or tiny chunks without end
+    CHUNK_OVERHEAD = "chunk_overhead"  # endless extensions or tiny chunks
     UNKNOWN_VERSION = "unknown_version"
     SLOW_HEADERS = "slow_headers"
     SLOW_BODY = "slow_body"
-    SLOW_READ = "slow_read"  # the response is not taken
-    BODY_CUT = "body_cut"  # the end came before the body's
+    SLOW_READ = "slow_read"  # the client does not read the response
+    BODY_CUT = "body_cut"  # the connection ended before the body
     # HTTP/2
-    BAD_FRAME = "bad_frame"  # what h2 refuses
+    BAD_FRAME = "bad_frame"  # rejected by h2
     RAPID_RESET = "rapid_reset"  # CVE-2023-44487
     CONTINUATION_FLOOD = "continuation_flood"
     SETTINGS_FLOOD = "settings_flood"
@@ -37,43 +37,43 @@ class Fault(enum.StrEnum):
     PRIORITY_FLOOD = "priority_flood"
     WINDOW_FLOOD = "window_flood"
     UNKNOWN_FRAMES = "unknown_frames"
-    HEADER_BOMB = "header_bomb"  # a header list that grows when it is decoded
+    HEADER_BOMB = "header_bomb"  # a header list that decompresses to too much
     # WebSocket
     UNMASKED_FRAME = "unmasked_frame"
     MASKED_FRAME = "masked_frame"  # from an origin
     RESERVED_BITS = "reserved_bits"
     BAD_OPCODE = "bad_opcode"
     BAD_FRAGMENT = "bad_fragment"
-    CONTROL_FRAME = "control_frame"  # a control frame that is long or fragmented
-    BAD_CLOSE = "bad_close"  # a close frame with a code that none may carry
+    CONTROL_FRAME = "control_frame"  # an oversized or fragmented control frame
+    BAD_CLOSE = "bad_close"  # a close frame with an invalid code
     FRAME_TOO_LARGE = "frame_too_large"
-    MESSAGE_TOO_LARGE = "message_too_large"  # also one that inflates without end
-    BAD_MESSAGE = "bad_message"  # no UTF-8, or what does not inflate
+    MESSAGE_TOO_LARGE = "message_too_large"  # also when inflated
+    BAD_MESSAGE = "bad_message"  # invalid UTF-8, or invalid compressed data
     # the origin's
     ORIGIN_REFUSED = "origin_refused"
     ORIGIN_UNREACHABLE = "origin_unreachable"
     ORIGIN_TIMEOUT = "origin_timeout"
     ORIGIN_TLS = "origin_tls"
     ORIGIN_PROTOCOL = "origin_protocol"
-    ORIGIN_CLOSED = "origin_closed"  # before it answered
-    ORIGIN_RESET = "origin_reset"  # a stream of HTTP/2, by its error code
+    ORIGIN_CLOSED = "origin_closed"  # before the response
+    ORIGIN_RESET = "origin_reset"  # of an HTTP/2 stream, with its error code
     RESPONSE_CUT = "response_cut"
     RESPONSE_HEADERS_TOO_LARGE = "response_headers_too_large"
     RESPONSE_TIMEOUT = "response_timeout"
-    UPGRADE_REFUSED = "upgrade_refused"  # WebSocket over HTTP/2 that the origin cannot
+    UPGRADE_REFUSED = "upgrade_refused"  # WebSocket over HTTP/2, which the origin does not support
     # neither's
     CLIENT_GONE = "client_gone"
     CANCELLED = "cancelled"  # the client has reset the stream
     DENIED = "denied"
     LOOP = "loop"
-    BUSY = "busy"  # more requests wait for this origin than are allowed to
+    BUSY = "busy"  # too many requests are waiting for this origin
     DRAINED = "drained"
     HOOK_FAILED = "hook_failed"  # or a policy
     INTERNAL = "internal"
 
 
 class Told(NamedTuple):
-    """How a fault is told: the status, the error type of Proxy-Status, and whose it is."""
+    """How a fault is reported: the status, the error type of Proxy-Status, and who caused it."""
 
     status: int
     error: str
@@ -126,7 +126,7 @@ _CLOSE: dict[Fault, CloseReason] = {
 
 
 class HttpError(Exception):
-    """A fault on its way to whoever ends the exchange or the conversation."""
+    """A fault, raised to end the exchange or the conversation."""
 
     def __init__(self, fault: Fault, detail: str) -> None:
         super().__init__(detail)
@@ -135,12 +135,12 @@ class HttpError(Exception):
 
 
 def told(fault: Fault) -> Told:
-    """How `fault` is told: 400 where nothing else is said."""
+    """How `fault` is reported: as 400 unless declared otherwise."""
     return TOLD.get(fault, _REQUEST)
 
 
 def close_reason(fault: Fault, by: By) -> CloseReason:
-    """What the flow's record says when `fault` of `by` ends the whole session."""
+    """The close reason of the flow's record when `fault`, caused by `by`, ends the whole session."""
     reasons: dict[By, CloseReason] = {
         "client": "client_protocol_error",
         "origin": "origin_protocol_error",

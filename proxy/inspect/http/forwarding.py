@@ -1,4 +1,4 @@
-"""What a proxy adds to messages that it forwards, and when it forwards one no further (RFC 9110 7.6, RFC 8586)."""
+"""Fields that a proxy adds to forwarded messages, and the limits on forwarding (RFC 9110 7.6, RFC 8586)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SECRET = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
 
 
 def sign_request(head: RequestHead, identity: Identity) -> None:
-    """Add the proxy to Via, to a CDN-Loop that is there, and count Max-Forwards down."""
+    """Add the proxy to Via, and to CDN-Loop if present; decrement Max-Forwards."""
     _sign(head, identity)
     if first(head.headers, b"cdn-loop") is not None:
         head.headers.append((b"CDN-Loop", identity.name.encode()))
@@ -20,14 +20,14 @@ def sign_request(head: RequestHead, identity: Identity) -> None:
 
 
 def sign_response(head: ResponseHead, identity: Identity) -> None:
-    """Add the proxy to Via. What would lead the client round the proxy the next time goes (RFC 7838)."""
+    """Add the proxy to Via. Remove Alt-Svc, by which clients would bypass the proxy (RFC 7838)."""
     _sign(head, identity)
     if not identity.keeps_alt_svc and first(head.headers, b"alt-svc") is not None:
         head.headers = without(head.headers, b"alt-svc")
 
 
 def is_loop(head: RequestHead, identity: Identity, passes: int) -> bool:
-    """Whether Via or CDN-Loop says that the request has come by `passes` times."""
+    """Whether the request has passed this proxy `passes` times, by Via or CDN-Loop."""
     name = identity.name.encode()
     if head.via and sum(part.split()[1:2] == [name] for each in head.via for part in each.split(b",")) >= passes:
         return True
@@ -36,7 +36,7 @@ def is_loop(head: RequestHead, identity: Identity, passes: int) -> bool:
 
 
 def forwards_left(head: RequestHead) -> int | None:
-    """How often a TRACE or OPTIONS may still be forwarded; None: as often as it likes (RFC 9110 7.6.2)."""
+    """How often a TRACE or OPTIONS may still be forwarded; None: no limit (RFC 9110 7.6.2)."""
     if head.method not in (b"TRACE", b"OPTIONS"):
         return None
     value = first(head.headers, b"max-forwards")
@@ -44,7 +44,7 @@ def forwards_left(head: RequestHead) -> int | None:
 
 
 def last_answer(head: RequestHead) -> tuple[ResponseHead, bytes]:
-    """The answer to a TRACE or OPTIONS that may go no further: of a TRACE, what has come (RFC 9110 9.3.8)."""
+    """The answer to a TRACE or OPTIONS whose Max-Forwards is 0; to a TRACE, the request itself (RFC 9110 9.3.8)."""
     answer, body = ResponseHead(200), b""
     if head.method == b"TRACE":
         kept: Headers = [each for each in head.headers if each[0].lower() not in _SECRET]

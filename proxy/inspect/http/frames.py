@@ -1,4 +1,4 @@
-"""WebSocket frames (RFC 6455 5.2): their headers checked and their messages counted, their payload skipped."""
+"""WebSocket frames (RFC 6455 5.2): checks their headers and counts messages, without decoding payloads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _DATA = (TEXT, BINARY)
 _CONTROL = (CLOSE, PING, PONG)
 _MAX_CONTROL = 125
 _NO_STATUS = 1005  # how a close frame without a code is recorded
-_PROTOCOL_CODES = {1000, 1001, 1002, 1003, *range(1007, 1015)}  # that a frame may carry (RFC 6455 7.4, IANA's registry)
+_PROTOCOL_CODES = {1000, 1001, 1002, 1003, *range(1007, 1015)}  # allowed in a frame (RFC 6455 7.4 and IANA's registry)
 
 Problem = tuple[Fault, str]
 
 
 class FrameReader:
-    """Follows one direction. `allows_rsv1`: permessage-deflate was agreed, and marks the first frames of messages."""
+    """Follows one direction. `allows_rsv1`: permessage-deflate was negotiated, so RSV1 may mark compressed messages."""
 
     __slots__ = (
         "_close",
@@ -38,25 +38,25 @@ class FrameReader:
         self._max_bytes = max_bytes
         self._is_masked = is_masked
         self._rsv1 = allows_rsv1
-        self._header = bytearray()  # of a frame that has begun
-        self._left = 0  # bytes of its payload that are still to come
+        self._header = bytearray()  # of the current frame
+        self._left = 0  # bytes of its payload still to come
         self._is_fragmented = False
         self._close: bytearray | None = None  # the payload of a close frame
         self._key = b"\0\0\0\0"
-        self._was_between = True  # before what was fed last
+        self._was_between = True  # `is_between` before the last `feed`
         self._has_failed = False
         self.last_opcode: int | None = None
         self.messages = 0
         self.close_code: int | None = None
-        self.ends: list[int] = []  # offsets in what was fed last at which a message, or a control frame, was complete
+        self.ends: list[int] = []  # offsets in the last `feed` at which a message or control frame was complete
 
     @property
     def is_between(self) -> bool:
-        """Whether a whole number of frames has come. What a problem was found in does not count: it goes no further."""
+        """Whether the data so far ends with a frame; data with a problem is not counted, as it is not forwarded."""
         return self._was_between if self._has_failed else not self._left and not self._header
 
     def feed(self, data: bytes) -> Problem | None:
-        """What is wrong with the frames in `data`, if anything is."""
+        """Follow `data`. Returns what is wrong with its frames, or None."""
         self.ends = []
         self._was_between = self.is_between
         problem = self._read(data)
@@ -77,7 +77,7 @@ class FrameReader:
                 self._header += data[position : position + step]
                 position += step
                 if len(self._header) < self._header_size():
-                    continue  # the length's own bytes are still to come, or there is no more data
+                    continue  # the extended length is incomplete, or there is no more data
                 if (problem := self._frame_began()) is not None:
                     return problem
             if not self._left and (problem := self._frame_ended(position)) is not None:
@@ -143,7 +143,7 @@ class FrameReader:
         return problem
 
     def _closes(self, payload: bytes) -> Problem | None:
-        """Note the code of a close frame; what is wrong with it (RFC 6455 5.5.1 and 7.4)."""
+        """Note the code of a close frame. Returns what is wrong with it (RFC 6455 5.5.1 and 7.4), or None."""
         if self._is_masked:
             payload = bytes(byte ^ self._key[index % 4] for index, byte in enumerate(payload))
         if len(payload) == 1:
@@ -161,7 +161,7 @@ class FrameReader:
 
 
 def close_frame(code: int, reason: str, *, is_masked: bool) -> bytes:
-    """A close frame; masked with zeros, which is a mask like any other (RFC 6455 5.3 wants strength for scripts)."""
+    """A close frame. The mask is zero, which is valid: unpredictable masks protect against scripts (RFC 6455 5.3)."""
     payload = code.to_bytes(2, "big") + reason.encode()[:123]
     if is_masked:
         return bytes((0x80 | CLOSE, 0x80 | len(payload))) + b"\0\0\0\0" + payload

@@ -1,4 +1,4 @@
-"""What the client's side of a conversation knows of the conversation, and the other way round."""
+"""The interfaces between a conversation and its client's side."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from proxy.inspect.http.faults import Fault
 
 
 class Owner(Context, Protocol):
-    """The conversation, as the client's side sees it."""
+    """The conversation, as its client's side sees it."""
 
     is_draining: bool
 
     def wake(self, at: float) -> None:
-        """Call `Front.expired` then, or earlier if it has been asked to."""
+        """Call `Front.expired` at `at`, or at an earlier time requested before."""
         ...
 
     def at_fault(self, fault: Fault) -> None:
-        """Why the conversation will end: it stands in the flow's record."""
+        """Note why the conversation will end, for the flow's record."""
         ...
 
     def close_client(self, reason: CloseReason | None, by: ClosedBy) -> None:
-        """End the session; None: for the fault that was told before, if one was."""
+        """End the session. None: with the reason noted by `at_fault`, if any."""
         ...
 
 
@@ -31,7 +31,7 @@ class Front(Protocol):
     """The client's side: `H1Server` or `H2Server`."""
 
     def received(self, data: bytes) -> None:
-        """Bytes of the client."""
+        """Handle bytes of the client."""
         ...
 
     def ended(self) -> None:
@@ -43,21 +43,21 @@ class Front(Protocol):
         ...
 
     def full(self) -> None:
-        """The client does not take what it is sent."""
+        """The client's queue is full: pause the origins."""
         ...
 
     def ready(self) -> None:
-        """It does again."""
+        """The client's queue has drained: resume the origins."""
         ...
 
     def drain(self) -> None:
-        """End when what is under way is done."""
+        """End after the requests in progress."""
         ...
 
     def due(self, now: float) -> float:
-        """When something has to have happened."""
+        """The time of the next deadline."""
         ...
 
     def expired(self, now: float) -> None:
-        """It has not."""
+        """Act on the deadlines that have passed."""
         ...

@@ -1,4 +1,4 @@
-"""The origin's side of HTTP/1.1: one request at a time, and its response."""
+"""The origin's side of HTTP/1.1: one request at a time."""
 
 from __future__ import annotations
 
@@ -19,37 +19,39 @@ from proxy.inspect.http.websocket import accept_of, is_websocket
 
 
 class Pool(Protocol):
-    """The connections to one origin, as one of them sees it."""
+    """The pool of connections to one origin, as one of them sees it."""
 
     def free(self, connection: H1Client) -> None:
-        """It can take another request."""
+        """`connection` can take another request."""
         ...
 
     def lost(self, connection: H1Client) -> None:
-        """It can take no other."""
+        """`connection` can take no more requests."""
         ...
 
 
 class H1Client:
-    """Sends requests and reads responses. h11 is told of each request only what decides how its response ends."""
+    """Sends requests and reads responses. h11 learns of each request only what determines how its response ends."""
 
     def __init__(self, pool: Pool, link: Link, limits: Limits) -> None:
         self.link = link
         self.exchange: Exchange | None = None
         self._pool = pool
         self._limits = limits
-        self._is_waiting = False  # for a response of which nothing has come
-        self._reader: h11.Connection | None = None  # of heads that are not plain, and of bodies without a length
-        self._left = 0  # bytes of a body whose length is known: they are counted, and no work for h11
+        self._is_waiting = False  # for the first byte of a response
+        self._reader: h11.Connection | None = (
+            None  # for heads that `h1_plain` leaves to it, and bodies without a length
+        )
+        self._left = 0  # bytes to come of a body of known length, which passes without h11
         self._is_chunked = self._is_raw = self._has_sent = self._closes = False
         self._key: bytes | None = None
         self._is_lost = False
         link.filled = self.full
 
-    # What the origin is sent.
+    # To the origin.
 
     def request(self, exchange: Exchange) -> None:
-        """Send the head of its request."""
+        """Send the head of the exchange's request."""
         head = exchange.request
         self.exchange = exchange
         self._key = None
@@ -60,15 +62,15 @@ class H1Client:
         self._has_sent = head.is_bodiless
         self.link.write(h1_wire.write_request(head, self._key))
         exchange.taken(self)
-        if self.link.is_full:  # of what the last one has sent
+        if self.link.is_full:  # with what the request before it has sent
             exchange.origin_full()
 
     def data(self, data: bytes) -> None:
-        """A part of the body, or bytes of what the connection was upgraded to."""
+        """Send a part of the body, or bytes of an upgraded connection."""
         self.link.write(h1_wire.chunk(data) if self._is_chunked and not self._is_raw else data)
 
     def end(self, trailers: Headers) -> None:
-        """The request is complete. Trailers go on only in chunks."""
+        """End the request. Trailers are sent only with chunked coding."""
         if self._is_raw:
             self.link.end()
         elif self._is_chunked:
@@ -80,26 +82,26 @@ class H1Client:
             self._pool.free(self)
 
     def reset(self, fault: Fault) -> None:
-        """There is no way to take a request back but to close."""
+        """Cancel the request, by closing the connection."""
         self.exchange = None
         if self._is_raw:
-            self.link.end()  # a WebSocket's close frame goes before it
+            self.link.end()  # a close frame of a WebSocket is queued before it
         else:
             self.link.abort()
         self._lose()
 
     def pause(self) -> None:
-        """Read no more of the response."""
+        """Stop reading the response."""
         self.link.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue reading."""
         self.link.resume()
 
-    # What the origin sends.
+    # From the origin.
 
     def received(self, data: bytes) -> None:
-        """Bytes of the origin."""
+        """Handle bytes of the origin."""
         exchange = self.exchange
         if self._is_raw:
             if exchange is not None:
@@ -133,19 +135,19 @@ class H1Client:
             self._read(has_ended=True)
 
     def broken(self, error: OSError) -> None:
-        """The connection is gone."""
+        """The connection has failed."""
         self._fail(
             Fault.ORIGIN_CLOSED if self._awaits_head else Fault.RESPONSE_CUT, f"the origin's connection: {error}"
         )
 
     def drained(self) -> None:
-        """The origin takes more."""
+        """The queue to the origin has drained: resume the client."""
         self.link.is_full = False
         if self.exchange is not None:
             self.exchange.origin_ready()
 
     def full(self) -> None:
-        """It does not take what it is sent."""
+        """The queue to the origin is full: pause the client."""
         if self.exchange is not None:
             self.exchange.origin_full()
 
@@ -154,7 +156,7 @@ class H1Client:
         return self.exchange is not None and self.exchange.response is None
 
     def _begin(self, data: bytes) -> None:
-        """The first bytes of a response: mostly a whole head that is plain."""
+        """Handle the first bytes of a response, in most cases a whole head that `h1_plain` reads."""
         exchange = self.exchange
         request = None if exchange is None else exchange.request
         if exchange is not None and request is not None and not request.is_tunnel:
@@ -171,14 +173,14 @@ class H1Client:
                 self._closes = head.closes
                 self._left = 0 if is_head or status in (204, 304) else head.length or 0
                 exchange.responded(head)
-                if self.exchange is exchange:  # nobody has refused it
+                if self.exchange is exchange:  # it was not refused meanwhile
                     self._counted(data[size:])
                 return
         self._read_with_h11().receive_data(data)
         self._read()
 
     def _read_with_h11(self) -> h11.Connection:
-        """A reader that knows how the response to the present request ends."""
+        """Read the response by a new h11 connection that knows its request."""
         self._is_waiting = False
         reader = self._reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._limits.header_bytes)
         head = None if self.exchange is None else self.exchange.request
@@ -235,7 +237,7 @@ class H1Client:
                 self._counted(reader.trailing_data[0])
 
     def _counted(self, data: bytes) -> None:
-        """A part of a body whose length is known, and maybe more than there should be."""
+        """Handle a part of a body of known length, perhaps followed by excess bytes."""
         rest = data[self._left :]
         if rest:
             data = data[: self._left]
@@ -271,21 +273,21 @@ class H1Client:
     def _complete(self, trailers: Headers, rest: bytes) -> None:
         exchange, self._reader = self.exchange, None
         if rest:
-            self._closes = True  # bytes that nobody asked for belong to no response
-        self.link.resume()  # whoever has held this response back takes no notice of the connection any more
+            self._closes = True  # unsolicited bytes belong to no response
+        self.link.resume()  # an exchange that paused it no longer will resume it
         if self._has_sent or self._closes:
             self.exchange = None
         if self._closes:
             self._lose()
         elif self._has_sent:
-            self._pool.free(self)  # first: a request that is pipelined behind this one needs no other connection
+            self._pool.free(self)  # first, so that a pipelined request gets this connection
         if exchange is not None:
             exchange.response_ended(trailers)
             if self._closes:
                 self._end_upload(exchange)
 
     def _end_upload(self, exchange: Exchange | None) -> None:
-        """Nobody hears the rest of a request whose response is complete."""
+        """End the upload if the request is incomplete, as the origin has answered and will not read the rest."""
         if exchange is not None and not exchange.client_ended:
             exchange.origin_failed(Fault.ORIGIN_CLOSED, "the origin has answered and closed before the request's end")
 
@@ -306,7 +308,7 @@ class H1Client:
 
 @functools.cache
 def _like(method: bytes, is_upgrade: bool) -> tuple[h11.Event, ...]:
-    """A request of this method, for h11 to know how its response ends."""
+    """A stand-in request of this method, from which h11 knows how the response ends."""
     headers = [("Host", "origin")]
     if is_upgrade:
         headers += [("Connection", "Upgrade"), ("Upgrade", "any")]

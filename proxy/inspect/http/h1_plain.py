@@ -1,7 +1,7 @@
-"""Heads of HTTP/1.1 that cannot be read in two ways, read by one regular expression; all others are h11's.
+"""A fast path for unambiguous heads of HTTP/1.1, read by one regular expression; all others are left to h11.
 
-What most heads are is a small part of what a head may be: version 1.1, one Host, at most one length, every line as RFC
-9112 writes it. Whatever differs is left to h11, which refuses it or knows how it is meant: 40 us less for each message.
+Most heads use a small part of the syntax: version 1.1, one Host, at most one Content-Length, every line exactly as RFC
+9112 defines it. Anything else is left to h11, which rejects or interprets it. Saves 40 us a message.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from proxy.inspect.http.messages import Headers
 
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
-_VALUE = rb"[\t\x20-\x7e\x80-\xff]*"  # no control characters, which h11 lets pass
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*"  # no control characters; h11 is laxer
 _FIELDS = rb"((?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*)\r\n"
 _REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.1\r\n" + _FIELDS)
 _RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) (" + _VALUE + rb")\r\n" + _FIELDS)
@@ -21,7 +21,7 @@ _MAX_DIGITS = 18
 
 
 def read_request(head: bytes) -> tuple[bytes, bytes, Headers] | None:
-    """Method, target and fields of a request whose head is `head`; None: h11 has to read it."""
+    """Method, target and fields of the request head `head`; None: leave it to h11."""
     match = _REQUEST.fullmatch(head)
     if match is None:
         return None
@@ -36,10 +36,10 @@ def read_request(head: bytes) -> tuple[bytes, bytes, Headers] | None:
 
 
 def read_response(data: bytes, most: int, *, is_bodiless: bool) -> tuple[int, bytes, Headers, int] | None:
-    """Status, reason and fields of a response that `data` begins with, and how many bytes its head has.
+    """Status, reason and fields of the response at the beginning of `data`, and the size of its head in bytes.
 
-    None: h11 has to read it; it is not whole, interim, longer than `most`, or its body's end is not told by a length.
-    `is_bodiless`: it answers a request whose responses have no body.
+    None: leave it to h11, as it is incomplete, interim, longer than `most`, or its body has no Content-Length.
+    `is_bodiless`: responses to its request have no body.
     """
     match = _RESPONSE.match(data)
     if match is None or match.end() > most:
@@ -55,14 +55,14 @@ def read_response(data: bytes, most: int, *, is_bodiless: bool) -> tuple[int, by
 
 
 def _fields(text: bytes) -> Headers | None:
-    """The fields of lines that were checked; None where a value ends in blanks."""
+    """The fields of lines that were checked; None if a value ends in white space."""
     if b" \r\n" in text or b"\t\r\n" in text:
         return None
     return _FIELD.findall(text)
 
 
 def _length(names: list[bytes], fields: Headers) -> int:
-    """What Content-Length says; -1: nothing; -2: something that h11 has to judge, or there is another framing."""
+    """The Content-Length; -1: there is none; -2: leave it to h11, as it is unusual, or there is another framing."""
     if b"transfer-encoding" in names:
         return -2
     count = names.count(b"content-length")

@@ -1,4 +1,4 @@
-"""The client's side of HTTP/1.1: requests read one after another, responses written in their order."""
+"""The client's side of HTTP/1.1: requests are read one after another, and answered in their order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from proxy.inspect.http.websocket import accept_of
 
 _HEAD_END = b"\r\n\r\n"
 _MAX_BLANK = 8  # bytes of empty lines before a request (RFC 9112 2.2)
-_CHUNK_EARNS = 16  # bytes of chunk header that every chunk may have; those of data earn twice as many again
+_CHUNK_EARNS = 16  # bytes of header that each chunk may have, plus twice the size of its data
 
 
 class Framing(enum.Enum):
-    """How the end of a response's body is told."""
+    """How the end of a response's body is marked."""
 
     NONE = "none"
     LENGTH = "length"
@@ -30,7 +30,7 @@ class Framing(enum.Enum):
 
 
 class H1Server:
-    """Reads a client's requests. What is pipelined behind one waits, unread, until that one is done."""
+    """Reads a client's requests. Pipelined requests wait, unread, until those before them are complete."""
 
     def __init__(self, owner: Owner, link: Link, scheme: bytes, default_host: bytes) -> None:
         self.owner = owner
@@ -39,25 +39,25 @@ class H1Server:
         self._scheme = scheme
         self._default_host = default_host
         self._limits = owner.limits
-        self._buffer = bytearray()  # of heads to come
-        self._searched = 0  # bytes of it that have no end of a head
-        self._body: h11.Connection | None = None  # that reads the chunks of one
-        self._left = 0  # bytes of a body whose length is known: they are counted, and no work for h11
-        self._excess = 0  # bytes of chunk headers beyond what was earned
+        self._buffer = bytearray()  # not yet parsed
+        self._searched = 0  # bytes of it that were searched for the end of a head
+        self._body: h11.Connection | None = None  # the reader of a chunked body
+        self._left = 0  # bytes to come of a body of known length, which passes without h11
+        self._excess = 0  # bytes of chunk headers beyond the allowance
         self._framing = Framing.NONE
         self._head: RequestHead | None = None
         self._closes = False
-        self._has_ended = False  # the client sends no more
+        self._has_ended = False  # the client has sent FIN
         self._is_advancing = False
         self.is_lingering = False
         self.head_began: float | None = None
         self.idle_since = owner.session.now()
         link.filled = self.full
 
-    # What the client sends.
+    # From the client.
 
     def received(self, data: bytes) -> None:
-        """Bytes of the client."""
+        """Handle bytes of the client."""
         if self.is_lingering:
             return
         if self._framing is Framing.RAW:
@@ -73,7 +73,7 @@ class H1Server:
             if self.exchange is None and not self.link.is_full:
                 self._advance()
             elif len(self._buffer) > self._limits.header_bytes:
-                self.link.pause()  # pipelined: they are read when their turn comes
+                self.link.pause()  # pipelined requests are read in their turn
 
     def ended(self) -> None:
         """The client has closed its half."""
@@ -94,7 +94,7 @@ class H1Server:
             self.exchange.client_gone(Fault.CLIENT_GONE, detail)
 
     def _advance(self) -> None:
-        """Begin requests while there are whole heads, and none under way."""
+        """Begin requests while there are complete heads and no request is in progress."""
         if self._is_advancing:
             return
         self._is_advancing = True
@@ -112,7 +112,7 @@ class H1Server:
             self._is_advancing = False
 
     def _begin(self) -> bool:
-        """Whether a request could be begun."""
+        """Begin a request if its head is complete. Returns whether one was begun."""
         buffer = self._buffer
         if buffer[0] in b"\r\n":
             self._skip_blank()
@@ -120,7 +120,9 @@ class H1Server:
         if end < 0 or end > self._limits.header_bytes:
             if len(buffer) > self._limits.header_bytes:
                 raise HttpError(Fault.HEADERS_TOO_LARGE, f"a head of more than {self._limits.header_bytes} bytes")
-            if buffer and buffer[0] < 0x21 and buffer[0] not in b"\r\n":  # no method begins so: TLS, binary, blanks
+            if (
+                buffer and buffer[0] < 0x21 and buffer[0] not in b"\r\n"
+            ):  # not a method: TLS, binary data or white space
                 raise HttpError(Fault.BAD_REQUEST, "not the beginning of a request")
             h1_wire.check_line_ends(buffer, self._searched)
             self._searched = len(buffer)
@@ -166,12 +168,12 @@ class H1Server:
             self._end_body(exchange)
 
     def _end_body(self, exchange: Exchange) -> None:
-        """The client sends no more."""
+        """The client has closed its half: end the request's body."""
         if self._left or self._body is not None:
             exchange.client_gone(Fault.BODY_CUT, "the connection ended within a request's body")
 
     def _counted(self, data: bytes) -> None:
-        """A part of a body whose length is known, and maybe what is pipelined behind it."""
+        """Handle a part of a body of known length, perhaps followed by pipelined requests."""
         if len(data) > self._left:
             self._buffer += data[self._left :]
             data = data[: self._left]
@@ -211,7 +213,7 @@ class H1Server:
             self._bad(HttpError(Fault.CHUNK_OVERHEAD, "chunk headers larger than what they frame"))
 
     def _bad(self, error: HttpError) -> None:
-        """Refuse what cannot be read; nothing after it can be understood."""
+        """Reject what cannot be parsed, and all that follows."""
         self._body, self._left = None, 0
         self._closes = True
         exchange = self.exchange
@@ -225,15 +227,15 @@ class H1Server:
             self.owner.at_fault(error.fault)
         exchange.refuse(error.fault, error.detail, by=told(error.fault).by)
 
-    # What the client is sent.
+    # To the client.
 
     def inform(self, head: ResponseHead) -> None:
-        """An interim response; clients of HTTP/1.0 know none."""
+        """Send an interim response, except to HTTP/1.0."""
         if self._head is not None and self._head.version != "1.0":
             self.link.write(h1_wire.write_response(head, is_chunked=False, closes=False))
 
     def respond(self, head: ResponseHead) -> None:
-        """A response's head, with the framing that its client understands."""
+        """Send a response's head, with a framing that the client understands."""
         request = self._head
         assert request is not None
         assert self.exchange is not None
@@ -241,7 +243,9 @@ class H1Server:
         if self.exchange.is_switched:
             self._framing = Framing.RAW
             key = first(request.headers, b"sec-websocket-key")
-            if key is not None and first(head.headers, b"sec-websocket-accept") is None:  # from HTTP/2, which has none
+            if (
+                key is not None and first(head.headers, b"sec-websocket-accept") is None
+            ):  # the origin speaks HTTP/2, which has none
                 head.headers.append((b"Sec-WebSocket-Accept", accept_of(key)))
             self.link.write(h1_wire.write_response(head, is_chunked=False, closes=False))
             return
@@ -259,47 +263,47 @@ class H1Server:
         self.link.write(h1_wire.write_response(head, is_chunked=is_chunked, closes=self._closes))
 
     def data(self, data: bytes) -> None:
-        """A part of the body."""
+        """Send a part of the body."""
         if self._framing is Framing.CHUNKED:
             self.link.write(h1_wire.chunk(data))
         elif self._framing is not Framing.NONE:
             self.link.write(data)
 
     def end(self, trailers: Headers) -> None:
-        """The response is complete. Trailers go on only in chunks."""
+        """End the response. Trailers are sent only with chunked coding."""
         if self._framing is Framing.CHUNKED:
             self.link.write(h1_wire.last_chunk(trailers))
         elif self._framing is Framing.RAW:
             self.link.end()
 
     def reset(self, fault: Fault) -> None:
-        """Break off: a client must not take what it has for the whole."""
+        """Abort the response so that the client does not take it for complete."""
         if self._framing is Framing.RAW:
-            self.link.end()  # a WebSocket's close frame goes before it
+            self.link.end()  # a close frame of a WebSocket is queued before it
         else:
             self.link.abort()
         self.owner.at_fault(fault)
 
     @property
     def queued(self) -> int:
-        """Bytes that the client has not taken."""
+        """Bytes queued for the client."""
         return self.link.stream.queued
 
     @property
     def is_behind(self) -> bool:
-        """Never: what waits, waits in the stream."""
+        """Never: everything written is in the stream's queue."""
         return False
 
     def pause(self) -> None:
-        """Read no more of the client."""
+        """Stop reading from the client."""
         self.link.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue reading."""
         self.link.resume()
 
     def done(self) -> None:
-        """The exchange is over: the next request, or the end."""
+        """The exchange is complete: begin the next request, or end."""
         exchange, self.exchange, self._head = self.exchange, None, None
         self.idle_since = self.owner.session.now()
         if exchange is not None and exchange.ended_first == "origin":
@@ -308,7 +312,7 @@ class H1Server:
             self.owner.close_client(None, "proxy")
         elif self._closes or self._left or self._body is not None or self.owner.is_draining:
             if exchange is not None and exchange.fault is not None and exchange.fault_by == "client":
-                self.owner.at_fault(exchange.fault)  # and not the origin, which was let go because of it
+                self.owner.at_fault(exchange.fault)  # not the origin, whose connection was closed because of it
             self._linger()
         elif self._has_ended and not self._buffer:
             self.owner.close_client("client_closed", "client")
@@ -318,7 +322,7 @@ class H1Server:
             self._advance()
 
     def _linger(self) -> None:
-        """Send no more, but let the client read what there is: closing with unread data would be a reset."""
+        """Close the sending half and wait a while: to close with unread data would reset, and lose the response."""
         self.is_lingering = True
         self._buffer.clear()
         self.link.end()
@@ -328,15 +332,15 @@ class H1Server:
             self.link.resume()
             self.owner.wake(self.idle_since + self._limits.linger_s)
 
-    # Back-pressure, time and the end.
+    # Back-pressure, deadlines and the end.
 
     def full(self) -> None:
-        """The client does not take what it is sent."""
+        """The client's queue is full: pause the origin."""
         if self.exchange is not None:
             self.exchange.client_full()
 
     def ready(self) -> None:
-        """It does again."""
+        """The client's queue has drained: resume the origin."""
         if self.exchange is not None:
             self.exchange.client_ready()
         else:
@@ -344,7 +348,7 @@ class H1Server:
             self._advance()
 
     def drain(self) -> None:
-        """End after the present request, or at once."""
+        """End after the request in progress, or at once."""
         exchange = self.exchange
         if exchange is not None and exchange.websocket is not None:
             exchange.websocket.drain()
@@ -352,7 +356,7 @@ class H1Server:
             self._linger()
 
     def due(self, now: float) -> float:
-        """When something has to have happened; at that time `expired` is called."""
+        """The time of the next deadline, at which `expired` is called."""
         limits = self._limits
         if self.is_lingering:
             return self.idle_since + limits.linger_s
@@ -363,7 +367,7 @@ class H1Server:
         return self.idle_since + limits.idle_s
 
     def expired(self, now: float) -> None:
-        """It has not happened."""
+        """Act on the deadlines that have passed."""
         if self.is_lingering:
             self.owner.close_client(None, "proxy")
         elif self.exchange is not None:

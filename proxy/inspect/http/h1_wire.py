@@ -1,6 +1,6 @@
-"""HTTP/1.1 on the wire: heads read by h11 after the checks that it leaves out, heads and chunks as they are written.
+"""HTTP/1.1 on the wire: reads heads by h11, with checks that it lacks; writes heads and chunks.
 
-Writing is done here, not by h11: names keep the case that they came in, and it takes a third of the time.
+Writing does not use h11: names keep their case, and it takes a third of the time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _VERSIONS: dict[bytes, Version] = {b"1.0": "1.0", b"1.1": "1.1"}
 
 
 def check_line_ends(head: bytes | bytearray, searched: int = 0) -> None:
-    """HttpError where two readers could see different lines in `head` (RFC 9112 2.2, 5.2 and 11).
+    """Raise HttpError if two parsers could split `head` into different lines (RFC 9112 2.2, 5.2 and 11).
 
-    `searched`: bytes at its beginning that were looked at before.
+    `searched`: bytes at its beginning that were checked before.
     """
     if _LONE.search(head, max(searched - 1, 0)):
         raise HttpError(Fault.BAD_LINE_END, "CR or LF by itself in a request's head")
@@ -38,9 +38,9 @@ def check_line_ends(head: bytes | bytearray, searched: int = 0) -> None:
 def read_request(
     head: bytes, limits: Limits, scheme: bytes, default_host: bytes
 ) -> tuple[h11.Connection | None, RequestHead]:
-    """The request in `head`, which ends with its empty line, and the h11 connection that reads its body.
+    """The h11 connection that reads the request's body, and the request in `head`, which ends with its empty line.
 
-    None instead of that: the head was plain, and a body has a known length.
+    The connection is None if the fast path has read the head: then the body, if any, has a known length.
     """
     if (plain := h1_plain.read_request(head)) is not None:
         method, target, fields = plain
@@ -66,7 +66,7 @@ def read_request(
 
 
 def _request(head: RequestHead, fields: Headers, limits: Limits) -> RequestHead:
-    """`head` with what its fields say."""
+    """Complete `head` from its fields."""
     version = head.version
     if len(fields) > limits.header_fields:
         raise HttpError(Fault.TOO_MANY_HEADERS, f"{len(fields)} header fields, {limits.header_fields} are allowed")
@@ -104,7 +104,7 @@ def _check_framing(version: Version, length: int | None) -> None:
 
 
 def _nominated(head: RequestHead, options: list[bytes], upgrade: bytes | None) -> None:
-    """What Connection names goes no further; Upgrade is understood only if it is named there."""
+    """Drop the fields that Connection names; Upgrade counts only if it is named there."""
     if b"upgrade" in options and upgrade is not None and upgrade.strip().lower() != b"h2c":
         head.protocol = upgrade.strip()
     head.closes = head.closes or b"close" in options
@@ -116,7 +116,7 @@ def _nominated(head: RequestHead, options: list[bytes], upgrade: bytes | None) -
 
 
 def _target(head: RequestHead) -> None:
-    """Authority and path of a request's target (RFC 9112 3.2): that of a whole URL goes before Host."""
+    """Set authority and path from the target (RFC 9112 3.2); that of an absolute URL overrides Host."""
     target = head.path
     if head.method == b"CONNECT":
         head.authority, head.path = target, b""
@@ -140,13 +140,13 @@ def _fault(error: h11.RemoteProtocolError) -> Fault:
 
 
 def read_response(event: h11.Response | h11.InformationalResponse, limits: Limits) -> ResponseHead:
-    """A response's head, or an interim one's, as h11 has read it; HttpError where its framing is ambiguous."""
+    """The head of a response, also an interim one, from h11's event. HttpError: its framing is ambiguous."""
     head = ResponseHead(event.status_code, event.reason, "1.0" if event.http_version == b"1.0" else "1.1")
     return response_of(head, event.headers.raw_items(), limits)
 
 
 def response_of(head: ResponseHead, fields: Headers, limits: Limits) -> ResponseHead:
-    """`head` with what its fields say; HttpError where its framing is ambiguous."""
+    """Complete `head` from its fields. HttpError: its framing is ambiguous."""
     kept, is_chunked, named, size = head.headers, False, None, 17 + len(head.reason)
     for field in fields:
         name, value = field[0].lower(), field[1]
@@ -176,7 +176,7 @@ def response_of(head: ResponseHead, fields: Headers, limits: Limits) -> Response
 
 
 def write_request(head: RequestHead, key: bytes | None = None) -> bytes:
-    """`head` as it goes to an origin; `key`: Sec-WebSocket-Key where the client's version had none."""
+    """`head` as sent to an origin. `key`: Sec-WebSocket-Key, if the client speaks HTTP/2, which has none."""
     target = head.path
     if head.method == b"CONNECT":
         target = head.authority
@@ -200,7 +200,7 @@ def write_request(head: RequestHead, key: bytes | None = None) -> bytes:
 
 
 def write_response(head: ResponseHead, *, is_chunked: bool, closes: bool) -> bytes:
-    """`head` as it goes to a client of HTTP/1.1."""
+    """`head` as sent to a client of HTTP/1.1."""
     reason = head.reason or _REASONS.get(head.status, b"")
     parts = [b"HTTP/1.1 %d %b\r\n" % (head.status, reason)]
     parts += [b"%b: %b\r\n" % field for field in head.headers]
@@ -219,7 +219,7 @@ def write_response(head: ResponseHead, *, is_chunked: bool, closes: bool) -> byt
 
 
 def chunk(data: bytes) -> bytes:
-    """`data`, which is not empty, as one chunk."""
+    """`data`, not empty, as one chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 

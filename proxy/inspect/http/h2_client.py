@@ -22,34 +22,34 @@ _ERRORS = h2.errors.ErrorCodes
 
 
 class Pool(Protocol):
-    """The connections to one origin, as this one sees it."""
+    """The pool of connections to one origin, as this one sees it."""
 
     def has_room(self) -> None:
-        """It takes more streams, or it is known by now what it takes."""
+        """The connection takes more streams, or its settings have arrived."""
         ...
 
     def lost(self, connection: H2Client) -> None:
-        """It takes no more."""
+        """`connection` takes no more streams."""
         ...
 
     def again(self, exchange: Exchange) -> None:
-        """The origin has not begun with this request: another connection may take it."""
+        """The origin has not processed this request: send it on another connection."""
         ...
 
 
 class H2Client(H2End["ClientStream"]):
-    """Sends requests and reads responses, all at once."""
+    """Sends requests and reads responses, concurrently."""
 
     def __init__(self, pool: Pool, link: Link, limits: Limits, session: SessionView) -> None:
         super().__init__(link, limits, session.now, is_client=True)
         self._pool = pool
         self._limits = limits
-        self.is_settled = False  # its settings are known
+        self.is_settled = False  # the origin's SETTINGS have arrived
         link.touch()
 
     @property
     def has_room(self) -> bool:
-        """Whether another stream may begin."""
+        """Whether another stream may be opened."""
         if self.is_over or self._is_going:
             return False
         most = min(self.h2.remote_settings.max_concurrent_streams, 1_000)
@@ -57,11 +57,11 @@ class H2Client(H2End["ClientStream"]):
 
     @property
     def takes_upgrades(self) -> bool:
-        """Whether it has WebSockets as streams (RFC 8441)."""
+        """Whether the origin supports WebSockets over HTTP/2 (RFC 8441)."""
         return bool(self.h2.remote_settings.enable_connect_protocol)
 
     def request(self, exchange: Exchange) -> None:
-        """Begin a stream with the exchange's request."""
+        """Open a stream for the exchange's request."""
         head = exchange.request
         number = self.h2.get_next_available_stream_id()
         stream = self.streams[number] = ClientStream(self, number, exchange)
@@ -69,10 +69,10 @@ class H2Client(H2End["ClientStream"]):
         self.sender.head(stream.out, h2_wire.request_fields(head), is_last=is_complete)
         exchange.taken(stream)
 
-    # What the origin sends.
+    # From the origin.
 
     def received(self, data: bytes) -> None:
-        """Bytes of the origin."""
+        """Handle bytes of the origin."""
         if self.is_over:
             return
         try:
@@ -89,7 +89,7 @@ class H2Client(H2End["ClientStream"]):
             stream.exchange.informed(h2_wire.read_response(event.headers or [], self._limits))
 
     def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
-        """A final response."""
+        """Handle a final response's head."""
         stream = self.streams.get(number)
         if stream is None:
             return
@@ -102,7 +102,7 @@ class H2Client(H2End["ClientStream"]):
         stream.exchange.responded(head)
 
     def _complete(self, number: int) -> None:
-        """Nothing more comes on this stream."""
+        """Handle the end of a stream's response."""
         stream = self.streams.get(number)
         if stream is None:
             return
@@ -135,7 +135,7 @@ class H2Client(H2End["ClientStream"]):
         stream.forget_if_done()
 
     def _went_away(self, last: int, code: int) -> None:
-        """It takes no more streams; those after `last` have not been begun."""
+        """Handle GOAWAY: no more streams; those after `last` were not processed."""
         self._is_going = True
         for number, stream in list(self.streams.items()):
             if number > last:
@@ -151,11 +151,11 @@ class H2Client(H2End["ClientStream"]):
         self._fail(Fault.ORIGIN_CLOSED, "the origin has closed the connection")
 
     def broken(self, error: OSError) -> None:
-        """It is gone."""
+        """The connection has failed."""
         self._fail(Fault.ORIGIN_CLOSED, f"the origin's connection: {error}")
 
     def drained(self) -> None:
-        """The origin takes more."""
+        """The queue to the origin has drained: resume the streams."""
         self.link.is_full = False
         self._pump_all()
         for stream in list(self.streams.values()):
@@ -163,14 +163,14 @@ class H2Client(H2End["ClientStream"]):
                 stream.exchange.origin_ready()
 
     def full(self) -> None:
-        """It does not take what it is sent."""
+        """The queue to the origin is full: pause the streams."""
         for stream in self.streams.values():
             stream.exchange.origin_full()
 
     # Windows and the end.
 
     def reset(self, stream: ClientStream, code: int) -> None:
-        """Give a stream up."""
+        """Reset a stream."""
         self.sender.drop(stream.out)
         if not self.is_over:
             try:
@@ -181,7 +181,7 @@ class H2Client(H2End["ClientStream"]):
         self.forget(stream)
 
     def forget(self, stream: ClientStream) -> None:
-        """A stream is over: there is room for another."""
+        """A stream has ended: there is room for another."""
         if self.streams.pop(stream.number, None) is not None:
             self.sender.drop(stream.out)
             stream.resume()
@@ -221,18 +221,18 @@ class ClientStream(Stream):
 
     @property
     def can_repeat(self) -> bool:
-        """Whether nothing of the request's body has gone: another connection may be asked for it."""
+        """Whether the request can be sent on another connection, as nothing of its body was sent."""
         exchange = self.exchange
         if exchange.is_repeated or exchange.request.is_tunnel:
             return False
         return exchange.request.is_bodiless and exchange.response is None
 
     def received(self, data: bytes) -> None:
-        """A part of the response's body."""
+        """Take a part of the response's body."""
         self.exchange.response_data(data)
 
     def data(self, data: bytes) -> None:
-        """A part of the body."""
+        """Send a part of the body."""
         if self.out.is_over:
             return
         self.client.sender.data(self.out, data)
@@ -240,24 +240,24 @@ class ClientStream(Stream):
             self.exchange.origin_full()
 
     def end(self, trailers: Headers) -> None:
-        """The request is complete."""
+        """End the request."""
         self.client.sender.end(self.out, trailers)
         self.forget_if_done()
 
     def forget_if_done(self) -> None:
-        """Both halves are complete."""
+        """Forget the stream once both halves are complete."""
         if self.has_answered and self.out.is_over:
             self.client.forget(self)
 
     def reset(self, fault: Fault) -> None:
-        """The client does not want the answer."""
+        """Cancel the stream."""
         if self.exchange.websocket is not None:
             self.client.sender.end(self.out, [])
         self.client.reset(self, _ERRORS.CANCEL)
 
 
 def _as_switch(head: ResponseHead, protocol: bytes) -> None:
-    """A 2xx to extended CONNECT is what 101 is in HTTP/1.1 (RFC 8441 5)."""
+    """A 2xx response to extended CONNECT as the 101 of HTTP/1.1 that it corresponds to (RFC 8441 5)."""
     head.status, head.reason, head.length, head.protocol = 101, b"", None, protocol
 
 

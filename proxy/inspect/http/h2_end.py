@@ -1,4 +1,4 @@
-"""What both ends of HTTP/2 do alike: what h2 tells goes to streams, and what waits goes out as windows open."""
+"""Common to both ends of HTTP/2: dispatches h2's events to streams, and sends what waits as windows open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AnyStream = TypeVar("AnyStream", bound=Stream)
 class H2End(ABC, Generic[AnyStream]):
     """One end of a connection, and its streams by their numbers."""
 
-    handlers: ClassVar[dict[type[events.Event], Callable[[Any, Any], None]]]  # what is done about each event
+    handlers: ClassVar[dict[type[events.Event], Callable[[Any, Any], None]]]  # by event
 
     def __init__(self, link: Link, limits: Limits, now: Callable[[], float], *, is_client: bool) -> None:
         self.link = link
@@ -38,32 +38,32 @@ class H2End(ABC, Generic[AnyStream]):
         link.source = self.h2.data_to_send
         link.filled = self.full
 
-    # What each does in its own way.
+    # Implemented by each end.
 
     @abstractmethod
     def full(self) -> None:
-        """The peer does not take what it is sent."""
+        """The queue to the peer is full."""
 
     @abstractmethod
     def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
-        """The head of a request, or of a final response."""
+        """Handle the head of a request, or of a final response."""
 
     @abstractmethod
     def _complete(self, number: int) -> None:
-        """Nothing more comes on this stream."""
+        """Handle the end of what the peer sends on this stream."""
 
     @abstractmethod
     def _pump(self, stream: AnyStream) -> None:
-        """Send what waits on this stream, as far as its window allows."""
+        """Send what is queued on this stream, as far as windows allow."""
 
     @abstractmethod
     def _went_away(self, last: int, code: int) -> None:
-        """The peer has sent GOAWAY."""
+        """Handle GOAWAY."""
 
-    # What is the same.
+    # Common to both.
 
     def acknowledge(self, number: int, size: int) -> None:
-        """Open the windows again by `size` bytes."""
+        """Reopen the windows by `size` bytes."""
         if size and not self.is_over:
             self.sender.acknowledge(number, size)
 
@@ -79,7 +79,7 @@ class H2End(ABC, Generic[AnyStream]):
         self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)
 
     def _took(self, number: int, data: bytes, size: int) -> None:
-        """`size`: with the padding."""
+        """Pass data to its stream. `size`: including padding."""
         stream = self.streams.get(number)
         if stream is None:
             self.acknowledge(number, size)

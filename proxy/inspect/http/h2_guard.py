@@ -1,8 +1,8 @@
-"""What a peer of HTTP/2 may send before it is an attack: frames counted by their headers, before h2 works on them.
+"""Limits on what an HTTP/2 peer may send: counts frames by their headers, before h2 processes them.
 
-A frame of nine bytes takes h2 some 20 us: a flood of them would cost a second of work for each megabyte. Here one costs
-0.4 us, and what ends a connection has a name. GOAWAY is taken out: h2 would end the connection with it, but streams
-that are under way may be completed (RFC 9113 6.8).
+h2 takes some 20 us for a frame of nine bytes, so a flood would cost two seconds a megabyte. Here a frame costs 0.4 us,
+and each kind of attack has a name. GOAWAY is taken out: h2 would end the connection, but streams in progress may be
+completed (RFC 9113 6.8).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from proxy.inspect.http.limits import Limits
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED, HAS_PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-MAX_FRAME = 16_384  # what both sides announce
+MAX_FRAME = 16_384  # bytes, as announced to both sides
 PREFACE_BYTES = 24
-LEAST_PART = 4_096  # bytes of a DATA frame that go on before it is whole
+LEAST_PART = 4_096  # bytes of an incomplete DATA frame that are passed on
 _HEADER = struct.Struct(">HBBBL")
 _MAX_CONTINUATIONS = 32
-_UPDATES_FOR_A_FRAME = 10  # WINDOW_UPDATE frames for each DATA frame sent, as Envoy has it
+_UPDATES_FOR_A_FRAME = 10  # WINDOW_UPDATE frames allowed per DATA frame sent, as in Envoy
 
-# frame type: (at once, a second, what more is called); nghttp2's figures for RST_STREAM
+# by frame type: burst, rate per second, and the fault beyond; for RST_STREAM as in nghttp2
 _BOUNDS: dict[int, tuple[int, float, Fault]] = {
     PRIORITY: (1_000, 100, Fault.PRIORITY_FLOOD),
     RST_STREAM: (1_000, 33, Fault.RAPID_RESET),
@@ -35,7 +35,7 @@ _UNKNOWN = (1_000, 100.0, Fault.UNKNOWN_FRAMES)
 
 
 class _Bucket:
-    """So many at once, and so many a second."""
+    """A token bucket: a burst, and a rate per second."""
 
     __slots__ = ("burst", "fault", "rate", "since", "tokens")
 
@@ -51,24 +51,24 @@ class _Bucket:
 
 
 class Data(NamedTuple):
-    """What DATA frames without padding hold, of one or of several that came behind each other, or a part of one."""
+    """The data of one DATA frame, of several in a row, or of a part of one; all without padding."""
 
-    number: int  # of its stream
+    number: int  # of the stream
     data: bytes
-    is_last: bool  # nothing follows on this stream
+    is_last: bool  # END_STREAM
 
 
 class Head(NamedTuple):
-    """A HEADERS frame that holds the whole of a head, without padding."""
+    """A HEADERS frame with a complete header block, without padding."""
 
-    number: int  # of its stream
+    number: int  # of the stream
     block: bytes
-    is_last: bool  # nothing follows on this stream
-    frame: bytes  # all of it, as it came
+    is_last: bool  # END_STREAM
+    frame: bytes  # the whole frame, as received
 
 
 def frame_header(size: int, kind: int, flags: int, number: int) -> bytes:
-    """What a frame begins with (RFC 9113 4.1)."""
+    """A frame header (RFC 9113 4.1)."""
     return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, number)
 
 
@@ -80,23 +80,23 @@ class FrameGuard:
     ) -> None:
         self._limits = limits
         self._goaway = goaway
-        self.is_receiving: Callable[[int], bool] = lambda number: False  # whether data may come on this stream
-        self._data: tuple[int, bool] | None = None  # the present frame is DATA: its stream, and whether it is the last
-        self._held = b""  # of its payload
+        self.is_receiving: Callable[[int], bool] = lambda number: False  # whether data is allowed on this stream
+        self._data: tuple[int, bool] | None = None  # if the current frame is DATA: its stream, and END_STREAM
+        self._held = b""  # the part of its payload not yet passed on
         self._is_in_block = False  # CONTINUATION must follow
-        self._left = PREFACE_BYTES if has_preface else 0  # bytes of the present frame that are still to come
-        self._partial = b""  # of a frame's header, or of a GOAWAY
+        self._left = PREFACE_BYTES if has_preface else 0  # bytes of the current frame still to come
+        self._partial = b""  # an incomplete frame header or GOAWAY
         self._buckets = {kind: _Bucket(*bound, now) for kind, bound in _BOUNDS.items()}
         self._empty, self._unknown = _Bucket(*_EMPTY, now), _Bucket(*_UNKNOWN, now)
-        self._block = 0  # bytes of a header block
+        self._block = 0  # bytes of the current header block
         self._continuations = 0
         self._updates = 1_000
-        self.sent = 0  # DATA frames that went the other way
+        self.sent = 0  # DATA frames sent in the other direction
 
     def feed(self, data: bytes, now: float) -> Iterator[bytes | Data | Head]:
-        """What of `data` h2 is to read, and data and heads beside it, in their order; HttpError names the attack.
+        """Split `data` into bytes for h2, and data and heads for the fast paths, in order. HttpError: an attack.
 
-        Each part has to be dealt with before the next one is asked for.
+        A generator; each part must be handled before the next one is requested.
         """
         if self._partial:
             data = self._partial + data
@@ -146,10 +146,10 @@ class FrameGuard:
             yield data[start : min(position, size)]
 
     def _run(self, data: bytes, position: int, number: int) -> tuple[Data | None, int]:
-        """What is in the DATA frames of one stream that come behind each other from `position` on, the rest of one from
-        the last time first, and where they end; None: too little to be passed on.
+        """The data of consecutive DATA frames of one stream from `position` on, beginning with the rest of an
+        incomplete one, and where they end; None: too little to pass on.
 
-        Of what comes in bulk this takes a third of the time that a turn of `feed` for each frame does.
+        For bulk it takes a third of the time of one iteration of `feed` per frame.
         """
         parts, view, size, is_last = list[bytes | memoryview](), memoryview(data), len(data), False
         if self._data is not None:
@@ -177,7 +177,7 @@ class FrameGuard:
         return Data(number, b"".join(parts), is_last), position
 
     def _rest(self, data: bytes) -> Data | None:
-        """More of the present DATA frame, maybe all that is left of it; None: too little to be passed on by itself."""
+        """More data of the current DATA frame; None: too little to pass on by itself."""
         assert self._data is not None
         number, is_last = self._data
         self._left -= len(data)
@@ -193,7 +193,7 @@ class FrameGuard:
         return Data(number, data, False)
 
     def was_reset(self, now: float) -> None:
-        """The peer has made this side reset a stream: the same attack from the other end (CVE-2025-8671)."""
+        """Count a stream that the peer made this side reset: rapid reset from the other end (CVE-2025-8671)."""
         self._buckets[RST_STREAM].take(now)
 
     def _went_away(self, payload: bytes) -> None:
@@ -227,7 +227,7 @@ class FrameGuard:
 
 
 def _head(number: int, flags: int, frame: bytes) -> Head | bytes:
-    """What is in a HEADERS frame; the frame itself, where its priority (RFC 7540 6.2) is for h2 to refuse."""
+    """The content of a HEADERS frame; or the frame, if its priority (RFC 7540 6.2) is for h2 to reject."""
     block = frame[9:]
     if flags & HAS_PRIORITY:
         if int.from_bytes(block[:4], "big") & 0x7FFFFFFF == number:

@@ -1,7 +1,7 @@
-"""HEADERS frames without frame objects and events: what h2 keeps of them are the states of streams.
+"""A fast path around h2 for HEADERS frames: updates h2's stream states without frame objects and events.
 
-As in `h2_data`, only what is as usual passes here: whole heads of requests that begin a stream, and of final responses.
-Anything else h2 gets as it came, also trailers and interim responses, and what it does not allow it refuses.
+As in `h2_data`, only the usual passes here: complete heads of requests that open a stream, and of final responses.
+Anything else, such as trailers and interim responses, is passed to h2 as it came, which may reject it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from proxy.inspect.http.h2_guard import CONTINUATION, END_HEADERS, END_STREAM, H
 from proxy.inspect.http.h2_hpack import QuickDecoder
 from proxy.inspect.http.messages import Headers
 
-# bound once: to look a member up by its class raises and catches an error in Python 3.11
+# bound once: looking up an enum member by attribute is slow in Python 3.11
 _SERVER_OPEN, _CLIENT_OPEN = ConnectionState.SERVER_OPEN, ConnectionState.CLIENT_OPEN
 _OPEN, _CLOSED = StreamState.OPEN, StreamState.CLOSED
 _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_LOCAL, StreamState.HALF_CLOSED_REMOTE
@@ -29,9 +29,9 @@ _ODD = AllowedStreamIDs.ODD
 _LONGEST_NAME = 64
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
-# what h2 looks at more closely
+# fields with special rules in h2
 _SPECIAL = frozenset((b"connection", b"host", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
-_ONCE = frozenset((b"content-length", b"cookie"))  # h2 compares lengths, and puts cookies together (RFC 9113 8.2.3)
+_ONCE = frozenset((b"content-length", b"cookie"))  # h2 compares lengths, and joins cookies (RFC 9113 8.2.3)
 _MAX_DIGITS = 18
 _OF_REQUEST = frozenset((b":method", b":scheme", b":path", b":authority"))
 
@@ -39,7 +39,7 @@ Receive = Callable[[h2.connection.H2Connection, Head], "Headers | None"]
 
 
 def receive_request(made: h2.connection.H2Connection, part: Head) -> Headers | None:
-    """The fields of a request, whose stream has begun by it; None: h2 has to see the frame itself."""
+    """The fields of a request, whose stream is now open; None: leave the frame to h2."""
     number = part.number
     if made.state_machine.state is not _SERVER_OPEN or not number & 1 or number <= made.highest_inbound_stream_id:
         return None
@@ -58,7 +58,7 @@ def receive_request(made: h2.connection.H2Connection, part: Head) -> Headers | N
 
 
 def receive_response(made: h2.connection.H2Connection, part: Head) -> Headers | None:
-    """The fields of a final response; None: h2 has to see the frame itself."""
+    """The fields of a final response; None: leave the frame to h2."""
     stream = made.streams.get(part.number)
     if stream is None or made.state_machine.state is not _CLIENT_OPEN:
         return None
@@ -76,15 +76,15 @@ def receive_response(made: h2.connection.H2Connection, part: Head) -> Headers | 
 
 
 def is_too_late(made: h2.connection.H2Connection, part: Head) -> bool:
-    """Whether this head is of a stream that was reset here, of which its peer had not heard: it is read for the table
-    only. h2 would take an interim response for an error of the connection."""
+    """Whether this head belongs to a stream that was just reset by this side. It is decoded for the header table only;
+    h2 would treat an interim response as a connection error."""
     decoder = made.decoder
     assert isinstance(decoder, QuickDecoder)
     return made._stream_closed_by(part.number) is _SENT_RESET and decoder.ahead(part.block) is not None
 
 
 def send_response(made: h2.connection.H2Connection, number: int, fields: Headers, *, is_last: bool) -> bytes | None:
-    """The frames of a final response; None: h2 has to make them."""
+    """The frames of a final response; None: leave them to h2."""
     stream = made.streams.get(number)
     if stream is None or made.state_machine.state is not _SERVER_OPEN or fields[0][1].startswith(b"1"):
         return None
@@ -96,7 +96,7 @@ def send_response(made: h2.connection.H2Connection, number: int, fields: Headers
 
 
 def send_request(made: h2.connection.H2Connection, number: int, fields: Headers, *, is_last: bool) -> bytes | None:
-    """The frames of a request, whose stream begins by it; None: h2 has to make them."""
+    """The frames of a request, whose stream is now open; None: leave them to h2."""
     if made.state_machine.state is not _CLIENT_OPEN:
         return None
     most = made.remote_settings.max_concurrent_streams
@@ -110,7 +110,7 @@ def send_request(made: h2.connection.H2Connection, number: int, fields: Headers,
 
 
 def send_end(made: h2.connection.H2Connection, stream: H2Stream) -> None:
-    """This side has sent all; ProtocolError where it may not send."""
+    """Note that this side has ended the stream. ProtocolError: it may not send."""
     machine = stream.state_machine
     if machine.state is _HALF_CLOSED_REMOTE:
         machine.state, machine.stream_closed_by = _CLOSED, _SENT_END
@@ -122,7 +122,7 @@ def send_end(made: h2.connection.H2Connection, stream: H2Stream) -> None:
 
 
 def receive_end(made: h2.connection.H2Connection, stream: H2Stream) -> None:
-    """The peer has sent all on a stream that is receiving."""
+    """Note that the peer has ended a stream on which it was sending."""
     machine = stream.state_machine
     if machine.state is _HALF_CLOSED_LOCAL:
         machine.state, machine.stream_closed_by = _CLOSED, _RECEIVED_END
@@ -132,7 +132,7 @@ def receive_end(made: h2.connection.H2Connection, stream: H2Stream) -> None:
 
 
 def _forget(made: h2.connection.H2Connection, stream: H2Stream) -> None:
-    """What h2 does with all closed streams when it counts the open ones."""
+    """Drop a closed stream, as h2 does when it counts the open ones."""
     del made.streams[stream.stream_id]
     made._closed_streams[stream.stream_id] = stream.closed_by
 
@@ -148,7 +148,7 @@ def _read(made: h2.connection.H2Connection, part: Head, is_usual: Callable[[Head
 
 
 def _is_usual_request(fields: Headers) -> bool:
-    """Four pseudo-fields, each once and before all others, and nothing that asks for a closer look."""
+    """Whether the four pseudo-fields come first, each once, and all others are usual."""
     pseudo = fields[:4]
     if {name for name, _ in pseudo} != _OF_REQUEST:
         return False
@@ -164,7 +164,7 @@ def _is_usual_response(fields: Headers) -> bool:
 
 
 def _are_usual(fields: Headers) -> bool:
-    """Whether these can be read in one way only; also whether none is a pseudo-field."""
+    """Whether these fields are unambiguous, and none is a pseudo-field."""
     seen = list[bytes]()
     for name, value in fields:
         if len(name) > _LONGEST_NAME or not _is_usual_name(name) or not _VALUE.fullmatch(value):
@@ -184,7 +184,7 @@ def _is_usual_name(name: bytes) -> bool:
 
 
 def _length(fields: Headers) -> int | None:
-    """What Content-Length says of a head that is as usual."""
+    """The Content-Length of a usual head."""
     for name, value in fields:
         if name == b"content-length":
             return int(value)
@@ -192,7 +192,7 @@ def _length(fields: Headers) -> int | None:
 
 
 def _frames(made: h2.connection.H2Connection, stream: H2Stream, fields: Headers, *, is_last: bool) -> bytes:
-    """HEADERS, and CONTINUATION where it takes more than one frame."""
+    """A HEADERS frame, followed by CONTINUATION frames if needed."""
     number, block = stream.stream_id, made.encoder.encode(fields)
     if is_last:
         send_end(made, stream)

@@ -21,35 +21,37 @@ from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
 
 _ERRORS = h2.errors.ErrorCodes
 _NO_BODY = (204, 304)
-STOP_S = 0.5  # after its answer a client that still sends is told to stop: curl loses an answer that comes with a reset
+STOP_S = (
+    0.5  # from an early response to the reset that stops the upload: curl loses a response that arrives with a reset
+)
 
 
 class H2Server(H2End["ServerStream"]):
-    """Reads a client's streams. Each of its windows follows what the stream's origin takes."""
+    """Reads a client's streams. The window of each is reopened as its origin takes the data."""
 
     def __init__(self, owner: Owner, link: Link, scheme: bytes) -> None:
         super().__init__(link, owner.limits, owner.session.now, is_client=False)
         self.owner = owner
         self._scheme = scheme
-        self._wide: int | None = None  # the stream that has a wider window
-        self._is_widened = False  # the connection's window has room for one
-        self._stops: dict[int, float] = {}  # streams that were answered before their requests were complete: until when
+        self._wide: int | None = None  # the stream with the wider window
+        self._is_widened = False  # the connection's window has been widened for it
+        self._stops: dict[int, float] = {}  # streams answered before their requests were complete: when to reset them
         self.idle_since = owner.session.now()
 
     def start(self) -> None:
-        """Announce the limits."""
+        """Send SETTINGS."""
         self.link.touch()
 
     def allow_upgrades(self) -> None:
-        """The origin takes WebSockets over HTTP/2 or HTTP/1.1: say so (RFC 8441 3)."""
+        """Offer WebSockets over HTTP/2 (RFC 8441 3), since the origin supports WebSockets."""
         if not self.is_over:
             self.h2.update_settings({Codes.ENABLE_CONNECT_PROTOCOL: 1})
             self.link.touch()
 
-    # What the client sends.
+    # From the client.
 
     def received(self, data: bytes) -> None:
-        """Bytes of the client."""
+        """Handle bytes of the client."""
         if self.is_over:
             return
         try:
@@ -61,7 +63,7 @@ class H2Server(H2End["ServerStream"]):
         self.link.touch()
 
     def _headed(self, number: int, fields: Headers, is_complete: bool) -> None:
-        """A stream begins with a request."""
+        """Open a stream for a request."""
         if self._is_going:
             self._refuse(number, _ERRORS.REFUSED_STREAM)
             return
@@ -76,13 +78,13 @@ class H2Server(H2End["ServerStream"]):
         stream.exchange.begin(is_complete=is_complete)
 
     def _record(self, head: RequestHead, error: HttpError) -> None:
-        """A request that cannot be read has its record all the same."""
+        """Record a request that could not be parsed."""
         exchange = Exchange(self.owner, _Nobody(), head)
         exchange.client_ended = True
         exchange.refuse(error.fault, error.detail, by=told(error.fault).by)
 
     def _complete(self, number: int) -> None:
-        """Nothing more comes on this stream."""
+        """Handle the end of a stream's request."""
         stream = self.streams.get(number)
         if stream is not None:
             stream.has_ended = True
@@ -107,7 +109,7 @@ class H2Server(H2End["ServerStream"]):
             stream.exchange.client_took_all()
 
     def _went_away(self, _last: int, code: int) -> None:
-        """The client will send no other request; those under way are completed."""
+        """Handle GOAWAY: the client opens no more streams; those in progress are completed."""
         self._is_going = True
         if code != _ERRORS.NO_ERROR:
             self.owner.at_fault(Fault.CLIENT_GONE)
@@ -115,24 +117,24 @@ class H2Server(H2End["ServerStream"]):
             self._close()
 
     def ended(self) -> None:
-        """The client has closed its half: no response can be wanted any more."""
+        """The client has closed its half, which ends HTTP/2: it reads no more responses."""
         self.broken("the client has closed the connection")
         if not self.is_over:
             self.is_over = True
             self.owner.close_client("client_closed", "client")
 
     def broken(self, detail: str) -> None:
-        """The connection to the client is gone."""
+        """The connection to the client has failed."""
         for stream in list(self.streams.values()):
             stream.exchange.client_gone(Fault.CLIENT_GONE, detail)
 
     def _end(self, error: HttpError) -> None:
-        """Nothing more can be read: say why, and close."""
+        """Nothing more can be read: send GOAWAY with the reason, and close."""
         if not self.streams:
             self._record(RequestHead(b"", self._scheme, b"", b"", "2"), error)
         self.owner.at_fault(error.fault)
         for stream in list(self.streams.values()):
-            stream.unacknowledged = 0  # no window is opened after this
+            stream.unacknowledged = 0  # no window is reopened any more
             stream.exchange.client_gone(error.fault, error.detail)
         if not self.is_over:
             self.is_over = True
@@ -142,10 +144,10 @@ class H2Server(H2End["ServerStream"]):
             self.link.end()
             self.owner.close_client(None, "client")
 
-    # What the client is sent.
+    # To the client.
 
     def acknowledge(self, number: int, size: int) -> None:
-        """Open the windows again by `size` bytes."""
+        """Reopen the windows by `size` bytes."""
         super().acknowledge(number, size)
         if size and not self.is_over:
             stream = self.streams.get(number) if self._wide is None else None
@@ -155,9 +157,11 @@ class H2Server(H2End["ServerStream"]):
                     self._widen(number)
 
     def _widen(self, number: int) -> None:
-        """Give a wider window to a stream of which much has passed: the usual one is less than the kernels' queues
-        between here and the client hold, and curl, for one, spins while it waits for it. One at a time: what has to be
-        kept for a connection, should its origins stop, grows by no more than this."""
+        """Widen the window of a stream with a large upload.
+
+        The usual window is smaller than the kernel's queues between here and the client, and curl, for one, spins while
+        it waits. Only one stream at a time gets this, which bounds what is held if its origin stops reading.
+        """
         limits = self.owner.limits
         more = limits.wide_window_bytes - limits.window_bytes
         if more > 0 and self.sender.widen(number, more, with_connection=not self._is_widened):
@@ -171,13 +175,13 @@ class H2Server(H2End["ServerStream"]):
         self.link.touch()
 
     def reset(self, stream: ServerStream, code: int) -> None:
-        """Break a stream off."""
+        """Reset a stream."""
         self.sender.drop(stream.out)
         if not self.is_over:
             self._refuse(stream.number, code)
 
     def done(self, stream: ServerStream) -> None:
-        """A stream is complete, or broken off."""
+        """A stream is complete, or was reset."""
         self.streams.pop(stream.number, None)
         if self._wide == stream.number:
             self._wide = None
@@ -189,7 +193,7 @@ class H2Server(H2End["ServerStream"]):
                 self.owner.wake(self.idle_since + self.owner.limits.idle_s)
 
     def stop_later(self, number: int) -> None:
-        """Tell the client, should it still send by then, that nobody needs the rest of this request."""
+        """Reset the stream after `STOP_S` if the client is still sending its request, which was answered early."""
         self._stops[number] = at = self._now() + STOP_S
         self.owner.wake(at)
 
@@ -204,22 +208,22 @@ class H2Server(H2End["ServerStream"]):
             self.link.end()
             self.owner.close_client(None, "client")
 
-    # Back-pressure, time and the end.
+    # Back-pressure, deadlines and the end.
 
     def full(self) -> None:
-        """The client does not take what it is sent."""
+        """The client's queue is full: pause the origins."""
         for stream in self.streams.values():
             stream.exchange.client_full()
 
     def ready(self) -> None:
-        """It does again."""
+        """The client's queue has drained: resume the origins."""
         self._pump_all()
         for stream in list(self.streams.values()):
             if not stream.out.is_full:
                 stream.exchange.client_ready()
 
     def drain(self) -> None:
-        """Say GOAWAY, and close when the last stream is done."""
+        """Send GOAWAY, and close after the last stream."""
         if self._is_going or self.is_over:
             return
         self._is_going = True
@@ -231,7 +235,7 @@ class H2Server(H2End["ServerStream"]):
             self._close()
 
     def due(self, now: float) -> float:
-        """When a stream has to have moved, or is to be stopped, or the connection has been idle for too long."""
+        """The time of the next deadline: of a stream, or of an idle connection."""
         limits = self.owner.limits
         stop = min(self._stops.values(), default=math.inf)
         if not self.streams:
@@ -239,7 +243,7 @@ class H2Server(H2End["ServerStream"]):
         return min(stop, *(timing.due(stream.exchange, limits) for stream in self.streams.values()))
 
     def expired(self, now: float) -> None:
-        """It has not."""
+        """Act on the deadlines that have passed."""
         limits = self.owner.limits
         for number in [number for number, at in self._stops.items() if at <= now]:
             del self._stops[number]
@@ -262,30 +266,30 @@ class ServerStream(Stream):
     def __init__(self, server: H2Server, number: int, head: RequestHead) -> None:
         super().__init__(number, server.acknowledge)
         self.server = server
-        self.passed = 0  # bytes by which its window was opened again
+        self.passed = 0  # bytes by which its window was reopened
         self.has_ended = False
         self.exchange = Exchange(server.owner, self, head)
 
     def received(self, data: bytes) -> None:
-        """A part of the request's body."""
+        """Take a part of the request's body."""
         self.exchange.request_data(data)
 
     @property
     def queued(self) -> int:
-        """Bytes that the client has not taken."""
+        """Bytes queued for the client."""
         return self.out.size + self.server.link.stream.queued
 
     @property
     def is_behind(self) -> bool:
-        """Whether what was written waits for a window, or for the connection."""
+        """Whether written data waits for a window, or for the connection."""
         return not self.out.is_over
 
     def inform(self, head: ResponseHead) -> None:
-        """An interim response."""
+        """Send an interim response."""
         self._send_head(head, is_complete=False)
 
     def respond(self, head: ResponseHead) -> None:
-        """The response's head; with HTTP/2 a switch is a 200 (RFC 8441 5)."""
+        """Send the response's head; a 101 becomes a 200 (RFC 8441 5)."""
         if head.status == 101:
             head.status = 200
         if self.exchange.is_switched:
@@ -297,10 +301,10 @@ class ServerStream(Stream):
         try:
             self.server.sender.head(self.out, h2_wire.response_fields(head), is_last=is_complete)
         except h2.exceptions.ProtocolError:
-            self.server.sender.drop(self.out)  # the client has reset it: the event is on its way
+            self.server.sender.drop(self.out)  # reset by the client, whose event follows
 
     def data(self, data: bytes) -> None:
-        """A part of the body."""
+        """Send a part of the body."""
         if self.out.is_over:
             return
         self.server.sender.data(self.out, data)
@@ -308,19 +312,19 @@ class ServerStream(Stream):
             self.exchange.client_full()
 
     def end(self, trailers: Headers) -> None:
-        """The response is complete."""
+        """End the response."""
         self.server.sender.end(self.out, trailers)
 
     def reset(self, fault: Fault) -> None:
-        """Break off."""
+        """Reset the stream."""
         calm = fault in (Fault.SLOW_READ, Fault.SLOW_BODY)
         if self.exchange.websocket is not None and fault is not Fault.RESPONSE_CUT:
-            self.server.sender.end(self.out, [])  # a close frame goes before it
+            self.server.sender.end(self.out, [])  # behind the close frame
         if not self.out.is_over:
             self.server.reset(self, _ERRORS.ENHANCE_YOUR_CALM if calm else _ERRORS.INTERNAL_ERROR)
 
     def done(self) -> None:
-        """Both are complete. Who has not sent all of a request that was answered is told to stop."""
+        """The exchange is complete. If the client is still sending its request, stop it a moment later."""
         self.resume()
         if not self.has_ended and self.out.is_over:
             self.server.stop_later(self.number)
@@ -328,7 +332,7 @@ class ServerStream(Stream):
 
 
 class _Nobody:
-    """The client's side of a request that could not be read: a reset says all there is to say."""
+    """The client's side of a request that could not be parsed: the reset is the answer."""
 
     queued = 0
     is_behind = False

@@ -1,4 +1,4 @@
-"""What the streams of both sides of HTTP/2 have in common: what is to be sent on them, and their window."""
+"""Common to the streams of both sides of HTTP/2: what is queued on them, and their window."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from proxy.inspect.http.messages import Headers
 
 
 class Stream(ABC):
-    """One stream. Its window follows what the far side of its exchange takes."""
+    """One stream. Its window is reopened as the other side of its exchange takes the data."""
 
     __slots__ = ("_acknowledge", "is_paused", "number", "out", "trailers", "unacknowledged")
 
     def __init__(self, number: int, acknowledge: Callable[[int, int], None]) -> None:
-        """`acknowledge(number, size)` opens the windows again."""
+        """`acknowledge(number, size)` reopens the windows."""
         self.number = number
         self.out = Outgoing(number)
         self.trailers: Headers = []
         self.is_paused = False
-        self.unacknowledged = 0  # bytes by which the windows stay shut
+        self.unacknowledged = 0  # bytes received for which the windows were not reopened
         self._acknowledge = acknowledge
 
     @abstractmethod
     def received(self, data: bytes) -> None:
-        """A part of the body has come."""
+        """Take a part of the body."""
 
     def took(self, size: int) -> None:
-        """So much has come: the peer may send as much again, unless the far side does not take it."""
+        """Reopen the window by what was received, unless the other side is full."""
         self.unacknowledged += size
         if self.unacknowledged >= ACKNOWLEDGED_AT and not self.is_paused:
             self.resume()
 
     def pause(self) -> None:
-        """Leave the window shut."""
+        """Keep the window shut."""
         self.is_paused = True
 
     def resume(self) -> None:
-        """Open it again."""
+        """Reopen the window."""
         self.is_paused = False
         size, self.unacknowledged = self.unacknowledged, 0
         self._acknowledge(self.number, size)
 
 
 def error_name(code: int | None) -> str:
-    """What RFC 9113 7 calls an error code; the number where it has no name."""
+    """The name of an error code (RFC 9113 7), or its number."""
     try:
         return h2.errors.ErrorCodes(code or 0).name
     except ValueError:

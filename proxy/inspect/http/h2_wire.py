@@ -1,4 +1,4 @@
-"""HTTP/2 by h2: heads as lists of fields, and data that goes out as the peer's windows open."""
+"""HTTP/2 on the wire, by h2: converts heads to and from fields, and sends data as the peer's windows open."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0
 _BAD_VALUE = re.compile(rb"[\0\r\n]")
 _CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _SECRET = frozenset((b"authorization", b"proxy-authorization"))
-STREAM_HIGH_WATER, STREAM_LOW_WATER = 64 << 10, 32 << 10  # bytes that wait for a window
-ACKNOWLEDGED_AT = 16 << 10  # bytes of a stream that were passed on: a window is opened by 128 KiB at a time anyway
+STREAM_HIGH_WATER, STREAM_LOW_WATER = 64 << 10, 32 << 10  # bytes queued for a window
+ACKNOWLEDGED_AT = (
+    16 << 10
+)  # bytes of a stream passed on, at which h2 is told; it reopens windows by 128 KiB at a time anyway
 
 Codes = h2.settings.SettingCodes
 
 
 def connection(limits: Limits, *, is_client: bool) -> h2.connection.H2Connection:
-    """An h2 connection with these limits announced. Fields are bytes, and their order is kept."""
+    """An h2 connection that announces these limits. Fields are bytes, in their order."""
     config = h2.config.H2Configuration(
         client_side=is_client,
         header_encoding=None,
@@ -59,7 +61,7 @@ def connection(limits: Limits, *, is_client: bool) -> h2.connection.H2Connection
 
 
 class Outgoing:
-    """What one stream has to send, and what of it waits for a window."""
+    """The queue of one stream."""
 
     __slots__ = ("is_full", "is_over", "number", "parts", "size", "trailers")
 
@@ -67,13 +69,13 @@ class Outgoing:
         self.number = number
         self.parts: deque[bytes | memoryview] = deque()
         self.size = 0
-        self.trailers: Headers | None = None  # the end follows the parts; empty: without trailers
+        self.trailers: Headers | None = None  # set once the body has ended; empty: no trailers
         self.is_full = False
         self.is_over = False
 
 
 class Sender:
-    """Sends the data of all streams of one connection, each as far as its window and the connection's allow."""
+    """Sends the data of all streams of a connection, as far as their windows and the connection's allow."""
 
     def __init__(self, made: h2.connection.H2Connection, link: Link, guard: FrameGuard) -> None:
         self._h2 = made
@@ -82,18 +84,18 @@ class Sender:
         self.waiting: dict[int, Outgoing] = {}
 
     def data(self, stream: Outgoing, data: bytes) -> None:
-        """Send `data` behind what waits; `stream.is_full` says that more should not come now."""
+        """Queue `data` and send what the windows allow. `stream.is_full`: the caller should pause."""
         stream.parts.append(data)
         stream.size += len(data)
         self.pump(stream)
 
     def end(self, stream: Outgoing, trailers: Headers) -> None:
-        """Close this side of the stream behind what waits."""
+        """End the stream once its queue is sent."""
         stream.trailers = trailers
         self.pump(stream)
 
     def pump(self, stream: Outgoing) -> bool:
-        """Send what can be sent; whether there is room again after the stream had been full."""
+        """Send what the windows allow. Returns whether a full stream has room again."""
         if stream.is_over:
             return False
         made, parts = self._h2, stream.parts
@@ -102,7 +104,7 @@ class Sender:
                 self._send_parts(stream, made.local_flow_control_window(stream.number))
             if not parts and stream.trailers is not None:
                 self._end(stream)
-        except h2.exceptions.ProtocolError:  # the stream is closed: its reset is among the events
+        except h2.exceptions.ProtocolError:  # the stream was reset; the event follows
             self.drop(stream)
             return False
         self._link.touch()
@@ -130,7 +132,7 @@ class Sender:
             stream.is_over = stream.is_over or is_last
 
     def _send_part(self, number: int, part: bytes | memoryview, *, is_last: bool) -> None:
-        """As many DATA frames as it takes."""
+        """Send a part in as many DATA frames as needed."""
         size, most = len(part), min(self._h2.max_outbound_frame_size, MAX_FRAME)
         pieces: list[bytes | memoryview] = [waiting] if (waiting := self._h2.data_to_send()) else []
         self._guard.sent += (size + most - 1) // most
@@ -143,7 +145,7 @@ class Sender:
         self._link.write_all(pieces)
 
     def head(self, stream: Outgoing, fields: Headers, *, is_last: bool) -> None:
-        """A request, where this is the client's end, or a response; ProtocolError when the stream is closed."""
+        """Send a head: a request's at the client's end, else a response's. ProtocolError: the stream is closed."""
         made, number = self._h2, stream.number
         send = h2_heads.send_request if made.config.client_side else h2_heads.send_response
         frames = send(made, number, fields, is_last=is_last)
@@ -155,20 +157,20 @@ class Sender:
         stream.is_over = is_last
 
     def beside(self, frames: bytes) -> None:
-        """Send frames that h2 has not made, behind what it has to send."""
+        """Send frames of a fast path, after what h2 has to send."""
         link = self._link
         if waiting := self._h2.data_to_send():
             link.write(waiting)
         link.write(frames)
 
     def acknowledge(self, number: int, size: int) -> None:
-        """Open windows by `size` bytes that were dealt with; that of the stream only if it is still open."""
+        """Reopen the windows by `size` bytes that were consumed; the stream's only if it is still open."""
         if frames := h2_data.acknowledge(self._h2, number, size):
             self.beside(frames)
 
     def widen(self, number: int, size: int, *, with_connection: bool) -> bool:
-        """Open the window of a stream, and maybe that of the connection, by `size` bytes more than have come; whether
-        the stream is still there."""
+        """Widen the window of a stream, and perhaps that of the connection, by `size` bytes. Returns whether the stream
+        is still open."""
         frames = h2_data.widen(self._h2, number, size)
         if frames:
             self.beside(frames + h2_data.widen(self._h2, 0, size) if with_connection else frames)
@@ -186,7 +188,7 @@ class Sender:
             self.beside(h2_data.header(stream.number, 0, END_STREAM))
 
     def drop(self, stream: Outgoing) -> None:
-        """Send nothing more of it."""
+        """Discard the queue of a stream."""
         stream.is_over = True
         stream.is_full = False
         stream.parts.clear()
@@ -195,7 +197,7 @@ class Sender:
 
 
 def read_request(fields: Headers, limits: Limits, scheme: bytes, *, is_complete: bool) -> RequestHead:
-    """A request from the fields of a HEADERS frame; HttpError where it could not be one of HTTP/1.1 either."""
+    """A request from the fields of a HEADERS frame. HttpError: it could not be expressed in HTTP/1.1."""
     head = RequestHead(b"", scheme, b"", b"", "2")
     kept, protocol = head.headers, None
     for name, value in fields:
@@ -231,7 +233,7 @@ def read_request(fields: Headers, limits: Limits, scheme: bytes, *, is_complete:
         raise HttpError(Fault.BAD_REQUEST, "a path with blanks or control characters")
     if head.scheme not in (b"http", b"https"):
         raise HttpError(Fault.BAD_REQUEST, "a scheme that is neither http nor https")
-    if is_tunnel and protocol is not None:  # RFC 8441: what is GET with Upgrade in HTTP/1.1
+    if is_tunnel and protocol is not None:  # RFC 8441: in HTTP/1.1 a GET with Upgrade
         if not _METHOD.fullmatch(protocol):
             raise HttpError(Fault.BAD_REQUEST, "a protocol that is not a token")
         head.method, head.protocol = b"GET", bytes(protocol)
@@ -257,7 +259,7 @@ def request_fields(head: RequestHead) -> Headers:
 
 
 def read_response(fields: Headers, limits: Limits) -> ResponseHead:
-    """A response, or an interim one, from the fields of a HEADERS frame."""
+    """A response, final or interim, from the fields of a HEADERS frame."""
     head = ResponseHead(0, version="2")
     for name, value in fields:
         head.size += len(name) + len(value) + 2
@@ -288,7 +290,7 @@ def response_fields(head: ResponseHead) -> Headers:
 
 
 def _fields(headers: Headers, skip: bytes | None) -> Headers:
-    """Names in lower case (RFC 9113 8.2.1); what authorises is never put into a table (RFC 7541 7.1)."""
+    """Fields with names in lower case (RFC 9113 8.2.1); credentials are never indexed (RFC 7541 7.1)."""
     fields: Headers = []
     for name, value in headers:
         low = name.lower()
@@ -300,7 +302,7 @@ def _fields(headers: Headers, skip: bytes | None) -> Headers:
 
 
 def fault_of(error: Exception) -> HttpError:
-    """What h2 has refused, by name."""
+    """The fault for an error of h2."""
     if isinstance(error, h2.exceptions.DenialOfServiceError):
         return HttpError(Fault.HEADER_BOMB, str(error) or "a header list that is too large")
     return HttpError(Fault.BAD_FRAME, str(error) or type(error).__name__)

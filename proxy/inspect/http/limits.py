@@ -1,4 +1,4 @@
-"""Sizes and times that keep a conversation bounded, whoever is at its ends."""
+"""Limits on the sizes and times of a conversation."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ HIGH_WATER = 256 << 10  # bytes queued for one side above which the other is not
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one conversation may take. Sizes in bytes, times in seconds."""
+    """The limits of one conversation. Sizes in bytes, times in seconds."""
 
     header_bytes: int = 64 << 10  # of one head: lines, names and values
     header_fields: int = 200
-    chunk_overhead_bytes: int = 16 << 10  # of chunk headers beyond what the chunks earn
+    chunk_overhead_bytes: int = 16 << 10  # of chunk headers beyond the allowance of each chunk
     header_s: float = 30.0  # from the first byte of a head to its last
     idle_s: float = 75.0  # between two requests
     response_s: float = 300.0  # from a request's end to the response's head
-    body_s: float = 60.0  # a client that neither sends its body nor takes its response
-    body_rate: int = 100  # bytes a second, of a request's body whose length was announced
-    stream_s: float = 3600.0  # a response, an upgraded connection or a tunnel in which nothing moves
-    linger_s: float = 2.0  # for a client to read why it was refused, before the connection goes
+    body_s: float = 60.0  # in which a client must send more of its body, or take more of its response
+    body_rate: int = 100  # bytes a second that a client must send of a body of known length
+    stream_s: float = 3600.0  # of silence in a response, an upgraded connection or a tunnel
+    linger_s: float = 2.0  # for a client to read an error page before the connection is closed
     streams: int = 100  # concurrent requests of one HTTP/2 connection
     window_bytes: int = 512 << 10  # of a stream; four times as much for a connection
-    wide_window_bytes: int = 2 << 20  # of one stream of a client's at a time, once more than `window_bytes` have passed
+    wide_window_bytes: int = 2 << 20  # of one client stream at a time, once more than `window_bytes` have passed
     origin_connections: int = 6  # of one conversation to one HTTP/1.1 origin
-    waiting: int = 200  # requests that wait for one of them
-    message_bytes: int = 64 << 20  # of a WebSocket message, inflated, where a hook reads it
+    waiting: int = 200  # requests that wait for such a connection
+    message_bytes: int = 64 << 20  # of an inflated WebSocket message, if a hook reads it
     frame_bytes: int = 1 << 40
-    passes: int = 3  # of one request through this proxy, by its Via
+    passes: int = 3  # of a request through this proxy, by Via
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What the proxy calls itself in Via and Proxy-Status, and what it lets pass of what others say of themselves."""
+    """The proxy's name in Via and Proxy-Status, and what it forwards of other servers' announcements."""
 
     name: str = "oxy"
     is_in_via: bool = True
-    keeps_alt_svc: bool = False  # Alt-Svc invites the client to HTTP/3, which is not read
+    keeps_alt_svc: bool = False  # Alt-Svc leads clients to HTTP/3, which is not inspected

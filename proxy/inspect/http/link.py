@@ -1,4 +1,4 @@
-"""One stream of the session, with what is written to it gathered until the moment's end."""
+"""A stream of the session, with writes batched during each event."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from proxy.inspect.stream import Stream
 
 
 class Links(list["Link"]):
-    """The links that were written to and not flushed."""
+    """The links with unflushed writes."""
 
     def settle(self) -> None:
-        """Flush all of them: each callback of the session ends with this."""
+        """Flush all; called at the end of each event of the session."""
         while self:
             self.pop().flush()
 
 
 class Link:
-    """Writes of one callback become one write of the stream: one record of TLS, one system call."""
+    """Batches the writes of one event into one write to the stream: one TLS record, one system call."""
 
     __slots__ = ("_is_dirty", "_links", "_out", "filled", "is_full", "is_open", "is_paused", "source", "stream")
 
@@ -26,33 +26,33 @@ class Link:
         self.stream = stream
         self.is_open = True
         self.is_paused = False
-        self.is_full = False  # more is queued than the far end takes
-        self.filled: Callable[[], None] | None = None  # called when it has become so
-        self.source: Callable[[], bytes] | None = None  # asked for more to write when the moment ends
+        self.is_full = False  # the queue is above its high-water mark
+        self.filled: Callable[[], None] | None = None  # called when it becomes full
+        self.source: Callable[[], bytes] | None = None  # called at `flush` for more to write
         self._out: list[bytes | memoryview] = []
         self._links = links
         self._is_dirty = False
 
     def write(self, data: bytes | memoryview) -> None:
-        """Send `data` when the moment ends."""
+        """Send `data` at the end of this event."""
         self._out.append(data)
         if not self._is_dirty:
             self.touch()
 
     def write_all(self, pieces: list[bytes | memoryview]) -> None:
-        """Send all of `pieces`, one behind the other."""
+        """Send `pieces` in order."""
         self._out += pieces
         if not self._is_dirty:
             self.touch()
 
     def touch(self) -> None:
-        """There is something to flush."""
+        """Request a flush at the end of this event."""
         if not self._is_dirty:
             self._is_dirty = True
             self._links.append(self)
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write the batch to the stream."""
         self._is_dirty = False
         out = self._out
         if self.source is not None and (data := self.source()):
@@ -67,26 +67,26 @@ class Link:
                 self.filled()
 
     def pause(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         if not self.is_paused:
             self.is_paused = True
             self.stream.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue reading."""
         if self.is_paused:
             self.is_paused = False
             self.stream.resume()
 
     def end(self) -> None:
-        """Send no more after this."""
+        """Close the sending half after what was written."""
         self.flush()
         if self.is_open:
             self.is_open = False
             self.stream.end()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once, with a reset."""
         self._out.clear()
         self.is_open = False
         self.stream.abort()

@@ -1,15 +1,15 @@
-"""The heads of requests and responses as exchanges see them: without their framing, whatever the version was."""
+"""Heads of requests and responses, independent of the HTTP version and without their framing."""
 
 from __future__ import annotations
 
 import functools
 from typing import Literal
 
-Header = tuple[bytes, bytes]  # the name as it came
+Header = tuple[bytes, bytes]  # the name as received
 Headers = list[Header]
 Version = Literal["1.0", "1.1", "2"]
 
-# What concerns one connection and no more (RFC 9110 7.6.1), or is written anew from the head's other fields.
+# Fields that concern a single connection (RFC 9110 7.6.1), or are generated from other attributes of the head.
 OWN_FIELDS = frozenset(
     (
         b"connection",
@@ -24,7 +24,7 @@ OWN_FIELDS = frozenset(
         b"via",
     )
 )
-# What must not come after a body: how it is framed, sent and read, and who asks (RFC 9110 6.5.1).
+# Fields not allowed in trailers: for framing, routing, authentication and content (RFC 9110 6.5.1).
 _NO_TRAILERS = OWN_FIELDS | frozenset(
     (
         b"authorization",
@@ -43,7 +43,7 @@ _NO_TRAILERS = OWN_FIELDS | frozenset(
 
 
 class RequestHead:
-    """A request without its body. `headers` lacks what is in `OWN_FIELDS`."""
+    """The head of a request. `headers` does not contain `OWN_FIELDS`."""
 
     __slots__ = (
         "authority",
@@ -65,27 +65,27 @@ class RequestHead:
     def __init__(self, method: bytes, scheme: bytes, authority: bytes, path: bytes, version: Version) -> None:
         self.method = method
         self.scheme = scheme
-        self.authority = authority  # host and port as in Host
-        self.path = path  # with its query; `*` of OPTIONS, empty of CONNECT
+        self.authority = authority  # host and port, as in Host
+        self.path = path  # with the query; `*` for OPTIONS, empty for CONNECT
         self.version: Version = version
         self.headers: Headers = []
-        self.length: int | None = None  # of the body, where it was announced
+        self.length: int | None = None  # of the body, if known
         self.is_bodiless = True
-        self.is_absolute = False  # the target was a whole URL: it is meant for a proxy behind this one
-        self.protocol: bytes | None = None  # what the connection, or the stream, is to become
+        self.is_absolute = False  # the target was an absolute URL, meant for another proxy
+        self.protocol: bytes | None = None  # to which the connection, or stream, should switch
         self.takes_trailers = False
-        self.closes = version == "1.0"  # the client wants no other request to follow
+        self.closes = version == "1.0"  # the client sends no more requests
         self.via: list[bytes] = []
-        self.size = 0  # bytes of the head
+        self.size = 0  # of the head, in bytes
 
     @property
     def is_tunnel(self) -> bool:
-        """Whether it asks for the connection to become something else."""
+        """Whether it asks for a tunnel or an upgrade."""
         return self.protocol is not None or self.method == b"CONNECT"
 
 
 class ResponseHead:
-    """A response without its body; also an interim one. `headers` lacks what is in `OWN_FIELDS`."""
+    """The head of a response, final or interim. `headers` does not contain `OWN_FIELDS`."""
 
     __slots__ = ("closes", "headers", "is_bodiless", "length", "protocol", "reason", "size", "status", "version", "via")
 
@@ -96,8 +96,8 @@ class ResponseHead:
         self.headers: Headers = []
         self.length: int | None = None
         self.is_bodiless = False
-        self.protocol: bytes | None = None  # of 101: what is spoken from here
-        self.closes = False  # the connection to the client ends with this response
+        self.protocol: bytes | None = None  # of a 101: the new protocol
+        self.closes = False  # the connection to the client is closed after this response
         self.via: list[bytes] = []
         self.size = 0
 
@@ -116,12 +116,12 @@ def values(headers: Headers, name: bytes) -> list[bytes]:
 
 
 def without(headers: Headers, name: bytes) -> Headers:
-    """All but the fields `name` (in lower case)."""
+    """`headers` without the fields `name` (in lower case)."""
     return [each for each in headers if each[0].lower() != name]
 
 
 def trailers_of(fields: Headers) -> Headers:
-    """Those of them that may come after a body."""
+    """Those of `fields` that are allowed in trailers."""
     return [each for each in fields if each[0].lower() not in _NO_TRAILERS] if fields else fields
 
 
@@ -130,9 +130,9 @@ def tokens(value: bytes) -> list[bytes]:
     return [each for part in value.split(b",") if (each := part.strip().lower())]
 
 
-@functools.lru_cache(maxsize=64)  # asked three times for each request
+@functools.lru_cache(maxsize=64)  # called three times a request
 def host_and_port(authority: bytes) -> tuple[str, int | None]:
-    """The host in lower case, without brackets, and the port, if one is there; a bad port is None."""
+    """The host in lower case, without brackets, and the port; None if it is missing or invalid."""
     text = authority.decode("latin-1").lower()
     host, colon, port = text.rpartition(":")
     if not colon or "]" in port:

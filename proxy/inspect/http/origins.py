@@ -1,4 +1,4 @@
-"""The connections to origins: which of them takes a request, and when there has to be another."""
+"""Connections to origins: assigns requests to them, and dials when needed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Connection = H1Client | H2Client
 
 
 class Target:
-    """An origin: where it is, and how it is spoken to."""
+    """An origin: its address, and how to connect."""
 
     __slots__ = ("alpn", "host", "port", "server_name")
 
     def __init__(self, host: str, port: int, server_name: str | None, alpn: tuple[str, ...]) -> None:
         self.host, self.port = host, port
-        self.server_name = server_name  # TLS with this name; None: in the clear
+        self.server_name = server_name  # for TLS; None: plain TCP
         self.alpn = alpn
 
 
 class OriginPool:
-    """Connections to one origin. Requests that find none wait in their order."""
+    """The connections to one origin. Requests wait in order for a free one."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class OriginPool:
         self._target = target
         self._limits = limits
         self._links = links
-        self._lost = lost  # the last connection is gone
-        self._upgrades = upgrades  # WebSockets can be had over HTTP/2 as well
-        self._plain: OriginPool | None = None  # for what its HTTP/2 cannot
+        self._lost = lost  # called when the last connection is gone
+        self._upgrades = upgrades  # called when WebSockets over HTTP/2 turn out to be supported
+        self._plain: OriginPool | None = None  # of HTTP/1.1, for upgrades that the origin's HTTP/2 does not support
         self._idle: list[H1Client] = []
         self._busy: set[H1Client] = set()
         self._multiplexed: H2Client | None = None
@@ -57,11 +57,11 @@ class OriginPool:
         self.speaks_h2 = False
 
     def adopt(self, stream: Stream, *, h2: bool) -> Connection:
-        """A connection that is there already."""
+        """Add an existing connection."""
         return self._began(stream, h2=h2)
 
     def take(self, exchange: Exchange) -> None:
-        """Send the exchange's request, now or when a connection is there."""
+        """Send the exchange's request, now or when a connection is free."""
         multiplexed = self._multiplexed
         if multiplexed is not None and exchange.request.protocol is not None and not multiplexed.takes_upgrades:
             if multiplexed.is_settled:
@@ -102,7 +102,7 @@ class OriginPool:
     def _dialled(self, answer: Stream | ProxyError, late: _Late) -> None:
         self._dialling -= 1
         if isinstance(answer, ProxyError) and self._busy:
-            self._most = len(self._busy)  # no more are to be had: what waits goes by those that there are
+            self._most = len(self._busy)  # the origin accepts no more: requests wait for the existing ones
         elif isinstance(answer, ProxyError):
             fault = fault_of(answer)
             waiting, self._waiting = self._waiting, []
@@ -133,7 +133,7 @@ class OriginPool:
                 self.take(exchange)
 
     def _without_h2(self) -> OriginPool:
-        """The same origin by HTTP/1.1: its HTTP/2 has no WebSockets."""
+        """The same origin by HTTP/1.1, for WebSockets that its HTTP/2 does not support."""
         if self._plain is None:
             target = self._target
             plain = Target(target.host, target.port, target.server_name, ("http/1.1",))
@@ -141,25 +141,25 @@ class OriginPool:
         return self._plain
 
     def again(self, exchange: Exchange) -> None:
-        """A request that an origin has refused unread."""
+        """Repeat a request that the origin has refused unprocessed."""
         exchange.repeat()
         self.take(exchange)
 
     def free(self, connection: H1Client) -> None:
-        """It can take another request."""
+        """`connection` can take another request."""
         self._busy.discard(connection)
         self._idle.append(connection)
         self._serve()
 
     def has_room(self) -> None:
-        """The multiplexed connection takes more streams, or has said what it takes."""
+        """The multiplexed connection takes more streams, or its settings have arrived."""
         if self._multiplexed is not None and self._multiplexed.takes_upgrades:
             upgrades, self._upgrades = self._upgrades, lambda: None
             upgrades()
         self._serve()
 
     def lost(self, connection: Connection) -> None:
-        """It takes no more."""
+        """`connection` takes no more requests."""
         if connection is self._multiplexed:
             self._multiplexed = None
         elif isinstance(connection, H1Client):
@@ -174,7 +174,7 @@ class OriginPool:
 
 
 class _Late:
-    """Receives for a connection that is made when its stream is there."""
+    """The receiver of a dialled stream, until and after its connection object exists."""
 
     __slots__ = ("_links", "target")
 
@@ -204,7 +204,7 @@ class _Late:
 
 
 def fault_of(error: ProxyError) -> Fault:
-    """Which fault a failed connection is, by the error that it was translated from."""
+    """The fault of a failed connection, by the cause of `error`."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
         return Fault.ORIGIN_TLS

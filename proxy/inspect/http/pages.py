@@ -1,4 +1,4 @@
-"""What a client reads in place of a response: why not, in words, and by RFC 9209 for programs."""
+"""Responses of the proxy's own: error pages for people, with Proxy-Status (RFC 9209) for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAGE = """<!doctype html>
 
 
 def refusal(fault: Fault, detail: str, effects: HttpEffects | None, identity: Identity) -> tuple[ResponseHead, bytes]:
-    """Status and page of `fault`. A denial by policy may bring its own of both; any status but 4xx and 5xx is 403."""
+    """The response for `fault`. A denial may define status and page; a status other than 4xx or 5xx becomes 403."""
     why = told(fault)
     status, text = why.status, detail
     if fault is Fault.DENIED and effects is not None:
@@ -26,7 +26,7 @@ def refusal(fault: Fault, detail: str, effects: HttpEffects | None, identity: Id
             status = effects.status
         text = detail if effects.page is None else effects.page
     head = ResponseHead(status)
-    body = _page(status, text) if text else b""  # a page of no words: the bare status
+    body = _page(status, text) if text else b""  # an empty text means the bare status
     head.headers = [
         (b"Cache-Control", b"no-store"),
         (b"Proxy-Status", _proxy_status(identity.name, why.error, detail)),
@@ -40,7 +40,7 @@ def refusal(fault: Fault, detail: str, effects: HttpEffects | None, identity: Id
 
 
 def redirect(effects: HttpEffects) -> tuple[ResponseHead, bytes]:
-    """A redirect to where policy says: 302, or the other 3xx that it names."""
+    """A redirect by policy: 302, or the 3xx that the policy names."""
     status = effects.status if effects.status is not None and 300 <= effects.status <= 399 else 302
     head = ResponseHead(status)
     location = "".join(c for c in effects.location or "/" if c.isprintable()).encode("utf-8")
@@ -50,7 +50,7 @@ def redirect(effects: HttpEffects) -> tuple[ResponseHead, bytes]:
 
 
 def answer(given: HttpAnswer) -> tuple[ResponseHead, bytes]:
-    """What the application answers itself."""
+    """A response that a hook returned."""
     head = ResponseHead(given.status)
     head.headers = changed([], given.headers)
     head.length = len(given.body)

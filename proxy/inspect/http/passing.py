@@ -1,4 +1,4 @@
-"""Who waits for whom in an exchange: back-pressure, connections that were upgraded, and when an origin is let go."""
+"""The flow of data in an exchange: back-pressure, upgraded connections, and release of the origin."""
 
 from __future__ import annotations
 
@@ -8,79 +8,79 @@ from proxy.inspect.http.ruling import Ruled
 
 
 class Passing(Ruled):
-    """An exchange, as far as bytes pass through it."""
+    """The part of an exchange that is about the flow of data."""
 
     __slots__ = ()
 
     @property
     def has_all(self) -> bool:
-        """Whether the origin has been sent all of the request, and has sent all of its response."""
+        """Whether the whole request was sent to the origin, and its whole response received."""
         is_sent = self.client_ended and (self.request_reader is None or self.request_reader.is_over)
         return is_sent and self.is_received
 
     @property
     def is_read(self) -> bool:
-        """Whether no hook has more of the bodies to see."""
+        """Whether no hook has more of the bodies to read."""
         return all(reader is None or reader.is_over for reader in (self.request_reader, self.response_reader))
 
     def has_body(self, head: ResponseHead) -> bool:
-        """Whether a body may follow this head of the response."""
+        """Whether this response may have a body."""
         return self.request.method != b"HEAD" and head.status not in (204, 304) and head.length != 0
 
     def drop_origin(self, fault: Fault) -> None:
-        """Let the origin go. A connection that has done its part may be another exchange's already."""
+        """Release the origin, with a reset unless it has done its part: then it may already serve another exchange."""
         if self.requester is not None and not self.has_all:
             self.requester.reset(fault)
         self.requester = None
 
     def stop_reading(self) -> None:
-        """No hook sees more of the bodies."""
+        """Stop showing bodies to hooks."""
         for reader in (self.request_reader, self.response_reader):
             if reader is not None:
                 reader.stop()
 
-    # A connection that was upgraded.
+    # Upgraded connections.
 
     def to_client(self, data: bytes) -> None:
-        """Bytes of the new protocol."""
+        """Send bytes of the new protocol to the client."""
         self.responder.data(data)
 
     def to_origin(self, data: bytes) -> None:
-        """Bytes of the new protocol."""
+        """Send bytes of the new protocol to the origin."""
         if self.requester is not None:
             self.requester.data(data)
 
-    # Back-pressure: whoever cannot write has the other side paused.
+    # Back-pressure: when one side cannot take more, the other is paused.
 
     def client_full(self) -> None:
-        """The client does not take what it is sent."""
+        """The client's queue is full: pause the origin."""
         self.is_client_full = True
         self.pause_origin()
 
     def client_ready(self) -> None:
-        """It does again."""
+        """The client's queue has drained: resume the origin."""
         self.is_client_full = False
         self.resume_origin()
 
     def origin_full(self) -> None:
-        """The origin does not take the request's body."""
+        """The origin's queue is full: pause the client."""
         self.is_origin_full = True
         self.responder.pause()
 
     def origin_ready(self) -> None:
-        """It does again."""
+        """The origin's queue has drained: resume the client."""
         self.is_origin_full = False
         self.responder.resume()
 
     def hold_body(self, *, from_client: bool) -> None:
-        """The hook is asked: no more of this body."""
+        """Pause the sender of a body while a hook is asked."""
         if from_client:
             self.responder.pause()
         else:
             self.pause_origin()
 
     def release_body(self, *, from_client: bool) -> None:
-        """It has answered."""
+        """Resume the sender of a body after the hook's answer."""
         if not from_client:
             if not self.is_client_full:
                 self.resume_origin()
@@ -88,7 +88,7 @@ class Passing(Ruled):
             self.responder.resume()
 
     def pause_origin(self) -> None:
-        """Of a response that has come whole, the connection may be another exchange's."""
+        """Pause the origin, unless its response is complete: then the connection may serve another exchange."""
         if self.requester is not None and not self.is_received:
             self.requester.pause()
 

@@ -1,4 +1,4 @@
-"""What is known of one request and its response: what hooks look at, what is timed, and what is recorded at the end."""
+"""The state of an exchange: seen by hooks, used by timers, and recorded at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLD_AFTER_S = 1.0
 
 
 class Progress:
-    """How far an exchange has come. Times are seconds on the session's clock, sizes bytes of bodies."""
+    """The state of an exchange. Times are seconds on the session's clock, sizes are bytes of bodies."""
 
     __slots__ = (
         "_switched",
@@ -66,21 +66,21 @@ class Progress:
         self.response: ResponseHead | None = None
         self.first_byte: float | None = None
         self.sent: float | None = None  # when the request was complete
-        self.tell_at = self.started + TOLD_AFTER_S  # when it is recorded though it goes on
-        self.moved = self.started  # when anything last came
+        self.tell_at = self.started + TOLD_AFTER_S  # when to record it while it is open
+        self.moved = self.started  # when data last arrived
         self.request_bytes = self.response_bytes = 0
-        self.reads: set[str] = set()  # the bodies that a hook is to be shown: `request`, `response`
+        self.reads: set[str] = set()  # bodies to show to a hook: `request`, `response`
         self.request_reader: BodyReader | None = None
         self.response_reader: BodyReader | None = None
         self.is_client_full = self.is_origin_full = False
-        self.checked = (self.started, 0, 0)  # when the client's pace was looked at last: `timing`
-        self.is_waiting = False  # for an origin that can take it, or for what a hook says
-        self.is_received = False  # the origin has sent all of its response, which a hook may not have let pass
+        self.checked = (self.started, 0, 0)  # the last look at the client's pace (`timing`): time and byte counts
+        self.is_waiting = False  # for a connection to an origin, or for a hook's answer
+        self.is_received = False  # the whole response has arrived, though a hook may still hold it
         self.client_ended = self.origin_ended = self.is_done = False
-        self.is_complete = False  # nothing is left but what the client has to take
-        self.origin_address: tuple[str, int] | None = None  # where policy sends it instead
-        self.effects: HttpEffects | None = None  # what was said last
-        self.response_changes: tuple[HeaderChange, ...] = ()  # by everybody who was asked
+        self.is_complete = False  # all that remains is queued for the client
+        self.origin_address: tuple[str, int] | None = None  # set by policy in place of the session's own
+        self.effects: HttpEffects | None = None  # of the last verdict
+        self.response_changes: tuple[HeaderChange, ...] = ()  # by policies and hooks together
         self.judges_response = False
         self.decisions: list[Decision] = []
         self.outcome: Outcome = "allowed"
@@ -89,11 +89,11 @@ class Progress:
         self.detail: str | None = None
         self.websocket: WebSocket | None = None
         self.origin_version: Version | None = None
-        self.ended_first: By | None = None  # of a connection that was upgraded
-        self.is_repeated = False  # an origin has refused it unread, and another connection was asked
+        self.ended_first: By | None = None  # the side that ended an upgraded connection first
+        self.is_repeated = False  # it was refused unprocessed once, and sent again
         self._switched = False
 
     @property
     def is_switched(self) -> bool:
-        """Whether the connection has become something else: what passes is no body any more."""
+        """Whether the connection was upgraded: its bytes are no longer a body."""
         return self._switched

@@ -1,4 +1,4 @@
-"""Messages of a WebSocket as hooks read them: unmasked, put together and inflated by wsproto, within a bound."""
+"""Messages of a WebSocket for hooks: unmasked, assembled and inflated by wsproto, within a limit."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFail
 
 from proxy.inspect.http.faults import Fault
 
-_PIECE = 4096  # bytes fed at once: what they inflate to, at most a thousand times as much, is counted before more comes
+_PIECE = 4096  # bytes fed at once, which inflate to at most a thousand times as much before the limit is checked
 
 
 class MessageReader:
-    """Reads one direction. `extensions`: what the server has agreed to."""
+    """Reads one direction. `extensions`: as negotiated by the server."""
 
     def __init__(self, extensions: str, max_bytes: int, *, from_client: bool) -> None:
         self._frames = FrameProtocol(client=not from_client, extensions=_agreed(extensions))
@@ -21,7 +21,7 @@ class MessageReader:
         self.problem: tuple[Fault, str] | None = None
 
     def feed(self, data: bytes) -> list[str | bytes]:
-        """The messages that `data` completes; `problem` says what went wrong."""
+        """The messages that `data` completes. `problem` is set if something is wrong."""
         found: list[str | bytes] = []
         try:
             for start in range(0, len(data), _PIECE):
@@ -55,7 +55,7 @@ class MessageReader:
 
 
 def _agreed(extensions: str) -> list[Extension]:
-    """permessage-deflate (RFC 7692) with the parameters that the server has answered with, or nothing."""
+    """permessage-deflate (RFC 7692) with the server's parameters, if it was negotiated."""
     for each in extensions.split(","):
         if each.strip().lower().startswith(PerMessageDeflate.name):
             deflate = PerMessageDeflate()

@@ -1,4 +1,4 @@
-"""What is recorded of an exchange when it is over."""
+"""The record of an exchange."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from proxy.inspect.http.progress import Progress
 from proxy.inspect.http.rules import media_type
 from proxy.session.facts import FlowFacts
 
-MOST_PATH, MOST_AGENT = 8_192, 512  # characters that are recorded of what may have 64 KiB
+MOST_PATH, MOST_AGENT = 8_192, 512  # recorded characters of values that may be 64 KiB long
 
 
 def record_of(exchange: Progress, flow: FlowFacts, now: float, *, is_open: bool = False) -> RequestRecord:
-    """The record of `exchange`, which is over at `now` on the session's clock, or goes on."""
+    """The record of `exchange` at `now` on the session's clock. `is_open`: it has not ended."""
     request, response, started = exchange.request, exchange.response, exchange.started
     host, port = host_and_port(request.authority)
     agent = first(request.headers, b"user-agent")

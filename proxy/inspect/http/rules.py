@@ -1,4 +1,4 @@
-"""The policy phase `http`: the facts that its conditions name, worked out when asked for, and changes of headers."""
+"""The policy phase `http`: facts for its conditions, computed on demand, and changes of headers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Facts(policy.Facts):
-    """What is known of one request, by Gateway's names; those of the response are there when it is.
+    """The facts of one request, by Cloudflare Gateway's names, and of its response once that has arrived.
 
-    A fact is worked out when it is first looked up, and None where it is not known: most rules name two or three.
+    A fact is computed when first looked up, since most rules name two or three; None if it is unknown.
     """
 
     __slots__ = ("request", "response", "tls")
@@ -42,7 +42,7 @@ class Facts(policy.Facts):
         return self.request.path.decode("latin-1")
 
     def of_response(self, fact: Callable[[ResponseHead], Any]) -> Any:
-        """A fact of the response; None while there is none."""
+        """A fact of the response; None before it has arrived."""
         return None if self.response is None else fact(self.response)
 
 
@@ -54,13 +54,13 @@ def _by_name(headers: Headers) -> dict[str, tuple[str, ...]]:
 
 
 def domains(host: str) -> tuple[str, ...]:
-    """The host and all domains that it is in: `a.b.example`, `b.example`, `example`."""
+    """The host and its parent domains: `a.b.example`, `b.example`, `example`."""
     labels = host.split(".")
     return tuple(".".join(labels[index:]) for index in range(len(labels)))
 
 
 def media_type(headers: Headers) -> str | None:
-    """The media type of a body, without its parameters; None where it is not said."""
+    """The media type of a body, without parameters; None without Content-Type."""
     value = first(headers, b"content-type")
     return None if value is None else value.partition(b";")[0].strip().lower().decode("latin-1")
 
@@ -85,7 +85,7 @@ _FACTS: dict[str, Callable[[Facts], Any]] = {
 
 
 def changed(headers: Headers, changes: Sequence[HeaderChange]) -> Headers:
-    """`headers` after `changes`; a name or value that cannot be in a header changes nothing."""
+    """`headers` after `changes`; a change with an invalid name or value is ignored."""
     for change in changes:
         if not _TOKEN.fullmatch(change.name):
             continue

@@ -1,4 +1,4 @@
-"""What policy and hooks say of a request and its response, and what that does to them."""
+"""Applies verdicts of policies and hooks to a request and its response."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from proxy.verdict import Decision, Ruling, Verdict, deny
 
 
 class Ruled(Progress):
-    """An exchange, as far as others decide about it."""
+    """The part of an exchange that is about verdicts."""
 
     __slots__ = ()
 
     def refuse(self, fault: Fault, detail: str, *, by: By | None = None) -> None:
-        """Tell the client why not."""
+        """Answer with an error page."""
         raise NotImplementedError
 
     def answer(self, head: ResponseHead, body: bytes) -> None:
@@ -27,15 +27,16 @@ class Ruled(Progress):
         raise NotImplementedError
 
     def wait(self) -> None:
-        """The client is to send no more for now."""
+        """Pause the client."""
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Send what was written since an answer came."""
+        """Flush what was written after an answer of the proxy."""
         raise NotImplementedError
 
     def admit(self, session: SessionView, then: Callable[[], None]) -> None:
-        """Ask policy about the request; `then` is called if it goes on: at once, or once its limits have been asked."""
+        """Evaluate policies for the request. `then` is called if it may continue: at once, or after its limits were
+        checked."""
         ruling = self._ruling(session)
         if ruling is not None and ruling.limits:
             self.wait()
@@ -44,7 +45,7 @@ class Ruled(Progress):
             then()
 
     def judge_response(self, session: SessionView) -> bool:
-        """Ask policy once more, now that the response is there; whether the exchange goes on."""
+        """Evaluate policies for the response. Returns whether the exchange continues."""
         return self._follow(self._ruling(session))
 
     def _ruling(self, session: SessionView) -> Ruling | None:
@@ -59,7 +60,7 @@ class Ruled(Progress):
     def _counted(self, ruling: Ruling, over: Ruling | None, then: Callable[[], None]) -> None:
         if self.is_done:
             return
-        if over is not None:  # what was said before the rule whose limit it is stays said
+        if over is not None:  # decisions before the rule with this limit remain
             whose = over.decisions[0].policy, over.decisions[0].rule
             before = takewhile(lambda each: (each.policy, each.rule) != whose, ruling.decisions)
             ruling = Ruling(over.verdict, [*before, *over.decisions])
@@ -68,7 +69,7 @@ class Ruled(Progress):
         self.settle()
 
     def obey_hook(self, hook: str, answer: str | Verdict | None) -> bool:
-        """Apply what a hook has said; whether the exchange goes on."""
+        """Apply a hook's answer. Returns whether the exchange continues."""
         if answer is None:
             return True
         verdict = deny(answer) if isinstance(answer, str) else answer

@@ -1,4 +1,4 @@
-"""The two ends of an exchange: what it asks of the client's side, and what of the origin's, whatever their versions."""
+"""The interfaces of an exchange to the client's side and the origin's side, independent of the HTTP version."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Responder(Protocol):
 
     @property
     def queued(self) -> int:
-        """Bytes that the client has not taken."""
+        """Bytes queued for the client."""
         ...
 
     @property
     def is_behind(self) -> bool:
-        """Whether a part of what it was given waits for a window: `Exchange.client_took_all` tells of its end."""
+        """Whether written data waits for a window; `Exchange.client_took_all` is called once it no longer does."""
         ...
 
     def inform(self, head: ResponseHead) -> None:
@@ -26,7 +26,7 @@ class Responder(Protocol):
         ...
 
     def respond(self, head: ResponseHead) -> None:
-        """Send the response's head; of a switch (101, or 2xx of CONNECT) what follows is bytes of the new protocol."""
+        """Send the response's head; after a switch (101, or 2xx to CONNECT), data is of the new protocol."""
         ...
 
     def data(self, data: bytes) -> None:
@@ -34,23 +34,23 @@ class Responder(Protocol):
         ...
 
     def end(self, trailers: Headers) -> None:
-        """The response is complete."""
+        """End the response."""
         ...
 
     def reset(self, fault: Fault) -> None:
-        """What has begun cannot be completed."""
+        """Abort the response."""
         ...
 
     def pause(self) -> None:
-        """Take no more of the request's body from the client."""
+        """Stop reading the request's body."""
         ...
 
     def resume(self) -> None:
-        """Go on."""
+        """Continue reading."""
         ...
 
     def done(self) -> None:
-        """Both are complete: there can be another."""
+        """The exchange is complete: another may begin."""
         ...
 
 
@@ -62,17 +62,17 @@ class Requester(Protocol):
         ...
 
     def end(self, trailers: Headers) -> None:
-        """The request is complete."""
+        """End the request."""
         ...
 
     def reset(self, fault: Fault) -> None:
-        """The client does not want the answer any more."""
+        """Cancel the request."""
         ...
 
     def pause(self) -> None:
-        """Take no more of the response from the origin."""
+        """Stop reading the response."""
         ...
 
     def resume(self) -> None:
-        """Go on."""
+        """Continue reading."""
         ...

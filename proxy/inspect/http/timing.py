@@ -1,4 +1,4 @@
-"""How long an exchange may take: what it waits for, and whether its client keeps a pace."""
+"""Time limits of an exchange, and the minimum pace of its client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from proxy.inspect.http.limits import Limits
 
 
 def due(exchange: Exchange, limits: Limits) -> float:
-    """When `expire` is to be called, on the session's clock."""
+    """When to call `expire`, on the session's clock."""
     if _is_watched(exchange):
         return exchange.checked[0] + limits.body_s
     if exchange.response is None and exchange.sent is not None:
@@ -17,7 +17,7 @@ def due(exchange: Exchange, limits: Limits) -> float:
 
 
 def expire(exchange: Exchange, now: float, limits: Limits) -> bool:
-    """End an exchange that was waited for too long; whether it was."""
+    """End the exchange if it has exceeded a limit. Returns whether it had."""
     look = _pace if _is_watched(exchange) else _silence
     fault = look(exchange, now, limits)
     if fault is None:
@@ -27,9 +27,9 @@ def expire(exchange: Exchange, now: float, limits: Limits) -> bool:
 
 
 def _is_watched(exchange: Exchange) -> bool:
-    """Whether it waits for its client, who could hold it for ever: a body that was announced, a response not taken.
+    """Whether it waits for its client: for the rest of a body of known length, or to take the response.
 
-    A request of unknown length may be a stream, whose silences mean nothing.
+    A request of unknown length may be a stream, which may pause.
     """
     if exchange.is_complete or exchange.is_switched:
         return exchange.is_complete
@@ -55,7 +55,7 @@ def _pace(exchange: Exchange, now: float, limits: Limits) -> tuple[Fault, str] |
     exchange.checked = (now, exchange.request_bytes, queued)
     enough = limits.body_rate * (now - since)
     if exchange.is_client_full or exchange.is_complete:
-        # a queue that was not there at the last look has been filled since: the client has not been slow for long
+        # the queue has filled since the last look: the client has not been slow for long
         is_slow = left > 0 and left - queued < enough and exchange.moved <= since
         return (Fault.SLOW_READ, f"the client took fewer than {limits.body_rate} bytes/s") if is_slow else None
     is_slow = exchange.request_bytes - sent < enough
