@@ -178,6 +178,21 @@ def lab_files(run):
 USERS = ["root", "rootless"]
 
 
+def pytest_collection_modifyitems(config, items):
+    """Where who builds a lab makes no difference, one user is enough: `pytest.mark.user`."""
+    wanted = [item for item in items if is_wanted(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
+    items[:] = wanted
+
+
+def is_wanted(item):
+    marker, params = item.get_closest_marker("user"), getattr(item, "callspec", None)
+    if marker is None or params is None:
+        return True
+    user = params.params.get("machine", params.params.get("shared_machine"))
+    return user in (None, *marker.args)
+
+
 @pytest.fixture(params=USERS)
 def machine(request):
     """A machine to build labs on. Whatever a test did, nothing of it is left."""

@@ -10,7 +10,11 @@ import pytest
 
 from tests.labs.conftest import processes_of
 
-pytestmark = [pytest.mark.netns, pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")]
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.user("rootless"),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
+]
 
 BASE = """
 name: shop

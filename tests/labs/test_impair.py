@@ -14,6 +14,7 @@ from tests.labs.conftest import eventually, processes_of
 
 pytestmark = [
     pytest.mark.netns,
+    pytest.mark.user("rootless"),
     pytest.mark.skipif(shutil.which("ping") is None or shutil.which("curl") is None, reason="needs ping and curl"),
 ]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.labs.conftest import eventually, processes_of
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.user("rootless")]
 
 TALKERS = """
 nodes:

@@ -13,7 +13,7 @@ import pytest
 from tests.labs.conftest import eventually
 from tests.labs.test_capture import begin, end
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow]
+pytestmark = [pytest.mark.netns, pytest.mark.user("rootless"), pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 LABS = ["magic-wan", "warp-to-warp", "overlapping-sites", "failover"]

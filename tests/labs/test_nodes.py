@@ -11,7 +11,7 @@ import pytest
 
 from tests.labs.conftest import eventually, processes_of, state_of
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.user("rootless")]
 
 SHOP = """
 name: shop
@@ -153,9 +153,8 @@ def test_all_that_a_program_left_ends_with_it(shop):
         assert (out, mine.returncode) == ("still here\n", 0)
 
 
+@pytest.mark.user("root")  # who may look into it
 def test_no_descriptor_is_left_in_the_supervisor(machine):
-    if machine.is_rootless:
-        pytest.skip("one who may look into it is enough")
     machine.oxyctl("lab", "up", machine.file("shop.yaml", SHOP))
     place = f"/proc/{machine.supervisor()}/fd"
     counts = []

@@ -9,7 +9,7 @@ import pytest
 
 from tests.labs.conftest import eventually
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow]
+pytestmark = [pytest.mark.netns, pytest.mark.user("rootless"), pytest.mark.slow]
 
 LAB = """
 networks: {net: {subnets: [10.50.0.0/24, "fd00:50::/64"]}}

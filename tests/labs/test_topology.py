@@ -10,7 +10,7 @@ import pytest
 
 from tests.labs.conftest import eventually
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.user("rootless")]
 
 TOPOLOGY = """
 networks:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow]
+pytestmark = [pytest.mark.netns, pytest.mark.user("rootless"), pytest.mark.slow]
 
 ACME = ("--tenant", "acme")
 
