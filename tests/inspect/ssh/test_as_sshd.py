@@ -9,7 +9,7 @@ import asyncssh
 import pytest
 
 from proxy.ca.ssh import SSHKeys
-from tests.inspect.ssh.world import SSHD, USER, World, free_port, known_line, sshd
+from tests.inspect.ssh.world import SSHD, USER, World, free_port, known_line, sshd, wait_until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="there is no sshd")
 
@@ -82,7 +82,7 @@ def test_a_client_that_closes_its_channel_still_hears_how_the_program_ended(worl
             return await asyncio.wait_for(ended, 20)
 
     assert asyncio.run(run()) == 7
-    assert world.channels()[-1].exit_status == 7
+    wait_until(lambda: world.channels()[-1].exit_status == 7, "the record of its end")
 
 
 def test_who_does_not_speak_ssh_reads_so(world):
