@@ -1,4 +1,4 @@
-"""The control API's paths for the authorities of tenants: certificates for clients, and rotation."""
+"""The control API's paths for tenants' certificate authorities: certificates for clients, and rotation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ MAX_OVERLAP_S = 366 * 86_400.0
 
 
 def described(view: AuthorityView | None, tenant: str | None) -> list[AuthorityInfo]:
-    """The authority of `tenant`, created if missing; without one, all that exist. HttpError 404: no such tenant."""
+    """The authority of `tenant`, created if missing; without a tenant, all that exist. HttpError 404: unknown
+    tenant."""
     if view is None:
         return []
     if tenant is None:
@@ -25,7 +26,7 @@ def described(view: AuthorityView | None, tenant: str | None) -> list[AuthorityI
 
 
 def rotated(view: AuthorityView | None, body: bytes) -> list[AuthorityInfo]:
-    """Start a rotation and return the authority. HttpError: unknown tenant, or it cannot be rotated."""
+    """Start a rotation and return the authority. HttpError: unknown tenant, or rotation is impossible."""
     try:
         wanted = msgspec.json.decode(body, type=Rotation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

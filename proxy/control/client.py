@@ -37,11 +37,11 @@ T = TypeVar("T")
 Pairs = Iterable[tuple[str, str]]
 TIMEOUT_S = 30.0
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
-_making = threading.Lock()  # msgspec inspects a type on first use, and crashes if two threads do so at once
+_making = threading.Lock()  # msgspec inspects a type on first use, and crashes if two threads do that at once
 
 
 class ControlError(Exception):
-    """The request failed, for the reason in one sentence; `status` is the HTTP status if the proxy refused it."""
+    """A failed request, with the reason in one sentence. `status` is the HTTP status if the proxy refused it."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class ControlError(Exception):
 
 
 class ProxyGone(ControlError):
-    """Nothing listens on the socket: the proxy does not run."""
+    """Nothing listens on the socket: the proxy is not running."""
 
 
 class _Items(msgspec.Struct):
@@ -60,7 +60,7 @@ class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout_s: float | None) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
-        self.socket: socket.socket  # kept: http.client drops `sock` when the response says "close"
+        self.socket: socket.socket  # kept since http.client drops `sock` if the response has "Connection: close"
 
     def connect(self) -> None:
         self.socket = self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -69,7 +69,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class ControlClient:
-    """A client of the proxy at the socket `path`; each call is one connection. ControlError: it failed."""
+    """A client of the proxy at the socket `path`. Each call opens a connection, and raises ControlError if it fails."""
 
     def __init__(self, path: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self._path, self._timeout_s = path, timeout_s
@@ -98,20 +98,20 @@ class ControlClient:
         return self._items(AuthorityInfo, "/v1/ca", [] if tenant is None else [("tenant", tenant)])
 
     def rotate_authority(self, rotation: Rotation) -> AuthorityInfo:
-        """Start a rotation; a new authority takes over after the overlap. ControlError: it cannot."""
+        """Start a rotation; a new authority takes over after the overlap. Raises ControlError if that is impossible."""
         answer = self._request("POST", "/v1/ca/rotate", body=msgspec.json.encode(rotation))
         return self._decode(AuthorityInfo, self._decode(_Items, answer).items[0])
 
     def reload(self) -> Reloaded | None:
-        """Reload the policy files; None: the proxy has none.
+        """Reload the policy files. Returns None if the proxy has none.
 
-        ControlError with status 400: a file is invalid, and nothing has changed.
+        Raises ControlError with status 400 if a file is invalid; then nothing has changed.
         """
         found = self._decode(_Items, self._request("POST", "/v1/reload", body=b"")).items
         return self._decode(Reloaded, found[0]) if found else None
 
     def explain_policy(self, question: Question) -> Explanation | None:
-        """How a flow would be decided; None: no policy covers it."""
+        """The decision that a flow would get, or None if no policy covers it."""
         answer = self._request("POST", "/v1/policies/explain", body=msgspec.json.encode(question))
         found = self._decode(_Items, answer).items
         return self._decode(Explanation, found[0]) if found else None
@@ -121,11 +121,11 @@ class ControlClient:
         return self._request("GET", "/metrics").decode()
 
     def flows(self, pairs: Pairs) -> FlowsAnswer:
-        """The flows that the parameters (`proxy.control.schema.LIST_PARAMETERS`) select."""
+        """The flows selected by the parameters (`proxy.control.schema.LIST_PARAMETERS`)."""
         return self._decode(FlowsAnswer, self._request("GET", "/v1/flows", pairs))
 
     def children(self, plural: str, pairs: Pairs) -> ChildrenAnswer:
-        """`requests`, `channels` or `files` that the parameters (`proxy.control.schema.CHILD_PARAMETERS`) select."""
+        """`requests`, `channels` or `files`, selected by the parameters (`proxy.control.schema.CHILD_PARAMETERS`)."""
         return decoded_children(plural, self._decode(ChildrenAnswer, self._request("GET", f"/v1/{plural}", pairs)))
 
     def groups(self, pairs: Pairs) -> GroupsAnswer:
@@ -133,11 +133,11 @@ class ControlClient:
         return self._decode(GroupsAnswer, self._request("GET", "/v1/flows/groups", pairs))
 
     def flow(self, flow_id: str, pairs: Pairs) -> FlowRecord:
-        """One flow, live or ended; `pairs` name its tenant. ControlError with status 404: there is none."""
+        """One flow, live or ended. `pairs` name its tenant. Raises ControlError with status 404 if there is none."""
         return self._items(FlowRecord, f"/v1/flows/{quote(flow_id, safe='')}", pairs)[0]
 
     def kill(self, flow_id: str, pairs: Pairs) -> None:
-        """End a live flow. ControlError with status 404: there is none."""
+        """End a live flow. Raises ControlError with status 404 if there is none."""
         self._request("DELETE", f"/v1/flows/{quote(flow_id, safe='')}", pairs)
 
     def host_keys(self, tenant: str | None = None) -> list[HostKey]:
@@ -169,13 +169,13 @@ class ControlClient:
         return self._items(Recording, "/v1/ssh/recordings", [*pairs, ("id", identifier)])
 
     def recording(self, found: Recording) -> bytes:
-        """The content of a recording. ControlError with status 404: it no longer exists."""
+        """The content of a recording. Raises ControlError with status 404 if it no longer exists."""
         path = f"/v1/ssh/recordings/{quote(found.name, safe='')}"
         return self._request("GET", path, [("tenant", found.tenant)])
 
     @contextlib.contextmanager
     def watch(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Lost]]:
-        """Events from entry into the context until the proxy stops, with the number of events skipped."""
+        """Events from entry into the context until the proxy stops, and the numbers of events that were skipped."""
         connection = _UnixConnection(self._path, self._timeout_s)
         try:
             response = self._open(connection, "GET", "/v1/flows/watch", pairs)
@@ -187,7 +187,7 @@ class ControlClient:
 
     @contextlib.contextmanager
     def export(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Exported]]:
-        """All flows that the parameters select, then an `Exported`. Without that, the export was cut off."""
+        """All flows selected by the parameters, then an `Exported`. Without that, the export was cut off."""
         connection = _UnixConnection(self._path, self._timeout_s)
         try:
             with self._open(connection, "GET", "/v1/flows/export", pairs) as response:
@@ -198,7 +198,7 @@ class ControlClient:
     def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         rest = b""
         try:
-            while data := response.read1(1 << 16):  # readline() would not notice that a response was cut off
+            while data := response.read1(1 << 16):  # readline() would not detect a truncated response
                 *lines, rest = (rest + data).split(b"\n")
                 yield from lines
         except (OSError, http.client.HTTPException) as error:
@@ -264,7 +264,7 @@ _decode_event = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def decoded_children(plural: str, answer: ChildrenAnswer) -> ChildrenAnswer:
-    """The answer with its items decoded. ControlError: they are of another version."""
+    """The answer with its items decoded. Raises ControlError if they are of another version."""
     try:
         answer.items = [msgspec.convert(item, TYPES[CHILD_KINDS[plural]]) for item in answer.items]
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""Every flow that matches a query, as JSON lines in constant memory: live flows, then past ones page by page."""
+"""All flows that match a query, as JSON lines in constant memory: live flows, then past ones page by page."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def export(view: ProxyView, query: FlowQuery) -> AsyncGenerator[bytes, None]:
-    """Lines in chunks; the last line is an `Exported`. A flow that ends meanwhile comes once.
+    """JSON lines in chunks; the last line is an `Exported`. A flow that ends during the export appears once.
 
-    The client's reading sets the pace: nothing is read ahead of what it has taken.
+    The client sets the pace: nothing is read from the store before it has taken the previous chunk.
     """
     count, lost, oldest = 0, 0, None
     until = query.until or time.time_ns()

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection, by h11: reads requests, writes responses. It knows nothing about flows."""
+"""HTTP/1.1 on one connection, with h11: reads requests and writes responses. Knows nothing about flows."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Request(NamedTuple):
 
 
 class Response(msgspec.Struct, kw_only=True):
-    """A response. A body in chunks is sent as they arrive; `is_watch`: it ends when the client hangs up."""
+    """A response. A body in chunks is sent as they arrive. `is_watch`: it ends when the client hangs up."""
 
     body: bytes | Chunks
     status: int = 200
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
     is_watch: bool = False
-    done: Callable[[], None] = lambda: None  # called once, however the answer ends
+    done: Callable[[], None] = lambda: None  # called once, however the response ends
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -59,7 +59,7 @@ def error_response(error: HttpError) -> Response:
 
 
 class HttpConnection:
-    """Serves one client until it leaves, violates the protocol, or is idle for too long."""
+    """Serves one client until it hangs up, violates the protocol, or is idle for too long."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler, timeout_s: float
@@ -68,7 +68,7 @@ class HttpConnection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._method = b""
         self.is_busy = False  # a request is being answered
-        self.is_finishing = False  # True: the current answer is the last
+        self.is_finishing = False  # whether the current response is the last
 
     async def serve(self) -> None:
         """Answer requests one after another, then close."""
@@ -76,7 +76,7 @@ class HttpConnection:
             while await self._exchange() and not self.is_finishing:
                 self._http.start_next_cycle()
         except (OSError, TimeoutError):
-            pass  # it left, or neither sends nor reads
+            pass  # the client hung up, or neither sends nor reads
         except asyncio.CancelledError:
             self._writer.transport.abort()  # the caller that cancels has waited long enough
             raise
@@ -111,7 +111,7 @@ class HttpConnection:
         return self._http.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
     async def _read_request(self) -> Request | None:
-        """The next request and its body; None: the client has left."""
+        """The next request and its body, or None if the client has hung up."""
         event = await self._next_event()
         if not isinstance(event, h11.Request):
             return None
@@ -164,7 +164,7 @@ class HttpConnection:
             async with contextlib.aclosing(body):
                 async for chunk in body:
                     self._writer.write(self._http.send(h11.Data(data=chunk)) or b"")
-                    await self._writer.drain()  # no limit: a watcher behind a pager may stop reading for hours
+                    await self._writer.drain()  # no timeout: a watcher behind a pager may stop reading for hours
 
         async def hangup() -> None:
             while await self._reader.read(_READ_BYTES):

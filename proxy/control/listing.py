@@ -19,14 +19,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def list_flows(view: ProxyView, query: FlowQuery) -> Page:
-    """The flows that `query` selects. A flow that ends meanwhile appears once, as ended."""
+    """The flows selected by `query`. A flow that ends meanwhile appears once, as ended."""
     found: dict[str, StoredFlow] = {}
     page = Page([], Window(query.since, query.until or time.time_ns(), None), lost=0, truncated=False)
     live = await view.narrowed(query) if query.scope != "past" else None
     if live is query and query.scope == "all":
         found, page = await _live_and_past(view, query)
     else:
-        # live ones first: a flow that ends after that is already in the store when the store is queried
+        # live ones first, as a flow that ends after that is in the store by the time of that query
         if live is not None:
             found = await _live(view, live)
         if query.scope != "live":
@@ -92,6 +92,6 @@ async def encode_children(plural: str, page: ChildPage) -> AsyncGenerator[bytes,
 
 
 def next_page(page: ChildPage) -> int | None:
-    """The value of `before` that continues after this page; None: nothing follows."""
+    """The value of `before` for the next page, or None if this is the last."""
     numbers = [child.number for child in page.children if child.number is not None]
     return numbers[-1] if page.truncated and numbers else None

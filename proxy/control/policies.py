@@ -17,7 +17,7 @@ def described(view: PolicyView | None, tenant: str | None, text: bool) -> list[P
 
 
 async def reloaded(view: PolicyView | None) -> list[Reloaded]:
-    """The result of a reload; None: the proxy has no policies. HttpError 400: a file is invalid."""
+    """The result of a reload, or None if the proxy has no policies. Raises HttpError 400 if a file is invalid."""
     if view is None:
         return []
     try:
@@ -27,7 +27,7 @@ async def reloaded(view: PolicyView | None) -> list[Reloaded]:
 
 
 def explained(view: PolicyView | None, body: bytes) -> list[Explanation]:
-    """The explanation of a flow's decision; None: no policy covers such a flow."""
+    """The explanation of a flow's decision, or None if no policy covers such a flow."""
     if view is None:
         return []
     try:

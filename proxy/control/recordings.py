@@ -12,7 +12,7 @@ class RecordedSessions:
     """The recordings of a proxy that is not running, with methods of `ControlClient`."""
 
     def __init__(self, directory: Path) -> None:
-        """`directory`: the recordings of all tenants."""
+        """`directory`: where the recordings of all tenants are."""
         self._directory = directory
 
     def recordings(self, identifier: str, pairs: list[tuple[str, str]]) -> list[Recording]:
@@ -20,7 +20,7 @@ class RecordedSessions:
         return [found for each in self._of(pairs) for found in recordings_of(each, identifier)]
 
     def recording(self, found: Recording) -> bytes:
-        """The content of a recording. OSError."""
+        """The content of a recording. Raises OSError."""
         return (self._directory / found.tenant / found.name).read_bytes()
 
     def _of(self, pairs: list[tuple[str, str]]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The control API's paths: the parameters of each, and its answer."""
+"""The control API's paths: the parameters and the answer of each."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Routes:
         ]
 
     async def __call__(self, request: Request) -> Response:
-        """The response. HttpError: the request is unknown, not allowed or invalid."""
+        """The response. Raises HttpError if the request is unknown, not allowed or invalid."""
         for route in self._routes:
             if place := route.path.fullmatch(request.path):
                 method = "GET" if request.method == "HEAD" else request.method

@@ -114,35 +114,35 @@ def where_fields() -> list[tuple[str, str, str]]:
 
 
 class RecordsStatus(msgspec.Struct, kw_only=True, frozen=True):
-    """The store of ended flows: the number of records, of lost records, and the end of the oldest (Unix ns)."""
+    """The store of ended flows: numbers of stored and of lost records, and the end of the oldest (Unix ns)."""
 
     stored: int = 0
     lost: int = 0  # since the proxy started
-    audit_lost: int = 0  # the same for the audit log
-    spans_lost: int = 0  # the same for spans to be sent to a collector
+    audit_lost: int = 0  # likewise, for the audit log
+    spans_lost: int = 0  # likewise, for spans sent to a collector
     oldest: int | None = None
 
 
 class KernelOffRampStatus(msgspec.Struct, kw_only=True, frozen=True):
-    """How uninspected flows leave, and how full conntrack's table is if the kernel carries them."""
+    """How uninspected flows leave, and the use of the conntrack table if the kernel carries them."""
 
-    # sockets: the settings ask for nothing else. unavailable: they do, and `reason` says why sockets are used
+    # sockets: as the settings ask. unavailable: they ask for the kernel, and `reason` says why sockets are used
     state: Literal["kernel", "sockets", "unavailable"] = "sockets"
     reason: str | None = None
     table: str | None = None  # the nftables table, in the family inet
     devices: list[str] = []  # TUN devices through which flows leave, in the namespace of the proxy
     conntrack_entries: int = 0  # of the whole namespace
     conntrack_max: int = 0
-    repairs: int = 0  # how often others changed the table, and it was restored
-    lost: int = 0  # how often the kernel's events about flows came faster than they were read
+    repairs: int = 0  # how often our table was restored after changes by others
+    lost: int = 0  # how often kernel events about flows arrived faster than they were read
 
 
 class InspectorStatus(msgspec.Struct, kw_only=True, frozen=True):
-    """One process that ends TLS, HTTP and SSH."""
+    """One process that terminates TLS, HTTP and SSH."""
 
     number: int
     pid: int
-    is_ready: bool = True  # False: it is still starting
+    is_ready: bool = True  # False: still starting
     sessions: int = 0  # open now
     served: int = 0  # since it started
     memory_bytes: int = 0  # resident
@@ -185,7 +185,7 @@ class Status(msgspec.Struct, kw_only=True):
 
 
 class TunnelInfo(msgspec.Struct, kw_only=True):
-    """One open tunnel. `in` is from the client, `out` to it."""
+    """One open tunnel. `in` is from the client, `out` to the client."""
 
     id: str
     onramp: str
@@ -216,7 +216,7 @@ class TunnelInfo(msgspec.Struct, kw_only=True):
 
 
 class RouteInfo(msgspec.Struct, kw_only=True):
-    """One route of a tenant's virtual network and its current use. All but the last two fields are as in proxy.yaml."""
+    """One route of a tenant's virtual network, and its use. All but the last two fields are as in proxy.yaml."""
 
     tenant: str
     network: str = "default"
@@ -225,7 +225,7 @@ class RouteInfo(msgspec.Struct, kw_only=True):
     priority: int = 100
     weight: int = 1
     level: Literal["stream", "tls", "http"] | None = None
-    cost: int | None = None  # priority with the penalty of its best tunnel; None: no tunnel of the site is open
+    cost: int | None = None  # priority plus the penalty of its best tunnel; None: the site has no open tunnel
     flows: int = 0  # that use it
 
 
@@ -272,7 +272,7 @@ class GroupsAnswer(msgspec.Struct, kw_only=True):
 
 
 class Exported(msgspec.Struct, kw_only=True):
-    """The last line of an export, with its extent. Without it, the export was cut off."""
+    """The last line of an export, with its counts. Without it, the export was cut off."""
 
     exported: int
     window: Window
@@ -280,27 +280,27 @@ class Exported(msgspec.Struct, kw_only=True):
 
 
 class Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A line of a watch: this many events were skipped, because the watcher did not keep up."""
+    """A line of a watch: this many events were skipped, as the watcher did not keep up."""
 
     lost: int
 
 
 class PolicyView(Protocol):
-    """The part of the policies that the control server uses."""
+    """The policies, as used by the control server."""
 
     def describe(self, *, text: bool) -> list[PolicyInfo]: ...
 
     async def renew(self) -> Reloaded:
-        """Reload the files. DocumentError: one is invalid, and nothing has changed."""
+        """Reload the files. Raises DocumentError if one is invalid; then nothing has changed."""
         ...
 
     def explain(self, question: Question) -> Explanation | None:
-        """Explain a flow's decision. ValueError: the description of the flow is invalid."""
+        """Explain a flow's decision. Raises ValueError if the description of the flow is invalid."""
         ...
 
 
 class AuthorityView(Protocol):
-    """The part of the authorities that the control server uses. ProxyError: one cannot be read, created or rotated."""
+    """The authorities, as used by the control server. Raises ProxyError if one cannot be read, created or rotated."""
 
     def tenants(self) -> list[str]: ...
 
@@ -314,12 +314,12 @@ class AuthorityView(Protocol):
 
 
 class ProxyView(Protocol):
-    """The part of a proxy that the control server uses. Everything is called on the event loop; methods that go through
-    flows are awaited, and let packets pass meanwhile."""
+    """The proxy, as used by the control server. Everything is called on the event loop; methods that scan flows are
+    awaited, and let packets pass meanwhile."""
 
     @property
     def policy(self) -> PolicyView | None:
-        """The policies in force; None: the settings name none."""
+        """The policies in force, or None if the settings name none."""
         ...
 
     @property
@@ -335,7 +335,7 @@ class ProxyView(Protocol):
     async def routes(self, tenant: str | None) -> list[RouteInfo]: ...
 
     def set_routes(self, change: RoutesChange) -> None:
-        """Replace the routes of one network. ProxyError: the tenant, the network or a next hop is unknown."""
+        """Replace the routes of one network. Raises ProxyError if the tenant, the network or a next hop is unknown."""
         ...
 
     async def narrowed(self, query: FlowQuery) -> FlowQuery | None:
@@ -343,12 +343,12 @@ class ProxyView(Protocol):
         ...
 
     async def list_children(self, query: ChildQuery) -> ChildPage:
-        """The requests, channels or files that match: open ones first, then the latest end first."""
+        """The requests, channels or files that match: open ones first, then by end, latest first."""
         ...
 
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
         """An `update` record of each live flow that matches: at least the first in the query's order, up to one more
-        than its limit. A flow that ends meanwhile may come or not."""
+        than its limit. A flow that ends meanwhile may be missing."""
         ...
 
     async def past_flows(self, query: FlowQuery) -> Page: ...
@@ -372,7 +372,7 @@ class ProxyView(Protocol):
         ...
 
     async def kill(self, flow_id: str, tenant: str | None) -> bool:
-        """End a live flow as `admin_killed`. False: the tenant has no such flow."""
+        """End a live flow as `admin_killed`. Returns False if the tenant has no such flow."""
         ...
 
     async def metrics(self) -> str: ...

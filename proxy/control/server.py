@@ -137,7 +137,7 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             return os.unlink(path)
         except BlockingIOError:
-            pass  # its connection queue is full: it is running
+            pass  # the listen backlog is full, so it is running
     raise ProxyError(f"cannot listen on the control socket {path}: another proxy is listening there")
 
 

@@ -14,7 +14,7 @@ from proxy.control.ssh_schema import is_channel
 from proxy.session.messages import Shown
 
 CHUNK_BYTES = 64 << 10
-MOST_QUEUED = 1_000  # messages; a watcher that is slower misses some
+MOST_QUEUED = 1_000  # messages; a slower watcher misses some
 GRACE_S = 1.0
 ENDED = "an administrator has ended it"
 _killing: set[asyncio.Task[None]] = set()
@@ -27,14 +27,14 @@ def host_keys(view: ProxyView, tenant: str | None) -> list[HostKey]:
 
 
 def rotated(view: ProxyView, tenant: str) -> HostKey:
-    """Rotate the host key of this tenant, and return the new one. HttpError: it has none."""
+    """Rotate the host key of this tenant, and return the new one. Raises HttpError if it has none."""
     if not _ssh(view).host_keys(tenant):
         raise HttpError(404, f"no tenant '{tenant}' whose SSH sessions are inspected")
     return _ssh(view).rotate(tenant)
 
 
 def end(view: ProxyView, identifier: str, tenant: str | None) -> None:
-    """End an open channel, or the session of a flow with all its channels. HttpError: there is none."""
+    """End an open channel, or the session of a flow with all its channels. Raises HttpError if there is none."""
     if not _ssh(view).end_channel(identifier, tenant, ENDED):
         raise HttpError(404, f"no live SSH session has the id {identifier}")
     if not is_channel(identifier):
@@ -55,7 +55,7 @@ def recordings(view: ProxyView, pairs: list[tuple[str, str]], tenant: str | None
 
 
 def recording(view: ProxyView, name: str, tenant: str | None) -> AsyncGenerator[bytes, None]:
-    """The file, as far as it has been written. HttpError: there is none."""
+    """The file, as far as it has been written. Raises HttpError if there is none."""
     path = _ssh(view).recording(name, tenant)
     if path is None:
         raise HttpError(404, f"no recording {name}")
@@ -75,7 +75,7 @@ class ScreenWatcher:
     """Turns the output of a terminal into lines of JSON (`Screen`), until the channel ends."""
 
     def __init__(self, view: ProxyView, channel_id: str, tenant: str | None) -> None:
-        """HttpError: no live session has such a channel."""
+        """Raises HttpError if no live session has such a channel."""
         self._queue: asyncio.Queue[Shown | None] = asyncio.Queue(MOST_QUEUED)
         self._lost = 0
         unwatch = _ssh(view).watch_channel(channel_id, tenant, self._put)
@@ -84,11 +84,11 @@ class ScreenWatcher:
         self.unwatch = unwatch
 
     def close(self) -> None:
-        """End the watch because the proxy stops."""
+        """End the watch because the proxy is stopping."""
         self._put(None)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """A line for each message."""
+        """One line per message."""
         while (message := await self._queue.get()) is not None:
             screen = Screen(message.events, message.size, message.lost + self._lost, message.is_over)
             self._lost = 0

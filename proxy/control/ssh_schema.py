@@ -1,4 +1,4 @@
-"""The structures of the control API about SSH sessions that end in the proxy."""
+"""The structures of the control API for SSH sessions that are terminated in the proxy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class HostKey(msgspec.Struct, kw_only=True, frozen=True):
     """The SSH keys of one tenant. Public keys are as in `*.pub`."""
 
     tenant: str
-    public_key: str  # that clients see for every origin
+    public_key: str  # shown to clients for every origin
     fingerprint: str  # SHA256:...
     sshfp: str  # the data of an SSHFP record
     previous: str | None = None  # before the last rotation
-    user_ca: str  # that origins must trust
+    user_ca: str  # to be trusted by origins
 
 
 class Recording(msgspec.Struct, kw_only=True, frozen=True):
@@ -34,31 +34,31 @@ class Recording(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Screen(msgspec.Struct, frozen=True):
-    """A line of a terminal watch: events are Unix time, code and data as in asciicast."""
+    """A line of a terminal watch. Times of events are Unix time; codes and data are as in asciicast."""
 
     events: list[tuple[float, str, str]]
     size: tuple[int, int] | None = None  # columns and rows, at first
-    lost: int = 0  # characters skipped, because the watcher did not keep up
+    lost: int = 0  # characters skipped, as the watcher did not keep up
     is_over: bool = False
 
 
 class SSHView(Protocol):
-    """The part of SSH inspection that the control server uses, for one tenant or (None) for all."""
+    """SSH inspection, as used by the control server, for one tenant or (None) for all."""
 
     def host_keys(self, tenant: str | None) -> list[HostKey]: ...
 
     def rotate(self, tenant: str) -> HostKey:
-        """Create a new host key. ProxyError: it cannot be created."""
+        """Create a new host key. Raises ProxyError if that is impossible."""
         ...
 
     def end_channel(self, channel_id: str, tenant: str | None, why: str) -> bool:
-        """End a channel, or with a flow's id all its channels. False: no such session is live."""
+        """End a channel, or with a flow's id all its channels. Returns False if no such session is live."""
         ...
 
     def watch_channel(
         self, channel_id: str, tenant: str | None, watch: Callable[[Shown], None]
     ) -> Callable[[], None] | None:
-        """Watch a terminal. Returns the function that ends the watch; None: no such session is live."""
+        """Watch a terminal. Returns a function that ends the watch, or None if no such session is live."""
         ...
 
     def recordings(self, identifier: str, tenant: str | None) -> list[Recording]:
@@ -66,7 +66,7 @@ class SSHView(Protocol):
         ...
 
     def recording(self, name: str, tenant: str | None) -> Path | None:
-        """The file of that name, if it exists."""
+        """The file with this name, or None."""
         ...
 
 

@@ -30,13 +30,13 @@ _decode = msgspec.json.Decoder(FlowRecord).decode
 
 
 class RecordedFlows:
-    """The flow log at `path`. ControlError: it cannot be read, or a query is invalid (400, 404)."""
+    """The flow log at `path`. Raises ControlError if it cannot be read, or a query is invalid (400, 404)."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
 
     def flows(self, pairs: Pairs) -> FlowsAnswer:
-        """The ended flows that the parameters (`proxy.control.schema.LIST_PARAMETERS`) select."""
+        """The ended flows selected by the parameters (`proxy.control.schema.LIST_PARAMETERS`)."""
         page = self._page(_query(pairs, LIST_PARAMETERS))
         items = [_decode(flow.record) for flow in page.flows]
         return FlowsAnswer(items=items, window=page.window, lost=page.lost, truncated=page.truncated)
@@ -49,7 +49,7 @@ class RecordedFlows:
         return GroupsAnswer(items=page.groups, window=page.window, lost=page.lost, truncated=page.truncated)
 
     def children(self, plural: str, pairs: Pairs) -> ChildrenAnswer:
-        """The `requests`, `channels` or `files` that the parameters select; none is open any more."""
+        """The `requests`, `channels` or `files` selected by the parameters. None is open any more."""
         with _refused(), self._opened() as connection:
             query = parse_children(CHILD_KINDS[plural], pairs, datetime.now().astimezone())
             page = read_children(connection, query, Losses(flowdb.load_losses(connection)))
@@ -64,7 +64,7 @@ class RecordedFlows:
 
     @contextlib.contextmanager
     def export(self, pairs: Pairs) -> Iterator[Iterator[FlowRecord | Exported]]:
-        """All ended flows that the parameters select, then an `Exported`."""
+        """All ended flows selected by the parameters, then an `Exported`."""
         query = msgspec.structs.replace(_query(pairs, EXPORT_PARAMETERS), sort="start", descending=False, limit=PAGE)
         yield self._pages(query, self.tenants() if query.tenant is None else [query.tenant])
 
@@ -85,7 +85,7 @@ class RecordedFlows:
         yield Exported(exported=count, window=window, lost=lost)
 
     def flow(self, flow_id: str, pairs: Pairs) -> FlowRecord:
-        """One ended flow; `pairs` name its tenant."""
+        """One ended flow. `pairs` name its tenant."""
         query = msgspec.structs.replace(_query(pairs, tuple(TENANT)), flow_id=(flow_id,), limit=1)
         for flow in self._page(query).flows:
             return _decode(flow.record)

@@ -21,7 +21,7 @@ class Watcher:
 
     def __init__(self, wanted: Callable[[FlowRecord], bool], *, queue_events: int = QUEUE_EVENTS) -> None:
         self._wanted, self._capacity = wanted, queue_events
-        self._queue: deque[FlowRecord | int] = deque()  # a number: this many events are missing here
+        self._queue: deque[FlowRecord | int] = deque()  # a number stands for so many missing events
         self._ready = asyncio.Event()
         self._closed = False
 

@@ -1,1 +1,1 @@
-"""Which packets belong together, and what became of them. No I/O, no clock."""
+"""Flows: which packets belong together, and the outcome. No I/O, no clock."""

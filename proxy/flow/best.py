@@ -1,4 +1,4 @@
-"""The first N of many items in some order, keeping no more than those in memory."""
+"""The first N of many items in some order, with few more than N in memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _place = operator.itemgetter(0, 1)
 
 
 class Best(Generic[T]):
-    """The first `limit` of what is added, by key, and by name among equal keys."""
+    """The first `limit` of the items added, by key, and by name among equal keys."""
 
     def __init__(self, limit: int, descending: bool) -> None:
         self._limit, self._descending = limit, descending
         self._found: list[tuple[Any, str, T]] = []
-        self._last: tuple[Any, str] | None = None  # nothing that comes after this is among the first
+        self._last: tuple[Any, str] | None = None  # items behind this are not among the first
 
     def __len__(self) -> int:
         return min(len(self._found), self._limit)
 
     def add(self, key: Any, name: str, item: T) -> None:
-        """Take an item into account."""
+        """Add an item."""
         if self._last is not None:
             place = (key, name)
             if (place < self._last) if self._descending else (place > self._last):
@@ -33,7 +33,7 @@ class Best(Generic[T]):
             self._last = self._found[-1][:2]
 
     def items(self) -> list[T]:
-        """At most `limit`, in order."""
+        """The first `limit` items, in order."""
         self._cut()
         return [item for _, _, item in self._found]
 

@@ -1,6 +1,6 @@
-"""Child records of a flow, of its requests, SSH channels and files, and queries for them.
+"""Child records of a flow (its requests, SSH channels and files), and queries for them.
 
-A child belongs to one flow, and is never another tenant's: inspectors may be mistaken about that, so it is checked.
+A child belongs to one flow, and so to one tenant. Inspectors may get that wrong, so it is checked.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _decoders = {type_.__name__: msgspec.json.Decoder(type_).decode for type_ in KIN
 
 
 def decode_child(name: str, data: bytes) -> Child:
-    """Decode a record of the structure `name` from JSON. ValueError: it is not one, or the structure is unknown."""
+    """Decode a record of the structure `name` from JSON. Raises ValueError if it is invalid."""
     if name not in _decoders:
         raise ValueError(f"no child record is a {name!r}")
     return _decoders[name](data)
 
 
 def child_id(child: Child) -> str:
-    """The id of a child: the flow's id, a dot, and a number. A file has its channel's."""
+    """The id of a child: the flow's id, a dot, and a number. A file has its channel's id."""
     return child.request_id if isinstance(child, RequestRecord) else child.channel_id
 
 
@@ -41,12 +41,12 @@ def is_genuine(child: Child, flow_id: str, tenant: str) -> bool:
 
 
 def start_of(child: Child) -> int:
-    """When the child began (Unix ns)."""
+    """The start of the child (Unix ns)."""
     return child.time if isinstance(child, FileRecord) else child.start
 
 
 def end_of(child: Child) -> int:
-    """When the child ended (Unix ns); for an open one, when it was last looked at."""
+    """The end of the child (Unix ns); for an open one, the time of its latest record."""
     return child.time if isinstance(child, FileRecord) else child.start + round(child.duration_ms * 1e6)
 
 
@@ -56,12 +56,12 @@ def is_open(child: Child) -> bool:
 
 
 class ChildFilters(msgspec.Struct, kw_only=True, frozen=True):
-    """Values inside one filter are alternatives, filters narrow each other, an empty filter matches everything."""
+    """Filters: values inside one are alternatives, filters are combined by AND, and an empty one matches everything."""
 
-    status: tuple[Range, ...] = ()  # of a request its status, of a channel its exit status
-    method: tuple[str, ...] = ()  # upper case; of a channel its kind, of a file the operation
+    status: tuple[Range, ...] = ()  # HTTP status of a request, exit status of a channel
+    method: tuple[str, ...] = ()  # upper case; kind of a channel, operation on a file
     host: tuple[str, ...] = ()  # patterns in lower case: `*` is any text, `?` any character
-    url: tuple[str, ...] = ()  # patterns; of a channel the command, of a file its path
+    url: tuple[str, ...] = ()  # patterns; command of a channel, path of a file
     fault: tuple[str, ...] = ()
     user: tuple[str, ...] = ()
     verdict: tuple[Verdict, ...] = ()
@@ -72,15 +72,15 @@ NOTHING = ChildFilters()
 
 
 class ChildQuery(ChildFilters, kw_only=True, frozen=True):
-    """Filters over the children of one kind: open ones first, then the latest end first."""
+    """A query for the children of one kind: open ones first, then by end, latest first."""
 
     kind: ChildKind = "request"
-    tenant: str | None  # None is every tenant: only who may ask for that sets it
+    tenant: str | None  # None: all tenants, set only for callers who may ask for that
     scope: Scope = "all"
     since: int | None = None  # Unix ns; children that were open at some time between these two
     until: int | None = None
     excluded: ChildFilters = NOTHING
-    before: int | None = None  # only what was stored before this number (`StoredChild.number`)
+    before: int | None = None  # only children stored before this number (`StoredChild.number`)
     limit: int = DEFAULT_LIMIT
 
 
@@ -92,7 +92,7 @@ class StoredChild(NamedTuple):
 
 
 class ChildPage(msgspec.Struct):
-    """The store's answer to a query: at most `limit` children, and how complete that is."""
+    """The store's answer to a query: at most `limit` children, and how complete it is."""
 
     children: list[StoredChild]
     window: Window
@@ -101,7 +101,7 @@ class ChildPage(msgspec.Struct):
 
 
 class Facts(NamedTuple):
-    """The values that filters look at, with the same names for all kinds."""
+    """The values that filters test, with the same names for all kinds."""
 
     status: int | None
     method: str
@@ -124,7 +124,7 @@ Test = Callable[[Child, Facts], bool]
 
 
 def child_predicate(query: ChildQuery) -> Callable[[Child], bool]:
-    """A function that tells whether an open child matches, whatever the query's scope."""
+    """A function that tells whether an open child matches, apart from the query's scope."""
     tests = [*_tests(query), *(_negated(test) for test in _tests(query.excluded))]
 
     def matches(child: Child) -> bool:
@@ -168,14 +168,14 @@ def _negated(test: Test) -> Test:
 
 
 def request_wanted(chosen: Filters) -> ChildFilters | None:
-    """The condition that one request of a flow must meet for the flow to match; None if there is none."""
+    """The condition that one request of a flow must meet for the flow to match, or None if there is none."""
     if not (chosen.http_status or chosen.http_method or chosen.url):
         return None
     return ChildFilters(status=chosen.http_status, method=chosen.http_method, url=chosen.url, host=chosen.host)
 
 
 def requests_excluded(chosen: Filters) -> list[ChildFilters]:
-    """The conditions that no request of a flow may meet."""
+    """Conditions that no request of a flow may meet."""
     each = [
         ChildFilters(status=chosen.http_status),
         ChildFilters(method=chosen.http_method),

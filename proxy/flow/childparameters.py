@@ -22,7 +22,7 @@ from proxy.flow.parameters import (
 )
 from proxy.flow.record import Verdict
 
-FILTERS: dict[str, Parser] = {  # may stand several times: alternatives
+FILTERS: dict[str, Parser] = {  # may be repeated: alternatives
     "id": parse_text,
     "status": parse_status,
     "method": lambda text: parse_text(text).upper(),
@@ -46,7 +46,7 @@ CHILD_PARAMETERS = (*_SINGLE, *TIMES, *FILTERS, *_EXCLUDING)
 
 
 def parse_children(kind: ChildKind, pairs: Iterable[tuple[str, str]], now: datetime) -> ChildQuery:
-    """The query in `pairs`. QueryError without a tenant, unless `all_tenants=true` asks for all."""
+    """The query in `pairs`. Raises QueryError without a tenant, unless `all_tenants=true` asks for all."""
     single = _SINGLE | {name: lambda text: parse_time(text, now) for name in TIMES}
     values = read_pairs(pairs, CHILD_PARAMETERS, FILTERS, single)
     tenant = take_tenant(values)

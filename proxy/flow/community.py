@@ -1,4 +1,4 @@
-"""Community id version 1: the same short identifier of a flow in Zeek, Suricata, Wireshark and here."""
+"""Community ID version 1: the same short identifier of a flow in Zeek, Suricata, Wireshark and here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import hashlib
 import struct
 
 _ICMP, _ICMPV6 = 1, 58
-# A message type and the type that answers it stand where ports would; the other types have no answer, so their
-# tuple is not ordered (the specification takes both tables from Zeek).
+# In place of ports: a message type, and the type that answers it. Types without an answer are not ordered by direction
+# (the specification takes both tables from Zeek).
 _ICMP_ANSWERS = {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 10: 9, 9: 10, 17: 18, 18: 17}
 _ICMPV6_ANSWERS = {128: 129, 129: 128, 130: 131, 131: 130, 133: 134, 134: 133, 135: 136, 136: 135}
 _ICMPV6_ANSWERS |= {139: 140, 140: 139, 144: 145, 145: 144}
@@ -19,7 +19,7 @@ _tail = struct.Struct("!BxHH").pack
 
 
 def community_id(src: bytes, dst: bytes, protocol: int, src_port: int, dst_port: int, *, seed: int = 0) -> str:
-    """`1:<base64>` of packed addresses and ports, the same for both directions; for ICMP, type and code as ports."""
+    """`1:<base64>` of packed addresses and ports, equal for both directions. For ICMP, ports are type and code."""
     ordered = False
     if protocol in _ANSWERS:
         answer = _ANSWERS[protocol].get(src_port)

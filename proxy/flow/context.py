@@ -1,4 +1,4 @@
-"""What an application sees of a flow: its current record, and the application's own extension."""
+"""The application's view of a flow: its current record, and the application's own extension."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from proxy.flow.record import FlowRecord
 
 
 class FlowContext(FlowRecord, Generic[Extension], kw_only=True):
-    """A flow's record, and `extension`: its tunnel's, until a deciding hook of the flow assigns another."""
+    """A flow's record, and `extension`: the tunnel's, until a hook that decides about the flow assigns another."""
 
     extension: Extension | None = None

@@ -1,4 +1,4 @@
-"""Attributes that few flows have: kept beside the flow, so that the others hold no room for them."""
+"""Rare attributes of flows, kept in a separate object, so that other flows need no memory for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Details:
-    """These attributes of one flow. The flow has each of them as its own, by a `Detail` of the same name."""
+    """The rare attributes of one flow, which appear on the flow by a `Detail` of the same name."""
 
     __slots__ = (
         "client_payload", "client_tcp_ms", "detected_protocol", "extension", "last_totals", "origin_payload",
@@ -18,21 +18,21 @@ class Details:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.client_payload = self.origin_payload = 0  # bytes that were read of a terminated flow
-        self.spliced = 0  # of these, those that never came into user space
+        self.client_payload = self.origin_payload = 0  # bytes read from the sockets of a terminated flow
+        self.spliced = 0  # the part of these that was spliced
         self.client_tcp_ms: float | None = None
         self.detected_protocol: str | None = None
-        self.extension: Any = None  # what the application keeps beside this flow, when it is not its tunnel's
+        self.extension: Any = None  # the application's data about this flow, if it is not the tunnel's
         self.last_totals: Totals | None = None
-        self.parent_id: str | None = None  # of the flow that made way for this one
-        self.redirect: tuple[bytes, int] | None = None  # address and port that it goes to, not those it asked for
+        self.parent_id: str | None = None  # the flow whose mapping or connection led to this one
+        self.redirect: tuple[bytes, int] | None = None  # actual destination, if not the requested one
         self.ssh: SSHRecord | None = None
         self.tls: TLSRecord | None = None
-        self.virtual: Any = None  # what the bridge knows it by, while it is admitted; or who it is outside
-        self.wanted_level: Level | None = None  # how high a verdict lifts it
+        self.virtual: Any = None  # its identity in the bridge while admitted, or its external address and port
+        self.wanted_level: Level | None = None  # set by a verdict
 
 
-NONE = Details()  # shared by all flows that have none: only read
+NONE = Details()  # shared by all flows without details: never written
 
 
 class Detailed(Protocol):
@@ -42,9 +42,10 @@ class Detailed(Protocol):
 
 
 class Detail(Generic[T]):
-    """One such attribute, as if it were the flow's own. Room is made by the first value that differs from NONE's.
+    """A rare attribute as an attribute of the flow. The first value that differs from NONE's creates the Details.
 
-    Each access is a call: whatever counts bytes uses the flow's `own_details` (0.1 us a read of a relay, not 0.7).
+    Each access is a call, so code that counts bytes uses the flow's `own_details` (0.1 us per read of a relay, not
+    0.7).
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -68,7 +69,7 @@ class Detail(Generic[T]):
 
 
 def own_details(flow: Detailed) -> Details:
-    """The flow's details, made if it has none yet; they stay the same object for its life."""
+    """The flow's details, created if needed. The object stays the same for the flow's life."""
     if flow.details is NONE:
         flow.details = Details()
     return flow.details

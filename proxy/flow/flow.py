@@ -36,20 +36,20 @@ PROTOCOL_NUMBERS: dict[Protocol, int] = {
 HEADER_BYTES: dict[Protocol, int] = {  # without options
     "icmp": 8, "tcp": 20, "udp": 8, "gre": 4, "esp": 8, "ah": 12, "icmpv6": 8, "sctp": 12,
 }  # fmt: skip
-ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0)}  # type and code stand for ports
-AS_ASKED = ""  # the origin is what the client asked for
+ECHO_PORTS: dict[Protocol, tuple[int, int]] = {"icmp": (8, 0), "icmpv6": (128, 0)}  # type and code in place of ports
+AS_ASKED = ""  # the origin is the requested destination
 CLOSED_BY: dict[str, ClosedBy] = {"client": "client", "origin": "origin"}
 
 Record = TypeVar("Record", bound=FlowRecord)
 
 _numbers = itertools.count(1)
-# One object for each number of 16 bits that flows have, such as ports: saves 28 bytes for each.
+# One object per 16-bit number used by flows, such as ports: saves 28 bytes for each use.
 _small: dict[int, int] = {}
 _shared = _small.setdefault
 
 
 class Flow:
-    """Identity, state and counters of one flow; its `handler` moves the bytes."""
+    """Identity, state and counters of one flow. Its `handler` moves the bytes."""
 
     __slots__ = (
         "_answer_key", "_id", "carrier", "client_path", "close_reason", "connected_at", "decisions", "destination",
@@ -74,7 +74,7 @@ class Flow:
         source: bytes, source_port: int, destination: bytes, destination_port: int, now: float, now_ns: int,
         path: type[KernelPath] = Path,
     ) -> None:  # fmt: skip
-        """`flow_id`: a name, or a number of `next_number` that makes one with `now_ns`: saves 67 bytes for each."""
+        """`flow_id`: an id, or a number of `next_number` (saves 67 bytes), which makes an id together with `now_ns`."""
         self._id, self.tenant, self.carrier, self.protocol, self.key = flow_id, tenant, carrier, protocol, key
         self.details = NONE
         self.source, self.source_port = source, _shared(source_port, source_port)
@@ -86,11 +86,11 @@ class Flow:
         self.level: Level = "packet"
         self.verdict: Verdict = "allowed"
         self.decisions: list[Decision] = []
-        self.client_path: Any = path()  # a Path, where more than the kernel's is wanted of it
+        self.client_path: Any = path()  # a Path, if it needs more than a KernelPath
         self.origin_path: Any = path()
         self.handler: Any = None
-        self.egress: Carrier | None = None  # the tunnel that it leaves by; None: a socket of the host's
-        self.route: str | None = None  # what led there
+        self.egress: Carrier | None = None  # the tunnel by which it leaves; None: a socket of the host
+        self.route: str | None = None  # the route chosen for it
         self.dscp: int | None = None  # of its first packet
         self.origin: str | None = None
         self.egress_ip: str | None = None
@@ -98,12 +98,12 @@ class Flow:
         self.origin_tcp_ms: float | None = None
         self.policy_ms: float | None = None
         self.ttfb_ms: float | None = None
-        self.history = ""  # the few that there are, each one object: see `noted`
+        self.history = ""  # equal histories share one object: see `noted`
         self._answer_key: bytes | None = None
         self.close_reason: CloseReason | None = None
-        self.tracked: tuple[Direction, Direction] | None = None  # of TCP that nobody reads: the client's, the origin's
-        self.is_recorded = False  # its end was told
-        self.shelf: list[Any] | None = None  # where it stands among its tenant's flows; None: not in the tables
+        self.tracked: tuple[Direction, Direction] | None = None  # of uninspected TCP: the client's, the origin's
+        self.is_recorded = False  # its end record was published
+        self.shelf: list[Any] | None = None  # the list that holds it among its tenant's flows; None: not in the tables
         self.place = 0
         self.seq = 0
         self.timer_slot = self.timer_due = 0
@@ -115,7 +115,7 @@ class Flow:
 
     @property
     def id(self) -> str:
-        """A name that nothing else has, and that sorts by time."""
+        """A unique id, which sorts by time."""
         number = self._id
         return number if isinstance(number, str) else _named(self.started_ns, number)
 
@@ -125,12 +125,12 @@ class Flow:
 
     @property
     def onramp(self) -> str:
-        """The kind of on-ramp that it came by."""
+        """The kind of on-ramp by which the flow entered."""
         return self.carrier.kind
 
     @property
     def closed_by(self) -> ClosedBy | None:
-        """Who ended it; None while it lives."""
+        """The side that ended the flow, or None while it lives."""
         return None if self.close_reason is None else _closed_by(self.close_reason)
 
     @property
@@ -143,7 +143,7 @@ class Flow:
 
     @property
     def target(self) -> tuple[bytes, int]:
-        """The address and port that the flow really goes to."""
+        """The address and port of the actual destination."""
         return self.redirect or (self.destination, self.destination_port)
 
     @property
@@ -152,12 +152,12 @@ class Flow:
 
     @property
     def far_key(self) -> bytes:
-        """The flow's key as it stands in packets to the origin."""
+        """The flow's key in packets to the origin."""
         return self.key_towards(self.redirect)
 
     @property
     def answer_key(self) -> bytes:
-        """The key of its answers: one object for all tables, which saves 45 bytes for each flow."""
+        """The key of the flow's replies: one object for all tables, which saves 45 bytes per flow."""
         if self.details.redirect is not None:
             return reverse_key(self.far_key)
         if self._answer_key is None:
@@ -165,11 +165,11 @@ class Flow:
         return self._answer_key
 
     def noted(self, letter: str) -> None:
-        """Add a letter to the history. Equal histories share one string, which saves 51 bytes for each flow."""
+        """Add a letter to the history. Equal histories share one string, which saves 51 bytes per flow."""
         self.history = intern(self.history + letter)
 
     def key_towards(self, redirect: tuple[bytes, int] | None) -> bytes:
-        """The key of its answers if it went to this address and port; None: to where the client wanted."""
+        """The flow's key in packets to this address and port; None: to the requested destination."""
         if redirect is None:
             return self.key
         address, port = redirect
@@ -177,12 +177,12 @@ class Flow:
 
     @property
     def dst_host(self) -> str | None:
-        """The name that the client asked for, when it has said one."""
+        """The host name that the client asked for, if known."""
         return None if self.tls is None else self.tls.sni
 
     @property
     def tls_action(self) -> str | None:
-        """What the proxy did with its TLS; None if it has none, or nobody looked."""
+        """How the proxy handled the flow's TLS, or None if it has none, or was not examined."""
         return None if self.tls is None else self.tls.action
 
     @property
@@ -190,7 +190,7 @@ class Flow:
         return self.ended_ns is not None
 
     def close(self, reason: CloseReason, now_ns: int) -> bool:
-        """Record why the flow ended. False if that was recorded before: the first reason is the true one."""
+        """Record the reason for the flow's end. Returns False if it had ended before: the first reason is kept."""
         if self.ended_ns is not None:
             return False
         self.ended_ns = now_ns
@@ -200,7 +200,7 @@ class Flow:
         return True
 
     def widen(self) -> None:
-        """Add what a flow needs to leave by something other than the kernel off-ramp."""
+        """Replace the paths by those needed to leave otherwise than by the kernel off-ramp."""
         if not isinstance(self.client_path, Path):
             old, (self.client_path, self.origin_path) = (self.client_path, self.origin_path), (Path(), Path())
             for new, before in zip((self.client_path, self.origin_path), old, strict=True):
@@ -209,7 +209,7 @@ class Flow:
                     new.last = before.last
 
     def activity(self) -> int:
-        """A number that grows with everything that the flow moves: two equal readings mean that it was idle."""
+        """A counter that grows with all the flow's traffic: two equal readings mean that it was idle."""
         packets: int = self.client_path.packets + self.origin_path.packets
         return packets + self.details.client_payload + self.details.origin_payload
 
@@ -221,10 +221,10 @@ class Flow:
         return Totals(client.packets, client.octets, up, origin.packets, origin.octets, down, spliced)
 
     def payload(self) -> tuple[int, int]:
-        """Bytes of payload that the client and the origin delivered."""
+        """Bytes of payload delivered by the client and by the origin."""
         client, origin, details = self.client_path, self.origin_path, self.details
         payload = details.client_payload, details.origin_payload
-        if self.egress is not None and self.level == "packet":  # nobody looked inside: what the headers leave
+        if self.egress is not None and self.level == "packet":  # unread packets: computed from header sizes
             headers = (20 if len(self.source) == 4 else 40) + HEADER_BYTES[self.protocol]
             payload = client.octets - headers * client.packets, origin.octets - headers * origin.packets
             if self.tracked is not None:
@@ -232,21 +232,21 @@ class Flow:
         return payload
 
     def _tracked_payload(self, sent: Direction, answered: Direction, most: int, answers: int) -> tuple[int, int]:
-        """Payload by TCP sequence numbers. Of a flow that the kernel carries we see only the first and last ones."""
+        """Payload by TCP sequence numbers. If the kernel carries the flow, only the first and last ones are known."""
         client, origin = self.client_path, self.origin_path
-        if answered.initial is None and sent.initial is not None:  # nothing but SYNs
+        if answered.initial is None and sent.initial is not None:  # SYNs only
             return 0, 0
         if self.carrier.exit is None:
             return sent.delivered(acknowledged(origin.last), most), answered.delivered(
                 acknowledged(client.last), answers
             )
-        options = answered.options  # in each segment but the SYN, which has more
+        options = answered.options  # in each segment except the SYN, which has more
         most -= options * (client.packets - 1) + sent.first_options
         answers -= options * (origin.packets - 1) + answered.first_options
         return sent.ended(most), answered.ended(answers)
 
     def conn_state(self) -> str:
-        """Zeek's summary of a TCP connection; OTH for everything else."""
+        """Zeek's state of a TCP connection. Other protocols have SF if the origin has answered, else S0."""
         if self.protocol != "tcp":
             return "SF" if self.origin_path.packets else "S0"
         if self.close_reason == "origin_refused":
@@ -264,7 +264,7 @@ class Flow:
         )
 
     def record(self, event: Event, node: str, now_ns: int) -> FlowRecord:
-        """The current record, as one event: `seq` advances, and the delta of updates starts again at zero."""
+        """The current record as an event: `seq` is incremented, and the delta of updates starts again at zero."""
         total = self.totals()
         delta = total.minus(self.last_totals or Totals()) if event == "update" else None
         seq, self.seq = self.seq, self.seq + 1
@@ -273,11 +273,11 @@ class Flow:
         return self._fill(event, node, now_ns, seq, total, delta)
 
     def snapshot(self, node: str, now_ns: int) -> FlowRecord:
-        """The current record for a viewer: nothing advances."""
+        """The current record for display, without changing any state."""
         return self._fill("end" if self.is_recorded else "update", node, now_ns, self.seq, self.totals(), None)
 
     def show(self, node: str, now_ns: int) -> FlowContext[Any]:
-        """The current record for an application, with the extension that it keeps beside the flow."""
+        """The current record for an application, with its extension."""
         event: Event = "end" if self.is_recorded else "update"
         context = self._fill(event, node, now_ns, self.seq, self.totals(), None, FlowContext)
         context.extension = self.carrier.extension if self.extension is None else self.extension
@@ -313,7 +313,7 @@ class Flow:
             state=self.state, conn_state=self.conn_state(), history=self.history,
             closed_by=None if reason is None else _closed_by(reason), close_reason=reason,
         )  # fmt: skip
-        if details is not NONE:  # each argument of so many costs, also one that is None
+        if details is not NONE:  # each of so many arguments costs time, even if it is None
             record.parent_id, record.client_tcp_ms = details.parent_id, details.client_tcp_ms
             record.detected_protocol, record.tls, record.ssh = details.detected_protocol, details.tls, details.ssh
             if details.tls is not None and details.tls.sni is not None:
@@ -323,19 +323,19 @@ class Flow:
         return record
 
     def community_id(self) -> str:
-        """The id that other tools give the flow (`proxy.flow.community`)."""
+        """The flow's Community ID, as in other tools (`proxy.flow.community`)."""
         ports = ECHO_PORTS.get(self.protocol, (self.source_port, self.destination_port))
         return community.community_id(self.source, self.destination, PROTOCOL_NUMBERS[self.protocol], *ports)
 
 
 def next_number() -> int:
-    """The number that makes a flow's name from the moment when it began."""
+    """A number that, with the time of the start, makes a flow's id."""
     number = next(_numbers) & 0xFFFF
     return _shared(number, number)
 
 
 def new_flow_id(now_ns: int) -> str:
-    """A unique name that sorts by time."""
+    """A unique id that sorts by time."""
     return _named(now_ns, next_number())
 
 
@@ -348,7 +348,7 @@ def _closed_by(reason: CloseReason) -> ClosedBy:
     return CLOSED_BY.get(reason.partition("_")[0], "proxy")
 
 
-@lru_cache(4096)  # each connection asks four times
+@lru_cache(4096)  # each connection calls it four times
 def address_text(address: bytes) -> str:
     """`192.0.2.1` or `2001:db8::1`."""
     return str(ip_address(address))

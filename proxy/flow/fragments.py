@@ -1,4 +1,4 @@
-"""Fragments of one packet wait here until it is whole, bounded in number, bytes and time (RFC 791, RFC 8200)."""
+"""Reassembly of fragments, bounded in number, bytes and time (RFC 791, RFC 8200)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.wire.checksum import checksum
 from proxy.wire.ip import IPPacket
 
 MAX_DATAGRAM = 65_535
-MAX_PIECES = 1024  # of one datagram: 64 KiB in pieces of 64 bytes
+MAX_PIECES = 1024  # per datagram: 64 KiB in pieces of 64 bytes
 
 Key = tuple[object, bytes, bytes, int, int]
 
@@ -20,12 +20,12 @@ class _Datagram:
     deadline: float
     pieces: dict[int, bytes] = field(default_factory=dict)  # by offset
     held: int = 0
-    length: int | None = None  # of the payload, once the last fragment is here
+    length: int | None = None  # of the payload, known from the last fragment
     first: bytes = b""  # headers before the payload, from the fragment at offset 0
 
 
 class Fragments:
-    """Reassembly for one tenant. Any overlap discards the whole datagram: evasion relies on it (RFC 5722)."""
+    """Reassembly for one tenant. Any overlap discards the datagram, since evasion relies on overlaps (RFC 5722)."""
 
     def __init__(self, *, timeout_s: float, max_bytes: int, max_datagrams: int = 1024) -> None:
         self.timeout_s, self.max_bytes, self.max_datagrams = timeout_s, max_bytes, max_datagrams
@@ -38,9 +38,9 @@ class Fragments:
     def add(
         self, buffer: bytes | bytearray, packet: IPPacket, now: float, *, scope: object = None
     ) -> bytes | DropReason | None:
-        """The whole packet when this fragment completes it, None when more must come, or why it was dropped.
+        """The whole packet if this fragment completes it, None if others are missing, or the reason for a drop.
 
-        `scope`: the tunnel. Fragments of two scopes never meet.
+        `scope`: the tunnel. Fragments of two scopes are never joined.
         """
         payload = bytes(buffer[packet.l4 : packet.end])
         problem = _problem(packet, len(payload))
@@ -67,7 +67,7 @@ class Fragments:
         return _join(datagram, packet.version)
 
     def expire(self, now: float) -> int:
-        """Drop fragments whose datagram was not complete in time. Returns how many."""
+        """Drop fragments of datagrams that were not complete in time. Returns how many."""
         lost = 0
         for key in [key for key, datagram in self._waiting.items() if datagram.deadline <= now]:
             lost += len(self._waiting[key].pieces)
@@ -103,7 +103,7 @@ def _problem(packet: IPPacket, length: int) -> DropReason | None:
 
 
 def _headers(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
-    """The IP header of the whole packet, as if it had never been fragmented, without extension headers."""
+    """The IP header of the whole packet, as before fragmentation, without extension headers."""
     if packet.version == 4:
         return bytes(buffer[packet.start : packet.l4])
     return ip.ipv6_header(

@@ -1,4 +1,4 @@
-"""Flows aggregated by any of their fields: by user, by destination."""
+"""Flows aggregated by any of their fields, such as user or destination."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Sums(msgspec.Struct):
     live: int = 0
     up: int = 0
     down: int = 0
-    duration_ms: float = 0.0  # of all of them together
+    duration_ms: float = 0.0  # sum of all durations
     first: int | None = None  # Unix ns
-    last: int | None = None  # None: one of them lives
+    last: int | None = None  # None: one of them is live
 
     def add(self, other: Sums) -> None:
         """Add the sums of `other`."""
@@ -43,7 +43,7 @@ class Sums(msgspec.Struct):
 
 
 class GroupsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which flows are counted, by which fields, and which groups come first."""
+    """The flows to count, the fields to group by, and the order of groups."""
 
     flows: FlowQuery
     by: tuple[str, ...]
@@ -64,7 +64,7 @@ class Group(msgspec.Struct, kw_only=True):
 
 
 class GroupsPage(msgspec.Struct, kw_only=True):
-    """An answer: the first groups, the window that it covers, and what is missing."""
+    """An answer: the first groups, the window that it covers, and how much is missing."""
 
     groups: list[Group]
     window: Window
@@ -73,7 +73,7 @@ class GroupsPage(msgspec.Struct, kw_only=True):
 
 
 class Counting:
-    """Sums by key, over flows that are added one by one."""
+    """Sums by key over flows that are added one by one."""
 
     def __init__(self, by: Iterable[str], of: Getters) -> None:
         self.sums: dict[Key, Sums] = {}
@@ -98,13 +98,13 @@ class Ranking:
     """The first groups of many; only these are kept."""
 
     def __init__(self, query: GroupsQuery, text: Callable[[str, Any], str | int | None]) -> None:
-        """`text(field, value)`: a value of a key as the answer shows it."""
+        """`text(field, value)`: the text of a key's value in the answer."""
         self._query, self._text = query, text
         self._best: Best[tuple[Key, Sums]] = Best(query.limit + 1, query.descending)
         self._added = 0
 
     def add(self, key: Key, sums: Sums) -> None:
-        """Add a whole group."""
+        """Add a complete group."""
         self._added += 1
         self._best.add(_place(self._query.sort, sums), str(key), (key, sums))
 

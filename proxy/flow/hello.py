@@ -1,4 +1,4 @@
-"""What a flow's record says about its ClientHello."""
+"""The TLS part of a flow's record, made from its ClientHello."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live flows as queries see them: the properties of a record, without building one."""
+"""Live flows in queries: the properties of a record, without building a record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TOTALS = frozenset(("bytes", "up", "down"))
 
 
 def of_flow(now_ns: int) -> Getters:
-    """How to get from a flow the values that filters and sorting need; `now_ns` is the time for durations."""
+    """Functions that read from a flow the values needed for filters and sorting. `now_ns`: the end of durations."""
     payload = operator.methodcaller("payload")
     return {
         "flow_id": operator.attrgetter("id"),
@@ -40,5 +40,5 @@ _SAME = (
 
 
 def needs_totals(query: FlowQuery) -> bool:
-    """Whether the order or a filter depends on how much the flows have moved."""
+    """Whether the order or a filter depends on the flows' traffic."""
     return query.sort in _TOTALS or bool(query.min_bytes or query.excluded.min_bytes or query.where)

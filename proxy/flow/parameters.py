@@ -16,7 +16,7 @@ from proxy.settings import suggest
 
 
 class QueryError(ValueError):
-    """One mistake in a query; `str()` names the parameter."""
+    """One error in a query. `str()` names the parameter."""
 
 
 MAX_ALTERNATIVES = 100
@@ -29,14 +29,14 @@ _SIZES |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `90s`, `5m`, `1h30m`, `250ms`, `7d`."""
+    """The seconds in `90s`, `5m`, `1h30m`, `250ms`, `7d`."""
     if not _DURATION.fullmatch(text):
         raise ValueError(f"not a duration: {text!r} (write 90s, 5m, 1h30m, 250ms or 7d)")
     return sum(float(count) * _UNITS_S[unit] for count, unit in _DURATION_PART.findall(text))
 
 
 def parse_time(text: str, now: datetime) -> int:
-    """Unix ns of a duration before `now`, an ISO 8601 time, a time of today, or of ns as records carry them."""
+    """Unix ns of a duration before `now`, an ISO 8601 time, a time of today, or of a number of ns as in records."""
     if text.isascii() and text.isdigit() and 16 <= len(text) <= 19:
         return min(int(text), NEVER)
     try:
@@ -54,7 +54,7 @@ def _moment(text: str, now: datetime) -> datetime:
 
 
 def parse_prefix(text: str) -> Prefix:
-    """First and last address of `10.50.0.0/16`, or of one address; bits beyond the prefix are ignored."""
+    """First and last address of `10.50.0.0/16`, or of one address. Bits after the prefix are ignored."""
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
@@ -64,7 +64,7 @@ def parse_prefix(text: str) -> Prefix:
 
 
 def parse_port(text: str) -> Range:
-    """`443`, or `8000-8099` with both ends."""
+    """`443`, or `8000-8099` with both ends included."""
     parts = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text, re.ASCII)
     low, high = (int(parts[1]), int(parts[2] or parts[1])) if parts else (1, 0)
     if not low <= high <= 65_535:
@@ -73,7 +73,7 @@ def parse_port(text: str) -> Range:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `1500`, `10k`, `1.5M`, `2GiB`."""
+    """The bytes in `1500`, `10k`, `1.5M`, `2GiB`."""
     parts = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]i?|)b?", text.lower(), re.ASCII)
     if not parts:
         raise ValueError(f"not a size: {text!r} (write 1500, 10k, 1.5M or 2GiB)")
@@ -81,7 +81,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_text(text: str) -> str:
-    """Text that is not empty."""
+    """A text that is not empty."""
     if not text:
         raise ValueError("must not be empty")
     return text
@@ -112,14 +112,14 @@ def _community(text: str) -> str:
 
 
 def _where(text: str) -> str:
-    from proxy.flow.where import check  # 0.2 s to import: only for those who ask so
+    from proxy.flow.where import check  # 0.2 s to import: only if needed
 
     check(text)
     return text
 
 
 def parse_status(text: str) -> Range:
-    """`404`, `4xx`, or `400-499` with both ends."""
+    """`404`, `4xx`, or `400-499` with both ends included."""
     if re.fullmatch(r"[1-5]xx", text, re.ASCII | re.IGNORECASE):
         return int(text[0]) * 100, int(text[0]) * 100 + 99
     parts = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", text, re.ASCII)
@@ -136,7 +136,7 @@ def _flag(text: str) -> bool:
 
 
 def parse_word(kind: Any) -> Callable[[str], str]:
-    """One of the words of a Literal."""
+    """A parser for the words of a Literal."""
     choices = typing.get_args(kind)
 
     def parse(text: str) -> str:
@@ -157,7 +157,7 @@ def _order(text: str) -> tuple[str, bool]:
 
 
 Parser = Callable[[str], Any]
-FILTERS: dict[str, Parser] = {  # may stand several times: alternatives
+FILTERS: dict[str, Parser] = {  # may be repeated: alternatives
     "id": parse_text,
     "src": parse_prefix,
     "dst": parse_prefix,
@@ -184,19 +184,19 @@ FILTERS: dict[str, Parser] = {  # may stand several times: alternatives
     "http_method": lambda text: parse_text(text).upper(),
     "url": parse_text,
 }
-REQUESTS = ("http_status", "http_method", "url")  # filters over a flow's requests
+REQUESTS = ("http_status", "http_method", "url")  # filters on a flow's requests
 TENANT: dict[str, Parser] = {"tenant": parse_text, "all_tenants": _flag}
 LEAST: dict[str, Parser] = {"min_bytes": parse_size, "min_duration": lambda text: parse_duration(text) * 1000}
 LISTING: dict[str, Parser] = {"scope": parse_word(Scope), "sort": _order, "limit": _count}
 TIMES = ("since", "until")
 _FIELDS = {"id": "flow_id", "min_duration": "min_duration_ms"}
 
-NOT = "not_"  # before the name of a filter: what matches it is left out
+NOT = "not_"  # prefix of a filter's name: flows that match are left out
 WHERE: dict[str, Parser] = {"where": _where}
 EXCLUDING = tuple(NOT + name for name in (*FILTERS, *LEAST))
 
 _SELECTING = (*TENANT, *FILTERS, *LEAST, *EXCLUDING, *WHERE)
-# An event of a flow is told at once, and its requests come later.
+# Flow events are published at once, before the flow's requests are known.
 WATCH_PARAMETERS = tuple(name for name in _SELECTING if name.removeprefix(NOT) not in REQUESTS)
 LIST_PARAMETERS = (*_SELECTING, *LISTING, *TIMES)
 EXPORT_PARAMETERS = (*_SELECTING, "scope", *TIMES)
@@ -204,7 +204,7 @@ GROUP_PARAMETERS = (*LIST_PARAMETERS, "by")
 
 
 def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterable[str] = LIST_PARAMETERS) -> FlowQuery:
-    """The query in `pairs`. QueryError without a tenant, unless `all_tenants=true` asks for all."""
+    """The query in `pairs`. Raises QueryError without a tenant, unless `all_tenants=true` asks for all."""
     single: dict[str, Parser] = {**TENANT, **LEAST, **LISTING, **WHERE, **{NOT + name: LEAST[name] for name in LEAST}}
     single |= {name: lambda text: parse_time(text, now) for name in TIMES}
     return _build(read_pairs(pairs, tuple(allowed), FILTERS, single))
@@ -213,7 +213,7 @@ def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterab
 def read_pairs(
     pairs: Iterable[tuple[str, str]], allowed: tuple[str, ...], many: Mapping[str, Parser], single: Mapping[str, Parser]
 ) -> dict[str, Any]:
-    """The values of the parameters by name. Those in `many` may repeat, also prefixed by `not_`. QueryError."""
+    """The parameters' values by name. Those in `many` may be repeated, also prefixed by `not_`. Raises QueryError."""
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name not in allowed:
@@ -233,7 +233,7 @@ def read_pairs(
 
 
 def parse_groups(pairs: Iterable[tuple[str, str]], now: datetime) -> GroupsQuery:
-    """The same for groups: `by=src,dst_host`, and an order of groups (`sort=flows`)."""
+    """As `parse_query`, for groups: `by=src,dst_host`, and an order of groups (`sort=flows`)."""
     pairs = list(pairs)
     own = {
         "by": [text for name, text in pairs if name == "by"],
@@ -276,7 +276,7 @@ def _build(values: dict[str, Any]) -> FlowQuery:
 
 
 def take_tenant(values: dict[str, Any]) -> str | None:
-    """The tenant, taken out of `values`; None for all tenants. QueryError when neither is given."""
+    """Remove the tenant from `values` and return it; None is all tenants. Raises QueryError if neither is given."""
     every, tenant = values.pop("all_tenants", False), values.pop("tenant", None)
     if every and tenant is not None:
         raise QueryError("tenant and all_tenants=true contradict each other")

@@ -1,4 +1,4 @@
-"""The memoised handling of one direction of a flow, and what it counts."""
+"""The memoised handling of one direction of a flow, with its counters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 class KernelPath:
     """The memoised handling of one direction of a flow that leaves by the kernel, and its counters.
 
-    Less than half the size of a `Path`: of such flows there may be a million.
+    Less than half the size of a `Path`, as there may be a million such flows.
     """
 
     __slots__ = ("exit", "mtu", "octets", "packets", "send")
@@ -16,28 +16,28 @@ class KernelPath:
     def __init__(self) -> None:
         self.packets = 0
         self.octets = 0
-        self.send: Any = None  # of the tunnel that they leave by, or who greets the first; None: they go to the kernel
-        self.exit: Any = None  # writes them to the kernel, which counts their hop and looks at their size
-        self.mtu = 0  # of that tunnel
+        self.send: Any = None  # sends packets into the tunnel, or handles the first ones; None: they go to the kernel
+        self.exit: Any = None  # writes packets to the kernel, which checks TTL and size
+        self.mtu = 0  # of the tunnel
 
 
 class KernelTCPPath(KernelPath):
-    """The same of a TCP connection, which begins and ends."""
+    """The same for a TCP connection, which has a beginning and an end."""
 
     __slots__ = ("flagged", "last")
 
-    def __init__(self) -> None:  # not by its base: a connection makes two
+    def __init__(self) -> None:  # does not call the base's, as each connection makes two
         self.packets = self.octets = self.mtu = 0
         self.send = self.exit = None
-        self.flagged: Any = None  # takes those with FIN or RST: `flagged(data, l4, last)`; None: they are looked at
-        self.last = b""  # sequence and acknowledgement number, flags and window of the packet that passed last
+        self.flagged: Any = None  # handles FIN and RST: `flagged(data, l4, last)`; None: they take the slow path
+        self.last = b""  # sequence and acknowledgement numbers, offset, flags and window of the last packet
 
 
 class Path(KernelTCPPath):
-    """The same of a flow whose packets go to another tunnel, or to sockets of our own.
+    """The same for a flow whose packets go to another tunnel, or to sockets of our own.
 
-    `rewritten` replaces addresses and ports at once, `ip_delta` and `l4_delta` are what that adds to the IPv4 header's
-    sum (or to the pseudo-header's) and to the transport checksum.
+    `rewritten` replaces addresses and ports in one write. `ip_delta` and `l4_delta` are the resulting differences of
+    the sums in the IPv4 header (or in the pseudo-header) and of the transport checksum.
     """
 
     __slots__ = ("ip_delta", "l4_delta", "peer_socket", "prefix", "raw", "rewritten")
@@ -47,6 +47,6 @@ class Path(KernelTCPPath):
         self.rewritten = b""
         self.ip_delta = 0
         self.l4_delta = 0
-        self.prefix: Any = None  # bytes instead of the arriving virtio-net header; None: that is kept, if any
-        self.raw: Any = None  # sends what needs no mark on its outer header: a socket's own method,
-        self.peer_socket: Any = None  # and who counts what it sends, and hears of its errors
+        self.prefix: Any = None  # bytes in place of the virtio-net header; None: it is kept, if there is one
+        self.raw: Any = None  # sends packets whose outer header needs no TOS: the socket's own method,
+        self.peer_socket: Any = None  # and the PeerSocket that counts these and handles errors

@@ -1,4 +1,4 @@
-"""A query for flows: filters, how they match a record, sort order, and the window that an answer covers."""
+"""A query for flows: filters and how they match a record, sort order, and the window that an answer covers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from proxy.flow.record import CloseReason, FlowRecord, Level, Protocol, State, V
 
 Scope = Literal["all", "live", "past"]
 Range = tuple[int, int]  # both ends included
-Prefix = tuple[bytes, bytes]  # first and last address, as packed() writes them
+Prefix = tuple[bytes, bytes]  # first and last address, as returned by packed()
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 20_000
-NEVER = 2**63 - 1  # the end of a flow that lives, when flows are sorted by their end
+NEVER = 2**63 - 1  # stands for the end of a live flow when sorting by end
 
 
 class Filters(msgspec.Struct, kw_only=True, frozen=True):
-    """Values inside one filter are alternatives, filters narrow each other, an empty filter matches everything."""
+    """Filters: values inside one are alternatives, filters are combined by AND, and an empty one matches everything."""
 
     flow_id: tuple[str, ...] = ()
     src: tuple[Prefix, ...] = ()
@@ -44,10 +44,10 @@ class Filters(msgspec.Struct, kw_only=True, frozen=True):
     verdict: tuple[Verdict, ...] = ()
     host: tuple[str, ...] = ()  # patterns in lower case: `*` is any text, `?` any character
     tls_action: tuple[Literal["pass", "terminate"], ...] = ()
-    policy: tuple[str, ...] = ()  # a policy or a rule that decided something about the flow
+    policy: tuple[str, ...] = ()  # a policy or a rule with a decision about the flow
     dscp: tuple[int, ...] = ()
     community_id: tuple[str, ...] = ()
-    http_status: tuple[Range, ...] = ()  # these three, and then `host`, are of one request (`proxy.flow.child`)
+    http_status: tuple[Range, ...] = ()  # these three, and `host` with them, are about one request (`proxy.flow.child`)
     http_method: tuple[str, ...] = ()  # in upper case
     url: tuple[str, ...] = ()  # patterns
     min_bytes: int = 0  # payload, both directions
@@ -58,22 +58,22 @@ NOTHING = Filters()
 
 
 class FlowQuery(Filters, kw_only=True, frozen=True):
-    """Filters over the flows of a tenant and a window, and which of those that match come first."""
+    """Filters over the flows of a tenant and a window, and the order in which the first are chosen."""
 
-    tenant: str | None  # None is every tenant: only who may ask for that sets it
+    tenant: str | None  # None: all tenants, set only for callers who may ask for that
     scope: Scope = "all"
-    since: int | None = None  # Unix ns; flows that were alive at some time between these two
+    since: int | None = None  # Unix ns; flows that were live at some time between these two
     until: int | None = None
-    excluded: Filters = NOTHING  # what matches one of these is left out
+    excluded: Filters = NOTHING  # flows that match one of these are left out
     where: str = ""  # a condition (`proxy.flow.where`)
-    after: tuple[int, str] | None = None  # start and id: only what comes after this flow, oldest first
+    after: tuple[int, str] | None = None  # start and id: only flows after this one, oldest first
     sort: str = "start"
     descending: bool = True
     limit: int = DEFAULT_LIMIT
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The time that an answer covers (Unix ns), and the end of the oldest record that is still stored."""
+    """The time that an answer covers (Unix ns), and the end of the oldest record still stored."""
 
     since: int | None = msgspec.field(name="from")
     until: int
@@ -89,16 +89,16 @@ class StoredFlow(NamedTuple):
 
 
 class Page(msgspec.Struct):
-    """The store's answer to a query: at most `limit` flows, sorted, and how complete that is."""
+    """The store's answer to a query: at most `limit` flows, sorted, and how complete it is."""
 
     flows: list[StoredFlow]
     window: Window
-    lost: int  # records of this tenant that ended in this window and could not be kept
-    truncated: bool  # more flows match than `limit` let through
+    lost: int  # records of this tenant that ended in this window and could not be stored
+    truncated: bool  # more flows match than `limit`
 
 
-@functools.lru_cache(maxsize=4096)  # 0.1 us for an address seen before, 3.4 us for a new one
-@functools.lru_cache(4096)  # each record asks four times (bench/levels.py)
+@functools.lru_cache(maxsize=4096)  # 0.1 us for a known address, 3.4 us for a new one
+@functools.lru_cache(4096)  # called four times per record (bench/levels.py)
 def packed(address: str) -> bytes:
     """An address as bytes that sort and compare within its family: the version, then the address."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
@@ -111,7 +111,7 @@ def payload_bytes(record: FlowRecord) -> int:
 
 
 Get = Callable[[Any], Any]
-Getters = Mapping[str, Get]  # by what filters and sorting call a property: how to get it of a record, or of a live flow
+Getters = Mapping[str, Get]  # property name to getter, from a record or a live flow
 Test = Callable[[Any], bool]
 
 OF_RECORD: Getters = {
@@ -129,7 +129,7 @@ SORT_NAMES = (
     "protocol", "state", "close_reason",
 )  # fmt: skip
 _ABSENT = {"end": NEVER, "user": "", "close_reason": ""}
-_EQUAL = (  # to one of the filter's values
+_EQUAL = (  # equality with one of the filter's values
     "flow_id", "protocol", "state", "close_reason", "user", "device", "onramp", "offramp", "level", "verdict", "dscp",
     "community_id", "tls_action",
 )  # fmt: skip
@@ -156,7 +156,7 @@ SORT_KEYS: dict[str, Get] = {name: sort_key(name) for name in SORT_NAMES}
 
 
 def predicate(query: FlowQuery, of: Getters = OF_RECORD) -> Test:
-    """A function that tells whether a record matches; only the filters in use cost time."""
+    """A function that tells whether a record matches. Only filters in use cost time."""
     tests: list[Test] = []
     if (tenant := query.tenant) is not None:
         whose = of["tenant"]
@@ -170,7 +170,7 @@ def predicate(query: FlowQuery, of: Getters = OF_RECORD) -> Test:
     tests += _tests(query, of)
     tests += [_negated(test) for test in _tests(query.excluded, of)]
     if query.where:
-        from proxy.flow.where import condition  # 0.2 s to import: only for those who ask so
+        from proxy.flow.where import condition  # 0.2 s to import: only if needed
 
         tests.append(condition(query.where, of))
     return _all(tests)

@@ -44,7 +44,7 @@ SCHEMA = "oxy.flow/1"
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """Counters of both directions. `*_bytes` are IP packets as tunnelled, `*_payload_bytes` the payload delivered."""
+    """Counters of both directions. `*_bytes` count IP packets as tunnelled, `*_payload_bytes` delivered payload."""
 
     client_packets: int = 0
     client_bytes: int = 0
@@ -55,18 +55,18 @@ class Totals(msgspec.Struct, frozen=True):
     spliced_bytes: int = 0
 
     def minus(self, earlier: Totals) -> Totals:
-        """The difference to `earlier`."""
+        """The difference from `earlier`."""
         return Totals(*(getattr(self, f) - getattr(earlier, f) for f in self.__struct_fields__))
 
 
 class TLSRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The TLS of a flow: the ClientHello, and, where the proxy terminated it, both sides."""
+    """The TLS of a flow: the ClientHello, and, if the proxy terminated it, both sides."""
 
     sni: str | None = None
-    alpn: str | None = None  # agreed; of TLS that was passed, all that the client offered
-    version: str | None = None  # agreed with the client; of TLS that was passed, the highest that it offered
+    alpn: str | None = None  # negotiated; if TLS was passed, all that the client offered
+    version: str | None = None  # negotiated with the client; if TLS was passed, the highest that it offered
     ja4: str | None = None
-    has_ech: bool = False  # the name is that of the outer hello
+    has_ech: bool = False  # the name is that of the outer ClientHello
     action: Literal["pass", "terminate"] = "pass"
     cipher: str | None = None
     is_resumed: bool = False
@@ -74,26 +74,26 @@ class TLSRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     origin_cipher: str | None = None
     origin_is_resumed: bool = False
     issuer: str | None = None  # of the origin's certificate
-    asks_certificate: bool = False  # the origin, of its clients
+    asks_certificate: bool = False  # the origin requests a client certificate
     error: str | None = None  # why there is no TLS with the client or the origin
 
 
 class SSHRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The SSH of a flow that was relayed unread: how both sides identify themselves (RFC 4253 4.2)."""
+    """The SSH of a flow that was relayed unread: the identification strings of both sides (RFC 4253 4.2)."""
 
     client_version: str | None = None
     server_version: str | None = None
 
 
 class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One event of one flow. Times are Unix nanoseconds, durations milliseconds; None means not known."""
+    """One event of one flow. Times are Unix nanoseconds, durations milliseconds; None means unknown."""
 
     schema: str = SCHEMA
     event: Event
-    seq: int  # of this flow's records, from 0
-    final: bool = False  # nothing follows
+    seq: int  # number of this flow's record, from 0
+    final: bool = False  # the flow's last record
 
-    flow_id: str  # sortable by start time
+    flow_id: str  # sorts by start time
     parent_id: str | None = None
     community_id: str
     tenant: str
@@ -104,7 +104,7 @@ class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     onramp: str
     tunnel: str
     offramp: str | None = None
-    offramp_tunnel: str | None = None  # the one that it leaves by, when the off-ramp is a tunnel
+    offramp_tunnel: str | None = None  # the tunnel by which it leaves, if the off-ramp is a tunnel
     route: str | None = None
 
     start: int
@@ -120,7 +120,7 @@ class FlowRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     src_port: int  # the echo identifier for icmp and icmpv6
     dst: str
     dst_port: int
-    origin: str | None = None  # address:port as dialled
+    origin: str | None = None  # address:port, as dialled
     egress_ip: str | None = None
     dst_host: str | None = None
     host_source: str | None = None

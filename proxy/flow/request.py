@@ -15,7 +15,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One request and its response. Times are Unix nanoseconds, durations milliseconds; None means not known."""
+    """One request and its response. Times are Unix nanoseconds, durations milliseconds; None means unknown."""
 
     schema: str = SCHEMA
     request_id: str  # the flow's id, a dot, and the request's number in it, from 1
@@ -25,19 +25,19 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     start: int
     duration_ms: float
-    is_open: bool = False  # it goes on; numbers are as far as it has come
+    is_open: bool = False  # in progress; numbers are as of now
     ttfb_ms: float | None = None  # from the request's head to the response's
 
-    method: str = ""  # empty: what came was no request
+    method: str = ""  # empty: the bytes were not a request
     scheme: str = ""
     host: str = ""
     port: int | None = None
-    path: str = ""  # with its query
+    path: str = ""  # with the query string
     client_version: Version | None = None
     origin_version: Version | None = None
-    origin: str | None = None  # address:port, where policy has sent it elsewhere
-    status: int | None = None  # as the client got it
-    upgrade: str | None = None  # what the connection has become: websocket, connect, or the token asked for
+    origin: str | None = None  # address:port, if policy redirected it
+    status: int | None = None  # as sent to the client
+    upgrade: str | None = None  # the connection's new protocol: websocket, connect, or the token asked for
 
     request_header_bytes: int = 0
     request_body_bytes: int = 0
@@ -53,7 +53,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     verdict: Verdict = "allowed"
     decisions: list[Decision] = []
-    fault: str | None = None  # why it did not end well, by name: as `Fault` has them
+    fault: str | None = None  # why it failed, as named in `Fault`
     error: str | None = None  # the same as an error type of Proxy-Status (RFC 9209 2.3)
     detail: str | None = None  # the same in words
     fault_by: Literal["client", "origin", "proxy"] | None = None

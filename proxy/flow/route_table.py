@@ -1,4 +1,4 @@
-"""The routes of one virtual network, and the longest-prefix match among them."""
+"""The routes of one virtual network, and longest-prefix match."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The flows of a tenant in short lists, so that all of them can be read while others begin and end.
+"""The flows of a tenant in short lists, so that all can be read while others begin and end.
 
-To copy a table of a million flows takes a tenth of a second, in which no packet moves; a table itself must not change
-while somebody reads it.
+Copying a table of a million flows takes a tenth of a second, in which no packet moves; the table itself must not change
+while it is read.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-ROOM = 250  # items of one list: positions below 257 are integers that Python keeps, and cost no memory
+ROOM = 250  # items per list: positions below 257 are integers cached by Python, so they cost no memory
 
 
 class Shelved(Protocol):
-    """An item with room for its list, and its position there."""
+    """An item that stores its list, and its position there."""
 
     shelf: list[Any] | None
     place: int
 
 
 class Shelves:
-    """Items in lists of at most ROOM; adding and removing one takes constant time."""
+    """Items in lists of at most ROOM. Adding and removing an item takes constant time."""
 
     def __init__(self) -> None:
-        self._shelves: dict[int, list[Any]] = {}  # by the identity of each, those that hold something
+        self._shelves: dict[int, list[Any]] = {}  # by the list's id(): the lists that are not empty
         self._open: list[Any] = []
 
     def put(self, item: Shelved) -> None:
-        """Add an item that is in no list yet."""
+        """Add an item that is in no list."""
         shelf = self._open
         if len(shelf) >= ROOM:
             shelf = self._open = []
@@ -37,7 +37,7 @@ class Shelves:
         shelf.append(item)
 
     def take(self, item: Shelved) -> None:
-        """Remove an item; the last one of its list takes its place."""
+        """Remove an item. The last one of its list takes its place."""
         shelf = item.shelf
         assert shelf is not None
         last = shelf.pop()
@@ -47,10 +47,10 @@ class Shelves:
         item.shelf = None
         if not shelf:
             del self._shelves[id(shelf)]
-        if len(shelf) < len(self._open):  # room is used again before new lists are begun
+        if len(shelf) < len(self._open):  # fill free room before beginning new lists
             self._open = shelf
 
     def __iter__(self) -> Iterator[list[Any]]:
-        """Each list as it is when it is reached: an item that stays throughout comes exactly once."""
+        """Each list as it is when it is reached. An item that stays throughout comes exactly once."""
         for shelf in list(self._shelves.values()):
             yield shelf.copy()

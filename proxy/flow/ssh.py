@@ -1,4 +1,4 @@
-"""Records of the SSH channels of an inspected flow, and of the files transferred in them: child records."""
+"""Child records of an inspected flow: its SSH channels, and the files transferred in them."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ Kind = Literal[
 
 
 class ChannelRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One channel. Times are Unix nanoseconds, durations milliseconds; None means not known."""
+    """One channel. Times are Unix nanoseconds, durations milliseconds; None means unknown."""
 
     schema: str = SCHEMA
     channel_id: str  # the flow's id, a dot, and the channel's number in it, from 1
     flow_id: str
     tenant: str
-    user: str | None = None  # whose tunnel it is
+    user: str | None = None  # the tunnel's user
 
     start: int
     duration_ms: float
-    is_open: bool = False  # it goes on; numbers are as far as it has come
+    is_open: bool = False  # in progress; numbers are as of now
 
     kind: Kind
     ssh_user: str  # the user name at the origin
-    identity: str | None = None  # who has proved to be there
+    identity: str | None = None  # the authenticated identity of the user
     auth_method: str | None = None
-    principals: list[str] = []  # of the certificate that the origin was shown
+    principals: list[str] = []  # of the certificate shown to the origin
     command: str | None = None
     subsystem: str | None = None
     forward_host: str | None = None
     forward_port: int | None = None
-    forward_protocol: str | None = None  # what was begun in it: ssh, tls, http, h2; it passes unread
+    forward_protocol: str | None = None  # the protocol found in it: ssh, tls, http, h2; it passes uninspected
     terminal: str | None = None
-    reason: str | None = None  # why it was wanted, in the user's words
+    reason: str | None = None  # why the user asked for it, in the user's words
     client_version: str | None = None
     server_version: str | None = None
 
@@ -67,10 +67,10 @@ class FileRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     user: str | None = None
     time: int
     operation: Literal["read", "write", "remove", "rename", "mkdir", "rmdir", "setstat", "symlink", "link", "open"]
-    path: str  # as it was sent; bytes that are not UTF-8 as \\xNN
+    path: str  # as sent; bytes that are not UTF-8 as \\xNN
     target: str | None = None
-    sent_as: str | None = None  # the name that scp's sender gave, where `path` may be a directory that it went to
+    sent_as: str | None = None  # the name given by scp's sender; `path` may then be the target directory
     bytes: int = 0
-    sha256: str | None = None  # of all that was read or written, where it came in order
+    sha256: str | None = None  # of all bytes read or written, if they were in order
     refused: bool = False
     error: str | None = None

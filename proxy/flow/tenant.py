@@ -1,4 +1,4 @@
-"""One tenant: its tunnels, networks, flows, limits and counters. Nothing of two tenants is ever in one table."""
+"""One tenant: its tunnels, networks, flows, limits and counters. No table ever holds data of two tenants."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from proxy.settings.parts import DEFAULT_NETWORK
 ECN = 3
 
 Endpoint = tuple[bytes, int]  # an address and a port
-Again = Callable[["Carrier", bytearray, int], bool]  # takes a packet, if it can
+Again = Callable[["Carrier", bytearray, int], bool]  # handles a packet, if it can
 
 
 class PeerSocket(Protocol):
-    """A way into a tunnel that a hot loop may use by itself."""
+    """A way into a tunnel that a hot loop may use directly."""
 
     headers: dict[int, bytes]  # before packets of IP version 4 and 6
     packets: int
     octets: int
-    raw: Callable[[bytes], int]  # may raise OSError: `failed` is told
+    raw: Callable[[bytes], int]  # may raise OSError, which the caller passes to `failed`
 
     def send(self, packet: bytes | memoryview) -> None: ...
 
@@ -35,39 +35,39 @@ class PeerSocket(Protocol):
 
 
 class Carrier(Protocol):
-    """A tunnel as flows and the packet plane see it."""
+    """A tunnel as seen by flows and the packet plane."""
 
     id: str
     kind: str
     tenant: Tenant
     network: Network
-    site: str | None  # whose tunnel it is; None: a client's
-    owned: frozenset[bytes]  # addresses that are this tunnel's alone
+    site: str | None  # the site's name; None: a client's tunnel
+    owned: frozenset[bytes]  # addresses that belong to this tunnel only
     user: str | None
     device: str | None
-    extension: Any  # what the application keeps beside this tunnel
+    extension: Any  # the application's data about this tunnel
     mtu: int
-    penalty: int  # on routes that lead here, by its health
-    header_bytes: int  # of virtio-net before each packet: 10 with offload, else 0
-    kernel_hops: int  # that the kernel counts of a packet between the wire and us: 0 for a tunnel that we read
+    penalty: int  # added to routes that lead here, by its health
+    header_bytes: int  # of virtio-net, before each packet: 10 with offload, else 0
+    kernel_hops: int  # decrements of the TTL by the kernel between the wire and us: 0 for a tunnel that we read
     exit: Callable[[bytes | memoryview], int] | None  # writes to the kernel's forwarding; None: a tunnel
-    flows: dict[int, dict[bytes, Any]]  # by protocol and key: those that arrive here, and those that leave here
+    flows: dict[int, dict[bytes, Any]]  # by protocol and key: flows that arrive here, and flows that leave here
     paths: dict[bytes, Path]  # TCP, memoised for packets that arrive here
-    sessions: dict[bytes, Any]  # UDP, the same, when it is not forwarded
-    forwards: dict[bytes, Path]  # UDP, when it is
+    sessions: dict[bytes, Any]  # UDP, the same, if not forwarded
+    forwards: dict[bytes, Path]  # UDP, if forwarded
     is_closed: bool
-    opens: bool  # whether flows may begin with what arrives here
+    opens: bool  # whether packets that arrive here may open flows
 
     def owns(self, address: bytes) -> bool: ...
 
     def send(self, packet: bytes | memoryview) -> None: ...
 
     def sender(self, number: int) -> Callable[[bytes | memoryview], None]:
-        """The sender for packets of the flow with this hash: always the same for one flow."""
+        """The function that sends packets of the flow with this hash; always the same for one flow."""
         ...
 
     def peer_socket(self, number: int) -> PeerSocket | None:
-        """The socket behind that, if each packet is one datagram with a constant header."""
+        """The socket behind that sender, if each packet is one datagram with a constant header."""
         ...
 
     def deliver(self, packet: bytes) -> None: ...
@@ -76,7 +76,7 @@ class Carrier(Protocol):
 
 
 class Entry(Protocol):
-    """A flow as its tenant's tables see it: `proxy.flow.flow.Flow`."""
+    """A flow as seen by its tenant's tables: `proxy.flow.flow.Flow`."""
 
     carrier: Carrier
     egress: Carrier | None
@@ -98,26 +98,27 @@ class Entry(Protocol):
 
 
 class Network:
-    """One virtual network of a tenant. The same prefix may exist in several: they share no table."""
+    """One virtual network of a tenant. The same prefix may exist in several, which share no table."""
 
     def __init__(self, name: str, tenant: Tenant) -> None:
         self.name, self.tenant = name, tenant
         self.routes: RouteTable | None = None  # None: everything leaves the proxy
-        self.exits: dict[int, Carrier] = {}  # into the kernel's forwarding, by bytes of virtio-net header
-        self.again: dict[int, Again] = {}  # the same: what takes a packet of a tunnel whose answer is known
-        self.ramps: list[Carrier] = []  # on-ramps whose clients the kernel sees, and those of each other
-        self.is_own: Callable[[bytes], bool] = lambda address: False  # an address of the host's
+        self.exits: dict[int, Carrier] = {}  # into the kernel's forwarding, by size of the virtio-net header
+        self.again: dict[int, Again] = {}  # likewise: handlers of a tunnel's packets with a known decision
+        self.ramps: list[Carrier] = []  # on-ramps whose clients the kernel sees, and which reach each other
+        self.is_own: Callable[[bytes], bool] = lambda address: False  # whether the host has this address
         self.leads_to: Callable[[Carrier, bytes], bool] = lambda ramp, address: False  # whether a ramp's site has it
-        self.clients: dict[bytes, Carrier] = {}  # connected tunnels, by each address that is theirs alone
-        self.sites: dict[str, list[Carrier]] = {}  # a tunnel to each peer, by the site's name
+        self.clients: dict[bytes, Carrier] = {}  # connected tunnels, by each address that only they have
+        self.sites: dict[str, list[Carrier]] = {}  # the tunnels to a site's peers, by the site's name
 
     def __repr__(self) -> str:
         return f"<network {self.name} of {self.tenant.name}>"
 
     def answered(self, protocol: int, key: bytes, arrival: Carrier | None = None) -> Any:
-        """The flow from one of `ramps` whose answers have this key, or None.
+        """The flow from one of `ramps` whose replies have this key, or None.
 
-        `arrival`: the on-ramp that the answer came by; it must lead to the host that was asked. None: the kernel knows.
+        `arrival`: the on-ramp of the reply, which must lead to the flow's destination. None: the kernel has checked
+        that.
         """
         turned = reverse_key(key)
         for ramp in self.ramps:
@@ -134,7 +135,7 @@ class Network:
             self.sites.setdefault(carrier.site, []).append(carrier)
 
     def detach(self, carrier: Carrier) -> None:
-        """Let no route lead to it any more."""
+        """Let no routes lead to the tunnel any more."""
         for address in carrier.owned:
             if self.clients.get(address) is carrier:
                 del self.clients[address]
@@ -143,10 +144,10 @@ class Network:
 
 
 class Tenant:
-    """The tunnels and virtual networks of one tenant, and what its flows may hold at once.
+    """The tunnels and virtual networks of one tenant, and limits on its flows.
 
-    A flow stands in the table of the tunnel that it arrives by, under its key; one that leaves by a tunnel stands in
-    that one's as well, under the key that its answers have.
+    A flow is in the table of the tunnel from which it arrives, under its key. If it leaves by a tunnel, it is also in
+    that tunnel's table, under the key of its replies.
     """
 
     def __init__(self, name: str, settings: TenantSettings, *, fragments_s: float = 15) -> None:
@@ -154,20 +155,20 @@ class Tenant:
         self.settings = settings
         self.networks = {each: Network(each, self) for each in (DEFAULT_NETWORK, *settings.networks)}
         self.carriers: dict[str, Carrier] = {}  # open tunnels
-        self._filled: dict[Carrier, None] = {}  # tunnels whose tables hold something, also when they are closed
+        self._filled: dict[Carrier, None] = {}  # tunnels with flows in their tables, also closed ones
         self.count = 0  # flows in the tables
-        self.remembered = 0  # of these: ended, and there for their last packets
-        self.opened: Counter[str] = Counter()  # flows so far, by protocol
+        self.remembered = 0  # those of them that have ended, kept for their last packets
+        self.opened: Counter[str] = Counter()  # flows since the start, by protocol
         self.alive: Counter[str] = Counter()  # flows in the tables that have not ended, by protocol
-        self.alive_at: Counter[Carrier] = Counter()  # the same, by each tunnel that they arrive at or leave by
-        self._shelves = Shelves()  # the flows in the tables once more
+        self.alive_at: Counter[Carrier] = Counter()  # likewise, by each tunnel by which they arrive or leave
+        self._shelves = Shelves()  # the flows in the tables, in lists
         self.drops: Counter[DropReason] = Counter()
         self.fragments = Fragments(timeout_s=fragments_s, max_bytes=settings.limits.bytes_held)
         self.held_bytes = 0  # queued for its tunnels
-        # of a TOS byte or traffic class, what goes on and what is added; the two bits of ECN are the hosts' affair
+        # bits kept of a TOS byte or traffic class, and bits added; the two ECN bits belong to the hosts
         self.tos_kept = 0xFF if settings.dscp == "keep" else ECN
         self.tos_added = settings.dscp << 2 if isinstance(settings.dscp, int) else 0
-        self.closed_traffic = (0, 0, 0, 0)  # of tunnels that are closed: packets and bytes in, packets and bytes out
+        self.closed_traffic = (0, 0, 0, 0)  # of closed tunnels: packets and bytes in, packets and bytes out
         self._tokens = float(settings.limits.new_flows_per_s)
         self._filled_at = 0.0
 
@@ -188,7 +189,7 @@ class Tenant:
         return table.get(key) if table else None
 
     def refusal(self, now: float) -> DropReason | None:
-        """Why no further flow may start now, or None; in that case a token of the new-flow rate is spent."""
+        """Why no further flow may start now, or None after taking a token of the new-flow rate."""
         limits = self.settings.limits
         if self.count - self.remembered >= limits.flows:
             return DropReason.LIMIT_FLOWS
@@ -205,7 +206,7 @@ class Tenant:
         return tos & self.tos_kept | self.tos_added
 
     def occupants(self, protocol: int, flow: Entry) -> list[Any]:
-        """The flows whose keys `flow` is going to take."""
+        """The flows with the keys that `flow` is about to take."""
         if flow.egress is None or flow.egress is flow.carrier:
             other = self.find(flow.carrier, protocol, flow.key)
             return [] if other is None or other is flow else [other]
@@ -216,7 +217,7 @@ class Tenant:
 
     def collides(self, protocol: int, flow: Entry, egress: Carrier, redirect: Endpoint | None = None) -> bool:
         """Whether a live flow has the key that `flow` needs to leave by `egress`, to `redirect` if given."""
-        if egress is flow.carrier:  # an interface on-ramp, where no answers arrive
+        if egress is flow.carrier:  # an interface on-ramp, where no replies arrive
             return False
         other = self.find(egress, protocol, reverse_key(flow.key_towards(redirect)))
         return other is not None and other is not flow and not other.is_ended
@@ -226,13 +227,13 @@ class Tenant:
         self.opened[flow.protocol] += 1
 
     def move(self, protocol: int, flow: Entry, egress: Carrier | None, redirect: Endpoint | None = None) -> None:
-        """Let a flow leave by another tunnel, or by a socket. The caller has checked `collides` for that tunnel."""
+        """Make a flow leave by another tunnel, or by a socket. The caller has checked `collides` for that tunnel."""
         self._take(protocol, flow)
         flow.egress, flow.redirect = egress, redirect
         self._put(protocol, flow)
 
     def remove(self, protocol: int, flow: Entry) -> None:
-        """Remove the flow from the tables, unless a later flow has its key by now."""
+        """Remove the flow from the tables, unless a later flow has taken its key."""
         self._take(protocol, flow)
 
     def _put(self, protocol: int, flow: Entry) -> None:
@@ -281,7 +282,7 @@ class Tenant:
                 del at[egress]
 
     def ended(self, flow: Entry) -> None:
-        """Count a flow as ended; it stays in the tables for its last packets."""
+        """Count a flow as ended. It stays in the tables for its last packets."""
         self.remembered += 1
         if flow.shelf is not None:
             self._count_alive(flow, -1)
@@ -292,7 +293,7 @@ class Tenant:
             self.drops[DropReason.FRAGMENT_TIMEOUT] += lost
 
     def live(self) -> Iterator[Any]:
-        """Each `Flow` once, by the tunnel that it arrived by."""
+        """Each `Flow` once, by the tunnel from which it arrives."""
         for carrier in self._filled:
             for table in carrier.flows.values():
                 for key, flow in table.items():
@@ -300,7 +301,7 @@ class Tenant:
                         yield flow
 
     def slices(self) -> Iterator[list[Any]]:
-        """The same in no order, a few hundred at a time: flows may begin and end between two of them."""
+        """The flows in no order, a few hundred at a time. Flows may begin and end between two lists."""
         return iter(self._shelves)
 
 
@@ -311,5 +312,5 @@ def _places(flow: Entry) -> list[tuple[Carrier, bytes]]:
 
 
 def _is_own(flow: Entry, carrier: Carrier, key: bytes) -> bool:
-    """Whether this is where the flow's packets arrive, not their answers."""
+    """Whether this is the key of the flow's packets, and not of its replies."""
     return flow.carrier is carrier and flow.key == key

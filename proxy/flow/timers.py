@@ -1,4 +1,4 @@
-"""A timer wheel: one deadline for each item, armed and disarmed in constant time, no scan of all flows."""
+"""A timer wheel: one deadline per item, armed and disarmed in constant time, without scanning all flows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Timed(Protocol):
-    """An item with room for the slot in which it waits, and the one in which it is due; 0 means not armed."""
+    """An item that stores the slot in which it waits, and the one in which it is due; 0 means not armed."""
 
     timer_slot: int
     timer_due: int
@@ -16,21 +16,21 @@ T = TypeVar("T", bound=Timed)
 
 
 class Wheel(Generic[T]):
-    """Deadlines rounded up to `tick_s`; times are seconds of any monotonic clock that the caller uses throughout."""
+    """Deadlines rounded up to `tick_s`. Times are seconds of one monotonic clock of the caller's choice."""
 
     def __init__(self, tick_s: float = 0.25) -> None:
         self.tick_s = tick_s
         self._slots: dict[int, set[T]] = {}
-        self._numbers: dict[int, int] = {}  # one object for all items of a slot: 32 bytes of each
+        self._numbers: dict[int, int] = {}  # one object per slot number for all its items: saves 32 bytes for each
         self._last = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
 
     def arm(self, item: T, deadline: float) -> None:
-        """Let `expired` return `item` once, at or within a tick after `deadline`; an earlier deadline is replaced.
+        """Have `expired` return `item` once, at `deadline` or within a tick after it. Replaces an earlier deadline.
 
-        One that is put off stays where it waits until that comes up: most are put off again before.
+        An item with a later deadline stays in its slot until that is reached, as most are postponed again before.
         """
         slot = int(deadline / self.tick_s) + 1
         if slot <= self._last:
@@ -59,9 +59,9 @@ class Wheel(Generic[T]):
             item.timer_slot = item.timer_due = 0
 
     def expired(self, now: float) -> list[T]:
-        """The items whose deadline has passed; they are no longer armed."""
+        """The items whose deadline has passed. They are no longer armed."""
         current = int(now / self.tick_s)
-        if current - self._last > len(self._slots):  # a long pause: look at what is armed, not at every tick
+        if current - self._last > len(self._slots):  # after a long pause: visit the slots in use, not every tick
             due = sorted(slot for slot in self._slots if slot <= current)
         else:
             due = [slot for slot in range(self._last + 1, current + 1) if slot in self._slots]

@@ -1,4 +1,4 @@
-"""A TCP connection that nobody reads, tracked by its headers: how many bytes were delivered, and how to reset it.
+"""Tracks an uninspected TCP connection by its headers: the bytes delivered, and the numbers needed to reset it.
 
 Sequence numbers count a SYN and a FIN as one byte each (RFC 9293 3.4), and wrap after 4 GiB.
 """
@@ -15,13 +15,13 @@ class Direction:
 
     def __init__(self) -> None:
         self.first_options = 0  # bytes of the SYN's options
-        self.options = 0  # bytes of options in each segment: of timestamps, when both have them (RFC 7323)
-        self.initial: int | None = None  # of its SYN
-        self.final: int | None = None  # behind its last byte: the number of its FIN or RST
+        self.options = 0  # bytes of options in each segment: timestamps, if both sides use them (RFC 7323)
+        self.initial: int | None = None  # number of its SYN
+        self.final: int | None = None  # number after its last byte: that of its FIN or RST
 
     def delivered(self, reached: int | None, most: int) -> int:
-        """Bytes of payload that arrived. `reached`: what the other side has acknowledged; `most`: what the packets of
-        this direction can have carried, which also tells how often the numbers have wrapped."""
+        """Bytes of payload delivered. `reached`: what the other side has acknowledged. `most`: an upper bound from the
+        sizes of this direction's packets, which also tells how often the numbers have wrapped."""
         if self.initial is None:
             return max(0, most)
         if reached is None and self.final is None:
@@ -33,22 +33,22 @@ class Direction:
         return max(0, min(count, most))
 
     def ended(self, most: int) -> int:
-        """The same where nobody sees acknowledgements: what the packets can have carried, until the end is known."""
+        """As `delivered`, if no acknowledgements are seen: the upper bound, until the end is known."""
         return self.delivered(None, most) if self.final is not None else max(0, most)
 
 
 def _near(difference: int, estimate: int) -> int:
-    """The number next to `estimate` that has the remainder of `difference`."""
+    """The number closest to `estimate` that is congruent to `difference` modulo 2^32."""
     return estimate + (difference - estimate + _WRAP // 2) % _WRAP - _WRAP // 2
 
 
 def acknowledged(last: bytes) -> int | None:
-    """What the sender of a packet expects next: `last` begins with its sequence and acknowledgement numbers."""
+    """The next sequence number that a packet's sender expects. `last` begins with the packet's two numbers."""
     if len(last) < 10 or not last[9] & 0x10:
         return None
     return int.from_bytes(last[4:8], "big")
 
 
 def sequence(last: bytes) -> int | None:
-    """The number of the first byte of that packet."""
+    """The sequence number of the packet's first byte."""
     return int.from_bytes(last[:4], "big") if len(last) >= 10 else None

@@ -1,4 +1,4 @@
-"""`--where`: conditions over flows in the language of policies, with the same names for the same things."""
+"""`--where`: conditions on flows in the language of policies, with the same names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Get = Callable[[Any], Any]
 
 
 class _Source(NamedTuple):
-    """Where a field's value comes from: a property of flows, and how it is converted."""
+    """The source of a field's value: a property of flows, and its conversion."""
 
     name: str
     field: Field
@@ -57,19 +57,19 @@ _BY_FIELD = {source.field.name: source for source in SOURCES}
 
 
 def check(text: str) -> None:
-    """Raise ValueError, with line and column, for an invalid expression."""
+    """Raise ValueError, with line and column, if an expression is invalid."""
     _compiled(text)
 
 
 def condition(text: str, of: Mapping[str, Get]) -> Callable[[Any], bool]:
-    """A function that tells whether the condition holds for a flow. ValueError for an invalid expression.
+    """A function that tells whether the condition holds for a flow. Raises ValueError for an invalid expression.
 
-    `of`: how to get a property of a flow (`proxy.flow.query`).
+    `of`: getters of the properties of a flow (`proxy.flow.query`).
     """
     expression = _compiled(text)
     matches = expression.matches
     gets = {name: _get(of[source.name], source.convert) for name, source in _BY_FIELD.items()}
-    # most flows are not what is looked for: what a part requires of one field tells so at a third of the cost
+    # most flows do not match, which a required value of one field shows at a third of the cost
     required = [
         (gets[step.requires.field.name], step.requires.values.container())
         for step in expression.steps

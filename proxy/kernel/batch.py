@@ -1,4 +1,4 @@
-"""Many datagrams in one system call: recvmmsg(2), with the peer and the ancillary data of each."""
+"""Many datagrams per system call: recvmmsg(2), with the peer and ancillary data of each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 import struct
 from collections.abc import Iterator
 
-SLOTS = 64  # datagrams in one call
-SLOT_BYTES = 1 << 16  # more than a UDP payload, or what the kernel joins of several (UDP_GRO)
-NAME_BYTES, CONTROL_BYTES = 28, 64  # a sockaddr_in6; TOS and the size of joined datagrams
+SLOTS = 64  # datagrams per call
+SLOT_BYTES = 1 << 16  # more than any UDP payload, also one coalesced by the kernel (UDP_GRO)
+NAME_BYTES, CONTROL_BYTES = 28, 64  # a sockaddr_in6; TOS and the segment size of coalesced datagrams
 MESSAGE = struct.Struct("@PIPNPNi0PI0P")  # struct mmsghdr: name, iovec, control, flags; bytes received
-RECEIVED = struct.Struct("@40xN8xI0P")  # of the same: bytes of ancillary data, and of the datagram
+RECEIVED = struct.Struct("@40xN8xI0P")  # its output: length of the ancillary data, and of the datagram
 IOVEC = struct.Struct("@PN")
 PEER = {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}  # the address in a sockaddr
 ENDPOINT = {socket.AF_INET: slice(2, 8), socket.AF_INET6: slice(2, 24)}  # port and address; IPv6: 4 zeros between
@@ -23,16 +23,16 @@ _recvmmsg.restype = ctypes.c_int
 
 
 class Batch:
-    """Room for what one call returns: datagrams in `data`, their ancillary data in `controls`, and `slots`."""
+    """Buffers of one call: datagrams in `data`, ancillary data in `controls`, and the offsets of both in `slots`."""
 
     def __init__(self, family: int, places: dict[socket.AddressFamily, slice] = PEER) -> None:
-        """`places`: the parts of a sockaddr of this family that identify the peer."""
+        """`places`: the bytes of a sockaddr, by family, that identify the peer."""
         self.data = bytearray(SLOTS * SLOT_BYTES)
         self._names = bytearray(SLOTS * NAME_BYTES)
         place = places[socket.AddressFamily(family)]
         view = memoryview(self._names)
         self.controls = bytearray(SLOTS * CONTROL_BYTES)
-        # where in `data` a datagram begins, where in `controls` its ancillary data does, and the peer's address
+        # offset of each datagram in `data`, offset of its ancillary data in `controls`, and the peer's address
         self.slots = [
             (slot * SLOT_BYTES, slot * CONTROL_BYTES, view[slot * NAME_BYTES :][place]) for slot in range(SLOTS)
         ]
@@ -50,12 +50,12 @@ class Batch:
         self._view, self._fresh = memoryview(self._messages), bytes(self._messages)
 
     def receive(self, fd: int) -> Iterator[tuple[int, int]]:
-        """For each datagram that waited, the bytes of its ancillary data and of itself. Valid until the next call."""
-        self._view[:] = self._fresh  # the kernel wrote lengths over those that it was given
+        """For each datagram received, the lengths of its ancillary data and of itself. Valid until the next call."""
+        self._view[:] = self._fresh  # the kernel overwrote the buffer lengths of the last call
         count = _recvmmsg(fd, self._at, SLOTS, socket.MSG_DONTWAIT, None)
         return RECEIVED.iter_unpack(self._view[: max(0, count) * MESSAGE.size])
 
 
 def _address(buffer: bytearray) -> int:
-    """The buffer's address in memory, valid as long as it is not resized."""
+    """The buffer's address in memory, valid until the buffer is resized."""
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))

@@ -1,10 +1,10 @@
-"""Between flows and sockets: a TUN device in the private namespace, virtual addresses, and the listeners there.
+"""The bridge between flows and sockets: a TUN device in the private namespace, virtual addresses, and listeners there.
 
-A flow that is admitted gets a virtual peer, an address and a port; its packets are rewritten to go from there to a
-listener, and the socket that the kernel then accepts is the flow's: its peer address names it. Replies come back the
-mirror way. `kernel/dialer.py` uses the same device for sockets that dial a virtual peer.
+An admitted flow gets a virtual peer, which is an address and a port; its packets are rewritten to go from there to a
+listener. The socket that the kernel then accepts belongs to the flow that its peer address identifies. Replies are
+rewritten in reverse. `kernel/dialer.py` uses the same device for sockets that dial a virtual peer.
 
-Each peer has an address of its own, because what the kernel learns of a way, its MTU, it believes of an address.
+Each peer has an address of its own, because the kernel keeps a path's MTU per address.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from proxy.wire.virtio import NO_OFFLOAD
 PORT = 9000
 IPV6_FREEBIND = 78
 FIRST_PORT, PORTS = 1024, 64_000
-PEERS = 0x07FF_FFFE  # addresses in a range of IPv4, each used with one port, then all with the next
+PEERS = 0x07FF_FFFE  # addresses in an IPv4 range; each is used with one port, then all with the next port
 QUOTED_PORTS = 8  # bytes of the transport header that every ICMP error quotes (RFC 792)
-QUEUE = 10_000  # packets the kernel may hold for us; a full queue is loss
-ACCEPTS = 64  # connections taken per readiness event
+QUEUE = 10_000  # packets queued in the kernel for us; beyond it they are lost
+ACCEPTS = 64  # connections accepted per readiness event
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 Accepted = Callable[[Flow, socket.socket], None]
 
 
 class Bridge:
-    """One TUN device with or without offload, its ranges and its two listeners.
+    """One TUN device, with or without offload, its address ranges and two listeners.
 
-    Virtual peers are in 240.0.0.0/4 (reserved, so nobody's), and in a ULA prefix.
+    Virtual peers are in 240.0.0.0/4 (reserved, so unused by others), and in a ULA prefix.
     """
 
     def __init__(self, namespace: PrivateNamespace, *, offload: bool, mtu: int, backlog: int) -> None:
         self.offload = offload
-        self.paths: dict[bytes, Path] = {}  # TCP from the kernel, by virtual addresses and ports
+        self.paths: dict[bytes, Path] = {}  # paths of TCP packets from the kernel, by virtual addresses and ports
         self._awaited: dict[tuple[str, int], Flow] = {}
         self._peers = 0
         self._peers_v4 = 0xF000_0000 if offload else 0xF800_0000
@@ -65,7 +65,7 @@ class Bridge:
         self.udp_offload = offload and has_udp_offload(self.tun)
 
     def start(self, poller: Poller, accepted: Accepted) -> None:
-        """Hand each accepted socket to `accepted` with its flow."""
+        """Begin to accept: `accepted` gets each flow with its socket."""
         self._accepted = accepted
         for version, listener in self.listeners.items():
             poller.watch(listener.fileno(), IN, partial(self._take, version), self._lost)
@@ -78,7 +78,7 @@ class Bridge:
         os.close(self.tun)
 
     def admit(self, flow: Flow) -> None:
-        """Give the flow its virtual peer and both paths; from now on its packets may pass."""
+        """Give the flow its virtual peer and both paths. From now on its packets may pass."""
         version = 4 if len(flow.source) == 4 else 6
         name, address, port = self.next_peer(version)
         listener = self.near_address(version)
@@ -93,7 +93,7 @@ class Bridge:
         flow.virtual = (name, port, backwards)
 
     def release(self, flow: Flow) -> None:
-        """Forget the flow's virtual peer; what the kernel still sends for it is dropped as stray."""
+        """Forget the flow's virtual peer. Later packets of the kernel for it are dropped as stray."""
         if flow.virtual is not None:
             name, port, backwards = flow.virtual
             self.paths.pop(backwards, None)
@@ -101,13 +101,13 @@ class Bridge:
             flow.virtual = None
 
     def write(self, buffer: bytearray, packet: IPPacket, path: Path) -> DropReason | None:
-        """Count a packet, translate it as `path` says and give it to the kernel."""
+        """Count a packet, translate it by `path`, and give it to the kernel."""
         path.packets += 1
         path.octets += packet.end - packet.start
         return self.give(buffer, packet, path)
 
     def give(self, buffer: bytearray | memoryview, packet: IPPacket, path: Path) -> DropReason | None:
-        """The same for a packet that is already counted."""
+        """As `write`, for a packet that was counted before."""
         translate(buffer, packet, path)
         try:
             os.write(self.tun, memoryview(buffer)[: packet.end])
@@ -116,10 +116,10 @@ class Bridge:
         return None
 
     def report(self, buffer: bytes | bytearray, packet: IPPacket, sent: bytes) -> DropReason | None:
-        """Give the kernel an ICMP error which quotes a packet of ours, as if it quoted what the kernel sent: from
-        `sent`, source, destination and ports. The socket then learns of it, and from whom.
+        """Give the kernel an ICMP error about a packet of ours, with the quoted packet translated back to `sent`: the
+        source, destination and ports that the kernel used. The socket then gets the error, with its sender.
 
-        The kernel looks at no checksum of what is quoted, but at TCP's sequence number.
+        Of the quoted packet the kernel checks TCP's sequence number, but no checksum.
         """
         version, at, start = packet.version, packet.l4, packet.l4 + icmp.HEADER_BYTES
         quoted = bytearray(buffer[start : packet.end])
@@ -141,7 +141,7 @@ class Bridge:
         return None
 
     def near_address(self, version: int) -> bytes:
-        """The kernel's address in the private namespace: of the listeners, and the source of dialled connections."""
+        """The kernel's address in the private namespace, used by the listeners and by dialled connections."""
         return self._near_v4 if version == 4 else self._near_v6
 
     def next_peer(self, version: int) -> tuple[str, bytes, int]:
@@ -155,7 +155,7 @@ class Bridge:
         return socket.inet_ntop(socket.AF_INET6, packed), packed, port
 
     def accept(self, version: int) -> None:
-        """Accept the connection that a packet has just completed: the next packet then finds its path memoised."""
+        """Accept the connection that a packet has just completed, so that the next packet finds a memoised path."""
         self._take_one(version)
 
     def _open(self, mtu: int, backlog: int) -> tuple[int, dict[int, socket.socket]]:
@@ -172,7 +172,7 @@ class Bridge:
             raise
 
     def _lost(self, error: BaseException) -> None:
-        """One connection could not be accepted; the listeners go on."""
+        """Ignore that one connection could not be accepted; the listeners stay."""
 
     def _take(self, version: int, events: int) -> None:
         for _ in range(ACCEPTS):
@@ -180,9 +180,9 @@ class Bridge:
                 return
 
     def _take_one(self, version: int) -> bool:
-        try:  # what accept() is made of: it asks the listener for its family and type each time, at 4 us
+        try:  # the core of accept(), which also asks the listener for its family and type each time, at 4 us
             fd, peer = self.listeners[version]._accept()  # type: ignore[attr-defined]  # typeshed has public names only
-        except OSError:  # none, or the peer gave up; descriptors were counted when the flow was opened
+        except OSError:  # none waits, or the peer gave up; descriptors were counted when the flow was opened
             return False
         sock = socket.socket(FAMILIES[version], socket.SOCK_STREAM, 0, fd)
         flow = self._awaited.pop(peer[:2], None)
@@ -197,9 +197,9 @@ class Bridge:
 def _listen(address: str, backlog: int) -> socket.socket:
     family = FAMILIES[6 if ":" in address else 4]
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what is accepted, as the next is
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit this and the next option
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    if family == socket.AF_INET6:  # the kernel finishes adding an address in a work queue, after we asked
+    if family == socket.AF_INET6:  # the kernel finishes adding an address asynchronously, in a work queue
         listener.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
     listener.bind((address, PORT))
     listener.listen(backlog)

@@ -1,4 +1,4 @@
-"""What tunnels and the devices of the kernel off-ramp share: memoised paths, counters, single packets in and out."""
+"""Code shared by tunnels and devices of the kernel off-ramp: memoised paths, counters, single packets in and out."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from proxy.packet.plane import Plane
 from proxy.settings.parts import DEFAULT_NETWORK
 from proxy.wire.virtio import HEADER_BYTES, NO_OFFLOAD
 
-CONTROL = 0x7B  # "{": no IP version begins with it, and no virtio-net flags
+CONTROL = 0x7B  # "{": neither an IP version nor virtio-net flags begin with it
 
 
 class RampCarrier:
-    """A `proxy.flow.tenant.Carrier`, but for what differs: who may send, how it is read, how `send` writes."""
+    """A `proxy.flow.tenant.Carrier` without the parts that differ: address ownership, reading, and `send`."""
 
     kind = "abstract"
     kernel_hops = 0
     opens = True
     exit: Callable[[bytes | memoryview], int] | None = None
-    extension: Any = None  # what the application keeps beside this tunnel
+    extension: Any = None  # the application's data about this tunnel
     pump: RampPump | ExitPump
     owns: Callable[[bytes], bool]
 
@@ -54,13 +54,13 @@ class RampCarrier:
         self.sessions: dict[bytes, Any] = {}
         self.forwards: dict[bytes, Path] = {}
         self.is_closed = False
-        self.refused: str | None = None  # why the policy does not let it be open
+        self.refused: str | None = None  # why the policy keeps it from being open
         self.opened_ns = time.time_ns()
         self.packets_out = self.bytes_out = 0
         self.queued_bytes = 0
         self._plane = plane
         self._fragment_ids = 0
-        self._send_any = self.send  # one object for all paths: a bound method takes 64 bytes
+        self._send_any = self.send  # one object for all paths, as a bound method takes 64 bytes
 
     def __repr__(self) -> str:
         return f"<tunnel {self.id} of {self.tenant.name}>"
@@ -75,27 +75,27 @@ class RampCarrier:
 
     @property
     def addresses(self) -> list[str]:
-        """The addresses or prefixes that may send here, as text."""
+        """The addresses or prefixes that may be sources here, as text."""
         raise NotImplementedError
 
     def send(self, packet: bytes | memoryview) -> None:
-        """Pass on a packet, with its virtio-net header if this tunnel has them."""
+        """Send a packet, with its virtio-net header if this tunnel has one."""
         raise NotImplementedError
 
     def sender(self, number: int) -> Callable[[bytes | memoryview], None]:
-        """The sender for packets of the flow with this hash: always the same for one flow."""
+        """The function that sends packets of the flow with this hash; always the same for one flow."""
         return self._send_any
 
     def peer_socket(self, number: int) -> PeerSocket | None:
-        """The socket behind that, when a hot loop may use it by itself."""
+        """The socket behind that sender, if a hot loop may use it directly."""
         return None
 
     def close(self) -> None:
-        """Stop reading and writing; the caller ends the flows."""
+        """Stop reading and writing. The caller ends the flows."""
         raise NotImplementedError
 
     def deliver(self, packet: bytes) -> None:
-        """Send a bare IP packet without options, in fragments when it is larger than the tunnel's MTU."""
+        """Send a bare IP packet without options, in fragments if it is larger than the tunnel's MTU."""
         prefix = NO_OFFLOAD if self.header_bytes else b""
         if len(packet) <= self.mtu:
             self.send(prefix + packet)
@@ -111,7 +111,7 @@ class RampCarrier:
         self.tenant.closed_traffic = (old[0] + mine[0], old[1] + mine[1], old[2] + mine[2], old[3] + mine[3])
 
     def crashed(self, error: BaseException) -> None:
-        """A bug while handling a packet: that packet is lost, the tunnel goes on."""
+        """Drop the packet whose handling failed; the tunnel stays open."""
         self.count(DropReason.PROXY_ERROR)
 
     def count(self, reason: DropReason) -> None:

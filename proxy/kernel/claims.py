@@ -1,4 +1,4 @@
-"""What two proxies in one network namespace must not share, claimed by abstract sockets, which belong to it."""
+"""Claims on resources that two proxies in one network namespace cannot share, as abstract sockets of that namespace."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from proxy.errors import ProxyError
 from proxy.settings import KernelOffRamp
 
-TABLES = 0x2_0000  # routing tables from `first_table` on
+TABLES = 0x2_0000  # routing tables claimed, from `first_table` on
 
 
 class Claims:
-    """The claims of one proxy, from creation until `close`, or until the process ends."""
+    """The claims of one proxy, held until `close`, or until the process ends."""
 
     def __init__(self, own: KernelOffRamp) -> None:
-        """ProxyError: another proxy has one of them; the message says which setting to change."""
+        """Raises ProxyError if another proxy holds one of them; the message names the setting to change."""
         self._held: list[socket.socket] = []
         taken: list[str] = []
         for name, place in _places(own):
@@ -45,10 +45,10 @@ class Claims:
 
 
 def _places(own: KernelOffRamp) -> Iterator[tuple[str, object]]:
-    """Keys of `kernel:` in proxy.yaml, and names for what they stand for; ranges that overlap have one in common."""
+    """Keys of `kernel:` in proxy.yaml, with names of their resources. Ranges that overlap have a name in common."""
     yield "instance", own.instance
     upper = own.mark >> 16
-    yield from (("mark", place) for place in (upper, upper + 1))  # NFLOG groups as well
+    yield from (("mark", place) for place in (upper, upper + 1))  # also NFLOG groups
     first, last = own.first_table, own.first_table + TABLES - 1
     yield from (("first_table", place) for place in sorted({first // TABLES, last // TABLES}))
     yield "first_zone", own.first_zone

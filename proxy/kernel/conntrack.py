@@ -1,6 +1,6 @@
 """The kernel's connection tracking table: look-ups, deletions, creation, dumps and events.
 
-In batches a look-up takes 9 us and a deletion 5, with pyroute2 0.9 they take 510 and 450.
+In batches a look-up takes 9 us and a deletion 5 us; with pyroute2 0.9 they take 510 and 450 us.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from proxy.wire.netlink import (
     messages,
 )
 
-Wanted = tuple[int, bytes, int]  # protocol, original key, zone of the original direction
+Wanted = tuple[int, bytes, int]  # protocol, key and zone of the original direction
 
 NEW, UPDATE, DESTROY = 1, 2, 3  # multicast groups
-BATCH = 128  # requests in one send: their answers, of at most 1 KiB each, must fit into the receive buffer
+BATCH = 128  # requests per send: the answers, of at most 1 KiB each, must fit into the receive buffer
 ANSWERS_BYTES, EVENTS_BYTES = 1 << 20, 8 << 20
-READ_BYTES = 1 << 16  # the kernel fills up to half of it in a dump
+READ_BYTES = 1 << 16  # in a dump the kernel fills at most half of it
 
 
 class Conntrack:
-    """The table of the calling thread's network namespace, or of that which the two sockets belong to.
+    """The table of the calling thread's network namespace, or of the namespace of the two sockets.
 
-    A missing entry is no error; OSError is what else the kernel refuses, as EPERM.
+    A missing entry is not an error. Other errors of the kernel, such as EPERM, are raised as OSError.
     """
 
     def __init__(self, sockets: tuple[socket.socket, socket.socket] | None = None) -> None:
@@ -51,15 +51,15 @@ class Conntrack:
         self._dumps.close()
 
     def get(self, wanted: Sequence[Wanted]) -> list[Entry | None]:
-        """The entry of each key, None where there is none."""
+        """The entry of each key, or None if there is none."""
         return self._for_each(wanted, (ctnetlink.GET,))[0]
 
     def delete(self, wanted: Sequence[Wanted]) -> int:
-        """Delete entries. Returns how many existed. A key in zone 0 also names the connection whose replies have it."""
+        """Delete entries. Returns how many existed. A key in zone 0 also matches an entry's reply direction."""
         return len(wanted) - self._for_each(wanted, (ctnetlink.DELETE,))[1]
 
     def get_and_delete(self, wanted: Sequence[Wanted]) -> list[Entry | None]:
-        """Delete entries and return them, with their last counters."""
+        """Delete entries and return them, with their final counters."""
         return self._for_each(wanted, (ctnetlink.GET, ctnetlink.DELETE))[0]
 
     def create(
@@ -74,18 +74,18 @@ class Conntrack:
         status: int = 0,
         tcp_state: int | None = None,
     ) -> None:
-        """A new entry. Where `reply` differs from `original` turned round, packets are translated accordingly.
+        """Create an entry. If `reply` is not the reverse of `original`, packets are translated accordingly.
 
-        Translation needs a chain of type nat in the namespace, however empty. `status` may have SEEN_REPLY and ASSURED.
-        OSError: EEXIST when one of the keys is in use.
+        Translation needs a chain of type nat in the namespace, even an empty one. `status` may have SEEN_REPLY and
+        ASSURED. Raises OSError, EEXIST if one of the keys is in use.
         """
         entry = Entry(protocol, original, reply, zone, mark, status, timeout_s, tcp_state=tcp_state)
         self._command(ctnetlink.NEW, NLM_F_CREATE | NLM_F_EXCL, ctnetlink.creation(entry))
 
     def dump(self, mark: int | None = None, mask: int | None = None) -> Iterator[Entry]:
-        """All entries of both families, or those whose mark is `mark` where `mask` has ones; one dump at a time.
+        """All entries of both families, or those whose mark under `mask` is `mark`. Only one dump may run at a time.
 
-        Entries may be deleted meanwhile; those that come meanwhile may be left out.
+        Entries may be deleted during a dump; those created during it may be missing.
         """
         self._sequence += 1
         self._dumps.send(message(ctnetlink.GET, NLM_F_DUMP, self._sequence, ctnetlink.by_mark(mark, mask)))
@@ -101,12 +101,12 @@ class Conntrack:
                     elif (entry := parse(buffer, start, end)) is not None:
                         yield entry
         finally:
-            while not is_done and self._dumps.fileno() >= 0:  # the caller has seen enough
+            while not is_done and self._dumps.fileno() >= 0:  # the caller stopped early
                 size = _receive(self._dumps, buffer)
                 is_done = any(each.kind in (NLMSG_DONE, NLMSG_ERROR) for each in messages(buffer, size))
 
     def flush(self, mark: int, mask: int = 0xFFFF_FFFF) -> None:
-        """Delete all entries whose mark is `mark` where `mask` has ones."""
+        """Delete all entries whose mark under `mask` is `mark`."""
         self._command(ctnetlink.DELETE, 0, ctnetlink.by_mark(mark, mask))
 
     def _command(self, kind: int, flags: int, body: bytes) -> None:
@@ -135,7 +135,7 @@ class Conntrack:
         return entries, missing
 
     def _collect(self, wanted: Sequence[Wanted], entries: list[Entry | None]) -> tuple[int, int, int]:
-        """Read all answers, which wait when send() returns: how many entries were found, how many not, and an error."""
+        """Read all answers, queued when send() returns. Returns the numbers found and not found, and an errno."""
         buffer, parse, receive = self._buffer, self._decoder.parse, self._sock.recv_into
         found = absent = refusal = 0
         while True:
@@ -154,15 +154,15 @@ class Conntrack:
                 elif kind == ctnetlink.NEW and index < len(wanted):
                     found += 1
                     entry = parse(buffer, start, end)
-                    if entry is not None and entry.original == wanted[index][1]:  # else its replies have this key
+                    if entry is not None and entry.original == wanted[index][1]:  # else this is its reply key
                         entries[index] = entry
 
 
 class ConntrackEvents:
-    """Events of the kernel about entries, from now on, in the calling thread's network namespace.
+    """The kernel's events about entries, from now on, in the calling thread's network namespace.
 
-    `lost` counts how often events were lost, since nobody read them in time; how many is not known. With
-    net.netfilter.nf_conntrack_events at 2 the kernel tells only of connections that began when somebody listened.
+    `lost` counts how many times the receive buffer overflowed; the number of lost events is unknown. If
+    net.netfilter.nf_conntrack_events is 2, the kernel reports only connections that began while there was a listener.
     """
 
     def __init__(self, groups: Sequence[int] = (DESTROY,), receive_bytes: int = EVENTS_BYTES) -> None:
@@ -180,8 +180,8 @@ class ConntrackEvents:
         self._sock.close()
 
     def read(self, budget: int = 256) -> list[tuple[str, Entry]]:
-        """ "new", "update" or "destroy", and the entry, of up to `budget` events; a destroyed one has its last counters
-        where the kernel counts."""
+        """Up to `budget` events: "new", "update" or "destroy", and the entry. A destroyed one has its final counters if
+        accounting is on."""
         events: list[tuple[str, Entry]] = []
         buffer, parse, receive = self._buffer, self._decoder.parse, self._sock.recv_into
         for _ in range(budget):

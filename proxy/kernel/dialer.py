@@ -1,4 +1,4 @@
-"""The bridge the other way: a socket in the private namespace dials a virtual peer, and a tunnel gets its packets.
+"""The bridge in reverse: a socket in the private namespace dials a virtual peer, and its packets go into a tunnel.
 
     socket -- SYN --> TUN --> BridgePump: as from the client to its destination --> egress tunnel
     socket <-- TUN <-- RampPump of the egress tunnel: as from the virtual peer <-- SYN-ACK
@@ -24,23 +24,23 @@ from proxy.packet.translate import set_reverse, set_rewrite
 from proxy.wire import ip
 from proxy.wire.ip import IPPacket
 
-POOL = 32  # made in one visit to the namespace's thread: a visit costs 100 us, a socket 5
-HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
+POOL = 32  # made per visit to the namespace's thread: a visit costs 100 us, a socket 5 us
+HEADERS = {4: 40, 6: 60}  # IP and TCP headers: MTU minus MSS
 MAX_MSS = 32_767  # the kernel's limit for TCP_MAXSEG
 IP_RECVERR, IPV6_RECVERR = 11, 25
 
 
 class Dialer:
-    """Makes legs: sockets of the private namespace whose far ends are behind tunnels."""
+    """Makes legs: sockets of the private namespace whose peers are behind tunnels."""
 
     def __init__(self, namespace: PrivateNamespace, bridges: Mapping[int, Bridge]) -> None:
-        """`bridges`: by bytes of virtio-net header, 0 plain and 10 with offload."""
+        """`bridges`: by size of the virtio-net header, 0 plain and 10 with offload."""
         self._namespace, self._bridges = namespace, bridges
         self._idle: dict[int, list[socket.socket]] = {4: [], 6: []}
 
     def dial(self, flow: Flow, egress: Carrier, tos: int = 0) -> Leg:
-        """A leg whose socket is connecting to the flow's destination by the tunnel `egress`, as from the client's own
-        address and port; `tos` on its packets. OSError: there are no sockets left."""
+        """A leg whose socket connects to the flow's destination through the tunnel `egress`, from the client's own
+        address and port. `tos` is set on its packets. Raises OSError if there are no sockets left."""
         version = 4 if len(flow.source) == 4 else 6
         bridge = self._bridges[egress.header_bytes]
         sock = self._take(version)
@@ -72,14 +72,14 @@ class Dialer:
 
 
 class Leg:
-    """The origin's side of a flow that went back to packets: its socket, and the paths of both directions."""
+    """The origin's side of a flow that goes back to packets: its socket, and the paths of both directions."""
 
     __slots__ = ("_answer", "_bridge", "_egress", "_inside", "code", "inward", "outward", "sock")
 
     def __init__(
         self, sock: socket.socket, code: int, bridge: Bridge, inside: bytes, flow: Flow, egress: Carrier
     ) -> None:
-        """`inside`: addresses and ports of what the socket sends; `code`: what its connect(2) said."""
+        """`inside`: addresses and ports of the socket's packets. `code`: the result of its connect(2)."""
         self.sock, self.code = sock, code
         self._bridge, self._egress, self._inside = bridge, egress, inside
         self._answer = reverse_key(flow.far_key)
@@ -91,26 +91,26 @@ class Leg:
         egress.paths[self._answer] = self.inward
 
     def packet(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Give the kernel a checked packet from the tunnel for which no path was memoised."""
+        """Give the kernel a checked packet from the tunnel for which no path is memoised."""
         return self._bridge.write(buffer, packet, self.inward)
 
     def error(self, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
-        """An ICMP error from the tunnel, which quotes a packet of this leg: the socket learns of it."""
+        """Give the socket an ICMP error from the tunnel that quotes a packet of this leg."""
         return self._bridge.report(buffer, packet, self._inside)
 
     def forget_answers(self) -> None:
-        """Memoise no more packets from the tunnel: the start of a new connection must be seen."""
+        """Stop memoising packets from the tunnel, so that the start of a new connection is seen."""
         if self._egress.paths.get(self._answer) is self.inward:
             del self._egress.paths[self._answer]
 
     def release(self) -> None:
-        """Forget the leg's addresses; what the kernel still sends for it is dropped as stray."""
+        """Forget the leg's addresses. Later packets of the kernel for it are dropped as stray."""
         self._bridge.paths.pop(self._inside, None)
         self.forget_answers()
 
 
 def _make(version: int) -> list[socket.socket]:
-    """Sockets of the calling thread's namespace; fewer when descriptors run out, OSError when there are none."""
+    """Sockets of the calling thread's namespace: fewer if descriptors run out. Raises OSError if there are none."""
     made: list[socket.socket] = []
     try:
         for _ in range(POOL):

@@ -1,7 +1,7 @@
-"""The hot loop of ways into the kernel: from a TUN device, where the kernel forwards answers, to the tunnels of flows.
+"""The hot loop of devices into the kernel: from a TUN device, where the kernel forwards replies, to the flows' tunnels.
 
-The kernel has checked what it hands over, counted its hop and translated it back; what is left is to find the flow, to
-count, and to see that the tunnel's MTU holds. `kernel/pump.py` says why such loops are flat.
+The kernel has already checked each packet, decremented its TTL and translated it back. The loop finds the flow, counts,
+and checks the tunnel's MTU. `kernel/pump.py` explains why such loops are flat.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ExitPump:
         forwards: dict[bytes, Path],
         slow: Callable[[bytearray, int], None],
     ) -> None:
-        """`paths`: TCP, `forwards`: UDP, by what stands in packets; `slow(buffer, end)` takes what is not memoised."""
+        """`paths` (TCP) and `forwards` (UDP) by addresses and ports; `slow(buffer, end)` takes other packets."""
         self._arguments = fd, header_bytes, paths, forwards, slow
         self._singles = 0
         self.octets = 0
@@ -76,7 +76,7 @@ class ExitPump:
                     return
                 continue
             if protocol == TCP:
-                if buffer[l4 + 13] & 7:  # SYN, FIN, RST: the flow itself knows what begins or ends it
+                if buffer[l4 + 13] & 7:  # SYN, FIN, RST: the flow itself handles its start and end
                     if path.flagged is None or n - v > path.mtu:
                         slow(buffer, n)
                     else:

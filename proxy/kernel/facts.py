@@ -1,4 +1,4 @@
-"""Facts about this namespace's kernel: what it can do, and how full its connection tracking table is."""
+"""Facts about the kernel in this namespace: its features, and the use of its connection tracking table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from proxy.flow.flow import address_text
 from proxy.kernel import nft
 
-RESERVE = 0.05  # of conntrack's table: for what is not ours
+RESERVE = 0.05  # share of the conntrack table left to others
 UNKNOWN_ROOM = 1 << 20
-HELPERS = ("ftp",)  # TFTP's would compete with the filtering of UDP answers
+HELPERS = ("ftp",)  # TFTP's would interfere with the filtering of unsolicited UDP
 
 
 def source_towards(destination: bytes, device: str | None) -> str | None:
@@ -27,7 +27,7 @@ def source_towards(destination: bytes, device: str | None) -> str | None:
 
 
 def conntrack_usage() -> tuple[int, int] | None:
-    """Entries of this namespace, and the maximum; None: no connection is tracked here."""
+    """The number of conntrack entries in this namespace, and the maximum; None if nothing is tracked here."""
     try:
         count = int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
         most = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
@@ -37,13 +37,13 @@ def conntrack_usage() -> tuple[int, int] | None:
 
 
 def conntrack_room() -> int:
-    """The number of entries that we may still add to conntrack; a reserve is left for others."""
+    """The number of entries that we may still add to conntrack, with a reserve left for others."""
     usage = conntrack_usage()
     return UNKNOWN_ROOM if usage is None else max(0, int(usage[1] * (1 - RESERVE)) - usage[0])
 
 
 def conntrack_drops() -> int:
-    """Packets that conntrack dropped because its table was full, or two connections clashed."""
+    """Packets that conntrack dropped because its table was full, or because two connections clashed."""
     try:
         names, *rows = Path("/proc/net/stat/nf_conntrack").read_text().splitlines()
     except OSError:
@@ -53,12 +53,12 @@ def conntrack_drops() -> int:
 
 
 def helpers() -> tuple[str, ...]:
-    """The available conntrack helpers, such as FTP's, which knows the addresses inside its control connections."""
+    """The available conntrack helpers, such as FTP's, which follows the addresses in control connections."""
     return tuple(each for each in HELPERS if nft.is_accepted(_table(f'ct helper it {{ type "{each}" protocol tcp; }}')))
 
 
 def has_timeouts() -> bool:
-    """Whether time-outs can be set for our connections alone."""
+    """Whether timeouts can be set for our connections alone."""
     return nft.is_accepted(_table("ct timeout it { protocol tcp; l3proto ip; policy = { established: 9 }\n}"))
 
 

@@ -1,4 +1,4 @@
-"""Changes that the kernel off-ramp makes to its namespace: listed before, remembered in a file, undone at stop."""
+"""Changes that the kernel off-ramp makes to its namespace: listed in advance, recorded in a file, undone at stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A sysctl that has to have a value, and why."""
+    """A sysctl with its required value, and why."""
 
     name: str  # net/ipv4/conf/eth0/forwarding
     value: int
@@ -25,7 +25,7 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def old(self) -> int | None:
-        """The current value; None: this kernel has no such sysctl."""
+        """The current value, or None if this kernel has no such sysctl."""
         try:
             return int(Path("/proc/sys", self.name).read_text())
         except (OSError, ValueError):
@@ -36,7 +36,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def needed(interfaces: Iterable[str], *, has_on_ramps: bool) -> list[Change]:
-    """The changes needed for packets to pass between our devices and these interfaces."""
+    """The changes needed for forwarding between our devices and these interfaces."""
     changes = []
     for name in interfaces:
         changes.append(Change(f"net/ipv4/conf/{name}/forwarding", 1, "answers that arrive there are forwarded"))
@@ -50,7 +50,7 @@ def needed(interfaces: Iterable[str], *, has_on_ramps: bool) -> list[Change]:
 
 
 def _ipv6_forwarding(interface: str) -> Change:
-    """For one interface where the kernel can (Linux 6.17); else for all, which then ignore router advertisements."""
+    """IPv6 forwarding for one interface (Linux 6.17), else for all, which then ignore router advertisements."""
     own = Change(f"net/ipv6/conf/{interface}/force_forwarding", 1, "answers that arrive there are forwarded")
     if own.old is not None:
         return own
@@ -60,7 +60,7 @@ def _ipv6_forwarding(interface: str) -> Change:
 
 
 class Changes:
-    """Changes that are made, in a file until they are undone: a proxy that was killed undoes them at its next start."""
+    """The changes made, kept in a file until they are undone: after a kill, the next start undoes them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -78,7 +78,8 @@ class Changes:
         return True
 
     def make(self, changes: Iterable[Change]) -> None:
-        """Make the changes. ProxyError: one was refused. From now on there is something to undo, if only our table."""
+        """Make the changes. Raises ProxyError if one is refused. The file is written even if there are none, so that
+        the next start after a kill removes our table."""
         self._save()
         for change in changes:
             old = change.old
@@ -91,7 +92,7 @@ class Changes:
             log.info("kernel off-ramp: %s", f"{change.name.replace('/', '.')}: {old} -> {change.value}")
 
     def undo(self) -> None:
-        """Restore everything."""
+        """Restore all old values."""
         for name, old in reversed(self._old.items()):
             set_sysctl(name, old)
         self._old = {}

@@ -1,4 +1,4 @@
-"""TOS bytes and traffic classes of a socket's packets, set and received, and other ancillary data."""
+"""TOS and traffic class of a socket's packets, set and received, and other ancillary data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _get_int = struct.Struct("@i").unpack_from
 
 
 def set_tos(sock: socket.socket, tos: int) -> None:
-    """Set it for what is sent next. TCP sets the two ECN bits itself, whatever it is told."""
+    """Set the TOS of packets sent from now on. TCP sets the two ECN bits itself."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
     else:
@@ -23,7 +23,7 @@ def set_tos(sock: socket.socket, tos: int) -> None:
 
 
 def ask_for_tos(sock: socket.socket) -> None:
-    """Receive it as ancillary data."""
+    """Receive the TOS as ancillary data."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
     else:
@@ -31,7 +31,7 @@ def ask_for_tos(sock: socket.socket) -> None:
 
 
 def ancillary(controls: bytearray, at: int, length: int) -> tuple[int, int]:
-    """TOS or traffic class, and the size of each of the datagrams that the kernel has joined; 0 if it has not."""
+    """TOS or traffic class, and the segment size of datagrams coalesced by the kernel, 0 if there is only one."""
     if length == ONE_CONTROL:
         return controls[at + 16], 0
     tos = size = 0

@@ -1,4 +1,4 @@
-"""nft(8) for transactions, and nfnetlink for what must not cost a process: counters, and who changed the ruleset."""
+"""nft(8) for transactions, and nfnetlink where a process costs too much: counters, and changes of the ruleset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from proxy.wire.netlink import (
 
 NFNL_SUBSYS_NFTABLES, NFNLGRP_NFTABLES = 10, 7
 DELTABLE, DELCHAIN, DELRULE, DELSET, GETOBJ = 2, 5, 8, 11, 19
-NFTA_TABLE = 1  # of tables, chains, rules, sets and objects alike: the table's name
+NFTA_TABLE = 1  # the table's name, in messages about tables, chains, rules, sets and objects alike
 NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_OBJ_DATA, NFT_OBJECT_COUNTER = 2, 3, 4, 1
 NFTA_COUNTER_PACKETS = 2
 NFPROTO_INET = 1
@@ -31,7 +31,7 @@ RECEIVE_BYTES = 1 << 20
 
 
 def run(text: str, *options: str) -> None:
-    """Run one transaction. ProxyError: nft is not installed, or its message about the first line that was refused."""
+    """Run one transaction. Raises ProxyError if nft is missing, or with its message about the first refused line."""
     program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
     if program is None:
         raise ProxyError("nft is not installed (apt install nftables)")
@@ -46,7 +46,7 @@ def check(text: str) -> None:
 
 
 def is_accepted(text: str) -> bool:
-    """Whether the kernel would accept `text`; nothing is changed."""
+    """Whether the kernel would accept `text`. Nothing is changed."""
     try:
         check(text)
     except ProxyError:
@@ -62,7 +62,7 @@ def watch() -> socket.socket:
 
 
 def has_lost(sock: socket.socket, table: str) -> bool:
-    """Whether something of `table` was deleted, by what waits on a socket of `watch`; also when too much has waited."""
+    """Whether a message on a socket of `watch` reports a deletion in `table`. True as well if messages were lost."""
     lost, name = False, table.encode() + b"\0"
     deletions = [NFNL_SUBSYS_NFTABLES << 8 | each for each in (DELTABLE, DELCHAIN, DELRULE, DELSET)]
     while True:
@@ -70,7 +70,7 @@ def has_lost(sock: socket.socket, table: str) -> bool:
             data = sock.recv(1 << 16)
         except BlockingIOError:
             return lost
-        except OSError:  # ENOBUFS: nobody knows
+        except OSError:  # ENOBUFS: messages were lost
             return True
         for each in messages(data, len(data)):
             if each.kind in deletions:
@@ -78,7 +78,7 @@ def has_lost(sock: socket.socket, table: str) -> bool:
 
 
 def counters(table: str) -> dict[str, int]:
-    """Packets of each named counter of an `inet` table; none where the table is missing."""
+    """Packet counts of the named counters in an `inet` table; empty if the table is missing."""
     name = table.encode() + b"\0"
     body = subsystem.pack(NFPROTO_INET, 0, 0) + attribute(NFTA_TABLE, name)
     body += attribute(NFTA_OBJ_TYPE, struct.pack("!I", NFT_OBJECT_COUNTER))

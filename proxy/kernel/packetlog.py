@@ -1,11 +1,11 @@
-"""Packets that rules of nftables log to a group (nfnetlink_log): copies of their first bytes, in batches.
+"""Packets that nftables rules log to a group (nfnetlink_log): copies of their first bytes, in batches.
 
-A copy has the addresses of the place where its rule stands. Destinations are translated in prerouting at dstnat (-100),
-the client's source in postrouting at srcnat (100), and replies back at the same two places, so that a copy made
+The addresses in a copy depend on the rule's hook and priority. Destinations are translated in prerouting at dstnat
+(-100), the client's source in postrouting at srcnat (100), and replies at the same two places, so that a copy made
 
-    in prerouting before dstnat (raw, mangle)    is as it came in: replies go to the public address
+    in prerouting before dstnat (raw, mangle)    is the packet as received: replies go to the public address
     after dstnat, and in forward                 has the client's own address and the true origin's, both ways
-    in postrouting after srcnat                  is as it goes out
+    in postrouting after srcnat                  is the packet as sent
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MARK, TIMESTAMP, IFINDEX_INDEV, PAYLOAD = 2, 3, 4, 9
 SO_TIMESTAMP = 29
 RECEIVE_BYTES = 8 << 20
 HEAD_BYTES = header.size
-MOST_BYTES = 1 << 17  # that the kernel puts into one datagram, whatever it is told
+MOST_BYTES = 1 << 17  # the kernel's limit for one datagram
 
 _head = struct.Struct("=HH")
 _number = struct.Struct(">I")
@@ -37,12 +37,12 @@ _NO_BYTES = bytearray()
 
 
 class PacketLog:
-    """The one receiver of log group `group` in the calling thread's network namespace.
+    """The only receiver of log group `group` in the calling thread's network namespace.
 
-    The kernel waits for `threshold` packets or `flush_cs` hundredths of a second before it wakes us; a rule's own
-    `queue-threshold` and `snaplen` apply where they are smaller. OSError: EPERM without rights over the namespace, and
-    when the group has a receiver already. `lost` counts how often packets were lost since nobody read them in time; how
-    many is not known.
+    The kernel wakes us after `threshold` packets or `flush_cs` hundredths of a second; a rule's own `queue-threshold`
+    and `snaplen` apply if they are smaller. Raises OSError: EPERM without rights over the namespace, and if the group
+    has a receiver already. `lost` counts how many times the receive buffer overflowed; the number of lost packets is
+    unknown.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PacketLog:
         self._buffer = bytearray(MOST_BYTES)
         self._sock = open_socket(receive_bytes)
         self._clock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._clock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)  # the kernel notes arrivals while somebody asks
+        self._clock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)  # has the kernel timestamp packets
         try:
             self._configure(group, attribute(CFG_CMD, bytes([BIND])))
             self._configure(group, attribute(CFG_MODE, _mode.pack(snap_bytes, COPY_PACKET)))
@@ -78,8 +78,8 @@ class PacketLog:
         self._clock.close()
 
     def read(self, budget: int = 256) -> list[tuple[int, int, bytes, int]]:
-        """Mark, index of the interface it came in by (0: none), the packet from its IP header on, and when it arrived
-        (Unix ns; 0: nobody knows).
+        """Packets: mark, index of the ingress interface (0: none), the bytes from the IP header on, and the arrival
+        time (Unix ns; 0: unknown).
 
         Whole datagrams are read until there are `budget` packets.
         """
@@ -96,7 +96,7 @@ class PacketLog:
                 self.lost += 1
                 continue
             at, read = 0, self._layout.read
-            while at + HEAD_BYTES <= size:  # `messages` in place, without a generator's turn for each copy
+            while at + HEAD_BYTES <= size:  # `messages` written out, which saves a generator step per copy
                 length, kind, *_ = head(buffer, at)
                 if length < HEAD_BYTES or at + length > size:
                     break
@@ -110,7 +110,7 @@ class PacketLog:
         return packets
 
     def _learn(self, buffer: bytearray, start: int, end: int) -> tuple[int, int, bytes, int] | None:
-        """One packet, by a walk through its attributes: the next are likely to look the same."""
+        """Parse a packet attribute by attribute, and note the layout, which the next ones are likely to share."""
         packet = _parse(buffer, start + subsystem.size, end)
         if packet is not None:
             self._layout = _Layout(buffer, start, end)
@@ -131,10 +131,10 @@ class PacketLog:
 
 
 class _Layout:
-    """Offsets of the attributes that we read, in messages that have the same layout as one that was walked through."""
+    """Offsets of the attributes that we read, for messages with the same layout as one parsed before."""
 
     def __init__(self, buffer: bytearray = _NO_BYTES, start: int = 0, end: int = 0) -> None:
-        """`start`: of the message's body, behind its header."""
+        """`start`: offset of the message's body, after its header."""
         self._payload = 0
         mask, fields, at = bytearray(end - start), {}, start + subsystem.size
         while at + 4 <= end:
@@ -161,7 +161,7 @@ class _Layout:
         )
 
     def read(self, buffer: bytearray, start: int, end: int) -> tuple[int, int, bytes, int] | None:
-        """The packet, or None where the message is another one."""
+        """The packet, or None if the message has another layout."""
         payload = start + self._payload
         if payload == start or payload + 4 > end:
             return None
@@ -177,7 +177,7 @@ class _Layout:
 
 
 def _parse(buffer: bytearray, at: int, end: int) -> tuple[int, int, bytes, int] | None:
-    """One packet; None when it is malformed. The payload comes last."""
+    """The packet, or None if it is malformed. The payload is the last attribute."""
     mark = incoming = arrived = 0
     unpack, number = _head.unpack_from, _number.unpack_from
     while at + 4 <= end:

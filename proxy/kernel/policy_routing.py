@@ -1,4 +1,4 @@
-"""Policy routing of the kernel off-ramp (ip-rule(8)): rules that match marks, and tables for each device of ours."""
+"""Policy routing of the kernel off-ramp (ip-rule(8)): rules that match marks, and tables for each of our devices."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from proxy.settings.parts import DEFAULT_NETWORK
 log = logging.getLogger(__name__)
 
 EVERY_BIT = 0xFFFF_FFFF
-DECIDING = 0x1_0000  # added to the number of an on-ramp's table
-SITES_TABLE = DECIDING | 0x8000  # and of a network, for the table of the routes to its sites
-LOOKS = 3  # a list that the kernel gives while devices go, and their routes with them, may lack some
+DECIDING = 0x1_0000  # added to an on-ramp's index: the table for packets still to be decided
+SITES_TABLE = DECIDING | 0x8000  # added to a network's number: the table of the routes to its sites
+LOOKS = 3  # routes vanish with their devices while the kernel lists them, so one listing may be incomplete
 DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 class PolicyRouting:
-    """Rules and tables in the namespace; `refresh` lets them follow it."""
+    """Rules and tables in the namespace; `refresh` keeps them up to date with it."""
 
     def __init__(self, settings: KernelOffRamp, ruleset: Ruleset, ways: Mapping[Any, Way]) -> None:
         """`ways` may grow until `start`."""
         self._own, self._ruleset, self.ways = settings, ruleset, ways
-        self.addresses: set[bytes] = set()  # of this host
+        self.addresses: set[bytes] = set()  # this host's own
         self.sites = Sites()
         self._routes: list[Route] = []
 
     def start(self) -> None:
-        """Make rules and tables as they should be, with no moment between what is there and what is to be: packets of
-        flows that the kernel carries pass meanwhile. OSError: the kernel refused."""
+        """Make rules and tables as required. Missing ones are added before others are deleted, as packets of flows that
+        the kernel carries pass meanwhile. Raises OSError if the kernel refuses."""
         wanted, present = list(self._rules()), self._own_rules()
         routing.add_rules(rule for rule in wanted if rule not in present)
         routing.delete_rules(rule for rule in present if rule not in wanted)
@@ -51,7 +51,7 @@ class PolicyRouting:
         self.refresh()
 
     def remove(self) -> None:
-        """Remove all rules and tables of ours, by marks and tables, also those that an earlier proxy has left."""
+        """Remove all our rules and tables, found by mark and table, including those left by an earlier proxy."""
         routing.delete_rules(self._own_rules())
         for _ in range(LOOKS):
             if not (left := list(self._own_routes())):
@@ -73,7 +73,7 @@ class PolicyRouting:
         return range(self._own.first_table, self._own.first_table + 2 * DECIDING)
 
     def _rules(self) -> Iterator[Rule]:
-        """In this order: what the kernel says of a packet, what goes to a site, leaves, returns, is to be decided."""
+        """Rules in this order: for ICMP errors of this host, to sites, leaving, returning, to be decided."""
         first, tables = self._own.priority, self._own.first_table
         zones = dict.fromkeys(way.zone for way in self.ways.values() if way.is_on_ramp)
         for zone in zones:
@@ -87,7 +87,7 @@ class PolicyRouting:
                     yield Rule(version, first + 1, self._sites_table(way.zone), out, EVERY_BIT)
                 if way.egress.interface is not None:
                     yield Rule(version, first + 2, tables + (OUTWARD | way.index), out, EVERY_BIT)
-                elif way.is_on_ramp:  # the rule below must not see it
+                elif way.is_on_ramp:  # so that the `priority + 4` rule does not match it
                     yield Rule(version, first + 2, routing.RT_TABLE_MAIN, out, EVERY_BIT)
                 yield Rule(version, first + 3, tables + way.index, back, EVERY_BIT)
                 if way.back is not None:
@@ -132,7 +132,7 @@ class PolicyRouting:
         return self.sites.behind(way.zone, address) in way.interfaces
 
     def refresh(self) -> None:
-        """Follow the namespace: its addresses, and the routes of interfaces that tenants are bound to."""
+        """Follow changes of the namespace: its addresses, and the routes of interfaces that tenants are bound to."""
         self.addresses = routing.own_addresses()
         wanted = list(self._wanted_routes())
         routing.delete_routes(route for route in self._routes if route not in wanted)
@@ -163,24 +163,24 @@ def planned(settings: Settings) -> Iterator[str]:
 
 
 def in_the_way(settings: Settings) -> list[Obstacle]:
-    """What in this namespace prevents the off-ramp from working. ProxyError: as `interfaces`."""
+    """The obstacles to the off-ramp in this namespace. Raises ProxyError, as `interfaces` does."""
     ramps = [name for ramp in on_ramps(settings) for name in ramp.interfaces]
     names, bound = interfaces(settings), [name for name in _egresses(settings) if name is not None]
     return judge(gather(settings.kernel, interfaces=names, bound=bound, on_ramps=ramps))
 
 
 def by_kernel(settings: Settings) -> dict[str, TenantSettings]:
-    """The tenants whose unread flows are to leave by the kernel."""
+    """The tenants whose unread flows leave by the kernel."""
     tenants = settings.tenants.items()
     return {name: tenant for name, tenant in tenants if (tenant.offramp or settings.offramp) == "kernel"}
 
 
 def interfaces(settings: Settings) -> list[str]:
-    """The interfaces through which packets leave and return. ProxyError: an on-ramp names one that does not exist."""
+    """The interfaces through which packets leave and return. Raises ProxyError if an on-ramp names a missing one."""
     known = {index: name for index, name in socket.if_nameindex() if not name.startswith(OFF_RAMP_NAMES)}
     egresses = _egresses(settings)
     names = {name for name in egresses if name is not None}
-    if None in egresses:  # by whatever the routes say
+    if None in egresses:  # wherever the routes lead
         main = (route for version in DEFAULTS for route in routing.routes(version))
         found = {route.index for route in main if route.table == routing.RT_TABLE_MAIN and route.index}
         names |= {known[index] for index in found if index in known}
@@ -192,7 +192,7 @@ def interfaces(settings: Settings) -> list[str]:
 
 
 def _egresses(settings: Settings) -> set[str | None]:
-    """Interfaces through which networks leave. None: as the routes say."""
+    """The interfaces through which networks leave; None stands for those that the routes choose."""
     return {
         egress_of(tenant, network).interface
         for tenant in by_kernel(settings).values()
@@ -201,5 +201,5 @@ def _egresses(settings: Settings) -> set[str | None]:
 
 
 def on_ramps(settings: Settings) -> Iterator[InterfaceOnRamp]:
-    """The on-ramps whose clients the kernel sees."""
+    """The on-ramps whose clients are visible to the kernel."""
     return (ramp for ramp in settings.onramps if isinstance(ramp, InterfaceOnRamp))

@@ -1,4 +1,4 @@
-"""The private network namespace: nothing in it can collide with the host, or one tenant with another."""
+"""The private network namespace: nothing in it can collide with the host, nor tenants with each other."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SYSCTLS = {
     "net/ipv6/conf/default/disable_ipv6": 0,
     "net/ipv6/conf/default/accept_dad": 0,
     "net/ipv6/conf/default/accept_ra": 0,
-    "net/ipv4/conf/all/rp_filter": 0,  # ICMP errors come from routers that nothing here has a route to
+    "net/ipv4/conf/all/rp_filter": 0,  # ICMP errors come from routers to which this namespace has no route
     "net/ipv4/conf/default/rp_filter": 0,
     "net/core/somaxconn": 65_535,
     "net/ipv4/tcp_max_syn_backlog": 65_535,
-    "net/ipv4/tcp_no_metrics_save": 1,  # a virtual address is somebody else's next time
+    "net/ipv4/tcp_no_metrics_save": 1,  # a virtual address belongs to another peer next time
     "net/ipv4/tcp_rmem": "4096 131072 16777216",
     "net/ipv4/tcp_wmem": "4096 65536 16777216",
 }
 
 
 class PrivateNamespace:
-    """A network namespace of our own, and the one thread that lives in it; the rest of the process stays outside."""
+    """A network namespace of our own, with one thread in it. The rest of the process stays outside."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="private-namespace", initializer=_enter)
@@ -43,11 +43,11 @@ class PrivateNamespace:
             ) from error
 
     def run(self, function: Callable[..., T], *arguments: object) -> T:
-        """What `function` returns, called in the namespace; the descriptors that it opens belong there for good."""
+        """Call `function` in the namespace and return its result. Descriptors that it opens stay in the namespace."""
         return self._thread.submit(function, *arguments).result()
 
     def counters(self) -> dict[str, int]:
-        """What the kernel dropped in there, as `Ip.InHdrErrors`: the sums over its life."""
+        """Packets that the kernel dropped in the namespace since its start, by names such as `Ip.InHdrErrors`."""
         return self.run(_read_counters)
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class PrivateNamespace:
 
 
 def become_namespace_owner() -> None:
-    """Without the right to make namespaces, take it from a new user namespace; call this before any thread starts.
+    """Get the right to create namespaces, if it is missing, from a new user namespace. Call before any thread starts.
 
     Sockets outside keep working: the process stays in its network namespace, and its user is mapped to itself.
     """

@@ -1,8 +1,8 @@
-"""The hot loops: tunnel to kernel or tunnel, and kernel to tunnel, one flat pass for each packet of a memoised flow.
+"""The hot loops: tunnel to kernel or tunnel, and kernel to tunnel, in one flat pass per packet of a memoised flow.
 
-`packet/translate.py` and `packet/forward.py` are the readable twins of what stands inline here, and
-tests/bridge/test_pump.py and test_forward.py hold them equal. `kernel/unconnected.py` is the loop of GUE tunnels.
-Packets of unknown flows go to the packet plane. bench/packets.py measures why they are flat.
+`packet/translate.py` and `packet/forward.py` are the readable versions of the code inlined here, and
+tests/bridge/test_pump.py and test_forward.py check that both behave alike. `kernel/unconnected.py` is the loop of GUE
+tunnels. Packets of unknown flows go to the packet plane. bench/packets.py measures the benefit of flat loops.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from proxy.flow.path import Path
 from proxy.wire.ip import MAX_PACKET, TCP, UDP
 from proxy.wire.virtio import GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HEADER_BYTES, NEEDS_CSUM
 
-BUDGET = 64  # packets per readiness event: one tunnel cannot starve another
-SINGLES = 4  # visits of one read each after one that found one packet: the read that finds nothing costs as much
-UNKNOWN_BUDGET = 16  # of them without a path: a flow's first costs as much as twenty; 4 cost a connection 11 % more
-BUFFER_BYTES = HEADER_BYTES + MAX_PACKET + 1  # one more, so that a longer datagram shows
+BUDGET = 64  # packets per readiness event, so that one tunnel cannot starve another
+SINGLES = 4  # events with one read each after an event with one packet, as a read that finds nothing costs as much
+UNKNOWN_BUDGET = 16  # packets without a path: a flow's first costs as much as twenty; 4 cost a connection 11 % more
+BUFFER_BYTES = HEADER_BYTES + MAX_PACKET + 1  # one more, to detect longer datagrams
 
 _get16 = struct.Struct("!H").unpack_from
 _put16 = struct.Struct("!H").pack_into
 # First byte, total length, fragment offset, protocol, header checksum, addresses and ports, what follows, TCP checksum:
-# all that is asked of a packet without options, in one call. What lies beyond a shorter packet's end is not looked at.
+# everything needed of a packet without options, in one call. Fields beyond the end of a shorter packet are not used.
 _get4 = struct.Struct("!BxHxxHxBH12s12sH").unpack_from  # instead of slices: bench/packets.py, -8 %
-_get4_trusted = struct.Struct("!B9xH12s12sH").unpack_from  # the same of a packet that the kernel made
-_put4 = struct.Struct("!H12s12sH").pack_into  # both checksums and what stands between: one call, bench/packets.py, -1 %
+_get4_trusted = struct.Struct("!B9xH12s12sH").unpack_from  # the same for a packet that the kernel made
+_put4 = struct.Struct("!H12s12sH").pack_into  # both checksums and what is between: one call, bench/packets.py, -1 %
 _put_hop = struct.Struct("!BBH").pack_into  # TTL, protocol, IPv4 header checksum
 _get_virtio = struct.Struct("<BBHHHH").unpack_from
 _put6 = struct.Struct("!36s").pack_into  # IPv6 addresses and ports
 
-# One buffer for all loops: each packet is written on before the next one is read.
+# One buffer for all loops, as each packet is written before the next one is read.
 _buffer = bytearray(BUFFER_BYTES)
 _view = memoryview(_buffer)
 
 
 class RampPump:
-    """Packets from one tunnel (or a TUN device that is one) to the bridge's TUN device, or to the packet plane."""
+    """Packets from a tunnel (or a TUN device used as one) to the bridge's TUN device, or to the packet plane."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class RampPump:
         dropped: Callable[[DropReason], None],
         forwards: dict[bytes, Path] | None = None,
     ) -> None:
-        """`source` is read: a SEQPACKET socket, or a TUN's descriptor. `slow(buffer, end)` takes what is not memoised;
-        `ended()` says whether a read of nothing was the end."""
+        """`source`: a SEQPACKET socket, or a TUN's descriptor. `slow(buffer, end)` takes packets without a memoised
+        path; `ended()` tells whether an empty read means EOF."""
         read: Callable[[Any], int]
         into: Any
         if isinstance(source, int):
@@ -118,14 +118,14 @@ class RampPump:
                 send = path.send
                 if send is not None:
                     exit_ = path.exit
-                    if exit_ is not None:  # to the kernel, which looks at the header's sum, the hops and the size
+                    if exit_ is not None:  # to the kernel, which checks header checksum, TTL and size
                         if protocol == TCP:
                             at = v + 20 if first == 0x45 else v + 40
                             if n < at + 20 or buffer[at + 13] & 7:
                                 flagged, ttl = path.flagged, buffer[v + 8 if first == 0x45 else v + 7]
                                 if flagged is None or ttl < 2 or n < at + 20 or buffer[at + 13] & 2:
                                     slow(buffer, n)
-                                else:  # bench/levels.py: a FIN costs a fifth of a look
+                                else:  # bench/levels.py: a FIN costs a fifth of the slow path
                                     flagged(view[:n], at, between if first == 0x45 else bytes(buffer[at + 4 : at + 16]))
                                 continue
                             path.last = between if first == 0x45 else bytes(buffer[at + 4 : at + 16])
@@ -141,11 +141,11 @@ class RampPump:
                         continue
                     if first == 0x45:
                         at, ttl = v + 20, buffer[v + 8]
-                        looked_at = ttl < 2 or from_bytes(buffer[v:at]) % 0xFFFF  # a good header's sum is 0
+                        looked_at = ttl < 2 or from_bytes(buffer[v:at]) % 0xFFFF  # a valid header sums to 0
                     else:
                         at, ttl = v + 40, buffer[v + 7]
                         looked_at = ttl < 2
-                    # SYN, FIN and RST are looked at; so is whatever has no hop left.
+                    # SYN, FIN and RST take the slow path; so do packets whose TTL expires here.
                     if looked_at or (protocol == TCP and (n < at + 20 or buffer[at + 13] & 7)):
                         slow(buffer, n)
                         continue
@@ -180,7 +180,7 @@ class RampPump:
                         peer_socket.packets += 1
                         peer_socket.octets += n
                     continue
-                # SYN and RST are looked at: of one the flow is perhaps over, and the other ends it.
+                # SYN and RST take the slow path: a SYN may start a new flow, and an RST ends this one.
                 if first == 0x45:
                     if n < v + 40 or between[9] & 6:
                         slow(buffer, n)
@@ -214,7 +214,7 @@ class RampPump:
 
 
 def _keeps_offload(buffer: bytearray, v: int, l4: int, n: int, protocol: int, mtu: int) -> bool:
-    """Whether a packet that the next device is to finish says what it is, and makes packets of at most `mtu` bytes."""
+    """Whether a packet with offload has consistent virtio-net fields, and its segments fit into `mtu` bytes."""
     flags, kind, _, gso, start, offset = _get_virtio(buffer)
     if flags & NEEDS_CSUM and (start != l4 - v or offset != (16 if protocol == TCP else 6)):
         return False
@@ -234,10 +234,10 @@ class BridgePump:
     def __init__(self, tun: int, header_bytes: int, paths: dict[bytes, Path]) -> None:
         self._arguments = tun, header_bytes, paths
         self._singles = 0
-        self.strays = 0  # for flows that are over, and the kernel's own chatter (IPv6 router solicitations)
+        self.strays = 0  # for ended flows, and unsolicited kernel packets (IPv6 router solicitations)
 
     def crashed(self, error: BaseException) -> None:
-        """A bug while handling a packet: that packet is lost, the bridge goes on."""
+        """Drop the packet whose handling failed; the bridge keeps running."""
 
     def ready(self, events: int) -> None:
         """Move the packets that the kernel has sent, up to the budget."""

@@ -1,4 +1,4 @@
-"""The nftables table of the kernel off-ramp, as text: which packets are ours, whose they are, and how they leave.
+"""The nftables table of the kernel off-ramp, as text: it marks our packets by their way, and translates them.
 
                  raw -300           conntrack   mangle -150          forward             postrouting
     oxkN (TUN)   zone of the way               marks of the way      invalid: dropped    translated
@@ -6,12 +6,12 @@
                  else untracked, to oxiN
     outside                                    mark of its connection  -> table of the way -> oxkN or p0
 
-A *way* is one device of ours and what leaves and returns by it. Its mark is `mark | index`; packets on their way out
-have `OUTWARD` in theirs as well, so that what the kernel says of them (it reflects the mark) finds its way back.
+A *way* is one of our devices with the packets that leave and return by it. Its mark is `mark | index`; packets on their
+way out also have `OUTWARD`, so that the kernel's ICMP errors about them (it reflects the mark) are routed back.
 
-A *site* is an interface of an on-ramp that is no uplink. From one site of a network to another, packets keep their
-addresses: such a connection has the network's zone in both directions, and the answers pass as the packets do. Towards
-a site of another network nothing passes.
+A *site* is an interface of an on-ramp that is not an uplink. Between sites of one network packets keep their addresses:
+such a connection has the network's zone in both directions, and replies pass like its other packets. Nothing passes to
+a site of another network.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ import msgspec
 from proxy.settings.egress import Egress
 from proxy.settings.model import KernelOffRamp, Timeouts
 
-OUTWARD = 0x8000  # in the mark of what leaves
-ON_RAMP = 0x4000  # in the index of a way whose clients the kernel sees
-SITES = 0x2000  # in a mark that is no way's: it stands for a network, whose sites are looked up by it
+OUTWARD = 0x8000  # in marks of packets that leave
+ON_RAMP = 0x4000  # in indexes of ways whose clients are visible to the kernel
+SITES = 0x2000  # in marks for look-ups of a network's sites, which belong to no way
 MAX_WAYS = 0x1FFF
-DECIDED_SIZE = 1_000_000  # flows of on-ramps that the kernel carries by itself; beyond it they pass by us
-ASKED_SIZE, ASKED_S = 200_000, 3600  # ports outside that stand for somebody's UDP endpoint
-DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then the next packet comes up once, and is carried again
-SNAP_BYTES = 128  # headers
-LOGGED_AT_ONCE = 32  # of these, at most: the kernel hands over what there is 10 ms after the first
+DECIDED_SIZE = 1_000_000  # flows of on-ramps that the kernel may carry by itself; further ones pass through the proxy
+ASKED_SIZE, ASKED_S = 200_000, 3600  # external ports that belong to clients' UDP endpoints
+DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then one packet comes up, and the flow is noted again
+SNAP_BYTES = 128  # enough for the headers
+LOGGED_AT_ONCE = 32  # at most, of these packets: the kernel delivers 10 ms after the first
 FAMILIES = ((4, "ip"), (6, "ip6"))
-REVOKING_TTL = 1  # what we write to an on-ramp's device with it is no packet: it takes a flow out of the decided ones
-LEASE_PROTOCOL = 253  # for experiments (RFC 3692): what the proxy writes to its devices to say that it lives
+REVOKING_TTL = 1  # TTL of packets, written to an on-ramp's device, that only remove their flow from the decided ones
+LEASE_PROTOCOL = 253  # for experiments (RFC 3692); the proxy's keepalive messages to its devices
 
 
 class Way(msgspec.Struct, frozen=True):
-    """One device of ours in the namespace, with what its packets are to look like outside."""
+    """One of our devices in the namespace, and how its packets are to appear outside."""
 
     index: int
     device: str
-    zone: int  # of conntrack, for the direction of the client; 0: none of its own
+    zone: int  # conntrack zone of the client's direction; 0: none of its own
     egress: Egress = Egress()
-    interfaces: tuple[str, ...] = ()  # of an on-ramp,
-    back: str | None = None  # and the device by which we answer its clients ourselves
-    dscp: int | None = None  # that all of its packets get, both ways; None: they keep theirs
-    sites: tuple[str, ...] = ()  # of its interfaces
+    interfaces: tuple[str, ...] = ()  # the on-ramp's interfaces
+    back: str | None = None  # the device for our own replies to its clients
+    dscp: int | None = None  # set on all its packets, both ways; None: unchanged
+    sites: tuple[str, ...] = ()  # those of `interfaces` that are sites
 
     @property
     def is_on_ramp(self) -> bool:
@@ -55,15 +55,15 @@ class Way(msgspec.Struct, frozen=True):
 
     @property
     def place(self) -> int:
-        """Among the on-ramps, from 1."""
+        """The number of the on-ramp, from 1."""
         return self.index & ~ON_RAMP
 
 
 class Ruleset:
-    """The table of one instance."""
+    """The table of one proxy instance."""
 
     def __init__(self, settings: KernelOffRamp, timeouts: Timeouts, *, ends_group: int, asked_group: int) -> None:
-        """`ends_group`, `asked_group`: of NFLOG, for ends of flows and for datagrams that nobody asked for."""
+        """NFLOG groups: `ends_group` for starts and ends of flows, `asked_group` for unsolicited datagrams."""
         self.name = f"oxy_{settings.instance}"
         self._settings, self._timeouts = settings, timeouts
         self._ends, self._asked = ends_group, asked_group
@@ -71,15 +71,15 @@ class Ruleset:
         self._leaving = f"& {0xFFFF_8000:#x} == {settings.mark | OUTWARD:#x}"
 
     def mark(self, way: Way) -> int:
-        """Of its connections, and of packets that return."""
+        """The mark of the way's connections, and of packets that return."""
         return self._settings.mark | way.index
 
     def outward_mark(self, way: Way) -> int:
-        """Of packets that leave."""
+        """The mark of packets that leave."""
         return self.mark(way) | OUTWARD
 
     def sites_mark(self, zone: int) -> int:
-        """Of look-ups: which site of the network in this zone has an address."""
+        """The mark of look-ups for the site that has an address, in the network with this zone."""
         return self._settings.mark | SITES | (zone - self._settings.first_zone)
 
     def text(
@@ -90,8 +90,8 @@ class Ruleset:
         has_timeouts: bool = True,
         closed: Collection[str] = (),
     ) -> str:
-        """The whole table, in one transaction that replaces the old one. `helpers`: of conntrack, that the kernel has.
-        `closed`: interfaces that no packet of a client may leave by."""
+        """The whole table, as a transaction that replaces the old one. `helpers`: conntrack helpers that the kernel
+        has. `closed`: interfaces by which no client's packet may leave."""
         lines = [f"table inet {self.name}", f"delete table inet {self.name}", f"table inet {self.name} {{"]
         lines += self._maps(ways, closed)
         lines += self._objects(helpers, has_timeouts)
@@ -102,7 +102,7 @@ class Ruleset:
         return "\n".join([*lines, "}", ""])
 
     def removal(self) -> str:
-        """The transaction that removes the table, also if it does not exist."""
+        """The transaction that removes the table, whether or not it exists."""
         return f"table inet {self.name}\ndelete table inet {self.name}\n"
 
     def _maps(self, ways: Sequence[Way], closed: Collection[str]) -> Iterator[str]:
@@ -146,7 +146,7 @@ class Ruleset:
                 yield f"ct timeout {name}{version} {{ {kind} policy = {{ {values} }}; }}"
 
     def _raw(self, ways: Sequence[Way], helpers: Sequence[str]) -> Iterator[str]:
-        yield "chain up {"  # to the proxy: not tracked yet; what is for this host is none of ours
+        yield "chain up {"  # to the proxy: untracked so far; packets to this host are not ours
         yield "meta mark set 0"
         yield "fib daddr type { local, broadcast, multicast, anycast } accept"
         yield "notrack accept"
@@ -169,14 +169,14 @@ class Ruleset:
         yield "chain arriving {"
         yield "type filter hook prerouting priority raw; policy accept;"
         if ways:
-            yield f"iifname vmap {{ {', '.join(_where_from(ways))} }}"  # one look-up for each packet
+            yield f"iifname vmap {{ {', '.join(_where_from(ways))} }}"  # one look-up per packet
         zones = {way.zone for way in ways}
-        if helpers and len(zones) == 1:  # what is expected is looked for in the zone of what it belongs to
+        if helpers and len(zones) == 1:  # an expectation is looked up in the zone of its parent connection
             yield f"tcp sport 20 ct original zone set {zones.pop()}"
         yield "}"
 
     def _on_ramp(self, way: Way) -> Iterator[str]:
-        """What arrives from its clients: each SYN must be decided; of a decided flow the rest need not come up."""
+        """Packets from its clients: every SYN must be decided; the rest of a decided flow bypasses the proxy."""
         for chain, direction in (("decided", "original "), ("inside", "")):
             mark, zone = f"meta mark set {self.outward_mark(way):#x}", f"ct {direction}zone set {way.zone}"
             yield from _chain(f"{chain}_{way.place}", mark, zone, "accept")
@@ -200,8 +200,8 @@ class Ruleset:
         yield "}"
 
     def _reach(self, ways: Sequence[Way]) -> Iterator[str]:
-        """What we write to an on-ramp's device, and goes to a site of its network: the kernel carries what follows, and
-        the answers too."""
+        """Packets that we write to an on-ramp's device for a site of its network: the kernel carries the rest of the
+        flow, in both directions."""
         on_ramps = [way for way in ways if way.is_on_ramp]
         for way in on_ramps:
             yield f"chain answers_{way.place} {{"
@@ -225,14 +225,14 @@ class Ruleset:
 
     def _mangle(self, ways: Sequence[Way], helpers: Sequence[str], has_timeouts: bool) -> Iterator[str]:
         on_ramps = [way for way in ways if way.is_on_ramp]
-        yield "chain opening {"  # a connection's first packet
+        yield "chain opening {"  # the first packet of a connection
         yield "ct mark set iifname map @marks"
         if has_timeouts:
             for version in (4, 6):
                 yield f'meta nfproto ipv{version} meta l4proto tcp ct timeout set "tcp{version}"'
                 yield f'meta nfproto ipv{version} udp dport != 53 ct timeout set "udp{version}"'
                 yield f'meta nfproto ipv{version} udp dport 53 ct timeout set "dns{version}"'
-        # events cost the kernel and us: only ends, and only where nothing else tells of them
+        # events are costly, so only DESTROY, and only where nothing else reports the end
         yield f"meta mark & {ON_RAMP:#x} != 0 ct event set destroy"
         yield f"meta mark & {ON_RAMP:#x} == 0 ct event set label"
         for helper, port in (("ftp", "tcp dport 21"),):
@@ -250,11 +250,11 @@ class Ruleset:
         yield f"ct mark {self._ours} accept"
         yield "goto opening"
         yield "}"
-        yield "chain marking {"  # most packets meet three rules here
+        yield "chain marking {"  # most packets traverse three rules here
         yield "type filter hook prerouting priority mangle; policy accept;"
         yield f"ct mark {self._ours} meta mark {self._leaving} accept"  # of a decided flow
         yield "iifname @tuns goto ours"
-        # the other direction of a connection, and what it expects
+        # the reply direction of a connection, and its expected connections
         yield f"ct mark {self._ours} meta mark set ct mark accept"
         yield f"meta mark {self._leaving} goto opening"
         for version, family in FAMILIES:
@@ -263,14 +263,14 @@ class Ruleset:
         yield "}"
 
     def _decide(self, way: Way) -> Iterator[str]:
-        """What we write to its device is decided: the kernel carries what follows."""
+        """Packets that we write to its device are decided: the kernel carries the rest of the flow."""
         yield f"chain decide_{way.place} {{"
-        yield "ct reply zone != 0 return"  # to a site: `_reach` has noted it
+        yield "ct reply zone != 0 return"  # to a site: noted by `_reach`
         yield from _remember(way, _decided, _key)
         yield "}"
 
     def _filters(self, ways: Sequence[Way], closed: Collection[str]) -> Iterator[str]:
-        yield "chain to_host {"  # to this host's own addresses go sockets, never packets of a client
+        yield "chain to_host {"  # clients reach this host's own addresses by sockets, never by packets
         yield "type filter hook input priority filter - 10; policy accept;"
         yield 'iifname @tuns counter name "to_host" drop'
         yield "}"
@@ -284,7 +284,7 @@ class Ruleset:
             yield from _chain("told", "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors)
         yield "chain passing {"
         yield "type filter hook forward priority filter - 10; policy accept;"
-        # what most packets are not is asked first: names are looked up by their hash
+        # rare cases first: sets of names are looked up by hash
         yield 'ct state invalid iifname @tuns counter name "invalid" drop'  # it would leave untranslated
         if any(way.is_on_ramp for way in ways):
             yield f'ct state invalid meta mark {self._leaving} iifname @onramps counter name "invalid" drop'
@@ -337,7 +337,7 @@ def _chain(name: str, *rules: str) -> Iterator[str]:
 
 
 def _where_from(ways: Sequence[Way]) -> Iterator[str]:
-    """Interfaces, and the chain for what arrives there."""
+    """Elements that map each interface to the chain for packets from it."""
     for way in ways:
         yield f'"{way.device}" : goto {f"from_{way.place}" if way.is_on_ramp else "from_us"}'
         if way.back is not None:
@@ -351,7 +351,7 @@ def _decided(version: int, way: Way) -> str:
 
 
 def _inside(version: int, way: Way) -> str:
-    """The same for flows to and from other sites of its network."""
+    """The name of the set for flows to and from other sites of its network."""
     return f"inside{version}_{way.place}"
 
 
@@ -360,12 +360,12 @@ def _key(family: str) -> str:
 
 
 def _turned_key(family: str) -> str:
-    """That the answers have."""
+    """The key as seen in replies."""
     return f"{family} daddr . {family} saddr . meta l4proto . th dport . th sport"
 
 
 def _remember(way: Way, flows: Callable[[int, Way], str], key: Callable[[str], str]) -> Iterator[str]:
-    """Rules that note a packet's flow in a set of the way's."""
+    """Rules that add a packet's flow to a set of the way."""
     for version, family in FAMILIES:
         for protocol, kept_s in (("tcp", DECIDED_TCP_S), ("udp", DECIDED_UDP_S)):
             ends = "tcp flags & (fin | rst) == 0 " if protocol == "tcp" else ""
@@ -374,7 +374,7 @@ def _remember(way: Way, flows: Callable[[int, Way], str], key: Callable[[str], s
 
 
 def _sites_of(zone: int, ways: Sequence[Way]) -> list[tuple[str, int]]:
-    """The sites of the network that has this zone, and the places of their on-ramps."""
+    """The sites of the network in this zone, with the numbers of their on-ramps."""
     return [(name, way.place) for way in ways if way.zone == zone for name in way.sites]
 
 

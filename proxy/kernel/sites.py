@@ -1,4 +1,4 @@
-"""Which addresses are behind the on-ramps of each network, by the routes of the namespace."""
+"""The addresses behind the on-ramps of each network, according to the namespace's routes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from proxy.kernel.ruleset import Way
 class Sites:
     """The interfaces of on-ramps that lead to hosts of their network, and the routes to these.
 
-    An interface that has a default route, or that a network leaves by, is an uplink and no site.
+    An interface with a default route, or by which a network leaves, is an uplink and not a site.
     """
 
     def __init__(
         self, ways: Iterable[Way] = (), main: Iterable[Route] = (), names: Mapping[int, str] | None = None
     ) -> None:
-        """`main`: the routes of the main table; `names`: of interfaces, by index."""
+        """`main`: the routes of the main table. `names`: interface names by index."""
         self._by_zone: dict[int, set[str]] = {}
         self._routes: dict[int, list[Route]] = {}
-        self._found: dict[int, dict[int, dict[int, dict[int, str]]]] = {}  # by zone, bits, prefix length, number
+        self._found: dict[int, dict[int, dict[int, dict[int, str]]]] = {}  # by zone, bits, prefix length, prefix
         ways, main, names = list(ways), list(main), names or {}
         self.uplinks = {way.egress.interface for way in ways} | {
             names.get(route.index or 0) for route in main if ip_network(route.prefix).prefixlen == 0
@@ -42,7 +42,7 @@ class Sites:
                 lengths.setdefault(length, {}).setdefault(int(prefix.network_address) >> (bits - length), name)
 
     def complete(self, way: Way) -> Way:
-        """The same ruleset with its sites."""
+        """The way with its sites filled in."""
         return msgspec.structs.replace(way, sites=self._of(way))
 
     def routes(self, zone: int) -> list[Route]:
@@ -50,7 +50,7 @@ class Sites:
         return self._routes.get(zone, [])
 
     def behind(self, zone: int, address: bytes) -> str | None:
-        """The site of that network where an address is, or None."""
+        """The interface of the site that has this address in the network of `zone`, or None."""
         bits, number = 8 * len(address), int.from_bytes(address, "big")
         lengths = self._found.get(zone, {}).get(bits, {})
         for length in sorted(lengths, reverse=True):

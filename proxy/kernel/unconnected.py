@@ -1,7 +1,7 @@
-"""The hot loop of unconnected tunnels: from a UDP socket, the GUE header off, to the kernel or on by another tunnel.
+"""The hot loop of unconnected tunnels: from a UDP socket, without the GUE header, to the kernel or another tunnel.
 
-`packet/translate.py` and `packet/forward.py` are the readable twins of what stands inline here, and
-tests/bridge/test_forward.py holds them equal.
+`packet/translate.py` and `packet/forward.py` are the readable versions of the code inlined here, and
+tests/bridge/test_forward.py checks that both behave alike.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from proxy.kernel.marks import ONE_CONTROL, ancillary
 from proxy.wire.ecn import arrive
 from proxy.wire.ip import TCP, UDP
 
-NOBODY: dict[bytes, Any] = {}  # the tunnels of a peer that is none
+NOBODY: dict[bytes, Any] = {}  # the tunnels of an unknown peer
 
 _get16 = struct.Struct("!H").unpack_from
 _put16 = struct.Struct("!H").pack_into
-_get4 = struct.Struct("!BBHxxHBBH12s12sH").unpack_from  # see kernel/pump.py; with TOS and TTL
+_get4 = struct.Struct("!BBHxxHBBH12s12sH").unpack_from  # see kernel/pump.py; also TOS and TTL
 _put4 = struct.Struct("!H12s12sH").pack_into
 _put_hop = struct.Struct("!BBH").pack_into  # TTL, protocol, IPv4 header checksum
 _put6 = struct.Struct("!36s").pack_into
 
 
 class Source:
-    """One tunnel as the loop sees it: who gets packets that come with one header from one peer."""
+    """One tunnel as the loop uses it: the targets of packets with one header from one peer."""
 
     __slots__ = ("dropped", "forwards", "inner", "octets", "packets", "paths", "sessions", "slow")
 
@@ -51,9 +51,9 @@ class Source:
 class GuePump:
     """Packets from all the sites of one UDP port.
 
-    `known[peer's address][header and the packet's first byte]` is the tunnel of packets that begin so;
-    `identify(address, buffer, start, end)` says whose another one is, its header being as long as its first byte says,
-    or None when it has dropped the packet. Addresses are packed.
+    `known[peer's address][GUE header and first byte of the packet]` is the tunnel of packets with this beginning. For
+    others `identify(address, buffer, start, end)` returns the tunnel, or None after dropping the packet; the header's
+    length follows from its first byte. Addresses are packed.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class GuePump:
         self._arguments = tun, known, identify
 
     def ready(self, events: int) -> None:
-        """Move one batch of what has arrived."""
+        """Move one batch of packets."""
         batch, view = self._batch, self._view
         buffer, controls = batch.data, batch.controls
         tun, known, identify = self._arguments
@@ -87,10 +87,10 @@ class GuePump:
             if peer != host:
                 host, source = peer.tobytes(), None
             for at, n in pieces:
-                if source is None or not begins(head, at):  # most come behind the header of the one before
+                if source is None or not begins(head, at):  # most have the same header as the one before
                     first = buffer[at]
                     v = at if first > 0x3F else at + 4 + (first << 2)
-                    head = bytes(view[at : v + 1])  # the packet's first byte tells its version
+                    head = bytes(view[at : v + 1])  # the packet's first byte holds its IP version
                     source = known.get(host, NOBODY).get(head)
                     skip = v - at
                 v = at + skip
@@ -99,7 +99,7 @@ class GuePump:
                     source = identify(host, buffer, at, n)
                     if source is None:
                         continue
-                    if octets < 28:  # no header and ports: the packet plane says what is missing
+                    if octets < 28:  # no header and ports: the packet plane finds the reason
                         source.packets += 1
                         source.octets += octets
                         source.slow(bytearray(view[v:n]), octets)
@@ -140,7 +140,7 @@ class GuePump:
                 send = path.send
                 if send is not None:
                     exit_ = path.exit
-                    if exit_ is not None:  # to the kernel, which looks at the header's sum, the hops and the size
+                    if exit_ is not None:  # to the kernel, which checks header checksum, TTL and size
                         ttl = ttl if is_ipv4 else buffer[v + 7]
                         if ttl < 2 or (protocol == TCP and buffer[l4 + 13] & 7):
                             source.slow(bytearray(view[v:n]), octets)
@@ -155,10 +155,10 @@ class GuePump:
                             source.dropped(DropReason.KERNEL_IP)
                         continue
                     if is_ipv4:
-                        looked_at = from_bytes(buffer[v:l4]) % 0xFFFF  # a good header's sum is 0
+                        looked_at = from_bytes(buffer[v:l4]) % 0xFFFF  # a valid header sums to 0
                     else:
                         ttl, mark, looked_at = buffer[v + 7], first & 15 or mark & 0xF0, 0
-                    # SYN, FIN and RST are looked at; so is whatever has no hop left.
+                    # SYN, FIN and RST take the slow path; so do packets whose TTL expires here.
                     if looked_at or ttl < 2 or octets > path.mtu or (protocol == TCP and buffer[l4 + 13] & 7):
                         source.slow(bytearray(view[v:n]), octets)
                         continue
@@ -202,5 +202,5 @@ class GuePump:
 
 
 def _cut(begin: int, stop: int, each: int) -> Iterable[tuple[int, int]]:
-    """Beginnings and ends of the datagrams that the kernel has joined, the last one perhaps shorter."""
+    """Starts and ends of the datagrams that the kernel coalesced. The last one may be shorter."""
     return [(at, min(at + each, stop)) for at in range(begin, stop, each)]

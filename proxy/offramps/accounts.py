@@ -1,7 +1,7 @@
-"""What the kernel tells of flows that it carries by itself: how they begin to be answered, end, and what they moved.
+"""The kernel's reports on flows that it carries by itself: first answers, ends, and totals.
 
-Headers of what begins and ends a connection are logged by rules (proxy/kernel/ruleset.py); totals are conntrack's; a
-connection that conntrack gives up was idle.
+Rules log the headers of packets that begin and end a connection (proxy/kernel/ruleset.py); totals are conntrack's; a
+connection that conntrack drops was idle.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from proxy.wire.ip import TCP
 
 log = logging.getLogger(__name__)
 
-INDEX = 0x7FFF  # the bits of a mark that tell the way
-BUDGET = 64  # copies and events per visit
-SLICE, SLICE_S = 64, 0.005  # connections that end at once, and the time between: 10,000 a second and more
-BATCH = 512  # connections asked for at once
-MARKS = 0xFFFF_0000  # the bits of a mark that tell whose it is
+INDEX = 0x7FFF  # the bits of a mark that identify the way
+BUDGET = 64  # copies or events per readiness event
+SLICE, SLICE_S = 64, 0.005  # connections deleted together, and the interval: 10,000 a second and more
+BATCH = 512  # connections per query
+MARKS = 0xFFFF_0000  # the bits of a mark that identify the proxy
 OVER = (6, 7, 8)  # TCP states of conntrack: last ACK, time wait, close (linux/netfilter/nf_conntrack_tcp.h)
-SHORT_S = 1.0  # flows that live no longer are not worth remembering
-PATIENCE_S = 1.0  # for conntrack's last word on a connection that it was told to forget
+SHORT_S = 1.0  # shorter flows are not worth remembering
+PATIENCE_S = 1.0  # for conntrack's final event on a connection that was deleted
 NOTHING: dict[bytes, Flow] = {}
-LOG_BYTES = 7680  # for a batch of copies: with what the kernel adds to its buffer that is two of its pages, not 32
+LOG_BYTES = 7680  # of copies per batch: with the kernel's overhead that takes two pages, not 32
 
 
 class Accounts:
-    """Of all interface on-ramps of one proxy."""
+    """The accounts of all interface on-ramps of one proxy."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Accounts:
         group: int,
         remember: Callable[[Flow], None],
     ) -> None:
-        """`ramps`: by the index of their way; `group`: of NFLOG; `remember(flow)` keeps it for a successor.
+        """`ramps`: by the index of their way. `group`: the NFLOG group. `remember(flow)` stores it for a successor.
 
-        OSError: the kernel has no NFLOG, or no events.
+        Raises OSError if the kernel has no NFLOG, or no events.
         """
-        self.gone: list[FlowRecord] = []  # remembered, and not in conntrack any more
+        self.gone: list[FlowRecord] = []  # remembered flows that are no longer in conntrack
         self._young: deque[Flow] = deque()
         self._remember = remember
         self._ramps, self._zones, self._conntrack = ramps, zones, conntrack
@@ -71,7 +71,7 @@ class Accounts:
 
     @property
     def lost(self) -> int:
-        """Copies and events that we were too slow for."""
+        """How many times copies or events were lost because we were too slow."""
         return self._log.lost + self._events.lost
 
     def watch(self, poller: Poller) -> None:
@@ -86,19 +86,19 @@ class Accounts:
             source.close()
 
     def finish(self, flow: Flow, done: Callable[[], None]) -> None:
-        """Call `done` when the totals of an ended flow are in; conntrack forgets it."""
+        """Have conntrack delete an ended flow, and call `done` when its final totals are in."""
         self._finishing.append((flow, done))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SLICE_S, self._forget_some)
 
     def tick(self, now: float) -> None:
-        """Wait no longer for events that were lost, or of what conntrack had forgotten before."""
+        """Remember flows, and stop waiting for events that were lost, or of entries that had gone before."""
         self._remember_some(now)
         for place in [place for place, (_, _, until) in self._awaited.items() if until < now]:
             self._awaited.pop(place)[1]()
 
     def _forget_some(self) -> None:
-        """Let conntrack forget what has ended: its event of that has the totals. A few at a time: packets wait."""
+        """Delete ended connections, whose DESTROY events have the totals. A few at a time: packets wait meanwhile."""
         self._timer = None
         finishing, until, wanted = self._finishing, time.monotonic() + PATIENCE_S, []
         for _ in range(min(SLICE, len(finishing))):
@@ -107,7 +107,7 @@ class Accounts:
                 place = self._place(flow)
                 wanted.append(place)
                 self._awaited[place] = flow, done, until
-            else:  # a later flow's connection would be forgotten
+            else:  # the entry is a later flow's
                 done()
         if wanted:
             self._conntrack.delete(wanted)
@@ -115,11 +115,11 @@ class Accounts:
             self._timer = asyncio.get_running_loop().call_later(SLICE_S, self._forget_some)
 
     def add(self, flow: Flow) -> None:
-        """A flow begins that the kernel carries."""
+        """Add a new flow that the kernel carries."""
         self._young.append(flow)
 
     def _remember_some(self, now: float) -> None:
-        """Let a successor know the flows that are no short ones."""
+        """Store flows that outlive `SHORT_S` for a successor."""
         young = self._young
         while young and young[0].started_at < now - SHORT_S:
             flow = young.popleft()
@@ -127,7 +127,7 @@ class Accounts:
                 self._remember(flow)
 
     def take_back(self, plane: Plane, left_over: Iterable[FlowRecord], mark: int) -> None:
-        """Find again, in conntrack, the flows that a killed proxy has left to the kernel; those that are gone end."""
+        """Find in conntrack the flows that a killed proxy has left to the kernel; those not found are put in `gone`."""
         known = {(r.protocol, r.src, r.src_port, r.dst, r.dst_port, r.tenant, r.vnet): r for r in left_over}
         now, now_ns = time.monotonic(), time.time_ns()
         for entry in self._conntrack.dump(mark | ON_RAMP, MARKS | ON_RAMP):
@@ -147,7 +147,7 @@ class Accounts:
         self.gone = list(known.values())
 
     def count(self, flows: Iterable[Flow]) -> None:
-        """Bring the totals of flows up to date."""
+        """Update the totals of flows."""
         wanted = list(flows)
         for at in range(0, len(wanted), BATCH):
             part = wanted[at : at + BATCH]
@@ -156,7 +156,7 @@ class Accounts:
                     _take(flow, entry)
 
     def outside(self, flow: Flow) -> bytes | None:
-        """The address and port that the origin knows the flow by; its totals are brought up to date."""
+        """The address and port by which the origin knows the client, or None. The flow's totals are updated."""
         [entry] = self._conntrack.get([self._place(flow)])
         if entry is None:
             return None
@@ -169,7 +169,7 @@ class Accounts:
         return PROTOCOL_NUMBERS[flow.protocol], flow.key, self._zones[flow.carrier]
 
     def _enter_repeated(self) -> None:
-        """What is told of a connection may come before its flow was entered."""
+        """Enter flows whose SYN was given back at once, as reports on them may arrive first."""
         for ramp in self._zones:
             ramp.repeated.enter()
 
@@ -216,8 +216,8 @@ class Accounts:
             self._give_up(given_up)
 
     def _give_up(self, forgotten: Sequence[tuple[Flow, Entry]]) -> None:
-        """End the flows that conntrack has forgotten; not those whose ports had another connection before, which a SYN
-        of theirs has ended in TIME_WAIT."""
+        """End flows that conntrack has dropped, unless an entry exists: then the event was about an earlier connection
+        in TIME_WAIT with the same ports, which the flow's SYN replaced."""
         present = self._conntrack.get([self._place(flow) for flow, _ in forgotten])
         for (flow, entry), now_there in zip(forgotten, present, strict=True):
             if now_there is None and not flow.is_ended:
@@ -225,11 +225,11 @@ class Accounts:
                 flow.handler.given_up(is_answered=entry.reply_packets > 0)
 
     def _crashed(self, error: BaseException) -> None:
-        """The log has it; what was read is lost, conntrack's time-outs end those flows."""
+        """Ignore the error, which is logged. What was read is lost; those flows end by conntrack's timeouts."""
 
 
 def _answered(ramp: InterfaceRamp, protocol: int, key: bytes) -> Flow | None:
-    """The flow between sites whose answers have this key."""
+    """The flow between sites whose replies have this key."""
     found: Flow | None = ramp.network.answered(protocol, key)
     return found
 
@@ -240,7 +240,7 @@ def _has_its_place(flow: Flow) -> bool:
 
 
 def _take(flow: Flow, entry: Entry) -> None:
-    """Conntrack has counted all of the flow's packets, also those that passed by us."""
+    """Copy an entry's counters: conntrack counts all of the flow's packets, also those that passed through us."""
     client, origin = flow.client_path, flow.origin_path
     client.packets, client.octets = entry.original_packets, entry.original_octets
     origin.packets, origin.octets = entry.reply_packets, entry.reply_octets

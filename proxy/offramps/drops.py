@@ -1,4 +1,4 @@
-"""Packets that the table of the kernel off-ramp and conntrack dropped, by the proxy's reasons."""
+"""Packets dropped by the kernel off-ramp's table and by conntrack, by the proxy's reasons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from proxy.errors import DropReason
 from proxy.kernel import facts, nft
 
-COUNTERS = {  # of the table, and what they mean for a packet
+COUNTERS = {  # named counters of the table, with the reason of each
     "invalid": DropReason.CONNTRACK_INVALID,
     "to_host": DropReason.BAD_ADDRESS,
     "isolated": DropReason.BAD_ADDRESS,  # it would leave by another network's on-ramp
@@ -16,7 +16,7 @@ COUNTERS = {  # of the table, and what they mean for a packet
 
 
 def kernel_drops(table: str) -> Counter[DropReason]:
-    """Of the table with this name; of conntrack's own count, what everybody lost."""
+    """Drops counted by the table with this name, and by conntrack for all its users together."""
     found, drops = nft.counters(table), Counter({DropReason.CONNTRACK_FULL: facts.conntrack_drops()})
     for name, reason in COUNTERS.items():
         drops[reason] += found.get(name, 0)

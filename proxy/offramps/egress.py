@@ -1,4 +1,4 @@
-"""The addresses of flows outside: configured, or chosen by this host's routes."""
+"""External addresses of flows: configured, or chosen by this host's routes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from proxy.kernel.facts import source_towards
 from proxy.settings.egress import Egress
 
 BELIEVED_S = 10.0
-MOST = 4096  # that are remembered
+MOST = 4096  # remembered at most
 
 
 class EgressAddresses:
-    """Asked for each flow, looked up once in a while for each destination."""
+    """Gives each flow its address. The address towards a destination is cached for `BELIEVED_S`."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str | None, bytes], tuple[float, str | None]] = {}
 
     def forget(self) -> None:
-        """Addresses or routes have changed."""
+        """Forget everything: addresses or routes have changed."""
         self._found.clear()
 
     def towards(self, destination: bytes, egress: Egress) -> str | None:
-        """The source address of flows to that destination, as text; None: there is no route."""
+        """The source address of flows to that destination, as text, or None if there is no route."""
         fixed = egress.ipv4 if len(destination) == 4 else egress.ipv6
         if fixed is not None:
             return fixed

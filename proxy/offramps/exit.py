@@ -1,4 +1,4 @@
-"""Devices that lead into the kernel's forwarding: TUN devices in the namespace of the proxy, seen as carriers."""
+"""Devices that lead into the kernel's forwarding: TUN devices in the namespace of the proxy, used as carriers."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from proxy.settings.model import InterfaceOnRamp
 from proxy.wire import ip
 from proxy.wire.virtio import NO_OFFLOAD
 
-QUEUE = 10_000  # packets that the kernel may hold for us; a full queue is loss
-MTU = 65_535  # the kernel never finds a packet too big for us: tunnels have their own sizes
+QUEUE = 10_000  # packets queued in the kernel for us; beyond it they are lost
+MTU = 65_535  # so that no packet is too big for the kernel: tunnels have their own MTUs
 LEASE_ADDRESSES = bytes((192, 0, 0, 8)), bytes.fromhex("fd6f7879000000000000000000000001")
 EXIT_NAME, ON_RAMP_NAME, BACK_NAME, UNASKED_NAME = "oxk%d", "oxi%d", "oxb%d", "oxu%d"
 SYSCTLS = {
     "net/ipv4/conf/{}/forwarding": 1,
     "net/ipv4/conf/{}/rp_filter": 0,
-    "net/ipv4/conf/{}/src_valid_mark": 1,  # where all/rp_filter is 1, our marks lead back here
+    "net/ipv4/conf/{}/src_valid_mark": 1,  # reverse path checks by all/rp_filter use our marks, which lead here
     "net/ipv4/conf/{}/send_redirects": 0,
-    "net/ipv4/conf/{}/accept_local": 1,  # an RST of ours to an origin comes from our address
+    "net/ipv4/conf/{}/accept_local": 1,  # the proxy's RST to an origin has the host's own source address
     "net/ipv6/conf/{}/force_forwarding": 1,  # Linux 6.17 and later
-    "net/ipv6/conf/{}/addr_gen_mode": 1,  # no link-local address: nothing but flows comes up
+    "net/ipv6/conf/{}/addr_gen_mode": 1,  # no link-local address, so that only flows come up
     "net/ipv6/conf/{}/accept_ra": 0,
 }
 
 
 class Exit(RampCarrier):
-    """Where flows of one network leave, with offload or without; what comes back belongs to a flow, or is a stray."""
+    """The device by which flows of a network leave, with or without offload. Returning packets without a flow are
+    stray."""
 
     kind = "kernel"
     kernel_hops = 1
@@ -57,7 +58,7 @@ class Exit(RampCarrier):
         *,
         offload: bool,
     ) -> None:
-        """`reserve`: see RepeatedThrough."""
+        """`reserve`: see `Repeated`."""
         self._fd, self.interface = open_device(EXIT_NAME, offload=offload)
         super().__init__(self.interface, tenant, plane, mtu=MTU, offload=offload, network=network)
         self.owns = _everybody
@@ -68,7 +69,7 @@ class Exit(RampCarrier):
         poller.watch(self._fd, IN, self.pump.ready, self.crashed)
 
     def send(self, packet: bytes | memoryview) -> None:
-        """Hand a packet to the kernel's forwarding."""
+        """Give a packet to the kernel's forwarding."""
         try:
             os.write(self._fd, packet)
         except OSError:
@@ -86,7 +87,7 @@ class Exit(RampCarrier):
 
 
 class InterfaceRamp(RampCarrier):
-    """An on-ramp whose clients the kernel sees: what decides comes up by the device, and is written back to it."""
+    """An on-ramp whose clients the kernel sees. Packets to be decided come up by the device, and go back to it."""
 
     kind = "interface"
     kernel_hops = 1
@@ -100,7 +101,7 @@ class InterfaceRamp(RampCarrier):
         tun: int,
         reserve: Callable[[Tenant], bool],
     ) -> None:
-        """`tun`: the device of the bridge with offload, for flows that are read. `reserve`: see RepeatedConnections."""
+        """`tun`: the bridge's device with offload, for flows that are read. `reserve`: see `Repeated`."""
         self._fd, self.interface = open_device(ON_RAMP_NAME, offload=True)
         self._back, self.back = open_device(BACK_NAME, offload=True)
         super().__init__(
@@ -125,20 +126,20 @@ class InterfaceRamp(RampCarrier):
         return list(self.settings.sources)
 
     def take(self, buffer: bytearray, end: int) -> None:
-        """Handle a packet that came up: at once if the answer is known, otherwise by the packet plane."""
+        """Handle a packet that came up: at once if the answer is known, otherwise in the packet plane."""
         if not self.repeated.take(buffer, end):
             self.repeated.enter()
             super().take(buffer, end)
 
     def send(self, packet: bytes | memoryview) -> None:
-        """A packet of our own to a client, by the interface where clients are."""
+        """Send one of our own packets to a client, through the interface to it."""
         try:
             os.write(self._back, packet)
         except OSError:
             self.count(DropReason.TUNNEL_CLOSED if self.is_closed else DropReason.KERNEL_IP)
 
     def revoke(self, flow: Flow) -> None:
-        """Let the kernel carry the flow no longer: the next packet of either side comes up."""
+        """Stop the kernel from carrying the flow by itself: the next packet in either direction comes up."""
         self._revoke(PROTOCOL_NUMBERS[flow.protocol], flow.key)
         for ramp in self.network.ramps:
             if isinstance(ramp, InterfaceRamp):
@@ -169,7 +170,7 @@ class InterfaceRamp(RampCarrier):
 
 
 def open_device(template: str, *, offload: bool) -> tuple[int, str]:
-    """The descriptor and the name of a new device that is up. ProxyError: why there is none."""
+    """The descriptor and the name of a new device that is up. Raises ProxyError if there is none."""
     try:
         fd = open_tun(template, offload=offload)
         name = device_name(fd)

@@ -1,4 +1,4 @@
-"""One flow whose packets go on unread, by a tunnel or by the kernel, from its first packet to its end."""
+"""One flow whose packets are forwarded unread, by a tunnel or by the kernel, from its first packet to its end."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
 from proxy.wire.virtio import NEEDS_CSUM
 
-LAST_PACKETS_S = 2.0  # after both FINs: the last acknowledgements and repetitions still pass
-CUT_S = 60.0  # after an end that the hosts do not know of: their next segments are answered with RST
+LAST_PACKETS_S = 2.0  # after both FINs, for the last acknowledgements and retransmissions
+CUT_S = 60.0  # after an end unknown to the hosts, whose next segments are answered with RST
 CLOSED = ("client_closed", "origin_closed")
 CUTS = ("denied", "admin_killed", "policy_revoked", "tunnel_closed", "proxy_error")
-FAILURES = ("origin_refused", "origin_unreachable", "origin_timeout")  # to connect
+FAILURES = ("origin_refused", "origin_unreachable", "origin_timeout")  # of the connection attempt
 
 
 class ForwardedFlow(WatchedFlow):
-    """One flow whose packets go on unread."""
+    """One flow whose packets are forwarded unread."""
 
     __slots__ = ("_is_started", "is_unrouted")
 
@@ -39,7 +39,7 @@ class ForwardedFlow(WatchedFlow):
         self.is_unrouted = False  # its route has changed: the next packet looks for a new one
 
     def start(self, held: bytes, packet: IPPacket) -> None:
-        """The flow is allowed: send its first packet, which is in `held`."""
+        """Send the first packet of the allowed flow, which is in `held`."""
         flow = self.flow
         self._is_started = True
         flow.level, flow.origin = "packet", AS_ASKED
@@ -54,7 +54,7 @@ class ForwardedFlow(WatchedFlow):
         if flow.protocol != "tcp":
             flow.history = "D"
             self._connected()
-        elif tcp.flags(held, packet) & (tcp.SYN | tcp.ACK) != tcp.SYN:  # begun before we were asked
+        elif tcp.flags(held, packet) & (tcp.SYN | tcp.ACK) != tcp.SYN:  # the connection began before the proxy saw it
             self._connected()
         else:
             self._watch()
@@ -62,17 +62,17 @@ class ForwardedFlow(WatchedFlow):
             flow.tenant.drops[dropped] += 1
 
     def resume(self) -> None:
-        """The kernel has carried the flow while no proxy was there."""
+        """Resume a flow that the kernel carried while no proxy was running."""
         flow = self.flow
         self._is_started = True
         flow.level, flow.origin, flow.state = "packet", AS_ASKED, "established"
         if flow.protocol == "tcp":
             flow.history, flow.tracked = "ShA", (Direction(), Direction())
-            for direction in flow.tracked:  # nobody knows any more; nearly all hosts have the option
+            for direction in flow.tracked:  # unknown by now; nearly all hosts use the option
                 direction.options = direction.first_options = TIMESTAMPS
 
     def repeat(self, begun: Begun) -> None:
-        """The SYN has left already (`proxy.offramps.repeated`)."""
+        """Take over a flow whose SYN was sent before (`proxy.offramps.repeated`)."""
         flow, client = self.flow, self.flow.client_path
         self._is_started = True
         flow.origin = AS_ASKED
@@ -86,7 +86,7 @@ class ForwardedFlow(WatchedFlow):
             self._await_syn(flow.egress)
 
     def let_in(self, inject: Inject, verdict: Verdict) -> None:
-        """Policy and hooks have decided about a flow that the origin began."""
+        """Act on the verdict on a flow that the origin opened."""
         flow = self.flow
         if verdict.is_denial:
             self.end(verdict.ending)
@@ -148,14 +148,14 @@ class ForwardedFlow(WatchedFlow):
         return None
 
     def _await_syn(self, egress: Carrier) -> None:
-        """The origin's first packet need not be looked at by the packet plane."""
+        """Memoise the path of the origin's first packet, which then bypasses the packet plane."""
         flow, path = self.flow, self.flow.origin_path
         memoise(path, 4 if len(flow.source) == 4 else 6, egress, flow.carrier, self._number)
         path.flagged, path.send = self._begins_or_ends, self._await_answer
         egress.paths[flow.answer_key] = path
 
     def _begins_or_ends(self, data: memoryview, l4: int, last: bytes) -> None:
-        """A SYN, FIN or RST of the origin's."""
+        """Handle a SYN, FIN or RST of the origin."""
         flow, flags = self.flow, data[l4 + 13]
         if not flags & tcp.SYN:
             self._ends_inward(data, l4, last)
@@ -178,8 +178,8 @@ class ForwardedFlow(WatchedFlow):
     def _carry(
         self, ramp: Carrier, buffer: bytearray, packet: IPPacket, flags: int, is_outward: bool
     ) -> DropReason | None:
-        """A packet that came up from the kernel by an on-ramp goes back to it, which carries what follows: the
-        client's, or an answer from another site of the network."""
+        """Give a packet that came up by an on-ramp back to the kernel, which carries the following ones. It is the
+        client's, or a reply from another site of the network."""
         flow, last = self.flow, b""
         if flow.protocol == "tcp":
             last = bytes(buffer[packet.l4 + 4 : packet.l4 + 16])
@@ -198,16 +198,16 @@ class ForwardedFlow(WatchedFlow):
 
     def _give_back(self, ramp: Carrier, buffer: bytearray, packet: IPPacket) -> None:
         assert ramp.exit is not None
-        take_hops(buffer, packet, -1)  # one more than it counts on the way through: it has counted before
+        take_hops(buffer, packet, -1)  # TTL + 1, as the kernel decrements it again: it has done so once before
         for piece in for_kernel(buffer, packet, next(self._plane.idents)):
             ramp.exit(piece)
 
     def error(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """An ICMP error about a packet of this flow: for the host that sent it, as it stands, by that host's tunnel."""
+        """Forward an ICMP error about a packet of this flow, unchanged, to the host that sent the packet."""
         flow = self.flow
         if flow.egress is None or not self._is_started:
             return DropReason.STRAY
-        if flow.egress is flow.carrier:  # the kernel knows the flow, and whom its host has to hear of it
+        if flow.egress is flow.carrier:  # the kernel knows the flow, and the host concerned
             self._give_back(carrier, buffer, packet)
             return None
         arrival, egress = flow.egress, flow.carrier
@@ -223,17 +223,17 @@ class ForwardedFlow(WatchedFlow):
         return None
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """False: a packet that could open a flow opens one."""
+        """Return False: a packet that can open a flow opens one."""
         return False
 
     def replaced(self) -> None:
-        """A later flow has its place."""
+        """Clear the paths: a later flow has the same addresses and ports."""
         if self.is_carried and self._plane.connections is not None:
             self._plane.connections.count([self.flow])
         self.forget()
 
     def expired(self, now: float) -> None:
-        """The idle timer, or the time after the end."""
+        """Act on the idle timer, or at the end of the time after the flow's end."""
         if self.flow.is_ended:
             self._remove()
         elif self._plane.lifecycle.is_idle(self.flow, self._timeout_s(), now):
@@ -241,12 +241,12 @@ class ForwardedFlow(WatchedFlow):
             self.end("origin_timeout" if is_silent else "client_idle_timeout")
 
     def end(self, reason: CloseReason) -> None:
-        """The flow is over. The last packets of a TCP connection still pass, or are answered with RST."""
+        """End the flow. The last packets of a TCP connection still pass, or are answered with RST."""
         flow = self.flow
         is_new = flow.protocol == "tcp" and flow.state == "new"
         if not flow.close(reason, time.time_ns()):
             return
-        if flow.offramp != "kernel" or reason not in CLOSED:  # else the last packets pass as those before
+        if flow.offramp != "kernel" or reason not in CLOSED:  # otherwise the last packets pass as before
             self.forget()
         if is_new and reason in FAILURES:
             self._plane.lifecycle.connect_failed(flow)
@@ -261,9 +261,10 @@ class ForwardedFlow(WatchedFlow):
         self._plane.lifecycle.wheel.arm(flow, time.monotonic() + wait_s)
 
     def _cut(self) -> None:
-        """End the connection at both hosts: each hears an RST with the number that it has asked for last.
+        """End the connection at both hosts by an RST with the sequence number that each expects.
 
-        Of a flow that the kernel carries nobody knows the numbers: the client is asked, and its answer comes up.
+        The numbers of a flow that the kernel carries are unknown, so a probe makes the client send its own in a packet
+        that comes up.
         """
         flow, connections = self.flow, self._plane.connections
         if not self._is_started or flow.egress is None:
@@ -284,7 +285,7 @@ class ForwardedFlow(WatchedFlow):
             flow.carrier.deliver(tcp.probe(flow.destination, flow.source, ports[::-1]))
 
     def _end_origin(self, buffer: bytearray, packet: IPPacket) -> None:
-        """The client has told its numbers: let the origin hear an RST too, from the address that it knows."""
+        """Send the origin an RST with the number that the client has sent, from the address that the origin knows."""
         flow = self.flow
         connections = self._plane.connections
         if not self.is_carried or flow.virtual is None or connections is None:
@@ -294,7 +295,7 @@ class ForwardedFlow(WatchedFlow):
         connections.beyond(flow).deliver(tcp.reset(outside[:-2], flow.destination, ports, tcp.sequence(buffer, packet)))
 
     def unroute(self) -> None:
-        """The route that it took has changed."""
+        """Choose a new route with the next packet, as the current one has changed."""
         self.is_unrouted = True
         self._forget_path(self.flow.carrier, self.flow.key, self.flow.client_path)
 
@@ -312,7 +313,7 @@ class ForwardedFlow(WatchedFlow):
         return None
 
     def _reroute(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Find the flow's next hop anew; why it has none."""
+        """Choose the flow's next hop again. Returns the reason if there is none."""
         flow, tenant, protocol = self.flow, self.flow.tenant, PROTOCOL_NUMBERS[self.flow.protocol]
         hop = choose(flow.carrier.network, flow.destination, flow_hash(protocol, flow.key))
         if isinstance(hop, Hop):
@@ -320,7 +321,7 @@ class ForwardedFlow(WatchedFlow):
         if isinstance(hop, DropReason):
             self._plane.errors.answer(flow.carrier, UNREACHABLE[hop], buffer, packet, time.monotonic())
             return hop
-        if hop.carrier is None:  # it cannot be lifted in its middle: begin anew
+        if hop.carrier is None:  # a flow cannot be lifted midway: end it, so that a new one begins
             self.end("tunnel_closed")
             if flow.protocol == "tcp":
                 flow.carrier.deliver(tcp.reset_for(buffer, packet))
@@ -366,7 +367,7 @@ class ForwardedFlow(WatchedFlow):
         for paths in (carrier.paths, carrier.forwards):
             if paths.get(key) is path:
                 del paths[key]
-        path.send = path.exit = None  # which may know this handler: the collector finds no cycle
+        path.send = path.exit = None  # they may refer to this handler: breaks the reference cycle
         if isinstance(path, KernelTCPPath):
             path.flagged = None
 
@@ -378,11 +379,11 @@ class ForwardedFlow(WatchedFlow):
             self._settled()
 
     def _settled(self) -> None:
-        """The totals are final."""
+        """Publish the end record, as the totals are final, and remove the flow."""
         lifecycle = self._plane.lifecycle
-        if self.flow.handler is not self:  # at once: the proxy stops
+        if self.flow.handler is not self:  # removed before: the proxy is stopping
             return
-        if self.flow.egress is not self.flow.carrier:  # else nothing was memoised
+        if self.flow.egress is not self.flow.carrier:  # otherwise nothing was memoised
             self.forget()
         if not self.flow.is_recorded:
             lifecycle.ended(self.flow)

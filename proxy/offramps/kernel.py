@@ -1,4 +1,4 @@
-"""The kernel off-ramp: flows that nobody reads are forwarded, translated and remembered by the kernel.
+"""The kernel off-ramp: uninspected flows are forwarded, translated and tracked by the kernel.
 
 tunnel --- pump --- oxkN ===> forwarding, nftables, conntrack ===> eth0      oxkN: one for each network, and offload
 p0 =====> forwarding, nftables, conntrack ===> eth0                          decided flows of an interface on-ramp
@@ -39,11 +39,11 @@ from proxy.settings.egress import Egress, egress_of
 
 log = logging.getLogger(__name__)
 
-LEASE_S = 1.0  # between two signs of life for the table
+LEASE_S = 1.0  # between renewals of the table's lease
 
 
 def is_asked_for(settings: Settings) -> bool:
-    """Whether any tenant's flows are to leave by the kernel."""
+    """Whether any tenant's flows leave by the kernel."""
     return bool(by_kernel(settings))
 
 
@@ -58,15 +58,14 @@ class KernelOffRamp:
         remember: Callable[[Flow], None] = lambda flow: None,
         tun: int = -1,
     ) -> None:
-        """`remember(flow)` keeps what a successor has to know of a flow that the kernel carries. `tun`: see
-        InterfaceRamp."""
+        """`remember(flow)` stores, for a successor, a flow that the kernel carries. `tun`: see InterfaceRamp."""
         self._settings, self._own, self._tenants, self._poller = settings, settings.kernel, tenants, poller
         self._remember, self._tun = remember, tun
         self.ramps: list[InterfaceRamp] = []
         self.exits: list[Exit] = []
         self.ways: dict[Carrier, Way] = {}
         self._zones: dict[tuple[str, str], int] = {}
-        self._ended: dict[tuple[int, bytes, int], None] = {}  # connections for conntrack to forget
+        self._ended: dict[tuple[int, bytes, int], None] = {}  # connections for conntrack to delete
         self._egress = EgressAddresses()
         self._changes = Changes(Path(settings.control + ".kernel"))
         self._claims: Claims | None = None
@@ -75,7 +74,7 @@ class KernelOffRamp:
         self._accounts: Accounts | None = None
         self._unasked: Unasked | None = None
         self._has_changed = False
-        self._has_routing = self._has_table = False  # to be undone
+        self._has_routing = self._has_table = False  # whether `close` has to remove them
         self._helpers: tuple[str, ...] = ()
         self._has_timeouts = True
         self._share = ConntrackShare(tenants)
@@ -88,10 +87,10 @@ class KernelOffRamp:
         self._routing = PolicyRouting(self._own, self._ruleset, self.ways)
 
     def start(self, plane: Plane, left_over: Sequence[FlowRecord] = ()) -> Sequence[FlowRecord]:
-        """Open the devices and make the namespace ready. ProxyError: why not; `close` undoes what was done.
+        """Open the devices and prepare the namespace. Raises ProxyError; `close` then undoes what was done.
 
-        `left_over`: what a proxy that was killed has remembered of flows. They are taken back from conntrack; the
-        result are those that are gone.
+        `left_over`: the flows that a killed proxy has recorded. They are taken back from conntrack. Returns those that
+        are gone.
         """
         self._claims = Claims(self._own)
         self._has_routing = self._has_table = self._changes.adopt()
@@ -101,7 +100,7 @@ class KernelOffRamp:
                 self._open_exits(self._tenants[name], network, plane)
         for ramp in on_ramps(self._settings):
             self._open_ramp(ramp, plane)
-        # asking loads conntrack, where it is a module: before that it has no sysctl
+        # the probe loads the conntrack module, whose sysctls exist only then
         self._helpers = facts.helpers()
         self._has_timeouts = facts.has_timeouts()
         self._changes.make(needed(interfaces(self._settings), has_on_ramps=bool(self.ramps)))
@@ -136,7 +135,7 @@ class KernelOffRamp:
             return
         self._forget_ended()
         for way_out in self.exits:
-            way_out.network.exits.pop(way_out.header_bytes, None)  # flows that begin now leave by sockets
+            way_out.network.exits.pop(way_out.header_bytes, None)  # new flows leave by sockets from now on
             way_out.network.again.pop(way_out.header_bytes, None)
         for carrier in (*self.exits, *self.ramps):
             carrier.close()
@@ -154,7 +153,7 @@ class KernelOffRamp:
         self._claims = None
 
     def _undoing(self) -> Iterator[Callable[[], None]]:
-        """What leaves nothing of what was made, or left by a proxy that was killed."""
+        """Functions that undo everything that was made, or left by a killed proxy."""
         if self._has_routing:
             yield self._routing.remove
         if self._has_table:
@@ -164,11 +163,11 @@ class KernelOffRamp:
             yield partial(self._conntrack.flush, self._own.mark, 0xFFFF_0000)
 
     def begin(self, flow: Flow) -> DropReason | None:
-        """Let a flow into the kernel: why not, or None; its egress address is filled in."""
+        """Admit a flow to the kernel, and fill in its egress address. Returns the reason if that is impossible."""
         assert flow.egress is not None
         way, is_inside = self.ways[flow.egress], self._site_of(flow) is not None
         flow.egress_ip = address_text(flow.source) if is_inside else self._egress.towards(flow.destination, way.egress)
-        if flow.egress_ip is None:  # the kernel would say so too, but five times and then once a second
+        if flow.egress_ip is None:  # the kernel would report it too, but only five times, then once a second
             return DropReason.NO_ROUTE
         if not self._share.reserve(flow.tenant):
             return DropReason.CONNTRACK_FULL
@@ -180,33 +179,33 @@ class KernelOffRamp:
         return None
 
     def enter(self, flow: Flow) -> None:
-        """The flow leaves, or has left already: conntrack has room for it."""
+        """Register a flow that leaves, or has left already; conntrack has room for it."""
         assert flow.egress is not None
         self._ended.pop((PROTOCOL_NUMBERS[flow.protocol], flow.key, self.ways[flow.egress].zone), None)
         if self._accounts is not None and isinstance(flow.carrier, InterfaceRamp):
             self._accounts.add(flow)
 
     def beyond(self, flow: Flow) -> Carrier:
-        """The on-ramp behind which its origin is, or the flow's own."""
+        """The on-ramp behind which the flow's origin is, or else the flow's own."""
         site = self._site_of(flow)
         return next((ramp for ramp in self.ramps if site in ramp.settings.interfaces), flow.carrier)
 
     def _site_of(self, flow: Flow) -> str | None:
-        """The interface of an on-ramp of its network that it leaves by; None: it leaves the network."""
+        """The interface of an on-ramp of its network by which the flow leaves; None: it leaves the network."""
         way = self.ways[flow.carrier] if isinstance(flow.carrier, InterfaceRamp) else None
         return None if way is None else self._routing.sites.behind(way.zone, flow.destination)
 
     def end(self, flow: Flow) -> None:
-        """Nothing of the flow passes any more: let conntrack forget it."""
+        """Have conntrack delete the entry of a flow that has ended."""
         assert flow.egress is not None
         if flow.virtual is not None and self._unasked is not None:
             self._unasked.forget(flow)
         number = PROTOCOL_NUMBERS[flow.protocol]
-        if flow.tenant.find(flow.carrier, number, flow.key) is flow:  # else a later flow's connection is meant
+        if flow.tenant.find(flow.carrier, number, flow.key) is flow:  # otherwise the entry is a later flow's
             self._ended[number, flow.key, self.ways[flow.egress].zone] = None
 
     def cut(self, flow: Flow) -> None:
-        """End the flow at once, as far as the kernel carries it: its next packet comes up, from the client."""
+        """End a flow's entry at once: if the kernel carries the flow by itself, its next packet comes up."""
         assert flow.egress is not None
         if isinstance(flow.carrier, InterfaceRamp):
             flow.carrier.revoke(flow)
@@ -216,7 +215,7 @@ class KernelOffRamp:
         self._forget_ended()
 
     def settle(self, flow: Flow, done: Callable[[], None]) -> None:
-        """The same; `done` is called when its totals are in."""
+        """Delete the entry of an ended flow, and call `done` when its totals are final."""
         if self._accounts is not None and isinstance(flow.carrier, InterfaceRamp):
             self._accounts.finish(flow, done)
         else:
@@ -224,17 +223,17 @@ class KernelOffRamp:
             done()
 
     def count(self, flows: Iterable[Flow]) -> None:
-        """Bring the totals of those flows up to date that the kernel carries by itself."""
+        """Update the totals of those flows that the kernel carries by itself."""
         if self._accounts is not None:
             carried = (flow for flow in flows if isinstance(flow.carrier, InterfaceRamp))
             self._accounts.count(flow for flow in carried if flow.offramp == "kernel" and not flow.is_recorded)
 
     def count_all(self, tenants: Iterable[Tenant]) -> None:
-        """The same of all flows of these tenants."""
+        """Update the totals of all such flows of these tenants."""
         self.count(flow for tenant in tenants for flow in tenant.live())
 
     def tick(self, now: float) -> None:
-        """Periodic work, a few times a second."""
+        """Do periodic work, a few times a second."""
         self._forget_ended()
         if self._accounts is not None:
             self._accounts.tick(now)
@@ -257,28 +256,28 @@ class KernelOffRamp:
 
     @property
     def table(self) -> str:
-        """Of nftables."""
+        """The name of the nftables table."""
         return self._ruleset.name
 
     @property
     def devices(self) -> list[str]:
-        """TUN devices of ours."""
+        """The names of our TUN devices."""
         return [way.device for way in self.ways.values()]
 
     @property
     def lost(self) -> int:
-        """How often the kernel told of flows that it carries, and we were too slow."""
+        """How many times reports of the kernel on its flows were lost because we were too slow."""
         return 0 if self._accounts is None else self._accounts.lost
 
     def drops(self) -> dict[DropReason, int]:
-        """What the table, conntrack and the filter of UDP answers dropped that is no tenant's."""
+        """Drops by the table, conntrack and the UDP filter that belong to no tenant."""
         drops = kernel_drops(self._ruleset.name)
         if self._unasked is not None:
             drops.update(self._unasked.drops)
         return drops
 
     def remove_left_over(self) -> None:
-        """What a proxy of this instance has left that was killed, where this one has no kernel off-ramp any more."""
+        """Remove what a killed proxy of this instance has left, if the settings have no kernel off-ramp any more."""
         if self._changes.adopt():
             self._has_routing = self._has_table = True
             self._claims = Claims(self._own)
@@ -358,7 +357,7 @@ class KernelOffRamp:
                 log.warning("conntrack does not forget: %s", error)
 
     def _ruleset_changed(self, events: int) -> None:
-        """Somebody has changed nftables: if our table lost something, make it again."""
+        """Restore our table if a change of nftables has removed some of it."""
         sock = self._watched[0]
         if not nft.has_lost(sock, self._ruleset.name):
             return
@@ -367,19 +366,19 @@ class KernelOffRamp:
         self._repair()
 
     def _repair(self) -> None:
-        """Make the table again. Where that fails, `tick` tries once more."""
+        """Restore the table. If that fails, `tick` tries again."""
         if self._make_again():
             self._is_torn = False
             self.repairs += 1
 
     def _make_again(self) -> bool:
-        """The table as it should be now, in place of what is there; whether the kernel took it."""
+        """Replace the table by a new one. Returns whether the kernel accepted it."""
         try:
             nft.run(self._text())
         except ProxyError as error:
             log.error("the kernel off-ramp has no table: %s", error)
             return False
-        nft.has_lost(self._watched[0], self._ruleset.name)  # that was us
+        nft.has_lost(self._watched[0], self._ruleset.name)  # discard the events of our own change
         self._next_lease = 0.0
         return True
 
@@ -392,7 +391,7 @@ class KernelOffRamp:
         self._has_changed = True
 
     def _crashed(self, error: BaseException) -> None:
-        """The log has it; the next change is looked at again."""
+        """Ignore the error, which is logged: the next change is handled."""
 
 
 def _dscp(tenant: Tenant) -> int | None:

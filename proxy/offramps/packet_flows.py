@@ -1,4 +1,4 @@
-"""What all flows that leave as packets, by a tunnel or by the kernel, share."""
+"""Code shared by all flows that leave as packets, by a tunnel or by the kernel."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from proxy.verdict import Verdict
 
 
 class Admission(Protocol):
-    """Who decides about flows."""
+    """Decides about flows."""
 
     def ask(self, flow: Flow, then: Callable[[Verdict], None]) -> None:
-        """Ask about a flow that begins with an answer, and can only be allowed or denied."""
+        """Ask about a flow that begins with a reply. Such a flow can only be allowed or denied."""
         ...
 
 
 class Lifecycle(Protocol):
-    """Who enters flows into the tables and announces what becomes of them: `proxy.stream.lifecycle.Lifecycle`."""
+    """Enters flows into the tables and announces their events: `proxy.stream.lifecycle.Lifecycle`."""
 
     @property
     def admission(self) -> Admission: ...
@@ -34,11 +34,11 @@ class Lifecycle(Protocol):
     def wheel(self) -> Wheel[Flow]: ...
 
     def begin(self, flow: Flow, handler: Any, start: Callable[[], None]) -> None:
-        """Let `handler` have the flow, enter it, and call `start`."""
+        """Make `handler` the flow's handler, enter the flow, and call `start`."""
         ...
 
     def resume(self, flow: Flow, handler: Any) -> None:
-        """Enter a flow that was begun and decided by a proxy before this one."""
+        """Enter a flow that an earlier proxy opened and allowed."""
         ...
 
     def connected(self, flow: Flow) -> None: ...
@@ -48,56 +48,56 @@ class Lifecycle(Protocol):
     def ended(self, flow: Flow) -> None: ...
 
     def removed(self, flow: Flow) -> None:
-        """Nothing of the flow is left."""
+        """Remove the flow from all tables."""
         ...
 
     def watch_idle(self, flow: Flow, timeout_s: float, now: float) -> None:
-        """Begin to look whether the flow still moves anything."""
+        """Start idle checks."""
         ...
 
     def is_idle(self, flow: Flow, timeout_s: float, now: float) -> bool:
-        """Whether nothing moved for the whole timeout; if not, it is looked at again later."""
+        """Whether nothing moved for the whole timeout. If something did, arm the timer for the next check."""
         ...
 
 
 class Connections(Protocol):
-    """What the kernel remembers of flows that leave by it."""
+    """The kernel's state of flows that leave by it."""
 
     def begin(self, flow: Flow) -> DropReason | None:
-        """The flow is about to leave: its egress address is filled in, or why it must not."""
+        """Admit a flow, and fill in its egress address. Returns the reason if it must not leave."""
         ...
 
     def enter(self, flow: Flow) -> None:
-        """The flow has left already, and there was room for it."""
+        """Register a flow that has left already, after there was room for it."""
         ...
 
     def end(self, flow: Flow) -> None:
-        """Nothing of it passes any more."""
+        """Delete the entry of a flow that has ended."""
         ...
 
     def cut(self, flow: Flow) -> None:
-        """The flow ends at once: nothing of it may pass any more."""
+        """Delete the entry of a flow at once: none of its packets may pass any more."""
         ...
 
     def beyond(self, flow: Flow) -> Carrier:
-        """What a packet of the proxy's own goes by to the origin of a flow that the kernel carries."""
+        """The carrier of the proxy's own packets to the origin of a flow that the kernel carries."""
         ...
 
     def count(self, flows: Iterable[Flow]) -> None:
-        """Bring their totals up to date, where the kernel has them."""
+        """Update their totals, if the kernel has them."""
         ...
 
     def settle(self, flow: Flow, done: Callable[[], None]) -> None:
-        """The same; `done` is called when its totals are in."""
+        """Delete the entry of an ended flow, and call `done` when its totals are final."""
         ...
 
 
 @dataclass(slots=True)
 class PacketFlows:
-    """Whom these flows turn to, and what they count together."""
+    """State that these flows share, and the parts of the proxy that they use."""
 
     lifecycle: Lifecycle
     errors: IcmpErrors
     timeouts: Timeouts
-    connections: Connections | None = None  # of flows that leave by the kernel
-    idents: itertools.count[int] = field(default_factory=lambda: itertools.count(1))  # of IPv6 fragments
+    connections: Connections | None = None  # for flows that leave by the kernel
+    idents: itertools.count[int] = field(default_factory=lambda: itertools.count(1))  # for IPv6 fragments

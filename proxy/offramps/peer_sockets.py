@@ -1,4 +1,4 @@
-"""Packets to a site: GUE headers put on, and sent from several UDP ports so that routers on the way spread flows."""
+"""Packets to a site: GUE headers are added, and packets sent from several UDP ports so that ECMP spreads flows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTER_HEADERS = {4: 28, 6: 48}  # IP and UDP
 
 
 class Sender(Protocol):
-    """The tunnel whose packets these are."""
+    """The tunnel that sends the packets."""
 
     def count(self, reason: DropReason) -> None: ...
 
@@ -27,13 +27,13 @@ class Sender(Protocol):
 
 
 class PeerSocket:
-    """One source port towards one peer. `headers`: what stands before inner packets of IP version 4 and 6."""
+    """One source port towards one peer. `headers`: the GUE headers for inner packets of IP version 4 and 6."""
 
     __slots__ = ("_level", "_sender", "_tos", "_version", "headers", "octets", "packets", "raw", "sock")
 
     def __init__(self, sock: socket.socket, headers: dict[int, bytes], sender: Sender) -> None:
         self.sock, self.headers, self._sender = sock, headers, sender
-        # For packets without DSCP and ECN; whoever uses it counts, and tells `failed` of errors.
+        # For packets without DSCP and ECN. The caller counts, and passes errors to `failed`.
         self.raw: Callable[[bytes], int] = sock.send
         self.packets = self.octets = 0
         self._version = 4 if sock.family == socket.AF_INET else 6
@@ -41,7 +41,7 @@ class PeerSocket:
         self._tos = socket.IP_TOS if self._version == 4 else socket.IPV6_TCLASS
 
     def send(self, packet: bytes | memoryview) -> None:
-        """Encapsulate one packet; the outer header gets its DSCP and ECN (RFC 6040 4.1)."""
+        """Encapsulate and send one packet. The outer header gets its DSCP and ECN (RFC 6040 4.1)."""
         try:
             self._send(packet)
         except OSError as error:
@@ -58,7 +58,7 @@ class PeerSocket:
             self.raw(header + packet)
 
     def failed(self, error: OSError, packet: bytes | memoryview) -> None:
-        """A packet was not sent: count it, or send it again when an ICMP error that waited was reported (udp(7))."""
+        """Handle a send error: count it, or send again if it was a pending ICMP error of earlier packets (udp(7))."""
         if isinstance(error, BlockingIOError):
             self._sender.count(DropReason.TUNNEL_FULL)
             return
@@ -77,16 +77,16 @@ class PeerSocket:
 
 
 def open_peer_socket(source: str, peer: tuple[str, int], number: int) -> socket.socket:
-    """A socket from a port that stands for inner flows, connected to `peer`, DF set on all that it sends.
+    """A socket whose source port stands for a share of the inner flows, connected to `peer`, with DF set.
 
-    `number` says at which port to begin to look for a free one. ProxyError: the peer cannot be reached from `source`.
+    The search for a free port begins at `number`. Raises ProxyError if the peer cannot be reached from `source`.
     """
     family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         _bind(sock, source, number)
         sock.connect(peer)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # peers answer to the port that we listen on
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # peers send to the port that we listen on
         _set(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DO)

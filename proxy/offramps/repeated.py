@@ -1,9 +1,9 @@
-"""Further connections to a destination that was decided a moment ago: given back at once, entered in batches.
+"""Further connections to a destination decided a moment ago: sent on at once, entered in batches.
 
-Where neither policy nor hook is asked, the second SYN of a client to the same address and port has the same answer. It
-is written back to the kernel before anything else is done with it; what a flow needs beyond that waits until the batch
-of packets is over, where caches are warm and nothing is parsed twice (docs/performance.md has the cost by phase).
-Limits hold as for every flow. Who looks into the tenant's table afterwards finds the flow there.
+If neither policy nor hooks are asked, a client's second SYN to the same address and port gets the same decision. It is
+written back to the kernel before anything else is done; the rest of a flow's setup waits until the end of the batch of
+packets, where caches are warm and nothing is parsed twice (docs/performance.md has the cost by phase). Limits hold as
+for every flow. Readers of the tenant's table find the flow there afterwards.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from proxy.wire.checksum import fold, ones_sum, pseudo_header_sum
 from proxy.wire.ip import TCP
 from proxy.wire.virtio import NEEDS_CSUM
 
-SYN, OPENING = 0x02, 0x17  # FIN, SYN, RST, ACK: of these, the first packet of a connection has SYN alone
-MOST_WAITING = 64  # connections: what one batch of packets can bring
-MOST_DECIDED = 65_536  # places that are remembered
+SYN, OPENING = 0x02, 0x17  # of FIN, SYN, RST and ACK, a connection's first packet has SYN alone
+MOST_WAITING = 64  # connections: the most that one batch of packets can bring
+MOST_DECIDED = 65_536  # destinations remembered
 MOST_HOPS = 255
-CHECKSUM_AT = 16  # in a TCP header
+CHECKSUM_AT = 16  # offset in a TCP header
 MSS_OPTION = b"\x02\x04"
 NOTHING: dict[bytes, object] = {}
-HOP = 0x100  # of an IPv4 header, in the word that holds TTL and protocol
+HOP = 0x100  # one hop in the word of an IPv4 header that holds TTL and protocol
 
 # First byte, TOS, total length, fragment offset, TTL, protocol, header checksum, addresses and ports
 _get4 = struct.Struct("!BBHxxHBBH12s").unpack_from
-_get6 = struct.Struct("!HxxHBB36s").unpack_from  # version and class, payload length, next header, hop limit, the same
+_get6 = struct.Struct("!HxxHBB36s").unpack_from  # version and class, payload length, next header, hop limit, key
 _put_sum = struct.Struct("!H").pack_into
-_get_partial = struct.Struct("<HH").unpack_from  # of a virtio-net header: where a checksum begins and where it goes
+_get_partial = struct.Struct("<HH").unpack_from  # start and offset of the checksum in a virtio-net header
 
-_Known = tuple[int, int, int, int | None, bytes]  # where TCP begins, TOS, hops, the IPv4 header's sum, the flow's key
+_Known = tuple[int, int, int, int | None, bytes]  # offset of TCP, TOS, TTL, IPv4 header checksum, flow key
 
 
 class Repeated:
-    """What both kinds of ways into the kernel share: which places are decided, and what may begin there."""
+    """Code shared by both kinds of ways into the kernel: known decisions, and the checks of new connections."""
 
     def __init__(self, way: Carrier, plane: Plane, reserve: Callable[[Tenant], bool]) -> None:
         """`reserve(tenant)`: whether conntrack may hold one more connection for it."""
         self._way, self._plane, self._reserve = way, plane, reserve
-        self._decided: dict[bytes, str | None] = {}  # egress address, by client and by address and port beyond
-        self._begun: dict[bytes, Begun] = {}  # by key
+        self._decided: dict[bytes, str | None] = {}  # egress address, by client address, destination address and port
+        self._begun: dict[bytes, Begun] = {}  # by flow key
 
     def learn(self, key: bytes, egress_ip: str | None) -> None:
-        """A connection with this flow key was let out. Where a network has routes, each flow chooses for itself."""
+        """Note that a connection with this flow key was allowed. In networks with routes each flow chooses its own."""
         if len(self._decided) < MOST_DECIDED and self._way.network.routes is None:
             self._decided[_place(key)] = egress_ip
 
     def forget(self) -> None:
-        """Addresses, routes and what conntrack can hold may have changed: look again."""
+        """Forget all decisions: addresses, routes or conntrack's free space may have changed."""
         self._decided.clear()
 
     def _known(self, carrier: Carrier, buffer: bytearray, end: int) -> _Known | None:
-        """The SYN in the buffer, if it begins a connection whose answer is known, and may do so."""
+        """The SYN in the buffer, if it opens a connection whose decision is known, and is valid; otherwise None."""
         v = carrier.header_bytes
         if not self._decided or end < v + 40 or (v and buffer[1]) or self._plane.asks():
             return None
@@ -84,7 +84,7 @@ class Repeated:
         return l4, tos, hops, ip_sum, key
 
     def _may_begin(self, carrier: Carrier, buffer: bytearray, l4: int, end: int, key: bytes) -> bool:
-        """Whether the segment is whole, its sender may send here, and nothing has its place."""
+        """Whether the segment is valid, its source may send here, and no flow has the same key."""
         if key in self._begun or key in carrier.flows.get(TCP, NOTHING):
             return False
         if not carrier.header_bytes or not buffer[0] & NEEDS_CSUM:
@@ -95,12 +95,12 @@ class Repeated:
         return carrier.owns(key[: (len(key) - 4) // 2])
 
     def _may_hold(self, tenant: Tenant) -> bool:
-        """Whether no limit is reached: to be asked last, as it counts."""
+        """Whether no limit is reached. Called last, since it counts the connection."""
         return tenant.refusal(time.monotonic()) is None and self._reserve(tenant)
 
 
 class RepeatedConnections(Repeated):
-    """Of one interface on-ramp."""
+    """The further connections of one interface on-ramp."""
 
     def __init__(self, ramp: Carrier, fd: int, plane: Plane, reserve: Callable[[Tenant], bool]) -> None:
         """`fd`: the device that SYNs come from and are written to."""
@@ -108,7 +108,7 @@ class RepeatedConnections(Repeated):
         self._ramp, self._fd = ramp, fd
 
     def take(self, buffer: bytearray, end: int) -> bool:
-        """Give the packet back to the kernel if it begins a connection whose answer is known; whether it was one."""
+        """Give the packet back to the kernel, and return True, if it opens a connection whose decision is known."""
         known = self._known(self._ramp, buffer, end)
         if known is None:
             return False
@@ -118,14 +118,14 @@ class RepeatedConnections(Repeated):
             return False
         if ip_sum is None:
             buffer[v + 7] = hops + 1
-        else:  # one hop more than it counts on the way through: it has counted before (RFC 1624)
+        else:  # TTL + 1, as the kernel decrements it again (RFC 1624)
             buffer[v + 8] = hops + 1
             _put_sum(buffer, v + 10, (ip_sum - HOP) % 0xFFFF)
         self._give_back(buffer, v, l4, end, tos, key, self._decided[_place(key)])
         return True
 
     def enter(self) -> None:
-        """Let those that have begun meanwhile be flows."""
+        """Enter the flows that have begun meanwhile."""
         if not self._begun:
             return
         begun, self._begun = self._begun, {}
@@ -149,16 +149,17 @@ class RepeatedConnections(Repeated):
 
 
 class RepeatedThrough(Repeated):
-    """Of the tunnels whose flows leave by one way into the kernel. The answers pass by us: they are flows at once."""
+    """The further connections of tunnels whose flows leave by one way into the kernel. Their replies pass through the
+    proxy, so the flows are entered at once."""
 
     def take(self, tunnel: Carrier, buffer: bytearray, end: int) -> bool:
-        """Send the packet on if it begins a connection whose answer is known; whether it was one."""
+        """Send the packet on if it opens a connection whose decision is known. Returns whether it did."""
         known = self._known(tunnel, buffer, end)
         if known is None:
             return False
         l4, tos, hops, ip_sum, key = known
         way, tenant, v = self._way, tunnel.tenant, tunnel.header_bytes
-        if ip_sum is not None and int.from_bytes(buffer[v:l4]) % 0xFFFF:  # a good header's sum is 0
+        if ip_sum is not None and int.from_bytes(buffer[v:l4]) % 0xFFFF:  # a valid header sums to 0
             return False
         mss = min(tunnel.mtu, way.mtu) - HEADERS[4 if len(key) == 12 else 6]
         if hops < 2 or end - v > way.mtu or not _announces_at_most(buffer, l4, end, mss):
@@ -175,15 +176,15 @@ class RepeatedThrough(Repeated):
 
 
 def _announces_at_most(buffer: bytearray, l4: int, end: int, mss: int) -> bool:
-    """Whether the options of a SYN begin with an MSS, as nearly all do, and it need not be lowered."""
+    """Whether the first option of a SYN is an MSS, as it nearly always is, and small enough."""
     return end >= l4 + 24 and buffer[l4 + 20 : l4 + 22] == MSS_OPTION and buffer[l4 + 22] << 8 | buffer[l4 + 23] <= mss
 
 
 def _place(key: bytes) -> bytes:
-    """Of a flow key: all but the client's port."""
+    """A flow key without the client's port."""
     return key[:-4] + key[-2:]
 
 
 def _is_sound(buffer: bytearray, l4: int, end: int, key: bytes) -> bool:
-    """Whether the checksum of the TCP segment holds."""
+    """Whether the checksum of the TCP segment is valid."""
     return fold(ones_sum(buffer[l4:end]) + pseudo_header_sum(key[:-4], TCP, end - l4)) == 0xFFFF

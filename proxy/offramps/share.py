@@ -1,4 +1,4 @@
-"""How many connections each tenant may have in conntrack, so that no tenant fills it for all."""
+"""A limit on each tenant's connections in conntrack, so that no tenant fills it for all."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from proxy.flow.tenant import Tenant
 from proxy.kernel import facts
 
-SHARE = 64  # connections that a tenant may have for each one that is left for everybody
+SHARE = 64  # a tenant may have this many connections for each free entry
 
 
 class ConntrackShare:
-    """Counted from one `refresh` to the next; refreshed a few times a second."""
+    """Counts connections from one `refresh` to the next, a few times a second."""
 
     def __init__(self, tenants: Mapping[str, Tenant]) -> None:
         self._tenants = tenants
@@ -19,13 +19,13 @@ class ConntrackShare:
         self._held: dict[str, int] = dict.fromkeys(tenants, 0)
 
     def refresh(self) -> None:
-        """Ask the kernel how much room there is, and the tenants how much they have."""
+        """Read the room in the kernel's table, and the tenants' connections."""
         self._room = facts.conntrack_room()
         for name, tenant in self._tenants.items():
             self._held[name] = tenant.count
 
     def reserve(self, tenant: Tenant) -> bool:
-        """Whether there is room for one more connection of this tenant: then it is counted."""
+        """Whether there is room for one more connection of this tenant. If so, it is counted."""
         held = self._held[tenant.name]
         if held >= SHARE * self._room:
             return False

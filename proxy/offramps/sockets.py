@@ -1,4 +1,4 @@
-"""Traffic leaves as sockets of the proxy's own host, TCP, UDP and ICMP echo, and what the network says on failure."""
+"""Sockets of the proxy's own host for leaving traffic: TCP, UDP and ICMP echo, and the network's errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EXTENDED_ERROR = struct.Struct("=IBBBxII")
 def dial_tcp(address: bytes, port: int, device: str | None = None, tos: int = 0) -> tuple[socket.socket, int]:
     """A non-blocking socket, and its state: 0 connected, EINPROGRESS, or the errno of an immediate failure.
 
-    Each of the three dials leaves by the interface `device` only, when one is given. OSError: there is none.
+    If `device` is given, the three kinds of sockets here use that interface only. Raises OSError if there is no socket.
     """
     sock = _socket(address, socket.SOCK_STREAM, device=device)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -42,10 +42,10 @@ def dial_tcp(address: bytes, port: int, device: str | None = None, tos: int = 0)
 
 
 def connect(sock: socket.socket, address: tuple[str, int]) -> int:
-    """Begin to connect: 0 when that was all, EINPROGRESS, or the errno of a failure.
+    """Begin to connect. Returns 0 if connected already, EINPROGRESS, or the errno of a failure.
 
-    An origin on this host has answered before connect(2) returns, which says EINPROGRESS all the same: a second call
-    costs less than a visit to the poller (bench/connections.py).
+    An origin on this host has answered before connect(2) returns EINPROGRESS, so a second call, which costs less than
+    an event of the poller (bench/connections.py), finds the result.
     """
     code = sock.connect_ex(address)
     if code == errno.EINPROGRESS:
@@ -54,7 +54,7 @@ def connect(sock: socket.socket, address: tuple[str, int]) -> int:
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Let the kernel ask an origin that is silent for long whether it is still there."""
+    """Have the kernel probe an origin that has been silent for long."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
@@ -62,7 +62,7 @@ def keep_alive(sock: socket.socket) -> None:
 
 
 def forgive_errors(sock: socket.socket, address: bytes) -> None:
-    """Let ICMP errors about an established connection be hints again: TCP repeats, and lives (RFC 5461)."""
+    """Treat ICMP errors about an established connection as hints again: TCP retransmits, and survives (RFC 5461)."""
     if len(address) == 4:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)
     else:
@@ -70,7 +70,7 @@ def forgive_errors(sock: socket.socket, address: bytes) -> None:
 
 
 def open_udp(family: int, *, gro: bool, device: str | None = None) -> socket.socket:
-    """A non-blocking unconnected socket; with `gro` a read may return many datagrams."""
+    """A non-blocking unconnected socket. With `gro` one read may return several coalesced datagrams."""
     sock = _new_socket(family, socket.SOCK_DGRAM, device=device)
     try:
         _enlarge_receive_buffer(sock)
@@ -84,13 +84,13 @@ def open_udp(family: int, *, gro: bool, device: str | None = None) -> socket.soc
 
 
 def source_address(address: bytes, port: int, device: str | None = None) -> str:
-    """The address that the kernel chooses for us towards this destination. OSError: unreachable."""
+    """The source address that the kernel chooses towards this destination. Raises OSError if unreachable."""
     with _connected(address, port, device) as sock:
         return str(sock.getsockname()[0])
 
 
 def way_mtu(address: bytes, port: int, device: str | None = None) -> int:
-    """The path MTU to a destination, as the kernel knows it."""
+    """The path MTU to a destination, as known to the kernel."""
     with _connected(address, port, device) as sock:
         return path_mtu(sock, 4 if len(address) == 4 else 6)
 
@@ -103,7 +103,7 @@ def _connected(address: bytes, port: int, device: str | None) -> Iterator[socket
 
 
 def dial_echo(address: bytes, device: str | None = None) -> tuple[socket.socket, bool]:
-    """A connected socket for echo requests, and whether it is raw; PermissionError when we may have neither kind.
+    """A connected socket for echo requests, and whether it is raw. Raises PermissionError if neither kind is allowed.
 
     A datagram socket needs net.ipv4.ping_group_range, a raw one CAP_NET_RAW.
     """
@@ -123,7 +123,7 @@ def dial_echo(address: bytes, device: str | None = None) -> tuple[socket.socket,
 
 
 def network_error(sock: socket.socket) -> Report | None:
-    """The oldest ICMP error waiting on `sock`, or None. What the host itself had to say is passed over."""
+    """The oldest ICMP error queued on `sock`, or None. Errors of the host itself are skipped."""
     while True:
         try:
             quoted, ancillary, _, name = sock.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
@@ -137,7 +137,7 @@ def network_error(sock: socket.socket) -> Report | None:
 
 
 def set_hop(sock: socket.socket, version: int, ttl: int, dont_fragment: bool) -> None:
-    """Set the TTL of what is sent next, and whether it may be fragmented; if not, EMSGSIZE refuses what is too big."""
+    """Set the TTL of later packets, and DF. With DF, sending what is too big raises EMSGSIZE."""
     if version == 4:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
         discover = IP_PMTUDISC_DO if dont_fragment else IP_PMTUDISC_DONT
@@ -148,20 +148,20 @@ def set_hop(sock: socket.socket, version: int, ttl: int, dont_fragment: bool) ->
 
 
 def path_mtu(sock: socket.socket, version: int) -> int:
-    """The path MTU of the connected socket, as the kernel knows it."""
+    """The path MTU of the connected socket, as known to the kernel."""
     if version == 4:
         return sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
     return sock.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
 
 
 def overflows(sock: socket.socket) -> int:
-    """Datagrams that the kernel dropped for want of room in the socket's buffer (SO_MEMINFO, linux/sock_diag.h)."""
+    """Datagrams that the kernel dropped since the socket's buffer was full (SO_MEMINFO, linux/sock_diag.h)."""
     memory = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * 9)
     return int.from_bytes(memory[32:36], "little") if len(memory) >= 36 else 0
 
 
 def local_address(sock: socket.socket) -> str | None:
-    """The address that the kernel chose for us."""
+    """The source address that the kernel chose, or None."""
     try:
         return str(sock.getsockname()[0])
     except OSError:
@@ -169,7 +169,7 @@ def local_address(sock: socket.socket) -> str | None:
 
 
 def connect_failure(code: int) -> tuple[CloseReason, ErrorKind | None]:
-    """What an errno of connect(2) means: the reason, and the ICMP error for the client; None is RST, or silence."""
+    """The close reason for an errno of connect(2), and the ICMP error for the client; None is RST or silence."""
     if code == errno.ECONNREFUSED:
         return "origin_refused", None
     if code == errno.ECONNRESET:
@@ -186,7 +186,7 @@ def connect_failure(code: int) -> tuple[CloseReason, ErrorKind | None]:
 
 
 def shortage(code: int) -> DropReason | None:
-    """Which of our own resources an errno says has run out, or None."""
+    """The exhausted resource of this host that an errno stands for, or None."""
     if code in (errno.EADDRNOTAVAIL, errno.EAGAIN):  # no local port left towards this destination
         return DropReason.PORTS_EXHAUSTED
     return DropReason.NO_DESCRIPTORS if code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS) else None
@@ -209,7 +209,7 @@ def _new_socket(family: int, kind: int, protocol: int = 0, device: str | None = 
 
 def _bind_to(sock: socket.socket, device: str) -> None:
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())  # since Linux 5.7 without any right
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())  # unprivileged since Linux 5.7
     except BaseException:
         sock.close()
         raise
@@ -220,7 +220,7 @@ def _text(address: bytes) -> str:
 
 
 def _destination(sock: socket.socket, name: tuple[str, int] | None) -> tuple[bytes, int] | None:
-    """Address and port that the packet was for."""
+    """The destination address and port of the quoted packet."""
     return (socket.inet_pton(sock.family, name[0].partition("%")[0]), name[1]) if name else None
 
 
@@ -240,13 +240,13 @@ def _enlarge_receive_buffer(sock: socket.socket) -> None:
 
 
 def raise_descriptor_limit() -> int:
-    """How many descriptors the process may have, after asking for as many as the kernel lets it: root, `fs.nr_open`."""
+    """Raise the limit of descriptors as far as the kernel allows (for root to `fs.nr_open`), and return it."""
     import resource
 
     most = int(Path("/proc/sys/fs/nr_open").read_text())
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    except (OSError, ValueError):  # without CAP_SYS_RESOURCE the hard limit stands
+    except (OSError, ValueError):  # without CAP_SYS_RESOURCE the hard limit applies
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most

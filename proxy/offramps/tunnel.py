@@ -1,4 +1,4 @@
-"""Flows that leave as packets, by a tunnel or by the kernel: opened, and told when routes change."""
+"""Flows that leave as packets, by a tunnel or by the kernel: opened, and rerouted when routes change."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ class TunnelOffRamp(PacketFlows):
     __slots__ = ()
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Send the flow's first packet on, and those that follow."""
+        """Open a flow, and send its first packet."""
         handler = ForwardedFlow(self, flow)
         self.lifecycle.begin(flow, handler, partial(handler.start, bytes(buffer[: packet.end]), packet))
         return None
 
     def take_back(self, flow: Flow) -> None:
-        """The flow has passed without us: go on with it."""
+        """Resume a flow that passed while no proxy was running."""
         handler = ForwardedFlow(self, flow)
         handler.resume()
         self.lifecycle.resume(flow, handler)
 
     def open_repeated(self, flow: Flow, begun: Begun) -> None:
-        """The flow's first packet has left: enter it."""
+        """Enter a flow whose first packet has been sent."""
         handler = ForwardedFlow(self, flow)
         self.lifecycle.begin(flow, handler, partial(handler.repeat, begun))
 
     def open_answer(self, flow: Flow, inject: Inject) -> None:
-        """Ask whether a flow may be that begins with an answer, which `inject` sends on."""
+        """Ask whether to allow a flow that begins with a reply, which `inject` sends on."""
         handler = ForwardedFlow(self, flow)
         then = partial(handler.let_in, inject)
         self.lifecycle.begin(flow, handler, partial(self.lifecycle.admission.ask, flow, then))
 
 
 def carrier_changed(carrier: Carrier) -> None:
-    """The tunnel's health has changed: flows that leave by it, and no others, choose their route again."""
+    """Reroute the flows that leave by this tunnel, and no others, as its health has changed."""
     _unroute(flow for table in carrier.flows.values() for flow in table.values() if flow.egress is carrier)
 
 
 def mtu_changed(carrier: Carrier) -> None:
-    """Packets into the tunnel may be too big now: each is examined again."""
+    """Examine the next packets of each flow of this tunnel again, as they may be too big now."""
     for table in carrier.flows.values():
         for flow in table.values():
             if isinstance(flow.handler, ForwardedFlow):
@@ -59,7 +59,7 @@ def mtu_changed(carrier: Carrier) -> None:
 
 
 def routes_changed(network: Network) -> None:
-    """Routes have changed: flows that would now go elsewhere choose their route again."""
+    """Reroute the flows whose next hop has changed with the routes."""
     _unroute(flow for flow in network.tenant.live() if flow.carrier.network is network and _has_moved(flow))
 
 

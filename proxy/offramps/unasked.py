@@ -1,8 +1,8 @@
-"""Datagrams from outside to a port of ours whose sender nobody there has asked: let in as the tenant's filtering says.
+"""Unsolicited datagrams from outside to one of our ports: let in according to the tenant's filtering.
 
-The kernel's translation filters by address and port. Rules hand over what else comes to a port that it translates to
-(RFC 4787 5): TFTP and STUN answer from another port. What is let in gets a connection of its own, with the mapping of
-the client's endpoint (REQ-1), and goes to the kernel again, which carries on from there.
+The kernel's NAT filters by address and port. Rules hand over other datagrams to a port that it translates to (RFC 4787
+5), such as TFTP and STUN answers from another port. A datagram that is let in gets a connection of its own, with the
+mapping of the client's endpoint (REQ-1), and goes to the kernel again, which carries the following ones.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from proxy.poller import IN, Poller
 from proxy.wire import ip, udp
 from proxy.wire.ip import MAX_PACKET, UDP, IPPacket
 
-BUDGET = 64  # datagrams per visit
+BUDGET = 64  # datagrams per readiness event
 BATCH = 512
-MAX_NEW = 65_536  # flows that may wait for somebody to ask
+MAX_NEW = 65_536  # flows whose mapping is still to be looked up
 
 
 class Unasked:
-    """What comes by the rules' log, and who may have it."""
+    """Receives unsolicited datagrams by the rules' log, and lets them in or drops them."""
 
     def __init__(
         self, group: int, device: int, ways: Mapping[Carrier, Way], marks: Mapping[Carrier, int], conntrack: Conntrack
     ) -> None:
-        """`group`: of NFLOG. `device`: a TUN device that is no way, for what is let in. OSError: there is no NFLOG."""
+        """`group`: the NFLOG group. `device`: a TUN device, not a way's, for admitted datagrams. OSError: no NFLOG."""
         self._ways, self._marks, self._conntrack, self._device = ways, marks, conntrack, device
         self._plane: Plane | None = None
-        self._mapped: dict[bytes, dict[bytes, Flow]] = {}  # by address and port outside: its flows, by destination
-        self._new: deque[Flow] = deque(maxlen=MAX_NEW)  # whose mapping nobody has asked for
-        self.drops: Counter[DropReason] = Counter()  # of what is for no tenant's flow
+        self._mapped: dict[bytes, dict[bytes, Flow]] = {}  # by external address and port: its flows, by destination
+        self._new: deque[Flow] = deque(maxlen=MAX_NEW)  # flows whose mapping was not looked up yet
+        self.drops: Counter[DropReason] = Counter()  # of datagrams for no tenant's flow
         self._log = PacketLog(group, snap_bytes=MAX_PACKET, threshold=1)
 
     def watch(self, poller: Poller, plane: Plane) -> None:
-        """Begin."""
+        """Begin to read."""
         self._plane = plane
         poller.watch(self._log.fileno(), IN, self._ready, self._crashed)
 
@@ -56,7 +56,7 @@ class Unasked:
         os.close(self._device)
 
     def forget(self, flow: Flow) -> None:
-        """The flow has ended."""
+        """Forget a flow that has ended."""
         flows = self._mapped.get(flow.virtual or b"")
         if flows is not None and flows.get(flow.destination) is flow:
             del flows[flow.destination]
@@ -79,7 +79,7 @@ class Unasked:
             self._look()
             flows = self._mapped.get(outside, {})
         parent = flows.get(packet.source)
-        if parent is None:  # the mapping is there, if at all, because of others
+        if parent is None:  # other flows of the mapping may admit it
             parent = next((flow for flow in flows.values() if _lets_in_everybody(flow)), None)
         if parent is None or parent.tenant.settings.udp_filtering == "address-and-port":
             owner = next(iter(flows.values()), None)
@@ -88,7 +88,7 @@ class Unasked:
         self._admit(parent, key, buffer)
 
     def _admit(self, parent: Flow, key: bytes, buffer: bytearray) -> None:
-        """A flow of its own, whose first packet is the answer."""
+        """Open a flow whose first packet is the datagram."""
         assert self._plane is not None
         size = len(parent.source)
         ours = parent.source + key[:size] + parent.source_port.to_bytes(2, "big") + key[-4:-2]
@@ -98,7 +98,7 @@ class Unasked:
             parent.tenant.drops[reason] += 1
 
     def _inject(self, parent: Flow, original: bytes, reply: bytes, datagram: bytearray) -> DropReason | None:
-        """Tell conntrack how the client's endpoint is translated, and give it the datagram again."""
+        """Create the conntrack entry that translates to the client's endpoint, and reinject the datagram."""
         assert parent.egress is not None
         way, mark = self._ways[parent.egress], self._marks[parent.egress]
         try:
@@ -113,12 +113,12 @@ class Unasked:
         return None
 
     def add(self, flow: Flow) -> None:
-        """A UDP flow begins. Its mapping is asked for when a stranger's datagram comes, once for each flow."""
+        """Add a new UDP flow. Its mapping is looked up once, when an unsolicited datagram arrives."""
         if flow.tenant.settings.udp_filtering != "address-and-port":
             self._new.append(flow)
 
     def _look(self) -> None:
-        """Ask conntrack for the mappings of flows that came since the last look."""
+        """Look up the mappings of flows that were added since the last time."""
         new = [flow for flow in self._new if not flow.is_ended]
         self._new.clear()
         for at in range(0, len(new), BATCH):
@@ -126,12 +126,12 @@ class Unasked:
             entries = self._conntrack.get([(UDP, flow.key, self._ways[_egress(flow)].zone) for flow in part])
             for flow, entry in zip(part, entries, strict=True):
                 if entry is not None:
-                    there = reverse_key(entry.reply)  # as it is outside: from our address and port
+                    there = reverse_key(entry.reply)  # the reply's reverse: from our external address and port
                     flow.virtual = there[: len(flow.source)] + there[-4:-2]
                     self._mapped.setdefault(flow.virtual, {})[flow.destination] = flow
 
     def _crashed(self, error: BaseException) -> None:
-        """The log has it; what was read is lost."""
+        """Ignore the error, which is logged. What was read is lost."""
 
 
 def _egress(flow: Flow) -> Carrier:

@@ -1,6 +1,6 @@
-"""What is known of one flow whose packets go on unread: its handshake, its end, how long it may be idle.
+"""State of one flow whose packets are forwarded unread: its handshake, its end, and its idle timeout.
 
-What the packets say is not looked at, but for the flags that begin and end a TCP connection, and its numbers.
+Only the flags that begin and end a TCP connection are read, and its sequence numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _number = struct.Struct("!I").unpack_from
 
 
 class WatchedFlow:
-    """The flow, and what its packets have said of it."""
+    """A flow, with what its packets have shown."""
 
     __slots__ = ("_plane", "flow")
 
@@ -32,17 +32,17 @@ class WatchedFlow:
         self._plane, self.flow = plane, flow
 
     def end(self, reason: CloseReason) -> None:
-        """The flow is over."""
+        """End the flow."""
         raise NotImplementedError
 
     @property
     def is_carried(self) -> bool:
-        """Whether the kernel carries the flow by itself: it watches the time then, and what it moves."""
+        """Whether the kernel carries the flow by itself: idle time and totals are then the kernel's."""
         return self.flow.carrier.exit is not None
 
     def observed(self, seen: Observed, is_outward: bool, arrived_ns: int) -> None:
-        """A segment of a flow that the kernel carries: of those that begin and end a connection. It may come late, and
-        says when it arrived."""
+        """Handle a logged segment that begins or ends a connection carried by the kernel. It may come late, so it has
+        its time of arrival."""
         flow, flags = self.flow, seen.last[9]
         if flow.ended_ns is not None or flow.tracked is None:
             return
@@ -54,7 +54,7 @@ class WatchedFlow:
         self._track(seen.last, flags, seen.payload, is_outward)
 
     def given_up(self, *, is_answered: bool) -> None:
-        """Conntrack has forgotten the flow. It does at once when the only answer to a SYN is an RST."""
+        """End a flow that conntrack has dropped, which it does at once if the only answer to a SYN is an RST."""
         flow = self.flow
         if flow.protocol == "tcp" and flow.state == "new":
             flow.noted("r" if is_answered else "")
@@ -63,7 +63,7 @@ class WatchedFlow:
             self.end("client_idle_timeout")
 
     def told_unreachable(self, data: bytes, packet: IPPacket) -> None:
-        """An ICMP error on its way to the client, in `data`."""
+        """Handle an ICMP error in `data`, on its way to the client."""
         if self.flow.protocol == "tcp" and self.flow.state == "new" and not self.flow.is_ended:
             self._end_unreachable(packet.version, data[packet.l4], data[packet.l4 + 1])
 
@@ -73,7 +73,7 @@ class WatchedFlow:
             self.end("origin_refused" if refused else "origin_unreachable")
 
     def _answered(self, flags: int) -> None:
-        """The far host's first packet."""
+        """Handle the origin's first packet."""
         flow, now = self.flow, time.monotonic()
         if flow.protocol != "tcp":
             flow.ttfb_ms = (now - flow.started_at) * 1000
@@ -106,7 +106,8 @@ class WatchedFlow:
         return timeouts.dns_idle_s if flow.destination_port == DNS else timeouts.udp_idle_s
 
     def _track(self, last: bytes, flags: int, payload: int, is_outward: bool) -> None:
-        """What begins and ends a connection, in Zeek's letters: upper case from the client. `last`: its numbers."""
+        """Record the beginning and end of a connection in Zeek's letters, upper case for the client. `last`: the
+        packet's sequence and acknowledgement numbers, offset and flags."""
         flow = self.flow
         history, tracked = flow.history, flow.tracked
         assert tracked is not None
@@ -127,7 +128,7 @@ class WatchedFlow:
             self._ends(last, flags, payload, is_outward)
 
     def _ends(self, last: bytes, flags: int, payload: int, is_outward: bool) -> None:
-        """A FIN or RST."""
+        """Handle a FIN or RST."""
         flow = self.flow
         history, tracked = flow.history, flow.tracked
         assert tracked is not None
@@ -145,34 +146,35 @@ class WatchedFlow:
         if flags & RST:
             refused = not is_outward and flow.state == "new"
             self.end("origin_refused" if refused else "client_reset" if is_outward else "origin_reset")
-        elif ("f" if is_outward else "F") in history:  # the other side's FIN was first
+        elif ("f" if is_outward else "F") in history:  # the other side sent its FIN first
             self.end("origin_closed" if is_outward else "client_closed")
         elif letter not in history:
             self._watch()
 
     def _acknowledged(self) -> None:
-        """The client has answered the origin's SYN: the handshake is done."""
+        """Note the end of the handshake: the client has acknowledged the origin's SYN."""
         flow = self.flow
         flow.noted("A")
         if flow.connected_at is not None and not self.is_carried:
             flow.client_tcp_ms = (time.monotonic() - flow.connected_at) * 1000
 
     def _begins_to_answer(self) -> None:
-        """The origin's first byte."""
+        """Note the time of the origin's first byte."""
         flow = self.flow
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
 
     @property
     def _number(self) -> int:
-        """The same for all of the flow's packets: by which of a site's sockets they go. Nobody else has several."""
+        """A hash, the same for all of the flow's packets, that selects one of a site's sockets. Others have only
+        one."""
         flow = self.flow
         if flow.carrier.site is None and (flow.egress is None or flow.egress.site is None):
             return 0
         return flow_hash(PROTOCOL_NUMBERS[flow.protocol], flow.key)
 
     def _greet(self, data: memoryview) -> int:
-        """The client's first packet after its SYN, on its way to the kernel; those that follow need no look."""
+        """Send the client's first packet after its SYN to the kernel. The following ones are not examined."""
         flow = self.flow
         if "A" not in flow.history:
             self._acknowledged()
@@ -182,7 +184,7 @@ class WatchedFlow:
         return flow.egress.exit(data)
 
     def _ends_outward(self, data: memoryview, l4: int, last: bytes) -> None:
-        """A FIN or RST of the client's, of a flow that both directions are memoised of."""
+        """Handle a FIN or RST of the client when both directions are memoised."""
         flow = self.flow
         assert flow.egress is not None
         flow.client_path.packets += 1
@@ -192,7 +194,7 @@ class WatchedFlow:
             self._track(last, data[l4 + 13], len(data) - l4 - (data[l4 + 12] >> 4) * 4, True)
 
     def _ends_inward(self, data: memoryview, l4: int, last: bytes) -> None:
-        """The same of the origin's."""
+        """Handle a FIN or RST of the origin when both directions are memoised."""
         flow = self.flow
         flow.origin_path.packets += 1
         flow.origin_path.octets += len(data) - flow.carrier.header_bytes
@@ -201,7 +203,7 @@ class WatchedFlow:
             self._track(last, data[l4 + 13], len(data) - l4 - (data[l4 + 12] >> 4) * 4, False)
 
     def _await_answer(self, data: memoryview) -> None:
-        """A packet of the origin's to the client, until there is one with a byte in it."""
+        """Forward a packet of the origin to the client, and note the first one with payload."""
         flow = self.flow
         v = flow.carrier.header_bytes
         l4 = v + (20 if len(flow.source) == 4 else 40)

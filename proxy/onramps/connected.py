@@ -52,8 +52,8 @@ class ConnectedRamp:
         closed: Callable[[Tunnel], None],
         may_open: Callable[[TunnelContext], str | None] = lambda context: None,
     ) -> None:
-        """`tuns`: the descriptors of the bridges' TUN devices, with offload or without; `may_open`: why the policy does
-        not let a tunnel open, or None."""
+        """`tuns`: the descriptors of the bridges' TUN devices, by whether they have offload. `may_open`: returns why
+        the policy does not let a tunnel open, or None."""
         self._may_open = may_open
         self.settings, self.tenants, self.hooks = settings, tenants, hooks
         self.refused = 0
@@ -87,7 +87,7 @@ class ConnectedRamp:
         self.hooks.spawn(run(), failed=lambda: introduction.refuse("the proxy failed"))
 
     def _understood(self, introduction: _Introduction, data: bytes, answer: Any) -> None:
-        """The decoded introduction. `answer`: the application's result; None: decode the default format."""
+        """Handle the introduction. `answer`: the application's result; if None, the default format is decoded."""
         if introduction.is_over:
             return
         if isinstance(answer, (str, Verdict)) and (refusal := _refusal(answer)):
@@ -95,7 +95,7 @@ class ConnectedRamp:
             return
         try:
             context = checked(answer) if isinstance(answer, TunnelContext) else decode_context(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested 1,000 deep
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # RecursionError: nested 1,000 deep
             introduction.refuse(f"bad context: {error}")
             return
         self._introduced(introduction, context)
@@ -110,7 +110,7 @@ class ConnectedRamp:
             self.hooks.ask_then("tunnel_open", context, lambda verdict: self._admit(introduction, context, verdict))
 
     def done(self, introduction: _Introduction, refused: str | None) -> None:
-        """The client's tunnel is open, or was refused."""
+        """Forget a client whose tunnel is open, or was refused."""
         self._waiting.discard(introduction)
         if refused is not None:
             self.refused += 1
@@ -133,7 +133,7 @@ class ConnectedRamp:
                 introduction.refuse("too many clients are waiting to introduce themselves")
 
     def _pause(self) -> None:
-        """No descriptors are left: pause accepting instead of retrying in a loop."""
+        """Pause accepting, as no descriptors are left, instead of retrying in a loop."""
         log.error("no descriptors left for a new tunnel; trying again in %g s", PAUSE_S)
         self._poller.change(self._listener.fileno(), 0)
         self._retry = asyncio.get_running_loop().call_later(PAUSE_S, self._resume)
@@ -164,7 +164,7 @@ class ConnectedRamp:
             return
         problem = _refusal(verdict) or self._problem(
             context
-        )  # again: another client may have come first while the application decided
+        )  # again: another client may have been admitted while the application decided
         if problem is not None:
             introduction.refuse(problem)
             return
@@ -180,11 +180,11 @@ class ConnectedRamp:
         self._opened(tunnel)
 
     def _crashed(self, error: BaseException) -> None:
-        """One client could not be accepted; the listener goes on."""
+        """Ignore that one client could not be accepted; the listener stays open."""
 
 
 class _Introduction:
-    """A client that has connected and must introduce itself by its first datagram, in time."""
+    """A client that has connected, and must introduce itself in its first datagram within the time limit."""
 
     def __init__(self, ramp: ConnectedRamp, sock: socket.socket, poller: Poller, timeout_s: float) -> None:
         self._ramp, self._sock, self._poller = ramp, sock, poller
@@ -202,7 +202,7 @@ class _Introduction:
             self._sock.close()
 
     def accept(self, answer: TunnelAnswer) -> socket.socket | None:
-        """Send the answer and return the socket; None: the client has gone."""
+        """Send the answer. Returns the socket, or None if the client has hung up."""
         enlarge_send_buffer(self._sock)
         if not self._answer(answer):
             self._finish("the client hung up")
@@ -219,7 +219,7 @@ class _Introduction:
         if not data:
             self.refuse("the client hung up" if is_end_of_file(self._sock) else "the context is empty")
             return
-        self._timer.cancel()  # it was in time; the application's hook has its own time-out
+        self._timer.cancel()  # the introduction was in time; the application's hook has its own timeout
         self._poller.forget(self._sock.fileno())  # the next datagrams are packets for the tunnel
         self._ramp.introduced(self, data)
 
@@ -238,7 +238,7 @@ class _Introduction:
 
 
 def _refusal(answer: str | Verdict) -> str | None:
-    """The answer to a client that the application refuses."""
+    """The reason, if the application refuses the client; otherwise None."""
     if isinstance(answer, str):
         return answer or "refused"
     return (answer.reason or "refused") if answer.is_denial else None

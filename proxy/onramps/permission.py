@@ -1,6 +1,6 @@
-"""Asks policies which tunnels may be open: clients when they connect, sites and devices when the answer may change.
+"""Asks policies which tunnels may be open: clients when they connect; sites and devices when the verdict may change.
 
-The tunnel of a client that is no longer permitted is closed. One that the settings open stays, but is refused: its
+If a client is no longer permitted, its tunnel is closed. A tunnel of the settings stays open but is refused: its
 packets are counted as `denied`, its flows end, and no route leads to it.
 """
 
@@ -25,24 +25,24 @@ class TunnelPermission:
     """Asks the policy about tunnels."""
 
     def __init__(self, tenants: Mapping[str, Tenant], closed: Callable[[Tunnel], None]) -> None:
-        """`closed` is called for each client whose tunnel was closed."""
+        """`closed` is called for each client tunnel that is closed."""
         self.judge: PolicyJudge | None = None  # None: every tunnel is permitted
         self._tenants, self._closed = tenants, closed
 
     def refusal(self, context: TunnelContext) -> str | None:
-        """Why the policy does not let a client open a tunnel, or None."""
+        """The reason why the policy does not let a client open a tunnel, or None."""
         return _reason(self._ruling(context, Tunnel.kind))
 
     def _ruling(
         self, context: TunnelContext, onramp: str, site: str | None = None, tunnel: str | None = None
     ) -> Ruling | None:
-        """None: nobody speaks of tunnels."""
+        """The policy's ruling, or None if no rule is about tunnels."""
         return None if self.judge is None else self.judge.judge_tunnel(context, onramp, site=site, tunnel=tunnel)
 
     def review(self) -> None:
-        """Apply the policies in force to all tunnels."""
+        """Apply the current policies to all tunnels."""
         for tunnel in self._open():
-            name = None if isinstance(tunnel, Tunnel) else tunnel.id  # a client's is not known when it connects
+            name = None if isinstance(tunnel, Tunnel) else tunnel.id  # a client's tunnel is judged before it has one
             ruling = self._ruling(context_of(tunnel), tunnel.kind, tunnel.site, name)
             why = _reason(ruling)
             if why == tunnel.refused:

@@ -1,4 +1,4 @@
-"""One tunnel to one peer of a site: admission of its packets, lanes towards it, and probes of its health."""
+"""One tunnel to one peer of a site: admission of its packets, sockets towards it, and health probes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from proxy.wire.ip import IPPacket
 
 log = logging.getLogger(__name__)
 
-SOCKETS = 4  # source ports towards each peer
+SOCKETS = 4  # source ports per peer
 MIN_MTU = 576
 
 
 class SiteTunnel(RampCarrier):
-    """An unconnected tunnel, open as long as the proxy is."""
+    """An unconnected tunnel, open as long as the proxy runs."""
 
     kind = "gue"
 
     def __init__(
         self, settings: Site, carrier_id: str, tenant: Tenant, plane: Plane, source: str, peer: tuple[str, int]
     ) -> None:
-        """`source`: our address that the peer knows, or "" for any; `peer`: the destination of packets."""
+        """`source`: our address, as configured at the peer, or "" for any. `peer`: the destination of packets."""
         super().__init__(
             carrier_id, tenant, plane, mtu=settings.mtu, offload=False, network=settings.network, site=settings.name
         )
@@ -83,7 +83,7 @@ class SiteTunnel(RampCarrier):
 
     @packets_out.setter
     def packets_out(self, value: int) -> None:
-        """Ignored: lanes count their packets."""
+        """Ignored: the sockets count their packets."""
 
     @property
     def bytes_out(self) -> int:
@@ -91,10 +91,10 @@ class SiteTunnel(RampCarrier):
 
     @bytes_out.setter
     def bytes_out(self, value: int) -> None:
-        """Ignored: lanes count their bytes."""
+        """Ignored: the sockets count their bytes."""
 
     def learn_mtu(self, mtu: int) -> None:
-        """The path to the peer has a smaller MTU than the settings say."""
+        """Lower the MTU, as the path to the peer has a smaller one than the settings."""
         if MIN_MTU <= mtu < self.mtu:
             log.warning("%r: the path to %s takes inner packets of %d bytes, not %d", self, self.peer[0], mtu, self.mtu)
             self.mtu = mtu
@@ -104,7 +104,7 @@ class SiteTunnel(RampCarrier):
         """Handle a packet from the site for which no path is memoised."""
         packet = ip.parse(buffer, 0, end)
         if isinstance(packet, IPPacket):
-            if packet.destination == self._own:  # a routed packet would come back here
+            if packet.destination == self._own:  # if routed, the packet would return here
                 self.count(DropReason.TUNNEL_LOOP)
                 return
             if self.probes is not None and self.probes.take(buffer, packet):
@@ -112,7 +112,7 @@ class SiteTunnel(RampCarrier):
         super().take(buffer, end)
 
     def close(self) -> None:
-        """Send no more; the caller ends the flows."""
+        """Stop sending. The caller ends the flows."""
         if not self.is_closed:
             self.is_closed = True
             if self.probes is not None:
@@ -122,7 +122,7 @@ class SiteTunnel(RampCarrier):
 
 
 class Probes:
-    """Sends echo requests through one tunnel, and answers those from the other side."""
+    """Sends echo requests through one tunnel, and answers those of the peer."""
 
     def __init__(self, tunnel: SiteTunnel, settings: Probe) -> None:
         self._tunnel = tunnel
@@ -160,7 +160,7 @@ class Probes:
             self._timer.cancel()
 
     def take(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether `packet` was for us: a probe from the other side, or the answer to one of ours."""
+        """Take a probe from the other side, or an answer to one of ours. Returns whether `packet` was one."""
         protocol = ip.ICMP if self._version == 4 else ip.ICMPV6
         if packet.destination != self._own or packet.protocol != protocol or packet.is_fragment:
             return False
@@ -182,7 +182,7 @@ class Probes:
             self._changed()
 
     def _changed(self) -> None:
-        """The cost of routes through this tunnel has changed."""
+        """Tell the network, as the cost of routes through this tunnel has changed."""
         log.warning("%r is %s", self._tunnel, self.health)
         self._tunnel.penalty = PENALTY[self.health]
         carrier_changed(self._tunnel)
@@ -194,12 +194,12 @@ class Probes:
 
 
 def carrier_id(settings: Site, peer: str) -> str:
-    """`site:berlin`, or `site:berlin@192.0.2.7` for a site of several peers."""
+    """`site:berlin`, or `site:berlin@192.0.2.7` for a site with several peers."""
     return SITE + settings.name + (f"@{peer}" if len(settings.peers) > 1 else "")
 
 
 def headers(settings: Site, tenant: Tenant) -> dict[int, bytes]:
-    """The headers before packets to the site, by IP version; each has the context."""
+    """The headers before packets to the site, by inner IP version, with the context in each."""
     if settings.version == 1:
         return {4: b"", 6: b""}
     context = None

@@ -1,4 +1,4 @@
-"""The TUN on-ramp: a device of the proxy, whose packets belong to one tenant. It needs no client and no lab."""
+"""The TUN on-ramp: a device of the proxy, whose packets belong to one tenant. It needs neither a client nor a lab."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
 from proxy.settings.model import TunOnRamp
 
-QUEUE = 2000  # packets that the kernel may hold for us
+QUEUE = 2000  # packets queued in the kernel for us
 
 
 class TunRamp(RampCarrier):
-    """One TUN device in the namespace that the proxy runs in; routes into it are the administrator's."""
+    """A TUN device in the proxy's own namespace. The administrator sets the routes into it."""
 
     kind = "tun"
 
     def __init__(
         self, settings: TunOnRamp, tenant: Tenant, plane: Plane, poller: Poller, tuns: Mapping[bool, int]
     ) -> None:
-        """`tuns`: the descriptors of the bridges' TUN devices, with offload or without."""
+        """`tuns`: the descriptors of the bridges' TUN devices, by whether they have offload."""
         super().__init__(
             settings.device, tenant, plane, mtu=settings.mtu, offload=settings.offload, user=settings.user,
             network=settings.network,
@@ -54,7 +54,7 @@ class TunRamp(RampCarrier):
         return list(self._prefixes)
 
     def send(self, packet: bytes | memoryview) -> None:
-        """Hand a packet to the kernel, as received on the device."""
+        """Give a packet to the kernel, as received on the device."""
         try:
             os.write(self._fd, packet)
             self.packets_out += 1

@@ -1,4 +1,4 @@
-"""One connected tunnel: a SEQPACKET socket, and packets that wait until its client reads."""
+"""One connected tunnel: a SEQPACKET socket, and a queue of packets while its client does not read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUEUE_BYTES = 8 << 20  # for a client that does not read: more than the windows 
 
 
 class Tunnel(RampCarrier):
-    """A client's tunnel once accepted. `closed(tunnel)` is called once, when the client hangs up."""
+    """An accepted client's tunnel. `closed(tunnel)` is called once, when the client hangs up."""
 
     kind = "connected"
 
@@ -38,7 +38,7 @@ class Tunnel(RampCarrier):
         tun: int,
         closed: Callable[[Tunnel], None],
     ) -> None:
-        """`tun`: the descriptor of the bridge's TUN device that has the same headers."""
+        """`tun`: the descriptor of the bridge's TUN device with the same headers."""
         offload = context.offload is not None
         super().__init__(
             tunnel_id, tenant, plane, mtu=context.mtu, offload=offload, user=context.user, device=context.device,
@@ -70,13 +70,13 @@ class Tunnel(RampCarrier):
                 return
             except BlockingIOError:
                 pass
-            except OSError:  # it hung up; the next read says so
+            except OSError:  # the client hung up, as the next read shows
                 self.count(DropReason.TUNNEL_CLOSED)
                 return
         self._enqueue(bytes(packet))
 
     def close(self) -> None:
-        """Hang up; the caller ends the flows."""
+        """Hang up. The caller ends the flows."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -122,7 +122,7 @@ class Tunnel(RampCarrier):
                 self.bytes_out += len(queue[0])
             except BlockingIOError:
                 return
-            except OSError:  # it hung up; the next read says so
+            except OSError:  # the client hung up, as the next read shows
                 self.count(DropReason.TUNNEL_CLOSED)
             size = len(queue.popleft())
             self.queued_bytes -= size

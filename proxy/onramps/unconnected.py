@@ -1,4 +1,4 @@
-"""The unconnected on-ramp: a UDP port where each packet's peer and context identify its tunnel."""
+"""The unconnected on-ramp: a UDP port where the peer and context of each packet identify its tunnel."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from proxy.wire import gue
 IP_RECVTOS, IPV6_RECVTCLASS = 13, 66
 SO_RCVBUFFORCE = 33
 RECEIVE_BUFFER_BYTES = 8 << 20
-MAX_HEADERS = 256  # remembered for each peer: a site has one for each family, and first bytes vary
+MAX_HEADERS = 256  # per peer: a site has one header per address family, and the packets' first bytes vary
 
 
 class GueRamp:
-    """One UDP port and the tunnels of its sites. Packets of unknown origin are counted here."""
+    """One UDP port and the tunnels of its sites. Packets that match no tunnel are counted here."""
 
     def __init__(
         self, settings: GueOnRamp, tenants: Mapping[str, Tenant], plane: Plane, poller: Poller, tun: int
@@ -55,7 +55,7 @@ class GueRamp:
         return overflows(self._sock)
 
     def close(self) -> None:
-        """Accept no further packets; the caller closes the tunnels and ends their flows."""
+        """Stop receiving. The caller closes the tunnels and ends their flows."""
         self._poller.forget(self._sock.fileno())
         self._sock.close()
 
@@ -77,7 +77,7 @@ class GueRamp:
                 tunnel.probes.start()
 
     def _identify(self, host: bytes, buffer: bytearray, start: int, end: int) -> Source | None:
-        """The source of the datagram; None: it is unknown, and counted."""
+        """The source of the datagram, or None if it is unknown, and counted."""
         found = self._owner(host, buffer, start, end)
         if isinstance(found, DropReason):
             self.drops[found] += 1
@@ -108,7 +108,7 @@ class GueRamp:
         return tunnel, header
 
     def _crashed(self, error: BaseException) -> None:
-        """A bug while handling a packet: that packet is lost, the on-ramp goes on."""
+        """Drop the packet whose handling failed; the on-ramp stays open."""
         self.drops[DropReason.PROXY_ERROR] += 1
 
 

@@ -1,7 +1,7 @@
-"""Forwards one checked packet from tunnel to tunnel; the readable twin of the hot loops' forward branches.
+"""Forwards one checked packet from tunnel to tunnel: the readable version of the hot loops' forwarding branches.
 
-A router's work (RFC 1812 5.2, RFC 8200): one hop less, the size that the next tunnel takes, and nothing else changed:
-DSCP, ECN and the DF bit stay.
+A router's work (RFC 1812 5.2, RFC 8200): decrement the TTL, respect the next tunnel's MTU, and change nothing else:
+DSCP, ECN and DF stay.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from proxy.wire import tcp, virtio
 from proxy.wire.checksum import update
 from proxy.wire.ip import AH, ESP, FRAGMENT, GRE, ICMP, ICMPV6, SCTP, TCP, UDP, IPPacket
 
-HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
+HEADERS = {4: 40, 6: 60}  # IP and TCP headers: MTU minus MSS
 LEAST_MTU = 1280  # of every IPv6 link (RFC 8200 5)
-ONE_HOP = 0x0100  # in the word of the IPv4 header that has the TTL
+ONE_HOP = 0x0100  # in the IPv4 header's word with the TTL
 
 _U16 = struct.Struct("!H")
 
@@ -28,10 +28,10 @@ _U16 = struct.Struct("!H")
 def forward(
     buffer: bytearray, packet: IPPacket, arrival: Carrier, egress: Carrier, ident: int
 ) -> list[bytes] | DropReason:
-    """The packets for `egress`, virtio-net headers included, or why there are none: TOO_BIG is to be answered.
+    """The packets for `egress` with their virtio-net headers, or the reason for a drop. The caller answers TOO_BIG.
 
-    `packet` has hops left. It may be changed in place. `ident`: for fragments, if it comes to that. What goes to the
-    kernel is looked at there: its size, and its hop.
+    `packet` must not expire here, and may be changed in place. `ident`: identification of any fragments. For packets to
+    the kernel, size and TTL are left to the kernel.
     """
     start = packet.start
     if start and not segment.is_consistent(buffer, packet):
@@ -62,16 +62,16 @@ def forward(
 
 
 def _was_joined(packet: IPPacket, arrival: Carrier, gso: int) -> bool:
-    """Whether the kernel may have put the packet together from IPv6 fragments: it hands it over as one that was whole.
+    """Whether the kernel may have reassembled the packet from IPv6 fragments, which it does not show.
 
-    Its sender would cut it in vain again and again if it were told of a size. TCP listens, and cuts by itself.
+    In that case a Packet Too Big would not help: its sender fragments already. TCP adapts its segments.
     """
     return packet.version == 6 and arrival.exit is not None and not gso and packet.protocol != TCP
 
 
 def for_kernel(buffer: bytearray, packet: IPPacket, ident: int) -> list[bytes]:
-    """A packet of ours for the kernel's forwarding. It cuts no IPv6 packet that comes whole: one that came in fragments
-    leaves in fragments, small enough for every link (RFC 8200 5)."""
+    """The packets for the kernel's forwarding. The kernel does not fragment a whole IPv6 packet, so one that arrived in
+    fragments leaves in fragments that fit every link (RFC 8200 5)."""
     if packet.version == 4 or packet.dont_fragment:
         return [bytes(buffer[: packet.end])]
     prefix = bytes(buffer[: packet.start])
@@ -79,7 +79,7 @@ def for_kernel(buffer: bytearray, packet: IPPacket, ident: int) -> list[bytes]:
 
 
 def take_hops(buffer: bytearray, packet: IPPacket, hops: int) -> None:
-    """Lower the hop limit, and update the IPv4 checksum (RFC 1624). -1: the kernel counted one hop too many."""
+    """Lower the TTL, and update the IPv4 checksum (RFC 1624). -1 undoes a decrement by the kernel."""
     if packet.version == 6:
         buffer[packet.start + 7] -= hops
     elif hops:
@@ -89,7 +89,7 @@ def take_hops(buffer: bytearray, packet: IPPacket, hops: int) -> None:
 
 
 def memoise(path: KernelPath, version: int, arrival: Carrier, egress: Carrier, number: int) -> None:
-    """Let `path` send plain packets on without another look. `number`: the flow's hash."""
+    """Let `path` forward plain packets unexamined. `number`: the flow's hash."""
     path.send, path.mtu = egress.sender(number), egress.mtu
     path.exit = egress.exit
     if not isinstance(path, Path):
@@ -103,9 +103,9 @@ def memoise(path: KernelPath, version: int, arrival: Carrier, egress: Carrier, n
 
 
 def quoted_key(buffer: bytes | bytearray, packet: IPPacket) -> tuple[int, bytes] | None:
-    """Protocol and flow key of the packet that the ICMP error in `packet` quotes, as it was sent; None: of no flow.
+    """Protocol and flow key of the packet that the ICMP error in `packet` quotes, as sent; None if it has no flow.
 
-    Quotes are cut short (RFC 792: 8 bytes behind the header), so lengths and checksums in them are not looked at.
+    Quotes are truncated (RFC 792: 8 bytes after the header), so their lengths and checksums are not checked.
     """
     at, end = packet.l4 + 8, packet.end
     if packet.version == 4:

@@ -1,4 +1,4 @@
-"""A packet that is larger than the tunnel's MTU, cut into fragments (RFC 791, RFC 8200 4.5)."""
+"""Fragmentation of packets larger than the tunnel's MTU (RFC 791, RFC 8200 4.5)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LENGTHS = struct.Struct("!HHH")  # total length, identification, flags and offs
 
 
 def split(packet: bytes, mtu: int, ident: int) -> list[bytes]:
-    """`packet` (without extension headers) as packets of at most `mtu` bytes each. IPv4 options stay where they may."""
+    """Split `packet` (without extension headers) into packets of at most `mtu` bytes. Options are copied as needed."""
     if len(packet) <= mtu:
         return [packet]
     return _split_ipv4(packet, mtu, ident & 0xFFFF) if packet[0] >> 4 == 4 else _split_ipv6(packet, mtu, ident)
@@ -40,7 +40,7 @@ def _split_ipv4(packet: bytes, mtu: int, ident: int) -> list[bytes]:
 
 
 def _copied_options(options: bytes) -> bytes:
-    """Those whose first bit says that every fragment has them (RFC 791 3.1), filled up to whole words."""
+    """The options that every fragment has, as their first bit tells (RFC 791 3.1), padded to whole words."""
     kept, at = b"", 0
     while at < len(options) and options[at] != 0:
         size = 1 if options[at] == 1 else options[at + 1] if at + 1 < len(options) else 0

@@ -21,35 +21,35 @@ class Health(enum.StrEnum):
     DOWN = "down"
 
 
-# What is added to the priority of a route by way of such a tunnel, which lowers it: routes are never removed.
+# Penalty added to the priority of routes through such a tunnel, so that others are preferred: routes are never removed.
 PENALTY = {Health.HEALTHY: 0, Health.DEGRADED: 500_000, Health.DOWN: 1_000_000}
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When one state changes to another."""
+    """The limits at which the state changes."""
 
-    down_samples: int = 3  # the latest so many,
+    down_samples: int = 3  # the latest so many samples,
     down_s: float = 1.0  # and all others in this time, have failed
-    degraded_failures: int = 2  # at least so many,
-    degraded_share: float = 0.001  # and this share,
+    degraded_failures: int = 2  # at least so many samples,
+    degraded_share: float = 0.001  # and this share of them,
     degraded_s: float = 300.0  # in this time, have failed
-    successes: int = 3  # in a row lead out of `down`
+    successes: int = 3  # in a row, to leave `down`
 
 
 class Monitor:
-    """One tunnel's state. It begins as healthy: a tunnel that nobody probes is used."""
+    """One tunnel's state. It is healthy at first, so that a tunnel without probes is used."""
 
     def __init__(self, thresholds: Thresholds = Thresholds()) -> None:
         self.state = Health.HEALTHY
-        self.succeeded = self.failed = 0  # of all time
+        self.succeeded = self.failed = 0  # since the start
         self._thresholds = thresholds
         self._samples: deque[tuple[float, bool]] = deque()  # of the last `degraded_s`
-        self._failures = 0  # among them
-        self._in_a_row = 0  # successes, at the end
+        self._failures = 0  # number of failures among these
+        self._in_a_row = 0  # latest successes without a failure
 
     def sample(self, ok: bool, now: float) -> bool:
-        """Count a probe, answered or not. Returns whether the state changed. `now`: seconds, never less than before."""
+        """Count an answered or failed probe. Returns whether the state changed. `now`: seconds, monotonic."""
         before = self.state
         if ok and not self.succeeded:
             self._samples.clear()
@@ -82,7 +82,7 @@ class Monitor:
         return Health.DEGRADED if self._failures >= lossy or self.state is Health.DOWN else Health.HEALTHY
 
     def _is_down(self, now: float) -> bool:
-        """Whether every sample of the last second has failed, and at least three in a row have, however old."""
+        """Whether every sample of the last second has failed, and at least the latest three, however old."""
         if self._in_a_row:
             return False
         since, seen = now - self._thresholds.down_s, 0
@@ -96,18 +96,18 @@ class Monitor:
 
 
 class Prober:
-    """When to probe a tunnel, and which probes are still to be answered: sequence numbers out, samples in."""
+    """Schedules a tunnel's probes and awaits their answers: sequence numbers out, samples in."""
 
     def __init__(self, every_s: float, timeout_s: float, thresholds: Thresholds = Thresholds()) -> None:
         self.monitor = Monitor(thresholds)
         self.rtt_s: float | None = None  # of the last answer
         self._every_s, self._timeout_s = every_s, timeout_s
-        self._pending: dict[int, float] = {}  # sequence number: when it was sent, oldest first
+        self._pending: dict[int, float] = {}  # time sent, by sequence number, oldest first
         self._sequence = 0
-        self._next = float("-inf")  # when to send
+        self._next = float("-inf")  # time of the next probe
 
     def due(self, now: float) -> tuple[int | None, bool]:
-        """The sequence number of a probe to be sent now, or None; and whether time-outs have changed the state."""
+        """The sequence number of a probe to be sent now, or None; and whether timeouts have changed the state."""
         changed = False
         for sequence in [each for each, sent in self._pending.items() if now >= sent + self._timeout_s]:
             del self._pending[sequence]
@@ -115,21 +115,21 @@ class Prober:
         if now < self._next:
             return None, changed
         on_time = self._next + self._every_s
-        self._next = on_time if on_time > now else now + self._every_s  # after a pause, no burst
+        self._next = on_time if on_time > now else now + self._every_s  # no burst after a pause
         self._sequence = (self._sequence + 1) & 0xFFFF
         self._pending[self._sequence] = now
         return self._sequence, changed
 
     def answered(self, sequence: int, now: float) -> bool:
-        """Count an answer. Returns whether it changed the state. A late or repeated one changes nothing."""
+        """Count an answer. Returns whether it changed the state. Late and repeated answers are ignored."""
         sent = self._pending.pop(sequence, None)
         if sent is None:
             return False
         self.rtt_s = now - sent
-        if not self.monitor.succeeded:  # what was sent before the far end was there says nothing of the tunnel
+        if not self.monitor.succeeded:  # probes sent before the peer was up are no evidence about the tunnel
             self._pending = {other: at for other, at in self._pending.items() if at > sent}
         return self.monitor.sample(True, now)
 
     def next_due(self) -> float:
-        """The time of the next call of `due`."""
+        """The time of the next call to `due`."""
         return min([self._next, *(sent + self._timeout_s for sent in self._pending.values())])

@@ -1,4 +1,4 @@
-"""ICMP errors of our own: which packets may be answered, from which address, and how many a second."""
+"""ICMP errors of our own: for which packets, from which address, and at what rate."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from proxy.wire import icmp, ip
 from proxy.wire.icmp import ErrorKind, Report
 from proxy.wire.ip import IPPacket
 
-HOP_IPV4 = bytes([192, 0, 0, 8])  # the dummy address for nodes that must send ICMP and have none (RFC 7600)
+HOP_IPV4 = bytes([192, 0, 0, 8])  # the dummy address for nodes that must send ICMP but have no IPv4 address (RFC 7600)
 HOP_IPV6 = bytes.fromhex("fd6f7879000000000000000000000001")
-PER_SECOND, BURST = 100.0, 50.0  # for each tenant; Linux: icmp_msgs_per_sec 1000, burst 50 for the whole host
+PER_SECOND, BURST = 100.0, 50.0  # per tenant; Linux: icmp_msgs_per_sec 1000, burst 50 for the whole host
 
 
 class IcmpErrors:
@@ -29,7 +29,7 @@ class IcmpErrors:
         *,
         rest: int = 0,
     ) -> bool:
-        """Send an error about the packet in `buffer` to the client. Returns whether one was due and could be sent."""
+        """Send the client an error about the packet in `buffer`. Returns whether one was allowed and could be sent."""
         if packet.fragment_offset or self._is_icmp_error(buffer, packet):
             return False
         return self.quote(carrier, kind, bytes(buffer[packet.start : packet.end]), now, rest=rest)
@@ -44,7 +44,7 @@ class IcmpErrors:
         source: bytes | None = None,
         rest: int = 0,
     ) -> bool:
-        """The same for a packet in hand: `quoted` is what the client sent. `source` is us, unless said otherwise."""
+        """As `answer`, for the packet `quoted`, as the client sent it. `source` is our own address by default."""
         if not self._may_send(carrier.tenant, now):
             carrier.tenant.drops[DropReason.RATE_LIMITED] += 1
             return False
@@ -53,7 +53,7 @@ class IcmpErrors:
         return True
 
     def pass_on(self, carrier: Carrier, report: Report, quoted: bytes, now: float) -> bool:
-        """Pass on an error from the network about our packet, as one about the client's own: `quoted`."""
+        """Pass on an error of the network about our own packet, as an error about the client's packet `quoted`."""
         kind = ErrorKind((report.kind, report.code), (report.kind, report.code))
         family = 4 if quoted[0] >> 4 == 4 else 16
         source = report.offender if report.offender and len(report.offender) == family else None

@@ -1,4 +1,4 @@
-"""A packet that the kernel carried by itself, known by a copy of its headers: whose it is, and what it ends."""
+"""Headers of packets that the kernel carried by itself: the flow they belong to, and what they begin or end."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _get4 = struct.Struct("!BxH5xB2x").unpack_from  # first byte, length, protocol
 
 
 class Observed(NamedTuple):
-    """A TCP segment. `last`: its sequence and acknowledgement numbers, flags and window, as they stand there."""
+    """A TCP segment. `last`: its bytes from sequence number to window."""
 
     key: bytes
     last: bytes
-    payload: int  # bytes of it, also of what was not copied
+    payload: int  # bytes, also of those not copied
     has_timestamps: bool = False
 
 
 class Begun(msgspec.Struct, gc=False):
-    """A SYN that is on its way already, before its flow was entered. `last`: as of what is observed."""
+    """A SYN that was sent on before its flow was entered. `last`: as in `Observed`."""
 
     key: bytes
     last: bytes
@@ -38,7 +38,7 @@ class Begun(msgspec.Struct, gc=False):
 
 
 def observe(data: bytes) -> Observed | IPPacket | None:
-    """Parse the copy in `data`: a segment, an ICMP error (as a packet in `data`), or None for anything else."""
+    """Parse the copy in `data`. Returns a segment, an ICMP error (as a packet in `data`), or None for anything else."""
     if len(data) < 40:
         return _observe_other(data)
     first, length, protocol, key, last = _get_tcp4(data)

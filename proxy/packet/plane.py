@@ -1,4 +1,4 @@
-"""Packets for which no path is memoised: checked, then handed to the handler of their flow, which may be a new one."""
+"""Packets without a memoised path: checked, then given to the handler of their flow, which may be new."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from proxy.packet.routes import SOCKETS, Hop, choose, flow_hash, leave
 from proxy.wire import icmp, ip, tcp, udp, virtio
 from proxy.wire.ip import IPPacket
 
-MAX_ADDRESSES = 65_536  # that are remembered to be shared
+MAX_ADDRESSES = 65_536  # remembered, so that flows share one object
 Inject = Callable[[], DropReason | None]  # sends a flow's first packet
 
 
 class Handler(Protocol):
-    """Moves the packets of one flow once it is open."""
+    """Handles the packets of one open flow."""
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether this packet, which could open a flow, is one that the ended flow has seen."""
+        """Whether this packet, which could open a flow, is a retransmission that belongs to the ended flow."""
         ...
 
 
 class Opener(Protocol):
-    """Opens flows of one protocol: sets `flow.handler`, or returns why not."""
+    """Opens flows of one protocol: sets `flow.handler`, or returns the reason for a drop."""
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
 
 class Admits(Protocol):
-    """Admits flows: asks whether they are allowed, and has them opened."""
+    """Asks whether flows are allowed, and opens them."""
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None: ...
 
@@ -50,7 +50,7 @@ class Admits(Protocol):
     def open_repeated(self, flow: Flow, begun: Begun) -> None: ...
 
     def asks(self) -> bool:
-        """Whether policy or a hook has a say in new flows."""
+        """Whether policy or a hook decides about new flows."""
         ...
 
 
@@ -59,10 +59,10 @@ class Plane:
 
     def __init__(self, admits: Admits, errors: IcmpErrors) -> None:
         self._admits, self._errors = admits, errors
-        self._addresses: dict[bytes, bytes] = {}  # one object for all flows that have it
+        self._addresses: dict[bytes, bytes] = {}  # one object per address, shared by all its flows
 
     def handle(self, carrier: Carrier, buffer: bytearray, end: int, now: float, now_ns: int) -> DropReason | None:
-        """Why the packet in `buffer[:end]` went no further, or None when it did. The caller counts the reason."""
+        """Handle the packet in `buffer[:end]`. Returns the reason for a drop, which the caller counts, or None."""
         start = carrier.header_bytes
         if end <= start:
             return DropReason.EMPTY if end == 0 else DropReason.TRUNCATED
@@ -91,7 +91,7 @@ class Plane:
         if not isinstance(joined, bytes):
             return joined
         start = carrier.header_bytes
-        rebuilt = bytearray(start) + joined  # fragments carry full checksums: no offload for the whole
+        rebuilt = bytearray(start) + joined  # fragments have full checksums: no offload for the whole
         whole = ip.parse(rebuilt, start, len(rebuilt))
         if isinstance(whole, DropReason):
             return whole
@@ -134,19 +134,19 @@ class Plane:
         return handler.packet(carrier, buffer, packet)
 
     def _may_report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether this is an ICMP error of a router inside a site, about a flow of that site's."""
+        """Whether this is an ICMP error from a router inside a site, about one of the site's flows."""
         if carrier.site is None or packet.is_fragment or packet.protocol not in _ECHO or packet.end - packet.l4 < 8:
             return False
         is_error = icmp.is_error(packet.version, buffer[packet.l4])
         return is_error and ip.is_unicast(packet.source) and self._quoted_flow(carrier, buffer, packet) is not None
 
     def _quoted_flow(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> Flow | None:
-        """The flow one of whose packets, sent into this tunnel, an ICMP error quotes."""
+        """The flow whose packet, sent into this tunnel, an ICMP error quotes."""
         quoted = quoted_key(buffer, packet)
         if quoted is None or buffer[packet.l4] not in icmp.REPORTS[packet.version]:
             return None
         protocol, key = quoted
-        if key[: len(packet.source)] != packet.destination:  # it is for somebody else than who sent that
+        if key[: len(packet.source)] != packet.destination:  # its destination is not the sender of the quoted packet
             return None
         found: Flow | None = carrier.tenant.find(carrier, protocol, reverse_key(key))
         if found is None and carrier.exit is not None and carrier.opens:  # about a packet from another on-ramp
@@ -154,7 +154,7 @@ class Plane:
         return found
 
     def _report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Hand an ICMP error to the flow that it quotes."""
+        """Give an ICMP error to the flow whose packet it quotes."""
         flow = self._quoted_flow(carrier, buffer, packet)
         take = None if flow is None else getattr(flow.handler, "error", None)
         if take is None:
@@ -165,7 +165,7 @@ class Plane:
     def _route(
         self, carrier: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
     ) -> DropReason | None:
-        """The next hop for a flow's first packet."""
+        """Find the next hop for a flow's first packet, and open the flow."""
         if not carrier.opens:
             return self._expected(carrier, buffer, packet, key, now, now_ns)
         network = carrier.network
@@ -190,7 +190,7 @@ class Plane:
         tenant = carrier.tenant
         if refusal := tenant.refusal(now):
             if refusal is DropReason.LIMIT_FLOWS and packet.protocol == ip.TCP:
-                carrier.deliver(tcp.reset_for(buffer, packet))  # at the cap: say so; over the rate: a retry may pass
+                carrier.deliver(tcp.reset_for(buffer, packet))  # at the limit: refuse; over the rate: a retry may pass
             return refusal
         is_kernels = hop.carrier is not None and hop.carrier.exit is not None
         flow = self._new_flow(carrier, packet.protocol, key, now, now_ns, is_kernels=is_kernels)
@@ -206,7 +206,7 @@ class Plane:
     def _expected(
         self, exit_: Carrier, buffer: bytearray, packet: IPPacket, key: bytes, now: float, now_ns: int
     ) -> DropReason | None:
-        """A connection from outside that the kernel let in, since a client's has spoken of it (active FTP)."""
+        """Open a connection from outside that the kernel expected because of a client's connection (active FTP)."""
         if packet.protocol != ip.TCP or not _opens(buffer, packet):
             return DropReason.STRAY
         flows = exit_.flows.get(ip.TCP, {}).values()
@@ -223,9 +223,9 @@ class Plane:
         return self.open_answer(parent, reverse_key(key), inject, now, now_ns)
 
     def open_answer(self, parent: Flow, key: bytes, inject: Inject, now: float, now_ns: int) -> DropReason | None:
-        """Open a flow that begins with an answer to a mapping of `parent`'s; `key`: as the client's packets have it.
+        """Open a flow that begins with a reply to a mapping of `parent`. `key`: as in the client's packets.
 
-        `inject` sends that answer on, when hooks and policy have allowed the flow.
+        `inject` sends that reply on, once hooks and policy have allowed the flow.
         """
         carrier, egress, number = parent.carrier, parent.egress, PROTOCOL_NUMBERS[parent.protocol]
         assert egress is not None
@@ -242,7 +242,7 @@ class Plane:
         return None
 
     def take_back(self, carrier: Carrier, protocol: int, key: bytes, now: float, now_ns: int) -> Flow | None:
-        """A flow that the kernel has carried while nobody was there, as it was decided; None: it cannot be one."""
+        """Resume a flow that the kernel carried while no proxy was running. Returns None if that is impossible."""
         if protocol not in _NAMES or carrier.tenant.find(carrier, protocol, key) is not None:
             return None
         flow = self._new_flow(carrier, protocol, key, now, now_ns)
@@ -251,14 +251,14 @@ class Plane:
         return flow
 
     def open_repeated(self, carrier: Carrier, protocol: int, begun: Begun, egress: Carrier) -> None:
-        """Open a flow whose first packet was let out by `egress` already, since nobody is asked, and the answer was
-        known."""
+        """Open a flow whose first packet `egress` has sent already, as neither policy nor hooks are asked, and the
+        decision was known."""
         flow = self._new_flow(carrier, protocol, begun.key, begun.now, begun.now_ns)
         flow.dscp, flow.egress, flow.offramp, flow.egress_ip = begun.tos >> 2, egress, "kernel", begun.egress_ip
         self._admits.open_repeated(flow, begun)
 
     def asks(self) -> bool:
-        """Whether policy or a hook has a say in new flows."""
+        """Whether policy or a hook decides about new flows."""
         return self._admits.asks()
 
     def _new_flow(
@@ -281,25 +281,25 @@ _PORTS = {ip.TCP: (0, 4), ip.UDP: (0, 4), ip.SCTP: (0, 4), ip.ICMP: (4, 2), ip.I
 UNREACHABLE = {DropReason.NO_ROUTE: icmp.NET_UNREACHABLE, DropReason.NO_NEXT_HOP: icmp.HOST_UNREACHABLE}
 _ECHO = (ip.ICMP, ip.ICMPV6)
 _NAMES: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
-_KERNEL_ONLY = {number: HEADER_BYTES[_NAMES[number]] for number in (ip.SCTP, ip.GRE, ip.ESP, ip.AH)}  # bytes at least
+_KERNEL_ONLY = {number: HEADER_BYTES[_NAMES[number]] for number in (ip.SCTP, ip.GRE, ip.ESP, ip.AH)}  # minimum bytes
 
 
 def flow_key(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
-    """Source, destination and ports as they stand in the packet; for echo requests the identifier in place of ports,
-    and neither where the protocol has none."""
+    """Source, destination and ports as in the packet; for echo requests the identifier in place of ports; neither for
+    protocols without them."""
     at, size = _PORTS.get(packet.protocol, (0, 0))
     return packet.source + packet.destination + bytes(buffer[packet.l4 + at : packet.l4 + at + size])
 
 
 def _opens(buffer: bytes | bytearray, packet: IPPacket) -> bool:
-    """Whether this packet may be a flow's first: of TCP only a bare SYN may."""
+    """Whether this packet may be a flow's first: for TCP, only a bare SYN."""
     if packet.protocol != ip.TCP:
         return True
     return tcp.flags(buffer, packet) & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN
 
 
 def _echo_problem(buffer: bytes | bytearray, packet: IPPacket, flow: Flow | None) -> DropReason | None:
-    """Requests may open flows; answers must belong to one between tunnels."""
+    """Check that replies belong to a flow between tunnels. Requests may open flows."""
     kind = buffer[packet.l4]
     if kind == icmp.ECHO_REQUESTS[packet.version]:
         return None

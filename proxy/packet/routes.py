@@ -13,15 +13,15 @@ from proxy.settings.sites import SITE, Route
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A next hop. Without `carrier`: a socket of the host's; without `route`: since the network has none."""
+    """A next hop. No `carrier`: a socket of the host. No `route`: the network has none."""
 
     route: Route | None
     carrier: Carrier | None
-    is_lifted: bool = False  # the tenant wants its flows read
+    is_lifted: bool = False  # whether the tenant wants its flows read
 
     @property
     def is_stream(self) -> bool:
-        """Whether flows by this hop are lifted to streams, unless somebody says otherwise."""
+        """Whether flows by this hop are lifted to streams, unless a verdict overrides it."""
         return self.carrier is None or self.is_lifted or (self.route is not None and self.route.level is not None)
 
     def __str__(self) -> str:
@@ -29,11 +29,11 @@ class Hop:
 
 
 SOCKETS = Hop(None, None)
-OFFRAMPS = {"sockets": "stream", "kernel": "kernel", "clients": "clients"}  # names in verdicts, and in routes
+OFFRAMPS = {"sockets": "stream", "kernel": "kernel", "clients": "clients"}  # names in verdicts, and the same in routes
 
 
 def choose(network: Network, destination: bytes, number: int) -> Hop | DropReason:
-    """The next hop of a flow to `destination` whose hash is `number`, or why there is none: see `leave` as well."""
+    """The next hop of a flow to `destination` with hash `number`, or the reason if there is none. See also `leave`."""
     if network.routes is None:
         return SOCKETS
     routes = network.routes.match(destination)
@@ -48,7 +48,7 @@ def choose(network: Network, destination: bytes, number: int) -> Hop | DropReaso
 
 
 def named(network: Network, offramp: str, destination: bytes, number: int) -> Hop | DropReason | str:
-    """The next hop by an off-ramp that a verdict names, or why there is none; a text: no off-ramp has that name."""
+    """The next hop by an off-ramp that a verdict names, or the reason if there is none; a message if unknown."""
     if offramp.startswith(SITE):
         if offramp.removeprefix(SITE) not in network.sites:
             return f"no site '{offramp.removeprefix(SITE)}' has an open tunnel{_others(network)}"
@@ -67,9 +67,9 @@ def _others(network: Network) -> str:
 
 
 def leave(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:
-    """The same hop, but the kernel's forwarding instead of a socket, where the way leads out of the proxy unread.
+    """The same hop, but with the kernel's forwarding in place of a socket, if the flow leaves the proxy unread.
 
-    To an address of this host's own there is no way but a socket.
+    This host's own addresses are reached by sockets only.
     """
     if hop.carrier is not None or (hop.route is not None and hop.route.via == "stream"):
         return hop
@@ -81,7 +81,7 @@ def leave(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:
 
 
 def _hops(network: Network, route: Route, destination: bytes) -> list[Hop]:
-    """The ways that a route offers to this destination: tunnels that are open."""
+    """The next hops of a route for this destination: open tunnels."""
     if route.via in ("stream", "kernel"):
         return [Hop(route, None)]
     if route.via == "clients":
@@ -96,7 +96,7 @@ def _cost(hop: Hop) -> int:
 
 
 def _share(choices: list[tuple[int, list[Hop]]], number: int) -> Hop:
-    """One of the routes by weight, then one of its tunnels: the quotient is as good a number for that."""
+    """One of the routes by weight, then one of its tunnels by the quotient, which is as well distributed."""
     total = sum(weight for weight, _ in choices)
     rest, point = divmod(number, total)
     for weight, hops in choices:
@@ -107,7 +107,7 @@ def _share(choices: list[tuple[int, list[Hop]]], number: int) -> Hop:
 
 
 def flow_hash(protocol: int, key: bytes) -> int:
-    """The same number for both directions of a flow, 0 to 2**32 - 1."""
+    """A hash of the flow, the same for both directions, 0 to 2**32 - 1."""
     half = ADDRESS_BYTES[len(key)]
     tail = key[2 * half :]
     ports = (tail[:2], tail[2:]) if len(tail) == 4 else (tail, tail)

@@ -1,4 +1,4 @@
-"""What a device with offload would do: a super-packet cut into segments, a checksum finished (virtio 1.2 5.1.6.2)."""
+"""Offload in software: super-packets split into segments, partial checksums completed (virtio 1.2 5.1.6.2)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _U32 = struct.Struct("!I")
 
 
 def segment_headers(buffer: bytes | bytearray, packet: IPPacket) -> int:
-    """Bytes of IP and transport header in each segment of a checked packet."""
+    """Size in bytes of the IP and transport headers in each segment of a checked packet."""
     l4 = (buffer[packet.l4 + 12] >> 4) * 4 if packet.protocol == TCP else 8
     return packet.l4 - packet.start + l4
 
 
 def is_consistent(buffer: bytes | bytearray, packet: IPPacket) -> bool:
-    """Whether what the virtio-net header before `packet` says of it is so: its checksum's place, and its type."""
+    """Whether the virtio-net header before `packet` agrees with it about the checksum's place and the type."""
     if buffer[0] & virtio.NEEDS_CSUM:
         start, offset = _CSUM_START(buffer)
         if (start, offset) != (packet.l4 - packet.start, _CHECKSUM.get(packet.protocol)):
@@ -36,14 +36,14 @@ def is_consistent(buffer: bytes | bytearray, packet: IPPacket) -> bool:
 
 
 def finish(buffer: bytearray, packet: IPPacket) -> None:
-    """Complete a partial checksum in place: its field holds the pseudo-header's sum."""
+    """Complete a partial checksum in place, whose field holds the sum of the pseudo-header."""
     at = packet.l4 + _CHECKSUM[packet.protocol]
     field = 0xFFFF - fold(ones_sum(memoryview(buffer)[packet.l4 : packet.end]))
     _U16.pack_into(buffer, at, field or 0xFFFF if packet.protocol == UDP else field)
 
 
 def segment(buffer: bytes | bytearray, packet: IPPacket, size: int) -> list[bytes] | DropReason:
-    """The packets that a super-packet stands for, with at most `size` bytes of payload each and full checksums."""
+    """The packets of a super-packet, with at most `size` bytes of payload each, and full checksums."""
     headers = packet.start + segment_headers(buffer, packet)
     head, payload = bytes(buffer[packet.start : headers]), memoryview(buffer)[headers : packet.end]
     if not payload:
@@ -72,7 +72,7 @@ def _write_lengths(out: bytearray, packet: IPPacket, number: int) -> None:
 
 
 def _tcp_segment(out: bytearray, l4: int, at: int, is_last: bool) -> None:
-    """FIN and PSH belong to the last one, CWR to the first (RFC 3168 6.1.2)."""
+    """Adjust a segment: only the last has FIN and PSH, only the first CWR (RFC 3168 6.1.2)."""
     (sequence,) = _U32.unpack_from(out, l4 + 4)
     _U32.pack_into(out, l4 + 4, (sequence + at) & 0xFFFF_FFFF)
     if not is_last:

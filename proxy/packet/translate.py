@@ -1,4 +1,4 @@
-"""Network address translation of one packet in place: the readable twin of the loops in `kernel/pump.py`."""
+"""Network address translation of one packet in place: the readable version of the loops in `kernel/pump.py`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from proxy.wire import virtio
 from proxy.wire.checksum import delta, update, update_partial
 from proxy.wire.ip import IPPacket
 
-L4_CHECKSUM = {6: 16, 17: 6}  # where TCP and UDP keep it
+L4_CHECKSUM = {6: 16, 17: 6}  # offset of the checksum in TCP and UDP headers
 
 _U16 = struct.Struct("!H")
 
 
 def set_rewrite(path: Path, old: bytes, new: bytes) -> None:
-    """Let `path` replace `old` by `new`: source, destination and ports as they stand in a packet, 12 or 36 bytes."""
+    """Make `path` replace `old` with `new`: source, destination and ports as in a packet, 12 or 36 bytes."""
     addresses = len(new) - 4
     path.rewritten = new
     path.ip_delta = delta(old[:addresses], new[:addresses])
@@ -24,13 +24,13 @@ def set_rewrite(path: Path, old: bytes, new: bytes) -> None:
 
 
 def set_reverse(path: Path, of: Path, new: bytes) -> None:
-    """Let `path` undo what `of` does: `new` is what `of` replaces, with source and destination exchanged."""
+    """Make `path` undo `of`. `new`: what `of` replaces, with source and destination exchanged."""
     path.rewritten = new
     path.ip_delta, path.l4_delta = -of.ip_delta % 0xFFFF, -of.l4_delta % 0xFFFF
 
 
 def translate(buffer: bytearray | memoryview, packet: IPPacket, path: Path) -> None:
-    """Rewrite addresses, ports and checksums of the TCP segment in `packet`, wherever its headers stand."""
+    """Rewrite addresses, ports and checksums of the TCP segment in `packet`, wherever its headers begin."""
     new = path.rewritten
     addresses = len(new) - 4
     if packet.version == 4:
@@ -47,7 +47,7 @@ def translate(buffer: bytearray | memoryview, packet: IPPacket, path: Path) -> N
 
 
 def has_partial_checksum(buffer: bytes | bytearray | memoryview, packet: IPPacket) -> bool:
-    """Whether a virtio-net header before the packet says that its checksum covers only the pseudo-header."""
+    """Whether a virtio-net header before the packet says that its checksum covers the pseudo-header only."""
     return packet.start == virtio.HEADER_BYTES and bool(buffer[0] & virtio.NEEDS_CSUM)
 
 

@@ -1,4 +1,4 @@
-"""Whether and how a flow is admitted: policy decides first, then the application's hooks; both are recorded."""
+"""Flow admission: policy decides first, then the application's hooks. Both decisions are recorded in the flow."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 ALLOWED_BY_DEFAULT = [Decision(stage="flow_start", policy="default", action="allow", reason="no policy is configured")]
 ALLOWED_BY_HOOK = [Decision(stage="flow_start", policy="hook", action="allow")]
-NO_TIME = 0.0  # nobody was asked
+NO_TIME = 0.0  # neither policy nor hooks were asked
 STAGES = ("flow_start", "route", "level", "connect")  # hooks that decide about a new flow, in order
 
 
 class Judge(Protocol):
-    """A policy. It is asked once for each flow, before any hook, and again when its answer has expired."""
+    """A policy. Called once per flow, before any hook, and again when its verdict expires."""
 
     def judge(self, flow: Flow) -> Ruling:
         """The verdict on the flow in its current state, with the decisions that led to it. Must not block."""
@@ -33,22 +33,22 @@ class Judge(Protocol):
 
 
 class Admission:
-    """Asks, and records the answers in the flow. `judge` is None where no policy is loaded: that costs nothing."""
+    """Asks policy and hooks, and records their verdicts. `judge` is None, at no cost, if no policy is loaded."""
 
     def __init__(self, hooks: HookRunner, show: Callable[[Flow], FlowContext[Any]]) -> None:
-        """`show(flow)` is what the application gets to see."""
+        """`show(flow)` makes the view of a flow that hooks receive."""
         self.hooks = hooks
         self.judge: Judge | None = None
         self.pacer = Pacer()
         self.stages = tuple(stage for stage in STAGES if hooks.has(stage))
         self._show = show
-        self._due: list[tuple[float, int]] = []  # when to judge again, and the number of the flow: a heap
-        self._expiring: dict[int, Flow] = {}  # by that number, while they live
+        self._due: list[tuple[float, int]] = []  # heap of (time to judge again, number of the flow)
+        self._expiring: dict[int, Flow] = {}  # flows by that number, while they are live
         self._expires: dict[Flow, tuple[float, int]] = {}
         self._numbers = itertools.count()
 
     def judged(self, flow: Flow) -> Verdict:
-        """The policy's verdict, recorded in the flow. A policy that raises denies."""
+        """Ask the policy and record its verdict in the flow. A policy that raises denies."""
         if self.judge is None:
             flow.policy_ms, flow.decisions = NO_TIME, ALLOWED_BY_DEFAULT
             return ALLOW
@@ -63,7 +63,7 @@ class Admission:
         return self._accept(flow, ALLOW if _is_plain(ruling.verdict) else ruling.verdict)
 
     async def asked(self, flow: Flow, stage: str) -> Verdict:
-        """The application's verdict at this stage, recorded in the flow."""
+        """Ask the application at this stage and record its verdict in the flow."""
         context = self._show(flow)
         verdict = await self.hooks.ask(stage, context)
         self._keep(flow, context)
@@ -71,7 +71,7 @@ class Admission:
         return self._take(flow, stage, "hook", verdict)
 
     def ask(self, flow: Flow, then: Callable[[Verdict], None]) -> None:
-        """Ask about a flow that the origin began: it can only be allowed or denied."""
+        """Ask about a flow that the origin opened. Such a flow can only be allowed or denied."""
         verdict = self.judged(flow)
         if verdict.is_denial or "flow_start" not in self.stages:
             then(verdict)
@@ -87,7 +87,7 @@ class Admission:
     def ask_about(
         self, flow: Flow, hook: str, shown: Callable[[FlowContext[Any]], Any], then: Callable[[bytes | Verdict], None]
     ) -> None:
-        """Ask about something that an inspector has read from the flow; `shown` makes the hook's argument."""
+        """Ask a hook about something that an inspector read from the flow. `shown` makes the hook's argument."""
         context = self._show(flow)
 
         async def run() -> None:
@@ -98,12 +98,12 @@ class Admission:
         self.hooks.spawn(run(), failed=partial(end_failed, flow))
 
     def _keep(self, flow: Flow, context: FlowContext[Any]) -> None:
-        """Keep the extension: the application may have assigned another one."""
+        """Keep the context's extension, since the application may have assigned a new one."""
         if context.extension is not flow.carrier.extension:
             flow.extension = context.extension
 
     def tick(self, now: float) -> None:
-        """Judge those flows again whose answers have expired; share what limits their bytes."""
+        """Judge flows with expired verdicts again, and divide shared byte limits anew."""
         self.pacer.tick(now)
         expired = []
         while self._due and self._due[0][0] <= now:
@@ -116,12 +116,12 @@ class Admission:
                 self._judge_again(flow)
 
     def forget(self, flow: Flow) -> None:
-        """The flow is gone. Flows whose answers never expire are not kept here."""
+        """Drop the expiry entry of a flow that has ended. Flows whose verdicts never expire have none."""
         if self._expires and (expires := self._expires.pop(flow, None)) is not None:
             del self._expiring[expires[1]]
 
     def _expire(self, flow: Flow, due: float) -> None:
-        """Judge the flow again then, or when an earlier answer about it expires."""
+        """Judge the flow again at `due`, or when an earlier verdict on it expires, if that is sooner."""
         known = self._expires.get(flow)
         if known is not None and known[0] <= due:
             return
@@ -131,12 +131,12 @@ class Admission:
         heapq.heappush(self._due, (due, number))
 
     def failed(self, flow: Flow, stage: str, why: str) -> Verdict:
-        """An answer cannot be followed: apply what the application has set for failures, and record it."""
+        """Handle a verdict that cannot be carried out: apply the application's setting for failures, and record it."""
         log.warning("hook %s: %s (%r)", stage, why, flow)
         return self._take(flow, stage, "hook", self.hooks.failure(stage, why))
 
     def refused(self, flow: Flow, stage: str, reason: str) -> Verdict:
-        """A denial by the proxy itself, recorded in the flow; the client is told at once."""
+        """A denial by the proxy itself, recorded in the flow. It is a reset, so that the client does not wait."""
         return self._take(flow, stage, "default", deny(reason, refusal="reset"))
 
     def _judge_again(self, flow: Flow) -> None:
@@ -171,19 +171,19 @@ class Admission:
 
 
 def end_failed(flow: Flow) -> None:
-    """A bug ends the flow in which it occurred, and nothing else."""
+    """End only the flow in which a bug occurred."""
     if flow.handler is not None:
         flow.handler.end("proxy_error")
 
 
 def _is_plain(verdict: Verdict) -> bool:
-    """Whether the verdict simply allows the flow, with no other effect."""
+    """Whether the verdict allows the flow and has no other effect."""
     effects = verdict.level, verdict.offramp, verdict.origin, verdict.ttl_s
     return verdict.action == "allow" and not verdict.paces and all(effect is None for effect in effects)
 
 
 def _action(verdict: Verdict) -> str:
-    """What the verdict does, as decision records name it."""
+    """The action of the verdict, as written in decision records."""
     if verdict.is_denial:
         return "deny"
     if verdict.origin is not None:

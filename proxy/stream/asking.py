@@ -1,4 +1,4 @@
-"""Questions from an inspector to the application's hooks. Arguments and answers may not fit into one message."""
+"""Questions from an inspector to the application's hooks. Arguments and answers may span several messages."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from proxy.verdict import ALLOW, Failure, Verdict
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 80 << 20  # of one question: a WebSocket message may have 64 MiB
+MOST_BYTES = 80 << 20  # per question: a WebSocket message may be 64 MiB
 
 
 class Asking:
-    """What one inspector has asked, and the bodies of its sessions that hooks see."""
+    """One inspector's pending questions, and the bodies in its sessions that hooks are reading."""
 
     def __init__(self, send: Callable[[msgspec.Struct], None]) -> None:
-        """`send` gets the answers."""
+        """`send` sends answers to the inspector."""
         self._send = send
         self._pieces: dict[int, bytearray] = {}  # by question
         self._bodies: dict[int, Bodies] = {}  # by session
 
     def ask(self, admission: Admission, handed: Handed, wanted: HookWanted) -> None:
-        """Ask the application, and send what it answers."""
+        """Ask the application, and send its answer."""
         told = wanted.told
         if (data := self._pieces.pop(wanted.request, None)) is not None:
             told["data"] = bytes(data)
@@ -52,7 +52,7 @@ class Asking:
         admission.ask_about(handed.flow, wanted.hook, shown, answered)
 
     def collect(self, handed: Handed, message: HookData) -> None:
-        """Keep a part of the question that is about to be asked."""
+        """Keep a part of the argument of a question that follows."""
         pieces = self._pieces.setdefault(message.request, bytearray())
         pieces += message.data
         if len(pieces) > MOST_BYTES:
@@ -61,12 +61,12 @@ class Asking:
             handed.abort("proxy_error")
 
     def told(self, message: HookTold) -> None:
-        """A body that a hook was reading has ended."""
+        """Forget a body that has ended, which a hook was reading."""
         if (bodies := self._bodies.get(message.session)) is not None:
             bodies.forget(message.told)
 
     def forget(self, session: int) -> None:
-        """The session is over."""
+        """Forget a session that has ended."""
         self._bodies.pop(session, None)
 
     def _send_bytes(self, request: int, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What UDP sessions and echo flows share: packets that wait for the verdict, idle timers, and how they end."""
+"""Code shared by UDP sessions and echo flows: packets that wait for the verdict, idle timers, and the end of flows."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from proxy.wire.ip import IPPacket
 
 @dataclass(slots=True)
 class DatagramPlane:
-    """What all flows of one protocol share; opens them as `kind`."""
+    """State shared by all flows of one protocol. Opens each as a `kind`."""
 
     kind: Callable[[DatagramPlane, Flow], DatagramFlow]
     poller: Poller
     lifecycle: Lifecycle
     errors: IcmpErrors
     timeouts: Timeouts
-    udp_offload: bool  # super-datagrams may be given to tunnels with offload
-    mappings: dict[tuple[Carrier, bytes, int], Any] = field(default_factory=dict)  # of UDP, by clients' endpoints
+    udp_offload: bool  # whether tunnels with offload may be given super-datagrams
+    mappings: dict[tuple[Carrier, bytes, int], Any] = field(default_factory=dict)  # UDP mappings by client endpoint
 
     def open(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Make the flow's socket, and send its first packet."""
+        """Open the flow's socket, and send its first packet."""
         handler = self.kind(self, flow)
         if not handler.reserve():
             return DropReason.NO_DESCRIPTORS
@@ -53,15 +53,15 @@ class DatagramFlow:
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         self.plane, self.flow = plane, flow
-        self.details = own_details(flow)  # where its bytes are counted
-        self.waiting: Waiting | None = None  # of a flow that its origin began, until the verdict
+        self.details = own_details(flow)  # its byte counters
+        self.waiting: Waiting | None = None  # packets of a flow that its origin opened, until the verdict
 
     def reserve(self) -> bool:
-        """Whether there are the descriptors that it needs; `release` gives them back."""
+        """Reserve the descriptors that the flow needs. Returns False if there are none; `release` gives them back."""
         raise NotImplementedError
 
     def connect(self) -> None:
-        """Open the origin's side; OSError when there is no route."""
+        """Open the origin's side. Raises OSError if there is no route."""
         raise NotImplementedError
 
     def release(self) -> None:
@@ -69,7 +69,7 @@ class DatagramFlow:
         raise NotImplementedError
 
     def timeout_s(self) -> float:
-        """How long this flow may be idle in its current state, in seconds."""
+        """The idle timeout in the flow's current state, in seconds."""
         raise NotImplementedError
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
@@ -81,7 +81,7 @@ class DatagramFlow:
         return False
 
     def wait(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Keep a packet until its flow is decided."""
+        """Keep a packet until the verdict on its flow."""
         if self.flow.is_ended:
             return DropReason.STRAY
         if self.waiting is None:
@@ -89,14 +89,14 @@ class DatagramFlow:
         return self.waiting.add(buffer, packet)
 
     def send_waiting(self) -> None:
-        """The flow is allowed: send the packets that waited for that."""
+        """Send the packets that waited for the verdict, as the flow is allowed."""
         if self.waiting is not None:
             for data, packet in self.waiting.take():
                 if dropped := self.packet(self.flow.carrier, bytearray(data), packet):
                     self.flow.tenant.drops[dropped] += 1
 
     def start(self, held: bytes, packet: IPPacket) -> None:
-        """The flow is allowed: open the origin's side, and send its first packet, which is in `held`."""
+        """Open the origin's side of an allowed flow, and send its first packet, which is in `held`."""
         flow, plane = self.flow, self.plane
         try:
             self.connect()
@@ -111,12 +111,12 @@ class DatagramFlow:
             flow.tenant.drops[dropped] += 1
 
     def connected(self) -> None:
-        """Packets may pass."""
+        """Mark the flow as established, so that packets may pass."""
         self.plane.lifecycle.connected(self.flow)
         self.plane.lifecycle.watch_idle(self.flow, self.timeout_s(), time.monotonic())
 
     def count_reply(self, octets: int, payload: int, packets: int = 1) -> None:
-        """The origin sent `payload` bytes, `octets` with headers."""
+        """Count `payload` bytes from the origin: `octets` with headers."""
         flow = self.flow
         path = flow.origin_path
         if not path.packets and flow.connected_at is not None:
@@ -127,12 +127,12 @@ class DatagramFlow:
         self.details.origin_payload += payload
 
     def expired(self, now: float) -> None:
-        """The idle timer has expired."""
+        """Act on the idle timer."""
         if self.plane.lifecycle.is_idle(self.flow, self.timeout_s(), now):
             self.end("client_idle_timeout")
 
     def end(self, reason: CloseReason) -> None:
-        """Close the socket and forget the flow."""
+        """Close the socket and remove the flow."""
         flow = self.flow
         if not flow.close(reason, time.time_ns()):
             return
@@ -143,8 +143,8 @@ class DatagramFlow:
         self.plane.lifecycle.removed(flow)
 
     def replaced(self) -> None:
-        """Nothing to do: a datagram flow is gone as soon as it ends."""
+        """Do nothing: a datagram flow is removed as soon as it ends."""
 
     def crashed(self, error: BaseException) -> None:
-        """A bug in this flow ends this flow only."""
+        """End this flow, and no other, after a bug in it."""
         self.end("proxy_error")

@@ -1,4 +1,4 @@
-"""Bytes that the kernel still has to deliver when a relay is over, and how long to wait for them."""
+"""Bytes that the kernel still has to deliver after the end of a relay, and how long to wait for them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from proxy.poller import Poller
 from proxy.stream.queues import acknowledged_bytes, is_delivered
 from proxy.stream.relay import LINGER_RESET
 
-PATIENCE_S = 60.0  # for a side that takes nothing (the kernel's own: about 100 s, tcp_orphan_retries)
+PATIENCE_S = 60.0  # for a side that accepts nothing (the kernel's own limit is about 100 s, tcp_orphan_retries)
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.001, 0.25
 
 
 class Debts:
     """Bytes written to the client's socket, or to a leg's, that have not been acknowledged.
 
-    A host's socket is no concern of ours once it is closed in order: its kernel goes on by itself. When one side broke,
-    the other is the `survivor`, whatever its socket: it is reset, once it has all that the broken side had delivered.
+    After an orderly close of a socket of the host, its kernel delivers the rest without us. If one side broke, the
+    other is the `survivor`, whatever its socket: it is reset after it has received everything that the broken side had
+    delivered.
     """
 
     __slots__ = ("_client", "_flow", "_moved_at", "_origin", "_taken", "_wait_s", "survivor")
@@ -30,18 +31,18 @@ class Debts:
         self._taken, self._moved_at, self._wait_s = 0, now, SHORTEST_WAIT_S
 
     def owed(self) -> list[socket.socket]:
-        """The sockets whose far ends have not received everything, and still may."""
+        """The sockets whose peers have not received everything yet, and still can."""
         history = self._flow.history
         sides = ((self._client, "f" in history), (self._origin, "F" in history))
         return [sock for sock, is_shut in sides if self._is_reached(sock) and not is_delivered(sock, is_shut=is_shut)]
 
     def is_refused(self, now: float) -> bool:
-        """Whether the survivor's far end has accepted nothing for too long."""
+        """Whether the survivor's peer has accepted nothing for `PATIENCE_S`."""
         return self.survivor is not None and self._is_stuck([self.survivor], now)
 
     def are_settled(self, now: float) -> bool:
-        """Whether the sockets may be closed: all is paid, or who is owed takes nothing. Closing them says so by RST to
-        the survivor, and to such a one."""
+        """Whether the sockets may be closed: everything is acknowledged, or the peers still owed bytes accept nothing.
+        Closing them then sends an RST to the survivor, if there is one, and to those peers."""
         owed = self.owed()
         if owed and not self._is_stuck(owed, now):
             return False
@@ -50,7 +51,7 @@ class Debts:
         return True
 
     def look_again(self, poller: Poller, look: Callable[[], None]) -> None:
-        """Call `look` a little later, where no packet that passes here tells when the origin has all."""
+        """Call `look` a little later if no packet that passes here shows when the origin has received everything."""
         if self.survivor is self._origin and self._flow.egress is None:
             poller.later(self._wait_s, look)
             self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)

@@ -1,4 +1,4 @@
-"""File descriptors that flows hold: each tenant can always use its share, whatever the others hold."""
+"""File descriptors that flows hold. Each tenant can always use its share, however many the others hold."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from typing import Protocol
 
 from proxy.flow.tenant import Tenant
 
-LOOKS = 64  # sessions that are asked whether they moved, for each one that goes
+LOOKS = 64  # sessions checked for activity per eviction
 
 
 class Session(Protocol):
-    """Something that may be closed when descriptors are scarce, and is reopened when needed."""
+    """Something that may be closed when descriptors run out, and reopened when needed."""
 
     def activity(self) -> int:
-        """A counter that grows with everything that the session moves."""
+        """A counter that grows with all the traffic of the session."""
         ...
 
     def evict(self) -> None:
-        """Close the session and return its descriptors."""
+        """Close the session and give back its descriptors."""
         ...
 
 
 class Account:
-    """What one tenant holds."""
+    """Descriptors and sessions of one tenant."""
 
     __slots__ = ("held", "sessions")
 
     def __init__(self) -> None:
         self.held = 0
-        self.sessions: OrderedDict[Session, int] = OrderedDict()  # with what each had moved; the longest idle first
+        self.sessions: OrderedDict[Session, int] = OrderedDict()  # and the last known activity; the longest idle first
 
 
 class Descriptors:
-    """How many descriptors there are, and who holds them.
+    """The number of descriptors, and who holds them.
 
-    Half of them is reserved for tenants in equal shares; the other half is first come, first served.
-    When they run out they are taken from the sessions of the tenant that holds most.
+    Half of them is reserved for tenants in equal shares; the other half is first come, first served. When they run out,
+    sessions of the tenant that holds most are evicted.
     """
 
     def __init__(self, limit: int, tenants: Iterable[Tenant] = ()) -> None:
         self.limit = self.free = limit
         self._accounts: dict[Tenant, Account] = {tenant: Account() for tenant in tenants}
-        self._share = self._unused = 0  # of each tenant; what is left of all shares
+        self._share = self._unused = 0  # the share of each tenant; the total left of all shares
         self._divide()
 
     def take(self, tenant: Tenant, count: int, session: Session | None = None) -> bool:
-        """Take `count` more for the tenant, if it may have them. `session` gives them up when they run out."""
+        """Take `count` more for the tenant; False if it may not. `session` may be evicted when descriptors run out."""
         account = self._accounts.get(tenant) or self._open(tenant)
         while not self._has_room(account, count):
             if (longest_idle := self._longest_idle(account)) is None:
                 return False
             before = self.free
             longest_idle.evict()
-            if self.free == before:  # otherwise this would never end
+            if self.free == before:  # an eviction that frees nothing would loop forever
                 return False
         self._move(account, count)
         if session is not None:
@@ -62,7 +62,7 @@ class Descriptors:
         return True
 
     def give(self, tenant: Tenant, count: int, session: Session | None = None) -> None:
-        """They are closed."""
+        """Return `count` descriptors, which are closed."""
         account = self._accounts[tenant]
         self._move(account, -count)
         if session is not None:
@@ -73,16 +73,16 @@ class Descriptors:
         return account.held if account is not None else 0
 
     def _has_room(self, account: Account, count: int) -> bool:
-        """Whether that many are free besides the unused shares of other tenants."""
+        """Whether `count` are free besides the unused shares of other tenants."""
         return self.free - self._unused + max(0, self._share - account.held) >= count
 
     def _longest_idle(self, own: Account) -> Session | None:
-        """The session to close for the tenant with this account: one of its own, or of a tenant that holds more."""
+        """The session to evict for the tenant with this account: one of its own, or of a tenant that holds more."""
         richer = [each for each in self._accounts.values() if each.sessions and (each is own or each.held > own.held)]
         if not richer:
             return None
         sessions = max(richer, key=lambda account: account.held).sessions
-        for _ in range(LOOKS):  # a second chance for each that moved since it was looked at: no clock for each packet
+        for _ in range(LOOKS):  # second chance for each that moved since the last check: no clock reading per packet
             session, seen = next(iter(sessions.items()))
             moved = session.activity()
             if moved == seen:

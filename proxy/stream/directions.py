@@ -16,8 +16,8 @@ ECHO = ("icmp", "icmpv6")
 
 
 def hop_for(flow: Flow, verdict: Verdict, redirect: Endpoint | None) -> Hop | DropReason | str:
-    """The next hop that a verdict with an off-ramp or another origin leads to; why there is none: a reason to drop,
-    or what is wrong with the verdict."""
+    """The next hop for a verdict with an off-ramp or another origin. Otherwise the reason to drop, or a message that
+    says what is wrong with the verdict."""
     network, target = flow.carrier.network, flow.destination if redirect is None else redirect[0]
     number = flow_hash(PROTOCOL_NUMBERS[flow.protocol], flow.key)
     hop: Hop | DropReason | str
@@ -35,7 +35,7 @@ def hop_for(flow: Flow, verdict: Verdict, redirect: Endpoint | None) -> Hop | Dr
 
 
 def move(lifecycle: Lifecycle, flow: Flow, hop: Hop, redirect: Endpoint | None) -> DropReason | None:
-    """Let a held flow leave by `hop`, to `redirect` if there is one. Returns why that is impossible, or None."""
+    """Make a held flow leave by `hop`, to `redirect` if given. Returns the reason if that is impossible, else None."""
     carrier, number = hop.carrier, PROTOCOL_NUMBERS[flow.protocol]
     if carrier is not None and flow.tenant.collides(number, flow, carrier, redirect):
         return DropReason.FLOW_COLLISION
@@ -49,7 +49,7 @@ def move(lifecycle: Lifecycle, flow: Flow, hop: Hop, redirect: Endpoint | None) 
 
 
 def redirection(flow: Flow, origin: tuple[str, int]) -> Endpoint | str:
-    """The address and port that the flow is redirected to, or why that is impossible."""
+    """The address and port that the flow is redirected to, or a message that says why that is impossible."""
     address = ip_address(origin[0]).packed
     if len(address) != len(flow.destination):
         return f"{origin[0]} is of the other address family"
@@ -59,7 +59,7 @@ def redirection(flow: Flow, origin: tuple[str, int]) -> Endpoint | str:
 
 
 def _redirecting(flow: Flow, hop: Hop) -> Hop | str:
-    """By sockets, or as a stream into a tunnel: packets would have to be rewritten."""
+    """The hop of a redirected flow: sockets, or a stream into a tunnel, since packets would have to be rewritten."""
     if hop.carrier is None:
         return hop
     if hop.carrier.exit is not None:

@@ -1,4 +1,4 @@
-"""Echo flows: each ping is sent to the real origin from a socket of its own; the reply gets the client's identifier."""
+"""Echo flows: each ping is sent to the origin from a socket of its own, and the reply gets the client's identifier."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _message = bytearray(65_536)
 
 
 class EchoFlow(DatagramFlow):
-    """One identifier of one client towards one destination (RFC 5508 3.1)."""
+    """One ICMP identifier of one client to one destination (RFC 5508 3.1)."""
 
     __slots__ = ("_addresses", "_family", "_hop", "_is_raw", "_raw_identifier", "_version", "sock")
 
@@ -53,13 +53,13 @@ class EchoFlow(DatagramFlow):
         return self.flow.activity()
 
     def evict(self) -> None:
-        """Another flow needs the descriptor more."""
+        """Give up the descriptor for another flow."""
         self.end("evicted")
 
     def connect(self) -> None:
         flow = self.flow
         self.sock, self._is_raw = sockets.dial_echo(flow.target[0], flow.carrier.tenant.settings.egress)
-        if self._is_raw:  # a datagram socket has an identifier of its own, as a port
+        if self._is_raw:  # a datagram socket's identifier is its own, chosen like a port
             self._raw_identifier = int.from_bytes(os.urandom(2), "big")
         flow.origin, flow.egress_ip = flow.target_text, sockets.local_address(self.sock)
         self.connected()
@@ -78,7 +78,7 @@ class EchoFlow(DatagramFlow):
         return self.plane.timeouts.icmp_idle_s
 
     def ready(self, events: int) -> None:
-        """The origin or the network has answered."""
+        """Handle replies from the origin and errors from the network."""
         for _ in range(BUDGET):
             if self.sock is None:
                 return
@@ -90,7 +90,7 @@ class EchoFlow(DatagramFlow):
                 self.report_error()
 
     def report_error(self) -> None:
-        """Pass the network's ICMP error on to the client, with its original sender."""
+        """Pass the network's ICMP error to the client, with its original sender."""
         error = sockets.network_error(self.sock) if self.sock is not None else None
         if error is not None:
             self.plane.errors.pass_on(self.flow.carrier, error, self.quote(error.quoted), time.monotonic())
@@ -107,7 +107,7 @@ class EchoFlow(DatagramFlow):
         rest = self._raw_identifier << 16 | sequence
         request = icmp.message(
             self._addresses, kind, 0, rest, body
-        )  # the kernel checksums ICMPv6 again, with its own address
+        )  # the kernel recomputes the ICMPv6 checksum, with its own address
         for _ in range(2):
             try:
                 sock.send(request)
@@ -123,10 +123,10 @@ class EchoFlow(DatagramFlow):
         return DropReason.ORIGIN_ERROR
 
     def receive(self, sock: socket.socket) -> None:
-        """Read one message from the origin and deliver it. BlockingIOError: there is none."""
+        """Read one message from the origin and deliver it. Raises BlockingIOError if there is none."""
         n, said, _, sender = sock.recvmsg_into([_message], 64)
         if socket.inet_pton(self._family, sender[0].partition("%")[0]) != self.flow.target[0]:
-            return  # an ICMP datagram socket receives every answer with its identifier, from any sender
+            return  # an ICMP datagram socket receives every reply with its identifier, from any sender
         at = (_message[0] & 15) * 4 if self._is_raw and self._version == 4 else 0
         if n - at < icmp.HEADER_BYTES or _message[at] != icmp.ECHO_REPLIES[self._version]:
             return

@@ -1,6 +1,6 @@
 """A new flow, from its first packet to its path: judged, routed, lifted if needed, and opened at its off-ramp.
 
-Where neither policy nor hooks decide it is opened at once; otherwise a HeldFlow keeps its packets until then.
+A flow that neither policy nor hooks decide about is opened at once; otherwise a HeldFlow keeps its packets meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Forwarder(Opener, Protocol):
 
 
 class Entrance:
-    """Every flow that a client begins enters here, whatever its protocol and off-ramp."""
+    """Opens every flow that a client begins, whatever its protocol and off-ramp."""
 
     def __init__(
         self, lifecycle: Lifecycle, errors: IcmpErrors, openers: Mapping[str, Opener], forwarder: Forwarder | None
@@ -45,10 +45,10 @@ class Entrance:
         """`openers`, by protocol, open flows that end in the proxy; `forwarder` opens those that stay packets."""
         self.lifecycle, self._errors = lifecycle, errors
         self._openers, self._forwarder = openers, forwarder
-        self.is_read: Callable[[Flow], bool] = lambda flow: False  # whether TCP to the same place is
+        self.is_read: Callable[[Flow], bool] = lambda flow: False  # whether TCP to the same destination is inspected
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Open the flow whose first packet is in `buffer`, by way of `hop` unless a verdict says otherwise."""
+        """Open the flow whose first packet is in `buffer`, by `hop` unless a verdict overrides it."""
         if hop.route is not None and hop.route.level is not None:
             flow.wanted_level = hop.route.level
         admission = self.lifecycle.admission
@@ -62,7 +62,7 @@ class Entrance:
         return None
 
     def _quic(self, flow: Flow, verdict: Verdict) -> Verdict:
-        """Refuse QUIC to destinations that are inspected: it cannot be read. Browsers fall back to TLS (RFC 9308 2)."""
+        """Refuse QUIC where TCP is inspected, as QUIC cannot be. Browsers fall back to TLS (RFC 9308 2)."""
         tenant = flow.tenant.settings
         level = verdict.level or flow.wanted_level or tenant.level
         if tenant.inspection.quic == "pass" or not (level in READ or self.is_read(flow)):
@@ -70,17 +70,17 @@ class Entrance:
         return self.lifecycle.admission.refused(flow, "quic", "QUIC cannot be read: TLS over TCP can")
 
     def open_answer(self, flow: Flow, inject: Inject) -> None:
-        """Open a flow whose first packet comes from the origin; `inject` sends it on."""
+        """Open a flow whose first packet comes from the origin; `inject` forwards it."""
         assert self._forwarder is not None
         self._forwarder.open_answer(flow, inject)
 
     def take_back(self, flow: Flow) -> None:
-        """Take over a flow that the kernel carried while no proxy was running."""
+        """Resume a flow that the kernel forwarded while no proxy was running."""
         assert self._forwarder is not None
         self._forwarder.take_back(flow)
 
     def open_repeated(self, flow: Flow, begun: Begun) -> None:
-        """Open a flow whose first packet was forwarded already: see `asks`."""
+        """Open a flow whose first packet has already been forwarded: see `asks`."""
         assert self._forwarder is not None
         self.lifecycle.admission.judged(flow)
         self._forwarder.open_repeated(flow, begun)
@@ -102,7 +102,7 @@ class Entrance:
         opener = self._openers.get(flow.protocol)
         if opener is None:
             return DropReason.PROTOCOL_UNSUPPORTED
-        if egress is not None and egress.exit is not None:  # read by the proxy, it leaves by a socket of the proxy's
+        if egress is not None and egress.exit is not None:  # a flow read by the proxy leaves by a socket of the proxy's
             if flow.seq:
                 self.lifecycle.move(flow, None, flow.redirect)
             flow.egress = None
@@ -111,5 +111,5 @@ class Entrance:
 
 
 def may_begin(flow: Flow, buffer: bytes | bytearray, packet: IPPacket) -> bool:
-    """Whether a flow that ends in the proxy may begin with this packet. With TCP only a SYN may."""
+    """Whether a flow terminated in the proxy may begin with this packet: for TCP, only a SYN."""
     return flow.protocol != "tcp" or tcp.flags(buffer, packet) & (tcp.SYN | tcp.ACK) == tcp.SYN

@@ -1,4 +1,4 @@
-"""What both sides of a relayed flow say first, noted in its record: a ClientHello, identification strings of SSH."""
+"""The first bytes of both sides of a relayed flow, noted in its record: a ClientHello, SSH identification strings."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NOTHING = SSHRecord()
 
 
 def greeting_with(flow: Flow, greeting: bytes, chunk: memoryview) -> bytes:
-    """The greeting so far, with the client's new bytes, as long as the origin has not answered.
+    """The greeting so far, with the client's new bytes, until the origin has answered.
 
-    Empty if it is no TLS, or was looked at before. Of SSH, the client's identification string is noted at once.
+    Empty if it is not TLS, or was examined before. An SSH client's identification string is noted at once.
     """
     if flow.tls is not None or len(greeting) > MAX_HELLO:
         return greeting
@@ -27,9 +27,9 @@ def greeting_with(flow: Flow, greeting: bytes, chunk: memoryview) -> bytes:
 
 
 def look_at(flow: Flow, greeting: bytes, chunk: memoryview) -> bytes:
-    """Note in the record what it was. The origin answers now, by `chunk`, so it has the whole ClientHello.
+    """Note in the record what the greeting was. `chunk` is the origin's answer, so the ClientHello is complete.
 
-    Returns what is left to be looked at: nothing.
+    Returns the new greeting, which is empty.
     """
     if chunk[0] == START[0]:
         _note(flow, chunk, "server_version")
@@ -39,7 +39,7 @@ def look_at(flow: Flow, greeting: bytes, chunk: memoryview) -> bytes:
 
 
 def _note(flow: Flow, chunk: memoryview, side: str) -> None:
-    """Either side of SSH may speak first."""
+    """Note the SSH identification string of one side: either may speak first."""
     if (version := identification(bytes(chunk[:MAX_LINE]))) is not None:
         flow.ssh = msgspec.structs.replace(flow.ssh or NOTHING, **{side: version})
         flow.detected_protocol = "ssh"

@@ -1,4 +1,4 @@
-"""A session that was handed to an inspector: the state that stays in the proxy, and how it ends."""
+"""A session that was handed to an inspector: the state that stays in the proxy, and how the session ends."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from proxy.stream.relay import LINGER_RESET
 
 
 class Owner(Protocol):
-    """The inspector, as its sessions see it."""
+    """The inspector, as its sessions use it."""
 
     def kill(self, handed: Handed) -> None:
-        """The session is over in the proxy: end it in the inspector too."""
+        """End in the inspector a session that has ended in the proxy."""
         ...
 
 
 class Handed:
-    """The proxy keeps both sockets: it counts by them, resets them, and waits for what the kernel still owes.
+    """A session in an inspector. The proxy keeps both sockets, for counters, resets, and bytes not yet delivered.
 
-    `finished(reason, is_cut)` is called once; `passed()` instead, when the inspector gives the session back unread.
+    `finished(reason, is_cut)` is called once; `passed()` instead, if the inspector returns the session unread.
     """
 
     __slots__ = ("_beside", "_client", "_is_over", "_origin", "_owner", "_received", "finished",
@@ -40,21 +40,21 @@ class Handed:
         self.number, self.flow, self._client, self._origin, self._owner = number, flow, client, origin, owner
         self.finished, self.passed = finished, passed
         self.grants = SSHGrants()
-        self._beside: dict[int, socket.socket] = {}  # other connections to origins, by the requests for them
-        self._received = 0  # bytes, by those that are over
+        self._beside: dict[int, socket.socket] = {}  # further connections to origins, by the dial request for each
+        self._received = 0  # bytes received on those that have been closed
         self._is_over = self.is_handed = False
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, or was given back."""
+        """Whether the session has ended, or was given back."""
         return self._is_over
 
     def descriptors(self) -> list[int]:
-        """Of the client's and the origin's socket."""
+        """The file descriptors of the client's and the origin's sockets."""
         return [self._client.fileno(), self._origin.fileno()]
 
     def add_origin(self, sock: socket.socket, request: int | None) -> None:
-        """Another connection was dialled for the session, by this request; None: it takes the place of its own."""
+        """Add a connection dialled on this request. If `request` is None, it replaces the session's own."""
         if request is None:
             self._over(self._origin)
             self._origin = sock
@@ -62,7 +62,7 @@ class Handed:
             self._beside[request] = sock
 
     def dial_over(self, request: int) -> None:
-        """The inspector has closed a connection beside the session's own."""
+        """Close a further connection, which the inspector has closed."""
         if (sock := self._beside.pop(request, None)) is not None:
             self._over(sock)
 
@@ -73,13 +73,13 @@ class Handed:
 
     def source(self) -> str:
         """The address that the origin sees."""
-        if self.flow.egress is not None:  # by a tunnel everything leaves with the client's own
+        if self.flow.egress is not None:  # flows into a tunnel keep the client's address
             return address_text(self.flow.source)
         address: str = self._origin.getsockname()[0]
         return address
 
     def count(self) -> None:
-        """Bring the flow's totals up to date, while the inspector has the session."""
+        """Update the flow's totals while the inspector has the session."""
         if self._is_over:
             return
         flow = self.flow
@@ -91,7 +91,7 @@ class Handed:
             pass
 
     def seen(self, message: Seen) -> None:
-        """The inspector has learnt more about the session."""
+        """Record what the inspector has learnt about the session."""
         flow = self.flow
         if message.protocol is not None:
             flow.detected_protocol = message.protocol
@@ -103,7 +103,7 @@ class Handed:
             flow.decisions = [*flow.decisions, *message.decisions]
 
     def ended(self, message: Ended) -> None:
-        """The inspector has closed the session."""
+        """Handle the inspector's end of the session."""
         self.flow.history += message.history
         if message.reason == "denied":
             self.flow.verdict = "denied"
@@ -113,22 +113,22 @@ class Handed:
         self._finish(message.reason, message.cut == "both")
 
     def give_back(self) -> None:
-        """The inspector returns the session, and has read nothing from it."""
+        """Take back the session, of which the inspector has read nothing."""
         if not self._is_over:
             self._is_over = True
-            self.flow.client_payload = self.flow.origin_payload = 0  # the relay counts all that was not read here
+            self.flow.client_payload = self.flow.origin_payload = 0  # the relay counts all bytes, as none were read
             for sock in self._beside.values():
                 sock.close()
             self.passed(self._origin)
 
     def died(self) -> None:
-        """The inspector has died."""
+        """End the session, as its inspector has died."""
         self._cut("inspector_died")
 
     def client_gone(self) -> None:
-        """The client has reset the connection. Whether it had closed it before, as most do while we still say
-        close_notify, the inspector knows: it hears of the reset as well, and says how the session ended. An inspector
-        that has not come to it yet need not."""
+        """Handle the client's reset. Only the inspector knows whether the client had closed the connection before, as
+        most do while our close_notify is on its way: it sees the reset as well, and reports how the session ended. If
+        it does not have the session yet, the session ends here."""
         if not self.is_handed:
             self.abort("client_reset")
 
@@ -154,7 +154,7 @@ class Handed:
 
 
 def facts_of(flow: Flow, known: dict[str, Any]) -> FlowFacts:
-    """What the inspector is told about the flow; `known`: the fields that policies may use."""
+    """The facts about the flow that are sent to the inspector. `known`: the fields that policies may use."""
     carrier = flow.carrier
     return FlowFacts(
         id=flow.id,

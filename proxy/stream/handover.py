@@ -1,4 +1,4 @@
-"""Sessions on their way to one inspector. When they come faster than it takes them they wait here, without copies."""
+"""Sessions on their way to one inspector. Sessions that arrive faster than it takes them wait here, without copies."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ RETRY_S = 0.02
 
 
 class Session(Protocol):
-    """What is handed over."""
+    """A session to be handed over."""
 
-    is_handed: bool  # the inspector has it
+    is_handed: bool  # whether the inspector has it
 
     @property
     def is_over(self) -> bool:
-        """Nobody waits for the session any more."""
+        """Whether the session has ended."""
         ...
 
     def descriptors(self) -> list[int]:
-        """Of the client's and the origin's socket."""
+        """The file descriptors of the client's and the origin's sockets."""
         ...
 
 
 class Handover:
-    """Keeps sessions in order. What the channel cannot take, or has no descriptors for, is tried again soon.
+    """Hands sessions over in order. If the channel is full, or descriptors run out, it tries again after `RETRY_S`.
 
-    A message that waits in the channel has copies of its descriptors: with thousands of them the process would run out.
+    A message queued in the channel holds copies of its descriptors: with thousands queued, the process would run out.
     """
 
     def __init__(self, channel: Channel, poller: Poller) -> None:
@@ -41,7 +41,7 @@ class Handover:
         return len(self._waiting)
 
     def add(self, session: Session, message: Open) -> None:
-        """Hand `session` over, now or when its turn comes; not at all if it is over by then."""
+        """Hand `session` over, now or in its turn, unless it has ended by then."""
         if self._waiting or not self._try(session, message):
             if not self._waiting:
                 self._poller.later(RETRY_S, self._go_on)

@@ -1,4 +1,4 @@
-"""A flow that is not decided yet: its packets are held. If it is denied, the client is told as the verdict says."""
+"""A flow that awaits its verdict: its packets are held. If it is denied, the client gets the verdict's refusal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from proxy.wire.ip import IPPacket
 
 Enter = Callable[[Flow, bool, bytearray, IPPacket], DropReason | None]
 
-REFUSED_S = 2.0  # in which a SYN that is repeated is answered as it was before
+REFUSED_S = 2.0  # for which retransmitted SYNs get the same answer
 
 
 class HeldFlow:
@@ -36,8 +36,8 @@ class HeldFlow:
         self, lifecycle: Lifecycle, errors: IcmpErrors, enter: Enter, flow: Flow, is_lifted: bool,
         buffer: bytearray, packet: IPPacket,
     ) -> None:  # fmt: skip
-        """`packet`: its first, in `buffer`; `is_lifted`: whether it is read unless a verdict says otherwise; `enter`
-        takes it when it is allowed."""
+        """`packet`, in `buffer`, is the first of the flow. `is_lifted`: whether the proxy reads the flow unless a
+        verdict overrides that. `enter` opens the flow once it is allowed."""
         self._lifecycle, self._errors, self._enter, self.flow = lifecycle, errors, enter, flow
         self._held = HeldSyn(flow.carrier, errors, buffer, packet)
         self._is_lifted = is_lifted
@@ -45,7 +45,7 @@ class HeldFlow:
         self._waiting = Waiting(flow.tenant)
 
     def start(self, verdict: Verdict) -> None:
-        """The policy has decided: follow it, then ask the application."""
+        """Carry out the policy's verdict, then ask the application."""
         if not self._follow("network", verdict):
             return
         admission = self._lifecycle.admission
@@ -66,11 +66,11 @@ class HeldFlow:
 
     @property
     def _has_choice(self) -> bool:
-        """Whether the flow may be forwarded as well as read."""
+        """Whether the flow may be either forwarded or read."""
         return self.flow.protocol in LIFTED and self.flow.egress is not None and self.flow.redirect is None
 
     def _follow(self, stage: str, verdict: Verdict) -> bool:
-        """Carry out the verdict. Returns whether the flow goes on."""
+        """Carry out the verdict. Returns whether the flow proceeds."""
         if verdict is ALLOW:
             return True
         if verdict.is_denial:
@@ -90,17 +90,17 @@ class HeldFlow:
             if self._has_choice:
                 self._is_lifted = verdict.level != "packet"
         if verdict.paces and self._has_choice:
-            self._is_lifted = True  # only a stream can be slowed down
+            self._is_lifted = True  # only streams can be paced
         return True
 
     def _lead(self, verdict: Verdict) -> DropReason | str | None:
-        """Send the flow where the verdict says. Returns why that is impossible, or what is wrong with the verdict."""
+        """Route the flow as the verdict requires. Returns a reason to drop, what is wrong with the verdict, or None."""
         if verdict.origin is None and verdict.offramp is None:
             return None
         flow, target = self.flow, self.flow.redirect
         if verdict.origin is not None:
             found = redirection(flow, verdict.origin)
-            if isinstance(found, str):  # what is wrong with it
+            if isinstance(found, str):  # a message about the invalid verdict
                 return found
             target = found
         hop = hop_for(flow, verdict, target)
@@ -128,7 +128,7 @@ class HeldFlow:
                 flow.tenant.drops[dropped] += 1
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Later packets wait. With TCP they are retransmissions, or the client gives up."""
+        """Hold a later packet. With TCP, only the latest SYN is kept, others are dropped; a reset ends the flow."""
         flow = self.flow
         if flow.protocol != "tcp":
             return DropReason.STRAY if flow.is_ended else self._waiting.add(buffer, packet)
@@ -147,18 +147,18 @@ class HeldFlow:
         return DropReason.HELD
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether this SYN is the one that was refused."""
+        """Whether this SYN is a retransmission of the refused one."""
         return self._is_refused and self._held.is_same(buffer, packet)
 
     def expired(self, now: float) -> None:
-        """The client no longer retransmits its SYN."""
+        """Remove the flow: the client no longer retransmits its SYN."""
         self._lifecycle.removed(self.flow)
 
     def replaced(self) -> None:
-        """Nothing to do: nothing of this flow could disturb a later one."""
+        """Do nothing: nothing of this flow could disturb a later one."""
 
     def end(self, reason: CloseReason) -> None:
-        """The flow is over. A refused one is remembered for retransmissions of its SYN."""
+        """End the flow. A refused TCP flow is kept for retransmissions of its SYN."""
         flow, lifecycle = self.flow, self._lifecycle
         if not flow.close(reason, time.time_ns()):
             return
@@ -170,7 +170,7 @@ class HeldFlow:
             lifecycle.removed(flow)
 
     def _refuse(self, verdict: Verdict) -> None:
-        """Tell the client, unless the verdict is to drop, and end the flow."""
+        """Send the client the refusal, unless the verdict is to drop, and end the flow."""
         self._is_refused = True
         if verdict.refusal != "drop":
             kind: icmp.ErrorKind | None = icmp.PROHIBITED
@@ -181,14 +181,14 @@ class HeldFlow:
         self.end(verdict.ending)
 
     def _drop(self, reason: DropReason) -> None:
-        """The off-ramp that the verdict names is down."""
+        """Refuse the flow and count `reason`: the off-ramp of its verdict cannot take it."""
         self._is_refused = True
         self.flow.tenant.drops[reason] += 1
         self._answer(UNREACHABLE.get(reason, icmp.HOST_UNREACHABLE))
         self.end("origin_unreachable" if reason in UNREACHABLE else "proxy_error")
 
     def _answer(self, kind: icmp.ErrorKind | None) -> None:
-        """Tell the client; with TCP, None means an RST."""
+        """Send the client an ICMP error, or with `kind` None an RST (TCP only)."""
         held = self._held
         if self.flow.protocol == "tcp":
             held.refuse(kind)

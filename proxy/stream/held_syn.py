@@ -13,7 +13,7 @@ from proxy.wire.ip import MAX_PACKET, IPPacket
 
 
 class HeldSyn:
-    """The latest SYN: a retransmission with fewer options, or a new connection, replaces the earlier one."""
+    """The latest SYN. A retransmission with fewer options, or a new connection, replaces the earlier one."""
 
     __slots__ = ("_carrier", "_errors", "_refusal", "data", "packet")
 
@@ -27,31 +27,31 @@ class HeldSyn:
         self.data, self.packet = bytes(buffer[: packet.end]), packet
 
     def forget(self) -> None:
-        """The bytes are no longer needed."""
+        """Drop the bytes, which are no longer needed."""
         self.data = b""
 
     def is_meant_by(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether the RST in `packet` can mean this SYN, and not an earlier connection (RFC 9293 3.10.7.4)."""
+        """Whether the RST in `packet` is for this SYN, and not for an earlier connection (RFC 9293 3.10.7.4)."""
         return self._distance(buffer, packet) < MAX_PACKET
 
     def is_same(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether the SYN in `packet` is this one, sent again."""
+        """Whether the SYN in `packet` is a retransmission of this one."""
         return self._distance(buffer, packet) == 0
 
     def is_refused_again(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether the SYN in `packet` is this one, refused before its sender had heard of the refusal."""
+        """Whether the SYN in `packet` retransmits this refused one, sent before the refusal had arrived."""
         return self._refusal is not None and self.is_same(buffer, packet)
 
     def refuse(self, error: icmp.ErrorKind | None) -> None:
-        """Answer the SYN, and each retransmission of it: with an ICMP error, or None for RST."""
+        """Answer the SYN, and each retransmission: with the ICMP error, or with an RST if None."""
         self._refuse(self._reset if error is None else partial(self._tell, error))
 
     def pass_on(self, report: icmp.Report) -> None:
-        """Refuse with the ICMP error that a router or the origin's host sent about our own SYN."""
+        """Refuse with the ICMP error that a router or the origin's host sent in response to our own SYN."""
         self._refuse(partial(self._report, report))
 
     def refuse_again(self) -> bool:
-        """Answer a retransmission as the first SYN was answered. Returns whether that was refused."""
+        """Answer a retransmission as the first SYN was answered. Returns False if the SYN was not refused."""
         if self._refusal is None:
             return False
         self._refusal()
@@ -71,5 +71,5 @@ class HeldSyn:
         self._errors.pass_on(self._carrier, report, self.data[self.packet.start :], time.monotonic())
 
     def _distance(self, buffer: bytearray, packet: IPPacket) -> int:
-        """How far behind its sequence number that of `packet` is."""
+        """By how much the sequence number of `packet` exceeds that of the SYN, modulo 2^32."""
         return (tcp.sequence(buffer, packet) - tcp.sequence(self.data, self.packet)) % (1 << 32)

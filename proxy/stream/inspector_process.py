@@ -8,28 +8,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What it may know of the proxy's environment beside how Python starts: where programs, modules and roots are.
+# The environment variables that inspectors get: locations of programs, modules and roots; and Python's own settings.
 PASSED = ("HOME", "LANG", "LD_LIBRARY_PATH", "OPENSSL_CONF", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TZ",
           "VIRTUAL_ENV")  # fmt: skip
 PASSED_BEGINNINGS = ("PYTHON", "LC_")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-PATIENCE_S = 2.0  # with one that is to end
+PATIENCE_S = 2.0  # for a process that is to end
 
 
 def start(channel: socket.socket, *, reads_ssh: bool, logs_keys: bool) -> subprocess.Popen[bytes]:
-    """Start the process of an inspector, which serves at this end of a channel."""
+    """Start an inspector's process, which serves at this end of a channel."""
     arguments = [sys.executable, "-m", "proxy.inspect", str(channel.fileno())]
     arguments += [word for word, is_so in (("ssh", reads_ssh), ("keys", logs_keys)) if is_so]
     known = {
         name: value
         for name, value in os.environ.items()
-        if name in PASSED or name.startswith(PASSED_BEGINNINGS)  # no secret that may stand beside
+        if name in PASSED or name.startswith(PASSED_BEGINNINGS)  # anything else might be a secret
     }
     return subprocess.Popen(arguments, pass_fds=[channel.fileno()], stdin=subprocess.DEVNULL, env=known)
 
 
 def memory_bytes(pid: int) -> int:
-    """Resident memory in bytes, shared pages included; 0 when the process has just ended."""
+    """Resident memory in bytes, shared pages included; 0 if the process has just ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
     except (OSError, IndexError):
@@ -37,7 +37,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def reap(process: subprocess.Popen[bytes]) -> str:
-    """Wait for the process to end, and say how it ended."""
+    """Wait for the process to end. Returns how it ended: a signal or an exit code."""
     try:
         code = process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:

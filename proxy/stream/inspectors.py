@@ -1,4 +1,4 @@
-"""The inspectors: started when a session needs one, given sessions in turn, answered, and replaced when they die."""
+"""The inspectors: started when a session needs one, assigned sessions, answered, and replaced when they die."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ from proxy.verdict import Decision
 
 log = logging.getLogger(__name__)
 
-COUNTED_PER_TICK = 200  # sessions whose totals are brought up to date: 1 ms
+COUNTED_PER_TICK = 200  # sessions whose totals are updated per call: 1 ms
 
 ChildSink = Callable[[Flow, str, bytes], None]
 
@@ -79,7 +79,7 @@ class InspectorHandle:
         self.sessions: dict[int, Handed] = {}
         self.channel: Channel
         self.handover: Handover
-        self.process: subprocess.Popen[bytes] | None = None  # None: it is in this one
+        self.process: subprocess.Popen[bytes] | None = None  # None: it runs in the proxy's process
         self.shortfalls: list[str] | None = None  # None: it is not ready yet
         self.served = 0
         self._asking = Asking(self._send)
@@ -196,7 +196,7 @@ class InspectorHandle:
             os.close(descriptor)
 
     def lost(self) -> None:
-        """The inspector is gone, and its sessions with it."""
+        """Handle the end of the inspector, which ends its sessions."""
         sessions, self.sessions = list(self.sessions.values()), {}
         self._pool.lost(self, len(sessions))
         for handed in sessions:
@@ -205,7 +205,7 @@ class InspectorHandle:
 
 
 class Inspectors:
-    """All inspectors: none before the first session that needs one."""
+    """All inspectors. There are none before the first session that needs one."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class Inspectors:
         lender: Lender,
         child: ChildSink = lambda flow, kind, record: None,
     ) -> None:
-        """`count`: `auto` one for each core, 0 in this process. `child` is called with the child records of flows."""
+        """`count`: `auto` is one per core, 0 means in this process. `child` gets the child records of flows."""
         self.lender, self.child = lender, child
         self.decided: Callable[[str, list[Decision]], None] = lambda tenant, decisions: None
         self.most = len(os.sched_getaffinity(0)) if count == "auto" else count
@@ -228,20 +228,20 @@ class Inspectors:
         self.read_places = ReadPlaces()
         self._counting: Iterator[Handed] = iter(())
         self._local: Any = None  # the inspector in this process
-        self._policies: Policies | None = None  # None: none was loaded yet
-        self.application: Lifecycle | None = None  # whose hooks are asked about what is read
+        self._policies: Policies | None = None  # None: none were loaded yet
+        self.application: Lifecycle | None = None  # its hooks are asked about inspected sessions
         lender.authorities.changed = self._configure_all
         self._is_closed = False
         self._idle: asyncio.Event | None = None
 
     def serve(self, application: Lifecycle) -> None:
-        """Ask this application's hooks, from the first inspector on."""
+        """Ask this application's hooks. Called before the first inspector starts."""
         self.application = application
         names = tuple(name for name in INSPECTED if application.hooks.has(name))
         self.lender.configuration = msgspec.structs.replace(self.lender.configuration, hooks=names)
 
     def level_of(self, flow: Flow) -> ReadLevel | None:
-        """How high the flow is to be read; None: not at all."""
+        """The level at which the flow is to be inspected, or None."""
         level = flow.wanted_level or flow.tenant.settings.level
         return level if level in ("tls", "http", "ssh") else None
 
@@ -249,7 +249,7 @@ class Inspectors:
         self, flow: Flow, level: ReadLevel, client: socket.socket, origin: socket.socket,
         finished: Callable[[CloseReason, bool], None], passed: Callable[[socket.socket], None],
     ) -> Handed:  # fmt: skip
-        """Let an inspector have the session; see `Handed`."""
+        """Hand the session to an inspector; see `Handed` for the callbacks."""
         handle = self._idlest()
         number = next(self._sessions)
         handed = Handed(number, flow, client, origin, handle, finished, passed)
@@ -267,7 +267,7 @@ class Inspectors:
         self._configure_all()
 
     def count(self, flow: Flow, wanted: LimitWanted) -> LimitAnswer:
-        """Count a request of this flow, if no limit is against it."""
+        """Count a request of this flow, unless a limit is exceeded."""
         if self._policies is None:
             return LimitAnswer(wanted.request)
         return LimitAnswer(wanted.request, self._policies.exceeded(wanted.rules, FlowFacts(flow, time.time())))
@@ -279,7 +279,7 @@ class Inspectors:
             self._configure(handle)
 
     def session_of(self, flow_id: str, tenants: Container[str]) -> tuple[int, Channel] | None:
-        """The session of a live flow that is inspected, and the channel to its inspector; None if it has none."""
+        """The number of a live flow's session, and the channel to its inspector; None if the flow is not inspected."""
         for handle in self.handles:
             for number, handed in handle.sessions.items():
                 if handed.flow.id == flow_id and handed.flow.tenant.name in tenants:
@@ -287,7 +287,7 @@ class Inspectors:
         return None
 
     def learn(self, tenant: str, host: str, why: str) -> None:
-        """Pass sessions with this host unread from now on, for a while."""
+        """Pass sessions with this host uninspected for the next `pinned_s` seconds."""
         if (tenant, host) in self._exceptions:
             return
         lasts_s = self.lender.configuration.tenants[tenant].pinned_s
@@ -296,7 +296,7 @@ class Inspectors:
         self._tell(Learnt(0, host, why, tenant))
 
     def tick(self, now: float) -> None:
-        """Update totals of live sessions, a slice at each call, and forget learnt hosts that have expired."""
+        """Update totals of live sessions, a slice per call, and forget learnt hosts that have expired."""
         for (tenant, host), (why, until) in list(self._exceptions.items()):
             if until <= now:
                 del self._exceptions[tenant, host]
@@ -311,7 +311,7 @@ class Inspectors:
             self._local.tick()
 
     async def drain(self, limit_s: float) -> None:
-        """Let every session end politely, and wait for that, up to the limit."""
+        """Ask every session to end in order, and wait for that up to the limit."""
         self._tell(Drain())
         self._idle = asyncio.Event()
         self.note_idle()
@@ -319,12 +319,12 @@ class Inspectors:
             await asyncio.wait_for(self._idle.wait(), limit_s)
 
     def note_idle(self) -> None:
-        """Wake whoever waits for the last session to end, if it has ended."""
+        """Wake `drain` if the last session has ended."""
         if self._idle is not None and not any(handle.sessions for handle in self.handles):
             self._idle.set()
 
     def close(self) -> None:
-        """End them all."""
+        """End all inspectors."""
         self._is_closed = True
         for handle in self.handles:
             handle.channel.close()
@@ -337,7 +337,7 @@ class Inspectors:
         self.lender.key_logs.close()
 
     def lost(self, handle: InspectorHandle, sessions: int) -> None:
-        """One inspector is gone."""
+        """Remove an inspector that has ended."""
         self.handles.remove(handle)
         if self._is_closed or handle.process is None:
             return
@@ -348,7 +348,7 @@ class Inspectors:
         )
 
     def _idlest(self) -> InspectorHandle:
-        """The inspector with the fewest sessions. While all have some, another one is started, up to the limit."""
+        """The inspector with the fewest sessions. If all have some, another one is started, up to the limit."""
         found = min(self.handles, key=lambda handle: len(handle.sessions), default=None)
         if found is None or (found.sessions and len(self.handles) < self.most):
             found = self._start()
@@ -368,7 +368,7 @@ class Inspectors:
         return handle
 
     def _configure_all(self) -> None:
-        """Tell all inspectors the configuration. Leaves of an authority that is gone are forgotten."""
+        """Send the configuration to all inspectors. They drop leaves of replaced authorities."""
         for handle in self.handles:
             self._configure(handle)
 
@@ -377,7 +377,7 @@ class Inspectors:
             handle.channel.send(part)
 
     def _start_here(self, handle: InspectorHandle) -> None:
-        from proxy.inspect.inspector import Inspector  # only who reads in this process pays for it
+        from proxy.inspect.inspector import Inspector  # imported only if sessions are inspected in this process
 
         inspector = self._local = Inspector(self._poller)
         inspector.channel = LocalChannel(self._loop.call_soon, handle.receive)

@@ -1,4 +1,4 @@
-"""Files of secrets of TLS sessions, one for each tenant that wants one (SSLKEYLOGFILE, draft-ietf-tls-keylogfile)."""
+"""Files of TLS session secrets, one per tenant that wants one (SSLKEYLOGFILE, draft-ietf-tls-keylogfile)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class KeyLogs:
-    """Append-only, and readable by their owner alone: whoever has one can decrypt captured traffic."""
+    """Append-only files, readable by their owner alone, as they decrypt captured traffic."""
 
     def __init__(self, tenants: Mapping[str, Inspection]) -> None:
-        """ProxyError for a file that cannot be written."""
+        """Open the files. Raises ProxyError if one cannot be written."""
         self.paths = {name: each.key_log for name, each in tenants.items() if each.key_log is not None}
         self._files: dict[str, int] = {}
         for tenant, path in self.paths.items():
@@ -30,7 +30,7 @@ class KeyLogs:
             log.warning("tenant '%s': secrets of its TLS sessions are written to %s", tenant, path)
 
     def add(self, tenant: str, lines: bytes) -> None:
-        """Append the secrets; what does not fit on the disk is lost."""
+        """Append secrets. Those that do not fit on the disk are lost."""
         if tenant in self._files:
             with contextlib.suppress(OSError):
                 os.write(self._files[tenant], lines)

@@ -1,4 +1,4 @@
-"""What the proxy lends to inspectors, which own nothing: certificates and connections."""
+"""Certificates and connections that the proxy lends to inspectors, which have no rights of their own."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from proxy.stream.key_logs import KeyLogs
 from proxy.stream.lending_ssh import SSHLender
 from proxy.stream.sshfp import digests
 
-Dialled = Callable[[socket.socket | None, str], None]  # with why not
+Dialled = Callable[[socket.socket | None, str], None]  # the connected socket, or None and the reason
 
 MAX_PEM = 4 << 20
 
 
 class Lender:
-    """Answers what inspectors ask for."""
+    """Answers the requests of inspectors."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Lender:
         tenants: Mapping[str, Inspection],
         settings: Settings,
     ) -> None:
-        """ProxyError for roots that cannot be read."""
+        """Raises ProxyError if roots cannot be read."""
         self.authorities, self._tenants = authorities, tenants
         self._poller, self._loop, self._connect_s = poller, loop, settings.timeouts.connect_s
         self.ssh = SSHLender(settings.state)
@@ -60,7 +60,7 @@ class Lender:
         self._lookups: set[asyncio.Task[None]] = set()
 
     def leaf(self, tenant: str, wanted: LeafWanted) -> LeafAnswer:
-        """The requested certificate, or why there is none."""
+        """The requested certificate, or the reason why there is none."""
         try:
             leaf = self.authorities.leaf(tenant, wanted.name, untrusted=wanted.untrusted)
         except (ProxyError, ValueError) as error:
@@ -76,10 +76,10 @@ class Lender:
         self.configuration = msgspec.structs.replace(self.configuration, tenants=tenants)
 
     def dial(self, flow: Flow, wanted: DialWanted, then: Dialled) -> None:
-        """Connect to the flow's own origin, or to the one that is named, by a socket of the host.
+        """Connect to the flow's own origin, or to the named one, from a socket of the host.
 
-        What leaves by a tunnel has the client's own address and port there, which is enough for one connection; and by
-        the host it would be in another network.
+        Flows into a tunnel are refused: they keep the client's address and port, which allow one connection only, and a
+        socket of the host would be in another network.
         """
         if flow.egress is not None:
             then(None, "what leaves by a tunnel has one connection only")
@@ -96,7 +96,7 @@ class Lender:
             self._connect(flow, address, port, then)
 
     def fingerprints(self, flow: Flow, wanted: FingerprintsWanted, then: Callable[[FingerprintsAnswer], None]) -> None:
-        """Fingerprints that DNS has of the host keys of the flow's origin."""
+        """Look up the SSHFP fingerprints of the origin's host keys in DNS."""
 
         async def ask() -> None:
             then(FingerprintsAnswer(wanted.request, await digests(address_text(flow.target[0]))))
@@ -140,7 +140,7 @@ class Lender:
 
 
 class _Connecting:
-    """One connection that is being established."""
+    """One connection being established."""
 
     def __init__(
         self, poller: Poller, loop: asyncio.AbstractEventLoop, sock: socket.socket, patience_s: float, then: Dialled
@@ -185,7 +185,7 @@ def _rules(tenant: str, inspection: Inspection) -> TenantRules:
 
 
 def _pem(tenant: str, key: str, path: str, label: str) -> str:
-    """The text of a PEM file that has at least one `label` in it."""
+    """The text of a PEM file that contains at least one `label`."""
     try:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""What the proxy lends to inspectors for SSH: signatures of keys that never leave it, and files to record into.
+"""SSH resources that the proxy lends to inspectors: signatures by keys that never leave it, and recording files.
 
-An inspector parses what strangers send, so it is not trusted: what is signed depends on what the proxy itself knows of
-the flow, of the settings, and of what the application has said.
+An inspector parses untrusted input, so it is not trusted: what is signed depends on the proxy's own knowledge of the
+flow, the settings, and the application's answers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from proxy.wire.age import AgeError, recipient
 
 log = logging.getLogger(__name__)
 
-MAX_TEXT = 4 << 20  # of known_hosts and all keys
+MAX_TEXT = 4 << 20  # bytes of known_hosts and all keys together
 MAX_KEY_ID = 255
 MAX_KEPT = 8  # keys of one tenant and kind
 DIGESTS = (32, 48, 64)  # bytes of an exchange hash: SHA-256, SHA-384, SHA-512
@@ -38,29 +38,29 @@ USERAUTH_REQUEST = 50  # RFC 4252 6
 
 
 class SSHGrants:
-    """What the proxy has granted to one session."""
+    """The proxy's grants to one session."""
 
     def __init__(self) -> None:
-        self.user: str | None = None  # whom its certificate names
-        self.approved: set[str] = set()  # user names that the hook `ssh_auth` has not objected to
+        self.user: str | None = None  # the user name in its certificate
+        self.approved: set[str] = set()  # user names that the hook `ssh_auth` has approved
 
 
 class SSHLender:
-    """Answers what inspectors ask for about SSH."""
+    """Answers the requests of inspectors for SSH."""
 
     def __init__(self, state: str) -> None:
         """`state`: the proxy's state directory."""
         self.keys = SSHKeys(state)
         self._recordings = Recordings(Path(state) / "recordings")
         self._tenants: dict[str, SSHInspection] = {}
-        self._signing: dict[tuple[str, str], dict[str, SigningKey]] = {}  # by their public halves
+        self._signing: dict[tuple[str, str], dict[str, SigningKey]] = {}  # by public key
 
     def rules(self, tenant: str, ssh: SSHInspection) -> SSHRules:
-        """What inspectors are told. ProxyError for files that cannot be read."""
+        """The tenant's SSH configuration for inspectors. Raises ProxyError for files that cannot be read."""
         where = f"tenant '{tenant}': inspection.ssh"
         known = "" if ssh.known_hosts is None else _read(ssh.known_hosts, where)
         _check_keys(ssh.recording_keys, where)
-        self.keys.user_ca(tenant)  # there before the first session: origins have to trust it
+        self.keys.user_ca(tenant)  # created before the first session, since origins have to trust it
         if len(known) + sum(len(key) for keys in ssh.keys.values() for key in keys) > MAX_TEXT:
             raise ProxyError(f"{where}: known_hosts and keys are larger than {MAX_TEXT >> 20} MiB together")
         self._tenants[tenant] = ssh
@@ -103,8 +103,8 @@ class SSHLender:
     def certificate(
         self, flow: Flow, grants: SSHGrants, source: Callable[[], str], wanted: CertificateWanted, *, is_asked: bool
     ) -> CertificateAnswer:
-        """A user certificate, or why there is none. `source`: the address that the origin sees; `is_asked`: whether the
-        application has a say in who is let in."""
+        """A user certificate, or the reason why there is none. `source`: the address that the origin sees. `is_asked`:
+        whether the application must have approved the user."""
         try:
             return CertificateAnswer(wanted.request, self._certify(flow, grants, source, wanted, is_asked))
         except (ProxyError, OSError) as error:
@@ -117,7 +117,7 @@ class SSHLender:
         ssh, user = self._settings_of(flow), wanted.user
         if ssh.onward != "certificate":
             raise ProxyError("this tenant's sessions do not log in with certificates")
-        # Whom the tunnel names is a fact of ours; only where it names nobody is the inspector believed.
+        # The tunnel's user is known to the proxy; the inspector's claim is used only if the tunnel has none.
         identity = flow.carrier.user or wanted.identity
         _grant(ssh, grants, identity, user, is_asked)
         name = identity.partition("@")[0]
@@ -132,7 +132,7 @@ class SSHLender:
         )
 
     def sign(self, flow: Flow, grants: SSHGrants, wanted: SignatureWanted, *, is_asked: bool) -> SignatureAnswer:
-        """A signature, or why there is none."""
+        """A signature, or the reason why there is none."""
         try:
             return SignatureAnswer(wanted.request, self._signature(flow, grants, wanted, is_asked))
         except ProxyError as error:
@@ -154,7 +154,7 @@ class SSHLender:
         return key.sign(wanted.data, wanted.algorithm)
 
     def recording(self, tenant: str, wanted: RecordingWanted) -> tuple[RecordingAnswer, list[int]]:
-        """A descriptor of a new file that can only be written to, or why there is none."""
+        """A write-only descriptor of a new file, or the reason why there is none."""
         ssh = self._tenants.get(tenant)
         keep = Keep() if ssh is None else Keep(ssh.recordings_bytes, ssh.recordings_days)
         try:
@@ -163,7 +163,7 @@ class SSHLender:
             return RecordingAnswer(wanted.request, error=f"the recording cannot be made: {error.strerror}"), []
 
     def _keep(self, tenant: str, kind: str, key: SigningKey) -> SigningKey:
-        """Keep the key, and the ones before it: sessions that began with them will exchange keys again."""
+        """Keep the key beside earlier ones, as sessions that began with those still rekey with them."""
         kept = self._signing.setdefault((tenant, kind), {})
         kept[key.public] = key
         if len(kept) > MAX_KEPT:
@@ -178,7 +178,7 @@ class SSHLender:
 
 
 def _permits(ssh: SSHInspection) -> list[str]:
-    """The certificate's extensions, which tell the origin what to permit: no more than the proxy lets through."""
+    """The certificate's extensions, which tell the origin what to permit: no more than the proxy does."""
     may = {
         "permit-agent-forwarding": ssh.agent_forwarding,
         "permit-port-forwarding": ssh.local_forwarding or ssh.remote_forwarding,
@@ -188,7 +188,7 @@ def _permits(ssh: SSHInspection) -> list[str]:
 
 
 def _grant(ssh: SSHInspection, grants: SSHGrants, identity: str | None, user: str, is_asked: bool) -> None:
-    """Let the session log in as this user at its origin, and as nobody else. Raises ProxyError when it may not."""
+    """Let the session log in as this user, and no other, at its origin. Raises ProxyError if it may not."""
     if not is_user_name(user):
         raise ProxyError("not a valid user name")
     if grants.user not in (None, user):
@@ -201,7 +201,7 @@ def _grant(ssh: SSHInspection, grants: SSHGrants, identity: str | None, user: st
 
 
 def _requested_user(data: bytes, blob: bytes, algorithm: str) -> str | None:
-    """Who wants in, if it is a session identifier and a publickey request that names this key (RFC 4252 7)."""
+    """The user name, if `data` is a session ID and a publickey request with this key (RFC 4252 7), else None."""
     identifier, rest = _cut(data)
     if len(identifier) not in DIGESTS or rest[:1] != bytes([USERAUTH_REQUEST]):
         return None
@@ -217,7 +217,7 @@ def _requested_user(data: bytes, blob: bytes, algorithm: str) -> str | None:
 
 
 def _cut(data: bytes) -> tuple[bytes, bytes]:
-    """The string at the beginning (RFC 4251 5), and what follows it."""
+    """The string at the beginning (RFC 4251 5), and the rest."""
     length = struct.unpack("!I", data[:4])[0] if len(data) >= 4 else 0
     return data[4 : 4 + length], data[4 + length :]
 

@@ -23,21 +23,21 @@ log = logging.getLogger(__name__)
 Sink = Callable[[FlowRecord], None]
 
 EVENTS: tuple[Event, ...] = ("start", "connected", "update", "end")
-DUE_SLICE = 500  # flows whose time has come: 1 to 5 ms
-UPDATES_PER_TICK = 500  # records of live flows: about 5 ms
-IDLE_CHECKS = 4  # readings of a flow's counters in each idle timeout: it ends after 1 to 1.25 times the timeout
+DUE_SLICE = 500  # due flows handled per call: 1 to 5 ms
+UPDATES_PER_TICK = 500  # live flows examined per call: about 5 ms
+IDLE_CHECKS = 4  # readings of a flow's counters per idle timeout: the flow ends after 1 to 1.25 times the timeout
 TAKEN_BACK = [Decision(stage="flow_start", policy="default", action="allow", reason="taken back from a killed proxy")]
 
 
 class TimedHandler(Protocol):
-    """What a flow's timer wakes."""
+    """The handler that a flow's timer calls."""
 
     def expired(self, now: float) -> None: ...
 
     def end(self, reason: CloseReason) -> None: ...
 
     def replaced(self) -> None:
-        """A later flow has the same addresses and ports: send nothing more to the client."""
+        """Stop sending to the client: a later flow has the same addresses and ports."""
         ...
 
 
@@ -57,7 +57,7 @@ class Lifecycle:
         self._next_update = 0.0
 
     def subscribe(self, sink: Sink, *events: Event) -> Callable[[], None]:
-        """Call `sink` with every record of these events (all by default). Call the result to unsubscribe."""
+        """Call `sink` with every record of these events (all by default). Returns a function that unsubscribes."""
         wanted = [self._sinks[event] for event in events or EVENTS]
         for sinks in wanted:
             sinks.append(sink)
@@ -69,9 +69,9 @@ class Lifecycle:
         return unsubscribe
 
     def begin(self, flow: Flow, handler: TimedHandler, start: Callable[[], None]) -> None:
-        """Let `handler` have the flow, and call `start`. A flow that is new enters its tenant's table."""
+        """Make `handler` the flow's handler, and call `start`. A new flow is entered in its tenant's table."""
         flow.handler = handler
-        if not flow.seq:  # else it was held until it was decided
+        if not flow.seq:  # otherwise it was entered when it was held
             self._replace_occupants(flow)
             flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
             self.flows += 1
@@ -83,67 +83,66 @@ class Lifecycle:
             handler.end("proxy_error")
 
     def move(self, flow: Flow, egress: Carrier | None, redirect: Endpoint | None) -> None:
-        """Give a flow that is in the tables another next hop, or another destination."""
+        """Change the next hop, or the destination, of a flow in the tables."""
         flow.tenant.move(PROTOCOL_NUMBERS[flow.protocol], flow, egress, redirect)
 
     def _replace_occupants(self, flow: Flow) -> None:
         for earlier in flow.tenant.occupants(PROTOCOL_NUMBERS[flow.protocol], flow):
-            earlier.handler.replaced()  # its ports are used again before its last packets faded
+            earlier.handler.replaced()  # its ports are reused before its last packets have passed
             if not earlier.is_recorded:
                 self.ended(earlier)
 
     def resume(self, flow: Flow, handler: TimedHandler) -> None:
-        """Enter a flow that an earlier proxy process began and decided."""
+        """Enter a flow that an earlier proxy process opened and allowed."""
         flow.handler = handler
         flow.decisions = TAKEN_BACK
         flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
         self.flows += 1
 
     def connected(self, flow: Flow) -> None:
-        """The origin has answered, or a session without a handshake has its socket."""
+        """Announce that the origin has answered, or that a session without a handshake has its socket."""
         flow.state = "established"
-        # without a handshake there is nothing to wait for: the float that is there, 24 bytes of each flow
+        # without a handshake the time is that of the start: the same float object saves 24 bytes per flow
         flow.connected_at = time.monotonic() if flow.protocol == "tcp" else flow.started_at
         self._tell(flow, "connected")
         if self.hooks.has("connected"):
             self.hooks.notify_soon("connected", self.show(flow))
 
     def connect_failed(self, flow: Flow) -> None:
-        """The origin refused, was unreachable or silent."""
+        """Announce that the origin refused, was unreachable, or did not answer."""
         if self.hooks.has("connect_failed"):
             self.hooks.notify_soon("connect_failed", self.show(flow))
 
     def detected(self, flow: Flow) -> None:
-        """The first bytes have said what is spoken: `flow.detected_protocol`."""
+        """Announce the protocol found in the first bytes, `flow.detected_protocol`."""
         if self.hooks.has("protocol_detected"):
             self.hooks.notify_soon("protocol_detected", self.show(flow))
 
     def ended(self, flow: Flow) -> None:
-        """Publish the flow's end record: its totals are final, and `flow.close` was called with the reason."""
+        """Publish the flow's end record. Its totals are final, and `flow.close` was called with the reason."""
         flow.is_recorded = True
         self._tell(flow, "end")
         if self.hooks.has("flow_end"):
             self.hooks.notify_soon("flow_end", self.show(flow))
 
     def removed(self, flow: Flow) -> None:
-        """Remove the flow from the tables: nothing of it is left."""
+        """Remove the flow from all tables."""
         self.wheel.disarm(flow)
         self.admission.forget(flow)
         flow.tenant.remove(PROTOCOL_NUMBERS[flow.protocol], flow)
-        flow.handler = None  # which knows the flow: the collector finds no cycle
+        flow.handler = None  # breaks the reference cycle between flow and handler
         self.flows -= 1
 
     def look(self, flow: Flow) -> FlowRecord:
-        """The flow's current record and extension."""
+        """The flow's current record."""
         return flow.snapshot(self.node, time.time_ns())
 
     def show(self, flow: Flow) -> FlowContext[Any]:
-        """The same for the application."""
+        """The flow's current record and extension, for the application."""
         return flow.show(self.node, time.time_ns())
 
     def send_updates(self, tenants: Iterable[Tenant], every_s: float, now: float) -> None:
-        """Publish the totals of live flows that moved something, each once in `every_s` seconds, a slice at
-        each call."""
+        """Publish totals of live flows that moved something, once per `every_s` seconds for each, a slice per call."""
         if now >= self._next_update:
             self._next_update = now + every_s
             is_heard = self._sinks["update"] or self.hooks.has("flow_update")
@@ -162,13 +161,13 @@ class Lifecycle:
         flow.last_totals = flow.totals()
 
     def tick(self, now: float) -> bool:
-        """Wake the flows whose time has come, up to a slice of them: packets wait meanwhile. Whether more are due."""
+        """Call the handlers of due flows, at most a slice, as packets wait meanwhile. Returns whether more are due."""
         due = self._due
         due.extend(self.wheel.expired(now))
         for _ in range(min(DUE_SLICE, len(due))):
             flow = due.popleft()
             handler: TimedHandler | None = flow.handler
-            if handler is None or flow.timer_slot:  # it is gone, or has another time by now
+            if handler is None or flow.timer_slot:  # it has ended, or its timer was set again
                 continue
             try:
                 handler.expired(now)
@@ -178,13 +177,13 @@ class Lifecycle:
         return bool(due)
 
     def watch_idle(self, flow: Flow, timeout_s: float, now: float) -> None:
-        """Start to check, `IDLE_CHECKS` times in each timeout, whether the flow still moves anything."""
+        """Start idle checks: the flow's counters are read `IDLE_CHECKS` times per timeout."""
         flow.idle_strikes = 0
         flow.last_count = flow.activity()
         self.wheel.arm(flow, now + timeout_s / IDLE_CHECKS)
 
     def is_idle(self, flow: Flow, timeout_s: float, now: float) -> bool:
-        """Whether nothing moved for the whole timeout; if not, look again later."""
+        """Whether nothing moved for the whole timeout. If something did, arm the timer for the next check."""
         count = flow.activity()
         if count != flow.last_count:
             flow.last_count, flow.idle_strikes = count, 0

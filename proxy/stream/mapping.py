@@ -1,6 +1,6 @@
-"""UDP mappings: a client's endpoint has one socket, so one address and port, for all origins (RFC 4787).
+"""UDP mappings: a client's endpoint has one socket, so one address and port, towards all origins (RFC 4787).
 
-Other senders to that port are admitted by the tenant's filter, each as a flow of its own.
+The tenant's filter decides whether other senders may use that port; each gets a flow of its own.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from proxy.stream.datagrams import DatagramFlow, DatagramPlane
 from proxy.verdict import Verdict
 from proxy.wire import ip
 
-ERRORS = 64  # of the network, read per readiness event
+ERRORS = 64  # ICMP errors read per readiness event
 
-_batches: dict[int, Batch] = {}  # by family, for all sockets: each datagram is passed on before the next read
+_batches: dict[int, Batch] = {}  # per address family, shared: each datagram is forwarded before the next read
 
 
 def endpoint_of(flow: Flow) -> tuple[Carrier, bytes, int]:
-    """The key of a mapping: an address and a port of a client, in its tunnel."""
+    """The key of a mapping: the address and port of a client, in its tunnel."""
     return flow.carrier, flow.source, flow.source_port
 
 
 class EndpointSession(DatagramFlow):
-    """A flow from a client's endpoint to one origin, as the endpoint's socket sees it."""
+    """A flow from a client's endpoint to one origin, as used by the endpoint's mapping."""
 
     __slots__ = ()
 
     def answered(self, payload: memoryview, segment: int, tos: int) -> None:
-        """Pass on what the origin sent: one datagram, or several of `segment` bytes each."""
+        """Forward data from the origin: one datagram, or several of `segment` bytes each."""
         raise NotImplementedError
 
     def quote(self, payload: bytes) -> bytes:
@@ -46,12 +46,12 @@ class EndpointSession(DatagramFlow):
         raise NotImplementedError
 
     def admitted(self, payload: bytes, segment: int, tos: int, verdict: Verdict) -> None:
-        """The verdict on a flow that the origin began."""
+        """Act on the verdict on a flow that the origin opened."""
         raise NotImplementedError
 
 
 class Mapping:
-    """One endpoint of a client, its socket, and its sessions by origin."""
+    """A client's endpoint, its socket, and its sessions by origin."""
 
     __slots__ = ("_filtering", "_first", "_hosts", "_plane", "_super", "family", "hop", "sessions", "sock", "users")
 
@@ -60,14 +60,14 @@ class Mapping:
         self.family = socket.AF_INET if len(flow.source) == 4 else socket.AF_INET6
         self.sock: socket.socket | None = None
         self.users: dict[EndpointSession, None] = {}
-        self.sessions: dict[bytes, EndpointSession] = {}  # open ones, by origin as the kernel writes it
+        self.sessions: dict[bytes, EndpointSession] = {}  # open ones, by the origin's sockaddr bytes
         self._hosts: Counter[bytes] = Counter()
-        self.hop: tuple[int, bool, int] | None = None  # of what is sent next: TTL, the wish about fragments, TOS
+        self.hop: tuple[int, bool, int] | None = None  # TTL, don't-fragment and TOS set on the socket
         self._filtering = flow.tenant.settings.udp_filtering
         self._super = plane.udp_offload and flow.carrier.header_bytes > 0
 
     def open(self, flow: Flow) -> str:
-        """Make the socket if needed. Returns its address towards the flow's origin. OSError: there is no route."""
+        """Open the socket if needed. Returns its local address towards the flow's origin. Raises OSError: no route."""
         device = flow.tenant.settings.egress
         local = sockets.source_address(*flow.target, device)
         if self.sock is None:
@@ -76,12 +76,12 @@ class Mapping:
         return local
 
     def add(self, session: EndpointSession) -> None:
-        """Add a session: its origin may send from now on."""
+        """Add a session, whose origin may send from now on."""
         self.sessions[_packed(session.flow)] = session
         self._hosts[session.flow.target[0]] += 1
 
     def leave(self, session: EndpointSession) -> None:
-        """Remove a session: its origin may no longer send. The socket is closed with the last one."""
+        """Remove a session, whose origin may no longer send. The socket is closed with the last one."""
         endpoint = _packed(session.flow)
         if self.sessions.get(endpoint) is session:
             del self.sessions[endpoint]
@@ -107,15 +107,15 @@ class Mapping:
         return sum(session.flow.activity() for session in self.users)
 
     def evict(self) -> None:
-        """Another flow needs the descriptor more."""
+        """Give up the descriptor for another flow."""
         self._end_all("evicted")
 
     def crashed(self, error: BaseException) -> None:
-        """A bug ends the sessions that share this socket, and nothing else."""
+        """End the sessions that share this socket, and no others, after a bug."""
         self._end_all("proxy_error")
 
     def set_hop(self, hop: tuple[int, bool, int]) -> None:
-        """Set the hop limit of the next datagram, if it differs from the last one's."""
+        """Set TTL, don't-fragment and TOS for the next datagram, where they differ from the last one's."""
         assert self.sock is not None
         before, (ttl, dont_fragment, tos) = self.hop, hop
         if before is None or before[:2] != hop[:2]:
@@ -125,7 +125,7 @@ class Mapping:
         self.hop = hop
 
     def ready(self, events: int) -> None:
-        """Origins or the network have answered."""
+        """Handle datagrams from origins and errors from the network."""
         if events & ERROR:
             self.report_errors()
         if self.sock is None:
@@ -144,7 +144,7 @@ class Mapping:
                 session.answered(payload, segment, tos)
 
     def report_errors(self) -> None:
-        """Pass ICMP errors on to the clients concerned, with their original sender."""
+        """Pass ICMP errors to the clients concerned, with their original senders."""
         for _ in range(ERRORS):
             report = None if self.sock is None else sockets.network_error(self.sock)
             if report is None:
@@ -155,7 +155,7 @@ class Mapping:
                 self._plane.errors.pass_on(session.flow.carrier, report, quoted, time.monotonic())
 
     def _stranger(self, endpoint: bytes, payload: memoryview, segment: int, tos: int) -> None:
-        """A sender to whom the client has not written."""
+        """Open a flow for a sender to whom the client has not sent, if the tenant's filter admits it."""
         flow, address, port = self._first, endpoint[-4 if self.family == socket.AF_INET else -16 :], endpoint[:2]
         tenant, carrier, now = flow.tenant, flow.carrier, time.monotonic()
         key = flow.source + address + flow.source_port.to_bytes(2, "big") + port
@@ -173,7 +173,7 @@ class Mapping:
         )  # fmt: skip
         child.parent_id, child.offramp = parent.id, "socket"
         session = self._plane.kind(self._plane, child)
-        assert isinstance(session, EndpointSession)  # no flow of a tunnel's
+        assert isinstance(session, EndpointSession)  # never a UdpTunnelSession
         session.reserve()
         self.add(session)
         lifecycle, then = self._plane.lifecycle, partial(session.admitted, bytes(payload), segment, tos)
@@ -194,5 +194,5 @@ def _packed(flow: Flow) -> bytes:
 
 
 def _packed_name(address: bytes, port: int) -> bytes:
-    """Port and address as in a sockaddr; IPv6 has its flow label between them."""
+    """Port and address as in a sockaddr, where IPv6 has the flow label between them."""
     return port.to_bytes(2, "big") + (address if len(address) == 4 else bytes(4) + address)

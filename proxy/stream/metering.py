@@ -1,6 +1,6 @@
-"""Datagrams of flows whose rules limit their bytes in a second: what is over the limit is dropped.
+"""Byte rate limits of UDP flows: datagrams above the limit are dropped.
 
-TCP is slowed down by its window (`pacing`); UDP has none, and whoever speaks over it takes loss for a sign to send less
+TCP is slowed down by its window (`pacing`); UDP has none, and applications over UDP take loss as a signal to send less
 (RFC 8085 3.1). All flows of a limit share its buckets, so that new flows gain nothing.
 """
 
@@ -9,16 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-BURST_S = 0.25  # of unused rate that may be made up for at once
+BURST_S = 0.25  # of unused rate that may be used up in a burst
 
 
 class Bucket:
-    """The bytes that one direction of a limit may move now. A datagram passes while any are left, whatever its size."""
+    """A token bucket for one direction of a limit. While it is positive, a datagram of any size passes."""
 
     __slots__ = ("_at", "_left", "rate")
 
     def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate  # bytes in a second
+        self.rate = rate  # bytes per second
         self._left, self._at = rate * BURST_S, now
 
     def has_room(self, now: float) -> bool:
@@ -28,7 +28,7 @@ class Bucket:
         return self._left > 0
 
     def take(self, size: int) -> None:
-        """A datagram of `size` bytes has passed; a large one is made up for by those after it."""
+        """Account for a datagram of `size` bytes. The balance may go negative, which delays those after it."""
         self._left -= size
 
 
@@ -42,12 +42,12 @@ class Buckets:
         self.outward, self.inward = Bucket(rate, now), Bucket(rate, now)
 
     def set(self, rate: float) -> None:
-        """Let so many bytes pass in a second from now on, in each direction."""
+        """Set the rate of each direction, in bytes per second."""
         self.outward.rate = self.inward.rate = rate
 
 
 class Meter:
-    """Every limit of one flow."""
+    """All limits of one flow."""
 
     __slots__ = ("_inward", "_outward")
 
@@ -56,11 +56,11 @@ class Meter:
         self._inward = tuple(each.inward for each in limits)
 
     def lets_out(self, size: int) -> bool:
-        """Whether the client's datagram of `size` bytes may pass; then it is counted."""
+        """Whether the client's datagram of `size` bytes may pass. If so, it is counted."""
         return _passes(self._outward, size)
 
     def lets_in(self, size: int) -> bool:
-        """The same of one for the client."""
+        """Whether a datagram of `size` bytes to the client may pass. If so, it is counted."""
         return _passes(self._inward, size)
 
 

@@ -1,8 +1,8 @@
-"""Flows whose rules limit their bytes in a second: the kernel's TCP paces them, and shares follow what they move.
+"""Byte rate limits of flows: the kernel's TCP paces them, and each flow's share follows its activity.
 
-SO_MAX_PACING_RATE (socket(7)) bounds what a socket sends; its buffer then fills, whoever feeds it stops reading, and
-TCP's own window slows the sender down: nothing is dropped, and no packet costs more. A session that an inspector reads
-keeps the rate of its sockets.
+SO_MAX_PACING_RATE (socket(7)) bounds the rate of a socket; its send buffer then fills, the proxy stops reading the
+other side, and TCP's own window slows the sender down: nothing is dropped, and no packet costs more. In an inspected
+session the rates set on its sockets remain.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from proxy.flow.flow import Flow
 from proxy.stream.metering import Buckets, Meter
 from proxy.verdict import Pace
 
-SHARE_S = 0.25  # how often shares are settled anew
-LEAST = 1_000.0  # bytes in a second: below that a connection starves in its own timers
+SHARE_S = 0.25  # interval between divisions of the limits
+LEAST = 1_000.0  # bytes per second: below that a connection starves on its own timers
 SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; the socket module does not name it
 
 
 class _Paced:
-    """A flow with its two sockets, and the rate that was set on them."""
+    """A flow with its two sockets, and the rate set on them."""
 
     __slots__ = ("flow", "moved", "paces", "rate", "socks")
 
     def __init__(self, flow: Flow, paces: Sequence[Pace], socks: tuple[socket.socket, ...]) -> None:
         self.flow, self.paces, self.socks = flow, paces, socks
-        self.moved = flow.client_payload + flow.origin_payload  # at the last look
+        self.moved = flow.client_payload + flow.origin_payload  # at the last division
         self.rate = 0.0
 
     def set(self, rate: float) -> None:
-        """Limit both sockets to this many bytes per second."""
+        """Set the rate of both sockets, in bytes per second."""
         rate = max(LEAST, rate)
         if abs(rate - self.rate) < 0.05 * self.rate:
             return
@@ -43,31 +43,31 @@ class _Paced:
 
 
 class Pacer:
-    """Knows which flows are limited, and shares each limit among those that move something."""
+    """Knows the limited flows, and divides each limit among those that move data."""
 
     def __init__(self) -> None:
         self._wanted: dict[Flow, Sequence[Pace]] = {}  # flows that have no sockets yet
         self._paced: dict[Flow, _Paced] = {}
-        self._members: Counter[str] = Counter()  # flows of each pool
-        self._buckets: dict[str, Buckets] = {}  # of the datagrams of each pool
+        self._members: Counter[str] = Counter()  # flows per pool
+        self._buckets: dict[str, Buckets] = {}  # of the UDP flows of each pool
         self._next = 0.0
 
     def want(self, flow: Flow, paces: Sequence[Pace]) -> None:
-        """Limit this flow as its verdict says."""
+        """Limit this flow by `paces`, as its verdict requires."""
         if (paced := self._paced.get(flow)) is not None:
             paced.paces = paces
         else:
             self._wanted[flow] = paces
 
     def begin(self, flow: Flow, *socks: socket.socket) -> None:
-        """The flow has its sockets: begin to pace them."""
+        """Begin to pace the flow's sockets."""
         if self._wanted and (paces := self._wanted.pop(flow, None)) is not None:
             paced = self._paced[flow] = _Paced(flow, paces, socks)
             self._members.update(pace.pool for pace in paces)
-            paced.set(min(pace.bytes_per_s / self._members[pace.pool] for pace in paces))  # the others follow
+            paced.set(min(pace.bytes_per_s / self._members[pace.pool] for pace in paces))  # others follow in `tick`
 
     def meter(self, flow: Flow) -> Meter | None:
-        """What bounds the datagrams of this flow, which begins; None: nothing does."""
+        """The meter for the datagrams of this new flow, or None if it is not limited."""
         if not self._wanted or (paces := self._wanted.pop(flow, None)) is None:
             return None
         self._paced[flow] = _Paced(flow, paces, ())
@@ -86,15 +86,15 @@ class Pacer:
             self._share()
 
     def _share(self) -> None:
-        """Flows that move something share the limit; idle ones may begin with an equal part of it."""
+        """Divide each limit equally among flows that move data; an idle flow may start at an equal share of all."""
         members: Counter[str] = Counter()
         moving: Counter[str] = Counter()
-        datagrams: Counter[str] = Counter()  # flows of UDP among those that are moving
-        limits: dict[str, float] = {}  # of pools that have flows of UDP
+        datagrams: Counter[str] = Counter()  # moving UDP flows per pool
+        limits: dict[str, float] = {}  # of pools with UDP flows
         busy: set[_Paced] = set()
         for paced in self._paced.values():
             moved = paced.flow.client_payload + paced.flow.origin_payload
-            if moved != paced.moved or paced.flow.level != "stream":  # what an inspector moves is not counted here
+            if moved != paced.moved or paced.flow.level != "stream":  # inspected bytes are not counted here
                 busy.add(paced)
             paced.moved = moved
             pools = [pace.pool for pace in paced.paces]

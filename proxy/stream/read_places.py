@@ -1,4 +1,4 @@
-"""Destinations whose TCP sessions are inspected: QUIC to the same destination could not be."""
+"""Destinations whose TCP sessions are inspected, which QUIC to the same destination would evade."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections import OrderedDict
 
 from proxy.flow.flow import Flow
 
-MAX_PLACES = 4_096  # addresses of origins, of all tenants
+MAX_PLACES = 4_096  # origin addresses, of all tenants together
 READ = ("tls", "http")  # levels
 
 
 class ReadPlaces:
-    """Remembers for each tenant's origins whether the last session was inspected; the oldest are forgotten."""
+    """Remembers the origins, per tenant, whose last session was inspected. The oldest are forgotten."""
 
     def __init__(self) -> None:
         self._places: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def note(self, flow: Flow) -> None:
-        """Note what an inspector does with the flow's session."""
+        """Note whether the flow's session is inspected."""
         place = flow.tenant.name, flow.destination
         if flow.level not in READ:
             self._places.pop(place, None)

@@ -1,4 +1,4 @@
-"""The files that sessions are recorded to, and how long they are kept."""
+"""The files that sessions are recorded to, and their retention."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
-PRUNE_S = 60.0  # between two looks at what a tenant has
+PRUNE_S = 60.0  # minimum interval between prunings of a tenant's directory
 DAY_S = 86_400
 
 
 class Keep(NamedTuple):
-    """What is kept of a tenant's recordings; None is all."""
+    """Limits on a tenant's recordings; None is unlimited."""
 
     bytes: int | None = None
     days: float | None = None
 
 
 class Recordings:
-    """The directories of all tenants. What is being recorded is locked, so that it is never deleted."""
+    """The directories of all tenants. A file being recorded is locked, so that it is never deleted."""
 
     def __init__(self, place: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._place, self._clock = place, clock
         self._pruned: dict[str, float] = {}
 
     def create(self, tenant: str, name: str, keep: Keep) -> int:
-        """A descriptor of a new file that can only be written to; OSError. What is too much is deleted meanwhile."""
+        """Create a file; returns its write-only descriptor. Raises OSError. Old recordings are pruned meanwhile."""
         directory = self._place / tenant
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._prune_soon(directory, keep)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(directory / name.replace("/", "_"), flags, 0o600)
-        # The lock goes with the descriptor to whoever records, and ends when the last copy is closed: flock(2).
+        # The lock belongs to the descriptor, which goes to the recorder, and ends with its last copy (flock(2)).
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return descriptor
 
     def _prune_soon(self, directory: Path, keep: Keep) -> None:
-        """In a thread: a directory of a hundred thousand files takes longer than packets can wait."""
+        """Prune in a thread: a directory of a hundred thousand files would delay packets."""
         now = self._clock()
         if keep != Keep() and now - self._pruned.get(directory.name, -PRUNE_S) >= PRUNE_S:
             self._pruned[directory.name] = now
@@ -51,7 +51,7 @@ class Recordings:
 
 
 def prune(directory: Path, keep: Keep, now: float) -> None:
-    """Delete what is too old, then the oldest until the rest is small enough. `now`: Unix time in seconds."""
+    """Delete recordings that are too old, then the oldest until the rest fits. `now`: Unix time in seconds."""
     found = []
     for entry in os.scandir(directory):
         try:
@@ -69,7 +69,7 @@ def prune(directory: Path, keep: Keep, now: float) -> None:
 
 
 def _delete(path: str) -> bool:
-    """Whether it is gone; not while somebody records to it."""
+    """Delete a file unless it is being recorded to. Returns whether it was deleted."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -1,8 +1,8 @@
-"""Moves bytes between two sockets, unread: by recv and send while they are few, by splice and a pooled pipe when many.
+"""Moves bytes between two sockets, unread: by recv and send while they are few, by splice and a pooled pipe in bulk.
 
 Each side reads from its socket and writes to its peer's. A side that cannot write stops reading: TCP's own window then
-slows the sender down. An idle relay holds its two sockets and nothing else. Sockets are watched for edges: what a side
-does not read, or could not write, needs no word to the kernel (strace -c: 3 epoll_ctl a connection instead of 8).
+slows the sender down. An idle relay holds its two sockets and nothing else. Sockets are watched edge-triggered, so that
+pausing a read costs no system call (strace -c: 3 epoll_ctl per connection instead of 8).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from proxy.poller import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT, Poller
 from proxy.stream.greeting import greeting_with, look_at
 from proxy.stream.queues import is_at_mark, unread_bytes
 
-CHUNK = 65_536  # a read that fills this much means bulk: splice takes over
+CHUNK = 65_536  # a read that fills this means bulk: splice takes over
 PIPE_BYTES = 1 << 20
 SPLICE_FLAGS = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 ROUNDS = 16  # reads per readiness event, so that one bulk flow cannot starve the others
 POOLED_PIPES = 64
-MOST_PIPES = 400  # their descriptors are none of the tenants': a blocked bulk flow beyond these copies
+MOST_PIPES = 400  # not counted against tenants; when all are in use, further bulk flows are copied
 READING = IN | RDHUP | URGENT | EDGE
-SPECIAL = RDHUP | URGENT | ERROR | HANGUP  # what a read may meet besides bytes
-ANYTHING = IN | SPECIAL  # no event said what is to be met
-LINGER_RESET = struct.pack("ii", 1, 0)  # close(2) then sends RST
+SPECIAL = RDHUP | URGENT | ERROR | HANGUP  # what a read may meet besides data
+ANYTHING = IN | SPECIAL  # no event says what a read may meet
+LINGER_RESET = struct.pack("ii", 1, 0)  # makes close(2) send an RST
 
 _chunk = bytearray(CHUNK)
 _view = memoryview(_chunk)
@@ -42,9 +42,9 @@ _open_pipes = 0
 class Relay:
     """The two sides of one stream. `finished(reason, is_cut)` is called once, when nothing is left to move.
 
-    The sockets are then unwatched, and the owner's to close; kernel buffers may still hold bytes, unless it was cut.
-    When one side broke, `broke(reason, survivor)` is called before: what it had delivered goes on to the other, and the
-    owner resets that one when it has all, or takes nothing for too long.
+    The sockets are then unwatched, and the owner closes them; the kernel may still hold bytes, unless it was cut. If
+    one side breaks, `broke(reason, survivor)` is called first. The survivor still gets what the broken side had
+    delivered; then, or if it accepts nothing for too long, the owner resets it.
     """
 
     __slots__ = ("broke", "cause", "client", "details", "finished", "flow", "greeting", "is_over", "origin", "poller")
@@ -58,11 +58,11 @@ class Relay:
         broke: Callable[[CloseReason, socket.socket], None],
         finished: Callable[[CloseReason, bool], None],
     ) -> None:
-        """`origin` may be watched already: bytes that arrived from it meanwhile are read now."""
+        """`origin` may be watched already. Bytes that have arrived from it are read now."""
         self.poller, self.flow, self.details, self.is_over = poller, flow, own_details(flow), False
         self.broke, self.finished = broke, finished
-        self.greeting = b""  # what a client of TLS says before the origin answers: its hello
-        self.cause: CloseReason | None = None  # one side is gone, and this is why
+        self.greeting = b""  # the bytes that a TLS client sends before the origin answers
+        self.cause: CloseReason | None = None  # why the flow ends, once one side has broken
         self.client = Side(self, client, True)
         self.origin = Side(self, origin, False)
         self.client.peer, self.origin.peer = self.origin, self.client
@@ -70,11 +70,11 @@ class Relay:
         poller.watch(self.origin.fd, READING, self.origin.ready, self.crashed)
 
     def crashed(self, error: BaseException) -> None:
-        """A bug in this flow ends this flow only."""
+        """End this flow, and no other, after a bug in it."""
         self.abort("proxy_error")
 
     def client_gone(self) -> None:
-        """The client was reset: end the flow without waiting for the poller."""
+        """End the flow after a reset by the client, without waiting for the poller."""
         self.broken(self.client, errno.ECONNRESET)
 
     def abort(self, reason: CloseReason) -> None:
@@ -86,10 +86,10 @@ class Relay:
         self._finish(reason, True)
 
     def broken(self, side: Side, error: int) -> None:
-        """`side` was reset or timed out: the other one gets an RST, after everything that `side` had delivered."""
+        """Handle a reset or timeout of `side`: the other one gets an RST, after everything that `side` delivered."""
         if self.is_over:
             return
-        if self.cause is not None:  # the other one is gone too
+        if self.cause is not None:  # the other side has broken too
             if not side.is_gone:
                 self.abort(self.cause)
             return
@@ -97,23 +97,23 @@ class Relay:
         side.is_gone, side.peer.is_deaf = True, True
         side.peer.forget()
         self.broke(self.cause, side.peer.sock)
-        if side.is_eof:  # its end of file was read before
+        if side.is_eof:  # its FIN was read before
             self.drained()
         elif not side.is_blocked:
-            side.read(ANYTHING)  # the kernel keeps what had arrived before a reset
+            side.read(ANYTHING)  # the kernel keeps data that arrived before a reset
 
     def drained(self) -> None:
-        """Everything that the broken side had delivered was passed on."""
+        """Everything that the broken side had delivered has been passed on: finish."""
         assert self.cause is not None
         self._finish(self.cause, False)
 
     def done(self) -> None:
-        """Both sides have sent everything: the stream is over."""
+        """Finish: both sides have sent FIN, and all data is passed on."""
         history = self.flow.history
         self._finish("client_closed" if history.find("F") < history.find("f") else "origin_closed", False)
 
     def first_bytes(self, chunk: memoryview) -> None:
-        """The origin has begun to answer, by these."""
+        """Handle the first bytes of the origin, `chunk`."""
         flow = self.flow
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
@@ -132,7 +132,7 @@ class Relay:
 
 
 class Side:
-    """One socket of a relay, and what was read from it and could not be written to the other yet."""
+    """One socket of a relay, and data read from it but not yet written to the other."""
 
     __slots__ = ("events", "fd", "held", "is_blocked", "is_client", "is_deaf", "is_eof", "is_gone", "is_shut",
                  "is_urgent", "peer", "pending", "pipe", "relay", "sock")  # fmt: skip
@@ -145,15 +145,15 @@ class Side:
         self.pipe: tuple[int, int] | None = None
         self.held = 0  # bytes in the pipe
         self.pending = b""  # bytes read by recv
-        self.is_urgent = False  # it is one, and urgent
-        self.is_blocked = False  # some of these wait for the peer
+        self.is_urgent = False  # whether `pending` is one urgent byte
+        self.is_blocked = False  # whether data waits until the peer can be written
         self.is_eof = False  # the far end sent FIN
-        self.is_gone = False  # the far end was reset, or is not there any more
-        self.is_deaf = False  # the peer's is: nobody takes what comes here
+        self.is_gone = False  # the connection was reset or has timed out
+        self.is_deaf = False  # the peer's connection has broken: what is read here has no receiver
         self.is_shut = False  # we sent FIN
 
     def ready(self, events: int) -> None:
-        """Something has happened to the socket: it can be read, can be written again, or broke."""
+        """Handle readiness, or an error, of the socket."""
         if events & OUT and self.peer.is_blocked:
             self.peer.flush()
             if self.relay.is_over:
@@ -165,7 +165,7 @@ class Side:
             self.read(events)
 
     def flush(self) -> None:
-        """The peer can be written again: first what is held, then read on."""
+        """Write what is held, as the peer can be written again; then resume reading."""
         try:
             if self.pending:
                 flags = socket.MSG_OOB if self.is_urgent else 0
@@ -188,7 +188,7 @@ class Side:
         self.forget()
 
     def forget(self) -> None:
-        """Discard what was read and not yet written."""
+        """Discard data that was read but not yet written."""
         if self.pipe is not None:
             if self.held:
                 _close_pipe(self.pipe)
@@ -198,7 +198,7 @@ class Side:
         self.pending, self.held, self.is_blocked, self.is_urgent = b"", 0, False, False
 
     def reason(self, error: int) -> CloseReason:
-        """The reason with which the flow ends when this side breaks."""
+        """The flow's close reason if this side breaks."""
         if self.is_client:
             return "client_reset"
         if error == errno.ETIMEDOUT:
@@ -206,18 +206,18 @@ class Side:
         return "origin_unreachable" if error in (errno.EHOSTUNREACH, errno.ENETUNREACH) else "origin_reset"
 
     def _give_pipe_back(self) -> None:
-        """Let another flow have the pipe; it is empty."""
+        """Return the pipe, which is empty, to the pool."""
         if self.pipe is not None:
             _return(self.pipe)
             self.pipe = None
 
     def _give_idle_pipe_back(self) -> None:
-        """The same if there is nothing to read; otherwise epoll calls again, and the pipe is needed."""
+        """Return the pipe to the pool if nothing is left to read. Otherwise epoll reports again, and it is needed."""
         if self.pipe is not None and not unread_bytes(self.sock):
             self._give_pipe_back()
 
     def read(self, events: int) -> None:
-        """Read until there is nothing more, as what is left is not told again. `events`: why we look."""
+        """Read until the socket is empty, as epoll does not report the rest again. `events`: the reason to read."""
         try:
             for _ in range(ROUNDS):
                 n = self._splice() if self.pipe is not None else self._copy(events)
@@ -226,8 +226,8 @@ class Side:
                         self._end()
                     return
             self._give_idle_pipe_back()
-            self.relay.poller.change(self.fd, self.events)  # the others' turn; if there is more, it is told again
-        except BlockingIOError:  # nothing more to read
+            self.relay.poller.change(self.fd, self.events)  # let other flows run; epoll reports what is left again
+        except BlockingIOError:  # the socket is empty
             self._give_pipe_back()
         except _WriteError as error:
             self.relay.broken(self.peer, error.errno or 0)
@@ -238,16 +238,16 @@ class Side:
                 self.relay.broken(self, error.errno or 0)
 
     def _copy(self, events: int) -> int:
-        """Move bytes through user space. Returns how many; 0 at the end, -1 to stop reading for now."""
+        """Move bytes through user space. Returns how many, 0 at EOF, or -1 to stop reading for now."""
         if is_at_mark(self.sock):
             return self._copy_urgent()
         n = self.sock.recv_into(_chunk)
         if n == 0:
             return 0
         self._count(n)
-        # A short read has emptied the socket (epoll(7), Q9): there is more only if it came later, or behind a mark.
+        # A short read has emptied the socket (epoll(7), Q9), unless more came later or is behind the urgent mark.
         special = events & SPECIAL if n < CHUNK else ANYTHING
-        try:  # the FIN that has arrived goes into the last segment: a packet and a read less
+        try:  # a FIN that has arrived goes into the last segment: saves a packet and a read
             sent = self.peer.sock.send(_view[:n], socket.MSG_MORE if special == RDHUP else 0)
         except BlockingIOError:
             sent = 0
@@ -265,11 +265,11 @@ class Side:
             try:
                 self.pipe = _take_pipe()
             except OSError:
-                pass  # no descriptors left: copying is slower, and works
+                pass  # no descriptors left: copying is slower, but works
         return n
 
     def _copy_urgent(self) -> int:
-        """The same for one urgent byte, in its place in the stream (SO_OOBINLINE): it stays urgent."""
+        """As `_copy`, for one urgent byte (SO_OOBINLINE): it stays urgent, at its place in the stream."""
         byte = self.sock.recv(1)
         if not byte:
             return 0
@@ -285,12 +285,12 @@ class Side:
         return 1
 
     def _splice(self) -> int:
-        """The same by splice, without copying them to user space."""
+        """As `_copy`, by splice, without copying to user space."""
         assert self.pipe is not None
         try:
             n = os.splice(self.fd, self.pipe[1], PIPE_BYTES, flags=SPLICE_FLAGS)
         except BlockingIOError:
-            if is_at_mark(self.sock):  # it does not pass that
+            if is_at_mark(self.sock):  # splice stops at the mark
                 return self._copy_urgent()
             raise
         if n == 0:
@@ -307,7 +307,7 @@ class Side:
         return -1
 
     def _drain(self) -> bool:
-        """Empty the pipe into the peer. Returns whether it is empty now."""
+        """Write the pipe's content to the peer. Returns whether the pipe is empty."""
         while self.held:
             assert self.pipe is not None
             try:
@@ -328,7 +328,7 @@ class Side:
             details.origin_payload += n
 
     def _block(self) -> None:
-        """Read on when the peer can be written again."""
+        """Resume reading when the peer can be written again."""
         self.is_blocked = True
         peer = self.peer
         if not peer.events & OUT:
@@ -336,16 +336,16 @@ class Side:
             self.relay.poller.change(peer.fd, peer.events)
 
     def _end(self) -> None:
-        """Everything was passed on: pass the FIN on too."""
+        """Pass on FIN, as all data has been passed on."""
         relay, peer = self.relay, self.peer
-        if self.is_gone:  # its error was told before
+        if self.is_gone:  # its error was handled before
             relay.drained()
             return
         self.is_eof = peer.is_shut = True
         relay.flow.history += "F" if self.is_client else "f"
         self._give_pipe_back()
         is_last = self.is_client and self.is_shut and relay.flow.egress is None
-        if not is_last:  # else the origin's socket is closed next, which sends the same FIN
+        if not is_last:  # otherwise the origin's socket is closed next, which sends the FIN
             try:
                 peer.sock.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -355,14 +355,14 @@ class Side:
             relay.done()
 
     def _look_for_error(self) -> None:
-        """Tell a reset from the end of both directions, while bytes still wait for the peer."""
+        """Distinguish a reset from the end of both directions, while data waits for the peer."""
         error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             self.relay.broken(self, error)
 
 
 class _WriteError(OSError):
-    """Writing to the peer failed: its fault, not the reader's."""
+    """Writing to the peer failed: the peer has broken, not the reader."""
 
 
 def _take_pipe() -> tuple[int, int]:
@@ -376,7 +376,7 @@ def _take_pipe() -> tuple[int, int]:
     try:
         fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except PermissionError:
-        pass  # beyond pipe-user-pages-soft the default size must do
+        pass  # beyond pipe-user-pages-soft only the default size is allowed
     return read, write
 
 

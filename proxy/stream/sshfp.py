@@ -1,7 +1,7 @@
-"""SSH host key fingerprints in DNS (SSHFP, RFC 4255), as far as a validating resolver vouches for them.
+"""SSH host key fingerprints in DNS (SSHFP, RFC 4255), if a validating resolver vouches for them.
 
-A flow has an address and no name: the name is that of the address (PTR). Whoever may sign for the address's zone says
-so which keys are good there. An answer that is not signed, or that came from a resolver elsewhere, says nothing.
+A flow has an address but no name, so the name in the address's PTR record is used: whoever may sign the reverse zone
+decides which keys are valid. An answer that is unsigned, or from a resolver that is not trusted, counts for nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SHA256 = 2  # RFC 6594
 
 
 async def digests(address: str, resolver: Resolver | None = None) -> list[bytes]:
-    """SHA-256 digests of the host keys of the server at this address; none where nobody vouches for them.
+    """SHA-256 digests of the host keys of the server at this address; none if they are not validated.
 
-    `resolver`: a trusted one; without it those of /etc/resolv.conf, if they are trusted (see `is_believed`).
+    `resolver`: a trusted one. Without it those of /etc/resolv.conf are used, if they are trusted (see `is_believed`).
     """
     from dns.exception import DNSException
     from dns.reversename import from_address
@@ -45,8 +45,8 @@ async def digests(address: str, resolver: Resolver | None = None) -> list[bytes]
 
 
 def is_believed(resolv_conf: str) -> bool:
-    """Whether the resolvers in a resolv.conf(5) can be trusted to validate: they are on this machine, or the
-    administrator says `trust-ad`."""
+    """Whether the resolvers in a resolv.conf(5) can be trusted to validate: they run on this machine, or it has
+    `options trust-ad`."""
     lines = [line.split() for line in resolv_conf.splitlines() if line.strip() and line[0] not in "#;"]
     if any(line[0] == "options" and "trust-ad" in line[1:] for line in lines):
         return True
@@ -67,7 +67,7 @@ def _system_resolver() -> Resolver | None:
 
 
 async def _ask(resolver: Resolver, name: Any, kind: str) -> list[Any]:
-    """The records, if the resolver has validated them (AD, RFC 4035 3.2.3)."""
+    """The records, if the resolver has validated them (AD, RFC 4035 3.2.3); otherwise none."""
     from dns import flags
 
     resolver.set_flags(flags.RD | flags.AD)

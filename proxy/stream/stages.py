@@ -11,15 +11,15 @@ import enum
 
 
 class Stage(enum.Enum):
-    """How far a flow has come."""
+    """The stage of a TCP flow."""
 
-    DIALING = enum.auto()  # the origin
-    HANDSHAKE = enum.auto()  # of the client with our kernel
+    DIALING = enum.auto()  # waiting for the origin
+    HANDSHAKE = enum.auto()  # between the client and our kernel
     RELAYING = enum.auto()
-    CLOSING = enum.auto()  # one side is gone; what it had delivered is still written to the other
-    DRAINING = enum.auto()  # the kernel still owes a side bytes
+    CLOSING = enum.auto()  # one side has broken; the rest of its data is being written to the other
+    DRAINING = enum.auto()  # the kernel still has to deliver bytes
     LINGERING = enum.auto()
 
 
-# Looking a member up by its class raises and catches an AttributeError in Python 3.11: 4 % of a short connection.
+# Member access through the class raises and catches AttributeError in Python 3.11: 4 % of a short connection.
 DIALING, HANDSHAKE, RELAYING, CLOSING, DRAINING, LINGERING = Stage

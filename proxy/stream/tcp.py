@@ -30,21 +30,21 @@ from proxy.stream.stages import CLOSING, DIALING, DRAINING, HANDSHAKE, LINGERING
 from proxy.wire import icmp, ip, tcp
 from proxy.wire.ip import MAX_PACKET, IPPacket
 
-HANDSHAKE_S = 75.0  # the kernel repeats its SYN-ACK for 63 s (tcp_synack_retries 5)
-YOUNG_S = 60.0  # a flow that lives longer gets keep-alive and is watched for idleness
-LAST_PACKETS_S = 0.25  # after the sockets' end, before the totals are final
-LINGER_S = 2.0  # the kernel's last ACKs and retransmissions still pass
+HANDSHAKE_S = 75.0  # the kernel retransmits its SYN-ACK for 63 s (tcp_synack_retries 5)
+YOUNG_S = 60.0  # older flows get keep-alive and idle checks
+LAST_PACKETS_S = 0.25  # from the close of the sockets until the totals are final
+LINGER_S = 2.0  # for the kernel's last ACKs and retransmissions
 DRAIN_CHECK_S = 0.5
-SOCKETS = 2  # of one flow: the client's and the origin's
-HEADERS = {4: 40, 6: 60}  # IP and TCP: what an MTU has that an MSS has not
+SOCKETS = 2  # per flow: the client's and the origin's
+HEADERS = {4: 40, 6: 60}  # IP and TCP headers: MTU minus MSS
 
 
 @dataclass(slots=True)
 class TcpPlane:
-    """What all TCP flows share; opens them."""
+    """State shared by all TCP flows. Opens them."""
 
     poller: Poller
-    bridges: dict[int, Bridge]  # by bytes of virtio-net header: 0 plain, 10 with offload
+    bridges: dict[int, Bridge]  # by size of the virtio-net header: 0 plain, 10 with offload
     lifecycle: Lifecycle
     errors: IcmpErrors
     timeouts: Timeouts
@@ -62,12 +62,12 @@ class TcpPlane:
         return None
 
     def accepted(self, flow: Flow, sock: socket.socket) -> None:
-        """The client's handshake is done: `sock` is the accepted socket."""
+        """Handle the end of the client's handshake: `sock` is the accepted socket."""
         flow.handler.accepted(sock)
 
 
 class TcpFlow:
-    """One flow on its way through the stages."""
+    """One TCP flow through its stages."""
 
     __slots__ = ("_answer_tos", "_began", "_bridge", "_client", "_debts", "_flow", "_held", "_is_settled", "_leg",
                  "_origin", "_plane", "_relay", "_stage")  # fmt: skip
@@ -80,15 +80,15 @@ class TcpFlow:
         self._stage = DIALING
         self._began = time.monotonic()
         self._origin: socket.socket | None = None
-        self._leg: Leg | None = None  # of a flow that goes back to packets: what `_origin` is a part of
+        self._leg: Leg | None = None  # the leg of a flow that goes back to packets; its socket is `_origin`
         self._client: socket.socket | None = None
         self._relay: Relay | Handed | None = None
         self._debts: Debts | None = None
-        self._answer_tos = 0  # of the origin's SYN-ACK; a socket of the host's does not tell
+        self._answer_tos = 0  # TOS of the origin's SYN-ACK, unknown for a socket of the host
         self._is_settled = False
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Handle a packet for which no path is memoised: before and after the relay, and unusual ones during it."""
+        """Handle a packet without a memoised path: before and after the relay, and unusual ones during it."""
         if packet.source != self._flow.source:
             return DropReason.STRAY if self._leg is None else self._answered(buffer, packet)
         flags = tcp.flags(buffer, packet)
@@ -106,12 +106,12 @@ class TcpFlow:
         if self._flow.virtual is None:
             return DropReason.STRAY
         if flags & tcp.SYN and self._is_client_gone():
-            return DropReason.HELD  # of a connection to come: its repetition finds the way clear
+            return DropReason.HELD  # it opens a new connection: its retransmission finds these ports free
         reason = self._bridge.write(buffer, packet, self._flow.client_path)
         if self._stage is DRAINING:
             self._drain_if_paid()
         elif flags & tcp.RST and self._stage is RELAYING:
-            self._is_client_gone()  # now, not at the poller's word: the next packet may be a SYN from the same port
+            self._is_client_gone()  # do not wait for the poller: the next packet may be a SYN from the same port
         elif self._stage is HANDSHAKE:
             if flags & tcp.RST and self._held.is_meant_by(buffer, packet):
                 self._flow.history += "R"
@@ -121,7 +121,7 @@ class TcpFlow:
         return reason
 
     def _answered(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Handle a packet from the far end of the leg."""
+        """Handle a packet from the peer of the leg."""
         assert self._leg is not None
         if self._stage is DIALING:
             self._answer_tos = packet.tos
@@ -130,28 +130,28 @@ class TcpFlow:
         return reason
 
     def _is_client_gone(self) -> bool:
-        """Whether our kernel has accepted a reset from the client; the relay learns of it here, if not before."""
+        """Whether our kernel has accepted a reset from the client. If so, the relay is told here, if not before."""
         if self._client is None or self._relay is None or not is_dead(self._client):
             return False
         self._relay.client_gone()
         return True
 
     def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
-        """An ICMP error from either side, which quotes what our kernel sent there: the socket learns of it."""
+        """Give the kernel's socket an ICMP error, from either side, that quotes a packet our kernel sent there."""
         flow = self._flow
         if icmp.quoted_source(buffer, packet) != flow.source:
             return DropReason.STRAY if flow.virtual is None else self._bridge.report(buffer, packet, flow.virtual[2])
         return DropReason.STRAY if self._leg is None else self._leg.error(buffer, packet)
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether the SYN in `packet` is the refused one again: its sender had not heard yet. Also one that comes too
-        early: the far end of a leg knows this connection by the same addresses, and has not got all of it."""
+        """Whether the SYN in `packet` retransmits the refused one, sent before the refusal arrived; or comes too early,
+        as the leg's peer knows this connection by the same addresses and has not received everything."""
         if self._debts is not None and self._leg is not None and self._debts.survivor is self._leg.sock:
             return True
         return self._held.is_refused_again(buffer, packet)
 
     def accepted(self, sock: socket.socket) -> None:
-        """Both ends are sockets now: begin to relay."""
+        """Begin to relay, as both sides are sockets now."""
         flow, plane = self._flow, self._plane
         origin = self._origin
         if self._stage is not HANDSHAKE or origin is None:
@@ -164,7 +164,7 @@ class TcpFlow:
         now = time.monotonic()
         flow.client_tcp_ms = (now - self._began) * 1000
         flow.history += "A"
-        flow.client_path.send = None  # to the kernel, without a look
+        flow.client_path.send = None  # to the kernel, unexamined
         plane.lifecycle.wheel.arm(flow, now + min(YOUNG_S, plane.timeouts.tcp_idle_s / IDLE_CHECKS))
         plane.lifecycle.admission.pacer.begin(flow, sock, origin)
         level = plane.inspectors.level_of(flow) if plane.inspectors is not None else None
@@ -174,18 +174,18 @@ class TcpFlow:
             self._relay = plane.inspectors.hand_over(flow, level, sock, origin, self._relayed, self._passed)
 
     def _passed(self, origin: socket.socket) -> None:
-        """Nobody reads the session, or an inspector gave it back, perhaps with another connection to the origin."""
+        """Relay a session that is not inspected, or that an inspector gave back, perhaps with a new `origin`."""
         assert self._client is not None
         self._origin = origin
         self._relay = Relay(self._plane.poller, self._flow, self._client, origin, self._broke, self._relayed)
 
     def expired(self, now: float) -> None:
-        """The timer of the stage has expired."""
+        """Act on the timer of the stage."""
         stage = self._stage
         if stage is LINGERING:
             self._fade(now)
         elif stage is DIALING:
-            self.end("origin_timeout")  # and silence: the client's own timeout is due
+            self.end("origin_timeout")  # silently: the client's own timeout is about to expire
         elif stage is HANDSHAKE:
             self.end("client_idle_timeout")
         elif stage is DRAINING:
@@ -198,7 +198,7 @@ class TcpFlow:
             self.end("client_idle_timeout")
 
     def _settle(self, now: float) -> None:
-        """The flow lasts: only now are the four system calls that long flows need worth making."""
+        """Set keep-alive and idle checks: only flows that last are worth these four system calls."""
         self._is_settled = True
         if self._relay is not None and self._origin is not None:
             sockets.keep_alive(self._origin)
@@ -209,9 +209,9 @@ class TcpFlow:
         return timeouts.tcp_half_closed_s if "F" in history or "f" in history else timeouts.tcp_idle_s
 
     def end(self, reason: CloseReason) -> None:
-        """End the flow now, whatever its stage: both sides get an RST."""
+        """End the flow now, in any stage: both sides get an RST."""
         if self._stage in (DRAINING, LINGERING):
-            self._drain_if_paid()  # a closed tunnel is owed nothing
+            self._drain_if_paid()  # a closed tunnel is owed no more bytes
             return
         if self._relay is not None:
             self._relay.abort(reason)
@@ -224,7 +224,7 @@ class TcpFlow:
             self._linger()
 
     def replaced(self) -> None:
-        """A later flow has the client's port: retransmissions of this one would disturb it. The origin
+        """Stop sending: a later flow has the client's port, which retransmissions of this one would disturb. The origin
         still gets what the client had sent."""
         self._release()
         if self._relay is not None and self._debts is not None and self._debts.survivor is self._client:
@@ -232,7 +232,7 @@ class TcpFlow:
         self._drain_if_paid()
 
     def dial(self) -> None:
-        """Connect to the origin; the client is told the outcome."""
+        """Connect to the origin. The client gets the outcome."""
         flow, plane = self._flow, self._plane
         try:
             self._origin, code = self._make_origin()
@@ -249,7 +249,7 @@ class TcpFlow:
             self._failed(code)
 
     def _make_origin(self) -> tuple[socket.socket, int]:
-        """A socket of the host or of a leg, and its state: 0 connected, EINPROGRESS, or the errno of the failure."""
+        """A socket of the host or of a leg, and its state: 0 if connected, EINPROGRESS, or the errno of the failure."""
         flow = self._flow
         tos = flow.tenant.marked(self._held.packet.tos)
         if flow.egress is None:
@@ -277,7 +277,7 @@ class TcpFlow:
         self._release_syn()
 
     def _release_syn(self) -> None:
-        """The origin has answered: answer the client's SYN."""
+        """Let our kernel answer the client's SYN, as the origin has answered."""
         flow, buffer, packet = self._flow, bytearray(self._held.data), self._held.packet
         self._bridge.admit(flow)
         flow.client_path.send, flow.client_path.mtu = self._greeted, MAX_PACKET
@@ -288,7 +288,7 @@ class TcpFlow:
             flow.tenant.drops[reason] += 1
 
     def _greeted(self, data: memoryview) -> None:
-        """The client's answer to our kernel's SYN-ACK, or what follows it. The pump has looked for flags and hops."""
+        """Handle the client's packets up to `accept`. The pump has checked flags and TTL."""
         flow = self._flow
         packet = ip.bare(flow.carrier.header_bytes, len(data), ip.TCP, flow.source, flow.destination)
         if reason := self._bridge.give(data, packet, flow.client_path):
@@ -296,14 +296,14 @@ class TcpFlow:
         self._bridge.accept(packet.version)
 
     def _failed(self, code: int) -> None:
-        """The origin cannot be reached: tell the client what the origin's network would have told it."""
+        """Refuse the client as the origin's network would have."""
         reason, error = sockets.connect_failure(code)
         if ours := sockets.shortage(code):
             self._flow.tenant.drops[ours] += 1
         report = sockets.network_error(self._origin) if self._origin is not None else None
         if report is not None:
             self._held.pass_on(report)
-            reason = "origin_unreachable" if reason == "proxy_error" else reason  # an errno that only ICMP can cause
+            reason = "origin_unreachable" if reason == "proxy_error" else reason  # only ICMP causes such an errno
         elif code == errno.ECONNREFUSED or code == errno.ECONNRESET:
             self._flow.history += "r"
             self._held.refuse(None)
@@ -313,13 +313,13 @@ class TcpFlow:
         self._plane.lifecycle.connect_failed(self._flow)
 
     def _broke(self, reason: CloseReason, survivor: socket.socket) -> None:
-        """One side is gone: the flow is over, so that its ports may be used again."""
+        """End the flow after one side has broken, so that its ports can be reused."""
         self._stage = CLOSING
         self._over(reason, survivor)
         self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + DRAIN_CHECK_S)
 
     def _press(self, now: float) -> None:
-        """Give the survivor up if it accepts nothing."""
+        """Give up on the survivor if it accepts nothing."""
         assert self._relay is not None
         if self._debts is not None and self._debts.is_refused(now):
             self._relay.abort(self._flow.close_reason or "unknown")
@@ -327,7 +327,7 @@ class TcpFlow:
             self._plane.lifecycle.wheel.arm(self._flow, now + DRAIN_CHECK_S)
 
     def _relayed(self, reason: CloseReason, is_cut: bool) -> None:
-        """The relay is over; kernels may still have to deliver what they have buffered."""
+        """Handle the end of the relay. Kernels may still have to deliver buffered data."""
         self._relay = None
         if self._stage is not CLOSING:
             self._over(reason, None)
@@ -342,7 +342,7 @@ class TcpFlow:
         self._look_again()
 
     def _over(self, reason: CloseReason, survivor: socket.socket | None) -> None:
-        """The reason of the end is known; a new SYN opens a new flow."""
+        """Close the flow with its reason. From now on a SYN opens a new flow."""
         flow = self._flow
         assert self._client is not None
         assert self._origin is not None
@@ -354,7 +354,7 @@ class TcpFlow:
             self._leg.forget_answers()
 
     def _drain(self, now: float) -> None:
-        """Wait until every far end has everything."""
+        """Wait until every peer has received everything."""
         assert self._debts is not None
         if self._debts.are_settled(now):
             self._linger()
@@ -362,7 +362,7 @@ class TcpFlow:
             self._plane.lifecycle.wheel.arm(self._flow, now + DRAIN_CHECK_S)
 
     def _drain_if_paid(self) -> None:
-        """The same at once, if a packet may have been the last acknowledgement."""
+        """Stop draining at once if the last packet has acknowledged everything."""
         if self._stage is DRAINING and self._debts is not None and not self._debts.owed():
             self._drain(time.monotonic())
 
@@ -372,7 +372,7 @@ class TcpFlow:
             self._debts.look_again(self._plane.poller, self._look_again)
 
     def _linger(self) -> None:
-        """Close the sockets that are left; their last packets still find their way."""
+        """Close the remaining sockets, whose last packets are still forwarded."""
         self._stage = LINGERING
         for sock in filter(None, (self._client, self._origin)):
             sock.close()
@@ -381,7 +381,7 @@ class TcpFlow:
         self._plane.lifecycle.wheel.arm(self._flow, time.monotonic() + LAST_PACKETS_S)
 
     def _fade(self, now: float) -> None:
-        """Publish the record; remove the flow when nothing more can arrive."""
+        """Publish the record. Next time, when no more packets can arrive, remove the flow."""
         flow, lifecycle = self._flow, self._plane.lifecycle
         if not flow.is_recorded:
             lifecycle.ended(flow)
@@ -391,7 +391,7 @@ class TcpFlow:
         lifecycle.removed(flow)
 
     def _release(self) -> None:
-        """Nothing passes between the flow's packets and the kernel any more."""
+        """Remove the mappings between the flow's packets and the kernel."""
         self._bridge.release(self._flow)
         if self._leg is not None:
             self._leg.release()

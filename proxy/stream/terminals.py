@@ -1,4 +1,4 @@
-"""Who watches the terminal of an SSH channel: one request to the inspector, however many watch."""
+"""Watchers of SSH channels' terminals: one request per channel to the inspector, however many watch it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Watch = Callable[[Shown], None]
 
 
 class Terminals:
-    """The watchers of all channels. A newcomer sees what is shown from now on."""
+    """The watchers of all channels. A new one sees output from then on."""
 
     def __init__(self) -> None:
         self._watches: dict[tuple[int, str], list[Watch]] = {}
         self._sizes: dict[tuple[int, str], tuple[int, int]] = {}
 
     def watch(self, session: int, inspector: Channel, channel: str, watch: Watch) -> Callable[[], None]:
-        """`watch` is told what the terminal shows, until what is returned is called, or it is over."""
+        """Call `watch` with what the terminal shows, until it ends or the returned function is called."""
         key = session, channel
         watches = self._watches.setdefault(key, [])
         watches.append(watch)
@@ -37,7 +37,7 @@ class Terminals:
         return unwatch
 
     def shown(self, message: Shown) -> None:
-        """An inspector says what a terminal shows."""
+        """Pass terminal output from an inspector to the watchers."""
         key = message.session, message.channel
         if message.size is not None and key in self._watches:
             self._sizes[key] = message.size
@@ -47,7 +47,7 @@ class Terminals:
             self._forget(key)
 
     def ended(self, session: int) -> None:
-        """The session is over, and so are its terminals."""
+        """End the watches of a session that has ended."""
         if not self._watches:
             return
         for key in [key for key in self._watches if key[0] == session]:

@@ -1,4 +1,4 @@
-"""UDP sessions: payloads between a client's flow and a connected socket, super-datagrams whole where both ends can."""
+"""UDP sessions: payloads between a client's flow and a socket; super-datagrams stay whole if both ends support them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from proxy.wire.checksum import fold, ones_sum
 from proxy.wire.ip import IPPacket
 
 DNS, DNS_HEADER = 53, 12
-MOST_QUESTIONS = 64  # unanswered ones of a session
-ANSWERED_S = 1.0  # after the last answer
+MOST_QUESTIONS = 64  # unanswered DNS queries remembered per session
+ANSWERED_S = 1.0  # idle timeout once every query is answered
 
 _get16 = struct.Struct("!H").unpack_from
 _segment = struct.Struct("=H")
 
 
 class UdpSession(EndpointSession):
-    """One flow; `from_client` is memoised for its packets. It uses the socket of the client's endpoint."""
+    """One flow. `from_client` is its memoised path. It uses the socket of the client's endpoint."""
 
     __slots__ = ("_address", "_addresses", "_asked", "_headers", "_mapping", "_meter", "_ports", "_pseudo")
 
@@ -41,7 +41,7 @@ class UdpSession(EndpointSession):
         self._ports = flow.destination_port, flow.source_port
         self._headers = (20 if len(flow.source) == 4 else 40) + udp.HEADER_BYTES
         self._pseudo = fold(ones_sum(self._addresses) + ip.UDP)
-        self._address = address_text(flow.target[0]), flow.target[1]  # where `sendto` sends
+        self._address = address_text(flow.target[0]), flow.target[1]  # destination of `sendto`
         self._mapping: Mapping | None = None
         self._meter: Meter | None = None
         self._asked: set[int] | None = set() if flow.destination_port == DNS else None
@@ -74,13 +74,13 @@ class UdpSession(EndpointSession):
             mapping.leave(self)
 
     def admitted(self, payload: bytes, segment: int, tos: int, verdict: Verdict) -> None:
-        """Policy and hooks have decided about a flow that its origin began."""
+        """Act on the verdict on a flow that its origin opened."""
         if verdict.is_denial:
             self.end(verdict.ending)
             return
         try:
             self.connect()
-        except OSError as error:  # the way there has gone meanwhile
+        except OSError as error:  # the route has gone in the meantime
             self.end(connect_failure(error.errno or 0)[0])
             return
         self.answered(memoryview(payload), segment, tos)
@@ -99,7 +99,7 @@ class UdpSession(EndpointSession):
         return session_timeout_s(self.plane.timeouts, self.flow)
 
     def from_client(self, buffer: bytearray, l4: int, end: int) -> DropReason | None:
-        """The memoised path of packets whose IP lengths were checked: check the datagram, send its payload."""
+        """The memoised path of packets whose IP lengths were checked: check the datagram and send its payload."""
         start, is_ipv4 = self.flow.carrier.header_bytes, len(self._addresses) == 8
         length = _get16(buffer, l4 + 4)[0]
         if length < 8 or l4 + length > end:
@@ -108,7 +108,7 @@ class UdpSession(EndpointSession):
             if not virtio.is_plausible(buffer, end - start):
                 return DropReason.BAD_OFFLOAD
         elif buffer[l4 + 6] or buffer[l4 + 7]:
-            # A good IPv4 header adds nothing to a sum: one sum for header and datagram, and neither goes unchecked.
+            # A valid IPv4 header sums to zero, so one sum covers header and datagram, and both are checked.
             whole = buffer[l4 - 20 if is_ipv4 else l4 : l4 + length]
             if fold(ones_sum(whole) + self._pseudo + length) != 0xFFFF:
                 is_payload = not is_ipv4 or _has_good_header(buffer, l4)
@@ -133,7 +133,7 @@ class UdpSession(EndpointSession):
         return self._send(buffer, l4, length - udp.HEADER_BYTES, hop)
 
     def _send(self, buffer: bytearray, l4: int, size: int, hop: tuple[int, bool, int]) -> DropReason | None:
-        """Send the `size` bytes of the datagram at `l4` to the origin, with what its packet's header said."""
+        """Send the `size` payload bytes of the datagram at `l4` to the origin, with its packet's TTL, TOS and DF."""
         flow, mapping = self.flow, self._mapping
         if mapping is None or mapping.sock is None:
             return DropReason.STRAY
@@ -150,7 +150,7 @@ class UdpSession(EndpointSession):
         if self._asked is not None:
             self._note_question(payload)
         sock, address = mapping.sock, self._address
-        for _ in range(2):  # an error that waited on the socket is reported instead of sending (udp(7))
+        for _ in range(2):  # an error pending on the socket is reported in place of sending (udp(7))
             try:
                 if segment and size > segment:
                     said = [(socket.IPPROTO_UDP, sockets.UDP_SEGMENT, _segment.pack(segment))]
@@ -169,21 +169,21 @@ class UdpSession(EndpointSession):
         return DropReason.ORIGIN_ERROR
 
     def _too_big(self, payload: memoryview) -> DropReason:
-        """Tell the client the path MTU to the origin."""
+        """Send the client an ICMP error with the path MTU to the origin."""
         flow = self.flow
         mtu = sockets.way_mtu(*flow.target, flow.tenant.settings.egress)
         self.plane.errors.quote(flow.carrier, icmp.TOO_BIG, self.quote(bytes(payload)), time.monotonic(), rest=mtu)
         return DropReason.TOO_BIG
 
     def _note_question(self, payload: memoryview) -> None:
-        """Remember the ID of a DNS query; after too many, none, so that no answer is taken for the last one."""
+        """Remember the ID of a DNS query. After too many, forget all, so that no answer is taken for the last one."""
         if len(payload) >= DNS_HEADER and not payload[2] & 0x80 and self._asked is not None:
             self._asked.add(payload[0] << 8 | payload[1])
             if len(self._asked) > MOST_QUESTIONS:
                 self._asked = None
 
     def _note_answer(self, payload: memoryview) -> None:
-        """End the session early, when every query was answered."""
+        """End the session early once every query is answered."""
         if len(payload) < DNS_HEADER or not payload[2] & 0x80 or not self._asked:
             return
         self._asked.discard(payload[0] << 8 | payload[1])
@@ -191,7 +191,7 @@ class UdpSession(EndpointSession):
             self.plane.lifecycle.watch_idle(self.flow, ANSWERED_S, time.monotonic())
 
     def answered(self, payload: memoryview, segment: int, tos: int) -> None:
-        """Pass on what the origin sent: one datagram, or several of `segment` bytes each."""
+        """Forward data from the origin: one datagram, or several of `segment` bytes each."""
         if self.flow.state != "established":
             self.flow.tenant.drops[DropReason.HELD] += 1
             return
@@ -207,7 +207,7 @@ class UdpSession(EndpointSession):
                 self._note_answer(payload)
 
     def _deliver(self, payload: memoryview, tos: int) -> None:
-        """One datagram to the client, in fragments when it is larger than the tunnel's MTU."""
+        """Deliver one datagram to the client, in fragments if it is larger than the tunnel's MTU."""
         flow = self.flow
         size = len(payload)
         self.count_reply(size + self._headers, size)
@@ -220,7 +220,7 @@ class UdpSession(EndpointSession):
             carrier.deliver(head + udp.datagram(self._addresses, *self._ports, payload))
 
     def _deliver_super(self, payload: memoryview, segment: int, tos: int) -> None:
-        """Many datagrams of `segment` bytes (the last may be shorter) as one super-packet, where they fit the MTU."""
+        """Deliver datagrams of `segment` bytes (the last may be shorter) as one super-packet, if they fit the MTU."""
         flow = self.flow
         if segment + self._headers > flow.carrier.mtu:
             for at in range(0, len(payload), segment):
@@ -233,7 +233,7 @@ class UdpSession(EndpointSession):
         flow.carrier.send(virtio.udp_header(len(head), segment) + head + body)
 
     def quote(self, payload: bytes) -> bytes:
-        """The packet that the client sent with `payload`, as far as an ICMP error must quote it."""
+        """The client's packet with `payload`, as much of it as an ICMP error must quote."""
         flow = self.flow
         addresses = flow.source + flow.destination
         body = udp.datagram(addresses, flow.source_port, flow.destination_port, payload)
@@ -241,12 +241,12 @@ class UdpSession(EndpointSession):
 
 
 def _has_good_header(buffer: bytearray, l4: int) -> bool:
-    """Whether the IPv4 header without options before `l4` has its checksum."""
+    """Whether the checksum of the IPv4 header, without options, before `l4` is valid."""
     return ones_sum(buffer[l4 - 20 : l4]) == 0xFFFF
 
 
 def session_timeout_s(timeouts: Timeouts, flow: Flow) -> float:
-    """How long a session may be idle: little before its first answer, and as a resolver."""
+    """The idle timeout of a session in seconds: shorter before its first answer, and for DNS."""
     if not flow.origin_path.packets:
         return timeouts.udp_unreplied_s
     return timeouts.dns_idle_s if flow.destination_port == DNS else timeouts.udp_idle_s

@@ -1,7 +1,7 @@
-"""UDP sessions between two tunnels: each datagram leaves its packet, and goes on in a new one with the same addresses.
+"""UDP sessions between two tunnels: each datagram is taken out of its packet and sent on in a new one.
 
-No socket stands between them: a datagram is whole in each of its packets, so that nothing of the kernel's is needed to
-take it out or to send it on, from the client's own address and port.
+No socket is involved: every packet holds whole datagrams, so the kernel is not needed to extract them, or to send them
+from the client's own address and port.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from proxy.wire import icmp, ip, udp, virtio
 from proxy.wire.icmp import ErrorKind
 from proxy.wire.ip import IPPacket
 
-MIN_MTU = {4: 576, 6: 1280}  # below it no report is believed (RFC 1191 3, RFC 8201 4)
+MIN_MTU = {4: 576, 6: 1280}  # smaller reported MTUs are ignored (RFC 1191 3, RFC 8201 4)
 
-_idents = itertools.count(1)  # of IPv6 packets that we fragment
+_idents = itertools.count(1)  # identifications of IPv6 packets that we fragment
 _get16 = struct.Struct("!H").unpack_from
 
 
 def open_session(plane: DatagramPlane, flow: Flow) -> DatagramFlow:
-    """The session of a flow that leaves by a socket of the host's, or by a tunnel."""
+    """The session of a flow that leaves by a socket of the host, or by a tunnel."""
     return UdpSession(plane, flow) if flow.egress is None else UdpTunnelSession(plane, flow)
 
 
 class UdpTunnelSession(DatagramFlow):
-    """One flow; `outward.memoised` and `inward.memoised` are its packets' paths."""
+    """One flow. `outward.memoised` and `inward.memoised` are the paths of its packets."""
 
     __slots__ = ("inward", "meter", "outward")
 
@@ -50,11 +50,11 @@ class UdpTunnelSession(DatagramFlow):
         self.inward = Direction(self, egress, flow.carrier, reverse_key(far), reverse_key(near), flow.origin_path)
 
     def reserve(self) -> bool:
-        """It needs none."""
+        """Return True: no descriptor is needed."""
         return True
 
     def connect(self) -> None:
-        """Nothing is asked of the far host: the first datagram is the question."""
+        """Memoise both directions. Nothing is sent to the origin before the first datagram."""
         self.meter = self.plane.lifecycle.admission.pacer.meter(self.flow)
         self.outward.memoise()
         self.inward.memoise()
@@ -65,14 +65,14 @@ class UdpTunnelSession(DatagramFlow):
         return session_timeout_s(self.plane.timeouts, self.flow)
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """A checked packet of either direction that no path was memoised for."""
+        """Handle a checked packet of either direction for which no path is memoised."""
         if self.flow.state != "established":
             return self.wait(buffer, packet)
         way = self.outward if packet.source == self.flow.source else self.inward
         return way.forward(buffer, packet)
 
     def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
-        """An ICMP error from either tunnel about a packet that went into it, for the sender of the datagram."""
+        """Pass an ICMP error about a packet sent into either tunnel to the sender of the datagram."""
         at, start = packet.l4, packet.l4 + icmp.HEADER_BYTES
         quoted = self._as_sent(buffer[start : packet.end])
         way = self.outward if icmp.quoted_source(buffer, packet) == self.flow.source else self.inward
@@ -84,7 +84,7 @@ class UdpTunnelSession(DatagramFlow):
         return None
 
     def _as_sent(self, quoted: bytes | bytearray) -> bytes:
-        """A quoted packet of the flow's, as its sender knows it: towards where it asked for."""
+        """A quoted packet of the flow as its sender sent it, to the destination before redirection."""
         flow, result = self.flow, bytearray(quoted)
         if flow.redirect is None:
             return bytes(result)
@@ -104,7 +104,7 @@ class UdpTunnelSession(DatagramFlow):
 
 
 class Direction:
-    """What arrives at one tunnel goes on by the other."""
+    """One direction: packets that arrive from one tunnel leave by the other."""
 
     __slots__ = ("_addresses", "_destination", "_exit", "_headers", "_is_outward", "_key", "_path", "_ports",
                  "_send_out", "_session", "_source", "_super", "_version", "arrival", "mtu")  # fmt: skip
@@ -112,7 +112,7 @@ class Direction:
     def __init__(
         self, session: UdpTunnelSession, arrival: Carrier, exit_: Carrier, key: bytes, sent: bytes, path: Path
     ) -> None:
-        """`key`: of packets that arrive; `sent`: of those that go on."""
+        """`key`: the key of packets that arrive; `sent`: of those sent on."""
         self._session, self.arrival, self._exit, self._key, self._path = session, arrival, exit_, key, path
         self._version = 4 if len(key) == 12 else 6
         self._addresses = sent[:-4]
@@ -132,11 +132,11 @@ class Direction:
             del self.arrival.sessions[self._key]
 
     def learn_mtu(self, reported: int) -> None:
-        """A router on the way has a smaller link: datagrams that may be fragmented are, for it."""
+        """Lower the MTU, as a router on the path reported. Datagrams without DF are then fragmented to it."""
         self.mtu = min(self.mtu, max(reported, MIN_MTU[self._version]))
 
     def memoised(self, buffer: bytearray, l4: int, end: int) -> DropReason | None:
-        """The path of a packet without options whose IP lengths were checked."""
+        """The memoised path of packets without options whose IP lengths were checked."""
         start = l4 - (20 if self._version == 4 else 40)
         packet = ip.parse(buffer, start, end)
         if isinstance(packet, DropReason):
@@ -152,7 +152,7 @@ class Direction:
         return self.forward(buffer, packet)
 
     def forward(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Send a checked datagram on, in as many packets as the other tunnel wants."""
+        """Send a checked datagram on, in as many packets as the other tunnel's MTU and offload require."""
         payload = memoryview(buffer)[packet.l4 + udp.HEADER_BYTES : packet.l4 + _get16(buffer, packet.l4 + 4)[0]]
         meter = self._session.meter
         if meter is not None and not (meter.lets_out if self._is_outward else meter.lets_in)(len(payload)):
@@ -172,7 +172,7 @@ class Direction:
         return None
 
     def _send(self, payload: memoryview, segment: int, packet: IPPacket, ident: int) -> None:
-        """One packet with what the sender's header said, a hop later."""
+        """Send one packet with the fields of the sender's header and TTL - 1."""
         size, out = udp.HEADER_BYTES + len(payload), self._exit
         if self._version == 4:
             head = ip.ipv4_header(

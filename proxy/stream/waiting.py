@@ -1,4 +1,4 @@
-"""Packets that wait until their flow is decided: few for each flow, and a bounded number for each tenant."""
+"""Packets that wait for the verdict on their flow: a few per flow, and a limited number of bytes per tenant."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from proxy.errors import DropReason
 from proxy.flow.tenant import Tenant
 from proxy.wire.ip import IPPacket
 
-MAX_WAITING = 64  # of one flow: the first flight of a QUIC client fits several times
+MAX_WAITING = 64  # per flow: several times the first flight of a QUIC client
 
 
 class Waiting:
-    """The packets of one flow behind its first."""
+    """The packets of one flow after its first."""
 
     __slots__ = ("_packets", "_tenant")
 
@@ -19,7 +19,7 @@ class Waiting:
         self._packets: tuple[tuple[bytes, IPPacket], ...] = ()
 
     def add(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
-        """Keep a packet, or say why not."""
+        """Keep a packet. Returns the reason if it is dropped."""
         tenant = self._tenant
         is_full = len(self._packets) >= MAX_WAITING
         if is_full or tenant.held_bytes + packet.end > tenant.settings.limits.bytes_held:
@@ -29,7 +29,7 @@ class Waiting:
         return None
 
     def take(self) -> tuple[tuple[bytes, IPPacket], ...]:
-        """Return the waiting packets, and stop holding them."""
+        """Return the waiting packets, and hold them no longer."""
         waiting, self._packets = self._packets, ()
         self._tenant.held_bytes -= sum(packet.end for _, packet in waiting)
         return waiting

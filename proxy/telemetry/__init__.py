@@ -1,1 +1,1 @@
-"""What the proxy records and counts: the flow log, the audit log and the metrics."""
+"""The proxy's records and counters: the flow log, the audit log and the metrics."""

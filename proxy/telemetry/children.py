@@ -1,4 +1,4 @@
-"""Child records on their way from inspectors to the store and to sinks; those that are open are kept here."""
+"""Child records on their way from inspectors to the store and to sinks. Open ones are kept here."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from proxy.flow.record import FlowRecord
 
 log = logging.getLogger(__name__)
 
-MOST_OPEN = 1_000  # of one flow that are remembered; what is beyond is told when it has ended
+MOST_OPEN = 1_000  # remembered per flow; further ones are recorded when they end
 
-Sink = Callable[[Child, bytes], None]  # the record, and its JSON
+Sink = Callable[[Child, bytes], None]  # called with the record and its JSON
 
 
 class Children:
-    """Takes what inspectors say of requests and channels. An inspector reads what strangers send, so it is not trusted:
-    what it says of another flow is passed over."""
+    """Takes child records from inspectors. An inspector parses untrusted input, so it is not trusted: records that name
+    another flow are ignored."""
 
     def __init__(self, submit: Callable[[Child], None]) -> None:
         """`submit` gets each child that has ended."""
         self._submit = submit
         self._sinks: list[Sink] = []
-        self._open: dict[str, dict[str, Child]] = {}  # by flow and child
-        self._tenants: dict[str, str] = {}  # flows that live and have children: whose they are
+        self._open: dict[str, dict[str, Child]] = {}  # by flow id and child id
+        self._tenants: dict[str, str] = {}  # tenants of the live flows that have children, by flow id
         self.refused = 0
 
     def subscribe(self, sink: Sink) -> None:
-        """`sink` gets each child that has ended, too."""
+        """`sink` gets each child that has ended as well."""
         self._sinks.append(sink)
 
     def take(self, flow_id: str, tenant: str, name: str, data: bytes) -> None:
-        """What an inspector says of a child of this flow: JSON of the structure `name`."""
+        """Take a child record of this flow from an inspector: JSON of the structure `name`."""
         try:
             child = decode_child(name, data)
         except (ValueError, msgspec.DecodeError) as error:
@@ -55,7 +55,7 @@ class Children:
         self._ended(child, data)
 
     def flow_ended(self, record: FlowRecord) -> None:
-        """The flow has ended: what was still open of it ended with it, unseen."""
+        """Close the children of a flow that has ended, which were still open."""
         self._tenants.pop(record.flow_id, None)
         for child in self._open.pop(record.flow_id, {}).values():
             duration_ms = max(child.duration_ms, (record.end or 0) / 1e6 - child.start / 1e6)  # type: ignore[union-attr]  # files are never open
@@ -63,17 +63,17 @@ class Children:
             self._ended(ended, msgspec.json.encode(ended))
 
     def open(self, query: ChildQuery) -> list[Child]:
-        """Those that go on and match."""
+        """The open children that match, latest start first."""
         matches = child_predicate(query)
         found = [child for children in self._open.values() for child in children.values() if matches(child)]
         return sorted(found, key=lambda child: child.start, reverse=True)  # type: ignore[union-attr]
 
     def open_of(self, flow_id: str) -> list[Child]:
-        """Those of one flow."""
+        """The open children of one flow."""
         return list(self._open.get(flow_id, {}).values())
 
     def living(self, tenant: str | None) -> Iterable[str]:
-        """The flows that live and have children."""
+        """The live flows that have children."""
         return [flow_id for flow_id, whose in self._tenants.items() if tenant in (None, whose)]
 
     def _ended(self, child: Child, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Child records as rows of the flow log, and back: what filters look at are columns, the rest is one small body."""
+"""Child records as rows of the flow log, and back: fields used by filters are columns, the rest is one small body."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.flow.ssh import FileRecord
 from proxy.telemetry.rows import decisions_number, decisions_of, flow_id_text, packed_id
 from proxy.telemetry.words import Texts, Words
 
-# In the order of their ends, which is that of their numbers: the oldest go first, the newest are found first.
+# In the order of their ends, which is that of their numbers: the oldest are deleted first, the newest found first.
 TABLE = """CREATE TABLE IF NOT EXISTS children (
     number INTEGER PRIMARY KEY, tenant INTEGER NOT NULL, kind INTEGER NOT NULL, flow_id BLOB NOT NULL,
     started INTEGER NOT NULL, ended INTEGER NOT NULL, verdict INTEGER, user INTEGER, status INTEGER, method INTEGER,
@@ -30,7 +30,7 @@ _NUMBERED = {number: TYPES[kind] for kind, number in KIND_NUMBERS.items()}
 
 
 class Layout(NamedTuple):
-    """Where the fields of one kind are. `texts` and `others` may grow at their ends only: bodies are arrays."""
+    """The fields of one kind in columns and body. Bodies are arrays, so new `texts` and `others` must be appended."""
 
     id_field: str
     method: str
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
     host: str | None
     path: str
     fault: str
-    texts: tuple[str, ...]  # that many records share
+    texts: tuple[str, ...]  # texts shared by many records
     others: tuple[str, ...]
 
 
@@ -61,7 +61,7 @@ LAYOUTS: dict[type[Child], Layout] = {
         ("target", "bytes", "refused", "sent_as", "sha256"),
     ),
 }  # fmt: skip
-MOST_PATH = 2048  # characters of a path or command: a million of any length would fill the disk
+MOST_PATH = 2048  # characters of a path or command: of unlimited length, a million would fill the disk
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list).decode
 
@@ -73,7 +73,7 @@ def insert_children(connection: sqlite3.Connection, rows: Sequence[Row]) -> None
 
 
 def row_of(child: Child, words: Words) -> Row:
-    """The row of one child. ValueError, OverflowError: it cannot be stored."""
+    """The row of one child. Raises ValueError or OverflowError if it cannot be stored."""
     type_, word = type(child), words.number
     layout, facts = LAYOUTS[type_], facts_of(child)
     verdict, decisions = (None, []) if isinstance(child, FileRecord) else (child.verdict, child.decisions)
@@ -90,7 +90,7 @@ def row_of(child: Child, words: Words) -> Row:
 
 
 def child_of(row: Row, texts: Texts) -> Child:
-    """The record that `row_of` was given, from COLUMNS in their order. LookupError, ValueError: it cannot be read."""
+    """The record that `row_of` was given, from COLUMNS in their order. Raises LookupError or ValueError."""
     text: Callable[[int | None], str | None] = texts.text
     columns = dict(zip(COLUMNS, row, strict=True))
     type_ = _NUMBERED[columns["kind"]]

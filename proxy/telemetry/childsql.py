@@ -1,4 +1,4 @@
-"""Questions about child records as SQL: the same filters as `proxy.flow.child`, run by SQLite."""
+"""Queries for child records as SQL: the same filters as in `proxy.flow.child`, run by SQLite."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _URL = "lower(coalesce((SELECT text FROM words WHERE id = url_prefix), '') || co
 
 
 def read_children(connection: sqlite3.Connection, query: ChildQuery, losses: Losses) -> ChildPage:
-    """The stored children that match, newest end first. sqlite3.Error."""
+    """The stored children that match, newest end first. Raises sqlite3.Error."""
     texts = Texts(connection)
     statement, arguments = _select(query)
     rows = connection.execute(statement, arguments).fetchall()
@@ -35,7 +35,7 @@ def read_children(connection: sqlite3.Connection, query: ChildQuery, losses: Los
 def flows_with(
     connection: sqlite3.Connection, filters: ChildFilters, kind: ChildKind, flow_ids: Sequence[str]
 ) -> set[str]:
-    """Those of these flows that have a child which matches."""
+    """The subset of `flow_ids` whose flows have a child that matches."""
     conditions = list(_filters(filters))
     where = " AND ".join(f"({condition})" for condition, _ in conditions) or "1"
     arguments = [argument for _, each in conditions for argument in each]
@@ -48,7 +48,7 @@ def flows_with(
 
 
 def has_child(filters: ChildFilters, kind: ChildKind, tenant: str | None) -> Condition:
-    """A condition over `flows`: that the flow has a child which matches."""
+    """A condition over `flows`: the flow has a child that matches."""
     conditions = [*_tenant(tenant), *_filters(filters)]
     where = " AND ".join(f"({condition})" for condition, _ in conditions) or "1"
     arguments = [argument for _, each in conditions for argument in each]
@@ -95,5 +95,5 @@ def _marks(values: Sequence[Any]) -> str:
 
 
 def _glob(pattern: str) -> str:
-    """SQLite's, in which a bracket would begin a set."""
+    """The pattern for SQLite, where an unescaped bracket begins a set."""
     return pattern.replace("[", "[[]")

@@ -14,11 +14,11 @@ from proxy.settings.sites import SITE, Site
 PATIENCE_S = 1.0
 MOST_BYTES = 4 << 20
 
-EndDrops = dict[tuple[str, str, str, str], int]  # by tenant, tunnel, end and reason: packets
+EndDrops = dict[tuple[str, str, str, str], int]  # packets by tenant, tunnel, end and reason
 
 
 async def end_drops(sites: Iterable[Site]) -> EndDrops:
-    """Of all sites that name a status socket. A program that does not answer in time has told nothing."""
+    """The drops of all sites with a status socket. A program that does not answer in time is left out."""
     named = [site for site in sites if site.status is not None]
     paths = list(dict.fromkeys(site.status or "" for site in named))
     answers = dict(zip(paths, await asyncio.gather(*map(_ask, paths)), strict=True))
@@ -31,7 +31,7 @@ async def end_drops(sites: Iterable[Site]) -> EndDrops:
 
 
 async def _ask(path: str) -> dict[tuple[str, str, str], int]:
-    """Packets by site, end and reason."""
+    """Packets by site, end and reason; empty without a valid answer."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # TimeoutError is an OSError
         async with asyncio.timeout(PATIENCE_S):
             return dict(_counts(json.loads(await _read(path))))
@@ -51,7 +51,7 @@ async def _read(path: str) -> bytes:
     directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
-            # however long the path is: an address of a Unix socket has 108 bytes
+            # by descriptor, since a Unix socket address has room for 108 bytes only
             await loop.sock_connect(sock, f"/proc/self/fd/{directory}/{os.path.basename(path)}")
             while len(data) < MOST_BYTES and (more := await loop.sock_recv(sock, 1 << 16)):
                 data += more

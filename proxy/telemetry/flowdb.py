@@ -1,4 +1,4 @@
-"""The SQLite file of ended flows: how it is opened safely, its tables, and how records are written and deleted."""
+"""The SQLite file of ended flows: opened safely, with its tables; and how records are written and deleted."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from proxy.telemetry import childrows, flowold, words
 
 log = logging.getLogger(__name__)
 
-APPLICATION_ID = 0x4F58464C  # "OXFL" in the header, so that a file of ours is known even when it is damaged
+APPLICATION_ID = 0x4F58464C  # "OXFL" in the header, so that our files are recognised even when damaged
 VERSION = 2
 _MAGIC = b"SQLite format 3\0"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _ASIDE = ("", "-wal", "-shm")
 
-# Filters read `flows` in the order of its key: 100 bytes a row, so that a million of them take a fifth of a second.
-# `bodies` holds what only an answer needs. SQLite works on both with no lock of ours and no GIL.
+# Filters read `flows` in the order of its key: 100 bytes per row, so a million rows take a fifth of a second.
+# `bodies` holds what only answers need. SQLite works on both without our locks and without the GIL.
 _TABLES = f"""
 BEGIN;
 {words.TABLE}
@@ -48,16 +48,16 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
-# Flows that outlive the proxy: those that the kernel carries. Made also in files that have been without it.
+# Flows that may outlive the proxy, as the kernel carries them. Also added to older files.
 _LIVE = "CREATE TABLE IF NOT EXISTS live (flow_id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID"
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(FlowRecord).decode
 
 
 def open_writer(path: str) -> sqlite3.Connection:
-    """A connection that writes; the file is made (0600) when there is none, and moved aside when it is damaged.
+    """A connection for writing. A missing file is created (0600), a damaged one is moved aside.
 
-    ProxyError when the file is not ours or cannot be opened: it is never overwritten.
+    Raises ProxyError if the file is not ours or cannot be opened: it is never overwritten.
     """
     try:
         if _is_blank(path):
@@ -81,16 +81,17 @@ def open_writer(path: str) -> sqlite3.Connection:
 
 
 def open_reader(path: str) -> sqlite3.Connection:
-    """A connection that only reads."""
+    """A read-only connection."""
     connection = sqlite3.connect(Path(path).absolute().as_uri() + "?mode=rw", uri=True, isolation_level=None)
     connection.execute("PRAGMA query_only = 1")
     return connection
 
 
 def open_left(path: str) -> sqlite3.Connection:
-    """A connection to the file of a proxy that is gone. Nothing of it is changed or locked, in case it comes back.
+    """A connection to the file of a proxy that has ended. It neither changes nor locks the file, in case the proxy
+    restarts.
 
-    What a killed proxy had not moved from the WAL is read there; SQLite would tidy up after it, and so change both.
+    Records that a killed proxy left in the WAL are read there; normally SQLite would checkpoint it, which changes both.
     """
     how = "readonly_shm=1" if os.path.exists(f"{path}-wal") else "immutable=1"
     connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro&{how}", uri=True, isolation_level=None)
@@ -103,17 +104,17 @@ def open_left(path: str) -> sqlite3.Connection:
         connection.close()
         raise ProxyError(f"it has version {version}, and {VERSION} is understood here")
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'children'").fetchone():
-        connection.execute(childrows.TABLE.replace("TABLE", "TEMP TABLE", 1))  # of a proxy that knew none
+        connection.execute(childrows.TABLE.replace("TABLE", "TEMP TABLE", 1))  # of a version without child records
     return connection
 
 
 def is_damaged(error: sqlite3.Error) -> bool:
-    """Whether the file is beyond use, rather than busy, full or out of reach."""
+    """Whether the file is damaged, rather than busy, full or inaccessible."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
 
 
 def move_aside(path: str, reason: str) -> None:
-    """Rename a damaged file and its companions: what can be saved of it stays for whoever wants to try."""
+    """Rename a damaged file and its companions, so that records can be recovered from it."""
     aside = _rename(path, "damaged")
     log.error("the flow log %s is damaged (%s): moved to %s, and a new one begins", path, reason, aside)
 
@@ -127,7 +128,7 @@ def _rename(path: str, why: str) -> str:
 
 
 def _is_blank(path: str) -> bool:
-    """Whether the file begins with zeros, as after a crash of the machine: nobody else's file does."""
+    """Whether the file begins with zeros, as after a crash of the machine; no other program's file does."""
     try:
         with open(path, "rb") as file:
             header = file.read(len(_MAGIC))
@@ -137,9 +138,9 @@ def _is_blank(path: str) -> bool:
 
 
 def _prepare_file(path: str) -> int:
-    """Make the file before SQLite does: with the proxy's mode, and only if what stands there is a flow log.
+    """Create the file before SQLite does, with the proxy's mode. Raises ProxyError if a file there is not a flow log.
 
-    Its version; 0 of a new one.
+    Returns its version, 0 for a new one.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -158,7 +159,7 @@ def _connect(path: str) -> sqlite3.Connection:
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            connection.executescript(_TABLES)  # before the WAL: the header that says whose it is stands in the file
+            connection.executescript(_TABLES)  # before WAL mode, so that the application id is in the file itself
         connection.execute("PRAGMA journal_mode = WAL")
         for statement in (_LIVE, childrows.TABLE, childrows.INDEX):
             connection.execute(statement)
@@ -166,7 +167,7 @@ def _connect(path: str) -> sqlite3.Connection:
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         if version not in (0, VERSION):
             raise ProxyError(f"the flow log {path} has version {version}, this proxy reads {VERSION}: use another file")
-        count_and_oldest(connection)  # what every writer reads first: damage shows here or while it works
+        count_and_oldest(connection)  # the first reads of every writer: damage shows here or later
         load_losses(connection)
     except BaseException:
         connection.close()
@@ -175,7 +176,7 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def save_live(connection: sqlite3.Connection, records: Iterable[FlowRecord]) -> None:
-    """Remember flows as they are now; what was remembered of them before is replaced."""
+    """Store flows in their current state, in place of earlier ones."""
     values = [(record.flow_id, bytearray(_encode(record))) for record in records]
     connection.executemany("INSERT OR REPLACE INTO live VALUES (?, ?)", values)
 
@@ -185,7 +186,7 @@ def forget_live(connection: sqlite3.Connection, flow_ids: Iterable[str]) -> None
 
 
 def load_live(connection: sqlite3.Connection) -> list[FlowRecord]:
-    """What a proxy that was killed has remembered; what cannot be read is left out."""
+    """The flows stored by a proxy that was killed. Unreadable ones are left out."""
     found = []
     for (text,) in connection.execute("SELECT record FROM live").fetchall():
         try:
@@ -196,7 +197,7 @@ def load_live(connection: sqlite3.Connection) -> list[FlowRecord]:
 
 
 def save_losses(connection: sqlite3.Connection, losses: Iterable[tuple[str, int, int]]) -> None:
-    """Set the losses of (tenant, minute) to a count."""
+    """Set the counts of losses for (tenant, minute)."""
     connection.executemany("INSERT OR REPLACE INTO losses VALUES (?, ?, ?)", losses)
 
 
@@ -209,12 +210,12 @@ def forget_losses(connection: sqlite3.Connection, before_minute: int) -> None:
 
 
 def delete_oldest(connection: sqlite3.Connection, count: int) -> int:
-    """Delete the `count` records that ended first; how many there were."""
+    """Delete the `count` records that ended first. Returns how many were deleted."""
     return _delete(connection, "SELECT tenant, started, flow_id FROM flows ORDER BY ended LIMIT ?", count)
 
 
 def delete_before(connection: sqlite3.Connection, cutoff: int, at_most: int) -> int:
-    """Delete records that ended before `cutoff` (Unix ns), `at_most` so many; how many there were."""
+    """Delete records that ended before `cutoff` (Unix ns), up to `at_most`. Returns how many were deleted."""
     chosen = "SELECT tenant, started, flow_id FROM flows WHERE ended < ? ORDER BY ended LIMIT ?"
     return _delete(connection, chosen, cutoff, at_most)
 
@@ -229,7 +230,7 @@ def _delete(connection: sqlite3.Connection, chosen: str, *arguments: int) -> int
 
 
 def count_children(connection: sqlite3.Connection) -> int:
-    """How many child records there are."""
+    """The number of child records."""
     return int(connection.execute("SELECT count(*) FROM children").fetchone()[0])
 
 
@@ -240,26 +241,26 @@ def delete_oldest_children(connection: sqlite3.Connection, count: int) -> None:
 
 
 def delete_children_before(connection: sqlite3.Connection, cutoff: int, at_most: int) -> int:
-    """Delete child records that ended before `cutoff` (Unix ns), of the `at_most` oldest; how many there were."""
+    """Delete child records that ended before `cutoff` (Unix ns), among the `at_most` oldest. Returns how many."""
     chosen = "SELECT number FROM children ORDER BY number LIMIT ?"
     statement = f"DELETE FROM children WHERE number IN ({chosen}) AND ended < ?"
     return connection.execute(statement, (at_most, cutoff)).rowcount
 
 
 def count_and_oldest(connection: sqlite3.Connection) -> tuple[int, int | None]:
-    """How many records there are, and when the oldest ended (Unix ns)."""
+    """The number of records, and the end of the oldest (Unix ns)."""
     count, oldest = connection.execute("SELECT count(*), min(ended) FROM flows INDEXED BY flows_by_end").fetchone()
     return count, oldest
 
 
 def oldest_child(connection: sqlite3.Connection) -> int | None:
-    """When the oldest child record ended (Unix ns)."""
+    """The end of the oldest child record (Unix ns)."""
     row = connection.execute("SELECT ended FROM children ORDER BY number LIMIT 1").fetchone()
     return None if row is None else int(row[0])
 
 
 def oldest_end(connection: sqlite3.Connection, tenant: str | None = None) -> int | None:
-    """When the oldest record ended (Unix ns): of one tenant, or of all."""
+    """The end of the oldest record (Unix ns), of one tenant or of all."""
     where, arguments = "", list[int]()
     if tenant is not None:
         number = tenant_number(connection, tenant)
@@ -272,7 +273,7 @@ def oldest_end(connection: sqlite3.Connection, tenant: str | None = None) -> int
 
 
 def tenant_number(connection: sqlite3.Connection, tenant: str) -> int | None:
-    """The word of a tenant that has records; None of one that has none."""
+    """The number of a tenant's name; None if the tenant has no records."""
     has_flows = "EXISTS (SELECT 1 FROM flows WHERE tenant = words.id)"
     row = connection.execute(f"SELECT id FROM words WHERE text = ? AND {has_flows}", (tenant,)).fetchone()
     return None if row is None else int(row[0])

@@ -1,4 +1,4 @@
-"""Sums over the flow log and the live flows, by group; only the first groups in order are kept."""
+"""Sums over the flow log and the live flows, by group. Only the first groups in order are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Live = dict[Key, Sums]
 
 
 def read_groups(connection: sqlite3.Connection, query: GroupsQuery, live: Live, losses: Losses) -> GroupsPage:
-    """The first groups of the stored flows, with the `live` ones added to them. ProxyError, sqlite3.Error."""
+    """The first groups of the stored flows together with the `live` ones. Raises ProxyError or sqlite3.Error."""
     flows, texts = query.flows, Texts(connection)
     ranking = Ranking(query, told)
     oldest = None
@@ -39,7 +39,7 @@ def read_groups(connection: sqlite3.Connection, query: GroupsQuery, live: Live, 
 
 
 def told(field: str, value: Any) -> str | int | None:
-    """A value of a key as people write it."""
+    """A key's value as text for people."""
     if field in ("src", "dst"):
         return address_text(bytes(value[1:]))
     found: str | int | None = value

@@ -1,4 +1,4 @@
-"""Keeps ended flows in SQLite, written by a separate thread; queries say what they cover and what was lost."""
+"""Stores ended flows in SQLite, written by a separate thread. Answers say what they cover and how much was lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 QUEUE_RECORDS = 20_000  # some seconds of the busiest proxy, tens of megabytes
 BATCH_RECORDS = 2_000
-LINGER_S = 0.25  # one transaction for what ends within this time: a commit costs as much as a hundred rows
+LINGER_S = 0.25  # one transaction for records within this time: a commit costs as much as a hundred rows
 TEND_S = 10.0  # how often the age limit is enforced
 PRUNE_CHUNK = 5_000
 
@@ -46,38 +46,38 @@ _Flushed = concurrent.futures.Future[None]
 
 
 class _Stop:
-    """The last thing in the queue."""
+    """The last item in the queue."""
 
 
 class FlowLog:
-    """The store of ended flows. `submit` is for the event loop's thread; close it to keep what was submitted last."""
+    """The store of ended flows. `submit` belongs to the event loop's thread. `close` writes what was submitted last."""
 
     def __init__(self, settings: Records, *, queue_records: int = QUEUE_RECORDS) -> None:
-        """Open or make the file; ProxyError when it is not ours or cannot be opened."""
+        """Open or create the file. Raises ProxyError if it is not ours or cannot be opened."""
         self._settings = settings
         self._path = settings.path
         self._capacity = queue_records
         self._queue: queue.SimpleQueue[Submitted | _Flushed | _Stop] = queue.SimpleQueue()
-        self._urgent = threading.Event()  # somebody waits: do not linger
+        self._urgent = threading.Event()  # a caller waits: do not linger
         self._closed = False
         self._failing = False
-        self._damaged = ""  # what the reader found wrong with the file
+        self._damaged = ""  # the damage that the reader found in the file
         self._connection: sqlite3.Connection | None = flowdb.open_writer(self._path)
         self._words = Words(self._connection)
         self._inode = _inode(self._path)
         self._losses = Losses(flowdb.load_losses(self._connection))
         self._stored, self._oldest = flowdb.count_and_oldest(self._connection)
         self._children = flowdb.count_children(self._connection)
-        self.left_over = flowdb.load_live(self._connection)  # by a proxy that was killed: `submit` their ends
+        self.left_over = flowdb.load_live(self._connection)  # flows of a proxy that was killed: `submit` their ends
         self._live = {record.flow_id for record in self.left_over}
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "flowlog-reader")
         self._writer = threading.Thread(target=self._run, name="flowlog-writer", daemon=True)
         self._writer.start()
 
-    # What the event loop calls
+    # Called on the event loop
 
     def submit(self, record: FlowRecord) -> None:
-        """Take the last record of a flow, or one by which a successor knows it again. Never blocks; the record must not
+        """Take the last record of a flow, or one by which a successor recognises it. Never blocks. The record must not
         change any more."""
         if self._closed or self._queue.qsize() >= self._capacity:
             self._losses.add(record.tenant, time.time_ns())
@@ -85,14 +85,14 @@ class FlowLog:
             self._queue.put(record)
 
     def submit_child(self, child: Child) -> None:
-        """Take a child record that has ended. Never blocks; half of the queue is left for the ends of flows."""
+        """Take the record of a child that has ended. Never blocks. Half of the queue is reserved for flow records."""
         if self._closed or self._queue.qsize() >= self._capacity // 2:
             self._losses.add(child.tenant, time.time_ns())
         else:
             self._queue.put(child)
 
     async def flush(self) -> None:
-        """Return when everything submitted so far is written, or counted as lost."""
+        """Return once everything submitted so far is written, or counted as lost."""
         if self._closed:
             return
         flushed: _Flushed = concurrent.futures.Future()
@@ -101,11 +101,11 @@ class FlowLog:
         await asyncio.wrap_future(flushed)
 
     async def query(self, query: FlowQuery) -> Page:
-        """The stored flows that match, those submitted just now included; ProxyError when the file cannot be read."""
+        """The stored flows that match, including those just submitted. Raises ProxyError if the file cannot be read."""
         return await self._ask(lambda connection: read_page(connection, query, self._losses))
 
     async def groups(self, query: GroupsQuery, live: dict[Key, Sums]) -> GroupsPage:
-        """The same counted together, with the sums of `live` flows."""
+        """The stored flows that match, aggregated together with the sums of `live` flows."""
         return await self._ask(lambda connection: read_groups(connection, query, live, self._losses))
 
     async def children(self, query: ChildQuery) -> ChildPage:
@@ -113,11 +113,11 @@ class FlowLog:
         return await self._ask(lambda connection: childsql.read_children(connection, query, self._losses))
 
     async def flows_with(self, filters: ChildFilters, kind: ChildKind, flow_ids: Sequence[str]) -> set[str]:
-        """Those of these flows that have a child which matches."""
+        """The subset of `flow_ids` whose flows have a child that matches."""
         return await self._ask(lambda connection: childsql.flows_with(connection, filters, kind, flow_ids))
 
     async def tenants(self) -> list[str]:
-        """Those that have records."""
+        """The tenants that have records."""
         return await self._ask(flowdb.tenants)
 
     async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
@@ -127,7 +127,7 @@ class FlowLog:
         return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, question)
 
     def status(self) -> RecordsStatus:
-        """What is stored and lost, as of the last write."""
+        """The counts of stored and lost records, as of the last write."""
         return RecordsStatus(stored=self._stored, lost=self._losses.total, oldest=self._oldest)
 
     async def close(self) -> None:
@@ -139,7 +139,7 @@ class FlowLog:
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._reader.shutdown)
 
-    # What the reader's thread does
+    # Run on the reader's thread
 
     def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -150,7 +150,7 @@ class FlowLog:
                 self._damaged = str(error)
             raise ProxyError(f"cannot read the flow log {self._path}: {error}", retryable=True) from error
 
-    # What the writer's thread does
+    # Run on the writer's thread
 
     def _run(self) -> None:
         tend_at = 0.0
@@ -166,7 +166,7 @@ class FlowLog:
         self._disconnect()
 
     def _next_batch(self) -> tuple[list[Submitted], list[_Flushed], bool]:
-        """Records to write, who waits for that, and whether more can come."""
+        """The records to write, the futures to resolve afterwards, and whether more may come."""
         records: list[Submitted] = []
         waiting: list[_Flushed] = []
         for item in self._drain():
@@ -188,7 +188,7 @@ class FlowLog:
                 yield self._queue.get_nowait()
 
     def _guarded(self, work: Callable[[sqlite3.Connection, list[Submitted]], None], records: list[Submitted]) -> None:
-        """Do `work`; whatever goes wrong, its records are counted as lost and the thread lives."""
+        """Do `work`. If it fails, its records are counted as lost, and the thread continues."""
         try:
             try:
                 work(self._connected(), records)
@@ -242,7 +242,7 @@ class FlowLog:
             log.error("flow log: %d records carry the id of a stored flow and were ignored", len(rows) - inserted)
 
     def _make_room(self, connection: sqlite3.Connection, added: int, *, is_shorter: bool) -> int:
-        """Delete the oldest children that are too many; how many are left. `is_shorter`: some went with their flows."""
+        """Delete the oldest children over the limit. Returns how many are left. `is_shorter`: some went with flows."""
         count = self._children + added
         if count > self._settings.max_children and is_shorter:
             count = flowdb.count_children(connection)
@@ -284,7 +284,7 @@ class FlowLog:
         forget_words(connection, min(ends, default=cutoff))
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection to the file that stands at our path now, also after it was damaged, removed or replaced."""
+        """The connection to the file now at our path, also after it was damaged, removed or replaced."""
         if self._damaged:
             self._disconnect()
             flowdb.move_aside(self._path, self._damaged)
@@ -302,7 +302,7 @@ class FlowLog:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            self._connection.close()  # rolls an open transaction back
+            self._connection.close()  # rolls back an open transaction
             self._connection = None
 
 

@@ -16,13 +16,13 @@ from proxy.telemetry.words import Words
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # a row with the whole record as JSON, 1,480 bytes with its five indexes
+VERSION = 1  # rows with the whole record as JSON, 1,480 bytes with its five indexes
 CHUNK = 5_000
 _decode = msgspec.json.Decoder(FlowRecord).decode
 
 
 def take_over(old_path: str, new: sqlite3.Connection) -> None:
-    """Copy what a file of VERSION holds, and delete it; it stays when something of it cannot be read."""
+    """Copy the records of a file of VERSION, and delete it. It is kept if some of it cannot be read."""
     log.warning("the flow log is of an earlier version: its records are taken over from %s", old_path)
     taken = left = 0
     try:

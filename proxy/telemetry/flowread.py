@@ -18,13 +18,13 @@ from proxy.telemetry.rows import Row, record_of
 from proxy.telemetry.words import Texts
 
 QUERY_TIMEOUT_S = 10.0
-YIELD_EVERY = 8  # records, 0.1 ms: the interpreter itself would switch threads after 5 ms
+YIELD_EVERY = 8  # records, 0.1 ms: the interpreter by itself would switch threads after 5 ms
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
 def read_page(connection: sqlite3.Connection, query: FlowQuery, losses: Losses) -> Page:
-    """The stored flows that match, and how complete that is. ProxyError: it takes too long; sqlite3.Error."""
+    """The stored flows that match, and how complete that is. Raises ProxyError if too slow, or sqlite3.Error."""
     with deadline(connection):
         rows = _rows(connection, query)
         oldest = flowdb.oldest_end(connection, query.tenant)
@@ -36,7 +36,7 @@ def read_page(connection: sqlite3.Connection, query: FlowQuery, losses: Losses) 
 
 @contextlib.contextmanager
 def deadline(connection: sqlite3.Connection) -> Iterator[None]:
-    """What is asked in here ends within QUERY_TIMEOUT_S; ProxyError when it would take longer."""
+    """Limit the queries inside to QUERY_TIMEOUT_S. Raises ProxyError if they take longer."""
     at = time.monotonic() + QUERY_TIMEOUT_S
     connection.set_progress_handler(lambda: time.monotonic() > at, 100_000)
     try:
@@ -60,14 +60,14 @@ def _statement(connection: sqlite3.Connection, query: FlowQuery) -> flowsql.Cond
 
 
 def _is_recent(connection: sqlite3.Connection, since: int) -> bool:
-    """Whether few flows ended since then: to count them takes at most some milliseconds."""
+    """Whether few flows have ended since then. Counting them takes some milliseconds at most."""
     counted = "SELECT count(*) FROM (SELECT 1 FROM flows INDEXED BY flows_by_end WHERE ended >= ? LIMIT ?)"
     (count,) = connection.execute(counted, (since, flowsql.FEW)).fetchone()
     return bool(count < flowsql.FEW)
 
 
 def read_rows(rows: Sequence[Row], texts: Texts) -> list[StoredFlow]:
-    """Their records as JSON. Every few of them the other threads are let in, the one of packets among them."""
+    """The records of the rows as JSON. Yields to other threads regularly, among them that of the packets."""
     flows = []
     for number, row in enumerate(rows):
         if number % YIELD_EVERY == 0:

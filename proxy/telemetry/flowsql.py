@@ -1,4 +1,4 @@
-"""A FlowQuery as SQL: the same filters and order as `proxy.flow.query`, run by SQLite over the narrow table."""
+"""A FlowQuery as SQL: the same filters and order as in `proxy.flow.query`, run by SQLite over the narrow table."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _SELECTED = ", ".join(f"flows.{name}" for name in COLUMNS)
 _DECIDED = """decisions IN (SELECT id FROM words WHERE CASE WHEN json_valid(text) THEN EXISTS (
     SELECT 1 FROM json_each(text) AS decision
     WHERE decision.value ->> 'policy' IN ({0}) OR decision.value ->> 'rule' IN ({0})) END)"""
-# A window that holds more flows than this is read in the order of the key: a look-up for each costs more.
+# A window with more flows than this is read in the order of the key: a look-up for each costs more.
 FEW = 50_000
 
 Condition = tuple[str, list[Any]]
@@ -68,13 +68,13 @@ class Where:
 
 
 def prepare(connection: sqlite3.Connection, query: FlowQuery) -> None:
-    """Let the connection know what the query's condition calls."""
+    """Register the functions that the query's condition calls."""
     if query.where:
         _where_sql(query.where).prepare(connection)
 
 
 def _where_sql(text: str) -> WhereSql:
-    from proxy.telemetry.wheresql import where_sql  # 0.2 s to import: only for those who ask so
+    from proxy.telemetry.wheresql import where_sql  # 0.2 s to import: only if needed
 
     return where_sql(text)
 
@@ -82,14 +82,14 @@ def _where_sql(text: str) -> WhereSql:
 def select(query: FlowQuery, *, is_recent: bool = False) -> Condition:
     """A statement for one row more than the limit, and its arguments. A row: sort key, COLUMNS, body.
 
-    `is_recent`: few flows ended since `query.since`, so that it is worth while to look up only these.
+    `is_recent`: few flows have ended since `query.since`, so the index by end is used.
     """
     where = conditions(query)
     key = SORT_COLUMNS[query.sort]
     direction = "DESC" if query.descending else "ASC"
-    # Keys are chosen first and their rows read after: a sort that carries rows is four times as slow.
+    # Keys are selected first, and their rows read afterwards: sorting whole rows takes four times as long.
     table = "flows INDEXED BY flows_by_end" if is_recent else "flows NOT INDEXED"
-    order = f"ORDER BY {key} {direction}, flow_id {direction}"  # as the table's key ends: the first found are the first
+    order = f"ORDER BY {key} {direction}, flow_id {direction}"  # as in the key: the first found are the first
     chosen = f"SELECT {key} AS sort_key, tenant, started, flow_id FROM {table} WHERE {where} {order} LIMIT ?"
     statement = (
         f"SELECT sort_key, {_SELECTED}, body FROM ({chosen}) AS chosen "
@@ -108,7 +108,7 @@ def groups(query: FlowQuery, by: Sequence[str]) -> Condition:
 
 
 def lookup(query: FlowQuery) -> Condition:
-    """The same of a query that names its flows: each is found by its body."""
+    """As `select`, for a query that names its flows: each is found by its body."""
     where = conditions(query)
     names = [packed_id(name) for name in query.flow_id]
     chosen = f"SELECT tenant, started, flow_id, body FROM bodies WHERE flow_id IN ({','.join('?' * len(names))})"
@@ -122,7 +122,7 @@ def lookup(query: FlowQuery) -> Condition:
 
 
 def conditions(query: FlowQuery) -> Where:
-    """What a row must fulfil: the tenant, the window, every filter, and none of those that exclude."""
+    """The conditions on a row: the tenant, the window, every filter, and no excluding filter."""
     where = Where()
     if query.tenant is not None:
         where.add("tenant = (SELECT id FROM words WHERE text = ?)", query.tenant)
@@ -142,7 +142,7 @@ def conditions(query: FlowQuery) -> Where:
     for condition, arguments in _filters(query, is_host_asked=request is None):
         where.add(f"({condition})", *arguments)
     for condition, arguments in _filters(query.excluded):
-        where.add(f"({condition}) IS NOT TRUE", *arguments)  # an unknown user is not one of those
+        where.add(f"({condition}) IS NOT TRUE", *arguments)  # an unknown user is not among the excluded ones
     for unwanted in requests_excluded(query.excluded):
         condition, arguments = has_child(unwanted, "request", query.tenant)
         where.add(f"NOT {condition}", *arguments)

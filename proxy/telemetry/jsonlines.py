@@ -1,4 +1,4 @@
-"""The audit log: records as JSON lines in rotated files, written by a thread of their own."""
+"""The audit log: records as JSON lines in rotated files, written by a separate thread."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from proxy.settings.model import LineFile
 from proxy.telemetry.sink import QUEUE_ITEMS, ThreadedSink
 
 BATCH_RECORDS = 1_000
-LINGER_S = 0.05  # after the first of a batch: to wake the thread for each costs more than to write it
+LINGER_S = 0.05  # after the first of a batch: waking the thread for each record costs more than writing it
 
-Line = FlowRecord | msgspec.Raw  # Raw: JSON already
+Line = FlowRecord | msgspec.Raw  # Raw: already JSON
 
 
 class JsonLines(ThreadedSink[Line]):
-    """Takes records, and lines that are JSON already."""
+    """Takes records, and lines that are already JSON."""
 
     def __init__(self, settings: LineFile, *, queue_records: int = QUEUE_ITEMS) -> None:
-        """Open or make the file; ProxyError when that cannot be."""
+        """Open or create the file. Raises ProxyError if that is impossible."""
         self._settings = settings
         self._encoder = msgspec.json.Encoder()
         try:
@@ -39,7 +39,7 @@ class JsonLines(ThreadedSink[Line]):
             self._rotate_for(len(lines))
             start = os.fstat(self._fd).st_size
             written = os.write(self._fd, lines)
-            if written < len(lines):  # a full disk takes a part: no line is left cut
+            if written < len(lines):  # a full disk takes a part: leave no incomplete line
                 os.ftruncate(self._fd, start)
                 raise OSError(errno.ENOSPC, "the disk is full")
         except (OSError, msgspec.EncodeError, UnicodeEncodeError) as error:
@@ -51,7 +51,7 @@ class JsonLines(ThreadedSink[Line]):
             os.close(self._fd)
 
     def _rotate_for(self, size: int) -> None:
-        """Go on in a new file when this one is full; also when somebody else has moved it away."""
+        """Continue in a new file if this one is full, or if another program has moved it."""
         path = self._settings.path
         if self._fd < 0 or not _is_file(self._fd, path):
             self._reopen()

@@ -15,8 +15,8 @@ from proxy.flow.query import FlowQuery, predicate, sort_key
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Tenant
 
-SLICE_S = 0.0005  # that packets wait: about as long as their round trip takes anyway
-STEP = 64  # flows between two looks at the clock
+SLICE_S = 0.0005  # for which packets wait: about their usual round trip
+STEP = 64  # flows between two readings of the clock
 
 Count = Callable[[Sequence[Flow]], None]
 
@@ -26,7 +26,7 @@ async def scan(
 ) -> list[FlowRecord]:
     """The first flows that match, one more than the query's limit, in its order.
 
-    `count` brings the totals of flows up to date, `look` makes the record of one.
+    `count` updates the totals of flows, `look` makes the record of one.
     """
     of = of_flow(time.time_ns())
     wanted, key = predicate(query, of), sort_key(query.sort, of)
@@ -53,7 +53,7 @@ async def scan(
 
 
 async def count_groups(owners: Iterable[Tenant], query: FlowQuery, by: Sequence[str], count: Count) -> dict[Key, Sums]:
-    """The sums of the live flows that match, by these fields."""
+    """The sums of the live flows that match, grouped by these fields."""
     of = of_flow(time.time_ns())
     wanted, counting, pause = predicate(query, of), Counting(by, of), Pause()
     for step in steps(owners):
@@ -68,7 +68,7 @@ async def count_groups(owners: Iterable[Tenant], query: FlowQuery, by: Sequence[
 async def stream(
     owners: Iterable[Tenant], query: FlowQuery, count: Count, look: Callable[[Flow], FlowRecord]
 ) -> AsyncGenerator[FlowRecord, None]:
-    """The record of each flow that lives now and matches, in no order."""
+    """The record of each live flow that matches, in no order."""
     of = of_flow(time.time_ns())
     wanted, pause = predicate(query, of), Pause()
     for step in steps(owners):
@@ -81,7 +81,7 @@ async def stream(
 
 
 class Pause:
-    """Awaited often, it lets others run whenever a slice of time is over."""
+    """Await it often: it lets other tasks run when a slice of time is over."""
 
     def __init__(self) -> None:
         self._until = time.monotonic() + SLICE_S
@@ -93,7 +93,7 @@ class Pause:
 
 
 def steps(owners: Iterable[Tenant]) -> Iterator[list[Flow]]:
-    """All flows, a few at a time; one that begins or ends meanwhile comes or not."""
+    """All flows, a few at a time. One that begins or ends meanwhile may be missing."""
     for owner in owners:
         for flows in owner.slices():
             for at in range(0, len(flows), STEP):
@@ -101,7 +101,7 @@ def steps(owners: Iterable[Tenant]) -> Iterator[list[Flow]]:
 
 
 async def find_flow(owners: Iterable[Tenant], flow_id: str) -> Flow | None:
-    """The live flow of that name."""
+    """The live flow with this id, or None."""
     pause = Pause()
     for step in steps(owners):
         for flow in step:
@@ -112,7 +112,7 @@ async def find_flow(owners: Iterable[Tenant], flow_id: str) -> Flow | None:
 
 
 async def count_routes(owner: Tenant) -> Counter[tuple[str, str]]:
-    """How many live flows of each network took each route."""
+    """The number of live flows that took each route, by network and route."""
     taken: Counter[tuple[str, str]] = Counter()
     pause = Pause()
     for step in steps([owner]):

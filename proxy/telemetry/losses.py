@@ -1,4 +1,4 @@
-"""How many records could not be kept: by tenant and minute, so that an answer can say what its window lacks."""
+"""Counts of records that could not be stored, by tenant and minute, so that an answer can say what it lacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MINUTE_NS = 60 * 10**9
 
 
 class Losses:
-    """Counted on one thread, saved by another, asked by a third. Bounded by the age that `forget` is called with."""
+    """Counted by one thread, saved by another, read by a third. Bounded by the age given to `forget`."""
 
     def __init__(self, earlier: Iterable[tuple[str, int, int]] = ()) -> None:
         self.total = 0  # since this process started
@@ -26,7 +26,7 @@ class Losses:
             self._unsaved.add(place)
 
     def count(self, tenant: str | None, since: int | None, until: int | None) -> int:
-        """What was lost in the minutes that the window touches; of every tenant when `tenant` is None."""
+        """The losses in the minutes that the window touches, of one tenant or (None) of all."""
         low = -1 if since is None else since // MINUTE_NS
         high = 1 << 63 if until is None else until // MINUTE_NS
         with self._lock:
@@ -37,7 +37,7 @@ class Losses:
             )
 
     def unsaved(self) -> list[tuple[str, int, int]]:
-        """Rows whose count has changed since `saved` was last told of them."""
+        """Rows whose count has changed since they were passed to `saved`."""
         with self._lock:
             return [(*place, self._counts[place]) for place in self._unsaved]
 
@@ -48,7 +48,7 @@ class Losses:
                     self._unsaved.discard((tenant, minute))
 
     def forget(self, before: int) -> None:
-        """Drop what was lost before Unix ns `before`."""
+        """Drop losses before Unix ns `before`."""
         with self._lock:
             old = [place for place in self._counts if place[1] < before // MINUTE_NS]
             for place in old:

@@ -1,4 +1,4 @@
-"""The status of a proxy as Prometheus text (0.0.4), labelled by tenant, protocol and reason: nothing else grows."""
+"""The status of a proxy as Prometheus text (0.0.4). All labels, such as tenant or reason, are bounded in number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEALTH = {"healthy": 0, "degraded": 1, "down": 2}
 
 
 def render(status: Status, tunnels: Iterable[TunnelInfo] = (), ends: EndDrops | None = None) -> str:
-    """The whole exposition, families in a fixed order; an untenanted drop has an empty tenant."""
+    """The whole exposition, families in a fixed order. A drop without a tenant has an empty tenant label."""
     return "".join(
         [
             _family(
@@ -96,7 +96,7 @@ def _drops(status: Status) -> Iterator[Sample]:
 
 
 def _health(tunnels: Iterable[TunnelInfo]) -> Iterator[str]:
-    """Families of the tunnels that are probed, by site and peer: configured, so of bounded number."""
+    """Families of probed tunnels, by site and peer: these are configured, so their number is bounded."""
     probed = [({"tenant": t.tenant, "tunnel": t.id}, t) for t in tunnels if t.health is not None]
     if not probed:
         return
@@ -124,7 +124,7 @@ def _health(tunnels: Iterable[TunnelInfo]) -> Iterator[str]:
 
 
 def _ends(drops: EndDrops) -> Iterator[str]:
-    """The family of the ends that other programs carry, where there are such."""
+    """The family of tunnel ends carried by other programs, if there are any."""
     if drops:
         names = "tenant", "tunnel", "end", "reason"
         samples = ((dict(zip(names, place, strict=True)), count) for place, count in sorted(drops.items()))
@@ -133,7 +133,7 @@ def _ends(drops: EndDrops) -> Iterator[str]:
 
 
 def _offramp(status: Status) -> Iterator[str]:
-    """Families of the kernel off-ramp, where it is in use."""
+    """Families of the kernel off-ramp, if it is in use."""
     own = status.kernel_offramp
     if own.state != "kernel":
         return

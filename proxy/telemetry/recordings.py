@@ -11,7 +11,7 @@ RECORDING = re.compile(r"(?P<channel>[A-Za-z0-9_-]+\.\d+)\.cast(?P<age>\.age)?",
 
 
 def recordings_of(directory: Path, identifier: str) -> list[Recording]:
-    """Those of the channel of this id, or of all channels of the flow of this id, in order."""
+    """The recordings of the channel with this id, or of all channels of the flow with this id, in order."""
     if re.fullmatch(r"[A-Za-z0-9_.-]+", identifier, re.ASCII) is None:
         return []
     found = []

@@ -1,6 +1,6 @@
-"""A flow record as a row of the flow log and back, without loss, in a fifth of the record's JSON.
+"""A flow record as rows of the flow log and back, without loss, in a fifth of the size of its JSON.
 
-What filters look at are columns of a narrow table, so that reading all of it is quick; the rest is one small body.
+Fields used by filters are columns of a narrow table, so that scanning all of it is fast. The rest is one small body.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BODY_TOTALS = (
 _TIMES_AT = len(_BODY_WORDS)
 _TOTALS_AT = _TIMES_AT + len(_BODY_TIMES)
 _OTHERS_AT = _TOTALS_AT + len(_BODY_TOTALS)
-# Derived from columns, or the same in every ended flow: stored only when they are not.
+# Derived from columns, or the same in every ended flow: stored only if they differ.
 _DERIVED = ("schema", "event", "final", "end", "duration_ms", "community_id", "origin", "total", "start")
 _KNOWN = {*COLUMNS, *_BODY_WORDS, *_BODY_TIMES, *_DERIVED, "seq"}
 _FIELDS = {field.name: field for field in msgspec.structs.fields(FlowRecord)}
@@ -68,7 +68,7 @@ Pair = tuple[FlowRow, BodyRow]
 
 
 def insert(connection: sqlite3.Connection, pairs: Sequence[Pair]) -> int:
-    """How many of these flows are new; one whose id is already there changes nothing."""
+    """Insert the rows. Returns the number of new flows; a flow whose id is already stored is ignored."""
     if not pairs:
         return 0
     connection.executemany(_INSERT_FLOW, [flow for flow, _ in pairs])
@@ -76,9 +76,9 @@ def insert(connection: sqlite3.Connection, pairs: Sequence[Pair]) -> int:
 
 
 def rows_of(record: FlowRecord, words: Words) -> Pair:
-    """The rows of one ended flow: its columns, and its body. ValueError, OverflowError: it cannot be stored.
+    """The rows of one ended flow: its columns, and its body. Raises ValueError or OverflowError if it cannot be stored.
 
-    Blobs are bytearrays: of bytes, sqlite3 asks each time whether they adapt.
+    Blobs are bytearrays, as sqlite3 looks for an adapter of each bytes object.
     """
     end = _end_of(record)
     flow_id, number = packed_id(record.flow_id), words.number
@@ -103,7 +103,7 @@ def rows_of(record: FlowRecord, words: Words) -> Pair:
 
 
 def record_of(row: FlowRow, body: bytes, texts: Texts) -> FlowRecord:
-    """The record that `rows_of` was given: `row` holds the COLUMNS in their order. LookupError, msgspec.DecodeError."""
+    """The record that `rows_of` was given. `row`: the COLUMNS in order. Raises LookupError or msgspec.DecodeError."""
     columns = dict(zip(COLUMNS, row, strict=True))
     for name in WORDS:
         columns[name] = texts.text(columns[name])
@@ -132,7 +132,7 @@ def record_of(row: FlowRow, body: bytes, texts: Texts) -> FlowRecord:
 
 
 def packed_id(flow_id: str) -> bytearray | str:
-    """A flow's name as it is stored: bytes of the proxy's own names, which sort as those do; any other as it is."""
+    """A flow id as stored: the proxy's own ids as bytes, in the same order; others unchanged."""
     if len(flow_id) == _ID_DIGITS:
         try:
             packed_name = bytearray.fromhex(flow_id)
@@ -148,12 +148,12 @@ def flow_id_text(stored: bytes | str) -> str:
 
 
 def community_number(digest: bytes | None) -> int | None:
-    """What the column of a community id holds: its first six bytes."""
+    """The value of the Community ID column: the digest's first six bytes."""
     return None if digest is None else int.from_bytes(digest[:6], "big")
 
 
 def community_digest(text: str) -> bytes | None:
-    """The 20 bytes of `1:<base64>`; None: not a community id."""
+    """The 20 bytes of `1:<base64>`, or None if it is not a Community ID."""
     try:
         digest = binascii.a2b_base64(text[2:])
     except binascii.Error:
@@ -166,7 +166,7 @@ def _end_of(record: FlowRecord) -> int:
 
 
 def _others(record: FlowRecord, end: int, digest: bytes | None) -> dict[str, Any]:
-    """Fields that have no place of their own, where they say something."""
+    """Fields without a place of their own, where they differ from their defaults."""
     others: dict[str, Any] = {}
     if (values := _get_usual(record)) != _ALL_USUAL:
         each = zip((*_USUAL, *_OTHERS), values, _ALL_USUAL, strict=True)
@@ -186,12 +186,12 @@ def _community_text(digest: bytes) -> str:
 
 
 def decisions_number(decisions: list[Decision], words: Words) -> int | None:
-    """The word of all of them together: most records share theirs."""
+    """The number of the decisions' JSON in `words`: most records share theirs."""
     return words.number(_encode_decisions(decisions).decode()) if decisions else None
 
 
 def decisions_of(text: str | None) -> list[Decision]:
-    """What `decisions_number` was given. msgspec.DecodeError."""
+    """The decisions that `decisions_number` was given. Raises msgspec.DecodeError."""
     return [] if text is None else _decode_decisions(text)
 
 
@@ -200,7 +200,7 @@ def _endpoint(address: str, port: int) -> str:
 
 
 def _endpoint_is_origin(record: FlowRecord) -> bool | str | None:
-    """True for an origin that is what the client asked for."""
+    """True in place of an origin that is the requested destination."""
     origin = record.origin
     return True if origin is not None and origin == _endpoint(record.dst, record.dst_port) else origin
 
@@ -210,7 +210,7 @@ def _address(stored: bytes) -> str:
 
 
 def _microseconds(milliseconds: float | None) -> int | float | None:
-    """Whole microseconds where that is all there is: two or three bytes instead of nine."""
+    """Whole microseconds if that is exact: two or three bytes instead of nine."""
     if milliseconds is None:
         return None
     whole = round(milliseconds * 1000)

@@ -1,4 +1,4 @@
-"""A sink with a thread of its own: nobody who hands it something ever waits, and what it cannot keep is counted."""
+"""A sink with a thread of its own. Callers never wait, and items that cannot be kept are counted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Item = TypeVar("Item")
 
 
 class ThreadedSink(ABC, Generic[Item]):
-    """`submit` is for the event loop's thread; the thread begins with the first, and `_keep` is all that it does."""
+    """`submit` belongs to the event loop's thread. The sink's thread runs `_keep`, and at last `_end`."""
 
     def __init__(self, name: str, *, queue_items: int, batch_items: int, linger_s: float = 0.0) -> None:
-        """`name`: of the sink in the log, and of its thread. `linger_s`: the thread lets a batch gather so long."""
+        """`name`: of the sink in the log, and of its thread. `linger_s`: the time in which a batch collects."""
         self._name, self._capacity, self._batch, self._linger_s = name, queue_items, batch_items, linger_s
-        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # None: the end
-        self._overflowed = self._unkept = 0  # each counted by one thread
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # None: no more items
+        self._overflowed = self._unkept = 0  # each counted by one thread only
         self._is_closed = self._is_failing = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -36,14 +36,14 @@ class ThreadedSink(ABC, Generic[Item]):
         return self._overflowed + self._unkept
 
     def submit(self, item: Item) -> None:
-        """Take an item, which must not change any more; never blocks."""
+        """Take an item, which must not change afterwards. Never blocks."""
         if self._is_closed or self._queue.qsize() >= self._capacity:
             self._overflowed += 1
         else:
             self._queue.put(item)
 
     async def close(self) -> None:
-        """Keep everything that was submitted, as far as that can be, and end the thread."""
+        """Keep everything that was submitted, as far as possible, and end the thread."""
         if not self._is_closed:
             self._is_closed = True
             self._closing.set()
@@ -52,11 +52,11 @@ class ThreadedSink(ABC, Generic[Item]):
 
     @abstractmethod
     def _keep(self, items: list[Item]) -> str | None:
-        """Write or send a batch, in the sink's thread; why that cannot be, or None."""
+        """Write or send a batch, in the sink's thread. Returns the reason if that fails."""
 
     @abstractmethod
     def _end(self) -> None:
-        """Nothing follows: close what the thread holds."""
+        """Close what the thread has open, as no more items follow."""
 
     def _run(self) -> None:
         is_running = True
@@ -72,7 +72,7 @@ class ThreadedSink(ABC, Generic[Item]):
         self._end()
 
     def _tell(self, why: str | None, count: int) -> None:
-        """Count what was not kept, and say so once."""
+        """Count items that were not kept, and log the first failure."""
         if why is not None:
             self._unkept += count
             if not self._is_failing:

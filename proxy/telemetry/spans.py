@@ -1,7 +1,7 @@
-"""A sink of records: each ended flow becomes a span of OpenTelemetry, exported by a thread of its own.
+"""Exports each ended flow as a span of OpenTelemetry, in a separate thread.
 
-Attributes have the names of the semantic conventions where there are such, and `oxy.…` where there are none. Whoever
-decided about the flow is an event of the span. A flow's trace is known by the flow: its id is a digest of the flow's.
+Attributes are named by the semantic conventions, or `oxy.…` where these have no name. Each decision about the flow is
+an event of the span. The trace id is a digest of the flow's id, so it is known from the flow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MISSING = "records.spans needs OpenTelemetry: pip install 'oxyctl[otel]'"
 
 
 def otlp_exporter(settings: SpanExport) -> SpanExporter:
-    """What sends spans by OTLP over HTTP; ProxyError when it is not installed."""
+    """An exporter of spans by OTLP over HTTP. Raises ProxyError if it is not installed."""
     try:
         module = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     except ImportError:
@@ -37,7 +37,7 @@ def otlp_exporter(settings: SpanExport) -> SpanExporter:
 
 
 class Spans(ThreadedSink[FlowRecord]):
-    """Takes the last record of each flow. Nothing waits for a collector that is away."""
+    """Takes the last record of each flow. Nothing waits for an unreachable collector."""
 
     def __init__(self, exporter: SpanExporter, node: str, *, queue_records: int = QUEUE_ITEMS) -> None:
         self._exporter, self._make = exporter, _Maker(node)
@@ -46,7 +46,7 @@ class Spans(ThreadedSink[FlowRecord]):
     def _keep(self, items: list[FlowRecord]) -> str | None:
         try:
             result = self._exporter.export([self._make(record) for record in items])
-        except Exception as error:  # of a library that talks to a network
+        except Exception as error:  # any error of a library that uses the network
             return str(error) or type(error).__name__
         return None if result.name == "SUCCESS" else "the collector did not take them"
 
@@ -55,7 +55,7 @@ class Spans(ThreadedSink[FlowRecord]):
 
 
 class _Maker:
-    """Records into spans."""
+    """Makes spans of records."""
 
     def __init__(self, node: str) -> None:
         try:
@@ -89,13 +89,13 @@ class _Maker:
 
 
 def trace_ids(flow_id: str) -> tuple[int, int]:
-    """The ids of a flow's trace (16 bytes) and span (8 bytes): always the same for the same flow."""
+    """The ids of a flow's trace (16 bytes) and span (8 bytes), derived from the flow's id."""
     digest = hashlib.sha256(flow_id.encode()).digest()
     return int.from_bytes(digest[:16], "big"), int.from_bytes(digest[16:24], "big")
 
 
 def attributes(record: FlowRecord) -> dict[str, str | int | float | None]:
-    """What is said of a flow, by the names of the semantic conventions (general attributes, network, TLS, user)."""
+    """Attributes of a flow, named by the semantic conventions (general attributes, network, TLS, user)."""
     tls, total = record.tls, record.total
     return {
         "client.address": record.src, "client.port": record.src_port,
@@ -116,7 +116,7 @@ def attributes(record: FlowRecord) -> dict[str, str | int | float | None]:
 
 
 def decision_attributes(record: FlowRecord, number: int) -> dict[str, str | bool | None]:
-    """What is said of one of the flow's decisions."""
+    """Attributes of one of the flow's decisions."""
     said = record.decisions[number]
     return {
         "oxy.stage": said.stage, "oxy.policy": said.policy, "oxy.rule": said.rule, "oxy.action": said.action,

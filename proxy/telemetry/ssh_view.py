@@ -1,4 +1,4 @@
-"""What the control API says and does about SSH: host keys, channels that are open, recordings."""
+"""SSH in the control API: host keys, open channels, recordings."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class SSHView:
         self._recordings = Path(state) / "recordings"
 
     def host_keys(self, tenant: str | None) -> list[HostKey]:
-        """Those of this tenant, or of all."""
+        """The host keys of this tenant, or of all."""
         return [self._host_key(name) for name in self._of(tenant)]
 
     def rotate(self, tenant: str) -> HostKey:
-        """A new host key for the sessions that begin from now on. ProxyError: its SSH sessions are not read."""
+        """Create a new host key for later sessions. Raises ProxyError if the tenant's SSH is not inspected."""
         if tenant not in self._tenants:
             raise ProxyError(f"SSH sessions of tenant '{tenant}' are not inspected: it has no host key")
         self._keys.rotate_host_key(tenant)
@@ -37,7 +37,7 @@ class SSHView:
         return self._host_key(tenant)
 
     def end_channel(self, channel_id: str, tenant: str | None, why: str) -> bool:
-        """End an open channel, or all of a flow; users read why. False: no such session lives."""
+        """End an open channel, or all of a flow; users are shown `why`. Returns False if no such session is live."""
         flow_id, _, number = channel_id.rpartition(".")
         found = self._inspectors.session_of(flow_id or number, self._of(tenant))
         if found is None:
@@ -49,7 +49,7 @@ class SSHView:
     def watch_channel(
         self, channel_id: str, tenant: str | None, watch: Callable[[Shown], None]
     ) -> Callable[[], None] | None:
-        """Tell what its terminal shows until what is returned is called; None: no such session lives."""
+        """Watch a channel's terminal. Returns a function that ends the watch; None if no such session is live."""
         found = self._inspectors.session_of(channel_id.rpartition(".")[0], self._of(tenant))
         if found is None:
             return None
@@ -57,11 +57,11 @@ class SSHView:
         return self._inspectors.terminals.watch(session, inspector, channel_id, watch)
 
     def recordings(self, identifier: str, tenant: str | None) -> list[Recording]:
-        """Those of a channel, or of all channels of a flow, in order."""
+        """The recordings of a channel, or of all channels of a flow, in order."""
         return [found for each in self._of(tenant) for found in recordings_of(self._recordings / each, identifier)]
 
     def recording(self, name: str, tenant: str | None) -> Path | None:
-        """The file of that name; None: these tenants have none."""
+        """The file with this name, or None if these tenants have none."""
         if RECORDING.fullmatch(name) is None:
             return None
         paths = (self._recordings / each / name for each in self._of(tenant))

@@ -1,4 +1,4 @@
-"""What the control API shows of a running proxy: live flows, tunnels, counters."""
+"""The view of a running proxy for the control API: live flows, tunnels, counters."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class View:
         kernel: KernelOffRamp | None = None,
         kernel_problem: str | None = None,
     ) -> None:
-        """`kernel_problem`: why there is no `kernel`, though it is asked for."""
+        """`kernel_problem`: why there is no `kernel`, although the settings ask for it."""
         self.audit: JsonLines | None = None
         self.spans: Spans | None = None
         self.state: Literal["running", "draining"] = "running"
@@ -99,7 +99,7 @@ class View:
         lifecycle.subscribe(self._count_end, "end")
 
     def status(self) -> Status:
-        """One look at everything."""
+        """The state of everything at one moment."""
         tenants = {name: self._tenant_status(tenant) for name, tenant in self._tenants.items()}
         drops: Counter[str] = Counter()
         flows: Counter[str] = Counter()
@@ -158,7 +158,7 @@ class View:
         )
 
     def tunnels(self, tenant: str | None) -> list[TunnelInfo]:
-        """The tunnels that are open now."""
+        """The open tunnels."""
         found = []
         for owner in self._owners(tenant):
             found += [_tunnel_info(tunnel, owner.alive_at[tunnel]) for tunnel in _carriers(owner)]
@@ -174,7 +174,7 @@ class View:
         return found
 
     def set_routes(self, change: RoutesChange) -> None:
-        """Replace a network's routes; flows that would go another way now look for it, and no others."""
+        """Replace a network's routes. Only flows whose next hop changes are rerouted."""
         tenant = self._tenants.get(change.tenant)
         if tenant is None:
             raise ProxyError(f"unknown tenant '{change.tenant}'{suggest(change.tenant, self._tenants)}")
@@ -188,7 +188,7 @@ class View:
         routes_changed(network)
 
     async def narrowed(self, query: FlowQuery) -> FlowQuery | None:
-        """The same question about live flows, with what it asks of their requests answered; None: no flow matches."""
+        """The query for live flows, with its conditions on requests resolved to flows; None: no flow matches."""
         wanted, unwanted = request_wanted(query), requests_excluded(query.excluded)
         living = list(self.children.living(query.tenant)) if wanted is not None or unwanted else []
         changes, excluded = without_requests(query, is_wanted=True), without_requests(query.excluded, is_wanted=False)
@@ -204,13 +204,13 @@ class View:
         return msgspec.structs.replace(query, **changes)
 
     async def _flows_with(self, filters: ChildFilters, living: Sequence[str], tenant: str | None) -> set[str]:
-        """Those of these flows that have a request which matches, over or open."""
+        """The subset of these flows with a request that matches, ended or open."""
         fields = msgspec.structs.asdict(filters)
         found = {child.flow_id for child in self.children.open(ChildQuery(tenant=tenant, **fields))}
         return found | await self._log.flows_with(filters, "request", living)
 
     async def list_children(self, query: ChildQuery) -> ChildPage:
-        """The children that match: those that are open, and then those that have ended, newest end first."""
+        """The children that match: first the open ones, then those that have ended, newest end first."""
         open_ = [] if query.scope == "past" or query.before is not None else self.children.open(query)
         found = [StoredChild(None, child) for child in open_]
         page = ChildPage([], Window(query.since, query.until or time.time_ns(), None), 0, truncated=False)
@@ -221,7 +221,7 @@ class View:
         return msgspec.structs.replace(page, children=children[: query.limit], truncated=truncated)
 
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
-        """The first of the flows whose end was not told yet, in the query's order."""
+        """The first flows without an end record, in the query's order."""
         count = self._kernel.count if self._kernel is not None else _counted
         return await scan(self._owners(query.tenant), query, count, self._lifecycle.look)
 
@@ -230,7 +230,7 @@ class View:
         return await self._log.query(query)
 
     def all_live_flows(self, query: FlowQuery) -> AsyncGenerator[FlowRecord, None]:
-        """Every live flow that matches, a record at a time."""
+        """Every live flow that matches, record by record."""
         count = self._kernel.count if self._kernel is not None else _counted
         return stream(self._owners(query.tenant), query, count, self._lifecycle.look)
 
@@ -239,7 +239,7 @@ class View:
         return await self._log.tenants()
 
     async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
-        """Live and past flows counted together."""
+        """Live and past flows, aggregated together."""
         live = {}
         if query.flows.scope != "past" and (flows := await self.narrowed(query.flows)) is not None:
             count = self._kernel.count if self._kernel is not None else _counted
@@ -247,15 +247,15 @@ class View:
         return await self._log.groups(query, live)
 
     def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
-        """Every event of the tenant's flows from now on, until what is returned is called."""
+        """Pass each later event of the tenant's flows to `put`. Returns a function that ends the watch."""
         return self._lifecycle.subscribe(_of_tenant(tenant, put))
 
     def watch_ends(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
-        """The same of the ends alone."""
+        """As `watch`, for end records only."""
         return self._lifecycle.subscribe(_of_tenant(tenant, put), "end")
 
     async def kill(self, flow_id: str, tenant: str | None) -> bool:
-        """End a live flow; False when the tenant has none of that name."""
+        """End a live flow. Returns False if the tenant has no such flow."""
         flow = await find_flow(self._owners(tenant), flow_id)
         if flow is None:
             return False
@@ -300,7 +300,7 @@ def _of_tenant(tenant: str | None, put: Callable[[FlowRecord], None]) -> Callabl
 
 
 def _counted(flows: Sequence[Flow]) -> None:
-    """Nothing to do: the proxy itself counts every packet."""
+    """Do nothing: without the kernel off-ramp the proxy itself counts every packet."""
 
 
 def _inspector(handle: InspectorHandle) -> InspectorStatus:

@@ -1,5 +1,5 @@
-"""A condition of `--where` as SQL over the narrow table: its logic becomes SQL's, and so does whatever looks at numbers
-and addresses; a test of a text is asked once for each text that the file knows."""
+"""A condition of `--where` as SQL over the narrow table: logic, and tests of numbers and addresses, become SQL; a test
+of a text is run once for each text in the file."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ Holds = Callable[..., bool]
 
 
 class WhereSql(NamedTuple):
-    """A condition, the arguments of its placeholders, and the functions that it calls, by name."""
+    """A condition, the arguments of its placeholders, and the functions that it calls."""
 
     condition: str
     arguments: tuple[Any, ...]
-    functions: tuple[tuple[str, int, Holds], ...]  # name, number of arguments
+    functions: tuple[tuple[str, int, Holds], ...]  # name, number of arguments, function
 
     def prepare(self, connection: sqlite3.Connection) -> None:
-        """Let the connection know the functions."""
+        """Register the functions."""
         for name, count, holds in self.functions:
             connection.create_function(name, count, holds, deterministic=True)
 
 
-@functools.lru_cache(64)  # an answer asks several times
+@functools.lru_cache(64)  # called several times per answer
 def where_sql(text: str) -> WhereSql:
-    """The condition in `text`, which `proxy.flow.where.check` has let through."""
+    """The condition in `text`, which `proxy.flow.where.check` has accepted."""
     writer = _Writer()
     condition = writer.write(parse(text))
     return WhereSql(condition, tuple(writer.arguments), tuple(writer.functions))
 
 
 class _Writer:
-    """Writes a tree from left to right, as its placeholders are counted. Everything that it writes is true or false,
-    never NULL: a value that is not known compares to nothing."""
+    """Writes a tree from left to right, in the order of its placeholders. Every part is true or false, never NULL: a
+    comparison with an unknown value is false."""
 
     def __init__(self) -> None:
         self.arguments: list[Any] = []
@@ -67,7 +67,7 @@ class _Writer:
             if isinstance(node.right, Literal) and kind is Kind.NUMBER and node.operator in _NUMBERS:
                 return self._number(_COLUMNS[name], node.operator, constant(node.right, kind))
             if (other := _field_alone(node.right)) is not None and node.operator in _NUMBERS:
-                self._compiler.whole(node)  # of one kind
+                self._compiler.whole(node)  # checks that both are of one kind
                 return f"(({_COLUMNS[name]} {node.operator} {_COLUMNS[other[0]]}) IS TRUE)"
             if isinstance(node.right, Literal) and node.operator in ("==", "!="):
                 same = self._is_one_of(name, Values(kind, frozenset({constant(node.right, kind)})))
@@ -91,7 +91,7 @@ class _Writer:
         return f"(({' OR '.join([f'{column} BETWEEN ? AND ?'] * len(spans)) or '0'}) IS TRUE)"
 
     def _called(self, node: Node) -> str:
-        """A test that only its closure can do: once for each text, when it looks at one text; else for each row."""
+        """A test that needs its compiled function: run once per text if it reads one text field, else once per row."""
         test = self._compiler.whole(node).test
         names = sorted({path.name for path in _paths(node)})
         function = f"where_{len(self.functions)}"
@@ -111,14 +111,14 @@ class _Writer:
 
 
 def _field_alone(node: Node) -> tuple[str, Kind] | None:
-    """The field that stands there by itself, and its kind."""
+    """The field, and its kind, if the node is nothing else; otherwise None."""
     if isinstance(node, Path) and not node.steps:
         return node.name, FIELDS.by_name[node.name].kind
     return None
 
 
 def _paths(node: Node) -> Iterator[Path]:
-    """The fields that it speaks of."""
+    """The fields that the node reads."""
     if isinstance(node, Path):
         yield node
     parts: tuple[Node, ...] = ()
@@ -137,7 +137,7 @@ def _paths(node: Node) -> Iterator[Path]:
 
 
 def _spans(values: Values) -> Iterator[tuple[Any, Any]]:
-    """First and last of each run of values, as the columns hold them."""
+    """First and last of each run of values, as stored in columns."""
     if values.kind is Kind.ADDRESS:
         for value in values.single:
             assert isinstance(value, bytes)
@@ -160,7 +160,7 @@ def _decoded(stored: bytes) -> bytes:
 
 
 def _bounded(value: Any) -> Any:
-    """A number that SQLite takes: integers beyond its own are compared as what they nearly are."""
+    """A number for SQLite. Integers out of its range are compared as floats."""
     return float(value) if isinstance(value, int) and abs(value) > _BIGGEST else value
 
 

@@ -1,7 +1,7 @@
-"""What prevents the kernel off-ramp on this machine: facts, and conclusions from them.
+"""Obstacles to the kernel off-ramp on this machine: facts, and conclusions from them.
 
-survey      read from the kernel and its tools; nothing is changed
-judge       from facts to obstacles, each with what mends it. Pure
-firewall    whether chains of others would drop our packets. Pure
-probes      what a kernel must have for it, found by trying
+survey      reads facts from the kernel and its tools; changes nothing
+judge       from facts to obstacles, each with its fix. Pure
+firewall    whether other programs' chains would drop our packets. Pure
+probes      kernel features that the off-ramp needs, found by trying them
 """

@@ -1,6 +1,6 @@
-"""Whether another program's chain would drop a packet of ours, by what nft(8) and iptables(8) print. Pure.
+"""Whether another program's chain would drop a packet of ours, according to nft(8) and iptables(8). Pure.
 
-A rule whose conditions are not understood is assumed not to match: it was not made for us.
+A rule with a condition that is not understood is assumed not to match, as it was not made for us.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import msgspec
 Json = dict[str, Any]
 
 VERDICTS = ("accept", "drop", "reject", "return", "jump", "goto")
-DEPTH = 16  # jumps, as the kernel allows
+DEPTH = 16  # jumps, the kernel's limit
 HALF = 0xFFFF_0000
 FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
 
 
 class Passing(msgspec.Struct, frozen=True):
-    """A packet of ours as forward chains see it: the first of a flow."""
+    """A packet of ours, the first of a flow, as forward chains see it."""
 
     mark: int
     comes_by: str
@@ -29,7 +29,7 @@ class Passing(msgspec.Struct, frozen=True):
 
 
 class Chain(msgspec.Struct, frozen=True):
-    """A chain that would drop it."""
+    """A chain that would drop such a packet."""
 
     family: str
     table: str
@@ -37,7 +37,7 @@ class Chain(msgspec.Struct, frozen=True):
 
 
 def dropping(ruleset: Iterable[Json], packets: Sequence[Passing], *, but: str) -> Iterator[Chain]:
-    """Chains at the hook `forward` that would drop one of `packets`. `ruleset`: of nft -j; `but`: our own table."""
+    """Chains at the hook `forward` that would drop one of `packets`. `ruleset`: from nft -j. `but`: our own table."""
     chains: dict[tuple[str, str], dict[str, list[Json]]] = {}
     hooked: list[Json] = []
     for each in ruleset:
@@ -57,14 +57,14 @@ def dropping(ruleset: Iterable[Json], packets: Sequence[Passing], *, but: str) -
 
 
 def is_dropped_by_iptables(lines: Iterable[str], mark: int) -> bool:
-    """Whether `iptables -S` tells of a FORWARD chain that drops, and of no rule that lets our mark pass."""
+    """Whether `iptables -S` shows a FORWARD chain with policy DROP, and no rule that accepts our mark."""
     text = list(lines)
     accepts = f"--mark {mark:#x}/{HALF:#x} -j ACCEPT"
     return "-P FORWARD DROP" in text and not any(accepts in line for line in text)
 
 
 def _walk(rules: Mapping[str, list[Json]], name: str, packet: Passing, depth: int) -> str | None:
-    """`accept`, `drop`, or None: the packet reaches the end of the chain."""
+    """The verdict of a chain: `accept`, `drop`, or None if the packet reaches its end."""
     for rule in rules.get(name, ()) if depth else ():
         verdict, target = _verdict(rule.get("expr", ()), packet)
         if verdict in ("accept", "drop"):
@@ -79,7 +79,7 @@ def _walk(rules: Mapping[str, list[Json]], name: str, packet: Passing, depth: in
 
 
 def _verdict(expressions: Iterable[Json], packet: Passing) -> tuple[str | None, str]:
-    """The verdict of one rule on the packet, and the chain that it names; None: the rule does not match."""
+    """The verdict of one rule on the packet, None if it does not match; and the chain to which it jumps."""
     for expression in expressions:
         (kind, value), *_ = expression.items()
         if kind in VERDICTS:
@@ -105,7 +105,7 @@ def _matches(match: Json, packet: Passing) -> bool:
 
 
 def _left(left: Json, packet: Passing) -> str | int | None:
-    """The packet's value for the left side of a condition; None: not known."""
+    """The packet's value for the left side of a condition; None if unknown."""
     if "&" in left:
         inner, mask = left["&"]
         value = _left(inner, packet) if isinstance(inner, dict) else None

@@ -1,4 +1,4 @@
-"""From facts about a namespace to what prevents the kernel off-ramp there, and how to fix it. Pure."""
+"""From facts about a namespace to the obstacles to the kernel off-ramp there, with fixes. Pure."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from proxy.kernel.obstacles.firewall import HALF, Json, Passing, dropping, is_dr
 
 Kind = Literal["nft", "rights", "firewall", "rp_filter", "forwarding", "conntrack", "routing rules", "IPv6"]
 
-FULL = 0.8  # of conntrack's table
-RULES = 5  # of ours, one after another
+FULL = 0.8  # share of the conntrack table
+RULES = 5  # our rules' consecutive priorities
 LOCAL_TABLE, MAIN_PRIORITY = 255, 32_766
 OUTWARD, ON_RAMP = 0x8000, 0x4000  # proxy/kernel/ruleset.py
 STRICT = 1
-# Without a mark, of interface on-ramps: what is to be decided, and what we answer ourselves.
+# Unmarked packets of interface on-ramps: those to be decided, and our own replies.
 UNMARKED = (("oifname", "-o", "oxi"), ("iifname", "-i", "oxb"))
 
 
 class Obstacle(msgspec.Struct, frozen=True):
-    """One obstacle. With `is_note` it prevents nothing, but is good to know."""
+    """An obstacle. With `is_note` it is information only, and prevents nothing."""
 
     kind: Kind
     text: str
-    fix: str | None = None  # a command, or what to write in proxy.yaml
+    fix: str | None = None  # a command, or a line for proxy.yaml
     is_note: bool = False
 
     def __str__(self) -> str:
@@ -40,20 +40,20 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     mark: int
     priority: int
     first_table: int
-    table: str  # of ours
+    table: str  # our own
     bound: tuple[str, ...] = ()  # interfaces that tenants are bound to
     on_ramps: tuple[str, ...] = ()
-    interfaces: tuple[str, ...] = ()  # all by which packets leave and return
+    interfaces: tuple[str, ...] = ()  # all those through which packets leave and return
     has_nft: bool = True
     may_change: bool = True
-    ruleset: list[Json] | None = None  # of nft -j; None: it could not be asked
-    iptables: dict[int, list[str]] = {}  # of iptables-legacy -S, by IP version
+    ruleset: list[Json] | None = None  # output of nft -j; None: it could not be run
+    iptables: dict[int, list[str]] = {}  # output of iptables-legacy -S, by IP version
     rules: list[Rule] = []
     routes: list[Route] = []
     indexes: dict[str, int] = {}
-    sysctls: dict[str, int] = {}  # net/ipv4/conf/eth0/rp_filter; those that there are
+    sysctls: dict[str, int] = {}  # such as net/ipv4/conf/eth0/rp_filter; those that exist
     conntrack: tuple[int, int] | None = None
-    advertised: tuple[str, ...] = ()  # interfaces whose default route a router advertises, until this host forwards
+    advertised: tuple[str, ...] = ()  # interfaces with an advertised default route, lost when this host forwards
 
 
 def judge(facts: Facts) -> list[Obstacle]:
@@ -76,7 +76,7 @@ def _firewall(facts: Facts) -> Iterator[Obstacle]:
     for name in facts.on_ramps:
         ours += [Passing(mark | ON_RAMP, name, by[0], version) for version in (4, 6)]
         ours += [Passing(0, name, "oxi0", version, "untracked") for version in (4, 6)]  # to be decided
-        ours += [Passing(0, "oxb0", name, version, "untracked") for version in (4, 6)]  # our own answers
+        ours += [Passing(0, "oxb0", name, version, "untracked") for version in (4, 6)]  # our own replies
     for chain in dropping(facts.ruleset or (), ours, but=facts.table):
         place = f"{chain.family} {chain.table} {chain.name}"
         if (chain.table, chain.name) == ("filter", "FORWARD"):
@@ -100,7 +100,7 @@ def _iptables(facts: Facts, program: str) -> str:
         family = "ip6" if "6" in program else "ip"
         chains = (each["chain"] for each in facts.ruleset or () if "chain" in each)
         known = {chain["name"] for chain in chains if chain["family"] == family}
-    place = "DOCKER-USER" if "DOCKER-USER" in known else "FORWARD"  # Docker leaves that one as it is
+    place = "DOCKER-USER" if "DOCKER-USER" in known else "FORWARD"  # Docker leaves that one unchanged
     fix = f"{program} -I {place} -m mark --mark {facts.mark:#x}/{HALF:#x} -j ACCEPT"
     for _, option, name in UNMARKED if facts.on_ramps else ():
         fix += f" && {program} -I {place} {option} {name}+ -j ACCEPT"
@@ -123,7 +123,7 @@ def _routing_rules(facts: Facts) -> Iterator[Obstacle]:
             before = rule.priority - RULES
             fix = f"kernel: {{priority: {before}}} in proxy.yaml"
             fix = fix if before > 0 else "give that rule a priority behind them"
-            # with conditions that nobody here looks at, it is likely to be for something else
+            # a rule with further conditions is probably for other packets
             yield Obstacle("routing rules", text, fix, is_note=rule.is_narrow)
 
 
@@ -133,7 +133,7 @@ def _is_ours(facts: Facts, rule: Rule) -> bool:
 
 
 def _may_match(facts: Facts, rule: Rule) -> bool:
-    """Whether packets of ours may be among those that the rule is for."""
+    """Whether the rule may match packets of ours."""
     if rule.is_opposite:
         return True
     if rule.interface is not None and rule.interface not in facts.interfaces:
@@ -142,7 +142,7 @@ def _may_match(facts: Facts, rule: Rule) -> bool:
 
 
 def _overlaps(rule: Rule, mark: int) -> bool:
-    """Whether some mark with our upper half is among those that the rule is for."""
+    """Whether the rule matches any mark with our upper half."""
     return (rule.mark ^ mark) & rule.mask & HALF == 0
 
 
@@ -156,7 +156,7 @@ def _free_mark(facts: Facts) -> int:
 
 
 def _text(rule: Rule) -> str:
-    """The rule as ip(8) prints it."""
+    """The rule in the format of ip(8)."""
     parts = [f"{rule.priority}:", "not from all" if rule.is_opposite else "from ..." if rule.is_narrow else "from all"]
     parts += [f"fwmark {rule.mark:#x}/{rule.mask:#x}"] if rule.mask else []
     parts += [f"iif {rule.interface}"] if rule.interface else []
@@ -165,7 +165,7 @@ def _text(rule: Rule) -> str:
 
 
 def _reverse_path(facts: Facts) -> Iterator[Obstacle]:
-    """Replies are dropped by reverse path filtering if the main table has another route to their source."""
+    """Reverse path filters that would drop replies, as the main table routes their source by another interface."""
     everywhere = facts.sysctls.get("net/ipv4/conf/all/rp_filter", 0)
     for name in dict.fromkeys((*facts.bound, *facts.on_ramps)):
         strict = max(everywhere, facts.sysctls.get(f"net/ipv4/conf/{name}/rp_filter", 0)) == STRICT
@@ -176,13 +176,13 @@ def _reverse_path(facts: Facts) -> Iterator[Obstacle]:
 
 
 def _elsewhere(facts: Facts, name: str) -> str | None:
-    """A prefix that is routed through this interface, but through another one first."""
+    """A prefix that is routed through this interface, but preferably through another one."""
     index = facts.indexes.get(name)
     main = [route for route in facts.routes if route.version == 4 and route.table == RT_TABLE_MAIN]
     for own in (route for route in main if route.index == index):
         for other in main:
             if other is own:
-                break  # of equal ones the first is taken
+                break  # the first of equal routes is used
             if ip_network(other.prefix) == ip_network(own.prefix) and other.index != index:
                 return own.prefix
     return None
@@ -205,7 +205,8 @@ def _forwarding(facts: Facts) -> Iterator[Obstacle]:
 
 
 def _advertised(facts: Facts) -> Iterator[Obstacle]:
-    """Before Linux 6.17 IPv6 forwarding is on for all interfaces or none; they then ignore router advertisements."""
+    """Advertised default routes that would be lost: before Linux 6.17, IPv6 forwarding is on for all interfaces or
+    none, and interfaces that forward ignore router advertisements."""
     if facts.sysctls.get("net/ipv6/conf/all/forwarding") or "net/ipv6/conf/all/force_forwarding" in facts.sysctls:
         return
     for name in facts.advertised:

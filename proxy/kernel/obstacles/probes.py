@@ -1,4 +1,4 @@
-"""What a kernel must have for the kernel off-ramp, found by trying in a namespace of the caller's choice."""
+"""Kernel features that the off-ramp needs, found by trying them in a namespace of the caller's choice."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ table inet oxy_probe { ct timeout probe { protocol tcp; l3proto ip; policy = { e
 
 
 def conntrack() -> None:
-    """OSError: connections cannot be listed, or their ends are not told."""
+    """Raises OSError if connections cannot be listed, or their ends are not reported."""
     Conntrack().close()
     ConntrackEvents().close()
 
 
 def zones() -> None:
-    """ProxyError: no zone for each network, so that equal addresses of two tenants would meet."""
+    """Raises ProxyError if networks cannot have zones, so that equal addresses of two tenants would clash."""
     nft.check(ZONES)
 
 
 def translation() -> None:
-    """ProxyError: nothing is masqueraded."""
+    """Raises ProxyError if masquerading is not possible."""
     nft.check(TRANSLATION)
 
 
 def timeouts() -> None:
-    """ProxyError: idle connections are kept for as long as the host says."""
+    """Raises ProxyError if idle connections are kept for as long as the host's settings say."""
     nft.check(TIMEOUTS)
 
 
 def log() -> None:
-    """OSError, ProxyError: interface on-ramps cannot be told of the flows that the kernel carries."""
+    """Raises OSError or ProxyError if interface on-ramps cannot get copies of packets that the kernel carries."""
     PacketLog(GROUP).close()
     nft.check(f"table inet oxy_probe {{ chain c {{ log group {GROUP} snaplen 128 queue-threshold 16; }}\n}}\n")
 
 
-# what is found out, its kernel module, and what becomes of the off-ramp without it
+# the feature, its probe's kernel module, and what is missing without it
 PROBES: dict[str, tuple[str, Callable[[], None], str]] = {
     "connection tracking": ("nf_conntrack_netlink", conntrack, "unread flows as packets (offramp: kernel)"),
     "conntrack zones": ("nft_ct", zones, "equal addresses of two tenants in the kernel"),
@@ -67,7 +67,7 @@ PROBES: dict[str, tuple[str, Callable[[], None], str]] = {
 
 
 def problem(name: str) -> str | None:
-    """Why the kernel cannot do it; None: it can."""
+    """Why the kernel does not have this feature, or None if it does."""
     try:
         PROBES[name][1]()
     except (OSError, ProxyError) as error:

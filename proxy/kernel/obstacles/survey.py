@@ -30,7 +30,7 @@ def gather(
     bound: Iterable[str] = (),
     on_ramps: Iterable[str] = (),
 ) -> Facts:
-    """The facts of the calling thread's namespace. `interfaces`: through which packets would leave and return."""
+    """The facts of the calling thread's namespace. `interfaces`: those through which packets would leave and return."""
     names = tuple(interfaces)
     sysctls = _sysctls(("all", *names))
     may_change = _may_change()
@@ -68,7 +68,7 @@ def _find(program: str) -> str | None:
 
 
 def _printed(program: str, *arguments: str) -> str | None:
-    """The output of a program; None: it is not installed, or fails."""
+    """The output of a program, or None if it is not installed or fails."""
     path = _find(program)
     if path is None:
         return None
@@ -89,7 +89,7 @@ def _ruleset() -> list[Json] | None:
 
 
 def _iptables() -> dict[int, list[str]]:
-    """Rules that nft does not see: those of iptables-legacy, where it is in use."""
+    """Rules that nft does not show: those of iptables-legacy, if it is in use."""
     found = {}
     for version, names, program in (
         (4, "ip_tables_names", "iptables-legacy"),
@@ -121,7 +121,7 @@ def _may_change() -> bool:
 
 
 def _advertised() -> list[str]:
-    """Interfaces with a default route that a router has advertised."""
+    """Interfaces with a default route learnt from router advertisements."""
     try:
         rows = [line.split() for line in Path("/proc/thread-self/net/ipv6_route").read_text().splitlines()]
     except OSError:
