@@ -11,7 +11,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -104,9 +104,12 @@ class FlowLog:
         """The stored flows that match, those submitted just now included; ProxyError when the file cannot be read."""
         return await self._ask(lambda connection: read_page(connection, query, self._losses))
 
-    async def groups(self, query: GroupsQuery, live: dict[Key, Sums]) -> GroupsPage:
-        """The same counted together, with the sums of `live` flows."""
-        return await self._ask(lambda connection: read_groups(connection, query, live, self._losses))
+    async def groups(self, query: GroupsQuery, live: dict[Key, Sums], counted: Mapping[str, int]) -> GroupsPage:
+        """The same counted together, with the sums of `live` flows.
+
+        `counted` are those of them that have ended since, and when: whoever asks goes on to add to it.
+        """
+        return await self._ask(lambda connection: read_groups(connection, query, live, self._losses, counted))
 
     async def children(self, query: ChildQuery) -> ChildPage:
         """The stored children that match."""
