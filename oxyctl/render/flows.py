@@ -62,14 +62,21 @@ def _header(name: str) -> str:
 
 
 SITE = "site:"
+_ALLOWING = ("allow", "quarantine")  # actions of rules that let a flow pass and end a phase
 _NESTED = ("total", "delta", "decisions")
 _TLS_FIELDS = TLSRecord.__struct_fields__
 _RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _NESTED]
 
 
 def _deciding_rule(record: FlowRecord) -> str | None:
-    """The rule that decided, or `default`; None: no policy was asked."""
-    return next((each.rule for each in reversed(record.decisions) if each.enforced and each.rule is not None), None)
+    """The rule that decided, or `default`; None: no policy was asked.
+
+    A flow that several phases let pass is said to be that of a rule, if one of them had one.
+    """
+    said = [each for each in reversed(record.decisions) if each.enforced and each.rule is not None]
+    if record.verdict != "denied":
+        said = [each for each in said if each.action in _ALLOWING and each.rule != "default"] or said
+    return said[0].rule if said else None
 
 
 def _audited_rules(record: FlowRecord) -> str | None:
