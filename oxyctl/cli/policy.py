@@ -135,7 +135,11 @@ def explain(
     from oxyctl.errors import NothingMatched, UsageError
     from oxyctl.render.policy import story
     from proxy.policy.answers import Question
+    from proxy.policy.phases import PHASES
+    from proxy.settings import suggest
 
+    if phase not in PHASES:
+        raise UsageError(f"--phase: unknown phase '{phase}'{suggest(phase, PHASES)}")
     flow = {
         "tenant": tenant, "user": user, "groups": group or [], "device": device, "posture": posture or [], "src": src,
         "dst": dst, "port": port, "protocol": protocol, "host": host, "time": time, "facts": _facts(fact or []),

@@ -99,6 +99,8 @@ def test_explain_by_a_file_that_is_not_in_force(policy, file):
         (["-t", "acme", "--dst", "here"], 2, "dst: expected an address or address:port (found 'here')"),
         (["-t", "acme", "--fact", "net.dst.prt=1"], 2, "unknown field 'net.dst.prt'; did you mean 'net.dst.port'?"),
         (["-t", "acme", "--fact", "x"], 2, "--fact: expected FIELD=VALUE (found 'x')"),
+        (["-t", "globex", "--protocol", "tpc"], 2, "unknown protocol 'tpc'; did you mean 'tcp'?"),
+        (["-t", "acme", "--phase", "netwrk"], 2, "--phase: unknown phase 'netwrk'; did you mean 'network'?"),
         (["-t", "acme", "--time", "noon"], 2, "time: expected ISO 8601, such as 2026-11-28T09:30 (found 'noon')"),
     ],
 )

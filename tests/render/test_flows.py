@@ -28,6 +28,7 @@ def test_a_table_has_it_in_words():
 LET_IN = Decision("network", "office", "allow", rule="wiki")
 READ_IT = Decision("network", "office", "inspect", rule="read")
 PASSED = Decision("egress", "office", "allow", rule="default")
+BY_HOOK = Decision("flow_start", "hook", "deny")
 REFUSED = Decision("egress", "office", "block", rule="default")
 
 
@@ -38,4 +39,6 @@ def test_the_rule_is_the_one_that_decided():
     assert rule(READ_IT, LET_IN, PASSED) == "wiki"
     assert rule(READ_IT, PASSED) == "default"
     assert rule(LET_IN, REFUSED, verdict="denied") == "default"
+    assert rule(LET_IN, BY_HOOK, verdict="denied") == "hook"
+    assert rule(LET_IN, BY_HOOK, verdict="error") == "hook"
     assert rule() == "-"
