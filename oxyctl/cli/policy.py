@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, complete_tenant, connect
+from oxyctl.cli.control import ControlOption, NodeOption, asking, check_tenant, complete_tenant, connect
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def hits(
     from oxyctl.render.policy import print_hits
 
     with asking():
-        found = connect(lab, node, control).policies(tenant)
+        found = _policies(connect(lab, node, control), tenant)
     rules = [rule for policy in found for rule in policy.rules if not (unused and rule.hits)]
     if output == Format.json:
         print_envelope("hits", rules)
@@ -256,7 +256,7 @@ def export(
     from oxyctl.errors import NothingMatched, UsageError
 
     with asking():
-        found = connect(lab, node, control).policies(tenant, text=True)
+        found = _policies(connect(lab, node, control), tenant, text=True)
     chosen = [each for each in found if each.tenant == tenant and name in (None, each.name)]
     if not chosen:
         known = ", ".join(f"{each.name} (of {each.tenant or 'all'})" for each in found)
@@ -298,10 +298,18 @@ def _explain_by(file: str, tenant: str | None, before: Sequence[str], question: 
         raise UsageError(str(error.args[0])) from None
 
 
+def _policies(client: ControlClient, tenant: str | None, *, text: bool = False) -> list[PolicyInfo]:
+    """The policies for all tenants and for this one. NothingMatched: the proxy has no such tenant."""
+    found = client.policies(tenant, text=text)
+    if tenant is not None and not any(each.tenant == tenant for each in found):
+        check_tenant(client, tenant)
+    return found
+
+
 def _in_force(client: ControlClient, tenant: str | None, name: str) -> PolicyInfo:
     from oxyctl.errors import NothingMatched
 
-    found = [each for each in client.policies(tenant) if each.tenant == tenant]
+    found = [each for each in _policies(client, tenant) if each.tenant == tenant]
     for each in found:
         if each.name == name or len(found) == 1:
             return each

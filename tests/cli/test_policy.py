@@ -170,6 +170,12 @@ def test_export(live):
     assert (result.code, result.err) == (4, "error: no such policy is in force; there is: acme (of acme)\n")
 
 
+@pytest.mark.parametrize("command", [["hits"], ["export"], ["diff", "FILE"]])
+def test_a_tenant_that_nobody_knows_is_named(live, file, command):
+    result = live(*(str(file) if word == "FILE" else word for word in command), "-t", "acm")
+    assert (result.code, result.err) == (4, "error: the proxy has no tenant 'acm'; did you mean 'acme'?\n")
+
+
 def test_against_past(live, proxy, file):
     now = {"tunnel": "t9", "start": time.time_ns(), "end": time.time_ns()}
     blocked = Decision(stage="network", policy="acme", action="block", rule="no-ssh", version="1")
