@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from oxyctl.render.tables import Column
 from oxyctl.render.units import bytes_text, duration_text, time_text
-from proxy.control.schema import FlowRecord, RequestRecord, TLSRecord, Totals, payload_bytes
+from proxy.control.schema import ChannelRecord, FlowRecord, RequestRecord, TLSRecord, Totals, payload_bytes
 
 Get = Callable[[FlowRecord], Any]
 
@@ -68,7 +68,7 @@ _TLS_FIELDS = TLSRecord.__struct_fields__
 _RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _NESTED]
 
 
-def deciding_rule(record: FlowRecord | RequestRecord) -> str | None:
+def deciding_rule(record: FlowRecord | RequestRecord | ChannelRecord) -> str | None:
     """The rule that decided, or `default`, or `hook`; None: no policy was asked.
 
     Of what several phases let pass, it is a rule's rather than a default, if one of them had one.
