@@ -97,22 +97,31 @@ def try_file(
 @app.command()
 def explain(
     tenant: TenantOption = None,
-    user: Annotated[str | None, typer.Option("--user", metavar="NAME")] = None,
-    group: Annotated[list[str] | None, typer.Option("--group", metavar="NAME", help="May be repeated.")] = None,
-    device: Annotated[str | None, typer.Option("--device", metavar="NAME")] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="NAME", help="The tunnel's user.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option("--group", metavar="NAME", help="A group of the user; may be repeated.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="The tunnel's device.")] = None,
     posture: Annotated[
         list[str] | None,
         typer.Option("--posture", metavar="CHECK", help="A posture check that passed; may be repeated."),
     ] = None,
-    src: Annotated[str | None, typer.Option("--src", metavar="ADDRESS[:PORT]")] = None,
-    dst: Annotated[str | None, typer.Option("--dst", metavar="ADDRESS[:PORT]")] = None,
-    port: Annotated[int | None, typer.Option("--port", metavar="PORT")] = None,
-    protocol: Annotated[str, typer.Option("--protocol", metavar="NAME")] = "tcp",
-    host: Annotated[str | None, typer.Option("--host", metavar="NAME")] = None,
+    src: Annotated[
+        str | None, typer.Option("--src", metavar="ADDRESS[:PORT]", help="The client's: 100.96.0.2, [fd00::2]:40000.")
+    ] = None,
+    dst: Annotated[
+        str | None, typer.Option("--dst", metavar="ADDRESS[:PORT]", help="The destination: 10.50.0.10:443.")
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", metavar="PORT", help="Port of the destination.")] = None,
+    protocol: Annotated[str, typer.Option("--protocol", metavar="NAME", help="tcp, udp, icmp, ...")] = "tcp",
+    host: Annotated[str | None, typer.Option("--host", metavar="NAME", help="Name of the destination.")] = None,
     time: Annotated[
         str | None, typer.Option("--time", metavar="ISO-8601", help="Time of the flow; by default now.")
     ] = None,
-    phase: Annotated[str, typer.Option("--phase", metavar="NAME", autocompletion=_phases)] = "network",
+    phase: Annotated[
+        str,
+        typer.Option("--phase", metavar="NAME", help="Phase of the rules: egress, http, ...", autocompletion=_phases),
+    ] = "network",
     fact: Annotated[
         list[str] | None, typer.Option("--fact", metavar="FIELD=VALUE", help="Any other field; may be repeated.")
     ] = None,
