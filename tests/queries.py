@@ -31,6 +31,7 @@ WHERE = (
     "net.dst.port == 443 or net.dst.port in {20..30}",
     "flow.bytes > 3 and not net.src.ip in {10.0.0.0/31 fd00::/16}",
     'identity.email == "ann" or net.dst.host contains "wiki"',
+    "identity.email != flow.device and not flow.device == identity.email",
     'net.protocol != "udp" and flow.duration_s >= 2',
     'lower(identity.email) contains "z" xor flow.dscp < 50',
     'not (net.dst.host wildcard "*.example" or flow.dscp in {46}) and net.dst.ip != 10.50.0.10',

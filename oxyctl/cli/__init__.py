@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -80,6 +81,8 @@ def main() -> NoReturn:
     """Run the command line. Failures with a message end as that message and an exit code."""
     from oxyctl.cli.output import explain
 
+    if sys.stdout is None:  # `oxyctl ... >&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- as long as the process
     try:
         narrowed(app, sys.argv[1:])()
     except Exception as error:

@@ -83,6 +83,16 @@ def asking() -> Iterator[None]:
         raise kind(str(error)) from None
 
 
+def check_tenant(client: ControlClient, tenant: str) -> None:
+    """NothingMatched: the proxy has no such tenant."""
+    from oxyctl.errors import NothingMatched
+    from proxy.settings import suggest
+
+    known = client.status().tenants
+    if tenant not in known:
+        raise NothingMatched(f"the proxy has no tenant '{tenant}'{suggest(tenant, known)}")
+
+
 def tenants(lab: str | None, node: str | None, control: str | None) -> list[str]:
     """The names of the proxy's tenants, or of those on record; empty if neither answers quickly. Never fails."""
     with contextlib.suppress(Exception):

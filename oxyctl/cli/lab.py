@@ -208,9 +208,14 @@ def _print_links(found: LabStatus) -> None:
 
 
 def _print_hints(name: str) -> None:
+    from oxyctl.errors import LabNotFound
     from oxyctl.plan.hints import hints
-    from oxyctl.supervise.state import lab_directory
+    from oxyctl.supervise.state import find_lab, lab_directory
 
+    try:
+        is_found_unnamed = find_lab().name == name
+    except LabNotFound:  # others are running, too
+        is_found_unnamed = False
     plan = lab_directory(name).read_plan()
     if plan is not None:
-        print("\n".join(["Try:", *(f"  {hint}" for hint in hints(plan))]))
+        print("\n".join(["Try:", *(f"  {hint}" for hint in hints(plan, is_found_unnamed=is_found_unnamed))]))

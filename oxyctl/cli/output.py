@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 from oxyctl.errors import ExitCode, OxyctlError
 from oxyctl.render.envelope import SCHEMA, print_envelope
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 __all__ = ["SCHEMA", "explain", "option_error", "print_envelope", "print_table", "say"]
 
@@ -39,8 +42,12 @@ def explain(error: Exception) -> int:
     from proxy.settings import DocumentError
 
     if isinstance(error, BrokenPipeError):  # `oxyctl ... | head`: not our failure, and nobody reads a message
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return ExitCode.DONE
+    if isinstance(error, OSError) and error.errno in _FULL:
+        _discard_output()
+        say(f"error: cannot write: {(error.strerror or str(error)).lower()}")
+        return ExitCode.FAILED
     if isinstance(error, DocumentError):
         say(f"error: {error}")
         return ExitCode.USAGE
@@ -48,3 +55,8 @@ def explain(error: Exception) -> int:
         say(f"error: {error}")
         return error.exit_code
     raise error
+
+
+def _discard_output() -> None:
+    """Drop what is buffered: to write it at the end would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, complete_tenant, connect
+from oxyctl.cli.control import ControlOption, NodeOption, asking, check_tenant, complete_tenant, connect
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
@@ -97,22 +97,31 @@ def try_file(
 @app.command()
 def explain(
     tenant: TenantOption = None,
-    user: Annotated[str | None, typer.Option("--user", metavar="NAME")] = None,
-    group: Annotated[list[str] | None, typer.Option("--group", metavar="NAME", help="May be repeated.")] = None,
-    device: Annotated[str | None, typer.Option("--device", metavar="NAME")] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="NAME", help="The tunnel's user.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option("--group", metavar="NAME", help="A group of the user; may be repeated.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="The tunnel's device.")] = None,
     posture: Annotated[
         list[str] | None,
         typer.Option("--posture", metavar="CHECK", help="A posture check that passed; may be repeated."),
     ] = None,
-    src: Annotated[str | None, typer.Option("--src", metavar="ADDRESS[:PORT]")] = None,
-    dst: Annotated[str | None, typer.Option("--dst", metavar="ADDRESS[:PORT]")] = None,
-    port: Annotated[int | None, typer.Option("--port", metavar="PORT")] = None,
-    protocol: Annotated[str, typer.Option("--protocol", metavar="NAME")] = "tcp",
-    host: Annotated[str | None, typer.Option("--host", metavar="NAME")] = None,
+    src: Annotated[
+        str | None, typer.Option("--src", metavar="ADDRESS[:PORT]", help="The client's: 100.96.0.2, [fd00::2]:40000.")
+    ] = None,
+    dst: Annotated[
+        str | None, typer.Option("--dst", metavar="ADDRESS[:PORT]", help="The destination: 10.50.0.10:443.")
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", metavar="PORT", help="Port of the destination.")] = None,
+    protocol: Annotated[str, typer.Option("--protocol", metavar="NAME", help="tcp, udp, icmp, ...")] = "tcp",
+    host: Annotated[str | None, typer.Option("--host", metavar="NAME", help="Name of the destination.")] = None,
     time: Annotated[
         str | None, typer.Option("--time", metavar="ISO-8601", help="Time of the flow; by default now.")
     ] = None,
-    phase: Annotated[str, typer.Option("--phase", metavar="NAME", autocompletion=_phases)] = "network",
+    phase: Annotated[
+        str,
+        typer.Option("--phase", metavar="NAME", help="Phase of the rules: egress, http, ...", autocompletion=_phases),
+    ] = "network",
     fact: Annotated[
         list[str] | None, typer.Option("--fact", metavar="FIELD=VALUE", help="Any other field; may be repeated.")
     ] = None,
@@ -135,7 +144,11 @@ def explain(
     from oxyctl.errors import NothingMatched, UsageError
     from oxyctl.render.policy import story
     from proxy.policy.answers import Question
+    from proxy.policy.phases import PHASES
+    from proxy.settings import suggest
 
+    if phase not in PHASES:
+        raise UsageError(f"--phase: unknown phase '{phase}'{suggest(phase, PHASES)}")
     flow = {
         "tenant": tenant, "user": user, "groups": group or [], "device": device, "posture": posture or [], "src": src,
         "dst": dst, "port": port, "protocol": protocol, "host": host, "time": time, "facts": _facts(fact or []),
@@ -228,7 +241,7 @@ def hits(
     from oxyctl.render.policy import print_hits
 
     with asking():
-        found = connect(lab, node, control).policies(tenant)
+        found = _policies(connect(lab, node, control), tenant)
     rules = [rule for policy in found for rule in policy.rules if not (unused and rule.hits)]
     if output == Format.json:
         print_envelope("hits", rules)
@@ -252,7 +265,7 @@ def export(
     from oxyctl.errors import NothingMatched, UsageError
 
     with asking():
-        found = connect(lab, node, control).policies(tenant, text=True)
+        found = _policies(connect(lab, node, control), tenant, text=True)
     chosen = [each for each in found if each.tenant == tenant and name in (None, each.name)]
     if not chosen:
         known = ", ".join(f"{each.name} (of {each.tenant or 'all'})" for each in found)
@@ -294,10 +307,18 @@ def _explain_by(file: str, tenant: str | None, before: Sequence[str], question: 
         raise UsageError(str(error.args[0])) from None
 
 
+def _policies(client: ControlClient, tenant: str | None, *, text: bool = False) -> list[PolicyInfo]:
+    """The policies for all tenants and for this one. NothingMatched: the proxy has no such tenant."""
+    found = client.policies(tenant, text=text)
+    if tenant is not None and not any(each.tenant == tenant for each in found):
+        check_tenant(client, tenant)
+    return found
+
+
 def _in_force(client: ControlClient, tenant: str | None, name: str) -> PolicyInfo:
     from oxyctl.errors import NothingMatched
 
-    found = [each for each in client.policies(tenant) if each.tenant == tenant]
+    found = [each for each in _policies(client, tenant) if each.tenant == tenant]
     for each in found:
         if each.name == name or len(found) == 1:
             return each

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, complete_tenant, connect
+from oxyctl.cli.control import ControlOption, NodeOption, asking, check_tenant, complete_tenant, connect
 from oxyctl.cli.options import Format, FormatOption, LabOption
-
-if TYPE_CHECKING:
-    from proxy.control.client import ControlClient
 
 app = typer.Typer()
 
@@ -36,7 +33,7 @@ def routes(
     with asking():
         found = client.routes(tenant)
         if not found and tenant is not None:
-            _require(client, tenant)
+            check_tenant(client, tenant)
     if output == Format.json:
         print_envelope("routes", found)
     elif found:
@@ -45,12 +42,3 @@ def routes(
         print_routes(found)
     else:
         say("no routes: every flow is lifted to a stream")
-
-
-def _require(client: ControlClient, tenant: str) -> None:
-    from oxyctl.errors import NothingMatched
-    from proxy.settings import suggest
-
-    known = client.status().tenants
-    if tenant not in known:
-        raise NothingMatched(f"the proxy has no tenant '{tenant}'{suggest(tenant, known)}")

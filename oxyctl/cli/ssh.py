@@ -120,6 +120,8 @@ def list_sessions(
     pairs += [("since", since)] if since is not None else []
     with asking():
         answer, _ = typed.ask(lambda proxy: proxy.children("channels", pairs))
+    if not answer.items:
+        typed.check_tenant()
     if output == Format.json:
         print_envelope("channels", answer.items, window=answer.window, lost=answer.lost, truncated=answer.truncated)
         return

@@ -8,11 +8,11 @@ from oxyctl.plan.steps import Plan, PlannedNode, Services
 from oxyctl.topology.library import DEFAULT_LAB
 
 
-def hints(plan: Plan) -> Iterator[str]:
-    """Commands that show what this lab does."""
+def hints(plan: Plan, *, is_found_unnamed: bool = True) -> Iterator[str]:
+    """Commands that show what this lab does. `is_found_unnamed`: commands that name no lab mean this one."""
     clients = [node for node in plan.nodes if node.kind == "warp"] or [n for n in plan.nodes if n.kind == "process"]
     origins = [node for node in plan.nodes if isinstance(node.probe, Services) and node.probe.services]
-    lab = f" --lab {plan.lab}" if plan.lab != DEFAULT_LAB else ""
+    lab = f" --lab {plan.lab}" if plan.lab != DEFAULT_LAB or not is_found_unnamed else ""
     if clients:
         yield from (f"oxyctl lab exec{lab} {clients[0].name} -- {command}" for command in _commands(origins))
     if any(node.control for node in plan.nodes):

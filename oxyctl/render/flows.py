@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from oxyctl.render.tables import Column
 from oxyctl.render.units import bytes_text, duration_text, time_text
-from proxy.control.schema import FlowRecord, TLSRecord, Totals, payload_bytes
+from proxy.control.schema import ChannelRecord, FlowRecord, RequestRecord, TLSRecord, Totals, payload_bytes
 
 Get = Callable[[FlowRecord], Any]
 
@@ -62,14 +62,23 @@ def _header(name: str) -> str:
 
 
 SITE = "site:"
+_ALLOWING = ("allow", "quarantine", "redirect", "override-origin")  # of rules: they end a phase, and do not deny
 _NESTED = ("total", "delta", "decisions")
 _TLS_FIELDS = TLSRecord.__struct_fields__
 _RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _NESTED]
 
 
-def _deciding_rule(record: FlowRecord) -> str | None:
-    """The rule that decided, or `default`; None: no policy was asked."""
-    return next((each.rule for each in reversed(record.decisions) if each.enforced and each.rule is not None), None)
+def deciding_rule(record: FlowRecord | RequestRecord | ChannelRecord) -> str | None:
+    """The rule that decided, or `default`, or `hook`; None: no policy was asked.
+
+    Of what several phases let pass, it is a rule's rather than a default, if one of them had one.
+    """
+    said = [each for each in reversed(record.decisions) if each.enforced]
+    if said and record.verdict in ("denied", "error"):
+        return said[0].rule or said[0].policy
+    said = [each for each in said if each.rule is not None]
+    said = [each for each in said if each.action in _ALLOWING and each.rule != "default"] or said
+    return said[0].rule if said else None
 
 
 def _audited_rules(record: FlowRecord) -> str | None:
@@ -96,7 +105,7 @@ FIELDS: dict[str, Field] = {
     "in": Field(_came_by, str, Column("ON-RAMP", rank=8)),
     "out": Field(_left_by, str, Column("OFF-RAMP", rank=7)),
     "level": Field(_attribute("level"), str, Column("LEVEL", rank=7)),
-    "rule": Field(_deciding_rule, _plain, Column("RULE", rank=9)),
+    "rule": Field(deciding_rule, _plain, Column("RULE", rank=9)),
     "audited": Field(_audited_rules, _plain, Column("AUDITED", rank=9)),
     "user": Field(_attribute("user"), _plain, Column("USER", rank=9)),
     "tenant": Field(_attribute("tenant"), str, Column("TENANT", rank=1)),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import IO, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -63,7 +63,7 @@ def _request(request: RequestRecord) -> dict[str, Any]:
         ),
         "queryString": [
             {"name": name, "value": value}
-            for name, value in parse_qsl(urlsplit(request.path).query, keep_blank_values=True)
+            for name, value in parse_qsl(request.path.partition("?")[2], keep_blank_values=True)
         ],
         "headersSize": request.request_header_bytes or _UNKNOWN,
         "bodySize": request.request_body_bytes,

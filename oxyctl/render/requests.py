@@ -11,7 +11,7 @@ import msgspec
 
 from oxyctl.errors import UsageError
 from oxyctl.render.envelope import print_envelope
-from oxyctl.render.flows import Field
+from oxyctl.render.flows import Field, deciding_rule
 from oxyctl.render.tables import Column, Table
 from oxyctl.render.units import bytes_text, duration_text, time_text
 from proxy.control.schema import ChildrenAnswer, RequestRecord
@@ -27,11 +27,6 @@ def _plain(value: Any) -> str:
 
 def _attribute(name: str) -> Callable[[RequestRecord], Any]:
     return lambda request: getattr(request, name)
-
-
-def deciding_rule(request: RequestRecord) -> str | None:
-    """The rule that decided; None: no policy was asked, or none of its rules matched."""
-    return next((each.rule for each in reversed(request.decisions) if each.enforced and each.rule is not None), None)
 
 
 def _duration(value: float | None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from oxyctl.render.cast import RESET
+from oxyctl.render.flows import deciding_rule
 from oxyctl.render.tables import Column, Table
 from oxyctl.render.units import bytes_text, duration_text, time_text
 from proxy.control.schema import ChannelRecord, HostKey, Screen
@@ -71,7 +72,6 @@ def follow(screens: Iterable[Screen], out: TextIO, *, is_json: bool) -> bool:
 
 
 def _row(channel: ChannelRecord) -> list[str]:
-    rules = [decision.rule for decision in channel.decisions if decision.rule]
     target = None if channel.forward_host is None else f"{channel.forward_host}:{channel.forward_port or ''}"
     if target is not None and channel.forward_protocol is not None:
         target += f" ({channel.forward_protocol})"
@@ -84,7 +84,7 @@ def _row(channel: ChannelRecord) -> list[str]:
         channel.subsystem or channel.kind,
         bytes_text(channel.client_bytes + channel.origin_bytes + channel.stderr_bytes),
         _end(channel),
-        rules[-1] if rules else "-",
+        deciding_rule(channel) or "-",
         "yes" if channel.recording else "-",
         channel.command or target or ("-" if channel.terminal is None else channel.terminal),
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from proxy.control.http11 import HttpError
 from proxy.control.schema import PolicyView
 from proxy.policy.answers import Explanation, PolicyInfo, Question, Reloaded
+from proxy.policy.facts import imagine
 from proxy.settings import DocumentError
 
 
@@ -27,11 +30,13 @@ async def reloaded(view: PolicyView | None) -> list[Reloaded]:
 
 
 def explained(view: PolicyView | None, body: bytes) -> list[Explanation]:
-    """The explanation of a flow's decision, or None if no policy covers such a flow."""
-    if view is None:
-        return []
+    """The explanation of a flow's decision; empty if no policy covers such a flow."""
     try:
-        found = view.explain(msgspec.json.decode(body, type=Question))
+        question = msgspec.json.decode(body, type=Question)
+        if view is None:
+            imagine(question.flow, question.phase, time.time())  # ValueError: the question is invalid
+            return []
+        found = view.explain(question)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HttpError(400, f"question: {error}") from None
     except ValueError as error:

@@ -55,8 +55,9 @@ def _moment(text: str, now: datetime) -> datetime:
 
 def parse_prefix(text: str) -> Prefix:
     """First and last address of `10.50.0.0/16`, or of one address. Bits after the prefix are ignored."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text  # as with a port
     try:
-        network = ipaddress.ip_network(text, strict=False)
+        network = ipaddress.ip_network(bare, strict=False)
     except ValueError:
         raise ValueError(f"not an address or prefix: {text!r}") from None
     version = bytes((network.version,))

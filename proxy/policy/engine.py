@@ -190,6 +190,7 @@ class Policies:
         mine = [policy for policy in self.policies if policy.tenant is None]
         mine += [policy for policy in self.policies if tenant is not None and policy.tenant == tenant]
         rules = [rule for policy in mine for rule in policy.rules if rule.phase == phase]
+        rules.sort(key=lambda rule: (rule.tenant is not None, rule.precedence))  # across files; then in their order
         stated = [policy for policy in mine if phase in policy.defaults]
         if not rules and not stated:
             return None
@@ -318,6 +319,6 @@ def join(network: Ruling | None, egress: Ruling | None) -> Ruling | None:
     times = [each for each in (one.ttl_s, other.ttl_s) if each is not None]
     verdict = Verdict(
         reason=other.reason or one.reason, level=other.level or one.level, offramp=other.offramp or one.offramp,
-        origin=other.origin or one.origin, ttl_s=min(times) if times else None,
+        origin=other.origin or one.origin, ttl_s=min(times) if times else None, paces=one.paces,
     )  # fmt: skip
     return Ruling(_plain(verdict), decisions)

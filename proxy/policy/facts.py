@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from proxy.context import TunnelContext, group_names
-from proxy.flow.flow import Flow
+from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.policy.fields import FIELDS, WEEKDAYS, domains
 from proxy.policy.language import Facts, Field, Kind
 from proxy.policy.model import FlowText
@@ -129,6 +129,12 @@ class ImaginedFacts(Facts):
 
 def imagine(written: FlowText, phase: Phase, now: float) -> ImaginedFacts:
     """The facts that `written` describes. ValueError (the fault, the key)."""
+    if written.protocol not in PROTOCOL_NUMBERS:
+        raise ValueError(
+            f"unknown protocol '{written.protocol}'{suggest(written.protocol, PROTOCOL_NUMBERS)}", "protocol"
+        )
+    if written.port is not None and not 0 <= written.port < 65_536:
+        raise ValueError(f"expected a port, 0 to 65535 (found {written.port})", "port")
     facts = ImaginedFacts({"time.unix": _moment(written, now), "net.protocol": written.protocol})
     facts.update(
         {

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from proxy.policy.language import Kind, Values
+from proxy.policy.language import MAX_CHARACTERS, Kind, Values
 from proxy.policy.model import ListText
 from proxy.settings import Document, DocumentError, suggest
 from proxy.settings.document import Place
@@ -89,6 +89,8 @@ class _Gathered:
     def add(self, text: str, wrong: Callable[[str], DocumentError]) -> None:
         if len(self._single) + len(self._networks) + len(self._ranges) >= MAX_VALUES:
             raise wrong(f"more than {MAX_VALUES:,} values")
+        if len(text) > MAX_CHARACTERS:
+            raise wrong(f"a value has at most {MAX_CHARACTERS:,} characters ({len(text):,})")
         if _NUMBER.fullmatch(text):
             self._be(Kind.NUMBER, wrong)
             self._single.add(int(text))

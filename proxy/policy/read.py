@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from proxy.policy import selectors
 from proxy.policy.combinations import check_combination
 from proxy.policy.fields import FIELDS
-from proxy.policy.language import ExpressionError, Step, Values, compile_expression
+from proxy.policy.language import MAX_CHARACTERS, ExpressionError, Step, Values, compile_expression
 from proxy.policy.limits import Limiter
 from proxy.policy.lists import Lists, ReadFile
 from proxy.policy.model import Default, PolicyText, RuleText, TestText
@@ -84,7 +85,8 @@ class _Rules:
     ) -> None:
         self._document, self._policy, self._tenant, self._version = document, policy, tenant, version
         self._lists = lists
-        self._compiled: dict[tuple[Phase, str], list[Step]] = {}  # many rules have the same condition on a field
+        # many rules have the same condition on a field
+        self._compiled: dict[tuple[Phase, bool, str], list[Step]] = {}
 
     def read(self, texts: list[RuleText]) -> Iterator[Rule]:
         names: dict[str, int] = {}
@@ -103,10 +105,13 @@ class _Rules:
         document = self._document
         steps = [] if text.when is None else list(self._when(text, place))
         with _at(document, place):
-            written = list(selectors.conditions(text))
+            written = list(selectors.conditions(text, self._lists))
         for key, condition in written:
+            if len(condition) > MAX_CHARACTERS:
+                message = f"{key}: more values than a rule can hold: put them into a list, and write its name, `$name`"
+                raise document.error(message, (*place, key))
             try:
-                steps += self._compile(text.phase, condition)
+                steps += self._compile(text.phase, condition, is_host=key == "host")
             except ExpressionError as error:
                 raise document.error(f"{key}: {error.message}", (*place, key)) from None
         schedule = None
@@ -135,11 +140,17 @@ class _Rules:
         except ExpressionError as error:
             raise self._document.error_inside(error.message, (*place, "when"), error.line, error.column) from None
 
-    def _compile(self, phase: Phase, text: str) -> list[Step]:
-        steps = self._compiled.get((phase, text))
+    def _compile(self, phase: Phase, text: str, *, is_host: bool = False) -> list[Step]:
+        steps = self._compiled.get((phase, is_host, text))
         if steps is None:
-            steps = self._compiled[phase, text] = compile_expression(text, FIELDS[phase], self._lists).steps
+            lists = self._hosts if is_host else self._lists
+            steps = compile_expression(text, FIELDS[phase], lists).steps
+            self._compiled[phase, is_host, text] = steps
         return steps
+
+    @functools.cached_property
+    def _hosts(self) -> dict[str, Values]:
+        return {name: selectors.as_hosts(values) for name, values in self._lists.items()}
 
     def _verdict(self, text: RuleText, place: Place) -> Verdict:
         reason = text.reason or f"rule {text.name} of policy {self._policy}"

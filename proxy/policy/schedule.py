@@ -13,6 +13,7 @@ from proxy.settings import suggest
 
 _SPAN = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
 DAY = 24 * 60
+QUARTER_S = 15 * 60
 
 
 class Schedule:
@@ -39,12 +40,16 @@ class Schedule:
         start = int(unix // 60)
         now = self.holds(unix)
         here = datetime.fromtimestamp(start * 60, self.zone)
-        edges = set()
+        edges: set[float] = set()
         for day in range(9):
             date = (here + timedelta(days=day)).date()
+            midnight = datetime(date.year, date.month, date.day, tzinfo=self.zone)
             for minute in {minute for span in self._spans.get(date.weekday(), ()) for minute in span} | {0}:
-                moment = datetime(date.year, date.month, date.day, tzinfo=self.zone) + timedelta(minutes=minute)
-                edges.add(moment.timestamp())
+                moment = midnight + timedelta(minutes=minute)
+                edges.update(moment.replace(fold=fold).timestamp() for fold in (0, 1))  # it may come twice
+            if midnight.utcoffset() != (midnight + timedelta(days=1)).utcoffset():
+                first = int(midnight.timestamp()) // QUARTER_S * QUARTER_S
+                edges.update(range(first, first + 25 * 3600, QUARTER_S))  # clocks are changed at one of these
         return next((edge for edge in sorted(edges) if edge > unix and self.holds(edge) != now), None)
 
     @lru_cache(maxsize=64)  # noqa: B019 -- a few minutes of one schedule, which lives as long as its rules

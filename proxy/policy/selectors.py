@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
+from proxy.policy.language import Values
 from proxy.policy.model import SELECTORS, RuleText, Several
 
 _TEXTS = {
@@ -17,23 +19,23 @@ _HOSTS = {"network": "net.dst.host", "egress": "net.dst.host", "tls": "net.sni.h
 _PORTS = re.compile(r"(\d+)(?:\s*(?:-|\.\.)\s*(\d+))?")
 
 
-def conditions(rule: RuleText) -> Iterator[tuple[str, str]]:
+def conditions(rule: RuleText, lists: Mapping[str, Values]) -> Iterator[tuple[str, str]]:
     """Each selector of the rule with its condition. ValueError (the fault, the selector)."""
     for selector in SELECTORS:
         if (written := getattr(rule, selector)) is not None:
             try:
-                yield selector, _condition(selector, _values(written), rule)
+                yield selector, _condition(selector, _values(written), rule, lists)
             except ValueError as error:
                 raise ValueError(f"{selector}: {error}", selector) from None
 
 
-def _condition(selector: str, values: list[str], rule: RuleText) -> str:
+def _condition(selector: str, values: list[str], rule: RuleText, lists: Mapping[str, Values]) -> str:
     if selector in ("src", "dst"):
         return _any_of(f"net.{selector}.ip", values, _address)
     if selector == "port":
         return _any_of("net.dst.port", values, _port)
     if selector == "group":
-        return f"any({_any_of('identity.groups[*].name', values, quoted)})"
+        return " or ".join(f"any({part})" for part in _parts("identity.groups[*].name", values, quoted))
     if selector == "posture":
         each = (f"any(device_posture.checks.passed[*] == {quoted(value)})" for value in values)
         return " and ".join(each)
@@ -41,20 +43,35 @@ def _condition(selector: str, values: list[str], rule: RuleText) -> str:
         field = _HOSTS.get(rule.phase)
         if field is None:
             raise ValueError(f"nothing has a host in phase {rule.phase}")
-        exact = [value.lower() for value in values if "*" not in value]
-        tests = [f"{field} wildcard {quoted(value)}" for value in values if "*" in value]
+        exact = [value if value.startswith("$") else value.lower() for value in values if "*" not in value]
+        patterns = [value for value in values if "*" in value]
+        for value in values:
+            if value.startswith("$") and (listed := lists.get(value[1:])) is not None:
+                patterns += sorted(str(each) for each in listed.single if "*" in str(each))
+        tests = [f"{field} wildcard {quoted(value)}" for value in patterns]
         return " or ".join([_any_of(field, exact, quoted), *tests] if exact else tests)
     return _any_of(_TEXTS[selector], values, quoted)
 
 
 def _any_of(field: str, values: list[str], written: object) -> str:
     """A condition that a field has one of these values, or one of a list's."""
+    return " or ".join(_parts(field, values, written))
+
+
+def _parts(field: str, values: list[str], written: object) -> list[str]:
     lists = [value for value in values if value.startswith("$")]
     others = [written(value) for value in values if not value.startswith("$")]  # type: ignore[operator]
     parts = [f"{field} in {name}" for name in lists]
     if others:
         parts.append(f"{field} in {{{' '.join(others)}}}")
-    return " or ".join(parts)
+    return parts
+
+
+def as_hosts(values: Values) -> Values:
+    """A list as the selector `host` compares it: in lower case."""
+    return replace(
+        values, single=frozenset(value.lower() if isinstance(value, str) else value for value in values.single)
+    )
 
 
 def _values(written: Several) -> list[str]:

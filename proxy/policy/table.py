@@ -150,7 +150,7 @@ def _pieces(ranges: list[tuple[float, float, int]]) -> tuple[list[float], list[i
     starts: dict[float, int] = {}
     ends: dict[float, int] = {}
     for low, high, bit in ranges:
-        behind = high + 1 if isinstance(high, int) else math.nextafter(high, math.inf)
+        behind = _behind(high)
         starts[low] = starts.get(low, 0) | bit
         ends[behind] = ends.get(behind, 0) | bit
     edges = sorted({*starts, *ends})
@@ -159,3 +159,8 @@ def _pieces(ranges: list[tuple[float, float, int]]) -> tuple[list[float], list[i
         bits = bits & ~ends.get(edge, 0) | starts.get(edge, 0)
         pieces.append(bits)
     return edges, pieces
+
+
+def _behind(number: float) -> float:
+    """The next number that can be a value: times have fractions; of large integers, the next one."""
+    return number + 1 if isinstance(number, int) and abs(number) >= 1 << 53 else math.nextafter(number, math.inf)

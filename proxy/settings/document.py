@@ -176,6 +176,9 @@ def parse(text: str, file: str = "<text>") -> Document:
         spot = (mark.line + 1, mark.column + 1) if mark else (None, None)
         raise DocumentError(error.problem or "not YAML", file, *spot) from None
     except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, yaml.reader.ReaderError) and (bad := yaml.reader.Reader.NON_PRINTABLE.search(text)):
+            line, column = text.count("\n", 0, bad.start()) + 1, bad.start() - text.rfind("\n", 0, bad.start())
+            raise DocumentError(f"a character that YAML does not allow: {bad[0]!r}", file, line, column) from None
         raise DocumentError((str(error) or "not YAML").splitlines()[0], file) from None
     except RecursionError:
         raise DocumentError("nested too deeply", file) from None

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
-from proxy.flow.child import Child, ChildQuery, child_id, child_predicate, decode_child, is_genuine, is_open
+from proxy.flow.child import (
+    Child,
+    ChildPage,
+    ChildQuery,
+    StoredChild,
+    child_id,
+    child_predicate,
+    decode_child,
+    is_genuine,
+    is_open,
+)
+from proxy.flow.query import Window
 from proxy.flow.record import FlowRecord
 
 log = logging.getLogger(__name__)
@@ -67,6 +79,18 @@ class Children:
         matches = child_predicate(query)
         found = [child for children in self._open.values() for child in children.values() if matches(child)]
         return sorted(found, key=lambda child: child.start, reverse=True)  # type: ignore[union-attr]
+
+    async def listed(self, query: ChildQuery, stored: Callable[[ChildQuery], Awaitable[ChildPage]]) -> ChildPage:
+        """The open children that match, and then the `stored` ones; one that ends meanwhile comes once, as it ended."""
+        open_ = [] if query.scope == "past" or query.before is not None else self.open(query)
+        page = ChildPage([], Window(query.since, query.until or time.time_ns(), None), 0, truncated=False)
+        if query.scope != "live":
+            page = await stored(query)
+        ended = {child_id(child.record) for child in page.children}
+        found = [StoredChild(None, child) for child in open_ if child_id(child) not in ended]
+        children = [*found, *page.children]
+        truncated = page.truncated or len(children) > query.limit
+        return msgspec.structs.replace(page, children=children[: query.limit], truncated=truncated)
 
     def open_of(self, flow_id: str) -> list[Child]:
         """The open children of one flow."""

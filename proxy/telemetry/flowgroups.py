@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxy.flow.flow import address_text
@@ -13,20 +13,25 @@ from proxy.flow.query import Window
 from proxy.telemetry import flowdb, flowsql
 from proxy.telemetry.flowread import deadline
 from proxy.telemetry.losses import Losses
-from proxy.telemetry.rows import WORDS
+from proxy.telemetry.rows import WORDS, flow_id_text
 from proxy.telemetry.words import Texts
 
 Live = dict[Key, Sums]
 
 
-def read_groups(connection: sqlite3.Connection, query: GroupsQuery, live: Live, losses: Losses) -> GroupsPage:
-    """The first groups of the stored flows together with the `live` ones. Raises ProxyError or sqlite3.Error."""
+def read_groups(
+    connection: sqlite3.Connection, query: GroupsQuery, live: Live, losses: Losses, counted: Mapping[str, int] = {}
+) -> GroupsPage:
+    """The first groups of the stored flows together with the `live` ones. Raises ProxyError or sqlite3.Error.
+
+    `counted`: when flows among the `live` ones have ended since (Unix ns).
+    """
     flows, texts = query.flows, Texts(connection)
     ranking = Ranking(query, told)
     oldest = None
     with deadline(connection):
         if flows.scope != "live":
-            for key, sums in _past(connection, query, texts):
+            for key, sums in _past(connection, query, texts, counted):
                 if (more := live.pop(key, None)) is not None:
                     sums.add(more)
                 ranking.add(key, sums)
@@ -46,9 +51,16 @@ def told(field: str, value: Any) -> str | int | None:
     return found
 
 
-def _past(connection: sqlite3.Connection, query: GroupsQuery, texts: Texts) -> Iterator[tuple[Key, Sums]]:
+def _past(
+    connection: sqlite3.Connection, query: GroupsQuery, texts: Texts, counted: Mapping[str, int]
+) -> Iterator[tuple[Key, Sums]]:
     flowsql.prepare(connection, query.flows)
-    statement = flowsql.groups(query.flows, query.by)
+    connection.execute("BEGIN")
+    connection.execute("SELECT 1 FROM flows LIMIT 1").fetchone()  # what is written from here on is not seen
+    names = dict(counted)
+    connection.create_function("is_counted", 1, lambda stored: flow_id_text(stored) in names)
+    statement = flowsql.groups(query.flows, query.by, min(names.values(), default=None))
     for *key, flows, up, down, lasted, first, last in connection.execute(*statement):
         values = [texts.text(part) if name in WORDS else part for name, part in zip(query.by, key, strict=True)]
         yield tuple(values), Sums(flows, 0, up, down, lasted / 1e6, first, last)
+    connection.execute("COMMIT")

@@ -11,7 +11,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -104,9 +104,12 @@ class FlowLog:
         """The stored flows that match, including those just submitted. Raises ProxyError if the file cannot be read."""
         return await self._ask(lambda connection: read_page(connection, query, self._losses))
 
-    async def groups(self, query: GroupsQuery, live: dict[Key, Sums]) -> GroupsPage:
-        """The stored flows that match, aggregated together with the sums of `live` flows."""
-        return await self._ask(lambda connection: read_groups(connection, query, live, self._losses))
+    async def groups(self, query: GroupsQuery, live: dict[Key, Sums], counted: Mapping[str, int]) -> GroupsPage:
+        """The stored flows that match, aggregated together with the sums of `live` flows.
+
+        `counted`: when flows among them have ended since (Unix ns); the caller may add to it meanwhile.
+        """
+        return await self._ask(lambda connection: read_groups(connection, query, live, self._losses, counted))
 
     async def children(self, query: ChildQuery) -> ChildPage:
         """The stored children that match."""

@@ -99,9 +99,14 @@ def select(query: FlowQuery, *, is_recent: bool = False) -> Condition:
     return statement, [*where.arguments, query.limit + 1]
 
 
-def groups(query: FlowQuery, by: Sequence[str]) -> Condition:
-    """A statement for the sums of each group. A row: the columns `by`, flows, up, down, ns, first start, last end."""
+def groups(query: FlowQuery, by: Sequence[str], counted_since: int | None = None) -> Condition:
+    """A statement for the sums of each group. A row: the columns `by`, flows, up, down, ns, first start, last end.
+
+    Flows that ended since `counted_since` are left out if the SQL function `is_counted` says so of their ids.
+    """
     where = conditions(query)
+    if counted_since is not None:
+        where.add("NOT (ended >= ? AND is_counted(flow_id))", counted_since)
     columns = ", ".join(by)
     sums = "count(*), sum(up), sum(down), sum(ended - started), min(started), max(ended)"
     return f"SELECT {columns}, {sums} FROM flows NOT INDEXED WHERE {where} GROUP BY {columns}", where.arguments

@@ -52,8 +52,10 @@ async def scan(
     return records
 
 
-async def count_groups(owners: Iterable[Tenant], query: FlowQuery, by: Sequence[str], count: Count) -> dict[Key, Sums]:
-    """The sums of the live flows that match, grouped by these fields."""
+async def count_groups(
+    owners: Iterable[Tenant], query: FlowQuery, by: Sequence[str], count: Count, counted: set[str]
+) -> dict[Key, Sums]:
+    """The sums of the live flows that match, grouped by these fields. Adds their IDs to `counted`."""
     of = of_flow(time.time_ns())
     wanted, counting, pause = predicate(query, of), Counting(by, of), Pause()
     for step in steps(owners):
@@ -61,6 +63,7 @@ async def count_groups(owners: Iterable[Tenant], query: FlowQuery, by: Sequence[
         for flow in step:
             if not flow.is_recorded and wanted(flow):
                 counting.add(flow)
+                counted.add(flow.id)
         await pause()
     return counting.sums
 

@@ -26,14 +26,12 @@ from proxy.control.schema import (
     Status,
     TenantStatus,
     TunnelInfo,
-    Window,
 )
 from proxy.errors import DropReason, ProxyError
 from proxy.flow.child import (
     ChildFilters,
     ChildPage,
     ChildQuery,
-    StoredChild,
     request_wanted,
     requests_excluded,
     without_requests,
@@ -211,14 +209,7 @@ class View:
 
     async def list_children(self, query: ChildQuery) -> ChildPage:
         """The children that match: first the open ones, then those that have ended, newest end first."""
-        open_ = [] if query.scope == "past" or query.before is not None else self.children.open(query)
-        found = [StoredChild(None, child) for child in open_]
-        page = ChildPage([], Window(query.since, query.until or time.time_ns(), None), 0, truncated=False)
-        if query.scope != "live":
-            page = await self._log.children(query)
-        children = [*found, *page.children]
-        truncated = page.truncated or len(children) > query.limit
-        return msgspec.structs.replace(page, children=children[: query.limit], truncated=truncated)
+        return await self.children.listed(query, self._log.children)
 
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
         """The first flows without an end record, in the query's order."""
@@ -240,11 +231,20 @@ class View:
 
     async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
         """Live and past flows, aggregated together."""
-        live = {}
-        if query.flows.scope != "past" and (flows := await self.narrowed(query.flows)) is not None:
-            count = self._kernel.count if self._kernel is not None else _counted
-            live = await count_groups(self._owners(flows.tenant), flows, query.by, count)
-        return await self._log.groups(query, live)
+        live, counted, ended = {}, set[str](), dict[str, int]()
+
+        def note(record: FlowRecord) -> None:
+            if record.flow_id in counted:
+                ended[record.flow_id] = record.end or record.start
+
+        unsubscribe = self.watch_ends(query.flows.tenant, note)
+        try:
+            if query.flows.scope != "past" and (flows := await self.narrowed(query.flows)) is not None:
+                count = self._kernel.count if self._kernel is not None else _counted
+                live = await count_groups(self._owners(flows.tenant), flows, query.by, count, counted)
+            return await self._log.groups(query, live, ended)
+        finally:
+            unsubscribe()
 
     def watch(self, tenant: str | None, put: Callable[[FlowRecord], None]) -> Callable[[], None]:
         """Pass each later event of the tenant's flows to `put`. Returns a function that ends the watch."""

@@ -68,7 +68,9 @@ class _Writer:
                 return self._number(_COLUMNS[name], node.operator, constant(node.right, kind))
             if (other := _field_alone(node.right)) is not None and node.operator in _NUMBERS:
                 self._compiler.whole(node)  # checks that both are of one kind
-                return f"(({_COLUMNS[name]} {node.operator} {_COLUMNS[other[0]]}) IS TRUE)"
+                operator = "==" if node.operator == "!=" else node.operator
+                holds = f"(({_COLUMNS[name]} {operator} {_COLUMNS[other[0]]}) IS TRUE)"
+                return holds if node.operator == operator else f"(NOT {holds})"
             if isinstance(node.right, Literal) and node.operator in ("==", "!="):
                 same = self._is_one_of(name, Values(kind, frozenset({constant(node.right, kind)})))
                 return same if node.operator == "==" else f"(NOT {same})"

@@ -99,6 +99,8 @@ def test_explain_by_a_file_that_is_not_in_force(policy, file):
         (["-t", "acme", "--dst", "here"], 2, "dst: expected an address or address:port (found 'here')"),
         (["-t", "acme", "--fact", "net.dst.prt=1"], 2, "unknown field 'net.dst.prt'; did you mean 'net.dst.port'?"),
         (["-t", "acme", "--fact", "x"], 2, "--fact: expected FIELD=VALUE (found 'x')"),
+        (["-t", "globex", "--protocol", "tpc"], 2, "unknown protocol 'tpc'; did you mean 'tcp'?"),
+        (["-t", "acme", "--phase", "netwrk"], 2, "--phase: unknown phase 'netwrk'; did you mean 'network'?"),
         (["-t", "acme", "--time", "noon"], 2, "time: expected ISO 8601, such as 2026-11-28T09:30 (found 'noon')"),
     ],
 )
@@ -166,6 +168,12 @@ def test_export(live):
     assert live("export", "-t", "acme").out == POLICY
     result = live("export")
     assert (result.code, result.err) == (4, "error: no such policy is in force; there is: acme (of acme)\n")
+
+
+@pytest.mark.parametrize("command", [["hits"], ["export"], ["diff", "FILE"]])
+def test_a_tenant_that_nobody_knows_is_named(live, file, command):
+    result = live(*(str(file) if word == "FILE" else word for word in command), "-t", "acm")
+    assert (result.code, result.err) == (4, "error: the proxy has no tenant 'acm'; did you mean 'acme'?\n")
 
 
 def test_against_past(live, proxy, file):

@@ -10,6 +10,7 @@ import pytest
 from haralyzer import HarParser
 
 from oxyctl.cli import flow_query
+from oxyctl.render.har import entry
 from proxy.control.schema import Decision
 from tests.children import make_request
 from tests.records import make_record
@@ -113,6 +114,11 @@ def test_har_is_read_by_another_program(flows, monkeypatch):
     assert first["request"]["queryString"] == [{"name": "lang", "value": "en"}, {"name": "x", "value": ""}]
     assert first["time"] == sum(first["timings"].values())
     assert HarParser.match_headers(entries[2], "request", "User-Agent", "curl")
+
+
+def test_har_takes_what_is_no_url():
+    found = entry(make_request(path="//[x?a=b&c=%5B"))
+    assert found["request"]["queryString"] == [{"name": "a", "value": "b"}, {"name": "c", "value": "["}]
 
 
 def test_sql_joins_requests_and_flows(flows):

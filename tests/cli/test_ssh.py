@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from proxy.control.schema import Decision
 from proxy.session.messages import Shown
 from tests.children import FLOW, make_channel
 from tests.control.test_ssh import KEY, FakeSSH
@@ -28,6 +29,7 @@ def ssh(oxyctl, server, path, proxy, tmp_path):
             forward_port=5432,
             forward_protocol="tls",
             verdict="denied",
+            decisions=[Decision("ssh", "acme", "allow", rule="forwards"), Decision("ssh_channel", "hook", "deny")],
         ),
         make_channel(2, command="uptime", exit_status=3),
         make_channel(1, channel_id="f.1", flow_id="f", terminal="xterm", kind="shell", is_open=True),
@@ -58,8 +60,14 @@ def test_the_channels_of_sessions(ssh):
     assert lines[2].endswith("uptime")
     assert "denied" in lines[3]
     assert lines[3].endswith("db:5432 (tls)")
+    assert "  hook  " in lines[3]
     items = json.loads(ssh("sessions", *ACME, "--format", "json").out)["items"]
     assert [each["channel_id"] for each in items] == ["f.1", f"{FLOW}.2", f"{FLOW}.3"]
+
+
+def test_channels_of_a_tenant_that_nobody_knows(ssh):
+    result = ssh("sessions", "--tenant", "acmee")
+    assert (result.code, result.err) == (2, "error: --tenant: there is no tenant 'acmee'; did you mean 'acme'?\n")
 
 
 def test_a_session_is_ended_once_it_is_there(ssh, proxy):

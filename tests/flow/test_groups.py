@@ -21,7 +21,7 @@ from proxy.telemetry.rows import insert, rows_of
 from proxy.telemetry.words import Words
 from tests.flows import make_flow, make_tenant
 from tests.queries import queries
-from tests.records import records
+from tests.records import make_record, records
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -78,8 +78,22 @@ def test_live_flows_are_counted():
         flow.client_payload = 10
         tenant.add(6, flow)
     query = parse_groups([("tenant", "acme"), ("by", "dst_port")], NOW)
-    sums = asyncio.run(count_groups([tenant], query.flows, query.by, lambda flows: None))
+    sums = asyncio.run(count_groups([tenant], query.flows, query.by, lambda flows: None, set()))
     assert {key: (each.flows, each.live, each.up, each.last) for key, each in sums.items()} == {
         (80,): (2, 2, 20, None),
         (443,): (1, 1, 10, None),
     }
+
+
+def test_a_flow_that_ends_after_it_was_counted_is_counted_once(tmp_path):
+    query = parse_groups([("tenant", "acme"), ("by", "user")], NOW)
+    flows = [make_record(number, user="ann") for number in range(5)]
+    seen = flows[:3]
+    counting = Counting(query.by, OF_RECORD)
+    for record in seen:
+        counting.add(record)
+    with contextlib.closing(flowdb.open_writer(str(tmp_path / "flows.db"))) as connection:
+        insert(connection, [rows_of(record, Words(connection)) for record in flows])
+        ended = {record.flow_id: record.end for record in seen}
+        (group,) = read_groups(connection, query, counting.sums, Losses(), ended).groups
+    assert (group.sums.flows, group.sums.up) == (5, 500)

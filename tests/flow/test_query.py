@@ -157,6 +157,7 @@ def test_any_text_is_a_query_or_a_query_error(pairs):
         ({"ip": "::/0"}, False),  # families do not mix
         ({"ip": "0.0.0.0/0"}, True),
         ({"dst": ["fd00::/8", "10.50.0.10"]}, True),  # alternatives
+        ({"dst": "[10.50.0.10]"}, True),  # as beside a port
         ({"dst": "10.50.0.10", "src": "10.0.0.1"}, False),  # narrowing
         ({"port": "80"}, True),
         ({"port": "40000"}, True),

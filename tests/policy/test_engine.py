@@ -7,10 +7,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxy.policy.facts import imagine
-from proxy.policy.load import action_of, decided_by
+from proxy.policy.load import action_of, compile_policies, decided_by
 from proxy.policy.model import FlowText
 from proxy.settings import DocumentError
-from tests.policy.files import NOW, compiled
+from tests.policy.files import NOW, Text, Texts, compiled
 
 FLOW = {"user": "bob@acme.example", "groups": ["staff"], "src": "10.1.0.2", "dst": "10.2.0.10:443"}
 
@@ -120,6 +120,32 @@ rules:
     assert decided(policies) == ("allow", "all")
 
 
+def test_precedence_counts_across_the_files_of_a_group_but_not_across_groups():
+    later = Text("second.yaml", None, "rules: [{name: early, precedence: 10, port: 443, action: allow}]")
+    first = Text("first.yaml", None, "rules: [{name: late, precedence: 20, port: 443, action: block}]")
+    mine = Text("acme.yaml", "acme", "rules: [{name: mine, precedence: 1, action: block}]")
+    policies = compile_policies(Texts([first, later, mine]), ("acme",), NOW)
+    assert decided(policies) == ("allow", "early")
+    assert decided(policies, dst="10.2.0.10:80") == ("block", "mine")
+
+
+def test_a_rule_names_several_lists_of_groups_and_groups_beside_them():
+    policies = compiled(
+        "default: deny\nlists: {ops: [ops, root], dev: [dev]}\n"
+        "rules: [{name: people, group: [$ops, $dev, staff], action: allow}]"
+    )
+    verdicts = {each: decided(policies, groups=[each])[0] for each in ("ops", "root", "dev", "staff", "guest")}
+    assert verdicts == {"ops": "allow", "root": "allow", "dev": "allow", "staff": "allow", "guest": "block"}
+
+
+def test_a_list_of_hosts_is_compared_as_hosts_are():
+    policies = compiled(
+        "lists: {Hosts: [Wiki.Example, '*.Lab']}\nrules: [{name: hosts, host: [$Hosts, git.example], action: block}]"
+    )
+    hosts = ("wiki.example", "a.lab", "git.example", "lab", "a.example")
+    assert [decided(policies, host=each)[0] for each in hosts] == ["block", "block", "block", "allow", "allow"]
+
+
 def test_disabled_rules_and_schedules():
     policies = compiled("""
 default: deny
@@ -190,7 +216,8 @@ def test_hits_are_counted_and_survive_a_new_version():
 conditions = st.sampled_from(
     [
         "net.dst.port == 443", "net.dst.port in {80 443}", "net.dst.port in {1..100 50..500}", "net.dst.port != 80",
-        "net.dst.port in {400..443 8080}", "net.src.ip in {10.0.0.0/8}", "net.src.ip == 10.1.0.2",
+        "net.dst.port in {400..443 8080}", "time.unix in {0..1795860000}",
+        "time.unix in {1795860000..1795860001}", "net.src.ip in {10.0.0.0/8}", "net.src.ip == 10.1.0.2",
         "net.src.ip in {10.1.0.0/16 fd00::/8}", "not net.src.ip in {10.1.0.0/24}", "net.dst.ip in {0.0.0.0/0}",
         'any(identity.groups[*].name in {"staff"})', 'any(identity.groups[*].name in {"dev" "ops"})',
         'all(identity.groups[*].name == "staff")', 'identity.user == "bob"', 'net.protocol == "tcp"',
@@ -210,8 +237,9 @@ rule_texts = st.tuples(st.lists(conditions, min_size=0, max_size=3), st.sampled_
     st.sampled_from(["tcp", "udp", "icmp"]),
     st.lists(st.sampled_from(["staff", "dev", "others"]), max_size=2),
     st.sampled_from([None, "bob", "eve"]),
+    st.sampled_from([0.0, 0.25, 1.5]),
 )
-def test_the_index_agrees_with_evaluating_every_rule(texts, src, port, protocol, groups, user):
+def test_the_index_agrees_with_evaluating_every_rule(texts, src, port, protocol, groups, user, later):
     lines = ["rules:"]
     for number, (parts, action) in enumerate(texts):
         when = " and ".join(f"({part})" for part in parts)
@@ -221,7 +249,7 @@ def test_the_index_agrees_with_evaluating_every_rule(texts, src, port, protocol,
     except DocumentError:  # of two conditions that cannot hold together
         assume(False)
     facts = imagine(
-        FlowText(src=src, dst=f"192.0.2.9:{port}", protocol=protocol, groups=groups, user=user), "network", NOW
+        FlowText(src=src, dst=f"192.0.2.9:{port}", protocol=protocol, groups=groups, user=user), "network", NOW + later
     )
     expected = []
     for rule in policies.rules():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proxy.policy.engine import join
 from proxy.policy.language import Facts
 from proxy.verdict import Pace
 from tests.policy.files import NOW, compiled
@@ -83,3 +84,12 @@ def test_limits_go_on_in_the_next_version():
     begin(policies, Flow())
     later.inherit(policies)
     assert begin(later, Flow()) == "deny"
+
+
+def test_bytes_are_limited_also_beside_rules_about_the_way_out():
+    policies = compiled(
+        "rules: [{name: slow, action: rate-limit, bytes_per_s: 1000}, {name: out, phase: egress, action: log}]"
+    )
+    facts = Facts({"time.unix": NOW, "tenant": "acme", "net.protocol": "tcp"})
+    network, egress = (policies.rule("acme", phase, facts, Flow()) for phase in ("network", "egress"))
+    assert join(network, egress).verdict.paces == (Pace(1000, "acme/acme/slow/acme"),)

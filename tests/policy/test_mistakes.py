@@ -76,6 +76,16 @@ MISTAKES = {
     "default: deny\ntests:\n- {flow: {facts: {net.dst.prt: 1}}, expect: allow}":
         "acme.yaml:3:11: unknown field 'net.dst.prt'; did you mean 'net.dst.port'?",
     "default: deny\ntests:\n- {flow: {dst: nowhere}, expect: allow}": None,
+    "default: deny\ntests:\n- {flow: {protocol: tpc}, expect: deny}":
+        "acme.yaml:3:11: unknown protocol 'tpc'; did you mean 'tcp'?",
+    "default: deny\ntests:\n- {flow: {port: 70000}, expect: deny}":
+        "acme.yaml:3:11: expected a port, 0 to 65535 (found 70000)",
+    RULES + "- {name: a, action: allow, port: [" + ", ".join(map(str, range(1000, 2000))) + "]}":
+        "acme.yaml:2:34: port: more values than a rule can hold: put them into a list, and write its name, `$name`",
+    RULES + "- name: a\n  action: allow\n  when: |\n    tenant == \"a\" \"b\n    c\"":
+        "acme.yaml:5:19: expected 'and', 'or', 'xor' or the end (found '\"b c\"')",
+    RULES + "- {name: a,\n   action: \x00allow}": "acme.yaml:3:12: a character that YAML does not allow: '\\x00'",
+    "lists: {a: ['" + "9" * 5000 + "']}": "acme.yaml:1:13: a value has at most 4,096 characters (5,000)",
 }  # fmt: skip
 
 LISTS = {"mixed.txt": "# a comment\n10.0.0.0/8\n everywhere  # and another\n"}

@@ -73,6 +73,22 @@ def test_what_is_open_when_its_flow_ends_ends_with_it(taking, ended):
     assert list(taking.living(None)) == []
 
 
+def test_a_child_that_ends_while_children_are_listed_comes_once_as_it_ended(run):
+    async def work(log):
+        taking = Children(log.submit_child)
+        told(taking, make_request(1, is_open=True, status=None))
+        told(taking, make_request(2, is_open=True, status=None))
+
+        async def stored(query):
+            told(taking, make_request(1))
+            return await log.children(query)
+
+        return await taking.listed(ChildQuery(tenant="acme"), stored)
+
+    page = run(work)
+    assert [(each.record.request_id[-1], each.record.is_open) for each in page.children] == [("2", True), ("1", False)]
+
+
 def test_open_children_of_one_flow_are_bounded(taking):
     for number in range(1, MOST_OPEN + 3):
         told(taking, make_request(number, is_open=True))

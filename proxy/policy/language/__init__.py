@@ -13,9 +13,10 @@ from proxy.policy.language.compile import Compiler, Matcher, Requirement, conjun
 from proxy.policy.language.errors import ExpressionError
 from proxy.policy.language.fields import Facts, Field, Fields, Kind
 from proxy.policy.language.sets import Values
-from proxy.policy.language.tree import Node
+from proxy.policy.language.tree import MAX_CHARACTERS, Node
 
 __all__ = [
+    "MAX_CHARACTERS",
     "Expression",
     "ExpressionError",
     "Facts",

@@ -140,13 +140,14 @@ class Compiler:
             raise ExpressionError(f"'{node.operator}' needs a pattern in quotes", *node.right.at)
         _check_operator(node, left)
         one, other = left.read, right.read
-        compare = {"==": _equal, "!=": _unequal, "contains": _contains, **_ORDER}[node.operator]
+        # an unknown value equals nothing, not even another unknown one
+        compare = {"==": _equal, "!=": _equal, "contains": _contains, **_ORDER}[node.operator]
 
         def test(facts: Any) -> bool:
             first, second = one(facts), other(facts)
             return first is not None and second is not None and compare(first, second)
 
-        return Condition(test)
+        return Condition(test if node.operator != "!=" else lambda facts: not test(facts))
 
     def _membership(self, node: Membership) -> Condition:
         left = self.operand(node.left)
@@ -251,10 +252,6 @@ def _applied(
 
 def _equal(first: Any, second: Any) -> bool:
     return bool(first == second)
-
-
-def _unequal(first: Any, second: Any) -> bool:
-    return bool(first != second)
 
 
 def _contains(first: Any, second: Any) -> bool:

@@ -9,10 +9,21 @@ from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedToken
 
 from proxy.policy.language.errors import ExpressionError
-from proxy.policy.language.tree import Call, Comparison, Literal, Logic, Membership, Node, Not, Path, Range, Spot
+from proxy.policy.language.tree import (
+    MAX_CHARACTERS,
+    Call,
+    Comparison,
+    Literal,
+    Logic,
+    Membership,
+    Node,
+    Not,
+    Path,
+    Range,
+    Spot,
+)
 from proxy.settings import suggest
 
-MAX_CHARACTERS = 4_096  # of one expression, as in Cloudflare's rules
 MAX_DEPTH = 64  # of parentheses, `not` and calls
 
 # Loosest binding first: or, xor, and, not (Cloudflare Rules language, operator precedence).
@@ -224,7 +235,7 @@ def _unexpected(text: str, error: UnexpectedToken) -> ExpressionError:
     expected = set(error.accepts or error.expected or ())
     if token.type == "$END":
         return ExpressionError(f"{_wanted(expected)} (found the end)", *_end(text))
-    found = str(token)
+    found = " ".join(str(token).split())  # a quoted text may be of several lines, a message is of one
     near = ""
     if token.type == "NAME" and expected & {"_AND", "_OR", "OP", "IN"}:
         near = suggest(found.lower(), WORDS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+MAX_CHARACTERS = 4_096  # of one expression, as in Cloudflare's rules
+
 
 class Spot(NamedTuple):
     """A position in the text of an expression: line and column from 1, and the characters from `start` to `end`."""
