@@ -130,17 +130,8 @@ class Exchange(Passing):
         if self.is_waiting:
             self.is_waiting = False
             self.responder.resume()
-        self._early.pass_on(requester.data, requester.end)
-
-    def wait(self) -> None:
-        """No origin can take it yet: the client is to send no more."""
-        self.is_waiting = True
-        self.responder.pause()
-
-    def repeat(self) -> None:
-        """The origin has refused the request unread: it may be sent again, once."""
-        self.is_repeated = True
-        self.requester = None
+        if not self.awaits_switch:
+            self._early.pass_on(requester.data, requester.end)
 
     def request_data(self, data: bytes) -> None:
         """A part of the request's body, or bytes of what the connection was upgraded to."""
@@ -148,6 +139,9 @@ class Exchange(Passing):
             return
         self.request_bytes += len(data)
         self.moved = self.context.session.now()
+        self._take_request(data)
+
+    def _take_request(self, data: bytes) -> None:
         if self.websocket is not None:
             self.websocket.received(data, from_client=True)
         elif self.request_reader is not None:
@@ -156,10 +150,12 @@ class Exchange(Passing):
             self._pass_request(data)
 
     def _pass_request(self, data: bytes) -> None:
-        if self.requester is not None:
+        if self.requester is not None and not self.awaits_switch:
             self.requester.data(data)
         elif self.fault is None and not self.is_complete:
             self._early.data(data)
+            if self.awaits_switch:
+                self.responder.pause()
 
     def request_ended(self, trailers: Headers) -> None:
         """The client has sent all of its request, or closed its half of the upgraded connection."""
@@ -172,12 +168,12 @@ class Exchange(Passing):
         self.sent = self.moved = self.context.session.now()
         if self.request_reader is not None:
             self.request_reader.end(trailers)
-        else:
+        elif self.websocket is None or self.websocket.ended(from_client=True):
             self._end_request(trailers)
         self._settle()
 
     def _end_request(self, trailers: Headers) -> None:
-        if self.requester is None:
+        if self.requester is None or self.awaits_switch:
             self._early.end(trailers)
         else:
             self.requester.end(trailers)
@@ -226,6 +222,9 @@ class Exchange(Passing):
             self.response_reader = BodyReader(self, self.context.session, from_client=False)
             return  # the head goes with the first bytes that the hook lets pass: until then a page can be sent
         self._send_head(head)
+        if self._switched:
+            self.release_body(from_client=True)
+            self._early.pass_on(self._take_request, self.request_ended)
 
     def _send_head(self, head: ResponseHead) -> None:
         self._responded = True
@@ -273,7 +272,7 @@ class Exchange(Passing):
         self.moved = self.context.session.now()
         if self.response_reader is not None:
             self.response_reader.end(trailers)
-        else:
+        elif self.websocket is None or self.websocket.ended(from_client=False):
             self.responder.end(trailers)
         self._settle()
 
@@ -305,10 +304,6 @@ class Exchange(Passing):
         if not self._responded:
             assert self.response is not None
             self._send_head(self.response)
-
-    def body_answered(self, answer: str | Verdict) -> bool:
-        """The hook has said what is to become of the exchange; whether it goes on."""
-        return self.obey_hook(HOOK, answer)
 
     # What goes wrong.
 
@@ -346,7 +341,8 @@ class Exchange(Passing):
     def origin_failed(self, fault: Fault, detail: str, *, by: By | None = None) -> None:
         """The origin is gone, or has broken its protocol."""
         self.requester = None
-        if self.has_all and not self.origin_ended:
+        if (self.has_all and not self.origin_ended) or (self.origin_ended and not self.is_read):
+            self.client_ended = True  # nobody hears more of it
             return  # a hook is asked about what has come
         if self.origin_ended:  # it has answered, and did not wait for the whole request
             self._complete()
@@ -365,9 +361,13 @@ class Exchange(Passing):
 
     # A connection that was upgraded.
 
-    def broken_off(self, fault: Fault, detail: str, by: By) -> None:
-        """What was said in the new protocol ends it."""
-        self.refuse(fault, detail, by=by)
+    def websocket_read(self, *, from_client: bool) -> None:
+        """A hook has let pass all that this side has said, which has ended meanwhile."""
+        if from_client:
+            self._end_request([])
+        else:
+            self.responder.end([])
+        self._settle()
 
     def settle(self) -> None:
         """Send what was written since a hook has answered."""
@@ -378,16 +378,16 @@ class Exchange(Passing):
             self._complete()
 
     def _complete(self) -> None:
-        """End it when the client has been sent all that it was answered."""
+        """End it when either side has been sent all that it has to have."""
         self.is_complete = True
-        if self.responder.is_behind:
+        if self.is_behind:
             self.context.wake(self.context.session.now() + self.context.limits.body_s)
         else:
             self._finish()
 
-    def client_took_all(self) -> None:
-        """Nothing waits for the client any more."""
-        if self.is_complete:
+    def took_all(self) -> None:
+        """Nothing waits for one of the sides any more."""
+        if self.is_complete and not self.is_behind:
             self._finish()
 
     def _finish(self) -> None:

@@ -244,6 +244,7 @@ class H1Server:
             if key is not None and first(head.headers, b"sec-websocket-accept") is None:  # from HTTP/2, which has none
                 head.headers.append((b"Sec-WebSocket-Accept", accept_of(key)))
             self.link.write(h1_wire.write_response(head, is_chunked=False, closes=False))
+            self._switched(self.exchange)
             return
         if head.closes or self.owner.is_draining:
             self._closes = True
@@ -257,6 +258,16 @@ class H1Server:
             self._framing = Framing.CHUNKED
         is_chunked = self._framing is Framing.CHUNKED
         self.link.write(h1_wire.write_response(head, is_chunked=is_chunked, closes=self._closes))
+
+    def _switched(self, exchange: Exchange) -> None:
+        """What came behind the request is of the new protocol."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        if rest:
+            self.link.resume()
+            exchange.request_data(rest)
+        if self._has_ended:
+            exchange.request_ended([])
 
     def data(self, data: bytes) -> None:
         """A part of the body."""

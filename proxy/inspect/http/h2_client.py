@@ -133,6 +133,8 @@ class H2Client(H2End["ClientStream"]):
         if self.sender.pump(stream.out):
             stream.exchange.origin_ready()
         stream.forget_if_done()
+        if stream.out.is_over:
+            stream.exchange.took_all()
 
     def _went_away(self, last: int, code: int) -> None:
         """It takes no more streams; those after `last` have not been begun."""
@@ -226,6 +228,16 @@ class ClientStream(Stream):
         if exchange.is_repeated or exchange.request.is_tunnel:
             return False
         return exchange.request.is_bodiless and exchange.response is None
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the origin has not taken."""
+        return self.out.size
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether what was written waits for a window, or for the connection."""
+        return not self.out.is_over
 
     def received(self, data: bytes) -> None:
         """A part of the response's body."""

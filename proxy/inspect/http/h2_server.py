@@ -104,7 +104,7 @@ class H2Server(H2End["ServerStream"]):
         if self.sender.pump(stream.out):
             stream.exchange.client_ready()
         if stream.out.is_over:
-            stream.exchange.client_took_all()
+            stream.exchange.took_all()
 
     def _went_away(self, _last: int, code: int) -> None:
         """The client will send no other request; those under way are completed."""
