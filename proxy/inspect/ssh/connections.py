@@ -85,6 +85,12 @@ class Bounded(SSHConnection):
             self._is_slowed = True
             self._transport.pause_reading()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """asyncssh aborts the transport in the loop's next turn. True: asyncio does not close it in this one, where it
+        may send what is left, be done with it, and then stumble over the abort."""
+        super().eof_received()
+        return True
+
     def pause_writing(self) -> None:
         self._hold("socket")
 

@@ -170,3 +170,37 @@ def test_a_connection_right_behind_the_answer_to_the_wish_to_listen_is_not_refus
             await until(lambda: front.heard[None] == b"hello")
 
     asyncio.run(run())
+
+
+class Greedy:
+    """A socket that takes all that it is given."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    def send(self, data):
+        return len(data)
+
+    def sendmsg(self, pieces):
+        return sum(map(len, pieces))
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+def test_a_client_that_ends_while_it_takes_the_last_bytes_causes_no_error(tmp_path):
+    async def run():
+        errors = []
+        async with Talk(tmp_path, [plan()], 1) as talk:
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+            talk.client._transport.pause_reading()
+            transport = talk.bridge.client._transport
+            transport.write(bytes(8 << 20))
+            assert transport.get_write_buffer_size()
+            transport._sock = Greedy(transport._sock)
+            transport._read_ready__on_eof()
+            transport._write_ready()
+            await until(talk.running.done)
+        assert errors == []
+
+    asyncio.run(run())
