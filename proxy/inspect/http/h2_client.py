@@ -107,6 +107,9 @@ class H2Client(H2End["ClientStream"]):
         if stream is None:
             return
         stream.has_answered = True
+        exchange = stream.exchange
+        if exchange.request.is_tunnel and exchange.response is not None and exchange.response.status >= 300:
+            stream.end([])  # it has refused to switch: nothing follows, and the stream takes no other's place
         stream.forget_if_done()
         stream.exchange.response_ended(stream.trailers)
 

@@ -2,6 +2,7 @@
 
 import h2.errors
 import h2.events as events
+import pytest
 
 from proxy.inspect.http.frames import close_frame
 from proxy.inspect.http.limits import HIGH_WATER
@@ -180,3 +181,18 @@ def test_a_hook_that_reads_an_early_answer_still_gets_all_of_it_when_the_origin_
     assert talk.browser.body(1) == b"enough"
     assert talk.browser.of(events.StreamEnded)
     assert (talk.records[0].status, talk.records[0].fault) == (200, None)
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_refused_switch_leaves_no_stream_at_the_origin(has_ended):
+    talk = H2Talk(connect_protocol=True)
+    talk.client_says(talk.browser.headers(1, CONNECT, end=False))
+    if has_ended:
+        talk.client_says(talk.browser.data(1, b"early", end=True))
+    talk.origin_says(talk.server.headers(1, [(b":status", b"404")], end=False))
+    talk.origin_says(talk.server.data(1, b"no", end=True))
+    assert talk.browser.body(1) == b"no"
+    assert talk.server.of(events.StreamEnded)
+    assert talk.server.h2.open_inbound_streams == 0
+    assert talk.server.body(1) == b""
+    assert [record.status for record in talk.records] == [404]
