@@ -130,17 +130,8 @@ class Exchange(Passing):
         if self.is_waiting:
             self.is_waiting = False
             self.responder.resume()
-        self._early.pass_on(requester.data, requester.end)
-
-    def wait(self) -> None:
-        """No connection is free yet: pause the client."""
-        self.is_waiting = True
-        self.responder.pause()
-
-    def repeat(self) -> None:
-        """The origin has refused the request unprocessed: send it again, once."""
-        self.is_repeated = True
-        self.requester = None
+        if not self.awaits_switch:
+            self._early.pass_on(requester.data, requester.end)
 
     def request_data(self, data: bytes) -> None:
         """Take a part of the request's body, or bytes of an upgraded connection."""
@@ -148,6 +139,9 @@ class Exchange(Passing):
             return
         self.request_bytes += len(data)
         self.moved = self.context.session.now()
+        self._take_request(data)
+
+    def _take_request(self, data: bytes) -> None:
         if self.websocket is not None:
             self.websocket.received(data, from_client=True)
         elif self.request_reader is not None:
@@ -156,10 +150,12 @@ class Exchange(Passing):
             self._pass_request(data)
 
     def _pass_request(self, data: bytes) -> None:
-        if self.requester is not None:
+        if self.requester is not None and not self.awaits_switch:
             self.requester.data(data)
         elif self.fault is None and not self.is_complete:
             self._early.data(data)
+            if self.awaits_switch:
+                self.responder.pause()
 
     def request_ended(self, trailers: Headers) -> None:
         """The request is complete, or the client has closed its half of an upgraded connection."""
@@ -172,12 +168,12 @@ class Exchange(Passing):
         self.sent = self.moved = self.context.session.now()
         if self.request_reader is not None:
             self.request_reader.end(trailers)
-        else:
+        elif self.websocket is None or self.websocket.ended(from_client=True):
             self._end_request(trailers)
         self._settle()
 
     def _end_request(self, trailers: Headers) -> None:
-        if self.requester is None:
+        if self.requester is None or self.awaits_switch:
             self._early.end(trailers)
         else:
             self.requester.end(trailers)
@@ -226,6 +222,9 @@ class Exchange(Passing):
             self.response_reader = BodyReader(self, self.context.session, from_client=False)
             return  # the head is sent with the first part that the hook lets pass; until then a page can replace it
         self._send_head(head)
+        if self._switched:
+            self.release_body(from_client=True)
+            self._early.pass_on(self._take_request, self.request_ended)
 
     def _send_head(self, head: ResponseHead) -> None:
         self._responded = True
@@ -273,7 +272,7 @@ class Exchange(Passing):
         self.moved = self.context.session.now()
         if self.response_reader is not None:
             self.response_reader.end(trailers)
-        else:
+        elif self.websocket is None or self.websocket.ended(from_client=False):
             self.responder.end(trailers)
         self._settle()
 
@@ -305,10 +304,6 @@ class Exchange(Passing):
         if not self._responded:
             assert self.response is not None
             self._send_head(self.response)
-
-    def body_answered(self, answer: str | Verdict) -> bool:
-        """Apply the hook's answer. Returns whether the exchange continues."""
-        return self.obey_hook(HOOK, answer)
 
     # Failures.
 
@@ -346,7 +341,8 @@ class Exchange(Passing):
     def origin_failed(self, fault: Fault, detail: str, *, by: By | None = None) -> None:
         """The origin is unreachable, was lost, or has violated its protocol."""
         self.requester = None
-        if self.has_all and not self.origin_ended:
+        if (self.has_all and not self.origin_ended) or (self.origin_ended and not self.is_read):
+            self.client_ended = True  # the origin takes no more of the request
             return  # a hook is still asked about what has arrived
         if self.origin_ended:  # it answered without waiting for the whole request
             self._complete()
@@ -365,9 +361,13 @@ class Exchange(Passing):
 
     # Upgraded connections.
 
-    def broken_off(self, fault: Fault, detail: str, by: By) -> None:
-        """The upgraded connection ends because of an error in its own protocol."""
-        self.refuse(fault, detail, by=by)
+    def websocket_read(self, *, from_client: bool) -> None:
+        """Forward the end of a side, after a hook has let its last message pass."""
+        if from_client:
+            self._end_request([])
+        else:
+            self.responder.end([])
+        self._settle()
 
     def settle(self) -> None:
         """Flush what was written after a hook's answer."""
@@ -378,16 +378,16 @@ class Exchange(Passing):
             self._complete()
 
     def _complete(self) -> None:
-        """End the exchange once the whole response has been sent."""
+        """End the exchange once both sides have been sent everything."""
         self.is_complete = True
-        if self.responder.is_behind:
+        if self.is_behind:
             self.context.wake(self.context.session.now() + self.context.limits.body_s)
         else:
             self._finish()
 
-    def client_took_all(self) -> None:
-        """The client has taken everything that was queued."""
-        if self.is_complete:
+    def took_all(self) -> None:
+        """One side has taken everything that was queued."""
+        if self.is_complete and not self.is_behind:
             self._finish()
 
     def _finish(self) -> None:

@@ -90,6 +90,16 @@ class H1Client:
             self.link.abort()
         self._lose()
 
+    @property
+    def queued(self) -> int:
+        """Bytes that the origin has not taken."""
+        return self.link.stream.queued
+
+    @property
+    def is_behind(self) -> bool:
+        """Never: what waits, waits in the stream."""
+        return False
+
     def pause(self) -> None:
         """Stop reading the response."""
         self.link.pause()

@@ -248,6 +248,7 @@ class H1Server:
             ):  # the origin speaks HTTP/2, which has none
                 head.headers.append((b"Sec-WebSocket-Accept", accept_of(key)))
             self.link.write(h1_wire.write_response(head, is_chunked=False, closes=False))
+            self._switched(self.exchange)
             return
         if head.closes or self.owner.is_draining:
             self._closes = True
@@ -261,6 +262,16 @@ class H1Server:
             self._framing = Framing.CHUNKED
         is_chunked = self._framing is Framing.CHUNKED
         self.link.write(h1_wire.write_response(head, is_chunked=is_chunked, closes=self._closes))
+
+    def _switched(self, exchange: Exchange) -> None:
+        """What came behind the request is of the new protocol."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        if rest:
+            self.link.resume()
+            exchange.request_data(rest)
+        if self._has_ended:
+            exchange.request_ended([])
 
     def data(self, data: bytes) -> None:
         """Send a part of the body."""

@@ -107,6 +107,9 @@ class H2Client(H2End["ClientStream"]):
         if stream is None:
             return
         stream.has_answered = True
+        exchange = stream.exchange
+        if exchange.request.is_tunnel and exchange.response is not None and exchange.response.status >= 300:
+            stream.end([])  # it has refused to switch: nothing follows, and the stream takes no other's place
         stream.forget_if_done()
         stream.exchange.response_ended(stream.trailers)
 
@@ -133,6 +136,8 @@ class H2Client(H2End["ClientStream"]):
         if self.sender.pump(stream.out):
             stream.exchange.origin_ready()
         stream.forget_if_done()
+        if stream.out.is_over:
+            stream.exchange.took_all()
 
     def _went_away(self, last: int, code: int) -> None:
         """Handle GOAWAY: no more streams; those after `last` were not processed."""
@@ -226,6 +231,16 @@ class ClientStream(Stream):
         if exchange.is_repeated or exchange.request.is_tunnel:
             return False
         return exchange.request.is_bodiless and exchange.response is None
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the origin has not taken."""
+        return self.out.size
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether what was written waits for a window, or for the connection."""
+        return not self.out.is_over
 
     def received(self, data: bytes) -> None:
         """Take a part of the response's body."""

@@ -106,7 +106,7 @@ class H2Server(H2End["ServerStream"]):
         if self.sender.pump(stream.out):
             stream.exchange.client_ready()
         if stream.out.is_over:
-            stream.exchange.client_took_all()
+            stream.exchange.took_all()
 
     def _went_away(self, _last: int, code: int) -> None:
         """Handle GOAWAY: the client opens no more streams; those in progress are completed."""

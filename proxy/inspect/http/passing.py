@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from proxy.inspect.http.faults import Fault
+from proxy.inspect.http.body import HOOK
+from proxy.inspect.http.faults import By, Fault
 from proxy.inspect.http.messages import ResponseHead
 from proxy.inspect.http.ruling import Ruled
+from proxy.verdict import Verdict
 
 
 class Passing(Ruled):
@@ -20,16 +22,35 @@ class Passing(Ruled):
 
     @property
     def is_read(self) -> bool:
-        """Whether no hook has more of the bodies to read."""
+        """Whether no hook has more of the bodies or messages to read."""
+        if self.websocket is not None and not self.websocket.is_read:
+            return False
         return all(reader is None or reader.is_over for reader in (self.request_reader, self.response_reader))
+
+    @property
+    def awaits_switch(self) -> bool:
+        """Whether the origin may still refuse to switch. Data that the client has sent behind its request must wait: an
+        origin that refuses would take it for another request, which no policy has seen."""
+        return self.request.is_tunnel and self.request.is_bodiless and not self._switched
 
     def has_body(self, head: ResponseHead) -> bool:
         """Whether this response may have a body."""
         return self.request.method != b"HEAD" and head.status not in (204, 304) and head.length != 0
 
+    @property
+    def is_origin_behind(self) -> bool:
+        """Whether data of the new protocol waits for the origin. The rest of a request is not needed once it has been
+        answered."""
+        return self._switched and self.requester is not None and self.requester.is_behind
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether data waits for either side."""
+        return self.responder.is_behind or self.is_origin_behind
+
     def drop_origin(self, fault: Fault) -> None:
         """Release the origin, with a reset unless it has done its part: then it may already serve another exchange."""
-        if self.requester is not None and not self.has_all:
+        if self.requester is not None and (not self.has_all or self.is_origin_behind):
             self.requester.reset(fault)
         self.requester = None
 
@@ -38,8 +59,24 @@ class Passing(Ruled):
         for reader in (self.request_reader, self.response_reader):
             if reader is not None:
                 reader.stop()
+        if self.websocket is not None:
+            self.websocket.stop()
+
+    def wait(self) -> None:
+        """No connection is free yet: pause the client."""
+        self.is_waiting = True
+        self.responder.pause()
+
+    def repeat(self) -> None:
+        """The origin has refused the request unprocessed: send it again, once."""
+        self.is_repeated = True
+        self.requester = None
 
     # Upgraded connections.
+
+    def broken_off(self, fault: Fault, detail: str, by: By) -> None:
+        """The upgraded connection ends because of an error in its own protocol."""
+        self.refuse(fault, detail, by=by)
 
     def to_client(self, data: bytes) -> None:
         """Send bytes of the new protocol to the client."""
@@ -86,6 +123,10 @@ class Passing(Ruled):
                 self.resume_origin()
         elif not self.is_origin_full and not self.is_waiting:
             self.responder.resume()
+
+    def body_answered(self, answer: str | Verdict) -> bool:
+        """Apply the hook's answer. Returns whether the exchange continues."""
+        return self.obey_hook(HOOK, answer)
 
     def pause_origin(self) -> None:
         """Pause the origin, unless its response is complete: then the connection may serve another exchange."""

@@ -18,7 +18,7 @@ class Responder(Protocol):
 
     @property
     def is_behind(self) -> bool:
-        """Whether written data waits for a window; `Exchange.client_took_all` is called once it no longer does."""
+        """Whether a part of what it was given waits for a window: `Exchange.took_all` tells of its end."""
         ...
 
     def inform(self, head: ResponseHead) -> None:
@@ -56,6 +56,16 @@ class Responder(Protocol):
 
 class Requester(Protocol):
     """The origin's side of one exchange."""
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the origin has not taken."""
+        ...
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a part of what it was given waits for a window: `Exchange.took_all` tells of its end."""
+        ...
 
     def data(self, data: bytes) -> None:
         """Send a part of the body."""

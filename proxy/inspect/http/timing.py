@@ -51,12 +51,15 @@ def _pace(exchange: Exchange, now: float, limits: Limits) -> tuple[Fault, str] |
     since, sent, left = exchange.checked
     if now - since < limits.body_s:
         return None
-    queued = exchange.responder.queued
+    is_origins = exchange.is_complete and not exchange.responder.is_behind and exchange.requester is not None
+    queued = exchange.requester.queued if is_origins and exchange.requester is not None else exchange.responder.queued
     exchange.checked = (now, exchange.request_bytes, queued)
     enough = limits.body_rate * (now - since)
     if exchange.is_client_full or exchange.is_complete:
         # the queue has filled since the last look: the client has not been slow for long
         is_slow = left > 0 and left - queued < enough and exchange.moved <= since
+        if is_slow and is_origins:
+            return Fault.RESPONSE_TIMEOUT, f"the origin took fewer than {limits.body_rate} bytes/s"
         return (Fault.SLOW_READ, f"the client took fewer than {limits.body_rate} bytes/s") if is_slow else None
     is_slow = exchange.request_bytes - sent < enough
     return (Fault.SLOW_BODY, f"the body came at fewer than {limits.body_rate} bytes/s") if is_slow else None

@@ -39,20 +39,16 @@ class Carrier(Protocol):
         """End it."""
         ...
 
-    def origin_full(self) -> None:
-        """Read no more from the client."""
+    def hold_body(self, *, from_client: bool) -> None:
+        """Read no more of that side."""
         ...
 
-    def origin_ready(self) -> None:
-        """Read on."""
+    def release_body(self, *, from_client: bool) -> None:
+        """Read on, if the other side takes it."""
         ...
 
-    def client_full(self) -> None:
-        """Read no more from the origin."""
-        ...
-
-    def client_ready(self) -> None:
-        """Read on."""
+    def websocket_read(self, *, from_client: bool) -> None:
+        """That side has ended, and all that it has said before was sent on."""
         ...
 
     def settle(self) -> None:
@@ -109,6 +105,8 @@ class WebSocket:
         direction = self.client if from_client else self.origin
         if direction.is_broken:
             return
+        if direction.is_asking:
+            self._carrier.hold_body(from_client=from_client)  # again: whoever takes more has its other side read on
         problem = direction.frames.feed(data)
         if problem is not None:
             self._break(problem, from_client)
@@ -117,6 +115,24 @@ class WebSocket:
         else:
             direction.add(data)
             self._read(direction, from_client)
+
+    def ended(self, *, from_client: bool) -> bool:
+        """That side says no more; whether all of it was sent on. If not, the carrier is told when it was."""
+        direction = self.client if from_client else self.origin
+        direction.has_ended = direction.is_asking and not direction.is_broken
+        return not direction.has_ended
+
+    @property
+    def is_read(self) -> bool:
+        """Whether no hook has more to see of a side that has ended."""
+        return not (self.client.has_ended or self.origin.has_ended)
+
+    def stop(self) -> None:
+        """It is over, whatever a hook still says."""
+        for direction in (self.client, self.origin):
+            direction.is_broken, direction.has_ended = True, False
+            direction.waiting.clear()
+            direction.held.clear()
 
     def _read(self, direction: _Direction, from_client: bool) -> None:
         """Show whole messages to the hook, one at a time; their frames wait for its answer."""
@@ -134,7 +150,7 @@ class WebSocket:
 
     def _ask(self, direction: _Direction, from_client: bool, data: str | bytes) -> None:
         direction.is_asking = True
-        self._pause(from_client)
+        self._carrier.hold_body(from_client=from_client)
         message = WebSocketMessage(self._carrier, from_client, data)
         self._session.ask(HOOK, message, lambda answer: self._answered(direction, from_client, answer))
 
@@ -149,8 +165,11 @@ class WebSocket:
         else:
             direction.is_asking = False
             self._release(direction, from_client)
-            self._resume(from_client)
+            self._carrier.release_body(from_client=from_client)
             self._read(direction, from_client)
+            if direction.has_ended and not direction.is_asking:
+                direction.has_ended = False
+                self._carrier.websocket_read(from_client=from_client)
         self._carrier.settle()
 
     def _release(self, direction: _Direction, from_client: bool) -> None:
@@ -164,25 +183,16 @@ class WebSocket:
         else:
             self._carrier.to_client(data)
 
-    def _pause(self, from_client: bool) -> None:
-        if from_client:
-            self._carrier.origin_full()
-        else:
-            self._carrier.client_full()
-
-    def _resume(self, from_client: bool) -> None:
-        if from_client:
-            self._carrier.origin_ready()
-        else:
-            self._carrier.client_ready()
-
     def _break(self, problem: tuple[Fault, str], from_client: bool) -> None:
         self._end(_CODES.get(problem[0], PROTOCOL_ERROR), problem[1])
         self._carrier.broken_off(problem[0], problem[1], "client" if from_client else "origin")
 
     def _end(self, code: int, reason: str) -> None:
-        for direction in (self.client, self.origin):
-            direction.is_broken = True
+        was_asking = [direction.is_asking for direction in (self.client, self.origin)]
+        self.stop()
+        for is_asking, from_client in zip(was_asking, (True, False), strict=True):
+            if is_asking:
+                self._carrier.release_body(from_client=from_client)  # its end is still to be read
         if self.origin.frames.is_between:
             self._carrier.to_client(close_frame(code, reason, is_masked=False))
         if self.client.frames.is_between:
@@ -190,19 +200,25 @@ class WebSocket:
 
     def drain(self) -> None:
         """Tell both that the proxy goes away (1001), where they are between two frames."""
-        if CLOSE not in (self.client.frames.last_opcode, self.origin.frames.last_opcode):
+        is_over = self.client.is_broken or self.origin.is_broken
+        if not is_over and CLOSE not in (self.client.frames.last_opcode, self.origin.frames.last_opcode):
+            has_ended = self.client.has_ended, self.origin.has_ended
             self._end(GOING_AWAY, "the proxy ends")
+            for was_ended, from_client in zip(has_ended, (True, False), strict=True):
+                if was_ended:
+                    self._carrier.websocket_read(from_client=from_client)
 
 
 class _Direction:
     """What one side has sent."""
 
-    __slots__ = ("frames", "held", "is_asking", "is_broken", "messages", "waiting")
+    __slots__ = ("frames", "has_ended", "held", "is_asking", "is_broken", "messages", "waiting")
 
     def __init__(self, frames: FrameReader) -> None:
         self.frames = frames
         self.messages: MessageReader | None = None
         self.is_broken = self.is_asking = False
+        self.has_ended = False  # while the hook is asked
         self.waiting: list[tuple[bytes, bool]] = []  # unread while the hook is asked; whether a message ends with it
         self.held = bytearray()  # read, and not yet allowed
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import asyncssh
 
-from proxy.inspect.ssh.held import hold_in_pieces
+from proxy.inspect.ssh.held import hold_in_pieces, keep_eof
 
 STDERR = asyncssh.EXTENDED_DATA_STDERR
 DENIED_STATUS = 126  # as of a shell that may not execute what it was told to
@@ -59,6 +59,7 @@ class Tied:
     def connection_made(self, chan: Any) -> None:
         self.chan = chan
         hold_in_pieces(chan)
+        keep_eof(chan)
 
     def tie(self, peer: Tied) -> None:
         """`peer` is the other end."""
@@ -118,6 +119,12 @@ class Tied:
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = True
+        self.end()
+
+    def end(self) -> None:
+        """Nothing more comes here: neither does it at the other end."""
+        if self.chan is not None and self.chan.eof_waits:
+            self.eof_received()
         if self.peer is not None:
             self.peer.close()
 
@@ -139,6 +146,7 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         self.display: Display | None = None
         self.typed: Callable[[bytes], None] | None = None  # who reads before the origin does
         self.early = b""  # what was typed for the origin before it was there
+        self.has_ended = False  # and that nothing follows it
 
     def requested(self, command: bytes | None, subsystem: str | None) -> Awaitable[str | None]:
         """Open the same at the origin."""
@@ -162,6 +170,13 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         else:
             super().data_received(data, datatype)
 
+    def eof_received(self) -> bool:
+        if self.peer is None:
+            self.has_ended = True
+            if self.typed is not None:
+                self.typed(b"")
+        return super().eof_received()
+
     def _tapped(self, data: bytes) -> bytes:
         assert self.tap is not None
         return self.tap.from_client(data)
@@ -181,10 +196,14 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         """Whether the origin's channel is there, so that it may still tell how the program ended."""
         return self._back is not None and not self._back.is_lost
 
+    @property
+    def is_origin_held(self) -> bool:
+        """Whether nothing may be written to the origin's channel."""
+        return self._back is not None and self._back.is_held
+
     def leave(self) -> None:
         """The client has closed its channel: so is the origin's, which still tells how the program ended."""
-        if self.peer is not None:
-            self.peer.close()
+        self.end()
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
         if self.tap is not None:
@@ -227,6 +246,8 @@ class Back(Tied, asyncssh.SSHClientSession[bytes]):
         for data, datatype in self._left_over():
             self.data_received(data, datatype)
         if self.peer is not None:
+            if self.chan.eof_waits:
+                self.eof_received()
             if self.signal is not None:
                 self.peer.exit_with_signal(*self.signal)
             elif self.status is not None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 import asyncssh
 from asyncssh.connection import SSHConnection
-from asyncssh.constants import MSG_GLOBAL_REQUEST, MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS
+from asyncssh.constants import MSG_GLOBAL_REQUEST, MSG_IGNORE, MSG_KEXINIT, MSG_NEWKEYS, MSG_REQUEST_SUCCESS
 from asyncssh.logging import SSHLogger
 from asyncssh.packet import Boolean
 
@@ -84,6 +84,12 @@ class Bounded(SSHConnection):
         if len(self._inpbuf) > MOST_UNREAD and self._transport is not None and not self._is_slowed:
             self._is_slowed = True
             self._transport.pause_reading()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """asyncssh aborts the transport in the loop's next turn. True: asyncio does not close it in this one, where it
+        may send what is left, be done with it, and then stumble over the abort."""
+        super().eof_received()
+        return True
 
     def pause_writing(self) -> None:
         self._hold("socket")
@@ -282,6 +288,12 @@ class ClientConnection(Bounded, asyncssh.SSHClientConnection):
             key, args, trivial = auth._keypair, (Boolean(True), *args[1:]), False
         await super().send_userauth_request(method, *args, key=key, trivial=trivial)
 
+    async def _process_success(self, kind: int, number: int, packet: Any) -> None:
+        """Let who has asked go on before anything else is read: the first connection to a port that the origin listens
+        at may come right behind the answer, and asyncssh refuses it unless the port is known by then."""
+        self._process_global_response(kind, number, packet)
+        await asyncio.sleep(0)
+
     def will_forward_agent(self, wanted: bool) -> None:
         """Whether the next session channel asks for it."""
         self._agent_forward_path = "the client's" if wanted else None
@@ -303,6 +315,11 @@ class ClientConnection(Bounded, asyncssh.SSHClientConnection):
     def _process_auth_agent_at_openssh_dot_com_open(self, packet: Any) -> tuple[Any, Awaitable[Any]]:
         packet.check_end()
         return self.create_unix_channel(), self.bridge.agent_wanted()
+
+    _packet_handlers: ClassVar[Any] = {  # type: ignore[misc]
+        **Bounded._packet_handlers,
+        MSG_REQUEST_SUCCESS: lambda self, *packet: self._process_success(*packet),
+    }
 
 
 Connection = TypeVar("Connection", ServerConnection, ClientConnection)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST
+from asyncssh.constants import MSG_CHANNEL_EOF, MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.packet import UInt32
 
 PIECE = 64 << 10  # that is passed on at once
@@ -37,6 +37,27 @@ def hold_in_pieces(chan: Any) -> None:
     chan._deliver_data = partial(_deliver, chan)
     chan.passed_on = 0  # bytes that the window has not been opened by
     chan.step = max(chan._recv_window // 4, STEP)
+
+
+def keep_eof(chan: Any) -> None:
+    """An EOF that waits behind data goes before the close all the same: asyncssh forgets it with the close, be it the
+    peer's (`eof_waits`) or ours (`owes_eof`)."""
+    chan.eof_waits = chan.owes_eof = False
+    chan.close = partial(_close, chan, chan.close)
+    chan._close_send = partial(_close_send, chan, chan._close_send)
+
+
+def _close(chan: Any, usual: Any) -> None:
+    chan.owes_eof = chan.owes_eof or chan._send_state == "eof_pending"
+    usual()
+
+
+def _close_send(chan: Any, usual: Any) -> None:
+    chan.eof_waits = chan.eof_waits or chan._recv_state == "eof_pending"
+    if chan.owes_eof and not chan._send_buf and chan._send_state == "close_pending":
+        chan.owes_eof = False
+        chan.send_packet(MSG_CHANNEL_EOF)
+    usual()
 
 
 def _deliver(chan: Any, data: bytes, datatype: int | None) -> None:

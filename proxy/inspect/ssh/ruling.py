@@ -58,7 +58,7 @@ class Ruled:
         self.reason = ""
         self.recording: str | None = None
         self.decisions: list[Decision] = []
-        self.is_denied = False
+        self.is_denied = self.is_over = False
         self._start = time.time_ns()
         self._started = time.monotonic()
 
@@ -97,6 +97,7 @@ class Ruled:
 
     def end(self, front: Tied | None) -> None:
         """It is over: log it, if anything was asked for."""
+        self.is_over = True
         if self.tap is not None:
             self.tap.close(self.back.status if isinstance(self.back, Back) else None)
             self.tap = None

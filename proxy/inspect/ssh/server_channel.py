@@ -18,7 +18,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
     by `_report_response`: what asyncssh does for X11 requests is done for `shell`, `exec` and `subsystem` as well.
     """
 
-    is_answered = False
+    is_answered = eof_waits = False
 
     def _process_close(self, kind: int, number: int, packet: Any) -> None:
         """A program may outlive its client's interest in it: its exit status is still told, as sshd does, and only then
@@ -35,6 +35,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
         if self._recv_state not in ("open", "eof_pending", "eof"):
             raise asyncssh.ProtocolError("Channel not open")
         packet.check_end()
+        self.eof_waits = self._recv_state == "eof_pending"
         self._recv_state = LEAVING
         self._send_buf.clear()  # whoever has closed takes no more data
         self._send_buf_len = 0
@@ -57,6 +58,12 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
         """Write, unless the client has closed the channel."""
         if self._recv_state != LEAVING:
             super().write(data, datatype)
+
+    def resume_reading(self) -> None:
+        """Read on, unless the origin takes nothing: asyncssh does so with the answer to a request, too."""
+        session = self._session
+        if not (isinstance(session, Front) and session.is_origin_held):
+            super().resume_reading()
 
     def _process_request(self, kind: int, number: int, packet: Any) -> None:
         if len(self._request_queue) >= MOST_REQUESTS:

@@ -95,6 +95,8 @@ class SessionChannels:
         if rules.onward == "agent" and not self._opening.has_agent:
             raise Denied("the origin wants a key of your own: connect with ssh -A")
         origin = await self._opening.reached()
+        if front.is_lost:
+            return
         back = Back()
         terminal, size = chan.get_terminal_type(), chan.get_terminal_size()
 
@@ -106,6 +108,8 @@ class SessionChannels:
             chan.write(text, STDERR)
 
         tap = await tap_for(ruled, terminal, size, chan.write, tell, ended)
+        if front.is_lost:
+            return
         ruled.back, ruled.tap, ruled.terminal = back, tap, terminal
         front.tap = back.tap = tap
         environment = {name: value for name, value in chan.get_environment_bytes().items() if name != REASON}
@@ -137,7 +141,9 @@ class SessionChannels:
         front.tie(back)
         if front.early:
             front.data_received(front.early, None)
-        if chan.is_answered and not back.is_held:
+        if front.has_ended:
+            front.eof_received()
+        if chan.is_answered:
             chan.resume_reading()  # asyncssh does so with the answer, and that was before the reason was given
 
 

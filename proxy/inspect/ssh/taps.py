@@ -40,6 +40,10 @@ async def tap_for(
     elif transfer is None and rules.record_commands and ruled.subsystem is None:
         shown = Terminal((0, 0), NO_TERMINAL, takes_input=False, end=end, has_carriage_returns=False)
         await _record(ruled, shown, tell)
+    if ruled.is_over:  # the client has left meanwhile
+        if shown is not None:
+            shown.close()
+        return None
     ruled.terminal = terminal
     view.opened(ruled.channel_id, end, shown)
     ruled.opened()

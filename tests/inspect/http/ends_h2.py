@@ -11,6 +11,16 @@ from tests.inspect.http.ends import End, Heard
 from tests.inspect.http.h2_peer import Peer
 
 
+def next_frame(waiting):
+    """Take the next frame that is whole from what waits; the preface is one as well."""
+    size = 24 if waiting.startswith(b"PRI") else 9 + int.from_bytes(waiting[:3], "big")
+    if len(waiting) < max(size, 9):
+        return None
+    frame = bytes(waiting[:size])
+    del waiting[:size]
+    return frame
+
+
 class Stream2:
     """What one end of HTTP/2 has still to say on a stream."""
 
@@ -55,7 +65,7 @@ class End2(End):
     def heard(self, data):
         """GOAWAY is none of h2's, which would take no frame after it; what is under way goes on (RFC 9113 6.8)."""
         self._waiting += data
-        while (frame := self._frame()) is not None:
+        while (frame := next_frame(self._waiting)) is not None:
             if frame[3:4] == b"\7":
                 self.went_away = int.from_bytes(frame[9:13], "big")
             elif frame[3:4] == b"\1" and self._was_given_up(int.from_bytes(frame[5:9], "big")):
@@ -65,16 +75,6 @@ class End2(End):
 
     def _was_given_up(self, number):
         return number in self.streams and self.streams[number].heard.was_given_up
-
-    def _frame(self):
-        """The next frame that is whole; the preface is one as well."""
-        waiting = self._waiting
-        size = 24 if waiting.startswith(b"PRI") else 9 + int.from_bytes(waiting[:3], "big")
-        if len(waiting) < max(size, 9):
-            return None
-        frame = bytes(waiting[:size])
-        del waiting[:size]
-        return frame
 
     def _hear(self, data):
         for event in self.peer.hear(data):

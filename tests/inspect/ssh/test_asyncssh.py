@@ -15,7 +15,8 @@ from proxy.inspect.ssh import connections
 USED = {
     SSHConnection: [
         "_cleanup", "_finish_recv_packet", "_force_close", "_packet_handlers", "_process_global_request",
-        "_process_kexinit", "_process_newkeys", "_report_global_response", "_send", "_send_disconnect", "_send_kexinit",
+        "_process_global_response", "_process_kexinit", "_process_newkeys", "_report_global_response",
+        "_send", "_send_disconnect", "_send_kexinit",
         "log_received_packet", "log_sent_packet", "send_packet",
         "create_task", "send_newkeys",
     ],
@@ -31,7 +32,8 @@ USED = {
         "_accept_data", "_cleanup", "_close_send", "_deliver_data", "_flush_recv_buf", "_packet_handlers",
         "_pause_resume_writing", "_process_auth_agent_req_at_openssh_dot_com_request", "_process_close",
         "_process_exec_request",
-        "_process_request", "_process_x11_req_request", "_report_response", "_start_session",
+        "_process_request", "_process_x11_req_request", "_report_response", "_start_session", "close",
+        "resume_reading",
     ],
 }  # fmt: skip
 ATTRIBUTES = {
