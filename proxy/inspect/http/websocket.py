@@ -1,4 +1,4 @@
-"""Frames of a WebSocket: passed on as they came, while their headers are checked and their messages counted."""
+"""WebSocket connections: forwards frames unchanged, checks their headers, and counts messages."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ _CODES = {
     Fault.BAD_MESSAGE: BAD_DATA,
     Fault.MESSAGE_TOO_LARGE: TOO_BIG,
     Fault.FRAME_TOO_LARGE: TOO_BIG,
-}  # of faults that are not errors of the protocol (RFC 6455 7.4.1)
+}  # for faults other than protocol errors (RFC 6455 7.4.1)
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Carrier(Protocol):
-    """What carries the frames: an exchange that has switched."""
+    """An upgraded exchange, as its WebSocket sees it."""
 
     def to_client(self, data: bytes) -> None:
-        """Bytes for the client."""
+        """Send bytes to the client."""
         ...
 
     def to_origin(self, data: bytes) -> None:
-        """Bytes for the origin."""
+        """Send bytes to the origin."""
         ...
 
     def broken_off(self, fault: Fault, detail: str, by: By) -> None:
-        """End it."""
+        """End the connection because of a fault."""
         ...
 
     def hold_body(self, *, from_client: bool) -> None:
-        """Read no more of that side."""
+        """Pause that side."""
         ...
 
     def release_body(self, *, from_client: bool) -> None:
-        """Read on, if the other side takes it."""
+        """Resume that side, if the other side can take more."""
         ...
 
     def websocket_read(self, *, from_client: bool) -> None:
-        """That side has ended, and all that it has said before was sent on."""
+        """That side has ended, and everything that it sent before was forwarded."""
         ...
 
     def settle(self) -> None:
-        """Send what was written."""
+        """Flush what was written."""
         ...
 
 
@@ -67,7 +67,7 @@ def is_websocket(request: RequestHead) -> bool:
 
 
 class WebSocketMessage:
-    """What the hook `websocket_message` is given: one whole message, and whose it is."""
+    """The argument of the hook `websocket_message`: one whole message, and its sender."""
 
     __slots__ = ("data", "exchange", "from_client")
 
@@ -78,7 +78,7 @@ class WebSocketMessage:
 
 
 class WebSocket:
-    """Both directions of one WebSocket. Without a hook frames go on at once, and nothing is unmasked or inflated."""
+    """Both directions of a WebSocket. Without a hook, frames are forwarded at once, neither unmasked nor inflated."""
 
     def __init__(
         self, carrier: Carrier, request: RequestHead, response: ResponseHead, session: SessionView, limits: Limits
@@ -96,17 +96,17 @@ class WebSocket:
 
     @property
     def close_code(self) -> int | None:
-        """The first that either side has sent."""
+        """The first close code that either side has sent."""
         codes = (each.frames.close_code for each in (self.client, self.origin))
         return next((code for code in codes if code is not None), None)
 
     def received(self, data: bytes, *, from_client: bool) -> None:
-        """Frames, or parts of them, of one side."""
+        """Handle frames, or parts of them, of one side."""
         direction = self.client if from_client else self.origin
         if direction.is_broken:
             return
         if direction.is_asking:
-            self._carrier.hold_body(from_client=from_client)  # again: whoever takes more has its other side read on
+            self._carrier.hold_body(from_client=from_client)  # again, as a side that takes more data resumes the other
         problem = direction.frames.feed(data)
         if problem is not None:
             self._break(problem, from_client)
@@ -117,7 +117,7 @@ class WebSocket:
             self._read(direction, from_client)
 
     def ended(self, *, from_client: bool) -> bool:
-        """That side says no more; whether all of it was sent on. If not, the carrier is told when it was."""
+        """That side has ended. Returns whether everything was forwarded; if not, the carrier is informed later."""
         direction = self.client if from_client else self.origin
         direction.has_ended = direction.is_asking and not direction.is_broken
         return not direction.has_ended
@@ -128,14 +128,14 @@ class WebSocket:
         return not (self.client.has_ended or self.origin.has_ended)
 
     def stop(self) -> None:
-        """It is over, whatever a hook still says."""
+        """Discard everything, whatever a hook still answers."""
         for direction in (self.client, self.origin):
             direction.is_broken, direction.has_ended = True, False
             direction.waiting.clear()
             direction.held.clear()
 
     def _read(self, direction: _Direction, from_client: bool) -> None:
-        """Show whole messages to the hook, one at a time; their frames wait for its answer."""
+        """Show whole messages to the hook, one at a time, and hold their frames until its answer."""
         reader = direction.messages
         while reader is not None and direction.waiting and not direction.is_asking and not direction.is_broken:
             data, is_complete = direction.waiting.pop(0)
@@ -173,7 +173,7 @@ class WebSocket:
         self._carrier.settle()
 
     def _release(self, direction: _Direction, from_client: bool) -> None:
-        """What is allowed goes on as it came."""
+        """Forward the frames of an allowed message unchanged."""
         self._send(bytes(direction.held), from_client)
         direction.held.clear()
 
@@ -199,7 +199,7 @@ class WebSocket:
             self._carrier.to_origin(close_frame(code, reason, is_masked=True))
 
     def drain(self) -> None:
-        """Tell both that the proxy goes away (1001), where they are between two frames."""
+        """Send close code 1001 to both sides, as far as they are between two frames."""
         is_over = self.client.is_broken or self.origin.is_broken
         if not is_over and CLOSE not in (self.client.frames.last_opcode, self.origin.frames.last_opcode):
             has_ended = self.client.has_ended, self.origin.has_ended
@@ -210,7 +210,7 @@ class WebSocket:
 
 
 class _Direction:
-    """What one side has sent."""
+    """The frames that one side has sent."""
 
     __slots__ = ("frames", "has_ended", "held", "is_asking", "is_broken", "messages", "waiting")
 
@@ -219,11 +219,13 @@ class _Direction:
         self.messages: MessageReader | None = None
         self.is_broken = self.is_asking = False
         self.has_ended = False  # while the hook is asked
-        self.waiting: list[tuple[bytes, bool]] = []  # unread while the hook is asked; whether a message ends with it
-        self.held = bytearray()  # read, and not yet allowed
+        self.waiting: list[
+            tuple[bytes, bool]
+        ] = []  # unread while the hook is asked, each with whether a message ends with it
+        self.held = bytearray()  # read, but not yet allowed
 
     def add(self, data: bytes) -> None:
-        """Cut `data` where messages end: what follows must not wait for what comes after it."""
+        """Split `data` at the ends of messages, as each message is released by itself."""
         start = 0
         for end in self.frames.ends:
             self.waiting.append((data[start:end], True))

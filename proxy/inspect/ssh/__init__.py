@@ -1,15 +1,15 @@
-"""SSH sessions that end in the proxy: users proved, channels ruled and recorded, origins reached with other keys.
+"""Inspected SSH sessions: authenticates users, applies policy to channels, records them, logs in at origins.
 
 bridge            the two SSH connections of a session, from their sockets to their end
-connections       asyncssh's connections with bounds; exchange: a host key that signs in the proxy
-client            what the client meets: host key, proof of who it is, channels
-origin            what the origin meets: its host key verified, a certificate or key shown
-session_channels  shells, commands and subsystems; server_channel: how their requests are answered
-forwarding        ports, Unix sockets, the client's agent and display
-channels          one channel of each side, tied together; held: what waits in them
-ruling            whether a channel may be, and its record
-algorithms        what is offered and accepted
-endings           how a session ended, in the words of flow records
-sftp, scp         the file operations in a stream, and those that are refused; transfers: which commands move files
-recording         what a terminal showed, as asciicast
+connections       asyncssh's connections, with limits; exchange: host keys that sign in the proxy
+client            the client's side: host key, authentication, channels
+origin            the origin's side: verification of its host key, login with a certificate or key
+session_channels  shells, commands and subsystems; server_channel: answers to their requests
+forwarding        forwarded ports, Unix sockets, agents and displays
+channels          pairs of channels, one on each side; held: their queues
+ruling            decides about a channel, and keeps its record
+algorithms        the algorithms offered and accepted
+endings           the close reason of a session
+sftp, scp         file operations in a stream; transfers: the commands that move files
+recording         recordings of terminals, as asciicast
 """

@@ -1,4 +1,4 @@
-"""The two SSH connections of one session: the client is let in, the origin is logged into, channels are tied."""
+"""The two SSH connections of a session: authenticates the client, logs in at the origin, pairs channels."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from proxy.inspect.ssh.view import SSHView
 from proxy.verdict import Verdict
 
 DISCONNECT = asyncssh.DISC_BY_APPLICATION
-TAIL_S = 30.0  # for a client that does not take what a lost origin has said last
+TAIL_S = 30.0  # for the client to take the last output of an origin that is lost
 
 
 class Bridge:
-    """One session. `run` returns when it is over; the sockets are closed by then."""
+    """One session. `run` returns when it has ended and its sockets are closed."""
 
     def __init__(self, view: SSHView) -> None:
         self.view, self.loop = view, asyncio.get_running_loop()
@@ -51,7 +51,7 @@ class Bridge:
         self._sessions, self._forwarding = SessionChannels(self), Forwarding(self)
 
     async def run(self, client_sock: socket.socket, origin_sock: socket.socket) -> Outcome:
-        """From the client's banner to the end of both connections."""
+        """Run the session from the client's banner to the end of both connections."""
         serving = asyncio.ensure_future(start(ServerConnection, self, client_sock, self._server_options()))
         try:
             await self._until(serving)
@@ -64,12 +64,12 @@ class Bridge:
             raise
         finally:
             self._closing = asyncio.ensure_future(self._close(serving, client_sock, origin_sock))
-            await asyncio.shield(self._closing)  # also where it is cancelled once more
+            await asyncio.shield(self._closing)  # even if cancelled again
         assert self._outcome is not None
         return self._outcome
 
     def drain(self, reason: str) -> None:
-        """End it politely: no new channels, and once the last one has ended the client is told why."""
+        """End politely: refuse new channels, and disconnect with a reason after the last one has ended."""
         self._is_draining = True
         if self._open == 0:
             self._finish_draining(reason)
@@ -86,7 +86,7 @@ class Bridge:
         self._tell_client(reason)
         self._end("drain", "proxy")
 
-    # What the connections tell.
+    # Events of the connections.
 
     def client_met(self, conn: Any) -> None:
         self.client = conn
@@ -102,19 +102,19 @@ class Bridge:
 
     async def authenticated(self) -> None:
         self._authenticated.set()
-        if self.view.rules.onward != "agent":  # that is asked by a channel, which comes after the login
+        if self.view.rules.onward != "agent":  # the agent is reached by a channel, which needs a login first
             await asyncio.wait([self._origin])
 
     def banner(self, text: str, language: str) -> None:
         if self.client is not None:
-            with contextlib.suppress(OSError):  # the client is in already
+            with contextlib.suppress(OSError):  # the client is already authenticated
                 self.client.send_auth_banner(text, language)
 
     def agent_is_there(self) -> None:
         self.has_agent = True
         self._agent.set()
 
-    # What they want.
+    # Requests of the connections.
 
     def session_front(self) -> Awaitable[Front]:
         return self._sessions.front()
@@ -137,11 +137,11 @@ class Bridge:
     def x11_wanted(self, host: str, port: int) -> Awaitable[Through]:
         return self._forwarding.x11(host, port)
 
-    # What channels need.
+    # For channels.
 
     @property
     def principals(self) -> list[str]:
-        """Of the certificate that the origin was shown."""
+        """The principals of the certificate presented to the origin."""
         return [] if self.origin is None else self.origin.principals
 
     def ruled(self) -> Ruled:
@@ -166,10 +166,10 @@ class Bridge:
         if self._open == 0:
             self._idle.set()
 
-    # Inside.
+    # Internal.
 
     async def _close(self, serving: asyncio.Future[Any], *socks: socket.socket) -> None:
-        """Close both sockets after asyncio has let go of them: it must not find their numbers at somebody else's."""
+        """Close both sockets after asyncio has released them, as their descriptor numbers may be reused at once."""
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         for conn in (self.client, self.origin):
@@ -187,13 +187,13 @@ class Bridge:
             **connection_options(rules, KEX),
             server_factory=lambda: Server(self),
             server_host_keys=[key],
-            agent_forwarding=False,  # by a listener of asyncssh's own, which would be in the file system
+            agent_forwarding=False,  # asyncssh would create a listener in the file system
             x11_forwarding=False,
             server_version="oxy",
         )
 
     async def _until(self, serving: asyncio.Future[Any]) -> None:
-        """Until somebody has logged in, or never will."""
+        """Wait until the client is authenticated, or has failed."""
         waits = [asyncio.ensure_future(each.wait()) for each in (self._authenticated, self._over)]
         try:
             await asyncio.wait([serving, *waits], return_when=asyncio.FIRST_COMPLETED)
@@ -204,7 +204,7 @@ class Bridge:
             self.client_lost(error if isinstance(error, Exception) else None)
 
     async def _may_log_in(self) -> bool:
-        """Whether the application does not object. What it has judged itself it is not asked about again."""
+        """Whether the hook `ssh_auth` permits the login; it is not asked about responses that it has judged itself."""
         if self.method in ("password", "keyboard-interactive") or not self.view.has("ssh_auth"):
             return True
         method = {"tunnel": "none", "certificate": "publickey"}.get(self.method, self.method)
@@ -217,13 +217,13 @@ class Bridge:
         return False
 
     async def _has_credentials(self) -> bool:
-        """Whether the session goes on once it is known what the origin is shown."""
+        """Obtain the credentials for the origin. Returns whether the session continues."""
         if self.view.rules.onward == "agent":
             await self._first(self._agent.wait())
         return self._outcome is None
 
     async def _first(self, work: Awaitable[Any]) -> asyncio.Future[Any] | None:
-        """The work when it is done; None when the session was over first."""
+        """Wait for `work` and return it; None if the session ends first."""
         doing, over = asyncio.ensure_future(work), asyncio.ensure_future(self._over.wait())
         try:
             await asyncio.wait([doing, over], return_when=asyncio.FIRST_COMPLETED)
@@ -247,12 +247,12 @@ class Bridge:
         self._losing = asyncio.ensure_future(self._lose(conn))
 
     def _refuse(self, reason: str, by: ClosedBy) -> None:
-        """There is no origin: the user reads why."""
+        """End the session without an origin; the user sees the reason."""
         self._end("origin_protocol_error" if by == "origin" else "denied", by, reason)
         self._tell_client(reason)
 
     async def _lose(self, conn: ClientConnection) -> None:
-        """The origin is gone: what it has said last still reaches the client."""
+        """The origin is lost: deliver its last output before the client's connection ends."""
         await conn.wait_closed()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TAIL_S):
@@ -262,7 +262,7 @@ class Bridge:
             self._tell_client("the origin has closed the connection", asyncssh.DISC_CONNECTION_LOST)
 
     async def _empty(self) -> None:
-        """No channel is open any more, or the session is over."""
+        """Wait until no channel is open, or the session has ended."""
         if self._open:
             self._idle.clear()
             await self._first(self._idle.wait())
@@ -275,4 +275,4 @@ class Bridge:
         if self._outcome is None:
             self._outcome = Outcome(reason, by, detail)
             self._over.set()
-            self._origin.cancel()  # nobody waits for it any more
+            self._origin.cancel()  # its result is no longer needed

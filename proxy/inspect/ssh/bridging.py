@@ -1,4 +1,4 @@
-"""What the parts of a bridge need of it."""
+"""The interfaces of a bridge to its parts."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
 
 
 class Opening(Protocol):
-    """What channels need. Implemented by `Bridge`."""
+    """The bridge, as channels see it. Implemented by `Bridge`."""
 
     view: SSHView
     client: Any
     has_agent: bool
 
     def ruled(self) -> Ruled:
-        """One more channel."""
+        """A new channel, to be decided and recorded."""
         ...
 
     def reached(self) -> Awaitable[Any]:
-        """The connection to the origin, once it is there; asyncssh.ChannelOpenError when it never will be."""
+        """Wait for the connection to the origin, and return it. asyncssh.ChannelOpenError: there will be none."""
         ...
 
     def take_place(self) -> None:
-        """asyncssh.ChannelOpenError when there are too many channels."""
+        """Count a new channel. asyncssh.ChannelOpenError: there are too many."""
         ...
 
     def leave_place(self) -> None: ...
 
     def agent_is_there(self) -> None:
-        """The client's agent may be used."""
+        """Note that the client's agent is available."""
         ...
 
 
 class Bridging(Protocol):
-    """What the two connections need. Implemented by `Bridge`."""
+    """The bridge, as the two connections see it. Implemented by `Bridge`."""
 
     view: SSHView
     loop: asyncio.AbstractEventLoop
@@ -50,19 +50,19 @@ class Bridging(Protocol):
     def client_met(self, conn: Any) -> None: ...
 
     def wants_to_be(self, user: str) -> None:
-        """The user name at the origin."""
+        """Note the requested user name at the origin."""
         ...
 
     def proved(self, identity: str, method: str) -> None:
-        """Who is there, if the method succeeds."""
+        """Note the identity that holds if the method succeeds."""
         ...
 
     def authenticated(self) -> Awaitable[None]:
-        """It has succeeded: returns when the client may be told, or the session is over."""
+        """The method has succeeded: wait until the client may be told so, or the session has ended."""
         ...
 
     def banner(self, text: str, language: str) -> None:
-        """The origin shows it to whoever logs in."""
+        """Take the origin's login banner."""
         ...
 
     def session_front(self) -> Awaitable[Front]: ...
@@ -76,9 +76,9 @@ class Bridging(Protocol):
     def listen_unix(self, path: str) -> Awaitable[Any]: ...
 
     def agent_wanted(self) -> Awaitable[Through]:
-        """The origin wants to speak with the client's agent."""
+        """The origin opens a channel to the client's agent."""
         ...
 
     def x11_wanted(self, host: str, port: int) -> Awaitable[Through]:
-        """The origin wants to open a window."""
+        """The origin opens a channel to the client's X11 display."""
         ...

@@ -1,4 +1,4 @@
-"""One channel of each side, tied together: bytes, ends, signals and pressure pass both ways."""
+"""Pairs of channels, one on each side: forwards data, ends, signals and back-pressure in both directions."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import asyncssh
 from proxy.inspect.ssh.held import hold_in_pieces, keep_eof
 
 STDERR = asyncssh.EXTENDED_DATA_STDERR
-DENIED_STATUS = 126  # as of a shell that may not execute what it was told to
+DENIED_STATUS = 126  # a shell's status for a command that it may not execute
 
 
 class Tap(Protocol):
-    """Reads along on a channel, and may change what passes."""
+    """Observes the data of a channel, and may change it."""
 
     def from_client(self, data: bytes) -> bytes:
-        """What of it goes on."""
+        """The data to forward in place of `data`."""
         ...
 
     def from_origin(self, data: bytes) -> bytes:
-        """What of it goes on."""
+        """The data to forward in place of `data`."""
         ...
 
     def from_errors(self, data: bytes) -> None:
-        """Note what the program writes to its standard error."""
+        """Observe what the program writes to its standard error."""
         ...
 
     def resized(self, columns: int, rows: int) -> None: ...
 
     def close(self, status: int | None = None) -> None:
-        """The channel is over; `status` is the program's, where it said one."""
+        """The channel has ended; `status`: the program's exit status, if known."""
         ...
 
 
 class Display(NamedTuple):
-    """What a client says of its X11 display (RFC 4254 6.3.1)."""
+    """A client's X11 display, as it requested forwarding (RFC 4254 6.3.1)."""
 
     protocol: bytes
     cookie: bytes
@@ -46,15 +46,15 @@ class Display(NamedTuple):
 
 
 class Tied:
-    """One end of a tied pair: what comes here is written to `peer`, the channel of the other side."""
+    """One channel of a pair: what arrives here is written to `peer`, the channel on the other side."""
 
     def __init__(self) -> None:
         self.chan: Any = None
         self.peer: Any = None
-        self.is_lost = False  # its channel is gone
+        self.is_lost = False  # its channel is closed
         self.tap: Tap | None = None
         self.received = self.received_stderr = 0
-        self._holds: set[str] = set()  # why nothing may be written here
+        self._holds: set[str] = set()  # reasons why nothing may be written here
 
     def connection_made(self, chan: Any) -> None:
         self.chan = chan
@@ -62,7 +62,7 @@ class Tied:
         keep_eof(chan)
 
     def tie(self, peer: Tied) -> None:
-        """`peer` is the other end."""
+        """Pair this channel with `peer`."""
         self.peer, peer.peer = peer.chan, self.chan
         for each in (self, peer):
             if getattr(each.chan.get_connection(), "is_full", False):
@@ -71,7 +71,7 @@ class Tied:
                 each.peer.pause_reading()
 
     def session_started(self) -> None:
-        """Nothing is waited for."""
+        """Nothing to do: reading starts once the pair is complete."""
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         if datatype:
@@ -101,18 +101,18 @@ class Tied:
         self.release("window")
 
     def hold(self, why: str) -> None:
-        """Nothing may be written here, so the other end is not read."""
+        """Stop writes to this channel, by not reading the other one."""
         if not self._holds and self.peer is not None:
             self.peer.pause_reading()
         self._holds.add(why)
 
     @property
     def is_held(self) -> bool:
-        """Whether nothing may be written here."""
+        """Whether writes to this channel are stopped."""
         return bool(self._holds)
 
     def release(self, why: str) -> None:
-        """The opposite, once no other reason is left."""
+        """Allow writes again, once no other reason is left."""
         self._holds.discard(why)
         if not self._holds and self.peer is not None:
             self.peer.resume_reading()
@@ -134,22 +134,22 @@ Permit = Callable[["Front", "str"], Awaitable[bool]]
 
 
 class Front(Tied, asyncssh.SSHServerSession[bytes]):
-    """A session channel of the client's."""
+    """A session channel of the client."""
 
     def __init__(self, request: Request, permit: Permit, ended: Callable[[Exception | None], None]) -> None:
-        """`request` opens the origin's channel: it returns the reason of a denial, or raises. `permit` is asked whether
+        """`request` opens the origin's channel, and returns the reason of a denial, or raises. `permit` decides whether
         the origin may use the client's `auth-agent` or `x11`."""
         super().__init__()
         self._request, self._permit, self._ended = request, permit, ended
         self._back: Tied | None = None
         self.forwards_agent = False
         self.display: Display | None = None
-        self.typed: Callable[[bytes], None] | None = None  # who reads before the origin does
-        self.early = b""  # what was typed for the origin before it was there
+        self.typed: Callable[[bytes], None] | None = None  # reads input before it goes to the origin
+        self.early = b""  # input that arrived before the origin's channel was open
         self.has_ended = False  # and that nothing follows it
 
     def requested(self, command: bytes | None, subsystem: str | None) -> Awaitable[str | None]:
-        """Open the same at the origin."""
+        """Make the same request at the origin."""
         return self._request(self, command, subsystem)
 
     async def agent_requested(self) -> bool:
@@ -193,7 +193,7 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
 
     @property
     def waits_for_end(self) -> bool:
-        """Whether the origin's channel is there, so that it may still tell how the program ended."""
+        """Whether the origin's channel is open, so that the exit status may still arrive."""
         return self._back is not None and not self._back.is_lost
 
     @property
@@ -202,7 +202,7 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
         return self._back is not None and self._back.is_held
 
     def leave(self) -> None:
-        """The client has closed its channel: so is the origin's, which still tells how the program ended."""
+        """The client has closed its channel: close the origin's, but wait for the exit status."""
         self.end()
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
@@ -225,7 +225,7 @@ class Front(Tied, asyncssh.SSHServerSession[bytes]):
 
 
 class Back(Tied, asyncssh.SSHClientSession[bytes]):
-    """The origin's channel for it. How the program ended is told when all of its output has been passed on."""
+    """The origin's channel of a `Front`. The exit status is forwarded after all output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,14 +255,14 @@ class Back(Tied, asyncssh.SSHClientSession[bytes]):
         super().connection_lost(error)
 
     def _left_over(self) -> list[tuple[bytes, int | None]]:
-        """What had come and waited for the client when the origin ended the connection."""
+        """The output that was queued for the client when the origin ended the connection."""
         return [] if self.chan is None else list(self.chan._recv_buf)
 
 
 class Through(Tied, asyncssh.SSHTCPSession[bytes], asyncssh.SSHUNIXSession[bytes]):
-    """One end of a forwarded connection. The other may be there first: it is not read until this one is there."""
+    """One end of a forwarded connection. If the other end is open first, it is not read until this one is open."""
 
-    began: Callable[[bytes], bool] | None = None  # who looks at what comes here first; False: it has seen enough
+    began: Callable[[bytes], bool] | None = None  # observes the first data; returns False when it has seen enough
 
     def __init__(self, ended: Callable[[Exception | None], None] = lambda error: None) -> None:
         super().__init__()

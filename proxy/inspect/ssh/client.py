@@ -1,4 +1,4 @@
-"""The side towards the client: the tenant's host key, the proof of who is there, the channels that are wanted."""
+"""The client's side: the tenant's host key, authentication, and requests for channels."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from proxy.verdict import PROVED
 MOST_SECRETS = 6  # as MaxAuthTries of sshd
 MOST_KEYS = 20  # an agent may have many
 
-logging.getLogger("asyncssh").setLevel(logging.WARNING)  # strangers write what is in its messages
+logging.getLogger("asyncssh").setLevel(logging.WARNING)  # clients determine the contents of its messages
 
 
 Keys = tuple[dict[tuple[bytes, bytes], str], list[asyncssh.SSHKey]]
-_read: deque[tuple[SSHRules, Keys]] = deque(maxlen=32)  # settings of tenants, which all their sessions have in common
+_read: deque[tuple[SSHRules, Keys]] = deque(maxlen=32)  # parsed keys, by tenants' settings, which their sessions share
 
 
 def _keys_of(rules: SSHRules) -> Keys:
-    """Who owns which key, and the authorities. A thousand keys take 15 ms to read."""
+    """The owner of each key, and the authorities. Cached, as a thousand keys take 15 ms to parse."""
     for known, keys in _read:
         if known is rules:
             return keys
@@ -45,7 +45,7 @@ def _keys_of(rules: SSHRules) -> Keys:
 
 
 class Server(asyncssh.SSHServer):
-    """What asyncssh asks about one client."""
+    """asyncssh's callbacks for one client."""
 
     def __init__(self, bridge: Bridging) -> None:
         self._bridge = bridge
@@ -60,10 +60,10 @@ class Server(asyncssh.SSHServer):
     def connection_lost(self, exc: Exception | None) -> None:
         self._bridge.client_lost(exc)
 
-    # Who is there?
+    # Authentication.
 
     def begin_auth(self, username: str) -> bool:
-        """Whether a proof is needed."""
+        """Whether the client must authenticate."""
         view = self._bridge.view
         flow, rules = view.flow, view.rules
         if not is_user_name(username):
@@ -90,7 +90,7 @@ class Server(asyncssh.SSHServer):
         return True
 
     def validate_ca_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """asyncssh then checks validity, source address, and that the user name is one of the principals."""
+        """Whether `key` is a trusted authority; asyncssh then checks validity, source address and principals."""
         if not any(hmac.compare_digest(key.public_data, each.public_data) for each in self._authorities):
             return False
         assert isinstance(self._conn, ServerConnection)
@@ -112,14 +112,14 @@ class Server(asyncssh.SSHServer):
         return self._is_judged("keyboard-interactive")
 
     def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:
-        """The prompts of the tenant; what is answered is not shown."""
+        """The tenant's prompts, without echo."""
         return "", "", "", [(prompt, False) for prompt in self._bridge.view.rules.prompts]
 
     async def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
         return await self._judged(username, "keyboard-interactive", tuple(responses))
 
     def _is_judged(self, method: str) -> bool:
-        """Whether the tenant allows the method, and the application judges what is answered."""
+        """Whether the tenant allows the method, and a hook can judge the responses."""
         view = self._bridge.view
         return method in view.rules.methods and view.has("ssh_auth")
 
@@ -137,17 +137,17 @@ class Server(asyncssh.SSHServer):
         return True
 
     def _may_be(self, identity: str, username: str) -> bool:
-        """Whether the tunnel does not say that somebody else is there, by the full name or what is before its `@`, and
-        this one may have the user name."""
+        """Whether this identity may have the user name, and does not contradict the tunnel's user, who is compared by
+        the full name or the part before its `@`."""
         flow, rules = self._bridge.view.flow, self._bridge.view.rules
         if flow.user is not None and identity not in (flow.user, flow.user.partition("@")[0]):
             return False
         return may_be(rules.logins, flow.user or identity, username)
 
-    # What is wanted?
+    # Channels.
 
     def session_requested(self) -> Any:
-        """A channel of ours, and the session for it as soon as the origin is there."""
+        """A channel of our own class, and its session once the origin is connected."""
         front = self._bridge.session_front()
         chan = ServerChannel(self._conn, self._bridge.loop, allow_pty=True, line_editor=False, line_echo=False,
                              line_history=0, max_line_length=0, encoding=None, errors="strict", window=WINDOW,

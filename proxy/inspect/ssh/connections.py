@@ -1,10 +1,10 @@
-"""The two connections, with what asyncssh leaves out: bounds of what a peer makes us hold, keys that sign elsewhere.
+"""The two connections, with what asyncssh lacks: limits on buffered data, and keys that sign in another process.
 
-asyncssh writes into its transport without end: whoever opens a large window and reads nothing, or begins a key exchange
-and never ends it, would have us hold all that the other side says.
+asyncssh writes to its transport without limit: a peer that opens a large window and reads nothing, or never completes a
+key exchange, would make the proxy buffer everything that the other side sends.
 
-Here, in `exchange` and in `server_channel` names of asyncssh's are used that it does not document
-(`tests/inspect/ssh/test_asyncssh.py` lists them).
+This module, `exchange` and `server_channel` use undocumented names of asyncssh (`tests/inspect/ssh/test_asyncssh.py`
+lists them).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from proxy.inspect.ssh.channels import Tied
 from proxy.inspect.ssh.exchange import Exchange
 from proxy.inspect.ssh.held import in_turn
 
-HIGH_WATER = 128 << 10  # bytes that wait for a socket before the other side is read no more; sshd holds as much
-MOST_IN_KERNEL = 128 << 10  # bytes that wait there, unsent: a key's echo waits behind them
-READ_BYTES = 64 << 10  # at a time: what is decrypted and encrypted again before other sessions have their turn
-MOST_SAID = 64 << 10  # at once
-MOST_UNSENT = 16 << 20  # for a peer that asks and asks, and does not read the answers
-MOST_UNREAD = 1 << 20  # bytes that wait until a packet is dealt with
-MOST_REQUESTS = 128  # that wait for an answer
+HIGH_WATER = 128 << 10  # bytes queued for a socket above which the other side is not read; the same as sshd
+MOST_IN_KERNEL = 128 << 10  # unsent bytes in the kernel, which delay the echo of a keystroke
+READ_BYTES = 64 << 10  # per read: the amount to decrypt and encrypt before other sessions have their turn
+MOST_SAID = 64 << 10  # bytes of one write
+MOST_UNSENT = 16 << 20  # bytes of answers that a peer does not read
+MOST_UNREAD = 1 << 20  # bytes that wait until a packet has been handled
+MOST_REQUESTS = 128  # requests that wait for an answer
 EXCHANGE_S = 60.0
-NO_SSH = b"Invalid SSH identification string.\r\n"  # in the words of sshd
+NO_SSH = b"Invalid SSH identification string.\r\n"  # sshd's message
 
 
 class Quiet(SSHLogger):
-    """asyncssh makes texts of all names and lengths before it looks whether anybody reads them."""
+    """A logger that formats nothing: asyncssh formats names and lengths even if they are not logged."""
 
     def log(self, level: int, msg: object, *arguments: Any, **more: Any) -> None:
         if self._logger.isEnabledFor(level):
@@ -47,7 +47,7 @@ class Quiet(SSHLogger):
 
 
 class Bounded(SSHConnection):
-    """A connection that tells its channels when nothing can be sent."""
+    """A connection that stops its channels while nothing can be sent."""
 
     bridge: Bridging
     exchange_s = EXCHANGE_S
@@ -58,25 +58,25 @@ class Bounded(SSHConnection):
         self._holds: set[str] = set()
         self._exchange_timer: asyncio.TimerHandle | None = None
         self._is_slowed = False
-        self._said: list[bytes] = []  # that the socket has not been given yet
+        self._said: list[bytes] = []  # not yet written to the socket
         self._said_size = 0
-        self._next: Tied | None = None  # whose turn it is to be written
-        self._requests = self._answers = 0  # global ones, as they came and as they were answered
-        self._behind: deque[tuple[int, asyncio.Event]] = deque()  # who waits for how many answers
+        self._next: Tied | None = None  # the channel whose turn to write is next
+        self._requests = self._answers = 0  # global requests: received, and answered
+        self._behind: deque[tuple[int, asyncio.Event]] = deque()  # waiters, by the number of answers they wait for
 
     @property
     def is_full(self) -> bool:
-        """Whether what is written would only be held here."""
+        """Whether data written now would only be buffered."""
         return bool(self._holds)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if isinstance(transport, asyncio.WriteTransport):
             transport.set_write_buffer_limits(high=HIGH_WATER)
-            with contextlib.suppress(OSError):  # of another kind than TCP
+            with contextlib.suppress(OSError):  # not a TCP socket
                 sock = transport.get_extra_info("socket")
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_IN_KERNEL)
-        if hasattr(transport, "max_size"):  # of asyncio's transports of sockets; 256 KiB
+        if hasattr(transport, "max_size"):  # an attribute of asyncio's socket transports; 256 KiB by default
             transport.max_size = READ_BYTES
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
@@ -104,19 +104,19 @@ class Bounded(SSHConnection):
             self._transport.resume_reading()
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """asyncssh sends an empty IGNORE before each packet, against what CBC mode does (RFC 4251 9.3.1). There is none
-        here, and each is one more to encrypt, to send and to wake up for (docs/performance.md)."""
+        """Send a packet without the empty IGNORE that asyncssh puts before each, against a weakness of CBC mode (RFC
+        4251 9.3.1): CBC is not used here, and each IGNORE costs time on both sides (docs/performance-notes.md)."""
         if pkttype != MSG_IGNORE:
-            super().send_packet(pkttype, *args)  # without `handler`, which would log
+            super().send_packet(pkttype, *args)  # without `handler`, which only logs
 
     def log_sent_packet(self, *arguments: Any, **more: Any) -> None:
-        """Nothing: the names and lengths of packets are made even when nobody reads them."""
+        """Do nothing: asyncssh formats names and lengths of packets even if they are not logged."""
 
     log_received_packet = log_sent_packet
 
     def _send(self, data: bytes) -> None:
-        """Send it with what else is said in this turn of the loop: each system call costs as much as the cipher of
-        several packets, and wakes up the far end (docs/performance.md)."""
+        """Batch the packets of one iteration of the event loop: a system call costs as much as encrypting several
+        packets, and wakes the peer (docs/performance-notes.md)."""
         self._said.append(data)
         self._said_size += len(data)
         if self._said_size >= MOST_SAID:
@@ -160,10 +160,10 @@ class Bounded(SSHConnection):
             self._behind.popleft()[1].set()
 
     async def earlier_requests(self) -> None:
-        """Return when all requests that came before have been answered.
+        """Wait until all earlier requests have been answered.
 
-        sshd takes everything in order, and clients count on it: they ask for a port that it listens at, and for a
-        connection to that port, without waiting in between.
+        sshd handles everything in order, and clients rely on it: they request a listening port, then a connection to
+        that port, without waiting in between.
         """
         if self._answers < self._requests:
             answered = asyncio.Event()
@@ -177,7 +177,7 @@ class Bounded(SSHConnection):
         self._force_close(error)
 
     def disconnect(self, code: int, reason: str, lang: str = "en-US") -> None:
-        """Say why before any channel is closed: OpenSSH's client leaves with its last channel, without reading on."""
+        """Disconnect before any channel is closed: OpenSSH's client exits with its last channel, without reading on."""
         self._send_disconnect(code, reason, lang)
         self._force_close(None)
 
@@ -202,9 +202,8 @@ class Bounded(SSHConnection):
             session.hold("connection")
 
     def _release(self, why: str) -> None:
-        """Let channels be written, one after the other until nothing can be sent again: that one is the last next time.
-
-        Were all of them let loose, each would write all that it holds.
+        """Let channels write, one after another, until nothing more can be sent. The last one to write is last in the
+        next round. If all were released at once, each would write its whole queue.
         """
         self._holds.discard(why)
         sessions = in_turn(self._tied(), self._next)
@@ -218,7 +217,7 @@ class Bounded(SSHConnection):
         sessions: list[Any] = [each._session for each in self._channels.values()]
         return [each for each in sessions if isinstance(each, Tied)]
 
-    # The table of handlers names functions, not methods.
+    # The table of handlers contains functions, so overridden methods must be entered again.
     _packet_handlers: ClassVar[Any] = {  # type: ignore[misc]
         **SSHConnection._packet_handlers,
         MSG_NEWKEYS: lambda self, *packet: self._process_newkeys(*packet),
@@ -228,20 +227,20 @@ class Bounded(SSHConnection):
 
 
 class ServerConnection(Bounded, asyncssh.SSHServerConnection):
-    """The client's."""
+    """The connection to the client."""
 
-    certificate: Any = None  # the one that is looked at
+    certificate: Any = None  # the certificate being validated
 
     def _recv_version(self) -> bool:
-        """A person, or a program that is none of SSH's, reads in words why it is not served."""
+        """Read the client's version. Anything that is not SSH gets sshd's message in clear text."""
         line, is_whole, _ = self._inpbuf.partition(b"\n")
         if is_whole and not line.startswith((b"SSH-2.0-", b"SSH-1.99-")) and self._transport is not None:
             self._send(NO_SSH)
         return super()._recv_version()
 
     async def send_userauth_success(self) -> None:
-        """Let the client in once the origin has let in the proxy: the origin's banner and refusal come before that."""
-        self._cancel_login_timer()  # the origin has a timer of its own
+        """Report success only after the login at the origin, whose banner or refusal must come first."""
+        self._cancel_login_timer()  # the login at the origin has its own time limit
         await self.bridge.authenticated()
         if self._transport is not None and not self._auth_complete:
             await super().send_userauth_success()
@@ -252,27 +251,27 @@ class ServerConnection(Bounded, asyncssh.SSHServerConnection):
             self._kex = Exchange(self._kex, self)  # type: ignore[assignment]
 
     async def _validate_openssh_certificate(self, username: str, cert: Any) -> Any:
-        self.certificate = cert  # `SSHServer.validate_ca_key` is told its signer only
+        self.certificate = cert  # `SSHServer.validate_ca_key` gets only its signer
         return await super()._validate_openssh_certificate(username, cert)
 
     async def create_agent_connection(self, session_factory: Any, **more: Any) -> tuple[Any, Any]:
-        """A channel to the client's agent; asyncssh's own wants a listener in the file system first."""
+        """Open a channel to the client's agent, without the listener in the file system that asyncssh needs."""
         chan = self.create_agent_channel(**more)
         return chan, await chan.open(session_factory)
 
 
 class ClientConnection(Bounded, asyncssh.SSHClientConnection):
-    """The origin's: what it opens for the client's agent and display goes to the client."""
+    """The connection to the origin, which may open channels to the client's agent and display."""
 
-    lost: Exception | None = None  # why it has ended
-    principals: list[str] = []  # noqa: RUF012  # of the certificate that the origin was shown; replaced, never changed
+    lost: Exception | None = None  # why it ended
+    principals: list[str] = []  # noqa: RUF012  # of the certificate presented to the origin; replaced, never changed
 
-    signs_at_once = True  # with the first key, unless signing has to be asked for
+    signs_at_once = True  # unless each signature needs the user's consent
     _has_tried_none = False
 
     def try_next_auth(self, *, next_method: bool = False) -> None:
-        """Show a key first. `none` is for origins that want no proof: asyncssh, like ssh, begins with it, to learn what
-        may be tried, and every login would wait for that round trip."""
+        """Try a key first. asyncssh, like ssh, begins with the method `none` to learn which methods are accepted, which
+        would cost every login a round trip."""
         if not self._has_tried_none:
             if self._auth is None:
                 self._auth_methods = [b"publickey"]
@@ -282,7 +281,7 @@ class ClientConnection(Bounded, asyncssh.SSHClientConnection):
         super().try_next_auth(next_method=next_method)
 
     async def send_userauth_request(self, method: bytes, *args: bytes, key: Any = None, trivial: bool = True) -> None:
-        """Sign at once, rather than ask first whether the key would do: one more round trip (RFC 4252 7 allows it)."""
+        """Sign at once, instead of asking first whether the key is acceptable: saves a round trip (RFC 4252 7)."""
         auth: Any = self._auth
         if method == b"publickey" and key is None and self.signs_at_once and auth is not None:
             key, args, trivial = auth._keypair, (Boolean(True), *args[1:]), False
@@ -295,15 +294,15 @@ class ClientConnection(Bounded, asyncssh.SSHClientConnection):
         await asyncio.sleep(0)
 
     def will_forward_agent(self, wanted: bool) -> None:
-        """Whether the next session channel asks for it."""
+        """Set whether the next session channel requests agent forwarding."""
         self._agent_forward_path = "the client's" if wanted else None
 
     async def attach_x11_listener(self, chan: Any, display: Any, auth_path: Any, single_connection: bool) -> Any:
-        """What the client has said of its display, which `create_session` was given as `x11_display`."""
+        """The client's X11 parameters, which `create_session` was given as `x11_display`."""
         return display[:3]
 
     def detach_x11_listener(self, chan: Any) -> None:
-        """Nothing was attached."""
+        """Nothing to do: no listener was attached."""
 
     def _process_x11_open(self, packet: Any) -> tuple[Any, Awaitable[Any]]:
         host, port = packet.get_string().decode("utf-8", "replace"), packet.get_uint32()
@@ -326,7 +325,7 @@ Connection = TypeVar("Connection", ServerConnection, ClientConnection)
 
 
 async def start(kind: type[Connection], bridge: Bridging, sock: socket.socket, options: Any) -> Connection:
-    """A connection whose user is let in; asyncssh.Error or OSError. The socket is the connection's from now on."""
+    """Start a connection and wait until its user is authenticated. Takes over `sock`. asyncssh.Error, OSError."""
     loop = asyncio.get_running_loop()
     options.waiter = loop.create_future()
 
@@ -344,4 +343,4 @@ async def start(kind: type[Connection], bridge: Bridging, sock: socket.socket, o
     finally:
         if not is_let_in:
             conn.abort()
-            await conn.wait_closed()  # asyncio must let go of the socket before its owner closes it
+            await conn.wait_closed()  # asyncio must release the socket before its owner closes it

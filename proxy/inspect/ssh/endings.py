@@ -1,4 +1,4 @@
-"""How a session ended, in the words of flow records."""
+"""Maps the end of a session to a close reason of flow records."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Outcome(NamedTuple):
 
 
 WRONG_MAC = "a packet with a wrong MAC"
-LOGIN_TIMEOUT = "Login timeout expired"  # asyncssh's words
+LOGIN_TIMEOUT = "Login timeout expired"  # asyncssh's message
 
 
 def how_client_ended(error: Exception | None, is_let_in: bool) -> Outcome:
-    """`error`: why the client's connection was lost."""
+    """The outcome when the client's connection was lost because of `error`."""
     if isinstance(error, asyncssh.MACError):
         return Outcome("client_protocol_error", "client", WRONG_MAC)
     if isinstance(error, asyncssh.PermissionDenied | asyncssh.IllegalUserName) and not is_let_in:
@@ -38,13 +38,13 @@ def how_client_ended(error: Exception | None, is_let_in: bool) -> Outcome:
         return Outcome("client_protocol_error", "client", printable(error.reason))
     if isinstance(error, OSError):
         return Outcome("client_reset", "client")
-    if error is not None and not isinstance(error, asyncssh.Error):  # asyncssh stumbled over what it was sent
+    if error is not None and not isinstance(error, asyncssh.Error):  # asyncssh failed on malformed input
         return Outcome("client_protocol_error", "client", f"it does not speak SSH ({type(error).__name__})")
     return Outcome("client_closed", "client", None if is_let_in else "it left before it had logged in")
 
 
 def how_origin_ended(error: Exception | None) -> Outcome:
-    """The same of the origin's, after the proxy had been let in."""
+    """The outcome when the origin's connection was lost after login because of `error`."""
     if isinstance(error, asyncssh.MACError):
         return Outcome("origin_protocol_error", "origin", WRONG_MAC)
     if isinstance(error, OSError):
@@ -60,6 +60,6 @@ def how_origin_ended(error: Exception | None) -> Outcome:
 
 
 def _is_peers(error: asyncssh.DisconnectError) -> bool:
-    """Whether the far end has said goodbye, rather than made a mistake."""
+    """Whether the peer disconnected regularly, rather than because of a protocol error."""
     return error.code in (asyncssh.DISC_BY_APPLICATION, asyncssh.DISC_CONNECTION_LOST,
                           asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The host key of a tenant, which signs in the proxy: an inspector has its public half only."""
+"""The host key of a tenant, which signs in the proxy's process: an inspector has only the public key."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import Any
 
 import asyncssh
 
-Sign = Callable[[bytes, str], Awaitable[bytes]]  # data and algorithm; ProxyError when it is not signed
+Sign = Callable[[bytes, str], Awaitable[bytes]]  # (data, algorithm) -> signature; raises ProxyError
 
 
 class LentKey(asyncssh.SSHKeyPair):
-    """A pair of keys of which the private one is somewhere else."""
+    """A key pair whose private key is in another process."""
 
     _key_type = "lent"
 
     def __init__(self, public: str, sign: Sign) -> None:
-        """`public` in OpenSSH's format."""
+        """`public`: in OpenSSH's format."""
         key = asyncssh.import_public_key(public)
         super().__init__(key.algorithm, key.algorithm, key.sig_algorithms, key.sig_algorithms, key.public_data, None)
         self._sign = sign
 
     def sign(self, data: bytes) -> bytes:
-        """Not in this process: see `sign_async`."""
+        """Not possible in this process: see `sign_async`."""
         raise RuntimeError("this key signs elsewhere")
 
     async def sign_async(self, data: bytes) -> bytes:
-        """The signature; asyncssh asks agents' keys in the same way."""
+        """Request the signature, by the interface that asyncssh has for agents' keys."""
         return await self._sign(data, self.sig_algorithm.decode())
 
 
 class Exchange:
     """A server's key exchange whose reply waits for the signature of a `LentKey`.
 
-    asyncssh signs at once. What it does for tokens of GSS is done here: the handler of a packet is a coroutine, and
-    nothing more is read until it is through.
+    asyncssh signs synchronously. As it does for GSS tokens, the packet handler here is a coroutine, and no packet is
+    read until it has finished.
     """
 
     def __init__(self, exchange: Any, conn: Any) -> None:
-        """`exchange`: what asyncssh has begun."""
+        """`exchange`: the key exchange that asyncssh has begun."""
         self._exchange, self._conn = exchange, conn
         self._reply: Awaitable[None] | None = None
         exchange._perform_reply = self._replying
@@ -47,7 +47,7 @@ class Exchange:
         return getattr(self._exchange, name)
 
     def process_packet(self, kind: int, number: int, packet: Any) -> Any:
-        """Whether the packet is one of the exchange's, or what is to be awaited for it."""
+        """Whether the packet belongs to the exchange, or an awaitable that handles it."""
         known = self._exchange.process_packet(kind, number, packet)
         reply, self._reply = self._reply, None
         return known if reply is None else reply

@@ -1,4 +1,4 @@
-"""Connections that one side opens through the other: ports, Unix sockets, the client's agent and display."""
+"""Forwarded connections: ports, Unix sockets, the client's agent and display."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PACKET = 32 << 10
 MOST_SNIFFED = 1_024  # bytes
 SIZES = {"window": WINDOW, "max_pktsize": PACKET}
 
-Open = Callable[[Any, Through], Awaitable[Any]]  # the connection, and the end that the new channel gets
+Open = Callable[[Any, Through], Awaitable[Any]]  # (connection, session of the new channel)
 
 
 class Beginning:
-    """Finds out what is forwarded: a host that is jumped to, a web server."""
+    """Detects the protocol that is forwarded, such as SSH to another host, or HTTP."""
 
     def __init__(self, ruled: Ruled) -> None:
         self._ruled, self._first = ruled, b""
 
     def came(self, data: bytes) -> bool:
-        """Whether more is needed to know."""
+        """Observe the first bytes. Returns whether more are needed."""
         self._first += data[: MOST_SNIFFED - len(self._first)]
         found = sniff(self._first)
         if found is None:
@@ -39,15 +39,15 @@ class Beginning:
 
 
 class Forwarding:
-    """Those of one session."""
+    """The forwarded connections of one session."""
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
 
-    # What the client opens at the origin.
+    # From the client to the origin.
 
     async def tcp(self, host: str, port: int, orig_host: str, orig_port: int) -> Through:
-        """A connection that the origin is to make (`-L`, `-D`, `-J`, `-W`)."""
+        """A connection that the origin should make (`-L`, `-D`, `-J`, `-W`)."""
 
         def opened(conn: Any, back: Through) -> Awaitable[Any]:
             made: Awaitable[Any] = conn.create_connection(
@@ -58,7 +58,7 @@ class Forwarding:
         return await self._to_origin("direct-tcpip", host, port, opened)
 
     async def unix(self, path: str) -> Through:
-        """The same to a Unix socket at the origin."""
+        """A connection to a Unix socket at the origin."""
 
         def opened(conn: Any, back: Through) -> Awaitable[Any]:
             made: Awaitable[Any] = conn.create_unix_connection(lambda: back, path, encoding=None, **SIZES)
@@ -66,10 +66,10 @@ class Forwarding:
 
         return await self._to_origin("direct-streamlocal", path, None, opened)
 
-    # What the origin listens at for the client.
+    # Listeners at the origin.
 
     async def listen(self, host: str, port: int) -> Any:
-        """A port that the origin listens at (`-R`): asyncssh's listener, or False."""
+        """Let the origin listen on a port (`-R`). Returns asyncssh's listener, or False."""
 
         async def came(orig_host: str, orig_port: int) -> Through:
             def opened(conn: Any, front: Through) -> Awaitable[Any]:
@@ -87,7 +87,7 @@ class Forwarding:
         return listener
 
     async def listen_unix(self, path: str) -> Any:
-        """The same at a Unix socket."""
+        """Let the origin listen on a Unix socket."""
 
         async def came() -> Through:
             def opened(conn: Any, front: Through) -> Awaitable[Any]:
@@ -101,10 +101,10 @@ class Forwarding:
             return False
         return await _listener(origin.create_unix_server(came, path, encoding=None, **SIZES))
 
-    # What the origin opens at the client.
+    # From the origin to the client.
 
     async def agent(self) -> Through:
-        """The client's agent."""
+        """A connection to the client's agent."""
 
         def opened(conn: Any, front: Through) -> Awaitable[Any]:
             made: Awaitable[Any] = conn.create_agent_connection(lambda: front)
@@ -113,7 +113,7 @@ class Forwarding:
         return await self._to_client("auth-agent", None, None, opened)
 
     async def x11(self, host: str, port: int) -> Through:
-        """The client's display."""
+        """A connection to the client's display."""
 
         def opened(conn: Any, front: Through) -> Awaitable[Any]:
             made: Awaitable[Any] = conn.create_x11_connection(lambda: front, host, port)
@@ -122,7 +122,7 @@ class Forwarding:
         return await self._to_client("x11", None, None, opened)
 
     async def _may_listen(self, kind: str, host: str, port: int | None) -> Any:
-        """The origin; None when the client may not have it listen there."""
+        """The connection to the origin; None if the client may not let it listen there."""
         ruled = self._opening.ruled()
         ruled.begin(kind, host=host, port=port)
         try:
@@ -134,7 +134,7 @@ class Forwarding:
             ruled.end(None)
 
     async def _to_origin(self, kind: str, host: str, port: int | None, opened: Open) -> Through:
-        """The client's end; the origin's is there first."""
+        """The client's end; the origin's is opened first."""
         opening = self._opening
         opening.take_place()
         front = Through()
@@ -161,7 +161,7 @@ class Forwarding:
             raise
 
     async def _to_client(self, kind: str, host: str | None, port: int | None, opened: Open) -> Through:
-        """The origin's end; the client's is there first. Whether it may be was asked when the client asked for it."""
+        """The origin's end; the client's is opened first. It was decided when the client requested the forwarding."""
         opening = self._opening
         opening.take_place()
         back = Through()
@@ -179,10 +179,12 @@ class Forwarding:
         self, ruled: Ruled, conn: Any, opened: Open, near: Through, ended: Callable[[Exception | None], None],
         *, is_towards_client: bool = False,
     ) -> None:  # fmt: skip
-        """Open the far end, and leave it to `near` to go on when it is there too."""
+        """Open the far end; `near` continues once it is open too."""
         far = Through()
         near.peer_end, near.ended = far, ended
-        near.began = Beginning(ruled).came  # whoever opens the channel speaks first in all that is known here
+        near.began = Beginning(
+            ruled
+        ).came  # in all protocols detected here, the side that opens the channel speaks first
         ruled.back = near if is_towards_client else far
         try:
             if conn is None:
@@ -194,11 +196,11 @@ class Forwarding:
             if isinstance(error, asyncssh.ChannelOpenError):
                 raise
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, ruled.error) from error
-        far.chan.pause_reading()  # what comes before the near end is open would have nowhere to go
+        far.chan.pause_reading()  # until the near end is open
 
 
 async def _listener(made: Awaitable[Any]) -> Any:
     try:
         return await made
-    except (OSError, asyncssh.Error, asyncssh.ChannelListenError):  # the last is no asyncssh.Error
+    except (OSError, asyncssh.Error, asyncssh.ChannelListenError):  # the last is not an asyncssh.Error
         return False

@@ -1,4 +1,4 @@
-"""What waits in channels while their peers cannot be written: it is held in few pieces, and goes on in turns."""
+"""The queues of channels whose peers cannot be written: kept in few pieces, and released in turns."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Protocol, TypeVar
 from asyncssh.constants import MSG_CHANNEL_EOF, MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.packet import UInt32
 
-PIECE = 64 << 10  # that is passed on at once
+PIECE = 64 << 10  # bytes passed on at once
 MOST_PIECES = 128  # a window of packets of one byte each would be 200 MB
-STEP = 96 << 10  # by which windows are opened: three packets, as OpenSSH does
-SMALL = 4 << 10  # what was typed, its echo, a prompt
+STEP = 96 << 10  # bytes by which windows are reopened: three packets, as in OpenSSH
+SMALL = 4 << 10  # bytes: keystrokes, their echo, a prompt
 
 
 class Waiting(Protocol):
-    """One end of a tied pair; what comes for it waits in the channel `peer`."""
+    """One channel of a pair; data for it is queued in the channel `peer`."""
 
     peer: Any
 
@@ -25,17 +25,17 @@ End = TypeVar("End", bound=Waiting)
 
 
 def hold_in_pieces(chan: Any) -> None:
-    """What comes while nobody reads the channel is held in a few pieces, however it was cut into packets.
+    """Make a channel queue data in a few pieces while it is not read, however small its packets are.
 
-    asyncssh opens the whole window again with any piece that is passed on, whatever is still held, which has no end
-    where the peer is slow; and by half a window at once, a burst that all other channels wait for.
+    asyncssh reopens the whole window with any piece that is passed on, whatever is still queued, so that the queue of a
+    slow peer grows without limit; and it does so by half a window at once, a burst that all other channels wait for.
 
-    Here it opens by small steps, but not before a quarter of it is used: an origin that says less and closes at once
-    finds nothing unread of ours, for which its kernel would send a reset and drop the tail.
+    Here the window is reopened by small steps, but not before a quarter of it is used: an origin that sends less and
+    closes at once must not have unread data of ours, for which its kernel would send a reset and drop the tail.
     """
     chan._accept_data = partial(_accept, chan, chan._accept_data)
     chan._deliver_data = partial(_deliver, chan)
-    chan.passed_on = 0  # bytes that the window has not been opened by
+    chan.passed_on = 0  # bytes by which the window was not yet reopened
     chan.step = max(chan._recv_window // 4, STEP)
 
 
@@ -75,7 +75,7 @@ def _accept(chan: Any, usual: Any, data: bytes, datatype: int | None = None) -> 
     if not chan._recv_paused or chan._send_state in ("close_pending", "closed"):
         usual(data, datatype)
         return
-    is_crowded = len(held) >= MOST_PIECES  # output and errors in turns: each is kept in order, but not both together
+    is_crowded = len(held) >= MOST_PIECES  # stdout and stderr alternate: their order relative to each other is given up
     for piece, kind in held[: -3 if is_crowded else -2 : -1]:
         if kind == datatype and isinstance(piece, bytearray) and (is_crowded or len(piece) + len(data) <= PIECE):
             chan._recv_window -= len(data)
@@ -85,7 +85,7 @@ def _accept(chan: Any, usual: Any, data: bytes, datatype: int | None = None) -> 
 
 
 def in_turn(ends: Sequence[End], first: End | None) -> list[End]:
-    """Those with little to say before all others; and these beginning with `first`."""
+    """Channels with little data first, then the others, beginning with `first`."""
     at = next((at for at, end in enumerate(ends) if end is first), 0)
     return sorted([*ends[at:], *ends[:at]], key=_has_much)
 

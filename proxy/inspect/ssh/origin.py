@@ -1,4 +1,4 @@
-"""The side towards the origin: its host key is verified, and it is shown a certificate or a key."""
+"""The origin's side: verifies its host key, and logs in with a certificate or key."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CERTIFIED = "-cert-v01@openssh.com"
 
 
 class Known(NamedTuple):
-    """What is known of an origin's host keys."""
+    """The known host keys of an origin."""
 
     keys: Sequence[asyncssh.SSHKey]
     authorities: Sequence[asyncssh.SSHKey]
-    digests: frozenset[bytes] = frozenset()  # SHA-256, as DNS has them
+    digests: frozenset[bytes] = frozenset()  # SHA-256, from DNS
 
     def algorithms(self) -> list[str]:
-        """Those of its keys, so that it shows one that is known; when none is, all that are good."""
+        """The algorithms of known keys, so that the origin presents one of them; all good ones if none is known."""
         of_keys = {name.decode() for key in self.keys for name in key.sig_algorithms}
         plain = [name for name in HOST_KEYS if name in of_keys or self.digests]
         certified = [name + CERTIFIED for name in HOST_KEYS] if self.authorities else []
@@ -38,7 +38,7 @@ class Known(NamedTuple):
 
 
 class Client(asyncssh.SSHClient):
-    """What asyncssh asks about the origin."""
+    """asyncssh's callbacks for the origin."""
 
     def __init__(self, bridge: Bridging, known: Known) -> None:
         self._bridge, self._known = bridge, known
@@ -46,7 +46,9 @@ class Client(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._conn = conn
-        self._conn.signs_at_once = self._bridge.view.rules.onward != "agent"  # which may ask its user each time
+        self._conn.signs_at_once = (
+            self._bridge.view.rules.onward != "agent"
+        )  # an agent may ask its user for consent each time
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._conn.lost = exc
@@ -55,19 +57,19 @@ class Client(asyncssh.SSHClient):
         self._bridge.banner(msg, lang)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """A key that known_hosts does not name: whether DNS does."""
+        """Whether a key that is not in known_hosts is in DNS."""
         return hashlib.sha256(key.public_data).digest() in self._known.digests
 
 
 async def connect(bridge: Bridging, sock: socket.socket, user: str, identity: str, agent: Any) -> ClientConnection:
-    """Log in at the origin as `user`; ProxyError says, in words for the user, why that is not possible.
+    """Log in at the origin as `user`. ProxyError: it is not possible; the message is for the user.
 
-    `agent`: the client's connection, where its own agent proves who it is.
+    `agent`: the client's connection, if its agent authenticates at the origin.
     """
     view = bridge.view
     flow = view.flow
     where = f"{flow.dst} port {flow.dst_port}"
-    async with AsyncExitStack() as stack:  # of the agent, which is asked until the origin is satisfied
+    async with AsyncExitStack() as stack:  # keeps the agent until the login is complete
         try:
             known = await _known(view)
             keys, named = await _credentials(view, user, identity, agent, stack)
@@ -111,7 +113,7 @@ def _words(error: Exception) -> str:
 
 @lru_cache(maxsize=32)
 def _hosts(text: str) -> asyncssh.SSHKnownHosts:
-    """What sessions of one tenant have in common: 200 lines take 3 ms."""
+    """The parsed known_hosts of a tenant, cached for all its sessions: 200 lines take 3 ms."""
     return asyncssh.import_known_hosts(text)
 
 
@@ -127,7 +129,7 @@ async def _known(view: SSHView) -> Known:
 async def _credentials(
     view: SSHView, user: str, identity: str, agent: Any, stack: AsyncExitStack
 ) -> tuple[list[asyncssh.SSHKeyPair], Sequence[str]]:
-    """The keys that the origin is shown, and whom a certificate among them names."""
+    """The keys to present to the origin, and the principals of a certificate among them."""
     rules = view.rules
     if rules.onward == "agent":
         keys = await (await stack.enter_async_context(asyncssh.connect_agent(agent))).get_keys()

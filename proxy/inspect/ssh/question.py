@@ -1,4 +1,4 @@
-"""What hooks are asked about an SSH session."""
+"""The arguments of hooks about SSH sessions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import msgspec
 
 
 class Login(msgspec.Struct, frozen=True):
-    """Somebody has proved who it is (`ssh_auth`), or does so by `responses` that the application judges: may it be? The
-    fields of `proxy.hooks.SshAuth` but for the flow."""
+    """A user is authenticated, or gave `responses` for the hook to judge (`ssh_auth`): the fields of
+    `proxy.hooks.SshAuth` except the flow."""
 
     username: str
     method: str
@@ -16,7 +16,7 @@ class Login(msgspec.Struct, frozen=True):
 
 
 class ChannelRequest(msgspec.Struct, frozen=True):
-    """A channel is wanted (`ssh_channel`): the fields of `proxy.hooks.SshChannel` but for the flow."""
+    """A request for a channel (`ssh_channel`): the fields of `proxy.hooks.SshChannel` except the flow."""
 
     username: str
     kind: str  # session, direct-tcpip, ...
@@ -24,7 +24,7 @@ class ChannelRequest(msgspec.Struct, frozen=True):
 
 
 class ExecRequest(msgspec.Struct, frozen=True):
-    """A program is wanted in it (`ssh_exec`): the fields of `proxy.hooks.SshExec`."""
+    """A request for a program in a channel (`ssh_exec`): the fields of `proxy.hooks.SshExec`."""
 
     channel: ChannelRequest
     kind: str  # exec, subsystem, shell

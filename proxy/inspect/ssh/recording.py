@@ -1,4 +1,4 @@
-"""Recordings of terminals: asciicast v2 and v3, encrypted by age where keys are given, and bounded."""
+"""Recordings of terminals: asciicast v2 and v3, encrypted by age if keys are given, with a size limit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Literal
 from proxy.wire.age import Encryptor, randomness_for
 
 Version = Literal[2, 3]  # of asciicast
-MARK_BYTES = 200  # kept free for the event that says why there are no more
+MARK_BYTES = 200  # reserved for a last event with the reason why the recording ends
 
 
 class Recorder:
-    """Writes one recording to a descriptor; a failure is told once.
+    """Writes one recording to a descriptor. Reports a failure once.
 
-    In version 2 times count from the start, in version 3 from the event before (docs.asciinema.org/manual/asciicast/).
-    What is encrypted is written in chunks of 64 KiB: of a recorder that is killed the last one is lost.
+    Times count from the start in version 2, and from the previous event in version 3
+    (docs.asciinema.org/manual/asciicast/). Encryption writes chunks of 64 KiB, of which a kill loses the last.
     """
 
     def __init__(
@@ -35,20 +35,20 @@ class Recorder:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`size`: columns and rows. `recipients`: public keys of age. `most`: bytes of the file, before encryption.
-        `failed` hears why no more is written."""
+        `failed` gets the reason why no more is written."""
         self._descriptor, self._most, self._failed, self._clock = descriptor, most, failed, clock
         self._version = version
         self._encryptor: Encryptor | None = None
         self._written = 0
         self._is_over = False
-        self._last = clock()  # that which the next event's time counts from
+        self._last = clock()  # the time from which that of the next event counts
         if recipients:
             self._encryptor = Encryptor(recipients, secrets.token_bytes(randomness_for(len(recipients))))
             self._write(self._encryptor.header)
         self._line(_header(version, size, terminal, int(self._last)))
 
     def event(self, code: str, data: str) -> None:
-        """Note it with its time; see `Listener`."""
+        """Record an event with its time; see `Listener`."""
         if self._is_over or (code == "x" and self._version == 2):
             return
         now = self._clock()
@@ -61,7 +61,7 @@ class Recorder:
             return
         self._line(line)
         if self._version == 3:
-            self._last += moment  # not `now`: what is rounded away must not add up
+            self._last += moment  # not `now`: rounding errors must not add up
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -83,7 +83,7 @@ class Recorder:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
-            self._encryptor = None  # a chunk is missing: no later one can be read
+            self._encryptor = None  # a chunk is missing, so no later one could be decrypted
             self._stop(f"the recording cannot be written: {error.strerror}")
 
     def _stop(self, why: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a channel may be: the tenant's settings, then policy, then hooks; and the record of what became of it."""
+"""Decides about a channel by the tenant's settings, policies and hooks, in this order; and keeps its record."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Denied(Exception):
-    """It may not be, for this reason."""
+    """A denial, with its reason."""
 
 
 class Owner(Protocol):
-    """What a channel needs of its session."""
+    """The session, as a channel sees it."""
 
     view: SSHView
     user: str
@@ -50,7 +50,7 @@ class Ruled:
         self.subsystem: str | None = None
         self.host: str | None = None
         self.port: int | None = None
-        self.protocol: str | None = None  # of what is forwarded
+        self.protocol: str | None = None  # detected in a forwarded connection
         self.terminal: str | None = None
         self.tap: Tap | None = None
         self.back: Tied | None = None
@@ -64,18 +64,18 @@ class Ruled:
 
     def begin(self, kind: str, *, command: str | None = None, subsystem: str | None = None, host: str | None = None,
               port: int | None = None) -> None:  # fmt: skip
-        """What is wanted."""
+        """Note what is requested."""
         self.kind, self.command, self.subsystem, self.host, self.port = kind, command, subsystem, host, port
 
     @property
     def transfer(self) -> Transfer | None:
-        """How it moves files; None where it is made for something else."""
+        """How it moves files; None if it does not."""
         if self.subsystem == "sftp":
             return "sftp"
         return None if self.command is None else transfer_of(self.command)
 
     def facts(self) -> dict[str, Any]:
-        """What rules of the phase `ssh` may speak of, beside the flow."""
+        """The fields for rules of the phase `ssh`, beside those of the flow."""
         owner = self.owner
         return {
             "ssh.user": owner.user,
@@ -89,14 +89,14 @@ class Ruled:
         }
 
     def file(self, operation: Any, path: str, **more: Any) -> None:
-        """Log what was done to a file."""
+        """Record an operation on a file."""
         flow = self.owner.view.flow
         record = FileRecord(channel_id=self.channel_id, flow_id=flow.id, tenant=flow.tenant, user=flow.user,
                             time=time.time_ns(), operation=operation, path=path, **more)  # fmt: skip
         self.owner.view.record(record)
 
     def end(self, front: Tied | None) -> None:
-        """It is over: log it, if anything was asked for."""
+        """Record the channel at its end, if anything was requested in it."""
         self.is_over = True
         if self.tap is not None:
             self.tap.close(self.back.status if isinstance(self.back, Back) else None)
@@ -106,7 +106,7 @@ class Ruled:
             self.kind = ""
 
     def opened(self) -> None:
-        """It is there: say so, for who looks at what is open."""
+        """Record the channel while it is open, for whoever lists open ones."""
         self.owner.view.record(self._record(None, is_open=True))
 
     def _record(self, front: Tied | None, *, is_open: bool) -> ChannelRecord:
@@ -148,7 +148,7 @@ class Ruled:
 
 
 async def rule(ruled: Ruled) -> None:
-    """Denied, unless the channel may be."""
+    """Decide about a channel. Raises Denied."""
     try:
         _by_settings(ruled)
         _by_policy(ruled)

@@ -1,4 +1,4 @@
-"""scp's old protocol (`scp -O`, rcp's): what a command asks for, and the files in its stream."""
+"""scp's old protocol (`scp -O`, from rcp): parses its command, and finds the files in its stream."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from proxy.inspect.ssh.sftp import Noter, escaped
 
 Direction = Literal["read", "write"]
-MAX_LINE = 8_192  # of one message: a mode, a size and a file name
+MAX_LINE = 8_192  # bytes of a message: mode, size and file name
 MAX_DEPTH = 1_024  # of directories
 OK, WARNING, FATAL = 0, 1, 2
 
@@ -19,11 +19,11 @@ class ScpCommand(NamedTuple):
 
     direction: Direction
     path: str
-    is_directory: bool = False  # the path certainly is one: files in it keep their names
+    is_directory: bool = False  # the path must be a directory: files keep their names in it
 
 
 def parse_scp(command: str) -> ScpCommand | None:
-    """What it asks for; None for every other command."""
+    """The parsed command; None if it is not scp."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -38,42 +38,42 @@ def parse_scp(command: str) -> ScpCommand | None:
 
 
 def is_scp(command: str) -> Direction | None:
-    """Whether files are fetched or stored; None for every other command."""
+    """Whether the command fetches or stores files; None if it is not scp."""
     found = parse_scp(command)
     return None if found is None else found.direction
 
 
 class ScpTap:
-    """Reads along, and changes nothing. One side sends files, the other answers each message with a byte."""
+    """Observes the stream without changing it. One side sends files, the other answers each message with a byte."""
 
     def __init__(self, command: ScpCommand, note: Noter, *, hashes: bool) -> None:
-        """`hashes`: note the SHA-256 of each file as well."""
+        """`hashes`: record the SHA-256 of each file as well."""
         self._command, self._note, self._hashes = command, note, hashes
         self._line = bytearray()
         self._directories: list[str] = []
         self._name = ""
-        self._expected = self._left = -1  # bytes of the file: -1 outside of one, 0 before the byte that ends it
+        self._expected = self._left = -1  # bytes of the file; -1: outside a file, 0: before the byte that ends it
         self._digest: Any = None
-        self._is_strange = False  # it is no scp: nothing is noted any more
+        self._is_strange = False  # not the scp protocol: stop observing
 
     def from_client(self, data: bytes) -> bytes:
-        """It goes on as it is."""
+        """Observe and return `data`."""
         (self._sent if self._command.direction == "write" else self._answered)(data)
         return data
 
     def from_origin(self, data: bytes) -> bytes:
-        """It goes on as it is."""
+        """Observe and return `data`."""
         (self._answered if self._command.direction == "write" else self._sent)(data)
         return data
 
     def from_errors(self, data: bytes) -> None:
-        """It is no file."""
+        """Nothing to do: it is not part of a file."""
 
     def resized(self, columns: int, rows: int) -> None:
-        """It has no terminal."""
+        """Nothing to do: it has no terminal."""
 
     def close(self, status: int | None = None) -> None:
-        """A file that did not arrive whole."""
+        """Record a file that is incomplete."""
         if self._left > 0:
             self._end("the channel ended before the file was whole")
 
@@ -124,7 +124,7 @@ class ScpTap:
             self._note("mkdir", self._path())
 
     def _answered(self, data: bytes) -> None:
-        """Where the receiver refuses a file, its sender goes on with the next one."""
+        """Handle the receiver's answers: after a refusal, the sender continues with the next file."""
         if self._left == self._expected and self._left >= 0 and data[:1] in (b"\x01", b"\x02"):
             self._end(escaped(data[1:].split(b"\n", 1)[0]) or "refused")
 
@@ -134,7 +134,7 @@ class ScpTap:
         command = self._command
         if command.direction == "read" or command.is_directory or self._directories:
             self._note(command.direction, self._path(self._name), bytes=done, error=error, sha256=digest)
-        else:  # a file of that name, or one in a directory of that name: only the origin knows
+        else:  # only the origin knows whether this is a file, or a directory to contain it
             self._note("write", command.path, sent_as=self._name, bytes=done, error=error, sha256=digest)
         self._left = self._expected = -1
         self._digest = None

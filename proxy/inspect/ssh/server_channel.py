@@ -1,4 +1,4 @@
-"""A client's session channel: its requests are answered when the origin has answered them."""
+"""A client's session channel, whose requests are answered after the origin has answered them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from asyncssh.constants import MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST
 
 from proxy.inspect.ssh.channels import DENIED_STATUS, STDERR, Display, Front
 
-MOST_REQUESTS = 128  # that wait for an answer
-LEAVING = "leaving"  # the client has closed its side, and the origin has not said yet how the program ended
+MOST_REQUESTS = 128  # requests that wait for an answer
+LEAVING = "leaving"  # the client has closed the channel, and the exit status has not arrived
 
 
 class ServerChannel(asyncssh.SSHServerChannel[bytes]):
-    """asyncssh itself answers at once, by the value that a callback returns. A handler that returns None answers later,
-    by `_report_response`: what asyncssh does for X11 requests is done for `shell`, `exec` and `subsystem` as well.
+    """asyncssh answers a request at once, by the return value of its callback. A handler that returns None answers
+    later, by `_report_response`: asyncssh does so for X11, this class also for `shell`, `exec` and `subsystem`.
     """
 
     is_answered = eof_waits = False
 
     def _process_close(self, kind: int, number: int, packet: Any) -> None:
-        """A program may outlive its client's interest in it: its exit status is still told, as sshd does, and only then
-        the close is answered (RFC 4254 5.3). asyncssh answers at once.
+        """Delay the answer to the client's close until the exit status was sent, as sshd does (RFC 4254 5.3), since a
+        program may outlive the client's interest. asyncssh answers at once.
         """
         session = self._session
         if (
@@ -37,7 +37,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
         packet.check_end()
         self.eof_waits = self._recv_state == "eof_pending"
         self._recv_state = LEAVING
-        self._send_buf.clear()  # whoever has closed takes no more data
+        self._send_buf.clear()  # a peer that has closed takes no more data
         self._send_buf_len = 0
         self._pause_resume_writing()
         self._flush_recv_buf()
@@ -79,7 +79,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
         return self._requested(None, subsystem)
 
     def _requested(self, command: bytes | None, subsystem: str | None) -> bool | None:
-        """None: it is answered later."""
+        """Handle a request. Returns None: it is answered later."""
         if self._session_started or subsystem == "":
             return False
         self._session_started = True
@@ -104,7 +104,7 @@ class ServerChannel(asyncssh.SSHServerChannel[bytes]):
             self.exit(DENIED_STATUS)
 
     def answer(self, is_accepted: bool) -> None:
-        """Answer the request for a shell, a command or a subsystem, unless that has been done."""
+        """Answer the request for a shell, command or subsystem, unless it has been answered."""
         if not self.is_answered and self._conn is not None and self._request_queue:
             self.is_answered = True
             self._report_response(is_accepted)

@@ -1,4 +1,4 @@
-"""A session of an inspector that is SSH: the bridge gets its sockets, and asks by it."""
+"""An SSH session in an inspector: hands its sockets to the bridge, and passes on the bridge's requests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DRAINED = "the proxy is about to stop"
 
 
 class SSHSession:
-    """An `SSHView`, and the stage of its session until it is over."""
+    """An `SSHView`, and the stage of its session until the end."""
 
     def __init__(self, session: Session, rules: SSHRules) -> None:
         self._session, self.rules = session, rules
@@ -59,7 +59,7 @@ class SSHSession:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def expired(self) -> None:
-        """It sets no timer: the bridge has its own."""
+        """Never called: the bridge has its own timers."""
 
     def drain(self) -> None:
         if self._bridge is not None:
@@ -149,7 +149,7 @@ class SSHSession:
             raise
 
     async def _run(self) -> None:
-        from proxy.inspect.ssh.bridge import Bridge  # asyncssh takes 0.2 s: only who reads SSH pays for it
+        from proxy.inspect.ssh.bridge import Bridge  # asyncssh takes 0.2 s to import
 
         session = self._session
         try:
@@ -157,7 +157,7 @@ class SSHSession:
             self._bridge = Bridge(self)
             outcome = await self._bridge.run(*sockets)
         except asyncio.CancelledError:
-            return  # the session is over already
+            return  # the session has ended
         except Exception as error:
             log.exception("unexpected error in %r", session)
             with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""Session channels: why they are wanted, whether they may be, and the same channel opened at the origin."""
+"""Session channels: asks for a reason, decides, and opens the same channel at the origin."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from proxy.inspect.ssh.server_channel import ServerChannel
 from proxy.inspect.ssh.taps import tap_for
 from proxy.inspect.ssh.text import printable
 
-REASON = b"OXY_REASON"  # the variable that says why; `ssh -o SetEnv=OXY_REASON=...`
+REASON = b"OXY_REASON"  # the environment variable with the reason: `ssh -o SetEnv=OXY_REASON=...`
 MAX_REASON = 500
 REASON_S = 120.0
 
 
 class SessionChannels:
-    """Those of one session."""
+    """The session channels of one session."""
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
 
     def front(self) -> Awaitable[Front]:
-        """A channel that the client opens; asyncssh.ChannelOpenError at once when there are too many."""
+        """A channel that the client opens. asyncssh.ChannelOpenError: there are too many."""
         self._opening.take_place()
         return self._front()
 
     async def _front(self) -> Front:
-        """The origin is there by then, unless it waits for the client's agent."""
+        """Create it once the origin is connected, unless that needs the client's agent."""
         opening = self._opening
         try:
             if opening.view.rules.onward != "agent":
@@ -78,7 +78,7 @@ class SessionChannels:
         return True
 
     async def _reason(self, front: Front, kind: str) -> str:
-        """Why the channel is wanted; Denied when that is not said where it has to be."""
+        """The user's reason for the channel. Denied: a reason is required, and was not given."""
         chan: ServerChannel = front.chan
         said = _line(chan.get_environment_bytes().get(REASON, b""))
         if said or not self._opening.view.rules.needs_reason:
@@ -117,7 +117,7 @@ class SessionChannels:
         try:
             await origin.create_session(
                 lambda: back,
-                command,  # bytes are sent as they are
+                command,  # bytes, which are sent unchanged
                 subsystem=ruled.subsystem,
                 env=environment,
                 send_env=None,
@@ -144,11 +144,11 @@ class SessionChannels:
         if front.has_ended:
             front.eof_received()
         if chan.is_answered:
-            chan.resume_reading()  # asyncssh does so with the answer, and that was before the reason was given
+            chan.resume_reading()  # asyncssh does so with the answer, which was sent before the reason was given
 
 
 async def _asked(front: Front) -> str:
-    """What the user types at a prompt of ours; nothing when the user gives up."""
+    """What the user types at the proxy's prompt; empty if the user cancels."""
     chan: ServerChannel = front.chan
     typed: asyncio.Queue[bytes] = asyncio.Queue()
     front.typed = typed.put_nowait
@@ -176,7 +176,7 @@ async def _asked(front: Front) -> str:
 
 
 def _edit(line: bytearray, data: bytes, chan: Any) -> bytes | None:
-    """Add what is typed, and show it. What is behind the line's end; None before it comes."""
+    """Add typed characters to `line`, and echo them. Returns what follows the end of the line; None before it."""
     for at, byte in enumerate(data):
         if byte in b"\r\n":
             return data[at + 1 :]

@@ -1,5 +1,5 @@
-"""The file operations in an sftp stream (draft-ietf-secsh-filexfer-02, version 3): noted, and refused where files may
-only be read."""
+"""The file operations in an sftp stream (draft-ietf-secsh-filexfer-02, version 3): records them, and refuses writes if
+files may only be read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 MAX_PACKET = 1 << 20  # OpenSSH's is 256 KiB
-MAX_OPEN = 4_096  # files and requests remembered; what is beyond is passed unnoted
-HEAD = 768  # of an answer: a handle is at most 256 bytes
+MAX_OPEN = 4_096  # tracked files and requests; more are forwarded but not recorded
+HEAD = 768  # bytes of an answer that are parsed; a handle has at most 256
 VERSION = 3
 
 INIT, OPEN, CLOSE, READ, WRITE, SETSTAT, FSETSTAT = 1, 3, 4, 5, 6, 9, 10
@@ -32,7 +32,7 @@ REFUSED_AS = {**SIMPLE, **PAIRED, FSETSTAT: "setstat", WRITE: "write", EXTENDED:
 
 
 class Noter(Protocol):
-    """Logs one operation; see `FileRecord`."""
+    """Records one operation; see `FileRecord`."""
 
     def __call__(self, operation: str, path: str, *, target: str | None = None, bytes: int = 0, refused: bool = False,
                  error: str | None = None, sha256: str | None = None,
@@ -40,7 +40,7 @@ class Noter(Protocol):
 
 
 class Digest:
-    """The SHA-256 of what passes in order from the first byte on; None as soon as something does not."""
+    """The SHA-256 of a file that passes in order from its first byte; None once it does not."""
 
     __slots__ = ("_hash", "_next")
 
@@ -49,7 +49,7 @@ class Digest:
         self._next = 0
 
     def update(self, offset: int, data: bytes | memoryview) -> None:
-        """`data` stands at `offset` of the file."""
+        """Add `data`, which is at `offset` of the file."""
         if self._hash is not None and data:
             if offset == self._next:
                 self._hash.update(data)
@@ -62,7 +62,7 @@ class Digest:
 
 
 class OpenFile:
-    """A handle of the origin's."""
+    """An open handle of the origin."""
 
     __slots__ = ("path", "read", "read_digest", "writes", "written", "written_digest")
 
@@ -74,7 +74,7 @@ class OpenFile:
 
 
 class Asked(NamedTuple):
-    """What an answer is awaited for."""
+    """A request without an answer yet."""
 
     kind: int
     path: str = ""
@@ -86,21 +86,21 @@ class Asked(NamedTuple):
 
 
 class SftpTap:
-    """Reads along. Whole packets of the client's go on; of the origin's only the heads are looked at."""
+    """Observes the stream. The client's packets are forwarded whole; of the origin's, only the heads are parsed."""
 
     def __init__(self, note: Noter, reply: Callable[[bytes], None], *, read_only: bool, hashes: bool = False) -> None:
-        """`reply` writes to the client. `hashes`: note the SHA-256 of each file as well."""
+        """`reply` writes to the client. `hashes`: record the SHA-256 of each file as well."""
         self._note, self._reply, self._read_only, self._hashes = note, reply, read_only, hashes
-        self._reading: tuple[Digest, int] | None = None  # what the rest of the origin's packet belongs to, and where
+        self._reading: tuple[Digest, int] | None = None  # where the rest of the origin's packet is added
         self._client, self._origin = bytearray(), bytearray()
-        self._skip = 0  # bytes of the origin's packet whose head has been seen
+        self._skip = 0  # bytes left of the origin's packet, after its head
         self._replies = bytearray()
         self._files: dict[bytes, OpenFile] = {}
         self._asked: dict[int, Asked] = {}
-        self._is_strange = False  # it is no sftp: nothing is noted any more
+        self._is_strange = False  # not sftp: stop observing
 
     def from_client(self, data: bytes) -> bytes:
-        """Those packets that go on."""
+        """The packets to forward."""
         if self._is_strange:
             return b"" if self._read_only else data
         held, passed = self._client, bytearray()
@@ -120,7 +120,7 @@ class SftpTap:
             at += 4 + length
             try:
                 passed += self._asks(packet)
-            except (struct.error, IndexError):  # shorter than its fields: the origin has the say
+            except (struct.error, IndexError):  # truncated fields: left to the origin
                 if not self._read_only:
                     passed += packet
         del held[:at]
@@ -130,7 +130,7 @@ class SftpTap:
         return bytes(passed)
 
     def from_origin(self, data: bytes) -> bytes:
-        """The same, with refusals between its packets."""
+        """The data to forward, with the proxy's refusals inserted between packets."""
         if self._is_strange:
             return data
         at, size, borders = 0, len(data), -1
@@ -164,13 +164,13 @@ class SftpTap:
         return data
 
     def from_errors(self, data: bytes) -> None:
-        """It is no file."""
+        """Nothing to do: it is not part of a file."""
 
     def resized(self, columns: int, rows: int) -> None:
-        """It has no terminal."""
+        """Nothing to do: it has no terminal."""
 
     def close(self, status: int | None = None) -> None:
-        """Files that were never closed."""
+        """Record files that were never closed."""
         for file in self._files.values():
             self._note_file(file, "the channel ended before the file was closed")
         self._files.clear()
@@ -253,7 +253,7 @@ class SftpTap:
             self._note(asked.operation, asked.path, target=asked.target, error=error)
 
     def _hash(self, data: memoryview) -> None:
-        """A piece of what a read was answered with."""
+        """Add a piece of the answer to a read."""
         assert self._reading is not None
         digest, offset = self._reading
         digest.update(offset, data)
@@ -272,7 +272,7 @@ _STATUS = {1: None, 2: "no such file", 3: "permission denied", 4: "failure", 5: 
 
 
 def escaped(name: bytes) -> str:
-    """A file name for records: what is no printable UTF-8 as \\xNN."""
+    """A file name for records, with anything but printable UTF-8 as \\xNN."""
     text = name[:4_096].decode("utf-8", "surrogateescape")
     return "".join(each if each.isprintable() else _code(each) for each in text)
 
@@ -293,7 +293,7 @@ def _is_harmless(kind: int, packet: bytes, asked: Asked | None) -> bool:
 
 
 def _string(packet: bytes, at: int) -> tuple[bytes, int]:
-    """The string there, and what is behind it; struct.error when it is cut short."""
+    """The string at `at`, and the position after it. struct.error: it is truncated."""
     (length,) = struct.unpack_from("!I", packet, at)
     end = at + 4 + length
     if end > len(packet):

@@ -1,4 +1,4 @@
-"""Who reads along on a channel: the file operations of sftp and scp, the recording of a terminal."""
+"""Selects the tap of a channel: for file operations of sftp and scp, or to record a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.inspect.ssh.sftp import SftpTap
 from proxy.inspect.ssh.terminal import Terminal
 from proxy.wire.age import recipient
 
-NO_TERMINAL = "dumb"  # the type of terminal that recordings name where there is none
+NO_TERMINAL = "dumb"  # the terminal type in recordings of channels without a terminal
 
 
 async def tap_for(
@@ -26,10 +26,10 @@ async def tap_for(
     tell: Callable[[bytes], None],
     end: Callable[[str], None],
 ) -> Tap | None:
-    """None where nobody reads along. `reply` writes to the client and `tell` to its standard error; `end` ends the
-    channel, with words for the user.
+    """The tap of a channel, or None. `reply` writes to the client, `tell` to its standard error; `end` ends the channel
+    with a message for the user.
 
-    ChannelOpenError when it has to be recorded and cannot be.
+    ChannelOpenError: it must be recorded and cannot be.
     """
     view, rules = ruled.owner.view, ruled.owner.view.rules
     shown, transfer = None, ruled.transfer
@@ -57,7 +57,7 @@ async def tap_for(
 
 
 async def _record(ruled: Ruled, terminal: Terminal, reply: Callable[[bytes], None]) -> None:
-    """Let the terminal be recorded; where that fails the user reads it, whatever the policy says then."""
+    """Record the terminal. If that fails, the user is informed, whether or not the session continues."""
     rules = ruled.owner.view.rules
 
     def failed(why: str) -> None:

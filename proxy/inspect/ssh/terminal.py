@@ -1,4 +1,4 @@
-"""What passes on a terminal, as events for those who listen: a recording, somebody who watches."""
+"""The output and input of a terminal, as events for listeners: recordings and watchers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-MAX_HELD = 4_096  # characters typed whose echo is awaited
-TAIL = 16_384  # characters shown last, for who begins to watch
+MAX_HELD = 4_096  # typed characters that wait for their echo
+TAIL = 16_384  # last characters of the output, for a new watcher
 
 
 class Listener(Protocol):
-    """Told of each event: `o` is shown, `i` was typed and shown, `r` is a new size, `x` an exit status."""
+    """Gets each event: `o` output, `i` input that was echoed, `r` a new size, `x` an exit status."""
 
     def event(self, code: str, data: str) -> None: ...
 
@@ -22,8 +22,8 @@ class Listener(Protocol):
 class Terminal:
     """A `Tap`. Characters are never split.
 
-    A line that is typed is held until the terminal shows it. One that is not shown was typed at a prompt that hides it,
-    such as that for a password, or was edited: nobody is told of it.
+    A typed line is held until the terminal echoes it. A line without an echo was typed at a password prompt, or was
+    edited; it is never reported.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class Terminal:
         end: Callable[[str], None],
         has_carriage_returns: bool = True,
     ) -> None:
-        """`size`: columns and rows. `name`: the terminal's type. `end` ends the channel, with words for the user.
-        `has_carriage_returns`: lines end as on a terminal, not with a line feed alone as where a program has none."""
+        """`size`: columns and rows. `name`: the terminal's type. `end` ends the channel with a message for the user.
+        `has_carriage_returns`: lines end with CR LF, as on a terminal; without one, with LF alone."""
         self._has_carriage_returns = has_carriage_returns
         self.size, self.name, self.end = (size[0] or 80, size[1] or 24), name, end
         self._takes_input = takes_input
@@ -44,25 +44,25 @@ class Terminal:
         self._decode_out = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._decode_errors = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._decode_in = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._typed = self._shown = ""  # since the first of what is typed
+        self._typed = self._shown = ""  # since the first character of the line
         self._tail: deque[str] = deque()
         self._tail_length = 0
 
     def listen(self, listener: Listener) -> None:
-        """Tell it of what is to come."""
+        """Send future events to `listener`."""
         self._listeners.append(listener)
 
     def unlisten(self, listener: Listener) -> None:
-        """Tell it no more."""
+        """Stop sending events to `listener`."""
         self._listeners.remove(listener)
 
     @property
     def tail(self) -> str:
-        """What was shown last."""
+        """The end of the output so far."""
         return "".join(self._tail)
 
     def from_client(self, data: bytes) -> bytes:
-        """Note what is typed."""
+        """Observe input."""
         if self._takes_input and self._listeners:
             if not self._typed:
                 self._shown = ""
@@ -70,12 +70,12 @@ class Terminal:
         return data
 
     def from_origin(self, data: bytes) -> bytes:
-        """Note what is shown."""
+        """Observe output."""
         self._show(self._decode_out(data))
         return data
 
     def from_errors(self, data: bytes) -> None:
-        """Note what is shown as well."""
+        """Observe output on standard error."""
         self._show(self._decode_errors(data))
 
     def _show(self, text: str) -> None:
@@ -93,7 +93,7 @@ class Terminal:
         self._event("r", f"{columns}x{rows}")
 
     def close(self, status: int | None = None) -> None:
-        """It is over; `status` is the program's, where it said one."""
+        """The channel has ended; `status`: the program's exit status, if known."""
         for decode in (self._decode_out, self._decode_errors):
             if rest := decode(b"", True):
                 self._event("o", rest)
@@ -114,7 +114,7 @@ class Terminal:
             self._tail_length -= len(self._tail.popleft())
 
     def _echoed(self, text: str) -> None:
-        """Tell of the lines that are shown whole. Half a match is none: it could be a part of a secret."""
+        """Report lines that were echoed completely. A partial match does not count: it could be part of a secret."""
         self._shown = (self._shown + text)[-MAX_HELD:]
         while self._typed and "\n" in self._shown:
             lines = [line for line in self._typed.splitlines(keepends=True) if line[-1] in "\r\n"]

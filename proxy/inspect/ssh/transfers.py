@@ -1,4 +1,4 @@
-"""Which commands move files by a protocol of their own: scp, an sftp server that is started by name, rsync."""
+"""Recognises commands that transfer files by their own protocol: scp, rsync, or an sftp server started by name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SFTP_SERVERS = frozenset({"sftp-server", "internal-sftp"})
 
 
 def transfer_of(command: str) -> Transfer | None:
-    """Whether files are fetched or stored, or both may be (`sftp`); None for every other command.
+    """Whether a command fetches or stores files, or may do both (`sftp`); None for every other command.
 
-    It is the command alone that tells: what a shell makes of a longer line (`cat > file`, `sh -c ...`) is for policies.
+    Only the command itself is considered: longer shell lines (`cat > file`, `sh -c ...`) are left to policies.
     """
     if (direction := is_scp(command)) is not None:
         return direction

@@ -1,4 +1,4 @@
-"""What the two sides of an SSH session need of the session that they belong to."""
+"""The interface of an SSH session to its two sides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.verdict import Ruling
 
 
 class SSHView(Protocol):
-    """Implemented by the session in an inspector; in tests by something smaller."""
+    """Implemented by the session in an inspector, and by stand-ins in tests."""
 
     @property
     def flow(self) -> FlowFacts: ...
@@ -23,35 +23,35 @@ class SSHView(Protocol):
     def rules(self) -> SSHRules: ...
 
     def judge(self, facts: Mapping[str, Any]) -> Ruling | None:
-        """What the policies of the phase `ssh` say; None when there are none."""
+        """The ruling of the policies of the phase `ssh`; None if there are none."""
         ...
 
     def has(self, hook: str) -> bool:
-        """Whether the application has a hook of this name."""
+        """Whether the application defines this hook."""
         ...
 
     def ask(self, hook: str, argument: Any) -> Awaitable[Any]:
-        """The answer of a hook; None where the application has none."""
+        """The answer of a hook; None if the application does not define it."""
         ...
 
     def certificate(self, public_key: str, user: str, identity: str) -> Awaitable[str]:
-        """A user certificate of the proxy's CA for the key; ProxyError when there is none."""
+        """A user certificate of the proxy's CA for the key. ProxyError: it is not issued."""
         ...
 
     def sign(self, key: Literal["host", "onward"], data: bytes, algorithm: str) -> Awaitable[bytes]:
-        """A signature of a key of the proxy's (RFC 4253 6.6); ProxyError when there is none."""
+        """A signature by one of the proxy's keys (RFC 4253 6.6). ProxyError: it is refused."""
         ...
 
     def fingerprints(self) -> Awaitable[list[bytes]]:
-        """SHA-256 digests of the origin's host keys, as DNS has them; none that cannot be trusted."""
+        """SHA-256 digests of the origin's host keys from DNS, if its answer can be trusted."""
         ...
 
     def recording(self, name: str) -> Awaitable[int]:
-        """A descriptor to write a recording of this name to, which the caller closes; ProxyError when there is none."""
+        """A descriptor for a recording of this name, which the caller closes. ProxyError: there is none."""
         ...
 
     def opened(self, channel_id: str, end: Callable[[str], None], terminal: Terminal | None) -> None:
-        """A session channel is open; `end` ends it, with words for the user."""
+        """Note an open session channel; `end` ends it with a message for the user."""
         ...
 
     def record(self, child: msgspec.Struct) -> None:

@@ -1,4 +1,4 @@
-"""The open channels of one SSH session, as somebody from outside reaches them: watched, or ended."""
+"""The open channels of an SSH session, which the proxy can watch and end."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import NamedTuple
 from proxy.inspect.ssh.terminal import Terminal
 from proxy.session.messages import EndChannel, ScreenEvent, Shown, WatchChannel
 
-FLUSH_S = 0.05  # so often a watcher is told
-MOST_PER_FLUSH = 32_768  # characters: what a terminal shows beyond is not told, or it would fill the proxy's memory
+FLUSH_S = 0.05  # interval of messages to watchers
+MOST_PER_FLUSH = 32_768  # characters; more output is skipped, to bound the proxy's memory
 
 Later = Callable[[float, Callable[[], None]], object]
 
 
 class OpenChannel(NamedTuple):
-    """One of them. `end` ends it, with words for the user."""
+    """An open channel. `end` ends it with a message for the user."""
 
     end: Callable[[str], None]
     terminal: Terminal | None
 
 
 class OpenChannels:
-    """All of them."""
+    """All open channels of a session."""
 
     def __init__(self, session: int, send: Callable[[Shown], None], later: Later) -> None:
-        """`send` sends to the proxy; `later(seconds, function)` calls it then."""
+        """`send` sends a message to the proxy; `later(seconds, function)` calls `function` after that time."""
         self._session, self._send, self._later = session, send, later
         self._channels: dict[str, OpenChannel] = {}
         self._watched: dict[str, Live] = {}
 
     def opened(self, channel_id: str, end: Callable[[str], None], terminal: Terminal | None) -> None:
-        """A channel is there; without a terminal it cannot be watched."""
+        """Add a channel; without a terminal it cannot be watched."""
         self._channels[channel_id] = OpenChannel(end, terminal)
 
     def closed(self, channel_id: str) -> None:
-        """It is not any more."""
+        """Remove a channel."""
         self._channels.pop(channel_id, None)
         self._watched.pop(channel_id, None)
 
     def take(self, message: WatchChannel | EndChannel) -> None:
-        """What the proxy asks for. A channel that is gone, or has no terminal, is over for who watches it."""
+        """Handle the proxy's message. Watching a channel that is closed, or has no terminal, ends at once."""
         if isinstance(message, EndChannel):
             for name, each in list(self._channels.items()):
                 if message.channel in (None, name):
@@ -60,7 +60,7 @@ class OpenChannels:
 
 
 class Live:
-    """A `Listener` that tells the proxy, a few times in a second."""
+    """A `Listener` that sends events to the proxy, several times a second."""
 
     def __init__(self, session: int, channel: str, terminal: Terminal, send: Callable[[Shown], None],
                  later: Later) -> None:  # fmt: skip
@@ -71,7 +71,7 @@ class Live:
         self._flush_soon()
 
     def event(self, code: str, data: str) -> None:
-        """Tell of it soon."""
+        """Queue an event."""
         if self._length + len(data) > MOST_PER_FLUSH:
             self._lost += len(data)
         else:
@@ -80,7 +80,7 @@ class Live:
         self._flush_soon()
 
     def close(self) -> None:
-        """The terminal is gone."""
+        """The terminal has ended."""
         self._flush(is_over=True)
 
     def _flush_soon(self) -> None:
