@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from oxyctl.plan.steps import Plan, PlannedNode, Services
 from oxyctl.topology.library import DEFAULT_LAB
+from oxyctl.topology.policies import POLICIES
 
 
 def hints(plan: Plan, *, is_found_unnamed: bool = True) -> Iterator[str]:
@@ -14,16 +15,19 @@ def hints(plan: Plan, *, is_found_unnamed: bool = True) -> Iterator[str]:
     origins = [node for node in plan.nodes if isinstance(node.probe, Services) and node.probe.services]
     lab = f" --lab {plan.lab}" if plan.lab != DEFAULT_LAB or not is_found_unnamed else ""
     if clients:
-        yield from (f"oxyctl lab exec{lab} {clients[0].name} -- {command}" for command in _commands(origins))
+        yield from (f"oxyctl lab exec{lab} {clients[0].name} -- {command}" for command in _commands(plan, origins))
     if any(node.control for node in plan.nodes):
         yield f"oxyctl flows{lab} --all-tenants"
     yield f"oxyctl lab status {plan.lab}"
     yield f"oxyctl lab down {plan.lab}"
 
 
-def _commands(origins: list[PlannedNode]) -> Iterator[str]:
+def _commands(plan: Plan, origins: list[PlannedNode]) -> Iterator[str]:
+    is_ruled = any(f"/{POLICIES}/" in file.path for file in plan.files)
     for node in origins[:1]:
-        yield f"ping -c3 {node.name}"
-        if isinstance(node.probe, Services) and "http" in node.probe.services:
+        has_http = isinstance(node.probe, Services) and "http" in node.probe.services
+        if not (has_http and is_ruled):  # policies rather let services pass than echo requests
+            yield f"ping -c3 {node.name}"
+        if isinstance(node.probe, Services) and has_http:
             port = node.probe.services["http"]
             yield f"curl -sS http://{node.name}{'' if port == 80 else f':{port}'}/"

@@ -19,3 +19,8 @@ from oxyctl.plan.hints import hints
 def test_a_lab_is_named_unless_it_is_the_only_one(plan, quick, name, is_found_unnamed, expected):
     named = msgspec.structs.replace(plan(quick), lab=name)
     assert next(hints(named, is_found_unnamed=is_found_unnamed)) == expected
+
+
+def test_where_policies_rule_an_origin_is_asked_for_its_service(plan, quick):
+    ruled = quick.replace("tenants: {acme: {}}", "tenants: {acme: {policy: {default: deny}}}")
+    assert next(hints(plan(ruled))).endswith(" laptop -- curl -sS http://web/")
