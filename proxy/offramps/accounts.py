@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from proxy.flow.record import FlowRecord
 from proxy.kernel.conntrack import Conntrack, ConntrackEvents
 from proxy.kernel.packetlog import PacketLog
 from proxy.kernel.ruleset import LOGGED_AT_ONCE, ON_RAMP, SNAP_BYTES
-from proxy.offramps.exit import InterfaceRamp
+from proxy.offramps.exit import InterfaceRamp, is_flush
 from proxy.packet.forward import quoted_key
 from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import Plane
@@ -35,6 +36,7 @@ BATCH = 512  # connections asked for at once
 MARKS = 0xFFFF_0000  # the bits of a mark that tell whose it is
 OVER = (6, 7, 8)  # TCP states of conntrack: last ACK, time wait, close (linux/netfilter/nf_conntrack_tcp.h)
 SHORT_S = 1.0  # flows that live no longer are not worth remembering
+CATCH_UP_S = 0.02  # twice the time that the kernel keeps copies
 PATIENCE_S = 1.0  # for conntrack's last word on a connection that it was told to forget
 NOTHING: dict[bytes, Flow] = {}
 LOG_BYTES = 7680  # for a batch of copies: with what the kernel adds to its buffer that is two of its pages, not 32
@@ -61,6 +63,7 @@ class Accounts:
         self._ramps, self._zones, self._conntrack = ramps, zones, conntrack
         self._finishing: deque[tuple[Flow, Callable[[], None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._caught_up = False
         self._awaited: dict[tuple[int, bytes, int], tuple[Flow, Callable[[], None], float]] = {}
         self._log = PacketLog(group, snap_bytes=SNAP_BYTES, threshold=LOGGED_AT_ONCE, buffer_bytes=LOG_BYTES)
         try:
@@ -155,6 +158,20 @@ class Accounts:
                 if entry is not None:
                     _take(flow, entry)
 
+    def replace(self, flow: Flow) -> None:
+        """Bring its totals up to date; conntrack forgets it: of itself it would let some connections with the same
+        addresses and ports go on in the same entry, as after a reset by the origin."""
+        [entry] = self._conntrack.get_and_delete([self._place(flow)])
+        if entry is not None:
+            _take(flow, entry)
+
+    def catch_up(self, ramp: InterfaceRamp) -> None:
+        """Read the copies of all packets so far: a packet of our own makes the kernel hand over what it has kept."""
+        self._caught_up = False
+        ramp.flush_log()
+        while not self._caught_up and select.select([self._log], [], [], CATCH_UP_S)[0]:
+            self._read_log()
+
     def outside(self, flow: Flow) -> bytes | None:
         """The address and port that the origin knows the flow by; its totals are brought up to date."""
         [entry] = self._conntrack.get([self._place(flow)])
@@ -174,12 +191,16 @@ class Accounts:
             ramp.repeated.enter()
 
     def _logged(self, events: int) -> None:
+        self._read_log()
+
+    def _read_log(self) -> None:
         self._enter_repeated()
         find = self._ramps.get
         for mark, _, data, arrived_ns in self._log.read(BUDGET):
             ramp = find(mark & INDEX)
             seen = None if ramp is None else observe(data)
             if ramp is None or seen is None:
+                self._caught_up = self._caught_up or is_flush(data)
                 continue
             if isinstance(seen, Observed):
                 table, key = ramp.flows.get(TCP, NOTHING), seen[0]
@@ -210,7 +231,11 @@ class Accounts:
                 awaited[1]()
                 continue
             flow = ramp.flows.get(entry.protocol, NOTHING).get(entry.original)
-            if flow is not None and not flow.is_ended:
+            if flow is None or flow.is_recorded:
+                continue
+            if flow.is_ended:  # conntrack forgets a SYN that was refused by itself
+                _take(flow, entry)
+            else:
                 given_up.append((flow, entry))
         if given_up:
             self._give_up(given_up)
@@ -244,3 +269,5 @@ def _take(flow: Flow, entry: Entry) -> None:
     client, origin = flow.client_path, flow.origin_path
     client.packets, client.octets = entry.original_packets, entry.original_octets
     origin.packets, origin.octets = entry.reply_packets, entry.reply_octets
+    if origin.packets and flow.protocol != "tcp" and "d" not in flow.history:
+        flow.noted("d")

@@ -87,6 +87,14 @@ class Connections(Protocol):
         """Bring their totals up to date, where the kernel has them."""
         ...
 
+    def catch_up(self, flow: Flow) -> None:
+        """Read what the kernel has noted of flows that it carries, and would hand over a little later."""
+        ...
+
+    def replace(self, flow: Flow) -> None:
+        """A later flow takes its place: its totals are final, and are not to be counted as the later one's."""
+        ...
+
     def settle(self, flow: Flow, done: Callable[[], None]) -> None:
         """The same; `done` is called when its totals are in."""
         ...
