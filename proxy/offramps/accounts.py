@@ -130,23 +130,31 @@ class Accounts:
                 self._remember(flow)
 
     def take_back(self, plane: Plane, left_over: Iterable[FlowRecord], mark: int) -> None:
-        """Find again, in conntrack, the flows that a killed proxy has left to the kernel; those that are gone end."""
+        """Find again, in conntrack, the flows that a killed proxy has left to the kernel; those that are gone end.
+
+        Of what has ended meanwhile nobody knows how, but conntrack may still have the totals.
+        """
+        known: dict[tuple[object, ...], FlowRecord]
         known = {(r.protocol, r.src, r.src_port, r.dst, r.dst_port, r.tenant, r.vnet): r for r in left_over}
         now, now_ns = time.monotonic(), time.time_ns()
         for entry in self._conntrack.dump(mark | ON_RAMP, MARKS | ON_RAMP):
             ramp = self._ramps.get(entry.mark & INDEX)
-            if ramp is None or self._zones[ramp] != entry.zone or entry.tcp_state in OVER:
+            if ramp is None or self._zones[ramp] != entry.zone:
+                continue
+            place = (*_ends(entry), ramp.tenant.name, ramp.network.name)
+            record, is_over = known.get(place), entry.tcp_state in OVER
+            if is_over and record is None:
                 continue
             flow = plane.take_back(ramp, entry.protocol, entry.original, now, now_ns)
             if flow is None:
                 continue
-            source, destination = address_text(flow.source), address_text(flow.destination)
-            place = flow.protocol, source, flow.source_port, destination, flow.destination_port
-            record = known.pop((*place, ramp.tenant.name, ramp.network.name), None)
             if record is not None:
-                flow.restore(record)
+                flow.restore(known.pop(place))
             _take(flow, entry)
-            self.add(flow)
+            if is_over:
+                flow.handler.end("unknown")
+            else:
+                self.add(flow)
         self.gone = list(known.values())
 
     def count(self, flows: Iterable[Flow]) -> None:
@@ -257,6 +265,18 @@ def _answered(ramp: InterfaceRamp, protocol: int, key: bytes) -> Flow | None:
     """The flow between sites whose answers have this key."""
     found: Flow | None = ramp.network.answered(protocol, key)
     return found
+
+
+def _ends(entry: Entry) -> tuple[object, ...]:
+    """Protocol, source and destination of its first packet, as records have them."""
+    key = entry.original
+    size = 4 if len(key) < 16 else 16
+    ports = key[2 * size :]
+    name = next((name for name, number in PROTOCOL_NUMBERS.items() if number == entry.protocol), None)
+    return (
+        name, address_text(key[:size]), int.from_bytes(ports[:2], "big"),
+        address_text(key[size : 2 * size]), int.from_bytes(ports[2:], "big"),
+    )  # fmt: skip
 
 
 def _has_its_place(flow: Flow) -> bool:
