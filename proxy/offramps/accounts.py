@@ -20,6 +20,7 @@ from proxy.kernel.conntrack import Conntrack, ConntrackEvents
 from proxy.kernel.packetlog import PacketLog
 from proxy.kernel.ruleset import LOGGED_AT_ONCE, ON_RAMP, SNAP_BYTES
 from proxy.offramps.exit import InterfaceRamp, is_flush
+from proxy.offramps.watched import WatchedFlow
 from proxy.packet.forward import quoted_key
 from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import Plane
@@ -213,9 +214,12 @@ class Accounts:
             if isinstance(seen, Observed):
                 table, key = ramp.flows.get(TCP, NOTHING), seen[0]
                 if (flow := table.get(key)) is not None:
-                    flow.handler.observed(seen, True, arrived_ns)
-                elif (flow := table.get(reverse_key(key)) or _answered(ramp, TCP, key)) is not None:
-                    flow.handler.observed(seen, False, arrived_ns)
+                    if isinstance(flow.handler, WatchedFlow):  # else a later flow has its ports, and is not decided yet
+                        flow.handler.observed(seen, True, arrived_ns)
+                else:
+                    flow = table.get(reverse_key(key)) or _answered(ramp, TCP, key)
+                    if flow is not None and isinstance(flow.handler, WatchedFlow):
+                        flow.handler.observed(seen, False, arrived_ns)
                 continue
             quoted = quoted_key(data, seen)
             if quoted is None:
@@ -223,7 +227,7 @@ class Accounts:
             flow = ramp.flows.get(quoted[0], NOTHING).get(quoted[1]) or _answered(
                 ramp, quoted[0], reverse_key(quoted[1])
             )
-            if flow is not None and flow.handler is not None and flow.key == quoted[1]:
+            if flow is not None and isinstance(flow.handler, WatchedFlow) and flow.key == quoted[1]:
                 flow.handler.told_unreachable(data, seen)
 
     def _destroyed(self, events: int) -> None:
@@ -239,7 +243,7 @@ class Accounts:
                 awaited[1]()
                 continue
             flow = ramp.flows.get(entry.protocol, NOTHING).get(entry.original)
-            if flow is None or flow.is_recorded:
+            if flow is None or flow.is_recorded or not isinstance(flow.handler, WatchedFlow):
                 continue
             if flow.is_ended:  # conntrack forgets a SYN that was refused by itself
                 _take(flow, entry)

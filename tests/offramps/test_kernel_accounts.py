@@ -134,9 +134,8 @@ def test_totals_are_those_of_conntrack_to_the_byte(stage, version):
     until(is_same)
 
 
-@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
-def test_connections_from_the_same_port_at_once_are_flows_of_their_own(stage, version):
-    """Each ends by a reset, of either side in turn: nothing of one is counted as another's, and no end is."""
+def same_port(stage, version):
+    """Connections that each end by a reset, of either side in turn: nothing of one is counted as another's."""
     listener, expected = stage.listen(version), []
     for number in range(12):
         client = stage.connect(version, listener.getsockname()[1], source_port=23_457)
@@ -153,6 +152,17 @@ def test_connections_from_the_same_port_at_once_are_flows_of_their_own(stage, ve
     assert sorted(found, key=lambda each: each[1]) == expected
     packets = [(each.total.client_packets, each.total.origin_packets) for each in records]
     assert all(3 <= up <= 6 and 2 <= down <= 6 for up, down in packets), packets
+
+
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+def test_connections_from_the_same_port_at_once_are_flows_of_their_own(stage, version):
+    same_port(stage, version)
+
+
+def test_the_same_where_a_hook_decides_late():
+    """What conntrack tells of the earlier connection comes while the later one is held."""
+    with scene("interface", more="hooks: tests.applications:DecidesLate\n") as stage:
+        same_port(stage, 4)
 
 
 @pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
