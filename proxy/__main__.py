@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from proxy import __version__
 from proxy.app import Proxy, policy_files
 from proxy.errors import ProxyError
-from proxy.kernel.policy_routing import in_the_way, planned
+from proxy.kernel.policy_routing import in_the_way, is_asked_for, planned
 from proxy.kernel.private import become_namespace_owner
-from proxy.offramps.kernel import is_asked_for
 from proxy.policy.load import compile_policies
 from proxy.settings import DocumentError, Settings, load
 

@@ -24,10 +24,10 @@ from proxy.flow.tenant import Tenant
 from proxy.hooks import HookRunner, load_hooks
 from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer
-from proxy.kernel.policy_routing import in_the_way
+from proxy.kernel.policy_routing import in_the_way, is_asked_for
 from proxy.kernel.private import PrivateNamespace
 from proxy.kernel.pump import BridgePump
-from proxy.offramps.kernel import KernelOffRamp, is_asked_for
+from proxy.offramps.kernel import KernelOffRamp
 from proxy.offramps.sockets import raise_descriptor_limit
 from proxy.offramps.tunnel import TunnelOffRamp
 from proxy.onramps.connected import ConnectedRamp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from proxy.hooks import Hooks
@@ -16,6 +17,13 @@ class Denies(Hooks):
 
     async def flow_start(self, flow: Any) -> str | None:
         return "this port is denied" if flow.dst_port == DENIED_PORT else None
+
+
+class DecidesLate(Hooks):
+    """Each flow waits for a moment, as for an answer from elsewhere."""
+
+    async def flow_start(self, flow: Any) -> None:
+        await asyncio.sleep(0.05)
 
 
 class ForwardsAsPackets(Hooks):

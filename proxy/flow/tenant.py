@@ -172,6 +172,12 @@ class Tenant:
         self._tokens = float(settings.limits.new_flows_per_s)
         self._filled_at = 0.0
 
+    @property
+    def dscp(self) -> int | None:
+        """What all of its packets get; None: they keep theirs."""
+        said = self.settings.dscp
+        return None if said == "keep" else 0 if said == "clear" else said
+
     def attach(self, carrier: Carrier) -> None:
         """Add a tunnel that has opened."""
         self.carriers[carrier.id] = carrier

@@ -175,6 +175,11 @@ def by_kernel(settings: Settings) -> dict[str, TenantSettings]:
     return {name: tenant for name, tenant in tenants if (tenant.offramp or settings.offramp) == "kernel"}
 
 
+def is_asked_for(settings: Settings) -> bool:
+    """Whether any tenant's flows are to leave by the kernel."""
+    return bool(by_kernel(settings))
+
+
 def interfaces(settings: Settings) -> list[str]:
     """The interfaces through which packets leave and return. Raises ProxyError if an on-ramp names a missing one."""
     known = {index: name for index, name in socket.if_nameindex() if not name.startswith(OFF_RAMP_NAMES)}

@@ -34,7 +34,8 @@ SNAP_BYTES = 128  # enough for the headers
 LOGGED_AT_ONCE = 32  # at most, of these packets: the kernel delivers 10 ms after the first
 FAMILIES = ((4, "ip"), (6, "ip6"))
 REVOKING_TTL = 1  # TTL of packets, written to an on-ramp's device, that only remove their flow from the decided ones
-LEASE_PROTOCOL = 253  # for experiments (RFC 3692); the proxy's keepalive messages to its devices
+FLUSH_PROTOCOL = 254  # for experiments (RFC 3692); messages to on-ramps' devices that flush the packet log
+LEASE_PROTOCOL = 253  # for experiments as well; the proxy's keepalive messages to its devices
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -162,6 +163,7 @@ class Ruleset:
                 yield f"chain from_{way.place} {{"
                 yield f"jump revoke_{way.place}"
                 yield f"meta l4proto {LEASE_PROTOCOL} update @lease {{ meta nfproto timeout {self._lease_s()}s }} drop"
+                yield f"meta l4proto {FLUSH_PROTOCOL} log group {self._ends} snaplen 20 queue-threshold 1 drop"
                 if _sites_of(way.zone, ways):
                     yield f"jump reach_{way.place}"
                 yield f"ct original zone set {way.zone}"
@@ -276,10 +278,8 @@ class Ruleset:
         yield "}"
         if any(way.is_on_ramp for way in ways):
             log = f"log group {self._ends} snaplen {SNAP_BYTES} queue-threshold {LOGGED_AT_ONCE}"
-            begins, ends = (
-                f"tcp flags & (syn | ack) == syn | ack {log} accept",
-                f"tcp flags & (fin | rst) != 0 {log} accept",
-            )
+            begins = f"tcp flags & (syn | ack) == syn | ack {log} accept"
+            ends = f"tcp flags & (fin | rst) != 0 {log} accept"
             errors = f"meta l4proto {{ icmp, ipv6-icmp }} ct state related {log}"
             yield from _chain("told", "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors)
         yield "chain passing {"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,8 @@ from proxy.flow.record import FlowRecord
 from proxy.kernel.conntrack import Conntrack, ConntrackEvents
 from proxy.kernel.packetlog import PacketLog
 from proxy.kernel.ruleset import LOGGED_AT_ONCE, ON_RAMP, SNAP_BYTES
-from proxy.offramps.exit import InterfaceRamp
+from proxy.offramps.exit import InterfaceRamp, is_flush
+from proxy.offramps.watched import WatchedFlow
 from proxy.packet.forward import quoted_key
 from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import Plane
@@ -35,6 +37,7 @@ BATCH = 512  # connections per query
 MARKS = 0xFFFF_0000  # the bits of a mark that identify the proxy
 OVER = (6, 7, 8)  # TCP states of conntrack: last ACK, time wait, close (linux/netfilter/nf_conntrack_tcp.h)
 SHORT_S = 1.0  # shorter flows are not worth remembering
+CATCH_UP_S = 0.02  # twice the time for which the kernel buffers copies
 PATIENCE_S = 1.0  # for conntrack's final event on a connection that was deleted
 NOTHING: dict[bytes, Flow] = {}
 LOG_BYTES = 7680  # of copies per batch: with the kernel's overhead that takes two pages, not 32
@@ -61,6 +64,7 @@ class Accounts:
         self._ramps, self._zones, self._conntrack = ramps, zones, conntrack
         self._finishing: deque[tuple[Flow, Callable[[], None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._caught_up = False
         self._awaited: dict[tuple[int, bytes, int], tuple[Flow, Callable[[], None], float]] = {}
         self._log = PacketLog(group, snap_bytes=SNAP_BYTES, threshold=LOGGED_AT_ONCE, buffer_bytes=LOG_BYTES)
         try:
@@ -127,23 +131,31 @@ class Accounts:
                 self._remember(flow)
 
     def take_back(self, plane: Plane, left_over: Iterable[FlowRecord], mark: int) -> None:
-        """Find in conntrack the flows that a killed proxy has left to the kernel; those not found are put in `gone`."""
+        """Find in conntrack the flows that a killed proxy has left to the kernel; those not found are put in `gone`.
+
+        Flows that have ended meanwhile get conntrack's totals, if it still has them; how they ended is unknown.
+        """
+        known: dict[tuple[object, ...], FlowRecord]
         known = {(r.protocol, r.src, r.src_port, r.dst, r.dst_port, r.tenant, r.vnet): r for r in left_over}
         now, now_ns = time.monotonic(), time.time_ns()
         for entry in self._conntrack.dump(mark | ON_RAMP, MARKS | ON_RAMP):
             ramp = self._ramps.get(entry.mark & INDEX)
-            if ramp is None or self._zones[ramp] != entry.zone or entry.tcp_state in OVER:
+            if ramp is None or self._zones[ramp] != entry.zone:
+                continue
+            place = (*_ends(entry), ramp.tenant.name, ramp.network.name)
+            record, is_over = known.get(place), entry.tcp_state in OVER
+            if is_over and record is None:
                 continue
             flow = plane.take_back(ramp, entry.protocol, entry.original, now, now_ns)
             if flow is None:
                 continue
-            source, destination = address_text(flow.source), address_text(flow.destination)
-            place = flow.protocol, source, flow.source_port, destination, flow.destination_port
-            record = known.pop((*place, ramp.tenant.name, ramp.network.name), None)
             if record is not None:
-                flow.restore(record)
+                flow.restore(known.pop(place))
             _take(flow, entry)
-            self.add(flow)
+            if is_over:
+                flow.handler.end("unknown")
+            else:
+                self.add(flow)
         self.gone = list(known.values())
 
     def count(self, flows: Iterable[Flow]) -> None:
@@ -154,6 +166,20 @@ class Accounts:
             for flow, entry in zip(part, self._conntrack.get([self._place(flow) for flow in part]), strict=True):
                 if entry is not None:
                     _take(flow, entry)
+
+    def replace(self, flow: Flow) -> None:
+        """Update the flow's totals and delete its conntrack entry, which conntrack would otherwise continue for a new
+        connection with the same addresses and ports, as after a reset by the origin."""
+        [entry] = self._conntrack.get_and_delete([self._place(flow)])
+        if entry is not None:
+            _take(flow, entry)
+
+    def catch_up(self, ramp: InterfaceRamp) -> None:
+        """Read the copies of all packets so far; a message to the on-ramp's device makes the kernel deliver them."""
+        self._caught_up = False
+        ramp.flush_log()
+        while not self._caught_up and select.select([self._log], [], [], CATCH_UP_S)[0]:
+            self._read_log()
 
     def outside(self, flow: Flow) -> bytes | None:
         """The address and port by which the origin knows the client, or None. The flow's totals are updated."""
@@ -174,19 +200,26 @@ class Accounts:
             ramp.repeated.enter()
 
     def _logged(self, events: int) -> None:
+        self._read_log()
+
+    def _read_log(self) -> None:
         self._enter_repeated()
         find = self._ramps.get
         for mark, _, data, arrived_ns in self._log.read(BUDGET):
             ramp = find(mark & INDEX)
             seen = None if ramp is None else observe(data)
             if ramp is None or seen is None:
+                self._caught_up = self._caught_up or is_flush(data)
                 continue
             if isinstance(seen, Observed):
                 table, key = ramp.flows.get(TCP, NOTHING), seen[0]
                 if (flow := table.get(key)) is not None:
-                    flow.handler.observed(seen, True, arrived_ns)
-                elif (flow := table.get(reverse_key(key)) or _answered(ramp, TCP, key)) is not None:
-                    flow.handler.observed(seen, False, arrived_ns)
+                    if isinstance(flow.handler, WatchedFlow):  # else a later flow has its ports, and is not decided yet
+                        flow.handler.observed(seen, True, arrived_ns)
+                else:
+                    flow = table.get(reverse_key(key)) or _answered(ramp, TCP, key)
+                    if flow is not None and isinstance(flow.handler, WatchedFlow):
+                        flow.handler.observed(seen, False, arrived_ns)
                 continue
             quoted = quoted_key(data, seen)
             if quoted is None:
@@ -194,7 +227,7 @@ class Accounts:
             flow = ramp.flows.get(quoted[0], NOTHING).get(quoted[1]) or _answered(
                 ramp, quoted[0], reverse_key(quoted[1])
             )
-            if flow is not None and flow.handler is not None and flow.key == quoted[1]:
+            if flow is not None and isinstance(flow.handler, WatchedFlow) and flow.key == quoted[1]:
                 flow.handler.told_unreachable(data, seen)
 
     def _destroyed(self, events: int) -> None:
@@ -210,7 +243,11 @@ class Accounts:
                 awaited[1]()
                 continue
             flow = ramp.flows.get(entry.protocol, NOTHING).get(entry.original)
-            if flow is not None and not flow.is_ended:
+            if flow is None or flow.is_recorded or not isinstance(flow.handler, WatchedFlow):
+                continue
+            if flow.is_ended:  # conntrack forgets a SYN that was refused by itself
+                _take(flow, entry)
+            else:
                 given_up.append((flow, entry))
         if given_up:
             self._give_up(given_up)
@@ -234,6 +271,18 @@ def _answered(ramp: InterfaceRamp, protocol: int, key: bytes) -> Flow | None:
     return found
 
 
+def _ends(entry: Entry) -> tuple[object, ...]:
+    """Protocol, source and destination of its first packet, as records have them."""
+    key = entry.original
+    size = 4 if len(key) < 16 else 16
+    ports = key[2 * size :]
+    name = next((name for name, number in PROTOCOL_NUMBERS.items() if number == entry.protocol), None)
+    return (
+        name, address_text(key[:size]), int.from_bytes(ports[:2], "big"),
+        address_text(key[size : 2 * size]), int.from_bytes(ports[2:], "big"),
+    )  # fmt: skip
+
+
 def _has_its_place(flow: Flow) -> bool:
     """Whether no later flow has the same addresses and ports."""
     return flow.tenant.find(flow.carrier, PROTOCOL_NUMBERS[flow.protocol], flow.key) is flow
@@ -244,3 +293,5 @@ def _take(flow: Flow, entry: Entry) -> None:
     client, origin = flow.client_path, flow.origin_path
     client.packets, client.octets = entry.original_packets, entry.original_octets
     origin.packets, origin.octets = entry.reply_packets, entry.reply_octets
+    if origin.packets and flow.protocol != "tcp" and "d" not in flow.history:
+        flow.noted("d")

@@ -16,7 +16,7 @@ from proxy.flow.tenant import Tenant
 from proxy.kernel.carrier import RampCarrier
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.pump import RampPump
-from proxy.kernel.ruleset import LEASE_PROTOCOL, REVOKING_TTL
+from proxy.kernel.ruleset import FLUSH_PROTOCOL, LEASE_PROTOCOL, REVOKING_TTL
 from proxy.offramps.repeated import RepeatedConnections, RepeatedThrough
 from proxy.packet.plane import Plane
 from proxy.poller import IN, Poller
@@ -27,6 +27,7 @@ from proxy.wire.virtio import NO_OFFLOAD
 QUEUE = 10_000  # packets queued in the kernel for us; beyond it they are lost
 MTU = 65_535  # so that no packet is too big for the kernel: tunnels have their own MTUs
 LEASE_ADDRESSES = bytes((192, 0, 0, 8)), bytes.fromhex("fd6f7879000000000000000000000001")
+FLUSH = ip.header(LEASE_ADDRESSES[0], LEASE_ADDRESSES[0][:-1] + b"\x09", FLUSH_PROTOCOL, 0)
 EXIT_NAME, ON_RAMP_NAME, BACK_NAME, UNASKED_NAME = "oxk%d", "oxi%d", "oxb%d", "oxu%d"
 SYSCTLS = {
     "net/ipv4/conf/{}/forwarding": 1,
@@ -156,6 +157,10 @@ class InterfaceRamp(RampCarrier):
             head = ip.header(address, address[:-1] + b"\x09", LEASE_PROTOCOL, 0)
             os.write(self._fd, NO_OFFLOAD + head)
 
+    def flush_log(self) -> None:
+        """Have the kernel hand over its log of ends at once (see FLUSH_PROTOCOL): with this packet as the last."""
+        os.write(self._fd, NO_OFFLOAD + FLUSH)
+
     def close(self) -> None:
         """Remove the device."""
         if not self.is_closed:
@@ -184,6 +189,11 @@ def open_device(template: str, *, offload: bool) -> tuple[int, str]:
         os.close(fd)
         raise ProxyError(f"the kernel off-ramp cannot set up {name}: {error.strerror or error}") from error
     return fd, name
+
+
+def is_flush(data: bytes) -> bool:
+    """Whether a logged packet is that of `flush_log`."""
+    return data[12:20] == FLUSH[12:20] and data[9] == FLUSH_PROTOCOL
 
 
 def _everybody(address: bytes) -> bool:

@@ -222,6 +222,13 @@ class ForwardedFlow(WatchedFlow):
             self._end_unreachable(packet.version, *said)
         return None
 
+    def catch_up(self, number: int) -> None:
+        """Hear what the kernel has to tell of the flow, before a SYN with this sequence number is looked at."""
+        flow, connections = self.flow, self._plane.connections
+        if flow.egress is flow.carrier and flow.tracked is not None and flow.tracked[0].initial != number:
+            assert connections is not None
+            connections.catch_up(flow)
+
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Return False: a packet that can open a flow opens one."""
         return False
@@ -229,7 +236,7 @@ class ForwardedFlow(WatchedFlow):
     def replaced(self) -> None:
         """Clear the paths: a later flow has the same addresses and ports."""
         if self.is_carried and self._plane.connections is not None:
-            self._plane.connections.count([self.flow])
+            self._plane.connections.replace(self.flow)
         self.forget()
 
     def expired(self, now: float) -> None:

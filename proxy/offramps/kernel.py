@@ -42,11 +42,6 @@ log = logging.getLogger(__name__)
 LEASE_S = 1.0  # between renewals of the table's lease
 
 
-def is_asked_for(settings: Settings) -> bool:
-    """Whether any tenant's flows leave by the kernel."""
-    return bool(by_kernel(settings))
-
-
 class KernelOffRamp:
     """The kernel off-ramp of one proxy. `start` opens it, `close` restores the namespace."""
 
@@ -228,6 +223,16 @@ class KernelOffRamp:
             carried = (flow for flow in flows if isinstance(flow.carrier, InterfaceRamp))
             self._accounts.count(flow for flow in carried if flow.offramp == "kernel" and not flow.is_recorded)
 
+    def catch_up(self, flow: Flow) -> None:
+        """Read what the kernel has logged about flows that it carries."""
+        if self._accounts is not None and isinstance(flow.carrier, InterfaceRamp):
+            self._accounts.catch_up(flow.carrier)
+
+    def replace(self, flow: Flow) -> None:
+        """Give the flow conntrack's counts so far, as a later flow with the same addresses and ports begins at 0."""
+        if self._accounts is not None and not flow.is_recorded:
+            self._accounts.replace(flow)
+
     def count_all(self, tenants: Iterable[Tenant]) -> None:
         """Update the totals of all such flows of these tenants."""
         self.count(flow for tenant in tenants for flow in tenant.live())
@@ -338,7 +343,7 @@ class KernelOffRamp:
             raise ProxyError(f"more than {MAX_WAYS} ways into the kernel")
         place = carrier.tenant.name, carrier.network.name
         zone = self._zones.setdefault(place, self._own.first_zone + len(self._zones))
-        self.ways[carrier] = Way(index, device, zone, egress, interfaces, back, _dscp(carrier.tenant))
+        self.ways[carrier] = Way(index, device, zone, egress, interfaces, back, carrier.tenant.dscp)
 
     def _text(self) -> str:
         ways = [self._routing.sites.complete(way) for way in self.ways.values()]
@@ -392,8 +397,3 @@ class KernelOffRamp:
 
     def _crashed(self, error: BaseException) -> None:
         """Ignore the error, which is logged: the next change is handled."""
-
-
-def _dscp(tenant: Tenant) -> int | None:
-    said = tenant.settings.dscp
-    return None if said == "keep" else 0 if said == "clear" else said

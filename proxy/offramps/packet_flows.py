@@ -87,6 +87,14 @@ class Connections(Protocol):
         """Update their totals, if the kernel has them."""
         ...
 
+    def catch_up(self, flow: Flow) -> None:
+        """Read what the kernel has noted of flows that it carries, and would hand over a little later."""
+        ...
+
+    def replace(self, flow: Flow) -> None:
+        """A later flow takes its place: its totals are final, and are not to be counted as the later one's."""
+        ...
+
     def settle(self, flow: Flow, done: Callable[[], None]) -> None:
         """Delete the entry of an ended flow, and call `done` when its totals are final."""
         ...

@@ -18,6 +18,7 @@ from proxy.wire.ip import IPPacket
 
 DNS = 53
 FIN, SYN, RST, ACK = tcp.FIN, tcp.SYN, tcp.RST, tcp.ACK
+MOST_IN_SYN = 1 << 16  # what a SYN may bring, itself counted
 TIMESTAMPS = 12  # bytes of the option, padded (RFC 7323 appendix A)
 
 _number = struct.Struct("!I").unpack_from
@@ -133,6 +134,11 @@ class WatchedFlow:
         history, tracked = flow.history, flow.tracked
         assert tracked is not None
         direction, other = tracked if is_outward else tracked[::-1]
+        if flags & RST and flow.state == "new" and not self._is_about_syn(last, flags, is_outward):
+            return  # of an earlier connection between the same ports
+        if self.is_carried and not is_outward and "h" in history and "A" not in history:
+            self._acknowledged()  # what a host ends, it has accepted: by the acknowledgement that has passed by us
+            history = flow.history
         if flags & RST:
             letter = "R" if is_outward else "r"
             if flags & ACK and other.final is None and other.initial is not None:
@@ -150,6 +156,15 @@ class WatchedFlow:
             self.end("origin_closed" if is_outward else "client_closed")
         elif letter not in history:
             self._watch()
+
+    def _is_about_syn(self, last: bytes, flags: int, is_outward: bool) -> bool:
+        """Whether an RST can belong to a connection of which there is nothing but its SYN (RFC 9293 3.10.7.3)."""
+        assert self.flow.tracked is not None
+        initial = self.flow.tracked[0].initial
+        if initial is None or not (is_outward or flags & ACK):
+            return initial is None
+        (number,) = _number(last, 0 if is_outward else 4)
+        return bool(number - initial & 0xFFFF_FFFF <= MOST_IN_SYN)
 
     def _acknowledged(self) -> None:
         """Note the end of the handshake: the client has acknowledged the origin's SYN."""

@@ -126,12 +126,20 @@ class Plane:
             flow = carrier.network.answered(protocol, key, carrier)
         if protocol in _ECHO and (problem := _echo_problem(buffer, packet, flow)):
             return problem
+        if flow is not None and carrier.exit is not None and protocol == ip.TCP and _opens(buffer, packet):
+            self._catch_up(flow, buffer, packet)
         if flow is None or (
             flow.is_ended and _opens(buffer, packet) and not flow.handler.is_repetition(buffer, packet)
         ):
             return self._route(carrier, buffer, packet, key, now, now_ns)
         handler: Handler = flow.handler
         return handler.packet(carrier, buffer, packet)
+
+    def _catch_up(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> None:
+        """A SYN from the client of a flow that the kernel carries: it may not have told of the end yet."""
+        catch_up = getattr(flow.handler, "catch_up", None)
+        if catch_up is not None and packet.source == flow.source:
+            catch_up(tcp.sequence(buffer, packet))
 
     def _may_report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether this is an ICMP error from a router inside a site, about one of the site's flows."""

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from proxy.flow.flow import Flow
 from proxy.flow.tenant import Carrier
+from proxy.packet.forward import HEADERS
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import MAX_PACKET, IPPacket
@@ -15,20 +17,31 @@ from proxy.wire.ip import MAX_PACKET, IPPacket
 class HeldSyn:
     """The latest SYN. A retransmission with fewer options, or a new connection, replaces the earlier one."""
 
-    __slots__ = ("_carrier", "_errors", "_refusal", "data", "packet")
+    __slots__ = ("_arrived", "_carrier", "_errors", "_refusal", "data", "packet")
 
     def __init__(self, carrier: Carrier, errors: IcmpErrors, buffer: bytearray, packet: IPPacket) -> None:
         self._carrier, self._errors = carrier, errors
         self._refusal: Callable[[], None] | None = None
+        self._arrived = 0
         self.hold(buffer, packet)
 
     def hold(self, buffer: bytearray, packet: IPPacket) -> None:
         """Keep the bytes of the SYN, and the offsets of its parts."""
         self.data, self.packet = bytes(buffer[: packet.end]), packet
+        self._arrived += 1
 
     def forget(self) -> None:
         """Drop the bytes, which are no longer needed."""
         self.data = b""
+
+    def count(self, flow: Flow) -> None:
+        """The flow ends. If it does before the SYN was released, which counts it, these are all of its packets."""
+        if flow.client_path.packets:
+            return
+        size = self.packet.end - self.packet.start
+        flow.client_path.packets, flow.client_path.octets = self._arrived, self._arrived * size
+        if "r" in flow.history:
+            flow.origin_path.packets, flow.origin_path.octets = 1, HEADERS[self.packet.version]
 
     def is_meant_by(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether the RST in `packet` is for this SYN, and not for an earlier connection (RFC 9293 3.10.7.4)."""

@@ -221,11 +221,11 @@ class TcpFlow:
             self._origin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         self._flow.carrier.paths.pop(self._flow.key, None)
         if self._flow.close(reason, time.time_ns()):
+            self._held.count(self._flow)
             self._linger()
 
     def replaced(self) -> None:
-        """Stop sending: a later flow has the client's port, which retransmissions of this one would disturb. The origin
-        still gets what the client had sent."""
+        """Stop retransmitting to the client, whose port a later flow uses. The origin still gets what was sent."""
         self._release()
         if self._relay is not None and self._debts is not None and self._debts.survivor is self._client:
             self._relay.abort("client_reset")

@@ -6,11 +6,27 @@ import random
 import socket
 
 import pytest
+from scapy.layers.inet import TCP
 
 from proxy.device.interface import set_sysctl
 from proxy.flow.flow import PROTOCOL_NUMBERS, address_text
 from tests.netns import needs_root
-from tests.offramps.kernel_scene import KINDS, ORIGIN, ask, echo, entries, read_all, reset, scene, transfer, unsent
+from tests.offramps.kernel_scene import (
+    CLIENT,
+    FAMILIES,
+    KINDS,
+    ORIGIN,
+    SILENT,
+    ask,
+    echo,
+    entries,
+    read_all,
+    reset,
+    scene,
+    transfer,
+    unsent,
+)
+from tests.packets import network
 from tests.running import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, needs_root]
@@ -116,3 +132,65 @@ def test_totals_are_those_of_conntrack_to_the_byte(stage, version):
         return agree(key, kernel, of_proxy(stage)[key])
 
     until(is_same)
+
+
+def same_port(stage, version):
+    """Connections that each end by a reset, of either side in turn: nothing of one is counted as another's."""
+    listener, expected = stage.listen(version), []
+    for number in range(12):
+        client = stage.connect(version, listener.getsockname()[1], source_port=23_457)
+        origin = stage.accept(listener)
+        transfer(client, origin, 1000 + number)
+        until(lambda client=client: not unsent(client))
+        first, second = (client, origin) if number % 3 else (origin, client)
+        reset(first)
+        assert read_all(second) == (0, "ConnectionResetError")
+        second.close()
+        expected.append((("client_reset", "ShAR") if number % 3 else ("origin_reset", "ShAr"), 1000 + number))
+    records = until(lambda: len(found := stage.proxy.ended(src_port=23_457)) >= 12 and found)
+    found = [((each.close_reason, each.history), each.total.client_payload_bytes) for each in records]
+    assert sorted(found, key=lambda each: each[1]) == expected
+    packets = [(each.total.client_packets, each.total.origin_packets) for each in records]
+    assert all(3 <= up <= 6 and 2 <= down <= 6 for up, down in packets), packets
+
+
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+def test_connections_from_the_same_port_at_once_are_flows_of_their_own(stage, version):
+    same_port(stage, version)
+
+
+def test_the_same_where_a_hook_decides_late():
+    """What conntrack tells of the earlier connection comes while the later one is held."""
+    with scene("interface", more="hooks: tests.applications:DecidesLate\n") as stage:
+        same_port(stage, 4)
+
+
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+def test_the_answer_to_a_syn_that_is_refused_is_counted(stage, version):
+    for _ in range(20):
+        with pytest.raises(ConnectionRefusedError):
+            stage.connect(version, 9)
+    records = until(lambda: len(found := stage.proxy.ended(dst_port=9)) == 20 and found)
+    size = {4: (1, 60, 1, 40), 6: (1, 80, 1, 60)}[version]
+    assert {
+        (each.total.client_packets, each.total.client_bytes, each.total.origin_packets, each.total.origin_bytes)
+        for each in records
+    } == {size}
+
+
+def test_a_reset_of_an_earlier_connection_does_not_end_a_later_one():
+    """Two packets of a host's that did not hear of the end of a connection, between them a SYN from the same port."""
+    with scene("connected") as stage:
+        raw = stage.keep(stage.client.run(socket.socket, FAMILIES[4], socket.SOCK_RAW, socket.IPPROTO_RAW))
+
+        def send(flags, seq):
+            segment = TCP(sport=24_500, dport=80, flags=flags, seq=seq)
+            raw.sendto(bytes(network(4, CLIENT[4], SILENT[4]) / segment), (SILENT[4], 0))
+
+        send("S", 1_000_000)
+        send("R", 5)
+        (flow,) = until(lambda: [flow for flow in stage.proxy.live(dst=SILENT[4]) if flow.total.client_packets == 2])
+        assert (flow.state, flow.history) == ("new", "S")
+        send("R", 1_000_001)
+        (record,) = until(lambda: stage.proxy.ended(dst=SILENT[4]))
+        assert (record.close_reason, record.history) == ("client_reset", "SR")

@@ -26,6 +26,7 @@ from tests.offramps.kernel_scene import (
     needs,
     nft,
     read_all,
+    reset,
     scene,
     state_of,
     transfer,
@@ -79,6 +80,35 @@ def test_connections_live_through_a_killed_proxy_and_keep_their_identity(version
         assert (record.flow_id, record.close_reason) == (flow.flow_id, "client_closed")
         # of a connection that was taken back nobody knows the numbers: what was sent again is counted again
         assert 60_000 <= record.total.client_payload_bytes <= record.total.client_bytes
+
+
+@VERSIONS
+def test_what_ends_while_the_proxy_is_away_is_recorded_once_with_its_bytes(version):
+    """Nobody knows how it ended; conntrack has counted, and forgets it."""
+    with scene("interface") as stage:
+        pairs = [stage.pair(version) for _ in range(3)]
+        for pair in pairs:
+            exchange(*pair)
+        ids = {flow.src_port: flow.flow_id for flow in stage.proxy.live(protocol="tcp")}
+        until(lambda: time.time_ns() - max(f.start for f in stage.proxy.live(protocol="tcp")) > 2_000_000_000)
+        stage.proxy.kill()
+        for pair in pairs[:2]:
+            exchange(*pair, size=50_000)
+        ports = [client.getsockname()[1] for client, _ in pairs]
+        pairs[0][0].close()
+        assert read_all(pairs[0][1]) == (0, "end")
+        pairs[0][1].close()
+        reset(pairs[1][1])
+        assert read_all(pairs[1][0]) == (0, "ConnectionResetError")
+        stage.proxy.start()
+        records = until(lambda: len(found := stage.proxy.ended(protocol="tcp")) == 2 and found)
+        assert {record.src_port: record.flow_id for record in records} == {port: ids[port] for port in ports[:2]}
+        for record in records:
+            assert record.close_reason == "unknown"
+            assert min(record.total.client_payload_bytes, record.total.origin_payload_bytes) >= 70_000
+        exchange(*pairs[2])
+        assert [flow.src_port for flow in stage.proxy.live(protocol="tcp")] == ports[2:]
+        until(lambda: len([entry for entry in entries(stage.edge) if entry.protocol == 6]) == 1)
 
 
 @needs("iperf3")
