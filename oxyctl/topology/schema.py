@@ -140,6 +140,7 @@ DESCRIPTIONS: dict[str, dict[str, str]] = {
         "first_table": "Number of its first routing table.",
         "orphans": "Whether flows of interface on-ramps continue while the proxy is stopped.",
         "orphans_s": "For how long, in seconds.",
+        "flowtable": "Let a flowtable carry established flows of interface on-ramps, if the kernel has one.",
     },
     "Timeouts": {
         "context_s": "For a new tunnel to send its context.",

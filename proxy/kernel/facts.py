@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
+from typing import NamedTuple
 
 from proxy.flow.flow import address_text
 from proxy.kernel import nft
 
+log = logging.getLogger(__name__)
+
 RESERVE = 0.05  # share of the conntrack table left to others
 UNKNOWN_ROOM = 1 << 20
+FLOWTABLE = """
+    flowtable fast { hook ingress priority filter; devices = { "lo" }; counter; }
+    chain passing { type filter hook forward priority filter; flow add @fast; }
+"""
 HELPERS = ("ftp",)  # TFTP's would interfere with the filtering of unsolicited UDP
 
 
@@ -60,6 +68,27 @@ def helpers() -> tuple[str, ...]:
 def has_timeouts() -> bool:
     """Whether timeouts can be set for our connections alone."""
     return nft.is_accepted(_table("ct timeout it { protocol tcp; l3proto ip; policy = { established: 9 }\n}"))
+
+
+class Features(NamedTuple):
+    """Features of this kernel that the off-ramp uses if they exist."""
+
+    helpers: tuple[str, ...] = ()  # of conntrack
+    has_timeouts: bool = True
+    has_flowtable: bool = False  # and it is to be used
+
+
+def features(*, flowtable: bool) -> Features:
+    """The features of this kernel. `flowtable`: whether to use a flowtable; logs if there is none."""
+    found = Features(helpers(), has_timeouts(), flowtable and has_flowtable())
+    if flowtable and not found.has_flowtable:
+        log.warning("this kernel has no flowtable (nft_flow_offload): established flows pass through netfilter")
+    return found
+
+
+def has_flowtable() -> bool:
+    """Whether flows can be entered in a flowtable that counts (nf_flow_table, Linux 5.7)."""
+    return nft.is_accepted(_table(FLOWTABLE))
 
 
 def _table(inside: str) -> str:

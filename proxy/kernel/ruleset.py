@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
+from proxy.kernel.nft_text import nft_chain, nft_map, nft_set, nft_translations
 from proxy.settings.egress import Egress
 from proxy.settings.model import KernelOffRamp, Timeouts
 
@@ -90,15 +91,19 @@ class Ruleset:
         helpers: Sequence[str] = (),
         has_timeouts: bool = True,
         closed: Collection[str] = (),
+        fast: Collection[str] = (),
     ) -> str:
         """The whole table, as a transaction that replaces the old one. `helpers`: conntrack helpers that the kernel
-        has. `closed`: interfaces by which no client's packet may leave."""
+        has. `closed`: interfaces by which no client's packet may leave. `fast`: interfaces of the flowtable, if any."""
         lines = [f"table inet {self.name}", f"delete table inet {self.name}", f"table inet {self.name} {{"]
         lines += self._maps(ways, closed)
         lines += self._objects(helpers, has_timeouts)
         lines += self._raw(ways, helpers)
         lines += self._mangle(ways, helpers, has_timeouts)
-        lines += self._filters(ways, closed)
+        if fast:
+            names = ", ".join(f'"{name}"' for name in sorted(fast))
+            lines.append(f"flowtable fast {{ hook ingress priority filter; devices = {{ {names} }}; counter; }}")
+        lines += self._filters(ways, closed, fast)
         lines += self._translation(ways)
         return "\n".join([*lines, "}", ""])
 
@@ -108,13 +113,13 @@ class Ruleset:
 
     def _maps(self, ways: Sequence[Way], closed: Collection[str]) -> Iterator[str]:
         names = [(name, way) for way in ways for name in (way.device, *way.interfaces)]
-        yield _map("zones", "typeof iifname : ct zone", ((n, way.zone) for n, way in names if way.zone))
-        yield _map("marks", "type ifname : mark", ((n, f"{self.mark(way):#x}") for n, way in names))
-        yield _map("outward", "type ifname : mark", ((n, f"{self.outward_mark(way):#x}") for n, way in names))
-        yield _set("tuns", "type ifname", (way.device for way in ways))
-        yield _set("onramps", "type ifname", (name for way in ways for name in way.interfaces))
+        yield nft_map("zones", "typeof iifname : ct zone", ((n, way.zone) for n, way in names if way.zone))
+        yield nft_map("marks", "type ifname : mark", ((n, f"{self.mark(way):#x}") for n, way in names))
+        yield nft_map("outward", "type ifname : mark", ((n, f"{self.outward_mark(way):#x}") for n, way in names))
+        yield nft_set("tuns", "type ifname", (way.device for way in ways))
+        yield nft_set("onramps", "type ifname", (name for way in ways for name in way.interfaces))
         sites = [(way.zone, name) for way in ways for name in way.sites]
-        yield _set("sites", "type ifname", dict.fromkeys([*(name for _, name in sites), *closed]))
+        yield nft_set("sites", "type ifname", dict.fromkeys([*(name for _, name in sites), *closed]))
         own = ", ".join(f'{zone} . "{name}"' for zone, name in dict.fromkeys(sites))
         yield f"set own_sites {{ typeof ct zone . oifname; {f'elements = {{ {own} }};' if own else ''} }}"
         yield "set lease { type nf_proto; flags dynamic,timeout; }"
@@ -156,8 +161,8 @@ class Ruleset:
             if way.is_on_ramp:
                 yield from self._on_ramp(way)
         yield from self._reach(ways)
-        yield from _chain("from_us", "ct original zone set iifname map @zones")
-        yield from _chain("back", "notrack accept")
+        yield from nft_chain("from_us", "ct original zone set iifname map @zones")
+        yield from nft_chain("back", "notrack accept")
         for way in ways:
             if way.is_on_ramp:
                 yield f"chain from_{way.place} {{"
@@ -181,7 +186,7 @@ class Ruleset:
         """Packets from its clients: every SYN must be decided; the rest of a decided flow bypasses the proxy."""
         for chain, direction in (("decided", "original "), ("inside", "")):
             mark, zone = f"meta mark set {self.outward_mark(way):#x}", f"ct {direction}zone set {way.zone}"
-            yield from _chain(f"{chain}_{way.place}", mark, zone, "accept")
+            yield from nft_chain(f"{chain}_{way.place}", mark, zone, "accept")
         yield f"chain onramp_{way.place} {{"
         yield "tcp flags & (syn | ack) == syn goto up"
         yield "meta nfproto != @lease goto up"
@@ -271,7 +276,7 @@ class Ruleset:
         yield from _remember(way, _decided, _key)
         yield "}"
 
-    def _filters(self, ways: Sequence[Way], closed: Collection[str]) -> Iterator[str]:
+    def _filters(self, ways: Sequence[Way], closed: Collection[str], fast: Collection[str]) -> Iterator[str]:
         yield "chain to_host {"  # clients reach this host's own addresses by sockets, never by packets
         yield "type filter hook input priority filter - 10; policy accept;"
         yield 'iifname @tuns counter name "to_host" drop'
@@ -281,7 +286,9 @@ class Ruleset:
             begins = f"tcp flags & (syn | ack) == syn | ack {log} accept"
             ends = f"tcp flags & (fin | rst) != 0 {log} accept"
             errors = f"meta l4proto {{ icmp, ipv6-icmp }} ct state related {log}"
-            yield from _chain("told", "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors)
+            # a flowtable leaves SYN, FIN and RST to these rules, so that they are logged in any case
+            carried = ["ct state established ct direction original flow add @fast"] if fast else []
+            yield from nft_chain("told", *carried, "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors)
         yield "chain passing {"
         yield "type filter hook forward priority filter - 10; policy accept;"
         # rare cases first: sets of names are looked up by hash
@@ -307,7 +314,7 @@ class Ruleset:
         special = [way for way in ways if way.egress.ipv4 or way.egress.ipv6 or way.egress.ports]
         for way in special:
             yield f"chain translate_{way.index} {{"
-            yield from _translations(way.egress)
+            yield from nft_translations(way.egress)
             yield "}"
         yield "chain leaving {"
         yield "type nat hook postrouting priority srcnat; policy accept;"
@@ -330,10 +337,6 @@ class Ruleset:
             new = f"meta mark {self._leaving} meta nfproto ipv{version} {place}"
             yield f"{new} != @asked{version} update @asked{version} {{ {place} }}"
         yield "}"
-
-
-def _chain(name: str, *rules: str) -> Iterator[str]:
-    yield from (f"chain {name} {{", *rules, "}")
 
 
 def _where_from(ways: Sequence[Way]) -> Iterator[str]:
@@ -376,25 +379,3 @@ def _remember(way: Way, flows: Callable[[int, Way], str], key: Callable[[str], s
 def _sites_of(zone: int, ways: Sequence[Way]) -> list[tuple[str, int]]:
     """The sites of the network in this zone, with the numbers of their on-ramps."""
     return [(name, way.place) for way in ways if way.zone == zone for name in way.sites]
-
-
-def _translations(egress: Egress) -> Iterator[str]:
-    for version, family, address in ((4, "ip", egress.ipv4), (6, "ip6", egress.ipv6)):
-        if address is None:
-            continue
-        if egress.ports:
-            to = f"[{address}]:{egress.ports}" if version == 6 else f"{address}:{egress.ports}"
-            yield f"meta nfproto ipv{version} meta l4proto {{ tcp, udp }} snat {family} to {to}"
-        yield f"meta nfproto ipv{version} snat {family} to {address}"
-    if egress.ports:
-        yield f"meta l4proto {{ tcp, udp }} masquerade to :{egress.ports}"
-
-
-def _map(name: str, kind: str, elements: Iterable[tuple[str, object]]) -> str:
-    inner = ", ".join(f'"{key}" : {value}' for key, value in elements)
-    return f"map {name} {{ {kind}; {f'elements = {{ {inner} }};' if inner else ''} }}"
-
-
-def _set(name: str, kind: str, elements: Iterable[str]) -> str:
-    inner = ", ".join(f'"{key}"' for key in elements)
-    return f"set {name} {{ {kind}; {f'elements = {{ {inner} }};' if inner else ''} }}"

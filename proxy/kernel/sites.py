@@ -25,6 +25,7 @@ class Sites:
         self._routes: dict[int, list[Route]] = {}
         self._found: dict[int, dict[int, dict[int, dict[int, str]]]] = {}  # by zone, bits, prefix length, prefix
         ways, main, names = list(ways), list(main), names or {}
+        self._existing = set(names.values())
         self.uplinks = {way.egress.interface for way in ways} | {
             names.get(route.index or 0) for route in main if ip_network(route.prefix).prefixlen == 0
         }
@@ -57,6 +58,10 @@ class Sites:
             if (name := lengths[length].get(number >> (bits - length))) is not None:
                 return name
         return None
+
+    def carriers(self) -> set[str]:
+        """The existing interfaces between which packets of on-ramps are forwarded: their own, and the uplinks."""
+        return self._existing & self.uplinks.union(*self._by_zone.values())
 
     def _of(self, way: Way) -> tuple[str, ...]:
         return tuple(name for name in way.interfaces if name not in self.uplinks)

@@ -70,8 +70,7 @@ class KernelOffRamp:
         self._unasked: Unasked | None = None
         self._has_changed = False
         self._has_routing = self._has_table = False  # whether `close` has to remove them
-        self._helpers: tuple[str, ...] = ()
-        self._has_timeouts = True
+        self._features = facts.Features()
         self._share = ConntrackShare(tenants)
         self._next_lease = 0.0
         self.repairs = 0
@@ -96,8 +95,7 @@ class KernelOffRamp:
         for ramp in on_ramps(self._settings):
             self._open_ramp(ramp, plane)
         # the probe loads the conntrack module, whose sysctls exist only then
-        self._helpers = facts.helpers()
-        self._has_timeouts = facts.has_timeouts()
+        self._features = facts.features(flowtable=bool(self.ramps) and self._own.flowtable)
         self._changes.make(needed(interfaces(self._settings), has_on_ramps=bool(self.ramps)))
         if self.ramps:
             self._open_accounts(self._conntrack)
@@ -348,7 +346,9 @@ class KernelOffRamp:
     def _text(self) -> str:
         ways = [self._routing.sites.complete(way) for way in self.ways.values()]
         closed = [ramp.device for ramp in self._settings.onramps if isinstance(ramp, TunOnRamp)]
-        return self._ruleset.text(ways, helpers=self._helpers, has_timeouts=self._has_timeouts, closed=closed)
+        helpers, has_timeouts, has_flowtable = self._features
+        fast = self._routing.sites.carriers() if has_flowtable else ()
+        return self._ruleset.text(ways, helpers=helpers, has_timeouts=has_timeouts, closed=closed, fast=fast)
 
     def _is_own(self, address: bytes) -> bool:
         return address in self._routing.addresses

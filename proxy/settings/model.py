@@ -159,6 +159,7 @@ class KernelOffRamp(Part, frozen=True):
     first_table: Annotated[int, Meta(ge=256, le=0xFFFF_0000)] = 0x6F78_0000  # of routing tables
     orphans: Literal["continue", "stop"] = "continue"  # flows of `interface` on-ramps while the proxy is away
     orphans_s: Seconds = 60  # for so long
+    flowtable: bool = False  # established flows of `interface` on-ramps pass by netfilter as well, where the kernel can
 
 
 class Settings(Part, frozen=True):

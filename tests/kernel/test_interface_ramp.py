@@ -68,10 +68,15 @@ def started(namespace, stack, *command, **options):
     return process
 
 
-def test_a_site_behind_the_kernels_gre_is_carried_by_the_kernel(net, tmp_path):
+@pytest.mark.parametrize(
+    "has_flowtable", [False, pytest.param(True, marks=pytest.mark.kernel("flowtable"))], ids=["rules", "flowtable"]
+)
+def test_a_site_behind_the_kernels_gre_is_carried_by_the_kernel(net, tmp_path, has_flowtable):
     site, edge, origin = net
     control = tmp_path / "control.sock"
-    (tmp_path / "proxy.yaml").write_text(json.dumps(SETTINGS | {"control": str(control)}))
+    settings = SETTINGS | {"control": str(control), "kernel": {"flowtable": has_flowtable}}
+    (tmp_path / "proxy.yaml").write_text(json.dumps(settings))
+    edge.run(subprocess.run, ["ip", "route", "add", "default", "via", "10.2.0.2"], check=True)  # this is the uplink
     with contextlib.ExitStack() as stack:
         started(origin, stack, "-c", ECHO)
         log = stack.enter_context(open(tmp_path / "log", "w+"))
@@ -81,11 +86,18 @@ def test_a_site_behind_the_kernels_gre_is_carried_by_the_kernel(net, tmp_path):
         for number in range(1000):
             sock.sendall(b"%d" % number)
             assert sock.recv(100) == b"10.2.0.1 %d" % number
+        tracked = edge.run(subprocess.run, ["conntrack", "-L", "-p", "tcp"], capture_output=True, text=True).stdout
+        assert [("[OFFLOAD]" in line) for line in tracked.splitlines() if "dport=9000" in line] == [has_flowtable]
         status = ControlClient(str(control)).status()
         [flow] = [flow for flow in flows(control) if flow["dst_port"] == 9000]
         assert (flow["onramp"], flow["offramp"], flow["level"]) == ("interface", "kernel", "packet")
         assert flow["total"]["client_packets"] >= 1000
         assert status.tenants["acme"].client_packets < 100  # the rest went by without us
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100) == b""
+        ended = until(lambda: next((each for each in flows(control) if each["state"] == "closed"), None))
+        assert (ended["close_reason"], ended["closed_by"]) == ("client_closed", "client")
+        assert ended["total"]["client_payload_bytes"] == sum(len(b"%d" % number) for number in range(1000))
 
 
 def await_socket(control, proxy, log):

@@ -137,6 +137,14 @@ def test_text_of_the_table_is_whole(count, has_timeouts):
     assert set(re.findall(r'ct timeout set "(\w+)"', text)) <= set(re.findall(r"^ct timeout (\w+)", text, re.M))
 
 
+@pytest.mark.parametrize("count", range(len(WAYS) + 1))
+def test_a_flowtable_is_of_the_interfaces_that_are_named_and_of_on_ramps_flows_alone(count):
+    text = ruleset().text(WAYS[:count], fast={"p0", "eth1"})
+    assert 'flowtable fast { hook ingress priority filter; devices = { "eth1", "p0" }; counter; }' in text
+    assert text.count("flow add @fast") == any(way.is_on_ramp for way in WAYS[:count])
+    assert "flow" not in ruleset().text(WAYS[:count]).replace("flows", "")
+
+
 def test_marks_of_ways_differ_and_are_ours():
     rules = ruleset(mark=0x7777_0000)
     ways = [*WAYS, Way(MAX_WAYS, "oxk9", 9), Way(ON_RAMP | MAX_WAYS, "oxi9", 9)]
@@ -352,6 +360,7 @@ def test_sites_are_on_ramps_that_are_no_uplinks_and_the_longest_prefix_says_whic
     assert sites.behind(zone, socket.inet_pton(socket.AF_INET6, "fd05::9")) == "p1"
     assert sites.behind(zone, socket.inet_pton(socket.AF_INET6, "fe80::9")) is None
     assert sites.behind(1, socket.inet_aton("10.1.1.1")) is None
+    assert sites.carriers() == {"p0", "p1", "p2", "eth0"}  # eth1, by which a network leaves, is not there
     uplink = Sites(WAYS, [*main, Route(4, "0.0.0.0/0", RT_TABLE_MAIN, 2, metric=9)], names)
     assert uplink.complete(WAYS[-2]).sites == ("p0",)
     assert uplink.behind(zone, socket.inet_aton("10.5.6.7")) == "p0"

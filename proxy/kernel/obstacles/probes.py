@@ -7,6 +7,7 @@ from collections.abc import Callable
 from proxy.errors import ProxyError
 from proxy.kernel import nft
 from proxy.kernel.conntrack import Conntrack, ConntrackEvents
+from proxy.kernel.facts import FLOWTABLE
 from proxy.kernel.packetlog import PacketLog
 
 GROUP = 1
@@ -50,6 +51,11 @@ def timeouts() -> None:
     nft.check(TIMEOUTS)
 
 
+def flowtable() -> None:
+    """ProxyError: established flows always pass netfilter."""
+    nft.check(f"table inet oxy_probe {{ {FLOWTABLE} }}\n")
+
+
 def log() -> None:
     """Raises OSError or ProxyError if interface on-ramps cannot get copies of packets that the kernel carries."""
     PacketLog(GROUP).close()
@@ -63,6 +69,7 @@ PROBES: dict[str, tuple[str, Callable[[], None], str]] = {
     "masquerade": ("nft_masq", translation, "unread flows as packets (offramp: kernel)"),
     "conntrack time-outs": ("nfnetlink_cttimeout", timeouts, "idle times of proxy.yaml, in the kernel"),
     "NFLOG": ("nfnetlink_log", log, "interface on-ramps"),
+    "flowtable": ("nft_flow_offload", flowtable, "interface on-ramps with kernel: {flowtable: true}"),
 }
 
 
