@@ -140,7 +140,7 @@ def test_a_slow_stream_holds_up_no_other(origin):
 
 @pytest.mark.parametrize("kind", sorted(ANSWERS))
 def test_a_broken_answer_is_an_error_of_the_client(origin, kind):
-    done = run("curl", "-s", "-m", "5", "--http2-prior-knowledge", origin.url(f"/broken/{kind}"))
+    done = run("curl", "-s", "-m", "30", "--http2-prior-knowledge", origin.url(f"/broken/{kind}"))
     assert done.returncode not in (0, 28), done.stdout
 
 
