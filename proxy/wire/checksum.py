@@ -35,7 +35,7 @@ def delta(old: bytes, new: bytes) -> int:
 def update(field: int, change: int) -> int:
     """The checksum field after the sum of its data has grown by `change`: RFC 1624 eqn. 3, as one remainder.
 
-    Never 0xFFFF, the other representation of 0: do not use it for UDP, where 0 means that there is no checksum.
+    Never 0xFFFF, the other representation of 0: not for UDP, where a field of 0 means that there is no checksum.
     """
     return (field - change) % 0xFFFF
 
