@@ -20,7 +20,7 @@ from proxy.offramps.kernel import is_asked_for
 from proxy.policy.load import compile_policies
 from proxy.settings import DocumentError, Settings, load
 
-# Ended flows leave no reference cycles: to search thousands of live ones after every 700 new objects is useless.
+# Ended flows leave no reference cycles, so searching thousands of live ones after every 700 new objects is useless.
 COLLECT = 20_000, 20, 50
 
 log = logging.getLogger("proxy")
