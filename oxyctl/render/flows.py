@@ -48,7 +48,7 @@ def _tls_text(tls: TLSRecord | None) -> str:
 
 
 def _came_by(record: FlowRecord) -> str:
-    """The on-ramp; for a site the site, which says more."""
+    """The on-ramp; for traffic from a site, the site."""
     return record.tunnel if record.tunnel and record.tunnel.startswith(SITE) else record.onramp
 
 
@@ -68,7 +68,7 @@ _RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _
 
 
 def _deciding_rule(record: FlowRecord) -> str | None:
-    """The rule that decided, or `default`; None: no policy was asked."""
+    """The rule that decided, or `default`; None: no policy applied."""
     return next((each.rule for each in reversed(record.decisions) if each.enforced and each.rule is not None), None)
 
 

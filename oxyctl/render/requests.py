@@ -30,7 +30,7 @@ def _attribute(name: str) -> Callable[[RequestRecord], Any]:
 
 
 def deciding_rule(request: RequestRecord) -> str | None:
-    """The rule that decided; None: no policy was asked, or none of its rules matched."""
+    """The rule that decided; None: no policy applied, or none of its rules matched."""
     return next((each.rule for each in reversed(request.decisions) if each.enforced and each.rule is not None), None)
 
 
