@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--minutes", type=float, default=10.0, help="for how long memory of `http` is watched under load"
     )
-    parser.add_argument("--directory", help=argparse.SUPPRESS)  # scratch, given to the bench inside
+    parser.add_argument("--directory", help=argparse.SUPPRESS)  # scratch, passed to the isolated bench
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(FIGURES):
         parser.error(f"no figure is called {', '.join(sorted(unknown))}")

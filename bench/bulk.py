@@ -44,7 +44,7 @@ def _both_ways(topology: Topology, contestant: Contestant, seconds: float, figur
 
 
 def _transfer(topology: Topology, seconds: float, figure: Figure, contestant: Contestant, *options: str) -> float:
-    """Mbit/s as received. Data that was sent but did not arrive does not count, and too much of it is an error."""
+    """Mbit/s as received. Data that was sent but did not arrive is not counted; too much of it is an error."""
     end = iperf3(topology, seconds, *options)
     sent, received = end["sum_sent"]["bytes"], end["sum_received"]["bytes"]
     missing = 1 - received / sent if sent else 1.0

@@ -65,7 +65,7 @@ class Proxy(TunTool):
     """This project's proxy with the `tun` on-ramp, flow records on."""
 
     def __init__(self, *, offload: bool = True, **settings: Any) -> None:
-        """`settings`: additions to the usual settings."""
+        """`settings`: in addition to the usual settings."""
         self.name = OFFLOAD if offload else PLAIN
         self.device = "oxy1" if offload else "oxy0"
         self._offload, self._settings = offload, settings

@@ -1,8 +1,8 @@
 """A SYN flood of one tenant, and its effect on another tenant's ping.
 
 The flooder opens connections and never completes one: the proxy dials the origin for each that the tenant's limits
-allow, and counts the others. The proxy and the origin share the bench's core; the two clients have the other cores, as
-machines of their own would.
+allow, and counts the others. The proxy and the origin share the bench's core; the two clients run on other cores, as
+if on separate machines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ QUIET, FLOODED = "quiet", "flood, default limits"
 CAPPED = "flood, 500 new flows/s allowed"
 FLOODERS = {FLOODED: "flooder", CAPPED: "capped"}  # tenants
 P50, P99, LOST = "ping p50 us", "ping p99 us", "lost"
-MOST = 3.0  # times the quiet p99
+MOST = 3.0  # ratio to the p99 without a flood
 LISTENER = """
 import socket, time
 listener = socket.create_server(("", 81), backlog=65535)
@@ -64,7 +64,7 @@ def serving(
 
 
 def _flooded(topology: Topology, control: ControlClient, figure: Figure, name: str, seconds: float) -> None:
-    """One round during the flood, with the packets sent and dropped, and why."""
+    """One round during the flood, with the packets sent, and those dropped by reason."""
     tenant = FLOODERS[name]
     before = control.status().tenants[tenant].drops
     reports: list[dict[str, Any]] = []
@@ -106,7 +106,7 @@ def _client(topology: Topology, role: str, tenant: str, rate: float, seconds: fl
 
 
 def client(topology: Topology, name: str, role: str, tenant: str, rate: float, seconds: float) -> list[str]:
-    """The command of flooder.py at the on-ramp `name`, on another core than the bench's if there is one."""
+    """The command of flooder.py at the on-ramp `name`, on a core other than the bench's if there is one."""
     others = os.sched_getaffinity(os.getppid()) - {topology.cpu} or {topology.cpu}
     cpus = ",".join(map(str, sorted(others)))
     words = ["taskset", "--cpu-list", cpus, sys.executable, str(Path(__file__).with_name("flooder.py")), role]

@@ -21,10 +21,10 @@ from proxy.wire import icmp, ip, tcp, udp
 from proxy.wire.checksum import checksum, pseudo_header_sum
 
 PORT = 81
-IDLE_PORTS = range(2000, 2020)  # of the origin, where nobody answers
-SOURCE_PORTS = 50_000  # of the client, for each of those
+IDLE_PORTS = range(2000, 2020)  # ports of the origin where nothing listens
+SOURCE_PORTS = 50_000  # source ports of the client for each of those
 FLOODER, PINGER = "100.96.0.2", "100.97.0.2"
-SLICE_S = 0.002  # SYNs leave in bursts of this much time
+SLICE_S = 0.002  # interval of bursts of SYNs
 PATIENCE_S = 2.0
 
 _SYN = struct.Struct("!HHIIBBHHH")
@@ -41,7 +41,7 @@ def syns(source: bytes, origin: bytes, count: int) -> list[bytes]:
 
 
 def flood(path: str, tenant: str, origin: bytes, rate: float, seconds: float) -> dict[str, float]:
-    """The number of SYNs sent, and of those that the tunnel's full buffer refused, as a full link would drop them."""
+    """The number of SYNs sent, and of those lost because the tunnel's buffer was full, as on a congested link."""
     sock, _ = dial(path, TunnelContext(tenant=tenant, addresses=[FLOODER]))
     sock.setblocking(False)
     packets = syns(IPv4Address(FLOODER).packed, origin, 60_000)
@@ -60,7 +60,7 @@ def flood(path: str, tenant: str, origin: bytes, rate: float, seconds: float) ->
 
 
 def idle(path: str, tenant: str, origin: bytes, rate: float, seconds: float) -> dict[str, float]:
-    """Begin RATE * SECONDS flows of one datagram each, as fast as the tunnel takes them; printed when all are sent."""
+    """Begin RATE * SECONDS flows of one datagram each, as fast as the tunnel accepts them; prints when all are sent."""
     sock, _ = dial(path, TunnelContext(tenant=tenant, addresses=[FLOODER]))
     sock.setblocking(True)
     source, began = IPv4Address(FLOODER).packed, time.perf_counter()

@@ -1,4 +1,4 @@
-"""The flow tool at scale: bytes of a past flow, and filters over 100,000 live and 1,000,000 past ones."""
+"""The flow log at scale: bytes per record, and filters over 100,000 live and 1,000,000 past flows."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def _ask(tenant: Tenant, log: FlowLog, parameters: dict[str, str]) -> Samp
     gaps: list[float] = []
     beat = asyncio.create_task(_beat(gaps))
     began = time.perf_counter()
-    past = asyncio.create_task(log.query(query))  # as the control API asks
+    past = asyncio.create_task(log.query(query))  # as the control API does
     await scan([tenant], query, lambda flows: None, lambda flow: flow.snapshot("bench", time.time_ns()))
     await past
     seconds = time.perf_counter() - began
@@ -93,7 +93,7 @@ async def _beat(gaps: list[float]) -> None:
 
 
 def populate(tenant: Tenant, count: int) -> list[FlowRecord]:
-    """Let so many flows of 200 clients live, to ports of servers; the records of one in twenty."""
+    """Create `count` live flows from 200 clients to servers. Returns the records of one in twenty."""
     chance = random.Random(1)
     sample = []
     for number in range(count):

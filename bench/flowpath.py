@@ -28,7 +28,7 @@ from proxy.wire import ip, udp
 
 CLIENT, ORIGIN = bytes((100, 96, 0, 2)), bytes((10, 50, 0, 10))
 BATCH = 500
-FADED_S = 200.0  # long after the last packets of a flow that has ended
+FADED_S = 200.0  # long after the last packets of an ended flow
 
 
 class FlowPath(contextlib.AbstractContextManager["FlowPath"]):

@@ -2,9 +2,9 @@
 
 `python -m bench.forwarding client|site ours|FORWARDER FLOWS ROUNDS BYTES`
 
-The same packets of the same flows go from a tunnel to a site: behind a GUE header, out of a connected UDP socket whose
-far end reads nothing. They come from a client, by a SEQPACKET socket, through `RampPump` or the C program FORWARDER; or
-from another site, by UDP, through `GuePump`.
+The same packets of the same flows are forwarded from a tunnel to a site, with a GUE header, through a connected UDP
+socket whose far end reads nothing. They come from a client, by a SEQPACKET socket, through `RampPump` or the C program
+FORWARDER; or from another site, by UDP, through `GuePump`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What hooks cost: a flow from its first packet to its end record, without any, and with those that an application has.
+"""The cost of hooks: a flow from its first packet to its end record, without hooks and with those of an application.
 
 Everything is in memory: a UDP flow from one tunnel to another, with its record in the flow log. No topology.
 """

@@ -2,8 +2,8 @@
 
 `python -m bench.hotloop ours|FORWARDER FLOWS ROUNDS BYTES`
 
-The same packets of the same flows go from a SEQPACKET socket to a TUN device, through `RampPump` or through the C
-program FORWARDER. The kernel drops them behind the device: what is compared is the forwarding.
+The same packets of the same flows are forwarded from a SEQPACKET socket to a TUN device, by `RampPump` or by the C
+program FORWARDER. The kernel drops them behind the device, so only forwarding is compared.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def packet(flow: int, size: int) -> bytes:
 
 
 def memoised(packets: list[bytes]) -> dict[bytes, Path]:
-    """Paths as the bridge memoises them."""
+    """Paths, memoised as the bridge does."""
     paths = {}
     for number, raw in enumerate(packets):
         path = Path()

@@ -1,4 +1,4 @@
-"""HTTP inspection, beside mitmproxy, squid, a relay that reads nothing, and the origin by itself; all on one core.
+"""HTTP inspection, compared with mitmproxy, squid, a relay that inspects nothing, and no proxy; all on one core.
 
 Policies and records are on in the proxy. A run in which a request failed is void, and reported.
 """
@@ -23,7 +23,7 @@ from bench.topology import BenchError, Topology, wait_for
 PLAIN, TLS, H2, FRESH = "plain requests/s", "TLS requests/s", "h2 requests/s", "TLS connections/s"
 DOWN, UP, P99 = "Mbit/s of 100 MB down", "Mbit/s of 100 MB up", "p99 ms at half load"
 FAILED, LOST = "failed", "requests without a record"
-LEADS = {TLS: 7.0, H2: 4.0, FRESH: 4.0}  # times mitmproxy
+LEADS = {TLS: 7.0, H2: 4.0, FRESH: 4.0}  # minimum ratio to mitmproxy
 LEAST_MBITS, MOST_IDLE_KIB, MOST_GROWTH, LEAST_PER_CORE = 1_000, 60.0, 1.05, 0.8
 IDLE, QUICK_IDLE, WARM_IDLE, PATIENCE_S = 5_000, 500, 200, 120.0
 IDLE_KIB, HELD = "KiB a connection", ", idle connections held"
@@ -52,7 +52,7 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
         ):
             try:
                 part()
-            except BenchError as error:  # what was measured before is worth having
+            except BenchError as error:  # keep what has been measured so far
                 figure.notes.append(str(error))
                 missing += 1
     _aim(figure, lost)
@@ -181,7 +181,7 @@ def _idle_kib(topology: Topology, origin: Origin, contestant: Contestant, count:
 
 
 def _churn(topology: Topology, figure: Figure, minutes: float) -> None:
-    """Memory while TLS connections come and go, each read and recorded."""
+    """Memory while TLS connections come and go, each inspected and recorded."""
     reading, samples, done = Reading(topology), list[float](), threading.Event()
     with contextlib.ExitStack() as stack:
         reading.start(topology, stack)

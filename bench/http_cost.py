@@ -1,6 +1,6 @@
-"""What a request that is read costs: processor time of whoever reads it, all its processes and threads, on one core.
+"""The cost of inspecting a request: processor time of all processes and threads of the inspecting program; one core.
 
-Rates depend on what else the machine does, and on the load generator and the origin beside it; this much less.
+Unlike rates, it depends little on other load on the machine, the load generator and the origin.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.topology import BenchError, Topology, wait_for
 
 PLAIN, TLS, H2 = "us a plain request", "us a TLS request", "us an h2 request"
 FRESH = "us a TLS connection"
-MOST = {TLS: 1 / 7, H2: 1 / 4, FRESH: 1 / 4}  # of what mitmproxy takes
+MOST = {TLS: 1 / 7, H2: 1 / 4, FRESH: 1 / 4}  # maximum ratio to mitmproxy
 
 
 def measure(topology: Topology, *, quick: bool) -> Figure:
@@ -83,7 +83,7 @@ def _costs(topology: Topology, contestant: Contestant, origin: Origin, seconds: 
 
 
 def _processor_us(pid: int) -> float:
-    """Time on a processor so far, of a process and of all below it that live."""
+    """CPU time in microseconds so far, of a process and of all its living descendants."""
     total = 0.0
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():

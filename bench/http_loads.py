@@ -40,8 +40,8 @@ def require() -> None:
 def wrk(topology: Topology, url: str, seconds: float, *, fresh: bool = False) -> dict[str, float]:
     """Requests one after another on each of 10 connections, or each on a new connection: `done`, `failed`, ...
 
-    While one of its handshakes is under way, wrk spins: on a core that all share, what it takes for new connections
-    grows with the time that others take. Rates of them are for `fresh`.
+    wrk spins during a handshake: on a shared core, its own cost of a new connection grows with the time that the others
+    take. Measure rates of new connections by `fresh`.
     """
     script = topology.directory / "report.lua"
     script.write_text(_REPORT)
@@ -138,7 +138,7 @@ def idle(
 
 
 def resident_kib(process: subprocess.Popen[str]) -> float:
-    """Memory of a process and of all below it, what they share counted once (PSS), without that of the kernel."""
+    """Memory of a process and its descendants in KiB; shared pages count once (PSS), kernel memory does not count."""
     total, waiting = 0.0, [process.pid]
     while waiting:
         pid = waiting.pop()

@@ -1,7 +1,7 @@
-"""The origin of HTTP that is read: nginx with TLS, files of 1 KiB and 100 MB, room for uploads; and one root for all.
+"""The origin for HTTP inspection: nginx with TLS, files of 1 KiB and 100 MB, uploads; and one root CA for all.
 
-The root signs the origin's certificate, and it is the authority with which every contestant signs its own: what is
-compared is not who has the cheaper keys.
+The root signs the origin's certificate, and every contestant uses it to sign its own certificates, so that differences
+between keys do not affect the comparison.
 """
 
 from __future__ import annotations

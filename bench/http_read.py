@@ -1,7 +1,7 @@
-"""What reading HTTP/1.1 costs: a request and its response through a conversation, beside h11 alone. In memory.
+"""The cost of inspecting HTTP/1.1: a request and its response through a conversation, compared with h11. In memory.
 
-No sockets and no TLS: of one request, the time that is Python's. Beside it, in turns, h11 reads the same bytes and
-writes them for the other side, which is what a proxy on this library has to do at least. No topology.
+No sockets, TLS or topology: only the time spent in Python for one request. In alternation, h11 parses the same bytes
+and writes them for the other side, which is the minimum for a proxy based on that library.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proxy.session.facts import FlowFacts
 REQUESTS, QUICK_REQUESTS = 5_000, 1_000
 PARSED, READ = "h11 alone", "a conversation"
 PER_REQUEST = "us a request"
-MOST = 0.75  # of the time that the parsers alone take: plain heads are read without them
+MOST = 0.75  # maximum ratio to the time of h11's parsers alone: plain heads are parsed without them
 ASK = b"GET /index.html HTTP/1.1\r\nHost: web.lab\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Sat, 28 Nov 2026 01:00:00 GMT\r\nContent-Type: text/plain\r\n"

@@ -1,4 +1,4 @@
-"""Who reads HTTP between client and origin, for bench/http.py: this project, mitmproxy and squid; and who does not."""
+"""Contestants for bench/http.py: this proxy, mitmproxy and squid, which inspect HTTP, and others that do not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Direct(Contestant):
 
 
 class Relay(Proxy):
-    """A relay that reads nothing, but terminates TCP."""
+    """A relay that inspects nothing, but terminates TCP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class Squid(Redirected):
         root = peers.squid()
         helper = root / "usr/lib/squid/security_file_certgen"
         directory = topology.directory / "squid-home"
-        shutil.rmtree(directory, ignore_errors=True)  # of an earlier turn
+        shutil.rmtree(directory, ignore_errors=True)  # left by an earlier turn
         (directory / "errors").mkdir(parents=True)
         made = subprocess.run(
             [str(helper), "-c", "-s", str(directory / "certificates"), "-M", "16MB"], capture_output=True, text=True
@@ -192,7 +192,7 @@ class Squid(Redirected):
             )
         )  # fmt: skip
         self._give(topology, directory)
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=True)  # what another squid has left there
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=True)  # hides what another squid has left
         return [str(root / "usr/sbin/squid"), "-N", "-f", str(file)]
 
     def _give(self, topology: Topology, directory: Path) -> None:
@@ -202,7 +202,7 @@ class Squid(Redirected):
             authority_file(topology).chmod(0o644)
             for path in (directory, *directory.rglob("*")):
                 shutil.chown(path, "nobody")
-        except OSError as error:  # in a user namespace nobody else is there
+        except OSError as error:  # a user namespace has no other user
             raise BenchError(f"squid cannot run as another user here: {error}") from error
 
 

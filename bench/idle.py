@@ -1,7 +1,7 @@
-"""A million idle UDP flows of one tenant's tunnel, which leave by the kernel: their memory, and another tenant's ping.
+"""A million idle UDP flows of one tenant's tunnel through the kernel off-ramp: their memory, and another tenant's ping.
 
-Conntrack holds an entry of each as well, so that many need `sysctl -w net.netfilter.nf_conntrack_max=1300000` on the
-host; with less room fewer flows are begun, and a note says so.
+Each also has a conntrack entry, so the host needs `sysctl -w net.netfilter.nf_conntrack_max=1300000`; with a lower
+limit fewer flows are begun, and a remark reports it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proxy.control.client import ControlClient
 FLOWS, QUICK_FLOWS = 1_000_000, 100_000
 SHARE_OF_CONNTRACK = 0.8
 MOST_BYTES, MOST_TIMES = 1_024, 2.0
-BEGUN_PER_S = 1_000  # slower than any machine: only for time limits
+BEGUN_PER_S = 1_000  # below the rate of any machine: only for time limits
 QUIET, BESIDE = "quiet", "beside idle flows"
 LISTENER = f"""
 import socket, time

@@ -1,4 +1,4 @@
-"""From site to site, both behind GRE devices of the kernel's: iperf3 by a plain router, and by the proxy's on-ramps.
+"""From site to site, both behind GRE devices of the kernel: iperf3 through a plain router, and through the proxy.
 
 site a == GRE == router ====== GRE == site b        both edges are up at once and take turns in the path
        == GRE == proxy  ====== GRE ==
@@ -23,7 +23,7 @@ from bench.series import Figure, Sample, alternate
 ROUTER, PROXY = "plain router", "two interface on-ramps"
 UP, DOWN = "a to b, Mbit/s", "b to a, Mbit/s"
 LEAST = 0.8
-START_S = 300.0  # a machine that is emulated takes its time
+START_S = 300.0  # an emulated machine is slow
 PORT = 5201
 EDGES = {ROUTER: ("bench-router", 1), PROXY: ("bench-proxy", 2)}
 SITES = {"bench-a": 9, "bench-b": 8}  # the second number of the addresses behind their tunnels

@@ -1,7 +1,7 @@
-"""How long a lab takes to come up and to be ready, beside `ip -batch` making the same namespaces and links.
+"""The time until a lab is up and ready, compared with `ip -batch` creating the same namespaces and links.
 
-The whole is what `oxyctl lab up` takes, interpreters and all. The links are the part from the first step up to the
-start of the first program: that is what `ip` does as well. The programs' start is what remains.
+The total is the time of `oxyctl lab up`, including interpreters. The time for links is from the first step to the
+start of the first program, the part that `ip` does as well. The remainder is the start of programs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ net.start()
 print(time.monotonic() - start)
 net.stop()
 """
-# what a command tells as it goes, with the time of each: the same `up` that the command line calls
+# prints each event of `up`, the function that the command line calls, with its time
 UP = """
 import json, sys, time
 start = float(sys.argv[2])

@@ -1,10 +1,10 @@
-"""How high a flow is lifted, and what that costs: packets through the kernel off-ramp beside today's relay; one core.
+"""The cost of levels: packets through the kernel off-ramp, compared with the relay of streams; one core.
 
-    interface on-ramp   the kernel sees the client: first packets come up to the proxy, the rest is the kernel's
-    connected tunnel    every packet passes the client's agent and the proxy, both on the same core too
+    interface on-ramp   the kernel sees the client: the proxy gets first packets, the kernel forwards all others
+    connected tunnel    every packet passes the client's agent and the proxy, both on the same core
     relay               terminated: two sockets and a splice
 
-Whoever is measured is alone in the path, and up only for its turn. Records are on, no policy is configured.
+Each contestant is alone in the path, and runs only for its turn. Records are on; no policy is configured.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class ConnectedTunnel(OnRamp):
 
 
 class Terminated(Proxy):
-    """A relay that reads nothing, but terminates TCP."""
+    """A relay that inspects nothing, but terminates TCP."""
 
     def __init__(self, topology: Topology) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def measure(topology: Topology, *, quick: bool) -> Figure:
     figure = Figure("levels", "Packets, and what is terminated; one core, records on", (KERNEL,))
     seconds, rounds = (2.0, 2) if quick else (4.0, 5)
     everybody = [Contestant(), OnRamp(), ConnectedTunnel(), Terminated(topology), Peer("system")]
-    # All come from one address, with time stamps of their own: a port that waits there would stop another one's SYN.
+    # All use the same address, with different time stamps: a port in TIME_WAIT would block the SYN of another one.
     topology.inside(ORIGIN, lambda: set_sysctl("net/ipv4/tcp_max_tw_buckets", 0))
     with http_origin(topology), iperf3_origin(topology):
         alternate(figure, rounds, [(one.name, _turn(topology, one, seconds, figure)) for one in everybody])
@@ -152,6 +152,6 @@ def _bulk(topology: Topology, seconds: float, figure: Figure, who: str, *options
     sent, received = end["sum_sent"]["bytes"], end["sum_received"]["bytes"]
     if not received:
         raise BenchError("nothing arrived")
-    if 1 - received / sent > MAX_MISSING:  # what is still under way when iperf3 stops to count
+    if 1 - received / sent > MAX_MISSING:  # data in flight when iperf3 stops counting
         figure.notes.append(f"{who}{' down' if options else ' up'}: {1 - received / sent:.0%} was not received in time")
     return float(end["sum_received"]["bits_per_second"]) / 1e6

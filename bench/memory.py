@@ -23,7 +23,7 @@ WARM_FLOWS, IDLE_FLOWS = 1_000, 4_000
 DESCRIPTORS, MANY_FLOWS, TOO_MANY = 20_000, 9_000, 2_000
 MOST_RSS_KIB, MOST_DESCRIPTORS, MOST_GROWTH = 6.0, 2.0, 1.05
 CHURN_S, QUICK_CHURN_S = 600, 30
-WARM_UP_S = 10  # flows that linger reach their level
+WARM_UP_S = 10  # until the number of lingering flows is stable
 SAMPLE_S = 0.5
 OURS, CHURN, FULL = "idle flows", "churn", "descriptors run out"
 FAILED = "failed"
@@ -109,7 +109,7 @@ def _full(topology: Topology, proxy: Proxy) -> Sample:
         live = many["done"]
         with _held(topology, TOO_MANY, seconds=5) as more:
             drops = _status(topology, proxy)["drops"].get("no_descriptors", 0)
-            served = http_load(topology, "keepalive", 1, 0.1)["done"]  # a new flow: there is no room for it
+            served = http_load(topology, "keepalive", 1, 0.1)["done"]  # a new flow, for which no descriptor is left
             rss = _rss_kib(proxy)
             still = many["ask"]()
         live += more["done"]

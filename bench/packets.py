@@ -1,4 +1,4 @@
-"""Single packets: the hot loop beside a C program that makes the same system calls, and UDP end to end without loss."""
+"""Packets: the hot loop, compared with a C program with the same system calls, and UDP end to end without loss."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _udp(topology: Topology, contestant: Contestant, seconds: float) -> Callable
 
 
 def whole_rate(topology: Topology, rate: float, seconds: float) -> float:
-    """The rate actually sent if everything arrived, otherwise 0. Tries twice, as one stray wake-up must not decide."""
+    """The rate actually sent if everything arrived, otherwise 0. Tries twice: one stray wake-up must not decide."""
     return _is_whole(topology, rate, seconds) or _is_whole(topology, rate, seconds)
 
 

@@ -1,7 +1,7 @@
-"""Other tools on the same work, installed into bench/peers/: never into the project's environment.
+"""Other tools for the same tasks, installed into bench/peers/, never into the project's environment.
 
-sing-box, mitmproxy and ssh-mitm come from PyPI; what Debian has (slirp4netns) is used when it is installed. Debian's
-usual squid cannot end TLS: its squid-openssl is unpacked beside the others where it is not installed.
+sing-box, mitmproxy and ssh-mitm come from PyPI; Debian's slirp4netns is used if installed. Debian's usual squid cannot
+terminate TLS: its squid-openssl, unless installed, is unpacked beside the others.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What policies cost: a rule evaluated, a flow decided, live flows judged again, files loaded; and flows a second with
-200 rules and without.
+"""The cost of policies: evaluating a rule, deciding a flow, judging live flows again, loading files; and flows per
+second with and without 200 rules.
 
 In memory: rules and facts, and UDP flows from a tunnel to their end records in the flow log. Then fresh TCP connections
 through two proxies, of which one has the rules.
@@ -108,7 +108,7 @@ def _judging(path: FlowPath, judge: PolicyJudge, load_s: float) -> Callable[[], 
 
 
 def _reviewing(count: int) -> Callable[[], Sample]:
-    """Judge so many live flows again, by a version that lets all of them be."""
+    """Judge this many live flows again, by a version that allows all of them."""
     tenant = Tenant("acme", TenantSettings(limits=Limits(flows=count + 1)))
     populate(tenant, count)
     judge, _ = loaded(SIZES[0], lambda: (flow for flows in tenant.slices() for flow in flows))
@@ -124,7 +124,7 @@ def _reviewing(count: int) -> Callable[[], Sample]:
 
 
 class _Nobody:
-    """Who carries a flow that nobody moves."""
+    """The handler of a flow without traffic."""
 
     def end(self, reason: str) -> None:
         raise AssertionError(f"no rule denies it, and yet it ends: {reason}")

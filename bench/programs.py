@@ -1,4 +1,4 @@
-"""What runs besides the contestants: origin servers, load generators, and C that is built for the occasion."""
+"""Programs besides the contestants: origin servers, load generators, and C programs compiled when needed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ http {
 
 
 def compiled(source: str, directory: Path) -> Path:
-    """The program that cc made of bench/SOURCE.c."""
+    """Compile bench/SOURCE.c. Returns the path of the program."""
     program = directory / source
     if not program.exists():
         compiler = shutil.which("cc")
@@ -80,7 +80,7 @@ def iperf3(topology: Topology, seconds: float, *arguments: str) -> dict[str, Any
 
 
 def http_load(topology: Topology, mode: str, parallel: int, seconds: float) -> dict[str, float]:
-    """What load.c reports of `fresh` connections or `keepalive` requests."""
+    """The report of load.c about `fresh` connections or `keepalive` requests."""
     program = compiled("load", topology.directory)
     command = [str(program), mode, ORIGIN_ADDRESS, str(HTTP_PORT), str(parallel), f"{seconds:g}"]
     report: dict[str, float] = json.loads(topology.run(CLIENT, command, timeout_s=seconds + 30))

@@ -1,4 +1,4 @@
-"""Alternating runs, their medians beside a reference, what was aimed at, and how all of it is shown and kept."""
+"""Alternating runs, medians and ratios to a reference, targets, and their output as text and JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Figure:
 
     name: str
     title: str
-    references: tuple[str, ...] = ()  # ratios refer to the first that has the metric
+    references: tuple[str, ...] = ()  # ratios are to the first of these that has the metric
     runs: dict[str, list[Sample]] = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)

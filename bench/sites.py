@@ -1,4 +1,4 @@
-"""Whole labs under load: what moves between a client and GRE sites, beside the same hosts behind a plain router."""
+"""Complete labs under load: throughput between a client and GRE sites, compared with a plain router."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bench.topology import BenchError, Topology
 
 ROOT = Path(__file__).parent.parent
 SITES, ROUTER = "sites, the whole lab", "the same hosts behind a router"
-DATAGRAM = 1200  # bytes of payload: whole in every tunnel
-OFFERED = "2G"  # more than any tunnel takes: what arrives is counted
+DATAGRAM = 1200  # bytes of payload, not fragmented in any tunnel
+OFFERED = "2G"  # more than any tunnel carries: what arrives is counted
 TUNNELS = """
 networks:
   internet: {subnets: [10.50.0.0/24, "fd00:50::/64"]}
@@ -41,7 +41,7 @@ WAYS = {"client -> site": ("laptop", "berlin-web"), "site -> site": ("tokyo-web"
 
 
 def contestants(topology: Topology, seconds: float) -> list[tuple[str, Callable[[], Sample]]]:
-    """Each is a lab that exists for its turn, all on the bench's core."""
+    """The contestants. Each is a lab that exists only for its turn; all run on the bench's core."""
     return [
         (ROUTER, lambda: _measure(topology, ROUTED, seconds)),
         (SITES, lambda: _measure(topology, TUNNELS.replace("TUNNEL", "userspace"), seconds)),

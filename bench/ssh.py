@@ -1,4 +1,4 @@
-"""SSH sessions that end in the proxy, beside ssh-mitm, the plain relay, and no proxy at all; one core for everything.
+"""SSH sessions that the proxy terminates, compared with ssh-mitm, the plain relay and no proxy; all on one core.
 
 Client and origin are asyncssh's. The proxy adds two more ends to each session, so half of `direct` is the most that it
 could reach. Rates are per second of CPU time that client, proxy and origin use together, as if on their own core.
@@ -25,7 +25,7 @@ SIZE, QUICK_SIZE = 100_000_000, 20_000_000
 SESSIONS, KEYSTROKES, IDLE = 60, 1_000, 200
 MEMORY = f"KiB for each of {IDLE} idle"
 BULK = ("exec down", "exec up", "sftp up", "sftp down", "scp up", "scp down")
-PATIENCE_S = 900  # for all transfers, each of which has its own
+PATIENCE_S = 900  # for all transfers together; each also has its own limit
 SHORT_S = 90
 ENDS = str(Path(__file__).with_name("ssh_ends.py"))
 
@@ -129,7 +129,7 @@ def _turn(
         with contextlib.ExitStack() as stack:
             contestant.start(topology, stack)
             stack.enter_context(steered(topology, contestant))
-            client("fresh", 4)  # whatever is started with the first session
+            client("fresh", 4)  # warm up: starts what the first session needs
             sample = client("bulk", QUICK_SIZE if quick else SIZE)
             for task, number in (("fresh", SESSIONS), ("echo", KEYSTROKES), ("beside", KEYSTROKES)):
                 with _forgiven(contestant, task, incomplete):

@@ -28,7 +28,7 @@ WINDOW = 2 << 20
 CONCURRENT = 4  # sessions started at once
 MiB = 1 << 20
 PATIENCE_S = 120
-PACE = 10e6  # bytes per second beside keystrokes
+PACE = 10e6  # bytes per second in parallel with keystrokes
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -156,9 +156,9 @@ def _digest(path: Path) -> str:
 
 
 class Meter:
-    """CPU time of this process and of others, with all that they have started: what they need of the core.
+    """CPU time of this process and of others, including their descendants.
 
-    Unlike the time of the clock it is the same whatever else runs on the machine.
+    Unlike wall-clock time, it does not depend on what else runs on the machine.
     """
 
     def __init__(self, pids: list[int]) -> None:
@@ -245,7 +245,7 @@ async def echo(host: str, port: int, count: int, meter: Meter) -> dict[str, floa
 
 
 async def beside(host: str, port: int, count: int, meter: Meter) -> dict[str, float]:
-    """The same while another channel of the session brings `PACE`, which leaves most of the core idle."""
+    """As `echo`, while another channel of the session transfers at `PACE`, which leaves most of the core idle."""
 
     async def bulk() -> None:
         began, got = time.monotonic(), 0

@@ -1,11 +1,11 @@
-"""Three network namespaces, client - proxy - origin, of which no name and no trace exists outside the bench.
+"""Three network namespaces, client - proxy - origin, invisible outside the bench, and ended with it.
 
     client c0 --- p0 proxy p1 --- s0 origin
     10.91.1.2     10.91.1.1
                   10.91.2.1       10.91.2.2
 
-The bench runs itself again as PID 1 of new PID, mount and network namespaces (and a user namespace when it is not
-root): whatever it starts in there is gone when it is.
+The bench runs itself again as PID 1 of new PID, mount and network namespaces (and a user namespace if it is not
+root): everything that it starts there ends with it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import Any
 from proxy.device.interface import set_sysctl
 from proxy.device.namespaces import CLONE_NEWNET, current_network, setns, unshare
 
-INSIDE = "BENCH_INSIDE"  # set for the bench that runs in namespaces of its own
+INSIDE = "BENCH_INSIDE"  # set in the bench that runs in its own namespaces
 CLIENT, PROXY, ORIGIN = "client", "proxy", "origin"
 CLIENT_ADDRESS, ORIGIN_ADDRESS = "10.91.1.2", "10.91.2.2"
 MTU = 1500
 STEER_TABLE = "191"
-PRIORITY = -10  # so that others on the core wait, if permitted
+PRIORITY = -10  # takes precedence over other programs on the core, if permitted
 
 _LINKS = f"""
 link set lo up
@@ -69,7 +69,7 @@ def run_isolated(arguments: Sequence[str]) -> int:
     try:
         return inside.wait()
     finally:
-        inside.kill()  # unshare ignores SIGTERM while it waits; when it is killed, so is all that is inside
+        inside.kill()  # unshare ignores SIGTERM while it waits; killing it also kills everything inside
 
 
 class Topology:
@@ -183,7 +183,7 @@ class Topology:
 
 
 def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 20) -> None:
-    """Return when `condition()` is true; BenchError names `what` did not come."""
+    """Return when `condition()` is true. BenchError, which names `what`: not within `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Between tunnels: the forward path beside a C program that makes the same system calls, and the kernel's own."""
+"""Between tunnels: the forward path, compared with a C program with the same system calls, and with the kernel."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PATH = Path(os.environ.get("AUDIT_LOG", "audit.jsonl"))
 
 
 class AuditLog(Hooks):
-    """Who was admitted, what they reached, what was denied, and by which rule. Lines are short, and written at once."""
+    """Logs who was admitted, what they accessed, what was denied, and by which rule. Short lines, written at once."""
 
     def __init__(self, path: Path = PATH) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Tunnels that introduce themselves in another format: `hooks: "examples.context_format:SignedToken"` in proxy.yaml.
+"""Tunnels with another context format: `hooks: "examples.context_format:SignedToken"` in proxy.yaml.
 
 The first datagram is `OX2 <base64 of JSON claims>.<hex HMAC-SHA256 of that base64>`, as a login service would issue it.
 Datagrams that begin otherwise are decoded as usual.
@@ -23,7 +23,7 @@ KEY = os.environ.get("TUNNEL_KEY", "").encode()
 
 @dataclass(frozen=True)
 class Claims:
-    """What the token says beside whose the tunnel is; hooks of flows find it as `flow.extension`."""
+    """The claims of the token besides the tunnel's owner; hooks of flows find them as `flow.extension`."""
 
     role: str
     expires_at: float

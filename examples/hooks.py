@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class NoPlainHttp(Hooks):
-    """Refuses port 80, and logs what each user moved."""
+    """Refuses port 80, and logs how much each user transferred."""
 
     async def tunnel_open(self, context: TunnelContext) -> str | None:
         return None if context.user else "this proxy wants to know its users"

@@ -1,4 +1,4 @@
-"""How high flows between tunnels are lifted: `hooks: "examples.levels:StreamsOfGuests"` in proxy.yaml."""
+"""Choose the level of flows between tunnels: `hooks: "examples.levels:StreamsOfGuests"` in proxy.yaml."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BULK = {873, 2049}  # rsync, NFS: not inspected
 
 
 class StreamsOfGuests(Hooks):
-    """Guests' connections to sites pass the kernel's TCP, so that their ends, resets and round trips are recorded."""
+    """Guests' connections to sites end in the kernel's TCP, so that closes, resets and round trips are recorded."""
 
     async def level(self, flow: FlowRecord) -> Literal["packet", "stream"] | None:
         if flow.dst_port in BULK:

@@ -12,7 +12,7 @@ OLD_WIKI, NEW_WIKI = "203.0.113.80", ("203.0.113.90", 8080)
 
 
 class ByDepartment(Hooks):
-    """Finance's payments leave through the site in Berlin, whatever the routes say; the old wiki is redirected."""
+    """Sends Finance's payments through the site in Berlin, regardless of routes; redirects the old wiki."""
 
     async def route(self, flow: FlowContext) -> str | Verdict | None:
         if flow.dst == OLD_WIKI and flow.protocol == "tcp":

@@ -19,7 +19,7 @@ from proxy.kernel.private import become_namespace_owner
 from proxy.policy.load import compile_policies
 from proxy.settings import DocumentError, Settings, load
 
-# Ended flows leave no reference cycles: to search thousands of live ones after every 700 new objects is useless.
+# Ended flows leave no reference cycles, so searching thousands of live ones after every 700 new objects is useless.
 COLLECT = 20_000, 20, 50
 
 log = logging.getLogger("proxy")

@@ -63,7 +63,7 @@ from proxy.wire.virtio import HEADER_BYTES
 log = logging.getLogger(__name__)
 
 RESERVED_DESCRIPTORS = 1_500  # for tunnels, connecting clients, the control API, the flow log and pooled pipes
-SLICE_S = 0.002  # between two slices of work that packets must not wait for
+SLICE_S = 0.002  # pause between two slices of background work, in which packets are handled
 
 
 class Proxy:
@@ -87,7 +87,7 @@ class Proxy:
         self._kernel: KernelOffRamp | None = None
         self._judge: PolicyJudge | None = None
         self._permission = TunnelPermission(self.tenants, self._tunnel_closed)
-        self.kernel_problem: str | None = None  # why flows do not leave by the kernel, although they should
+        self.kernel_problem: str | None = None  # why the configured kernel off-ramp is not used
 
     async def start(self) -> None:
         """Open everything. ProxyError: something could not be opened; `stop` closes the rest."""
@@ -158,8 +158,8 @@ class Proxy:
         self._open_ramps(plane)
         self._permission.review()
         self._tick()
-        defer.callback(lambda: self._timer.cancel())  # whichever is armed by then
-        control = ControlServer(self._view, settings.control)  # last: its clients find everything open
+        defer.callback(lambda: self._timer.cancel())  # the timer that is armed by then
+        control = ControlServer(self._view, settings.control)  # last, so that its clients find everything open
         await control.start()
         defer.push_async_callback(control.stop)
 
@@ -189,13 +189,13 @@ class Proxy:
             self._pumps.append(pump)
 
     def _open_inspectors(self) -> None:
-        """None runs before the first session that is to be read."""
+        """Prepare the inspectors. Their processes start with the first session that needs one."""
         settings, loop = self.settings, asyncio.get_running_loop()
         wishes = {name: tenant.inspection for name, tenant in settings.tenants.items()}
         authorities = Authorities(settings.state, wishes)
         for name, tenant in settings.tenants.items():
             if tenant.level in ("tls", "http") or tenant.inspection != Inspection():
-                authorities.of(name)  # so that faults show at start, and clients can trust it beforehand
+                authorities.of(name)  # now, to report faults at start, and to let clients trust it in advance
         lender = Lender(self._poller, loop, authorities, wishes, settings)
         self._inspectors = Inspectors(settings.inspectors, self._poller, loop, lender)
         self._inspectors.serve(self._lifecycle)
@@ -218,7 +218,7 @@ class Proxy:
         return Plane(entrance, errors)
 
     def _load_policies(self) -> PolicyJudge | None:
-        """The judge of all new flows; None where no policy is named."""
+        """The judge of all new flows; None if no policy is configured."""
         source = policy_files(self.settings)
         if source is None:
             return None
@@ -235,11 +235,11 @@ class Proxy:
         return judge
 
     def _remember(self, flow_log: FlowLog, flow: Flow) -> None:
-        """Let a successor know a flow that goes on without us, should we be killed."""
+        """Record a flow that the kernel would continue if this process were killed, for the proxy that succeeds it."""
         flow_log.submit(self._lifecycle.look(flow))
 
     def _open_kernel(self, plane: Plane, flow_log: FlowLog) -> None:
-        """The kernel off-ramp, or sockets instead: said, never silent."""
+        """Start the kernel off-ramp, or fall back to sockets with a warning. ProxyError: an on-ramp needs it."""
         left_over = flow_log.left_over
         if self._kernel is None:
             KernelOffRamp(self.settings, self.tenants, self._poller).remove_left_over()
@@ -264,7 +264,7 @@ class Proxy:
         tuns = {bridge.offload: bridge.tun for bridge in self._bridges.values()}
         for settings in self.settings.onramps:
             if isinstance(settings, InterfaceOnRamp):
-                continue  # the kernel off-ramp has them
+                continue  # opened by the kernel off-ramp
             if isinstance(settings, TunOnRamp):
                 tenant = self.tenants[settings.tenant]
                 device = TunRamp(settings, tenant, plane, self._poller, tuns)
@@ -294,7 +294,7 @@ class Proxy:
         log.info("%r is open: %s, MTU %d", tunnel, ", ".join(tunnel.context.addresses), tunnel.mtu)
 
     def _tunnel_closed(self, tunnel: Tunnel) -> None:
-        """The client hung up: its flows end."""
+        """End the flows of a tunnel that the client has closed."""
         tunnel.tenant.detach(tunnel)
         tunnel.add_traffic_to_tenant()
         for flow in [flow for table in tunnel.flows.values() for flow in table.values()]:
@@ -314,12 +314,12 @@ class Proxy:
                 carrier.close()
 
     def _wake_flows(self) -> None:
-        """A slice of the flows whose time has come; the next one soon."""
+        """Handle a slice of the flows whose timers have expired, and schedule the next slice."""
         if self._lifecycle.tick(time.monotonic()):
             asyncio.get_running_loop().call_later(SLICE_S, self._wake_flows)
 
     def _tick(self) -> None:
-        """The clock of everything that times out."""
+        """Drive everything that times out. Runs once per tick of the timer wheel."""
         now = time.monotonic()
         wheel = self._lifecycle.wheel
         self._timer = asyncio.get_running_loop().call_later(wheel.tick_s, self._tick)
@@ -336,20 +336,20 @@ class Proxy:
 
 
 def _end_left_over(flow_log: FlowLog, records: Iterable[FlowRecord]) -> None:
-    """Flows of a proxy that was killed, which nobody carries any more: nobody knows how they ended, nor when."""
+    """Close the records of flows of a killed proxy that nothing carries now; how and when they ended is unknown."""
     for record in records:
         changed = {"event": "end", "final": True, "state": "closed", "close_reason": "unknown", "end": time.time_ns()}
         flow_log.submit(msgspec.structs.replace(record, **changed))
 
 
 def policy_files(settings: Settings) -> FileSource | None:
-    """The policy files that the settings name; None: no file."""
+    """The policy files in the settings; None: there are none."""
     of_tenants = [(name, path) for name, tenant in settings.tenants.items() for path in tenant.policies]
     return FileSource(settings.policies, of_tenants) if settings.policies or of_tenants else None
 
 
 def _check_egress(settings: Settings) -> None:
-    """ProxyError for the first tenant whose sockets would have to leave by an interface that is not there."""
+    """Check the egress interfaces of tenants. ProxyError: the first one that does not exist."""
     known = {name for _, name in socket.if_nameindex()}
     for name, tenant in settings.tenants.items():
         if tenant.egress is not None and tenant.egress not in known:

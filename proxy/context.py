@@ -38,9 +38,9 @@ class Posture(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TunnelContext(msgspec.Struct, Generic[Extension], kw_only=True, omit_defaults=True):
-    """The first datagram of a connected tunnel: whose it is, and which addresses are its own. Others are ignored.
+    """The first datagram of a connected tunnel: its tenant, user, device and addresses. Unknown keys are ignored.
 
-    `extension` is the application's, from `packet_context` or `tunnel_open` on, and never comes off the wire.
+    `extension` is set by the application, in `packet_context` or `tunnel_open`, and never read from the datagram.
     """
 
     tenant: Label

@@ -52,7 +52,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     action: Action = "allow"
     reason: str | None = None
-    # how a denial is told: RST or ICMP port unreachable, ICMP 'administratively prohibited', or not at all
+    # how a denied flow is answered: RST or ICMP port unreachable, ICMP 'administratively prohibited', or not at all
     refusal: Refusal | None = None
     level: LevelName | None = None  # the level to which the flow is lifted
     offramp: str | None = None  # `sockets`, `kernel`, `clients` or `site:NAME`

@@ -18,7 +18,7 @@ from proxy.device.tun import open_tun
 from proxy.errors import ProxyError
 
 TUNSETPERSIST = 0x4004_54CB  # linux/if_tun.h
-QUEUE_PACKETS = 2000  # what the kernel holds while the tunnel is full or gone
+QUEUE_PACKETS = 2000  # the device's queue in the kernel, for while the tunnel is full or disconnected
 DIAL_TIMEOUT_S = 10.0
 
 
@@ -31,7 +31,7 @@ class Client:
         self.mtu = config.context.mtu
         self.tun = _open_device(config, self.offload)
         self.tunnel: socket.socket | None = None
-        self.waiting: bytes | None = None  # a packet for which the tunnel had no room; nothing is read until it is sent
+        self.waiting: bytes | None = None  # a packet that did not fit into the tunnel; no reads until it is sent
         self.single_uploads = self.single_downloads = 0  # visits of the pump that read once
         self.sent = self.received = 0
         self.refused = 0  # from the tunnel, rejected by the kernel: not a packet, or an inconsistent header

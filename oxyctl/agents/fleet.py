@@ -85,7 +85,7 @@ class Fleet:
             self._lose(client, str(lost))
 
     def _watch(self, client: Client, *, is_full: bool) -> None:
-        """While the tunnel is full, the device is not read: what programs send waits in the kernel's queue."""
+        """Stop reading the device while the tunnel is full: what programs send waits in the kernel's queue."""
         assert client.tunnel is not None
         self._epoll.modify(client.tun, 0 if is_full else select.EPOLLIN)
         self._epoll.modify(client.tunnel, select.EPOLLIN | (select.EPOLLOUT if is_full else 0))
@@ -131,7 +131,7 @@ class Fleet:
         self._dial_later(client)
 
     def _remove(self, client: Client) -> None:
-        """The kernel removes the device with its namespace."""
+        """Stop serving `client`. The kernel removes its device together with the namespace."""
         del self._by_fd[client.tun], self._pauses[client]
         self._due = [entry for entry in self._due if entry[2] is not client]
         heapq.heapify(self._due)

@@ -22,7 +22,7 @@ class ImpairedTunnel:
         self._up, self._down = Line(impairment, start), Line(impairment, start + 1)
 
     def change(self, impairment: Impairment) -> None:
-        """Impair later packets like this."""
+        """Apply this impairment to packets from now on."""
         self._up.change(impairment)
         self._down.change(impairment)
 
@@ -70,6 +70,6 @@ class ImpairedTunnel:
             try:
                 os.write(client.tun, packet)
                 client.received += 1
-            except OSError:  # EINVAL: not a packet, says the kernel
+            except OSError:  # EINVAL: the kernel rejects it as not a packet
                 client.refused += 1
         return min((due for due in (self._up.next_due, self._down.next_due) if due is not None), default=None)

@@ -28,7 +28,7 @@ class Line:
         self.change(impairment)
 
     def change(self, impairment: Impairment) -> None:
-        """Impair later frames like this; frames already held keep their time."""
+        """Apply this impairment to frames from now on; frames already held keep their times."""
         self.impairment = impairment
         rate = impairment.rate_bits
         self._byte_s = 8 / rate if rate else 0.0

@@ -1,7 +1,7 @@
 """Packets between a TUN device and its tunnel: one buffer, one read and one write each, nothing examined.
 
-With offload a datagram is what the device reads and writes: a virtio-net header of 10 bytes and a packet of up to 64 KB
-that nobody has segmented or summed. So one pass of the loop moves 50 packets' worth of a bulk transfer.
+With offload a datagram is what the device reads and writes: a virtio-net header of 10 bytes and a packet of up to
+64 KB, neither segmented nor checksummed. In a bulk transfer one pass of the loop thus moves 50 packets' worth of data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from oxyctl.agents.client import Client
 from proxy.device.seqpacket import is_end_of_file
 
 BUDGET = 64  # packets per readiness event, so that no client starves another
-SINGLES = 4  # visits of one read each after one that found one packet: the read that finds nothing costs as much
+SINGLES = 4  # visits limited to one read, after a visit that found one packet: a read that finds none costs as much
 MAX_DATAGRAM = 10 + 65_575  # header, and the longest IPv6 packet
 CONTROL = 0x7B  # '{': a control datagram, not a packet
 
@@ -22,13 +22,13 @@ _view, _vector = memoryview(buffer), [buffer]
 
 
 class TunnelLost(Exception):
-    """The proxy's end is gone."""
+    """The proxy has closed its end of the tunnel."""
 
 
 def upload(client: Client) -> bool:
     """Device to tunnel, until the device is empty or the budget is spent; False: the tunnel has no room.
 
-    What did not fit waits in `client.waiting`; until `resume` no more is read, and the device's own queue holds.
+    A packet that did not fit is kept in `client.waiting`. Read no more until `resume` has sent it: the device queues.
     """
     assert client.tunnel is not None
     tun, read, send = client.tun, os.readv, client.tunnel.send
@@ -70,7 +70,7 @@ def resume(client: Client) -> bool:
 
 
 def _judge_send(client: Client, error: OSError) -> None:
-    if error.errno != errno.EMSGSIZE:  # longer than the tunnel's send buffer: this packet's fate, not the tunnel's
+    if error.errno != errno.EMSGSIZE:  # longer than the send buffer: only this packet is lost
         raise TunnelLost(error.strerror) from None
     client.lost += 1
 
@@ -93,7 +93,7 @@ def download(client: Client) -> None:
             try:
                 write(tun, _view[:length])
                 received += 1
-            except OSError:  # EINVAL: not a packet, says the kernel
+            except OSError:  # EINVAL: the kernel rejects it as not a packet
                 client.refused += 1
     except BlockingIOError:
         if received == 1:

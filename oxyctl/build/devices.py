@@ -57,5 +57,5 @@ def _requests(device: Device) -> Iterator[netlink.Request]:
         for everything in EVERYTHING:
             if everything.version == 4 or device.mtu >= MIN_IPV6_MTU:  # with a smaller MTU the kernel disables IPv6
                 yield netlink.add_route(everything, device.index, metric=LAST_METRIC, table=table)
-            if table != netlink.RT_TABLE_MAIN:  # without the device no other table must decide
+            if table != netlink.RT_TABLE_MAIN:  # once the device is gone, no other table may decide
                 yield netlink.refuse_route(everything, LAST_METRIC + 1, table)

@@ -26,7 +26,7 @@ def write_files(plan: Plan) -> None:
 
 
 def build(plan: Plan, namespaces: Namespaces) -> Iterator[str]:
-    """Carry out `plan` in the calling thread's namespaces. Yields what comes next. OxyctlError, OSError: refused."""
+    """Carry out `plan` in the calling thread's namespaces. Yield what comes next. OxyctlError, OSError: refused."""
     yield f"{len(plan.namespaces)} namespaces"
     # bridges only forward the nodes' packets and need no addresses of their own
     set_sysctls({"net/ipv6/conf/default/disable_ipv6": ["1"]})

@@ -1,4 +1,4 @@
-"""What this machine allows labs to do, found by trying: each trial runs in a child that leaves nothing behind.
+"""Determines by trial what labs can do on this machine; each trial runs in a child that leaves nothing behind.
 
 finding     the result of a trial, what needs the feature, and how to fix it
 sandbox     a child in namespaces of its own, like a lab

@@ -17,7 +17,7 @@ class Finding(msgspec.Struct, kw_only=True, frozen=True):
     state: State
     needed_for: str
     detail: str = ""
-    fix: str | None = None  # a command; None: nothing needs to be done, or nothing can be
+    fix: str | None = None  # a command; None: nothing needs to be done, or can be done
     required: bool = False  # labs cannot run without it
 
 
@@ -64,5 +64,5 @@ class Trial(NamedTuple):
 
 
 def can_run_labs(findings: list[Finding]) -> bool:
-    """Whether nothing that is required is missing."""
+    """Whether all required features are available."""
     return not any(finding.required and finding.state == "missing" for finding in findings)

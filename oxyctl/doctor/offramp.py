@@ -1,4 +1,4 @@
-"""The kernel off-ramp: what it needs of this kernel, and what on this host prevents it."""
+"""The kernel off-ramp: required features of this kernel, and obstacles on this host."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def clear_qdisc(index: int) -> Request:
 
 
 def disciplines() -> frozenset[str]:
-    """Which of tbf and netem this kernel supports, found out on the loopback of the calling thread's namespace."""
+    """Which of tbf and netem this kernel supports, tried on the loopback of the calling thread's namespace."""
     trials = {"tbf": set_tbf(netlink.LOOPBACK_INDEX, 10**9), "netem": set_netem(netlink.LOOPBACK_INDEX, Impairment())}
     found = set()
     for name, request in trials.items():

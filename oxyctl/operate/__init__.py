@@ -2,7 +2,7 @@
 
 up, down        bring a lab up, completely or not at all; take it down
 leftovers       finds and deletes files that dead labs have left behind
-kernel_tunnels  which tunnels this kernel supports, found out by creating them
+kernel_tunnels  which tunnels this kernel supports, determined by creating them
 ask             requests to a running supervisor
 enter           `exec`: a program inside a node (enter_many: in many nodes; run_inside: behind pipes)
 shell           `shell`: an interactive shell inside a node

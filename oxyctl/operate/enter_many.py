@@ -79,7 +79,7 @@ def _fork(lab: LabDirectory, run: Run, start: Start) -> _Child:
 
 
 def _collect(children: Sequence[_Child], tell: Tell) -> None:
-    """Read all pipes to their ends; a line that is not ended gets its end."""
+    """Read all pipes until they are closed; an unterminated last line gets a line feed."""
     with selectors.DefaultSelector() as selector:
         for child in children:
             for stream, pipe in child.streams.items():

@@ -1,4 +1,4 @@
-"""Which tunnels this kernel supports, found out by creating them in temporary namespaces."""
+"""Which tunnels this kernel supports, determined by creating them in temporary namespaces."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ class Cast(NamedTuple):
 
 
 def decrypted(data: bytes, identities: str | None) -> tuple[bytes, str | None]:
-    """The recording in clear, and what is wrong with its end; an unencrypted one is returned as it is.
+    """The decrypted recording, and the fault at its end, if any; an unencrypted recording is returned unchanged.
 
-    `identities`: text with `AGE-SECRET-KEY-1...`. UsageError: no identity is given, or none fits.
+    `identities`: text with `AGE-SECRET-KEY-1...`. UsageError: no identity is given, or none matches.
     """
     from proxy.wire.age import AgeError, decrypt, identity
 

@@ -48,7 +48,7 @@ def _tls_text(tls: TLSRecord | None) -> str:
 
 
 def _came_by(record: FlowRecord) -> str:
-    """The on-ramp; for a site the site, which says more."""
+    """The on-ramp; for traffic from a site, the site."""
     return record.tunnel if record.tunnel and record.tunnel.startswith(SITE) else record.onramp
 
 
@@ -69,9 +69,9 @@ _RECORD_FIELDS = [name for name in FlowRecord.__struct_fields__ if name not in _
 
 
 def deciding_rule(record: FlowRecord | RequestRecord | ChannelRecord) -> str | None:
-    """The rule that decided, or `default`, or `hook`; None: no policy was asked.
+    """The rule that decided, or `default`, or `hook`; None: no policy applied.
 
-    Of what several phases let pass, it is a rule's rather than a default, if one of them had one.
+    If several phases allowed it, a rule takes precedence over a default.
     """
     said = [each for each in reversed(record.decisions) if each.enforced]
     if said and record.verdict in ("denied", "error"):

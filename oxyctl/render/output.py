@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class FlowOutput:
-    """Prints flows in one format, with the fields that were asked for."""
+    """Prints flows in one format, with the requested fields."""
 
     def __init__(self, kind: str, format_: str, fields: str | None, *, every_tenant: bool, events: bool) -> None:
         """UsageError: `fields` names an unknown field."""
@@ -82,7 +82,7 @@ class FlowOutput:
         print_envelope(self._kind, items, **more)
 
     def _print_lines(self, records: Iterable[FlowRecord], *, flush: bool = False) -> None:
-        """Quoted as in RFC 4180. A cell that begins with `=` is not changed, and a spreadsheet may execute it."""
+        """JSON lines, or CSV quoted as in RFC 4180. A cell beginning with `=` is unchanged; spreadsheets may run it."""
         if self._format == "jsonl":
             for record in records:
                 print(self._line(record))

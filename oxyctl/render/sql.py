@@ -1,4 +1,4 @@
-"""SQL over flows with DuckDB: for questions that no flag foresaw, and without a server."""
+"""SQL over flows with DuckDB: for queries that no option covers, and without a server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _request_columns() -> dict[str, str]:
 def run_sql(
     statement: str, records: Iterable[FlowRecord], format_: str, requests: Iterable[RequestRecord] | None = None
 ) -> None:
-    """Load the tables `flows` and `requests`, and print the result of `statement`. UsageError: it is wrong."""
+    """Load the tables `flows` and `requests`, and print the result of `statement`. UsageError: it is invalid."""
     with _loaded(records, "oxyctl flows sql", requests) as connection:
         found = connection.execute(statement)
         names = [each[0] for each in found.description or []]

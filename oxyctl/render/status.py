@@ -1,4 +1,4 @@
-"""The status of a proxy as text: its tenants, its tunnels, what it dropped and why."""
+"""The status of a proxy as text: its tenants, its tunnels, and drops by reason."""
 
 from __future__ import annotations
 

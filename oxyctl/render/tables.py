@@ -69,10 +69,10 @@ class Table:
 
 
 def terminal_width(out: TextIO) -> int:
-    """Columns of the terminal, or no limit when `out` is not one: the reader of a pipe wants all of it."""
+    """Width of the terminal in columns; unlimited if `out` is not a terminal, as readers of a pipe need all columns."""
     return shutil.get_terminal_size((100, 24)).columns if out.isatty() else 1 << 20
 
 
 def is_coloured(out: TextIO) -> bool:
-    """Whether escape sequences are welcome (https://no-color.org)."""
+    """Whether escape sequences may be written (https://no-color.org)."""
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

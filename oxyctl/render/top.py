@@ -118,7 +118,7 @@ class Top:
         return sorted(rows, key=lambda row: (-row["per_s"], -row["packets"], row["reason"]))
 
     def _forget(self, shown: dict[str, Any]) -> None:
-        """Forget the history of tenants and reasons that are gone."""
+        """Forget the history of tenants and reasons that are no longer shown."""
         known: set[tuple[str, ...]] = {
             (row["tenant"], field) for row in shown["tenants"] for field in ("new", "up", "down", "drops")
         }

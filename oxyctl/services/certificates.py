@@ -73,9 +73,9 @@ class Authority:
         return cls(builder.sign(key, hashes.SHA256()), key)
 
     def issue(self, host: Host, fault: Fault | None = None) -> bytes:
-        """In PEM: a new key, a certificate for the node's name and addresses, and the authority's certificate.
+        """Return in PEM a new key, a certificate for the node's name and addresses, and the authority's certificate.
 
-        With a `fault`: one that expired yesterday, is signed by its own key, or is for a name that no node has.
+        With a `fault`, the certificate expired yesterday, is self-signed, or is for a name that no node has.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.DNSName(host.name)]
@@ -103,7 +103,7 @@ class Authority:
 def server_context(host: Host, versions: Sequence[str], fault: Fault | None = None) -> ssl.SSLContext:
     """A server context for `host` with a fresh certificate of the lab's authority; ALPN offers `versions`.
 
-    `fault`: what is wrong with the certificate.
+    `fault`: the fault that the certificate is to have.
     """
     pem = host.keys() / f"tls-{fault or 'valid'}.pem"
     _write_private(pem, Authority.of(host.state).issue(host, fault))

@@ -24,7 +24,7 @@ class DnsConnection(Connection):
             message, self._held = self._held[2:end], self._held[end:]
             answer = self._zone.answer_stream(message)
             if answer is None:
-                self.transport.abort()  # this is not DNS
+                self.transport.abort()  # not a DNS message
                 return
             self.transport.write(len(answer).to_bytes(2, "big") + answer)
 

@@ -97,7 +97,7 @@ class Fleet:
         await _stop(own)
 
     def report(self) -> dict[str, Any]:
-        """What listens where: the line from which the lab knows that its origins are ready."""
+        """Report which service listens where. The lab takes this line as the sign that its origins are ready."""
         return {"ready": True, "services": [running.report() for running in self.running]}
 
     async def stop(self) -> None:

@@ -23,7 +23,7 @@ class Server:
     def __init__(self, host: Host, program: str, port: int, address: str | None) -> None:
         self._host, self._port = host, port
         bind = [] if address is None else ["--bind", address]
-        # --forceflush: standard output is a pipe, and what it prints shows that it listens
+        # --forceflush: standard output is a pipe, and a line of output shows that iperf3 listens
         self._command = dying_with_us(program, "--server", "--forceflush", "--port", str(port), *bind)
         self._listening = asyncio.get_running_loop().create_future()
         self._said: deque[str] = deque(maxlen=3)
@@ -31,7 +31,7 @@ class Server:
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it listens. ServiceError: it does not, with its output."""
+        """Start it and wait until it listens. ServiceError, with the program's output: it does not listen."""
         self._keeper = asyncio.create_task(self._keep_running())
         try:
             await asyncio.wait_for(asyncio.shield(self._listening), START_TIMEOUT_S)

@@ -66,7 +66,7 @@ class Resolver:
 
 
 def _inode(namespace: str) -> int:
-    """The inode number of a namespace; 0 if it is gone."""
+    """The inode number of a namespace; 0 if the namespace no longer exists."""
     try:
         return os.stat(namespace).st_ino
     except OSError:

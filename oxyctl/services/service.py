@@ -39,7 +39,7 @@ class Unavailable:
         self.detail: str | None = detail
 
     async def stop(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing: no socket is open."""
 
 
 class TcpService:

@@ -22,7 +22,7 @@ class Control:
         self._status, self._changes, self._nodes = status, changes, nodes
 
     async def answer(self, reader: asyncio.StreamReader, tell: Tell) -> bytes:
-        """Carry out the request from `reader`; return the answer without a newline. `tell` gets events before it."""
+        """Carry out the request from `reader`; return the answer without a newline. Earlier events go to `tell`."""
         try:
             result = await self._answer(await reader.readline(), tell)
         except OxyctlError as error:

@@ -27,7 +27,7 @@ from oxyctl.supervise.shared_programs import reload
 NAME = "impair"
 FIRST_BRIDGE, FIRST_PORT = 30_000, 10_000
 QUEUE_PACKETS = 2000  # queue in the kernel while the relay is busy
-MAX_EXITS, WITHIN_S = 5, 60.0  # it is not restarted more often than this
+MAX_EXITS, WITHIN_S = 5, 60.0  # the limit of restarts
 
 
 def link_name(link: Link) -> str:

@@ -25,7 +25,7 @@ class Recovery:
     async def until_all_ready(
         self, nodes: Sequence[PlannedNode], started: Sequence[PlannedNode], deadline: float, tell: Tell
     ) -> None:
-        """Return when `nodes`, and the clients and sites of proxies among them, are ready. Tell about the `started`.
+        """Return when `nodes`, and the clients and sites of proxies among them, are ready. `tell` of the `started`.
 
         OxyctlError: one of them is not ready in time, never will be, or was stopped meanwhile.
         """

@@ -34,7 +34,7 @@ class NodeStatus(msgspec.Struct, kw_only=True):
 
 
 class Kept(msgspec.Struct, kw_only=True, frozen=True):
-    """The state of a node beside its program. `ended`: its exit code; `is_stopped`: on request."""
+    """The state of a node apart from its program. `ended`: its exit code; `is_stopped`: on request."""
 
     is_stopped: bool = False
     ended: int | None = None

@@ -13,7 +13,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# WARP devices get addresses from 100.96.0.0/12; the first of each subnet is left to the proxy's side
+# WARP devices get addresses from 100.96.0.0/12; the first of each subnet is reserved for the proxy
 CLIENT_SUBNETS: Sequence[Subnet] = (ipaddress.ip_network("100.96.0.0/12"), ipaddress.ip_network("fd00:96::/64"))
 FIRST_CLIENT = 2
 

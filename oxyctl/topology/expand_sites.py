@@ -18,7 +18,7 @@ from proxy.settings.document import Place
 
 SITE_KINDS = tuple(kind for kind, node in KINDS.items() if issubclass(node, SiteNode))
 FAMILIES = ("ipv4", "ipv6")
-NETWORK_KEYS = ("mtu", "rate", "delay", "jitter", "loss", "down")  # keys of `lan` that the network gets, beside subnets
+NETWORK_KEYS = ("mtu", "rate", "delay", "jitter", "loss", "down")  # keys of `lan` for its network, besides subnets
 SUBNETS = {"ipv4": "10.{}.0.0/24", "ipv6": "fd00:10:{:x}::/64"}
 UNKNOWN_PORT = 1  # of an unknown service, which is reported where services are checked
 

@@ -76,7 +76,7 @@ class Node(Part, frozen=True, tag_field="kind"):
     env: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     restart: Restart = "never"  # after its program has ended by itself
-    trust: Trust | None = None  # authorities that its programs trust beside the system's
+    trust: Trust | None = None  # authorities that its programs trust besides the system's
     resolver: bool = True  # whether port 53 of 127.0.0.1 answers queries for the lab's names
 
     @property

@@ -14,7 +14,7 @@ from oxyctl.topology.shortest_paths import regions
 
 
 def confusion(lab: Lab, one: str, other: str) -> str | None:
-    """Why subnets of the networks `one` and `other` must not overlap, as the end of a sentence; None: they may."""
+    """Why subnets of the networks `one` and `other` must not overlap, to complete a message; None: they may."""
     if one == other:
         return "and it is the same network"
     region = regions(lab)

@@ -14,13 +14,13 @@ from oxyctl.traffic.run import run
 
 
 def tell(event: Event) -> None:
-    """Print one line. If the parent process is gone, SIGPIPE or the end of our input ends this process."""
+    """Print one line. If the parent process has ended, SIGPIPE or the end of standard input ends this process."""
     sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
     sys.stdout.buffer.flush()
 
 
 async def answer(asked: Asked, stopped: asyncio.Event) -> None:
-    """Carry out one request. Returns its report, or a sentence that says why there is none."""
+    """Carry out one request. Returns its report, or a sentence that explains why there is none."""
     number = asked.number
     assert asked.traffic is not None
     try:

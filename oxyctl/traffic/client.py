@@ -33,7 +33,7 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class GeneratorError(Exception):
-    """There is no report: `str()` says why. `is_usage`: the request is invalid there."""
+    """There is no report, for the reason in `str()`. `is_usage`: the request is invalid at that node."""
 
     def __init__(self, message: str, *, is_usage: bool = False) -> None:
         super().__init__(message)

@@ -11,14 +11,14 @@ from oxyctl.traffic.failures import failed
 from oxyctl.traffic.tally import Tally
 from oxyctl.traffic.timer import Timer
 
-Exchange = Callable[[int], Awaitable[None]]  # given its number, from 0; raises what `failures.failed` understands
+Exchange = Callable[[int], Awaitable[None]]  # takes its number, from 0; raises errors for `failures.failed`
 
 
 async def drive(traffic: Traffic, exchange: Exchange, tally: Tally) -> None:
     """Run all exchanges to their end. When cancelled, those under way are neither awaited nor counted as failed.
 
     At a rate, latency begins when the exchange was due, whatever delayed it: no free slot, a busy machine, a stalled
-    target. So a stall shows in all exchanges that it would have hit, not only in the one that it hit.
+    target. A stall thus affects the latency of all exchanges due meanwhile, not only of the one under way.
     """
     driver = _Driver(traffic, exchange, tally)
     try:
@@ -40,7 +40,7 @@ class _Driver:
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(traffic.slots)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._mistake: BaseException | None = None  # a bug of ours, not the failure of an exchange
+        self._mistake: BaseException | None = None  # a bug in this program, not the failure of an exchange
 
     async def issue(self) -> None:
         """Start each exchange once it is due and has a slot."""

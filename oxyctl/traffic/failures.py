@@ -33,7 +33,7 @@ class Failed(Exception):
 
 
 class Unusable(Exception):
-    """Nothing can be sent at all, because the request is invalid here. `str()` says why."""
+    """Nothing can be sent, because the request is invalid at this node, for the reason in `str()`."""
 
 
 def failed(error: Exception) -> Failed:

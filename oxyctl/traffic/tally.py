@@ -69,10 +69,10 @@ class Progress(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What came of one request. Of `sent`, some `succeeded`, some `failed`, and some were `unfinished` at the end.
+    """The result of one request. Exchanges in `sent` have `succeeded`, `failed`, or were `unfinished` at the end.
 
-    `unsent` were due but never sent, because the answers of others were awaited. Latencies are those of exchanges that
-    were answered, `latency_from` the moment they were due (open loop) or sent (closed loop).
+    `unsent` were due but never sent, while others were awaiting answers. Latencies are those of answered exchanges,
+    measured from the time they were due (open loop) or sent (closed loop), as in `latency_from`.
     """
 
     kind: str

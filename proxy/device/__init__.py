@@ -1,1 +1,1 @@
-"""Where packets are read and written: TUN devices, SEQPACKET tunnels, and the namespaces they are in."""
+"""Reads and writes packets: TUN devices, SEQPACKET tunnels, and the network namespaces that contain them."""

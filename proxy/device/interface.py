@@ -1,4 +1,4 @@
-"""Configures interfaces of the calling thread's namespace, without the cost of importing a library."""
+"""Configures interfaces in the calling thread's network namespace, without the cost of importing a library."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 def bring_up(name: str, *, mtu: int | None = None, queue: int | None = None, addresses: Iterable[str] = ()) -> None:
-    """Set MTU, transmit queue length (packets) and addresses (`198.18.0.1/15`) of `name`, and set it up.
+    """Set MTU, transmit queue length (packets) and addresses (`198.18.0.1/15`) of `name`, and bring it up.
 
-    On return packets to and from its addresses pass.
+    When this returns, packets can be sent and received with its addresses.
     """
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as v4,
@@ -43,7 +43,7 @@ def bring_up(name: str, *, mtu: int | None = None, queue: int | None = None, add
 
 
 def add_route(name: str, prefix: str) -> None:
-    """Send everything for `prefix` (`240.0.0.0/5`) to the interface `name`, which is up."""
+    """Route `prefix` (`240.0.0.0/5`) to the interface `name`, which must be up."""
     network = ipaddress.ip_network(prefix)
     family, packed = (socket.AF_INET, socket.AF_INET6)[network.version == 6], network.network_address.packed
     fields = family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST, 0
@@ -52,7 +52,7 @@ def add_route(name: str, prefix: str) -> None:
 
 
 def mtu_of(name: str) -> int:
-    """The MTU of an interface. Raises OSError when it does not exist."""
+    """The MTU of an interface in bytes. OSError: it does not exist."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         reply = fcntl.ioctl(sock, SIOCGIFMTU, struct.pack("16s24x", name.encode()))
     (mtu,) = struct.unpack_from("i", reply, 16)
@@ -60,7 +60,7 @@ def mtu_of(name: str) -> int:
 
 
 def set_sysctl(name: str, value: object) -> bool:
-    """Whether the kernel took `value` for `name` (`net/ipv4/ip_forward`) in the calling thread's namespace."""
+    """Set the sysctl `name` (`net/ipv4/ip_forward`) in the calling thread's namespace. False: the kernel refused."""
     try:
         Path("/proc/sys", name).write_text(f"{value}\n")
     except OSError:
@@ -69,13 +69,13 @@ def set_sysctl(name: str, value: object) -> bool:
 
 
 def _set_queue(name: str, packets: int) -> None:
-    """By netlink: the ioctl needs rights outside our user namespace, netlink does not."""
+    """Set the transmit queue length by netlink: the ioctl needs privileges outside our user namespace."""
     body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), 0, 0)
     _netlink(name, RTM_NEWLINK, 0, body + attribute(IFLA_TXQLEN, struct.pack("=I", packets)))
 
 
 def _netlink(name: str, kind: int, flags: int, body: bytes) -> None:
-    """Send one request about the interface `name` (rtnetlink(7)). Raises OSError when the kernel refuses."""
+    """Send one request about the interface `name` (rtnetlink(7)). OSError: the kernel refused it."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         sock.send(message(kind, NLM_F_ACK | flags, 1, body))
         answer = sock.recv(4096)
@@ -102,9 +102,9 @@ def _add_address(v4: socket.socket, v6: socket.socket, name: str, interface: _In
 
 
 def _await_use(address: ipaddress.IPv6Address, index: int) -> None:
-    """Return when the new address is in use: until then its packets are dropped, and connections have another source.
+    """Return when the new address is usable: until then its packets are dropped, and connections use another source.
 
-    The kernel finishes adding an address in a work queue, after we asked.
+    The kernel finishes adding an address in a work queue, after the request has returned.
     """
     deadline = time.monotonic() + IN_USE_S
     while not _is_in_use(address, index) and time.monotonic() < deadline:

@@ -34,7 +34,7 @@ class MemoryTunnel:
         site: str | None = None,
         prefixes: Iterable[str] = (),
     ) -> None:
-        """With `prefixes` the tunnel owns all of their addresses; `site`: the site at its far end, for routes."""
+        """`prefixes`: the tunnel owns all of their addresses; `site`: the site at its far end, for routes."""
         self.id, self.tenant, self.mtu = tunnel_id, tenant, mtu
         self.user: str | None = None
         self.device: str | None = None
@@ -46,7 +46,7 @@ class MemoryTunnel:
         self.sessions: dict[bytes, Any] = {}
         self.forwards: dict[bytes, Path] = {}
         self.is_closed = False
-        self.sent: list[bytes] = []  # as they would stand on the tunnel, virtio-net header included
+        self.sent: list[bytes] = []  # as sent over the tunnel, including the virtio-net header
         self.owned = frozenset(ip_address(text).packed for text in addresses)
         self._prefixes = [ip_network(prefix) for prefix in prefixes]
         tenant.attach(self)
@@ -71,7 +71,7 @@ class MemoryTunnel:
         self.is_closed = True
 
     def take(self) -> list[bytes]:
-        """The bare packets sent since the last call."""
+        """The packets sent since the last call, without virtio-net headers."""
         packets = [packet[self.header_bytes :] for packet in self.sent]
         self.sent.clear()
         return packets

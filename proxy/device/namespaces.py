@@ -1,4 +1,4 @@
-"""Making and entering Linux namespaces: `unshare` and `setns`, which `os` has from Python 3.12 on."""
+"""Creates and enters Linux namespaces: `unshare` and `setns`, which `os` provides only since Python 3.12."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def _call(name: str, *arguments: int) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Move the calling thread into new namespaces (unshare(2)); OSError when the kernel refuses."""
+    """Move the calling thread into new namespaces (unshare(2)). OSError: the kernel refused."""
     _call("unshare", flags)
 
 
 def setns(fd: int, flags: int = 0) -> None:
-    """Move the calling thread into the namespace that `fd` names (setns(2)); OSError when the kernel refuses."""
+    """Move the calling thread into the namespace that `fd` refers to (setns(2)). OSError: the kernel refused."""
     _call("setns", fd, flags)
 
 

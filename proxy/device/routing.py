@@ -42,7 +42,7 @@ RTN_UNICAST, RTN_UNREACHABLE, FR_ACT_TO_TBL = 1, 7, 1
 NLM_F_REPLACE = 0x100
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 CHANGES = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
-LAST = 0xFFFF_FFFF  # the metric of what is asked only when there is nothing else
+LAST = 0xFFFF_FFFF  # the metric of routes of last resort
 
 _ROUTE = struct.Struct("=8BI")  # family, dst length, src length, TOS, table, protocol, scope, type, flags
 
@@ -55,9 +55,9 @@ class Rule(msgspec.Struct, frozen=True):
     table: int
     mark: int = 0
     mask: int = 0
-    interface: str | None = None  # by which they arrived; `lo`: made by this host
-    is_narrow: bool = False  # there are more conditions than these; only of rules that others made
-    is_opposite: bool = False  # of all others; only of rules that others made
+    interface: str | None = None  # the incoming interface; `lo`: packets of this host itself
+    is_narrow: bool = False  # has further conditions; only in rules of other programs
+    is_opposite: bool = False  # inverted: matches all other packets; only in rules of other programs
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -72,20 +72,20 @@ class Route(msgspec.Struct, frozen=True):
 
 
 def add_rules(rules: Iterable[Rule]) -> None:
-    """Add rules. OSError: the kernel refused one, which the message names."""
+    """Add rules. OSError: the kernel refused a rule; the message names it."""
     for rule in rules:
         _request(RTM_NEWRULE, NLM_F_CREATE, _rule_body(rule), repr(rule))
 
 
 def delete_rules(rules: Iterable[Rule]) -> None:
-    """Delete rules. It is not an error if some are gone."""
+    """Delete rules. Missing rules are no error."""
     for rule in rules:
         with _forgiving(errno.ENOENT):
             _request(RTM_DELRULE, 0, _rule_body(rule), repr(rule))
 
 
 def rules() -> Iterator[Rule]:
-    """All rules that look something up in a table."""
+    """All rules that look up a routing table."""
     for version, family in FAMILIES.items():
         for body in _dump(RTM_GETRULE, struct.pack("=B11x", family)):
             said = values(body, 12, len(body))
@@ -109,7 +109,7 @@ def set_routes(routes: Iterable[Route]) -> None:
 
 
 def delete_routes(routes: Iterable[Route]) -> None:
-    """Delete routes. It is not an error if some are gone, perhaps with their interface."""
+    """Delete routes. Missing routes are no error: they may have been deleted with their interface."""
     for route in routes:
         with _forgiving(errno.ESRCH, errno.ENODEV):
             _request(RTM_DELROUTE, 0, _route_body(route), repr(route))
@@ -120,7 +120,7 @@ def routes(version: int) -> Iterator[Route]:
     family = FAMILIES[version]
     for body in _dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
         _, length, _, _, table, _, _, kind, flags = _ROUTE.unpack_from(body)
-        if kind not in (RTN_UNICAST, RTN_UNREACHABLE) or flags & 0x200:  # RTM_F_CLONED: of the cache
+        if kind not in (RTN_UNICAST, RTN_UNREACHABLE) or flags & 0x200:  # RTM_F_CLONED: cached
             continue
         said = values(body, _ROUTE.size, len(body))
         packed = said.get(RTA_DST, bytes(4 if version == 4 else 16))
@@ -180,7 +180,7 @@ def _route_body(route: Route) -> bytes:
 
 @contextlib.contextmanager
 def _forgiving(*codes: int) -> Iterator[None]:
-    """Ignore these errors."""
+    """Ignore OSErrors with these numbers."""
     try:
         yield
     except OSError as error:
@@ -197,7 +197,7 @@ def _request(kind: int, flags: int, body: bytes, what: str) -> None:
 
 
 def _dump(kind: int, body: bytes) -> Iterator[bytes]:
-    """The body of each answer."""
+    """Yield the body of each answer to a dump request."""
     with _socket() as sock:
         sock.send(message(kind, NLM_F_DUMP, 1, body))
         while True:

@@ -1,4 +1,4 @@
-"""Connected tunnels over Unix SEQPACKET: the client's side of the handshake, and what both sides share."""
+"""Connected tunnels over Unix SEQPACKET sockets: the client's side of the handshake, and functions for both sides."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEND_BUFFER_BYTES = 4 << 20
 def dial(path: str, context: TunnelContext, *, timeout_s: float = 10) -> tuple[socket.socket, TunnelAnswer]:
     """A connected, non-blocking tunnel that the proxy has accepted, and the proxy's answer.
 
-    ProxyError: it refused, or what answered is not a proxy; OSError: nobody answers (TimeoutError: in time).
+    ProxyError: the proxy refused, or the peer is not a proxy. OSError: there is no answer (TimeoutError: not in time).
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
@@ -49,7 +49,7 @@ def _introduce(sock: socket.socket, path: str, context: TunnelContext, timeout_s
 
 
 def enlarge_send_buffer(sock: socket.socket) -> None:
-    """Room for dozens of 64 KB super-packets: beyond the system's limit where we may, up to it where we may not."""
+    """Make room for dozens of 64 KB super-packets: beyond the system's limit if permitted, otherwise up to it."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES)
     except PermissionError:
@@ -57,7 +57,7 @@ def enlarge_send_buffer(sock: socket.socket) -> None:
 
 
 def is_end_of_file(sock: socket.socket) -> bool:
-    """Whether a read of zero bytes was the peer's hang-up: a zero-length datagram reads the same (unix(7))."""
+    """Whether a read of zero bytes means that the peer has closed, and is not an empty datagram (unix(7))."""
     poller = select.poll()
     poller.register(sock, select.POLLRDHUP)
     if not any(event & (select.POLLRDHUP | select.POLLHUP) for _, event in poller.poll(0)):

@@ -10,13 +10,13 @@ import struct
 IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
-MAX_NAME = 15  # IFNAMSIZ, less the zero at its end
+MAX_NAME = 15  # IFNAMSIZ without the terminating zero
 OFF_RAMP_NAMES = (
     "oxk",
     "oxi",
     "oxu",
     "oxb",
-)  # how the names of the kernel off-ramp's devices begin: no links of anybody
+)  # name prefixes of the kernel off-ramp's own devices
 TUNSETIFF = 0x4004_54CA
 TUNSETOFFLOAD = 0x4004_54D0
 TUNGETIFF = 0x8004_54D2
@@ -30,8 +30,8 @@ UDP_OFFLOADS = TUN_F_USO4 | TUN_F_USO6  # Linux 6.2 and later
 def open_tun(name: str, *, offload: bool, udp_offload: bool = True) -> int:
     """A non-blocking descriptor of the new TUN device `name` in the calling thread's network namespace.
 
-    With `offload` every packet has a 10-byte virtio-net header before it, and the kernel leaves segmentation (TCP, and
-    UDP where it can) and checksums to whoever reads. OSError: /dev/net/tun is missing, or the right to use it.
+    With `offload` each packet is preceded by a 10-byte virtio-net header, and the kernel leaves segmentation (TCP, and
+    UDP if supported) and checksums to the reader. OSError: /dev/net/tun is missing, or may not be used.
     """
     if not 0 < len(name.encode()) <= MAX_NAME:
         raise OSError(errno.EINVAL, f"a device's name has 1 to {MAX_NAME} bytes: {name!r}")
@@ -48,13 +48,13 @@ def open_tun(name: str, *, offload: bool, udp_offload: bool = True) -> int:
 
 
 def device_name(fd: int) -> str:
-    """The name of the device of `fd`: the kernel has filled in a `%d` in the requested name."""
+    """The name of the device of `fd`, in which the kernel has replaced a `%d` of the requested name."""
     answer = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
     return answer[:16].partition(b"\0")[0].decode()
 
 
 def has_udp_offload(fd: int) -> bool:
-    """Whether this kernel's TUN devices carry super-datagrams (USO, Linux 6.2 and later). `fd`: one with offload."""
+    """Whether this kernel's TUN devices support UDP super-datagrams (USO, Linux 6.2). `fd`: a device with offload."""
     try:
         fcntl.ioctl(fd, TUNSETOFFLOAD, TCP_OFFLOADS | UDP_OFFLOADS)
     except OSError:

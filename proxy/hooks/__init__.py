@@ -1,7 +1,7 @@
-"""Every point of the life of tunnels and flows where an application can look in or decide.
+"""The points in the life of tunnels and flows at which an application can observe or decide.
 
 `points` lists them in order, each with its default. `runner` calls those that an application has overridden, `blocking`
-notices one that stops the proxy meanwhile, `loading` finds the application's class.
+detects hooks that block the event loop, `loading` finds the application's class.
 """
 
 from proxy.context import TunnelContext

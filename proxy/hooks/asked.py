@@ -31,7 +31,7 @@ INSPECTED = (
 
 
 def argument(hook: str, told: dict[str, Any], flow: FlowContext[Any]) -> Any:
-    """What the hook is shown. msgspec.ValidationError: an inspector has told what cannot be."""
+    """The hook's argument. msgspec.ValidationError: the inspector's message is invalid."""
     if hook == "tls_client_hello":
         return _made(TlsClientHello, told, flow=flow)
     if hook == "http_request":
@@ -47,13 +47,13 @@ def argument(hook: str, told: dict[str, Any], flow: FlowContext[Any]) -> Any:
 
 
 class Bodies:
-    """The bodies of one session that the hook `http_body` has seen parts of, by the names that the inspector has."""
+    """The unfinished bodies of one session that the hook `http_body` receives, by the inspector's names for them."""
 
     def __init__(self) -> None:
         self._open: dict[str, HttpBodyPart[Any]] = {}
 
     def part(self, told: dict[str, Any], flow: FlowContext[Any]) -> HttpBodyPart[Any]:
-        """What the hook is shown; the same object for all parts of a body. msgspec.ValidationError."""
+        """The hook's argument; the same object for all parts of a body. msgspec.ValidationError: an invalid message."""
         name, request = msgspec.convert(told.pop("body"), str), told.pop("request", None)
         head: dict[str, Any] = {field: told.pop(field) for field in ("status", "headers") if field in told}
         part = self._open.get(name)
@@ -72,12 +72,12 @@ class Bodies:
         return part
 
     def forget(self, told: dict[str, Any]) -> None:
-        """No more comes of this one."""
+        """Forget a body of which no more parts will come."""
         self._open.pop(told.get("body", ""), None)
 
 
 def _made(kind: type[Any], told: dict[str, Any], **context: Any) -> Any:
-    """The structure with these fields, each of its kind. The context is ours, and not looked at."""
+    """The structure `kind` with these fields, checked against its types. `context` is ours, and is not checked."""
     (name,) = context
     fields = {field.name: field for field in msgspec.structs.fields(kind) if field.name != name}
     if strange := set(told) - set(fields):

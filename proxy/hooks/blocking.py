@@ -12,9 +12,9 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-TOLERATED_S = 0.1  # of one step between two awaits: a packet waits as long
-LOOK_S = 0.5  # how often the watchdog looks
-SHOWN = 6  # frames of the stack: the hook, and what it calls
+TOLERATED_S = 0.1  # for one step between two awaits: packets wait as long
+LOOK_S = 0.5  # interval of the watchdog's checks
+SHOWN = 6  # innermost stack frames in the log: the hook, and what it calls
 
 
 class Steps:
@@ -42,12 +42,12 @@ class Steps:
                     log.warning("hook %s blocked the proxy for %.2f s: use await instead", self._name, took)
             try:
                 value, step = (yield waits_for), coroutine.send
-            except BaseException as error:  # a time-out, or the end of the proxy: the hook's to handle
+            except BaseException as error:  # a time-out, or the proxy stops: passed to the hook
                 value, step = error, coroutine.throw
 
 
 class Watchdog:
-    """A thread that looks whether a hook has the loop for too long, and says where it stands: it may never return."""
+    """A thread that detects a hook blocking the loop and logs its stack at once, as the hook may never return."""
 
     def __init__(self) -> None:
         self.running: tuple[str, float] | None = None
@@ -57,7 +57,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to look. The thread that calls is the one that is watched."""
+        """Start watching the calling thread."""
         self._loop_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._look, name="hooks", daemon=True)
         self._thread.start()

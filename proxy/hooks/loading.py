@@ -1,4 +1,4 @@
-"""Loads an application's class by its name or its file's path; whatever is wrong with it is one clear error."""
+"""Loads an application's class by its name or its file's path, and reports any fault in it as one clear error."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from proxy.hooks.points import NAMES, OPTIONS, Hooks
 
 log = logging.getLogger(__name__)
 
-ALIKE = 0.8  # of a method's name and a hook's: more is a slip of the pen
+ALIKE = 0.8  # similarity of a method's name to a hook's from which it is taken for a typing error
 
 
 def load_hooks(name: str | None) -> Hooks[Any]:
-    """An instance of the class that `package.module:Class` or `path/to/file.py:Class` names; ProxyError says what is
-    wrong with it. Without a name, the defaults."""
+    """Return an instance of the class that `package.module:Class` or `path/to/file.py:Class` names; without a name, of
+    the defaults. ProxyError: it cannot be loaded, for the reason given."""
     if name is None:
         return Hooks()
     place, _, class_name = name.rpartition(":")
@@ -38,12 +38,12 @@ def load_hooks(name: str | None) -> Hooks[Any]:
 
 
 def is_file(place: str) -> bool:
-    """Whether what stands before the class is a file's path, not a module's name."""
+    """Whether the part before the class is the path of a file rather than the name of a module."""
     return place.endswith(".py") or "/" in place
 
 
 def problems(kind: type[Hooks[Any]]) -> Iterator[str]:
-    """What cannot work in an application's class."""
+    """Yield the faults of an application's class: wrong signatures, misspelt names, invalid options."""
     for name, member in inspect.getmembers(kind, inspect.isfunction):
         if name in NAMES:
             if member is not getattr(Hooks, name):
@@ -93,7 +93,7 @@ def _file(name: str, path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ProxyError(f"hooks '{name}': {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and pickle look for the classes in it
+    sys.modules[spec.name] = module  # where dataclasses and pickle look up the module of a class
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -117,7 +117,7 @@ def _is_hooks(member: object) -> bool:
 
 
 def _told(error: BaseException) -> str:
-    """The error in one line, with the place in the application's code that it came from."""
+    """The error in one line, with the place in the application's code that raised it."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {error.msg}"
     place = error.__traceback__

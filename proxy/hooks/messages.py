@@ -1,6 +1,6 @@
 """The arguments of the hooks above the stream: a handshake, a request, a message, a channel, a query.
 
-Each has `flow`, the flow that it came by, with the application's extension. Names of headers are lower case.
+Each leads to `flow`, the flow that carries it, with the application's extension. Header names are in lower case.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TlsClientHello(msgspec.Struct, Generic[Extension], kw_only=True):
     flow: FlowContext[Extension]
     sni: str | None = None
     alpn: list[str] = []
-    version: str | None = None  # the highest that it speaks: `TLSv1.3`
+    version: str | None = None  # the highest that it supports: `TLSv1.3`
     ja4: str | None = None
 
 
@@ -33,7 +33,7 @@ class HttpRequest(msgspec.Struct, Generic[Extension], kw_only=True):
     method: str
     scheme: Literal["http", "https"]
     host: str
-    path: str  # with its query
+    path: str  # including the query
     headers: Headers = []
 
 
@@ -46,17 +46,17 @@ class HttpResponse(msgspec.Struct, Generic[Extension], kw_only=True):
 
 
 class HttpBodyPart(msgspec.Struct, Generic[Extension], kw_only=True):
-    """A part of the body of a request or a response, as it was sent: compressed, if it was."""
+    """A part of the body of a request or response, as sent: not decompressed."""
 
     request: HttpRequest[Extension]
-    response: HttpResponse[Extension] | None = None  # None: it is the request's body
+    response: HttpResponse[Extension] | None = None  # None: the body is the request's
     data: bytes  # at most 64 KiB
-    is_last: bool  # nothing follows; `data` may be empty then
-    state: Any = None  # yours: what is assigned here is there again with the next part of this body
+    is_last: bool  # no more parts follow; `data` may then be empty
+    state: Any = None  # for the application: kept from one part of this body to the next
 
 
 class WebSocketMessage(msgspec.Struct, Generic[Extension], kw_only=True):
-    """A whole message of either side (RFC 6455 5.6)."""
+    """A complete message from either side (RFC 6455 5.6)."""
 
     request: HttpRequest[Extension]  # that opened the connection
     sender: Literal["client", "origin"]
@@ -65,18 +65,18 @@ class WebSocketMessage(msgspec.Struct, Generic[Extension], kw_only=True):
 
 
 class SshAuth(msgspec.Struct, Generic[Extension], kw_only=True):
-    """A user who wants in (RFC 4252)."""
+    """A user's authentication attempt (RFC 4252)."""
 
     flow: FlowContext[Extension]
     username: str
     method: Literal["publickey", "password", "keyboard-interactive", "none"]
     fingerprint: str | None = None  # of the public key: `SHA256:...`
-    identity: str | None = None  # who it is, as the tunnel or the proof says
-    responses: tuple[str, ...] = ()  # a password, or what was answered: it is right only if the hook returns `PROVED`
+    identity: str | None = None  # the user according to the tunnel or to the key or certificate
+    responses: tuple[str, ...] = ()  # a password, or answers: accepted only if the hook returns `PROVED`
 
 
 class SshChannel(msgspec.Struct, Generic[Extension], kw_only=True):
-    """A channel that one side wants to open (RFC 4254 5.1)."""
+    """A request of either side to open a channel (RFC 4254 5.1)."""
 
     flow: FlowContext[Extension]
     username: str
@@ -85,7 +85,7 @@ class SshChannel(msgspec.Struct, Generic[Extension], kw_only=True):
 
 
 class SshExec(msgspec.Struct, Generic[Extension], kw_only=True):
-    """A command, a subsystem or a shell that is asked for in a session (RFC 4254 6.5)."""
+    """A request for a command, a subsystem or a shell in a session (RFC 4254 6.5)."""
 
     channel: SshChannel[Extension]
     kind: Literal["exec", "subsystem", "shell"]
@@ -93,7 +93,7 @@ class SshExec(msgspec.Struct, Generic[Extension], kw_only=True):
 
 
 class DnsQuery(msgspec.Struct, Generic[Extension], kw_only=True):
-    """A question (RFC 1035 4.1.2)."""
+    """The question of a DNS query (RFC 1035 4.1.2)."""
 
     flow: FlowContext[Extension]
     name: str

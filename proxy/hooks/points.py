@@ -1,4 +1,4 @@
-"""The hooks, in the order of a tunnel's and a flow's life, each with its default."""
+"""The hooks, in the order in which they are called during the life of a tunnel and its flows, each with its default."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def hook(*, timeout_s: float | None = None, fail_open: bool | None = None) -> Callable[[_Method], _Method]:
-    """Give one overridden hook a time and a fail policy of its own, instead of those of its class."""
+    """Set the time limit and the failure policy of a single overridden hook, in place of those of its class."""
 
     def decorate(method: _Method) -> _Method:
         setattr(method, OPTIONS, (timeout_s, fail_open))
@@ -39,12 +39,12 @@ class Hooks(Generic[Extension]):
     """Subclass it, override what you need, and name the class in `hooks:` of proxy.yaml: `package.module:Class`, or
     `./file.py:Class`. A hook that is not overridden costs nothing.
 
-    `Hooks[Extension]` types what the application keeps beside a tunnel and its flows, as `context.extension`.
+    `Hooks[Extension]` sets the type of the application's own data on a tunnel and its flows, `context.extension`.
 
-    **Deciding** hooks return None to leave things as they are, a text, or a `proxy.verdict.Verdict`. Of most of them a
-    text denies, with that reason; of `route` it names an off-ramp, of `level` a level. One that raises, takes longer
-    than `timeout_s`, or answers with something else, denies; with `fail_open` it is as if it had answered None. `@hook`
-    sets both for a single hook. All other hooks only look in: what they return is not read, their failure is logged.
+    **Deciding** hooks return None to leave things as they are, a text, or a `proxy.verdict.Verdict`. A text denies, and
+    is the reason; from `route` it is the name of an off-ramp, from `level` that of a level. A hook that raises, takes
+    longer than `timeout_s`, or returns anything else denies; with `fail_open`, it counts as having returned None.
+    `@hook` sets both for a single hook. All other hooks only observe: their results are ignored, failures logged.
     """
 
     timeout_s: float = 5.0
@@ -54,99 +54,99 @@ class Hooks(Generic[Extension]):
         """Before the first tunnel is accepted."""
 
     async def packet_context(self, data: bytes) -> TunnelContext[Extension] | str | None:
-        """What the first datagram of a connected tunnel means. None: the default format, JSON. A text refuses it."""
+        """Decode the first datagram of a connected tunnel. None: the default format, JSON. A text refuses it."""
         return None
 
     async def tunnel_open(self, context: TunnelContext[Extension]) -> str | Verdict | None:
-        """Decides: the tunnel has introduced itself and passed its checks. `context.user`, `device` and `extension`
-        may be assigned. A denial refuses the tunnel with its reason."""
+        """Decides: the tunnel has sent its context and passed its checks. `context.user`, `device` and `extension` may
+        be assigned. A denial refuses the tunnel with its reason."""
         return None
 
     async def tunnel_close(self, context: TunnelContext[Extension]) -> None:
-        """A tunnel that was open is closed."""
+        """An open tunnel has been closed."""
 
     async def flow_start(self, flow: FlowContext[Extension]) -> str | Verdict | None:
-        """Decides: a flow's first packet is here, nothing has left the proxy. A verdict may say all
-        that there is; after its `ttl_s` the hook is asked again, and a denial ends the flow with `policy_revoked`."""
+        """Decides: a flow's first packet has arrived, and nothing has left the proxy. A verdict may set any field;
+        after its `ttl_s` the hook is called again, and a denial then ends the flow with `policy_revoked`."""
         return None
 
     async def route(self, flow: FlowContext[Extension]) -> str | Verdict | None:
-        """Decides: the flow may be; where does it leave? `sockets`, `kernel`, `clients` or `site:NAME`; None leaves it
-        to the routes. A verdict may also name another `origin`."""
+        """Decides: the off-ramp of an allowed flow: `sockets`, `kernel`, `clients` or `site:NAME`; None leaves the
+        choice to the routes. A verdict may also set another `origin`."""
         return None
 
     async def level(self, flow: FlowContext[Extension]) -> str | Verdict | None:
-        """Decides: its next hop is known; how high is the flow lifted? Of TCP and UDP only.
+        """Decides: the level of a TCP or UDP flow whose next hop is known.
 
-        `packet`: its packets are forwarded unread, where the next hop takes packets. `stream`: its bytes pass sockets
-        of the proxy's. `tls`, `http`, `ssh`: they are read. None leaves it to the route and the tenant.
+        `packet`: forward its packets uninspected, if the next hop takes packets. `stream`: relay its bytes through
+        sockets of the proxy. `tls`, `http`, `ssh`: inspect them. None leaves the choice to the route and the tenant.
         """
         return None
 
     async def connect(self, flow: FlowContext[Extension]) -> str | Verdict | None:
-        """Decides: everything is settled, and the origin is dialled next, or the first packet sent. Here a verdict
-        denies, or names another `origin`."""
+        """Decides: route and level are settled; next the origin is dialled, or the first packet sent. A verdict can
+        only deny, or set another `origin`."""
         return None
 
     async def connected(self, flow: FlowContext[Extension]) -> None:
-        """The origin has answered, or a session without handshake is open."""
+        """The origin has answered, or a session without a handshake is open."""
 
     async def connect_failed(self, flow: FlowContext[Extension]) -> None:
         """The origin refused, was unreachable, or did not answer in time."""
 
     async def protocol_detected(self, flow: FlowContext[Extension]) -> None:
-        """The first bytes say what is spoken: `flow.detected_protocol`."""
+        """The first bytes have identified the protocol: `flow.detected_protocol`."""
 
     async def tls_client_hello(self, hello: TlsClientHello[Extension]) -> str | Verdict | None:
-        """Decides: a handshake begins. A denial ends it with an alert; `level` says whether it is read."""
+        """Decides: a handshake begins. A denial ends it with an alert; `level` decides whether it is inspected."""
         return None
 
     async def http_request(self, request: HttpRequest[Extension]) -> str | Verdict | None:
-        """Decides: the head of a request is here. A denial is answered with 403; `Verdict.http` changes headers,
-        redirects, or words the page."""
+        """Decides: the head of a request has arrived. A denial is answered with 403; `Verdict.http` changes headers,
+        redirects, or sets the text of the page."""
         return None
 
     async def http_response(self, response: HttpResponse[Extension]) -> str | Verdict | None:
-        """Decides: the head of a response is here. A denial is answered with a page instead."""
+        """Decides: the head of a response has arrived. A denial replaces the response by a page."""
         return None
 
     async def http_body(self, part: HttpBodyPart[Extension]) -> bytes | str | Verdict | None:
-        """Decides: a part of a body is here, of those that `HttpEffects.reads` or a rule `inspect-body` names. None
-        lets it pass, bytes go on in its place (`b""`: nothing yet), a denial is answered with a page, or breaks off
-        what has begun."""
+        """Decides: a part of a body has arrived, for bodies selected by `HttpEffects.reads` or a rule `inspect-body`.
+        None forwards it, bytes replace it (`b""`: nothing yet). A denial is answered with a page, or aborts a message
+        that has begun."""
         return None
 
     async def websocket_message(self, message: WebSocketMessage[Extension]) -> str | Verdict | None:
-        """Decides: a whole message is here. A denial closes the connection with 1008 (RFC 6455 7.4.1)."""
+        """Decides: a complete message has arrived. A denial closes the connection with 1008 (RFC 6455 7.4.1)."""
         return None
 
     async def ssh_auth(self, auth: SshAuth[Extension]) -> str | Verdict | None:
-        """Decides: a user wants in. A password (`auth.responses`) lets in only if the answer is `PROVED`."""
+        """Decides: a user authenticates. A password (`auth.responses`) is accepted only by returning `PROVED`."""
         return None
 
     async def ssh_channel(self, channel: SshChannel[Extension]) -> str | Verdict | None:
-        """Decides: a channel is asked for. A denial refuses it as administratively prohibited (RFC 4254 5.1)."""
+        """Decides: a channel is requested. A denial refuses it as administratively prohibited (RFC 4254 5.1)."""
         return None
 
     async def ssh_exec(self, command: SshExec[Extension]) -> str | Verdict | None:
-        """Decides: a command, a subsystem or a shell is asked for."""
+        """Decides: a command, a subsystem or a shell is requested."""
         return None
 
     async def dns_query(self, query: DnsQuery[Extension]) -> str | Verdict | None:
-        """Decides: a question is here. A denial is answered with REFUSED."""
+        """Decides: a DNS query has arrived. A denial is answered with REFUSED."""
         return None
 
     async def flow_update(self, flow: FlowContext[Extension]) -> None:
-        """The flow has moved something since the last update: every `records.update_every_s`, `delta` says what."""
+        """The flow has carried traffic since the last update, `delta`. Called every `records.update_every_s`."""
 
     async def flow_end(self, flow: FlowContext[Extension]) -> None:
-        """The flow is over: exactly once for each flow, also for one that was denied."""
+        """The flow has ended. Called exactly once for each flow, including denied ones."""
 
     async def reload(self) -> None:
-        """The configuration is about to be read again: the application may read its own."""
+        """The configuration is about to be reloaded; the application may reload its own."""
 
     async def drain(self) -> None:
-        """No more tunnels or flows are taken; those that are there are about to end."""
+        """No new tunnels or flows are accepted; existing ones are about to end."""
 
     async def shutdown(self) -> None:
         """After the last flow has ended."""

@@ -1,4 +1,4 @@
-"""Calls the hooks that an application has overridden, within their time, and keeps their failures where they belong."""
+"""Calls the hooks that an application has overridden, within their time limits, and contains their failures."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from proxy.verdict import ALLOW, Failure, Verdict, deny
 
 log = logging.getLogger(__name__)
 
-TEXT_MEANS: dict[str, Callable[[Any], Verdict]] = {  # elsewhere it is the reason of a denial
+TEXT_MEANS: dict[str, Callable[[Any], Verdict]] = {  # from other hooks: the reason of a denial
     "route": lambda offramp: Verdict(offramp=offramp),
     "level": lambda level: Verdict(level=level),
 }
 
 
 class HookRunner:
-    """What the proxy calls hooks by. A hook that is not overridden costs a look-up in a set."""
+    """Calls an application's hooks. A hook that is not overridden costs a look-up in a set."""
 
     def __init__(self, hooks: Hooks[Any], *, scheduled: Callable[[], None] = lambda: None) -> None:
-        """`scheduled` is called whenever asyncio has a hook to run that nobody awaits."""
+        """`scheduled` is called whenever a hook that nothing awaits has been scheduled with asyncio."""
         self.hooks = hooks
         self.watchdog = Watchdog()
         self._scheduled = scheduled
@@ -38,33 +38,33 @@ class HookRunner:
         return name in self._overridden
 
     def start(self) -> None:
-        """Watch for hooks that block the loop, if there are any at all."""
+        """Watch for hooks that block the loop, if any hook is overridden."""
         if self._overridden:
             self.watchdog.start()
 
     def stop(self) -> None:
-        """The opposite of `start`."""
+        """Stop watching."""
         self.watchdog.stop()
 
     async def notify(self, name: str, *arguments: object) -> None:
-        """Call a hook that decides nothing."""
+        """Call a hook that only observes, and wait for it."""
         if self.has(name):
             await self._call(name, arguments)
 
     def notify_soon(self, name: str, *arguments: object) -> None:
-        """The same, without waiting for it."""
+        """As `notify`, without waiting for the hook."""
         if self.has(name):
             self.spawn(self._call(name, arguments))
 
     async def ask(self, name: str, argument: object) -> Verdict:
-        """The verdict of a hook that decides; `ALLOW` itself when it has nothing to say."""
+        """The verdict of a deciding hook; `ALLOW` itself if the hook returns None or is not overridden."""
         if not self.has(name):
             return ALLOW
         answer = await self._call(name, (argument,))
         return answer if isinstance(answer, Failure) else self._verdict(name, answer, _flow(argument))
 
     async def ask_reader(self, name: str, argument: object) -> bytes | Verdict:
-        """The same of a hook about what is read; of `http_body` also bytes, which go on in place of its part."""
+        """As `ask`, for a hook of an inspected session; from `http_body` also bytes, which replace the part."""
         if name != "http_body":
             return await self.ask(name, argument)
         answer = await self._call(name, (argument,))
@@ -75,7 +75,7 @@ class HookRunner:
         return self._verdict(name, answer, _flow(argument), "bytes, a text, a Verdict or None")
 
     async def fetch(self, name: str, argument: object, kind: type[Any]) -> Any:
-        """The answer of a hook that makes something: a `kind`, a text, None, or a Failure."""
+        """The result of a hook that returns an object: a `kind`, a text, None, or a Failure."""
         if not self.has(name):
             return None
         answer = await self._call(name, (argument,))
@@ -84,7 +84,7 @@ class HookRunner:
         return self._wrong_type(name, answer, _flow(argument), f"a {kind.__name__}, a text or None")
 
     def ask_then(self, name: str, argument: object, then: Callable[[Verdict], None]) -> None:
-        """Call `then` with the verdict: at once when nobody is to be asked."""
+        """Call `then` with the verdict: at once if the hook is not overridden."""
         if not self.has(name):
             then(ALLOW)
             return
@@ -95,7 +95,7 @@ class HookRunner:
         self.spawn(run())
 
     def spawn(self, work: Coroutine[Any, Any, Any], failed: Callable[[], None] = lambda: None) -> None:
-        """Run what nobody awaits; `failed` is called after an error, which the log has."""
+        """Run `work` in the background. An unexpected error is logged, and then `failed` is called."""
 
         async def run() -> None:
             try:
@@ -110,20 +110,20 @@ class HookRunner:
         self._scheduled()
 
     def failure(self, name: str, why: str) -> Verdict:
-        """What stands for the answer of a hook that has none to give: a denial, unless it fails open."""
+        """The verdict in place of that of a hook that has failed: a denial, unless it fails open."""
         if self._options(name)[1]:
             return Verdict(reason=f"{why}, and it fails open")
         return Failure(action="deny", reason=why)
 
     async def drain(self) -> None:
-        """Wait for what was started and not waited for."""
+        """Wait for everything that runs in the background."""
         while started := list(self._tasks):
             await asyncio.gather(*started, return_exceptions=True)
-            # not left to their callbacks: of tasks that are all done, gather() lets none run (Python 3.12 and later)
+            # here, as gather() of tasks that are all done lets no callback of theirs run (Python 3.12 and later)
             self._tasks.difference_update(started)
 
     def _options(self, name: str) -> tuple[float, bool]:
-        """The time that a hook has, and whether it fails open."""
+        """The time limit of a hook in seconds, and whether it fails open."""
         timeout_s, fail_open = getattr(getattr(self.hooks, name), OPTIONS, (None, None))
         return (
             self.hooks.timeout_s if timeout_s is None else timeout_s,
@@ -139,7 +139,7 @@ class HookRunner:
         except TimeoutError:
             log.warning("hook %s took longer than %g s%s", name, timeout_s, _flow(*arguments))
             return self.failure(name, f"hook {name} took longer than {timeout_s:g} s")
-        except (Exception, SystemExit):  # sys.exit() of an application's is for its flow, not for those of others
+        except (Exception, SystemExit):  # a sys.exit() in a hook must only affect its own flow
             log.exception("hook %s failed%s", name, _flow(*arguments))
             return self.failure(name, f"hook {name} failed")
 
@@ -166,16 +166,16 @@ class HookRunner:
 
 
 def _flow(*arguments: object) -> str:
-    """Which flow a hook was asked about, for the log: nothing where it was about none."""
+    """The flow that a hook was called about, for the log; empty if the call is not about a flow."""
     for argument in arguments:
-        shown = getattr(argument, "flow", argument)  # a request, a channel, ... knows its flow
+        shown = getattr(argument, "flow", argument)  # a request, a channel, ... refers to its flow
         if (flow_id := getattr(shown, "flow_id", None)) is not None:
             return f" (flow {flow_id})"
     return ""
 
 
 def _problem(verdict: Verdict) -> str | None:
-    """What makes a verdict of an application's impossible."""
+    """What is invalid about an application's verdict; None: nothing."""
     try:
         msgspec.convert(msgspec.to_builtins(verdict), Verdict)
         if verdict.origin is not None:

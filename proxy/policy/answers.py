@@ -44,7 +44,7 @@ class Reloaded(msgspec.Struct, kw_only=True, frozen=True):
     version: str
     before: str
     rules: int
-    revoked: int  # live flows that ended, because they are no longer allowed
+    revoked: int  # live flows that were ended, because they are no longer allowed
 
 
 class Question(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -77,4 +77,4 @@ class Explanation(msgspec.Struct, kw_only=True, frozen=True):
     verdict: Verdict
     decisions: list[Decision]
     close: list[Near]
-    missing: list[str]  # fields that rules use, and the flow does not name
+    missing: list[str]  # fields that rules use but the described flow lacks

@@ -36,7 +36,7 @@ class CarriedFile(msgspec.Struct, frozen=True):
         return self.written
 
     def beside(self, name: str) -> str:
-        """The text of a list. DocumentError: it was not sent along."""
+        """The text of a list. DocumentError: it is not among those sent."""
         if name not in self.lists:
             raise DocumentError("did not come along", name)
         return self.lists[name]
@@ -104,7 +104,7 @@ class SessionJudge:
 
 
 class _CarriedFacts(Facts):
-    """What `flow_facts` has told, as rules compare it. Made when a rule asks: most ask for two or three of twenty."""
+    """The facts from `flow_facts`, converted for rules on first use: most rules use two or three of twenty."""
 
     __slots__ = ("_flow",)
 
@@ -123,7 +123,7 @@ class _CarriedFacts(Facts):
 
 
 class _SessionFacts(ImaginedFacts):
-    """Facts of a session, looked up when a rule asks: `facts` may work them out only then."""
+    """Facts of a session, looked up when a rule uses them: `facts` may compute them only then."""
 
     __slots__ = ("_facts", "_flow")
 

@@ -77,7 +77,7 @@ def _email(user: str | None) -> str | None:
 
 
 def _context(flow: Flow) -> TunnelContext | None:
-    """A field of the client's introduction; None for on-ramps without introductions."""
+    """The context of the flow's tunnel; None for on-ramps without contexts."""
     return getattr(flow.carrier, "context", None)
 
 

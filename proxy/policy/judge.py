@@ -37,9 +37,9 @@ class PolicyJudge:
         before: Callable[[], Awaitable[None]] | None = None, state: Callable[[], Hashable] | None = None,
         check: Callable[[Policies], None] = lambda policies: None,
     ) -> None:  # fmt: skip
-        """Load at once; DocumentError. `live`: all live flows, read while some begin and end; `before` is awaited at
-        each reload; a change of the value of `state` causes one. `check` raises DocumentError for policies that cannot
-        be applied here."""
+        """Load the policies. DocumentError: a mistake. `live`: iterates over all live flows, while flows begin and end;
+        `before` is awaited before each reload; a change of the value of `state` triggers one; `check` raises
+        DocumentError for policies that cannot be applied here."""
         self._before = before
         self._state = state
         self.source, self._tenants, self._live = source, tuple(tenants), live

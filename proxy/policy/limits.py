@@ -1,6 +1,6 @@
-"""How many flows a rule lets through: at once, and in a second; counted for each tenant, user, device or source.
+"""Limits of a rule on flows: concurrent, and new ones per second; counted by tenant, user, device or source.
 
-What bounds their bytes is said here, and done by `proxy.stream.pacing`.
+Limits on bytes are only described here; `proxy.stream.pacing` enforces them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Limiter:
         self.flows, self.flows_per_s, self.per, self.bytes_per_s = flows, flows_per_s, per, bytes_per_s
         self.field = FIELD_OF_PER[per]
         self._burst = max(1.0, flows_per_s or 0.0)
-        self._buckets: dict[Hashable, tuple[float, float]] = {}  # tokens, at a time
+        self._buckets: dict[Hashable, tuple[float, float]] = {}  # tokens, and the time of that count
         self._live: dict[Hashable, set[Countable]] = {}
         self._pruned: dict[Hashable, float] = {}
 

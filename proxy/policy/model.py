@@ -62,7 +62,7 @@ class RuleText(Part, frozen=True):
     network: Several | None = None
     tenant: Several | None = None
 
-    refusal: Refusal | None = None  # block: how the client is told
+    refusal: Refusal | None = None  # block: how the client is refused
     would: Default | Literal["block"] | None = None  # audit: the action that is only recorded
     level: LevelName | None = None  # inspect: up to which level
     offramp: str | None = None  # route: the off-ramp
@@ -76,7 +76,7 @@ class RuleText(Part, frozen=True):
     on: Literal["request", "response"] | None = None  # set-header, remove-header, inspect-body; default: request
     flows: Count | None = None  # rate-limit: maximum at once
     flows_per_s: Rate | None = None  # rate-limit: new flows per second
-    bytes_per_s: Rate | None = None  # rate-limit: how many bytes of TCP and UDP may move in a second, in each direction
+    bytes_per_s: Rate | None = None  # rate-limit: bytes of TCP and UDP per second, in each direction
     per: Per | None = None  # rate-limit: what is counted separately
     ttl_s: Seconds | None = None  # after which the flow is judged again
 

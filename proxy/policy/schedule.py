@@ -20,7 +20,7 @@ class Schedule:
     """`mon: "08:00-12:30,13:30-17:00"` and so on; a rule is off on days that are not named."""
 
     def __init__(self, written: Mapping[str, str]) -> None:
-        """ValueError: the fault, and the key that it is about."""
+        """Parse the schedule. ValueError: the fault, and its key."""
         self.zone: tzinfo = UTC
         self._spans: dict[int, list[tuple[int, int]]] = {}  # minutes of the day, by weekday from Monday
         for key, text in written.items():

@@ -19,7 +19,7 @@ T = TypeVar("T")
 Place = tuple[str | int, ...]
 
 MAX_BYTES = 4 << 20
-MAX_VALUES = 200_000  # counted after aliases are followed: an anchors bomb stops here
+MAX_VALUES = 200_000  # counted after aliases are expanded, which stops `billion laughs` documents
 MAX_DEPTH = 100
 _TYPES = {
     "int": "an integer", "float": "a number", "str": "a string", "bool": "true or false", "array": "a list",
@@ -30,7 +30,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 6x faster than S
 
 
 class DocumentError(Exception):
-    """One mistake in one file; `str()` is the whole message, `file:line:column: what is wrong`."""
+    """One mistake in one file; `str()` is the complete message, `file:line:column: description`."""
 
     def __init__(self, message: str, file: str, line: int | None = None, column: int | None = None) -> None:
         where = file if line is None else f"{file}:{line}:{column}"
@@ -39,7 +39,7 @@ class DocumentError(Exception):
 
 
 class Document:
-    """Plain data read from one YAML text, and where each part of it stands."""
+    """Plain data read from one YAML text, with the position of each part."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Document:
         self.source = source
 
     def derived(self, data: Any, origin: Callable[[Place], Place]) -> Document:
-        """A document of `data`, made from this one's: `origin` says for each place in it where that was written."""
+        """A document with `data` derived from this one; `origin` maps each place in it to its place in this one."""
         return Document(
             data, self.file, self._marks, self._keys, lambda place: self._origin(origin(place)), self.source
         )
@@ -69,7 +69,7 @@ class Document:
         return DocumentError(message, self.file)
 
     def error_inside(self, message: str, place: Place, line: int, column: int) -> DocumentError:
-        """An error inside the text at `place`, at its own line and column (from 1), however that text is quoted."""
+        """An error inside the text at `place`, at that line and column of the text (from 1), however it is quoted."""
         mark = self._marks.get(self._origin(place))
         value = self._at(place)
         if mark is None or not isinstance(value, str):
@@ -77,7 +77,7 @@ class Document:
         return DocumentError(message, self.file, *inside(self.source, mark, value, line, column))
 
     def convert(self, kind: type[T], place: Place = ()) -> T:
-        """The data at `place` as a `kind`; DocumentError names the first mistake and suggests the nearest known key."""
+        """The data at `place` as a `kind`. DocumentError: the first mistake, with the most similar known key."""
         try:
             return msgspec.convert(self._at(place), kind, strict=True)
         except msgspec.ValidationError as error:
@@ -87,7 +87,7 @@ class Document:
         message, _, path = text.partition(" - at `")
         steps: list[str | int] = []
         for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", path.rstrip("`")):
-            if index == "...":  # some key of a mapping, msgspec does not say which: the first whose value fails
+            if index == "...":  # a key of a mapping that msgspec does not name: find the first with an invalid value
                 return self._explain_inside(kind, place, steps)
             steps.append(name or int(index))
         full = (*place, *steps)
@@ -125,20 +125,20 @@ class Document:
 
 
 def in_words(message: str) -> str:
-    """A message of msgspec's with plain words for types, and without the place and the type that was found."""
+    """A message of msgspec with plain words for types, without the place and the type that was found."""
     wanted, _, _ = message.partition(" - at `")
     wanted = re.sub(r"`(.*?)`", _types_in_words, re.sub(", got `.*`$", "", wanted))
     return wanted[:1].lower() + wanted[1:]
 
 
 def _types_in_words(types: re.Match[str]) -> str:
-    """Such as `int | str | null`; null is not mentioned, since a key can be left out instead."""
+    """Types such as `int | str | null` in plain words; null is omitted, since a key can be left out instead."""
     words = [_TYPES.get(name, name) for name in types[1].split(" | ") if name != "null"]
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else "nothing"
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the list of what is known, or nothing."""
+    """`; did you mean 'x'?`, a list of the known names, or an empty string."""
     choices = sorted(known)
     if near := difflib.get_close_matches(name, choices, n=1, cutoff=0.6):
         return f"; did you mean '{near[0]}'?"
@@ -146,7 +146,7 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def read(path: str | Path) -> Document:
-    """The document in the file `path`; DocumentError when it cannot be read or is not YAML."""
+    """The document in the file `path`. DocumentError: it cannot be read, or is not YAML."""
     name = str(path)
     try:
         with open(path, "rb") as file:
@@ -229,16 +229,16 @@ class _Builder:
     def _scalar(self, node: Any) -> Any:
         try:
             value = self._scalars.construct_object(node, deep=True)
-        except (ValueError, LookupError, AttributeError):  # PyYAML's own, for `!!bool maybe`, `!!int ''` and such
+        except (ValueError, LookupError, AttributeError):  # PyYAML raises these for `!!bool maybe`, `!!int ''` etc.
             kind = node.tag.rpartition(":")[2]
             raise DocumentError(f"not a value of type {kind}: {_brief(node.value)}", self.file, *_spot(node)) from None
-        # dates and the like stay the text that was written
+        # dates and the like remain text
         return value if value is None or isinstance(value, str | int | float | bool) else node.value
 
     def _merged(self, node: Any) -> dict[str, tuple[Any, Any]]:
-        """The keys of a mapping with those that `<<: *defaults` brings; what is written wins, then what comes first.
+        """The keys of a mapping, merged with those of `<<: *defaults`. Own keys win, then those of the first source.
 
-        A key is kept once: PyYAML's own merging keeps all, and a few lines could make it fill the memory.
+        Each key is kept once: PyYAML's own merging keeps all of them, so that a few lines could exhaust the memory.
         """
         if (known := self._pairs.get(id(node))) is not None:
             return known
@@ -301,7 +301,7 @@ def _members(kind: Any) -> list[type[msgspec.Struct]]:
 
 
 def _member(kind: Any, data: Any) -> type[msgspec.Struct] | None:
-    """The structure that `data` is meant to be: in a tagged union, the one with its tag."""
+    """The structure that `data` should be: from a tagged union, the member with its tag."""
     members = _members(kind)
     for member in members:
         config = member.__struct_config__
@@ -315,7 +315,7 @@ def _tags(kind: Any) -> list[Any]:
 
 
 def _literals(kind: Any) -> list[Any]:
-    """The texts that are allowed there; for a union, those of all its literals."""
+    """The allowed texts of a type; for a union, those of all its literals."""
     plain = _plain(kind)
     if typing.get_origin(plain) is typing.Literal:
         return list(typing.get_args(plain))

@@ -1,4 +1,4 @@
-"""How packets leave by the kernel off-ramp: the interface, and the addresses and ports that they are translated to."""
+"""Egress of the kernel off-ramp: the interface, and the addresses and ports for source NAT."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Said(Protocol):
 
 
 class Egress(msgspec.Struct, frozen=True):
-    """The way out of one virtual network. None: as the routes, the interface or the client decide."""
+    """The egress of one virtual network. None: determined by the routes, the interface or the client."""
 
     interface: str | None = None
     ipv4: str | None = None
@@ -37,7 +37,7 @@ class Egress(msgspec.Struct, frozen=True):
 
 
 def egress_of(tenant: Said, network: Said | None) -> Egress:
-    """The egress of a network: its own settings, and the tenant's where it has none."""
+    """The egress of a network: its own settings, and those of the tenant for what it does not set."""
     own = network or tenant
     addresses = own.snat or tenant.snat
     return Egress(
@@ -49,7 +49,7 @@ def egress_of(tenant: Said, network: Said | None) -> Egress:
 
 
 def check_egress(document: Document, snat: Sequence[str], ports: str | None, place: Place) -> None:
-    """DocumentError for the first mistake: an address of each family at most, and a range of ports."""
+    """Check for at most one address of each family, and a valid port range. DocumentError: the first mistake."""
     versions: set[int] = set()
     for index, text in enumerate(snat):
         version = check_address(document, text, (*place, "snat", index)).version

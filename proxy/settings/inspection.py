@@ -22,41 +22,41 @@ _DOMAIN = re.compile(r"\.?([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-
 
 
 class ImportedAuthority(Part, frozen=True):
-    """An authority that exists already, perhaps an intermediate one: PEM with its chain, or PKCS#12."""
+    """An existing authority, root or intermediate: PEM with its chain, or PKCS#12."""
 
     file: str
-    key: str | None = None  # where it is not in `file`
+    key: str | None = None  # if it is not in `file`
     password: str | None = None
-    password_file: str | None = None  # instead, so that it need not stand here
+    password_file: str | None = None  # a file with the password, in place of `password`
 
 
 class Inspection(Part, frozen=True):
-    """How a tenant's sessions are read where level, route, hook or policy asks for it."""
+    """How a tenant's sessions are inspected if its level, a route, a hook or a policy requires it."""
 
-    minimum: Minimum = "TLSv1.2"  # of either side
-    # an origin whose certificate cannot be verified: an error page (of HTTP; else an alert), a TLS alert, or going on
-    # with a certificate that the client will not trust either
+    minimum: Minimum = "TLSv1.2"  # for both sides
+    # if the origin's certificate cannot be verified: send an error page (HTTP; otherwise an alert) or a TLS alert, or
+    # continue with a certificate that the client will not trust either
     bad_certificate: Literal["page", "alert", "untrusted"] = "page"
-    trust: list[str] = msgspec.field(default_factory=list)  # PEM files of roots beside the system's
+    trust: list[str] = msgspec.field(default_factory=list)  # PEM files with roots, in addition to the system's
     system_trust: bool = True
-    # PEM files of certificate revocation lists. With some, each origin's certificate has to be on or off one that is in
-    # force (RFC 5280 6.3): what no list is there for is refused
+    # PEM files of certificate revocation lists. If there are any, each origin's certificate must be covered by a valid
+    # one (RFC 5280 6.3): certificates without a list are refused
     crl: list[str] = msgspec.field(default_factory=list)
-    ca: ImportedAuthority | None = None  # instead of one that is made at the first start
-    permitted: list[str] = msgspec.field(default_factory=list)  # all that a new CA may sign for: domains, prefixes
-    # UDP to port 443 of what is read: refused, so that clients take TLS over TCP instead, or let by unread
+    ca: ImportedAuthority | None = None  # in place of one that is generated at the first start
+    permitted: list[str] = msgspec.field(default_factory=list)  # name constraints of a new CA: domains, prefixes
+    # UDP to port 443 of inspected flows: refuse it, so that clients use TLS over TCP, or pass it uninspected
     quic: Literal["refuse", "pass"] = "refuse"
-    # an origin that asks for a client's certificate, which only the client has: pass such hosts, or go on without
+    # if the origin requests a client certificate, whose key only the client has: pass such hosts, or continue without
     client_certificates: Literal["pass", "ignore"] = "pass"
-    learn_pinned: bool = False  # pass, for a while, what the client had refused as inspected
-    pinned_s: Seconds = 86_400  # how long such a host is passed, also one that asks for a certificate
-    key_log: str | None = None  # a file for secrets of TLS sessions: whoever has it can read what was captured
-    alt_svc: Literal["strip", "keep"] = "strip"  # invitations to HTTP/3, which is not read
-    ssh: SSHInspection | None = None  # None: SSH is passed unread
+    learn_pinned: bool = False  # pass hosts for a while whose inspection the client has rejected
+    pinned_s: Seconds = 86_400  # how long such hosts, and hosts that request a certificate, are passed
+    key_log: str | None = None  # a file for TLS session secrets, which decrypt captured traffic
+    alt_svc: Literal["strip", "keep"] = "strip"  # advertisements of HTTP/3, which is not inspected
+    ssh: SSHInspection | None = None  # None: SSH is passed uninspected
 
 
 def absolute(inspection: Inspection, base: Path) -> Inspection:
-    """The same, with paths that are relative to `base` made absolute."""
+    """`inspection` with paths, which are relative to `base`, made absolute."""
     replace, ca = msgspec.structs.replace, inspection.ca
     if ca is not None:
         key, password = (None if each is None else str(base / each) for each in (ca.key, ca.password_file))
@@ -68,7 +68,7 @@ def absolute(inspection: Inspection, base: Path) -> Inspection:
 
 
 def check_inspection(document: Document, inspection: Inspection, place: Place) -> None:
-    """DocumentError for the first mistake."""
+    """Check the settings. DocumentError: the first mistake."""
     if inspection.ssh is not None:
         check_ssh(document, inspection.ssh, (*place, "ssh"))
     for index, each in enumerate(inspection.permitted):

@@ -19,38 +19,38 @@ OffRampName = Literal["sockets", "kernel"]
 
 
 class Limits(Part, frozen=True):
-    """What one tenant may hold at once."""
+    """The resources that one tenant may use at once."""
 
     flows: Count = 500_000
     new_flows_per_s: Count = 100_000
     tunnels: Count = 1_000
-    bytes_held: Count = 64 << 20  # queued for its tunnels and waiting for reassembly
+    bytes_held: Count = 64 << 20  # in the queues of its tunnels, and in fragments waiting for reassembly
 
 
 class TenantSettings(Part, frozen=True):
-    """One customer. Without `token` any token is accepted: for labs, and sockets that only trusted users reach."""
+    """One customer. Without `token` any token is accepted: for labs, and sockets that only trusted users can access."""
 
-    id: Word32 | None = None  # its name in contexts of unconnected tunnels; without one no context can name it
+    id: Word32 | None = None  # its id in contexts of unconnected tunnels, needed only for them
     token: str | None = None
-    # what its tunnels may claim as their own addresses
+    # the addresses that its tunnels may claim
     prefixes: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))
     limits: Limits = Limits()
-    # the interface that its traffic leaves by, whatever the routes say: tenants may have origins of the same address
+    # the outgoing interface of its traffic, regardless of routes: origins of different tenants may share an address
     egress: Interface | None = None
-    # what the kernel off-ramp translates its clients to: an address of each family (the interface's own without one),
-    # and a range of ports such as 2048-4095
+    # source NAT of the kernel off-ramp: an address of each family (by default the interface's own), and a range of
+    # ports such as 2048-4095
     snat: list[str] = msgspec.field(default_factory=list)
     ports: str | None = None
-    offramp: OffRampName | None = None  # as the proxy's, when it says nothing
-    # how high its flows are lifted, unless a route, a policy or a hook says so
+    offramp: OffRampName | None = None  # by default the proxy's
+    # the level of its flows, unless a route, a policy or a hook sets it
     level: Literal["packet", "stream", "tls", "http", "ssh"] = "packet"
     inspection: Inspection = Inspection()
-    # what becomes of the six bits that ask for a service (RFC 2474), towards origins and back
+    # the DSCP (RFC 2474) of packets to origins and back
     dscp: Literal["keep", "clear"] | Annotated[int, Meta(ge=0, le=63)] = "keep"
-    # whose datagrams reach a client's endpoint besides those it has written to (RFC 4787 REQ-8)
+    # which datagrams are accepted for a client's endpoint (filtering behaviour, RFC 4787 REQ-8)
     udp_filtering: Literal["endpoint", "address", "address-and-port"] = "address"
-    policies: list[str] = msgspec.field(default_factory=list)  # files, after those of all tenants
-    # virtual networks; `default` is always there
+    policies: list[str] = msgspec.field(default_factory=list)  # files, applied after those for all tenants
+    # virtual networks; `default` always exists
     networks: dict[Name, NetworkSettings] = msgspec.field(default_factory=dict)
 
 
@@ -62,28 +62,29 @@ class ConnectedOnRamp(Part, frozen=True, tag_field="kind", tag="connected"):
 
 
 class TunOnRamp(Part, frozen=True, tag_field="kind", tag="tun"):
-    """A TUN device that the proxy opens: whatever is routed into it belongs to one tenant."""
+    """A TUN device that the proxy opens: all packets routed into it belong to one tenant."""
 
     device: Interface
     tenant: Name
     network: Name = DEFAULT_NETWORK
     addresses: list[str] = msgspec.field(default_factory=list)  # of the device, with prefix lengths
-    sources: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))  # who may send through it
+    sources: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))  # allowed source addresses
     mtu: Annotated[int, Meta(ge=1280, le=65_535)] = 1500
     offload: bool = True
     user: str | None = None
 
 
 class InterfaceOnRamp(Part, frozen=True, tag_field="kind", tag="interface"):
-    """Interfaces of the kernel (veth, GRE, FOU, ESP, ...): what arrives there to be forwarded belongs to one tenant.
+    """Kernel interfaces (veth, GRE, FOU, ESP, ...): all packets that arrive there to be forwarded belong to one tenant.
 
-    The kernel carries each flow that was decided; only what decides comes up to the proxy. Needs `offramp: kernel`.
+    The kernel forwards flows that have been decided; the proxy gets only the packets needed to decide. Requires
+    `offramp: kernel`.
     """
 
     interfaces: Annotated[list[Interface], Meta(min_length=1, max_length=64)]
     tenant: Name
     network: Name = DEFAULT_NETWORK
-    sources: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))  # who may send there
+    sources: list[str] = msgspec.field(default_factory=lambda: list(EVERYWHERE))  # allowed source addresses
     user: str | None = None
 
 
@@ -102,13 +103,13 @@ class Timeouts(Part, frozen=True):
     dns_idle_s: Seconds = 10
     icmp_idle_s: Seconds = 30
     fragments_s: Seconds = 15
-    sniff_s: Seconds = 3  # for a client to say what it speaks; then it is relayed unread
+    sniff_s: Seconds = 3  # for the client's first bytes; after that, the flow is relayed uninspected
     tls_s: Seconds = 15  # for the handshakes of both sides
-    drain_s: Seconds = 5  # for inspected sessions to end politely when the proxy stops
+    drain_s: Seconds = 5  # for inspected sessions to close properly when the proxy stops
 
 
 class LineFile(Part, frozen=True):
-    """A file of JSON lines, and the older ones beside it (`.1` is the newest of these)."""
+    """A file of JSON lines, and its rotated predecessors (`.1` is the most recent)."""
 
     path: str
     max_bytes: Annotated[int, Meta(ge=4096)] = 100_000_000
@@ -122,7 +123,7 @@ class Audit(LineFile, frozen=True):
 
 
 class SpanExport(Part, frozen=True):
-    """A collector of OpenTelemetry that gets a span of each ended flow, by OTLP over HTTP."""
+    """An OpenTelemetry collector that receives a span for each ended flow, by OTLP over HTTP."""
 
     endpoint: Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]  # http://collector:4318/v1/traces
     headers: dict[str, str] = msgspec.field(default_factory=dict)
@@ -135,31 +136,31 @@ class Records(Part, frozen=True):
     path: str = "flows.db"
     max_age_s: Seconds = 7 * 86_400
     max_rows: Count = 1_000_000
-    max_children: Count = 1_000_000  # requests, SSH channels and files of flows that are read
+    max_children: Count = 1_000_000  # requests, SSH channels and files of inspected flows
     update_every_s: Seconds = 30
     audit: Audit | None = None
     spans: SpanExport | None = None  # needs the extra `otel`
-    requests: LineFile | None = None  # of sessions that are read: a line for each HTTP request, channel and file
+    requests: LineFile | None = None  # of inspected sessions: a line for each HTTP request, channel and file
 
 
 class Bridge(Part, frozen=True):
-    """The private namespace in which the kernel's TCP serves us."""
+    """The private namespace in which the kernel's TCP terminates flows."""
 
     mtu: Annotated[int, Meta(ge=1280, le=65_535)] = 1500
     backlog: Count = 4096
 
 
 class KernelOffRamp(Part, frozen=True):
-    """What the `kernel` off-ramp uses of the network namespace that the proxy runs in. All of it is undone at stop."""
+    """Resources of the proxy's network namespace that the `kernel` off-ramp uses, and releases when the proxy stops."""
 
     instance: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,32}$")] = "proxy"  # in the name of its table: oxy_proxy
-    mark: Annotated[int, Meta(ge=0, le=0xFFFF_0000, multiple_of=0x1_0000)] = 0x6F78_0000  # its lower half is ours
-    first_zone: Annotated[int, Meta(ge=1, le=60_000)] = 0x6F78  # of conntrack: one for each virtual network
-    priority: Annotated[int, Meta(ge=1, le=32_000)] = 60  # of the first of four kinds of routing rules
-    first_table: Annotated[int, Meta(ge=256, le=0xFFFF_0000)] = 0x6F78_0000  # of routing tables
-    orphans: Literal["continue", "stop"] = "continue"  # flows of `interface` on-ramps while the proxy is away
-    orphans_s: Seconds = 60  # for so long
-    flowtable: bool = False  # established flows of `interface` on-ramps pass by netfilter as well, where the kernel can
+    mark: Annotated[int, Meta(ge=0, le=0xFFFF_0000, multiple_of=0x1_0000)] = 0x6F78_0000  # the lower half is ours
+    first_zone: Annotated[int, Meta(ge=1, le=60_000)] = 0x6F78  # conntrack zones: one for each virtual network
+    priority: Annotated[int, Meta(ge=1, le=32_000)] = 60  # of the first of four groups of routing rules
+    first_table: Annotated[int, Meta(ge=256, le=0xFFFF_0000)] = 0x6F78_0000  # number of the first routing table
+    orphans: Literal["continue", "stop"] = "continue"  # flows of `interface` on-ramps while the proxy is down
+    orphans_s: Seconds = 60  # how long they continue
+    flowtable: bool = False  # established flows of `interface` on-ramps bypass netfilter, if the kernel has flowtables
 
 
 class Settings(Part, frozen=True):
@@ -170,20 +171,20 @@ class Settings(Part, frozen=True):
     node: str | None = None  # the name in records; the host's by default
     control: str = "control.sock"
     hooks: str | None = None  # "module:Class" or "file.py:Class" of a proxy.hooks.Hooks
-    policies: list[str] = msgspec.field(default_factory=list)  # files, of all tenants
-    watch_policies: bool = False  # load them anew when a file of theirs changes
+    policies: list[str] = msgspec.field(default_factory=list)  # files, for all tenants
+    watch_policies: bool = False  # reload them when a file changes
     state: str = "state"  # a directory: authorities of tenants
-    inspectors: InspectorCount = "auto"  # processes that read sessions; `auto`: one for each core, 0: the proxy itself
-    offramp: OffRampName = "sockets"  # of flows that nobody reads; `kernel` changes the namespace that we run in
+    inspectors: InspectorCount = "auto"  # processes that inspect sessions; `auto`: one per core, 0: the proxy itself
+    offramp: OffRampName = "sockets"  # of uninspected flows; `kernel` changes the proxy's namespace
     kernel: KernelOffRamp = KernelOffRamp()
-    descriptors: Annotated[int, Meta(ge=64)] | None = None  # open at once; by default as many as the kernel allows
+    descriptors: Annotated[int, Meta(ge=64)] | None = None  # maximum open at once; by default the kernel's limit
     timeouts: Timeouts = Timeouts()
     records: Records = Records()
     bridge: Bridge = Bridge()
 
 
 def load(path: str | Path) -> Settings:
-    """The settings in the file `path`, paths made absolute; DocumentError with file, line and column of a mistake."""
+    """The settings in the file `path`, with absolute paths. DocumentError: a mistake, with file, line and column."""
     document = read(path)
     settings = document.convert(Settings)
     _check(document, settings)
@@ -212,7 +213,7 @@ def load(path: str | Path) -> Settings:
 
 
 def _hooks_from(base: Path, hooks: str | None) -> str | None:
-    """The same, with the path of a file made absolute."""
+    """The setting `hooks` with the path of a file, relative to `base`, made absolute."""
     place, _, name = (hooks or "").rpartition(":")
     return f"{base / place}:{name}" if place.endswith(".py") or "/" in place else hooks
 

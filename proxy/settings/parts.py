@@ -1,4 +1,4 @@
-"""Building blocks for the structure of `proxy.yaml`: types of values, and checks that several of them need."""
+"""Building blocks for the structure of `proxy.yaml`: types of values, and shared checks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 
 
 def check_prefix(document: Document, prefix: str, place: Place) -> Network:
-    """`prefix`, parsed. Raises DocumentError, which names `place`."""
+    """Parse `prefix`. DocumentError: it is invalid, at `place`."""
     try:
         return ipaddress.ip_network(prefix)
     except ValueError as error:
@@ -35,7 +35,7 @@ def check_prefix(document: Document, prefix: str, place: Place) -> Network:
 
 
 def check_address(document: Document, address: str, place: Place) -> Address:
-    """`address`, parsed. Raises DocumentError, which names `place`."""
+    """Parse `address`. DocumentError: it is invalid, at `place`."""
     try:
         return ipaddress.ip_address(address)
     except ValueError as error:
@@ -43,7 +43,7 @@ def check_address(document: Document, address: str, place: Place) -> Address:
 
 
 def endpoint(text: str) -> tuple[Address, int]:
-    """Address and port of `192.0.2.1:6080` or `[2001:db8::1]:6080`; ValueError says what is wrong with it."""
+    """Address and port of `192.0.2.1:6080` or `[2001:db8::1]:6080`. ValueError: it is invalid, for the reason given."""
     host, colon, port = text.rpartition(":")
     if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
         raise ValueError(f"expected address:port or [address]:port (found '{text}')")
@@ -53,7 +53,7 @@ def endpoint(text: str) -> tuple[Address, int]:
 
 
 def check_endpoint(document: Document, text: str, place: Place) -> tuple[Address, int]:
-    """The address and port in `text`. Raises DocumentError, which names `place`."""
+    """The address and port in `text`. DocumentError: it is invalid, at `place`."""
     try:
         return endpoint(text)
     except ValueError as error:

@@ -8,10 +8,10 @@ _ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|\n\s
 
 
 def inside(source: str, mark: tuple[int, int], value: str, line: int, column: int) -> tuple[int, int]:
-    """Line and column in `source` of the character at `line` and `column` of `value`, which is written at `mark`.
+    """Line and column in `source` of the character at `line` and `column` of `value`, which begins at `mark`.
 
-    All four count from 1. YAML may fold and indent blanks as it likes, but keeps all other characters in their order:
-    so these are counted.
+    All four count from 1. YAML may fold and indent blanks, but keeps the order of all other characters: only those are
+    counted.
     """
     at = _offset(source, *mark)
     lines = value.split("\n")
@@ -54,7 +54,7 @@ def _skip_blanks(source: str, at: int, style: str) -> int:
 
 
 def _width(source: str, at: int, style: str) -> int:
-    """Characters that one character of the value takes in the file."""
+    """The number of characters in the file that represent one character of the value."""
     if style == '"' and (escape := _ESCAPE.match(source, at)):
         return len(escape[0])
     return 2 if style == "'" and source.startswith("''", at) else 1

@@ -1,4 +1,4 @@
-"""Sites behind unconnected tunnels, and the routes between all tunnels: their structure in `proxy.yaml`, checked."""
+"""Sites behind unconnected tunnels, and routes between all tunnels: their structure in `proxy.yaml`, and checks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from proxy.settings.parts import (
     check_prefix,
 )
 
-MAX_TOKEN_BYTES = 104  # what a GUE header has room for beside the two ids: 124 - 3 - 2 * 6 - 2, in whole words
+MAX_TOKEN_BYTES = 104  # the space in a GUE header beside the two ids: 124 - 3 - 2 * 6 - 2, in whole words
 SITE = "site:"
 NEXT_HOPS = ("clients", "kernel", "stream")
 
@@ -33,20 +33,20 @@ Interface = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
 
 
 class Route(Part, frozen=True):
-    """Where packets to `prefix` go: `site:NAME`, `clients` (the tunnel that owns the destination), `kernel` (out of the
-    proxy, unread, where it has that off-ramp) or `stream` (out of the proxy, lifted to a stream)."""
+    """The next hop of packets to `prefix`: `site:NAME`, `clients` (the tunnel that owns the destination), `kernel` (out
+    of the proxy, uninspected, if it has that off-ramp) or `stream` (out of the proxy, lifted to a stream)."""
 
     prefix: str
     via: str
-    priority: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)] = 100  # of equal prefixes the lowest counts
-    weight: Count = 1  # of equal priorities each gets its share of flows
-    # lift its flows to streams, though the next hop is a tunnel; or have them read
+    priority: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)] = 100  # among equal prefixes the lowest wins
+    weight: Count = 1  # share of flows among routes of equal priority
+    # lift its flows to streams although the next hop is a tunnel, or inspect them
     level: Literal["stream", "tls", "http"] | None = None
 
 
 class NetworkSettings(Part, frozen=True):
-    """One virtual network of a tenant. Without routes everything leaves the proxy. What it does not say of its egress,
-    the tenant does."""
+    """One virtual network of a tenant. Without routes all packets leave the proxy. Missing egress settings are the
+    tenant's."""
 
     routes: list[Route] = msgspec.field(default_factory=list)
     egress: Interface | None = None
@@ -70,19 +70,19 @@ class Site(Part, frozen=True, kw_only=True):
     tenant: Name
     network: Name = DEFAULT_NETWORK
     id: Word32 | None = None
-    peers: Annotated[list[str], Meta(min_length=1, max_length=64)]  # pinned by address; the port is where answers go
-    prefixes: Annotated[list[str], Meta(min_length=1)]  # who may send there
+    peers: Annotated[list[str], Meta(min_length=1, max_length=64)]  # known by their addresses; the port is for sending
+    prefixes: Annotated[list[str], Meta(min_length=1)]  # allowed source addresses
     context: Literal["required", "none"] = "required"
-    version: Literal[0, 1] = 0  # of the GUE packets that we send
+    version: Literal[0, 1] = 0  # of GUE packets that are sent
     token: Annotated[str, Meta(min_length=1)] | None = None
     mtu: Mtu = 1400
     probe: Probe | None = None
-    groups: list[Label] = msgspec.field(default_factory=list)  # of everybody there, for policies
-    status: str | None = None  # the Unix socket where a program that carries ends of its tunnel tells their counters
+    groups: list[Label] = msgspec.field(default_factory=list)  # of all its users, for policies
+    status: str | None = None  # the Unix socket on which the program at its tunnel's ends reports counters
 
 
 class GueOnRamp(Part, frozen=True, tag_field="kind", tag="gue"):
-    """A UDP port for unconnected tunnels: every packet says, or its peer tells, which site it comes from."""
+    """A UDP port for unconnected tunnels: the context or the outer source of each packet identifies its site."""
 
     listen: str
     sites: list[Site] = msgspec.field(default_factory=list)
@@ -95,7 +95,7 @@ def check_gue(
     document: Document, ramps: Sequence[tuple[Place, GueOnRamp]], tenants: Mapping[str, int | None],
     networks: Mapping[str, Collection[str]],
 ) -> None:  # fmt: skip
-    """DocumentError for the first mistake. `tenants`: their ids; `networks`: the names of each one's."""
+    """Check the on-ramps. DocumentError: the first mistake. `tenants`: ids by name; `networks`: names by tenant."""
     names: dict[str, Place] = {}
     listening: dict[tuple[Address, int], Place] = {}
     ids: set[tuple[str, int]] = set()
@@ -120,7 +120,7 @@ def check_gue(
 
 def check_routes(document: Document, routes: Sequence[Route], place: Place, tenant: str, network: str,
                  sites: Collection[Site]) -> None:  # fmt: skip
-    """DocumentError for the first mistake in the routes of one virtual network. `place`: of the list."""
+    """Check the routes of one virtual network, a list at `place`. DocumentError: the first mistake."""
     seen = set()
     for number, route in enumerate(routes):
         at = (*place, number)
@@ -133,7 +133,7 @@ def check_routes(document: Document, routes: Sequence[Route], place: Place, tena
 
 
 def next_hop_problem(via: str, tenant: str, network: str, sites: Collection[Site]) -> str | None:
-    """Why a route of this virtual network cannot lead there, or None."""
+    """Why `via` is not a possible next hop in this virtual network; None: it is."""
     if via in NEXT_HOPS:
         return None
     if not via.startswith(SITE):
@@ -150,7 +150,7 @@ def next_hop_problem(via: str, tenant: str, network: str, sites: Collection[Site
 
 
 def route_problem(routes: Sequence[Route], tenant: str, network: str, sites: Collection[Site]) -> str | None:
-    """What is wrong with routes that are to replace those of a running proxy, or None."""
+    """The first mistake in routes that are to replace those of a running proxy; None: they are valid."""
     for route in routes:
         try:
             ip_network(route.prefix)

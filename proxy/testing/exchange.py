@@ -139,7 +139,7 @@ class Exchange:
 
     @property
     def sent_on(self) -> list[bytes]:
-        """Packets that have left by the flow's off-ramp, of all flows that leave there."""
+        """Packets sent by the flow's off-ramp, including those of other flows that use it."""
         egress = self._known.egress
         return list(egress.sent) if isinstance(egress, MemoryTunnel) else []
 

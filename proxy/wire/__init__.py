@@ -1,1 +1,1 @@
-"""Bytes to meaning and back: headers, checksums, options. No I/O, no clock, no state."""
+"""Parses and builds packets and messages: headers, checksums, options. No I/O, no clock, no state."""

@@ -1,7 +1,7 @@
-"""age files (https://c2sp.org/age): written piece by piece to X25519 recipients, and read with an identity.
+"""age files (https://c2sp.org/age): encrypted incrementally to X25519 recipients, and decrypted with an identity.
 
-`age -d`, rage and pyrage read what is written here. The library for Python takes whole files only, and a recording is
-written while its session lasts. Randomness comes as arguments.
+`age -d`, rage and pyrage can read these files. The Python library only encrypts complete files, but a recording is
+written while its session lasts. Randomness is passed in as arguments.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ MAX_HEADER = 64 << 10
 
 
 class AgeError(ValueError):
-    """The file or key is invalid; the message says why."""
+    """The file or key is invalid, for the reason in the message."""
 
 
 def recipient(text: str) -> bytes:
-    """The public key in `age1...`; AgeError."""
+    """The public key in `age1...`. AgeError: it is invalid."""
     return _key(text, RECIPIENT)
 
 
 def identity(text: str) -> bytes:
-    """The private key in `AGE-SECRET-KEY-1...`; AgeError."""
+    """The private key in `AGE-SECRET-KEY-1...`. AgeError: it is invalid."""
     return _key(text, IDENTITY)
 
 
 class Encryptor:
-    """One file. Every piece that `update` and `finish` return is to be written, in this order, after `header`."""
+    """Encrypts one file: write `header`, then everything that `update` and `finish` return, in order."""
 
     def __init__(self, recipients: Iterable[bytes], randomness: bytes) -> None:
-        """`randomness`: as many bytes as `randomness_for` says, fresh for each file."""
+        """`randomness`: `randomness_for` bytes, never used before. ValueError: another number of bytes."""
         keys = list(recipients)
         if len(randomness) != randomness_for(len(keys)):
             raise ValueError("too much or too little randomness")
@@ -52,16 +52,16 @@ class Encryptor:
         self._cipher, self._count, self._held = _payload_cipher(file_key, nonce), 0, bytearray()
 
     def update(self, data: bytes) -> bytes:
-        """The chunks that `data` completes. The rest, at most 64 KiB, is held until there is more."""
+        """The encrypted chunks that `data` completes. The rest, at most 64 KiB, is buffered until the next call."""
         held, sealed = self._held, bytearray()
         held += data
-        while len(held) > CHUNK:  # a full chunk may be the last one, which says so
+        while len(held) > CHUNK:  # a full chunk may be the last, which is marked as such
             sealed += self._seal(bytes(held[:CHUNK]), is_last=False)
             del held[:CHUNK]
         return bytes(sealed)
 
     def finish(self) -> bytes:
-        """The last chunk."""
+        """The last encrypted chunk."""
         return self._seal(bytes(self._held), is_last=True)
 
     def _seal(self, chunk: bytes, *, is_last: bool) -> bytes:
@@ -71,14 +71,14 @@ class Encryptor:
 
 
 def randomness_for(recipients: int) -> int:
-    """Bytes of randomness that a file for this many recipients needs."""
+    """The number of random bytes that a file for this many recipients needs."""
     return FILE_KEY + NONCE + 32 * recipients
 
 
 def decrypt(data: bytes, identities: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks in `data`, a whole file or its beginning.
+    """Yield the decrypted chunks in `data`, a complete file or its beginning.
 
-    AgeError: before the first chunk where no identity fits, after the last whole one where the file is cut off.
+    AgeError: before the first chunk if no identity matches, after the last complete one if the file is truncated.
     """
     keys = list(identities)
     head, mac, at = _split_header(data)
@@ -107,7 +107,7 @@ def _opened(cipher: Any, rest: memoryview) -> Iterator[bytes]:
 
 
 def _whole_chunk(cipher: Any, count: int, chunk: memoryview) -> bytes:
-    """A chunk that should not have been the last one; empty when it is damaged."""
+    """Decrypt a complete chunk at which the file is cut off; empty if the chunk is damaged."""
     from cryptography.exceptions import InvalidTag
 
     try:
@@ -129,7 +129,7 @@ def _split_header(data: bytes) -> tuple[bytes, bytes, int]:
 
 
 def _unwrapped(head: bytes, key: bytes) -> Iterator[bytes]:
-    """The file key, for each stanza that the identity opens."""
+    """Yield the file key from each stanza that the identity can decrypt."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305

@@ -8,7 +8,7 @@ _GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
 
 def decode(text: str) -> tuple[str, bytes]:
-    """The name, in lower case, and the bytes. ValueError says what is wrong; of any length, as age has it."""
+    """Return the prefix in lower case, and the bytes. Any length is allowed, as in age. ValueError: it is invalid."""
     if text not in (text.lower(), text.upper()):
         raise ValueError("upper and lower case are mixed")
     text = text.lower()
@@ -25,7 +25,7 @@ def decode(text: str) -> tuple[str, bytes]:
 
 
 def encode(name: str, data: bytes) -> str:
-    """`data` as text, in lower case."""
+    """`data` as text in lower case, with the prefix `name`."""
     values = [*_regrouped(data, 8, 5, pad=True)]
     check = _polymod([*_expanded(name), *values, *[0] * CHECKSUM]) ^ 1
     values += [check >> 5 * (CHECKSUM - 1 - place) & 31 for place in range(CHECKSUM)]

@@ -17,31 +17,31 @@ def ones_sum(data: bytes | bytearray | memoryview) -> int:
 
 
 def checksum(data: bytes | bytearray | memoryview, initial: int = 0) -> int:
-    """The checksum field for `data`, whose own field is zero; `initial`: the sum of a pseudo-header."""
+    """The checksum of `data`, in which the checksum field is zero; `initial`: the sum of a pseudo-header."""
     return 0xFFFF - fold(ones_sum(data) + initial)
 
 
 def fold(total: int) -> int:
-    """A sum of 16-bit words with its carries added back in: 0..0xFFFF."""
+    """Fold the carries of a sum of 16-bit words back into 16 bits: 0..0xFFFF."""
     total = (total & 0xFFFF) + (total >> 16)
     return (total & 0xFFFF) + (total >> 16)
 
 
 def delta(old: bytes, new: bytes) -> int:
-    """What to add to a sum when the bytes `old` become `new` (same even length): 0..0xFFFE."""
+    """The change of a sum when the bytes `old` are replaced by `new` (same even length): 0..0xFFFE."""
     return (_from_bytes(new, "big") - _from_bytes(old, "big")) % 0xFFFF
 
 
 def update(field: int, change: int) -> int:
-    """A checksum field after its data's sum grew by `change`: RFC 1624 eqn. 3, as one remainder.
+    """The checksum field after the sum of its data has grown by `change`: RFC 1624 eqn. 3, as one remainder.
 
-    Never 0xFFFF, the other name of 0: not for UDP, where 0 means that there is no checksum.
+    Never 0xFFFF, the other representation of 0: not for UDP, where a field of 0 means that there is no checksum.
     """
     return (field - change) % 0xFFFF
 
 
 def update_partial(field: int, change: int) -> int:
-    """The same for a field that holds only the pseudo-header's sum: whoever sends the packet completes it."""
+    """As `update`, for a field with only the sum of the pseudo-header, which the sending device completes."""
     return (field + change) % 0xFFFF
 
 

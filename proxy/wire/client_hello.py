@@ -1,8 +1,8 @@
-"""The first message of a TLS client (RFC 8446 4.1.2), as far as it identifies server and client; and its JA4.
+"""Parses the ClientHello of TLS (RFC 8446 4.1.2), as far as it identifies server and client, and computes its JA4.
 
-Bytes may end anywhere: the answer is then the number of bytes that are needed at least, so that one byte at a time
-costs its sender more than the reader. A hello may be split over segments and over records; what grows beyond
-`MAX_HELLO` is no hello.
+The bytes may end anywhere: the result is then the minimum number of bytes needed, so that sending one byte at a time
+costs the sender more than the reader. A ClientHello may be split over segments and records; one longer than
+`MAX_HELLO` is rejected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hashlib import sha256
 HANDSHAKE, CLIENT_HELLO = 22, 1
 RECORD_HEADER, MESSAGE_HEADER = 5, 4
 MAX_RECORD = 16_384  # RFC 8446 5.1
-MAX_HELLO = 65_536  # browsers' are below 2 KB, also with post-quantum key shares; nobody needs more
+MAX_HELLO = 65_536  # those of browsers are below 2 KB, even with post-quantum key shares
 
 SERVER_NAME, SIGNATURE_ALGORITHMS, ALPN, SUPPORTED_VERSIONS, EARLY_DATA = 0, 13, 16, 43, 42
 ECH = 0xFE0D
@@ -25,7 +25,7 @@ ECH = 0xFE0D
 VERSIONS = {0x0304: "TLSv1.3", 0x0303: "TLSv1.2", 0x0302: "TLSv1.1", 0x0301: "TLSv1", 0x0300: "SSLv3", 0x0002: "SSLv2"}
 JA4_VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2"}
 EMPTY_HASH = "0" * 12
-REMEMBERED, REMEMBERED_VALUES = 256, 64  # lists whose hash is known, and how long they may be
+REMEMBERED, REMEMBERED_VALUES = 256, 64  # number of lists whose hash is cached, and their maximum length
 
 _word = struct.Struct("!H").unpack_from
 _head = struct.Struct("!HH").unpack_from  # of an extension: its kind and size
@@ -35,7 +35,7 @@ _HOST_NAME = re.compile(r"[#-&(-.0-;=?-\[\]-~]{1,253}").fullmatch  # no blanks, 
 
 
 class Malformed(enum.Enum):
-    """Why these bytes are not a ClientHello."""
+    """The reason why bytes are not a ClientHello."""
 
     NOT_TLS = "no TLS handshake record"
     NOT_HELLO = "a TLS handshake that does not begin with ClientHello"
@@ -47,20 +47,20 @@ class Malformed(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The contents of a ClientHello. Lists keep its order, without the reserved values of GREASE (RFC 8701)."""
+    """The contents of a ClientHello. Lists are in its order, without the reserved values of GREASE (RFC 8701)."""
 
-    versions: tuple[int, ...]  # that it speaks; of old clients the highest only
+    versions: tuple[int, ...]  # that it supports; from old clients only the highest
     ciphers: tuple[int, ...]
     extensions: tuple[int, ...]
     signature_algorithms: tuple[int, ...]
     alpn: tuple[str, ...]
     sni: str | None
     has_ech: bool
-    length: int  # in bytes, with its records' headers
+    length: int  # in bytes, including record headers
 
     @property
     def version(self) -> str:
-        """The highest version that the client speaks, such as `TLSv1.3`."""
+        """The highest version that the client supports, such as `TLSv1.3`."""
         return VERSIONS.get(max(self.versions, default=0), "unknown")
 
     @property
@@ -83,7 +83,7 @@ class Hello:
 
 
 def parse(data: bytes) -> Hello | Malformed | int:
-    """The ClientHello in a client's first bytes, why they are not one, or how many bytes are needed at least."""
+    """The ClientHello in a client's first bytes, why they are not one, or the minimum number of bytes needed."""
     found = _reassemble(data)
     if not isinstance(found, tuple):
         return found
@@ -97,7 +97,7 @@ def parse(data: bytes) -> Hello | Malformed | int:
 
 
 def _reassemble(data: bytes) -> tuple[bytes, int] | Malformed | int:
-    """The message without record headers, and how many bytes it took with them."""
+    """The message without record headers, and its length in bytes with them; otherwise as `parse`."""
     if data[:1] not in (b"", bytes([HANDSHAKE])) or data[1:2] not in (b"", b"\x03"):
         return Malformed.NOT_TLS
     message = bytearray()
@@ -128,7 +128,7 @@ def _reassemble(data: bytes) -> tuple[bytes, int] | Malformed | int:
 
 
 def _parse_hello(body: bytes, length: int) -> Hello:
-    """By offsets, in one pass: each connection of a stream or of what is read pays for it."""
+    """Parse by offsets, in one pass, since every connection that is lifted to a stream or inspected pays for it."""
     (legacy_version,) = _word(body)
     _, at = _vector(body, 34, 1)  # session id, after the version and 32 random bytes
     start, at = _vector(body, at, 2)
@@ -162,7 +162,7 @@ def _parse_hello(body: bytes, length: int) -> Hello:
 
 
 def _server_name(content: bytes) -> str | None:
-    """The DNS name (RFC 6066 3), lower case, without a trailing dot."""
+    """The DNS name (RFC 6066 3) in lower case, without a trailing dot."""
     at, last = _vector(content, 0, 2)
     while at < last:
         kind = content[at]
@@ -177,7 +177,7 @@ def _server_name(content: bytes) -> str | None:
 
 
 def _names(content: bytes) -> tuple[str, ...]:
-    """Protocols of ALPN (RFC 7301 3.1)."""
+    """The protocol names of ALPN (RFC 7301 3.1)."""
     at, last = _vector(content, 0, 2)
     names = []
     while at < last:
@@ -192,7 +192,7 @@ class _TooShort(Exception):
 
 
 def _vector(data: bytes, at: int, size: int) -> tuple[int, int]:
-    """Where the bytes after a length field of `size` bytes begin, and where they end."""
+    """The start and the end of the bytes that follow a length field of `size` bytes at `at`."""
     start = at + size
     end = start + int.from_bytes(data[at:start], "big")
     if start > len(data) or end > len(data):
@@ -221,7 +221,7 @@ def _digest(values: tuple[int, ...], signatures: tuple[int, ...]) -> str:
     return _hash(listed)
 
 
-_remembered = functools.lru_cache(REMEMBERED)(_digest)  # most clients are one of few
+_remembered = functools.lru_cache(REMEMBERED)(_digest)  # most connections are from a few kinds of clients
 
 
 def _hash(text: str) -> str:

@@ -1,7 +1,7 @@
-"""Connection tracking entries as netlink carries them (linux/netfilter/nfnetlink_conntrack.h).
+"""Encodes and decodes connection tracking entries in netlink (linux/netfilter/nfnetlink_conntrack.h).
 
-A key is what stands in packets: source and destination, then both ports (TCP, UDP, SCTP), or an echo's identifier
-(ICMP, ICMPv6), or nothing (all other protocols).
+A key is the bytes of these packet fields: source and destination, then both ports (TCP, UDP, SCTP), the identifier of
+an echo (ICMP, ICMPv6), or nothing (all other protocols).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from proxy.wire.netlink import NESTED, attribute, attributes, nest, subsystem
 
 NEW, GET, DELETE = 0x100, 0x101, 0x102  # message types
 IPV4, IPV6 = 2, 10
-SEEN_REPLY, ASSURED, SRC_NAT, DST_NAT = 0x2, 0x4, 0x10, 0x20  # bits of a status
+SEEN_REPLY, ASSURED, SRC_NAT, DST_NAT = 0x2, 0x4, 0x10, 0x20  # status bits
 
 TUPLE_ORIG, TUPLE_REPLY, STATUS, PROTOINFO, NAT_SRC, TIMEOUT, MARK = 1, 2, 3, 4, 6, 7, 8
 COUNTERS_ORIG, COUNTERS_REPLY, NAT_DST, ZONE, MARK_MASK = 9, 10, 13, 18, 21
@@ -29,7 +29,7 @@ ECHO_TYPES = {ICMP: (8, 0), ICMPV6: (128, 129)}  # request, reply
 _head = struct.Struct("=HH")
 _short, _number = struct.Struct("!H"), struct.Struct("!I")
 _FAMILY = subsystem.pack(IPV6, 0, 0), subsystem.pack(IPV4, 0, 0)
-_LAYOUTS = 8  # of one length that are remembered
+_LAYOUTS = 8  # cached for each message length
 
 _new = tuple.__new__
 _Way = tuple[int, ...]
@@ -42,7 +42,7 @@ _NESTS: frozenset[_Way] = frozenset(
 
 
 class Entry(NamedTuple):
-    """One connection. Packets and octets are 0 where nothing counts them, the timeout is 0 where none runs any more."""
+    """One connection. Packets and octets are 0 if the kernel does not count them, the timeout if none is running."""
 
     protocol: int
     original: bytes  # key
@@ -59,16 +59,16 @@ class Entry(NamedTuple):
 
 
 class Decoder:
-    """Reads entries by their layout: where all headers are as in an earlier message, the values stand where they stood.
+    """Decodes entries by their layout: if all headers equal those of an earlier message, so do the values' offsets.
 
-    Measured: 2 us for an entry, where only walking through its attributes takes 10; 40 to learn a layout.
+    Measured: 2 us for an entry, whereas walking its attributes alone takes 10; 40 to learn a layout.
     """
 
     def __init__(self) -> None:
         self._layouts: dict[int, list[_Layout]] = {}
 
     def parse(self, buffer: bytes | bytearray, start: int, end: int) -> Entry | None:
-        """The entry in the body of a message, from its nfgenmsg on; None when it is none or is malformed."""
+        """The entry in the body of a message, which begins with nfgenmsg; None if it is malformed or not an entry."""
         octets = int.from_bytes(buffer[start:end], "little")
         layouts = self._layouts.setdefault(end - start, [])
         for layout in layouts:
@@ -83,7 +83,7 @@ class Decoder:
 
 
 class _Layout:
-    """Where the values are in all messages that equal `fixed` where `mask` has ones."""
+    """The offsets of the values, for all messages that equal `fixed` in the bits of `mask`."""
 
     def __init__(self, body: bytes, found: _Found, headers: list[int], fields: list[_Field]) -> None:
         self._protocol = body[found[TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM][0]]
@@ -104,7 +104,7 @@ class _Layout:
 def _compile(
     found: _Found, fields: list[_Field]
 ) -> tuple[struct.Struct, Callable[[tuple[Any, ...]], tuple[Any, ...]], tuple[Any, ...]]:
-    """What unpacks the values, what puts them into the order of `fields`, and the values of those not there."""
+    """Return what unpacks the values, what sorts them into the order of `fields`, and defaults for missing ones."""
     present = sorted((found[field.way][0], index) for index, field in enumerate(fields) if field.way in found)
     text, at = ">", 0
     for start, index in present:
@@ -118,7 +118,7 @@ def _compile(
 
 
 def _learn(body: bytes) -> _Layout | None:
-    """The layout of a message; None when it is no whole entry."""
+    """The layout of a message; None if it is not a complete entry."""
     found: _Found = {}
     headers: list[int] = []
     version = {IPV4: 4, IPV6: 6}.get(body[0]) if len(body) > subsystem.size else None
@@ -145,7 +145,7 @@ def _walk(body: bytes, at: int, end: int, above: _Way, found: _Found, headers: l
 
 
 class _Field(NamedTuple):
-    """One value: the kinds of the attributes that lead to it, how it is packed, and what it is where it is missing."""
+    """One value: the path of attribute types to it, its format for `struct`, and its default if it is missing."""
 
     way: _Way
     format: str
@@ -154,7 +154,7 @@ class _Field(NamedTuple):
 
 
 def _fields(protocol: int, version: int, has_direction: bool) -> list[_Field]:
-    """The values of an entry: four parts of each key, then what follows them in an Entry."""
+    """The values of an entry: the four parts of each key, then the remaining values in the order of `Entry`."""
     source, destination = (1, 2) if version == 4 else (3, 4)
     address = "4s" if version == 4 else "16s"
     if protocol in (TCP, UDP, SCTP):
@@ -175,15 +175,15 @@ def _fields(protocol: int, version: int, has_direction: bool) -> list[_Field]:
 def lookup(protocol: int, key: bytes, zone: int) -> bytes:
     """The body of a GET or DELETE of the entry with this key.
 
-    The zone stands beside the tuple: inside, where it would be the original direction's only, the kernel would search
-    the zone 0 of the replies as well, and find a reply of somebody else.
+    The zone is beside the tuple. Inside it, the zone would apply to the original direction only, and the kernel would
+    also search zone 0 of the replies, where it could find the reply of another connection.
     """
     body = _FAMILY[len(key) < 16] + _tuple(TUPLE_ORIG, protocol, key, 0)
     return body + attribute(ZONE, _short.pack(zone)) if zone else body
 
 
 def by_mark(mark: int | None, mask: int | None) -> bytes:
-    """The body of a dump, or of a DELETE, of the entries whose mark is `mark` where `mask` has ones; None: of all."""
+    """The body of a dump or DELETE of all entries whose mark equals `mark` in the bits of `mask`; None: all entries."""
     body = subsystem.pack(0, 0, 0)
     if mark is not None:
         body += attribute(MARK, _number.pack(mark))
@@ -192,7 +192,7 @@ def by_mark(mark: int | None, mask: int | None) -> bytes:
 
 
 def creation(entry: Entry) -> bytes:
-    """The body of a NEW. Where the reply is not the original turned round, the kernel is told to translate."""
+    """The body of a NEW. It requests translation where the reply differs from the reversed original."""
     protocol, original, reply, zone = entry[:4]
     plain, replied = turned(protocol, original), turned(protocol, reply)
     body = _FAMILY[len(original) < 16] + _tuple(TUPLE_ORIG, protocol, original, zone)
@@ -208,14 +208,14 @@ def creation(entry: Entry) -> bytes:
 
 
 def turned(protocol: int, key: bytes) -> bytes:
-    """The key of packets the other way, without translation."""
+    """The key of packets in the reverse direction, without translation."""
     size = 4 if len(key) < 16 else 16
     source, destination, rest = key[:size], key[size : 2 * size], key[2 * size :]
     return destination + source + (rest if protocol in ECHO else rest[2:] + rest[:2])
 
 
 def _ends(protocol: int, key: bytes) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
-    """Address and port of the source and of the destination; an echo's identifier is its source's port."""
+    """Address and port of the source and of the destination; the identifier of an echo is the port of its source."""
     size = 4 if len(key) < 16 else 16
     return (key[:size], key[2 * size : 2 * size + 2]), (key[size : 2 * size], key[2 * size + 2 :])
 
@@ -239,9 +239,9 @@ def _tuple(kind: int, protocol: int, key: bytes, zone: int, *, reply: bool = Fal
 
 @cache
 def _around(kind: int, protocol: int, size: int, zone: bool, reply: bool) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """What stands before, between and behind the four parts of a key in a tuple; an echo's has no second port.
+    """The bytes before, between and after the four parts of a key in a tuple; that of an echo has no second port.
 
-    Measured: with this remembered, a request is made in 1.2 us, otherwise in 2.2.
+    Measured: building a request takes 1.2 us with this cache, and 2.2 without.
     """
     source, destination = (1, 2) if size == 4 else (3, 4)
     number = attribute(PROTO_NUM, bytes([protocol]))
@@ -249,7 +249,7 @@ def _around(kind: int, protocol: int, size: int, zone: bool, reply: bool) -> tup
         identifier, form, code = ECHO[protocol]
         first, second = _head.pack(6, identifier), b"\0\0"
         last = attribute(form, bytes([ECHO_TYPES[protocol][reply]])) + attribute(code, b"\0")
-    else:  # of a protocol without ports the kernel ignores them
+    else:  # the kernel ignores the ports of protocols without ports
         first, second, last = _head.pack(6, SRC_PORT), b"\0\0" + _head.pack(6, DST_PORT), b"\0\0"
     proto = 4 + len(number) + len(first) + 2 + len(second) + (0 if protocol in ECHO else 2) + len(last)
     addresses = 4 + 2 * (4 + size)

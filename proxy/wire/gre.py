@@ -15,28 +15,28 @@ ETHERTYPES = {4: 0x0800, 6: 0x86DD}  # by IP version
 CHECKSUM, KEY, SEQUENCE = 0x8000, 0x2000, 0x1000
 
 _VERSION = 0x0007
-_DISCARD = 0x4C00  # routing present, strict source route, recursion: RFC 1701's, whose headers RFC 2784 does not read
+_DISCARD = 0x4C00  # routing present, strict source route, recursion: bits of RFC 1701 that RFC 2784 does not support
 _VARIES = CHECKSUM | SEQUENCE
 _BASE = struct.Struct("!HH")
 _U32 = struct.Struct("!I")
 _U16 = struct.Struct("!H")
 _INNER = {ethertype: version for version, ethertype in ETHERTYPES.items()}
-_REMEMBERED = 4096  # headers: every packet of a tunnel without checksum and sequence numbers has the same
+_REMEMBERED = 4096  # cached headers: all packets of a tunnel without checksum and sequence numbers have the same
 
 
 @dataclass(frozen=True, slots=True)
 class Gre:
     """One header."""
 
-    length: int  # bytes: the IP packet begins so far behind the header's start
-    inner: int  # the packet's IP version
+    length: int  # in bytes, up to the IP packet
+    inner: int  # IP version of the inner packet
     key: int | None = None
     sequence: int | None = None
     has_checksum: bool = False
 
 
 def parse(buffer: bytes | bytearray | memoryview, start: int, end: int) -> Gre | DropReason:
-    """The header at `start` of a payload that ends at `end`, or why it must be dropped; a checksum is verified."""
+    """The header at `start` of a payload that ends at `end`, or why to drop it. Verifies the checksum, if present."""
     if end - start < BASE_BYTES:
         return DropReason.GRE_TRUNCATED
     (flags,) = _U16.unpack_from(buffer, start)
@@ -85,7 +85,7 @@ def header(
     inner: int, packet: bytes | bytearray | memoryview = b"", *,
     key: int | None = None, sequence: int | None = None, checksum: bool = False,
 ) -> bytes:  # fmt: skip
-    """A header before `packet`, of IP version `inner`; only a checksum depends on the packet's bytes."""
+    """The header for `packet`, of IP version `inner`; the packet's bytes are used only for a checksum."""
     flags = (CHECKSUM if checksum else 0) | (KEY if key is not None else 0) | (SEQUENCE if sequence is not None else 0)
     options = b"" if key is None else _U32.pack(key)
     if sequence is not None:

@@ -1,10 +1,10 @@
 """GUE, the header of unconnected tunnels over UDP (draft-ietf-intarea-gue): versions 0 and 1, and the context in it.
 
     version 0   | 00 C Hlen | protocol | flags | private data: 4 * Hlen bytes | IP packet |
-    version 1   | IP packet |                     no header: its own first nibble is 4 or 6
+    version 1   | IP packet |                     no header: the packet's first nibble is 4 or 6
 
-The context is private data by local agreement, with no flag set: "OX", a version, then fields of one byte of type, one
-byte of length and a value; zeros fill the last word.
+The context is private data by local agreement, with no flag set: "OX", a version, then fields, each with one byte of
+type, one byte of length, and a value; zeros pad the last word.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from proxy.wire.ip import NO_NEXT_HEADER, TCP, UDP
 PORT = 6080
 BASE_BYTES = 4
 MAX_PRIVATE = 124  # Hlen has five bits and counts words
-MAX_TOKEN = MAX_PRIVATE - 3 - 6 - 6 - 2  # beside a tenant and a site
+MAX_TOKEN = MAX_PRIVATE - 3 - 6 - 6 - 2  # what remains beside a tenant and a site
 PROTOCOLS = {4: 4, 6: 41}  # by IP version
-ENTROPY_PORTS = range(49_152, 65_536)  # source ports that may stand for an inner flow (RFC 6335 6)
+ENTROPY_PORTS = range(49_152, 65_536)  # source ports for inner flows (RFC 6335 6)
 
-PAD, TENANT, SITE, TOKEN = 0, 1, 2, 3  # types of the context's fields; a pad is one byte without length
+PAD, TENANT, SITE, TOKEN = 0, 1, 2, 3  # field types of the context; a pad is a single byte without length
 CONTEXT_VERSION = 1
 
 _WITH_PORTS = (TCP, UDP)
 _MAGIC = b"OX"
 _BASE = struct.Struct("!BBH")
 _U32 = struct.Struct("!I")
-_REMEMBERED = 4096  # headers: every packet of a tunnel has the same
+_REMEMBERED = 4096  # cached headers: all packets of a tunnel have the same
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a packet says about its tunnel. `others`: fields of unknown types."""
+    """The tunnel's identity, carried in a packet. `others`: fields of unknown types."""
 
-    tenant: int | None = None  # 0 to 2**32 - 1, as the site's
+    tenant: int | None = None  # 0 to 2**32 - 1, like the site
     site: int | None = None
     token: bytes | None = None
     others: tuple[tuple[int, bytes], ...] = ()
@@ -49,8 +49,8 @@ class Gue:
     """One header. The same object is returned for the same bytes."""
 
     version: int
-    length: int  # bytes: the IP packet begins so far behind the header's start
-    inner: int  # the packet's IP version; 0 when the header does not tell
+    length: int  # in bytes, up to the IP packet
+    inner: int  # IP version of the inner packet; 0 if the header does not contain it
     context: Context | None = None
 
 
@@ -60,7 +60,7 @@ VERSION_1 = {4: Gue(1, 0, 4), 6: Gue(1, 0, 6)}
 def parse(buffer: bytes | bytearray | memoryview, start: int, end: int) -> Gue | DropReason:
     """The header at `start` of a UDP payload that ends at `end`, or why the datagram must be dropped.
 
-    That the packet behind it begins with the IP version that the header announces is checked; the packet is not.
+    Checks that the inner packet begins with the IP version that the header announces, and nothing else of that packet.
     """
     if end <= start:
         return DropReason.GUE_TRUNCATED
@@ -86,9 +86,9 @@ def _without_header(first: int) -> Gue | DropReason:
 
 @lru_cache(_REMEMBERED)
 def _remembered(header: bytes) -> Gue | DropReason:
-    """What these bytes of a version 0 header say; their number is what Hlen says."""
+    """Parse a version 0 header, whose length is that given by Hlen. Cached."""
     _, protocol, flags = _BASE.unpack_from(header)
-    if flags:  # one unknown flag, and every later offset is unknown; the known ones we never asked for
+    if flags:  # after an unknown flag all offsets are unknown; the known flags were never requested
         return DropReason.GUE_FLAGS
     if protocol == NO_NEXT_HEADER:
         return DropReason.GUE_NO_NEXT_HEADER
@@ -101,7 +101,7 @@ def _remembered(header: bytes) -> Gue | DropReason:
 
 
 def parse_context(private: bytes) -> Context | DropReason | None:
-    """The context in private data; None when it holds none: others' surplus is not ours to read."""
+    """The context in private data, or why to drop the packet; None: private data of others, which is ignored."""
     if private[:2] != _MAGIC:
         return None
     if len(private) < 3 or private[2] != CONTEXT_VERSION:
@@ -133,7 +133,7 @@ def _known(fields: dict[int, bytes]) -> Context | DropReason:
 
 
 def header(inner: int, context: Context | None = None) -> bytes:
-    """A version 0 header before packets of IP version `inner`. Version 1 has none: b"" stands before its packets.
+    """The version 0 header for packets of IP version `inner`. Version 1 has no header.
 
     ValueError: the context does not fit into 124 bytes.
     """
@@ -157,9 +157,9 @@ def _private(context: Context) -> bytes:
 
 
 def entropy(packet: bytes | bytearray | memoryview, start: int) -> int:
-    """A number for the flow of the IP packet at `start`: the same for all of its packets, fragments apart.
+    """A hash of the flow of the IP packet at `start`: the same for all of its packets, except fragments.
 
-    0 to 2**32 - 1. The packet has a whole header; what follows it may be missing.
+    0 to 2**32 - 1. The packet must have a complete IP header; what follows it may be missing.
     """
     if packet[start] < 0x60:
         with_ports = packet[start] == 0x45 and packet[start + 9] in _WITH_PORTS and not (
@@ -170,5 +170,5 @@ def entropy(packet: bytes | bytearray | memoryview, start: int) -> int:
 
 
 def source_port(flow: int) -> int:
-    """The outer source port that stands for an inner flow, so that routers on the way spread flows over paths."""
+    """The outer source port for the hash of an inner flow, so that routers spread flows over paths."""
     return ENTROPY_PORTS[flow % len(ENTROPY_PORTS)]

@@ -37,9 +37,9 @@ class Report:
     kind: int  # ICMP type
     code: int
     info: int  # the next hop's MTU for 'too big'
-    offender: bytes | None  # who said so
-    quoted: bytes  # the payload that it was about
-    destination: tuple[bytes, int] | None = None  # address and port that it was for
+    offender: bytes | None  # the address that sent the error
+    quoted: bytes  # the payload of the packet that caused the error
+    destination: tuple[bytes, int] | None = None  # address and port to which that packet was sent
 
 
 NET_UNREACHABLE = ErrorKind((3, 0), (1, 0))
@@ -57,7 +57,7 @@ def is_error(version: int, kind: int) -> bool:
 
 
 def is_unreachable(version: int, kind: int, code: int) -> bool:
-    """Whether the error says that the destination is unreachable, rather than that the packet was too big."""
+    """Whether the error reports an unreachable destination, and not a packet that was too big."""
     return kind == 1 if version == 6 else kind == 3 and code != TOO_BIG.v4[1]
 
 
@@ -69,7 +69,7 @@ def quoted_source(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
 
 
 def check(buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
-    """Why the message in `packet` must be dropped, or None: its length and its checksum."""
+    """Why the message in `packet` must be dropped, or None. Checks its length and its checksum."""
     if packet.end - packet.l4 < HEADER_BYTES:
         return DropReason.TRUNCATED
     total = ones_sum(buffer[packet.l4 : packet.end])
@@ -79,7 +79,7 @@ def check(buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
 
 
 def message(addresses: bytes, kind: int, code: int, rest: int, body: bytes | memoryview) -> bytes:
-    """One message with its checksum; `rest` is the second word. `addresses` (8 or 32 bytes) tell the family."""
+    """One message with its checksum; `rest` is the second word. `addresses`: 8 or 32 bytes, which select the family."""
     bare = _HEADER.pack(kind, code, 0, rest) + bytes(body)
     pseudo = pseudo_header_sum(addresses, ICMPV6, len(bare)) if len(addresses) == 32 else 0
     return _HEADER.pack(kind, code, checksum(bare, pseudo), rest) + bytes(body)
@@ -92,7 +92,7 @@ def echo_identity(buffer: bytes | bytearray, at: int) -> tuple[int, int]:
 
 
 def error(source: bytes, quoted: bytes | memoryview, kind: ErrorKind, rest: int = 0) -> bytes:
-    """A whole packet from `source` to the sender of `quoted` (a whole IP packet), quoting as much of it as allowed."""
+    """An IP packet with an error from `source` to the sender of the IP packet `quoted`, quoting as much as allowed."""
     version = quoted[0] >> 4
     destination = bytes(quoted[12:16] if version == 4 else quoted[8:24])
     family_header, protocol = (20, ICMP) if version == 4 else (40, ICMPV6)

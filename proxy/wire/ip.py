@@ -12,7 +12,7 @@ from proxy.wire.checksum import checksum, ones_sum
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 GRE, ESP, AH, SCTP = 47, 50, 51, 132
 NO_NEXT_HEADER = 59
-HOP_BY_HOP, FRAGMENT, DESTINATION = 0, 44, 60  # a routing header stays unknown: nobody reroutes through us
+HOP_BY_HOP, FRAGMENT, DESTINATION = 0, 44, 60  # routing headers are not supported: no source routing
 MAX_EXTENSION_HEADERS = 8
 MAX_PACKET = 65_575  # an IPv6 packet with the longest payload
 
@@ -23,7 +23,7 @@ _DONT_FRAGMENT, _MORE_FRAGMENTS = 0x4000, 0x2000
 
 
 class IPPacket(msgspec.Struct, gc=False):
-    """Where the parts of one packet are in its buffer. Offsets count from the start of the buffer."""
+    """The offsets of the parts of one packet, from the start of its buffer, and fields of its headers."""
 
     version: int
     start: int  # of the IP header
@@ -45,7 +45,7 @@ class IPPacket(msgspec.Struct, gc=False):
 
 
 def parse(buffer: bytes | bytearray, start: int, end: int) -> IPPacket | DropReason:
-    """The packet in `buffer[start:end]`, or why it is not valid. Lengths and the IPv4 header's checksum are checked."""
+    """The packet in `buffer[start:end]`, or why it is invalid. Checks lengths and the checksum of an IPv4 header."""
     if end <= start:
         return DropReason.EMPTY
     version = buffer[start] >> 4
@@ -109,13 +109,13 @@ def _skip_extension_headers(buffer: bytes | bytearray, packet: IPPacket) -> IPPa
 
 
 def bare(start: int, end: int, protocol: int, source: bytes, destination: bytes) -> IPPacket:
-    """The same for a packet that is known to have no options; nothing else of its header is read."""
+    """As `parse`, for a packet that is known to have no options. Its header is not read."""
     version, header = (4, 20) if len(source) == 4 else (6, 40)
     return IPPacket(version, start, start + header, end, protocol, 0, source, destination, 0, True)
 
 
 def protocol_offset(buffer: bytes | bytearray, packet: IPPacket) -> int:
-    """The offset of an IPv6 packet's next-header field that names its transport, in bytes from its start."""
+    """The offset of the next-header field with the transport protocol of an IPv6 packet, in bytes from its start."""
     field, at, following = 6, packet.start + 40, buffer[packet.start + 6]
     while at < packet.l4:
         field = at - packet.start
@@ -155,7 +155,7 @@ def header(source: bytes, destination: bytes, protocol: int, payload: int, *, tt
 
 
 def is_unicast(address: bytes) -> bool:
-    """Whether one host may own `address`: no multicast, broadcast, loopback, unspecified or IPv4-mapped address."""
+    """Whether `address` may belong to a host: not multicast, broadcast, loopback, unspecified or IPv4-mapped."""
     if len(address) == 4:
         first = address[0]
         return first != 0 and first != 127 and first < 224

@@ -43,7 +43,7 @@ def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 
 def attributes(buffer: bytes | bytearray, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Type, start and end of each value before `end`; types come without their flags."""
+    """Yield type, start and end of each value before `end`; types are without their flags."""
     unpack = _attribute.unpack_from
     while at + 4 <= end:
         length, kind = unpack(buffer, at)
@@ -67,5 +67,5 @@ def nest(kind: int, *values: bytes) -> bytes:
 
 
 def error_code(buffer: bytes | bytearray, start: int, end: int) -> int:
-    """The errno in the body of an NLMSG_ERROR or NLMSG_DONE; 0: no error, or a body too short to say one."""
+    """The errno in the body of an NLMSG_ERROR or NLMSG_DONE; 0: no error, or a body that is too short."""
     return -_error.unpack_from(buffer, start)[0] if start + 4 <= end else 0

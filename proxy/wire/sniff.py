@@ -1,4 +1,4 @@
-"""Identifies a client's first bytes: TLS, HTTP/1, HTTP/2, SSH, or unknown."""
+"""Identifies the protocol of a client's first bytes: TLS, HTTP/1, HTTP/2, SSH, or unknown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgh
 
 
 class Sniffed(enum.Enum):
-    """What the bytes are."""
+    """The identified protocol."""
 
     TLS = "tls"
     HTTP1 = "http"
@@ -24,7 +24,7 @@ class Sniffed(enum.Enum):
 
 
 def sniff(data: bytes) -> Sniffed | None:
-    """The protocol that a client's first bytes begin, or None if more of them are needed."""
+    """The protocol of a client's first bytes; None: more bytes are needed."""
     if not data:
         return None
     if data[0] == HANDSHAKE:
@@ -40,7 +40,7 @@ def sniff(data: bytes) -> Sniffed | None:
 
 
 def _sniff_http1(data: bytes) -> Sniffed | None:
-    """Whether the bytes are a request line (RFC 9112 3): a method, a target, and ` HTTP/1.`."""
+    """Match a request line (RFC 9112 3): a method, a target, and ` HTTP/1.`; None: more bytes are needed."""
     method, space, rest = data.partition(b" ")
     if not method or len(method) > MAX_METHOD or not _TOKEN.issuperset(method):
         return Sniffed.UNKNOWN
@@ -52,5 +52,5 @@ def _sniff_http1(data: bytes) -> Sniffed | None:
         return Sniffed.HTTP1 if version.startswith(b"HTTP/1.") else Sniffed.UNKNOWN
     if any(byte < 0x20 and byte != 0x0D for byte in line):
         return Sniffed.UNKNOWN
-    # of a target that is longer than anybody reads, the first part must do: the handler has the say
+    # of a target that exceeds all limits, the first part is enough: the HTTP handler rejects it
     return None if len(line) < MAX_REQUEST_LINE else Sniffed.HTTP1

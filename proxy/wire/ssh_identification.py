@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 START = b"SSH-"
-MAX_LINE = 255  # with its end
+MAX_LINE = 255  # including CR LF
 
 
 def identification(data: bytes) -> str | None:
-    """The one that `data` begins with, without its end, such as `SSH-2.0-OpenSSH_9.2p1`; None when there is none.
+    """The identification string at the start of `data`, such as `SSH-2.0-OpenSSH_9.2p1`; None if there is none.
 
-    What is no printable US-ASCII is a question mark.
+    Anything but printable US-ASCII is replaced by question marks.
     """
     if not data.startswith(START):
         return None

@@ -16,7 +16,7 @@ _U16 = struct.Struct("!H")
 
 
 def is_well_formed(buffer: bytes | bytearray, packet: IPPacket) -> bool:
-    """Whether the whole TCP header, options included, lies inside the packet."""
+    """Whether the packet contains the complete TCP header, including its options."""
     room = packet.end - packet.l4
     return room >= MIN_HEADER and MIN_HEADER <= (buffer[packet.l4 + 12] >> 4) * 4 <= room
 
@@ -88,21 +88,21 @@ def payload_bytes(buffer: bytes | bytearray, packet: IPPacket) -> int:
 
 
 def probe(source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
-    """A SYN from `source`; `destination`, in a connection with it, answers with its numbers (RFC 5961 4)."""
+    """A SYN from `source`. If `destination` has this connection, it answers with its sequence numbers (RFC 5961 4)."""
     fields = (*ports, 0, 0, 5 << 4, SYN, 0)
     total = checksum(_HEADER.pack(*fields, 0, 0), pseudo_header_sum(source + destination, TCP, MIN_HEADER))
     return header(source, destination, TCP, MIN_HEADER) + _HEADER.pack(*fields, total, 0)
 
 
 def reset(source: bytes, destination: bytes, ports: tuple[int, int], number: int) -> bytes:
-    """An RST from `source` that `destination` accepts, as it expects `number` next (RFC 9293 3.10.7.4)."""
+    """An RST from `source` that `destination` accepts if it expects sequence number `number` (RFC 9293 3.10.7.4)."""
     fields = (*ports, number, 0, 5 << 4, RST, 0)
     total = checksum(_HEADER.pack(*fields, 0, 0), pseudo_header_sum(source + destination, TCP, MIN_HEADER))
     return header(source, destination, TCP, MIN_HEADER) + _HEADER.pack(*fields, total, 0)
 
 
 def reset_for(buffer: bytes | bytearray, packet: IPPacket) -> bytes:
-    """The RST that answers the segment in `packet`, as the host it was sent to would (RFC 9293 3.10.7.1)."""
+    """The RST with which the host addressed by the segment in `packet` would refuse it (RFC 9293 3.10.7.1)."""
     sport, dport, seq, ack, offset, bits, *_ = _HEADER.unpack_from(buffer, packet.l4)
     if bits & ACK:
         reply_seq, reply_ack, reply_flags = ack, 0, RST

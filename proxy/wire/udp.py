@@ -35,7 +35,7 @@ def check(buffer: bytes | bytearray, packet: IPPacket, *, partial_checksum: bool
 
 
 def complete(buffer: bytearray, packet: IPPacket) -> None:
-    """Complete a checksum that the sender left to the device: the field holds the pseudo-header's sum."""
+    """Complete a checksum that was left to the device: so far the field holds the sum of the pseudo-header."""
     length, at = packet.end - packet.l4, packet.l4 + 6
     pseudo = pseudo_header_sum(packet.source + packet.destination, UDP, length)
     if int.from_bytes(buffer[at : at + 2], "big") == pseudo:
@@ -53,6 +53,6 @@ def datagram(addresses: bytes, source: int, destination: int, payload: bytes | m
 
 
 def partial(addresses: bytes, source: int, destination: int, payload: bytes | memoryview) -> bytes:
-    """Header and payload whose checksum field holds the pseudo-header's sum, for a device that completes it."""
+    """Header and payload. The checksum field holds the sum of the pseudo-header; the device completes it."""
     length = HEADER_BYTES + len(payload)
     return _HEADER.pack(source, destination, length, pseudo_header_sum(addresses, UDP, length)) + bytes(payload)

@@ -1,6 +1,6 @@
-"""A command under a stock Debian kernel: qemu boots it on this machine's own file system in a few seconds.
+"""Runs a command under a stock Debian kernel: qemu boots it on this machine's own file system in a few seconds.
 
-    features     features of a kernel, found by trying
+    features     features of a kernel, determined by trial
     image        Debian's kernel package, unpacked into a cache
     initramfs    the first file system of the guest, and the script that puts this machine's in its place
     machine      qemu: the command's output and its exit code

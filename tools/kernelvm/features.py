@@ -1,4 +1,4 @@
-"""Features of the running kernel that tests of kernel tunnels need, each tried as by `oxyctl doctor`."""
+"""Features of the running kernel that tests of kernel tunnels need, each tried as in `oxyctl doctor`."""
 
 from __future__ import annotations
 

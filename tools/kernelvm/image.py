@@ -27,7 +27,7 @@ SETUP_SECTORS, PAYLOAD_OFFSET, SECTOR = 0x1F1, 0x248, 512
 
 
 class ImageError(Exception):
-    """There is no kernel to boot; `str()` says why."""
+    """There is no kernel to boot, for the reason in `str()`."""
 
 
 def newest() -> Path:

@@ -22,13 +22,13 @@ from tools.kernelvm.initramfs import ROOT_TAG, initramfs
 
 QEMU = "qemu-system-x86_64"
 BEGIN, END = "GUEST-BEGIN", re.compile(r"GUEST-END (\d+)$")  # around the command's output
-NO_STATUS = 125  # no status from the guest, or too late; as in docker
+NO_STATUS = 125  # no status from the guest in time; the same code as docker's
 LOW_PRIORITY = 10
 PASSED_ON = ("PATH", "HOME", "LANG", "CI")
 PASSED_ON_PREFIXES = ("PYTHON", "PYTEST", "VIRTUAL_ENV", "OXYCTL_")
 CONSOLE = "console=ttyS0 quiet loglevel=1 panic=-1 8250.nr_uarts=1 i8042.nopnp i8042.noaux"
 FASTER = "mitigations=off nokaslr cryptomgr.notests random.trust_cpu=on audit=0 apparmor=0 nowatchdog tsc=reliable"
-UNHURRIED = "no_timer_check"  # an emulated timer of a busy machine may miss the check at boot, which is a panic
+UNHURRIED = "no_timer_check"  # on a busy machine an emulated timer may fail the check at boot, which would panic
 FASTER_STILL = "rcupdate.rcu_expedited=1 init_on_alloc=0 net.ifnames=0"
 
 LOADED = ("tun", "fou", "fou6")  # modules that the kernel does not load on demand

@@ -1,5 +1,5 @@
-"""The regress tests of OpenSSH (Debian's openssh-tests), each once without and once with the proxy's bridge between its
-client and its server.
+"""The regression tests of OpenSSH (Debian's openssh-tests), each run without and with the proxy's bridge between client
+and server.
 
 regress   runs them, and prints the results
 through   the bridge: for each connection an origin of OpenSSH's own

@@ -1,7 +1,7 @@
-"""`python -m tools.openssh.regress [TEST ...]`: regress tests of OpenSSH with the bridge, beside the same without it.
+"""`python -m tools.openssh.regress [TEST ...]`: regression tests of OpenSSH, with and without the bridge.
 
-As root, with openssh-tests and openssh-server of Debian. Prints a table in Markdown; exit code 1 when a test passes
-without the bridge only, and it is not known why.
+Requires root, and Debian's openssh-tests and openssh-server. Prints a table in Markdown; exit code 1 if a test passes
+only without the bridge, for no known reason.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ TESTS = (
     "key-options", "login-timeout", "host-expand", "multipubkey",
 )  # fmt: skip
 
-LISTING = ("rekey", "kextype", "try-ciphers")  # try all algorithms: here all that are offered
+LISTING = ("rekey", "kextype", "try-ciphers")  # tests that try all algorithms: limited to those that the bridge offers
 
-# A client that meets the proxy does not meet its server's own configuration.
+# A client of the proxy is not subject to the configuration of its server.
 KNOWN = {
     "agent": "logs in by keys of its agent; the proxy shows a key of its own",
     "keytype": "each type of user and host key in turn; the proxy shows keys of its own",
@@ -79,7 +79,7 @@ def main(names: list[str]) -> int:
 
 
 def client_script(ssh: str) -> str:
-    """An `ssh` whose `-Q` lists what a bridge offers only; the order of arguments is the tests'."""
+    """A script for `ssh` whose `-Q` lists only what a bridge offers, with arguments in the order used by the tests."""
     kex, ciphers, macs = available(KEX)
     lists = {"kex": kex, "cipher": ciphers, "mac": macs, "cipher-auth": [each for each in ciphers if "gcm" in each]}
     cases = "".join(f'{name}) printf "%s\\n" {" ".join(known_to(ssh, name, found))}; exit 0;;\n'
@@ -88,13 +88,13 @@ def client_script(ssh: str) -> str:
 
 
 def known_to(ssh: str, kind: str, names: list[str]) -> list[str]:
-    """Those of them that this client has too."""
+    """Those of `names` that this client supports too."""
     listed = subprocess.run([ssh, "-Q", kind], capture_output=True, text=True, check=True).stdout.split()
     return [name for name in names if name in listed]
 
 
 def run(place: Path, name: str, more: dict[str, str]) -> str:
-    """`ok`, `skipped`, `failed` or `not done`."""
+    """Run one test. Returns `ok`, `skipped`, `failed` or `not done`."""
     environment = os.environ | {
         "TEST_SHELL": "sh", "TEST_SSH_SSH": "/usr/bin/ssh", "TEST_SSH_UNSAFE_PERMISSIONS": "1",
         "TEST_SSH_SFTPSERVER": "/usr/lib/openssh/sftp-server", "SUDO": "", "USER": "root", "LOGNAME": "root",

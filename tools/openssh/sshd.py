@@ -1,8 +1,8 @@
-"""Called by the regress tests instead of sshd: puts the bridge before the real one. Imports nothing of the project.
+"""Called by the regression tests instead of sshd: puts the bridge before the real sshd. Imports nothing of the project.
 
 sshd -i ...   one session on standard input and output: through the bridge, which starts `sshd -i` itself
 sshd ...      a server: it gets another port, and the bridge listens at the one that the tests know
-sshd -t ...   and all other options: the real one
+sshd -t ...   and all other options: runs the real sshd
 """
 
 from __future__ import annotations

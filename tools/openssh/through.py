@@ -113,7 +113,7 @@ class Through:
             sock.close()
             return
         ours, theirs = socket.socketpair()
-        with theirs:  # pipes, as without the bridge: sshd tells its programs what it is connected by
+        with theirs:  # pipes, as without the bridge: programs can see how sshd is connected
             process = await asyncio.create_subprocess_exec(
                 "sh",
                 "-c",

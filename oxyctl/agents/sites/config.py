@@ -76,7 +76,7 @@ class ProbeConfig(Part, frozen=True):
 class TunnelConfig(Part, frozen=True):
     """One end of a tunnel: two of the three kinds of sides, or a probe only."""
 
-    node: str  # that has this end
+    node: str  # the node at this end
     end: Literal["site", "edge", "probe"]
     netns: str
     mtu: Annotated[int, Meta(ge=576, le=MAX_PACKET)] = MAX_PACKET  # of inner packets
@@ -84,7 +84,7 @@ class TunnelConfig(Part, frozen=True):
     gre: GreConfig | None = None
     gue: GueConfig | None = None
     probe: ProbeConfig | None = None
-    far_end: int = 0  # changes when the far end was restarted: earlier observations say nothing about it
+    far_end: int = 0  # changes when the far end is restarted: earlier probe results no longer apply
 
     def __post_init__(self) -> None:
         sides = len(self.sides)

@@ -34,7 +34,7 @@ class DeviceSide(Side):
                 raise
 
     def receive(self) -> None:
-        """Move packets into the tunnel until the device is empty or the budget is spent. OSError: it is gone."""
+        """Move packets into the tunnel until the device is empty or the budget is spent. OSError: it was removed."""
         fd, send, read = self.fd, self.other.send, os.readv
         try:
             for slot, view in zip(slots, views, strict=True):

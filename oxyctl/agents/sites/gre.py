@@ -83,7 +83,7 @@ class GreSide(Side):
             self.refuse(packet, self._owner.path_mtu(self) - self._overhead)
 
     def problem(self, header: Gre) -> DropReason | None:
-        """Why a packet with this header must be dropped: it is out of sequence. None: it need not be."""
+        """Why a packet with this header must be dropped: it is out of sequence. None: it is acceptable."""
         if not self.config.sequence:
             return None
         if header.sequence is None or (self.last is not None and not gre.is_later(header.sequence, self.last)):
@@ -154,7 +154,7 @@ class GreSocket:
     def _deliver(
         self, slot: bytearray, view: memoryview, start: int, end: int, source: bytes, outer: int
     ) -> GreSide | None:
-        """The tunnel that took the packet; None if it was dropped."""
+        """Deliver the packet to its tunnel and return the tunnel; None if the packet was dropped."""
         keys = self._peers.get(source)
         if keys is None:
             self.drops[DropReason.UNKNOWN_PEER] += 1

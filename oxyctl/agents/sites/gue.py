@@ -66,7 +66,7 @@ class GueSide(Side):
             run.send(self._address)
         except OSError as error:
             if run.count > 1 and error.errno in (errno.EMSGSIZE, errno.EINVAL, errno.EIO):
-                self._one_by_one(run)  # the path takes less than the run's size, or the device has no checksums
+                self._one_by_one(run)  # too large for the path MTU, or no checksum offload
             else:
                 self._judge(error, run)
         else:

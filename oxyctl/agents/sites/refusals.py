@@ -33,7 +33,7 @@ def suppress_unreachables(netns: str, local: Address, remote: Address) -> None:
 
 
 def allow_unreachables(netns: str, local: Address, remote: Address) -> None:
-    """Remove that rule. The namespace may be gone already, and the rule with it."""
+    """Remove that rule. It is no error if the namespace no longer exists."""
     _run(netns, netlink.Request(f"rule for {remote}", RTM_DELRULE, 0, _match(local, remote)))
 
 

@@ -19,7 +19,7 @@ views = [memoryview(slot) for slot in slots]
 
 
 class Side:
-    """The side where packets leave a tunnel's end, having come in at the `other` side. Both share `drops`."""
+    """One side of a tunnel's end: sends packets that arrived at the `other` side. Both share `drops`."""
 
     other: Side
 
@@ -44,7 +44,7 @@ class Side:
         self.drops[DropReason.TUNNEL_FULL if full else DropReason.TUNNEL_CLOSED] += 1
 
     def refuse(self, packet: memoryview, mtu: int) -> None:
-        """Drop a packet that is larger than `mtu`, and tell its sender (RFC 1191, RFC 8201)."""
+        """Drop a packet that is larger than `mtu`, and report the MTU to its sender (RFC 1191, RFC 8201)."""
         self.drops[DropReason.TOO_BIG] += 1
         now = time.monotonic()
         if now < self._next_error:
@@ -76,7 +76,7 @@ def may_fragment(packet: memoryview) -> bool:
 
 
 def too_big(packet: bytes, mtu: int) -> bytes | None:
-    """The ICMP error that tells the sender of `packet` the MTU, or None when none may be sent (RFC 1122 3.2.2).
+    """The ICMP error that reports the MTU to the sender of `packet`, or None if none may be sent (RFC 1122 3.2.2).
 
     Its source is the packet's destination: this machine's kernel would drop an error from one of its own addresses, and
     the proxy one from an address outside the site.

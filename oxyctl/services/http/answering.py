@@ -28,7 +28,7 @@ async def answer(request: Request, host: Host) -> Response:
 
 
 def split_target(target: str) -> tuple[str, dict[str, str]]:
-    """Decoded path, and query, of a request target. Refused: it is not valid."""
+    """Return the decoded path and the query of a request target. Refused: the target is invalid."""
     try:
         split = urllib.parse.urlsplit("//host" + target if target.startswith("/") else target)
     except ValueError as error:

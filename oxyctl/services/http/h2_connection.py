@@ -54,7 +54,7 @@ class Http2Connection:
                     self._handle(event)
                 await self._flush()
                 data = await self._reader.read(READ_BYTES)
-        except h2.exceptions.ProtocolError:  # h2 has a GOAWAY ready that says why
+        except h2.exceptions.ProtocolError:  # h2 has queued a GOAWAY with the reason
             await self._flush()
             await linger(self._reader, self._writer)
         finally:
@@ -78,7 +78,7 @@ class Http2Connection:
             case h2.events.DataReceived(stream_id=number, data=data, flow_controlled_length=length):
                 if stream := self._streams.get(number):
                     stream.feed(data or b"", length or 0)
-                else:  # it was answered before its body, which still arrives
+                else:  # already answered; its body is still arriving
                     self._h2.acknowledge_received_data(length or 0, number)
             case h2.events.StreamEnded(stream_id=number) | h2.events.StreamReset(stream_id=number):
                 if stream := self._streams.get(number):
@@ -100,7 +100,7 @@ class Http2Connection:
             await self._serve_request(stream, fields)
         except Broken as broken:
             await self._break(stream, broken)
-        except (StreamReset, OSError, h2.exceptions.ProtocolError):  # the client has gone, or the stream has
+        except (StreamReset, OSError, h2.exceptions.ProtocolError):  # client gone, or stream reset
             pass
         finally:
             self._streams.pop(stream.number, None)

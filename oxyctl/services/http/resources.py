@@ -129,7 +129,7 @@ async def sink(request: Request, _node: str, _rest: str) -> Response:
     return json({"bytes": count, "sha256": digest and digest.hexdigest()})
 
 
-RESOURCES: dict[str, tuple[tuple[str, ...] | None, Resource]] = {  # first step of the path: (methods, or any; what)
+RESOURCES: dict[str, tuple[tuple[str, ...] | None, Resource]] = {  # first segment: (methods, None for any; resource)
     "": (None, page),
     "bytes": (READ, numbered_bytes),
     "headers": (None, headers),

@@ -48,7 +48,7 @@ class HttpService(TcpService):
         try:
             await self._speak(reader, writer)
             writer.close()
-        except (OSError, TimeoutError):  # the client has gone, or its TLS went wrong
+        except (OSError, TimeoutError):  # the client has disconnected, or TLS has failed
             writer.transport.abort()
         except BaseException:
             writer.transport.abort()

@@ -36,7 +36,7 @@ async def serve(http: h11.Connection, request: h11.Request, reader: StreamReader
     agreed, extensions = _agree(fields.get(b"sec-websocket-extensions", b"").decode("latin-1"))
     headers += agreed
     while http.next_event() is not h11.PAUSED:
-        pass  # the end of the request's body, which has none
+        pass  # the end of the request's empty body
     writer.write(http.send(h11.InformationalResponse(status_code=101, headers=headers)))
     await _echo(Connection(ConnectionType.SERVER, [*extensions], http.trailing_data[0]), reader, writer)
 

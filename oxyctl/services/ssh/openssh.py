@@ -57,7 +57,7 @@ class OpenSSHService:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start sshd and wait until it listens. ServiceError: it does not, with its output."""
+        """Start sshd and wait until it listens. ServiceError, with sshd's output: it does not listen."""
         home = self.host.keys()
         host_key(self.host)
         self._write_authorities()

@@ -92,7 +92,7 @@ class Program:
             fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
 
     def hang_up(self) -> None:
-        """The client has gone, or has received the exit status: close everything; SIGHUP if the program still runs."""
+        """Close everything: the client has disconnected or received the exit status. A running program gets SIGHUP."""
         self._input.close()
         for output in self._outputs:
             output.close()

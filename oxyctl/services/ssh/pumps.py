@@ -54,7 +54,7 @@ class Source:
             data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
             return False
-        except OSError:  # EIO: no process has the terminal open any more
+        except OSError:  # EIO: no process has the terminal open
             data = b""
         if not data:
             self.close()
@@ -80,7 +80,7 @@ class Drain:
         return self._waiting_bytes > HIGH_WATER
 
     def write(self, data: bytes) -> None:
-        """Write now or as soon as possible; nothing happens once the reader has gone."""
+        """Write now or as soon as possible. Data is discarded once the reader has closed its end."""
         if not self._is_open or self._ending:
             return
         self._waiting.append(memoryview(data))
@@ -116,7 +116,7 @@ class Drain:
                     self._waiting.popleft()
         except BlockingIOError:
             pass
-        except OSError:  # EPIPE: the program does not read any more, which is allowed
+        except OSError:  # EPIPE: the program has closed its input, which is allowed
             self.close()
         if not self._waiting and self._is_open:
             self._loop.remove_writer(self._fd)

@@ -52,7 +52,7 @@ def _check(result: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Execute the program; exit status 1, and a line that says why, when the kernel does not allow it."""
+    """Execute the program. If the kernel does not allow it, exit with status 1 and a one-line explanation."""
     directory, shell, names, program, *rest = arguments
     try:
         enter()

@@ -13,12 +13,12 @@ from proxy.settings.model import OffRampName
 
 
 class Overrides(Part, frozen=True):
-    """Settings of `proxy.yaml` that a lab may change, beside the tenants."""
+    """Settings of `proxy.yaml` that a lab may change, besides the tenants."""
 
     timeouts: Timeouts = Timeouts()
     records: Records = Records()
     bridge: Bridge = Bridge()
-    hooks: str | None = None  # "module:Class", found beside the lab file
+    hooks: str | None = None  # "module:Class", imported from the directory of the lab file
     offramp: OffRampName = "kernel"  # the namespace is the lab's own
     kernel: KernelOffRamp = KernelOffRamp()
     inspectors: InspectorCount = "auto"

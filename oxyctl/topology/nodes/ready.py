@@ -1,4 +1,4 @@
-"""`ready:` of a program: the probe that finds out when it is ready."""
+"""`ready:` of a program: the probe that determines when it is ready."""
 
 from __future__ import annotations
 

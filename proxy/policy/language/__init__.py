@@ -57,7 +57,7 @@ class Expression:
 
 def parse(text: str) -> Node:
     """The tree of an expression. ExpressionError: the position of the first error, and what was expected there."""
-    from proxy.policy.language import grammar  # lark takes 60 ms and 4 MB: only who has conditions pays for it
+    from proxy.policy.language import grammar  # lark takes 60 ms and 4 MB: loaded only for conditions
 
     return grammar.parse(text)
 

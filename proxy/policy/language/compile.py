@@ -22,9 +22,9 @@ MOST_COMPARED = 1_000  # maximum size of sets that are compared with one another
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A field must have one of these values (of an array: at least one element must); an index can answer that.
+    """A field (or at least one element of an array) must have one of these values, which an index can look up.
 
-    `values` None: it must have any value at all, and the test says which.
+    `values` None: the field must be present; the test itself decides about its value.
     """
 
     field: Field

@@ -18,8 +18,8 @@ _MAX_MEMORY = 2 << 20  # of one compiled expression
 
 
 def regular_expression(pattern: str, at: Spot) -> Test:
-    """A function that tells whether a text contains a match. ExpressionError: RE2 refuses the pattern."""
-    import re2  # 3 MB: only who has such a condition pays for it
+    """A function that returns whether a text contains a match. ExpressionError: RE2 rejects the pattern."""
+    import re2  # 3 MB: loaded only for such conditions
 
     options = re2.Options()
     options.log_errors = False
@@ -49,7 +49,7 @@ def regular_expression(pattern: str, at: Spot) -> Test:
 
 
 def wildcard(pattern: str, *, strict: bool) -> Test:
-    r"""Whether the whole text is as the pattern says: `*` is any characters, `\*` an asterisk; `strict` minds case."""
+    r"""A test of a whole text: `*` matches any characters, `\*` an asterisk; `strict`: case-sensitive."""
     parts = _parts(pattern if strict else pattern.lower())
     if len(parts) == 1:
         whole = parts[0]

@@ -1,4 +1,4 @@
-"""A radix tree of IP prefixes: finds those that contain an address, in at most one step for each byte of it."""
+"""A radix tree of IP prefixes: finds those that contain an address in at most one step per byte."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _Node = dict[int, list["int | _Node | None"]]
 
 
 class PrefixTree:
-    """Bit sets by prefix. `find` answers with all bits of all prefixes that hold the address.
+    """Bit sets by prefix. `find` returns the union of the bits of all prefixes that contain the address.
 
-    A tree with a stride of eight bits: a prefix whose length is no multiple of eight stands in each slot that it
-    covers (at most 128). bench/policy.py has what a look-up costs.
+    The tree has a stride of eight bits: a prefix whose length is not a multiple of eight is stored in each slot that it
+    covers (at most 128). bench/policy.py measures look-ups.
     """
 
     __slots__ = ("_all", "_roots", "count")
@@ -57,7 +57,7 @@ class PrefixTree:
 
 
 class PrefixSet:
-    """A set of prefixes: `address in set` is whether one of them contains it; the address is its bytes or None."""
+    """A set of prefixes: `address in set` if one of them contains it. Addresses are bytes; None is in no set."""
 
     __slots__ = ("_tree", "networks")
 
