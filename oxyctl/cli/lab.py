@@ -58,8 +58,8 @@ def up(
 @app.command("ls")
 def list_labs(output: FormatOption = Format.table) -> None:
     """List the labs of this user."""
-    from oxyctl.cli.output import print_envelope, print_table
-    from oxyctl.supervise.state import all_labs
+    from oxyctl.cli.output import print_envelope, print_table, say
+    from oxyctl.supervise.state import NO_LAB, all_labs
 
     found: list[dict[str, Any]] = []
     for lab in all_labs():
@@ -71,6 +71,8 @@ def list_labs(output: FormatOption = Format.table) -> None:
         return
     rows = [[item["name"], item["state"], str(item["nodes"]), item["source"]] for item in found]
     print_table(["NAME", "STATE", "NODES", "FILE"], rows)
+    if not rows:
+        say(NO_LAB)
 
 
 @app.command()

@@ -30,6 +30,7 @@ from oxyctl.net.sockets import short_path
 from oxyctl.plan.steps import Plan, PlannedNode
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+NO_LAB = "no lab is running; `oxyctl lab up quickstart` starts one"
 Phase = Literal["starting", "up", "stopping"]
 
 
@@ -193,7 +194,7 @@ def find_lab(name: str | None = None) -> LabDirectory:
                 return lab
         raise LabNotFound(f"no lab '{name}' is running{_suggest(name, [lab.name for lab in alive])}")
     if not alive:
-        raise LabNotFound("no lab is running; `oxyctl lab up quickstart` starts one")
+        raise LabNotFound(NO_LAB)
     if len(alive) > 1:
         names = ", ".join(lab.name for lab in alive)
         raise LabNotFound(f"several labs are running: {names}; name one with --lab NAME")

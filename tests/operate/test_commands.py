@@ -76,4 +76,6 @@ def test_usage(oxyctl):
 def test_no_labs_is_an_empty_list(oxyctl):
     code, out, _ = oxyctl("lab", "ls", "--format", "json")
     assert (code, json.loads(out)) == (0, {"schema": "oxyctl/1", "kind": "labs", "items": []})
-    assert oxyctl("lab", "ls")[:2] == (0, "NAME  STATE  NODES  FILE\n")
+    code, out, err = oxyctl("lab", "ls")
+    assert (code, out) == (0, "NAME  STATE  NODES  FILE\n")
+    assert err == "no lab is running; `oxyctl lab up quickstart` starts one\n"
