@@ -8,6 +8,7 @@ file PLACE/reached says which it is, and the process waits for somebody to open 
 from __future__ import annotations
 
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -34,9 +35,13 @@ class Steps:
             self.is_counting = False
             if (self.place / "open").exists():  # the test is over
                 return
+            gate = os.open(self.place / "gate", os.O_RDONLY | os.O_NONBLOCK)  # before: let_go needs a reader
             (self.place / "draft").write_text(name)
             (self.place / "draft").rename(self.place / "reached")
-            os.close(os.open(self.place / "gate", os.O_RDONLY))  # until somebody opens it to write
+            waiting = select.poll()
+            waiting.register(gate, select.POLLIN)
+            waiting.poll()  # until somebody opens it to write, and closes it
+            os.close(gate)
 
     def audit(self, event, arguments):
         """Before each change in the run directory."""
