@@ -2,8 +2,8 @@
 
 If neither policy nor hooks are asked, a client's second SYN to the same address and port gets the same decision. It is
 written back to the kernel before anything else is done; the rest of a flow's setup waits until the end of the batch of
-packets, where caches are warm and nothing is parsed twice (docs/performance-notes.md has the cost by phase). Limits hold as
-for every flow. Readers of the tenant's table find the flow there afterwards.
+packets, where caches are warm and nothing is parsed twice (the cost by phase is in docs/performance-notes.md). Limits
+hold as for every flow. Readers of the tenant's table find the flow there afterwards.
 """
 
 from __future__ import annotations
