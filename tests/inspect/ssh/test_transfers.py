@@ -62,13 +62,12 @@ def test_an_sftp_server_that_is_started_by_name_is_read_along_and_writes_nothing
 
 def test_a_command_without_a_terminal_is_recorded_where_that_is_asked_for(world):
     world.change(file_transfer="read-write", record=True)
-    before = len(world.channels(0))
     assert world.ssh("echo unseen").returncode == 0
-    assert world.channels(before + 1)[-1].recording is None
+    assert world.channel("echo unseen").recording is None
     world.change(record_commands=True)
-    done = world.ssh("echo out; echo wrong >&2; exit 3")
+    done = world.ssh(program := "echo out; echo wrong >&2; exit 3")
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "wrong\n", 3)
-    record = world.channels(before + 2)[-1]
+    record = world.channel(program)
     header, *events = map(json.loads, (world.place / record.recording).read_text().splitlines())
     assert header["env"] == {"TERM": "dumb"}
     assert sorted(data for _, code, data in events if code == "o") == ["out\r\n", "wrong\r\n"]

@@ -197,6 +197,11 @@ class World:
         wait_until(lambda: len(of()) >= count, "channel records")
         return of()
 
+    def channel(self, command):
+        """The record of the channel in which this command ran, once it has ended."""
+        wait_until(lambda: any(each.command == command and not each.is_open for each in self.channels(0)), command)
+        return next(each for each in self.channels(0) if each.command == command and not each.is_open)
+
     def files(self):
         return [each for each in self.records if type(each).__name__ == "FileRecord"]
 
