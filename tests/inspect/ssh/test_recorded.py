@@ -41,7 +41,7 @@ def test_a_disk_that_is_full_ends_the_session_where_it_has_to_be_recorded(world,
     assert done.returncode == 126
     assert f"ended: {FULL}" in done.stdout + done.stderr
     assert "still here" not in done.stdout
-    assert world.channels()[-1].error == FULL
+    assert world.channel("sleep 20; echo still here").error == FULL
 
 
 def test_where_it_need_not_be_it_goes_on_and_its_user_knows(world, full_disk):
