@@ -150,20 +150,26 @@ def test_http_2_in_the_clear_by_prior_knowledge(stage, laptop):
     assert done.stdout.strip() == "2 200", done.stderr
 
 
+# not by websockets.sync, whose two threads use one SSL object at once
 SPEAKER = """
-import socket, ssl, sys
-from websockets.sync.client import connect
+import asyncio, socket, ssl, sys
+from websockets.asyncio.client import connect
 host, port, trust = sys.argv[1:]
-context = ssl.create_default_context(cafile=trust)
-raw = socket.create_connection((host, int(port)))
-with connect(f"wss://wiki.lab:{port}/ws", sock=raw, ssl=context, max_size=None) as chat:
-    chat.send("text")
-    assert chat.recv() == "text"
-    large = bytes(range(256)) * (1 << 12)
-    chat.send(large)
-    assert b"".join(chat.recv_streaming()) == large
-    assert chat.ping().wait(5)
-print(chat.close_code)
+
+async def main():
+    context = ssl.create_default_context(cafile=trust)
+    raw = socket.create_connection((host, int(port)))
+    raw.setblocking(False)
+    async with connect(f"wss://wiki.lab:{port}/ws", sock=raw, ssl=context, max_size=None) as chat:
+        await chat.send("text")
+        assert await chat.recv() == "text"
+        large = bytes(range(256)) * (1 << 12)
+        await chat.send(large)
+        assert b"".join([part async for part in chat.recv_streaming()]) == large
+        await asyncio.wait_for(await chat.ping(), 5)
+    print(chat.close_code)
+
+asyncio.run(main())
 """
 
 
