@@ -11,3 +11,5 @@ evidence   log lines and flow records that may explain a failure
 result     verdicts and results
 junit      results as JUnit XML
 """
+
+AT_ONCE = 8  # checks at once, by default: here, as the command line shows it without importing the runner

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from oxyctl.checks import links, nodes, policies, probes, records
+from oxyctl.checks import AT_ONCE, links, nodes, policies, probes, records
 from oxyctl.checks.evidence import collect
 from oxyctl.checks.result import Result, Verdict
 from oxyctl.checks.session import Session
@@ -34,7 +34,6 @@ from oxyctl.topology.quantities import seconds
 from oxyctl.traffic.client import GeneratorError
 from proxy.control.client import ControlError
 
-AT_ONCE = 8  # by default
 PAUSE_S = 0.1
 
 JUDGES: dict[type, probes.Judge] = {

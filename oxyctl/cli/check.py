@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oxyctl.checks import AT_ONCE
 from oxyctl.cli.completion import complete_check
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
@@ -33,7 +34,7 @@ def check(
     ] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Checks at once; fewer on a slow machine.")
-    ] = 8,
+    ] = AT_ONCE,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")] = None,
     output: FormatOption = Format.table,
 ) -> None:

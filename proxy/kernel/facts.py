@@ -62,12 +62,14 @@ def conntrack_drops() -> int:
 
 def helpers() -> tuple[str, ...]:
     """The available conntrack helpers, such as FTP's, which follows the addresses in control connections."""
-    return tuple(each for each in HELPERS if nft.is_accepted(_table(f'ct helper it {{ type "{each}" protocol tcp; }}')))
+    return tuple(
+        each for each in HELPERS if nft.is_accepted(probe_table(f'ct helper it {{ type "{each}" protocol tcp; }}'))
+    )
 
 
 def has_timeouts() -> bool:
     """Whether timeouts can be set for our connections alone."""
-    return nft.is_accepted(_table("ct timeout it { protocol tcp; l3proto ip; policy = { established: 9 }\n}"))
+    return nft.is_accepted(probe_table("ct timeout it { protocol tcp; l3proto ip; policy = { established: 9 }\n}"))
 
 
 class Features(NamedTuple):
@@ -88,8 +90,9 @@ def features(*, flowtable: bool) -> Features:
 
 def has_flowtable() -> bool:
     """Whether flows can be entered in a flowtable that counts (nf_flow_table, Linux 5.7)."""
-    return nft.is_accepted(_table(FLOWTABLE))
+    return nft.is_accepted(probe_table(FLOWTABLE))
 
 
-def _table(inside: str) -> str:
+def probe_table(inside: str) -> str:
+    """A table with this content, as a transaction to try."""
     return f"table inet oxy_probe {{ {inside}\n}}\n"

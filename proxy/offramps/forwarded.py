@@ -223,7 +223,7 @@ class ForwardedFlow(WatchedFlow):
         return None
 
     def catch_up(self, number: int) -> None:
-        """Hear what the kernel has to tell of the flow, before a SYN with this sequence number is looked at."""
+        """Learn what the kernel has logged about the flow, before a SYN with this sequence number is handled."""
         flow, connections = self.flow, self._plane.connections
         if flow.egress is flow.carrier and flow.tracked is not None and flow.tracked[0].initial != number:
             assert connections is not None

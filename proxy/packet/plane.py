@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from proxy.errors import DropReason
 from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, next_number
@@ -29,6 +29,15 @@ class Handler(Protocol):
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether this packet, which could open a flow, is a retransmission that belongs to the ended flow."""
+        ...
+
+
+@runtime_checkable
+class LateHandler(Protocol):
+    """A handler that learns of its flow's packets with a delay, as the kernel carries them."""
+
+    def catch_up(self, number: int) -> None:
+        """Learn what the kernel has logged so far, before a SYN with this sequence number is handled."""
         ...
 
 
@@ -136,10 +145,9 @@ class Plane:
         return handler.packet(carrier, buffer, packet)
 
     def _catch_up(self, flow: Flow, buffer: bytearray, packet: IPPacket) -> None:
-        """A SYN from the client of a flow that the kernel carries: it may not have told of the end yet."""
-        catch_up = getattr(flow.handler, "catch_up", None)
-        if catch_up is not None and packet.source == flow.source:
-            catch_up(tcp.sequence(buffer, packet))
+        """Before a client's SYN is handled, learn whether the flow has ended meanwhile, if the kernel carries it."""
+        if packet.source == flow.source and isinstance(flow.handler, LateHandler):
+            flow.handler.catch_up(tcp.sequence(buffer, packet))
 
     def _may_report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether this is an ICMP error from a router inside a site, about one of the site's flows."""

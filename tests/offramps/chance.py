@@ -16,7 +16,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.offramps.kernel_scene import CLIENT, FAMILIES, ORIGIN, SILENT, SMALL, UNREACHABLE, Net, reset, unsent
+from tests.offramps.kernel_scene import (
+    CLIENT,
+    FAMILIES,
+    ORIGIN,
+    SILENT,
+    SMALL,
+    UNREACHABLE,
+    Net,
+    read_all,
+    reset,
+    unsent,
+)
 from tests.running import until
 
 PATIENCE_S = 20
@@ -202,17 +213,17 @@ def _end(one: Conversation, pair: tuple[Any, Any]) -> None:
     if how == "close":
         until(lambda: not unsent(near) and not unsent(far))
         near.close()
-        one.seen.append(f"closed: {_rest(far)}")
+        one.seen.append(f"closed: {read_all(far)}")
         far.close()
     elif how == "reset":
         until(lambda: not unsent(near) and not unsent(far))
         reset(near)
-        one.seen.append(f"reset: {_rest(far)}")
+        one.seen.append(f"reset: {read_all(far)}")
     elif how == "reset in flight":
         near.setblocking(False)
         sent = _try(near.send, bytes(200_000))
         reset(near)
-        count, error = _rest(far)
+        count, error = read_all(far)
         one.seen.append(f"reset in flight: {count <= sent} {error}")
     elif how == "unread":  # closing resets then
         far.sendall(b"nobody reads this")
@@ -220,11 +231,11 @@ def _end(one: Conversation, pair: tuple[Any, Any]) -> None:
         select.select([near], [], [], PATIENCE_S)
         one.sent[1 - side] += 17
         near.close()
-        one.seen.append(f"unread: {_rest(far)}")
+        one.seen.append(f"unread: {read_all(far)}")
     else:
         for sock in pair:
             sock.shutdown(socket.SHUT_WR)
-        one.seen.append(f"at once: {_rest(near)} {_rest(far)}")
+        one.seen.append(f"at once: {read_all(near)} {read_all(far)}")
 
 
 def refused(net: Any, one: Conversation) -> None:
@@ -322,15 +333,3 @@ def _pieces(sock: Any, size: int) -> Iterator[bytes]:
     while size and (data := sock.recv(min(size, 1 << 17))):
         size -= len(data)
         yield data
-
-
-def _rest(sock: Any) -> tuple[int, str]:
-    size = 0
-    while True:
-        try:
-            data = sock.recv(1 << 17)
-        except OSError as error:
-            return size, type(error).__name__
-        if not data:
-            return size, "end"
-        size += len(data)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from proxy.inspect.http.body import HOOK
 from proxy.inspect.http.faults import By, Fault
 from proxy.inspect.http.messages import ResponseHead
 from proxy.inspect.http.ruling import Ruled
-from proxy.verdict import Verdict
 
 
 class Passing(Ruled):
@@ -123,10 +121,6 @@ class Passing(Ruled):
                 self.resume_origin()
         elif not self.is_origin_full and not self.is_waiting:
             self.responder.resume()
-
-    def body_answered(self, answer: str | Verdict) -> bool:
-        """Apply the hook's answer. Returns whether the exchange continues."""
-        return self.obey_hook(HOOK, answer)
 
     def pause_origin(self) -> None:
         """Pause the origin, unless its response is complete: then the connection may serve another exchange."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import takewhile
 
 from proxy.inspect.http import pages, rules
+from proxy.inspect.http.body import HOOK
 from proxy.inspect.http.faults import By, Fault
 from proxy.inspect.http.messages import ResponseHead
 from proxy.inspect.http.progress import Progress
@@ -75,6 +76,10 @@ class Ruled(Progress):
         verdict = deny(answer) if isinstance(answer, str) else answer
         self.decisions.append(Decision(hook, "hook", verdict.action, reason=verdict.reason))
         return self._obey(verdict)
+
+    def body_answered(self, answer: str | Verdict) -> bool:
+        """Apply the answer of the hook that reads bodies. Returns whether the exchange continues."""
+        return self.obey_hook(HOOK, answer)
 
     def _obey(self, verdict: Verdict) -> bool:
         effects = verdict.http

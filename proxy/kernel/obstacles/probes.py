@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.errors import ProxyError
-from proxy.kernel import nft
+from proxy.kernel import facts, nft
 from proxy.kernel.conntrack import Conntrack, ConntrackEvents
-from proxy.kernel.facts import FLOWTABLE
 from proxy.kernel.packetlog import PacketLog
 
 GROUP = 1
@@ -53,7 +52,7 @@ def timeouts() -> None:
 
 def flowtable() -> None:
     """ProxyError: established flows always pass netfilter."""
-    nft.check(f"table inet oxy_probe {{ {FLOWTABLE} }}\n")
+    nft.check(facts.probe_table(facts.FLOWTABLE))
 
 
 def log() -> None:
