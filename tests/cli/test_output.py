@@ -27,7 +27,7 @@ def test_a_full_disk_is_one_line():
 
 
 def test_a_closed_output_is_no_failure():
-    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *PROGRAM, "lab", "schema"]
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *PROGRAM, "lab", "graph", "quickstart"]
     done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -23,8 +23,11 @@ from proxy.kernel import facts
 from proxy.kernel.exit_pump import ExitPump
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, OUTWARD, Ruleset, Way
 from proxy.kernel.sites import Sites
+from proxy.offramps.accounts import Accounts
+from proxy.offramps.exit import InterfaceRamp
 from proxy.offramps.kernel import KernelOffRamp
 from proxy.offramps.share import SHARE
+from proxy.offramps.watched import WatchedFlow
 from proxy.packet.forward import LEAST_MTU, forward
 from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import flow_key
@@ -33,6 +36,8 @@ from proxy.settings.egress import Egress, egress_of
 from proxy.settings.model import KernelOffRamp as KernelSettings
 from proxy.settings.model import TenantSettings, Timeouts
 from proxy.settings.sites import NetworkSettings
+from proxy.wire.ctnetlink import Entry
+from proxy.wire.ip import TCP as TCP_NUMBER
 from proxy.wire.ip import IPPacket
 from tests.netns import Namespace, needs_root
 from tests.packets import network, parsed, transport_packets
@@ -375,3 +380,20 @@ def test_the_kernel_takes_the_table_with_sites():
         assert namespace.run(check, ruleset().text(ways, closed=["tun0"])) == ""
     finally:
         namespace.close()
+
+
+def test_an_event_of_conntrack_that_comes_after_the_logged_end_still_gives_the_totals():
+    key, marked = b"key", 3
+    flow = SimpleNamespace(
+        is_recorded=False, is_ended=True, protocol="tcp", history="Sr", handler=WatchedFlow.__new__(WatchedFlow),
+        client_path=SimpleNamespace(packets=0, octets=0), origin_path=SimpleNamespace(packets=0, octets=0),
+    )  # fmt: skip
+    ramp = InterfaceRamp.__new__(InterfaceRamp)
+    ramp.flows, ramp.repeated = {TCP_NUMBER: {key: flow}}, SimpleNamespace(enter=lambda: None)
+    entry = Entry(TCP_NUMBER, key, key, 7, marked, 0, 0, 1, 60, 1, 40)
+    accounts = Accounts.__new__(Accounts)
+    accounts._ramps, accounts._zones, accounts._awaited = {marked: ramp}, {ramp: 7}, {}
+    accounts._events = SimpleNamespace(read=lambda most: [(None, entry)])
+    accounts._destroyed(0)
+    paths = [(path.packets, path.octets) for path in (flow.client_path, flow.origin_path)]
+    assert paths == [(1, 60), (1, 40)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from proxy.policy.facts import imagine
@@ -239,6 +239,8 @@ rule_texts = st.tuples(st.lists(conditions, min_size=0, max_size=3), st.sampled_
     st.sampled_from([None, "bob", "eve"]),
     st.sampled_from([0.0, 0.25, 1.5]),
 )
+@example([(["time.unix in {0..1795860000}"], "allow")], "10.1.0.2", 80, "tcp", [], None, 0.25)
+@example([(["time.unix in {1795860000..1795860001}"], "allow")], "10.1.0.2", 80, "tcp", [], None, 1.5)
 def test_the_index_agrees_with_evaluating_every_rule(texts, src, port, protocol, groups, user, later):
     lines = ["rules:"]
     for number, (parts, action) in enumerate(texts):
