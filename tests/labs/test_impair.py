@@ -186,6 +186,7 @@ def test_a_relay_that_dies_is_started_again(lab):
     first = kill_relay(machine)
     assert eventually(lambda: relay_of(machine), "another relay") != first
     eventually(lambda: is_counting(machine), "links are relayed again")
+    pin_neighbours(machine)
     assert least_ms(machine) >= 39
     machine.oxyctl("lab", "impair", "web:lan", "--delay", "5ms")
     assert 9 <= least_ms(machine) < 39

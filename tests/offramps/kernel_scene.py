@@ -232,6 +232,7 @@ class Scene(Net):
             ramp = "{kind: connected, path: ramp.sock}"
         words = f"node: edge\nofframp: kernel\ntenants:\n  acme: {{{tenant}}}\nonramps:\n  - {ramp}\n{more}"
         self.proxy = Proxy(self.directory, self.edge, words, wrapper)
+        until(lambda: are_links_settled(self.edge))
         self.before = state_of(self.edge)
         self.proxy.start()
         if kind != "interface":
@@ -485,6 +486,12 @@ def entries(namespace: Namespace, mark: int = MARK) -> list[Any]:
             table.close()
 
     return list(namespace.run(dump))
+
+
+def are_links_settled(namespace: Namespace) -> bool:
+    """Whether the kernel has noticed that its links are up: it does so later on, and adds routes then."""
+    done = namespace.run(subprocess.run, ["ip", "-brief", "link"], capture_output=True, text=True, check=True)
+    return all(line.split()[1] in ("UP", "UNKNOWN") for line in done.stdout.splitlines() if "LOWER_UP" in line)
 
 
 def state_of(namespace: Namespace) -> dict[str, str]:

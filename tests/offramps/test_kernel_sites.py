@@ -26,6 +26,7 @@ from tests.offramps.kernel_scene import (
     ORIGIN,
     Net,
     Proxy,
+    are_links_settled,
     ask,
     echo,
     entries,
@@ -80,6 +81,7 @@ class Sites(Net):
         )  # fmt: skip
         self.knows_sources = kind == "tenants"
         self.proxy = Proxy(self.directory, self.edge, CONFIGURATIONS[kind])
+        until(lambda: are_links_settled(self.edge))
         self.before = state_of(self.edge)
         with self.undone_on_failure():
             self.proxy.start()
