@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from oxyctl.checks import AT_ONCE, links, nodes, policies, probes, records
+from oxyctl.checks import DEFAULT_JOBS, links, nodes, policies, probes, records
 from oxyctl.checks.evidence import collect
 from oxyctl.checks.result import Result, Verdict
 from oxyctl.checks.session import Session
@@ -84,7 +84,7 @@ def trials(checks: Sequence[Check]) -> list[Trial]:
     return found
 
 
-async def run(checks: Sequence[Check], session: Session, at_once: int = AT_ONCE) -> AsyncIterator[Result]:
+async def run(checks: Sequence[Check], session: Session, at_once: int = DEFAULT_JOBS) -> AsyncIterator[Result]:
     """Run `checks`. Yields the results in their order, each as soon as all before it are complete."""
     slots = asyncio.Semaphore(at_once)
     for _, group in itertools.groupby(trials(checks), key=lambda trial: trial.stage):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oxyctl.errors import OxyctlError
-from oxyctl.operate.recorded_flows import recorded_beside
+from oxyctl.operate.recorded_flows import recorded_flows_of
 from oxyctl.operate.run_inside import command_in
 from oxyctl.plan.steps import Plan
 from oxyctl.supervise.state import LabDirectory, control_socket, find_node, find_proxy
@@ -108,7 +108,7 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
             return (await asyncio.to_thread(client.flows, list(pairs))).items
         except ProxyGone:
             control = find_proxy(self.lab, proxy).control
-            if control is None or (store := recorded_beside(control)) is None:
+            if control is None or (store := recorded_flows_of(control)) is None:
                 raise
             return (await asyncio.to_thread(store.flows, list(pairs))).items
 

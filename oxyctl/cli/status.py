@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, connect
+from oxyctl.cli.control import ControlOption, NodeOption, connect, translated_errors
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 app = typer.Typer()
@@ -20,9 +20,9 @@ def status(
     output: FormatOption = Format.table,
     metrics: Annotated[bool, typer.Option("--metrics", help="Print the counters as Prometheus text.")] = False,
 ) -> None:
-    """Show a proxy: its tenants, tunnels, counters, and the reasons of dropped packets."""
+    """Show a proxy: its tenants, tunnels and counters, and why it dropped packets."""
     client = connect(lab, node, control)
-    with asking():
+    with translated_errors():
         if metrics:
             print(client.metrics(), end="")
             return

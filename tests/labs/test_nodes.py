@@ -101,7 +101,7 @@ def test_what_a_killed_proxy_recorded_can_be_read(shop):
     shop.oxyctl("lab", "kill", "edge")
     done = shop.oxyctl(*flows)
     found = json.loads(done.stdout)
-    assert (found["proxy_running"], done.stderr) == (False, "the proxy is not running; showing what it recorded\n")
+    assert (found["proxy_running"], done.stderr) == (False, "the proxy is not running; these are its records\n")
     assert [flow["flow_id"] for flow in found["items"]][-len(before) :] == before
     one = json.loads(shop.oxyctl("flows", "get", before[0], "--tenant", "acme", "--format", "json").stdout)
     assert (one["proxy_running"], one["items"][0]["flow_id"]) == (False, before[0])

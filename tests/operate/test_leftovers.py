@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from oxyctl.cli.check import _chosen as chosen
+from oxyctl.cli.check import _lab_and_patterns
 from oxyctl.errors import LabNotFound, OxyctlError
 from oxyctl.operate import down, leftovers
 from oxyctl.supervise import state
@@ -179,7 +179,7 @@ def test_the_first_word_of_check_is_a_lab_where_it_must_be(run, supervisor, monk
 
 
 def _chosen(words, lab):
-    directory, patterns = chosen(words, lab)
+    directory, patterns = _lab_and_patterns(words, lab)
     return directory.name, patterns
 
 
