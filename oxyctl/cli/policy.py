@@ -12,7 +12,7 @@ from oxyctl.cli.options import Format, FormatOption, LabOption
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from oxyctl.policies.past import Replay
+    from oxyctl.policies.replay import Replay
     from proxy.control.client import ControlClient
     from proxy.policy.answers import Explanation, PolicyInfo, Question
     from proxy.policy.engine import Policies
@@ -333,7 +333,7 @@ def _policy_in_force(client: ControlClient, tenant: str | None, name: str) -> Po
 
 def _replay(client: ControlClient, policies: Policies, tenant: str, duration: str) -> Replay:
     from oxyctl.cli.output import print_stderr
-    from oxyctl.policies.past import replay
+    from oxyctl.policies.replay import replay
     from proxy.control.schema import MAX_LIMIT
 
     pairs = [("tenant", tenant), ("scope", "past"), ("since", duration), ("limit", str(MAX_LIMIT))]

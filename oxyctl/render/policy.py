@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from oxyctl.policies.diff import Difference
 from oxyctl.policies.files import PolicyTestResult
-from oxyctl.policies.past import Replay
+from oxyctl.policies.replay import Replay
 from oxyctl.render.tables import Column, Table
 from oxyctl.render.units import count_text
 from proxy.policy.answers import Explanation, Near, RuleInfo

@@ -98,7 +98,7 @@ def test_the_system_s_store_of_a_distribution(ca, tmp_path, monkeypatch):
     ca("trust", "system", "-t", "acme", "--remove")
     assert (tmp_path / "taken").read_text() == ""
     monkeypatch.setattr(stores, "SYSTEMS", ())
-    assert "store is not known" in ca("trust", "system", "-t", "acme").err
+    assert "cannot find this system" in ca("trust", "system", "-t", "acme").err
 
 
 @pytest.mark.skipif(shutil.which("certutil") is None, reason="there is no certutil")

@@ -130,7 +130,7 @@ def test_diff_against_what_is_in_force_and_of_two_files(live, policy, file, tmp_
         )
     )
     new.write_text(POLICY)
-    assert policy("diff", new, file).lines == ["^ shadow: it is evaluated in another order than before"]
+    assert policy("diff", new, file).lines == ["^ shadow: evaluated in a different order"]
 
 
 def test_reload(live, file):
@@ -145,8 +145,10 @@ def test_reload(live, file):
 
 
 def test_without_policies(policy, server, path):
-    message = "the proxy has no policies: name their files under `policies` in proxy.yaml\n"
-    assert policy("reload", "--control", path).err == message
+    assert (
+        policy("reload", "--control", path).err
+        == "the proxy has no policies: name their files under `policies` in proxy.yaml\n"
+    )
     assert policy("hits", "--control", path).err == "no rules are in force\n"
     assert policy("export", "--control", path).code == 4
 
