@@ -38,8 +38,8 @@ def apply(
     What stays the same is not touched. If anything fails, the lab is restored.
     """
     from oxyctl.operate.ask import ask_apply
-    from oxyctl.operate.kernel_tunnels import abilities_for
-    from oxyctl.operate.up import holding
+    from oxyctl.operate.kernel_tunnels import supported_kinds_for
+    from oxyctl.operate.up import locked_for_change
     from oxyctl.plan.diff import compare
     from oxyctl.plan.make import make_plan
     from oxyctl.supervise.requests import Apply
@@ -49,11 +49,11 @@ def apply(
 
     model = load(find_file(file), lab)
     directory = find_lab(model.name)
-    plan = make_plan(model, directory.path, abilities_for(model))
+    plan = make_plan(model, directory.path, supported_kinds_for(model))
     if dry_run:
         changes = compare(_running_plan(directory), plan).changes
     else:
-        with holding(directory.name):
+        with locked_for_change(directory.name):
             changes = ask_apply(directory, Apply(plan=plan, timeout_s=timeout))
     print_changes(changes, output, f"lab '{directory.name}' already matches the file")
 

@@ -11,7 +11,7 @@ from oxyctl.cli.completion import complete_log, complete_node
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.operate.enter import Start
+    from oxyctl.operate.enter import Invocation
     from oxyctl.supervise.state import LabDirectory
 
 
@@ -56,12 +56,12 @@ def exec(
     from oxyctl.supervise.state import find_lab, find_node
 
     is_single = not all_nodes and not label
-    start = _start(arguments[1:] if is_single else arguments, env, cwd)
+    invocation = _invocation(arguments[1:] if is_single else arguments, env, cwd)
     directory = find_lab(lab)
     nodes = [find_node(directory, arguments[0]).name] if is_single else _labelled_nodes(directory, label or [])
     if is_single and output == Format.table:
-        raise typer.Exit(run_in(directory, nodes[0], start))
-    raise typer.Exit(_run_everywhere(directory, nodes, start, output))
+        raise typer.Exit(run_in(directory, nodes[0], invocation))
+    raise typer.Exit(_run_in_all(directory, nodes, invocation, output))
 
 
 def shell(
@@ -101,16 +101,16 @@ def logs(
     print_logs(find_stopped(lab), node, follow=follow, since_ns=since_ns, tail=tail)
 
 
-def _start(command: list[str], env: list[str] | None, cwd: str | None) -> Start:
+def _invocation(command: list[str], env: list[str] | None, cwd: str | None) -> Invocation:
     from pathlib import Path
 
     from oxyctl.errors import UsageError
-    from oxyctl.operate.enter import Start
+    from oxyctl.operate.enter import Invocation
 
     command = command[1:] if command[:1] == ["--"] else command
     if not command:
         raise UsageError("a command is required: oxyctl lab exec NODE -- COMMAND...")
-    return Start(command, dict(_key_values(env or [], "--env")), Path(cwd).absolute() if cwd is not None else None)
+    return Invocation(command, dict(_key_values(env or [], "--env")), Path(cwd).absolute() if cwd is not None else None)
 
 
 def _key_values(texts: list[str], option: str) -> list[tuple[str, str]]:
@@ -137,13 +137,13 @@ def _labelled_nodes(lab: LabDirectory, labels: list[str]) -> list[str]:
     return nodes
 
 
-def _run_everywhere(lab: LabDirectory, nodes: list[str], start: Start, output: Format) -> int:
+def _run_in_all(lab: LabDirectory, nodes: list[str], invocation: Invocation, output: Format) -> int:
     from oxyctl.cli.output import print_envelope
-    from oxyctl.operate.enter import live
-    from oxyctl.operate.enter_many import print_line, run_everywhere
+    from oxyctl.operate.enter import require_running
+    from oxyctl.operate.enter_many import print_line, run_in_all
 
     is_json = output == Format.json
-    runs = run_everywhere(lab, live(lab), nodes, start, (lambda *line: None) if is_json else print_line)
+    runs = run_in_all(lab, require_running(lab), nodes, invocation, (lambda *line: None) if is_json else print_line)
     if is_json:
         text = [(run, run.stdout.decode(errors="replace"), run.stderr.decode(errors="replace")) for run in runs]
         print_envelope(

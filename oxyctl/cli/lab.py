@@ -45,7 +45,7 @@ def up(
     lab = load(find_file(file), name)
     try:
         with _with_diagnosis(), Progress(lab.name) as progress:
-            is_new = bring_up(lab, timeout, progress.tell)
+            is_new = bring_up(lab, timeout, progress.show)
     except Interrupted as signal:
         print_stderr(f"{signal}: lab '{lab.name}' was taken down")
         raise typer.Exit(128 + signal.number) from None
@@ -224,9 +224,9 @@ def _print_hints(name: str) -> None:
     from oxyctl.supervise.state import find_lab, lab_directory
 
     try:
-        is_found_unnamed = find_lab().name == name
+        is_default_lab = find_lab().name == name
     except LabNotFound:  # other labs are running too
-        is_found_unnamed = False
+        is_default_lab = False
     plan = lab_directory(name).read_plan()
     if plan is not None:
-        print("\n".join(["Try:", *(f"  {hint}" for hint in hints(plan, is_found_unnamed=is_found_unnamed))]))
+        print("\n".join(["Try:", *(f"  {hint}" for hint in hints(plan, is_default_lab=is_default_lab))]))

@@ -57,6 +57,6 @@ def _perform(action: Action, nodes: list[str], lab: str | None, timeout_s: float
 
     directory = find_lab(lab)
     with Progress(directory.name) as progress:
-        results = ask_nodes(directory, Nodes(action=action, nodes=nodes, timeout_s=timeout_s), progress.tell)
+        results = ask_nodes(directory, Nodes(action=action, nodes=nodes, timeout_s=timeout_s), progress.show)
     if output == Format.json:
         print_envelope("lab-nodes", results, action=action)

@@ -40,7 +40,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         if self._spinner is not None:
             self._spinner.stop()
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def show(self, event: dict[str, Any]) -> None:
         """Show one event of the supervisor."""
         match event["event"]:
             case "step":

@@ -31,14 +31,14 @@ def routes(
 
     client = connect(lab, node, control)
     with translated_errors():
-        routes_ = client.routes(tenant)
-        if not routes_ and tenant is not None:
+        tenant_routes = client.routes(tenant)
+        if not tenant_routes and tenant is not None:
             check_tenant(client, tenant)
     if output == Format.json:
-        print_envelope("routes", routes_)
-    elif routes_:
+        print_envelope("routes", tenant_routes)
+    elif tenant_routes:
         from oxyctl.render.routes import print_routes
 
-        print_routes(routes_)
+        print_routes(tenant_routes)
     else:
         print_stderr("no routes: every flow is lifted to a stream")
