@@ -26,24 +26,24 @@ async def impair(check: ImpairCheck, _: str, session: Session) -> Verdict:
 
 async def tunnel(check: TunnelCheck, _: str, session: Session) -> Verdict:
     """Wait until both ends report the expected health."""
-    wanted = [check.health] if isinstance(check.health, str) else check.health
+    expected_health = [check.health] if isinstance(check.health, str) else check.health
     by = [f"the site's end in {check.by}"] * bool(check.by) + [f"the edge's in {check.edge}"] * bool(check.edge)
-    tried, expected = f"the tunnel of {check.site}", ", ".join([" or ".join(wanted), *by])
+    tried, expected = f"the tunnel of {check.site}", ", ".join([" or ".join(expected_health), *by])
     deadline = time.monotonic() + check.timeout_s
     while True:
         status = await asyncio.to_thread(ask_status, session.lab)
         tunnel_status = next((each for each in status.tunnels if each.site == check.site), None)
         if tunnel_status is None:
             return Verdict(False, tried, expected, "the running lab has no such site")
-        is_met = _is_met(check, wanted, tunnel_status)
+        is_met = _is_met(check, expected_health, tunnel_status)
         if is_met or time.monotonic() >= deadline:
             return Verdict(is_met, tried, expected, _describe(tunnel_status))
         await asyncio.sleep(PAUSE_S)
 
 
-def _is_met(check: TunnelCheck, wanted: Sequence[str], tunnel_status: TunnelStatus) -> bool:
+def _is_met(check: TunnelCheck, expected_health: Sequence[str], tunnel_status: TunnelStatus) -> bool:
     has_carriers = check.by in (None, tunnel_status.by) and check.edge in (None, tunnel_status.edge)
-    return has_carriers and tunnel_status.health in wanted and tunnel_status.proxy_health in wanted
+    return has_carriers and tunnel_status.health in expected_health and tunnel_status.proxy_health in expected_health
 
 
 def _describe(tunnel_status: TunnelStatus) -> str:

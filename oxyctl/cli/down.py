@@ -35,12 +35,12 @@ def gc(
     from oxyctl.cli.output import print_envelope
     from oxyctl.operate.leftovers import collect
 
-    found = collect(dry_run=dry_run)
+    leftovers = collect(dry_run=dry_run)
     if output == Format.json:
-        print_envelope("gc", found, dry_run=dry_run)
+        print_envelope("gc", leftovers, dry_run=dry_run)
         return
     verb = {True: "would delete", False: "deleted"}[dry_run]
-    for item in found:
+    for item in leftovers:
         print(f"{verb} {item.path}" if item.kept is None else f"left alone {item.path}: {item.kept}")
 
 

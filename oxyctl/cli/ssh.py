@@ -66,12 +66,12 @@ def show(
 
     client = connect(lab, node, control)
     with translated_errors():
-        found = client.host_keys(tenant)
-        if not found:
+        keys = client.host_keys(tenant)
+        if not keys:
             known = [key.tenant for key in client.host_keys()]
             hint = suggest(tenant, known) if tenant is not None else ""
             raise NothingMatched(f"SSH sessions of tenant '{tenant}' are not inspected{hint}")
-    _print_keys(found, host, output)
+    _print_keys(keys, host, output)
 
 
 @hostkey.command()
@@ -196,12 +196,12 @@ def _only_terminal(client: Any, flow_id: str, pairs: list[tuple[str, str]]) -> s
     from oxyctl.errors import NothingMatched, UsageError
 
     answer = client.children("channels", [*pairs, ("id", flow_id), ("scope", "live")])
-    found = [channel.channel_id for channel in answer.items if channel.terminal is not None]
-    if not found:
+    channels = [channel.channel_id for channel in answer.items if channel.terminal is not None]
+    if not channels:
         raise NothingMatched(f"flow {flow_id} has no open terminal")
-    if len(found) > 1:
-        raise UsageError(f"flow {flow_id} has {len(found)} terminals: choose one of {', '.join(sorted(found))}")
-    return str(found[0])
+    if len(channels) > 1:
+        raise UsageError(f"flow {flow_id} has {len(channels)} terminals: choose one of {', '.join(sorted(channels))}")
+    return str(channels[0])
 
 
 def _print_keys(keys: list[HostKey], host: str, output: Format) -> None:

@@ -26,14 +26,14 @@ def status(
         if metrics:
             print(client.metrics(), end="")
             return
-        found, tunnels = client.status(), client.tunnels()
+        proxy_status, tunnels = client.status(), client.tunnels()
     if output == Format.json:
         import msgspec
 
         from oxyctl.cli.output import print_envelope
 
-        print_envelope("status", [{**msgspec.to_builtins(found), "open_tunnels": tunnels}])
+        print_envelope("status", [{**msgspec.to_builtins(proxy_status), "open_tunnels": tunnels}])
     else:
         from oxyctl.render.status import print_status
 
-        print_status(found, tunnels)
+        print_status(proxy_status, tunnels)

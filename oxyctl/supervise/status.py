@@ -80,21 +80,23 @@ class LabStatus(msgspec.Struct, kw_only=True):
 def link_statuses(plan: Plan, links: Links, counters: dict[str, dict[str, int]]) -> list[LinkStatus]:
     """The status of all links and clients' tunnels of `plan`, in its order."""
     relay = links.relay.program
-    found = []
+    statuses = []
     for link in plan.links:
-        name, by, words = link_name(link), links.by(link), link.impairment.describe()
+        name, by, detail = link_name(link), links.by(link), link.impairment.describe()
         if by == "user space" and relay is not None and not relay.is_running:
-            words = f"{words}; its relay {relay.describe_exit()}"
+            detail = f"{detail}; its relay {relay.describe_exit()}"
         frames = counters.get(name, {}) if by == "user space" else {}
-        found.append(
-            LinkStatus(name=name, mtu=link.mtu, impairment=link.impairment, by=by, detail=words, frames=frames)
+        statuses.append(
+            LinkStatus(name=name, mtu=link.mtu, impairment=link.impairment, by=by, detail=detail, frames=frames)
         )
     for node, entry in entries(plan, "agents").items():
-        wanted = tunnel_impairment(entry)
-        by = "user space" if wanted.is_shaped or wanted.down else None
+        impairment = tunnel_impairment(entry)
+        by = "user space" if impairment.is_shaped or impairment.down else None
         mtu = entry["context"]["mtu"]
-        found.append(LinkStatus(name=f"{node}:tunnel", mtu=mtu, impairment=wanted, by=by, detail=wanted.describe()))
-    return found
+        statuses.append(
+            LinkStatus(name=f"{node}:tunnel", mtu=mtu, impairment=impairment, by=by, detail=impairment.describe())
+        )
+    return statuses
 
 
 def node_status(
