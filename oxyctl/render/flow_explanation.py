@@ -33,7 +33,7 @@ ENDS = {
     "evicted": "it was idle, and was evicted to make room for a new flow",
     "inspector_died": "the inspector that read it died",
     "policy_revoked": "a policy loaded while it was open does not allow it",
-    "admin_killed": "somebody ended it with `oxyctl flows kill`",
+    "admin_killed": "it was ended with `oxyctl flows kill`",
     "drain": "the proxy stopped",
     "tunnel_closed": "its tunnel closed",
     "proxy_error": "a hook or the proxy itself failed",
