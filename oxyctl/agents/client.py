@@ -59,7 +59,7 @@ class Client:
             with inside_file(self.config.netns):
                 netlink.run([netlink.set_link(socket.if_nametoindex(self.config.interface), mtu=self.mtu)])
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Close the tunnel, and drop the packet that waited for it."""
         if self.tunnel is not None:
             self.tunnel.close()

@@ -46,7 +46,7 @@ class Fleet:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._impaired: dict[Client, ImpairedTunnel] = {}
-        self._is_changed = False
+        self._reload_requested = False
         for client in clients:
             self._epoll.register(client.tun, 0)
             self._impair(client, client.config.impairment)
@@ -54,14 +54,14 @@ class Fleet:
     def run(self, read: Callable[[], Config] | None = None) -> NoReturn:
         """Move packets forever. On SIGHUP, `read` the new configuration and apply it."""
         if read is not None:
-            signal.signal(signal.SIGHUP, self._note_change)
+            signal.signal(signal.SIGHUP, self._request_reload)
         while True:
             for fd, events in self._epoll.poll(self._next_due()):
                 if fd == self._wake:
-                    self._take_outcomes()
-                    if self._is_changed and read is not None:
-                        self._is_changed = False
-                        self._change(read())
+                    self._collect_outcomes()
+                    if self._reload_requested and read is not None:
+                        self._reload_requested = False
+                        self._reload(read())
                 elif (client := self._by_fd.get(fd)) is not None and client.tunnel is not None:
                     self._handle(client, fd, events)
 
@@ -99,28 +99,28 @@ class Fleet:
         pause = self._dial_due()
         return min([max(0.0, when - now) for when in due] + ([] if pause is None else [pause]), default=None)
 
-    def _note_change(self, number: int, frame: object) -> None:
-        self._is_changed = True
+    def _request_reload(self, number: int, frame: object) -> None:
+        self._reload_requested = True
         os.eventfd_write(self._wake, 1)
 
-    def _change(self, config: Config) -> None:
+    def _reload(self, config: Config) -> None:
         """Serve the clients that `config` names and no others; those that stay keep their devices and tunnels."""
-        wanted = {each.node: each for each in config.clients}
-        same = {}
+        configs = {each.node: each for each in config.clients}
+        kept = {}
         for client in list(self._pauses):
-            new = wanted.get(client.name)
+            new = configs.get(client.name)
             if new is None or msgspec.structs.replace(client.config, impairment=new.impairment) != new:
                 self._remove(client)
                 continue
-            same[client.name] = client
+            kept[client.name] = client
             client.config = new
             self._impair(client, new.impairment)
         problems = {}
-        for name in wanted.keys() - same.keys():
+        for name in configs.keys() - kept.keys():
             try:
-                self._add(Client(wanted[name]))
+                self._add(Client(configs[name]))
             except OSError as error:
-                problems[name] = f"cannot open TUN device {wanted[name].interface}: {error}"
+                problems[name] = f"cannot open TUN device {configs[name].interface}: {error}"
         print(json.dumps({"generation": config.generation, "problems": problems}), flush=True)
 
     def _add(self, client: Client) -> None:
@@ -138,7 +138,7 @@ class Fleet:
         self._impaired.pop(client, None)
         if client.tunnel is not None:
             del self._by_fd[client.tunnel.fileno()]
-            client.hang_up()
+            client.disconnect()
         with contextlib.suppress(OSError):
             self._epoll.unregister(client.tun)
         os.close(client.tun)
@@ -171,7 +171,7 @@ class Fleet:
         self._outcomes.append((client, outcome))
         os.eventfd_write(self._wake, 1)
 
-    def _take_outcomes(self) -> None:
+    def _collect_outcomes(self) -> None:
         os.eventfd_read(self._wake)
         while self._outcomes:
             client, outcome = self._outcomes.popleft()
@@ -183,7 +183,7 @@ class Fleet:
                 self._accept(client, *outcome)
                 continue
             if isinstance(outcome, ProxyError) and not outcome.retryable:
-                _tell(client, "refused", str(outcome))
+                _report(client, "refused", str(outcome))
                 self._pauses[client] = LAST_PAUSE_S
             self._dial_later(client)
 
@@ -193,14 +193,14 @@ class Fleet:
         self._by_fd[tunnel.fileno()] = client
         self._epoll.register(tunnel, select.EPOLLIN)
         self._watch(client, is_full=False)
-        _tell(client, "accepted", f"MTU {answer.mtu}, {answer.offload or 'no offload'}")
+        _report(client, "accepted", f"MTU {answer.mtu}, {answer.offload or 'no offload'}")
 
     def _lose(self, client: Client, reason: str) -> None:
         assert client.tunnel is not None
         self._epoll.modify(client.tun, 0)
         del self._by_fd[client.tunnel.fileno()]
-        client.hang_up()
-        _tell(client, "lost", reason)
+        client.disconnect()
+        _report(client, "lost", reason)
         self._dial_later(client)
 
     def _dial_later(self, client: Client) -> None:
@@ -209,6 +209,6 @@ class Fleet:
         self._pauses[client] = min(LAST_PAUSE_S, self._pauses[client] * GROWTH)
 
 
-def _tell(client: Client, event: str, detail: str) -> None:
+def _report(client: Client, event: str, detail: str) -> None:
     print(json.dumps({"node": client.name, "event": event, "detail": detail}), flush=True)
     print(f"{client.name}: tunnel {event}: {detail}", file=sys.stderr, flush=True)

@@ -148,10 +148,10 @@ class Relay:
     def reload(self) -> None:
         """Apply CONFIG.json and print a report, which lists the links that could not be opened."""
         config = msgspec.json.decode(self._path.read_bytes(), type=Config)
-        wanted = {each.name: each for each in config.links}
-        for name in [name for name in self._links if name not in wanted]:
+        configs = {each.name: each for each in config.links}
+        for name in [name for name in self._links if name not in configs]:
             self._close(name)
-        problems = {name: problem for name, each in wanted.items() if (problem := self._set(each))}
+        problems = {name: problem for name, each in configs.items() if (problem := self._set(each))}
         links = {name: link.report() for name, link in self._links.items()}
         print(json.dumps({"generation": config.generation, "links": links, "problems": problems}), flush=True)
 

@@ -20,7 +20,7 @@ class Line:
     """Counts frames: `passed`; `lost` at random or while the link was down; `dropped` because a queue was full."""
 
     def __init__(self, impairment: Impairment, seed: int) -> None:
-        self._chance = random.Random(seed)
+        self._random = random.Random(seed)
         self._held: deque[tuple[float, bytes]] = deque()
         self._held_bytes = 0
         self._free = self._last = float("-inf")  # when the rate limit has room again; when the last frame is due
@@ -42,20 +42,20 @@ class Line:
 
     def push(self, frame: bytes, now: float) -> None:
         """Take one frame that has arrived at `now`."""
-        wanted = self.impairment
-        if wanted.down or (wanted.loss and self._chance.random() < wanted.loss):
+        impairment = self.impairment
+        if impairment.down or (impairment.loss and self._random.random() < impairment.loss):
             self.lost += 1
             return
-        turn = self._turn(len(frame), now)
-        if turn is None or self._held_bytes + len(frame) > MAX_HELD_BYTES:
+        departure = self._departure(len(frame), now)
+        if departure is None or self._held_bytes + len(frame) > MAX_HELD_BYTES:
             self.dropped += 1
             return
-        jitter = self._chance.uniform(-wanted.jitter_s, wanted.jitter_s) if wanted.jitter_s else 0.0
-        self._last = max(self._last, turn + wanted.delay_s + jitter)
+        jitter = self._random.uniform(-impairment.jitter_s, impairment.jitter_s) if impairment.jitter_s else 0.0
+        self._last = max(self._last, departure + impairment.delay_s + jitter)
         self._held.append((self._last, frame))
         self._held_bytes += len(frame)
 
-    def _turn(self, size: int, now: float) -> float | None:
+    def _departure(self, size: int, now: float) -> float | None:
         """When the rate limit lets a frame of `size` bytes pass; None if the queue is full."""
         if not self._byte_s:
             return now

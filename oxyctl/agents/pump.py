@@ -48,7 +48,7 @@ def upload(client: Client) -> bool:
         if sent == 1:
             client.single_uploads = SINGLES
     except OSError as error:
-        _judge_send(client, error)
+        _handle_send_error(client, error)
     finally:
         client.sent += sent
     return True
@@ -64,12 +64,12 @@ def resume(client: Client) -> bool:
         except BlockingIOError:
             return False
         except OSError as error:
-            _judge_send(client, error)
+            _handle_send_error(client, error)
         client.waiting = None
     return True
 
 
-def _judge_send(client: Client, error: OSError) -> None:
+def _handle_send_error(client: Client, error: OSError) -> None:
     if error.errno != errno.EMSGSIZE:  # longer than the send buffer: only this packet is lost
         raise TunnelLost(error.strerror) from None
     client.lost += 1

@@ -14,11 +14,11 @@ from oxyctl.net.syscalls import MS_BIND, MS_NODEV, MS_NOSUID, MS_REC, bind, moun
 
 def show_files(node: str, files: Mapping[str, str], namespaces: Namespaces) -> None:
     """Bind-mount each of `files` (source by path) inside `node`. OxyctlError: impossible; it names the path."""
-    made: set[Path] = set()
+    created: set[Path] = set()
     with namespaces.new_mounts(node):
         for path, source in files.items():
             try:
-                _bind_file(Path(path), source, made)
+                _bind_file(Path(path), source, created)
             except OSError as error:
                 raise OxyctlError(f"node '{node}': cannot mount a file at {path}: {error.strerror}") from None
 
@@ -28,25 +28,25 @@ def show_file(path: Path, source: Path) -> None:
     _bind_file(path, str(source), set())
 
 
-def _bind_file(path: Path, source: str, made: set[Path]) -> None:
+def _bind_file(path: Path, source: str, created: set[Path]) -> None:
     target = Path(os.path.realpath(path))
     if not target.exists():
         parent = next(each for each in target.parents if each.exists())
-        if parent not in made:
-            _make_own(parent)
+        if parent not in created:
+            _replace_with_tmpfs(parent)
         missing = [each for each in target.parents if not each.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
-        made.update([parent, *missing])
+        created.update([parent, *missing])
         target.touch()
     bind(source, target)
 
 
-def _make_own(directory: Path) -> None:
+def _replace_with_tmpfs(directory: Path) -> None:
     """Replace `directory` by a tmpfs with the same entries in this mount namespace, so that new files stay in it."""
     if directory == Path("/"):
         raise OSError(0, "its directory must exist")
-    with os.scandir(directory) as found:
-        entries = list(found)
+    with os.scandir(directory) as iterator:
+        entries = list(iterator)
     mode = stat.S_IMODE(directory.stat().st_mode)
     before = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

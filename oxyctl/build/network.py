@@ -15,6 +15,7 @@ from oxyctl.errors import OxyctlError
 from oxyctl.net import netlink, shaping
 from oxyctl.net.namespaces import Namespaces
 from oxyctl.plan.steps import Device, Link, Namespace, Plan, Route, Rule
+from oxyctl.render.units import count_text
 
 
 def write_files(plan: Plan) -> None:
@@ -26,14 +27,14 @@ def write_files(plan: Plan) -> None:
 
 
 def build(plan: Plan, namespaces: Namespaces) -> Iterator[str]:
-    """Carry out `plan` in the calling thread's namespaces. Yield what comes next. OxyctlError, OSError: refused."""
-    yield f"{len(plan.namespaces)} namespaces"
+    """Carry out `plan` in the calling thread's namespaces. Yield the name of each step. OxyctlError, OSError."""
+    yield count_text(len(plan.namespaces), "namespace")
     # bridges only forward the nodes' packets and need no addresses of their own
     set_sysctls({"net/ipv6/conf/default/disable_ipv6": ["1"]})
     for namespace in plan.namespaces:
         namespaces.create(namespace.node)
     make_trust(plan)
-    yield f"{len(plan.bridges)} networks, {len(plan.links)} links"
+    yield f"{count_text(len(plan.bridges), 'network')}, {count_text(len(plan.links), 'link')}"
     _make_links(plan, namespaces)
     for namespace in plan.namespaces:
         own = [link for link in plan.links if link.node == namespace.node]

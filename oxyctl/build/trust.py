@@ -30,7 +30,7 @@ def make_trust(plan: Plan) -> None:
         directory = Path(plan.authority)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            Authority.of(directory)
+            Authority.load_or_create(directory)
             if plan.terminates_ssh:
                 from oxyctl.services.ssh.authority import host_authority  # asyncssh takes 0.3 s to import
 
@@ -52,19 +52,19 @@ def complete(bundle: Bundle) -> bool:
     still trusted, as needed for the certificates that it has signed.
     """
     path = Path(bundle.path)
-    known, is_whole = path.read_bytes(), True
+    known, is_complete = path.read_bytes(), True
     for authority in bundle.authorities:
         try:
             certificates: list[bytes] = _CERTIFICATE.findall(Path(authority).read_bytes())
         except OSError:
-            is_whole = False
+            is_complete = False
             continue
         missing = [each.rstrip() + b"\n" for each in certificates if each.rstrip() not in known]
         if missing:
             with path.open("ab") as file:
                 file.write(b"".join(missing))
             known += b"".join(missing)
-    return is_whole
+    return is_complete
 
 
 def replacements(bundle: str | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ targets     requested targets -> interfaces of nodes
 opener      packet sockets, made inside each node's namespace and handed out of it
 filters     expressions -> socket filters
 ring        one interface: packets from memory that the kernel fills, and the number of dropped ones
-growth      interfaces that are added while a capture runs
+interface_watcher   interfaces that are added while a capture runs
 session     one epoll loop over all interfaces, and what ends a capture
 pcapng      blocks of the file format; no I/O
 printing    a packet in one line

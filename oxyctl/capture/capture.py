@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from oxyctl.capture import report, writers
 from oxyctl.capture.filters import Program, compile_filter
-from oxyctl.capture.growth import Growth, plan_version
+from oxyctl.capture.interface_watcher import InterfaceWatcher, plan_version
 from oxyctl.capture.opener import open_sockets
 from oxyctl.capture.pcapng import Statistics
 from oxyctl.capture.ring import Ring, blocks_for
 from oxyctl.capture.secrets import Secrets, files_of
-from oxyctl.capture.session import End, Session, asked_to_end
+from oxyctl.capture.session import End, Session, stop_requests
 from oxyctl.capture.sinks import PipeSink, ReaderGone, RingSink, Sink, create, sink_to
 from oxyctl.capture.targets import Interface, resolve, tenants
 from oxyctl.errors import LabNotFound, NothingMatched, OxyctlError
@@ -59,9 +59,9 @@ class Outcome(NamedTuple):
 
 
 def capture(lab: LabDirectory, request: Request) -> Outcome:
-    """Capture in `lab` until something ends it, and the command with it. OxyctlError: it could not begin."""
+    """Capture in `lab` until something ends it. OxyctlError: it could not start."""
     with contextlib.ExitStack() as stack:
-        wake = stack.enter_context(asked_to_end(for_good=True))
+        wake = stack.enter_context(stop_requests(ignore_afterwards=True))
         since = plan_version(lab)
         rings = _rings(stack, lab, request)
         interfaces = [ring.interface for ring in rings]
@@ -71,18 +71,18 @@ def capture(lab: LabDirectory, request: Request) -> Outcome:
         kind = writers.LineWriter if request.write is None else writers.PcapngWriter
         writer = kind(sink, interfaces)
         session = Session(rings, writer, wake, watched)
-        newcomers = _Newcomers(stack, session, writer, programs, request)
-        growth = Growth(lab, request.targets, session.rings, since, newcomers.add)
+        adder = _InterfaceAdder(stack, session, writer, programs, request)
+        watcher = InterfaceWatcher(lab, request.targets, session.rings, since, adder.add)
         if isinstance(writer, writers.PcapngWriter):
-            writer.before_packets = Secrets(files_of(lab), writer.secrets).look
-        return _run(session, writer, programs, request, growth)
+            writer.before_packets = Secrets(files_of(lab), writer.secrets).poll
+        return _run(session, writer, programs, request, watcher)
 
 
 Writer = writers.LineWriter | writers.PcapngWriter
 
 
 @dataclass(frozen=True)
-class _Newcomers:
+class _InterfaceAdder:
     """Adds interfaces to a running capture."""
 
     stack: contextlib.ExitStack
@@ -105,24 +105,26 @@ class _Newcomers:
         print(f"capturing at {interface.title} as well", file=sys.stderr, flush=True)
 
 
-def _run(session: Session, writer: Writer, programs: dict[int, Program], request: Request, growth: Growth) -> Outcome:
+def _run(
+    session: Session, writer: Writer, programs: dict[int, Program], request: Request, watcher: InterfaceWatcher
+) -> Outcome:
     if isinstance(writer.sink, PipeSink) and writer.sink.has_hang_up:
         session.watch(writer.sink.fileno())
-    told = report.Report(session, _where(request), live=request.write is not None, quiet=request.quiet)
+    progress = report.Report(session, _where(request), live=request.write is not None, quiet=request.quiet)
 
     def tick() -> float:
-        following, remaining = told.tick(), growth.tick()
+        following, remaining = progress.tick(), watcher.tick()
         return remaining if following is None else min(following, remaining)
 
     start, end, failure = time.time_ns(), None, None
     try:
         _start(session.rings, programs)
-        told.begin()
+        progress.begin()
         end = session.run(request.count, request.duration_s, tick)
     except OxyctlError as error:
         failure = error
     finally:
-        told.end()
+        progress.end()
     counts = [Statistics(ring.received, ring.dropped, session.delivered[ring.number]) for ring in session.rings]
     try:
         writer.close(start, time.time_ns(), counts)
@@ -141,7 +143,7 @@ def _rings(stack: contextlib.ExitStack, lab: LabDirectory, request: Request) -> 
     for _, sock in opened:
         stack.callback(sock.close)
     if not opened:
-        raise NothingMatched(f"{', '.join(request.targets)}: there is no interface to capture at")
+        raise NothingMatched(f"{', '.join(request.targets)}: no interface to capture at")
     blocks = blocks_for(len(opened))
     return [_ring(stack, interface, sock, number, blocks) for number, (interface, sock) in enumerate(opened)]
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from oxyctl.capture.targets import Interface, Wanted
+from oxyctl.capture.targets import Interface, Target
 from oxyctl.errors import ExitCode, LabNotFound, NothingMatched, OxyctlError
 from oxyctl.net.namespaces import Namespaces
 from oxyctl.operate.enter import enter_lab
@@ -31,7 +31,7 @@ SPARE_DESCRIPTORS = 64
 Opened = tuple[Interface, socket.socket]
 
 
-def open_sockets(lab: LabDirectory, wanted: Sequence[Wanted], tenants: dict[str, str]) -> list[Opened]:
+def open_sockets(lab: LabDirectory, targets: Sequence[Target], tenants: dict[str, str]) -> list[Opened]:
     """A packet socket for each interface, not yet bound. LabNotFound, NothingMatched, OxyctlError."""
     state = lab.live_state()
     if state is None:
@@ -42,7 +42,7 @@ def open_sockets(lab: LabDirectory, wanted: Sequence[Wanted], tenants: dict[str,
         with theirs:
             pid = os.fork()
             if pid == 0:
-                _serve(theirs, lab, state, wanted)
+                _serve(theirs, lab, state, targets)
         opened: list[Opened] = []
         try:
             opened += _receive(ours, tenants)
@@ -77,16 +77,16 @@ def _receive(channel: socket.socket, tenants: dict[str, str]) -> Iterator[Opened
         yield interface, socket.socket(fileno=fds[0])
 
 
-def _serve(channel: socket.socket, lab: LabDirectory, state: State, wanted: Sequence[Wanted]) -> NoReturn:
+def _serve(channel: socket.socket, lab: LabDirectory, state: State, targets: Sequence[Target]) -> NoReturn:
     """Run in the child: all results go through `channel`."""
     try:
         enter_lab(state)
         namespaces = Namespaces(lab.namespaces)
-        for each in wanted:
-            namespaces.enter(each.node)
-            number = namespaces.path(each.node).stat().st_ino
-            for name in _interfaces(each):
-                _hand_out(channel, each.node, name, number)
+        for target in targets:
+            namespaces.enter(target.node)
+            number = namespaces.path(target.node).stat().st_ino
+            for name in _interfaces(target):
+                _send_socket(channel, target.node, name, number)
         channel.send(b"{}")
     except (OxyctlError, OSError) as error:
         code = error.exit_code if isinstance(error, OxyctlError) else ExitCode.FAILED
@@ -96,22 +96,22 @@ def _serve(channel: socket.socket, lab: LabDirectory, state: State, wanted: Sequ
         os._exit(0)
 
 
-def _interfaces(wanted: Wanted) -> list[str]:
+def _interfaces(target: Target) -> list[str]:
     known = [name for _, name in socket.if_nameindex()]
-    if wanted.interface is None:
+    if target.interface is None:
         return [name for name in known if name != "lo" and not name.startswith(OFF_RAMP_NAMES)]
-    if wanted.interface not in known:
+    if target.interface not in known:
         raise NothingMatched(
-            f"node '{wanted.node}' has no interface '{wanted.interface}'{suggest(wanted.interface, known)}"
+            f"node '{target.node}' has no interface '{target.interface}'{suggest(target.interface, known)}"
         )
-    return [wanted.interface]
+    return [target.interface]
 
 
-def _hand_out(channel: socket.socket, node: str, name: str, namespace: int) -> None:
+def _send_socket(channel: socket.socket, node: str, name: str, namespace: int) -> None:
     """Open and send the sockets. Protocol 0: they receive no packet before they are bound."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        hardware = _ask(sock, SIOCGIFHWADDR, name, "=16xH")
-        mtu = _ask(sock, SIOCGIFMTU, name, "=16xi")
+        hardware = _ioctl(sock, SIOCGIFHWADDR, name, "=16xH")
+        mtu = _ioctl(sock, SIOCGIFMTU, name, "=16xi")
     interface = Interface(node, name, hardware, mtu, namespace=namespace)
     kind = socket.SOCK_RAW if interface.is_ethernet else socket.SOCK_DGRAM  # without the header of other links
     try:
@@ -121,6 +121,6 @@ def _hand_out(channel: socket.socket, node: str, name: str, namespace: int) -> N
         raise OxyctlError(f"cannot capture at {interface.title}: {error.strerror}") from None
 
 
-def _ask(sock: socket.socket, request: int, name: str, layout: str) -> int:
+def _ioctl(sock: socket.socket, request: int, name: str, layout: str) -> int:
     reply = fcntl.ioctl(sock, request, struct.pack("16s24x", name.encode()))
     return int(struct.unpack_from(layout, reply)[0])

@@ -32,11 +32,11 @@ _arp = struct.Struct("!HHBBH6s4s6s4s")
 
 
 def describe(data: bytes, length: int, *, is_ethernet: bool) -> str:
-    """A description of a packet of `length` bytes whose beginning is `data`. Never fails: a wire may carry anything."""
+    """A description of a packet of `length` bytes whose beginning is `data`. Never fails, whatever the bytes are."""
     try:
         return _ethernet(data, length) if is_ethernet else _ip(data, 0, length)
     except (struct.error, IndexError):
-        return f"{length} bytes, cut too short to tell what they are"
+        return f"{length} bytes, too short to decode"
 
 
 def _ethernet(data: bytes, length: int) -> str:

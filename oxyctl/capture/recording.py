@@ -12,11 +12,11 @@ from types import TracebackType
 from oxyctl.errors import OxyctlError
 
 READY = "capturing at "
-END_S = 15.0
+STOP_TIMEOUT_S = 15.0
 
 
 class Recording:
-    """A capture of the lab `lab` into `directory`/capture.pcapng; what it says is in capture.log beside it.
+    """A capture of the lab `lab` into `directory`/capture.pcapng; its messages go to capture.log in the same directory.
 
         with Recording("quickstart", tmp_path) as recording:
             ...
@@ -34,15 +34,15 @@ class Recording:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Return once packets are captured. OxyctlError says why that is impossible."""
+        """Return once packets are captured. OxyctlError: it could not start, and why."""
         process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         assert process.stderr is not None
-        said = process.stderr.readline()
-        if not said.startswith(READY):
-            said += _rest(process)
-            raise OxyctlError(f"no capture: {said.strip().removeprefix('error: ')}")
+        output = process.stderr.readline()
+        if not output.startswith(READY):
+            output += _read_rest(process)
+            raise OxyctlError(f"no capture: {output.strip().removeprefix('error: ')}")
         self._process = process
 
     def stop(self) -> Path:
@@ -52,15 +52,17 @@ class Recording:
             return self.file
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(END_S)
+            process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            _rest(process)
-            raise OxyctlError(f"the capture did not end within {END_S:.0f} s; {self.file} may be cut short") from None
-        said = _rest(process)
-        self.log.write_text(said)
+            _read_rest(process)
+            raise OxyctlError(
+                f"the capture did not end within {STOP_TIMEOUT_S:.0f} s; {self.file} may be truncated"
+            ) from None
+        output = _read_rest(process)
+        self.log.write_text(output)
         if process.returncode != 0:
-            raise OxyctlError(f"the capture failed: {said.strip()}")
+            raise OxyctlError(f"the capture failed: {output.strip()}")
         return self.file
 
     def __enter__(self) -> Recording:
@@ -73,10 +75,10 @@ class Recording:
         self.stop()
 
 
-def _rest(process: subprocess.Popen[str]) -> str:
+def _read_rest(process: subprocess.Popen[str]) -> str:
     """The process's remaining output; a quiet capture prints so little that the pipe holds it."""
     assert process.stderr is not None
     with process.stderr as stderr:
-        said = stderr.read()
+        output = stderr.read()
     process.wait()
-    return said
+    return output

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from oxyctl.capture.ring import Ring
 from oxyctl.capture.session import Session
-from oxyctl.render.units import bytes_text, duration_text
+from oxyctl.render.units import bytes_text, count_text, duration_text
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
 TERMINAL_EVERY_S, LINE_EVERY_S = 0.25, 10.0
-MOST_ROWS = 16
+MAX_ROWS = 16
 
 
 class Report:
@@ -28,13 +28,13 @@ class Report:
         self._live: Live | None = _live() if live and not quiet and sys.stderr.isatty() else None
         self._every = TERMINAL_EVERY_S if self._live else LINE_EVERY_S
         self._next = self._start + self._every
-        self._told = 0
+        self._last_packets = 0
 
     def begin(self) -> None:
-        """Say what is captured, and where it is written."""
+        """Print what is captured, and where it is written."""
         names = [ring.interface.title for ring in self._session.rings]
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        _say(f"capturing at {shown}{self._where}; Ctrl-C ends it")
+        title = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        _print_stderr(f"capturing at {title}{self._where}; Ctrl-C stops")
         if self._live:
             self._live.start()
 
@@ -47,7 +47,7 @@ class Report:
             self._next = now + self._every
             for ring in self._session.rings:
                 ring.count()
-            self._tell()
+            self._print_progress()
         return self._next - now
 
     def end(self) -> None:
@@ -55,28 +55,28 @@ class Report:
         if self._live:
             self._live.stop()
 
-    def _tell(self) -> None:
+    def _print_progress(self) -> None:
         if self._live:
             self._live.update(_table(self._session, time.monotonic() - self._start), refresh=True)
-        elif (packets := sum(self._session.delivered)) != self._told:
-            self._told = packets
-            _say(total(self._session))
+        elif (packets := sum(self._session.delivered)) != self._last_packets:
+            self._last_packets = packets
+            _print_stderr(total(self._session))
 
 
 def total(session: Session) -> str:
     """All interfaces in one line."""
     packets, dropped = sum(session.delivered), sum(ring.dropped for ring in session.rings)
-    return f"{packets} packets, {bytes_text(sum(session.bytes))}, {dropped} dropped"
+    return f"{count_text(packets, 'packet')}, {bytes_text(sum(session.bytes))}, {dropped} dropped"
 
 
 def lines(session: Session) -> list[str]:
     """One line for each interface that had packets, and one for all."""
     busy = [ring for ring in session.rings if session.delivered[ring.number] or ring.dropped]
     width = max((len(ring.interface.title) for ring in busy), default=0)
-    told = [f"  {ring.interface.title:{width}}  {_numbers(session, ring)}" for ring in busy]
+    rows = [f"  {ring.interface.title:{width}}  {_counts(session, ring)}" for ring in busy]
     if any(ring.dropped for ring in session.rings):
-        told.append("  dropped: more came than could be written; --filter or --snaplen 128 make it less")
-    return [total(session), *(told if len(session.rings) > 1 or len(told) > 1 else [])]
+        rows.append("  dropped: packets arrived faster than they could be written; use --filter or --snaplen 128")
+    return [total(session), *(rows if len(session.rings) > 1 or len(rows) > 1 else [])]
 
 
 def items(session: Session) -> list[dict[str, object]]:
@@ -94,9 +94,9 @@ def items(session: Session) -> list[dict[str, object]]:
     ]
 
 
-def _numbers(session: Session, ring: Ring) -> str:
+def _counts(session: Session, ring: Ring) -> str:
     packets, size = session.delivered[ring.number], bytes_text(session.bytes[ring.number])
-    return f"{packets} packets, {size}, {ring.dropped} dropped"
+    return f"{count_text(packets, 'packet')}, {size}, {ring.dropped} dropped"
 
 
 def _live() -> Live:
@@ -124,9 +124,9 @@ def _table(session: Session, elapsed_s: float) -> Table:
 
 def _busiest(session: Session) -> Sequence[Ring]:
     """The busiest interfaces, as many as fit the screen, in their original order."""
-    most = sorted(session.rings, key=lambda ring: -session.delivered[ring.number])[:MOST_ROWS]
+    most = sorted(session.rings, key=lambda ring: -session.delivered[ring.number])[:MAX_ROWS]
     return sorted(most, key=lambda ring: ring.number)
 
 
-def _say(text: str) -> None:
+def _print_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

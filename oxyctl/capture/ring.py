@@ -26,7 +26,7 @@ ETH_P_ALL = 3
 FRAME_BYTES = 2048  # unused by version 3, but must divide a block
 BLOCK_BYTES = 128 << 10  # one super-packet of 64 KB and its headers always fit
 MEMORY_BYTES = 64 << 20  # of all rings together, within the limits for one
-FEWEST_BLOCKS, MOST_BLOCKS = 4, 64
+MIN_BLOCKS, MAX_BLOCKS = 4, 64
 RETIRE_MS = 20  # how long the kernel holds back a block that is not full; it may be twice that
 
 _block = struct.Struct("=8xIII")  # status, packets, offset of the first
@@ -75,17 +75,17 @@ class Ring:
 
     def read(self) -> list[Packet]:
         """The packets in the blocks that the kernel has filled; each block is returned to it once read."""
-        memory, found = self._memory, list[Packet]()
+        memory, packets = self._memory, list[Packet]()
         for _ in range(self._blocks):
             start = self._current * BLOCK_BYTES
             status, count, offset = _block.unpack_from(memory, start)
             if not status & STATUS_USER:
                 break
-            found += self._packets(start + offset, count)
+            packets += self._packets(start + offset, count)
             memory[start + 8 : start + 12] = bytes(4)  # back to the kernel
             self._current = (self._current + 1) % self._blocks
-        self.taken += len(found)
-        return found
+        self.taken += len(packets)
+        return packets
 
     def _packets(self, at: int, count: int) -> Iterator[Packet]:
         memory, number, is_ethernet = self._memory, self.number, self.interface.is_ethernet
@@ -119,4 +119,4 @@ class Ring:
 
 def blocks_for(interfaces: int) -> int:
     """The number of blocks of each ring, for this many rings."""
-    return max(FEWEST_BLOCKS, min(MOST_BLOCKS, MEMORY_BYTES // BLOCK_BYTES // max(1, interfaces)))
+    return max(MIN_BLOCKS, min(MAX_BLOCKS, MEMORY_BYTES // BLOCK_BYTES // max(1, interfaces)))

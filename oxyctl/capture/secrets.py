@@ -16,7 +16,7 @@ class Secrets:
         self._offsets = dict.fromkeys(files, 0)
         self._add = add
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Add new lines, complete ones only."""
         for path, offset in self._offsets.items():
             with contextlib.suppress(OSError), path.open("rb") as file:
@@ -32,9 +32,9 @@ def files_of(lab: LabDirectory) -> list[Path]:
     from proxy.control.client import ControlClient, ControlError
 
     plan = lab.read_plan()
-    found: list[str] = []
+    paths: list[str] = []
     for node in plan.nodes if plan is not None else ():
         if node.control is not None:
             with contextlib.suppress(ControlError):
-                found += ControlClient(str(node.control), timeout_s=2).status().key_logs.values()
-    return [Path(each) for each in found]
+                paths += ControlClient(str(node.control), timeout_s=2).status().key_logs.values()
+    return [Path(each) for each in paths]

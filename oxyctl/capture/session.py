@@ -18,18 +18,18 @@ from oxyctl.capture.sinks import ReaderGone
 
 # A packet reaches us at most two block time-outs after it passed; one more for a busy machine.
 HOLD_NS = 3 * RETIRE_MS * 1_000_000
-LAST_S = 5.0  # at the end, for packets that the kernel has counted and not handed over
+FINISH_TIMEOUT_S = 5.0  # at the end, for packets that the kernel has counted and not handed over
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class End(enum.Enum):
     """The reason why a capture ended."""
 
-    ASKED = "asked to"
-    COUNT = "the packets asked for are there"
+    REQUESTED = "requested"
+    COUNT = "the requested number of packets was captured"
     DURATION = "the time is up"
     LAB = "the lab has ended"
-    READER = "the reader of the output has gone"
+    READER = "the reader of the output is gone"
 
 
 class Writer(Protocol):
@@ -102,7 +102,7 @@ class Session:
     def _step(self, timeout_s: float | None) -> End | None:
         for fd, events in self._epoll.poll(timeout_s):
             if fd == self._wake:
-                return End.ASKED
+                return End.REQUESTED
             if fd == self._lab:
                 return End.LAB
             ring = self._by_fd.get(fd)
@@ -125,8 +125,8 @@ class Session:
         counted = [(ring, ring.received - ring.dropped) for ring in self.rings]
         while (remaining := until_ns + HOLD_NS - time.time_ns()) > 0:
             self._step(remaining / 1e9)
-        give_up = time.monotonic() + LAST_S
-        while any(ring.taken < packets for ring, packets in counted) and time.monotonic() < give_up:
+        deadline = time.monotonic() + FINISH_TIMEOUT_S
+        while any(ring.taken < packets for ring, packets in counted) and time.monotonic() < deadline:
             self._step(RETIRE_MS / 1e3)
         for ring in self.rings:
             self._pending += ring.read()
@@ -149,10 +149,10 @@ class Session:
 
 
 @contextlib.contextmanager
-def asked_to_end(*, for_good: bool = False) -> Iterator[int]:
+def stop_requests(*, ignore_afterwards: bool = False) -> Iterator[int]:
     """An eventfd that becomes readable at SIGINT, SIGTERM or SIGHUP.
 
-    Afterwards their handlers are restored; with `for_good` they are ignored, since nothing is left to end.
+    Afterwards their handlers are restored; with `ignore_afterwards` they are ignored from then on.
     """
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     before = {number: signal.signal(number, lambda *_: os.eventfd_write(wake, 1)) for number in SIGNALS}
@@ -160,5 +160,5 @@ def asked_to_end(*, for_good: bool = False) -> Iterator[int]:
         yield wake
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if for_good else handler)
+            signal.signal(number, signal.SIG_IGN if ignore_afterwards else handler)
         os.close(wake)

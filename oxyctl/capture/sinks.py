@@ -15,14 +15,18 @@ from typing import Protocol
 
 from oxyctl.errors import OxyctlError
 
-SURE_BYTES = select.PIPE_BUF  # a pipe that poll(2) reports as writable accepts this many without blocking
-END_BYTES = 96  # one interface's statistics
-GIVE_UP_S = 2.0  # how long to wait for a reader that has stopped reading, once the capture is to end
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file may not grow"}
+NONBLOCKING_BYTES = select.PIPE_BUF  # a pipe that poll(2) reports as writable accepts this many without blocking
+STATISTICS_BYTES = 96  # one interface's statistics
+READER_TIMEOUT_S = 2.0  # how long to wait for a reader that has stopped reading, once the capture is to end
+_NO_SPACE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file may not grow",
+}
 
 
 class ReaderGone(Exception):
-    """The reader of our output has gone: this ends a capture without an error."""
+    """The reader of the output is gone: this ends a capture without an error."""
 
 
 class Sink(Protocol):
@@ -53,11 +57,11 @@ class FileSink:
             while written < len(data):
                 written += os.write(self._fd, data[written:])
         except OSError as error:
-            self._size += _whole(blocks, written)
+            self._size += _complete_bytes(blocks, written)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._size)
                 os.lseek(self._fd, self._size, os.SEEK_SET)
-            raise OxyctlError(f"{self._name}: {_FULL.get(error.errno or 0, error.strerror)}") from None
+            raise OxyctlError(f"{self._name}: {_NO_SPACE.get(error.errno or 0, error.strerror)}") from None
         self._size += written
 
     def extend_head(self, block: bytes) -> None:
@@ -84,15 +88,15 @@ class PipeSink:
 
     def write(self, blocks: Sequence[bytes]) -> None:
         data = memoryview(b"".join(blocks))
-        give_up: float | None = None
+        deadline: float | None = None
         while data:
-            give_up = self._wait(give_up)
+            deadline = self._wait(deadline)
             try:
-                data = data[os.write(self._fd, data[:SURE_BYTES]) :]
+                data = data[os.write(self._fd, data[:NONBLOCKING_BYTES]) :]
             except (BrokenPipeError, ConnectionResetError):
                 raise ReaderGone from None
             except OSError as error:
-                raise OxyctlError(f"{self._name}: {_FULL.get(error.errno or 0, error.strerror)}") from None
+                raise OxyctlError(f"{self._name}: {_NO_SPACE.get(error.errno or 0, error.strerror)}") from None
 
     def extend_head(self, block: bytes) -> None:
         self.write([block])
@@ -103,21 +107,21 @@ class PipeSink:
         finally:
             os.close(self._fd)
 
-    def _wait(self, give_up: float | None) -> float | None:
+    def _wait(self, deadline: float | None) -> float | None:
         """Wait for space; once the capture is to end, at most GIVE_UP_S."""
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)
         if poller.poll(0):
-            return give_up
-        if give_up is None:
+            return deadline
+        if deadline is None:
             poller.register(self._wake, select.POLLIN)
-        remaining = None if give_up is None else max(0.0, give_up - time.monotonic()) * 1000
+        remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
         ready = dict(poller.poll(remaining))
         if self._fd in ready:
-            return give_up
+            return deadline
         if self._wake not in ready:
-            raise OxyctlError(f"{self._name}: the reader has stopped reading; what it got last may be cut short")
-        return self._wait(time.monotonic() + GIVE_UP_S)
+            raise OxyctlError(f"{self._name}: the reader has stopped reading; its copy may be truncated")
+        return self._wait(time.monotonic() + READER_TIMEOUT_S)
 
 
 class RingSink:
@@ -126,7 +130,7 @@ class RingSink:
     def __init__(self, path: Path, size: int, files: int, head: Sequence[bytes]) -> None:
         """`head` begins each file; space is reserved for the end of the last one."""
         self._path, self._size, self._files, self._head = path, size, files, list(head)
-        self._reserve = END_BYTES * len(head)
+        self._reserve = STATISTICS_BYTES * len(head)
         self._written: deque[Path] = deque()
         self._number = self._used = 0
         self._has_packets = False
@@ -150,7 +154,7 @@ class RingSink:
 
     def extend_head(self, block: bytes) -> None:
         self._head.append(block)
-        self._reserve += END_BYTES
+        self._reserve += STATISTICS_BYTES
         self._used += len(block)
         self._sink.write([block])
 
@@ -184,7 +188,7 @@ def sink_to(fd: int, name: str, wake: int) -> FileSink | PipeSink:
     return PipeSink(fd, name, wake)
 
 
-def _whole(blocks: Sequence[bytes], written: int) -> int:
+def _complete_bytes(blocks: Sequence[bytes], written: int) -> int:
     """The size of the complete blocks within the first `written` bytes."""
     total = 0
     for block in blocks:

@@ -1,4 +1,4 @@
-"""What to capture: nodes, single interfaces, networks, or the whole lab; and the facts about each interface."""
+"""What to capture: nodes, single interfaces, networks, or the whole lab; and the properties of each interface."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL = "all"
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
 
 
-class Wanted(NamedTuple):
+class Target(NamedTuple):
     """An interface of a node; None: all except its loopback and the devices of a proxy's kernel off-ramp."""
 
     node: str
@@ -51,11 +51,15 @@ class Interface(NamedTuple):
         return pcapng.ETHERNET if self.is_ethernet else pcapng.RAW_IP
 
 
-def resolve(words: Iterable[str], plan: Plan) -> list[Wanted]:
+def resolve(texts: Iterable[str], plan: Plan) -> list[Target]:
     """The interfaces that `all`, NODE, NODE:INTERFACE, NODE:NETWORK or NETWORK mean, each once. NothingMatched."""
-    found = [wanted for word in words for wanted in _resolve(word, plan)]
-    whole = {wanted.node for wanted in found if wanted.interface is None}
-    return [w for w in dict.fromkeys(found) if w.interface is None or w.node not in whole or w.interface == "lo"]
+    targets = [target for text in texts for target in _resolve(text, plan)]
+    whole_nodes = {target.node for target in targets if target.interface is None}
+    return [
+        target
+        for target in dict.fromkeys(targets)
+        if target.interface is None or target.node not in whole_nodes or target.interface == "lo"
+    ]
 
 
 def names(plan: Plan) -> list[str]:
@@ -73,32 +77,32 @@ def clients(plan: Plan) -> list[dict[str, Any]]:
     for file in plan.files:
         if PurePath(file.path).name == "agents.json":
             with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError):
-                found = msgspec.json.decode(file.text)["clients"]
-                return [client for client in found if {"node", "interface", "socket", "context"} <= client.keys()]
+                entries = msgspec.json.decode(file.text)["clients"]
+                return [client for client in entries if {"node", "interface", "socket", "context"} <= client.keys()]
     return []
 
 
 def tenants(plan: Plan) -> dict[str, str]:
     """Nodes whose packets all belong to one tenant, and that tenant."""
-    found = {client["node"]: client["context"]["tenant"] for client in clients(plan)}
+    tenant_by_node = {client["node"]: client["context"]["tenant"] for client in clients(plan)}
     lans = {tunnel.lan: tunnel.tenant for tunnel in plan.tunnels}
-    found |= {link.node: lans[link.network] for link in plan.links if link.network in lans}
-    return found
+    tenant_by_node |= {link.node: lans[link.network] for link in plan.links if link.network in lans}
+    return tenant_by_node
 
 
-def _resolve(word: str, plan: Plan) -> Sequence[Wanted]:
+def _resolve(text: str, plan: Plan) -> Sequence[Target]:
     nodes = [node.name for node in plan.nodes]
-    if word == ALL:
-        return [Wanted(node) for node in nodes]
-    node, colon, interface = word.partition(":")
+    if text == ALL:
+        return [Target(node) for node in nodes]
+    node, colon, interface = text.partition(":")
     if node in nodes:
-        return [Wanted(node, _interface(node, interface, plan) if colon else None)]
-    if links := [link for link in plan.links if link.network == word]:
-        return [Wanted(link.node, link.interface) for link in links]
+        return [Target(node, _interface(node, interface, plan) if colon else None)]
+    if links := [link for link in plan.links if link.network == text]:
+        return [Target(link.node, link.interface) for link in links]
     raise NothingMatched(f"lab '{plan.lab}' has no node and no network '{node}'{suggest(node, names(plan))}")
 
 
-def _interface(node: str, said: str, plan: Plan) -> str:
-    """The name of the interface `said`, or of the node's interface in the network `said`."""
+def _interface(node: str, name: str, plan: Plan) -> str:
+    """The name of the interface `name`, or of the node's interface in the network `name`."""
     own = {link.network: link.interface for link in plan.links if link.node == node}
-    return said if said in own.values() else own.get(said, said)
+    return name if name in own.values() else own.get(name, name)

@@ -15,8 +15,8 @@ from oxyctl.render.units import time_text
 ETHERNET_BYTES = 14
 APPLICATION = "oxyctl capture"
 OFFLOAD_NOTE = (
-    "packets may be longer than the MTU, and their TCP and UDP checksums unfinished: "
-    "what cuts and sums them (offload) comes after this point"
+    "packets may exceed the MTU and have incomplete TCP and UDP checksums: "
+    "segmentation and checksum offload follow this point"
 )
 
 
@@ -29,9 +29,9 @@ def head(interfaces: Sequence[Interface], lab: str, snaplen: int, filter_: str |
 
 def description(interface: Interface, snaplen: int, filter_: str | None) -> bytes:
     """The description of one interface; it must come before the interface's first packet."""
-    of = f", tenant {interface.tenant}" if interface.tenant else ""
-    about = f"node {interface.node}{of}; MTU {interface.mtu}; {OFFLOAD_NOTE}"
-    return pcapng.interface(interface.link_type, snaplen, interface.title, about, filter_)
+    tenant = f", tenant {interface.tenant}" if interface.tenant else ""
+    text = f"node {interface.node}{tenant}; MTU {interface.mtu}; {OFFLOAD_NOTE}"
+    return pcapng.interface(interface.link_type, snaplen, interface.title, text, filter_)
 
 
 class PcapngWriter:
@@ -42,12 +42,12 @@ class PcapngWriter:
         self.sink = sink
         self.before_packets: Callable[[], None] = lambda: None  # secrets must come before the packets they decrypt
         self._options = [_options(each) for each in interfaces]
-        self._longest = [_longest(each) for each in interfaces]
+        self._max_length = [_max_length(each) for each in interfaces]
 
     def add(self, interface: Interface, described: bytes) -> None:
         """Add an interface, described by this block."""
         self._options.append(_options(interface))
-        self._longest.append(_longest(interface))
+        self._max_length.append(_max_length(interface))
         self.sink.extend_head(described)
 
     def secrets(self, lines: bytes) -> None:
@@ -57,7 +57,7 @@ class PcapngWriter:
     def packets(self, packets: Sequence[Packet]) -> None:
         """Write packets."""
         self.before_packets()
-        options, longest = self._options, self._longest
+        options, longest = self._options, self._max_length
         self.sink.write(
             [
                 pcapng.packet(number, at, data, length, options[number][is_outgoing, length > longest[number]])
@@ -93,12 +93,12 @@ class LineWriter:
     def _line(self, packet: Packet) -> bytes:
         interface = self._interfaces[packet.number]
         when = f"{time_text(packet.time_ns)}.{packet.time_ns // 1000 % 1_000_000:06}"
-        way = "out" if packet.is_outgoing else "in "
+        direction = "out" if packet.is_outgoing else "in "
         what = describe(packet.data, packet.length, is_ethernet=interface.is_ethernet)
-        return f"{when} {interface.title:{self._width}} {way} {what}\n".encode()
+        return f"{when} {interface.title:{self._width}} {direction} {what}\n".encode()
 
 
-def _longest(interface: Interface) -> int:
+def _max_length(interface: Interface) -> int:
     """Length of the longest packet that fits the MTU, in bytes."""
     return interface.mtu + (ETHERNET_BYTES if interface.is_ethernet else 0)
 

@@ -12,4 +12,4 @@ result     verdicts and results
 junit      results as JUnit XML
 """
 
-AT_ONCE = 8  # checks at once, by default: here, as the command line shows it without importing the runner
+DEFAULT_JOBS = 8  # here, so that the command line can show it without importing the runner

@@ -22,16 +22,16 @@ FLOWS, LINES = 5, 5
 
 async def collect(check: Check, node: str | None, session: Session) -> list[Evidence]:
     """Whatever evidence is available; a failure to collect it is not an error."""
-    found: list[Evidence] = []
+    evidence: list[Evidence] = []
     for proxy in [planned for planned in session.plan.nodes if planned.control]:
         with contextlib.suppress(ControlError, OxyctlError):
             pairs = [("all_tenants", "true"), ("since", str(session.started)), ("limit", str(FLOWS))]
             if records := await session.flows(proxy.name, pairs):
-                found.append(Evidence(f"the last flows of {proxy.name}", flow_lines(records)))
+                evidence.append(Evidence(f"the last flows of {proxy.name}", flow_lines(records)))
     for planned in _involved(check, node, session):
         if lines := last_lines(session, planned):
-            found.append(Evidence(f"the end of the log of {planned.name}", lines))
-    return found
+            evidence.append(Evidence(f"the end of the log of {planned.name}", lines))
+    return evidence
 
 
 def flow_lines(records: Iterable[FlowRecord]) -> list[str]:

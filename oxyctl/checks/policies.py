@@ -9,6 +9,7 @@ from pathlib import Path
 
 from oxyctl.checks.result import Verdict
 from oxyctl.checks.session import Session
+from oxyctl.render.units import count_text
 from oxyctl.supervise.state import control_socket
 from oxyctl.topology.checks import PolicyCheck
 from oxyctl.topology.policies import policy_path, policy_text
@@ -22,15 +23,17 @@ async def policy(check: PolicyCheck, _: str, session: Session) -> Verdict:
     """Replace a policy; check that it is in force in time and has ended the expected number of flows."""
     control = str(control_socket(session.lab.name, check.proxy))
     path = Path(control).parent / policy_path(check.tenant)
-    if not session.policies_before:
+    if not session.original_policies:
         session.at_end(restore)  # even if the run is interrupted
-    session.policies_before.setdefault(path, (control, await asyncio.to_thread(path.read_text)))
-    began = time.monotonic()
-    found = await asyncio.to_thread(_put, control, path, policy_text(check.policy), RESTORE_TIMEOUT_S)
-    took_s = time.monotonic() - began
-    is_met = took_s <= check.timeout_s and check.revokes in (None, found.revoked)
-    ended = "" if check.revokes is None else f", and {check.revokes} live flows to end"
-    actual = f"version {found.version} after {took_s * 1000:.0f} ms, {found.revoked} live flows ended"
+    session.original_policies.setdefault(path, (control, await asyncio.to_thread(path.read_text)))
+    started = time.monotonic()
+    reloaded = await asyncio.to_thread(_replace_policy, control, path, policy_text(check.policy), RESTORE_TIMEOUT_S)
+    took_s = time.monotonic() - started
+    is_met = took_s <= check.timeout_s and check.revokes in (None, reloaded.revoked)
+    ended = "" if check.revokes is None else f", and {count_text(check.revokes, 'live flow')} to end"
+    actual = (
+        f"version {reloaded.version} after {took_s * 1000:.0f} ms, {count_text(reloaded.revoked, 'live flow')} ended"
+    )
     return Verdict(
         is_met, f"policy {check.summary()}", f"it to be in force within {check.timeout_s:g} s{ended}", actual
     )
@@ -38,15 +41,15 @@ async def policy(check: PolicyCheck, _: str, session: Session) -> Verdict:
 
 async def restore(session: Session) -> None:
     """Restore the policies from before the run. ControlError, OSError: it failed."""
-    before, session.policies_before = session.policies_before, {}
+    before, session.original_policies = session.original_policies, {}
     for path, (control, text) in before.items():
-        await asyncio.to_thread(_put, control, path, text, RESTORE_TIMEOUT_S)
+        await asyncio.to_thread(_replace_policy, control, path, text, RESTORE_TIMEOUT_S)
 
 
-def _put(control: str, path: Path, text: str, timeout_s: float) -> Reloaded:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text)
-    os.replace(fresh, path)
-    found = ControlClient(control, timeout_s=timeout_s).reload()
-    assert found is not None  # validation has ensured that the proxy has policies
-    return found
+def _replace_policy(control: str, path: Path, text: str, timeout_s: float) -> Reloaded:
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+    reloaded = ControlClient(control, timeout_s=timeout_s).reload()
+    assert reloaded is not None  # validation has ensured that the proxy has policies
+    return reloaded

@@ -8,6 +8,7 @@ from typing import Any
 
 from oxyctl.checks.result import Verdict
 from oxyctl.checks.session import Finished, Session
+from oxyctl.render.units import count_text
 from oxyctl.topology.checks import (
     DnsCheck,
     DroppedCheck,
@@ -54,7 +55,7 @@ async def http(check: HttpCheck, node: str, session: Session) -> Verdict:
         return Verdict(False, tried, expected, _failure(report))
     detail = report.detail
     is_met = detail["status"] in _list(check.status) and all(test(detail) for _, test in _body_tests(check))
-    actual = f"status {detail['status']}, {detail['length']} bytes"
+    actual = f"status {detail['status']}, {count_text(detail['length'], 'byte')}"
     if not is_met and detail["length"]:
         actual += f" with SHA-256 {detail['sha256']}" if check.sha256 else f": {detail['body'][:EXCERPT]!r}"
     return Verdict(is_met, tried, expected, actual)
@@ -72,9 +73,10 @@ async def websocket(check: WebSocketCheck, node: str, session: Session) -> Verdi
         timeout_s=check.timeout_s,
     )
     report = await session.traffic(node, traffic)
-    tried = f"{check.count} messages of {check.size} bytes to {check.url} from {node}{_to(report)}"
-    actual = f"{report.succeeded} actual back" + (f"; {_failure(report)}" if report.errors else "")
-    return Verdict(report.succeeded == check.count, tried, "all of them come back", actual)
+    messages = f"{count_text(check.count, 'message')} of {count_text(check.size, 'byte')}"
+    tried = f"{messages} to {check.url} from {node}{_to(report)}"
+    actual = f"{report.succeeded} came back" + (f"; {_failure(report)}" if report.errors else "")
+    return Verdict(report.succeeded == check.count, tried, "all of them to come back", actual)
 
 
 def _body_tests(check: HttpCheck) -> list[tuple[str, Callable[[dict[str, Any]], bool]]]:
@@ -83,7 +85,7 @@ def _body_tests(check: HttpCheck) -> list[tuple[str, Callable[[dict[str, Any]], 
     for text in texts(check.contains):
         tests.append((f"{text!r} in its body", lambda detail, text=text: text in detail["body"]))  # type: ignore[misc]  # mypy infers no lambda with a default
     if check.length is not None:
-        tests.append((f"{check.length} bytes", lambda detail: detail["length"] == check.length))
+        tests.append((count_text(check.length, "byte"), lambda detail: detail["length"] == check.length))
     if check.sha256 is not None:
         tests.append((f"SHA-256 {check.sha256}", lambda detail: detail["sha256"] == check.sha256))
     return tests
@@ -108,7 +110,8 @@ async def udp(check: UdpCheck, node: str, session: Session) -> Verdict:
         timeout_s=check.timeout_s,
     )
     report = await session.traffic(node, traffic)
-    tried = f"{check.count} datagrams of {check.size} bytes to {check.to} from {node}{_to(report)}"
+    datagrams = f"{count_text(check.count, 'datagram')} of {count_text(check.size, 'byte')}"
+    tried = f"{datagrams} to {check.to} from {node}{_to(report)}"
     if check.expect == "answered":
         is_met = report.loss is not None and report.loss <= share(check.loss)
         return Verdict(is_met, tried, f"a loss of at most {share(check.loss):.1%}", _counts(report))
@@ -133,7 +136,9 @@ async def ping(check: PingCheck, node: str, session: Session) -> Verdict:
         expected = _and(expected, f"round trips of at most {seconds(check.rtt) * 1e3:g} ms")
         is_met = is_met and slowest is not None and slowest <= seconds(check.rtt) * 1e3
     actual = _counts(report) if slowest is None else f"{_counts(report)}, the slowest in {slowest:.2f} ms"
-    return Verdict(is_met, f"{check.count} echo requests to {check.to} from {node}{_to(report)}", expected, actual)
+    return Verdict(
+        is_met, f"{count_text(check.count, 'echo request')} to {check.to} from {node}{_to(report)}", expected, actual
+    )
 
 
 async def dns(check: DnsCheck, node: str, session: Session) -> Verdict:
@@ -168,7 +173,7 @@ async def program(check: ExecCheck, node: str, session: Session) -> Verdict:
     try:
         ended = await session.program(node, check.command, check.timeout_s)
     except TimeoutError:
-        return Verdict(False, tried, expected, f"it still ran after {check.timeout_s:g} s, and was killed")
+        return Verdict(False, tried, expected, f"it was still running after {check.timeout_s:g} s, and was killed")
     is_met = ended.code == check.exit_code and all(text in ended.out for text in contained)
     is_met = is_met and (check.matches is None or re.search(check.matches, ended.out, re.MULTILINE) is not None)
     return Verdict(is_met, tried, expected, f"exit code {ended.code}" if is_met else _describe_end(ended))
@@ -179,11 +184,11 @@ async def dropped(check: DroppedCheck, node: str, session: Session) -> Verdict:
     before = await _arrives(check, check.canary, node, session)
     forbidden = await _arrives(check, check.to, node, session)
     after = await _arrives(check, check.canary, node, session)
-    tried = f"{check.by} to {check.to} from {node}, between two to {check.canary} that arrive"
+    tried = f"{check.by} to {check.to} from {node}, between two to {check.canary}, which must arrive"
     expected = f"{check.to}: {_or(check.expect)}"
     for when, canary in (("before", before), ("after", after)):
         if canary != "arrived":
-            actual = f"the canary {when} it did not arrive ({canary}): nothing is proven; {check.to}: {forbidden}"
+            actual = f"the canary {when} it did not arrive ({canary}), so nothing is proven; {check.to}: {forbidden}"
             return Verdict(False, tried, expected, actual)
     return Verdict(forbidden in check.expect, tried, expected, f"{check.to}: {forbidden}; both canaries arrived")
 

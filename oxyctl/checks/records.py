@@ -28,47 +28,47 @@ async def flows(check: FlowsCheck, _node: str, session: Session) -> Verdict:
     pairs = [*check.pairs(), ("since", str(since)), ("limit", str(MAX_LIMIT))]
 
     async def attempt() -> Verdict:
-        found = await session.flows(check.proxy, pairs)
-        return _judge_flows(check, found)
+        records = await session.flows(check.proxy, pairs)
+        return _judge_flows(check, records)
 
     return await _until_met(attempt, check.timeout_s)
 
 
-def _judge_flows(check: FlowsCheck, found: list[FlowRecord]) -> Verdict:
+def _judge_flows(check: FlowsCheck, records: list[FlowRecord]) -> Verdict:
     names = list(check.fields)
-    matching = [record for record in found if _differences(check, record) == []]
+    matching = [record for record in records if _differences(check, record) == []]
     at_most = check.at_most
-    enough = len(matching) >= check.at_least and (at_most is None or len(matching) <= at_most)
+    is_enough = len(matching) >= check.at_least and (at_most is None or len(matching) <= at_most)
     tried = f"flows {check.summary()}" + (f" with {_conditions(check.fields)}" if names else "")
-    least = f"at least {check.at_least}" if at_most != check.at_least else f"{at_most}"
-    expected = least if at_most is None or at_most == check.at_least else f"{least} and at most {at_most}"
-    actual = f"{len(matching)}, of {len(found)} that the filters select"
-    if not enough and names:
+    minimum = f"at least {check.at_least}" if at_most != check.at_least else f"{at_most}"
+    expected = minimum if at_most is None or at_most == check.at_least else f"{minimum} and at most {at_most}"
+    actual = f"{len(matching)}, of {len(records)} that the filters select"
+    if not is_enough and names:
         actual += "".join(
-            f"; one has {', '.join(_differences(check, r))}" for r in found[:SHOWN] if _differences(check, r)
+            f"; one has {', '.join(_differences(check, r))}" for r in records[:SHOWN] if _differences(check, r)
         )
-    return Verdict(enough, tried, expected, actual)
+    return Verdict(is_enough, tried, expected, actual)
 
 
 def _differences(check: FlowsCheck, record: FlowRecord) -> list[str]:
     """The fields with unexpected values, and these values."""
-    found = dict(zip(check.fields, values(record, list(check.fields)), strict=True))
-    return [f"{name} {found[name]!r}" for name, wanted in check.fields.items() if not is_met(wanted, found[name])]
+    actual = dict(zip(check.fields, values(record, list(check.fields)), strict=True))
+    return [f"{name} {actual[name]!r}" for name, expected in check.fields.items() if not is_met(expected, actual[name])]
 
 
 def _conditions(fields: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {wanted}" for name, wanted in fields.items())
+    return ", ".join(f"{name} {expected}" for name, expected in fields.items())
 
 
 async def metric(check: MetricCheck, _node: str, session: Session) -> Verdict:
     """Sum the matching samples until the comparison holds."""
 
     async def attempt() -> Verdict:
-        found = sum_of(await session.metrics(check.proxy), check.metric, check.labels)
+        total = sum_of(await session.metrics(check.proxy), check.metric, check.labels)
         labels = "{" + _conditions(check.labels) + "}" if check.labels else ""
-        is_so = COMPARISONS[check.op](found or 0, check.value)
-        actual = "no such metric" if found is None else f"{found:g}"
-        return Verdict(is_so and found is not None, f"{check.metric}{labels}", f"{check.op} {check.value:g}", actual)
+        holds = COMPARISONS[check.op](total or 0, check.value)
+        actual = "no such metric" if total is None else f"{total:g}"
+        return Verdict(holds and total is not None, f"{check.metric}{labels}", f"{check.op} {check.value:g}", actual)
 
     return await _until_met(attempt, check.timeout_s)
 
@@ -82,8 +82,8 @@ def sum_of(exposition: str, name: str, labels: dict[str, str]) -> float | None:
         if sample is None or sample[1] != name:
             continue
         is_known = True
-        found = {label: _unescape(value) for label, value in _LABEL.findall(sample[2] or "")}
-        if labels.items() <= found.items():
+        sample_labels = {label: _unescape(value) for label, value in _LABEL.findall(sample[2] or "")}
+        if labels.items() <= sample_labels.items():
             total += float(sample[3])
     return total if is_known else None
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from oxyctl.checks import AT_ONCE, links, nodes, policies, probes, records
+from oxyctl.checks import DEFAULT_JOBS, links, nodes, policies, probes, records
 from oxyctl.checks.evidence import collect
 from oxyctl.checks.result import Result, Verdict
 from oxyctl.checks.session import Session
@@ -77,16 +77,16 @@ class Trial(NamedTuple):
 def trials(checks: Sequence[Check]) -> list[Trial]:
     """Each check from each of its nodes, in order."""
     nodes: list[str | None]
-    found: list[Trial] = []
+    result: list[Trial] = []
     for check in checks:
         nodes = [*check.sources] or [None]
-        found += [Trial(check, node) for node in nodes]
-    return found
+        result += [Trial(check, node) for node in nodes]
+    return result
 
 
-async def run(checks: Sequence[Check], session: Session, at_once: int = AT_ONCE) -> AsyncIterator[Result]:
+async def run(checks: Sequence[Check], session: Session, jobs: int = DEFAULT_JOBS) -> AsyncIterator[Result]:
     """Run `checks`. Yields the results in their order, each as soon as all before it are complete."""
-    slots = asyncio.Semaphore(at_once)
+    slots = asyncio.Semaphore(jobs)
     for _, group in itertools.groupby(trials(checks), key=lambda trial: trial.stage):
         tasks = [asyncio.create_task(_limited(slots, trial, session)) for trial in group]
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oxyctl.errors import OxyctlError
-from oxyctl.operate.recorded_flows import recorded_beside
+from oxyctl.operate.recorded_flows import recorded_flows_of
 from oxyctl.operate.run_inside import command_in
 from oxyctl.plan.steps import Plan
 from oxyctl.supervise.state import LabDirectory, control_socket, find_node, find_proxy
@@ -46,8 +46,8 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
         self.lab, self.base = lab, base
         self.plan: Plan = plan
         self.started = time.time_ns()
-        self.ran_before: dict[str, bool] = {}  # whether a node ran before the first step that names it
-        self.policies_before: dict[Path, tuple[str, str]] = {}  # control socket and text, before the first step
+        self.was_running: dict[str, bool] = {}  # whether a node ran before the first step that names it
+        self.original_policies: dict[Path, tuple[str, str]] = {}  # control socket and text, before the first step
         self._stack = contextlib.AsyncExitStack()
         self._generators: dict[str, asyncio.Task[GeneratorProcess]] = {}
         self._programs = asyncio.Semaphore(PROGRAMS_AT_ONCE)
@@ -55,19 +55,19 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
 
-    def at_end(self, work: Callable[[Session], Awaitable[None]]) -> None:
-        """Call `work` at the end of the run, even after a failure."""
-        self._stack.push_async_callback(work, self)
+    def at_end(self, callback: Callable[[Session], Awaitable[None]]) -> None:
+        """Call `callback` at the end of the run, even after a failure."""
+        self._stack.push_async_callback(callback, self)
 
-    def trusted(self, node: str, whom: bool | Trust) -> str | None:
-        """The CA file for a check from `node`: `whom` True: that of the node. None: certificates are not verified."""
-        if whom is False:
+    def trusted(self, node: str, verify: bool | Trust) -> str | None:
+        """The CA file for a check from `node`: `verify` True: that of the node. None: certificates are not verified."""
+        if verify is False:
             return None
         path = next((each.bundle for each in self.plan.namespaces if each.node == node), None)
         bundle = next((each for each in self.plan.bundles if each.path == path), None)
-        if bundle is None or whom == "lab-ca":
+        if bundle is None or verify == "lab-ca":
             return str(self.lab.path / "services" / "ca.pem")
-        return bundle.path if whom is True else bundle.authorities[-1]
+        return bundle.path if verify is True else bundle.authorities[-1]
 
     async def traffic(self, node: str, traffic: AnyTraffic) -> Report:
         """Send `traffic` from `node`; return the report. NothingMatched: no such node. GeneratorError."""
@@ -108,7 +108,7 @@ class Session(contextlib.AbstractAsyncContextManager["Session"]):
             return (await asyncio.to_thread(client.flows, list(pairs))).items
         except ProxyGone:
             control = find_proxy(self.lab, proxy).control
-            if control is None or (store := recorded_beside(control)) is None:
+            if control is None or (store := recorded_flows_of(control)) is None:
                 raise
             return (await asyncio.to_thread(store.flows, list(pairs))).items
 

@@ -12,12 +12,12 @@ from oxyctl.cli import ca, flows, lab, policy, ssh, traffic
 from oxyctl.cli.apply import apply
 from oxyctl.cli.capture import capture
 from oxyctl.cli.check import check
+from oxyctl.cli.dispatch import select_command
 from oxyctl.cli.doctor import doctor
 from oxyctl.cli.down import down, gc
 from oxyctl.cli.graph import graph
 from oxyctl.cli.impair import impair
 from oxyctl.cli.inside import exec, logs, shell
-from oxyctl.cli.narrowed import narrowed
 from oxyctl.cli.nodes import kill, restart, start, stop
 from oxyctl.cli.replay import replay
 from oxyctl.cli.routes import routes
@@ -29,7 +29,7 @@ app = typer.Typer(
     name="oxyctl",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich alone takes half of the time that `--help` may take
+    rich_markup_mode=None,  # rich takes half of the time that `--help` may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 lab.app.command("down")(down)
@@ -79,14 +79,14 @@ def _oxyctl(
 
 def main() -> NoReturn:
     """Run the command line. Failures with a message end as that message and an exit code."""
-    from oxyctl.cli.output import explain
+    from oxyctl.cli.output import report_error
 
     if sys.stdout is None:  # `oxyctl ... >&-`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- as long as the process
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- stays open until the process ends
     try:
-        narrowed(app, sys.argv[1:])()
+        select_command(app, sys.argv[1:])()
     except Exception as error:
-        sys.exit(explain(error))
+        sys.exit(report_error(error))
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

@@ -35,11 +35,11 @@ def apply(
 ) -> None:
     """Change a running lab to match an edited file: add, remove and change nodes, networks, links and clients.
 
-    What does not differ is not touched. If anything fails, the lab is restored.
+    What stays the same is not touched. If anything fails, the lab is restored.
     """
     from oxyctl.operate.ask import ask_apply
-    from oxyctl.operate.kernel_tunnels import abilities_for
-    from oxyctl.operate.up import holding
+    from oxyctl.operate.kernel_tunnels import supported_kinds_for
+    from oxyctl.operate.up import locked_for_change
     from oxyctl.plan.diff import compare
     from oxyctl.plan.make import make_plan
     from oxyctl.supervise.requests import Apply
@@ -49,27 +49,27 @@ def apply(
 
     model = load(find_file(file), lab)
     directory = find_lab(model.name)
-    plan = make_plan(model, directory.path, abilities_for(model))
+    plan = make_plan(model, directory.path, supported_kinds_for(model))
     if dry_run:
-        changes = compare(_running(directory), plan).changes
+        changes = compare(_running_plan(directory), plan).changes
     else:
-        with holding(directory.name):
+        with locked_for_change(directory.name):
             changes = ask_apply(directory, Apply(plan=plan, timeout_s=timeout))
     print_changes(changes, output, f"lab '{directory.name}' already matches the file")
 
 
-def _running(lab: LabDirectory) -> Plan:
+def _running_plan(lab: LabDirectory) -> Plan:
     from oxyctl.errors import OxyctlError
 
     plan = lab.read_plan()
     if plan is None:
-        raise OxyctlError(f"lab '{lab.name}' was started by another version; `oxyctl lab down {lab.name}` first")
+        raise OxyctlError(f"lab '{lab.name}' was started by another version: run `oxyctl lab down {lab.name}` first")
     return plan
 
 
-def print_changes(changes: Sequence[Change], output: Format, nothing: str) -> None:
-    """Print a line for each change, coloured on a terminal, or `nothing` if there is none."""
-    from oxyctl.cli.output import print_envelope, say
+def print_changes(changes: Sequence[Change], output: Format, unchanged_message: str) -> None:
+    """Print a line for each change, coloured on a terminal; or else `unchanged_message`, on standard error."""
+    from oxyctl.cli.output import print_envelope, print_stderr
     from oxyctl.render.tables import is_coloured
 
     if output == Format.json:
@@ -79,4 +79,4 @@ def print_changes(changes: Sequence[Change], output: Format, nothing: str) -> No
         line = f"{SIGNS[change.action]} {change.what} {change.name}" + (f"  {change.detail}" if change.detail else "")
         print(f"{COLOURS[change.action]}{line}{PLAIN}" if is_coloured(sys.stdout) else line)
     if not changes:
-        say(nothing)
+        print_stderr(unchanged_message)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, complete_tenant, connect
+from oxyctl.cli.control import ControlOption, NodeOption, complete_tenant, connect, translated_errors
 from oxyctl.cli.options import Format, FormatOption, LabOption
 from oxyctl.trust import Store
 
@@ -30,7 +30,7 @@ class Encoding(enum.StrEnum):
 TenantOption = Annotated[
     str | None,
     typer.Option(
-        "--tenant", "-t", metavar="NAME", help="Needed only if the proxy has several.", autocompletion=complete_tenant
+        "--tenant", "-t", metavar="NAME", help="Required only if the proxy has several.", autocompletion=complete_tenant
     ),
 ]
 
@@ -44,18 +44,18 @@ def show(
     output: FormatOption = Format.table,
 ) -> None:
     """Show authorities: fingerprint, validity, name constraints, and rotation in progress."""
-    from oxyctl.cli.output import print_envelope, say
+    from oxyctl.cli.output import print_envelope, print_stderr
 
-    with asking():
-        found = connect(lab, node, control).authorities(tenant)
+    with translated_errors():
+        authorities = connect(lab, node, control).authorities(tenant)
     if output == Format.json:
-        print_envelope("authorities", found)
-    elif found:
+        print_envelope("authorities", authorities)
+    elif authorities:
         from oxyctl.render.ca import print_authorities
 
-        print_authorities(found)
+        print_authorities(authorities)
     else:
-        say("no tenant has an authority: no sessions are inspected")
+        print_stderr("no tenant has an authority, so no sessions are inspected")
 
 
 @app.command()
@@ -64,7 +64,7 @@ def export(
     encoding: Annotated[
         Encoding, typer.Option("--encoding", help="PEM, or DER (one certificate only).")
     ] = Encoding.pem,
-    coming: Annotated[bool, typer.Option("--next", help="Only the next authority of a rotation.")] = False,
+    only_next: Annotated[bool, typer.Option("--next", help="Only the next authority of a rotation.")] = False,
     file: Annotated[str | None, typer.Option("--file", "-o", metavar="FILE", help="Write to this file.")] = None,
     lab: LabOption = None,
     node: NodeOption = None,
@@ -76,15 +76,15 @@ def export(
     """
     from oxyctl.errors import NothingMatched
 
-    with asking():
-        found = _one(connect(lab, node, control), tenant)
-    if coming and found.next is None:
-        raise NothingMatched(f"no rotation of tenant '{found.tenant}' is under way")
-    text = found.next.pem if coming and found.next is not None else found.bundle
+    with translated_errors():
+        authority = _authority(connect(lab, node, control), tenant)
+    if only_next and authority.next is None:
+        raise NothingMatched(f"no rotation is in progress for tenant '{authority.tenant}'")
+    text = authority.next.pem if only_next and authority.next is not None else authority.bundle
     if encoding is Encoding.der:
         import ssl
 
-        chosen = found.next if coming and found.next is not None else found.root
+        chosen = authority.next if only_next and authority.next is not None else authority.root
         _write(ssl.PEM_cert_to_DER_cert(chosen.pem), file)
     else:
         _write(text.encode(), file)
@@ -114,13 +114,13 @@ def rotate(
         overlap_s = 0.0 if overlap.strip() in ("0", "0s") else parse_duration(overlap)
     except ValueError as error:
         raise UsageError(f"--overlap: {error}") from None
-    with asking():
+    with translated_errors():
         client = connect(lab, node, control)
-        found = client.rotate_authority(Rotation(tenant=_one(client, tenant).tenant, overlap_s=overlap_s))
+        authority = client.rotate_authority(Rotation(tenant=_authority(client, tenant).tenant, overlap_s=overlap_s))
     if output == Format.json:
-        print_envelope("authorities", [found])
+        print_envelope("authorities", [authority])
     else:
-        print(rotation_text(found))
+        print(rotation_text(authority))
 
 
 @app.command()
@@ -141,54 +141,57 @@ def trust(
     """
     from pathlib import Path
 
-    from oxyctl.cli.output import say
+    from oxyctl.cli.output import print_stderr
     from oxyctl.errors import UsageError
     from oxyctl.render.ca import change_text, variables_text
     from oxyctl.trust import stores
 
-    with asking():
-        found = _one(connect(lab, node, control), tenant)
-    name = f"oxyctl-{found.tenant}"
-    pem_file, bundle = _files(found, is_written=not remove)
+    with translated_errors():
+        authority = _authority(connect(lab, node, control), tenant)
+    name = f"oxyctl-{authority.tenant}"
+    pem_file, bundle = _certificate_files(authority, write=not remove)
     if store is Store.env:
         if remove:
-            raise UsageError("--remove: variables end with their shell; use `unset` in this one")
+            raise UsageError("--remove does not apply to `env`: use `unset` in the shell")
         return print(variables_text(stores.variables(pem_file, bundle)))
-    for change in stores.changes(store, name, found.bundle, pem_file, remove=remove, home=Path.home()):
+    for change in stores.changes(store, name, authority.bundle, pem_file, remove=remove, home=Path.home()):
         if only_print:
             print(change_text(change))
         else:
             stores.carry_out(change)
     if not only_print:
-        say(f"{store} {'forgets' if remove else 'trusts'} {found.root.subject} ({found.root.fingerprint[:23]}...)")
+        root = authority.root
+        print_stderr(
+            f"{store} {'no longer trusts' if remove else 'trusts'} {root.subject} ({root.fingerprint[:23]}...)"
+        )
     return None
 
 
-def _one(client: ControlClient, tenant: str | None) -> AuthorityInfo:
-    """The authority of the tenant; without a name, of the only tenant."""
+def _authority(client: ControlClient, tenant: str | None) -> AuthorityInfo:
+    """The authority of the named tenant, or of the only one."""
     from oxyctl.errors import UsageError
 
     if tenant is None:
         names = sorted(client.status().tenants)
         if len(names) != 1:
-            raise UsageError(f"choose one with --tenant: {', '.join(names)}")
+            raise UsageError(f"the proxy has several tenants: choose one with --tenant: {', '.join(names)}")
         (tenant,) = names
     return client.authorities(tenant)[0]
 
 
-def _files(found: AuthorityInfo, *, is_written: bool) -> tuple[Path, Path]:
-    """The files of the certificate, and of the certificate with the system's roots, in the user's data directory."""
+def _certificate_files(authority: AuthorityInfo, *, write: bool) -> tuple[Path, Path]:
+    """Paths in the user's data directory: of the certificate, and of a bundle of it with the system's roots."""
     import os
     from pathlib import Path
 
     from oxyctl.trust.stores import system_roots
 
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "oxyctl/ca"
-    pem_file, bundle = home / f"{found.tenant}.pem", home / f"{found.tenant}-and-system.pem"
-    if is_written:
+    pem_file, bundle = home / f"{authority.tenant}.pem", home / f"{authority.tenant}-and-system.pem"
+    if write:
         home.mkdir(parents=True, exist_ok=True)
-        pem_file.write_text(found.bundle)
-        bundle.write_text(found.bundle + system_roots())
+        pem_file.write_text(authority.bundle)
+        bundle.write_text(authority.bundle + system_roots())
     return pem_file, bundle
 
 

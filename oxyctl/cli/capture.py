@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from oxyctl.capture.capture import FileRing, Outcome
 
 DEFAULT_FILES = 2
-LEAST_FILE_BYTES = 16 << 10
+MIN_FILE_BYTES = 16 << 10
 
 
 def capture(
@@ -76,11 +76,11 @@ def _check_output(write: str | None, ring: str | None, output: Format) -> None:
     from oxyctl.errors import UsageError
 
     if write == "-" and sys.stdout.isatty():
-        raise UsageError("a capture is binary, not for a terminal: `-w - | wireshark -k -i -`, or -w FILE")
+        raise UsageError("a capture is binary and cannot go to a terminal: use `-w - | wireshark -k -i -`, or -w FILE")
     if ring is not None and write in (None, "-"):
         raise UsageError("--ring needs files: add -w FILE")
     if output == Format.json and write in (None, "-"):
-        raise UsageError("--format json prints the counters at the end, beside a file: add -w FILE")
+        raise UsageError("--format json prints only the counters, at the end: add -w FILE for the packets")
 
 
 def _parse_ring(text: str) -> FileRing:
@@ -90,8 +90,8 @@ def _parse_ring(text: str) -> FileRing:
 
     size_text, comma, files_text = text.partition(",")
     size = parse_size(size_text, "--ring")
-    if size < LEAST_FILE_BYTES:
-        raise UsageError(f"--ring: a file has at least {LEAST_FILE_BYTES} bytes (found {size_text!r})")
+    if size < MIN_FILE_BYTES:
+        raise UsageError(f"--ring: a file must be at least {MIN_FILE_BYTES} bytes (found {size_text!r})")
     if comma and not (files_text.isascii() and files_text.isdigit() and int(files_text)):
         raise UsageError(f"--ring: expected SIZE[,FILES] such as 10MB,5 (found {text!r})")
     return FileRing(size, int(files_text) if comma else DEFAULT_FILES)
@@ -100,13 +100,13 @@ def _parse_ring(text: str) -> FileRing:
 def _conclude(outcome: Outcome, output: Format) -> None:
     from oxyctl.capture import report
     from oxyctl.capture.session import End
-    from oxyctl.cli.output import print_envelope, say
+    from oxyctl.cli.output import print_envelope, print_stderr
 
     if outcome.end == End.LAB:
-        say("the lab has ended")
+        print_stderr("the lab has ended")
     if output == Format.json:
         print_envelope("capture", report.items(outcome.session))
     else:
-        say("\n".join(report.lines(outcome.session)))
+        print_stderr("\n".join(report.lines(outcome.session)))
     if outcome.failure is not None:
         raise outcome.failure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxyctl.checks import AT_ONCE
+from oxyctl.checks import DEFAULT_JOBS
 from oxyctl.cli.completion import complete_check
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
@@ -19,22 +19,25 @@ if TYPE_CHECKING:
 
 
 def check(
-    words: Annotated[
+    arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[NAME] [CHECK]...",
-            help="The lab, and which of its checks, by name or pattern.",
+            help="The lab, and the checks to run, by name or pattern.",
             autocompletion=complete_check,
         ),
     ] = None,
     lab: LabOption = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", metavar="FILE", help="Take the checks from this lab file instead of the lab's own."),
+        typer.Option("--file", metavar="FILE", help="Read the checks from this lab file instead of the lab's own."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Checks at once; fewer on a slow machine.")
-    ] = AT_ONCE,
+        int,
+        typer.Option(
+            "--jobs", "-j", min=1, metavar="N", help="Number of checks to run at once; fewer on a slow machine."
+        ),
+    ] = DEFAULT_JOBS,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")] = None,
     output: FormatOption = Format.table,
 ) -> None:
@@ -47,25 +50,25 @@ def check(
     from oxyctl.cli.check_run import run
     from oxyctl.errors import ExitCode
 
-    directory, patterns = _chosen(list(words or []), lab)
+    directory, patterns = _lab_and_patterns(list(arguments or []), lab)
     source, checks = _load(directory, file)
     results = asyncio.run(run(directory, source.parent, select(checks, patterns), jobs, output, junit))
     if any(result.state != "passed" for result in results):
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
-def _chosen(words: list[str], lab: str | None) -> tuple[LabDirectory, list[str]]:
-    """The lab, and the other words. The first word is a lab if one of that name runs, or if there is no default lab."""
+def _lab_and_patterns(arguments: list[str], lab: str | None) -> tuple[LabDirectory, list[str]]:
+    """The lab, and the patterns. The first argument names a lab if one of that name runs, or if none is the default."""
     from oxyctl.supervise.state import all_labs, default_lab, find_lab
 
-    if lab is not None or not words:
-        return find_lab(lab), words
+    if lab is not None or not arguments:
+        return find_lab(lab), arguments
     alive = [each.name for each in all_labs() if each.live_state()]
-    if words[0] in alive:
-        return find_lab(words[0]), words[1:]
+    if arguments[0] in alive:
+        return find_lab(arguments[0]), arguments[1:]
     if len(alive) == 1 or default_lab() is not None:
-        return find_lab(), words
-    return find_lab(words[0]), words[1:]
+        return find_lab(), arguments
+    return find_lab(arguments[0]), arguments[1:]
 
 
 def _load(directory: LabDirectory, file: Path | None) -> tuple[Path, Sequence[Check]]:
@@ -75,15 +78,15 @@ def _load(directory: LabDirectory, file: Path | None) -> tuple[Path, Sequence[Ch
     plan = directory.read_plan()
     source = file or Path(plan.source if plan else "")
     if file is None and not source.is_file():
-        raise UsageError(f"the file of lab '{directory.name}' is gone: {source}; say where it is with --file")
-    found = load(source, directory.name).checks
-    if not found:
+        raise UsageError(f"the file of lab '{directory.name}' is gone: {source}; give its new path with --file")
+    checks = load(source, directory.name).checks
+    if not checks:
         raise UsageError(f"{source} has no checks: add some under `checks:`")
-    return source.absolute(), found
+    return source.absolute(), checks
 
 
 def select(checks: Sequence[Check], patterns: list[str]) -> list[Check]:
-    """The checks that `patterns` name or match; without patterns, all. NothingMatched: a pattern fits no check."""
+    """The checks that `patterns` name or match; without patterns, all. NothingMatched: a pattern matches none."""
     from fnmatch import fnmatchcase
 
     from oxyctl.errors import NothingMatched

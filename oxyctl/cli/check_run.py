@@ -17,13 +17,13 @@ from oxyctl.topology.model import Check
 
 
 async def run(
-    lab: LabDirectory, base: Path, checks: list[Check], at_once: int, output: Format, junit_file: Path | None
+    lab: LabDirectory, base: Path, checks: list[Check], jobs: int, output: Format, junit_file: Path | None
 ) -> list[Result]:
     """Run the checks, print the results and return them. OxyctlError: the JUnit file cannot be written."""
     results: list[Result] = []
     begin = time.monotonic()
     async with Session(lab, base) as session:
-        async for result in runner.run(checks, session, at_once):
+        async for result in runner.run(checks, session, jobs):
             results.append(result)
             if output == Format.table:
                 print_result(result)

@@ -1,6 +1,6 @@
 """Shell completion of labs, nodes, checks, capture targets and lab files. Fast, and never an error.
 
-Everything comes from the run directory and from lab files; nothing that runs is asked. (Tenants: `oxyctl.cli.control`.)
+Everything is read from the run directory and from lab files; no program is queried. (Tenants: `oxyctl.cli.control`.)
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Completion = Callable[[typer.Context, str], list[str]]
 
 
 def _quietly(find: Callable[[typer.Context], Iterable[str]]) -> Completion:
-    """Completes with the results of `find` that begin with the typed text; with nothing when `find` fails."""
+    """Completes with the results of `find` that begin with the typed text, or with nothing if `find` fails."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         with contextlib.suppress(Exception):
-            return [_for_shell(each) for each in find(context) if each.startswith(incomplete)]
+            return [_shell_quoted(each) for each in find(context) if each.startswith(incomplete)]
         return []
 
     return complete
 
 
-def _for_shell(text: str) -> str:
+def _shell_quoted(text: str) -> str:
     """Quote for bash, which inserts completions as they are; the other shells quote them themselves."""
     is_bash = os.environ.get("_OXYCTL_COMPLETE", "").endswith("bash")
     return UNSAFE.sub(r"\\\1", text) if is_bash else text
@@ -90,13 +90,13 @@ complete_check = _quietly(_checks)
 
 
 def complete_further_node(context: typer.Context, incomplete: str) -> list[str]:
-    """For commands that take several nodes: each is named once."""
+    """For commands that take several nodes: those not named yet."""
     named = context.params.get("nodes") or []
     return [node for node in complete_node(context, incomplete) if node not in named]
 
 
 def complete_capture(context: typer.Context, incomplete: str) -> list[str]:
-    """For `capture`. bash makes three words of NODE:INTERFACE and wants the last."""
+    """For `capture`. bash splits NODE:INTERFACE into three words and wants the last."""
     with contextlib.suppress(Exception):
         from oxyctl.capture.targets import names
 
@@ -111,7 +111,7 @@ def complete_capture(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_link(context: typer.Context, incomplete: str) -> list[str]:
-    """For `impair`: links and networks. bash makes three words of NODE:NETWORK, and wants the last."""
+    """For `impair`: links and networks."""
     with contextlib.suppress(Exception):
         plan = _plan(context)
         if plan is None:

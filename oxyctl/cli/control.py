@@ -25,7 +25,7 @@ NodeOption = Annotated[
     typer.Option(
         "--node",
         metavar="NODE",
-        help="The proxy; needed only if the lab has several.",
+        help="The proxy; required only if the lab has several.",
         autocompletion=complete_proxy,
     ),
 ]
@@ -46,23 +46,23 @@ def connect(lab: str | None, node: str | None, control: str | None, *, timeout_s
 
 
 def recorded_sessions(lab: str | None, node: str | None, control: str | None) -> RecordedSessions | None:
-    """SSH session recordings of a proxy that no longer runs; None: their place is not known. LabNotFound."""
-    from oxyctl.operate.recorded_flows import recordings_beside
+    """SSH session recordings of a proxy that no longer runs; None: not known where they are. LabNotFound."""
+    from oxyctl.operate.recorded_flows import recorded_sessions_of
 
-    place = _control_of(lab, node, control)
-    return None if place is None else recordings_beside(place)
-
-
-def recorded(lab: str | None, node: str | None, control: str | None) -> RecordedFlows | None:
-    """Records of a proxy that no longer runs; None: none, or their place is unknown. LabNotFound, UsageError."""
-    from oxyctl.operate.recorded_flows import recorded_beside
-
-    place = _control_of(lab, node, control)
-    return None if place is None else recorded_beside(place)
+    path = _control_path(lab, node, control)
+    return None if path is None else recorded_sessions_of(path)
 
 
-def _control_of(lab: str | None, node: str | None, control: str | None) -> str | None:
-    """The path of the proxy's control socket, also after the proxy has ended."""
+def recorded_flows(lab: str | None, node: str | None, control: str | None) -> RecordedFlows | None:
+    """Flow records of a proxy that no longer runs; None: none, or not known where. LabNotFound, UsageError."""
+    from oxyctl.operate.recorded_flows import recorded_flows_of
+
+    path = _control_path(lab, node, control)
+    return None if path is None else recorded_flows_of(path)
+
+
+def _control_path(lab: str | None, node: str | None, control: str | None) -> str | None:
+    """The path of the proxy's control socket, even after the proxy has ended."""
     if control is not None:
         return control
     from oxyctl.supervise.state import find_proxy, find_stopped
@@ -71,7 +71,7 @@ def _control_of(lab: str | None, node: str | None, control: str | None) -> str |
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """Turns the proxy's refusals into UsageError or NothingMatched, and its other errors into OxyctlError."""
     from oxyctl.errors import NothingMatched, OxyctlError, UsageError
     from proxy.control.client import ControlError
@@ -79,8 +79,8 @@ def asking() -> Iterator[None]:
     try:
         yield
     except ControlError as error:
-        kind = {400: UsageError, 404: NothingMatched}.get(error.status or 0, OxyctlError)
-        raise kind(str(error)) from None
+        exception = {400: UsageError, 404: NothingMatched}.get(error.status or 0, OxyctlError)
+        raise exception(str(error)) from None
 
 
 def check_tenant(client: ControlClient, tenant: str) -> None:
@@ -94,11 +94,11 @@ def check_tenant(client: ControlClient, tenant: str) -> None:
 
 
 def tenants(lab: str | None, node: str | None, control: str | None) -> list[str]:
-    """The names of the proxy's tenants, or of those on record; empty if neither answers quickly. Never fails."""
+    """Names of the proxy's tenants, or of those in its records; empty if neither can be read quickly. Never fails."""
     with contextlib.suppress(Exception):
         return sorted(connect(lab, node, control, timeout_s=COMPLETION_TIMEOUT_S).status().tenants)
     with contextlib.suppress(Exception):
-        if (store := recorded(lab, node, control)) is not None:
+        if (store := recorded_flows(lab, node, control)) is not None:
             return store.tenants()
     return []
 

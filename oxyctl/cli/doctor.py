@@ -18,33 +18,33 @@ def doctor(output: FormatOption = Format.table) -> None:
     from oxyctl.doctor import features, limits, offramp, programs
     from oxyctl.doctor.finding import can_run_labs
 
-    rooms = limits, features, offramp, programs
-    found = [trial.run() for room in rooms for trial in room.trials()]
-    able = can_run_labs(found)
+    modules = limits, features, offramp, programs
+    findings = [trial.run() for module in modules for trial in module.trials()]
+    is_able = can_run_labs(findings)
     if output == Format.json:
-        print_envelope("doctor", found, can_run_labs=able)
+        print_envelope("doctor", findings, can_run_labs=is_able)
     else:
-        _print(found)
-        print("\n" + _summary(found, able))
-    raise typer.Exit(0 if able else 1)
+        _print(findings)
+        print("\n" + _summary(findings, is_able))
+    raise typer.Exit(0 if is_able else 1)
 
 
-def _print(found: list[Finding]) -> None:
+def _print(findings: list[Finding]) -> None:
     from oxyctl.render.tables import Column, Table
 
     columns = [Column("WHAT"), Column("STATE"), Column("NEEDED FOR", rank=1), Column("FOUND", rank=2)]
-    Table(columns).write([[f.name, f.state, f.needed_for, f.detail] for f in found])
-    fixes = [finding for finding in found if finding.fix]
+    Table(columns).write([[finding.name, finding.state, finding.needed_for, finding.detail] for finding in findings])
+    fixes = [finding for finding in findings if finding.fix]
     if fixes:
-        print("\nTo mend:")
+        print("\nTo fix:")
         width = max(len(finding.name) for finding in fixes)
         for finding in fixes:
             print(f"  {finding.name:{width}}  {finding.fix}")
 
 
-def _summary(found: list[Finding], able: bool) -> str:
-    lacking = [f.name for f in found if f.state != "ok"]
-    if not able:
-        names = ", ".join(f.name for f in found if f.required and f.state == "missing")
+def _summary(findings: list[Finding], is_able: bool) -> str:
+    not_ok = [finding.name for finding in findings if finding.state != "ok"]
+    if not is_able:
+        names = ", ".join(finding.name for finding in findings if finding.required and finding.state == "missing")
         return f"labs cannot run here: {names}"
-    return "labs can run here" + (f"; not all of it is there: {', '.join(lacking)}" if lacking else "")
+    return "labs can run here" + (f"; missing or limited: {', '.join(not_ok)}" if not_ok else "")

@@ -20,7 +20,7 @@ def down(
     if not all_labs:
         _down_one(name or lab)
     elif name or lab:
-        raise UsageError("--all is every lab: leave out the name")
+        raise UsageError("--all takes down every lab: leave out the name")
     else:
         _down_all()
 
@@ -35,45 +35,45 @@ def gc(
     from oxyctl.cli.output import print_envelope
     from oxyctl.operate.leftovers import collect
 
-    found = collect(dry_run=dry_run)
+    leftovers = collect(dry_run=dry_run)
     if output == Format.json:
-        print_envelope("gc", found, dry_run=dry_run)
+        print_envelope("gc", leftovers, dry_run=dry_run)
         return
     verb = {True: "would delete", False: "deleted"}[dry_run]
-    for item in found:
+    for item in leftovers:
         print(f"{verb} {item.path}" if item.kept is None else f"left alone {item.path}: {item.kept}")
 
 
-def _down_one(said: str | None) -> None:
-    from oxyctl.cli.output import say
+def _down_one(name: str | None) -> None:
+    from oxyctl.cli.output import print_stderr
     from oxyctl.errors import LabNotFound
     from oxyctl.operate.down import take_down
     from oxyctl.supervise.state import all_labs, default_lab, find_lab, lab_directory
     from oxyctl.topology.validate import is_lab_name
     from proxy.settings import suggest
 
-    said = said or default_lab()
-    directory = lab_directory(said) if said and is_lab_name(said) else find_lab(said)
+    name = name or default_lab()
+    directory = lab_directory(name) if name and is_lab_name(name) else find_lab(name)
     if not take_down(directory):
-        raise LabNotFound(f"no lab '{said}'{suggest(directory.name, [other.name for other in all_labs()])}")
-    say(f"lab '{directory.name}' is down")
+        raise LabNotFound(f"no lab '{name}'{suggest(directory.name, [other.name for other in all_labs()])}")
+    print_stderr(f"lab '{directory.name}' is down")
 
 
 def _down_all() -> None:
-    """Take all down in parallel, since each waits for its programs. One that fails to end does not delay the others."""
+    """Take all down in parallel, as each waits for its programs. One that fails does not delay the others."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from oxyctl.cli.output import say
+    from oxyctl.cli.output import print_stderr
     from oxyctl.errors import OxyctlError
     from oxyctl.operate.down import take_down
     from oxyctl.supervise.state import all_labs
 
     failures: list[str] = []
     with ThreadPoolExecutor(8) as pool:
-        for lab, taken in [(lab, pool.submit(take_down, lab)) for lab in all_labs()]:
+        for lab, result in [(lab, pool.submit(take_down, lab)) for lab in all_labs()]:
             try:
-                if taken.result():
-                    say(f"lab '{lab.name}' is down")
+                if result.result():
+                    print_stderr(f"lab '{lab.name}' is down")
             except OxyctlError as error:
                 failures.append(str(error))
     if failures:

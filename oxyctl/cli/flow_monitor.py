@@ -1,4 +1,4 @@
-"""`oxyctl flows watch` in a terminal: live flows like a process monitor, with keys that sort."""
+"""`oxyctl flows watch` in a terminal: live flows as in a process monitor, with keys to sort them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Pairs = list[tuple[str, str]]
 
 
 def monitor(client: ControlClient, pairs: Pairs, interval_s: float) -> None:
-    """Show the live flows that match, until `q` or Ctrl-C. `pairs`: the filters of the query."""
+    """Show the matching live flows, until `q` or Ctrl-C. `pairs`: the filters of the query."""
     import shutil
 
-    from oxyctl.render.monitor import SAMPLED, SORTS, Monitor, screen
+    from oxyctl.render.monitor import SAMPLE_FLOWS, SORTS, Monitor, screen
 
-    shown, sort, orders = Monitor(), SORTS[0], {each.key: each for each in SORTS}
+    flow_monitor, sort, orders = Monitor(), SORTS[0], {each.key: each for each in SORTS}
     with full_screen():
         while True:
-            wanted = [*pairs, ("scope", "live"), ("sort", sort.query), ("limit", str(SAMPLED))]
-            answer = client.flows(wanted)
-            rows = shown.take(time.monotonic(), answer.items, sort)
+            query = [*pairs, ("scope", "live"), ("sort", sort.query), ("limit", str(SAMPLE_FLOWS))]
+            answer = client.flows(query)
+            rows = flow_monitor.update(time.monotonic(), answer.items, sort)
             size = shutil.get_terminal_size((100, 24))
             draw(screen(rows, sort, width=size.columns, height=size.lines, is_truncated=answer.truncated))
             key = key_within(interval_s)

@@ -50,16 +50,20 @@ Many = list[str] | None
 TenantOption = Annotated[
     str | None,
     typer.Option(
-        "--tenant", "-t", metavar="NAME", help="Tenant whose flows to list. Required.", autocompletion=complete_tenant
+        "--tenant",
+        "-t",
+        metavar="NAME",
+        help="The tenant whose flows to list. Required.",
+        autocompletion=complete_tenant,
     ),
 ]
 AllTenantsOption = Annotated[bool, typer.Option("--all-tenants", help="List the flows of every tenant instead.")]
 SrcOption = Annotated[Many, filter_option("--src", "Client address or prefix.", "CIDR")]
 DstOption = Annotated[Many, filter_option("--dst", "Destination address or prefix.", "CIDR")]
-IpOption = Annotated[Many, filter_option("--ip", "Either of the two.", "CIDR")]
+IpOption = Annotated[Many, filter_option("--ip", "Client or destination address or prefix.", "CIDR")]
 SrcPortOption = Annotated[Many, filter_option("--src-port", "Client port, or range 8000-8099.", "PORT")]
 DstPortOption = Annotated[Many, filter_option("--dst-port", "Destination port, or range.", "PORT")]
-PortOption = Annotated[Many, filter_option("--port", "Either of the two.", "PORT")]
+PortOption = Annotated[Many, filter_option("--port", "Client or destination port, or range.", "PORT")]
 ProtocolOption = Annotated[Many, filter_option("--protocol", "tcp, udp, icmp or icmpv6.", complete="protocol")]
 StateOption = Annotated[Many, filter_option("--state", "new, established or closed.", complete="state")]
 ReasonOption = Annotated[Many, filter_option("--close-reason", "Close reason.", complete="close_reason")]
@@ -71,11 +75,11 @@ LevelOption = Annotated[Many, filter_option("--level", "Level: packet, stream, t
 VerdictOption = Annotated[Many, filter_option("--verdict", "Verdict: allowed, denied.", complete="verdict")]
 HostOption = Annotated[Many, filter_option("--host", "Destination host name; * and ? are wildcards.", "GLOB")]
 TlsOption = Annotated[Many, filter_option("--tls-action", "TLS action: pass or terminate.")]
-StatusOption = Annotated[Many, filter_option("--http-status", "With a request of this status: 404, 4xx.", "STATUS")]
-MethodOption = Annotated[Many, filter_option("--http-method", "With a request with this method.", "METHOD")]
-UrlOption = Annotated[Many, filter_option("--url", "With a request for this URL; * and ? are wildcards.", "GLOB")]
+StatusOption = Annotated[Many, filter_option("--http-status", "Has a request with this status: 404, 4xx.", "STATUS")]
+MethodOption = Annotated[Many, filter_option("--http-method", "Has a request with this method.", "METHOD")]
+UrlOption = Annotated[Many, filter_option("--url", "Has a request for this URL; * and ? are wildcards.", "GLOB")]
 FaultOption = Annotated[Many, filter_option("--fault", "Fault: slow_body, origin_refused, ...")]
-PolicyOption = Annotated[Many, filter_option("--policy", "A policy or rule that decided about it.", "NAME")]
+PolicyOption = Annotated[Many, filter_option("--policy", "A policy or rule that decided the flow.", "NAME")]
 DscpOption = Annotated[Many, filter_option("--dscp", "DSCP of the client's first packet, 0 to 63.", "DSCP")]
 CommunityOption = Annotated[
     Many, filter_option("--community-id", "Community ID, as in Zeek, Suricata and Wireshark.", "1:...")
@@ -96,11 +100,11 @@ FieldsOption = Annotated[
 FormatOption = Annotated[FlowFormat, typer.Option("--format", help="Output format.")]
 
 
-def whose(tenant: TenantOption = None, all_tenants: AllTenantsOption = False) -> None:
+def tenant_options(tenant: TenantOption = None, all_tenants: AllTenantsOption = False) -> None:
     """Options: which tenant."""
 
 
-def filters(
+def flow_filters(
     src: SrcOption = None,
     dst: DstOption = None,
     ip: IpOption = None,
@@ -143,38 +147,38 @@ def request_filters(
     user: UserOption = None,
     verdict: VerdictOption = None,
     fault: FaultOption = None,
-    id_: Annotated[Many, filter_option("--id", "Of this flow.")] = None,
+    id_: Annotated[Many, filter_option("--id", "The id of their flow.")] = None,
     not_: NotOption = False,
 ) -> None:
     """Options: which requests."""
 
 
-def excluded(**unwanted: Any) -> None:
-    """The options of `filters` with `--not` before each; `_NotFirst` turns `--not --user` into `--not-user`."""
+def negated_flow_filters(**unwanted: Any) -> None:
+    """The negated options of `flow_filters`; `_NegatesNextOption` turns `--not --user` into `--not-user`."""
 
 
-def excluded_requests(**unwanted: Any) -> None:
-    """The options of `request_filters` with `--not` before each."""
+def negated_request_filters(**unwanted: Any) -> None:
+    """The negated options of `request_filters`."""
 
 
-def _unwanted(of: Callable[..., None]) -> list[inspect.Parameter]:
+def _negated(filters: Callable[..., None]) -> list[inspect.Parameter]:
     """A hidden `--not-NAME` for each filter."""
-    found = []
-    for each in inspect.signature(of, eval_str=True).parameters.values():
-        if each.name in ("where", "not_"):
+    parameters = []
+    for parameter in inspect.signature(filters, eval_str=True).parameters.values():
+        if parameter.name in ("where", "not_"):
             continue
-        flag = f"--not-{each.name.strip('_').replace('_', '-')}"
-        kind = typing.get_args(each.annotation)[0]
+        flag = f"--not-{parameter.name.strip('_').replace('_', '-')}"
+        kind = typing.get_args(parameter.annotation)[0]
         option = Annotated[kind, typer.Option(flag, hidden=True)]  # type: ignore[valid-type]  # built at run time
-        found.append(each.replace(name=f"not_{each.name}", annotation=option))
-    return found
+        parameters.append(parameter.replace(name=f"not_{parameter.name}", annotation=option))
+    return parameters
 
 
-for _block, _of in ((excluded, filters), (excluded_requests, request_filters)):
-    _block.__signature__ = inspect.Signature(_unwanted(_of))  # type: ignore[attr-defined]  # inspect.signature() looks there
+for _negated_block, _block in ((negated_flow_filters, flow_filters), (negated_request_filters, request_filters)):
+    _negated_block.__signature__ = inspect.Signature(_negated(_block))  # type: ignore[attr-defined]  # inspect.signature() looks there
 
 
-class _NotFirst:
+class _NegatesNextOption:
     """Turns `--not --user bob` into `--not-user bob`."""
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
@@ -183,46 +187,46 @@ class _NotFirst:
         joined: list[str] = []
         short = {"-4": "--ipv4", "-6": "--ipv6"}
         rest = iter(args)
-        for word in rest:
-            if word != "--not":
-                joined.append(word)
+        for argument in rest:
+            if argument != "--not":
+                joined.append(argument)
                 continue
             flag = next(rest, "")
             flag = short.get(flag, flag)
             name = flag.partition("=")[0]
             if name.removeprefix("--").replace("-", "_") not in NEGATABLE:
-                raise UsageError(f"--not stands before a filter, as in --not --user bob (found {flag or 'nothing'!r})")
+                raise UsageError(f"--not must precede a filter, as in --not --user bob (found {flag or 'nothing'!r})")
             joined.append("--not-" + flag.removeprefix("--"))
-        return super().parse_args(context, joined)  # type: ignore[misc, no-any-return]  # click's, of the other base
+        return super().parse_args(context, joined)  # type: ignore[misc, no-any-return]  # click's, in the other base class
 
 
 NEGATABLE = frozenset(
-    each.name.removeprefix("not_").strip("_") for of in (filters, request_filters) for each in _unwanted(of)
+    each.name.removeprefix("not_").strip("_") for of in (flow_filters, request_filters) for each in _negated(of)
 )
 
 
-class FlowsGroup(_NotFirst, typer.core.TyperGroup):
+class FlowsGroup(_NegatesNextOption, typer.core.TyperGroup):
     """`oxyctl flows` itself."""
 
 
-class FlowsCommand(_NotFirst, typer.core.TyperCommand):
+class FlowsCommand(_NegatesNextOption, typer.core.TyperCommand):
     """A subcommand of `oxyctl flows` that takes filters."""
 
 
-def printing(fields: FieldsOption = None, output: FormatOption = FlowFormat.table) -> None:
+def output_options(fields: FieldsOption = None, output: FormatOption = FlowFormat.table) -> None:
     """Options: which fields, in which format."""
 
 
-def window(
+def period_options(
     live: Annotated[bool, typer.Option("--live", help="Only live flows.")] = False,
     past: Annotated[bool, typer.Option("--past", help="Only flows that have ended.")] = False,
     since: Annotated[
-        str | None, filter_option("--since", "Alive after this time: 5m (ago), 14:30, 2026-01-31.", "TIME")
+        str | None, filter_option("--since", "Still alive after this time: 5m (ago), 14:30, 2026-01-31.", "TIME")
     ] = None,
-    until: Annotated[str | None, filter_option("--until", "Started before then.", "TIME")] = None,
+    until: Annotated[str | None, filter_option("--until", "Started before this time.", "TIME")] = None,
 ) -> None:
     """Options: which period."""
 
 
-def place(lab: LabOption = None, node: NodeOption = None, control: ControlOption = None) -> None:
+def proxy_options(lab: LabOption = None, node: NodeOption = None, control: ControlOption = None) -> None:
     """Options: which proxy."""

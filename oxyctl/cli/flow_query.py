@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from oxyctl.cli.control import connect, recorded, recorded_sessions, tenants
+from oxyctl.cli.control import connect, recorded_flows, recorded_sessions, tenants
 from oxyctl.cli.flow_options import FlowFormat
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ Pairs = list[tuple[str, str]]
 T = TypeVar("T")
 
 _SUBCOMMANDS = ("watch", "get", "kill", "stats", "explain", "export", "sql", "requests", "replay")
-_OF_REQUESTS = {"http_status": "status", "http_method": "method"}  # flags whose parameters have other names
-_NOT_ASKED = (
+_REQUEST_PARAMETERS = {"http_status": "status", "http_method": "method"}  # flags whose parameters have other names
+_NOT_PARAMETERS = (
     "lab",
     "node",
     "control",
@@ -36,12 +36,12 @@ _NOT_ASKED = (
     "tenant",
     "interval",
 )
-_NAMES = {"id_": "id", "not_id_": "not_id"}  # `id` itself is taken in Python
+_NAMES = {"id_": "id", "not_id_": "not_id"}  # `id` is a builtin of Python
 _PAGE = 2_000  # requests per answer
-_VERSIONS = {"ipv4": "4", "ipv6": "6"}
+_IP_VERSIONS = {"ipv4": "4", "ipv6": "6"}
 
 
-class Typed:
+class QueryOptions:
     """The options on the command line: a subcommand's own, and those before its name."""
 
     def __init__(self, context: typer.Context) -> None:
@@ -49,47 +49,48 @@ class Typed:
         self.flags: dict[str, Any] = {}
         for level in (*parents, context):
             self.flags |= {
-                _NAMES.get(name, name): level.params[name] for name in level.params if _is_typed(level, name)
+                _NAMES.get(name, name): level.params[name] for name in level.params if _is_given(level, name)
             }
-        for unwanted in ("", "not_"):
-            versions = [digit for name, digit in _VERSIONS.items() if self.flags.pop(unwanted + name, False)]
+        for negation in ("", "not_"):
+            versions = [digit for name, digit in _IP_VERSIONS.items() if self.flags.pop(negation + name, False)]
             if versions:
-                self.flags[f"{unwanted}version"] = versions
+                self.flags[f"{negation}version"] = versions
         self.format = FlowFormat(self.flags.get("output", FlowFormat.table))
 
     def client(self) -> ControlClient:
         """A client of the chosen proxy."""
-        return connect(*self._place())
+        return connect(*self._proxy())
 
-    def ask(self, question: Callable[[ControlClient | RecordedFlows], T], *, announces: bool = True) -> tuple[T, bool]:
-        """The answer, and whether a running proxy gave it. If the proxy has ended, its records answer, and with
-        `announces` a message says so.
+    def ask(self, query: Callable[[ControlClient | RecordedFlows], T], *, announce: bool = True) -> tuple[T, bool]:
+        """The answer, and whether a running proxy gave it.
+
+        If the proxy has ended, its records answer, and with `announce` a message says so.
         """
-        return self._ask(question, recorded, announces)
+        return self._ask(query, recorded_flows, announce)
 
-    def ask_recordings(self, question: Callable[[ControlClient | RecordedSessions], T]) -> tuple[T, bool]:
+    def ask_recordings(self, query: Callable[[ControlClient | RecordedSessions], T]) -> tuple[T, bool]:
         """As `ask`, for recordings of SSH sessions."""
-        return self._ask(question, recorded_sessions, announces=False)
+        return self._ask(query, recorded_sessions, announce=False)
 
-    def _ask(self, question: Callable[[Any], T], left_by: Callable[..., Any], announces: bool) -> tuple[T, bool]:
-        from oxyctl.cli.output import say
+    def _ask(self, query: Callable[[Any], T], find_records: Callable[..., Any], announce: bool) -> tuple[T, bool]:
+        from oxyctl.cli.output import print_stderr
         from oxyctl.errors import LabNotFound
         from proxy.control.client import ProxyGone
 
         try:
-            return question(self.client()), True
+            return query(self.client()), True
         except (ProxyGone, LabNotFound):
             store = None
             with contextlib.suppress(LabNotFound):
-                store = left_by(*self._place())
+                store = find_records(*self._proxy())
             if store is None or self.flags.get("scope") == "live":
                 raise
-        answer = question(store)
-        if announces:
-            say("the proxy is not running; showing what it recorded")
+        answer = query(store)
+        if announce:
+            print_stderr("the proxy is not running; these are its records")
         return answer, False
 
-    def _place(self) -> tuple[str | None, str | None, str | None]:
+    def _proxy(self) -> tuple[str | None, str | None, str | None]:
         return self.flags.get("lab"), self.flags.get("node"), self.flags.get("control")
 
     def pairs(self, allowed: tuple[str, ...] = ("tenant", "all_tenants")) -> Pairs:
@@ -98,7 +99,7 @@ class Typed:
         self._require_tenant()
         _choose_scope(self.flags)
         _choose_order(self.flags)
-        return _checked(self._taken(allowed))
+        return _checked(self._parameters(allowed))
 
     def groups(self, allowed: tuple[str, ...]) -> Pairs:
         """The parameters of a query for groups. UsageError: one is invalid."""
@@ -106,12 +107,12 @@ class Typed:
 
         self._require_tenant()
         _choose_scope(self.flags)
-        if useless := {"last", "first", "fields"} & self.flags.keys():
-            raise UsageError(f"--{min(useless)} does not apply to groups: use --top and --sort")
+        if inapplicable := {"last", "first", "fields"} & self.flags.keys():
+            raise UsageError(f"--{min(inapplicable)} does not apply to groups: use --top and --sort")
         if "top" in self.flags:
             self.flags["limit"] = self.flags["top"]
         self.flags["by"] = self.flags["aggregate_by"].replace("-", "_")
-        return _checked(self._taken(allowed), is_grouped=True)
+        return _checked(self._parameters(allowed), is_grouped=True)
 
     def requests(self, *, limit: int | None = None) -> Pairs:
         """The parameters of a query for requests. UsageError: a flag does not apply to requests."""
@@ -120,21 +121,21 @@ class Typed:
 
         self._require_tenant()
         _choose_scope(self.flags)
-        pairs = self._taken(("tenant", "all_tenants"))
+        pairs = self._parameters(("tenant", "all_tenants"))
         for name, value in self.flags.items():
-            if name in (*_NOT_ASKED, "live", "past", "limit"):
+            if name in (*_NOT_PARAMETERS, "live", "past", "limit"):
                 continue
-            unwanted, bare = ("not_", name.removeprefix("not_")) if name.startswith("not_") else ("", name)
-            parameter = unwanted + _OF_REQUESTS.get(bare, bare)
+            negation, positive = ("not_", name.removeprefix("not_")) if name.startswith("not_") else ("", name)
+            parameter = negation + _REQUEST_PARAMETERS.get(positive, positive)
             if parameter not in CHILD_PARAMETERS:
-                raise UsageError(f"--{bare.replace('_', '-')} does not apply to requests")
+                raise UsageError(f"--{positive.replace('_', '-')} does not apply to requests")
             pairs += [(parameter, _text(item)) for item in (value if isinstance(value, list | tuple) else [value])]
         limit = self.flags.get("limit", limit)
         return _checked_requests([*pairs, ("limit", str(limit))] if limit is not None else pairs)
 
-    def _taken(self, allowed: tuple[str, ...]) -> Pairs:
+    def _parameters(self, names: tuple[str, ...]) -> Pairs:
         pairs: Pairs = []
-        for name in allowed:
+        for name in names:
             value = self.flags.get(name, [])
             pairs += [(name, _text(item)) for item in (value if isinstance(value, list | tuple) else [value])]
         return pairs
@@ -161,25 +162,25 @@ class Typed:
             raise UsageError("--tenant and --all-tenants contradict each other")
         if "tenant" in self.flags or "all_tenants" in self.flags:
             return
-        known = tenants(*self._place())
-        whose = f"--tenant is required: one of {', '.join(known)}" if known else "--tenant NAME is required"
-        raise UsageError(f"{whose}; or --all-tenants, for the flows of every tenant")
+        known = tenants(*self._proxy())
+        message = f"--tenant is required: one of {', '.join(known)}" if known else "--tenant NAME is required"
+        raise UsageError(f"{message}; or --all-tenants, for the flows of every tenant")
 
     def check_tenant(self) -> None:
-        """UsageError when neither the proxy nor what it has recorded knows the tenant: nothing will ever match."""
+        """UsageError: neither the proxy nor its records know the tenant, so nothing can match."""
         from oxyctl.errors import UsageError
         from proxy.settings import suggest
 
         name = self.flags.get("tenant")
-        known = [] if name is None else tenants(*self._place())
+        known = [] if name is None else tenants(*self._proxy())
         if not known or name in known:
             return
-        pairs = [("tenant", str(name)), ("limit", "1")]  # one that the settings do not have any more
-        if not self.ask(lambda proxy: proxy.flows(pairs), announces=False)[0].items:
+        pairs = [("tenant", str(name)), ("limit", "1")]  # a tenant that has been removed from the settings
+        if not self.ask(lambda proxy: proxy.flows(pairs), announce=False)[0].items:
             raise UsageError(f"--tenant: there is no tenant '{name}'{suggest(str(name), known)}")
 
 
-def _is_typed(context: Any, name: str) -> bool:
+def _is_given(context: Any, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 
@@ -216,13 +217,13 @@ def _checked_requests(pairs: Pairs) -> Pairs:
         parse_children("request", pairs, datetime.now().astimezone())
     except QueryError as error:
         name, colon, rest = str(error).partition(":")
-        flag = {each: flag for flag, each in _OF_REQUESTS.items()}.get(name, name).replace("_", "-")
+        flag = {each: flag for flag, each in _REQUEST_PARAMETERS.items()}.get(name, name).replace("_", "-")
         raise UsageError(f"--{flag}:{rest}" if colon else str(error)) from None
     return pairs
 
 
-def every_request(proxy: ControlClient | RecordedFlows, pairs: Pairs) -> Iterator[RequestRecord]:
-    """All requests that the parameters select, fetched page by page: open ones first, then the latest end first."""
+def all_requests(proxy: ControlClient | RecordedFlows, pairs: Pairs) -> Iterator[RequestRecord]:
+    """All requests that match, fetched page by page: open ones first, then by end time, latest first."""
     before: list[tuple[str, str]] = []
     while True:
         page = proxy.children("requests", [*pairs, ("limit", str(_PAGE)), *before])
@@ -244,10 +245,10 @@ def _choose_order(flags: dict[str, Any]) -> None:
 
     chosen = [name for name in ("last", "first") if name in flags]
     if chosen and (len(chosen) > 1 or "sort" in flags or "limit" in flags):
-        raise UsageError("--last and --first are an order and a limit: give one of them, without --sort and --limit")
+        raise UsageError("--last and --first set the order and the limit: use one of them, without --sort and --limit")
     if "top" in flags:
         if chosen or "limit" in flags:
-            raise UsageError("--top is an order and a limit: give it without --last, --first and --limit")
+            raise UsageError("--top sets the order and the limit: use it without --last, --first and --limit")
         flags["limit"] = flags["top"]
         flags.setdefault("sort", "bytes:desc")
     for name in chosen:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oxyctl.cli.control import asking
+from oxyctl.cli.control import translated_errors
 from oxyctl.cli.flow_options import (
-    excluded_requests,
-    place,
-    printing,
+    negated_request_filters,
+    output_options,
+    period_options,
+    proxy_options,
     request_filters,
-    whose,
-    window,
+    tenant_options,
 )
-from oxyctl.cli.flow_query import Typed, every_request
-from oxyctl.cli.sharing import sharing
+from oxyctl.cli.flow_query import QueryOptions, all_requests
+from oxyctl.cli.shared_options import shared_options
 
 if TYPE_CHECKING:
     from proxy.control.schema import RequestRecord
@@ -25,51 +25,53 @@ if TYPE_CHECKING:
 SHOWN = 20  # requests of a flow, in commands whose subject is the flow
 
 
-@sharing(window, whose, request_filters, excluded_requests, printing, place)
+@shared_options(period_options, tenant_options, request_filters, negated_request_filters, output_options, proxy_options)
 def requests(
     context: typer.Context,
     limit: Annotated[int | None, typer.Option("--limit", help="Maximum number of requests.  [default: 100]")] = None,
     **shared: Any,
 ) -> None:
-    """List the HTTP requests in the flows of a tenant, open ones and ended ones, newest first.
+    """List the HTTP requests in a tenant's flows, open and ended, newest first.
 
-    A repeated flag matches any of its values; different flags narrow the list. Also works for a proxy that is not
+    A repeated option matches any of its values; different options narrow the list. Also works when the proxy is not
     running.
     """
-    from oxyctl.cli.output import say
+    from oxyctl.cli.output import print_stderr
     from oxyctl.render.requests import print_requests, request_fields
+    from oxyctl.render.units import count_text
 
-    typed = Typed(context)
-    fields = request_fields(typed.flags.get("fields"))
-    pairs = typed.requests()
-    with asking():
-        answer, is_running = typed.ask(lambda proxy: proxy.children("requests", pairs))
+    options = QueryOptions(context)
+    fields = request_fields(options.flags.get("fields"))
+    pairs = options.requests()
+    with translated_errors():
+        answer, is_running = options.ask(lambda proxy: proxy.children("requests", pairs))
         if not answer.items:
-            typed.check_tenant()
-    every_tenant = "all_tenants" in typed.flags
-    print_requests(answer, typed.format, fields, every_tenant=every_tenant, is_running=is_running)
+            options.check_tenant()
+    every_tenant = "all_tenants" in options.flags
+    print_requests(answer, options.format, fields, every_tenant=every_tenant, is_running=is_running)
     if answer.truncated:
-        say(f"more requests match than these {len(answer.items)}: --limit shows more")
+        print_stderr(f"only {len(answer.items)} of the matching requests are shown: raise --limit for more")
     if answer.lost:
-        say(f"{answer.lost} records of this period are lost")
+        print_stderr(f"{count_text(answer.lost, 'record')} of this period lost")
 
 
-def requests_of(typed: Typed, flow_id: str) -> tuple[list[RequestRecord], bool]:
+def last_requests(options: QueryOptions, flow_id: str) -> tuple[list[RequestRecord], bool]:
     """The last requests of one flow, ordered by start, and whether there are more."""
-    pairs = [*typed.pairs(), ("id", flow_id), ("limit", str(SHOWN))]
-    with asking():
-        answer, _ = typed.ask(lambda proxy: proxy.children("requests", pairs), announces=False)
+    pairs = [*options.pairs(), ("id", flow_id), ("limit", str(SHOWN))]
+    with translated_errors():
+        answer, _ = options.ask(lambda proxy: proxy.children("requests", pairs), announce=False)
     return sorted(answer.items, key=lambda request: request.start), answer.truncated
 
 
-def export_har(typed: Typed) -> None:
-    """Write the matching requests as one archive."""
-    from oxyctl.cli.output import say
+def export_har(options: QueryOptions) -> None:
+    """Write the matching requests as one HTTP archive."""
+    from oxyctl.cli.output import print_stderr
     from oxyctl.render.har import write_har
+    from oxyctl.render.units import count_text
 
-    pairs = typed.requests()
-    with asking():
-        found, _ = typed.ask(lambda proxy: list(every_request(proxy, pairs)))
-    count = write_har(found, sys.stdout.buffer)
+    pairs = options.requests()
+    with translated_errors():
+        requests, _ = options.ask(lambda proxy: list(all_requests(proxy, pairs)))
+    count = write_har(requests, sys.stdout.buffer)
     sys.stdout.flush()
-    say(f"{count} requests")
+    print_stderr(count_text(count, "request"))

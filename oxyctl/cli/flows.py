@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oxyctl.cli.control import asking
+from oxyctl.cli.control import translated_errors
 from oxyctl.cli.flow_options import (
     FieldsOption,
     FlowFormat,
     FlowsCommand,
     FlowsGroup,
     FormatOption,
-    excluded,
     filter_option,
-    filters,
-    place,
-    printing,
-    whose,
-    window,
+    flow_filters,
+    negated_flow_filters,
+    output_options,
+    period_options,
+    proxy_options,
+    tenant_options,
 )
-from oxyctl.cli.flow_query import Typed, every_request
-from oxyctl.cli.flow_requests import SHOWN, export_har, requests, requests_of
-from oxyctl.cli.sharing import sharing
+from oxyctl.cli.flow_query import QueryOptions, all_requests
+from oxyctl.cli.flow_requests import SHOWN, export_har, last_requests, requests
+from oxyctl.cli.shared_options import shared_options
 
 if TYPE_CHECKING:
     from proxy.control.schema import FlowsAnswer, GroupsAnswer
@@ -39,7 +39,7 @@ app.command("requests", cls=FlowsCommand)(requests)
 
 
 @app.callback(invoke_without_command=True)
-@sharing(window, whose, filters, excluded, printing, place)
+@shared_options(period_options, tenant_options, flow_filters, negated_flow_filters, output_options, proxy_options)
 def flows(
     context: typer.Context,
     sort: Annotated[
@@ -60,96 +60,96 @@ def flows(
 ) -> None:
     """List the flows of a tenant, live and ended, newest first.
 
-    A repeated flag matches any of its values; different flags narrow the list. Also works for a proxy that is not
+    A repeated option matches any of its values; different options narrow the list. Also works when the proxy is not
     running.
     """
     if context.invoked_subcommand is not None:
         return
-    typed = Typed(context)
+    options = QueryOptions(context)
     if follow:
-        _follow(typed)
+        _follow(options)
     elif aggregate_by is not None:
-        _groups(typed)
+        _groups(options)
     else:
-        _list(typed)
+        _list(options)
 
 
 @app.command(cls=FlowsCommand)
-@sharing(whose, filters, excluded, printing, place)
+@shared_options(tenant_options, flow_filters, negated_flow_filters, output_options, proxy_options)
 def watch(
     context: typer.Context,
     interval: Annotated[float, typer.Option("--interval", "-i", min=0.1, help="Seconds between updates.")] = 1.0,
     **shared: Any,
 ) -> None:
-    """Show live flows like a process monitor: what each moves now, sorted by a key; `q` ends it.
+    """Show live flows and their current rates, as in a process monitor; keys sort them, `q` quits.
 
-    In a pipe, or with a --format, starts, updates and ends are printed as they happen: `flows --follow`.
+    In a pipe, or with --format, print starts, updates and ends as they happen, like `flows --follow`.
     """
-    typed = Typed(context)
-    if sys.stdout.isatty() and not {"output", "fields"} & typed.flags.keys():
-        _monitor(typed, interval)
+    options = QueryOptions(context)
+    if sys.stdout.isatty() and not {"output", "fields"} & options.flags.keys():
+        _monitor(options, interval)
     else:
-        _follow(typed)
+        _follow(options)
 
 
 @app.command()
-@sharing(whose, printing, place)
+@shared_options(tenant_options, output_options, proxy_options)
 def get(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
     """Show all fields of one flow, and its requests. Exit code 4 if the tenant has no such flow.
 
-    Also works for a proxy that is not running.
+    Also works when the proxy is not running.
     """
-    typed = Typed(context)
-    printer = typed.output("flow")
-    pairs = typed.pairs()
-    with asking():
-        typed.check_tenant()
-        record, is_running = typed.ask(lambda proxy: proxy.flow(flow_id, pairs))
-    if typed.format not in (FlowFormat.table, FlowFormat.json):
+    options = QueryOptions(context)
+    printer = options.output("flow")
+    pairs = options.pairs()
+    with translated_errors():
+        options.check_tenant()
+        record, is_running = options.ask(lambda proxy: proxy.flow(flow_id, pairs))
+    if options.format not in (FlowFormat.table, FlowFormat.json):
         printer.answer([record], is_running=is_running)
         return
-    found, is_more = requests_of(typed, flow_id) if record.level == "http" else ([], False)
-    if typed.format == FlowFormat.json:
-        printer.answer([record], is_running=is_running, requests=found, requests_truncated=is_more)
+    requests, has_more = last_requests(options, flow_id) if record.level == "http" else ([], False)
+    if options.format == FlowFormat.json:
+        printer.answer([record], is_running=is_running, requests=requests, requests_truncated=has_more)
         return
     printer.detail(record)
-    if found and "fields" not in typed.flags:
+    if requests and "fields" not in options.flags:
         from oxyctl.render.requests import TABLE_FIELDS, request_table
 
         print()
-        request_table(found, [name for name in TABLE_FIELDS if name not in ("user", "flow_id")])
-    if is_more:
-        _say_more(flow_id)
+        request_table(requests, [name for name in TABLE_FIELDS if name not in ("user", "flow_id")])
+    if has_more:
+        _note_more_requests(flow_id)
 
 
 @app.command(cls=FlowsCommand)
-@sharing(window, whose, filters, excluded, place)
+@shared_options(period_options, tenant_options, flow_filters, negated_flow_filters, proxy_options)
 def sql(
     context: typer.Context,
     statement: Annotated[str, typer.Argument(metavar="SELECT", help="The query.")],
     output: FormatOption = FlowFormat.table,
     **shared: Any,
 ) -> None:
-    """Ask a question in SQL, by DuckDB: `oxyctl flows sql "select user, sum(origin_bytes) from flows group by user"`.
+    """Query flows in SQL, with DuckDB: `oxyctl flows sql "select user, sum(origin_bytes) from flows group by user"`.
 
-    The table `flows` holds those that the filters and the window let through, with all fields of a record; the table
-    `requests` the HTTP requests in them.
+    The table `flows` holds the flows that match the filters and the period, with all fields of a record; the table
+    `requests` holds their HTTP requests.
     """
     from oxyctl.render.sql import run_sql
     from proxy.control.schema import EXPORT_PARAMETERS, Exported
 
-    typed = Typed(context)
-    pairs = typed.pairs(EXPORT_PARAMETERS)
-    with asking(), contextlib.ExitStack() as stack, _until_nobody_reads():
-        lines, _ = typed.ask(lambda proxy: stack.enter_context(proxy.export(pairs)))
-        tenant = typed.pairs()
+    options = QueryOptions(context)
+    pairs = options.pairs(EXPORT_PARAMETERS)
+    with translated_errors(), contextlib.ExitStack() as stack, _ignoring_closed_pipe():
+        lines, _ = options.ask(lambda proxy: stack.enter_context(proxy.export(pairs)))
+        tenant = options.pairs()
         wants_requests = "requests" in statement.lower()
-        requests = typed.ask(lambda proxy: every_request(proxy, tenant), announces=False)[0] if wants_requests else None
+        requests = options.ask(lambda proxy: all_requests(proxy, tenant), announce=False)[0] if wants_requests else None
         run_sql(statement, (line for line in lines if not isinstance(line, Exported)), output, requests)
 
 
 class ExportFormat(enum.StrEnum):
-    """What an export is written as."""
+    """File format of an export."""
 
     csv = "csv"
     jsonl = "jsonl"
@@ -160,33 +160,33 @@ class ExportFormat(enum.StrEnum):
 
 
 @app.command(cls=FlowsCommand)
-@sharing(window, whose, filters, excluded, place)
+@shared_options(period_options, tenant_options, flow_filters, negated_flow_filters, proxy_options)
 def export(
     context: typer.Context,
     format_: Annotated[ExportFormat, typer.Option("--format", help="File format.")] = ExportFormat.jsonl,
     fields: FieldsOption = None,
     **shared: Any,
 ) -> None:
-    """Write every flow that matches, however many they are: csv, jsonl, parquet, Suricata's eve, Zeek's conn.log.
+    """Write all matching flows, without a limit: csv, jsonl, parquet, Suricata's eve, Zeek's conn.log.
 
-    `har` is an HTTP Archive of requests, which browsers read: only filters about requests go with it.
+    `har` is an HTTP Archive of requests, which browsers can open; only request filters apply to it.
 
-    What the export covers, and what is lost, is said at its end.
+    A note at the end says which period the export covers, and how many records were lost.
     """
-    from oxyctl.cli.output import say
+    from oxyctl.cli.output import print_stderr
     from oxyctl.errors import OxyctlError, UsageError
     from oxyctl.render.exports import eve_lines, zeek_lines
-    from oxyctl.render.units import time_text
+    from oxyctl.render.units import count_text, time_text
     from proxy.control.schema import EXPORT_PARAMETERS, Exported
 
-    typed = Typed(context)
+    options = QueryOptions(context)
     if fields is not None and format_ not in (ExportFormat.csv, ExportFormat.jsonl):
         raise UsageError(f"--fields does not apply to {format_}: its fields are fixed")
     if format_ == ExportFormat.har:
-        with _until_nobody_reads():
-            export_har(typed)
+        with _ignoring_closed_pipe():
+            export_har(options)
         return
-    pairs = typed.pairs(EXPORT_PARAMETERS)
+    pairs = options.pairs(EXPORT_PARAMETERS)
     ends: list[Exported] = []
 
     def records(lines: Iterator[Any]) -> Iterator[Any]:
@@ -196,8 +196,8 @@ def export(
             else:
                 yield line
 
-    with asking(), contextlib.ExitStack() as stack, _until_nobody_reads():
-        lines, _ = typed.ask(lambda proxy: stack.enter_context(proxy.export(pairs)))
+    with translated_errors(), contextlib.ExitStack() as stack, _ignoring_closed_pipe():
+        lines, _ = options.ask(lambda proxy: stack.enter_context(proxy.export(pairs)))
         if format_ in (ExportFormat.eve, ExportFormat.zeek):
             for line in (eve_lines if format_ == ExportFormat.eve else zeek_lines)(records(lines)):
                 print(line)
@@ -206,163 +206,164 @@ def export(
 
             write_parquet(records(lines), sys.stdout.buffer)
         else:
-            typed.format = FlowFormat(format_)
-            typed.output("flows").answer(records(lines))
+            options.format = FlowFormat(format_)
+            options.output("flows").answer(records(lines))
         sys.stdout.flush()
     if not ends:
         raise OxyctlError("the export was cut off: the proxy stopped")
     (end,) = ends
     if not end.exported:
-        with asking():
-            typed.check_tenant()
-    since = "everything on record" if end.window.since is None else f"since {time_text(end.window.since, date=True)}"
+        with translated_errors():
+            options.check_tenant()
+    since = "all records" if end.window.since is None else f"since {time_text(end.window.since, date=True)}"
     until = time_text(end.window.until, date=True)
-    say(f"{end.exported} flows: {since}, until {until}; {end.lost or 'no'} records are lost")
+    lost = count_text(end.lost, "record") if end.lost else "no records"
+    print_stderr(f"{count_text(end.exported, 'flow')}: {since}, until {until}; {lost} lost")
 
 
 @app.command()
-@sharing(whose, place)
+@shared_options(tenant_options, proxy_options)
 def explain(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
     """Explain one flow: who, where to, which rule decided, how it ended, and what to do next.
 
-    Exit code 4 when the tenant has no such flow.
+    Exit code 4 if the tenant has no such flow.
     """
-    from oxyctl.render.story import story
+    from oxyctl.render.flow_explanation import flow_explanation
 
-    typed = Typed(context)
-    pairs = typed.pairs()
-    with asking():
-        typed.check_tenant()
-        record, _ = typed.ask(lambda proxy: proxy.flow(flow_id, pairs))
-    found, is_more = requests_of(typed, flow_id) if record.level == "http" else ([], False)
-    print(story(record, found))
-    if is_more:
-        _say_more(flow_id)
+    options = QueryOptions(context)
+    pairs = options.pairs()
+    with translated_errors():
+        options.check_tenant()
+        record, _ = options.ask(lambda proxy: proxy.flow(flow_id, pairs))
+    requests, has_more = last_requests(options, flow_id) if record.level == "http" else ([], False)
+    print(flow_explanation(record, requests))
+    if has_more:
+        _note_more_requests(flow_id)
 
 
 @app.command()
-@sharing(whose, place)
+@shared_options(tenant_options, proxy_options)
 def kill(context: typer.Context, flow_id: Annotated[str, typer.Argument(metavar="ID")], **shared: Any) -> None:
-    """End a live flow; its record says `admin_killed`. Exit code 4 when the tenant has no such flow."""
-    from oxyctl.cli.output import say
+    """End a live flow; its record says `admin_killed`. Exit code 4 if the tenant has no such flow."""
+    from oxyctl.cli.output import print_stderr
 
-    typed = Typed(context)
-    pairs = typed.pairs()
-    with asking():
-        typed.check_tenant()
-        typed.client().kill(flow_id, pairs)
-    say(f"flow {flow_id} was ended")
+    options = QueryOptions(context)
+    pairs = options.pairs()
+    with translated_errors():
+        options.check_tenant()
+        options.client().kill(flow_id, pairs)
+    print_stderr(f"flow {flow_id} was ended")
 
 
 @app.command(cls=FlowsCommand)
-@sharing(window, whose, filters, excluded, printing, place)
+@shared_options(period_options, tenant_options, flow_filters, negated_flow_filters, output_options, proxy_options)
 def stats(context: typer.Context, **shared: Any) -> None:
     """Show the number of flows and their bytes: in total, and by protocol, verdict, close reason, user, host, ..."""
     from oxyctl.render.stats import print_stats
     from proxy.control.schema import LIST_PARAMETERS
 
-    typed = Typed(context)
-    pairs = typed.pairs(LIST_PARAMETERS)
+    options = QueryOptions(context)
+    pairs = options.pairs(LIST_PARAMETERS)
 
     def ask(proxy: Any) -> dict[str, GroupsAnswer]:
         return {by: proxy.groups([*pairs, ("by", by), ("limit", "5")]) for by in STATISTICS}
 
-    with asking():
-        answers, is_running = typed.ask(ask)
+    with translated_errors():
+        answers, is_running = options.ask(ask)
         if not any(answer.items for answer in answers.values()):
-            typed.check_tenant()
-    print_stats(answers, typed.format, is_running=is_running)
+            options.check_tenant()
+    print_stats(answers, options.format, is_running=is_running)
 
 
-def _say_more(flow_id: str) -> None:
-    from oxyctl.cli.output import say
+def _note_more_requests(flow_id: str) -> None:
+    from oxyctl.cli.output import print_stderr
 
-    say(f"these are its last {SHOWN} requests; `oxyctl flows requests --id {flow_id}` shows more")
+    print_stderr(f"only its last {SHOWN} requests are shown: `oxyctl flows requests --id {flow_id}` lists more")
 
 
-def _groups(typed: Typed) -> None:
+def _groups(options: QueryOptions) -> None:
     from oxyctl.render.groups import print_groups
     from proxy.control.schema import GROUP_PARAMETERS
 
-    pairs = typed.groups(GROUP_PARAMETERS)
+    pairs = options.groups(GROUP_PARAMETERS)
     by = tuple(name.strip() for name in dict(pairs)["by"].split(","))
-    with asking():
-        answer, is_running = typed.ask(lambda proxy: proxy.groups(pairs))
+    with translated_errors():
+        answer, is_running = options.ask(lambda proxy: proxy.groups(pairs))
         if not answer.items:
-            typed.check_tenant()
-    with _until_nobody_reads():
-        print_groups(answer, by, typed.format, is_running=is_running)
-    _remark(answer, typed)
+            options.check_tenant()
+    with _ignoring_closed_pipe():
+        print_groups(answer, by, options.format, is_running=is_running)
+    _print_remarks(answer, options)
 
 
-def _list(typed: Typed) -> None:
+def _list(options: QueryOptions) -> None:
     from proxy.control.schema import LIST_PARAMETERS
 
-    printer = typed.output("flows")
-    pairs = typed.pairs(LIST_PARAMETERS)
-    with asking():
-        answer, is_running = typed.ask(lambda proxy: proxy.flows(pairs))
+    printer = options.output("flows")
+    pairs = options.pairs(LIST_PARAMETERS)
+    with translated_errors():
+        answer, is_running = options.ask(lambda proxy: proxy.flows(pairs))
         if not answer.items:
-            typed.check_tenant()
-    with _until_nobody_reads():
+            options.check_tenant()
+    with _ignoring_closed_pipe():
         printer.answer(answer.items, answer, is_running=is_running)
-    _remark(answer, typed)
+    _print_remarks(answer, options)
 
 
-def _remark(answer: FlowsAnswer | GroupsAnswer, typed: Typed) -> None:
-    """Say, beside the result, what the list leaves out."""
-    from oxyctl.cli.output import say
-    from oxyctl.render.units import time_text
+def _print_remarks(answer: FlowsAnswer | GroupsAnswer, options: QueryOptions) -> None:
+    """Print on standard error what the list leaves out."""
+    from oxyctl.cli.output import print_stderr
+    from oxyctl.render.units import count_text, time_text
 
     remarks = []
-    if answer.truncated and not {"last", "first", "top"} & typed.flags.keys():
-        what = "groups" if "by" in typed.flags else "flows"
-        remarks.append(f"more {what} match than these {len(answer.items)}: --limit shows more")
+    if answer.truncated and not {"last", "first", "top"} & options.flags.keys():
+        what = "groups" if "by" in options.flags else "flows"
+        remarks.append(f"only {len(answer.items)} of the matching {what} are shown: raise --limit for more")
     if answer.lost:
-        remarks.append(f"{answer.lost} records of this period are lost")
-    if typed.format == FlowFormat.table and not answer.items:
+        remarks.append(f"{count_text(answer.lost, 'record')} of this period lost")
+    if options.format == FlowFormat.table and not answer.items:
         oldest = answer.window.oldest
         remarks.append(
-            f"no flow matches; records go back to {time_text(oldest, date=True)}" if oldest else "no flow matches"
+            f"no flows match; records go back to {time_text(oldest, date=True)}" if oldest else "no flows match"
         )
     for remark in remarks:
-        say(remark)
+        print_stderr(remark)
 
 
-def _monitor(typed: Typed, interval_s: float) -> None:
+def _monitor(options: QueryOptions, interval_s: float) -> None:
     from oxyctl.cli.flow_monitor import monitor
     from proxy.control.schema import WATCH_PARAMETERS
 
-    typed.flags.pop("interval", None)
-    pairs = typed.pairs(WATCH_PARAMETERS)
+    options.flags.pop("interval", None)
+    pairs = options.pairs(WATCH_PARAMETERS)
     try:
-        with asking():
-            typed.check_tenant()
-            monitor(typed.client(), pairs, interval_s)
+        with translated_errors():
+            options.check_tenant()
+            monitor(options.client(), pairs, interval_s)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
 
-def _follow(typed: Typed) -> None:
+def _follow(options: QueryOptions) -> None:
     from oxyctl.errors import OxyctlError, UsageError
     from proxy.control.schema import WATCH_PARAMETERS
 
-    requests = [unwanted + name for name in ("http_status", "http_method", "url") for unwanted in ("", "not_")]
-    useless = [
+    requests = [negation + name for name in ("http_status", "http_method", "url") for negation in ("", "not_")]
+    inapplicable = [
         name.removeprefix("not_").replace("_", "-")
         for name in ("since", "until", "sort", "limit", "last", "first", "top", "live", "past", *requests)
-        if name in typed.flags
+        if name in options.flags
     ]
-    if useless:
-        raise UsageError(f"--{useless[0]} does not apply to future events")
-    if typed.format == FlowFormat.json:
+    if inapplicable:
+        raise UsageError(f"--{inapplicable[0]} does not apply to future events")
+    if options.format == FlowFormat.json:
         raise UsageError("a stream of events is not one JSON document: use --format jsonl")
-    printer = typed.output("flows", events=True)
-    pairs = typed.pairs(WATCH_PARAMETERS)
+    printer = options.output("flows", events=True)
+    pairs = options.pairs(WATCH_PARAMETERS)
     try:
-        with asking():
-            typed.check_tenant()
-        with asking(), _until_nobody_reads(), typed.client().watch(pairs) as events:
+        with translated_errors():
+            options.check_tenant()
+        with translated_errors(), _ignoring_closed_pipe(), options.client().watch(pairs) as events:
             printer.events(events)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
@@ -370,11 +371,11 @@ def _follow(typed: Typed) -> None:
 
 
 @contextlib.contextmanager
-def _until_nobody_reads() -> Iterator[None]:
-    """End quietly when `oxyctl flows | head` closes the pipe: click would call it a failure."""
-    from oxyctl.cli.output import explain
+def _ignoring_closed_pipe() -> Iterator[None]:
+    """End quietly when `oxyctl flows | head` closes the pipe: click would treat it as a failure."""
+    from oxyctl.cli.output import report_error
 
     try:
         yield
     except BrokenPipeError as error:
-        raise typer.Exit(explain(error)) from None
+        raise typer.Exit(report_error(error)) from None

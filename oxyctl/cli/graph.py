@@ -45,24 +45,24 @@ def graph(
     from oxyctl.render import graph as graphs
     from oxyctl.render.topology import topology
 
-    shown = topology(_plan(source, lab))
+    lab_topology = topology(_plan(source, lab))
     match output:
         case GraphFormat.text:
             width = shutil.get_terminal_size((PAGE_WIDTH, 24)).columns if sys.stdout.isatty() else PAGE_WIDTH
             is_ascii = "utf" not in (sys.stdout.encoding or "").lower()
-            print(drawing.draw(shown, width, is_ascii=is_ascii), end="")
+            print(drawing.draw(lab_topology, width, is_ascii=is_ascii), end="")
         case GraphFormat.mermaid:
-            print(graphs.mermaid(shown), end="")
+            print(graphs.mermaid(lab_topology), end="")
         case GraphFormat.dot:
-            print(graphs.dot(shown), end="")
+            print(graphs.dot(lab_topology), end="")
         case GraphFormat.json:
             from oxyctl.cli.output import print_envelope
 
-            print_envelope("graph", shown.nodes, lab=shown.lab, networks=shown.networks)
+            print_envelope("graph", lab_topology.nodes, lab=lab_topology.lab, networks=lab_topology.networks)
 
 
 def _plan(source: str | None, lab: str | None) -> Plan:
-    """The plan of the running lab, or else of the file. LabNotFound, UsageError, DocumentError."""
+    """The plan of the running lab or, if none is meant, of the file. LabNotFound, UsageError, DocumentError."""
     from oxyctl.errors import LabNotFound, UsageError
     from oxyctl.plan.make import make_plan
     from oxyctl.supervise.state import all_labs, find_lab, lab_directory
@@ -70,17 +70,17 @@ def _plan(source: str | None, lab: str | None) -> Plan:
     from oxyctl.topology.library import find_file
 
     if source is not None and lab is not None:
-        raise UsageError("--lab names a running lab: leave out the other name")
+        raise UsageError("--lab already names the lab: leave out the argument")
     if source is None or not _is_path(source):
         try:
             if (plan := find_lab(source or lab).read_plan()) is not None:
                 return plan
         except LabNotFound:
-            is_one_meant = lab is not None or (source is None and any(found.live_state() for found in all_labs()))
-            if is_one_meant:
+            names_running_lab = lab is not None or (source is None and any(found.live_state() for found in all_labs()))
+            if names_running_lab:
                 raise
-    drawn = load(find_file(source))
-    return make_plan(drawn, lab_directory(drawn.name).path)
+    lab_file = load(find_file(source))
+    return make_plan(lab_file, lab_directory(lab_file.name).path)
 
 
 def _is_path(source: str) -> bool:

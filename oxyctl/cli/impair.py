@@ -1,4 +1,4 @@
-"""`oxyctl lab impair`: a slower, lossier or cut link, while the lab runs."""
+"""`oxyctl lab impair`: slows, degrades or cuts links of a running lab."""
 
 from __future__ import annotations
 

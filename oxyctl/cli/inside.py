@@ -11,16 +11,16 @@ from oxyctl.cli.completion import complete_log, complete_node
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
-    from oxyctl.operate.enter import Start
+    from oxyctl.operate.enter import Invocation
     from oxyctl.supervise.state import LabDirectory
 
 
 def _complete_first(context: typer.Context, incomplete: str) -> list[str]:
-    """Complete the node only: the other words belong to the program."""
-    return [] if context.params.get("words") else complete_node(context, incomplete)
+    """Complete only the node: the other arguments belong to the program."""
+    return [] if context.params.get("arguments") else complete_node(context, incomplete)
 
 
-WordsArgument = Annotated[
+CommandArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="[NODE] -- COMMAND...",
@@ -33,37 +33,39 @@ EnvOption = Annotated[
 ]
 LabelOption = Annotated[
     list[str] | None,
-    typer.Option("--label", metavar="KEY=VALUE", help="In all nodes with this label; repeat it to require several."),
+    typer.Option(
+        "--label", metavar="KEY=VALUE", help="Run in all nodes with this label; repeat it to require several."
+    ),
 ]
 
 
 def exec(
-    words: WordsArgument,
-    everywhere: Annotated[bool, typer.Option("--all", help="In all nodes in parallel.")] = False,
+    arguments: CommandArgument,
+    all_nodes: Annotated[bool, typer.Option("--all", help="Run in all nodes, in parallel.")] = False,
     label: LabelOption = None,
     env: EnvOption = None,
     cwd: Annotated[str | None, typer.Option("--cwd", metavar="DIR", help="Working directory.")] = None,
     lab: LabOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Run a program inside a node. This command exits with its exit code; with 128 + N if signal N killed it.
+    """Run a program inside a node, and exit with its exit code, or 128 + N if signal N killed it.
 
-    In several nodes, each line is prefixed with the node's name; the exit code is the first that is not 0.
+    With several nodes, each line is prefixed with its node's name, and the exit code is the first that is not 0.
     """
     from oxyctl.operate.enter import run_in
     from oxyctl.supervise.state import find_lab, find_node
 
-    is_one = not everywhere and not label
-    start = _start(words[1:] if is_one else words, env, cwd)
+    is_single = not all_nodes and not label
+    invocation = _invocation(arguments[1:] if is_single else arguments, env, cwd)
     directory = find_lab(lab)
-    nodes = [find_node(directory, words[0]).name] if is_one else _selected(directory, label or [])
-    if is_one and output == Format.table:
-        raise typer.Exit(run_in(directory, nodes[0], start))
-    raise typer.Exit(_run_everywhere(directory, nodes, start, output))
+    nodes = [find_node(directory, arguments[0]).name] if is_single else _labelled_nodes(directory, label or [])
+    if is_single and output == Format.table:
+        raise typer.Exit(run_in(directory, nodes[0], invocation))
+    raise typer.Exit(_run_in_all(directory, nodes, invocation, output))
 
 
 def shell(
-    node: Annotated[str, typer.Argument(metavar="NODE", help="Destination.", autocompletion=complete_node)],
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The node to enter.", autocompletion=complete_node)],
     lab: LabOption = None,
 ) -> None:
     """Open a shell inside a node: $SHELL, or sh. The prompt names the lab and the node."""
@@ -72,8 +74,8 @@ def shell(
     from oxyctl.supervise.state import find_lab, find_node
 
     directory = find_lab(lab)
-    found = find_node(directory, node).name
-    raise typer.Exit(run_in(directory, found, shell_in(directory, found)))
+    name = find_node(directory, node).name
+    raise typer.Exit(run_in(directory, name, shell_in(directory, name)))
 
 
 def logs(
@@ -85,7 +87,7 @@ def logs(
             autocompletion=complete_log,
         ),
     ] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep following until the lab ends.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow until the lab ends.")] = False,
     since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only the last 30s, 5m, 2h.")] = None,
     tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines.")] = None,
     lab: LabOption = None,
@@ -99,32 +101,32 @@ def logs(
     print_logs(find_stopped(lab), node, follow=follow, since_ns=since_ns, tail=tail)
 
 
-def _start(command: list[str], env: list[str] | None, cwd: str | None) -> Start:
+def _invocation(command: list[str], env: list[str] | None, cwd: str | None) -> Invocation:
     from pathlib import Path
 
     from oxyctl.errors import UsageError
-    from oxyctl.operate.enter import Start
+    from oxyctl.operate.enter import Invocation
 
     command = command[1:] if command[:1] == ["--"] else command
     if not command:
-        raise UsageError("say what to run: oxyctl lab exec NODE -- COMMAND...")
-    return Start(command, dict(_pairs(env or [], "--env")), Path(cwd).absolute() if cwd is not None else None)
+        raise UsageError("a command is required: oxyctl lab exec NODE -- COMMAND...")
+    return Invocation(command, dict(_key_values(env or [], "--env")), Path(cwd).absolute() if cwd is not None else None)
 
 
-def _pairs(said: list[str], option: str) -> list[tuple[str, str]]:
+def _key_values(texts: list[str], option: str) -> list[tuple[str, str]]:
     from oxyctl.errors import UsageError
 
-    pairs = [text.partition("=") for text in said]
-    for (key, equals, _), text in zip(pairs, said, strict=True):
+    pairs = [text.partition("=") for text in texts]
+    for (key, equals, _), text in zip(pairs, texts, strict=True):
         if not key or not equals:
             raise UsageError(f"{option} takes NAME=VALUE (found {text!r})")
     return [(key, value) for key, _, value in pairs]
 
 
-def _selected(lab: LabDirectory, labels: list[str]) -> list[str]:
+def _labelled_nodes(lab: LabDirectory, labels: list[str]) -> list[str]:
     from oxyctl.errors import NothingMatched
 
-    wanted, plan = _pairs(labels, "--label"), lab.read_plan()
+    wanted, plan = _key_values(labels, "--label"), lab.read_plan()
     nodes = [
         node.name
         for node in (plan.nodes if plan else [])
@@ -135,13 +137,13 @@ def _selected(lab: LabDirectory, labels: list[str]) -> list[str]:
     return nodes
 
 
-def _run_everywhere(lab: LabDirectory, nodes: list[str], start: Start, output: Format) -> int:
+def _run_in_all(lab: LabDirectory, nodes: list[str], invocation: Invocation, output: Format) -> int:
     from oxyctl.cli.output import print_envelope
-    from oxyctl.operate.enter import live
-    from oxyctl.operate.enter_many import print_line, run_everywhere
+    from oxyctl.operate.enter import require_running
+    from oxyctl.operate.enter_many import print_line, run_in_all
 
     is_json = output == Format.json
-    runs = run_everywhere(lab, live(lab), nodes, start, (lambda *line: None) if is_json else print_line)
+    runs = run_in_all(lab, require_running(lab), nodes, invocation, (lambda *line: None) if is_json else print_line)
     if is_json:
         text = [(run, run.stdout.decode(errors="replace"), run.stderr.decode(errors="replace")) for run in runs]
         print_envelope(

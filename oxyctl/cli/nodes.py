@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from oxyctl.topology.choices import Action
 
 NodesArgument = Annotated[
-    list[str], typer.Argument(metavar="NODE...", help="Which nodes.", autocompletion=complete_further_node)
+    list[str], typer.Argument(metavar="NODE...", help="The nodes.", autocompletion=complete_further_node)
 ]
 TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds to wait until all of them are ready.")]
 
@@ -23,7 +23,7 @@ def stop(nodes: NodesArgument, lab: LabOption = None, output: FormatOption = For
 
     They stay stopped until `start`, whatever the lab file's `restart:` says.
     """
-    _do("stop", nodes, lab, 0, output)
+    _perform("stop", nodes, lab, 0, output)
 
 
 def start(
@@ -33,22 +33,22 @@ def start(
 
     For a proxy, also wait until its clients and sites have reconnected.
     """
-    _do("start", nodes, lab, timeout, output)
+    _perform("start", nodes, lab, timeout, output)
 
 
 def restart(
     nodes: NodesArgument, timeout: TimeoutOption = 60, lab: LabOption = None, output: FormatOption = Format.table
 ) -> None:
     """Stop and start the programs of nodes, and wait until they are ready."""
-    _do("restart", nodes, lab, timeout, output)
+    _perform("restart", nodes, lab, timeout, output)
 
 
 def kill(nodes: NodesArgument, lab: LabOption = None, output: FormatOption = Format.table) -> None:
     """Kill the programs of nodes, like a crash; the lab file's `restart:` says whether they are restarted."""
-    _do("kill", nodes, lab, 0, output)
+    _perform("kill", nodes, lab, 0, output)
 
 
-def _do(action: Action, nodes: list[str], lab: str | None, timeout_s: float, output: Format) -> None:
+def _perform(action: Action, nodes: list[str], lab: str | None, timeout_s: float, output: Format) -> None:
     from oxyctl.cli.output import print_envelope
     from oxyctl.cli.progress import Progress
     from oxyctl.operate.ask import ask_nodes
@@ -57,6 +57,6 @@ def _do(action: Action, nodes: list[str], lab: str | None, timeout_s: float, out
 
     directory = find_lab(lab)
     with Progress(directory.name) as progress:
-        found = ask_nodes(directory, Nodes(action=action, nodes=nodes, timeout_s=timeout_s), progress.tell)
+        results = ask_nodes(directory, Nodes(action=action, nodes=nodes, timeout_s=timeout_s), progress.show)
     if output == Format.json:
-        print_envelope("lab-nodes", found, action=action)
+        print_envelope("lab-nodes", results, action=action)

@@ -1,4 +1,4 @@
-"""Options that several commands have: declared once, so that they are the same everywhere."""
+"""Options shared by several commands: declared once, so that they are the same everywhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oxyctl.cli.completion import complete_any_lab, complete_lab
 
 
 class Format(enum.StrEnum):
-    """How a command prints what it found."""
+    """How a command prints its result."""
 
     table = "table"
     json = "json"

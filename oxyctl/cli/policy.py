@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, check_tenant, complete_tenant, connect
+from oxyctl.cli.control import ControlOption, NodeOption, check_tenant, complete_tenant, connect, translated_errors
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from oxyctl.policies.past import Replay
+    from oxyctl.policies.replay import Replay
     from proxy.control.client import ControlClient
     from proxy.policy.answers import Explanation, PolicyInfo, Question
     from proxy.policy.engine import Policies
@@ -26,7 +26,7 @@ TenantOption = Annotated[
 ]
 BeforeOption = Annotated[
     list[str] | None,
-    typer.Option("--global", metavar="FILE", help="A policy of all tenants that comes before it; may be repeated."),
+    typer.Option("--global", metavar="FILE", help="A global policy that is evaluated before it; may be repeated."),
 ]
 
 
@@ -41,12 +41,13 @@ def _phases(incomplete: str) -> list[str]:
 def check(
     file: FileArgument, tenant: TenantOption = None, before: BeforeOption = None, output: FormatOption = Format.table
 ) -> None:
-    """Read a policy file as a proxy would, and run the tests in it. Exit code 2 when it is not valid.
+    """Read a policy file as a proxy would, and run the tests in it. Exit code 2 if it is not valid.
 
-    Without --tenant it is a policy of all tenants.
+    Without --tenant, it is treated as a policy for all tenants.
     """
     from oxyctl.cli.output import print_envelope
     from oxyctl.policies.files import load
+    from oxyctl.render.units import count_text
 
     policies = load(file, tenant, before or [])
     policy = policies.policies[-1]
@@ -54,7 +55,8 @@ def check(
     if output == Format.json:
         print_envelope("policy-check", [facts])
     else:
-        print(f"{file}: valid: {facts['rules']} rules, {facts['tests']} tests passed, version {policy.version}")
+        rules, tests = count_text(len(policy.rules), "rule"), count_text(len(policy.tests), "test")
+        print(f"{file}: valid: {rules}, {tests} passed, version {policy.version}")
 
 
 @app.command("test")
@@ -71,25 +73,25 @@ def try_file(
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Run the tests of a policy file, or replay recorded flows against it. Exit code 3 when a test fails."""
+    """Run the tests of a policy file, or replay recorded flows against it. Exit code 3 if a test fails."""
     from oxyctl.cli.output import print_envelope
     from oxyctl.errors import ExitCode, UsageError
     from oxyctl.policies.files import load, run_tests
-    from oxyctl.render.policy import print_replay, print_tried
+    from oxyctl.render.policy import print_replay, print_test_results
 
     policies = load(file, tenant, before or [], is_tested=False)
     if against_past is not None:
         if tenant is None:
             raise UsageError("--against-past replays the flows of one tenant: name it with --tenant")
-        with asking():
-            found = _replay(connect(lab, node, control), policies, tenant, against_past)
-        return print_envelope("policy-replay", [found]) if output == Format.json else print_replay(found)
-    tried = run_tests(policies)
+        with translated_errors():
+            replay = _replay(connect(lab, node, control), policies, tenant, against_past)
+        return print_envelope("policy-replay", [replay]) if output == Format.json else print_replay(replay)
+    results = run_tests(policies)
     if output == Format.json:
-        print_envelope("policy-tests", tried)
+        print_envelope("policy-tests", results)
     else:
-        print_tried(tried)
-    if any(each.problem for each in tried):
+        print_test_results(results)
+    if any(result.problem for result in results):
         raise typer.Exit(ExitCode.CHECK_FAILED)
     return None
 
@@ -107,7 +109,7 @@ def explain(
         typer.Option("--posture", metavar="CHECK", help="A posture check that passed; may be repeated."),
     ] = None,
     src: Annotated[
-        str | None, typer.Option("--src", metavar="ADDRESS[:PORT]", help="The client's: 100.96.0.2, [fd00::2]:40000.")
+        str | None, typer.Option("--src", metavar="ADDRESS[:PORT]", help="The client: 100.96.0.2, [fd00::2]:40000.")
     ] = None,
     dst: Annotated[
         str | None, typer.Option("--dst", metavar="ADDRESS[:PORT]", help="The destination: 10.50.0.10:443.")
@@ -142,7 +144,7 @@ def explain(
 
     from oxyctl.cli.output import option_error, print_envelope
     from oxyctl.errors import NothingMatched, UsageError
-    from oxyctl.render.policy import story
+    from oxyctl.render.policy import explanation_lines
     from proxy.policy.answers import Question
     from proxy.policy.phases import PHASES
     from proxy.settings import suggest
@@ -158,16 +160,16 @@ def explain(
     except msgspec.ValidationError as error:
         raise UsageError(option_error(error)) from None
     if file is not None:
-        found = _explain_by(file, tenant, before or [], question)
+        explanation = _explain_with_file(file, tenant, before or [], question)
     else:
-        with asking():
-            found = connect(lab, node, control).explain_policy(question)
-    if found is None:
-        raise NothingMatched("no policy covers such a flow: it is allowed")
+        with translated_errors():
+            explanation = connect(lab, node, control).explain_policy(question)
+    if explanation is None:
+        raise NothingMatched("no policy applies to this flow, so it is allowed")
     if output == Format.json:
-        print_envelope("explanation", [found])
+        print_envelope("explanation", [explanation])
     else:
-        print(*story(found), sep="\n")
+        print(*explanation_lines(explanation), sep="\n")
 
 
 @app.command()
@@ -184,7 +186,7 @@ def diff(
     output: FormatOption = Format.table,
 ) -> None:
     """Show which rules a new file adds, removes, changes or moves. Differences do not change the exit code 0."""
-    from oxyctl.cli.output import print_envelope, say
+    from oxyctl.cli.output import print_envelope, print_stderr
     from oxyctl.policies.diff import compare
     from oxyctl.policies.files import load
     from oxyctl.render.policy import print_differences
@@ -195,17 +197,17 @@ def diff(
 
     if other is None:
         new = read(file)
-        with asking():
-            old = _in_force(connect(lab, node, control), tenant, new.name)
+        with translated_errors():
+            old = _policy_in_force(connect(lab, node, control), tenant, new.name)
     else:
         old, new = read(file), read(other)
-    found = compare(old, new)
+    differences = compare(old, new)
     if output == Format.json:
-        print_envelope("policy-diff", found)
-    elif found:
-        print_differences(found)
+        print_envelope("policy-diff", differences)
+    elif differences:
+        print_differences(differences)
     else:
-        say("no rule differs")
+        print_stderr("no rules differ")
 
 
 @app.command()
@@ -213,18 +215,20 @@ def reload(
     lab: LabOption = None, node: NodeOption = None, control: ControlOption = None, output: FormatOption = Format.table
 ) -> None:
     """Have a proxy reload its policy files. Exit code 2 if it rejects them; then nothing changes."""
-    from oxyctl.cli.output import print_envelope, say
+    from oxyctl.cli.output import print_envelope, print_stderr
+    from oxyctl.render.units import count_text
 
-    with asking():
-        found = connect(lab, node, control, timeout_s=120).reload()
+    with translated_errors():
+        result = connect(lab, node, control, timeout_s=120).reload()
     if output == Format.json:
-        print_envelope("reloaded", [] if found is None else [found])
-    elif found is None:
-        say("the proxy has no policies: 'policies' in proxy.yaml names files")
-    elif found.version == found.before:
-        print(f"nothing has changed: version {found.version}, {found.rules} rules")
+        print_envelope("reloaded", [] if result is None else [result])
+    elif result is None:
+        print_stderr("the proxy has no policies: name their files under `policies` in proxy.yaml")
+    elif result.version == result.before:
+        print(f"nothing has changed: version {result.version}, {count_text(result.rules, 'rule')}")
     else:
-        print(f"version {found.version} ({found.before} before): {found.rules} rules, {found.revoked} live flows ended")
+        rules, ended = count_text(result.rules, "rule"), count_text(result.revoked, "live flow")
+        print(f"version {result.version} ({result.before} before): {rules}, {ended} ended")
 
 
 @app.command()
@@ -237,18 +241,18 @@ def hits(
     output: FormatOption = Format.table,
 ) -> None:
     """Count the flows, requests and tunnels that matched each rule since the proxy started."""
-    from oxyctl.cli.output import print_envelope, say
+    from oxyctl.cli.output import print_envelope, print_stderr
     from oxyctl.render.policy import print_hits
 
-    with asking():
-        found = _policies(connect(lab, node, control), tenant)
-    rules = [rule for policy in found for rule in policy.rules if not (unused and rule.hits)]
+    with translated_errors():
+        policies = _policies(connect(lab, node, control), tenant)
+    rules = [rule for policy in policies for rule in policy.rules if not (unused and rule.hits)]
     if output == Format.json:
         print_envelope("hits", rules)
     elif rules:
         print_hits(rules)
     else:
-        say("every rule has matched" if found and unused else "no rules are in force")
+        print_stderr("every rule has matched" if policies and unused else "no rules are in force")
 
 
 @app.command()
@@ -264,16 +268,18 @@ def export(
     from oxyctl.cli.output import print_envelope
     from oxyctl.errors import NothingMatched, UsageError
 
-    with asking():
-        found = _policies(connect(lab, node, control), tenant, text=True)
-    chosen = [each for each in found if each.tenant == tenant and name in (None, each.name)]
+    with translated_errors():
+        policies = _policies(connect(lab, node, control), tenant, text=True)
+    chosen = [policy for policy in policies if policy.tenant == tenant and name in (None, policy.name)]
     if not chosen:
-        known = ", ".join(f"{each.name} (of {each.tenant or 'all'})" for each in found)
-        raise NothingMatched(f"no such policy is in force{'; there is: ' + known if known else ''}")
+        known = ", ".join(f"{policy.name} (of {policy.tenant or 'all'})" for policy in policies)
+        raise NothingMatched(f"no such policy is in force{'; these are: ' + known if known else ''}")
     if output == Format.json:
         return print_envelope("policies", chosen)
     if len(chosen) > 1:
-        raise UsageError(f"there are several: choose one with --name {' or --name '.join(p.name for p in chosen)}")
+        raise UsageError(
+            f"several policies are in force: choose one with --name {' or --name '.join(p.name for p in chosen)}"
+        )
     print(chosen[0].text, end="")
     return None
 
@@ -286,12 +292,12 @@ def _facts(pairs: Sequence[str]) -> dict[str, str | int | bool]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"--fact: expected FIELD=VALUE (found '{pair}')")
-        words = {"true": True, "false": False}
-        facts[name] = int(value) if value.isdigit() else words.get(value, value)
+        booleans = {"true": True, "false": False}
+        facts[name] = int(value) if value.isdigit() else booleans.get(value, value)
     return facts
 
 
-def _explain_by(file: str, tenant: str | None, before: Sequence[str], question: Question) -> Explanation | None:
+def _explain_with_file(file: str, tenant: str | None, before: Sequence[str], question: Question) -> Explanation | None:
     import time
 
     from oxyctl.errors import UsageError
@@ -309,29 +315,29 @@ def _explain_by(file: str, tenant: str | None, before: Sequence[str], question: 
 
 def _policies(client: ControlClient, tenant: str | None, *, text: bool = False) -> list[PolicyInfo]:
     """The policies for all tenants and for this one. NothingMatched: the proxy has no such tenant."""
-    found = client.policies(tenant, text=text)
-    if tenant is not None and not any(each.tenant == tenant for each in found):
+    policies = client.policies(tenant, text=text)
+    if tenant is not None and not any(policy.tenant == tenant for policy in policies):
         check_tenant(client, tenant)
-    return found
+    return policies
 
 
-def _in_force(client: ControlClient, tenant: str | None, name: str) -> PolicyInfo:
+def _policy_in_force(client: ControlClient, tenant: str | None, name: str) -> PolicyInfo:
     from oxyctl.errors import NothingMatched
 
-    found = [each for each in _policies(client, tenant) if each.tenant == tenant]
-    for each in found:
-        if each.name == name or len(found) == 1:
-            return each
+    policies = [policy for policy in _policies(client, tenant) if policy.tenant == tenant]
+    for policy in policies:
+        if policy.name == name or len(policies) == 1:
+            return policy
     raise NothingMatched(f"no policy '{name}' of {tenant or 'all tenants'} is in force")
 
 
 def _replay(client: ControlClient, policies: Policies, tenant: str, duration: str) -> Replay:
-    from oxyctl.cli.output import say
-    from oxyctl.policies.past import replay
+    from oxyctl.cli.output import print_stderr
+    from oxyctl.policies.replay import replay
     from proxy.control.schema import MAX_LIMIT
 
     pairs = [("tenant", tenant), ("scope", "past"), ("since", duration), ("limit", str(MAX_LIMIT))]
     answer = client.flows(pairs)
     if answer.truncated:
-        say(f"only the {len(answer.items)} latest flows are replayed")
+        print_stderr(f"only the {len(answer.items)} latest flows are replayed")
     return replay(policies, answer.items, client.tunnels(tenant))

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 
-WORDS = {
+NODE_EVENTS = {
     "ready": "is ready",
     "running": "is already running",
-    "stopped": "is stopped",
-    "killed": "is killed",
-    "back": "is connected again",
+    "stopped": "was stopped",
+    "killed": "was killed",
+    "back": "has reconnected",
 }
 
 
@@ -40,15 +40,15 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         if self._spinner is not None:
             self._spinner.stop()
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def show(self, event: dict[str, Any]) -> None:
         """Show one event of the supervisor."""
         match event["event"]:
             case "step":
                 self._show_step(str(event["text"]))
             case "up":
                 self._print(f"lab '{self._lab}' is up")
-            case word if word in WORDS:
-                self._print(f"{event['node']} ({event['kind']}) {WORDS[word]}")
+            case word if word in NODE_EVENTS:
+                self._print(f"{event['node']} ({event['kind']}) {NODE_EVENTS[word]}")
 
     def _show_step(self, text: str) -> None:
         if self._spinner is not None:

@@ -1,4 +1,4 @@
-"""`oxyctl flows replay`: what the terminal of an SSH session has shown, played again."""
+"""`oxyctl flows replay`: plays the terminal recording of an SSH session."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oxyctl.cli.control import asking
-from oxyctl.cli.flow_options import place, whose
-from oxyctl.cli.flow_query import Typed
-from oxyctl.cli.sharing import sharing
+from oxyctl.cli.control import translated_errors
+from oxyctl.cli.flow_options import proxy_options, tenant_options
+from oxyctl.cli.flow_query import QueryOptions
+from oxyctl.cli.shared_options import shared_options
 
 if TYPE_CHECKING:
     from oxyctl.render.cast import Cast
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ReplayFormat(enum.StrEnum):
-    """What `replay` prints of a recording."""
+    """How `replay` prints a recording."""
 
     terminal = "terminal"
     json = "json"
@@ -29,7 +29,7 @@ class ReplayFormat(enum.StrEnum):
     asciicast = "asciicast"
 
 
-@sharing(whose, place)
+@shared_options(tenant_options, proxy_options)
 def replay(
     context: typer.Context,
     identifier: Annotated[str, typer.Argument(metavar="ID", help="A flow's id, or a channel's.")],
@@ -52,39 +52,39 @@ def replay(
 
     If the output is not a terminal, there are no pauses unless --speed is given.
     """
-    typed = Typed(context)
+    options = QueryOptions(context)
     limit_s = _seconds(idle_limit)
-    found = _find(typed, identifier)
-    with asking():
-        data, _ = typed.ask_recordings(lambda proxy: proxy.recording(found))
+    recording = _find(options, identifier)
+    with translated_errors():
+        data, _ = options.ask_recordings(lambda proxy: proxy.recording(recording))
     cast = _read(data, identity)
     if html is not None:
-        _write_page(cast, found, html, speed, limit_s)
+        _write_page(cast, recording, html, speed, limit_s)
     elif replay_format == ReplayFormat.terminal:
-        _play(cast, speed, limit_s, has_pauses=sys.stdout.isatty() or "speed" in typed.flags)
+        _play(cast, speed, limit_s, has_pauses=sys.stdout.isatty() or "speed" in options.flags)
     else:
         _print(cast, limit_s, replay_format)
 
 
-def _find(typed: Typed, identifier: str) -> Recording:
+def _find(options: QueryOptions, identifier: str) -> Recording:
     """The recording with this id. NothingMatched, UsageError."""
     from oxyctl.errors import NothingMatched, UsageError
     from oxyctl.render.units import bytes_text
 
-    pairs = typed.pairs()
-    with asking():
-        found, _ = typed.ask_recordings(lambda proxy: proxy.recordings(identifier, pairs))
-    if not found:
+    pairs = options.pairs()
+    with translated_errors():
+        recordings, _ = options.ask_recordings(lambda proxy: proxy.recordings(identifier, pairs))
+    if not recordings:
         raise NothingMatched(f"there is no recording of {identifier}")
-    if len(found) > 1:
-        each = "\n".join(f"  {one.channel_id}  {bytes_text(one.size)}" for one in found)
-        raise UsageError(f"{identifier} has {len(found)} recordings: name one of these channels\n{each}")
-    return found[0]
+    if len(recordings) > 1:
+        channels = "\n".join(f"  {each.channel_id}  {bytes_text(each.size)}" for each in recordings)
+        raise UsageError(f"{identifier} has {len(recordings)} recordings: choose one of these channels\n{channels}")
+    return recordings[0]
 
 
 def _read(data: bytes, identity: Path | None) -> Cast:
-    """Decode a recording, and say what is wrong with its end."""
-    from oxyctl.cli.output import say
+    """Decode a recording, and print a remark if its end is missing or damaged."""
+    from oxyctl.cli.output import print_stderr
     from oxyctl.errors import UsageError
     from oxyctl.render.cast import decrypted, read_cast
 
@@ -95,7 +95,7 @@ def _read(data: bytes, identity: Path | None) -> Cast:
     clear, problem = decrypted(data, text)
     cast = read_cast(clear)
     if problem or cast.is_cut:
-        say(f"the end is missing: {problem or 'the last line is incomplete'}")
+        print_stderr(f"the end is missing: {problem or 'the last line is incomplete'}")
     return cast
 
 
@@ -111,7 +111,7 @@ def _play(cast: Cast, speed: float, limit_s: float | None, *, has_pauses: bool) 
     def no_pause(seconds: float) -> None:
         pass
 
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know every character
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # the terminal's encoding may lack characters
     with contextlib.suppress(KeyboardInterrupt):
         play(cast.moments, write, time.sleep if has_pauses else no_pause, speed=speed, idle_limit_s=limit_s)
 
@@ -137,19 +137,19 @@ def _print(cast: Cast, limit_s: float | None, output: ReplayFormat) -> None:
         print(json.dumps(event))
 
 
-def _write_page(cast: Cast, found: Recording, path: Path, speed: float, limit_s: float | None) -> None:
-    from oxyctl.cli.output import say
+def _write_page(cast: Cast, recording: Recording, path: Path, speed: float, limit_s: float | None) -> None:
+    from oxyctl.cli.output import print_stderr
     from oxyctl.errors import OxyctlError
     from oxyctl.render.cast import shortened
     from oxyctl.render.player import page
 
     moments = cast.moments if limit_s is None else shortened(cast.moments, limit_s)
-    text = page(cast._replace(moments=moments), f"{found.tenant}: {found.channel_id}", speed=speed)
+    text = page(cast._replace(moments=moments), f"{recording.tenant}: {recording.channel_id}", speed=speed)
     try:
         path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise OxyctlError(f"{path}: {error.strerror}") from None
-    say(f"{path}: open it in a browser")
+    print_stderr(f"{path}: open it in a browser")
 
 
 def _seconds(text: str | None) -> float | None:

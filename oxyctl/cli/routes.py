@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, check_tenant, complete_tenant, connect
+from oxyctl.cli.control import ControlOption, NodeOption, check_tenant, complete_tenant, connect, translated_errors
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 app = typer.Typer()
@@ -25,20 +25,20 @@ def routes(
 ) -> None:
     """List the routes between tunnels. COST is the priority, plus a penalty for an unhealthy tunnel.
 
-    A virtual network without routes lifts every flow to a stream. Exit code 4 when the proxy has no such tenant.
+    A virtual network without routes lifts every flow to a stream. Exit code 4 if the proxy has no such tenant.
     """
-    from oxyctl.cli.output import print_envelope, say
+    from oxyctl.cli.output import print_envelope, print_stderr
 
     client = connect(lab, node, control)
-    with asking():
-        found = client.routes(tenant)
-        if not found and tenant is not None:
+    with translated_errors():
+        tenant_routes = client.routes(tenant)
+        if not tenant_routes and tenant is not None:
             check_tenant(client, tenant)
     if output == Format.json:
-        print_envelope("routes", found)
-    elif found:
+        print_envelope("routes", tenant_routes)
+    elif tenant_routes:
         from oxyctl.render.routes import print_routes
 
-        print_routes(found)
+        print_routes(tenant_routes)
     else:
-        say("no routes: every flow is lifted to a stream")
+        print_stderr("no routes: every flow is lifted to a stream")

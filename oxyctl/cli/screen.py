@@ -1,4 +1,4 @@
-"""The terminal as a full screen: single keys are read, and its old contents come back at the end."""
+"""Full-screen mode of the terminal: reads single keys, and restores the contents at the end."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def full_screen() -> Iterator[None]:
 
 
 def draw(lines: str) -> None:
-    """Show as many lines as fit, less the line of the cursor."""
+    """Show as many lines as fit above the cursor's line."""
     shown = lines.splitlines()[: shutil.get_terminal_size((100, 24)).lines - 1]
     sys.stdout.write(_HOME + "".join(f"{line}\x1b[K\n" for line in shown) + _REST)
     sys.stdout.flush()
 
 
 def key_within(seconds: float) -> str:
-    """The key that was pressed, or nothing after this many seconds."""
+    """The key that was pressed, or an empty string after this many seconds."""
     if not sys.stdin.isatty():
         select.select([], [], [], seconds)
         return ""

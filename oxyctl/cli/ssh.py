@@ -12,14 +12,14 @@ from oxyctl.cli.control import (
     COMPLETION_TIMEOUT_S,
     ControlOption,
     NodeOption,
-    asking,
     complete_tenant,
     connect,
+    translated_errors,
 )
-from oxyctl.cli.flow_options import FlowsGroup, place, whose
-from oxyctl.cli.flow_query import Typed
+from oxyctl.cli.flow_options import FlowsGroup, proxy_options, tenant_options
+from oxyctl.cli.flow_query import QueryOptions
 from oxyctl.cli.options import Format, FormatOption, LabOption
-from oxyctl.cli.sharing import sharing
+from oxyctl.cli.shared_options import shared_options
 
 if TYPE_CHECKING:
     from proxy.control.schema import HostKey
@@ -38,12 +38,12 @@ HostOption = Annotated[str, typer.Option("--host", metavar="PATTERN", help="Host
 
 
 def complete_live(context: typer.Context, incomplete: str) -> list[str]:
-    """For the shell: open channels, of the typed tenant or of all."""
+    """For the shell: open channels of the given tenant, or of all."""
     typed = context.params
-    whose = ("all_tenants", "true") if typed.get("tenant") is None else ("tenant", str(typed["tenant"]))
+    tenant_filter = ("all_tenants", "true") if typed.get("tenant") is None else ("tenant", str(typed["tenant"]))
     with contextlib.suppress(Exception):
         client = connect(*(typed.get(name) for name in ("lab", "node", "control")), timeout_s=COMPLETION_TIMEOUT_S)
-        found = client.children("channels", [whose, ("scope", "live")]).items
+        found = client.children("channels", [tenant_filter, ("scope", "live")]).items
         return sorted(each.channel_id for each in found if each.channel_id.startswith(incomplete))
     return []
 
@@ -65,19 +65,19 @@ def show(
     from proxy.settings import suggest
 
     client = connect(lab, node, control)
-    with asking():
-        found = client.host_keys(tenant)
-        if not found:
+    with translated_errors():
+        keys = client.host_keys(tenant)
+        if not keys:
             known = [key.tenant for key in client.host_keys()]
             hint = suggest(tenant, known) if tenant is not None else ""
             raise NothingMatched(f"SSH sessions of tenant '{tenant}' are not inspected{hint}")
-    _print_keys(found, host, output)
+    _print_keys(keys, host, output)
 
 
 @hostkey.command()
 def rotate(
     tenant: Annotated[
-        str, typer.Option("--tenant", "-t", metavar="NAME", help="Whose.", autocompletion=complete_tenant)
+        str, typer.Option("--tenant", "-t", metavar="NAME", help="The tenant.", autocompletion=complete_tenant)
     ],
     host: HostOption = "*",
     lab: LabOption = None,
@@ -87,16 +87,16 @@ def rotate(
 ) -> None:
     """Create a new host key for new sessions. Clients reject it until they have its known_hosts line.
 
-    Open sessions keep the key that they began with, also when they exchange keys again.
+    Open sessions keep the key that they began with, even when they rekey.
     """
     client = connect(lab, node, control)
-    with asking():
+    with translated_errors():
         found = client.rotate_host_key(tenant)
     _print_keys([found], host, output)
 
 
 @sessions.callback(invoke_without_command=True)
-@sharing(whose, place)
+@shared_options(tenant_options, proxy_options)
 def list_sessions(
     context: typer.Context,
     live: Annotated[bool, typer.Option("--live", help="Only channels that are open.")] = False,
@@ -110,18 +110,18 @@ def list_sessions(
     **shared: Any,
 ) -> None:
     """List the channels of a tenant's SSH sessions: open ones first, then by end time."""
-    from oxyctl.cli.output import print_envelope, say
+    from oxyctl.cli.output import print_envelope, print_stderr
 
     if context.invoked_subcommand is not None:
         return
-    typed = Typed(context)
-    pairs = [*typed.pairs(), ("limit", str(limit)), *(("user", name) for name in user or [])]
+    options = QueryOptions(context)
+    pairs = [*options.pairs(), ("limit", str(limit)), *(("user", name) for name in user or [])]
     pairs += [("scope", "live")] if live else []
     pairs += [("since", since)] if since is not None else []
-    with asking():
-        answer, _ = typed.ask(lambda proxy: proxy.children("channels", pairs))
+    with translated_errors():
+        answer, _ = options.ask(lambda proxy: proxy.children("channels", pairs))
     if not answer.items:
-        typed.check_tenant()
+        options.check_tenant()
     if output == Format.json:
         print_envelope("channels", answer.items, window=answer.window, lost=answer.lost, truncated=answer.truncated)
         return
@@ -129,13 +129,13 @@ def list_sessions(
 
     print_channels(answer.items)
     if not answer.items:
-        say("no channel matches")
+        print_stderr("no channels match")
     if answer.truncated:
-        say(f"more channels match than these {len(answer.items)}: --limit shows more")
+        print_stderr(f"only {len(answer.items)} of the matching channels are shown: raise --limit for more")
 
 
 @sessions.command()
-@sharing(whose, place)
+@shared_options(tenant_options, proxy_options)
 def kill(
     context: typer.Context,
     identifier: Annotated[
@@ -143,17 +143,17 @@ def kill(
     ],
     **shared: Any,
 ) -> None:
-    """End a live session, or one channel of it; its user is told. Exit code 4 if there is none."""
-    from oxyctl.cli.output import say
+    """End a live session, or one channel of it, with a message to its user. Exit code 4 if there is none."""
+    from oxyctl.cli.output import print_stderr
 
-    typed = Typed(context)
-    with asking():
-        typed.client().end_ssh(identifier, typed.pairs())
-    say(f"{identifier} was ended")
+    options = QueryOptions(context)
+    with translated_errors():
+        options.client().end_ssh(identifier, options.pairs())
+    print_stderr(f"{identifier} was ended")
 
 
 @sessions.command()
-@sharing(whose, place)
+@shared_options(tenant_options, proxy_options)
 def watch(
     context: typer.Context,
     identifier: Annotated[
@@ -169,18 +169,18 @@ def watch(
 
     Starts with the most recent output. With --format json, each line is an asciicast event.
     """
-    from oxyctl.cli.output import say
+    from oxyctl.cli.output import print_stderr
     from oxyctl.render.ssh import follow
     from proxy.control.ssh_schema import is_channel
 
-    typed = Typed(context)
-    pairs = typed.pairs()
-    client = typed.client()
+    options = QueryOptions(context)
+    pairs = options.pairs()
+    client = options.client()
     try:
-        with asking():
+        with translated_errors():
             channel = identifier if is_channel(identifier) else _only_terminal(client, identifier, pairs)
             with client.watch_ssh(channel, pairs) as screens:
-                say(f"watching {channel}; Ctrl-C leaves it")
+                print_stderr(f"watching {channel}; Ctrl-C stops watching")
                 is_over = follow(screens, sys.stdout, is_json=output == Format.json)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
@@ -188,7 +188,7 @@ def watch(
         from oxyctl.errors import OxyctlError
 
         raise OxyctlError("the proxy has stopped")
-    say(f"{channel} has ended")
+    print_stderr(f"{channel} has ended")
 
 
 def _only_terminal(client: Any, flow_id: str, pairs: list[tuple[str, str]]) -> str:
@@ -196,12 +196,12 @@ def _only_terminal(client: Any, flow_id: str, pairs: list[tuple[str, str]]) -> s
     from oxyctl.errors import NothingMatched, UsageError
 
     answer = client.children("channels", [*pairs, ("id", flow_id), ("scope", "live")])
-    found = [channel.channel_id for channel in answer.items if channel.terminal is not None]
-    if not found:
+    channels = [channel.channel_id for channel in answer.items if channel.terminal is not None]
+    if not channels:
         raise NothingMatched(f"flow {flow_id} has no open terminal")
-    if len(found) > 1:
-        raise UsageError(f"flow {flow_id} has {len(found)} terminals: name one of {', '.join(sorted(found))}")
-    return str(found[0])
+    if len(channels) > 1:
+        raise UsageError(f"flow {flow_id} has {len(channels)} terminals: choose one of {', '.join(sorted(channels))}")
+    return str(channels[0])
 
 
 def _print_keys(keys: list[HostKey], host: str, output: Format) -> None:

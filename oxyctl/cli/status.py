@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, connect
+from oxyctl.cli.control import ControlOption, NodeOption, connect, translated_errors
 from oxyctl.cli.options import Format, FormatOption, LabOption
 
 app = typer.Typer()
@@ -20,20 +20,20 @@ def status(
     output: FormatOption = Format.table,
     metrics: Annotated[bool, typer.Option("--metrics", help="Print the counters as Prometheus text.")] = False,
 ) -> None:
-    """Show a proxy: its tenants, tunnels, counters, and the reasons of dropped packets."""
+    """Show a proxy: its tenants, tunnels and counters, and why it dropped packets."""
     client = connect(lab, node, control)
-    with asking():
+    with translated_errors():
         if metrics:
             print(client.metrics(), end="")
             return
-        found, tunnels = client.status(), client.tunnels()
+        proxy_status, tunnels = client.status(), client.tunnels()
     if output == Format.json:
         import msgspec
 
         from oxyctl.cli.output import print_envelope
 
-        print_envelope("status", [{**msgspec.to_builtins(found), "open_tunnels": tunnels}])
+        print_envelope("status", [{**msgspec.to_builtins(proxy_status), "open_tunnels": tunnels}])
     else:
         from oxyctl.render.status import print_status
 
-        print_status(found, tunnels)
+        print_status(proxy_status, tunnels)

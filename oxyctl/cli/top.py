@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oxyctl.cli.control import ControlOption, NodeOption, asking, complete_tenant, connect
+from oxyctl.cli.control import ControlOption, NodeOption, complete_tenant, connect, translated_errors
 from oxyctl.cli.options import Format, FormatOption, LabOption
 from oxyctl.cli.screen import draw, full_screen, key_within
 
@@ -33,36 +33,36 @@ def top(
     control: ControlOption = None,
     output: FormatOption = Format.table,
 ) -> None:
-    """Show a proxy's activity live: tenants, their flows and throughput, drops and their reasons. Ctrl-C ends it.
+    """Show a proxy's activity live: tenants, their flows and throughput, drops and their reasons. Ctrl-C quits.
 
     With `--format json`, print one sample, with the rates of an interval.
     """
     client = connect(lab, node, control)
     is_live = output == Format.table and sys.stdout.isatty()
-    looks = count or (0 if is_live else 1)
+    samples = count or (0 if is_live else 1)
     try:
-        with asking(), full_screen() if is_live else contextlib.nullcontext():
-            _run(client, tenant, interval, looks, output, is_live=is_live)
+        with translated_errors(), full_screen() if is_live else contextlib.nullcontext():
+            _run(client, tenant, interval, samples, output, is_live=is_live)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
 
 def _run(
-    client: ControlClient, tenant: str | None, interval: float, looks: int, output: Format, *, is_live: bool
+    client: ControlClient, tenant: str | None, interval: float, samples: int, output: Format, *, is_live: bool
 ) -> None:
     from oxyctl.render.tables import terminal_width
     from oxyctl.render.top import Top, text
 
-    shown = Top()
-    shown.take(_look(client, tenant))  # rates need two
-    taken = 0
-    while not looks or taken < looks:
+    view = Top()
+    view.update(_sample(client, tenant))  # rates need two samples
+    count_taken = 0
+    while not samples or count_taken < samples:
         if is_live and key_within(interval) == "q":
             return
         if not is_live:
             time.sleep(interval)
-        sample = shown.take(_look(client, tenant))
-        taken += 1
+        sample = view.update(_sample(client, tenant))
+        count_taken += 1
         if output == Format.json:
             _print_json(sample)
             continue
@@ -80,7 +80,7 @@ def _print_json(sample: dict[str, Any]) -> None:
     print_envelope("top", [sample])
 
 
-def _look(client: ControlClient, tenant: str | None) -> Sample:
+def _sample(client: ControlClient, tenant: str | None) -> Sample:
     from oxyctl.errors import NothingMatched
     from oxyctl.render.top import SHOWN, Sample
 
@@ -90,6 +90,6 @@ def _look(client: ControlClient, tenant: str | None) -> Sample:
             raise NothingMatched(f"the proxy has no tenant {tenant}; it has {', '.join(sorted(status.tenants))}")
         status.tenants = {tenant: status.tenants[tenant]}
         status.drops = {}
-    whose = ("all_tenants", "true") if tenant is None else ("tenant", tenant)
-    busiest = client.flows([whose, ("scope", "live"), ("sort", "bytes"), ("limit", str(SHOWN))])
+    tenant_filter = ("all_tenants", "true") if tenant is None else ("tenant", tenant)
+    busiest = client.flows([tenant_filter, ("scope", "live"), ("sort", "bytes"), ("limit", str(SHOWN))])
     return Sample(time.monotonic(), status, client.tunnels(tenant), busiest.items)

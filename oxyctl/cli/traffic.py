@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oxyctl.cli.options import Format
-from oxyctl.cli.sharing import sharing
-from oxyctl.cli.traffic_options import NodeArgument, asked_for, load, sized
+from oxyctl.cli.shared_options import shared_options
+from oxyctl.cli.traffic_options import NodeArgument, load_options, load_settings, size_options
 
 if TYPE_CHECKING:
     from oxyctl.traffic.config import AnyTraffic
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="""Send traffic from inside a node, and report its rate, loss, throughput and latency.
 
-    With --rate, latency is measured from when each exchange was due, so that a stalled target is not spared requests
-    due meanwhile. Without --rate, the next exchange starts when one has ended. Exit code 1 if nothing succeeded.
-    Ctrl-C ends the run with the report so far.""",
+    With --rate, latency is measured from when each exchange was due, so that the delay of a stalled target is counted
+    in full. Without --rate, each exchange starts when the previous one has ended. Ctrl-C ends the run and prints the
+    report so far. Exit code 1 if nothing succeeded.""",
     no_args_is_help=True,
 )
 
@@ -50,7 +50,7 @@ CaOption = Annotated[
 
 
 @app.command()
-@sharing(sized, load, timeout="5s")
+@shared_options(size_options, load_options, timeout="5s")
 def http(
     node: NodeArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="http://web/, https://web/bytes/1000")],
@@ -65,12 +65,17 @@ def http(
 ) -> None:
     """Send HTTP requests; --size is the size of their bodies. A status of 400 or more is a failure."""
     headers = dict(_header(text) for text in header or [])
-    more: dict[str, Any] = {"method": method.upper(), "headers": headers, "keep_alive": keep_alive, "http2": http2}
-    _run(node, {"kind": "http", "target": url, "ca": _absolute(ca), **more}, shared)
+    http_settings: dict[str, Any] = {
+        "method": method.upper(),
+        "headers": headers,
+        "keep_alive": keep_alive,
+        "http2": http2,
+    }
+    _run(node, {"kind": "http", "target": url, "ca": _absolute(ca), **http_settings}, shared)
 
 
 @app.command()
-@sharing(sized, load, timeout="5s")
+@shared_options(size_options, load_options, timeout="5s")
 def websocket(
     node: NodeArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="A WebSocket that echoes: ws://web/ws, wss://web/ws.")],
@@ -83,7 +88,7 @@ def websocket(
 
 
 @app.command()
-@sharing(sized, load, timeout="5s")
+@shared_options(size_options, load_options, timeout="5s")
 def tcp(
     node: NodeArgument,
     target: Annotated[str, typer.Argument(metavar="HOST:PORT|URL", help="web:7, or http://web/ for its http service.")],
@@ -101,7 +106,7 @@ def tcp(
 
 
 @app.command()
-@sharing(sized, load)
+@shared_options(size_options, load_options)
 def udp(
     node: NodeArgument,
     target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="An echo service: web:7.")],
@@ -112,7 +117,7 @@ def udp(
 
 
 @app.command()
-@sharing(sized, load, rate=5.0)
+@shared_options(size_options, load_options, rate=5.0)
 def ping(
     node: NodeArgument,
     target: Annotated[str, typer.Argument(metavar="HOST", help="A name or an address.")],
@@ -123,7 +128,7 @@ def ping(
 
 
 @app.command()
-@sharing(load)
+@shared_options(load_options)
 def dns(
     node: NodeArgument,
     server: Annotated[str, typer.Argument(metavar="HOST[:PORT]", help="The DNS server.")],
@@ -133,8 +138,8 @@ def dns(
     **shared: Any,
 ) -> None:
     """Send DNS queries. An answer other than NOERROR is a failure."""
-    asked = {"kind": "dns", "target": server, "query": query, "type": kind.upper(), "over": over.value}
-    _run(node, asked, shared)
+    settings = {"kind": "dns", "target": server, "query": query, "type": kind.upper(), "over": over.value}
+    _run(node, settings, shared)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -152,7 +157,7 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
 
 
-def _traffic(asked: dict[str, Any]) -> AnyTraffic:
+def _parsed(settings: dict[str, Any]) -> AnyTraffic:
     """The configuration of a run. UsageError: it is invalid."""
     import msgspec
 
@@ -162,7 +167,7 @@ def _traffic(asked: dict[str, Any]) -> AnyTraffic:
     from oxyctl.traffic.run import check
 
     try:
-        traffic: AnyTraffic = msgspec.convert(asked, AnyTraffic)
+        traffic: AnyTraffic = msgspec.convert(settings, AnyTraffic)
         check(traffic)
     except msgspec.ValidationError as error:
         raise UsageError(option_error(error)) from None
@@ -171,13 +176,13 @@ def _traffic(asked: dict[str, Any]) -> AnyTraffic:
     return traffic
 
 
-def _run(node: str, asked: dict[str, Any], shared: dict[str, Any]) -> None:
+def _run(node: str, settings: dict[str, Any], shared: dict[str, Any]) -> None:
     import asyncio
 
     from oxyctl.cli.traffic_run import generate
     from oxyctl.supervise.state import find_lab, find_node
 
-    traffic, output = _traffic(asked | asked_for(shared)), shared["output"]
+    traffic, output = _parsed(settings | load_settings(shared)), shared["output"]
     directory = find_lab(shared["lab"])
     find_node(directory, node)
     report = asyncio.run(generate(directory, node, traffic, quiet=output == Format.json))

@@ -1,4 +1,4 @@
-"""The options that all kinds of `oxyctl traffic` share, and the configuration that they make."""
+"""The options shared by all kinds of `oxyctl traffic`, and the settings made from them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ NodeArgument = Annotated[
     typer.Argument(metavar="NODE", help="The node that sends.", show_default=False, autocompletion=complete_node),
 ]
 RateOption = Annotated[
-    float | None, typer.Option("--rate", metavar="N", help="Requests per second; without it, one after another.")
+    float | None, typer.Option("--rate", metavar="N", help="Exchanges per second; without it, one after another.")
 ]
 CountOption = Annotated[
     int | None,
-    typer.Option("--count", "-n", metavar="N", help="Number of requests.  [default: 10, or until --duration]"),
+    typer.Option("--count", "-n", metavar="N", help="Number of exchanges.  [default: 10, or until --duration]"),
 ]
 DurationOption = Annotated[
     str | None, typer.Option("--duration", "-d", metavar="TIME", help="How long to run: 10s, 2m.")
 ]
 ConcurrencyOption = Annotated[
     int | None,
-    typer.Option("--concurrency", "-c", metavar="N", help="Maximum number at once.  [default: 1; 1000 with --rate]"),
+    typer.Option("--concurrency", "-c", metavar="N", help="Maximum number in flight.  [default: 1; 1000 with --rate]"),
 ]
 TimeoutOption = Annotated[
     str, typer.Option("--timeout", metavar="TIME", help="Time limit of each exchange: 250ms, 5s.")
@@ -35,7 +35,7 @@ Ipv4Option = Annotated[bool, typer.Option("-4", help="IPv4 only.")]
 Ipv6Option = Annotated[bool, typer.Option("-6", help="IPv6 only.")]
 
 
-def load(
+def load_options(
     rate: RateOption = None,
     count: CountOption = None,
     duration: DurationOption = None,
@@ -49,18 +49,18 @@ def load(
     """Options: how much, for how long, and in which lab."""
 
 
-def sized(size: SizeOption = None) -> None:
-    """Options of kinds whose exchanges have a size."""
+def size_options(size: SizeOption = None) -> None:
+    """Options: the size of each exchange."""
 
 
-def asked_for(shared: dict[str, Any]) -> dict[str, Any]:
-    """The part of the configuration that all kinds share. UsageError."""
+def load_settings(shared: dict[str, Any]) -> dict[str, Any]:
+    """The settings that all kinds share. UsageError."""
     from oxyctl.errors import UsageError
 
     ipv4, ipv6 = shared["ipv4"], shared["ipv6"]
     if ipv4 and ipv6:
         raise UsageError("-4 and -6 contradict each other")
-    asked = {
+    settings = {
         "rate": shared["rate"],
         "count": shared["count"],
         "duration_s": None if shared["duration"] is None else _seconds("--duration", shared["duration"]),
@@ -69,7 +69,7 @@ def asked_for(shared: dict[str, Any]) -> dict[str, Any]:
         "family": 4 if ipv4 else 6 if ipv6 else None,
     }
     size = shared.get("size")
-    return asked if size is None else asked | {"size": _bytes(size)}
+    return settings if size is None else settings | {"size": _bytes(size)}
 
 
 def _seconds(option: str, text: str) -> float:

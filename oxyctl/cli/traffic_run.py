@@ -27,22 +27,22 @@ async def generate(lab: LabDirectory, node: str, traffic: AnyTraffic, *, quiet: 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, generator.stop)
         try:
-            with _Shown(quiet) as shown:
-                report = await generator.run(traffic, shown.tell)
+            with _ProgressLine(quiet) as progress_line:
+                report = await generator.run(traffic, progress_line.show)
         except GeneratorError as error:
             raise (UsageError if error.is_usage else OxyctlError)(f"node '{node}': {error}") from None
     report.node = node
     return report
 
 
-class _Shown(contextlib.AbstractContextManager["_Shown"]):
+class _ProgressLine(contextlib.AbstractContextManager["_ProgressLine"]):
     """Progress on standard error: a line that changes on a terminal, plain lines elsewhere, nothing when quiet."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._status: Status | None = None
 
-    def tell(self, progress: Progress) -> None:
+    def show(self, progress: Progress) -> None:
         line = f"{progress.elapsed_s:6.1f} s  {progress_text(progress)}"
         if self._quiet:
             return

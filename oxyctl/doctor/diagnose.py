@@ -26,8 +26,8 @@ def diagnose(error: object) -> str | None:
     text = str(error)
     for pattern, names in SYMPTOMS:
         if re.search(pattern, text, re.IGNORECASE | re.MULTILINE):
-            found = [trial.run() for trial in _trials() if trial.name in names]
-            return "\n".join(filter(None, map(_explain, found))) or None
+            findings = [trial.run() for trial in _trials() if trial.name in names]
+            return "\n".join(filter(None, map(_explain, findings))) or None
     return None
 
 
@@ -41,4 +41,4 @@ def _explain(finding: Finding) -> str | None:
     detail = f" ({finding.detail})" if finding.detail else ""
     fix = f"; try: {finding.fix}" if finding.fix else ""
     state = "cannot be used" if finding.state == "missing" else finding.state
-    return f"hint: {finding.name}: {state}{detail}{fix}; `oxyctl doctor` says more"
+    return f"hint: {finding.name}: {state}{detail}{fix}; `oxyctl doctor` shows details"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from oxyctl.build.isolation import OBSTACLES
 from oxyctl.doctor import requests
-from oxyctl.doctor.finding import Answer, Trial
+from oxyctl.doctor.finding import Outcome, Trial
 from oxyctl.doctor.modules import module_fix
 from oxyctl.doctor.sandbox import enter_new, in_child, in_sandbox, make_dumpable
 from oxyctl.net import netlink
 from oxyctl.net.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
-from oxyctl.net.tunnels import attempt
+from oxyctl.net.tunnels import try_tunnel
 from proxy.device.interface import bring_up
 from proxy.device.tun import has_udp_offload, open_tun
 
@@ -39,7 +39,7 @@ def trials() -> list[Trial]:
         Trial("UDP offload", "bulk UDP: super-datagrams (Linux 6.2)", lambda: in_sandbox(_udp_offload)),
         _module("bridge", "networks", "bridge", partial(_link, "bridge"), required=True),
         _module("veth", "links", "veth", partial(_link, "veth"), required=True),
-        Trial("IPv6", "subnets of the second family", lambda: in_sandbox(_ipv6), fix="boot without ipv6.disable=1"),
+        Trial("IPv6", "IPv6 subnets", lambda: in_sandbox(_ipv6), fix="boot without ipv6.disable=1"),
         Trial("ping sockets", "ping through the proxy", lambda: in_sandbox(_ping_sockets)),
         Trial("raw sockets", "captures, GRE agents", lambda: in_sandbox(_raw_sockets)),
         _module("tbf", f"links with a rate; {USER_SPACE}", "sch_tbf", partial(_queue, "tbf")),
@@ -55,24 +55,24 @@ def trials() -> list[Trial]:
     ]
 
 
-def _module(name: str, needed_for: str, module: str, ask: Callable[[], Answer], *, required: bool = False) -> Trial:
+def _module(name: str, needed_for: str, module: str, probe: Callable[[], Outcome], *, required: bool = False) -> Trial:
     """A trial of a feature that a kernel module provides."""
-    return Trial(name, needed_for, lambda: in_sandbox(ask), fix=module_fix(module), required=required)
+    return Trial(name, needed_for, lambda: in_sandbox(probe), fix=module_fix(module), required=required)
 
 
-def _namespaces() -> Answer:
+def _namespaces() -> Outcome:
     try:
-        in_sandbox(lambda: Answer("ok"))
+        in_sandbox(lambda: Outcome("ok"))
     except OSError as error:
-        return Answer("missing", error.strerror or "", _obstacle_fix() or "sudo oxyctl lab up")
-    return Answer("ok", "as root" if os.geteuid() == 0 else "in a user namespace")
+        return Outcome("missing", error.strerror or "", _obstacle_fix() or "sudo oxyctl lab up")
+    return Outcome("ok", "as root" if os.geteuid() == 0 else "in a user namespace")
 
 
-def _rootless() -> Answer:
+def _rootless() -> Outcome:
     """Whether a user without privileges can create namespaces; tried as nobody if the caller is root."""
     as_nobody = os.geteuid() == 0
 
-    def become_and_enter() -> Answer:
+    def become_and_enter() -> Outcome:
         if as_nobody:
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -80,22 +80,22 @@ def _rootless() -> Answer:
             make_dumpable()  # otherwise root owns its /proc/self/uid_map (proc(5))
         enter_new()
         with open(TUN_DEVICE, "r+b", buffering=0):
-            return Answer("ok", "tried as nobody" if as_nobody else "")
+            return Outcome("ok", "tried as nobody" if as_nobody else "")
 
     try:
         return in_child(become_and_enter)
     except OSError as error:
         fix = _obstacle_fix() or (_tun_fix(error) if TUN_DEVICE in str(error) else None)
-        return Answer("degraded", error.strerror or "", fix)
+        return Outcome("degraded", error.strerror or "", fix)
 
 
-def _apparmor() -> Answer:
+def _apparmor() -> Outcome:
     name = "kernel/apparmor_restrict_unprivileged_userns"
     try:
         restricts = Path("/proc/sys", name).read_text().strip() == OBSTACLES[name][0]
     except FileNotFoundError:
-        return Answer("ok", "does not restrict user namespaces")
-    return Answer("degraded", "restricts user namespaces", OBSTACLES[name][1]) if restricts else Answer("ok")
+        return Outcome("ok", "does not restrict user namespaces")
+    return Outcome("degraded", "restricts user namespaces", OBSTACLES[name][1]) if restricts else Outcome("ok")
 
 
 def _obstacle_fix() -> str | None:
@@ -108,78 +108,78 @@ def _obstacle_fix() -> str | None:
     return None
 
 
-def _proc() -> Answer:
+def _proc() -> Outcome:
     try:
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     except OSError as error:  # a container hides parts of /proc, and the kernel refuses to show them again
-        return Answer("degraded", f"cannot be mounted: {error.strerror}", "run it outside the container")
-    return Answer("ok") if os.readlink("/proc/self") == "1" else Answer("degraded", "shows processes outside the lab")
+        return Outcome("degraded", f"cannot be mounted: {error.strerror}", "run it outside the container")
+    return Outcome("ok") if os.readlink("/proc/self") == "1" else Outcome("degraded", "shows processes outside the lab")
 
 
-def _tun() -> Answer:
+def _tun() -> Outcome:
     try:
         return in_sandbox(_open_plain)
     except OSError as error:
-        return Answer("missing", error.strerror or "", _tun_fix(error))
+        return Outcome("missing", error.strerror or "", _tun_fix(error))
 
 
 def _tun_fix(error: OSError) -> str:
     return f"sudo chmod 666 {TUN_DEVICE}" if error.errno in (errno.EACCES, errno.EPERM) else NO_TUN
 
 
-def _open_plain() -> Answer:
+def _open_plain() -> Outcome:
     os.close(open_tun("doctor0", offload=False))
-    return Answer("ok")
+    return Outcome("ok")
 
 
-def _tun_offload() -> Answer:
+def _tun_offload() -> Outcome:
     os.close(open_tun("doctor0", offload=True, udp_offload=False))
-    return Answer("ok")
+    return Outcome("ok")
 
 
-def _udp_offload() -> Answer:
+def _udp_offload() -> Outcome:
     fd = open_tun("doctor0", offload=True, udp_offload=False)
-    return Answer("ok") if has_udp_offload(fd) else Answer("degraded", "one datagram at a time, before Linux 6.2")
+    return Outcome("ok") if has_udp_offload(fd) else Outcome("degraded", "one datagram at a time, before Linux 6.2")
 
 
-def _link(kind: str) -> Answer:
+def _link(kind: str) -> Outcome:
     netlink.run([requests.new_link("doctor0", kind)])
-    return Answer("ok")
+    return Outcome("ok")
 
 
-def _tunnel(kind: str) -> Answer:
-    attempt(kind)
-    return Answer("ok")
+def _tunnel(kind: str) -> Outcome:
+    try_tunnel(kind)
+    return Outcome("ok")
 
 
-def _queue(kind: str) -> Answer:
+def _queue(kind: str) -> Outcome:
     try:
         netlink.run([requests.new_queue(kind, netlink.LOOPBACK_INDEX)])
     except OSError as error:
-        return _known(error.errno or 0, {errno.EINVAL})
-    return Answer("ok")
+        return _outcome(error.errno or 0, {errno.EINVAL})
+    return Outcome("ok")
 
 
-def _fou() -> Answer:
-    return _known(requests.find_family("fou"), set())
+def _fou() -> Outcome:
+    return _outcome(requests.find_family("fou"), set())
 
 
-def _nftables() -> Answer:
-    return _known(requests.make_table("doctor"), set())
+def _nftables() -> Outcome:
+    return _outcome(requests.make_table("doctor"), set())
 
 
-def _known(code: int, present: set[int]) -> Answer:
-    return Answer("ok") if code == 0 or code in present else Answer("degraded", os.strerror(code))
+def _outcome(code: int, present: set[int]) -> Outcome:
+    return Outcome("ok") if code == 0 or code in present else Outcome("degraded", os.strerror(code))
 
 
-def _ipv6() -> Answer:
+def _ipv6() -> Outcome:
     bring_up("lo")
     with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
         sock.bind(("::1", 0))
-    return Answer("ok")
+    return Outcome("ok")
 
 
-def _ping_sockets() -> Answer:
+def _ping_sockets() -> Outcome:
     """Ping sockets, as in the proxy's node. The second range is needed where a user namespace maps only one group."""
     detail = ""
     for groups in ("0 2147483647", "0 0"):
@@ -189,14 +189,14 @@ def _ping_sockets() -> Answer:
         except OSError as error:
             detail = error.strerror or str(error)
         else:
-            return Answer("ok")
-    return Answer("degraded", detail)
+            return Outcome("ok")
+    return Outcome("degraded", detail)
 
 
-def _raw_sockets() -> Answer:
+def _raw_sockets() -> Outcome:
     for family, kind, protocol in (
         (socket.AF_INET, socket.SOCK_RAW, IPPROTO_GRE),
         (socket.AF_PACKET, socket.SOCK_RAW, 0),
     ):
         socket.socket(family, kind, protocol).close()
-    return Answer("ok")
+    return Outcome("ok")

@@ -25,7 +25,7 @@ class NoNamespaces(OSError):
     """The kernel refuses the namespaces of a lab: trials that need them cannot run."""
 
 
-class Answer(NamedTuple):
+class Outcome(NamedTuple):
     """The outcome of a trial, and how to fix it if that depends on what was found."""
 
     state: State
@@ -38,26 +38,26 @@ class Trial(NamedTuple):
 
     name: str
     needed_for: str
-    ask: Callable[[], Answer]
+    probe: Callable[[], Outcome]
     fix: str | None = None
     required: bool = False
 
     def run(self) -> Finding:
         """Run the trial. An unexpected error of the trial is a finding too."""
         try:
-            answer = self.ask()
+            outcome = self.probe()
         except NoNamespaces:
             return Finding(
                 name=self.name, state="degraded", needed_for=self.needed_for, detail="not tried: no namespaces"
             )
         except OSError as error:
-            answer = Answer("missing" if self.required else "degraded", error.strerror or str(error))
-        fix = None if answer.state == "ok" else answer.fix or self.fix
+            outcome = Outcome("missing" if self.required else "degraded", error.strerror or str(error))
+        fix = None if outcome.state == "ok" else outcome.fix or self.fix
         return Finding(
             name=self.name,
-            state=answer.state,
+            state=outcome.state,
             needed_for=self.needed_for,
-            detail=answer.detail,
+            detail=outcome.detail,
             fix=fix,
             required=self.required,
         )

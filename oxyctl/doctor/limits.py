@@ -9,7 +9,7 @@ import resource
 import sys
 from pathlib import Path
 
-from oxyctl.doctor.finding import Answer, Trial
+from oxyctl.doctor.finding import Outcome, Trial
 
 OLDEST_PYTHON = (3, 11)
 DESCRIPTORS = 65_536  # a relayed connection needs two, a tunnel one; 10,000 flows, and pipes
@@ -28,53 +28,53 @@ def trials() -> list[Trial]:
     ]
 
 
-def _python() -> Answer:
+def _python() -> Outcome:
     version = platform.python_version()
     if sys.version_info < OLDEST_PYTHON:
-        return Answer("missing", version, "sudo apt install python3.11")
-    return Answer("ok", version)
+        return Outcome("missing", version, "sudo apt install python3.11")
+    return Outcome("ok", version)
 
 
-def _run_directory() -> Answer:
+def _run_directory() -> Outcome:
     from oxyctl.errors import OxyctlError
     from oxyctl.supervise.state import run_directory
 
     try:
         path = run_directory()
     except OxyctlError as error:
-        return Answer("missing", str(error), 'export OXYCTL_RUN_DIR="$HOME/.local/state/oxyctl"')
+        return Outcome("missing", str(error), 'export OXYCTL_RUN_DIR="$HOME/.local/state/oxyctl"')
     if not os.access(path, os.W_OK):
-        return Answer("missing", f"{path} cannot be written", 'export OXYCTL_RUN_DIR="$HOME/.local/state/oxyctl"')
-    return Answer("ok", str(path))
+        return Outcome("missing", f"{path} cannot be written", 'export OXYCTL_RUN_DIR="$HOME/.local/state/oxyctl"')
+    return Outcome("ok", str(path))
 
 
-def _descriptors() -> Answer:
+def _descriptors() -> Outcome:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS:
         fix = f"echo '* hard nofile {DESCRIPTORS}' | sudo tee /etc/security/limits.d/oxyctl.conf; then log in again"
-        return Answer("degraded", f"{hard} at most", fix)
-    return Answer("ok", f"{soft}, raised to {hard} where needed")
+        return Outcome("degraded", f"{hard} at most", fix)
+    return Outcome("ok", f"{soft}, raised to {hard} where needed")
 
 
-def _pipes() -> Answer:
+def _pipes() -> Outcome:
     reader, writer = os.pipe()
     try:
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except OSError as error:
         size = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
         fix = f"sudo sysctl -w fs.pipe-max-size={PIPE_BYTES} fs.pipe-user-pages-soft=0"
-        return Answer("degraded", f"{size} bytes ({error.strerror})", fix)
+        return Outcome("degraded", f"{size} bytes ({error.strerror})", fix)
     finally:
         os.close(reader)
         os.close(writer)
-    return Answer("ok", f"{PIPE_BYTES} bytes")
+    return Outcome("ok", f"{PIPE_BYTES} bytes")
 
 
-def _send_buffers() -> Answer:
+def _send_buffers() -> Outcome:
     if os.geteuid() == 0:
-        return Answer("ok", "root may exceed net.core.wmem_max")
+        return Outcome("ok", "root may exceed net.core.wmem_max")
     size = int(Path("/proc/sys/net/core/wmem_max").read_text())
     if size < SEND_BUFFER_BYTES:
         fix = f"sudo sysctl -w net.core.wmem_max={SEND_BUFFER_BYTES} net.core.rmem_max={SEND_BUFFER_BYTES}"
-        return Answer("degraded", f"{size} bytes", fix)
-    return Answer("ok", f"{size} bytes")
+        return Outcome("degraded", f"{size} bytes", fix)
+    return Outcome("ok", f"{size} bytes")

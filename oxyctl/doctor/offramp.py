@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache, partial
 
-from oxyctl.doctor.finding import Answer, Trial
+from oxyctl.doctor.finding import Outcome, Trial
 from oxyctl.doctor.modules import module_fix
 from oxyctl.doctor.sandbox import in_sandbox
 from proxy.kernel.obstacles.judge import Facts, Kind, judge
@@ -29,23 +29,23 @@ def trials() -> list[Trial]:
         Trial(name, needed_for, partial(in_sandbox, partial(_probe, name)), fix=module_fix(module))
         for name, (module, _, needed_for) in PROBES.items()
     ]
-    return [*probes, *(Trial(name, ON_THIS_HOST, partial(_look, kind)) for kind, name in KINDS.items())]
+    return [*probes, *(Trial(name, ON_THIS_HOST, partial(_judge, kind)) for kind, name in KINDS.items())]
 
 
-def _probe(name: str) -> Answer:
+def _probe(name: str) -> Outcome:
     found = problem(name)
-    return Answer("ok") if found is None else Answer("degraded", found)
+    return Outcome("ok") if found is None else Outcome("degraded", found)
 
 
-def _look(kind: Kind) -> Answer:
+def _judge(kind: Kind) -> Outcome:
     facts = _facts()
-    found = [each for each in judge(facts) if each.kind == kind]
-    if serious := [each for each in found if not each.is_note]:
-        fixes = dict.fromkeys(each.fix for each in serious if each.fix)
-        return Answer("degraded", "; ".join(each.text for each in serious), "; ".join(fixes) or None)
+    obstacles = [obstacle for obstacle in judge(facts) if obstacle.kind == kind]
+    if serious := [obstacle for obstacle in obstacles if not obstacle.is_note]:
+        fixes = dict.fromkeys(obstacle.fix for obstacle in serious if obstacle.fix)
+        return Outcome("degraded", "; ".join(obstacle.text for obstacle in serious), "; ".join(fixes) or None)
     if kind == "firewall" and facts.ruleset is None:
-        return Answer("ok", "not tried: nft is not installed" if facts.may_change else "not tried: it needs root")
-    return Answer("ok", "; ".join(each.text for each in found))
+        return Outcome("ok", "not tried: nft is not installed" if facts.may_change else "not tried: it needs root")
+    return Outcome("ok", "; ".join(obstacle.text for obstacle in obstacles))
 
 
 @cache

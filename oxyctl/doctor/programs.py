@@ -5,22 +5,22 @@ from __future__ import annotations
 import shutil
 from functools import partial
 
-from oxyctl.doctor.finding import Answer, Trial
+from oxyctl.doctor.finding import Outcome, Trial
 
 # program: its Debian package, and its purpose
 PROGRAMS = {
-    "curl": ("curl", "HTTP by hand"),
-    "ping": ("iputils-ping", "echo by hand"),
-    "ssh": ("openssh-client", "SSH by hand"),
-    "iperf3": ("iperf3", "throughput by hand"),
-    "dig": ("dnsutils", "DNS by hand"),
-    "traceroute": ("traceroute", "hops by hand"),
-    "mtr": ("mtr-tiny", "hops by hand"),
+    "curl": ("curl", "manual HTTP requests"),
+    "ping": ("iputils-ping", "manual echo requests"),
+    "ssh": ("openssh-client", "manual SSH sessions"),
+    "iperf3": ("iperf3", "manual throughput tests"),
+    "dig": ("dnsutils", "manual DNS queries"),
+    "traceroute": ("traceroute", "tracing routes manually"),
+    "mtr": ("mtr-tiny", "tracing routes manually"),
     "nft": ("nftables", "unread flows as packets (offramp: kernel)"),
-    "conntrack": ("conntrack", "the kernel's connections by hand"),
+    "conntrack": ("conntrack", "listing the kernel's connections"),
     "tcpdump": ("tcpdump", "oxyctl capture --filter"),
     "tshark": ("tshark", "reading captures in a terminal"),
-    "nginx": ("nginx-light", "origins of your own"),
+    "nginx": ("nginx-light", "origin servers of your own"),
 }
 
 
@@ -32,6 +32,6 @@ def trials() -> list[Trial]:
     ]
 
 
-def _find(program: str) -> Answer:
+def _find(program: str) -> Outcome:
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
-    return Answer("ok", path) if path else Answer("missing", "not installed")
+    return Outcome("ok", path) if path else Outcome("missing", "not installed")

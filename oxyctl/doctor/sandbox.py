@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from oxyctl.build.isolation import PRIVATE
-from oxyctl.doctor.finding import Answer, NoNamespaces
+from oxyctl.doctor.finding import NoNamespaces, Outcome
 from oxyctl.net.syscalls import MS_PRIVATE, MS_REC, die_with_parent, mount
 from proxy.device.namespaces import CLONE_NEWUSER, unshare
 
@@ -23,7 +23,7 @@ PR_SET_DUMPABLE = 4
 Report = dict[str, Any]
 
 
-def in_child(trial: Callable[[], Answer]) -> Answer:
+def in_child(trial: Callable[[], Outcome]) -> Outcome:
     """The result of `trial` in a child process. An OSError there is raised here."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -42,20 +42,20 @@ def in_child(trial: Callable[[], Answer]) -> Answer:
     if "errno" in report:
         kind = NoNamespaces if report["namespaces"] else OSError
         raise kind(report["errno"], report["text"])
-    return Answer(report["state"], report["detail"], report["fix"])
+    return Outcome(report["state"], report["detail"], report["fix"])
 
 
-def in_sandbox(trial: Callable[[], Answer]) -> Answer:
+def in_sandbox(trial: Callable[[], Outcome]) -> Outcome:
     """The result of `trial` as PID 1 of new namespaces. NoNamespaces: they cannot be created; OSError."""
     return in_child(lambda: _in_namespaces(trial))
 
 
-def _in_namespaces(trial: Callable[[], Answer]) -> Answer:
+def _in_namespaces(trial: Callable[[], Outcome]) -> Outcome:
     enter_new()
-    return in_child(lambda: _settled(trial))  # a new PID namespace begins with the next child
+    return in_child(lambda: _with_private_mounts(trial))  # a new PID namespace begins with the next child
 
 
-def _settled(trial: Callable[[], Answer]) -> Answer:
+def _with_private_mounts(trial: Callable[[], Outcome]) -> Outcome:
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     return trial()
 
@@ -80,7 +80,7 @@ def make_dumpable() -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
-def _report(writer: int, trial: Callable[[], Answer]) -> NoReturn:
+def _report(writer: int, trial: Callable[[], Outcome]) -> NoReturn:
     """Run the trial in the child: write one JSON object and exit."""
     with contextlib.suppress(BaseException):
         die_with_parent(signal.SIGKILL)

@@ -16,7 +16,7 @@ _header = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _generic = struct.Struct("=BBH")  # command, version
 
 
-def ask(family: str, command: int, attributes: bytes, what: str) -> None:
+def request(family: str, command: int, attributes: bytes, what: str) -> None:
     """Send `command` to `family` in the calling thread's network namespace. NetlinkError: refused; it names `what`."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC) as sock:
         sock.settimeout(TIMEOUT_S)

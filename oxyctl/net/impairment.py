@@ -37,7 +37,7 @@ class Impairment(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
         """Whether there is any impairment except a rate."""
         return bool(self.delay_s or self.jitter_s or self.loss)
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """`rate 10mbit, delay 20ms, jitter 5ms, loss 1%, down`; empty without impairment."""
         parts = [f"rate {_scaled(self.rate_bits)}"] if self.rate_bits is not None else []
         parts += [f"delay {self.delay_s * 1000:g}ms"] if self.delay_s else []

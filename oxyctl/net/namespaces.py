@@ -21,7 +21,7 @@ class Namespaces:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._held: dict[str, int] = {}  # mount namespaces by node: they end with this process
+        self._mount_namespaces: dict[str, int] = {}  # mount namespaces by node: they end with this process
 
     def path(self, node: str, kind: str = "net") -> Path:
         """The file to which a namespace of `node` is bound. `kind`: net, uts or mnt."""
@@ -46,8 +46,8 @@ class Namespaces:
                 with contextlib.suppress(OSError):  # EINVAL: it was never mounted
                     unmount(file)
                 file.unlink()
-        if node in self._held:
-            os.close(self._held.pop(node))
+        if node in self._mount_namespaces:
+            os.close(self._mount_namespaces.pop(node))
 
     def enter(self, node: str) -> None:
         """Move the calling thread into the namespaces of `node` permanently."""
@@ -70,12 +70,12 @@ class Namespaces:
         with _keeping_mounts():
             unshare(CLONE_NEWNS)
             yield
-            made = os.open(f"/proc/thread-self/ns/{MOUNTS}", os.O_RDONLY | os.O_CLOEXEC)
-        self._held[node] = made
+            descriptor = os.open(f"/proc/thread-self/ns/{MOUNTS}", os.O_RDONLY | os.O_CLOEXEC)
+        self._mount_namespaces[node] = descriptor
         # not bind-mounted: since Linux 6.11 that fails if another CPU numbered the namespace (EINVAL)
         file = self.path(node, MOUNTS)
         file.parent.mkdir(exist_ok=True)
-        file.symlink_to(f"/proc/{os.readlink('/proc/self')}/fd/{made}")
+        file.symlink_to(f"/proc/{os.readlink('/proc/self')}/fd/{descriptor}")
 
     def enter_mounts(self, node: str) -> None:
         """Let the calling thread see the files of `node` permanently. If there are any, it changes directory to `/`."""

@@ -126,7 +126,7 @@ def add_route(
     return Request(f"route {destination}", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
-def refuse_route(destination: Network, metric: int, table: int) -> Request:
+def add_unreachable_route(destination: Network, metric: int, table: int) -> Request:
     """Make `destination` unreachable in `table`, unless a route there has a lower metric."""
     body = _route_to(destination, table, RT_SCOPE_UNIVERSE, RTN_UNREACHABLE) + _number(RTA_PRIORITY, metric)
     return Request(f"unreachable {destination}", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body)

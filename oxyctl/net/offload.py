@@ -10,8 +10,8 @@ import struct
 SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17  # linux/sockios.h, linux/ethtool.h
 
 
-def finish_checksums(interface: str) -> None:
-    """Have the kernel complete checksums and segment super-packets before `interface` sends them. OSError.
+def disable_checksum_offload(interface: str) -> None:
+    """Have the kernel compute checksums, and segment super-packets, before `interface` sends them. OSError.
 
     A veth pair omits both, since the receiving stack does not need them. But a program at the far end that reads
     tunnels' packets from a raw or UDP socket would see GRE checksums of 0, and inner packets that are larger than the

@@ -94,15 +94,15 @@ def clear_qdisc(index: int) -> Request:
 def disciplines() -> frozenset[str]:
     """Which of tbf and netem this kernel supports, tried on the loopback of the calling thread's namespace."""
     trials = {"tbf": set_tbf(netlink.LOOPBACK_INDEX, 10**9), "netem": set_netem(netlink.LOOPBACK_INDEX, Impairment())}
-    found = set()
+    supported = set()
     for name, request in trials.items():
         try:
             netlink.run([request, clear_qdisc(netlink.LOOPBACK_INDEX)])
-            found.add(name)
+            supported.add(name)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM):
                 raise
-    return frozenset(found)
+    return frozenset(supported)
 
 
 def _set_qdisc(kind: str, index: int, options: bytes) -> Request:

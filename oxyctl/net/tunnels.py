@@ -47,7 +47,7 @@ def new_tunnel(link: TunnelLink) -> Request:
     return Request(f"{link.kind} tunnel {link.name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
-def attempt(kind: str) -> None:
+def try_tunnel(kind: str) -> None:
     """Create a tunnel of `kind` in the calling thread's namespace. OSError: this kernel does not support the kind."""
     if kind in ("gue", "gue6"):
         listen_gue(TRIAL_PORT, 6 if kind == "gue6" else 4)
@@ -58,17 +58,17 @@ def attempt(kind: str) -> None:
 def _gre(link: TunnelLink) -> messages.Attributes:
     flags = (GRE_CSUM if link.checksum else 0) | (0 if link.key is None else GRE_KEY)
     keys = [] if link.key is None else [("IKEY", link.key), ("OKEY", link.key)]
-    ends = [("LOCAL", link.local), ("REMOTE", link.remote), ("TTL", TTL)]
+    endpoints = [("LOCAL", link.local), ("REMOTE", link.remote), ("TTL", TTL)]
     if link.kind == "ip6gre":
         flags = socket.htons(flags)  # pyroute2 swaps the bytes for gre, but not for ip6gre
-        rest = [("FLAGS", IGNORE_ENCAP_LIMIT | USE_ORIGINAL_TCLASS)]
-        return _named("IFLA_IP6GRE", [("IFLAGS", flags), ("OFLAGS", flags), *keys, *ends, *rest])
-    rest = [("TOS", INHERIT), ("PMTUDISC", 1)]
-    return _named("IFLA_GRE", [("IFLAGS", flags), ("OFLAGS", flags), *keys, *ends, *rest])
+        options = [("FLAGS", IGNORE_ENCAP_LIMIT | USE_ORIGINAL_TCLASS)]
+        return _named("IFLA_IP6GRE", [("IFLAGS", flags), ("OFLAGS", flags), *keys, *endpoints, *options])
+    options = [("TOS", INHERIT), ("PMTUDISC", 1)]
+    return _named("IFLA_GRE", [("IFLAGS", flags), ("OFLAGS", flags), *keys, *endpoints, *options])
 
 
 def _gue(link: TunnelLink) -> messages.Attributes:
-    ends = [("LOCAL", link.local), ("REMOTE", link.remote), ("TTL", TTL), ("PROTO", 0)]
+    endpoints = [("LOCAL", link.local), ("REMOTE", link.remote), ("TTL", TTL), ("PROTO", 0)]
     # source port 0: derived from the inner flow; over IPv6 a UDP checksum is mandatory (RFC 8200 section 8.1)
     encapsulation = [
         ("ENCAP_TYPE", ENCAP_GUE),
@@ -77,9 +77,9 @@ def _gue(link: TunnelLink) -> messages.Attributes:
         ("ENCAP_DPORT", link.port),
     ]
     if link.kind == "gue6":
-        rest = [("FLAGS", IGNORE_ENCAP_LIMIT | USE_ORIGINAL_TCLASS)]
-        return _named("IFLA_IP6TNL", [*ends, *rest, *encapsulation])
-    return _named("IFLA_SIT", [*ends, ("TOS", INHERIT), ("PMTUDISC", 1), *encapsulation])
+        options = [("FLAGS", IGNORE_ENCAP_LIMIT | USE_ORIGINAL_TCLASS)]
+        return _named("IFLA_IP6TNL", [*endpoints, *options, *encapsulation])
+    return _named("IFLA_SIT", [*endpoints, ("TOS", INHERIT), ("PMTUDISC", 1), *encapsulation])
 
 
 def _named(prefix: str, values: Iterable[tuple[str, Any]]) -> messages.Attributes:
@@ -88,12 +88,12 @@ def _named(prefix: str, values: Iterable[tuple[str, Any]]) -> messages.Attribute
 
 def listen_gue(port: int, family: int) -> None:
     """Have the kernel receive GUE on a UDP port of the calling thread's namespace. `family`: 4 or 6. OSError."""
-    generic.ask("fou", FOU_CMD_ADD, _gue_port(port, family), f"GUE port {port}")
+    generic.request("fou", FOU_CMD_ADD, _gue_port(port, family), f"GUE port {port}")
 
 
 def stop_gue(port: int, family: int) -> None:
     """Undo `listen_gue` with the same arguments. OSError."""
-    generic.ask("fou", FOU_CMD_DEL, _gue_port(port, family), f"GUE port {port}")
+    generic.request("fou", FOU_CMD_DEL, _gue_port(port, family), f"GUE port {port}")
 
 
 def _gue_port(port: int, family: int) -> bytes:

@@ -11,11 +11,11 @@ from oxyctl.operate.leftovers import delete
 from oxyctl.supervise.state import LabDirectory, State, is_alive, locked
 
 GRACE_MS = 5_000
-GONE_MS = 10_000
+KILL_TIMEOUT_MS = 10_000
 
 
 def take_down(lab: LabDirectory) -> bool:
-    """End `lab`, even while it is being built, and delete its files. Returns whether there were any. OxyctlError."""
+    """End `lab`, even while it is being built, and delete its files. Returns whether it existed. OxyctlError."""
     state = lab.live_state()
     if state is not None:
         end(state)
@@ -35,13 +35,13 @@ def end(state: State) -> None:
     try:
         if not is_alive(state):  # another process got this PID before the descriptor was opened
             return
-        if not _ends_by(fd, signal.SIGTERM, GRACE_MS) and not _ends_by(fd, signal.SIGKILL, GONE_MS):
+        if not _ends_after(fd, signal.SIGTERM, GRACE_MS) and not _ends_after(fd, signal.SIGKILL, KILL_TIMEOUT_MS):
             raise OxyctlError(f"the supervisor of lab '{state.lab}' (PID {state.pid}) does not end")
     finally:
         os.close(fd)
 
 
-def _ends_by(pidfd: int, number: signal.Signals, timeout_ms: int) -> bool:
+def _ends_after(pidfd: int, number: signal.Signals, timeout_ms: int) -> bool:
     """Signal the process; return whether it ends in time. A PID 1 ends after all processes of its namespace."""
     try:
         signal.pidfd_send_signal(pidfd, number)

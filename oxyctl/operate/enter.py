@@ -36,10 +36,16 @@ FORWARDED = {
     signal.SIGUSR2,
     signal.SIGALRM,
 }
-KINDS = {"mnt": CLONE_NEWNS, "pid": CLONE_NEWPID, "net": CLONE_NEWNET, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC}
+NAMESPACE_FLAGS = {
+    "mnt": CLONE_NEWNS,
+    "pid": CLONE_NEWPID,
+    "net": CLONE_NEWNET,
+    "uts": CLONE_NEWUTS,
+    "ipc": CLONE_NEWIPC,
+}
 
 
-def _here() -> str:
+def _current_directory() -> str:
     try:
         return os.getcwd()
     except OSError:
@@ -47,7 +53,7 @@ def _here() -> str:
 
 
 @dataclass(frozen=True)
-class Start:
+class Invocation:
     """A command, with `environment` added to the caller's. Create it before entering the lab, which changes to `/`.
 
     `directory` must exist; without it, the caller's directory is used if the node has it.
@@ -56,22 +62,22 @@ class Start:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     directory: Path | None = None
-    current: str = field(default_factory=_here)
+    current: str = field(default_factory=_current_directory)
 
 
-def run_in(lab: LabDirectory, node: str, start: Start | Sequence[str]) -> int:
-    """Run `start` in `node`; return its exit code, 128 + N if signal N killed it. LabNotFound, OxyctlError."""
-    start = start if isinstance(start, Start) else Start(start)
-    enter_lab(live(lab))
+def run_in(lab: LabDirectory, node: str, invocation: Invocation | Sequence[str]) -> int:
+    """Run `invocation` in `node`; return its exit code, 128 + N if signal N killed it. LabNotFound, OxyctlError."""
+    invocation = invocation if isinstance(invocation, Invocation) else Invocation(invocation)
+    enter_lab(require_running(lab))
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     sys.stdout.flush()
     is_foreground = _is_foreground()
     pid = os.fork()
     if pid == 0:
-        if is_foreground:  # a shell with job control needs a process group with an ID in the lab; ours has none
+        if is_foreground:  # job control needs a process group that has an ID inside the lab; ours does not
             os.setpgid(0, 0)
             _give_terminal(os.getpgrp())
-        become(lab, node, start)
+        exec_in_node(lab, node, invocation)
     try:
         return _wait_forwarding(pid)
     finally:
@@ -87,7 +93,7 @@ def _is_foreground() -> bool:
         return False
 
 
-def live(lab: LabDirectory) -> State:
+def require_running(lab: LabDirectory) -> State:
     """The state of a running lab. LabNotFound: it is not running."""
     state = lab.live_state()
     if state is None:
@@ -102,7 +108,7 @@ def enter_lab(state: State) -> None:
     try:
         if not is_alive(state):
             raise LabNotFound(f"lab '{state.lab}' has just ended")
-        for kind, flag in KINDS.items():
+        for kind, flag in NAMESPACE_FLAGS.items():
             flags |= flag if _differs(state.pid, kind) else 0
         flags |= CLONE_NEWUSER if _differs(state.pid, "user") else 0
         setns(pidfd, flags)
@@ -124,29 +130,31 @@ def _environment(lab: LabDirectory, node: str) -> dict[str, str]:
     return next((each.environment for each in nodes if each.name == node), {})
 
 
-def become(lab: LabDirectory, node: str, start: Start) -> NoReturn:
+def exec_in_node(lab: LabDirectory, node: str, invocation: Invocation) -> NoReturn:
     """Replace the calling process, a child inside the lab, by the program."""
-    program = start.command[0]
+    program = invocation.command[0]
     try:
         die_with_parent(signal.SIGKILL)
         namespaces = Namespaces(lab.namespaces)
         namespaces.enter(node)
         namespaces.enter_mounts(node)
         with contextlib.suppress(OSError):
-            os.chdir(start.current)
-        if start.directory is not None:
-            program = f"in {start.directory}"
-            os.chdir(start.directory)
-            program = start.command[0]
-        os.environ.update({"OXYCTL_LAB": lab.name, "OXYCTL_NODE": node, **_environment(lab, node), **start.environment})
+            os.chdir(invocation.current)
+        if invocation.directory is not None:
+            program = f"in {invocation.directory}"
+            os.chdir(invocation.directory)
+            program = invocation.command[0]
+        os.environ.update(
+            {"OXYCTL_LAB": lab.name, "OXYCTL_NODE": node, **_environment(lab, node), **invocation.environment}
+        )
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execvp(program, list(start.command))
+        os.execvp(program, list(invocation.command))
     except OSError as error:
         print(f"error: cannot run {program} in node '{node}': {error.strerror}", file=sys.stderr, flush=True)
-        is_missing = isinstance(error, FileNotFoundError) and program == start.command[0]
+        is_missing = isinstance(error, FileNotFoundError) and program == invocation.command[0]
         os._exit(NOT_FOUND if is_missing else NOT_EXECUTABLE)
 
 
@@ -173,13 +181,13 @@ def _wait_forwarding(pid: int) -> int:
             continue
         changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
         if changed and os.WIFSTOPPED(status):
-            _pause(pid)
+            _suspend(pid)
         elif changed:
             return exit_code(status)
 
 
-def _pause(pid: int) -> None:
-    """Stop like the program, which Ctrl-Z has stopped; when the user's shell continues us, continue the program."""
+def _suspend(pid: int) -> None:
+    """Stop with the program, which Ctrl-Z has stopped; continue it when the user's shell continues us."""
     if not os.isatty(0):
         return
     _give_terminal(os.getpgrp())

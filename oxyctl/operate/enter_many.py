@@ -10,15 +10,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from oxyctl.operate.enter import FORWARDED, Start, become, enter_lab, exit_code
+from oxyctl.operate.enter import FORWARDED, Invocation, enter_lab, exec_in_node, exit_code
 from oxyctl.supervise.state import LabDirectory, State
 
 CHUNK = 65_536
-Tell = Callable[[str, int, bytes], None]  # the node, 1 (output) or 2 (errors), and a line with its end
+LineHandler = Callable[[str, int, bytes], None]  # the node, 1 (output) or 2 (errors), and a line with its end
 
 
 @dataclass
-class Run:
+class NodeRun:
     """A program in one node: its exit code and its output."""
 
     node: str
@@ -29,13 +29,15 @@ class Run:
 
 @dataclass
 class _Child:
-    run: Run
+    run: NodeRun
     pid: int
     streams: dict[int, int]  # pipes from its output (1) and its errors (2)
 
 
-def run_everywhere(lab: LabDirectory, state: State, nodes: Sequence[str], start: Start, tell: Tell) -> list[Run]:
-    """Run `start` in all of `nodes` concurrently, without input. Returns the results in the order of `nodes`.
+def run_in_all(
+    lab: LabDirectory, state: State, nodes: Sequence[str], invocation: Invocation, on_line: LineHandler
+) -> list[NodeRun]:
+    """Run `invocation` in all of `nodes` concurrently, without input. Returns the results in the order of `nodes`.
 
     The calling process enters the lab permanently. Signals that end a command are forwarded to the programs.
     """
@@ -50,8 +52,8 @@ def run_everywhere(lab: LabDirectory, state: State, nodes: Sequence[str], start:
 
     for number in FORWARDED:
         signal.signal(number, forward)
-    children += [_fork(lab, Run(node), start) for node in nodes]
-    _collect(children, tell)
+    children += [_fork(lab, NodeRun(node), invocation) for node in nodes]
+    _collect(children, on_line)
     for child in children:
         child.run.exit_code = exit_code(os.waitpid(child.pid, 0)[1])
     return [child.run for child in children]
@@ -64,7 +66,7 @@ def print_line(node: str, stream: int, line: bytes) -> None:
     out.flush()
 
 
-def _fork(lab: LabDirectory, run: Run, start: Start) -> _Child:
+def _fork(lab: LabDirectory, run: NodeRun, invocation: Invocation) -> _Child:
     pipes = {stream: os.pipe() for stream in (1, 2)}
     pid = os.fork()
     if pid == 0:
@@ -72,13 +74,13 @@ def _fork(lab: LabDirectory, run: Run, start: Start) -> _Child:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for stream, (_, writer) in pipes.items():
             os.dup2(writer, stream)
-        become(lab, run.node, start)
+        exec_in_node(lab, run.node, invocation)
     for _, writer in pipes.values():
         os.close(writer)
     return _Child(run, pid, {stream: reader for stream, (reader, _) in pipes.items()})
 
 
-def _collect(children: Sequence[_Child], tell: Tell) -> None:
+def _collect(children: Sequence[_Child], on_line: LineHandler) -> None:
     """Read all pipes until they are closed; an unterminated last line gets a line feed."""
     with selectors.DefaultSelector() as selector:
         for child in children:
@@ -87,19 +89,19 @@ def _collect(children: Sequence[_Child], tell: Tell) -> None:
         while selector.get_map():
             for key, _ in selector.select():
                 chunk = os.read(key.fd, CHUNK)
-                run, stream, held = key.data
-                _take(run, stream, held, chunk, tell)
+                run, stream, pending = key.data
+                _split_lines(run, stream, pending, chunk, on_line)
                 if not chunk:
                     selector.unregister(key.fileobj)
                     os.close(key.fd)
 
 
-def _take(run: Run, stream: int, held: bytearray, chunk: bytes, tell: Tell) -> None:
+def _split_lines(run: NodeRun, stream: int, pending: bytearray, chunk: bytes, on_line: LineHandler) -> None:
     (run.stdout if stream == 1 else run.stderr).extend(chunk)
-    held += chunk
-    *lines, rest = held.split(b"\n")
-    held[:] = rest
+    pending += chunk
+    *lines, rest = pending.split(b"\n")
+    pending[:] = rest
     for line in lines:
-        tell(run.node, stream, bytes(line) + b"\n")
+        on_line(run.node, stream, bytes(line) + b"\n")
     if not chunk and rest:
-        tell(run.node, stream, bytes(rest) + b"\n")
+        on_line(run.node, stream, bytes(rest) + b"\n")

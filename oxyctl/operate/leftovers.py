@@ -13,50 +13,50 @@ import msgspec
 from oxyctl.errors import OxyctlError
 from oxyctl.supervise.state import LabDirectory, locked, run_directory
 
-MARKS = {"state.json", "plan.json", "log"}  # `up` creates the log directory first
+LAB_FILES = {"state.json", "plan.json", "log"}  # `up` creates the log directory first
 MOUNTS = Path("/proc/self/mountinfo")
 ESCAPE = re.compile(r"\\([0-7]{3})")  # how mountinfo writes spaces (proc_pid_mountinfo(5))
 
 
-class Remains(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+class Leftover(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """The directory of a lab that has ended, or its lock if nothing else is left."""
 
     path: str
     kept: str | None = None  # why it was not deleted
 
 
-def collect(*, dry_run: bool) -> list[Remains]:
+def collect(*, dry_run: bool) -> list[Leftover]:
     """Delete the files of labs that have ended. Labs that are being built or taken down are skipped."""
     base = run_directory()
     names = {entry.name for part in ("labs", "locks") for entry in _entries(base / part)}
-    found = []
+    leftovers = []
     for name in sorted(names):
         lab, lock = LabDirectory(base / "labs" / name), base / "locks" / name
-        is_old = os.path.lexists(lock)
-        if is_old and not _is_lock(lock):
+        had_lock = os.path.lexists(lock)
+        if had_lock and not _is_lock(lock):
             continue
         with contextlib.suppress(BlockingIOError), locked(name, wait=False):
             if lab.live_state() is not None:
                 continue
-            remains = _collect_lab(lab, dry_run)
-            is_over = not any(each.kept for each in remains)
-            found += remains + ([Remains(path=str(lock))] if is_old and is_over else [])
-            if not is_old or (is_over and not dry_run):
+            lab_leftovers = _collect_lab(lab, dry_run)
+            is_deleted = not any(each.kept for each in lab_leftovers)
+            leftovers += lab_leftovers + ([Leftover(path=str(lock))] if had_lock and is_deleted else [])
+            if not had_lock or (is_deleted and not dry_run):
                 lock.unlink()  # processes that wait for it check whether it still exists
-    return found
+    return leftovers
 
 
 def _is_lock(path: Path) -> bool:
     return path.is_file() and not path.is_symlink() and path.stat().st_size == 0
 
 
-def _collect_lab(lab: LabDirectory, dry_run: bool) -> list[Remains]:
+def _collect_lab(lab: LabDirectory, dry_run: bool) -> list[Leftover]:
     if not os.path.lexists(lab.path):
         return []
-    kept = foreign(lab)
+    kept = reason_to_keep(lab)
     if kept is None and not dry_run:
         delete(lab)
-    return [Remains(path=str(lab.path), kept=kept)]
+    return [Leftover(path=str(lab.path), kept=kept)]
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -66,7 +66,7 @@ def _entries(directory: Path) -> list[Path]:
         return []
 
 
-def foreign(lab: LabDirectory) -> str | None:
+def reason_to_keep(lab: LabDirectory) -> str | None:
     """Why the directory of `lab` must not be deleted; None: it is provably a lab's."""
     if lab.path.is_symlink():
         return "it is a symbolic link"
@@ -75,8 +75,8 @@ def foreign(lab: LabDirectory) -> str | None:
     if lab.path.lstat().st_uid != os.geteuid():
         return "it belongs to another user"
     names = {entry.name for entry in _entries(lab.path)}
-    if names and not names & MARKS:
-        return "it does not look like a lab's: " + ", ".join(sorted(names)[:3])
+    if names and not names & LAB_FILES:
+        return "it does not look like a lab directory: " + ", ".join(sorted(names)[:3])
     if (mounted := _mount_below(lab.path)) is not None:
         return f"something is mounted at {mounted}"
     return None
@@ -89,11 +89,11 @@ def delete(lab: LabDirectory) -> bool:
     """
     if not os.path.lexists(lab.path):
         return False
-    if (reason := foreign(lab)) is not None:
+    if (reason := reason_to_keep(lab)) is not None:
         raise OxyctlError(f"{lab.path} is not deleted: {reason}")
     try:
         # files that identify a lab are deleted last, so that an interrupted run can be repeated
-        for entry in sorted(_entries(lab.path), key=lambda entry: entry.name in MARKS):
+        for entry in sorted(_entries(lab.path), key=lambda entry: entry.name in LAB_FILES):
             _delete_entry(entry)
         lab.path.rmdir()
     except OSError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oxyctl.plan.steps import PlannedNode
-from oxyctl.supervise.program_output import TIMES, older, times_of
+from oxyctl.supervise.program_output import TIMESTAMP, rotated, timestamps_of
 from oxyctl.supervise.state import LabDirectory, find_node, is_alive
 
 POLL_MS = 100
@@ -27,7 +27,7 @@ class Line(NamedTuple):
     text: str
 
 
-Naming = Callable[[str], tuple[str, str] | None]  # a line's name and text; None: the line is not shown
+LineNamer = Callable[[str], tuple[str, str] | None]  # a line's name and text; None: the line is not shown
 
 
 def print_logs(
@@ -43,7 +43,7 @@ def print_logs(
     wanted = (line for line in past if line.ns >= since_ns)
     _print(wanted if tail is None else iter(collections.deque(wanted, tail)), node)
     if follow:
-        for _ in _polls(lab):
+        for _ in _poll_until_ended(lab):
             _print(heapq.merge(*(source.new_lines() for source in sources)), node)
     _print(heapq.merge(*(source.rest() for source in sources)), node)
 
@@ -54,7 +54,7 @@ def _print(lines: Iterator[Line], node: str | None) -> None:
     sys.stdout.flush()
 
 
-def _polls(lab: LabDirectory) -> Iterator[None]:
+def _poll_until_ended(lab: LabDirectory) -> Iterator[None]:
     """Yield every POLL_MS while the lab is running, and once after it has ended."""
     state = lab.live_state()
     if state is not None:
@@ -68,29 +68,29 @@ def _polls(lab: LabDirectory) -> Iterator[None]:
     yield
 
 
-def _sources(lab: LabDirectory, node: str | None) -> Iterator[tuple[Path, Naming]]:
+def _sources(lab: LabDirectory, node: str | None) -> Iterator[tuple[Path, LineNamer]]:
     logs, plan = lab.logs(), lab.read_plan()
     nodes = plan.nodes if plan else []
     if node is None:
         for name, log in logs.items():
-            yield log, _shared(name, nodes)
+            yield log, _by_prefix(name, nodes)
     elif node in logs and node not in {planned.name for planned in nodes}:
-        yield logs[node], _all(node)  # a program of the lab itself: `services`, `impair`, `supervisor`
+        yield logs[node], _named(node)  # a program of the lab itself: `services`, `impair`, `supervisor`
     else:
         planned = find_node(lab, node)
-        yield lab.log(planned.process), _only(node) if planned.process != node else _all(node)
+        yield lab.log(planned.process), _select_node(node) if planned.process != node else _named(node)
 
 
-def _all(name: str) -> Naming:
+def _named(name: str) -> LineNamer:
     return lambda text: (name, text)
 
 
-def _only(node: str) -> Naming:
+def _select_node(node: str) -> LineNamer:
     """Select the lines about one node in the log of a shared program, which start with its name."""
     return lambda text: (node, text.partition(": ")[2]) if text.startswith(f"{node}: ") else None
 
 
-def _shared(process: str, nodes: list[PlannedNode]) -> Naming:
+def _by_prefix(process: str, nodes: list[PlannedNode]) -> LineNamer:
     served = {node.name for node in nodes if node.process == process != node.name}
 
     def name(text: str) -> tuple[str, str]:
@@ -107,8 +107,8 @@ class _File:
         """Open the files. OSError: the log does not exist."""
         self._log = log.open("rb")
         self._times = times.open("rb") if times.exists() else None
-        found = os.fstat(self._log.fileno())
-        self.inode, self._ns, self._offset = found.st_ino, found.st_mtime_ns, 0
+        stat = os.fstat(self._log.fileno())
+        self.inode, self._ns, self._offset = stat.st_ino, stat.st_mtime_ns, 0
         self._marks: collections.deque[tuple[int, int]] = collections.deque()
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
@@ -118,7 +118,7 @@ class _File:
         data = self._log.read()
         if self._times is not None:
             fresh = self._times.read()
-            self._marks.extend(TIMES.iter_unpack(fresh[: len(fresh) - len(fresh) % TIMES.size]))
+            self._marks.extend(TIMESTAMP.iter_unpack(fresh[: len(fresh) - len(fresh) % TIMESTAMP.size]))
         for piece in data.splitlines(keepends=True):
             while self._marks and self._marks[0][1] <= self._offset:
                 self._ns = self._marks.popleft()[0]
@@ -134,38 +134,38 @@ class _File:
 class _Source:
     """One log, read across rotations."""
 
-    def __init__(self, path: Path, name: Naming) -> None:
+    def __init__(self, path: Path, name: LineNamer) -> None:
         self._path, self._name = path, name
-        self._held = b""
-        self._file = _open(older(path), older(times_of(path))) or _open(path, times_of(path))
+        self._pending = b""
+        self._file = _open(rotated(path), rotated(timestamps_of(path))) or _open(path, timestamps_of(path))
 
     def new_lines(self) -> Iterator[Line]:
         """The complete lines that were written since the last call."""
         for ns, piece in self._pieces():
-            self._held += piece
-            if self._held.endswith(b"\n"):
+            self._pending += piece
+            if self._pending.endswith(b"\n"):
                 yield from self._line(ns)
 
     def rest(self) -> Iterator[Line]:
         """The last line, if it is incomplete."""
-        if self._held:
+        if self._pending:
             yield from self._line(0)
 
     def _line(self, ns: int) -> Iterator[Line]:
-        text, self._held = self._held.decode(errors="replace").rstrip("\n"), b""
+        text, self._pending = self._pending.decode(errors="replace").rstrip("\n"), b""
         if (named := self._name(text)) is not None:
             yield Line(ns, *named)
 
     def _pieces(self) -> Iterator[tuple[int, bytes]]:
         if self._file is None:
-            self._file = _open(self._path, times_of(self._path))
+            self._file = _open(self._path, timestamps_of(self._path))
         while self._file is not None:
             is_latest = _inode(self._path) in (self._file.inode, None)
             yield from self._file.pieces()
             if is_latest:
                 return
             self._file.close()
-            self._file = _open(self._path, times_of(self._path))
+            self._file = _open(self._path, timestamps_of(self._path))
 
 
 def _open(log: Path, times: Path) -> _File | None:

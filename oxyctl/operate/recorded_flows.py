@@ -11,17 +11,17 @@ from proxy.settings import DocumentError, load
 SETTINGS, STORE = "proxy.yaml", "flows.db"  # default names
 
 
-def recordings_beside(control: str | Path) -> RecordedSessions | None:
+def recorded_sessions_of(control: str | Path) -> RecordedSessions | None:
     """The SSH recordings of the proxy with this control socket, found by its settings; None: there are none."""
     home = Path(control).absolute().parent
     try:
-        place = Path(load(home / SETTINGS).state) / "recordings"
+        directory = Path(load(home / SETTINGS).state) / "recordings"
     except (DocumentError, OSError):
         return None
-    return RecordedSessions(place) if place.is_dir() else None
+    return RecordedSessions(directory) if directory.is_dir() else None
 
 
-def recorded_beside(control: str | Path) -> RecordedFlows | None:
+def recorded_flows_of(control: str | Path) -> RecordedFlows | None:
     """The flow log of the proxy with this control socket, found by its settings or its default name; None: none."""
     home = Path(control).absolute().parent
     path = home / STORE

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from oxyctl.operate.enter import Start
+from oxyctl.operate.enter import Invocation
 from oxyctl.supervise.state import LabDirectory, write_atomically
 
 BASHRC = """\
@@ -16,15 +16,15 @@ PS1="($OXYCTL_LAB $OXYCTL_NODE) ${PS1:-\\\\$ }"
 """
 
 
-def shell_in(lab: LabDirectory, node: str) -> Start:
-    """The start of $SHELL, by default sh. OSError: its file cannot be written.
+def shell_in(lab: LabDirectory, node: str) -> Invocation:
+    """The invocation of $SHELL, by default sh. OSError: its startup file cannot be written.
 
     bash would reset its prompt, so it reads a file of ours after the user's. Other shells use PS1, or show the host's
     name, which is the node's.
     """
     shell = shutil.which(os.environ.get("SHELL") or "sh") or "/bin/sh"
     if Path(shell).name != "bash":
-        return Start([shell, "-i"], {"PS1": f"({lab.name} {node}) $ "})
+        return Invocation([shell, "-i"], {"PS1": f"({lab.name} {node}) $ "})
     file = lab.path / "shell.bashrc"
     write_atomically(file, BASHRC.encode())
-    return Start([shell, "--rcfile", str(file), "-i"])
+    return Invocation([shell, "--rcfile", str(file), "-i"])

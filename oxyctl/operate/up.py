@@ -15,7 +15,7 @@ import msgspec
 from oxyctl.errors import OxyctlError, UsageError
 from oxyctl.operate import down
 from oxyctl.operate.ask import ask_status
-from oxyctl.operate.kernel_tunnels import abilities_for
+from oxyctl.operate.kernel_tunnels import supported_kinds_for
 from oxyctl.operate.leftovers import delete
 from oxyctl.plan.diff import is_same
 from oxyctl.plan.make import make_plan
@@ -27,7 +27,7 @@ from oxyctl.topology.model import Lab
 
 Event = dict[str, Any]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GONE_S = 10
+END_TIMEOUT_S = 10
 SUPERVISOR = "oxyctl.supervise.supervisor"
 
 
@@ -39,14 +39,14 @@ class Interrupted(BaseException):
         self.number = number
 
 
-def up(lab: Lab, timeout_s: float, tell: Callable[[Event], None]) -> bool:
-    """Bring `lab` up, completely or not at all; `tell` gets each event. False: it was already up with the same plan.
+def up(lab: Lab, timeout_s: float, on_event: Callable[[Event], None]) -> bool:
+    """Bring `lab` up, completely or not at all; `on_event` gets each event. False: it was up with this plan already.
 
     OxyctlError: it failed. UsageError: it is up with another plan. Interrupted: a signal has ended the build.
     """
     directory = lab_directory(lab.name)
-    plan = make_plan(lab, directory.path, abilities_for(lab))
-    with _interruptible(), _locked(lab.name) as lock:
+    plan = make_plan(lab, directory.path, supported_kinds_for(lab))
+    with _interruptible(), locked_for_change(lab.name) as lock:
         state = _current_state(directory)
         if state is not None and state.phase != "stopping":
             _check_same(directory, plan, state)
@@ -56,7 +56,7 @@ def up(lab: Lab, timeout_s: float, tell: Callable[[Event], None]) -> bool:
         delete(directory)
         try:
             _write_plan(directory, plan)
-            _launch(directory, lock, timeout_s, tell)
+            _launch(directory, lock, timeout_s, on_event)
         except BaseException:
             delete(directory)
             raise
@@ -76,20 +76,21 @@ def _current_state(directory: LabDirectory) -> State | None:
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # only once: taking the lab down is not interrupted
+        for signal_number in SIGNALS:
+            signal.signal(signal_number, signal.SIG_IGN)  # only once: taking the lab down is not interrupted
         raise Interrupted(number)
 
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    previous = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def _locked(name: str) -> Iterator[int]:
+def locked_for_change(name: str) -> Iterator[int]:
+    """Lock lab `name` until the block ends; yield the lock's descriptor. OxyctlError: another command holds it."""
     try:
         with locked(name, wait=False) as fd:
             yield fd
@@ -97,54 +98,47 @@ def _locked(name: str) -> Iterator[int]:
         raise OxyctlError(f"another command is building lab '{name}' or taking it down") from None
 
 
-@contextlib.contextmanager
-def holding(name: str) -> Iterator[None]:
-    """Prevent other commands from changing lab `name` until the block ends. OxyctlError: one is changing it."""
-    with _locked(name):
-        yield
-
-
 def _check_same(directory: LabDirectory, plan: Plan, state: State) -> None:
     running = directory.read_plan()
     if running is None or not is_same(running, plan):
         raise UsageError(
-            f"lab '{plan.lab}' is up with another topology, from {state.source}; "
-            f"`oxyctl lab apply` changes it, or give this one another --name"
+            f"lab '{plan.lab}' is already up with another topology, from {state.source}: "
+            f"change it with `oxyctl lab apply`, or choose another --name"
         )
 
 
 def _write_plan(directory: LabDirectory, plan: Plan) -> None:
     content = msgspec.json.format(msgspec.json.encode(plan), indent=1)
-    with _writing(directory):
+    with _translated_errors(directory):
         directory.log("supervisor").parent.mkdir(mode=0o700, parents=True)
         (directory.path / "plan.json").write_bytes(content)
 
 
 @contextlib.contextmanager
-def _writing(directory: LabDirectory) -> Iterator[None]:
+def _translated_errors(directory: LabDirectory) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise OxyctlError(f"cannot write to the run directory: {directory.path}: {error.strerror}") from None
 
 
-def _launch(directory: LabDirectory, lock: int, timeout_s: float, tell: Callable[[Event], None]) -> None:
+def _launch(directory: LabDirectory, lock: int, timeout_s: float, on_event: Callable[[Event], None]) -> None:
     ours, theirs = socket.socketpair()
     with ours:
         try:
             with theirs:
                 _start(directory, theirs.fileno(), lock, timeout_s)
-            _follow(ours, directory, tell)
+            _follow(ours, directory, on_event)
         except BaseException:
-            ours.shutdown(socket.SHUT_WR)  # for the supervisor this is the end of the command, and it ends
-            _wait_gone(ours, directory)
+            ours.shutdown(socket.SHUT_WR)  # tells the supervisor that the command has ended, so it ends too
+            _wait_until_ended(ours, directory)
             raise
 
 
 def _start(directory: LabDirectory, channel: int, lock: int, timeout_s: float) -> None:
     """Start the supervisor. The started process ends as soon as its child, PID 1 of the lab, is independent."""
     module = [sys.executable, "-P", "-m", *SUPERVISOR.split()]
-    with _writing(directory), directory.log("supervisor").open("ab") as log:
+    with _translated_errors(directory), directory.log("supervisor").open("ab") as log:
         subprocess.run(
             [*module, str(directory.path), str(channel), str(lock), str(timeout_s)],
             stdin=subprocess.DEVNULL,
@@ -155,8 +149,8 @@ def _start(directory: LabDirectory, channel: int, lock: int, timeout_s: float) -
         )
 
 
-def _follow(channel: socket.socket, directory: LabDirectory, tell: Callable[[Event], None]) -> None:
-    """Pass events to `tell` and commit the lab; return when its supervisor runs alone. OxyctlError: it failed."""
+def _follow(channel: socket.socket, directory: LabDirectory, on_event: Callable[[Event], None]) -> None:
+    """Pass events to `on_event` and commit the lab; return when its supervisor runs alone. OxyctlError: it failed."""
     with contextlib.suppress(ConnectionError), channel.makefile("rb") as lines:  # reset: the supervisor was killed
         for line in lines:
             event: Event = msgspec.json.decode(line)
@@ -164,15 +158,15 @@ def _follow(channel: socket.socket, directory: LabDirectory, tell: Callable[[Eve
                 raise OxyctlError(str(event["error"]))
             if event["event"] == "up":
                 channel.sendall(COMMIT)
-            tell(event)
+            on_event(event)
     state = directory.live_state()
     if state is None or state.phase != "up":
         raise OxyctlError(f"the lab's supervisor ended; its log:\n{tail(directory.log('supervisor'))}")
 
 
-def _wait_gone(channel: socket.socket, directory: LabDirectory) -> None:
+def _wait_until_ended(channel: socket.socket, directory: LabDirectory) -> None:
     """Return when the supervisor and its lab have ended. It has written its PID before building anything."""
-    channel.settimeout(GONE_S)
+    channel.settimeout(END_TIMEOUT_S)
     with contextlib.suppress(OSError):
         while channel.recv(65_536):
             pass

@@ -19,7 +19,7 @@ from oxyctl.plan.steps import Link, Plan, PlannedNode, Route, Running
 
 # programs that reload their configuration; the name of the list in their file
 SHARED = {"agents": "clients", "services": "nodes", "sites": "tunnels", "names": "nodes"}
-KNOWN = {
+COMPARABLE_FIELDS = {
     "lab",
     "source",
     "namespaces",
@@ -80,9 +80,9 @@ def compare(running: Plan, wanted: Plan) -> Diff:
     changed = [
         link for key, link in new.items() if key[0] in kept and key in old and _only_impairments_differ(old[key], link)
     ]
-    done = {(link.node, link.network) for link in changed}
-    removed = [link for key, link in old.items() if key[0] in kept and key not in done and new.get(key) != link]
-    added = [link for key, link in new.items() if key[0] in kept and key not in done and old.get(key) != link]
+    changed_keys = {(link.node, link.network) for link in changed}
+    removed = [link for key, link in old.items() if key[0] in kept and key not in changed_keys and new.get(key) != link]
+    added = [link for key, link in new.items() if key[0] in kept and key not in changed_keys and old.get(key) != link]
     programs = _programs_to_restart(running, wanted)
     routes_removed, routes_added = _routes(running, wanted, kept, {(link.node, link.index) for link in added})
     changes = [
@@ -166,9 +166,11 @@ def tunnel_impairment(entry: dict[str, Any]) -> Impairment:
 def _check_possible(running: Plan, wanted: Plan) -> None:
     if running.lab != wanted.lab:
         raise UsageError(f"lab '{running.lab}' cannot be changed into '{wanted.lab}': name the lab with --lab")
-    for name in set(wanted.__struct_fields__) - KNOWN:
+    for name in set(wanted.__struct_fields__) - COMPARABLE_FIELDS:
         if getattr(running, name) != getattr(wanted, name):
-            raise UsageError(f"{name} of a lab cannot be changed while it runs; `oxyctl lab down {running.lab}` first")
+            raise UsageError(
+                f"{name} of a lab cannot be changed while it runs: run `oxyctl lab down {running.lab}` first"
+            )
 
 
 def _links(plan: Plan) -> dict[tuple[str, str], Link]:
@@ -320,12 +322,12 @@ def _describe_renewal(old: Link, new: Link) -> str:
 
 def _text(value: object) -> str:
     if isinstance(value, Impairment):
-        return value.words() or "unimpaired"
+        return value.describe() or "unimpaired"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _describe_impairments(before: Impairment, after: Impairment) -> str:
-    return f"{before.words() or 'unimpaired'} -> {after.words() or 'unimpaired'}"
+    return f"{before.describe() or 'unimpaired'} -> {after.describe() or 'unimpaired'}"
 
 
 def _tunnel_changes(

@@ -52,10 +52,10 @@ FORWARDING = {
 
 
 class Draft:
-    """A plan under construction. `abilities`: kinds of tunnels that this kernel supports."""
+    """A plan under construction. `kernel_kinds`: kinds of tunnels that this kernel supports."""
 
-    def __init__(self, lab: Lab, run: Path, abilities: Collection[str] = ()) -> None:
-        self.lab, self.run, self.abilities = lab, run, abilities
+    def __init__(self, lab: Lab, run: Path, kernel_kinds: Collection[str] = ()) -> None:
+        self.lab, self.run, self.kernel_kinds = lab, run, kernel_kinds
         self.namespaces: list[Namespace] = []
         self.processes: list[Process] = []
         self.nodes: list[PlannedNode] = []
@@ -153,7 +153,7 @@ class Draft:
         if self.sites:
             self._add_shared("sites", {"tunnels": self.sites, "status": str(self.sites_status)})
         self.add_file(self.run / "hosts", self._hosts())
-        self._add_shared("names", {"hosts": str(self.run / "hosts"), "nodes": self._resolving()})
+        self._add_shared("names", {"hosts": str(self.run / "hosts"), "nodes": self._resolver_nodes()})
         return Plan(
             lab=self.lab.name,
             source=str(self.lab.file),
@@ -186,7 +186,7 @@ class Draft:
             for hop in hops
         ]
 
-    def _resolving(self) -> list[dict[str, str]]:
+    def _resolver_nodes(self) -> list[dict[str, str]]:
         """The nodes in which the shared resolver listens: those without a service of their own on port 53."""
         return [
             {"name": name, "netns": str(self.namespace_file(name))}

@@ -11,9 +11,9 @@ from oxyctl.plan.steps import Plan
 from oxyctl.topology.model import Lab
 
 
-def make_plan(lab: Lab, run: Path, abilities: Collection[str] = ()) -> Plan:
-    """The steps that create `lab`, with its files in `run`. `abilities`: kinds of tunnels that the kernel supports."""
-    draft = Draft(lab, run, abilities)
+def make_plan(lab: Lab, run: Path, kernel_kinds: Collection[str] = ()) -> Plan:
+    """The steps that create `lab`, with its files in `run`. `kernel_kinds`: tunnels that the kernel supports."""
+    draft = Draft(lab, run, kernel_kinds)
     for name, node in lab.nodes.items():
         plan_node(name, node, draft)
     return draft.finish()

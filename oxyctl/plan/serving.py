@@ -20,7 +20,9 @@ class Serving:
     def __init__(self, plan: Plan) -> None:
         self.nodes: dict[str, list[str]] = {process.name: [process.name] for process in plan.processes if process.node}
         for program in sorted(SHARED_BY_NODES):
-            owners = dict.fromkeys(_owner(entry) for entry in _listed(plan, program) if entry.get("end") != "probe")
+            owners = dict.fromkeys(
+                _owner(entry) for entry in _config_entries(plan, program) if entry.get("end") != "probe"
+            )
             if owners:
                 self.nodes[program] = list(owners)
         self.programs: dict[str, list[str]] = {}
@@ -56,7 +58,7 @@ def is_cut(plan: Plan, site: str) -> bool:
     return any(link.node in ends and (link.impairment.down or link.impairment.loss >= 1) for link in plan.links)
 
 
-def _listed(plan: Plan, program: str) -> list[dict[str, Any]]:
+def _config_entries(plan: Plan, program: str) -> list[dict[str, Any]]:
     text = next((file.text for file in plan.files if PurePath(file.path).name == f"{program}.json"), None)
     return [] if text is None else list(json.loads(text)[SHARED[program]])
 

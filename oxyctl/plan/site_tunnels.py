@@ -52,18 +52,18 @@ def kernel_kind(lab: Lab, name: str) -> str:
     return "gue6" if over_ipv6 else "gue"
 
 
-def carried_carrier(lab: Lab, name: str, abilities: Collection[str]) -> tuple[By, By | None]:
-    """What carries each end of a site's tunnel, its own and the edge's. `abilities`: kinds that the kernel supports."""
+def carriers(lab: Lab, name: str, kernel_kinds: Collection[str]) -> tuple[By, By | None]:
+    """What carries each end of a site's tunnel, the site's and the edge's. `kernel_kinds`: what the kernel supports."""
     site, kind = lab.nodes[name], kernel_kind(lab, name)
     assert isinstance(site, SiteNode)
     if isinstance(site, GreSiteNode):
-        return _carrier(site.tunnel, kind in abilities), _carrier(site.edge or site.tunnel, kind in abilities)
+        return _carrier(site.tunnel, kind in kernel_kinds), _carrier(site.edge or site.tunnel, kind in kernel_kinds)
     assert isinstance(site, GueSiteNode)
-    return _carrier(site.tunnel, kind in abilities and not site.needs_user_space), None
+    return _carrier(site.tunnel, kind in kernel_kinds and not site.needs_user_space), None
 
 
-def _carrier(setting: str, is_able: bool) -> By:
-    return "kernel" if setting == "kernel" or (setting == "auto" and is_able) else "user space"
+def _carrier(setting: str, is_supported: bool) -> By:
+    return "kernel" if setting == "kernel" or (setting == "auto" and is_supported) else "user space"
 
 
 def edge_token(draft: Draft, name: str) -> str:
@@ -105,7 +105,7 @@ def _is_cut(lab: Lab, tunnel: SiteTunnel) -> bool:
 def tunnel_of(name: str, site: SiteNode, draft: Draft) -> SiteTunnel:
     """The tunnel of the site `name`: what carries it, its addresses and its MTU."""
     lab = draft.lab
-    by, edge = carried_carrier(lab, name, draft.abilities)
+    by, edge = carriers(lab, name, draft.kernel_kinds)
     return SiteTunnel(
         site=name,
         proxy=site.via or "",
@@ -182,10 +182,10 @@ def edge_devices(number: int) -> tuple[str, str]:
     return f"gre{number}", f"tun{number}"
 
 
-def has_kernel_edge(lab: Lab, proxy: str, abilities: Collection[str]) -> bool:
+def has_kernel_edge(lab: Lab, proxy: str, kernel_kinds: Collection[str]) -> bool:
     """Whether the kernel carries the edge of any tunnel of `proxy`."""
     return any(
-        isinstance(node, SiteNode) and node.via == proxy and carried_carrier(lab, name, abilities)[1] == "kernel"
+        isinstance(node, SiteNode) and node.via == proxy and carriers(lab, name, kernel_kinds)[1] == "kernel"
         for name, node in lab.nodes.items()
     )
 

@@ -53,8 +53,8 @@ class TrustPlan:
 
     def bundles(self) -> list[Bundle]:
         """All bundles, without duplicates."""
-        found = {path: node for node in self._lab.nodes if (path := self.bundle_of(node)) is not None}
-        return [Bundle(path=path, authorities=self.authorities_of(node)) for path, node in found.items()]
+        nodes = {path: node for node in self._lab.nodes if (path := self.bundle_of(node)) is not None}
+        return [Bundle(path=path, authorities=self.authorities_of(node)) for path, node in nodes.items()]
 
     @property
     def terminates_ssh(self) -> bool:
@@ -68,13 +68,13 @@ class TrustPlan:
     def environment_of(self, node: str) -> dict[str, str]:
         """Variables for programs of `node` that do not use the system's bundle of certificates."""
         bundle = self.bundle_of(node)
-        found = {} if bundle is None else dict.fromkeys(VARIABLES, bundle)
+        variables = {} if bundle is None else dict.fromkeys(VARIABLES, bundle)
         tenant = tenant_of(self._lab, node) if self._lab.nodes[node].trust == "tenant-ca" else None
         if tenant in self._ssh_tenants():
-            found[SSH_KNOWN_HOSTS] = str(self._ssh_keys(*tenant) / "known_hosts")
-        return found
+            variables[SSH_KNOWN_HOSTS] = str(self._ssh_keys(*tenant) / "known_hosts")
+        return variables
 
-    def origins(self, tenant: TenantSettings) -> TenantSettings:
+    def with_origin_trust(self, tenant: TenantSettings) -> TenantSettings:
         """The tenant's settings, changed to trust the lab's authority for origins."""
         if not self.may_inspect:
             return tenant
@@ -90,8 +90,8 @@ class TrustPlan:
             (name, tenant)
             for name, node in self._lab.nodes.items()
             if isinstance(node, ProxyNode)
-            for tenant, said in node.tenants.items()
-            if said.inspection.ssh is not None
+            for tenant, settings in node.tenants.items()
+            if settings.inspection.ssh is not None
         ]
 
     def _ssh_keys(self, proxy: str, tenant: str) -> Path:

@@ -25,42 +25,42 @@ def compare(old: PolicyInfo, new: PolicyInfo) -> list[Difference]:
     """The differences by rule name: in the order of the new policy, then removed rules."""
     before = {rule.name: rule for rule in old.rules}
     after = {rule.name: rule for rule in new.rules}
-    found = []
+    differences = []
     if old.defaults != new.defaults:
-        found.append(Difference(change="default", rule="default", what=[f"{old.defaults} -> {new.defaults}"]))
+        differences.append(Difference(change="default", rule="default", what=[f"{old.defaults} -> {new.defaults}"]))
     moved = _moved([name for name in before if name in after], [name for name in after if name in before])
     for name, rule in after.items():
         if name not in before:
-            found.append(Difference(change="added", rule=name, what=[_shown(rule)]))
+            differences.append(Difference(change="added", rule=name, what=[_summary(rule)]))
         elif what := _changes(before[name], rule):
-            found.append(Difference(change="changed", rule=name, what=what))
+            differences.append(Difference(change="changed", rule=name, what=what))
         elif name in moved:
-            found.append(Difference(change="moved", rule=name, what=["it is evaluated in another order than before"]))
+            differences.append(Difference(change="moved", rule=name, what=["evaluated in a different order"]))
     removed = [rule for name, rule in before.items() if name not in after]
-    return found + [Difference(change="removed", rule=rule.name, what=[_shown(rule)]) for rule in removed]
+    return differences + [Difference(change="removed", rule=rule.name, what=[_summary(rule)]) for rule in removed]
 
 
 def _changes(old: RuleInfo, new: RuleInfo) -> list[str]:
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in COMPARED]
-    return [f"{name}: {_text(one)} -> {_text(other)}" for name, one, other in pairs if one != other]
+    return [f"{name}: {_text(before)} -> {_text(after)}" for name, before, after in pairs if before != after]
 
 
 def _text(value: object) -> str:
     return " and ".join(value) or "everything" if isinstance(value, list) else str(value)
 
 
-def _shown(rule: RuleInfo) -> str:
+def _summary(rule: RuleInfo) -> str:
     return f"{rule.action}: {_text(rule.when)}"
 
 
 def _moved(old: Sequence[str], new: Sequence[str]) -> set[str]:
     """The smallest set of names whose moves turn one order into the other."""
-    place = {name: index for index, name in enumerate(old)}
+    position = {name: index for index, name in enumerate(old)}
     ends: list[int] = []  # by length of increasing subsequences, the smallest last place
     lengths = []
     for name in new:
-        at = bisect.bisect_left(ends, place[name])
-        ends[at : at + 1] = [place[name]]
+        at = bisect.bisect_left(ends, position[name])
+        ends[at : at + 1] = [position[name]]
         lengths.append(at)
     kept, wanted = set(), len(ends) - 1
     for name, length in zip(reversed(new), reversed(lengths), strict=True):

@@ -29,15 +29,15 @@ def load(file: str, tenant: str | None, before: Sequence[str] = (), *, is_tested
 
 def run_tests(policies: Policies) -> list[PolicyTestResult]:
     """Run all tests of the policies. DocumentError: a test does not describe a flow."""
-    found = []
+    results = []
     for policy in policies.policies:
         for index, test in enumerate(policy.tests):
             problem = try_test(policies, policy, index, time.time())
             expected = test.expect + (f" by {test.rule}" if test.rule else "")
             text = None if problem is None else str(problem)
-            found.append(
+            results.append(
                 PolicyTestResult(
                     policy=policy.name, name=test.name or f"test {index + 1}", expected=expected, problem=text
                 )
             )
-    return found
+    return results

@@ -21,29 +21,35 @@ _COLUMNS = [
 ]
 
 
-def print_authorities(found: Sequence[AuthorityInfo]) -> None:
+def print_authorities(authorities: Sequence[AuthorityInfo]) -> None:
     """Print a line for each, and below it the fingerprint, which clients compare."""
-    Table(_COLUMNS).write([_row(each) for each in found])
+    Table(_COLUMNS).write([_row(authority) for authority in authorities])
     print()
-    for each in found:
-        print(safe_text(f"{each.tenant}: SHA-256 {each.root.fingerprint}"))
-        if each.next is not None:
-            print(safe_text(f"{each.tenant}: SHA-256 {each.next.fingerprint} (from {_time(each.next_from)})"))
+    for authority in authorities:
+        print(safe_text(f"{authority.tenant}: SHA-256 {authority.root.fingerprint}"))
+        if authority.next is not None:
+            print(
+                safe_text(
+                    f"{authority.tenant}: SHA-256 {authority.next.fingerprint} (from {_time(authority.next_from)})"
+                )
+            )
 
 
-def rotation_text(found: AuthorityInfo) -> str:
+def rotation_text(authority: AuthorityInfo) -> str:
     """The effect of a rotation on clients."""
-    if found.next is None:
-        until = f", valid until {_time(found.root.not_after)}"
+    if authority.next is None:
+        until = f", valid until {_time(authority.root.not_after)}"
         return safe_text(
-            f"{found.tenant}: {found.root.subject} signs from now on{until}; clients need it at their next connection\n"
-            f"SHA-256 {found.root.fingerprint}"
+            f"{authority.tenant}: {authority.root.subject} signs from now on{until}; "
+            f"clients must trust it at their next connection\n"
+            f"SHA-256 {authority.root.fingerprint}"
         )
-    at = _time(found.next_from)
+    at = _time(authority.next_from)
     return safe_text(
-        f"{found.tenant}: {found.next.subject} takes over at {at}; until then {found.root.subject} signs.\n"
-        f"`oxyctl ca export --tenant {found.tenant}` has both: clients that trust only the old one fail from then on.\n"
-        f"SHA-256 {found.next.fingerprint}"
+        f"{authority.tenant}: {authority.next.subject} takes over at {at}; until then {authority.root.subject} signs.\n"
+        f"`oxyctl ca export --tenant {authority.tenant}` prints both. "
+        f"From then on, clients that trust only the old one fail.\n"
+        f"SHA-256 {authority.next.fingerprint}"
     )
 
 

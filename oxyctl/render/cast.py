@@ -1,4 +1,4 @@
-"""Recordings of terminals (asciicast v2 and v3): parsed, even when they are cut off, and played in a terminal."""
+"""Terminal recordings (asciicast v2 and v3): parsed, even when truncated, and played in a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from oxyctl.errors import OxyctlError, UsageError
 
 ENCRYPTED = b"age-encryption.org/"
-RESET = "\x1b[0m\x1b[?25h\x1b[?1049l"  # colours, the cursor, the first of both screens
+RESET = "\x1b[0m\x1b[?25h\x1b[?1049l"  # colours, the cursor, the primary screen
 
 
 class Moment(NamedTuple):
@@ -31,7 +31,7 @@ class Cast(NamedTuple):
 
 
 def decrypted(data: bytes, identities: str | None) -> tuple[bytes, str | None]:
-    """The decrypted recording, and the fault at its end, if any; an unencrypted recording is returned unchanged.
+    """The decrypted recording, and what is wrong with its end, if anything; unencrypted ones are returned unchanged.
 
     `identities`: text with `AGE-SECRET-KEY-1...`. UsageError: no identity is given, or none matches.
     """
@@ -40,7 +40,7 @@ def decrypted(data: bytes, identities: str | None) -> tuple[bytes, str | None]:
     if not data.startswith(ENCRYPTED):
         return data, None
     if identities is None:
-        raise UsageError("the recording is encrypted: --identity FILE names the file with the age identity")
+        raise UsageError("the recording is encrypted: give the file with the age identity as --identity FILE")
     lines = [line.strip() for line in identities.splitlines()]
     clear = bytearray()
     try:
@@ -60,7 +60,7 @@ def read_cast(data: bytes) -> Cast:
     header = _parsed(head)
     version = header.get("version") if isinstance(header, dict) else None
     if version not in (2, 3):
-        raise OxyctlError("this is not a recording of a terminal: expected asciicast, version 2 or 3")
+        raise OxyctlError("not a terminal recording: expected asciicast, version 2 or 3")
     terminal = header.get("term", {}) if version == 3 else header
     moments: list[Moment] = []
     now, is_cut = 0.0, bool(rest and rest[-1])

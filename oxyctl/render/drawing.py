@@ -16,8 +16,8 @@ from oxyctl.render.topology import DrawnNode, Topology
 from oxyctl.render.units import cells
 
 STEP = 4  # columns from one lane to the next
-LEAST_BOX = 20
-FEWEST_ALIKE = 4  # this many nodes that differ only in their numbers become one box
+MIN_BOX_WIDTH = 20
+MIN_GROUP = 4  # this many nodes that differ only in their numbers become one box
 ASCII = str.maketrans("╭╮╰╯─│├┤┘┼═║╞╣╝╬╪╫…", "++++-|++++=#=#####.")
 
 
@@ -61,15 +61,20 @@ def _boxes(nodes: Sequence[DrawnNode]) -> Iterator[Box]:
     """The boxes. Clients come first, so that the lanes of their tunnels end at the proxies."""
     proxies = {node.tunnel.proxy for node in nodes if node.tunnel}
     ordered = sorted(nodes, key=lambda node: 0 if node.tunnel else 1 if node.name in proxies else 2)
-    for _, group in groupby(ordered, _likeness):
-        alike = list(group)
-        if len(alike) >= FEWEST_ALIKE:
-            yield _box(alike[0], f"{alike[0].name} to {alike[-1].name} ({len(alike)})", proxies, is_many=True)
+    for _, group in groupby(ordered, _grouping_key):
+        nodes_alike = list(group)
+        if len(nodes_alike) >= MIN_GROUP:
+            yield _box(
+                nodes_alike[0],
+                f"{nodes_alike[0].name} to {nodes_alike[-1].name} ({len(nodes_alike)})",
+                proxies,
+                is_many=True,
+            )
         else:
-            yield from (_box(node, node.name, proxies) for node in alike)
+            yield from (_box(node, node.name, proxies) for node in nodes_alike)
 
 
-def _likeness(node: DrawnNode) -> tuple[object, ...]:
+def _grouping_key(node: DrawnNode) -> tuple[object, ...]:
     tunnel = (node.tunnel.proxy, node.tunnel.tenant, node.tunnel.carrier) if node.tunnel else None
     stem = re.sub(r"\d+$", "#", node.name)
     return stem, node.kind, tunnel, tuple(end.network for end in node.attachments)
@@ -86,9 +91,9 @@ def _box(node: DrawnNode, name: str, proxies: set[str], *, is_many: bool = False
     return Box(f"{name} ── {node.kind}", rows or [Row("", None)])
 
 
-def _box_width(boxes: Sequence[Box], most: int) -> int:
-    wanted = max(max(cells(box.title) + 6, *(cells(row.text) + 4 for row in box.rows)) for box in boxes)
-    return max(LEAST_BOX, min(wanted, most))
+def _box_width(boxes: Sequence[Box], limit: int) -> int:
+    needed = max(max(cells(box.title) + 6, *(cells(row.text) + 4 for row in box.rows)) for box in boxes)
+    return max(MIN_BOX_WIDTH, min(needed, limit))
 
 
 def _heading(topology: Topology, lanes: Sequence[Lane], box_width: int, width: int) -> Iterator[str]:
@@ -107,37 +112,37 @@ def _heading(topology: Topology, lanes: Sequence[Lane], box_width: int, width: i
 
 
 def _body(boxes: Sequence[Box], lanes: Sequence[Lane], box_width: int) -> Iterator[str]:
-    left = {lane: sum(row.lane == lane for box in boxes for row in box.rows) for lane in lanes}
+    remaining = {lane: sum(row.lane == lane for box in boxes for row in box.rows) for lane in lanes}
     for box in boxes:
         title = f"╭─ {_cut(box.title, box_width - 6)} "
-        yield title + "─" * (box_width - cells(title) - 1) + "╮" + _idle(lanes, left)
+        yield title + "─" * (box_width - cells(title) - 1) + "╮" + _idle(lanes, remaining)
         for row in box.rows:
-            yield _row(row, lanes, left, box_width)
+            yield _row(row, lanes, remaining, box_width)
             if row.lane is not None:
-                left[row.lane] -= 1
-        yield "╰" + "─" * (box_width - 2) + "╯" + _idle(lanes, left)
+                remaining[row.lane] -= 1
+        yield "╰" + "─" * (box_width - 2) + "╯" + _idle(lanes, remaining)
 
 
-def _idle(lanes: Sequence[Lane], left: dict[Lane, int]) -> str:
-    return "".join((_vertical(lane) if left[lane] else " ").rjust(STEP) for lane in lanes)
+def _idle(lanes: Sequence[Lane], remaining: dict[Lane, int]) -> str:
+    return "".join((_vertical(lane) if remaining[lane] else " ").rjust(STEP) for lane in lanes)
 
 
-def _row(row: Row, lanes: Sequence[Lane], left: dict[Lane, int], box_width: int) -> str:
+def _row(row: Row, lanes: Sequence[Lane], remaining: dict[Lane, int], box_width: int) -> str:
     text = _cut(row.text, box_width - 4)
     inside = "│ " + text + " " * (box_width - 3 - cells(text))
     if row.lane is None:
-        return inside + "│" + _idle(lanes, left)
+        return inside + "│" + _idle(lanes, remaining)
     line, edge = ("═", "╞") if row.lane.is_tunnel else ("─", "├")
     result, is_before = inside + edge, True
     for lane in lanes:
         if lane == row.lane:
-            is_last = left[lane] == 1
+            is_last = remaining[lane] == 1
             end = ("╝" if is_last else "╣") if lane.is_tunnel else ("╯" if is_last else "┤")
             result, is_before = result + line * (STEP - 1) + end, False
         elif is_before:
-            result += line * (STEP - 1) + (_crossing(lane, row.lane) if left[lane] else line)
+            result += line * (STEP - 1) + (_crossing(lane, row.lane) if remaining[lane] else line)
         else:
-            result += (_vertical(lane) if left[lane] else " ").rjust(STEP)
+            result += (_vertical(lane) if remaining[lane] else " ").rjust(STEP)
     return result
 
 

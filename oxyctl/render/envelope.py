@@ -1,4 +1,4 @@
-"""The one JSON envelope that every command prints its items in."""
+"""The JSON envelope that every command prints its items in."""
 
 from __future__ import annotations
 

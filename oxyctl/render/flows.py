@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from oxyctl.render.tables import Column
-from oxyctl.render.units import bytes_text, duration_text, time_text
+from oxyctl.render.units import bytes_text, duration_text, endpoint_text, time_text
 from proxy.control.schema import ChannelRecord, FlowRecord, RequestRecord, TLSRecord, Totals, payload_bytes
 
 Get = Callable[[FlowRecord], Any]
@@ -20,15 +20,13 @@ class Field(NamedTuple):
     column: Column
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """The value as it is, or `-` if there is none."""
     return "-" if value is None or value == "" else str(value)
 
 
-def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _attribute(name: str) -> Get:
+def attribute(name: str) -> Callable[[Any], Any]:
+    """A getter for one field of a record."""
     return lambda record: getattr(record, name)
 
 
@@ -47,12 +45,12 @@ def _tls_text(tls: TLSRecord | None) -> str:
     return " ".join(filter(None, [tls.action, tls.version, tls.alpn, tls.sni, tls.error and f"({tls.error})"]))
 
 
-def _came_by(record: FlowRecord) -> str:
+def _onramp(record: FlowRecord) -> str:
     """The on-ramp; for traffic from a site, the site."""
     return record.tunnel if record.tunnel and record.tunnel.startswith(SITE) else record.onramp
 
 
-def _left_by(record: FlowRecord) -> str:
+def _offramp(record: FlowRecord) -> str:
     """The off-ramp; if that is a tunnel, the tunnel."""
     return record.offramp_tunnel or record.offramp or "-"
 
@@ -73,12 +71,14 @@ def deciding_rule(record: FlowRecord | RequestRecord | ChannelRecord) -> str | N
 
     If several phases allowed it, a rule takes precedence over a default.
     """
-    said = [each for each in reversed(record.decisions) if each.enforced]
-    if said and record.verdict in ("denied", "error"):
-        return said[0].rule or said[0].policy
-    said = [each for each in said if each.rule is not None]
-    said = [each for each in said if each.action in _ALLOWING and each.rule != "default"] or said
-    return said[0].rule if said else None
+    enforced = [decision for decision in reversed(record.decisions) if decision.enforced]
+    if enforced and record.verdict in ("denied", "error"):
+        return enforced[0].rule or enforced[0].policy
+    enforced = [decision for decision in enforced if decision.rule is not None]
+    enforced = [
+        decision for decision in enforced if decision.action in _ALLOWING and decision.rule != "default"
+    ] or enforced
+    return enforced[0].rule if enforced else None
 
 
 def _audited_rules(record: FlowRecord) -> str | None:
@@ -87,29 +87,29 @@ def _audited_rules(record: FlowRecord) -> str | None:
 
 
 FIELDS: dict[str, Field] = {
-    **{name: Field(_attribute(name), _plain, Column(_header(name))) for name in _RECORD_FIELDS},
-    **{name: Field(_total(name), _plain, Column(_header(name), right=True)) for name in Totals.__struct_fields__},
-    **{f"tls_{name}": Field(_tls(name), _plain, Column(_header(f"tls_{name}"))) for name in _TLS_FIELDS},
-    "tls": Field(_attribute("tls"), _tls_text, Column("TLS", rank=9)),
-    "time": Field(lambda r: r.start, time_text, Column("TIME", least=8, rank=1)),
-    "protocol": Field(_attribute("protocol"), str, Column("PROTO", least=4, rank=3)),
-    "source": Field(lambda r: _endpoint(r.src, r.src_port), str, Column("SOURCE", least=17)),
-    "destination": Field(lambda r: _endpoint(r.dst, r.dst_port), str, Column("DESTINATION", least=17)),
-    "state": Field(_attribute("state"), str, Column("STATE", least=11, rank=6)),
-    "up": Field(_total("client_payload_bytes"), bytes_text, Column("UP", True, least=6, rank=4)),
-    "down": Field(_total("origin_payload_bytes"), bytes_text, Column("DOWN", True, least=6, rank=4)),
-    "bytes": Field(payload_bytes, bytes_text, Column("BYTES", True, least=6)),
-    "duration": Field(_attribute("duration_ms"), duration_text, Column("DURATION", True, rank=5)),
-    "closed_by": Field(_attribute("closed_by"), _plain, Column("CLOSED BY", rank=8)),
-    "close_reason": Field(_attribute("close_reason"), _plain, Column("REASON", least=14, rank=2)),
-    "in": Field(_came_by, str, Column("ON-RAMP", rank=8)),
-    "out": Field(_left_by, str, Column("OFF-RAMP", rank=7)),
-    "level": Field(_attribute("level"), str, Column("LEVEL", rank=7)),
-    "rule": Field(deciding_rule, _plain, Column("RULE", rank=9)),
-    "audited": Field(_audited_rules, _plain, Column("AUDITED", rank=9)),
-    "user": Field(_attribute("user"), _plain, Column("USER", rank=9)),
-    "tenant": Field(_attribute("tenant"), str, Column("TENANT", rank=1)),
-    "event": Field(_attribute("event"), str, Column("EVENT", least=9, rank=7)),
+    **{name: Field(attribute(name), plain_text, Column(_header(name))) for name in _RECORD_FIELDS},
+    **{name: Field(_total(name), plain_text, Column(_header(name), right=True)) for name in Totals.__struct_fields__},
+    **{f"tls_{name}": Field(_tls(name), plain_text, Column(_header(f"tls_{name}"))) for name in _TLS_FIELDS},
+    "tls": Field(attribute("tls"), _tls_text, Column("TLS", rank=9)),
+    "time": Field(lambda r: r.start, time_text, Column("TIME", min_width=8, rank=1)),
+    "protocol": Field(attribute("protocol"), str, Column("PROTO", min_width=4, rank=3)),
+    "source": Field(lambda r: endpoint_text(r.src, r.src_port), str, Column("SOURCE", min_width=17)),
+    "destination": Field(lambda r: endpoint_text(r.dst, r.dst_port), str, Column("DESTINATION", min_width=17)),
+    "state": Field(attribute("state"), str, Column("STATE", min_width=11, rank=6)),
+    "up": Field(_total("client_payload_bytes"), bytes_text, Column("UP", True, min_width=6, rank=4)),
+    "down": Field(_total("origin_payload_bytes"), bytes_text, Column("DOWN", True, min_width=6, rank=4)),
+    "bytes": Field(payload_bytes, bytes_text, Column("BYTES", True, min_width=6)),
+    "duration": Field(attribute("duration_ms"), duration_text, Column("DURATION", True, rank=5)),
+    "closed_by": Field(attribute("closed_by"), plain_text, Column("CLOSED BY", rank=8)),
+    "close_reason": Field(attribute("close_reason"), plain_text, Column("REASON", min_width=14, rank=2)),
+    "in": Field(_onramp, str, Column("ON-RAMP", rank=8)),
+    "out": Field(_offramp, str, Column("OFF-RAMP", rank=7)),
+    "level": Field(attribute("level"), str, Column("LEVEL", rank=7)),
+    "rule": Field(deciding_rule, plain_text, Column("RULE", rank=9)),
+    "audited": Field(_audited_rules, plain_text, Column("AUDITED", rank=9)),
+    "user": Field(attribute("user"), plain_text, Column("USER", rank=9)),
+    "tenant": Field(attribute("tenant"), str, Column("TENANT", rank=1)),
+    "event": Field(attribute("event"), str, Column("EVENT", min_width=9, rank=7)),
 }  # fmt: skip
 
 COMPUTED = ("rule", "audited", "tls", "time", "source", "destination", "up", "down", "bytes", "duration", "in", "out")

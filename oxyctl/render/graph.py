@@ -16,7 +16,7 @@ def mermaid(topology: Topology) -> str:
     lines += [f"  {networks[n.name]}([{_quoted([n.name, *n.subnets], '<br/>')}])" for n in topology.networks]
     for node in topology.nodes:
         if (tunnel := node.tunnel) is not None:
-            lines.append(f"  {nodes[node.name]} == {_quoted([_words(tunnel)], '')} ==> {nodes[tunnel.proxy]}")
+            lines.append(f"  {nodes[node.name]} == {_quoted([_tunnel_label(tunnel)], '')} ==> {nodes[tunnel.proxy]}")
         for end in node.attachments:
             label = _quoted([end.interface, *end.addresses], "<br/>")
             lines.append(f"  {nodes[node.name]} -- {label} --- {networks[end.network]}")
@@ -38,7 +38,7 @@ def _dot(topology: Topology) -> Iterator[str]:
         name = _escaped([node.name])
         yield f"  {name} [label={_escaped(_label(node))}];"
         if (tunnel := node.tunnel) is not None:
-            style = f'label={_escaped([_words(tunnel)])}, color="black:invis:black"'
+            style = f'label={_escaped([_tunnel_label(tunnel)])}, color="black:invis:black"'
             yield f"  {name} -> {_escaped([tunnel.proxy])} [{style}];"
         for end in node.attachments:
             label = _escaped([end.interface, *end.addresses])
@@ -51,7 +51,7 @@ def _label(node: DrawnNode) -> list[str]:
     return [node.name, node.kind, *(tunnel.addresses if tunnel else [])]
 
 
-def _words(tunnel: Tunnel) -> str:
+def _tunnel_label(tunnel: Tunnel) -> str:
     return tunnel.tenant if tunnel.carrier is None else f"{tunnel.tenant} {tunnel.carrier}"
 
 

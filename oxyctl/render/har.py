@@ -53,7 +53,7 @@ def entry(request: RequestRecord) -> dict[str, Any]:
 
 
 def _request(request: RequestRecord) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "method": request.method,
         "url": request.url,
         "httpVersion": _VERSIONS.get(request.client_version or "", ""),
@@ -69,8 +69,8 @@ def _request(request: RequestRecord) -> dict[str, Any]:
         "bodySize": request.request_body_bytes,
     }
     if request.request_body_bytes:
-        found["postData"] = {"mimeType": request.request_type or "", "params": [], "text": ""}
-    return found
+        entry["postData"] = {"mimeType": request.request_type or "", "params": [], "text": ""}
+    return entry
 
 
 def _response(request: RequestRecord) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from oxyctl.errors import UsageError
 from oxyctl.render import flows
 from oxyctl.render.envelope import print_envelope
 from oxyctl.render.tables import Table
-from oxyctl.render.units import safe_text, time_text
+from oxyctl.render.units import count_text, safe_text, time_text
 from proxy.control.schema import FlowRecord, FlowsAnswer, Lost
 from proxy.settings import suggest
 
@@ -27,8 +27,8 @@ class FlowOutput:
     def __init__(self, kind: str, format_: str, fields: str | None, *, every_tenant: bool, events: bool) -> None:
         """UsageError: `fields` names an unknown field."""
         self._kind, self._format = kind, format_
-        self._asked = _parse_fields(fields) if fields else ()
-        self._table_fields = self._asked or flows.table_fields(every_tenant=every_tenant, events=events)
+        self._fields = _parse_fields(fields) if fields else ()
+        self._table_fields = self._fields or flows.table_fields(every_tenant=every_tenant, events=events)
 
     def answer(
         self, records: Iterable[FlowRecord], answer: FlowsAnswer | None = None, *, is_running: bool = True, **more: Any
@@ -47,7 +47,7 @@ class FlowOutput:
 
     def detail(self, record: FlowRecord) -> None:
         """Print one flow, a line for each field that is known."""
-        names = self._asked or [*flows.CSV_FIELDS]
+        names = self._fields or [*flows.CSV_FIELDS]
         known = [(name, value) for name in names if (value := flows.values(record, [name])[0]) not in (None, "")]
         width = max((len(name) for name, _ in known), default=0)
         for name, value in known:
@@ -59,24 +59,26 @@ class FlowOutput:
         if self._format == "table":
             table = Table(flows.columns(self._table_fields))
             table.write([])
-            for record in self._told(events):
+            for record in self._records(events):
                 table.append(flows.texts(record, self._table_fields))
         elif self._format == "jsonl":
             for event in events:
                 print(self._line(event), flush=True)
         else:
-            self._print_lines(self._told(events), flush=True)
+            self._print_lines(self._records(events), flush=True)
 
-    def _told(self, events: Iterable[FlowRecord | Lost]) -> Iterator[FlowRecord]:
-        """The records among the events; a remark says how many events were lost."""
+    def _records(self, events: Iterable[FlowRecord | Lost]) -> Iterator[FlowRecord]:
+        """The records among the events; lost events are reported on standard error."""
         for event in events:
             if isinstance(event, Lost):
-                print(f"{event.lost} events were skipped: this end did not keep up", file=sys.stderr, flush=True)
+                print(
+                    f"{count_text(event.lost, 'event')} skipped: the reader was too slow", file=sys.stderr, flush=True
+                )
             else:
                 yield event
 
     def _print_document(self, records: Sequence[FlowRecord], answer: FlowsAnswer | None, **more: Any) -> None:
-        items: list[Any] = [self._chosen(record) for record in records]
+        items: list[Any] = [self._selected(record) for record in records]
         if answer is not None:
             more |= {"window": answer.window, "lost": answer.lost, "truncated": answer.truncated}
         print_envelope(self._kind, items, **more)
@@ -87,7 +89,7 @@ class FlowOutput:
             for record in records:
                 print(self._line(record))
             return
-        names = self._asked or flows.CSV_FIELDS
+        names = self._fields or flows.CSV_FIELDS
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
         for record in records:
@@ -96,10 +98,10 @@ class FlowOutput:
                 sys.stdout.flush()
 
     def _line(self, event: FlowRecord | Lost) -> str:
-        return _encode(event if isinstance(event, Lost) else self._chosen(event)).decode()
+        return _encode(event if isinstance(event, Lost) else self._selected(event)).decode()
 
-    def _chosen(self, record: FlowRecord) -> Any:
-        return dict(zip(self._asked, flows.values(record, self._asked), strict=True)) if self._asked else record
+    def _selected(self, record: FlowRecord) -> Any:
+        return dict(zip(self._fields, flows.values(record, self._fields), strict=True)) if self._fields else record
 
 
 def _parse_fields(text: str) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from oxyctl.policies.diff import Difference
 from oxyctl.policies.files import PolicyTestResult
-from oxyctl.policies.past import Replay
+from oxyctl.policies.replay import Replay
 from oxyctl.render.tables import Column, Table
+from oxyctl.render.units import count_text
 from proxy.policy.answers import Explanation, Near, RuleInfo
 
 _HITS = [
@@ -36,45 +37,48 @@ def print_hits(rules: Sequence[RuleInfo]) -> None:
 
 def print_differences(differences: Iterable[Difference]) -> None:
     """Print one line for each rule, marked as by diff(1)."""
-    for each in differences:
-        print(f"{_SIGNS[each.change]} {each.rule}: {'; '.join(each.what)}")
+    for difference in differences:
+        print(f"{_SIGNS[difference.change]} {difference.rule}: {'; '.join(difference.what)}")
 
 
-def print_tried(tried: Iterable[PolicyTestResult]) -> None:
+def print_test_results(results: Iterable[PolicyTestResult]) -> None:
     """Print one line for each test."""
-    for each in tried:
-        print(f"{'FAIL' if each.problem else 'ok  '}  {each.policy}: {each.name}: expected {each.expected}")
-        if each.problem:
-            print(f"      {each.problem}")
+    for result in results:
+        print(f"{'FAIL' if result.problem else 'ok  '}  {result.policy}: {result.name}: expected {result.expected}")
+        if result.problem:
+            print(f"      {result.problem}")
 
 
-def print_replay(found: Replay) -> None:
+def print_replay(replay: Replay) -> None:
     """Print what would change, the most frequent first."""
-    changed = sum(change.flows for change in found.changes)
-    print(f"{found.flows} recorded flows: {found.same} decided as before, {changed} differently"
-          + (f", {found.unjudged} not covered by the policy" if found.unjudged else ""))  # fmt: skip
-    for change in found.changes:
+    changed = sum(change.flows for change in replay.changes)
+    print(f"{count_text(replay.flows, 'recorded flow')}: {replay.same} decided as before, {changed} differently"
+          + (f", {replay.unjudged} not covered by the policy" if replay.unjudged else ""))  # fmt: skip
+    for change in replay.changes:
         by = f"rule {change.rule}" if change.rule != "default" else "the default"
-        print(f"  {change.flows} flows: {change.was} (by {change.before or 'no policy'}) -> {change.now} by {by}")
+        was = f"{change.was} (by {change.before or 'no policy'})"
+        print(f"  {count_text(change.flows, 'flow')}: {was} -> {change.now} by {by}")
         for example in change.examples:
             print(f"    {example}")
-    if found.without_groups:
-        print(f"Groups and posture of {found.without_groups} flows are unknown: their users have no open tunnel.")
+    if replay.without_groups:
+        flows = count_text(replay.without_groups, "flow")
+        print(f"Groups and posture are unknown for {flows}: the user has no open tunnel.")
 
 
-def story(found: Explanation) -> Iterator[str]:
+def explanation_lines(explanation: Explanation) -> Iterator[str]:
     """The explanation, line by line."""
-    whose = f"tenant {found.tenant}" if found.tenant else "no tenant"
-    by = "by default: no rule matched" if found.rule == "default" else f"by rule {found.rule}"
-    yield f"{found.action.upper()} {by} (policy {found.policy}, version {found.version}, phase {found.phase}, {whose})"
-    if found.reason and found.rule != "default":
-        yield f"  reason: {found.reason}"
-    for each in found.decisions[:-1]:
-        if not each.enforced:
-            yield f"  before that, rule {each.rule} matched: would {each.action}, but is audit-only"
+    tenant = f"tenant {explanation.tenant}" if explanation.tenant else "no tenant"
+    by = "by default: no rule matched" if explanation.rule == "default" else f"by rule {explanation.rule}"
+    policy = f"policy {explanation.policy}, version {explanation.version}, phase {explanation.phase}"
+    yield f"{explanation.action.upper()} {by} ({policy}, {tenant})"
+    if explanation.reason and explanation.rule != "default":
+        yield f"  reason: {explanation.reason}"
+    for decision in explanation.decisions[:-1]:
+        if not decision.enforced:
+            yield f"  before that, rule {decision.rule} matched: would {decision.action}, but is audit-only"
         else:
-            yield f"  before that, rule {each.rule} matched: {each.action}"
-    verdict = found.verdict
+            yield f"  before that, rule {decision.rule} matched: {decision.action}"
+    verdict = explanation.verdict
     effects = [
         verdict.is_denial and f"the client receives: {verdict.refusal or 'unreachable'}",
         verdict.origin and f"redirected to {verdict.origin[0]} port {verdict.origin[1]}",
@@ -83,12 +87,12 @@ def story(found: Explanation) -> Iterator[str]:
         verdict.ttl_s and f"decided again after {verdict.ttl_s:g} s",
     ]
     yield from (f"  {effect}" for effect in effects if effect)
-    if found.close:
+    if explanation.close:
         yield "Rules that nearly matched:"
-        yield from (_near(each) for each in found.close)
-    if found.missing:
-        yield f"Rules also use fields that were not given for this flow: {', '.join(found.missing)}"
+        yield from (_near(decision) for decision in explanation.close)
+    if explanation.missing:
+        yield f"Rules also use fields that were not given for this flow: {', '.join(explanation.missing)}"
 
 
-def _near(each: Near) -> str:
-    return f"  {each.rule} ({each.action}): does not match: {'; '.join(each.failed)}"
+def _near(rule: Near) -> str:
+    return f"  {rule.rule} ({rule.action}): does not match: {'; '.join(rule.failed)}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from oxyctl.errors import UsageError
 from oxyctl.render.envelope import print_envelope
-from oxyctl.render.flows import Field, deciding_rule
+from oxyctl.render.flows import Field, attribute, deciding_rule, plain_text
 from oxyctl.render.tables import Column, Table
 from oxyctl.render.units import bytes_text, duration_text, time_text
 from proxy.control.schema import ChildrenAnswer, RequestRecord
@@ -21,38 +21,30 @@ _encode = msgspec.json.Encoder().encode
 _HIDDEN = ("schema", "decisions")
 
 
-def _plain(value: Any) -> str:
-    return "-" if value is None or value == "" else str(value)
-
-
-def _attribute(name: str) -> Callable[[RequestRecord], Any]:
-    return lambda request: getattr(request, name)
-
-
 def _duration(value: float | None) -> str:
     return "-" if value is None else duration_text(value)
 
 
 FIELDS: dict[str, Field] = {
     **{
-        name: Field(_attribute(name), _plain, Column(name.upper().replace("_", " ")))
+        name: Field(attribute(name), plain_text, Column(name.upper().replace("_", " ")))
         for name in RequestRecord.__struct_fields__
         if name not in _HIDDEN
     },
-    "time": Field(lambda r: r.start, time_text, Column("TIME", least=8, rank=1)),
-    "method": Field(_attribute("method"), _plain, Column("METHOD", least=6, rank=2)),
-    "status": Field(_attribute("status"), _plain, Column("STATUS", right=True)),
-    "url": Field(lambda r: r.url, str, Column("URL", least=30)),
-    "up": Field(_attribute("request_body_bytes"), bytes_text, Column("UP", True, least=6, rank=5)),
-    "down": Field(_attribute("response_body_bytes"), bytes_text, Column("DOWN", True, least=6, rank=4)),
-    "ttfb": Field(_attribute("ttfb_ms"), _duration, Column("FIRST BYTE", True, rank=6)),
-    "duration": Field(_attribute("duration_ms"), _duration, Column("DURATION", True, rank=3)),
-    "verdict": Field(_attribute("verdict"), str, Column("VERDICT", rank=5)),
-    "rule": Field(deciding_rule, _plain, Column("RULE", rank=6)),
-    "fault": Field(_attribute("fault"), _plain, Column("FAULT", rank=5)),
-    "user": Field(_attribute("user"), _plain, Column("USER", rank=8)),
-    "tenant": Field(_attribute("tenant"), str, Column("TENANT", rank=1)),
-    "flow_id": Field(_attribute("flow_id"), str, Column("FLOW", rank=9)),
+    "time": Field(lambda r: r.start, time_text, Column("TIME", min_width=8, rank=1)),
+    "method": Field(attribute("method"), plain_text, Column("METHOD", min_width=6, rank=2)),
+    "status": Field(attribute("status"), plain_text, Column("STATUS", right=True)),
+    "url": Field(lambda r: r.url, str, Column("URL", min_width=30)),
+    "up": Field(attribute("request_body_bytes"), bytes_text, Column("UP", True, min_width=6, rank=5)),
+    "down": Field(attribute("response_body_bytes"), bytes_text, Column("DOWN", True, min_width=6, rank=4)),
+    "ttfb": Field(attribute("ttfb_ms"), _duration, Column("FIRST BYTE", True, rank=6)),
+    "duration": Field(attribute("duration_ms"), _duration, Column("DURATION", True, rank=3)),
+    "verdict": Field(attribute("verdict"), str, Column("VERDICT", rank=5)),
+    "rule": Field(deciding_rule, plain_text, Column("RULE", rank=6)),
+    "fault": Field(attribute("fault"), plain_text, Column("FAULT", rank=5)),
+    "user": Field(attribute("user"), plain_text, Column("USER", rank=8)),
+    "tenant": Field(attribute("tenant"), str, Column("TENANT", rank=1)),
+    "flow_id": Field(attribute("flow_id"), str, Column("FLOW", rank=9)),
 }
 TABLE_FIELDS = (
     "time", "method", "status", "url", "up", "down", "ttfb", "duration", "verdict", "rule", "fault", "user", "flow_id",
@@ -88,10 +80,10 @@ def print_requests(
         request_table(requests, fields or (*(["tenant"] if every_tenant else []), *TABLE_FIELDS))
     elif format_ == "json":
         more = {"window": answer.window, "lost": answer.lost, "truncated": answer.truncated}
-        print_envelope("requests", [_chosen(each, fields) for each in requests], proxy_running=is_running, **more)
+        print_envelope("requests", [_selected(each, fields) for each in requests], proxy_running=is_running, **more)
     elif format_ == "jsonl":
         for request in requests:
-            print(_encode(_chosen(request, fields)).decode())
+            print(_encode(_selected(request, fields)).decode())
     else:
         _print_csv(requests, fields or CSV_FIELDS)
 
@@ -103,5 +95,5 @@ def _print_csv(requests: Iterable[RequestRecord], names: Sequence[str]) -> None:
         writer.writerow([FIELDS[name].get(request) for name in names])
 
 
-def _chosen(request: RequestRecord, fields: tuple[str, ...]) -> Any:
+def _selected(request: RequestRecord, fields: tuple[str, ...]) -> Any:
     return {name: FIELDS[name].get(request) for name in fields} if fields else request

@@ -26,35 +26,35 @@ _ENCODER = msgspec.json.Encoder()
 
 def _columns() -> dict[str, str]:
     """The table's columns: fields of the record, and its counters. `start` and `end` are timestamps."""
-    found = {}
+    columns = {}
     for name in FlowRecord.__struct_fields__:
         if name in ("total", "delta"):
             continue
-        kind = "BIGINT" if name in _NUMBERS else "TIMESTAMP" if name in _TIMES else "VARCHAR"
-        kind = "DOUBLE" if name.endswith("_ms") else "BOOLEAN" if name == "final" else kind
-        found[name] = "JSON" if name in _ENCODED else kind
-    return found | dict.fromkeys(Totals.__struct_fields__, "BIGINT")
+        type_ = "BIGINT" if name in _NUMBERS else "TIMESTAMP" if name in _TIMES else "VARCHAR"
+        type_ = "DOUBLE" if name.endswith("_ms") else "BOOLEAN" if name == "final" else type_
+        columns[name] = "JSON" if name in _ENCODED else type_
+    return columns | dict.fromkeys(Totals.__struct_fields__, "BIGINT")
 
 
 def _request_columns() -> dict[str, str]:
     """The columns of the table `requests`."""
-    found = {"url": "VARCHAR"}
+    columns = {"url": "VARCHAR"}
     for name in RequestRecord.__struct_fields__:
         is_number = name.endswith(("_bytes", "_messages")) or name in ("port", "status", "close_code")
-        kind = "BIGINT" if is_number else "TIMESTAMP" if name in _TIMES else "VARCHAR"
-        kind = "DOUBLE" if name.endswith("_ms") else "BOOLEAN" if name == "is_open" else kind
-        found[name] = "JSON" if name in _ENCODED else kind
-    return found
+        type_ = "BIGINT" if is_number else "TIMESTAMP" if name in _TIMES else "VARCHAR"
+        type_ = "DOUBLE" if name.endswith("_ms") else "BOOLEAN" if name == "is_open" else type_
+        columns[name] = "JSON" if name in _ENCODED else type_
+    return columns
 
 
 def run_sql(
     statement: str, records: Iterable[FlowRecord], format_: str, requests: Iterable[RequestRecord] | None = None
 ) -> None:
     """Load the tables `flows` and `requests`, and print the result of `statement`. UsageError: it is invalid."""
-    with _loaded(records, "oxyctl flows sql", requests) as connection:
-        found = connection.execute(statement)
-        names = [each[0] for each in found.description or []]
-        rows = found.fetchall()
+    with _database(records, "oxyctl flows sql", requests) as connection:
+        result = connection.execute(statement)
+        names = [each[0] for each in result.description or []]
+        rows = result.fetchall()
     _print(names, rows, format_)
 
 
@@ -62,14 +62,16 @@ def write_parquet(records: Iterable[FlowRecord], out: IO[bytes]) -> None:
     """Write the table as one Parquet file."""
     with tempfile.TemporaryDirectory(prefix="oxyctl-flows-") as directory:
         path = f"{directory}/flows.parquet"
-        with _loaded(records, "--format parquet") as connection:
+        with _database(records, "--format parquet") as connection:
             connection.execute(f"COPY flows TO '{path}' (FORMAT parquet)")
         with open(path, "rb") as file:
             shutil.copyfileobj(file, out)
 
 
 @contextlib.contextmanager
-def _loaded(records: Iterable[FlowRecord], what: str, requests: Iterable[RequestRecord] | None = None) -> Iterator[Any]:
+def _database(
+    records: Iterable[FlowRecord], what: str, requests: Iterable[RequestRecord] | None = None
+) -> Iterator[Any]:
     """An in-memory database with the records loaded; its errors become UsageError."""
     try:
         import duckdb
@@ -93,13 +95,13 @@ def _load(connection: Any, table: str, columns: dict[str, str], rows: Iterable[d
         for row in rows:
             file.write(_ENCODER.encode(row) + b"\n")
         file.flush()
-        kinds = ", ".join(f"'{name}': '{'BIGINT' if name in _TIMES else kind}'" for name, kind in columns.items())
-        chosen = ", ".join(_chosen(name) for name in columns)
-        read = f"read_json(?, format='newline_delimited', columns={{{kinds}}})"
-        connection.execute(f"CREATE TABLE {table} AS SELECT {chosen} FROM {read}", [file.name])
+        types = ", ".join(f"'{name}': '{'BIGINT' if name in _TIMES else kind}'" for name, kind in columns.items())
+        expressions = ", ".join(_column_expression(name) for name in columns)
+        read = f"read_json(?, format='newline_delimited', columns={{{types}}})"
+        connection.execute(f"CREATE TABLE {table} AS SELECT {expressions} FROM {read}", [file.name])
 
 
-def _chosen(name: str) -> str:
+def _column_expression(name: str) -> str:
     return f'make_timestamp("{name}" // 1000) AS "{name}"' if name in _TIMES else f'"{name}"'
 
 

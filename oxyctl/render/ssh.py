@@ -9,7 +9,7 @@ from typing import TextIO
 from oxyctl.render.cast import RESET
 from oxyctl.render.flows import deciding_rule
 from oxyctl.render.tables import Column, Table
-from oxyctl.render.units import bytes_text, duration_text, time_text
+from oxyctl.render.units import bytes_text, count_text, duration_text, time_text
 from proxy.control.schema import ChannelRecord, HostKey, Screen
 
 COLUMNS = (
@@ -60,7 +60,7 @@ def follow(screens: Iterable[Screen], out: TextIO, *, is_json: bool) -> bool:
             else:
                 out.write("".join(data for _, code, data in screen.events if code == "o"))
                 if screen.lost:
-                    out.write(f"\r\n[{screen.lost} characters skipped]\r\n")
+                    out.write(f"\r\n[{count_text(screen.lost, 'character')} skipped]\r\n")
             out.flush()
             if screen.is_over:
                 return True

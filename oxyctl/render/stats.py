@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from oxyctl.render.groups import print_groups, sums_texts
 from oxyctl.render.tables import Column, Table
-from oxyctl.render.units import time_text
+from oxyctl.render.units import count_text, time_text
 from proxy.control.schema import GroupsAnswer, Sums
 
 _HEADERS = ("FLOWS", "LIVE", "UP", "DOWN", "BYTES", "DURATION", "FIRST", "LAST")
@@ -23,7 +23,7 @@ def print_stats(answers: Mapping[str, GroupsAnswer], format_: str, *, is_running
         total.add(group.sums)
     print(_window_text(window))
     if not total.flows:
-        print("no flow matches")
+        print("no flows match")
         return
     print()
     Table([Column(header, right=True) for header in _HEADERS]).write([sums_texts(total)])
@@ -37,10 +37,8 @@ def print_stats(answers: Mapping[str, GroupsAnswer], format_: str, *, is_running
 
 
 def _window_text(answer: GroupsAnswer) -> str:
-    since = (
-        "everything on record" if answer.window.since is None else f"since {time_text(answer.window.since, date=True)}"
-    )
-    lost = f"{answer.lost} records are lost" if answer.lost else "no record is lost"
+    since = "all records" if answer.window.since is None else f"since {time_text(answer.window.since, date=True)}"
+    lost = f"{count_text(answer.lost, 'record')} lost" if answer.lost else "no records lost"
     return f"{since}, until {time_text(answer.window.until, date=True)}; {lost}"
 
 

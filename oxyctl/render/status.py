@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from oxyctl.render.tables import Column, Table
-from oxyctl.render.units import bytes_text, duration_text, safe_text, time_text
+from oxyctl.render.units import bytes_text, count_text, duration_text, safe_text, time_text
 from proxy.control.schema import InspectorStatus, Status, TunnelInfo
 
 _TENANTS = [
@@ -57,10 +57,10 @@ def print_status(status: Status, tunnels: Sequence[TunnelInfo]) -> None:
     for shortfall in sorted({text for each in status.inspectors for text in each.shortfalls}):
         print(safe_text(f"shortfall: {shortfall}"))
     for tenant, path in sorted(status.key_logs.items()):
-        print(safe_text(f"secrets of TLS sessions of tenant '{tenant}' are written to {path}"))
+        print(safe_text(f"TLS session secrets of tenant '{tenant}' are written to {path}"))
     _section(_TENANTS, sorted(_tenant_rows(status)))
     _section(_TUNNELS, [_tunnel_row(tunnel) for tunnel in tunnels])
-    _section([Column("TENANT"), Column("DROPPED BECAUSE"), Column("PACKETS", right=True)], _drop_rows(status))
+    _section([Column("TENANT"), Column("DROP REASON"), Column("PACKETS", right=True)], _drop_rows(status))
     kernel = [[name, str(count)] for name, count in sorted(status.kernel.items()) if count]
     _section([Column("KERNEL"), Column("COUNT", right=True)], kernel)
 
@@ -74,7 +74,7 @@ def _section(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
 def _summary(status: Status) -> str:
     flows = ", ".join(f"{count} {name}" for name, count in status.flows.items() if count) or "no flows"
     up = duration_text(status.uptime_s * 1000)
-    tunnels = f"{status.tunnels} tunnel{'' if status.tunnels == 1 else 's'}"
+    tunnels = count_text(status.tunnels, "tunnel")
     return f"{status.node}: {status.state} for {up}, PID {status.pid}, version {status.version}; {tunnels}, {flows}"
 
 
@@ -89,9 +89,9 @@ def _off_ramp(status: Status) -> str:
 
 def _records(status: Status) -> str:
     records = status.records
-    since = f", the oldest of {time_text(records.oldest, date=True)}" if records.oldest else ""
-    spans = f"; {records.spans_lost} spans lost" if records.spans_lost else ""
-    return f"flow log: {records.stored} records{since}; {records.lost} lost{spans}"
+    since = f", the oldest from {time_text(records.oldest, date=True)}" if records.oldest else ""
+    spans = f"; {count_text(records.spans_lost, 'span')} lost" if records.spans_lost else ""
+    return f"flow log: {count_text(records.stored, 'record')}{since}; {records.lost} lost{spans}"
 
 
 def _inspector_row(inspector: InspectorStatus) -> list[str]:

@@ -15,23 +15,23 @@ _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
 
 class Column(NamedTuple):
-    """One column. `rank` 0 always stays, the highest goes first; `least` is its width without any row."""
+    """One column. Rank 0 always stays, the highest is dropped first; `min_width` applies even without rows."""
 
     header: str
     right: bool = False
     rank: int = 0
-    least: int = 0
+    min_width: int = 0
 
 
 class Table:
-    """Prints rows as they come. Printed rows stay as they are: a wider value later moves only its own row."""
+    """Prints rows as they come. Printed rows are not realigned: a later, wider value shifts only its own row."""
 
     def __init__(self, columns: Sequence[Column], out: TextIO | None = None, width: int | None = None) -> None:
         self._out = sys.stdout if out is None else out
         self._columns = list(columns)
         self._width = terminal_width(self._out) if width is None else width
-        self._widths = [max(column.least, cells(column.header)) for column in columns]
-        self._shown = list(range(len(columns)))
+        self._widths = [max(column.min_width, cells(column.header)) for column in columns]
+        self._visible = list(range(len(columns)))
 
     def write(self, rows: Iterable[Sequence[str]]) -> None:
         """Print the header and these rows, in columns as wide as their widest value."""
@@ -50,18 +50,18 @@ class Table:
         self._out.flush()
 
     def _fit(self) -> None:
-        """Leave out the column of the highest rank until the rest fits."""
+        """Drop the column with the highest rank until the rest fits."""
         while self._total() > self._width:
-            last = max(self._shown, key=lambda index: self._columns[index].rank)
+            last = max(self._visible, key=lambda index: self._columns[index].rank)
             if self._columns[last].rank == 0:
                 return
-            self._shown.remove(last)
+            self._visible.remove(last)
 
     def _total(self) -> int:
-        return sum(self._widths[index] for index in self._shown) + len(GAP) * (len(self._shown) - 1)
+        return sum(self._widths[index] for index in self._visible) + len(GAP) * (len(self._visible) - 1)
 
     def _line(self, values: Sequence[str]) -> str:
-        return GAP.join(self._cell(index, values[index]) for index in self._shown).rstrip()
+        return GAP.join(self._cell(index, values[index]) for index in self._visible).rstrip()
 
     def _cell(self, index: int, value: str) -> str:
         padding = " " * (self._widths[index] - cells(value))

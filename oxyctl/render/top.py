@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from oxyctl.render.tables import Column, Table
-from oxyctl.render.units import bytes_text, duration_text, safe_text
+from oxyctl.render.units import bytes_text, count_text, duration_text, endpoint_text, safe_text
 from proxy.control.schema import FlowRecord, Status, TunnelInfo, payload_bytes
 
 HISTORY = 30  # samples in a sparkline
@@ -28,7 +28,7 @@ _FLOWS = [
     Column("BYTES", True), Column("AGE", True, rank=2), Column("USER", rank=5),
 ]  # fmt: skip
 _DROPS = [
-    Column("DROPPED BECAUSE"),
+    Column("DROP REASON"),
     Column("TENANT"),
     Column("PACKETS", True),
     Column("/s", True),
@@ -52,11 +52,11 @@ class Top:
         self._last: Sample | None = None
         self._history: dict[tuple[str, ...], deque[float]] = {}
 
-    def take(self, sample: Sample) -> dict[str, Any]:
-        """Take a sample and return what to show of it. Rates are 0 in the first."""
+    def update(self, sample: Sample) -> dict[str, Any]:
+        """Add a sample and return the view of it. Rates are 0 in the first."""
         before, self._last = self._last, sample
         seconds = max(1e-6, sample.at - before.at) if before else 0.0
-        shown = {
+        view = {
             "node": sample.status.node,
             "uptime_s": sample.status.uptime_s,
             "state": sample.status.state,
@@ -67,8 +67,8 @@ class Top:
             "flows": sample.flows,
             "drops": self._drops(sample, before, seconds),
         }
-        self._forget(shown)
-        return shown
+        self._forget(view)
+        return view
 
     def _rate(self, key: tuple[str, ...], now: float, before: float, seconds: float) -> tuple[float, list[float]]:
         rate = max(0.0, now - before) / seconds if seconds else 0.0
@@ -117,12 +117,12 @@ class Top:
             })  # fmt: skip
         return sorted(rows, key=lambda row: (-row["per_s"], -row["packets"], row["reason"]))
 
-    def _forget(self, shown: dict[str, Any]) -> None:
+    def _forget(self, view: dict[str, Any]) -> None:
         """Forget the history of tenants and reasons that are no longer shown."""
         known: set[tuple[str, ...]] = {
-            (row["tenant"], field) for row in shown["tenants"] for field in ("new", "up", "down", "drops")
+            (row["tenant"], field) for row in view["tenants"] for field in ("new", "up", "down", "drops")
         }
-        known |= {("drop", row["tenant"], row["reason"]) for row in shown["drops"]}
+        known |= {("drop", row["tenant"], row["reason"]) for row in view["drops"]}
         self._history = {key: history for key, history in self._history.items() if key in known}
 
 
@@ -143,18 +143,20 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(7, int(value / most * 7.999))] for value in values)
 
 
-def text(shown: dict[str, Any], width: int) -> str:
+def text(view: dict[str, Any], width: int) -> str:
     """The sample as tables that fit `width`."""
-    records = shown["records"]
-    lost = f", {records.lost} records lost" if records.lost else ""
+    records = view["records"]
+    lost = f", {records.lost} lost" if records.lost else ""
     out = io.StringIO()
-    up = duration_text(shown["uptime_s"] * 1000)
-    out.write(safe_text(f"{shown['node']}: {shown['state']} for {up}, {records.stored} records{lost}") + "\n")
+    up = duration_text(view["uptime_s"] * 1000)
+    out.write(
+        safe_text(f"{view['node']}: {view['state']} for {up}, {count_text(records.stored, 'record')}{lost}") + "\n"
+    )
     for columns, rows in (
-        (_TENANTS, [_tenant(row) for row in shown["tenants"]]),
-        (_TUNNELS, [_tunnel(row) for row in shown["tunnels"]]),
-        (_FLOWS, [_flow(record) for record in shown["flows"]]),
-        (_DROPS, [_drop(row) for row in shown["drops"]]),
+        (_TENANTS, [_tenant(row) for row in view["tenants"]]),
+        (_TUNNELS, [_tunnel(row) for row in view["tunnels"]]),
+        (_FLOWS, [_flow(record) for record in view["flows"]]),
+        (_DROPS, [_drop(row) for row in view["drops"]]),
     ):
         if rows:
             out.write("\n")
@@ -176,10 +178,7 @@ def _tunnel(row: dict[str, Any]) -> list[str]:
 
 
 def _flow(record: FlowRecord) -> list[str]:
-    ends = [
-        f"[{a}]:{p}" if ":" in a else f"{a}:{p}"
-        for a, p in ((record.src, record.src_port), (record.dst, record.dst_port))
-    ]
+    ends = [endpoint_text(record.src, record.src_port), endpoint_text(record.dst, record.dst_port)]
     size, age = bytes_text(payload_bytes(record)), duration_text(record.duration_ms)
     return [record.flow_id, record.tenant, record.protocol, *ends, size, age, record.user or "-"]
 

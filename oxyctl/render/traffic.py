@@ -50,7 +50,7 @@ def print_report(report: Report) -> None:
 
 def _heading(report: Report) -> str:
     host = "" if report.address is None or report.address in report.target else f" ({report.address})"
-    asked = f", {report.asked_rate:g}/s asked for" if report.asked_rate else ""
+    asked = f", {report.asked_rate:g}/s requested" if report.asked_rate else ""
     end = ", interrupted" if report.interrupted else ""
     return f"{report.kind} from {report.node or 'here'} to {report.target}{host}: {report.duration_s:.2f} s{asked}{end}"
 
@@ -79,10 +79,10 @@ def _remarks(report: Report) -> Iterator[str]:
     if report.statuses:
         yield "answers: " + ", ".join(f"{status} {count}" for status, count in report.statuses.items())
     if report.reordered or report.duplicates:
-        yield f"{report.reordered} came out of order, {report.duplicates} twice"
+        yield f"{report.reordered} out of order, {report.duplicates} duplicated"
     if report.unsent:
-        yield f"{report.unsent} were due but never sent: too few slots (--concurrency), or the target is too slow"
+        yield f"{report.unsent} were due but never sent: --concurrency is too low, or the target too slow"
     if report.unfinished:
-        yield f"{report.unfinished} had no answer yet at the end"
+        yield f"{report.unfinished} still unanswered at the end"
     if report.latency_from == "due" and report.latency_ms is not None:
-        yield "latencies begin when each was due, even if it could not be sent yet"
+        yield "latency is measured from when each was due, even if it was sent later"

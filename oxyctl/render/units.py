@@ -16,6 +16,16 @@ def bytes_text(count: int) -> str:
     return f"{value:.{digits}f} {_BYTE_UNITS[unit]}"
 
 
+def count_text(count: int, noun: str) -> str:
+    """A count with its noun: `1 record`, `2 records`. Nouns that take more than an `s` are not supported."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def endpoint_text(host: str, port: int) -> str:
+    """An address or name with a port: `10.0.0.1:80`, `[fd00::1]:80`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def duration_text(milliseconds: float) -> str:
     """A duration as text: `0.4 ms`, `12 ms`, `1.3 s`, `3m20s`, `2h05m`, `3d04h`."""
     if milliseconds < 9.95:
@@ -38,7 +48,7 @@ def time_text(nanoseconds: int, *, date: bool = False) -> str:
 
 
 def safe_text(text: str) -> str:
-    """Text in which nothing moves the cursor, colours the screen or ends the line: clients chose these names."""
+    """Text without control characters, since clients choose some of these names."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

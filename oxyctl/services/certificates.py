@@ -43,25 +43,25 @@ class Authority:
         self.certificate, self._key = certificate, key
 
     @classmethod
-    def of(cls, state: Path) -> Authority:
+    def load_or_create(cls, state: Path) -> Authority:
         """The authority kept in the directory `state` as ca.pem and ca.key, created on first use."""
-        kept, key_file = state / "ca.pem", state / "ca.key"
-        if kept.exists() and key_file.exists():
+        certificate_file, key_file = state / "ca.pem", state / "ca.key"
+        if certificate_file.exists() and key_file.exists():
             try:
                 key = load_pem_private_key(key_file.read_bytes(), None)
-                certificate = x509.load_pem_x509_certificate(kept.read_bytes())
+                certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
             except ValueError as error:
-                raise ServiceError(f"{kept} or {key_file} cannot be read: {error}") from error
+                raise ServiceError(f"{certificate_file} or {key_file} cannot be read: {error}") from error
             if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-                raise ServiceError(f"{key_file} is not the key of {kept}")
+                raise ServiceError(f"{key_file} is not the key of {certificate_file}")
             return cls(certificate, key)
-        authority = cls._make()
+        authority = cls._create()
         _write_private(key_file, _key_pem(authority._key))
-        kept.write_bytes(authority.certificate.public_bytes(Encoding.PEM))
+        certificate_file.write_bytes(authority.certificate.public_bytes(Encoding.PEM))
         return authority
 
     @classmethod
-    def _make(cls) -> Authority:
+    def _create(cls) -> Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "oxyctl lab authority")])
         builder = (
@@ -103,10 +103,10 @@ class Authority:
 def server_context(host: Host, versions: Sequence[str], fault: Fault | None = None) -> ssl.SSLContext:
     """A server context for `host` with a fresh certificate of the lab's authority; ALPN offers `versions`.
 
-    `fault`: the fault that the certificate is to have.
+    `fault`: a fault that the certificate has.
     """
     pem = host.keys() / f"tls-{fault or 'valid'}.pem"
-    _write_private(pem, Authority.of(host.state).issue(host, fault))
+    _write_private(pem, Authority.load_or_create(host.state).issue(host, fault))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
     context.set_alpn_protocols(versions)

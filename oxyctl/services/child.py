@@ -47,7 +47,7 @@ def spawn(host: Host, command: Sequence[str], **options: object) -> Child:
     return Child(host.spawn(command, start_new_session=True, **options))
 
 
-def dying_with_us(program: str, *arguments: str) -> list[str]:
+def dying_with_parent(program: str, *arguments: str) -> list[str]:
     """A command that runs `program`, and has the kernel kill it when this process ends, however it ends."""
     return [*_LAUNCH, "--die-with", str(os.getpid()), program, program, *arguments]
 

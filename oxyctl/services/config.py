@@ -59,8 +59,8 @@ def load(path: str | Path) -> Config:
 def _check(document: Document, index: int, node: NodeConfig) -> None:
     for service in node.services:
         if service not in SERVICES:
-            place = ("nodes", index, "services", service)
-            raise document.error(f"unknown service '{service}'{suggest(service, SERVICES)}", place, at_key=True)
+            key_path = ("nodes", index, "services", service)
+            raise document.error(f"unknown service '{service}'{suggest(service, SERVICES)}", key_path, at_key=True)
     for position, address in enumerate(node.addresses):
         try:
             ipaddress.ip_address(address)

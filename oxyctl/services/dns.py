@@ -16,12 +16,12 @@ class DnsConnection(Connection):
 
     def __init__(self, service: DnsService) -> None:
         super().__init__(service)
-        self._zone, self._held = service.zone, b""
+        self._zone, self._buffer = service.zone, b""
 
     def data_received(self, data: bytes) -> None:
-        self._held += data
-        while len(self._held) >= 2 and len(self._held) >= (end := 2 + int.from_bytes(self._held[:2], "big")):
-            message, self._held = self._held[2:end], self._held[end:]
+        self._buffer += data
+        while len(self._buffer) >= 2 and len(self._buffer) >= (end := 2 + int.from_bytes(self._buffer[:2], "big")):
+            message, self._buffer = self._buffer[2:end], self._buffer[end:]
             answer = self._zone.answer_stream(message)
             if answer is None:
                 self.transport.abort()  # not a DNS message

@@ -54,21 +54,21 @@ def decode_query(message: bytes) -> Query | None:
     """The query in `message`; None if it is not a query, and must not be answered."""
     if len(message) < _HEADER.size:
         return None
-    ident, flags, questions, answers, authorities, others = _HEADER.unpack_from(message)
+    ident, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(message)
     if flags & _RESPONSE:
         return None
-    bad = Query(ident, flags, "", 0, b"", PLAIN_BYTES, False)
+    rejected = Query(ident, flags, "", 0, b"", PLAIN_BYTES, False)
     if flags & _OPCODE:
-        return bad._replace(code=Code.NOTIMP)
+        return rejected._replace(code=Code.NOTIMP)
     try:
         name, at = _read_name(message)
         kind, group = _QUESTION.unpack_from(message, at)
     except (IndexError, ValueError, struct.error):
-        return bad._replace(code=Code.FORMERR)
+        return rejected._replace(code=Code.FORMERR)
     if (questions, answers, authorities) != (1, 0, 0):
-        return bad._replace(code=Code.FORMERR)
+        return rejected._replace(code=Code.FORMERR)
     end = at + _QUESTION.size
-    size = _edns_bytes(message, end) if others else None
+    size = _edns_bytes(message, end) if additionals else None
     code = Code.NOERROR if group in (CLASS_IN, CLASS_ANY) else Code.REFUSED
     limit = max(PLAIN_BYTES, size or 0)
     return Query(ident, flags, name, kind, message[_HEADER.size : end], limit, size is not None, code)
@@ -80,12 +80,12 @@ def encode_answer(query: Query, code: Code, records: Sequence[Record], limit: in
         _RECORD.pack(_NAME_OF_QUESTION, each.type, CLASS_IN, TTL_S, len(each.data)) + each.data for each in records
     )
     extra = struct.pack("!BHHIH", 0, _OPT, OUR_BYTES, 0, 0) if query.has_edns else b""
-    is_cut = _HEADER.size + len(query.question) + len(answers) + len(extra) > limit
+    is_truncated = _HEADER.size + len(query.question) + len(answers) + len(extra) > limit
     flags = _RESPONSE | _AUTHORITATIVE | _RECURSION_AVAILABLE | code | query.flags & (_RECURSION_DESIRED | _OPCODE)
-    flags |= _TRUNCATED if is_cut else 0
-    count = 0 if is_cut else len(records)
+    flags |= _TRUNCATED if is_truncated else 0
+    count = 0 if is_truncated else len(records)
     header = _HEADER.pack(query.ident, flags, 1 if query.question else 0, count, 0, 1 if extra else 0)
-    return header + query.question + (b"" if is_cut else answers) + extra
+    return header + query.question + (b"" if is_truncated else answers) + extra
 
 
 def _read_name(message: bytes) -> tuple[str, int]:

@@ -77,14 +77,14 @@ class Fleet:
 
     async def change(self, config: Config) -> dict[str, str]:
         """Serve exactly the nodes of `config`, without touching those that stay. Returns the failures by node."""
-        wanted = {node.name: node for node in config.nodes}
-        gone = [name for name, node in self._nodes.items() if not _is_served_alike(node, wanted.get(name))]
-        for name in gone:
+        configs = {node.name: node for node in config.nodes}
+        removed = [name for name, node in self._nodes.items() if not _is_served_alike(node, configs.get(name))]
+        for name in removed:
             await self._stop_node(name)
         problems = {}
-        for name in [name for name in wanted if name not in self._nodes]:
+        for name in [name for name in configs if name not in self._nodes]:
             try:
-                await self._start_node(wanted[name], config)
+                await self._start_node(configs[name], config)
             except ServiceError as error:
                 problems[name] = str(error)
                 await self._stop_node(name)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections import deque
 
-from oxyctl.services.child import Child, dying_with_us, spawn
+from oxyctl.services.child import Child, dying_with_parent, spawn
 from oxyctl.services.host import ATTEMPTS, Host
 from oxyctl.services.service import Service, ServiceError, Unavailable, log
 
@@ -24,25 +24,25 @@ class Server:
         self._host, self._port = host, port
         bind = [] if address is None else ["--bind", address]
         # --forceflush: standard output is a pipe, and a line of output shows that iperf3 listens
-        self._command = dying_with_us(program, "--server", "--forceflush", "--port", str(port), *bind)
+        self._command = dying_with_parent(program, "--server", "--forceflush", "--port", str(port), *bind)
         self._listening = asyncio.get_running_loop().create_future()
-        self._said: deque[str] = deque(maxlen=3)
+        self._last_lines: deque[str] = deque(maxlen=3)
         self._child: Child | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._restarter: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start it and wait until it listens. ServiceError, with the program's output: it does not listen."""
-        self._keeper = asyncio.create_task(self._keep_running())
+        self._restarter = asyncio.create_task(self._keep_running())
         try:
             await asyncio.wait_for(asyncio.shield(self._listening), START_TIMEOUT_S)
         except TimeoutError:
-            raise ServiceError(f"iperf3 does not listen after {START_TIMEOUT_S} s: {self._last_words()}") from None
+            raise ServiceError(f"iperf3 does not listen after {START_TIMEOUT_S} s: {self._describe_output()}") from None
 
     async def stop(self) -> None:
         """Stop it, without a restart."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._restarter is not None:
+            self._restarter.cancel()
+            await asyncio.gather(self._restarter, return_exceptions=True)
         if self._child is not None:
             await self._child.kill()
         if self._listening.done():
@@ -52,7 +52,7 @@ class Server:
         while True:
             code = await self._run()
             if not self._listening.done():
-                self._listening.set_exception(ServiceError(f"iperf3 exited with {code}: {self._last_words()}"))
+                self._listening.set_exception(ServiceError(f"iperf3 exited with {code}: {self._describe_output()}"))
                 return
             log.info("%s iperf3: exited with %d, started again", self._host.name, code)
             await asyncio.sleep(PAUSE_S)
@@ -72,20 +72,20 @@ class Server:
             finally:
                 os.close(writing)
             async for line in reader:
-                self._hear(line.decode(errors="replace").strip())
+                self._handle_line(line.decode(errors="replace").strip())
             return await self._child.exited
         finally:
             transport.close()
 
-    def _hear(self, line: str) -> None:
+    def _handle_line(self, line: str) -> None:
         if line.strip("-"):
-            self._said.append(line)
+            self._last_lines.append(line)
             log.debug("%s iperf3: %s", self._host.name, line)
         if line.startswith("Server listening on") and not self._listening.done():
             self._listening.set_result(None)
 
-    def _last_words(self) -> str:
-        return " / ".join(self._said) or "it printed nothing"
+    def _describe_output(self) -> str:
+        return " / ".join(self._last_lines) or "it printed nothing"
 
 
 class Iperf3Service:

@@ -41,7 +41,7 @@ class Resolver:
         while not self._stopped:
             self._changes.clear()
             config: dict[str, Any] = json.loads(self._path.read_text())
-            await self._follow(config)
+            await self._apply(config)
             report = {"ready": True, "generation": config.get("generation", 0), "problems": {}}
             print(json.dumps(report), flush=True)
             await self._changes.wait()
@@ -52,11 +52,11 @@ class Resolver:
         self._stopped = True
         self._changes.set()
 
-    async def _follow(self, config: dict[str, Any]) -> None:
+    async def _apply(self, config: dict[str, Any]) -> None:
         zone = Zone(Path(config["hosts"]))
         wanted = {(node["netns"], inode): node["name"] for node in config["nodes"] if (inode := _inode(node["netns"]))}
-        for gone in self._running.keys() - wanted.keys():
-            await self._running.pop(gone).stop()
+        for removed in self._running.keys() - wanted.keys():
+            await self._running.pop(removed).stop()
         for key, name in wanted.items():
             if key not in self._running:
                 try:

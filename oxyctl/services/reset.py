@@ -8,7 +8,7 @@ import struct
 from oxyctl.services.host import Host
 from oxyctl.services.service import Connection, TcpService, tcp
 
-LINGER_NOT = struct.pack("ii", 1, 0)  # close(2) then sends RST and discards unsent data (socket(7))
+LINGER_0 = struct.pack("ii", 1, 0)  # close(2) then sends RST and discards unsent data (socket(7))
 
 
 class ResetConnection(Connection):
@@ -16,7 +16,7 @@ class ResetConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         if b"\n" in data:
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
             self.transport.abort()
 
 

@@ -107,5 +107,5 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
     """`address:port` of the peer, or `[address]:port`, for log lines."""
     name = transport.get_extra_info("peername")
     if not name:
-        return "a client that has gone"
+        return "a disconnected client"
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 
 IP_PKTINFO = 8  # linux/in.h; `socket` does not name it in every supported Python
-LARGEST = 65_535
+MAX_DATAGRAM_BYTES = 65_535
 BUDGET = 64  # datagrams per wake-up, so that one busy socket does not starve the others
 
 Ancillary = list[tuple[int, int, bytes]]
@@ -37,7 +37,7 @@ class UdpSocket:
     def _receive(self) -> None:
         for _ in range(BUDGET):
             try:
-                data, ancillary, _, peer = self._sock.recvmsg(LARGEST, 64)
+                data, ancillary, _, peer = self._sock.recvmsg(MAX_DATAGRAM_BYTES, 64)
             except BlockingIOError:
                 return
             except OSError:

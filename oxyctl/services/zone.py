@@ -10,7 +10,7 @@ from oxyctl.services.dns_messages import AAAA, ANY, PTR, A, Code, Query, Record,
 from oxyctl.traffic.messages import encode_name
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-LONGEST = 65_535
+MAX_MESSAGE_BYTES = 65_535
 REVERSE = (".in-addr.arpa", ".ip6.arpa")
 
 
@@ -32,7 +32,7 @@ class Zone:
 
     def answer_stream(self, message: bytes) -> bytes | None:
         """The response over TCP, which is never truncated."""
-        return self.answer(message, LONGEST)
+        return self.answer(message, MAX_MESSAGE_BYTES)
 
     def _find(self, query: Query) -> tuple[Code, list[Record]]:
         self._refresh()
@@ -61,8 +61,8 @@ class Zone:
         self._addresses: dict[str, list[Address]] = defaultdict(list)
         self._names: dict[str, list[str]] = defaultdict(list)
         for line in text.splitlines():
-            written, *names = line.partition("#")[0].split() or [""]
+            text, *names = line.partition("#")[0].split() or [""]
             for name in names:
-                address = ipaddress.ip_address(written)
+                address = ipaddress.ip_address(text)
                 self._addresses[name.lower()].append(address)
                 self._names[address.reverse_pointer].append(name)

@@ -30,16 +30,16 @@ class Changes:
         self._lab, self._nodes = lab, nodes
         self._transition = Transition(lab.processes, lab.namespaces, lab.links, lab.shared, self._until_ready)
 
-    async def impair(self, question: Impair) -> list[Change]:
+    async def impair(self, request: Impair) -> list[Change]:
         """Impair links and return the changes. NothingMatched: no such link. UsageError: invalid. OxyctlError."""
-        async with self._lab.changing:
-            wanted = impaired(self._lab.plan, question)
+        async with self._lab.change_lock:
+            wanted = impaired(self._lab.plan, request)
             return await self._change(compare(self._lab.plan, wanted), IMPAIR_S)
 
-    async def apply(self, question: Apply) -> list[Change]:
-        """Change to another plan; return the changes. UsageError: impossible. OxyctlError: it failed and was undone."""
-        async with self._lab.changing:
-            return await self._change(compare(self._lab.plan, question.plan), question.timeout_s)
+    async def apply(self, request: Apply) -> list[Change]:
+        """Change to another plan; return the changes. UsageError: not possible. OxyctlError: failed, and undone."""
+        async with self._lab.change_lock:
+            return await self._change(compare(self._lab.plan, request.plan), request.timeout_s)
 
     async def _change(self, diff: Diff, timeout_s: float) -> list[Change]:
         lab = self._lab
@@ -49,7 +49,7 @@ class Changes:
             self._nodes.forget(diff.removed)
             await self._transition.run(diff)
         lab.plan = diff.wanted
-        lab.trust.begin()
+        lab.trust.follow()
         content = msgspec.json.format(msgspec.json.encode(diff.wanted), indent=1)
         write_atomically(lab.directory.path / "plan.json", content)
         return diff.changes
@@ -58,47 +58,47 @@ class Changes:
         await self._lab.until_ready(node, self._lab.deadline)
 
 
-def impaired(plan: Plan, question: Impair) -> Plan:
+def impaired(plan: Plan, request: Impair) -> Plan:
     """`plan` with the requested impairment of a link, a tunnel, or all links of a network. UsageError: invalid."""
-    names = matching(plan, question.link)
+    names = matching_links(plan, request.link)
     try:
         links = [
-            msgspec.structs.replace(link, impairment=_changed(link.impairment, question))
+            msgspec.structs.replace(link, impairment=_changed(link.impairment, request))
             if link_name(link) in names
             else link
             for link in plan.links
         ]
-        return msgspec.structs.replace(_with_tunnels(plan, names, question), links=links)
+        return msgspec.structs.replace(_with_tunnels(plan, names, request), links=links)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
-def matching(plan: Plan, word: str) -> set[str]:
+def matching_links(plan: Plan, text: str) -> set[str]:
     """The names of the links for NODE:NETWORK, NODE:INTERFACE, NODE:tunnel or NETWORK. NothingMatched: none."""
-    words: dict[str, set[str]] = {}
+    aliases: dict[str, set[str]] = {}
     for link in plan.links:
-        for each in (link_name(link), f"{link.node}:{link.interface}", link.network):
-            words.setdefault(each, set()).add(link_name(link))
+        for alias in (link_name(link), f"{link.node}:{link.interface}", link.network):
+            aliases.setdefault(alias, set()).add(link_name(link))
     for node, entry in entries(plan, "agents").items():
-        for each in (f"{node}:tunnel", f"{node}:{entry['interface']}"):
-            words.setdefault(each, set()).add(f"{node}:tunnel")
-    if word not in words:
-        raise NothingMatched(f"lab '{plan.lab}' has no link '{word}'{suggest(word, words)}")
-    return words[word]
+        for alias in (f"{node}:tunnel", f"{node}:{entry['interface']}"):
+            aliases.setdefault(alias, set()).add(f"{node}:tunnel")
+    if text not in aliases:
+        raise NothingMatched(f"lab '{plan.lab}' has no link '{text}'{suggest(text, aliases)}")
+    return aliases[text]
 
 
-def _changed(before: Impairment, question: Impair) -> Impairment:
-    return question.settings.over(Impairment() if question.clear else before)
+def _changed(before: Impairment, request: Impair) -> Impairment:
+    return request.settings.over(Impairment() if request.clear else before)
 
 
-def _with_tunnels(plan: Plan, names: set[str], question: Impair) -> Plan:
+def _with_tunnels(plan: Plan, names: set[str], request: Impair) -> Plan:
     files = []
     for file in plan.files:
         if Path(file.path).name == "agents.json":
             content = json.loads(file.text)
             for entry in content["clients"]:
                 if f"{entry['node']}:tunnel" in names:
-                    entry["impairment"] = msgspec.to_builtins(_changed(tunnel_impairment(entry), question))
+                    entry["impairment"] = msgspec.to_builtins(_changed(tunnel_impairment(entry), request))
             file = msgspec.structs.replace(file, text=json.dumps(content, indent=1))
         files.append(file)
     return msgspec.structs.replace(plan, files=files)

@@ -11,7 +11,7 @@ import msgspec
 from oxyctl.errors import ExitCode, OxyctlError
 from oxyctl.supervise.changes import Changes
 from oxyctl.supervise.node_lifecycle import NodeLifecycle
-from oxyctl.supervise.requests import Apply, Failure, Impair, Nodes, Question, Status, Tell
+from oxyctl.supervise.requests import Apply, Failure, Impair, Nodes, Notify, Request, Status
 from oxyctl.supervise.status import LabStatus
 
 
@@ -21,24 +21,24 @@ class Control:
     def __init__(self, status: Callable[[], Awaitable[LabStatus]], changes: Changes, nodes: NodeLifecycle) -> None:
         self._status, self._changes, self._nodes = status, changes, nodes
 
-    async def answer(self, reader: asyncio.StreamReader, tell: Tell) -> bytes:
-        """Carry out the request from `reader`; return the answer without a newline. Earlier events go to `tell`."""
+    async def answer(self, reader: asyncio.StreamReader, notify: Notify) -> bytes:
+        """Carry out the request from `reader`; return the answer without a newline. Events before it go to `notify`."""
         try:
-            result = await self._answer(await reader.readline(), tell)
+            result = await self._answer(await reader.readline(), notify)
         except OxyctlError as error:
             result = Failure(error=str(error), exit_code=ExitCode(error.exit_code))
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             result = Failure(error=str(error), exit_code=ExitCode.FAILED)
         return msgspec.json.encode(result)
 
-    async def _answer(self, line: bytes, tell: Tell) -> Any:
-        question: Question = msgspec.json.decode(line, type=Question) if line.strip() else Status()
-        match question:
+    async def _answer(self, line: bytes, notify: Notify) -> Any:
+        request: Request = msgspec.json.decode(line, type=Request) if line.strip() else Status()
+        match request:
             case Status():
                 return await self._status()
             case Impair():
-                return await self._changes.impair(question)
+                return await self._changes.impair(request)
             case Apply():
-                return await self._changes.apply(question)
+                return await self._changes.apply(request)
             case Nodes():
-                return await self._nodes.do(question, tell)
+                return await self._nodes.handle(request, notify)

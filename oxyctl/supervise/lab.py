@@ -15,7 +15,7 @@ from oxyctl.errors import OxyctlError
 from oxyctl.net.namespaces import Namespaces
 from oxyctl.plan.steps import Plan, PlannedNode, Process, Running
 from oxyctl.supervise.links import Links
-from oxyctl.supervise.probes import awaited, until_ready
+from oxyctl.supervise.probes import description, until_ready
 from oxyctl.supervise.processes import Processes, Program, tail
 from oxyctl.supervise.requests import COMMIT
 from oxyctl.supervise.shared_programs import SharedPrograms
@@ -25,7 +25,7 @@ from oxyctl.supervise.trust import Trust
 MAX_REPORTS = 3  # nodes not ready in time that are described; others are only named
 
 
-class NotInTime(OxyctlError):
+class NotReadyInTime(OxyctlError):
     """A node that is not ready at the deadline."""
 
     def __init__(self, node: str, message: str) -> None:
@@ -39,7 +39,7 @@ class Channel:
     def __init__(self, sock: socket.socket, lock: int) -> None:
         self._sock, self._lock = sock, lock
 
-    def tell(self, event: str, **details: Any) -> None:
+    def send(self, event: str, **details: Any) -> None:
         """Send one event. Errors are ignored here: `committed` notices when the command has ended."""
         try:
             self._sock.sendall(msgspec.json.encode({"event": event, **details}) + b"\n")
@@ -67,17 +67,17 @@ class RunningLab:
         self.links = Links(self.processes, self.namespaces)
         self.shared = SharedPrograms(self.processes)
         self.trust = Trust(lambda: self.plan)
-        self.changing = asyncio.Lock()  # held while changing anything, but not while waiting until nodes are ready
+        self.change_lock = asyncio.Lock()  # held while changing anything, but not while waiting until nodes are ready
         self.ready: set[str] = set()
 
     async def until_all_ready(self) -> None:
         """Return when all nodes are ready. OxyctlError: the first failure, or all nodes that are late."""
         waits = [asyncio.create_task(self.until_ready(node, self.deadline)) for node in self.plan.nodes]
-        late: list[NotInTime] = []
+        late: list[NotReadyInTime] = []
         for done in asyncio.as_completed(waits):
             try:
                 await done
-            except NotInTime as error:
+            except NotReadyInTime as error:
                 late.append(error)
         if late:
             raise OxyctlError(_describe_late(late))
@@ -85,7 +85,7 @@ class RunningLab:
     async def until_ready(self, node: PlannedNode, deadline: float) -> None:
         """Return when `node` is ready. NotInTime: not at the deadline. OxyctlError: it has failed."""
         program = self.processes.programs[node.process]
-        probe = asyncio.create_task(self._until_answered(node, program))
+        probe = asyncio.create_task(self._until_probed(node, program))
         remaining = max(0.0, deadline - time.monotonic())
         futures: set[asyncio.Future[Any]] = {probe, program.exited}
         await asyncio.wait(futures, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
@@ -93,21 +93,21 @@ class RunningLab:
             if probe.done():
                 probe.result()
             elif not program.exited.done():
-                raise NotInTime(node.name, "not ready in time")
+                raise NotReadyInTime(node.name, "not ready in time")
             if not program.is_running and not _has_succeeded(node, program):
                 raise OxyctlError(f"`{_command(program.process)}` {program.describe_exit()}")
-        except NotInTime as error:
-            raise NotInTime(node.name, str(self._failure(node, program, str(error)))) from None
+        except NotReadyInTime as error:
+            raise NotReadyInTime(node.name, str(self._failure(node, program, str(error)))) from None
         except OxyctlError as error:
             raise self._failure(node, program, str(error)) from None
         finally:
             probe.cancel()
         self.ready.add(node.name)
-        self.channel.tell("ready", node=node.name, kind=node.kind)
+        self.channel.send("ready", node=node.name, kind=node.kind)
 
-    async def _until_answered(self, node: PlannedNode, program: Program) -> None:
+    async def _until_probed(self, node: PlannedNode, program: Program) -> None:
         await until_ready(node, program, self.processes)
-        await self.trust.until_whole(node.name)
+        await self.trust.until_complete(node.name)
 
     def check_programs(self) -> None:
         """Raise OxyctlError if a program has failed after its node became ready."""
@@ -118,13 +118,13 @@ class RunningLab:
 
     def _failure(self, node: PlannedNode, program: Program, what: str) -> OxyctlError:
         command = "" if what.startswith("`") else f"\n  command: `{_command(program.process)}`"
-        lines = tail(program.log)
         return OxyctlError(
-            f"node '{node.name}' ({node.kind}): {what}{command}\n  awaited: {awaited(node.probe)}\n  its log:\n{lines}"
+            f"node '{node.name}' ({node.kind}): {what}{command}\n"
+            f"  waiting for: {description(node.probe)}\n  its log:\n{tail(program.log)}"
         )
 
 
-def _describe_late(late: list[NotInTime]) -> str:
+def _describe_late(late: list[NotReadyInTime]) -> str:
     """The names of all late nodes, and descriptions of the first ones."""
     reports = [str(error) for error in late[:MAX_REPORTS]]
     names = ", ".join(sorted(error.node for error in late))

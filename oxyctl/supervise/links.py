@@ -34,16 +34,16 @@ class Links:
 
     async def set(self, link: Link) -> None:
         """Apply the impairment of `link`. OxyctlError, OSError."""
-        name, wanted = link_name(link), self._method(link.impairment)
-        if self.by(link) == "user space" and wanted != "user space":
+        name, method = link_name(link), self._method(link.impairment)
+        if self.by(link) == "user space" and method != "user space":
             await self.relay.remove(link)
-        if self.by(link) == "kernel" and wanted != "kernel":
+        if self.by(link) == "kernel" and method != "kernel":
             self._run_both(link, shaping.clear_qdisc(link.port_index), shaping.clear_qdisc(link.index))
             self._shaped.discard(name)
-        if wanted == "kernel":
+        if method == "kernel":
             self._run_both(link, *(self._qdisc(index, link.impairment) for index in (link.port_index, link.index)))
             self._shaped.add(name)
-        elif wanted == "user space":
+        elif method == "user space":
             await self.relay.set(link)
         netlink.run([shaping.set_up(link.port_index, up=not link.impairment.down)])
 

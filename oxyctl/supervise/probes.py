@@ -18,7 +18,7 @@ from oxyctl.supervise.program_probes import PAUSES_S, until_answered
 SETTLE_S = 0.1  # long enough for a program that fails at its start
 
 
-def awaited(probe: Probe) -> str:
+def description(probe: Probe) -> str:
     """What the probe waits for, in words."""
     match probe:
         case Running():
@@ -54,8 +54,8 @@ async def until_ready(node: PlannedNode, program: Program, processes: Processes)
             await _report(program, lambda report: _is_accepted(node, report))
             if services:
                 await _report(processes.programs["services"], lambda report: _listening(node, report))
-        case SiteOpen() as wanted:
-            await _report(program, lambda _: _is_open(node.name, wanted, program))
+        case SiteOpen() as site_open:
+            await _report(program, lambda _: _is_open(node.name, site_open, program))
         case Services() as services:
             ports = await _report(program, lambda report: _listening(node, report))
             for address in services.addresses:
@@ -88,12 +88,12 @@ async def _report(program: Program, extract: Callable[[dict[str, Any]], Any]) ->
     """The first value, not None, that `extract` returns for a past or future report of `program`."""
     seen = 0
     while True:
-        news = program.reported
+        reported = program.reported
         for report in program.reports[seen:]:
             if (found := extract(report)) is not None:
                 return found
         seen = len(program.reports)
-        await news.wait()
+        await reported.wait()
 
 
 def _is_accepted(node: PlannedNode, report: dict[str, Any]) -> bool | None:
@@ -104,17 +104,17 @@ def _is_accepted(node: PlannedNode, report: dict[str, Any]) -> bool | None:
     return True if report.get("event") == "accepted" else None
 
 
-def _is_open(site: str, wanted: SiteOpen, program: Program) -> bool | None:
+def _is_open(site: str, site_open: SiteOpen, program: Program) -> bool | None:
     """True if the reports so far show that the site is ready, else None. OxyctlError: an end cannot be opened."""
     last = site_reports(program, site)
-    for end in wanted.ends:
+    for end in site_open.ends:
         state = last.get((end, "open"))
         if state is not None and state["event"] == "refused":
             raise OxyctlError(str(state.get("detail")))
         if state is None:
             return None
     healths = [report.get("health") for (_, what), report in last.items() if what == "health"]
-    return True if not wanted.is_probed or "healthy" in healths else None
+    return True if not site_open.is_probed or "healthy" in healths else None
 
 
 def site_reports(program: Program, site: str) -> dict[tuple[str, str], dict[str, Any]]:

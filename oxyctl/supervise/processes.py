@@ -28,7 +28,7 @@ class Program:
 
     def __init__(self, process: Process, pid: int, output: Log) -> None:
         self.process, self.pid, self.output = process, pid, output
-        self.began = time.monotonic()
+        self.started_at = time.monotonic()
         self.is_stop_requested = False  # to end, by a request
         self.pumps: list[Pump] = []
         self.reports: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ class Processes:
         self.directory, self.namespaces = directory, namespaces
         self.programs: dict[str, Program] = {}
         self.is_stopping = False
-        self.ended: Callable[[Program], None] = lambda program: None  # called for each program that has ended
+        self.on_exit: Callable[[Program], None] = lambda program: None  # called for each program that has ended
         self._logs: dict[str, Log] = {}  # of all programs that were ever started
 
     def start(self, process: Process) -> Program:
@@ -108,8 +108,8 @@ class Processes:
                     os.close(reader)
                 raise
             program = self.programs[process.name] = Program(process, pid, log)
-        takers = [log.write, _Lines(program.add_report).take]
-        program.pumps = [Pump(reader, take) for reader, take in zip(readers, takers, strict=False)]
+        handlers = [log.write, _LineSplitter(program.add_report).feed]
+        program.pumps = [Pump(reader, handler) for reader, handler in zip(readers, handlers, strict=False)]
         return program
 
     def _log(self, name: str) -> Log:
@@ -151,7 +151,7 @@ class Processes:
             for program in list(self.programs.values()):
                 if program.pid == pid and program.is_running:
                     program.end(status)
-                    self.ended(program)
+                    self.on_exit(program)
 
     async def end(self, programs: Collection[Program], grace_s: float) -> None:
         """Send SIGTERM; after `grace_s` seconds kill programs that still run, and processes that they left."""
@@ -219,13 +219,13 @@ def _writer(stack: contextlib.ExitStack, readers: list[int]) -> int:
     return writer
 
 
-class _Lines:
+class _LineSplitter:
     """Splits the chunks from a pipe into lines."""
 
-    def __init__(self, take: Callable[[bytes], None]) -> None:
-        self._take, self._held = take, b""
+    def __init__(self, on_line: Callable[[bytes], None]) -> None:
+        self._on_line, self._pending = on_line, b""
 
-    def take(self, chunk: bytes) -> None:
-        *lines, self._held = (self._held + chunk).split(b"\n")
+    def feed(self, chunk: bytes) -> None:
+        *lines, self._pending = (self._pending + chunk).split(b"\n")
         for line in lines:
-            self._take(line + b"\n")
+            self._on_line(line + b"\n")

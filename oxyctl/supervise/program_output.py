@@ -19,19 +19,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 LOG_BYTES = 10 << 20
-TIMES = struct.Struct("=qq")
-MAX_TIMES = 65_536
-APART_NS = 20_000_000  # output within this time shares one time stamp
+TIMESTAMP = struct.Struct("=qq")
+MAX_TIMESTAMPS = 65_536
+TIMESTAMP_INTERVAL_NS = 20_000_000  # output within this time shares one time stamp
 CHUNK = 65_536
 LAST_CHUNKS = 16  # read from the pipe of an ended program; a surviving child may write more later
 
 
-def older(path: Path) -> Path:
+def rotated(path: Path) -> Path:
     """The name of `path` after rotation."""
     return path.with_name(path.name + ".1")
 
 
-def times_of(log: Path) -> Path:
+def timestamps_of(log: Path) -> Path:
     """The file with the times at which `log` was written."""
     return log.with_suffix(".times")
 
@@ -47,7 +47,7 @@ class Log:
     def write(self, data: bytes) -> None:
         """Append `data`; it is lost if the disk is full."""
         with contextlib.suppress(OSError):
-            if self._size and (self._size + len(data) > LOG_BYTES or self._times_count >= MAX_TIMES):
+            if self._size and (self._size + len(data) > LOG_BYTES or self._times_count >= MAX_TIMESTAMPS):
                 self._rotate()
             self._note_time()
             self._size += os.write(self._log, data)
@@ -58,23 +58,23 @@ class Log:
         os.close(self._times)
 
     def _open(self) -> None:
-        self._log, self._times = _append(self.path), _append(times_of(self.path))
+        self._log, self._times = _append(self.path), _append(timestamps_of(self.path))
         self._size = os.lseek(self._log, 0, os.SEEK_END)
-        self._times_count, self._last_ns = os.lseek(self._times, 0, os.SEEK_END) // TIMES.size, 0
+        self._times_count, self._last_ns = os.lseek(self._times, 0, os.SEEK_END) // TIMESTAMP.size, 0
 
     def _note_time(self) -> None:
         now = time.time_ns()
-        if now - self._last_ns >= APART_NS:
+        if now - self._last_ns >= TIMESTAMP_INTERVAL_NS:
             self._last_ns = now
-            os.write(self._times, TIMES.pack(now, self._size))
+            os.write(self._times, TIMESTAMP.pack(now, self._size))
             self._times_count += 1
 
     def _rotate(self) -> None:
         before = self._log, self._times
         try:
-            for path in (self.path, times_of(self.path)):
+            for path in (self.path, timestamps_of(self.path)):
                 with contextlib.suppress(FileNotFoundError):
-                    path.replace(older(path))
+                    path.replace(rotated(path))
             self._open()
         except OSError:  # no space for another file: truncate this one
             self._log, self._times = before
@@ -91,10 +91,10 @@ def _append(path: Path) -> int:
 
 
 class Pump:
-    """Reads one pipe with the running event loop and passes chunks to `take`, until the pipe's end."""
+    """Reads one pipe with the running event loop and passes chunks to `on_chunk`, until the pipe's end."""
 
-    def __init__(self, reader: int, take: Callable[[bytes], None]) -> None:
-        self._reader, self._take = reader, take
+    def __init__(self, reader: int, on_chunk: Callable[[bytes], None]) -> None:
+        self._reader, self._on_chunk = reader, on_chunk
         os.set_blocking(reader, False)
         asyncio.get_running_loop().add_reader(reader, self._readable)
 
@@ -114,5 +114,5 @@ class Pump:
             os.close(self._reader)
             self._reader = -1
             return False
-        self._take(chunk)
+        self._on_chunk(chunk)
         return True

@@ -32,9 +32,9 @@ async def _succeeds(node: str, probe: Port | Http | Exec, processes: Processes) 
         case Port():
             return await _connects(node, probe.addresses, probe.port, processes.namespaces)
         case Http():
-            return await _is_served(node, probe, processes.namespaces)
+            return await _responds(node, probe, processes.namespaces)
         case Exec():
-            return await _ends_well(node, probe, processes)
+            return await _exits_zero(node, probe, processes)
 
 
 async def _connects(node: str, addresses: Sequence[str], port: int, namespaces: Namespaces) -> bool:
@@ -62,7 +62,7 @@ async def _connect(node: str, address: str, port: int, namespaces: Namespaces) -
     return sock
 
 
-async def _is_served(node: str, probe: Http, namespaces: Namespaces) -> bool:
+async def _responds(node: str, probe: Http, namespaces: Namespaces) -> bool:
     for address in probe.addresses:
         sock = await _connect(node, address, probe.port, namespaces)
         if sock is not None:
@@ -85,7 +85,7 @@ async def _status(sock: socket.socket, probe: Http) -> int | None:
         writer.close()
 
 
-async def _ends_well(node: str, probe: Exec, processes: Processes) -> bool:
+async def _exits_zero(node: str, probe: Exec, processes: Processes) -> bool:
     """Whether the command ends with exit code 0. Its output is in the log `NODE.ready`."""
     process = Process(
         name=f"{node}.ready",

@@ -9,41 +9,43 @@ from oxyctl.errors import OxyctlError
 from oxyctl.plan.serving import clients_of, is_cut, sites_of
 from oxyctl.plan.steps import PlannedNode, SiteOpen
 from oxyctl.supervise.lab import RunningLab
-from oxyctl.supervise.requests import Tell
+from oxyctl.supervise.requests import Notify
 
 AGENTS, SITES = "agents", "sites"
 PROXY_EVENTS = ("accepted", "refused")  # events of a client's agent that depend on the proxy
 
 
 class Recovery:
-    """Waits for the readiness of nodes. `runs`: whether all programs of a node are running."""
+    """Waits for the readiness of nodes. `is_running`: whether all programs of a node are running."""
 
-    def __init__(self, lab: RunningLab, runs: Callable[[PlannedNode], bool]) -> None:
-        self._lab, self._runs = lab, runs
+    def __init__(self, lab: RunningLab, is_running: Callable[[PlannedNode], bool]) -> None:
+        self._lab, self._is_running = lab, is_running
         self._waits: dict[str, asyncio.Future[None]] = {}
 
     async def until_all_ready(
-        self, nodes: Sequence[PlannedNode], started: Sequence[PlannedNode], deadline: float, tell: Tell
+        self, nodes: Sequence[PlannedNode], started: Sequence[PlannedNode], deadline: float, notify: Notify
     ) -> None:
-        """Return when `nodes`, and the clients and sites of proxies among them, are ready. `tell` of the `started`.
+        """Return when `nodes`, and the clients and sites of proxies among them, are ready.
+
+        `notify` gets an event for each of the `started`.
 
         OxyctlError: one of them is not ready in time, never will be, or was stopped meanwhile.
         """
-        waits = [asyncio.create_task(self._wait_and_tell(node, deadline, tell, "ready")) for node in started]
+        waits = [asyncio.create_task(self._wait_and_notify(node, deadline, notify, "ready")) for node in started]
         try:
             await asyncio.gather(*waits)
             for proxy in [node for node in nodes if node.control is not None]:
                 if proxy in started:
                     await self.renew_far_ends(proxy)
                 for node in self._other_ends(proxy):
-                    await self._wait_and_tell(node, deadline, tell if proxy in started else _silently, "back")
+                    await self._wait_and_notify(node, deadline, notify if proxy in started else _ignore, "back")
         finally:
             for wait in waits:
                 wait.cancel()
 
-    async def _wait_and_tell(self, node: PlannedNode, deadline: float, tell: Tell, event: str) -> None:
+    async def _wait_and_notify(self, node: PlannedNode, deadline: float, notify: Notify, event: str) -> None:
         await self.until_ready(node, deadline)
-        tell(event, node=node.name, kind=node.kind)
+        notify(event, node=node.name, kind=node.kind)
 
     async def until_ready(self, node: PlannedNode, deadline: float) -> None:
         """Return when `node` is ready. OxyctlError: not in time, it has failed, or was stopped meanwhile."""
@@ -79,7 +81,7 @@ class Recovery:
         sites = sites_of(self._lab.plan, proxy.name) if proxy.control is not None else set()
         if not sites or program is None or not program.is_running:
             return
-        async with self._lab.changing:
+        async with self._lab.change_lock:
             program.reports[:] = [
                 r for r in program.reports if r.get("node") not in sites or r.get("event") != "health"
             ]
@@ -95,8 +97,8 @@ class Recovery:
     def _is_awaited(self, node: PlannedNode) -> bool:
         """Whether the node has a tunnel that can show that it has recovered: with a program and a probe."""
         can_show = not isinstance(node.probe, SiteOpen) or node.probe.is_probed
-        return can_show and node.process in (AGENTS, SITES) and self._runs(node)
+        return can_show and node.process in (AGENTS, SITES) and self._is_running(node)
 
 
-def _silently(event: str, **details: object) -> None:
+def _ignore(event: str, **details: object) -> None:
     """Ignore an event."""

@@ -20,7 +20,7 @@ from oxyctl.plan.steps import Plan
 from oxyctl.topology.choices import Action
 
 COMMIT = b"commit\n"  # from the command that builds the lab: from now on the lab runs without it
-Tell = Callable[..., None]  # tell(event, **details)
+Notify = Callable[..., None]  # notify(event, **details)
 
 
 class Status(msgspec.Struct, kw_only=True, frozen=True, tag="status", tag_field="do"):
@@ -57,4 +57,4 @@ class Failure(msgspec.Struct, kw_only=True, frozen=True):
     exit_code: ExitCode
 
 
-Question = Status | Impair | Apply | Nodes
+Request = Status | Impair | Apply | Nodes

@@ -70,7 +70,7 @@ class SharedPrograms:
             await self._processes.end([program], GRACE_S)
             self._processes.programs.pop(name, None)
 
-    def _content(self, plan: Plan, without: Collection[str], program: str) -> Config | None:
+    def _content(self, plan: Plan, excluded: Collection[str], program: str) -> Config | None:
         text = next((file.text for file in plan.files if Path(file.path).name == f"{program}.json"), None)
         if text is None:
             return None
@@ -78,7 +78,7 @@ class SharedPrograms:
         content[SHARED[program]] = [
             entry | ({"far_end": count} if (count := self.far_ends[_owner(entry)]) and program == "sites" else {})
             for entry in content[SHARED[program]]
-            if not _depends_on(entry) & set(without) and _owner(entry) not in self.absent[program]
+            if not _depends_on(entry) & set(excluded) and _owner(entry) not in self.absent[program]
         ]
         return content
 
@@ -106,7 +106,7 @@ async def reload(program: Program, path: Path, content: bytes | None, generation
     if content is not None:
         write_atomically(path, content)
         os.kill(program.pid, signal.SIGHUP)
-    answer = asyncio.ensure_future(_answer(program, generation))
+    answer = asyncio.ensure_future(_await_answer(program, generation))
     futures: set[asyncio.Future[Any]] = {answer, program.exited}
     try:
         await asyncio.wait(futures, timeout=TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -119,14 +119,14 @@ async def reload(program: Program, path: Path, content: bytes | None, generation
     raise OxyctlError(f"{program.name} {what}; see `oxyctl lab logs {program.name}`")
 
 
-async def _answer(program: Program, generation: int) -> dict[str, Any]:
+async def _await_answer(program: Program, generation: int) -> dict[str, Any]:
     while True:
-        news = program.reported
+        reported = program.reported
         for report in reversed(program.reports):
             if report.get("generation") == generation:
                 _forget_answers(program, generation)
                 return dict(report)
-        await news.wait()
+        await reported.wait()
 
 
 def _forget_answers(program: Program, generation: int) -> None:

@@ -44,14 +44,14 @@ async def tunnel_statuses(plan: Plan, program: Program | None) -> list[TunnelSta
     if not plan.tunnels:
         return []
     controls = {node.name: node.control for node in plan.nodes if node.control is not None}
-    asked = {name: await _ask_proxy(controls[name]) for name in dict.fromkeys(t.proxy for t in plan.tunnels)}
-    return [_status(tunnel, program, asked[tunnel.proxy]) for tunnel in plan.tunnels]
+    proxy_tunnels = {name: await _query_proxy(controls[name]) for name in dict.fromkeys(t.proxy for t in plan.tunnels)}
+    return [_status(tunnel, program, proxy_tunnels[tunnel.proxy]) for tunnel in plan.tunnels]
 
 
-def _status(tunnel: SiteTunnel, program: Program | None, asked: Mapping[str, Any]) -> TunnelStatus:
+def _status(tunnel: SiteTunnel, program: Program | None, proxy_tunnels: Mapping[str, Any]) -> TunnelStatus:
     reports = {} if program is None else site_reports(program, tunnel.site)
-    seen: dict[str, Any] = next((report for (_, what), report in reports.items() if what == "health"), {})
-    far: dict[str, Any] = asked.get(tunnel.site, {})
+    site_view: dict[str, Any] = next((report for (_, what), report in reports.items() if what == "health"), {})
+    proxy_view: dict[str, Any] = proxy_tunnels.get(tunnel.site, {})
     return TunnelStatus(
         site=tunnel.site,
         kind=tunnel.kind,
@@ -63,14 +63,14 @@ def _status(tunnel: SiteTunnel, program: Program | None, asked: Mapping[str, Any
         outer=tunnel.outer,
         by=tunnel.by,
         edge=tunnel.edge,
-        health=seen.get("health"),
-        rtt_ms=seen.get("rtt_ms"),
-        proxy_health=far.get("health"),
-        proxy_rtt_ms=far.get("rtt_ms"),
+        health=site_view.get("health"),
+        rtt_ms=site_view.get("rtt_ms"),
+        proxy_health=proxy_view.get("health"),
+        proxy_rtt_ms=proxy_view.get("rtt_ms"),
     )
 
 
-async def _ask_proxy(control: str) -> dict[str, Any]:
+async def _query_proxy(control: str) -> dict[str, Any]:
     """The proxy's status of its sites' tunnels, by site; empty if it does not answer."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # TimeoutError is an OSError
         async with asyncio.timeout(TIMEOUT_S):

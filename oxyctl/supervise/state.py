@@ -197,7 +197,7 @@ def find_lab(name: str | None = None) -> LabDirectory:
         raise LabNotFound(NO_LAB)
     if len(alive) > 1:
         names = ", ".join(lab.name for lab in alive)
-        raise LabNotFound(f"several labs are running: {names}; name one with --lab NAME")
+        raise LabNotFound(f"several labs are running: {names}; choose one with --lab NAME")
     return alive[0]
 
 
@@ -219,7 +219,7 @@ def find_proxy(lab: LabDirectory, node: str | None = None) -> PlannedNode:
         raise NothingMatched(f"node '{node}' is not a proxy" if node else f"lab '{lab.name}' has no proxy")
     if len(proxies) > 1:
         names = ", ".join(proxy.name for proxy in proxies)
-        raise UsageError(f"lab '{lab.name}' has several proxies: {names}; name one with --node")
+        raise UsageError(f"lab '{lab.name}' has several proxies: {names}; choose one with --node")
     return proxies[0]
 
 

@@ -33,16 +33,16 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     restarts: int = 0  # how often it was restarted, by policy or on request
 
 
-class Kept(msgspec.Struct, kw_only=True, frozen=True):
-    """The state of a node apart from its program. `ended`: its exit code; `is_stopped`: on request."""
+class LifecycleState(msgspec.Struct, kw_only=True, frozen=True):
+    """What the supervisor knows of a node besides its program. `is_stopped`: on request."""
 
     is_stopped: bool = False
-    ended: int | None = None
-    again_in_s: float | None = None
+    exit_code: int | None = None
+    restarts_in_s: float | None = None
     restarts: int = 0
 
 
-NOTHING = Kept()
+INITIAL = LifecycleState()
 
 
 class LinkStatus(msgspec.Struct, kw_only=True):
@@ -80,24 +80,28 @@ class LabStatus(msgspec.Struct, kw_only=True):
 def link_statuses(plan: Plan, links: Links, counters: dict[str, dict[str, int]]) -> list[LinkStatus]:
     """The status of all links and clients' tunnels of `plan`, in its order."""
     relay = links.relay.program
-    found = []
+    statuses = []
     for link in plan.links:
-        name, by, words = link_name(link), links.by(link), link.impairment.words()
+        name, by, detail = link_name(link), links.by(link), link.impairment.describe()
         if by == "user space" and relay is not None and not relay.is_running:
-            words = f"{words}; its relay {relay.describe_exit()}"
+            detail = f"{detail}; its relay {relay.describe_exit()}"
         frames = counters.get(name, {}) if by == "user space" else {}
-        found.append(
-            LinkStatus(name=name, mtu=link.mtu, impairment=link.impairment, by=by, detail=words, frames=frames)
+        statuses.append(
+            LinkStatus(name=name, mtu=link.mtu, impairment=link.impairment, by=by, detail=detail, frames=frames)
         )
     for node, entry in entries(plan, "agents").items():
-        wanted = tunnel_impairment(entry)
-        by = "user space" if wanted.is_shaped or wanted.down else None
+        impairment = tunnel_impairment(entry)
+        by = "user space" if impairment.is_shaped or impairment.down else None
         mtu = entry["context"]["mtu"]
-        found.append(LinkStatus(name=f"{node}:tunnel", mtu=mtu, impairment=wanted, by=by, detail=wanted.words()))
-    return found
+        statuses.append(
+            LinkStatus(name=f"{node}:tunnel", mtu=mtu, impairment=impairment, by=by, detail=impairment.describe())
+        )
+    return statuses
 
 
-def node_status(node: PlannedNode, program: Program | None, is_ready: bool, kept: Kept = NOTHING) -> NodeStatus:
+def node_status(
+    node: PlannedNode, program: Program | None, is_ready: bool, lifecycle: LifecycleState = INITIAL
+) -> NodeStatus:
     """The status of `node`, which `program` serves. `is_ready`: whether it has become ready."""
     status = NodeStatus(
         name=node.name,
@@ -105,17 +109,17 @@ def node_status(node: PlannedNode, program: Program | None, is_ready: bool, kept
         state="ready" if is_ready else "starting",
         addresses=node.addresses,
         restart=node.restart,
-        restarts=kept.restarts,
+        restarts=lifecycle.restarts,
     )
-    if kept.is_stopped:
+    if lifecycle.is_stopped:
         status.state, status.detail = "stopped", f"`oxyctl lab start {node.name}` starts it"
         return status
-    ended = program.exited.result() if program is not None and not program.is_running else kept.ended
-    if program is None or ended is not None:
-        status.state, status.exit_code = "exited", ended
-        status.detail = None if ended is None else describe_exit(ended)
-        if kept.again_in_s is not None:
-            status.detail = f"{status.detail}; restarts in {kept.again_in_s:.1f} s"
+    exit_code = program.exited.result() if program is not None and not program.is_running else lifecycle.exit_code
+    if program is None or exit_code is not None:
+        status.state, status.exit_code = "exited", exit_code
+        status.detail = None if exit_code is None else describe_exit(exit_code)
+        if lifecycle.restarts_in_s is not None:
+            status.detail = f"{status.detail}; restarts in {lifecycle.restarts_in_s:.1f} s"
         return status
     status.pid = program.pid
     if isinstance(node.probe, Tunnel):

@@ -37,7 +37,7 @@ from oxyctl.supervise.state import LabDirectory, Phase, State, boot_id, start_ti
 from oxyctl.supervise.status import LabStatus, SupervisorStatus, link_statuses
 
 GRACE_S = 3.0
-MAX_QUESTION = 64 << 20  # bytes; a request may contain a whole plan
+MAX_REQUEST_BYTES = 64 << 20  # bytes; a request may contain a whole plan
 
 
 class Supervisor:
@@ -54,7 +54,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._begin_to_stop, stopped)
+            loop.add_signal_handler(number, self._start_stopping, stopped)
         loop.add_signal_handler(signal.SIGCHLD, self.lab.processes.reap)
         stop, committed = loop.create_task(stopped.wait()), loop.create_task(self.lab.channel.committed())
         try:
@@ -70,7 +70,7 @@ class Supervisor:
             if self.state.phase != "starting":  # a lab that was never up ends at once
                 await self.lab.processes.stop(GRACE_S)
 
-    def _begin_to_stop(self, stopped: asyncio.Event) -> None:
+    def _start_stopping(self, stopped: asyncio.Event) -> None:
         """Write the new phase at once, so that no request after the signal sees the lab as up."""
         if self.state.phase == "up":
             with contextlib.suppress(OSError):
@@ -79,7 +79,7 @@ class Supervisor:
 
     async def _up(self) -> None:
         for text in self._build():
-            self.lab.channel.tell("step", text=text)
+            self.lab.channel.send("step", text=text)
             await asyncio.sleep(0)  # lets signals, and the end of the command, interrupt between steps
         for link in self.lab.plan.links:
             if link.impairment.is_shaped or link.impairment.down:
@@ -88,7 +88,7 @@ class Supervisor:
         await until_names(self.lab.processes, self.lab.deadline - time.monotonic())
         self.lab.check_programs()
         await self._serve()
-        self.lab.channel.tell("up")
+        self.lab.channel.send("up")
 
     def _build(self) -> Iterator[str]:
         write_files(self.lab.plan)
@@ -102,8 +102,8 @@ class Supervisor:
 
     def _commit(self) -> None:
         self._enter_phase("up")
-        self.nodes.begin()
-        self.lab.trust.begin()
+        self.nodes.enable_restarts()
+        self.lab.trust.follow()
         self.lab.channel.close()
 
     def _enter_phase(self, phase: Phase) -> None:
@@ -114,16 +114,16 @@ class Supervisor:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with shortened(self.lab.directory.control) as path:
             sock.bind(path)
-        await asyncio.start_unix_server(self._answer, sock=sock, limit=MAX_QUESTION)
+        await asyncio.start_unix_server(self._answer, sock=sock, limit=MAX_REQUEST_BYTES)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection: one request, a line of JSON, then events, and the answer as the last line."""
 
-        def tell(event: str, **details: Any) -> None:
+        def notify(event: str, **details: Any) -> None:
             if not writer.is_closing():
                 writer.write(msgspec.json.encode({"event": event, **details}) + b"\n")
 
-        writer.write(await self.control.answer(reader, tell) + b"\n")
+        writer.write(await self.control.answer(reader, notify) + b"\n")
         writer.close()
 
     async def status(self) -> LabStatus:
@@ -167,7 +167,7 @@ def _supervise(directory: LabDirectory, channel: Channel, timeout_s: float) -> N
         started=time.time(),
     )
     directory.write_state(state)
-    channel.tell("started", pid=pid)
+    channel.send("started", pid=pid)
     asyncio.run(_run(directory, plan, channel, state, timeout_s))
 
 
@@ -187,7 +187,7 @@ def main(arguments: list[str]) -> None:
     try:
         _supervise(LabDirectory(run), channel, timeout_s)
     except (OxyctlError, OSError) as error:
-        channel.tell("failed", error=str(error))
+        channel.send("failed", error=str(error))
         sys.exit(1)
 
 

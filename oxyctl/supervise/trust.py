@@ -19,15 +19,15 @@ class Trust:
 
     def __init__(self, plan: Callable[[], Plan]) -> None:
         self._plan = plan
-        self._following: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._seen: dict[str, list[tuple[int, int]]] = {}  # by bundle, its authorities' files as last added
 
-    def begin(self) -> None:
+    def follow(self) -> None:
         """Start to follow changes of authorities if the plan has bundles. Idempotent."""
-        if self._plan().bundles and (self._following is None or self._following.done()):
-            self._following = asyncio.get_running_loop().create_task(self._follow())
+        if self._plan().bundles and (self._task is None or self._task.done()):
+            self._task = asyncio.get_running_loop().create_task(self._poll())
 
-    async def _follow(self) -> None:
+    async def _poll(self) -> None:
         """Poll: each round costs a stat(2) per authority."""
         while bundles := self._plan().bundles:
             for bundle in bundles:
@@ -35,7 +35,7 @@ class Trust:
                     self._refresh(bundle)
             await asyncio.sleep(EVERY_S)
 
-    async def until_whole(self, node: str) -> None:
+    async def until_complete(self, node: str) -> None:
         """Return when the bundle of `node` has all its authorities' certificates. The caller sets the deadline."""
         bundle = self._bundle_of(node)
         while bundle is not None:

@@ -23,11 +23,11 @@ class Guard:
 
     def watch(self, lab: str) -> None:
         """Take `lab` down at the end, if it still exists."""
-        self._tell(f"+{lab}")
+        self._send(f"+{lab}")
 
     def forget(self, lab: str) -> None:
         """Stop watching `lab`."""
-        self._tell(f"-{lab}")
+        self._send(f"-{lab}")
 
     def close(self) -> None:
         """Let the guard end: it takes down the labs that are still watched."""
@@ -35,7 +35,7 @@ class Guard:
         self._process.stdin.close()
         self._process.wait()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n".encode())
         self._process.stdin.flush()

@@ -115,12 +115,12 @@ class LabHandle:
         """Sections for the report of a failed test: logs, flows, and the path of the captured packets."""
         if self.directory.live_state() is None:
             return []
-        found = [(f"{self.name}: log of {path.stem}", tail(path)) for path in self._logs()]
+        sections = [(f"{self.name}: log of {path.stem}", tail(path)) for path in self._logs()]
         for node in [name for name in self.nodes if self[name].planned.control]:
-            found.append((f"{self.name}: flows of {node}", self._flows_text(node)))
+            sections.append((f"{self.name}: flows of {node}", self._flows_text(node)))
         if packets := self._no_capture or (str(self._recording.file) if self._recording else ""):
-            found.append((f"{self.name}: packets", packets))
-        return found
+            sections.append((f"{self.name}: packets", packets))
+        return sections
 
     def _flows_text(self, proxy: str) -> str:
         try:

@@ -13,5 +13,5 @@ overlaps        subnets that overlap, and whether any node has routes to both
 sites           numbers, addresses, context and MTU of each site's tunnel; tenant_routes: routes of tenants
 schema          the JSON Schema of lab files
 library         finds lab files by name
-words, quantities   values that all parts of lab files share
+choices, quantities values that all parts of lab files share
 """

@@ -13,9 +13,9 @@ from typing import Any
 
 from msgspec.structs import fields
 
+from oxyctl.topology.model import KeyPath
 from oxyctl.topology.nodes import AnyNode
 from proxy.settings import Document, suggest
-from proxy.settings.document import Place
 
 MAX_COUNT, MAX_NODES = 1000, 2000
 NUMBER = "{i}"
@@ -39,8 +39,8 @@ class _Expansion:
         self.defaults = _mapping(document.data, "defaults")
         self.nodes: dict[str, Any] = {}
         self.groups: dict[str, list[str]] = {}
-        self.came_from: dict[str, str] = {}  # by node, its name in the file
-        self.moved: dict[Place, Place] = {}  # by place in an expanded check, its place in the file
+        self.source_names: dict[str, str] = {}  # by node, its name in the file
+        self.member_key_paths: dict[KeyPath, KeyPath] = {}  # by place in an expanded check, its place in the file
 
     def finish(self) -> Document:
         for name, node in self.written.items():
@@ -54,19 +54,23 @@ class _Expansion:
         whole = self._with_defaults(node)
         count = _count(whole)
         if count is None:
-            self._place(name, name, whole)
+            self._add_node(name, name, whole)
             return
         whole = {key: value for key, value in whole.items() if key != "count"}
         self.groups[name] = [f"{name}-{number}" for number in range(1, count + 1)]
         for number, member in enumerate(self.groups[name], start=1):
-            self._place(member, name, _member(whole, name, number))
+            self._add_node(member, name, _member(whole, name, number))
 
-    def _place(self, name: str, written: str, node: Any) -> None:
+    def _add_node(self, name: str, written: str, node: Any) -> None:
         if name in self.nodes or (name != written and name in self.written):
-            raise self.document.error(f"'{written}' would make a second node '{name}'", ("nodes", written), at_key=True)
+            raise self.document.error(
+                f"'{written}' expands to '{name}', and there is already a node of that name",
+                ("nodes", written),
+                at_key=True,
+            )
         if len(self.nodes) == MAX_NODES:
             raise self.document.error(f"more than {MAX_NODES} nodes", ("nodes", written), at_key=True)
-        self.nodes[name], self.came_from[name] = node, written
+        self.nodes[name], self.source_names[name] = node, written
 
     def _with_defaults(self, node: Any) -> Any:
         default = _mapping(self.defaults, node.get("kind")) if isinstance(node, dict) else {}
@@ -79,25 +83,27 @@ class _Expansion:
         return whole
 
     def _check(self, number: int, check: Any) -> Any:
-        said = check.get("from") if isinstance(check, dict) else None
-        names = [said] if isinstance(said, str) else said
+        source = check.get("from") if isinstance(check, dict) else None
+        names = [source] if isinstance(source, str) else source
         if not isinstance(names, list) or not any(isinstance(name, str) and name in self.groups for name in names):
             return check
         members: list[Any] = []
         for index, name in enumerate(names):
             for member in self.groups.get(name, [name]) if isinstance(name, str) else [name]:
-                place: Place = ("checks", number, "from")
-                self.moved[(*place, len(members))] = place if isinstance(said, str) else (*place, index)
+                key_path: KeyPath = ("checks", number, "from")
+                self.member_key_paths[(*key_path, len(members))] = (
+                    key_path if isinstance(source, str) else (*key_path, index)
+                )
                 members.append(member)
         return check | {"from": members}
 
-    def _origin(self, place: Place) -> Place:
+    def _origin(self, key_path: KeyPath) -> KeyPath:
         """The place in the file: in the group, or in the defaults of its kind."""
-        if place in self.moved:
-            return self.moved[place]
-        if place[:1] != ("nodes",) or len(place) < 2 or place[1] not in self.came_from:
-            return place
-        name, rest = self.came_from[str(place[1])], place[2:]
+        if key_path in self.member_key_paths:
+            return self.member_key_paths[key_path]
+        if key_path[:1] != ("nodes",) or len(key_path) < 2 or key_path[1] not in self.source_names:
+            return key_path
+        name, rest = self.source_names[str(key_path[1])], key_path[2:]
         own = self.written[name]
         if isinstance(own, dict) and rest and not _is_set_in(own, rest):
             kind = own.get("kind")
@@ -106,7 +112,7 @@ class _Expansion:
         return ("nodes", name, *rest)
 
 
-def _is_set_in(node: dict[str, Any], rest: Place) -> bool:
+def _is_set_in(node: dict[str, Any], rest: KeyPath) -> bool:
     """Whether the value at `rest` is set in the node itself."""
     key = rest[0]
     if key in MERGED and len(rest) > 1 and isinstance(node.get(str(key)), dict):
@@ -116,11 +122,11 @@ def _is_set_in(node: dict[str, Any], rest: Place) -> bool:
 
 def _check_defaults(document: Document) -> None:
     """Raise the error for the first default of an unknown kind, or of a key that this kind does not have."""
-    for kind, said in _mapping(document.data, "defaults").items():
+    for kind, defaults in _mapping(document.data, "defaults").items():
         if kind not in KINDS:
             raise document.error(f"unknown kind '{kind}'{suggest(kind, KINDS)}", ("defaults", kind), at_key=True)
         known = [field.encode_name for field in fields(KINDS[kind]) if field.encode_name not in NOT_SHARED]
-        for key in said if isinstance(said, dict) else ():
+        for key in defaults if isinstance(defaults, dict) else ():
             if key not in known:
                 message = f"unknown key '{key}' for {kind} nodes{suggest(key, known)}"
                 raise document.error(message, ("defaults", kind, key), at_key=True)

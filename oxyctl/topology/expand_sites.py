@@ -12,9 +12,9 @@ from typing import Any
 from oxyctl.services.ports import PORTS
 from oxyctl.services.registry import SERVICES
 from oxyctl.topology.expand import KINDS
+from oxyctl.topology.model import KeyPath
 from oxyctl.topology.nodes.site import MAX_SITES, SiteNode
 from proxy.settings import Document
-from proxy.settings.document import Place
 
 SITE_KINDS = tuple(kind for kind, node in KINDS.items() if issubclass(node, SiteNode))
 FAMILIES = ("ipv4", "ipv6")
@@ -39,25 +39,25 @@ class _Expansion:
         self.document, self.written = document, nodes
         self.networks: Json = dict(_mapping(document.data.get("networks")))
         self.nodes: Json = {}
-        self.lans: dict[str, str] = {}  # the site by network
-        self.homes: dict[str, tuple[str, str]] = {}  # by node, its site and its name there
+        self.lan_sites: dict[str, str] = {}  # the site by network
+        self.host_origins: dict[str, tuple[str, str]] = {}  # by node, its site and its name there
         self.taken = _written_subnets(self.networks, nodes)
 
     def finish(self) -> Document:
         for name, node in self.written.items():
             if not _is_site(node):
-                self._place(name, node, ("nodes", name))
+                self._add_node(name, node, ("nodes", name))
                 continue
             site = self._site(name, node)
-            self._place(name, site, ("nodes", name))
-            for host, said in _mapping(site.get("hosts")).items():
-                self._add_host(name, host, said, site)
+            self._add_node(name, site, ("nodes", name))
+            for host, settings in _mapping(site.get("hosts")).items():
+                self._add_host(name, host, settings, site)
         data = self.document.data | {"networks": self.networks, "nodes": self.nodes}
         return self.document.derived(data, self._origin)
 
-    def _place(self, name: str, node: Any, written: Place) -> None:
+    def _add_node(self, name: str, node: Any, written: KeyPath) -> None:
         if name in self.nodes or (written != ("nodes", name) and name in self.written):
-            raise self.document.error(f"this would be a second node '{name}'", written, at_key=True)
+            raise self.document.error(f"there is already a node '{name}'", written, at_key=True)
         self.nodes[name] = node
 
     def _site(self, name: str, node: Json) -> Json:
@@ -75,10 +75,10 @@ class _Expansion:
             self._add_network(name, lan)
         return node
 
-    def _lan(self, said: Json) -> Json:
-        lan = dict(said)
+    def _lan(self, settings: Json) -> Json:
+        lan = dict(settings)
         automatic = [family for family in FAMILIES if lan.get(family, True) is True]
-        number = 1 + len(self.lans)
+        number = 1 + len(self.lan_sites)
         while number < MAX_SITES and any(self._overlaps(_subnet(family, number)) for family in automatic):
             number += 1
         for family in automatic:
@@ -94,57 +94,57 @@ class _Expansion:
         if not isinstance(name, str):
             return
         if name in self.networks:
-            place = ("nodes", site, "lan", "name")
-            message = f"there is already a network '{name}'; `lan: {{name: ...}}` sets another name"
-            raise self.document.error(message, place)
+            key_path = ("nodes", site, "lan", "name")
+            message = f"there is already a network '{name}': set another name with `lan: {{name: ...}}`"
+            raise self.document.error(message, key_path)
         subnets = [lan[family] for family in FAMILIES if isinstance(lan[family], str)]
         if not subnets:
-            raise self.document.error("a LAN needs at least one family", ("nodes", site, "lan"))
+            raise self.document.error("a LAN needs an IPv4 or an IPv6 subnet", ("nodes", site, "lan"))
         self.networks[name] = {"subnets": subnets, "gateway": site} | {k: lan[k] for k in NETWORK_KEYS if k in lan}
-        self.lans[name] = site
+        self.lan_sites[name] = site
 
-    def _add_host(self, site: str, host: Any, said: Any, node: Json) -> None:
+    def _add_host(self, site: str, host: Any, settings: Any, node: Json) -> None:
         lan = _mapping(node.get("lan")).get("name")
-        if not isinstance(said, dict) or not isinstance(lan, str):
+        if not isinstance(settings, dict) or not isinstance(lan, str):
             return  # reported when the site itself is checked
-        name, place = f"{site}-{host}", ("nodes", site, "hosts", str(host))
-        services = self._services(said.get("services", ["http", "echo"]), place)
-        rest = {key: said[key] for key in ("root", "files", "env", "labels", "trust") if key in said}
-        base = {"kind": "upstream", "networks": {lan: said.get("addresses", [])}, "services": services}
-        self._place(name, base | rest, place)
-        self.homes[name] = site, str(host)
+        name, key_path = f"{site}-{host}", ("nodes", site, "hosts", str(host))
+        services = self._services(settings.get("services", ["http", "echo"]), key_path)
+        rest = {key: settings[key] for key in ("root", "files", "env", "labels", "trust") if key in settings}
+        base = {"kind": "upstream", "networks": {lan: settings.get("addresses", [])}, "services": services}
+        self._add_node(name, base | rest, key_path)
+        self.host_origins[name] = site, str(host)
 
-    def _services(self, said: Any, place: Place) -> Any:
-        if not isinstance(said, list):
-            return said
-        for number, service in enumerate(said):
+    def _services(self, services: Any, key_path: KeyPath) -> Any:
+        if not isinstance(services, list):
+            return services
+        for number, service in enumerate(services):
             if service in SERVICES and service not in PORTS:
                 message = f"service '{service}' has no default port: write `{{{service}: PORT}}`"
-                raise self.document.error(message, (*place, "services", number))
-        return {service: PORTS.get(service, UNKNOWN_PORT) for service in said if isinstance(service, str)}
+                raise self.document.error(message, (*key_path, "services", number))
+        return {service: PORTS.get(service, UNKNOWN_PORT) for service in services if isinstance(service, str)}
 
-    def _origin(self, place: Place) -> Place:
+    def _origin(self, key_path: KeyPath) -> KeyPath:
         """The place in the file: at the site."""
-        if place[:1] == ("networks",) and len(place) > 1 and str(place[1]) in self.lans:
-            return self._lan_origin(self.lans[str(place[1])], place)
-        if place[:1] != ("nodes",) or len(place) < 2 or str(place[1]) not in self.homes:
-            return place
-        site, host = self.homes[str(place[1])]
-        rest = place[2:]
+        if key_path[:1] == ("networks",) and len(key_path) > 1 and str(key_path[1]) in self.lan_sites:
+            return self._lan_origin(self.lan_sites[str(key_path[1])], key_path)
+        if key_path[:1] != ("nodes",) or len(key_path) < 2 or str(key_path[1]) not in self.host_origins:
+            return key_path
+        site, host = self.host_origins[str(key_path[1])]
+        rest = key_path[2:]
         rest = ("addresses", *rest[2:]) if rest[:1] == ("networks",) else rest
-        return ("nodes", site, "hosts", host, *self._service_place(site, host, rest))
+        return ("nodes", site, "hosts", host, *self._service_key_path(site, host, rest))
 
-    def _service_place(self, site: str, host: str, rest: Place) -> Place:
+    def _service_key_path(self, site: str, host: str, rest: KeyPath) -> KeyPath:
         """The place of a service in a list is its index."""
-        said = _mapping(_mapping(self.written[site].get("hosts")).get(host)).get("services")
-        if rest[:1] == ("services",) and len(rest) > 1 and isinstance(said, list) and rest[1] in said:
-            return ("services", said.index(rest[1]))
+        services = _mapping(_mapping(self.written[site].get("hosts")).get(host)).get("services")
+        if rest[:1] == ("services",) and len(rest) > 1 and isinstance(services, list) and rest[1] in services:
+            return ("services", services.index(rest[1]))
         return rest
 
-    def _lan_origin(self, site: str, place: Place) -> Place:
-        rest = place[2:]
+    def _lan_origin(self, site: str, key_path: KeyPath) -> KeyPath:
+        rest = key_path[2:]
         if rest[:1] == ("subnets",) and len(rest) > 1:
-            subnets = self.networks[str(place[1])]["subnets"]
+            subnets = self.networks[str(key_path[1])]["subnets"]
             family = "ipv6" if ":" in str(subnets[int(rest[1])]) else "ipv4"
             return ("nodes", site, "lan", family)
         return ("nodes", site, "lan", *rest)
@@ -178,10 +178,10 @@ def _written_subnets(networks: Json, nodes: Json) -> list[Subnet]:
     """The valid subnets in the file itself."""
     texts = [text for network in networks.values() for text in _list(_mapping(network).get("subnets"))]
     texts += [_mapping(node.get("lan")).get(family) for node in nodes.values() if _is_site(node) for family in FAMILIES]
-    found: list[Subnet] = []
+    subnets: list[Subnet] = []
     for text in texts:
         try:
-            found += [ipaddress.ip_network(text)] if isinstance(text, str) else []
+            subnets += [ipaddress.ip_network(text)] if isinstance(text, str) else []
         except ValueError:  # reported where all subnets are checked
             continue
-    return found
+    return subnets

@@ -15,8 +15,8 @@ from oxyctl.topology.choices import Restart, Trust
 from oxyctl.topology.quantities import Duration, seconds
 from proxy.settings import DocumentError
 
-Place = tuple[str | int, ...]  # below the node in the file
-Complaint = Callable[..., DocumentError]  # complain(message, *place below the node or check, at_key=False)
+KeyPath = tuple[str | int, ...]  # keys and indices that lead to a value in the file
+ErrorAt = Callable[..., DocumentError]  # error_at(message, *key path below the node or check, at_key=False)
 
 
 class Part(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -98,19 +98,21 @@ class Node(Part, frozen=True, tag_field="kind"):
         each = networks[network] if isinstance(networks, dict) else []
         return each if isinstance(each, Attachment) else Attachment(addresses=each)
 
-    def place_of(self, network: str) -> Place:
+    def key_path_of(self, network: str) -> KeyPath:
         """The place of its link to `network` in the file."""
         networks: Networks = getattr(self, "networks", {})
         return ("networks", networks.index(network) if isinstance(networks, list) else network)
 
-    def addresses_place(self, network: str) -> Place:
+    def addresses_key_path(self, network: str) -> KeyPath:
         """The place of the list of its addresses in `network` in the file."""
         networks: Networks = getattr(self, "networks", {})
-        said = networks[network] if isinstance(networks, dict) and network in networks else None
-        return (*self.place_of(network), "addresses") if isinstance(said, Attachment) else self.place_of(network)
+        setting = networks[network] if isinstance(networks, dict) and network in networks else None
+        return (
+            (*self.key_path_of(network), "addresses") if isinstance(setting, Attachment) else self.key_path_of(network)
+        )
 
-    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for the first error."""
+    def check(self, name: str, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for the first error."""
 
 
 class Check(Part, kw_only=True, frozen=True, tag_field="kind"):
@@ -143,14 +145,14 @@ class Check(Part, kw_only=True, frozen=True, tag_field="kind"):
         """What the check does, in a few words."""
         raise NotImplementedError
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for the first error."""
-        for place in ("timeout", "retry_until"):
-            if (value := getattr(self, place)) is not None:
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for the first error."""
+        for key_path in ("timeout", "retry_until"):
+            if (value := getattr(self, key_path)) is not None:
                 try:
                     seconds(value)
                 except ValueError as error:
-                    raise complain(str(error), place) from None
+                    raise error_at(str(error), key_path) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,16 +13,16 @@ from oxyctl.topology.nodes import ProxyNode
 from oxyctl.topology.shortest_paths import regions
 
 
-def confusion(lab: Lab, one: str, other: str) -> str | None:
-    """Why subnets of the networks `one` and `other` must not overlap, to complete a message; None: they may."""
-    if one == other:
+def overlap_conflict(lab: Lab, network: str, other: str) -> str | None:
+    """Why subnets of `network` and `other` must not overlap, to complete a message; None: they may."""
+    if network == other:
         return "and it is the same network"
     region = regions(lab)
-    if region[one] == region[other]:
-        return "and routers join the two"
+    if region[network] == region[other]:
+        return "and routers connect the two"
     for name, node in lab.nodes.items():
-        own = {region[network] for network in node.attached if network in region}
-        if {region[one], region[other]} <= own and not _chooses_by_tenant(node):
+        own = {region[attached] for attached in node.attached if attached in region}
+        if {region[network], region[other]} <= own and not _chooses_by_tenant(node):
             advice = "; set the `network` of each of its tenants" if isinstance(node, ProxyNode) else ""
             return f"and node '{name}' is in both{advice}"
     return None

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from oxyctl.topology.model import Complaint
+from oxyctl.topology.model import ErrorAt
 from proxy.settings import DocumentError
 
 POLICIES = "policies"  # the directory beside proxy.yaml
-OF_ALL = "all.yaml"
+GLOBAL_FILE = "all.yaml"
 
 PolicyMapping = dict[str, Any]
 
@@ -24,7 +24,7 @@ def policy_text(policy: PolicyMapping) -> str:
 
 def policy_path(tenant: str | None) -> str:
     """The policy's file, relative to proxy.yaml; None: the policy of all tenants."""
-    return f"{POLICIES}/{OF_ALL if tenant is None else f'tenants/{tenant}.yaml'}"
+    return f"{POLICIES}/{GLOBAL_FILE if tenant is None else f'tenants/{tenant}.yaml'}"
 
 
 @dataclass
@@ -48,18 +48,20 @@ class _Source:
         return self.files
 
 
-def check_policies(of_all: PolicyMapping | None, of_tenants: Mapping[str, PolicyMapping], complain: Complaint) -> None:
-    """Raise `complain(...)` if a proxy would refuse a policy. No line numbers, since the YAML was rewritten."""
+def check_policies(
+    global_policy: PolicyMapping | None, tenant_policies: Mapping[str, PolicyMapping], error_at: ErrorAt
+) -> None:
+    """Raise `error_at(...)` if a proxy would refuse a policy. No line numbers, since the YAML was rewritten."""
     from proxy.policy.load import compile_policies  # takes 0.1 s to import: only for labs with policies
 
-    files = [] if of_all is None else [_File("policy", None, of_all)]
-    files += [_File(f"policy of {tenant}", tenant, policy) for tenant, policy in of_tenants.items()]
+    files = [] if global_policy is None else [_File("policy", None, global_policy)]
+    files += [_File(f"policy of {tenant}", tenant, policy) for tenant, policy in tenant_policies.items()]
     try:
-        compile_policies(_Source(files), of_tenants, 0.0)
+        compile_policies(_Source(files), tenant_policies, 0.0)
     except DocumentError as error:
         tenant = next((each.tenant for each in files if each.path == error.file), None)
-        place = ("policy",) if tenant is None else ("tenants", tenant, "policy")
-        raise complain(f"{error.message}{_where(files, error)}", *place) from None
+        key_path = ("policy",) if tenant is None else ("tenants", tenant, "policy")
+        raise error_at(f"{error.message}{_where(files, error)}", *key_path) from None
 
 
 def _where(files: list[_File], error: DocumentError) -> str:

@@ -7,18 +7,18 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 
 from oxyctl.topology.addresses import Interface, Subnet
+from oxyctl.topology.model import KeyPath
 
 EVERYTHING: Sequence[Subnet] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 Assigned = Mapping[str, Mapping[str, Sequence[Interface]]]
-Place = tuple[str | int, ...]
 
 
 class RouteError(Exception):
-    """An invalid route, with its place in the lab file."""
+    """An invalid route, with its position in the lab file."""
 
-    def __init__(self, message: str, *place: str | int) -> None:
+    def __init__(self, message: str, *key_path: str | int) -> None:
         super().__init__(message)
-        self.place: Place = place
+        self.key_path: KeyPath = key_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,5 +28,5 @@ class Hop:
     to: Subnet
     network: str
     via: str
-    place: Place | None = None  # in the lab file; None: a derived route
+    key_path: KeyPath | None = None  # in the lab file; None: a derived route
     metric: int = 0

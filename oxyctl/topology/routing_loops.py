@@ -20,7 +20,7 @@ def check_loops(lab: Lab, assigned: Assigned, routes: Mapping[str, Sequence[Hop]
     }
     for name in lab.nodes:
         for hop in routes[name]:
-            if hop.place is not None and isinstance(lab.nodes[name], RouterNode):
+            if hop.key_path is not None and isinstance(lab.nodes[name], RouterNode):
                 _follow(lab, assigned, routes, owners, name, hop)
 
 
@@ -33,25 +33,29 @@ def _follow(
     first: Hop,
 ) -> None:
     """Follow packets to `first.to` from router to router. RouteError: they come back to `start`."""
-    passed, hop = [start], first
+    visited, hop = [start], first
     while True:
         current = owners.get((hop.network, hop.via))
-        if current is None or not isinstance(lab.nodes[current], RouterNode) or _arrives(assigned, current, first.to):
+        if (
+            current is None
+            or not isinstance(lab.nodes[current], RouterNode)
+            or _is_connected(assigned, current, first.to)
+        ):
             return
-        if current in passed:
+        if current in visited:
             break
-        passed.append(current)
+        visited.append(current)
         following = _best(routes[current], first.to)
         if following is None:
             return
         hop = following
     if current == start:  # a loop further on is reported at one of its own routes
-        assert first.place is not None
+        assert first.key_path is not None
         what = "default routes" if first.to.prefixlen == 0 else f"routes to {first.to}"
-        raise RouteError(f"{what} form a loop: {' -> '.join([*passed, current])}", *first.place, "via")
+        raise RouteError(f"{what} form a loop: {' -> '.join([*visited, current])}", *first.key_path, "via")
 
 
-def _arrives(assigned: Assigned, node: str, to: Subnet) -> bool:
+def _is_connected(assigned: Assigned, node: str, to: Subnet) -> bool:
     return any(_contains(interface.network, to) for interfaces in assigned[node].values() for interface in interfaces)
 
 

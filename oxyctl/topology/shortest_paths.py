@@ -19,21 +19,24 @@ class NextHop(NamedTuple):
 def shortest_paths(lab: Lab, first: Sequence[NextHop], known: Sequence[str]) -> Iterator[tuple[str, NextHop]]:
     """Each network that is not `known`, and the next hop of the shortest path to it; of equal paths the first."""
     routers = {name: node for name, node in lab.nodes.items() if isinstance(node, RouterNode)}
-    networks, passed = set(known), set[str]()
-    frontier = [(way.router, way) for way in first]
+    networks, visited = set(known), set[str]()
+    frontier = [(next_hop.router, next_hop) for next_hop in first]
     while frontier:
         reached: list[tuple[str, NextHop]] = []
-        for router, way in frontier:
-            if router in passed:
+        for router, next_hop in frontier:
+            if router in visited:
                 continue
-            passed.add(router)
+            visited.add(router)
             for network in routers[router].attached:
                 if network not in networks:
                     networks.add(network)
-                    reached.append((network, way))
+                    reached.append((network, next_hop))
         yield from reached
         frontier = [
-            (name, way) for network, way in reached for name, node in routers.items() if network in node.attached
+            (name, next_hop)
+            for network, next_hop in reached
+            for name, node in routers.items()
+            if network in node.attached
         ]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from oxyctl.topology.addresses import Interface
 from oxyctl.topology.links import mtu_of
-from oxyctl.topology.model import Complaint, Lab
+from oxyctl.topology.model import ErrorAt, Lab
 from oxyctl.topology.nodes import GreSiteNode, GueSiteNode, ProxyNode, SiteNode
 from proxy.wire.gue import Context, header
 
@@ -36,23 +36,23 @@ def id_of(lab: Lab, name: str) -> int:
     """The site's id in contexts: its number among the tenant's sites, from 1."""
     own = lab.nodes[name]
     assert isinstance(own, SiteNode)
-    whose = own.via, own.tenant
-    return [other for other, site in sites_of(lab).items() if (site.via, site.tenant) == whose].index(name) + 1
+    owner = own.via, own.tenant
+    return [other for other, site in sites_of(lab).items() if (site.via, site.tenant) == owner].index(name) + 1
 
 
 def tenant_id(lab: Lab, proxy: str, tenant: str) -> int:
     """The tenant's id in contexts: set in the file, or the first free number. KeyError: unknown tenant."""
     node = lab.nodes[proxy]
     assert isinstance(node, ProxyNode)
-    said = {name: each.id for name, each in node.tenants.items()}
-    taken, number = set(said.values()), 0
-    for name, own in said.items():
-        if own is None:
+    ids = {name: each.id for name, each in node.tenants.items()}
+    taken, number = set(ids.values()), 0
+    for name, id_ in ids.items():
+        if id_ is None:
             number += 1
             while number in taken:
                 number += 1
         if name == tenant:
-            return number if own is None else own
+            return number if id_ is None else id_
     raise KeyError(tenant)
 
 
@@ -120,12 +120,12 @@ def automatic_mtu(lab: Lab, name: str) -> int:
     return min(links) - overhead(lab, name)
 
 
-def check_mtu(lab: Lab, name: str, complain: Complaint) -> None:
-    """Raise `complain(...)` for an MTU that is too large for a site's tunnel, or too small for IPv6."""
+def check_mtu(lab: Lab, name: str, error_at: ErrorAt) -> None:
+    """Raise `error_at(...)` for an MTU that is too large for a site's tunnel, or too small for IPv6."""
     site = lab.nodes[name]
     assert isinstance(site, SiteNode)
-    most = automatic_mtu(lab, name)
-    if site.mtu is not None and site.mtu > most:
-        raise complain(f"the tunnel carries at most {most} bytes here", "mtu")
-    if (site.mtu or most) < MIN_IPV6_MTU and site.lan.ipv6 is not False:
-        raise complain(f"IPv6 needs an MTU of at least {MIN_IPV6_MTU}: set it, or `lan: {{ipv6: false}}`", "mtu")
+    limit = automatic_mtu(lab, name)
+    if site.mtu is not None and site.mtu > limit:
+        raise error_at(f"the tunnel carries at most {limit} bytes here", "mtu")
+    if (site.mtu or limit) < MIN_IPV6_MTU and site.lan.ipv6 is not False:
+        raise error_at(f"IPv6 needs an MTU of at least {MIN_IPV6_MTU}: set it, or `lan: {{ipv6: false}}`", "mtu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oxyctl.topology.checks import PolicyCheck
-from oxyctl.topology.model import Complaint, Lab
+from oxyctl.topology.model import ErrorAt, Lab
 from oxyctl.topology.nodes import ProxyNode, SiteNode, WarpNode
 from oxyctl.topology.policies import PolicyMapping
 from proxy.settings.inspection import Inspection
@@ -22,10 +22,10 @@ def tenant_of(lab: Lab, name: str) -> tuple[str, str] | None:
     return None
 
 
-def check_trust(name: str, lab: Lab, complain: Complaint) -> None:
-    """Raise `complain(...)` if a node trusts its tenant's authority but has no tenant."""
+def check_trust(name: str, lab: Lab, error_at: ErrorAt) -> None:
+    """Raise `error_at(...)` if a node trusts its tenant's authority but has no tenant."""
     if lab.nodes[name].trust == "tenant-ca" and tenant_of(lab, name) is None:
-        raise complain(f"node '{name}' belongs to no tenant: it is neither a client nor behind a site", "trust")
+        raise error_at(f"node '{name}' belongs to no tenant: it is neither a client nor behind a site", "trust")
 
 
 def may_inspect(lab: Lab) -> bool:

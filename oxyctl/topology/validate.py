@@ -13,7 +13,7 @@ from oxyctl.topology.checks import validate_checks
 from oxyctl.topology.links import check_impairments
 from oxyctl.topology.model import Lab
 from oxyctl.topology.nodes import ProxyNode, SiteNode, WarpNode
-from oxyctl.topology.overlaps import confusion, overlapping
+from oxyctl.topology.overlaps import overlap_conflict, overlapping
 from oxyctl.topology.routes import RouteError
 from oxyctl.topology.routing import find_routes
 from oxyctl.topology.sites import check_mtu
@@ -23,7 +23,7 @@ from proxy.settings import Document, DocumentError, suggest
 
 LAB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label
-RESERVED = {"localhost": "it names every node itself"} | dict.fromkeys(
+RESERVED = {"localhost": "it means every node itself"} | dict.fromkeys(
     ("agents", "services", "sites", "names", "supervisor"), ""
 )
 
@@ -35,13 +35,13 @@ def validate(document: Document, lab: Lab) -> None:
     _check_attachments(document, lab, subnets)
     check_impairments(document, lab)
     for name, node in lab.nodes.items():
-        complain = partial(_complain, document, name)
-        node.check(name, lab, complain)
-        check_trust(name, lab, complain)
+        error_at = partial(_error_at, document, name)
+        node.check(name, lab, error_at)
+        check_trust(name, lab, error_at)
         if isinstance(node, ProxyNode):
-            check_routes(name, node, lab, complain)
+            check_routes(name, node, lab, error_at)
         if isinstance(node, SiteNode):
-            check_mtu(lab, name, complain)
+            check_mtu(lab, name, error_at)
         for path in node.files:
             if not is_plain_path(path):
                 raise document.error(
@@ -53,7 +53,7 @@ def validate(document: Document, lab: Lab) -> None:
     except SubnetFull as error:
         raise document.error(str(error), ("nodes", error.node, "networks", error.network)) from None
     except RouteError as error:
-        raise document.error(str(error), error.place) from None
+        raise document.error(str(error), error.key_path) from None
     validate_checks(document, lab, lab.checks)
 
 
@@ -67,21 +67,21 @@ def is_lab_name(name: str) -> bool:
     return LAB_NAME.fullmatch(name) is not None
 
 
-def _complain(document: Document, node: str, message: str, *place: str | int, at_key: bool = False) -> DocumentError:
-    return document.error(message, ("nodes", node, *place), at_key=at_key)
+def _error_at(document: Document, node: str, message: str, *key_path: str | int, at_key: bool = False) -> DocumentError:
+    return document.error(message, ("nodes", node, *key_path), at_key=at_key)
 
 
 def _check_names(document: Document, lab: Lab) -> None:
     if not is_lab_name(lab.name):
         rule = "letters, digits, '.', '_' and '-', at most 63"
-        raise document.error(f"'{lab.name}' cannot name a lab (allowed: {rule})", ("name",))
+        raise document.error(f"'{lab.name}' is not a valid lab name (allowed: {rule})", ("name",))
     for name in lab.nodes:
         if not NODE_NAME.fullmatch(name):
             rule = "a DNS label: lower-case letters, digits and '-', at most 63"
-            raise document.error(f"'{name}' cannot name a node (allowed: {rule})", ("nodes", name), at_key=True)
+            raise document.error(f"'{name}' is not a valid node name (allowed: {rule})", ("nodes", name), at_key=True)
         if name in RESERVED:
             reason = RESERVED[name] or "the lab's own logs use this name"
-            raise document.error(f"'{name}' cannot name a node: {reason}", ("nodes", name), at_key=True)
+            raise document.error(f"'{name}' cannot be the name of a node: {reason}", ("nodes", name), at_key=True)
 
 
 def _check_networks(document: Document, lab: Lab) -> dict[str, list[Subnet]]:
@@ -89,52 +89,52 @@ def _check_networks(document: Document, lab: Lab) -> dict[str, list[Subnet]]:
     for name, network in lab.networks.items():
         result[name] = []
         for index, text in enumerate(network.subnets):
-            place = ("networks", name, "subnets", index)
+            key_path = ("networks", name, "subnets", index)
             try:
                 subnet = ipaddress.ip_network(text)
             except ValueError as error:
-                raise document.error(f"not a subnet: {error}", place) from None
+                raise document.error(f"not a subnet: {error}", key_path) from None
             for other, earlier in overlapping(result, subnet):
-                if (why := confusion(lab, name, other)) is not None:
-                    raise document.error(f"{subnet} overlaps {earlier} of network '{other}', {why}", place)
+                if (why := overlap_conflict(lab, name, other)) is not None:
+                    raise document.error(f"{subnet} overlaps {earlier} of network '{other}', {why}", key_path)
             result[name].append(subnet)
     return result
 
 
 def _check_attachments(document: Document, lab: Lab, subnets: dict[str, list[Subnet]]) -> None:
     owners: dict[tuple[str, Address], str] = {}  # networks whose subnets overlap may have the same addresses
-    for name, network, place, given in _attachments(lab):
+    for name, network, key_path, given in _attachments(lab):
         if network not in subnets:
             unknown = f"unknown network '{network}'{suggest(network, subnets)}"
-            raise document.error(unknown, place, at_key=place[-1] == network)
+            raise document.error(unknown, key_path, at_key=key_path[-1] == network)
         for index, text in enumerate(given):
-            spot = ("nodes", name, *lab.nodes[name].addresses_place(network), index)
+            address_path = ("nodes", name, *lab.nodes[name].addresses_key_path(network), index)
             try:
                 address = ipaddress.ip_address(text)
             except ValueError as error:
-                raise document.error(f"not an address: {error}", spot) from None
-            _check_fit(document, address, network, subnets[network], spot)
+                raise document.error(f"not an address: {error}", address_path) from None
+            _check_in_subnet(document, address, network, subnets[network], address_path)
             if (owner := owners.setdefault((network, address), name)) != name or given.index(text) != index:
-                raise document.error(f"{address} is already an address of node '{owner}'", spot)
+                raise document.error(f"{address} is already an address of node '{owner}'", address_path)
 
 
 def _attachments(lab: Lab) -> Iterator[tuple[str, str, tuple[str | int, ...], list[str]]]:
     """For each attachment: node, network, its place in the file, and the addresses given there."""
     for name, node in lab.nodes.items():
         for network, given in node.attached.items():
-            yield name, network, ("nodes", name, *node.place_of(network)), given
+            yield name, network, ("nodes", name, *node.key_path_of(network)), given
 
 
-def _check_fit(
-    document: Document, address: Address, network: str, subnets: list[Subnet], place: tuple[str | int, ...]
+def _check_in_subnet(
+    document: Document, address: Address, network: str, subnets: list[Subnet], key_path: tuple[str | int, ...]
 ) -> None:
     subnet = next((subnet for subnet in subnets if address in subnet), None)
     if subnet is None:
         known = ", ".join(map(str, subnets))
-        raise document.error(f"{address} is outside network '{network}' ({known})", place)
-    is_ends = subnet.prefixlen < subnet.max_prefixlen - 1 and address in (subnet[0], subnet[-1])
-    if is_ends and (subnet.version == 4 or address == subnet[0]):
-        raise document.error(f"{address} is the network address or the broadcast address", place)
+        raise document.error(f"{address} is outside network '{network}' ({known})", key_path)
+    is_first_or_last = subnet.prefixlen < subnet.max_prefixlen - 1 and address in (subnet[0], subnet[-1])
+    if is_first_or_last and (subnet.version == 4 or address == subnet[0]):
+        raise document.error(f"{address} is the network address or the broadcast address", key_path)
 
 
 def _check_clients(document: Document, lab: Lab) -> None:

@@ -8,26 +8,26 @@ import sys
 
 import msgspec
 
-from oxyctl.traffic.client import Asked, Event
+from oxyctl.traffic.client import Event, Request
 from oxyctl.traffic.failures import Unusable
 from oxyctl.traffic.run import run
 
 
-def tell(event: Event) -> None:
+def emit(event: Event) -> None:
     """Print one line. If the parent process has ended, SIGPIPE or the end of standard input ends this process."""
     sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
     sys.stdout.buffer.flush()
 
 
-async def answer(asked: Asked, stopped: asyncio.Event) -> None:
+async def handle(request: Request, stopped: asyncio.Event) -> None:
     """Carry out one request. Returns its report, or a sentence that explains why there is none."""
-    number = asked.number
-    assert asked.traffic is not None
+    number = request.number
+    assert request.traffic is not None
     try:
-        report = await run(asked.traffic, lambda progress: tell(Event(number=number, progress=progress)), stopped)
-        tell(Event(number=number, report=report))
+        report = await run(request.traffic, lambda progress: emit(Event(number=number, progress=progress)), stopped)
+        emit(Event(number=number, report=report))
     except Unusable as error:
-        tell(Event(number=number, unusable=str(error)))
+        emit(Event(number=number, unusable=str(error)))
 
 
 async def serve() -> None:
@@ -41,11 +41,11 @@ async def serve() -> None:
     try:
         async with asyncio.TaskGroup() as group:
             async for line in reader:
-                asked = msgspec.json.decode(line, type=Asked)
-                if asked.traffic is None:
+                request = msgspec.json.decode(line, type=Request)
+                if request.traffic is None:
                     stopped.set()
                 else:
-                    group.create_task(answer(asked, stopped))
+                    group.create_task(handle(request, stopped))
     finally:
         transport.close()
 

@@ -16,7 +16,7 @@ COMMAND = [sys.executable, "-P", "-m", "oxyctl.traffic"]
 _LIMIT = 16 << 20  # of a line: a report may carry the text of a response
 
 
-class Asked(msgspec.Struct, kw_only=True):
+class Request(msgspec.Struct, kw_only=True):
     """A line to the generator; without traffic, it asks the generator to end at once."""
 
     number: int = 0
@@ -47,7 +47,7 @@ class GeneratorProcess(contextlib.AbstractAsyncContextManager["GeneratorProcess"
         """`command` is COMMAND, or a command that runs it somewhere else."""
         self._command = command
         self._waiting: dict[int, tuple[asyncio.Future[Report], Callable[[Progress], None] | None]] = {}
-        self._asked = 0
+        self._last_number = 0
 
     async def __aenter__(self) -> GeneratorProcess:
         pipe = asyncio.subprocess.PIPE
@@ -64,41 +64,41 @@ class GeneratorProcess(contextlib.AbstractAsyncContextManager["GeneratorProcess"
         await self._reading
         await self._process.wait()
 
-    async def run(self, traffic: AnyTraffic, tell: Callable[[Progress], None] | None = None) -> Report:
+    async def run(self, traffic: AnyTraffic, on_progress: Callable[[Progress], None] | None = None) -> Report:
         """Run `traffic` and return its report; progress is passed on each second. GeneratorError."""
-        self._asked += 1
+        self._last_number += 1
         future: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
-        self._waiting[self._asked] = future, tell
+        self._waiting[self._last_number] = future, on_progress
         if self._reading.done():
             raise GeneratorError("the generator has ended")
-        self._write(Asked(number=self._asked, traffic=traffic))
+        self._write(Request(number=self._last_number, traffic=traffic))
         return await future
 
     def stop(self) -> None:
         """End all current requests, with the reports so far."""
         with contextlib.suppress(OSError):
-            self._write(Asked())
+            self._write(Request())
 
-    def _write(self, asked: Asked) -> None:
+    def _write(self, request: Request) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.json.encode(asked) + b"\n")
+        self._process.stdin.write(msgspec.json.encode(request) + b"\n")
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        said = asyncio.create_task(self._process.stderr.read())
+        stderr = asyncio.create_task(self._process.stderr.read())
         async for line in self._process.stdout:
-            self._hear(msgspec.json.decode(line, type=Event))
-        complaint = (await said).decode(errors="replace").strip()
+            self._handle_event(msgspec.json.decode(line, type=Event))
+        message = (await stderr).decode(errors="replace").strip()
         for future, _ in self._waiting.values():
             if not future.done():
-                future.set_exception(GeneratorError(f"the generator ended: {complaint or 'it printed nothing'}"))
+                future.set_exception(GeneratorError(f"the generator ended: {message or 'it printed nothing'}"))
 
-    def _hear(self, event: Event) -> None:
-        future, tell = self._waiting[event.number]
+    def _handle_event(self, event: Event) -> None:
+        future, on_progress = self._waiting[event.number]
         if event.progress is not None:
-            if tell is not None:
-                tell(event.progress)
+            if on_progress is not None:
+                on_progress(event.progress)
             return
         del self._waiting[event.number]
         if future.done():

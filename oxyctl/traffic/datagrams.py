@@ -16,7 +16,7 @@ class Outstanding:
         self._loop = asyncio.get_running_loop()
         self._tally = tally
         self._waiting: dict[int, tuple[float, asyncio.Future[bytes]]] = {}
-        self._given_up: set[int] = set()
+        self._timed_out: set[int] = set()
         self._highest = -1
         self._last_rtt_s: float | None = None
         self._jitter_s = 0.0
@@ -30,13 +30,13 @@ class Outstanding:
             return await future
         finally:
             if self._waiting.pop(number, None) is not None:
-                self._given_up.add(number)
+                self._timed_out.add(number)
 
     def resolve(self, number: int, data: bytes) -> None:
         """Record an answer to `number`: the first one, a duplicate, or one that came after its time-out."""
         waiting = self._waiting.pop(number, None)
         if waiting is None:
-            self._given_up.discard(number) if number in self._given_up else self._duplicate()
+            self._timed_out.discard(number) if number in self._timed_out else self._duplicate()
             return
         sent, future = waiting
         self._reordered += number < self._highest
@@ -45,7 +45,7 @@ class Outstanding:
         if not future.done():
             future.set_result(data)
 
-    def refuse(self, failure: Failed, number: int | None = None) -> None:
+    def fail(self, failure: Failed, number: int | None = None) -> None:
         """Fail `number`; without a number, the oldest, since an ICMP error on a socket does not say which one."""
         chosen = number if number is not None else next(iter(self._waiting), None)
         if chosen is not None and (waiting := self._waiting.pop(chosen, None)) and not waiting[1].done():
@@ -68,7 +68,7 @@ class Outstanding:
         self._last_rtt_s = rtt_s
 
 
-class DatagramEnd(asyncio.DatagramProtocol):
+class DatagramSocket(asyncio.DatagramProtocol):
     """A connected UDP socket that matches answers by `number_of`, which returns None for foreign datagrams."""
 
     def __init__(self, outstanding: Outstanding) -> None:
@@ -85,7 +85,7 @@ class DatagramEnd(asyncio.DatagramProtocol):
     def error_received(self, exc: Exception) -> None:
         from oxyctl.traffic.failures import failed
 
-        self.outstanding.refuse(failed(exc))
+        self.outstanding.fail(failed(exc))
 
     def number_of(self, data: bytes) -> int | None:
         """The number of the datagram that `data` answers; None: it answers none."""

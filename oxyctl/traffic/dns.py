@@ -7,7 +7,7 @@ import os
 import struct
 
 from oxyctl.traffic.config import DNS_PORT, DnsTraffic
-from oxyctl.traffic.datagrams import DatagramEnd, Outstanding
+from oxyctl.traffic.datagrams import DatagramSocket, Outstanding
 from oxyctl.traffic.drive import Exchange, drive
 from oxyctl.traffic.failures import Failed, Unusable
 from oxyctl.traffic.messages import Malformed, Response, decode_response, encode_query
@@ -25,21 +25,21 @@ async def run(traffic: DnsTraffic, address: str, tally: Tally) -> None:
     except ValueError as error:
         raise Unusable(str(error)) from None
     port = parse_endpoint(traffic.target, DNS_PORT).port
-    judge = _Judge(traffic, tally)
+    record = _AnswerRecorder(traffic, tally)
     if traffic.over == "tcp":
-        await drive(traffic, _tcp_exchange(query, address, port, judge), tally)
+        await drive(traffic, _tcp_exchange(query, address, port, record), tally)
         return
     outstanding = Outstanding(tally)
     loop = asyncio.get_running_loop()
-    transport, end = await loop.create_datagram_endpoint(lambda: DnsEnd(outstanding), remote_addr=(address, port))
+    transport, sock = await loop.create_datagram_endpoint(lambda: DnsSocket(outstanding), remote_addr=(address, port))
     try:
-        await drive(traffic, _udp_exchange(query, end, judge), tally)
+        await drive(traffic, _udp_exchange(query, sock, record), tally)
     finally:
         outstanding.report()
         transport.close()
 
 
-class DnsEnd(DatagramEnd):
+class DnsSocket(DatagramSocket):
     """A UDP socket for queries, whose identifiers count up from a random number."""
 
     def __init__(self, outstanding: Outstanding) -> None:
@@ -58,7 +58,7 @@ class DnsEnd(DatagramEnd):
         return self._numbers.get(int.from_bytes(data[:2], "big"))
 
 
-class _Judge:
+class _AnswerRecorder:
     """Counts an answer in the tally."""
 
     def __init__(self, traffic: DnsTraffic, tally: Tally) -> None:
@@ -85,23 +85,23 @@ def _detail(response: Response) -> dict[str, object]:
     return {"code": response.code, "truncated": response.is_truncated, "answers": answers}
 
 
-def _udp_exchange(query: bytes, end: DnsEnd, judge: _Judge) -> Exchange:
+def _udp_exchange(query: bytes, sock: DnsSocket, record: _AnswerRecorder) -> Exchange:
     async def exchange(number: int) -> None:
-        message = end.identify(number).to_bytes(2, "big") + query
-        end.send(message)
-        judge(message, await end.outstanding.answer(number))
+        message = sock.identify(number).to_bytes(2, "big") + query
+        sock.send(message)
+        record(message, await sock.outstanding.answer(number))
 
     return exchange
 
 
-def _tcp_exchange(query: bytes, address: str, port: int, judge: _Judge) -> Exchange:
+def _tcp_exchange(query: bytes, address: str, port: int, record: _AnswerRecorder) -> Exchange:
     async def exchange(number: int) -> None:
         message = os.urandom(2) + query
         reader, writer = await asyncio.open_connection(address, port)
         try:
             writer.write(_LENGTH.pack(len(message)) + message)
             (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-            judge(message, await reader.readexactly(length))
+            record(message, await reader.readexactly(length))
         except asyncio.IncompleteReadError:
             raise Failed("closed", "the connection was closed without a whole response") from None
         finally:

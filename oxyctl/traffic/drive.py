@@ -29,7 +29,7 @@ async def drive(traffic: Traffic, exchange: Exchange, tally: Tally) -> None:
             tally.unsent = driver.overdue()
         await driver.wait()
     finally:
-        await driver.abandon()
+        await driver.cancel()
 
 
 class _Driver:
@@ -40,7 +40,7 @@ class _Driver:
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(traffic.slots)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._mistake: BaseException | None = None  # a bug in this program, not the failure of an exchange
+        self._bug: BaseException | None = None  # a bug in this program, not the failure of an exchange
 
     async def issue(self) -> None:
         """Start each exchange once it is due and has a slot."""
@@ -63,10 +63,10 @@ class _Driver:
         """Wait for exchanges under way, each of which has its own time-out."""
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._mistake is not None:
-            raise self._mistake
+        if self._bug is not None:
+            raise self._bug
 
-    async def abandon(self) -> None:
+    async def cancel(self) -> None:
         """Cancel exchanges under way."""
         for task in self._tasks:
             task.cancel()
@@ -90,9 +90,9 @@ class _Driver:
         self._tasks.discard(task)
         self._slots.release()
         if not task.cancelled():
-            self._mistake = task.exception() or self._mistake
+            self._bug = task.exception() or self._bug
 
-    async def _run(self, number: int, begin: float) -> None:
+    async def _run(self, number: int, start: float) -> None:
         try:
             async with asyncio.timeout(self._traffic.timeout_s):
                 await self._exchange(number)
@@ -100,4 +100,4 @@ class _Driver:
             failure = failed(error)
             self._tally.fail(failure.kind, failure.text)
         else:
-            self._tally.succeed((self._loop.time() - begin) * 1e3)
+            self._tally.succeed((self._loop.time() - start) * 1e3)

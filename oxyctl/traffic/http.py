@@ -48,9 +48,9 @@ class HttpClient:
         """Send one request and read its response. If an idle connection was closed, try again (RFC 9112 9.3.1)."""
         while self._idle:
             with contextlib.suppress(Stale):
-                await self._ask(self._idle.pop())
+                await self._fetch(self._idle.pop())
                 return
-        await self._ask(await self._open())
+        await self._fetch(await self._open())
 
     async def close(self) -> None:
         """Close all connections."""
@@ -71,13 +71,13 @@ class HttpClient:
         self.opened += 1
         return Http2Connection(reader, writer) if self._traffic.http2 else Connection(reader, writer)
 
-    async def _ask(self, connection: AnyConnection) -> None:
+    async def _fetch(self, connection: AnyConnection) -> None:
         try:
-            answer = await connection.ask(self._request, self._body, keep=self._traffic.detail)
+            answer = await connection.fetch(self._request, self._body, keep=self._traffic.detail)
         except BaseException:
             connection.abort()
             raise
-        self._note(answer)
+        self._record(answer)
         if connection.is_reusable and self._traffic.keep_alive:
             self._idle.append(connection)
         else:
@@ -85,7 +85,7 @@ class HttpClient:
         if answer.status >= FIRST_ERROR:
             raise Failed(f"http_{answer.status}", f"{answer.status} {answer.reason}")
 
-    def _note(self, answer: Answer) -> None:
+    def _record(self, answer: Answer) -> None:
         self._tally.bytes_sent += len(self._body)
         self._tally.bytes_received += answer.length
         self._tally.statuses[str(answer.status)] += 1

@@ -10,7 +10,7 @@ import h11
 from oxyctl.traffic.http2_wire import Http2Wire
 from oxyctl.traffic.http_connection import Answer
 
-OF_CONNECTIONS = {b"connection", b"host", b"transfer-encoding"}  # not allowed in HTTP/2 (RFC 9113 8.2.2)
+CONNECTION_HEADERS = {b"connection", b"host", b"transfer-encoding"}  # not allowed in HTTP/2 (RFC 9113 8.2.2)
 
 
 class Http2Connection:
@@ -25,7 +25,7 @@ class Http2Connection:
         """Whether the connection can carry another request."""
         return self._wire.is_open
 
-    async def ask(self, request: h11.Request, body: bytes, *, keep: bool) -> Answer:
+    async def fetch(self, request: h11.Request, body: bytes, *, keep: bool) -> Answer:
         """Send a request and return the whole response. Stale, Failed or an OSError."""
         answer = Answer(keep)
         await self._wire.begin(self._fields(request), ends=not body)
@@ -51,5 +51,7 @@ class Http2Connection:
         method, path = request.method.decode(), request.target.decode("latin-1")
         fields = [(":method", method), (":scheme", self._scheme), (":authority", host), (":path", path)]
         return fields + [
-            (name.decode(), value.decode("latin-1")) for name, value in request.headers if name not in OF_CONNECTIONS
+            (name.decode(), value.decode("latin-1"))
+            for name, value in request.headers
+            if name not in CONNECTION_HEADERS
         ]

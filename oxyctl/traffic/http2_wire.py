@@ -40,7 +40,7 @@ class Http2Wire:
         """Whether the connection can carry another stream, as far as is known."""
         return not self._is_over and not self._reader.at_eof()
 
-    async def until_websockets(self) -> None:
+    async def wait_for_websocket_support(self) -> None:
         """Return when the server has announced extended CONNECT (RFC 8441 3). Failed: it does not.
 
         A relay may announce it later than in its first settings, once its own origin has announced it.

@@ -64,7 +64,7 @@ class Connection:
         """Whether the connection can carry another request."""
         return self._h11.our_state is h11.IDLE
 
-    async def ask(self, request: h11.Request, body: bytes, *, keep: bool) -> Answer:
+    async def fetch(self, request: h11.Request, body: bytes, *, keep: bool) -> Answer:
         """Send a request and return the whole response. Stale, Failed or an OSError."""
         answer = Answer(keep)
         try:

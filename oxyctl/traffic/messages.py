@@ -73,7 +73,7 @@ def decode_response(message: bytes) -> Response:
             record, at = _read_record(message, at)
             records.append(record)
     except (struct.error, IndexError, ipaddress.AddressValueError):
-        raise Malformed("the message is cut short") from None
+        raise Malformed("the message is truncated") from None
     code = flags & 0x0F
     return Response(ident, _CODES.get(code, f"rcode_{code}"), bool(flags & _TRUNCATED), records)
 

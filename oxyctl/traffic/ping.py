@@ -17,7 +17,7 @@ from proxy.wire.checksum import checksum
 
 _ECHO = struct.Struct("!BBHHH")  # type, code, checksum, identifier, sequence
 _WRAP = 1 << 16
-_LARGEST = 65_535
+_MAX_MESSAGE_BYTES = 65_535
 _QUOTE = 8  # an ICMP error quotes the packet behind its own header
 
 
@@ -91,15 +91,17 @@ class Pinger:
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
-                    data, sender = self._socket.recvfrom(_LARGEST)
+                    data, sender = self._socket.recvfrom(_MAX_MESSAGE_BYTES)
                 except BlockingIOError:
                     raise
                 except OSError as error:
-                    self.outstanding.refuse(failed(error))
+                    self.outstanding.fail(failed(error))
                     continue
-                self._understand(_without_ip_header(data) if self._is_raw and self._family is V4 else data, sender[0])
+                self._handle_message(
+                    _without_ip_header(data) if self._is_raw and self._family is V4 else data, sender[0]
+                )
 
-    def _understand(self, message: bytes, sender: str) -> None:
+    def _handle_message(self, message: bytes, sender: str) -> None:
         if len(message) < _ECHO.size:
             return
         kind = message[0]
@@ -111,14 +113,14 @@ class Pinger:
             quoted = _without_ip_header(quoted) if self._family is V4 else quoted[40:]
             if (number := self._number(quoted, self._family.request)) is not None:
                 word = self._family.errors[kind]
-                self.outstanding.refuse(Failed(word, f"{word.replace('_', ' ')}, says {sender}"), number)
+                self.outstanding.fail(Failed(word, f"{word.replace('_', ' ')}, says {sender}"), number)
 
     def _number(self, message: bytes, kind: int) -> int | None:
         """The number of the exchange that an echo message answers. A ping socket receives only its own messages."""
         if len(message) < _ECHO.size:
             return None
-        found, _, _, identifier, sequence = _ECHO.unpack_from(message)
-        is_ours = found == kind and (identifier == self._identifier or not self._is_raw)
+        received_kind, _, _, identifier, sequence = _ECHO.unpack_from(message)
+        is_ours = received_kind == kind and (identifier == self._identifier or not self._is_raw)
         return self._sequence.get(sequence) if is_ours else None
 
 

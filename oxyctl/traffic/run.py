@@ -29,17 +29,19 @@ def check(traffic: AnyTraffic) -> str:
 
 async def resolve(host: str, family: int | None) -> str:
     """The first address of `host` in `family` (4, 6, None: either). Unusable: it has none."""
-    wanted = {4: socket.AF_INET, 6: socket.AF_INET6, None: socket.AF_UNSPEC}[family]
+    address_family = {4: socket.AF_INET, 6: socket.AF_INET6, None: socket.AF_UNSPEC}[family]
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, family=wanted, type=socket.SOCK_STREAM)
+        addresses = await asyncio.get_running_loop().getaddrinfo(
+            host, None, family=address_family, type=socket.SOCK_STREAM
+        )
     except (socket.gaierror, UnicodeError) as error:
         which = f"no IPv{family} address" if family else "no address"
         reason = error.strerror if isinstance(error, socket.gaierror) else str(error)
         raise Unusable(f"'{host}' has {which}: {reason}") from None
-    return str(found[0][4][0])
+    return str(addresses[0][4][0])
 
 
-async def run(traffic: AnyTraffic, tell: Callable[[Progress], None], stopped: asyncio.Event) -> Report:
+async def run(traffic: AnyTraffic, on_progress: Callable[[Progress], None], stopped: asyncio.Event) -> Report:
     """Run `traffic` to its end, or until `stopped` is set. Unusable: nothing can be sent."""
     loop = asyncio.get_running_loop()
     try:
@@ -55,7 +57,7 @@ async def run(traffic: AnyTraffic, tell: Callable[[Progress], None], stopped: as
         while not work.done() and not stop.done():
             await asyncio.wait({work, stop}, timeout=PROGRESS_S, return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and not stop.done():
-                tell(tally.progress(loop.time()))
+                on_progress(tally.progress(loop.time()))
     finally:
         interrupted = not work.done()
         work.cancel()

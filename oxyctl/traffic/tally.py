@@ -11,7 +11,7 @@ import msgspec
 from oxyctl.traffic.config import Traffic
 
 _GROWTH = math.log(1.01)  # adjacent buckets differ by 1 %, the error of a percentile; memory is bounded
-_LEAST_MS = 1e-4
+_MIN_MS = 1e-4
 
 
 class Latency(msgspec.Struct, kw_only=True):
@@ -34,7 +34,7 @@ class Distribution:
 
     def add(self, ms: float) -> None:
         """Add a value."""
-        self._buckets[math.ceil(math.log(max(ms, _LEAST_MS) / _LEAST_MS) / _GROWTH)] += 1
+        self._buckets[math.ceil(math.log(max(ms, _MIN_MS) / _MIN_MS) / _GROWTH)] += 1
         self.count += 1
         self._sum += ms
         self._min, self._max = min(self._min, ms), max(self._max, ms)
@@ -45,7 +45,7 @@ class Distribution:
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen >= rank:
-                return min(max(_LEAST_MS * math.exp(bucket * _GROWTH), self._min), self._max)
+                return min(max(_MIN_MS * math.exp(bucket * _GROWTH), self._min), self._max)
         return math.nan
 
     def summary(self) -> Latency | None:
@@ -53,8 +53,8 @@ class Distribution:
         if not self.count:
             return None
         p50, p90, p99 = (round(self.percentile(percent), 4) for percent in (50, 90, 99))
-        mean, least, most = (round(value, 4) for value in (self._sum / self.count, self._min, self._max))
-        return Latency(min=least, mean=mean, p50=p50, p90=p90, p99=p99, max=most)
+        mean, minimum, maximum = (round(value, 4) for value in (self._sum / self.count, self._min, self._max))
+        return Latency(min=minimum, mean=mean, p50=p50, p90=p90, p99=p99, max=maximum)
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -135,25 +135,25 @@ class Tally:
         """The current state, and what was added since the last call."""
         then, succeeded, sent, received = self._before
         self._before = (now, self.succeeded, self.bytes_sent, self.bytes_received)
-        passed = max(now - then, 1e-6)
+        elapsed_s = max(now - then, 1e-6)
         return Progress(
             elapsed_s=now - self.start,
             succeeded=self.succeeded,
             failed=self.failed,
-            rate=(self.succeeded - succeeded) / passed,
-            sent_bps=(self.bytes_sent - sent) * 8 / passed,
-            received_bps=(self.bytes_received - received) * 8 / passed,
+            rate=(self.succeeded - succeeded) / elapsed_s,
+            sent_bps=(self.bytes_sent - sent) * 8 / elapsed_s,
+            received_bps=(self.bytes_received - received) * 8 / elapsed_s,
         )
 
     def report(self, now: float, *, address: str, interrupted: bool) -> Report:
         """The final report."""
-        passed = max(now - self.start, 1e-6)
+        elapsed_s = max(now - self.start, 1e-6)
         finished = self.succeeded + self.failed
         return Report(
             kind=self.traffic.kind,
             target=self.traffic.target,
             address=address,
-            duration_s=round(passed, 6),
+            duration_s=round(elapsed_s, 6),
             sent=self.sent,
             succeeded=self.succeeded,
             failed=self.failed,
@@ -162,11 +162,11 @@ class Tally:
             errors=dict(self.errors.most_common()),
             statuses=dict(self.statuses.most_common()),
             asked_rate=self.traffic.rate,
-            rate=round(self.succeeded / passed, 3),
+            rate=round(self.succeeded / elapsed_s, 3),
             bytes_sent=self.bytes_sent,
             bytes_received=self.bytes_received,
-            sent_bps=round(self.bytes_sent * 8 / passed),
-            received_bps=round(self.bytes_received * 8 / passed),
+            sent_bps=round(self.bytes_sent * 8 / elapsed_s),
+            received_bps=round(self.bytes_received * 8 / elapsed_s),
             loss=self.failed / finished if finished else None,
             latency_ms=self.latency.summary(),
             latency_from="due" if self.traffic.rate else "sent",

@@ -40,11 +40,11 @@ class Url(NamedTuple):
 
 def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
     """Parse `web:80`, `10.0.0.1:80`, `[fd00::1]:80`; with a default, the port may be missing. ValueError."""
-    found = _ENDPOINT.fullmatch(text)
-    if found is None:
+    match = _ENDPOINT.fullmatch(text)
+    if match is None:
         raise ValueError(f"not a host and port: {text!r} (write web:80 or [fd00::1]:80)")
-    host = found["six"] or found["name"] or found["bare"]
-    port = int(found["port"]) if found["port"] else default_port
+    host = match["six"] or match["name"] or match["bare"]
+    port = int(match["port"]) if match["port"] else default_port
     if port is None:
         raise ValueError(f"no port: {text!r} (write {'[' + host + ']' if ':' in host else host}:80)")
     if not 0 < port < 65_536:

@@ -36,7 +36,7 @@ class TcpTarget:
         url = parse_url(traffic.target) if "://" in traffic.target else None
         self.endpoint: Endpoint = url.endpoint if url else parse_endpoint(traffic.target)
         self._address = address
-        self.opening = _opening(url, traffic.mode) if url else b""
+        self.request = _request(url, traffic.mode) if url else b""
 
     async def connect(self) -> socket.socket:
         """A connected socket. OSError."""
@@ -54,7 +54,7 @@ class TcpTarget:
         (await self.connect()).close()
 
 
-def _opening(url: Url, mode: str) -> bytes:
+def _request(url: Url, mode: str) -> bytes:
     """The HTTP request whose body, in the measured direction, is endless."""
     host = f"Host: {url.host_header}\r\nUser-Agent: oxyctl\r\n"
     if mode == "down":
@@ -75,7 +75,7 @@ async def _fill(traffic: TcpTraffic, target: TcpTarget, tally: Tally) -> None:
             task.cancel()
         await asyncio.wait(tasks)
         for stream in streams:
-            stream.settle()
+            stream.finish()
     for task in tasks:
         if not task.cancelled():
             task.result()
@@ -105,11 +105,11 @@ class _Stream:
         except (OSError, Failed) as error:
             self._error = error
 
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Close the connection and count it, without bytes that are still in flight."""
         if self._socket is not None:
             if self._traffic.mode != "down":
-                self._tally.bytes_sent -= min(_undelivered(self._socket), self._moved)
+                self._tally.bytes_sent -= min(_unacknowledged_bytes(self._socket), self._moved)
             self._socket.close()
         if self._error is None and self._moved:
             self._tally.succeed(self._handshake_ms)
@@ -118,7 +118,7 @@ class _Stream:
             self._tally.fail(failure.kind, failure.text)
 
     async def _move(self, sock: socket.socket) -> None:
-        await self._loop.sock_sendall(sock, self._target.opening)
+        await self._loop.sock_sendall(sock, self._target.request)
         tasks = {asyncio.create_task(self._read(sock))}  # always: an unread echo would stall
         if self._traffic.mode != "down":
             tasks.add(asyncio.create_task(self._write(sock)))
@@ -141,7 +141,7 @@ class _Stream:
     async def _read(self, sock: socket.socket) -> None:
         buffer = bytearray(READ_BYTES)
         while count := await self._loop.sock_recv_into(sock, buffer):
-            if self._target.opening and len(self._head) < STATUS_LINE_BYTES:
+            if self._target.request and len(self._head) < STATUS_LINE_BYTES:
                 self._head += bytes(buffer[: min(count, STATUS_LINE_BYTES)])
                 _check_status(self._head)
             self._moved += count
@@ -155,7 +155,7 @@ def _check_status(head: bytes) -> None:
         raise Failed(f"http_{status.decode('latin-1')}", f"the server answered with status {status.decode('latin-1')}")
 
 
-def _undelivered(sock: socket.socket) -> int:
+def _unacknowledged_bytes(sock: socket.socket) -> int:
     """Bytes in the kernel that the peer has not acknowledged (SIOCOUTQ, tcp(7))."""
     with contextlib.suppress(OSError):
         return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])

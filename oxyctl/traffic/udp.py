@@ -7,7 +7,7 @@ import os
 import struct
 
 from oxyctl.traffic.config import UdpTraffic
-from oxyctl.traffic.datagrams import DatagramEnd, Outstanding
+from oxyctl.traffic.datagrams import DatagramSocket, Outstanding
 from oxyctl.traffic.drive import drive
 from oxyctl.traffic.tally import Tally
 from oxyctl.traffic.targets import parse_endpoint
@@ -19,14 +19,14 @@ async def run(traffic: UdpTraffic, address: str, tally: Tally) -> None:
     """Send datagrams until there have been enough."""
     loop = asyncio.get_running_loop()
     outstanding = Outstanding(tally)
-    transport, end = await loop.create_datagram_endpoint(
-        lambda: UdpEnd(outstanding), remote_addr=(address, parse_endpoint(traffic.target).port)
+    transport, sock = await loop.create_datagram_endpoint(
+        lambda: UdpSocket(outstanding), remote_addr=(address, parse_endpoint(traffic.target).port)
     )
     rest = bytes(traffic.size - _HEAD.size)
 
     async def exchange(number: int) -> None:
-        data = _HEAD.pack(end.run, number & 0xFFFF_FFFF) + rest
-        end.send(data)
+        data = _HEAD.pack(sock.run, number & 0xFFFF_FFFF) + rest
+        sock.send(data)
         tally.bytes_sent += len(data)
         answer = await outstanding.answer(number)
         tally.bytes_received += len(answer)
@@ -38,7 +38,7 @@ async def run(traffic: UdpTraffic, address: str, tally: Tally) -> None:
         transport.close()
 
 
-class UdpEnd(DatagramEnd):
+class UdpSocket(DatagramSocket):
     """A socket whose datagrams begin with four random bytes, the same for the whole run, and a number."""
 
     def __init__(self, outstanding: Outstanding) -> None:

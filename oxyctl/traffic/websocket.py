@@ -71,7 +71,7 @@ class _Client:
         self.opened += 1
         socket: _Socket = _Stream(reader, writer) if self._traffic.http2 else _Upgraded(reader, writer)
         try:
-            await socket.shake_hands(self._url)
+            await socket.handshake(self._url)
         except BaseException:
             socket.abort()
             raise
@@ -83,7 +83,7 @@ class _Socket:
 
     _frames: WSConnection | Connection
 
-    async def shake_hands(self, url: Url) -> None:
+    async def handshake(self, url: Url) -> None:
         """Open the WebSocket. Failed: the server refuses."""
         raise NotImplementedError
 
@@ -139,7 +139,7 @@ class _Upgraded(_Socket):
         self._reader, self._writer = reader, writer
         self._frames = WSConnection(ConnectionType.CLIENT)
 
-    async def shake_hands(self, url: Url) -> None:
+    async def handshake(self, url: Url) -> None:
         await self._send(self._frames.send(Request(host=url.host_header, target=url.path)))
         event = await self._event()
         if isinstance(event, RejectConnection):
@@ -166,9 +166,9 @@ class _Stream(_Socket):
         self._wire = Http2Wire(reader, writer)
         self._frames = Connection(ConnectionType.CLIENT)
 
-    async def shake_hands(self, url: Url) -> None:
+    async def handshake(self, url: Url) -> None:
         await self._wire.flush()
-        await self._wire.until_websockets()
+        await self._wire.wait_for_websocket_support()
         fields = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", url.scheme)]
         fields += [(":authority", url.host_header), (":path", url.path), ("sec-websocket-version", "13")]
         await self._wire.begin(fields)

@@ -30,7 +30,6 @@ SYSTEMS = (
     ("/etc/ca-certificates/trust-source/anchors", "update-ca-trust", ".crt"),  # Arch
 )
 
-
 BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 MOZILLA = ".mozilla/firefox"
 PROFILES = (MOZILLA, f"snap/firefox/common/{MOZILLA}", f".var/app/org.mozilla.firefox/{MOZILLA}")
@@ -71,10 +70,10 @@ def carry_out(change: Change) -> None:
     for command in change.commands:
         if command[0] == "certutil" and "-N" in command:
             Path(command[2].removeprefix("sql:")).mkdir(parents=True, exist_ok=True, mode=0o700)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-            raise OxyctlError(f"{' '.join(command)}: {said[-1]}")
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            output = (result.stderr or result.stdout).strip().splitlines() or [f"exit code {result.returncode}"]
+            raise OxyctlError(f"{' '.join(command)}: {output[-1]}")
 
 
 def variables(pem_file: Path, bundle: Path) -> dict[str, str]:
@@ -92,13 +91,8 @@ def variables(pem_file: Path, bundle: Path) -> dict[str, str]:
 
 
 def system_roots() -> str:
-    """PEM of the roots that this machine trusts; empty if their place is unknown."""
-
-    for path in (
-        ssl.get_default_verify_paths().cafile,
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-    ):
+    """PEM of the roots that this machine trusts; empty if they are not found."""
+    for path in (ssl.get_default_verify_paths().cafile, *BUNDLES):
         if path is not None and os.path.exists(path):
             return Path(path).read_text()
     return ""
@@ -109,16 +103,11 @@ def _of_system(name: str, pem: str | None) -> Change:
         if os.path.isdir(directory) and shutil.which(command):
             return Change(Path(directory, name + suffix), pem, [[command]])
     known = ", ".join(sorted({command for _, command, _ in SYSTEMS}))
-    raise OxyctlError(f"this system's store is not known: none of {known} is installed (package ca-certificates)")
+    raise OxyctlError(f"cannot find this system's trust store: none of {known} is installed (package ca-certificates)")
 
 
 def _firefox_profiles(home: Path) -> list[Path]:
-    places = (
-        ".mozilla/firefox",
-        "snap/firefox/common/.mozilla/firefox",
-        ".var/app/org.mozilla.firefox/.mozilla/firefox",
-    )
-    return sorted(path.parent for place in places for path in (home / place).glob("*/cert9.db"))
+    return sorted(path.parent for directory in PROFILES for path in (home / directory).glob("*/cert9.db"))
 
 
 def _require(program: str, package: str) -> None:

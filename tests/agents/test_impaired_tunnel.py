@@ -90,6 +90,6 @@ def test_a_proxy_that_hangs_up_is_noticed_and_what_was_on_its_way_is_counted(cli
     client.proxy.close()
     with pytest.raises(TunnelLost):
         impaired.download(0.0)
-    client.hang_up()
+    client.disconnect()
     assert impaired.write_due(1.0) is None
     assert client.lost == 1

@@ -23,12 +23,12 @@ def test_a_block_as_the_format_has_it():
 def test_whole_lines_are_taken_as_they_come(tmp_path):
     path, found = tmp_path / "keys", []
     secrets = Secrets([path, tmp_path / "missing"], found.append)
-    secrets.look()
+    secrets.poll()
     path.write_bytes(LINE + LINE[:20])
-    secrets.look()
-    secrets.look()
+    secrets.poll()
+    secrets.poll()
     path.write_bytes(LINE + LINE)
-    secrets.look()
+    secrets.poll()
     assert found == [LINE, LINE]
 
 
@@ -37,7 +37,7 @@ def test_each_file_of_a_ring_has_them_before_its_packets(tmp_path):
     path.write_bytes(LINE)
     sink = RingSink(tmp_path / "ring.pcapng", 16 << 10, 9, HEAD)
     writer = PcapngWriter(sink, [])
-    writer.before_packets = Secrets([path], writer.secrets).look
+    writer.before_packets = Secrets([path], writer.secrets).poll
     writer.packets([])
     for _ in range(3):
         sink.write([pcapng.packet(0, 1, bytes(9_000), 9_000, pcapng.packet_options("x", 1))])

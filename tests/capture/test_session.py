@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from oxyctl.capture.ring import Packet
-from oxyctl.capture.session import HOLD_NS, End, Session, asked_to_end
+from oxyctl.capture.session import HOLD_NS, End, Session, stop_requests
 from oxyctl.capture.sinks import ReaderGone
 from oxyctl.errors import OxyctlError
 
@@ -133,7 +133,7 @@ def test_the_time_is_up(session, rings, writer):
 def test_what_passed_before_the_end_is_there_and_what_came_after_is_not(session, rings, writer, fds):
     os.eventfd_write(fds[0], 1)
     rings[0].put(5, time.time_ns() + HOLD_NS * 1000)
-    assert session.run(None, None, nothing) == End.ASKED
+    assert session.run(None, None, nothing) == End.REQUESTED
     assert [packet.time_ns for packet in writer.taken] == [5]
 
 
@@ -153,7 +153,7 @@ def test_packets_that_the_kernel_has_counted_are_waited_for(session, rings, writ
     rings[1].count, rings[1].read = count, read
     rings[1].put()  # which nobody reads: each poll returns at once
     os.eventfd_write(fds[0], 1)
-    assert session.run(None, None, nothing) == End.ASKED
+    assert session.run(None, None, nothing) == End.REQUESTED
     assert [packet.time_ns for packet in writer.taken] == [now]
 
 
@@ -202,15 +202,15 @@ def test_the_report_is_called_in_time(session, fds):
             os.eventfd_write(fds[0], 1)
         return 0.01
 
-    assert session.run(None, None, tick) == End.ASKED
+    assert session.run(None, None, tick) == End.REQUESTED
     assert all(later - earlier >= 0.01 for earlier, later in pairwise(calls[:4]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_ask_it_to_end(rings, writer, fds, number):
     before = signal.getsignal(number)
-    with asked_to_end() as wake:
+    with stop_requests() as wake:
         session = Session(rings, writer, wake, fds[1])
         os.kill(os.getpid(), number)
-        assert session.run(None, None, nothing) == End.ASKED
+        assert session.run(None, None, nothing) == End.REQUESTED
     assert signal.getsignal(number) == before

@@ -104,7 +104,7 @@ def test_a_slow_reader_gets_everything(wake):
 
 
 def test_a_reader_that_stops_reading_does_not_keep_a_capture_from_ending(wake, monkeypatch):
-    monkeypatch.setattr(sinks, "GIVE_UP_S", 0.05)
+    monkeypatch.setattr(sinks, "READER_TIMEOUT_S", 0.05)
     reader, writer = os.pipe()
     sink = sink_to(writer, "standard output", wake)
     os.eventfd_write(wake, 1)
@@ -127,16 +127,16 @@ def test_others_who_write_to_the_pipe_do_not_find_it_non_blocking(wake):
 
 def test_a_ring_is_bounded(tmp_path):
     head = [b"h" * 8]
-    ring = RingSink(tmp_path / "x.pcapng", 8 + sinks.END_BYTES + 20, 3, head)
+    ring = RingSink(tmp_path / "x.pcapng", 8 + sinks.STATISTICS_BYTES + 20, 3, head)
     ring.write(blocks(*[10] * 7))
-    ring.close([b"e" * sinks.END_BYTES])
+    ring.close([b"e" * sinks.STATISTICS_BYTES])
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["x-00002.pcapng", "x-00003.pcapng", "x-00004.pcapng"]
     assert ring.newest == files[-1]
     assert [file.read_bytes()[:8] for file in files] == head * 3
     kept = b"".join(file.read_bytes()[8:] for file in files)
-    assert kept == b"".join(blocks(*[10] * 7)[2:]) + b"e" * sinks.END_BYTES
-    assert max(file.stat().st_size for file in files) <= 8 + sinks.END_BYTES + 20
+    assert kept == b"".join(blocks(*[10] * 7)[2:]) + b"e" * sinks.STATISTICS_BYTES
+    assert max(file.stat().st_size for file in files) <= 8 + sinks.STATISTICS_BYTES + 20
 
 
 def test_a_packet_larger_than_a_ring_file_is_kept_in_one_of_its_own(tmp_path):

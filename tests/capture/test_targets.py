@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oxyctl.capture.targets import Wanted, names, resolve, tenants
+from oxyctl.capture.targets import Target, names, resolve, tenants
 from oxyctl.errors import NothingMatched
 from oxyctl.plan.make import make_plan
 from oxyctl.topology.file import loads
@@ -40,7 +40,7 @@ def plan(tmp_path):
     ],
 )
 def test_what_is_meant(plan, words, wanted):
-    assert resolve(words, plan) == [Wanted(*each) for each in wanted]
+    assert resolve(words, plan) == [Target(*each) for each in wanted]
 
 
 @pytest.mark.parametrize("word", ["wab", "wab:eth0", "", ":", "All"])
@@ -64,5 +64,5 @@ def test_the_devices_of_tunnels_and_the_tenant_of_a_site_are_known(tmp_path):
     site = LAB + "  berlin: {kind: gre-site, tenant: acme, on: internet, hosts: {db: {}}}\n"
     made = make_plan(loads(site, "quick"), tmp_path, ("gre",))
     assert {"berlin:wan0", "edge:gre1", "edge:tun1", "berlin-lan"} <= set(names(made))
-    assert resolve(["berlin-lan"], made) == [Wanted("berlin", "eth1"), Wanted("berlin-db", "eth0")]
+    assert resolve(["berlin-lan"], made) == [Target("berlin", "eth1"), Target("berlin-db", "eth0")]
     assert tenants(made) == {"laptop": "acme", "phone": "globex", "berlin": "acme", "berlin-db": "acme"}

@@ -86,7 +86,8 @@ FAILING = [
         "kind: exec, from: laptop, command: [sh, -c, echo out; echo err >&2; exit 7]",
         "exit code 7, output: 'out', errors: 'err'",
     ),
-    ("kind: exec, from: laptop, command: [sleep, '60'], timeout: 300ms", "it still ran after 0.3 s, and was killed"),
+    ("kind: exec, from: laptop, command: [sleep, '60'], timeout: 300ms",
+     "it was still running after 0.3 s, and was killed"),
     ("kind: exec, from: laptop, command: [echo, hello], matches: ^x", "exit code 0, output: 'hello'"),
     ("kind: exec, from: laptop, command: [no-such-program]", "exit code 127, errors: "),
     ("kind: flows, tenant: acme, where: {dst_port: 4242}, timeout: 200ms", "0, of 0 that the filters select"),
@@ -133,7 +134,7 @@ DROPPED = [
     ('by: tcp, to: "web:7", canary: "web:80"', "web:7: arrived; both canaries arrived"),
     (
         'by: tcp, to: "10.50.0.78:80", canary: "web:81"',
-        "the canary before it did not arrive (refused): nothing is proven; 10.50.0.78:80: timeout",
+        "the canary before it did not arrive (refused), so nothing is proven; 10.50.0.78:80: timeout",
     ),
 ]
 

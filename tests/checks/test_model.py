@@ -97,7 +97,7 @@ MISTAKES = [
     ("kind: impair, link: internet, loss: 120%", "120%", "expected a share"),
     ("kind: node, do: kill, node: edg", "edg", "unknown node 'edg'; did you mean 'edge'?"),
     ("kind: node, do: kil, node: edge", "kil,", "unknown value 'kil'; did you mean 'kill'?"),
-    ("kind: node, do: stop, node: [web, edge, web]", "web]", "node 'web' is named twice"),
+    ("kind: node, do: stop, node: [web, edge, web]", "web]", "node 'web' is listed twice"),
     ("kind: node, do: stop, node: []", "[]", "checks.0.node: "),
     ("kind: tunnel, site: berln", "berln", "unknown site 'berln'; did you mean 'berlin'?"),
     ("kind: tunnel, site: web", "web", "node 'web' is not a site; expected one of: berlin"),
@@ -115,7 +115,7 @@ def test_a_mistake_is_one_message_with_its_place(checks, line, spot, message):
 
 
 def test_names_are_unique(checks):
-    with pytest.raises(DocumentError, match="another check is called 'a'"):
+    with pytest.raises(DocumentError, match="another check is named 'a'"):
         checks("kind: ping, name: a, from: laptop, to: web", "kind: ping, name: a, from: phone, to: web")
 
 

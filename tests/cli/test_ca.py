@@ -25,7 +25,7 @@ def ca(oxyctl, server, path, proxy, tmp_path, monkeypatch):
 
 
 def test_show_for_people_and_for_programs(ca):
-    assert ca("show").err == "no tenant has an authority: no sessions are inspected\n"
+    assert ca("show").err == "no tenant has an authority, so no sessions are inspected\n"
     lines = ca("show", "--tenant", "acme").lines
     assert lines[0].split() == ["TENANT", "AUTHORITY", "KIND", "VALID", "UNTIL", "MAY", "SIGN", "FOR", "NEXT", "FROM"]
     assert "own" in lines[1]
@@ -38,7 +38,7 @@ def test_show_for_people_and_for_programs(ca):
 def test_a_tenant_that_there_is_not(ca):
     result = ca("show", "--tenant", "acmee")
     assert (result.code, result.err) == (4, "error: the proxy has no tenant 'acmee'; did you mean 'acme'?\n")
-    assert ca("export").err == "error: choose one with --tenant: acme, globex\n"
+    assert ca("export").err == "error: the proxy has several tenants: choose one with --tenant: acme, globex\n"
 
 
 def test_export_writes_pem_and_der_and_no_key(ca, tmp_path):
@@ -98,7 +98,7 @@ def test_the_system_s_store_of_a_distribution(ca, tmp_path, monkeypatch):
     ca("trust", "system", "-t", "acme", "--remove")
     assert (tmp_path / "taken").read_text() == ""
     monkeypatch.setattr(stores, "SYSTEMS", ())
-    assert "store is not known" in ca("trust", "system", "-t", "acme").err
+    assert "cannot find this system" in ca("trust", "system", "-t", "acme").err
 
 
 @pytest.mark.skipif(shutil.which("certutil") is None, reason="there is no certutil")

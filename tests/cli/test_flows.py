@@ -116,8 +116,8 @@ def test_what_a_condition_may_speak_of(flows):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["--not"], "--not stands before a filter, as in --not --user bob (found 'nothing')"),
-        (["--not", "--limit", "3"], "--not stands before a filter, as in --not --user bob (found '--limit')"),
+        (["--not"], "--not must precede a filter, as in --not --user bob (found 'nothing')"),
+        (["--not", "--limit", "3"], "--not must precede a filter, as in --not --user bob (found '--limit')"),
         (["--not", "--port", "x"], "--not-port: not a port: 'x'"),
         (["--where", "net.dst.prt == 4"], "--where: 1:1: unknown field 'net.dst.prt'; did you mean 'net.dst.port'?"),
     ],
@@ -188,7 +188,7 @@ def test_watch_in_a_terminal_is_a_monitor_with_keys(server, proxy, path, tmp_pat
     environment = {**os.environ, "COLUMNS": "120", "LINES": "24", "OXYCTL_RUN_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "oxyctl", "flows", "watch", *ACME, "--control", path, "--interval", "0.1"]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, env=environment) as process:
-        read_until(ours, b"1 live flows, 0 B/s up, 0 B/s down; by rate")
+        read_until(ours, b"1 live flow, 0 B/s up, 0 B/s down; by rate")
         os.write(ours, b"b")
         read_until(ours, b"by bytes")
         os.write(ours, b"q")
@@ -223,7 +223,7 @@ def test_what_a_client_calls_itself_cannot_touch_the_terminal(flows, proxy):
 def test_nothing_found_is_no_failure(flows):
     code, out, err = flows(*ACME)
     assert (code, out.splitlines()[0].split()[0]) == (0, "TIME")
-    assert "no flow matches" in err
+    assert "no flows match" in err
 
 
 def test_json_is_the_envelope(flows, proxy):
@@ -265,8 +265,8 @@ def test_fields(flows, proxy):
 def test_it_says_what_is_missing(flows, proxy):
     proxy.live, proxy.lost = [live_record(n) for n in range(3)], 4
     err = flows(*ACME, "--limit", "2").err
-    assert "more flows match than these 2: --limit shows more" in err
-    assert "4 records of this period are lost" in err
+    assert "only 2 of the matching flows are shown: raise --limit for more" in err
+    assert "4 records of this period lost" in err
 
 
 # What it asks
@@ -311,7 +311,7 @@ def test_live_past_first_and_last(flows, proxy):
         (("--since", "soon"), "--since: not a time: 'soon'"),
         (("--sort", "size"), "--sort: unknown field 'size'"),
         (("--limit", "0"), "--limit: not a number"),
-        (("--last", "3", "--sort", "bytes"), "--last and --first are an order and a limit"),
+        (("--last", "3", "--sort", "bytes"), "--last and --first set the order and the limit"),
         (("--follow", "--since", "5m"), "--since does not apply to future events"),
         (("--follow", "--format", "json"), "use --format jsonl"),
         (("--format", "xml"), "xml"),
@@ -457,7 +457,7 @@ def test_groups_for_programs(flows, proxy):
         ("--aggregate-by usr", "--aggregate-by: unknown field 'usr'; did you mean 'user'?"),
         ("--aggregate-by user --sort usr", "--sort: groups have no 'usr'"),
         ("--aggregate-by user --last 3", "--last does not apply to groups"),
-        ("--top 3 --limit 4", "--top is an order and a limit"),
+        ("--top 3 --limit 4", "--top sets the order and the limit"),
     ],
 )
 def test_groups_that_make_no_sense(flows, typed, message):
@@ -474,7 +474,7 @@ def test_the_top_of_a_list_is_what_moved_most(flows, proxy):
 def test_statistics(flows, proxy):
     proxy.past = [make_record(n, close_reason="denied" if n else "client_closed") for n in range(3)]
     out = flows("stats", *ACME).out
-    assert "no record is lost" in out
+    assert "no records lost" in out
     assert "CLOSE REASON" in out
     answer = json.loads(flows("stats", *ACME, "--format", "json").out)
     assert [item["by"] for item in answer["items"]][:2] == ["tenant", "protocol"]

@@ -47,7 +47,7 @@ def live(policy, proxy, server, path, file):
 
 
 def test_check(policy, file):
-    assert policy("check", file, "-t", "acme").out.startswith(f"{file}: valid: 3 rules, 1 tests passed, version ")
+    assert policy("check", file, "-t", "acme").out.startswith(f"{file}: valid: 3 rules, 1 test passed, version ")
     answer = json.loads(policy("check", file, "--format", "json").out)
     assert (answer["kind"], answer["items"][0]["rules"]) == ("policy-check", 3)
     file.write_text("rules:\n- {name: a, action: alow}")
@@ -94,7 +94,7 @@ def test_explain_by_a_file_that_is_not_in_force(policy, file):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["-t", "globex"], 4, "no policy covers such a flow: it is allowed"),
+        (["-t", "globex"], 4, "no policy applies to this flow, so it is allowed"),
         (["-t", "globexx"], 2, "the proxy has no tenant 'globexx'; did you mean 'globex'?"),
         (["-t", "acme", "--dst", "here"], 2, "dst: expected an address or address:port (found 'here')"),
         (["-t", "acme", "--fact", "net.dst.prt=1"], 2, "unknown field 'net.dst.prt'; did you mean 'net.dst.port'?"),
@@ -123,14 +123,14 @@ def test_diff_against_what_is_in_force_and_of_two_files(live, policy, file, tmp_
     ]
     for result in (live("diff", new, "-t", "acme"), policy("diff", file, new)):
         assert result.lines == expected
-    assert policy("diff", file, file).err == "no rule differs\n"
+    assert policy("diff", file, file).err == "no rules differ\n"
     file.write_text(
         POLICY.replace("- {name: shadow, action: audit, user: ann}\n", "").replace(
             "tests:", "- {name: shadow, action: audit, user: ann}\ntests:"
         )
     )
     new.write_text(POLICY)
-    assert policy("diff", new, file).lines == ["^ shadow: it is evaluated in another order than before"]
+    assert policy("diff", new, file).lines == ["^ shadow: evaluated in a different order"]
 
 
 def test_reload(live, file):
@@ -146,7 +146,8 @@ def test_reload(live, file):
 
 def test_without_policies(policy, server, path):
     assert (
-        policy("reload", "--control", path).err == "the proxy has no policies: 'policies' in proxy.yaml names files\n"
+        policy("reload", "--control", path).err
+        == "the proxy has no policies: name their files under `policies` in proxy.yaml\n"
     )
     assert policy("hits", "--control", path).err == "no rules are in force\n"
     assert policy("export", "--control", path).code == 4
@@ -167,7 +168,7 @@ def test_hits(live, proxy):
 def test_export(live):
     assert live("export", "-t", "acme").out == POLICY
     result = live("export")
-    assert (result.code, result.err) == (4, "error: no such policy is in force; there is: acme (of acme)\n")
+    assert (result.code, result.err) == (4, "error: no such policy is in force; these are: acme (of acme)\n")
 
 
 @pytest.mark.parametrize("command", [["hits"], ["export"], ["diff", "FILE"]])

@@ -13,7 +13,7 @@ from proxy.telemetry.flowlog import FlowLog
 from tests.records import make_record
 
 ACME = ("--tenant", "acme")
-SAID = "the proxy is not running; showing what it recorded\n"
+SAID = "the proxy is not running; these are its records\n"
 
 
 def record(path, count=3):

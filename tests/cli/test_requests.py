@@ -99,7 +99,7 @@ def test_the_story_goes_on_to_the_request(flows):
     assert "http: block by policy web, rule no-uploads: ask the help desk" in text
     assert "502 in 12 ms" in text
     assert "origin_refused by the origin: nobody listens" in text
-    assert "GET https://git.lab/events: still open, a websocket now" in text
+    assert "GET https://git.lab/events: still open, now a websocket" in text
 
 
 def test_har_is_read_by_another_program(flows, monkeypatch):

@@ -38,7 +38,7 @@ def test_for_people(status, proxy):
     lines = [" ".join(line.split()) for line in status().splitlines()]
     assert lines[0] == "edge: running for 1m01s, PID 7, version 0.1.0; 1 tunnel, no flows"
     assert lines[1] == "off-ramp: sockets"
-    assert lines[2].startswith("flow log: 9 records, the oldest of 2001-09-0")
+    assert lines[2].startswith("flow log: 9 records, the oldest from 2001-09-0")
     assert "acme 1 2 0 1 0 0 2.1 kB 0 0 B 0 3" in lines
     assert "2 77 5 9 31 MB 1" in lines
     assert f"shortfall: {lost}" in lines

@@ -12,7 +12,7 @@ import pytest
 
 from oxyctl.doctor import features, limits, offramp, programs
 from oxyctl.doctor.diagnose import diagnose
-from oxyctl.doctor.finding import Answer, Finding, NoNamespaces, Trial, can_run_labs
+from oxyctl.doctor.finding import Finding, NoNamespaces, Outcome, Trial, can_run_labs
 from oxyctl.doctor.modules import has_module
 from oxyctl.doctor.sandbox import in_child, in_sandbox
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 def test_a_trial_answers_from_a_child():
     me = os.getpid()
-    assert in_child(lambda: Answer("degraded", f"not {os.getpid() == me}", "mend it")) == (
+    assert in_child(lambda: Outcome("degraded", f"not {os.getpid() == me}", "mend it")) == (
         "degraded",
         "not False",
         "mend it",
@@ -50,7 +50,7 @@ def test_a_trial_that_fails_is_a_finding():
     lacking = Trial("x", "y", fails, fix="try z").run()
     assert (lacking.state, lacking.detail, lacking.fix) == ("degraded", "Operation not permitted", "try z")
     assert Trial("x", "y", fails, required=True).run().state == "missing"
-    assert Trial("x", "y", lambda: Answer("ok"), fix="try z").run().fix is None
+    assert Trial("x", "y", lambda: Outcome("ok"), fix="try z").run().fix is None
 
 
 def test_what_cannot_be_tried_is_said():
@@ -72,7 +72,7 @@ def test_what_is_made_in_a_sandbox_is_not_here():
 
     def look():
         features._tun_offload()
-        return Answer("ok", f"{os.getpid()}")
+        return Outcome("ok", f"{os.getpid()}")
 
     assert in_sandbox(look).detail == "1"
     assert (sorted(os.listdir("/sys/class/net")), Path("/proc/self/mountinfo").read_text()) == before
@@ -102,7 +102,7 @@ def test_for_programs_and_for_people(oxyctl):
 
 
 def test_exit_code_1_when_labs_cannot_run(oxyctl, monkeypatch):
-    gone = Trial("the moon", "tides", lambda: Answer("missing", "not there", "build one"), required=True)
+    gone = Trial("the moon", "tides", lambda: Outcome("missing", "not there", "build one"), required=True)
     monkeypatch.setattr(features, "trials", lambda: [gone])
     done = oxyctl("doctor")
     assert done.code == 1
@@ -120,15 +120,15 @@ def test_exit_code_1_when_labs_cannot_run(oxyctl, monkeypatch):
     ],
 )
 def test_an_error_leads_to_what_would_mend_it(monkeypatch, text, name):
-    lacking = Trial(name, "labs", lambda: Answer("missing", "because", "sudo mend"))
-    fine = [Trial(other, "labs", lambda: Answer("ok")) for other in ("AppArmor", "bridge", "veth")]
+    lacking = Trial(name, "labs", lambda: Outcome("missing", "because", "sudo mend"))
+    fine = [Trial(other, "labs", lambda: Outcome("ok")) for other in ("AppArmor", "bridge", "veth")]
     monkeypatch.setattr("oxyctl.doctor.diagnose._trials", lambda: [lacking, *fine])
     hint = diagnose(OSError(text))
-    assert hint == f"hint: {name}: cannot be used (because); try: sudo mend; `oxyctl doctor` says more"
+    assert hint == f"hint: {name}: cannot be used (because); try: sudo mend; `oxyctl doctor` shows details"
 
 
 def test_no_hint_where_nothing_is_lacking(monkeypatch):
-    monkeypatch.setattr("oxyctl.doctor.diagnose._trials", lambda: [Trial("namespaces", "labs", lambda: Answer("ok"))])
+    monkeypatch.setattr("oxyctl.doctor.diagnose._trials", lambda: [Trial("namespaces", "labs", lambda: Outcome("ok"))])
     assert diagnose("the kernel refuses a user namespace") is None
     assert diagnose("node 'web': program ended") is None
 

@@ -7,7 +7,7 @@ from ipaddress import ip_interface, ip_network
 
 from oxyctl.net import shaping
 from oxyctl.net.netlink import add_address, add_route, run
-from oxyctl.net.offload import finish_checksums
+from oxyctl.net.offload import disable_checksum_offload
 from oxyctl.net.tunnels import TunnelLink, listen_gue, new_tunnel
 from proxy.device.interface import bring_up, set_sysctl
 from tests.agents.sites.world import CLIENT, EDGE, HOST, PROXY, SITE, World
@@ -20,8 +20,8 @@ class KernelWorld(World):
 
     def __init__(self, directory):
         super().__init__(directory)
-        self.site.run(finish_checksums, "lan0")
-        self.edge.run(finish_checksums, "port")
+        self.site.run(disable_checksum_offload, "lan0")
+        self.edge.run(disable_checksum_offload, "port")
 
     def kernel_site(self, kind, name="wan0", **options):
         """The site's end is a device of the kernel's, and the way to CLIENT."""

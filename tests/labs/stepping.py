@@ -71,7 +71,7 @@ def around(owner, name, steps):
 
 def supervise(steps, who, arguments):
     """The supervisor, with its steps."""
-    around(supervisor.Channel, "tell", steps)
+    around(supervisor.Channel, "send", steps)
     around(supervisor.Supervisor, "_commit", steps)
     stop = Processes.stop
 
@@ -91,7 +91,7 @@ def command(steps, who, arguments):
     from oxyctl.cli import main
 
     up.SUPERVISOR = f"tests.labs.stepping {steps.place} {who} {steps.number} supervise"
-    around(down, "_ends_by", steps)
+    around(down, "_ends_after", steps)
     steps.is_counting = who == "command"
     sys.argv = ["oxyctl", *arguments]
     main()

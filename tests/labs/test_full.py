@@ -86,10 +86,10 @@ def test_files_and_names_that_make_no_sense(machine):
         ([machine.directory], f"{machine.directory}: is a directory"),
         ([machine.directory / "none.yaml"], "none.yaml: no such file or directory"),
         ([huge], "huge.yaml: larger than 4 MiB"),
-        ([pair, "--name", "../pair"], "'../pair' cannot name a lab"),
-        ([pair, "--name", ".."], "'..' cannot name a lab"),
-        ([pair, "--name", ""], "'' cannot name a lab"),
-        ([pair, "--name", "a" * 64], "cannot name a lab"),
+        ([pair, "--name", "../pair"], "'../pair' is not a valid lab name"),
+        ([pair, "--name", ".."], "'..' is not a valid lab name"),
+        ([pair, "--name", ""], "'' is not a valid lab name"),
+        ([pair, "--name", "a" * 64], "is not a valid lab name"),
     ]
     mistakes += [([secret], "secret.yaml: permission denied")] if machine.is_rootless else []
     for arguments, message in mistakes:

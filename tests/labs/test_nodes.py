@@ -81,7 +81,7 @@ def test_a_killed_proxy_is_started_and_all_is_as_it_was(shop):
     assert nodes(shop)["edge"]["detail"] == "was killed by SIGKILL"
     told = shop.oxyctl("lab", "start", "edge").stderr
     assert "edge (proxy) is ready" in told
-    assert "pc (warp) is connected again" in told
+    assert "pc (warp) has reconnected" in told
     assert is_whole(shop)
     after = nodes(shop)
     assert {name for name in after if after[name]["pid"] != before[name]["pid"]} == {"edge"}
@@ -101,7 +101,7 @@ def test_what_a_killed_proxy_recorded_can_be_read(shop):
     shop.oxyctl("lab", "kill", "edge")
     done = shop.oxyctl(*flows)
     found = json.loads(done.stdout)
-    assert (found["proxy_running"], done.stderr) == (False, "the proxy is not running; showing what it recorded\n")
+    assert (found["proxy_running"], done.stderr) == (False, "the proxy is not running; these are its records\n")
     assert [flow["flow_id"] for flow in found["items"]][-len(before) :] == before
     one = json.loads(shop.oxyctl("flows", "get", before[0], "--tenant", "acme", "--format", "json").stdout)
     assert (one["proxy_running"], one["items"][0]["flow_id"]) == (False, before[0])
@@ -169,7 +169,7 @@ def test_what_makes_no_sense_is_told_and_changes_nothing(shop):
     for words, code, message in [
         (("restart", "wep"), 4, "lab 'shop' has no node 'wep'; did you mean 'web'?"),
         (("stop", "web", "wep"), 4, "lab 'shop' has no node 'wep'; did you mean 'web'?"),
-        (("restart", "web", "web"), 2, "node 'web' is named twice"),
+        (("restart", "web", "web"), 2, "node 'web' is listed twice"),
         (("stop", "web", "r1"), 2, "node 'r1' (router) has no program to stop or start: the kernel does the routing"),
         (("restart",), 2, "NODE"),
     ]:
@@ -177,7 +177,7 @@ def test_what_makes_no_sense_is_told_and_changes_nothing(shop):
     assert nodes(shop) == before
     assert "is already running" in shop.oxyctl("lab", "start", "web").stderr
     shop.oxyctl("lab", "stop", "web")
-    assert "'web' (upstream) does not run" in shop.oxyctl("lab", "kill", "web", code=1).stderr
+    assert "'web' (upstream) is not running" in shop.oxyctl("lab", "kill", "web", code=1).stderr
     assert (
         "degraded: web (`oxyctl lab start web`" in shop.oxyctl("lab", "up", shop.file("shop.yaml", SHOP), code=1).stderr
     )
@@ -247,7 +247,7 @@ def test_checks_may_fell_nodes_and_all_is_as_before_when_they_are_over(shop):
     *passed, last = json.loads(done.stdout)["items"]
     assert {check["name"]: check["actual"] for check in passed if check["state"] != "passed"} == {}
     assert passed[0]["actual"] == "edge: exited, was killed by SIGKILL"
-    assert (last["state"], "'web' (upstream) does not run" in last["actual"]) == ("broken", True)
+    assert (last["state"], "'web' (upstream) is not running" in last["actual"]) == ("broken", True)
     assert states(shop) == before
     assert nodes(shop)["tool"]["restarts"] == 1  # it was started, and stopped again
 

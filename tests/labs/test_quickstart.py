@@ -109,7 +109,7 @@ nodes:
 """
     error = machine.oxyctl("lab", "up", machine.file("slow.yaml", text), "--timeout", "0.1", code=1).stderr
     assert "node 'web' (upstream): not ready in time\n  command: `" in error
-    assert "\n  awaited: its services to accept connections (http on 80)\n" in error
+    assert "\n  waiting for: its services to accept connections (http on 80)\n" in error
 
 
 def test_clients_with_and_without_offload_and_one_agent(machine):

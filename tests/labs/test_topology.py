@@ -148,7 +148,7 @@ def test_a_program_that_never_answers_is_told_with_what_was_awaited(machine, rea
     text = READY.format(program=SERVER, ready=ready)
     done = machine.oxyctl("lab", "up", machine.file("app.yaml", text), code=1)
     assert "node 'app' (process): not ready within 0.3 s" in done.stderr
-    assert f"awaited: {awaited}" in done.stderr
+    assert f"waiting for: {awaited}" in done.stderr
 
 
 def test_a_program_that_ends_before_it_answers_is_told_at_once(machine):

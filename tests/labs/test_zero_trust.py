@@ -28,7 +28,7 @@ def test_its_checks_hold_and_every_decision_is_explained(machine):
     exported = machine.oxyctl("policy", "export", *ACME).stdout
     file = machine.file("acme.yaml", exported)
     machine.oxyctl("policy", "test", file, *ACME)
-    assert machine.oxyctl("policy", "diff", file, *ACME).stderr == "no rule differs\n"
+    assert machine.oxyctl("policy", "diff", file, *ACME).stderr == "no rules differ\n"
     replayed = machine.oxyctl("policy", "test", file, *ACME, "--against-past", "1h", "--format", "json").stdout
     (found,) = json.loads(replayed)["items"]
     assert found["without_groups"] == 0

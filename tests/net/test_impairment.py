@@ -53,8 +53,8 @@ def test_what_is_not_said_stays_as_it_was():
 
 def test_words():
     everything = Impairment(rate_bits=10_000_000, delay_s=0.02, jitter_s=0.005, loss=0.01, down=True)
-    assert everything.words() == "rate 10mbit, delay 20ms, jitter 5ms, loss 1%, down"
-    assert Impairment().words() == ""
+    assert everything.describe() == "rate 10mbit, delay 20ms, jitter 5ms, loss 1%, down"
+    assert Impairment().describe() == ""
 
 
 def test_a_link_has_the_same_chances_each_time():

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from oxyctl.net.offload import finish_checksums
+from oxyctl.net.offload import disable_checksum_offload
 from proxy.wire import ip, udp
 from proxy.wire.ip import IPPacket
 from tests.netns import Namespace, connect, needs_root
@@ -40,10 +40,10 @@ def problem(ends):
 
 def test_a_veth_pair_leaves_them_undone_until_told(ends):
     assert problem(ends) is not None
-    ends[1].run(finish_checksums, "lan0")
+    ends[1].run(disable_checksum_offload, "lan0")
     assert problem(ends) is None
 
 
 def test_no_such_interface(ends):
     with pytest.raises(OSError, match="No such device"):
-        ends[1].run(finish_checksums, "lan9")
+        ends[1].run(disable_checksum_offload, "lan9")

@@ -41,7 +41,7 @@ def test_a_table_without_its_device_refuses_instead_of_letting_another_decide():
     def scenario():
         new_tun("tun1", 1003)
         requests = [netlink.set_link(1003), netlink.add_route(EVERYTHING, 1003, metric=4096, table=1001)]
-        netlink.run([*requests, netlink.refuse_route(EVERYTHING, 4097, 1001)])
+        netlink.run([*requests, netlink.add_unreachable_route(EVERYTHING, 4097, 1001)])
         with_device = ip("route", "show", "table", "1001")
         netlink.run([shaping.remove_link(1003)])
         return with_device, ip("route", "show", "table", "1001")

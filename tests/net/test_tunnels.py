@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from oxyctl.net import generic, netlink
-from oxyctl.net.tunnels import TunnelLink, attempt, new_tunnel
+from oxyctl.net.tunnels import TunnelLink, new_tunnel, try_tunnel
 from tests.net.test_netlink import in_new_namespace, ip, needs_ip, needs_root
 
 GRE = TunnelLink("gre1", 1002, "gre", "10.0.0.1", "10.0.0.2", key=42, checksum=True)
@@ -58,7 +58,7 @@ def test_a_trial_makes_a_device_or_says_why_not(kind):
 
     def scenario():
         try:
-            attempt(kind)
+            try_tunnel(kind)
         except netlink.NetlinkError as error:
             return error
         return None
@@ -70,7 +70,7 @@ def test_a_trial_makes_a_device_or_says_why_not(kind):
 def offered(kind):
     """Whether this kernel has tunnels of `kind`."""
     try:
-        in_new_namespace(lambda: attempt(kind))
+        in_new_namespace(lambda: try_tunnel(kind))
     except OSError:
         return False
     return True
@@ -103,11 +103,11 @@ def test_the_kernel_makes_the_device_as_asked(link):
 @needs_root
 def test_a_family_that_the_kernel_does_not_have():
     with pytest.raises(netlink.NetlinkError, match="family no-such-thing: "):
-        generic.ask("no-such-thing", 1, b"", "something")
+        generic.request("no-such-thing", 1, b"", "something")
 
 
 @pytest.mark.netns
 @needs_root
 def test_a_command_that_a_family_refuses():
     with pytest.raises(netlink.NetlinkError, match="the question: "):
-        generic.ask("nlctrl", 200, b"", "the question")
+        generic.request("nlctrl", 200, b"", "the question")

@@ -39,7 +39,7 @@ def test_validate(oxyctl, quick, tmp_path):
     (tmp_path / "bad.yaml").write_text(quick.replace("kind: warp", "kind: wrap"))
     assert oxyctl("lab", "validate", "good.yaml", cwd=tmp_path) == (
         0,
-        "good.yaml: valid: lab 'good', 4 nodes, 1 networks\n",
+        "good.yaml: valid: lab 'good', 4 nodes, 1 network\n",
         "",
     )
     code, out, error = oxyctl("lab", "validate", "bad.yaml", cwd=tmp_path)

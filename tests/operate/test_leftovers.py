@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from oxyctl.cli.check import _chosen as chosen
+from oxyctl.cli.check import _lab_and_patterns
 from oxyctl.errors import LabNotFound, OxyctlError
 from oxyctl.operate import down, leftovers
 from oxyctl.supervise import state
@@ -70,7 +70,7 @@ def make_strange(path, outside):
     [
         (make_link, "it is a symbolic link"),
         (make_file, "it is not a directory"),
-        (make_strange, "it does not look like a lab's: thesis.tex"),
+        (make_strange, "it does not look like a lab directory: thesis.tex"),
     ],
 )
 def test_what_is_not_provably_ours_is_left_alone(run, tmp_path, make, reason):
@@ -92,7 +92,7 @@ def test_what_is_not_provably_ours_is_left_alone(run, tmp_path, make, reason):
 def test_the_directory_of_another_user_is_left_alone(run, supervisor, monkeypatch):  # noqa: F811
     directory = note("theirs", supervisor.pid, start_ticks=1)
     monkeypatch.setattr(os, "geteuid", lambda: directory.path.stat().st_uid + 1)
-    assert leftovers.foreign(directory) == "it belongs to another user"
+    assert leftovers.reason_to_keep(directory) == "it belongs to another user"
 
 
 def test_what_is_mounted_below_is_not_deleted(run, supervisor, monkeypatch, tmp_path):  # noqa: F811
@@ -102,7 +102,7 @@ def test_what_is_mounted_below_is_not_deleted(run, supervisor, monkeypatch, tmp_
     point = str(directory.path / "my data").replace(" ", "\\040")
     mounts.write_text(f"36 35 98:0 / {point} rw - ext4 /dev/sda rw\n")
     monkeypatch.setattr(leftovers, "MOUNTS", mounts)
-    assert leftovers.foreign(directory) == f"something is mounted at {directory.path / 'my data'}"
+    assert leftovers.reason_to_keep(directory) == f"something is mounted at {directory.path / 'my data'}"
 
 
 def test_files_that_are_no_locks_are_left_alone(run, tmp_path):
@@ -179,7 +179,7 @@ def test_the_first_word_of_check_is_a_lab_where_it_must_be(run, supervisor, monk
 
 
 def _chosen(words, lab):
-    directory, patterns = chosen(words, lab)
+    directory, patterns = _lab_and_patterns(words, lab)
     return directory.name, patterns
 
 

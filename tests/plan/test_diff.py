@@ -8,7 +8,7 @@ from oxyctl.errors import NothingMatched, UsageError
 from oxyctl.net.impairment import ImpairmentSettings
 from oxyctl.plan.diff import compare, is_same, renumber
 from oxyctl.plan.make import make_plan
-from oxyctl.supervise.changes import impaired, matching
+from oxyctl.supervise.changes import impaired, matching_links
 from oxyctl.supervise.requests import Impair
 from oxyctl.topology.file import loads
 
@@ -119,19 +119,19 @@ def test_a_lab_cannot_become_another(quick, tmp_path):
     ],
 )
 def test_a_link_has_several_names(quick, plan, word, names):
-    assert matching(plan(quick), word) == names
+    assert matching_links(plan(quick), word) == names
 
 
 def test_an_unknown_link_is_told_with_the_nearest(quick, plan):
     with pytest.raises(NothingMatched, match="no link 'web:internt'; did you mean 'web:internet'"):
-        matching(plan(quick), "web:internt")
+        matching_links(plan(quick), "web:internt")
 
 
 def test_impairing_adds_to_what_is_and_clearing_forgets_it(quick, plan):
     slow = impaired(plan(quick), Impair(link="internet", settings=ImpairmentSettings(delay="5ms")))
-    assert {link.impairment.words() for link in slow.links} == {"delay 5ms"}
+    assert {link.impairment.describe() for link in slow.links} == {"delay 5ms"}
     both = impaired(slow, Impair(link="web:internet", settings=ImpairmentSettings(loss="1%")))
-    assert [link.impairment.words() for link in both.links if link.node == "web"] == ["delay 5ms, loss 1%"]
+    assert [link.impairment.describe() for link in both.links if link.node == "web"] == ["delay 5ms, loss 1%"]
     cleared = impaired(both, Impair(link="internet", clear=True))
     assert is_same(cleared, plan(quick))
     tunnel = impaired(plan(quick), Impair(link="laptop:tunnel", settings=ImpairmentSettings(down=True)))

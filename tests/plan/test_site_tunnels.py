@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oxyctl.errors import OxyctlError
-from oxyctl.operate import kernel_tunnels as abilities
+from oxyctl.operate import kernel_tunnels
 from oxyctl.plan.diff import compare
 from oxyctl.plan.make import make_plan
 from oxyctl.plan.steps import Rule, Services, SiteOpen
@@ -253,17 +253,18 @@ def test_a_host_comes_alone_and_a_site_with_the_proxy():
 
 def test_the_kernel_is_tried_only_where_it_matters(monkeypatch):
     asked = []
-    monkeypatch.setattr(abilities, "refusal", lambda kind: asked.append(kind) or "no such thing")
+    monkeypatch.setattr(kernel_tunnels, "unsupported_reason", lambda kind: asked.append(kind) or "no such thing")
     assert (
-        abilities.abilities_for(loads(WAN.replace("    key: 42\n", "    tunnel: userspace\n"), "test")) == frozenset()
+        kernel_tunnels.supported_kinds_for(loads(WAN.replace("    key: 42\n", "    tunnel: userspace\n"), "test"))
+        == frozenset()
     )
     assert asked == ["gue"]
 
 
 def test_what_must_be_the_kernels_and_cannot_is_one_message(monkeypatch):
-    monkeypatch.setattr(abilities, "refusal", lambda kind: "Unknown device type")
+    monkeypatch.setattr(kernel_tunnels, "unsupported_reason", lambda kind: "Unknown device type")
     text = WAN.replace("    key: 42\n", "    key: 42\n    tunnel: kernel\n")
     with pytest.raises(
         OxyctlError, match="node 'berlin': this kernel does not support GRE \\(Unknown device type\\); "
     ):
-        abilities.abilities_for(loads(text, "test"))
+        kernel_tunnels.supported_kinds_for(loads(text, "test"))

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from oxyctl.supervise import program_output as output
-from oxyctl.supervise.program_output import TIMES, Log, Pump, older, times_of
+from oxyctl.supervise.program_output import TIMESTAMP, Log, Pump, rotated, timestamps_of
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def test_a_full_log_becomes_the_older_one_and_nothing_older_is_kept(log):
     for number in range(100):
         log.write(f"{number:09d}\n".encode() * 10)
     assert log.path.read_text().splitlines()[-1] == "000000099"
-    assert (log.path.stat().st_size, older(log.path).stat().st_size) == (1000, 1000)
-    assert older(log.path).read_text().startswith("000000080")
+    assert (log.path.stat().st_size, rotated(log.path).stat().st_size) == (1000, 1000)
+    assert rotated(log.path).read_text().startswith("000000080")
     assert sorted(path.name for path in log.path.parent.iterdir()) == [
         "prog.log",
         "prog.log.1",
@@ -39,27 +39,27 @@ def test_times_say_when_a_byte_came(log, monkeypatch):
     now = 10**18
     monkeypatch.setattr(time, "time_ns", lambda: now)
     log.write(b"first\n")
-    now += output.APART_NS // 2
+    now += output.TIMESTAMP_INTERVAL_NS // 2
     log.write(b"with it\n")
-    now += output.APART_NS
+    now += output.TIMESTAMP_INTERVAL_NS
     log.write(b"later\n")
-    noted = list(TIMES.iter_unpack(times_of(log.path).read_bytes()))
+    noted = list(TIMESTAMP.iter_unpack(timestamps_of(log.path).read_bytes()))
     assert noted == [(10**18, 0), (now, len(b"first\nwith it\n"))]
 
 
 def test_many_little_writes_do_not_let_the_times_outgrow_the_log(log, monkeypatch):
-    monkeypatch.setattr(output, "MAX_TIMES", 10)
-    monkeypatch.setattr(output, "APART_NS", 0)
+    monkeypatch.setattr(output, "MAX_TIMESTAMPS", 10)
+    monkeypatch.setattr(output, "TIMESTAMP_INTERVAL_NS", 0)
     for _ in range(35):
         log.write(b".")
-    assert times_of(log.path).stat().st_size <= 10 * TIMES.size
-    assert older(times_of(log.path)).stat().st_size == 10 * TIMES.size
+    assert timestamps_of(log.path).stat().st_size <= 10 * TIMESTAMP.size
+    assert rotated(timestamps_of(log.path)).stat().st_size == 10 * TIMESTAMP.size
 
 
 def test_without_room_for_another_file_the_log_begins_again(log):
     log.write(b"x" * 900)
-    older(log.path).mkdir()  # nothing can be renamed to it
-    (older(log.path) / "file").touch()
+    rotated(log.path).mkdir()  # nothing can be renamed to it
+    (rotated(log.path) / "file").touch()
     log.write(b"y" * 200)
     assert log.path.read_bytes() == b"y" * 200
 

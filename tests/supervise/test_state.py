@@ -82,7 +82,7 @@ def test_the_only_running_lab_needs_no_name(run, supervisor):
     note("one", supervisor.pid)
     assert state.find_lab().name == "one"
     note("two", supervisor.pid)
-    with pytest.raises(LabNotFound, match="several labs are running: one, two; name one with --lab NAME"):
+    with pytest.raises(LabNotFound, match="several labs are running: one, two; choose one with --lab NAME"):
         state.find_lab()
     assert state.find_lab("two").name == "two"
     with pytest.raises(LabNotFound, match="no lab 'tow' is running; did you mean 'two'"):

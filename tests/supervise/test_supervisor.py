@@ -27,7 +27,7 @@ def until_ready(tmp_path, plan, monkeypatch):
 
         async def scenario():
             made = plan(NODES)
-            channel = SimpleNamespace(tell=lambda event, **details: None)
+            channel = SimpleNamespace(send=lambda event, **details: None)
             lab = running.RunningLab(LabDirectory(tmp_path / "labs" / "test"), made, channel, 0.05)
             for process in made.processes:
                 lab.processes.programs[process.name] = program(process, process.name in failing)
@@ -59,7 +59,7 @@ def test_all_that_are_late_are_named_and_the_first_few_tell_their_story(until_re
     first, *lines = str(caught.value).splitlines()
     assert first == "4 nodes are not ready in time: n0, n2, n3, n4"
     assert sum("not ready in time" in line for line in lines) == running.MAX_REPORTS
-    assert "  awaited: its program to keep running" in lines
+    assert "  waiting for: its program to keep running" in lines
 
 
 def test_one_that_is_late_tells_its_command_and_the_last_lines_of_its_log(until_ready):
@@ -69,7 +69,7 @@ def test_one_that_is_late_tells_its_command_and_the_last_lines_of_its_log(until_
     assert lines[:3] == [
         "node 'n4' (process): not ready in time",
         "  command: `prog --number 4`",
-        "  awaited: its program to keep running",
+        "  waiting for: its program to keep running",
     ]
     assert lines[-1] == "    n4 line 19"
 

@@ -35,8 +35,8 @@ def test_a_node_waits_for_the_authority_that_it_is_to_trust(place):
 
     async def scenario():
         trust = Trust(lambda: plan)
-        await trust.until_whole("web")
-        waiting = asyncio.create_task(trust.until_whole("laptop"))
+        await trust.until_complete("web")
+        waiting = asyncio.create_task(trust.until_complete("laptop"))
         await asyncio.sleep(0)
         assert not waiting.done()
         (path / "ca.pem").write_text(PEM.format("one"))
@@ -51,7 +51,7 @@ def test_a_rotation_is_followed_and_nothing_runs_without_bundles(place):
 
     async def scenario():
         trust = Trust(lambda: plan)
-        trust.begin()
+        trust.follow()
         for name in ("one", "two"):
             (path / "new.pem").write_text(PEM.format(name))
             (path / "new.pem").rename(path / "ca.pem")

@@ -71,7 +71,7 @@ MISTAKES = [
     ("tenant: acme", "tenant: acne", "12:13: proxy 'edge' has no tenant 'acne'; did you mean 'acme'?"),
     ("    user: ", "    usr: ", "13:5: unknown key 'usr'; did you mean 'user'?"),
     ("lan: [10.1.0.10]", "lan: [10.1.0.254]", "15:52: 10.1.0.255 is the network address or the broadcast address"),
-    ("  single:", "  tool-2:", "15:3: 'tool' would make a second node 'tool-2'"),
+    ("  single:", "  tool-2:", "15:3: 'tool' expands to 'tool-2', and there is already a node of that name"),
     ("  process: {command", "  proces: {command", "5:3: unknown kind 'proces'; did you mean 'process'?"),
     ("command: [sleep", "comand: [sleep", "5:13: unknown key 'comand' for process nodes; did you mean 'command'?"),
     ('command: [sleep, "60"]', "command: 7", "5:22: nodes.tool-1.command: expected a list"),

@@ -62,9 +62,9 @@ MISTAKES = [
     (
         "  web: ",
         "  Web: ",
-        "7:3: 'Web' cannot name a node (allowed: a DNS label: lower-case letters, digits and '-', at most 63)",
+        "7:3: 'Web' is not a valid node name (allowed: a DNS label: lower-case letters, digits and '-', at most 63)",
     ),
-    ("  web: ", "  agents: ", "7:3: 'agents' cannot name a node: the lab's own logs use this name"),
+    ("  web: ", "  agents: ", "7:3: 'agents' cannot be the name of a node: the lab's own logs use this name"),
     ('[sleep, "60"]', "[]", "8:58: nodes.tool.command: expected a list of length >= 1 (found a list)"),
     ("user: alice", "addresses: [100.96.0.300], user: alice", "6:63: not an address: '100.96.0.300' does"),
     ("user: alice", 'mtu: 600, addresses: ["fd00:96::2"], user: alice', "6:56: IPv6 needs an MTU of at least 1280"),
@@ -119,7 +119,7 @@ def test_a_full_network_is_told_where_it_is_asked(quick):
 
 @pytest.mark.parametrize("name", ["../up", "", ".hidden", "a/b", "a" * 64, "with space"])
 def test_a_lab_name_stays_in_its_directory(quick, name):
-    with pytest.raises(DocumentError, match="cannot name a lab"):
+    with pytest.raises(DocumentError, match="is not a valid lab name"):
         loads(f"name: {name!r}\n{quick}", None)
 
 

@@ -9,7 +9,7 @@ from proxy.settings import DocumentError
 
 
 def links(plan):
-    return {(link.node, link.network): (link.mtu, link.impairment.words()) for link in plan.links}
+    return {(link.node, link.network): (link.mtu, link.impairment.describe()) for link in plan.links}
 
 
 def test_links_are_not_impaired_unless_it_is_said(quick, plan):

@@ -44,7 +44,7 @@ def test_a_proxy_that_binds_its_tenants_tells_networks_apart(plan):
 REFUSED = [
     ("globex: {network: right}", "globex: {}", "node 'edge' is in both; set the `network` of each of its tenants"),
     ("{left: [10.50.0.10]}", "[left, right]", "node 'one' is in both"),
-    ("  one:", "  r: {kind: router, networks: [left, right]}\n  one:", "routers join the two"),
+    ("  one:", "  r: {kind: router, networks: [left, right]}\n  one:", "routers connect the two"),
     (
         "[10.50.0.0/24]",
         "[10.50.0.0/24, 10.50.0.0/25]",

@@ -30,9 +30,9 @@ CHECK = "{kind: policy, tenant: acme, policy: {default: allow}}"
         (
             RULE,
             "{kind: policy, tenant: acm, policy: {}}",
-            "'acm' has no policy that can be replaced; did you mean 'acme'?",
+            "'acm' has no policy to replace; did you mean 'acme'?",
         ),
-        (RULE, "{kind: policy, policy: {}}", "the proxy has no policy for all tenants that could be replaced"),
+        (RULE, "{kind: policy, policy: {}}", "the proxy has no global policy to replace"),
     ],
 )
 def test_a_mistake_is_told(rule, check, said):

@@ -148,10 +148,10 @@ MISTAKES = [
     (site('lan: {ipv4: "fd00:77::/64"}'), "11:17: fd00:77::/64 is not an IPv4 subnet"),
     (site("lan: {ipv4: 10.255.0.0/24}"), "11:17: 10.255.0.0/24 overlaps 10.255.0.0/16, which tunnels use"),
     (site("lan: {ipv4: 10.50.0.0/24}"), "11:17: 10.50.0.0/24 overlaps 10.50.0.0/24 of network 'internet', and node"),
-    (site("lan: {ipv4: false, ipv6: false}"), "11:10: a LAN needs at least one family"),
+    (site("lan: {ipv4: false, ipv6: false}"), "11:10: a LAN needs an IPv4 or an IPv6 subnet"),
     (
         site("lan: {name: internet}"),
-        "11:17: there is already a network 'internet'; `lan: {name: ...}` sets another name",
+        "11:17: there is already a network 'internet': set another name with `lan: {name: ...}`",
     ),
     (
         site("lan: {router: [10.2.0.1]}"),
@@ -163,8 +163,8 @@ MISTAKES = [
     (("[http, ssh]", "[http, shs]"), "11:29: unknown service 'shs'; did you mean 'ssh'?"),
     (("[http, ssh]", "[http, reset]"), "11:36: service 'reset' has no default port: write `{reset: PORT}`"),
     (("services: {echo", "sevices: {echo"), "11:48: unknown key 'sevices'; did you mean 'services'?"),
-    (("{web: {services: [http", "{Web: {services: [http"), "11:13: 'berlin-Web' cannot name a node"),
-    (("  laptop: {", "  berlin-db: {"), "11:43: this would be a second node 'berlin-db'"),
+    (("{web: {services: [http", "{Web: {services: [http"), "11:13: 'berlin-Web' is not a valid node name"),
+    (("  laptop: {", "  berlin-db: {"), "11:43: there is already a node 'berlin-db'"),
     (gue("version: 2"), "14:14: nodes.lima.version: unknown value '2'; expected one of: 0, 1"),
     (gue("version: 1\n    token: t"), "14:14: version 1 has no header for a context"),
     (gue("context: false\n    token: t"), "15:12: a token is part of a context, and this site sends none"),

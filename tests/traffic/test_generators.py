@@ -70,7 +70,7 @@ def test_https_with_and_without_the_authority(origin, generate, tmp_path):
     url = origin.url("/", scheme="https")
     assert generate("http", url, count=2).succeeded == 2
     assert generate("http", url, count=1, ca=str(origin.state / "ca.pem")).succeeded == 1
-    Authority.of(tmp_path)
+    Authority.load_or_create(tmp_path)
     other = generate("http", url, count=1, ca=str(tmp_path / "ca.pem"))
     assert (other.succeeded, set(other.errors)) == (0, {"tls"})
     with pytest.raises(GeneratorError, match="cannot read certificates") as caught:

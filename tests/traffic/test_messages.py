@@ -79,11 +79,11 @@ HEAD = b"\x00\x01\x80\x00\x00\x00\x00\x01\x00\x00\x00\x00"
     ("message", "reason"),
     [
         (b"\x00\x01\x00\x00" + bytes(8), "a query"),
-        (HEAD, "cut short"),
+        (HEAD, "is truncated"),
         (HEAD + b"\xc0\x0c" + bytes(10), "form a loop"),
         (HEAD + b"\x80" + bytes(10), "label of an unknown kind"),
         (HEAD + b"\0" + b"\x00\x01\x00\x01\x00\x00\x00\x00\x00\x04" + b"\x0a", "longer than the message"),
-        (HEAD + b"\0" + b"\x00\x01\x00\x01\x00\x00\x00\x00\x00\x03" + b"\x0a\0\0", "cut short"),
+        (HEAD + b"\0" + b"\x00\x01\x00\x01\x00\x00\x00\x00\x00\x03" + b"\x0a\0\0", "is truncated"),
     ],
 )
 def test_what_is_no_response(message, reason):

@@ -10,7 +10,7 @@ gre        sides over raw sockets, distinguished by outer peer and key, never by
 gue        sides over UDP, distinguished by their context
 runs       datagrams of one size sent in one call (UDP_SEGMENT)
 sockets    opens and configures all of these in the namespaces of nodes
-refusals   keeps a kernel with its own GRE from sending 'port unreachable' for ours
+unreachables   keeps a kernel with its own GRE from answering our packets with 'port unreachable'
 prober     the health of a tunnel, as the site sees it
 tunnel     one end: its sides and its prober, opened and closed together
 loop       all of them in one epoll loop; reloads CONFIG.json on SIGHUP; serves the counters

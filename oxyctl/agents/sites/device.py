@@ -52,7 +52,7 @@ class DeviceSide(Side):
         try:
             os.write(self.fd, packet)
         except OSError as error:
-            self.fail(error)
+            self.count_failure(error)
         else:
             self.packets += 1
             self.bytes += len(packet)

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 from oxyctl.agents.sites import sockets
 from oxyctl.agents.sites.config import GreConfig
-from oxyctl.agents.sites.refusals import allow_unreachables, suppress_unreachables
 from oxyctl.agents.sites.side import Side, destination, is_whole, may_fragment, slots, views
+from oxyctl.agents.sites.unreachables import allow_unreachables, suppress_unreachables
 from oxyctl.net.namespaces import inside_file
 from proxy.errors import DropReason
 from proxy.wire import ecn, gre
@@ -44,7 +44,7 @@ class GreSide(Side):
         fragment = False
         if len(packet) > self._mtu:
             if not may_fragment(packet):
-                self.refuse(packet, self._mtu)
+                self.reject_too_big(packet, self._mtu)
                 return
             fragment = True
         self._transmit(self._header(packet), packet, fragment)
@@ -66,7 +66,7 @@ class GreSide(Side):
         try:
             sock.sendmsg((header, packet), mark, 0, self._address)
         except OSError as error:
-            self._judge(error, header, packet, fragment)
+            self._handle_send_error(error, header, packet, fragment)
         else:
             self.packets += 1
             self.bytes += len(packet)
@@ -74,15 +74,15 @@ class GreSide(Side):
             if fragment:
                 sockets.set_may_fragment(sock, False)
 
-    def _judge(self, error: OSError, header: bytes, packet: memoryview, fragment: bool) -> None:
+    def _handle_send_error(self, error: OSError, header: bytes, packet: memoryview, fragment: bool) -> None:
         if error.errno != errno.EMSGSIZE or fragment:
-            self.fail(error)
+            self.count_failure(error)
         elif may_fragment(packet):
             self._transmit(header, packet, True)
         else:
-            self.refuse(packet, self._owner.path_mtu(self) - self._overhead)
+            self.reject_too_big(packet, self._owner.path_mtu(self) - self._overhead)
 
-    def problem(self, header: Gre) -> DropReason | None:
+    def drop_reason(self, header: Gre) -> DropReason | None:
         """Why a packet with this header must be dropped: it is out of sequence. None: it is acceptable."""
         if not self.config.sequence:
             return None
@@ -161,11 +161,11 @@ class GreSocket:
             return None
         header = gre.parse(slot, start, end)
         if isinstance(header, DropReason):
-            self._whose(keys)[header] += 1
+            self._drop_counter(keys)[header] += 1
             return None
         side = keys.get(header.key)
         if side is None:
-            self._whose(keys)[DropReason.GRE_KEY] += 1
+            self._drop_counter(keys)[DropReason.GRE_KEY] += 1
             return None
         packet = view[start + header.length : end]
         if not is_whole(packet):
@@ -173,14 +173,14 @@ class GreSocket:
         elif destination(packet) in side.own:
             reason = DropReason.TUNNEL_LOOP
         else:
-            reason = side.problem(header) or ecn.arrive(slot, start + header.length, outer)
+            reason = side.drop_reason(header) or ecn.arrive(slot, start + header.length, outer)
         if reason is not None:
             side.drops[reason] += 1
             return None
         side.other.send(packet)
         return side
 
-    def _whose(self, keys: dict[int | None, GreSide]) -> Counter[DropReason]:
+    def _drop_counter(self, keys: dict[int | None, GreSide]) -> Counter[DropReason]:
         """The tunnel or socket that counts a drop that names no key: the peer's only tunnel, or the socket."""
         return next(iter(keys.values())).drops if len(keys) == 1 else self.drops
 

@@ -42,13 +42,13 @@ class GueSide(Side):
             self.drops[DropReason.TUNNEL_LOOP] += 1
             return
         if len(packet) > self._mtu and not may_fragment(packet):
-            self.refuse(packet, self._mtu)
+            self.reject_too_big(packet, self._mtu)
             return
         header = self._headers[packet[0] >> 4]
         size, traffic_class = len(header) + len(packet), ecn.traffic_class(packet, 0)
         run = self._runs[gue.entropy(packet, 0) % len(self._runs)]
         if run.count:
-            if not run.takes(size, traffic_class):
+            if not run.fits(size, traffic_class):
                 self._transmit(run)
                 self._waiting.append(run)
         else:
@@ -68,7 +68,7 @@ class GueSide(Side):
             if run.count > 1 and error.errno in (errno.EMSGSIZE, errno.EINVAL, errno.EIO):
                 self._one_by_one(run)  # too large for the path MTU, or no checksum offload
             else:
-                self._judge(error, run)
+                self._handle_send_error(error, run)
         else:
             self.packets += run.count
             self.bytes += run.bytes - run.count * len(self._headers[4])
@@ -85,26 +85,26 @@ class GueSide(Side):
             single.add(header, packet, len(header) + len(packet), run.traffic_class)
             self._transmit(single)
 
-    def _judge(self, error: OSError, run: Run) -> None:
+    def _handle_send_error(self, error: OSError, run: Run) -> None:
         packet = run.parts[-1]
         assert isinstance(packet, memoryview)
         if run.count > 1:
             for _ in range(run.count):
-                self.fail(error)
+                self.count_failure(error)
         elif error.errno != errno.EMSGSIZE:
-            self.fail(error)
+            self.count_failure(error)
         elif may_fragment(packet):
             self._in_fragments(run)
         else:
             overhead = IP_AND_UDP[self.remote.version] + len(self._headers[packet[0] >> 4])
-            self.refuse(packet, self._owner.path_mtu(self) - overhead)
+            self.reject_too_big(packet, self._owner.path_mtu(self) - overhead)
 
     def _in_fragments(self, run: Run) -> None:
         sockets.set_may_fragment(run.sock, True)
         try:
             run.send(self._address)
         except OSError as error:
-            self.fail(error)
+            self.count_failure(error)
         else:
             self.packets += 1
             self.bytes += run.bytes - len(self._headers[4])
@@ -183,7 +183,7 @@ class GueSocket:
         if isinstance(header, DropReason):
             drops[header] += 1
             return
-        side = _whose(header, sides)
+        side = _find_side(header, sides)
         if isinstance(side, DropReason):
             drops[side] += 1
             return
@@ -207,7 +207,7 @@ def _identity(context: Context | None) -> Identity | None:
     return None if context is None else (context.tenant, context.site)
 
 
-def _whose(header: Gue, sides: dict[Identity | None, GueSide]) -> GueSide | DropReason:
+def _find_side(header: Gue, sides: dict[Identity | None, GueSide]) -> GueSide | DropReason:
     """The tunnel that a packet with this header belongs to. A tunnel without a context takes packets without one."""
     side = sides.get(_identity(header.context))
     if side is None:

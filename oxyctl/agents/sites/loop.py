@@ -18,8 +18,8 @@ from oxyctl.agents.sites.config import Config, TunnelConfig
 from oxyctl.agents.sites.tunnel import Sockets, Tunnel, identity_of
 from oxyctl.net.sockets import shortened
 
-ENDING = (signal.SIGTERM, signal.SIGINT)
-ANSWER_S = 1.0  # time that a client has to read the counters
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ANSWER_TIMEOUT_S = 1.0  # time that a client has to read the counters
 
 
 class Loop:
@@ -31,43 +31,43 @@ class Loop:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._sockets = Sockets(self._watch, self._unwatch)
         self._tunnels: dict[tuple[str, str], Tunnel] = {}
-        self._asked: tuple[str, socket.socket] | None = None  # the socket that serves the counters, and its path
-        self._is_ending = self._is_changed = False
+        self._listener: tuple[str, socket.socket] | None = None  # the socket that serves the counters, and its path
+        self._stop_requested = self._reload_requested = False
 
     def run(self) -> None:
         """Move packets until SIGTERM, SIGINT, or the end of standard input if that is a pipe. SIGHUP reloads."""
         wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        for number in ENDING:
-            signal.signal(number, self._note_end)
-        signal.signal(signal.SIGHUP, self._note_change)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._request_stop)
+        signal.signal(signal.SIGHUP, self._request_reload)
         self._watch(wake, lambda: bool(os.read(wake, 4096)))
         if _is_pipe(sys.stdin.fileno()):
             self._watch(sys.stdin.fileno(), self._read_input)
         try:
-            self._change()
-            while not self._is_ending:
+            self._reload()
+            while not self._stop_requested:
                 for fd, _ in self._epoll.poll(self._probe_due()):
                     if (handle := self._handlers.get(fd)) is not None:
                         handle()
-                if self._is_changed:
-                    self._is_changed = False
-                    self._change()
+                if self._reload_requested:
+                    self._reload_requested = False
+                    self._reload()
         finally:
             self._close()
             signal.set_wakeup_fd(-1)
             for fd in (wake, woken):
                 os.close(fd)
 
-    def _note_end(self, number: int, frame: object) -> None:
-        self._is_ending = True
+    def _request_stop(self, number: int, frame: object) -> None:
+        self._stop_requested = True
 
-    def _note_change(self, number: int, frame: object) -> None:
-        self._is_changed = True
+    def _request_reload(self, number: int, frame: object) -> None:
+        self._reload_requested = True
 
     def _read_input(self) -> None:
         if not os.read(sys.stdin.fileno(), 4096):
-            self._is_ending = True
+            self._stop_requested = True
 
     def _watch(self, fd: int, handle: Callable[[], Any]) -> None:
         self._handlers[fd] = handle
@@ -86,18 +86,18 @@ class Loop:
                 times.append(prober.next_due())
         return max(0.0, min(times) - now) if times else None
 
-    def _change(self) -> None:
+    def _reload(self) -> None:
         """Serve exactly the ends in the configuration; those that have not changed stay open."""
         config = self._read()
-        wanted = {each.name: each for each in config.tunnels}
+        configs = {each.name: each for each in config.tunnels}
         for name, tunnel in list(self._tunnels.items()):
-            if (each := wanted.get(name)) is None or not tunnel.is_as(each) or not _is_in(tunnel):
+            if (each := configs.get(name)) is None or not tunnel.matches(each) or not _has_current_namespace(tunnel):
                 self._close_tunnel(self._tunnels.pop(name))
             else:
                 tunnel.adopt(each)
         self._sockets.close_unused()
         problems = {}
-        for name, each in wanted.items():
+        for name, each in configs.items():
             if name not in self._tunnels and (problem := self._open(each)):
                 problems[each.node] = problem
         with contextlib.suppress(OSError):
@@ -107,17 +107,17 @@ class Loop:
     def _open(self, config: TunnelConfig) -> str | None:
         """Open one end. Returns the error, or None."""
         try:
-            tunnel = Tunnel(config, self._sockets, lambda health: self._tell(config, "health", **health))
+            tunnel = Tunnel(config, self._sockets, lambda health: self._report(config, "health", **health))
         except OSError as error:
             detail = error.strerror or str(error)
-            self._tell(config, "refused", detail=f"cannot open the tunnel: {detail}")
+            self._report(config, "refused", detail=f"cannot open the tunnel: {detail}")
             return detail
         self._tunnels[config.name] = tunnel
         if tunnel.device is not None:
             self._watch(tunnel.device.fd, lambda: self._receive(tunnel))
         if tunnel.prober is not None:
             self._watch(tunnel.prober.fd, tunnel.prober.receive)
-        self._tell(config, "open")
+        self._report(config, "open")
         return None
 
     def _receive(self, tunnel: Tunnel) -> None:
@@ -126,7 +126,7 @@ class Loop:
             tunnel.device.receive()
         except OSError as error:  # it was removed: its descriptor would always be ready
             self._unwatch(tunnel.device.fd)
-            self._tell(tunnel.config, "lost", detail=f"device {tunnel.config.device}: {error.strerror}")
+            self._report(tunnel.config, "lost", detail=f"device {tunnel.config.device}: {error.strerror}")
 
     def _close_tunnel(self, tunnel: Tunnel) -> None:
         if tunnel.device is not None and tunnel.device.fd in self._handlers:
@@ -135,15 +135,15 @@ class Loop:
             self._unwatch(tunnel.prober.fd)
         tunnel.close()
 
-    def _tell(self, config: TunnelConfig, event: str, **details: Any) -> None:
+    def _report(self, config: TunnelConfig, event: str, **details: Any) -> None:
         print(json.dumps({"node": config.node, "end": config.end, "event": event, **details}), flush=True)
-        words = " ".join(f"{key} {value}" for key, value in details.items())
-        print(f"{config.node}: {config.end}: {event} {words}".rstrip(), file=sys.stderr, flush=True)
+        text = " ".join(f"{key} {value}" for key, value in details.items())
+        print(f"{config.node}: {config.end}: {event} {text}".rstrip(), file=sys.stderr, flush=True)
 
     def _listen(self, path: str | None) -> None:
         """Serve the counters at the Unix socket `path`. Raises OSError."""
-        if self._asked is not None:
-            if self._asked[0] == path:
+        if self._listener is not None:
+            if self._listener[0] == path:
                 return
             self._close_listener()
         if path is None:
@@ -159,18 +159,18 @@ class Loop:
             sock.close()
             print(f"cannot listen on {path}: {error.strerror}", file=sys.stderr, flush=True)
             raise
-        self._asked = path, sock
+        self._listener = path, sock
         self._watch(sock.fileno(), self._answer)
 
     def _answer(self) -> None:
-        assert self._asked is not None
+        assert self._listener is not None
         try:
-            asking, _ = self._asked[1].accept()
+            connection, _ = self._listener[1].accept()
         except OSError:
             return
-        with asking, contextlib.suppress(OSError):
-            asking.settimeout(ANSWER_S)
-            asking.sendall(json.dumps(self.status()).encode())
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(ANSWER_TIMEOUT_S)
+            connection.sendall(json.dumps(self.status()).encode())
 
     def status(self) -> dict[str, Any]:
         """The counters of each end, and by namespace the drops of packets that belong to none."""
@@ -180,11 +180,11 @@ class Loop:
         }
 
     def _close_listener(self) -> None:
-        assert self._asked is not None
-        path, sock = self._asked
+        assert self._listener is not None
+        path, sock = self._listener
         self._unwatch(sock.fileno())
         sock.close()
-        self._asked = None
+        self._listener = None
         with contextlib.suppress(OSError), shortened(path) as short:
             os.unlink(short)
 
@@ -193,12 +193,12 @@ class Loop:
             self._close_tunnel(tunnel)
         self._tunnels.clear()
         self._sockets.close_unused()
-        if self._asked is not None:
+        if self._listener is not None:
             self._close_listener()
         self._epoll.close()
 
 
-def _is_in(tunnel: Tunnel) -> bool:
+def _has_current_namespace(tunnel: Tunnel) -> bool:
     """Whether its node still has the namespace that the tunnel was opened in."""
     try:
         return identity_of(tunnel.config.netns) == tunnel.namespace

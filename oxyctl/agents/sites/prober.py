@@ -22,12 +22,12 @@ BODY = b"oxyctl tunnel probe"
 
 
 class Prober:
-    """Probes one tunnel. Calls `tell` at the first answer and whenever the health changes. Raises OSError."""
+    """Probes one tunnel. Calls `on_health` at the first answer and whenever the health changes. Raises OSError."""
 
-    def __init__(self, netns: str, config: ProbeConfig, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, netns: str, config: ProbeConfig, on_health: Callable[[dict[str, Any]], None]) -> None:
         self._address, self._source = ip_address(config.address), ip_address(config.source)
-        self._config, self._tell = config, tell
-        self.begin_again()
+        self._config, self._on_health = config, on_health
+        self.reset()
         with inside_file(netns):
             self._sock = _open(config, self._source.version)
         self.fd = self._sock.fileno()
@@ -35,7 +35,7 @@ class Prober:
         self._addresses = self._source.packed + self._address.packed
         self._request, self._reply = icmp.ECHO_REQUESTS[version], icmp.ECHO_REPLIES[version]
 
-    def begin_again(self) -> None:
+    def reset(self) -> None:
         """Forget all earlier probes; late answers to them are ignored."""
         self._schedule = Schedule(self._config.every_s, self._config.timeout_s)
         self._identifier = int.from_bytes(os.urandom(2), "big")
@@ -48,7 +48,7 @@ class Prober:
         """Send a request if one is due; requests not answered in time count as lost."""
         sequence, changed = self._schedule.due(now)
         if changed:
-            self._tell(self.status())
+            self._on_health(self.status())
         if sequence is None:
             return
         message = icmp.message(self._addresses, self._request, 0, self._identifier << 16 | sequence, BODY)
@@ -63,13 +63,13 @@ class Prober:
         try:
             for _ in range(BUDGET):
                 message, address = self._sock.recvfrom(2048)
-                self._take(message, address[0].partition("%")[0], now)
+                self._handle_reply(message, address[0].partition("%")[0], now)
         except BlockingIOError:
             pass
         except OSError:  # an ICMP error about a request: it will not be answered
             return
 
-    def _take(self, message: bytes, source: str, now: float) -> None:
+    def _handle_reply(self, message: bytes, source: str, now: float) -> None:
         if self._source.version == 4:
             message = message[(message[0] & 15) * 4 :]
         if source != str(self._address) or len(message) < icmp.HEADER_BYTES or message[0] != self._reply:
@@ -80,7 +80,7 @@ class Prober:
         first = not self._schedule.monitor.succeeded
         changed = self._schedule.answered(sequence, now)
         if changed or (first and self._schedule.monitor.succeeded):
-            self._tell(self.status())
+            self._on_health(self.status())
 
     def status(self) -> dict[str, Any]:
         """The health, the last round trip in milliseconds, and the counts since the start."""

@@ -20,7 +20,7 @@ class Run:
         self.size = self.bytes = self.count = self.traffic_class = 0
         self.parts: list[bytes | memoryview] = []
 
-    def takes(self, size: int, traffic_class: int) -> bool:
+    def fits(self, size: int, traffic_class: int) -> bool:
         """Whether a datagram of `size` bytes fits into the same call."""
         return (
             size <= self.size
@@ -31,7 +31,7 @@ class Run:
         )
 
     def add(self, header: bytes, packet: memoryview, size: int, traffic_class: int) -> None:
-        """Add a datagram that it `takes`, or the first one."""
+        """Add a datagram that `fits`, or the first one."""
         if not self.count:
             self.size, self.traffic_class = size, traffic_class
         self.parts += (header, packet) if header else (packet,)

@@ -38,19 +38,19 @@ class Side:
     def close(self) -> None:
         """Release its descriptors."""
 
-    def fail(self, error: OSError) -> None:
+    def count_failure(self, error: OSError) -> None:
         """Count a packet that the kernel did not accept for a reason other than its size."""
         full = error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
         self.drops[DropReason.TUNNEL_FULL if full else DropReason.TUNNEL_CLOSED] += 1
 
-    def refuse(self, packet: memoryview, mtu: int) -> None:
+    def reject_too_big(self, packet: memoryview, mtu: int) -> None:
         """Drop a packet that is larger than `mtu`, and report the MTU to its sender (RFC 1191, RFC 8201)."""
         self.drops[DropReason.TOO_BIG] += 1
         now = time.monotonic()
         if now < self._next_error:
             self.drops[DropReason.RATE_LIMITED] += 1
             return
-        answer = too_big(bytes(packet), mtu)
+        answer = too_big_error(bytes(packet), mtu)
         if answer is not None:
             self._next_error = now + 1 / ERRORS_PER_S
             self.other.send(memoryview(answer))
@@ -75,18 +75,18 @@ def may_fragment(packet: memoryview) -> bool:
     return len(packet) <= MIN_IPV6_MTU
 
 
-def too_big(packet: bytes, mtu: int) -> bytes | None:
+def too_big_error(packet: bytes, mtu: int) -> bytes | None:
     """The ICMP error that reports the MTU to the sender of `packet`, or None if none may be sent (RFC 1122 3.2.2).
 
     Its source is the packet's destination: this machine's kernel would drop an error from one of its own addresses, and
     the proxy one from an address outside the site.
     """
-    found = ip.parse(packet, 0, len(packet))
-    if isinstance(found, DropReason) or found.fragment_offset:
+    header = ip.parse(packet, 0, len(packet))
+    if isinstance(header, DropReason) or header.fragment_offset:
         return None
-    if not ip.is_unicast(found.source) or not ip.is_unicast(found.destination):
+    if not ip.is_unicast(header.source) or not ip.is_unicast(header.destination):
         return None
-    is_icmp = found.protocol == (ip.ICMP if found.version == 4 else ip.ICMPV6)
-    if is_icmp and (found.l4 >= found.end or icmp.is_error(found.version, packet[found.l4])):
+    is_icmp = header.protocol == (ip.ICMP if header.version == 4 else ip.ICMPV6)
+    if is_icmp and (header.l4 >= header.end or icmp.is_error(header.version, packet[header.l4])):
         return None
-    return icmp.error(found.destination, packet[: found.end], icmp.TOO_BIG, mtu)
+    return icmp.error(header.destination, packet[: header.end], icmp.TOO_BIG, mtu)

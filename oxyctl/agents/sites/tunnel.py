@@ -24,8 +24,8 @@ Watch = Callable[[int, Callable[[], None]], None]
 
 def identity_of(netns: str) -> Identity:
     """The identity of the namespace at the path `netns`. OSError: it does not exist."""
-    found = os.stat(netns)
-    return found.st_dev, found.st_ino
+    stat = os.stat(netns)
+    return stat.st_dev, stat.st_ino
 
 
 class Sockets:
@@ -41,18 +41,18 @@ class Sockets:
         key = (identity_of(netns), "gre", local)
         if key not in self._open:
             self._add(key, GreSocket(netns, local, self.drops[netns]))
-        found = self._open[key]
-        assert isinstance(found, GreSocket)
-        return found
+        opened = self._open[key]
+        assert isinstance(opened, GreSocket)
+        return opened
 
     def gue(self, netns: str, local: str) -> GueSocket:
         """The socket for GUE at `local`, opened on first use. OSError: it cannot be opened."""
         key = (identity_of(netns), "gue", local)
         if key not in self._open:
             self._add(key, GueSocket(netns, local, self.drops[netns]))
-        found = self._open[key]
-        assert isinstance(found, GueSocket)
-        return found
+        opened = self._open[key]
+        assert isinstance(opened, GueSocket)
+        return opened
 
     def _add(self, key: tuple[Identity, str, str], opened: GreSocket | GueSocket) -> None:
         self._open[key] = opened
@@ -70,7 +70,7 @@ class Sockets:
 class Tunnel:
     """One end. OSError: it cannot be opened, and nothing remains open."""
 
-    def __init__(self, config: TunnelConfig, sockets: Sockets, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, config: TunnelConfig, sockets: Sockets, on_health: Callable[[dict[str, Any]], None]) -> None:
         self.config, self.namespace = config, identity_of(config.netns)
         self.drops: Counter[DropReason] = Counter()
         self.device: DeviceSide | None = None
@@ -80,7 +80,7 @@ class Tunnel:
             for kind in config.sides:
                 self._sides.append(self._open(kind, sockets))
             if config.probe is not None:
-                self.prober = Prober(config.netns, config.probe, tell)
+                self.prober = Prober(config.netns, config.probe, on_health)
         except BaseException:
             self.close()
             sockets.close_unused()
@@ -103,14 +103,14 @@ class Tunnel:
         # an end that leads from GRE to the proxy has GRE's MTU
         return GueSide(config.gue, ip.MAX_PACKET if config.gre else config.mtu, owner, self.drops)
 
-    def is_as(self, config: TunnelConfig) -> bool:
+    def matches(self, config: TunnelConfig) -> bool:
         """Whether `config` describes what is already open."""
         return msgspec.structs.replace(config, far_end=self.config.far_end) == self.config
 
     def adopt(self, config: TunnelConfig) -> None:
         """Take over `config`; if the far end was restarted, probe it from scratch."""
         if self.prober is not None and config.far_end != self.config.far_end:
-            self.prober.begin_again()
+            self.prober.reset()
         self.config = config
 
     def status(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ SYSCTLS = {
 
 def plan_proxy(name: str, node: ProxyNode, draft: Draft) -> None:
     """Add the namespace, `proxy.yaml`, process and sockets of a proxy to the draft."""
-    is_edge = has_kernel_edge(draft.lab, name, draft.abilities)
+    is_edge = has_kernel_edge(draft.lab, name, draft.kernel_kinds)
     draft.add_namespace(name, SYSCTLS | (EDGE_SYSCTLS if is_edge else {}))
     home = draft.home(name)
     draft.add_file(home / "proxy.yaml", _yaml(_settings(name, node, home, draft)))
@@ -51,17 +51,19 @@ def _policies(node: ProxyNode) -> Iterator[tuple[str | None, PolicyMapping]]:
     """Each policy with its tenant; None: the policy of all tenants."""
     if node.policy is not None:
         yield None, node.policy
-    for tenant, said in node.tenants.items():
-        if said.policy is not None:
-            yield tenant, said.policy
+    for tenant, settings in node.tenants.items():
+        if settings.policy is not None:
+            yield tenant, settings.policy
 
 
 def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
     sockets = f"/proc/self/fd/{INHERITED}" if is_too_long(home / TUNNELS) else str(home)
-    change = node.settings
+    overrides = node.settings
     tenants = {
-        tenant: draft.trust.origins(tenant_settings(name, tenant, said.settings(list(node.attached)), draft.lab))
-        for tenant, said in node.tenants.items()
+        tenant: draft.trust.with_origin_trust(
+            tenant_settings(name, tenant, settings.settings(list(node.attached)), draft.lab)
+        )
+        for tenant, settings in node.tenants.items()
     }
     policies: list[str] = []
     for tenant, _ in _policies(node):
@@ -76,13 +78,13 @@ def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
         policies=policies,
         onramps=[ConnectedOnRamp(path=f"{sockets}/{TUNNELS}"), *on_ramps(name, draft)],
         control=f"{sockets}/{CONTROL}",
-        records=change.records,
-        timeouts=change.timeouts,
-        bridge=change.bridge,
-        hooks=change.hooks,
-        offramp=change.offramp,
-        kernel=change.kernel,
-        inspectors=change.inspectors,
+        records=overrides.records,
+        timeouts=overrides.timeouts,
+        bridge=overrides.bridge,
+        hooks=overrides.hooks,
+        offramp=overrides.offramp,
+        kernel=overrides.kernel,
+        inspectors=overrides.inspectors,
     )
 
 

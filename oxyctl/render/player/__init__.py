@@ -45,12 +45,12 @@ AsciinemaPlayer.create(
 
 def page(cast: Cast, title: str, *, speed: float = 1.0) -> str:
     """The HTML file."""
-    room = files(__package__)
+    assets = files(__package__)
     return PAGE.format(
         policy=html.escape(POLICY, quote=True),
         title=html.escape(title),
-        style=room.joinpath(STYLE).read_text(),
-        script=room.joinpath(SCRIPT).read_text(),
+        style=assets.joinpath(STYLE).read_text(),
+        script=assets.joinpath(SCRIPT).read_text(),
         cast=_inside_script(asciicast(cast)),
         speed=json.dumps(speed),
     )
@@ -66,5 +66,5 @@ def asciicast(cast: Cast) -> str:
 
 
 def _inside_script(text: str) -> str:
-    """A JSON string in which no HTML parser finds the end of the script."""
+    """A JSON string that cannot end the script element that contains it."""
     return json.dumps(text).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

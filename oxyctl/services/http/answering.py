@@ -44,7 +44,7 @@ def header_fields(response: Response) -> list[Header]:
     return fields
 
 
-def note(host: Host, request: Request, status: int, writer: StreamWriter) -> None:
+def log_request(host: Host, request: Request, status: int, writer: StreamWriter) -> None:
     """Log the request, if requests are logged."""
     if log.isEnabledFor(logging.DEBUG):
         peer = peer_name(writer.transport)

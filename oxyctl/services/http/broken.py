@@ -1,4 +1,4 @@
-"""Responses that break HTTP in a chosen way, to see in a lab what an inspector or client makes of them."""
+"""Responses that violate HTTP in a chosen way, to test how inspectors and clients react."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWERS: dict[str, bytes] = {
     "nothing": b"",
 }
 _LENGTHS = {"short": 100, "long": 4}
-Ends = Literal["stream", "reset", "connection"]
+Ending = Literal["stream", "reset", "connection"]
 
 
 class Broken(Exception):
@@ -29,7 +29,7 @@ class Broken(Exception):
         self.kind, self.answer = kind, ANSWERS[kind]
 
 
-def h2_response(kind: str) -> tuple[list[Header], bytes, Ends]:
+def h2_response(kind: str) -> tuple[list[Header], bytes, Ending]:
     """The same fault in HTTP/2: fields (none: no response), body, and how it ends.
 
     Faults that HTTP/2 does not have, such as two framings, become a stream or connection that breaks off.

@@ -9,7 +9,7 @@ import h11
 
 from oxyctl.services.host import Host
 from oxyctl.services.http import websocket
-from oxyctl.services.http.answering import BODILESS, answer, header_fields, note, split_target
+from oxyctl.services.http.answering import BODILESS, answer, header_fields, log_request, split_target
 from oxyctl.services.http.broken import Broken
 from oxyctl.services.http.closing import READ_BYTES, linger, reset
 from oxyctl.services.http.messages import Part, Piece, Refused, Request, Response
@@ -44,7 +44,7 @@ class HttpConnection:
         event = await self._next_event()
         if not isinstance(event, h11.Request):
             return False
-        if websocket.is_asked_for(event):
+        if websocket.is_upgrade(event):
             await websocket.serve(self._h11, event, self._reader, self._writer)
             return False
         if self._h11.they_are_waiting_for_100_continue:
@@ -80,7 +80,7 @@ class HttpConnection:
         finally:
             if isinstance(response.body, Part):
                 response.body.file.close()
-        note(self._host, request, response.status, self._writer)
+        log_request(self._host, request, response.status, self._writer)
 
     def _request(self, event: h11.Request) -> Request:
         target = event.target.decode("latin-1")

@@ -35,17 +35,17 @@ def find(request: Request, root: Path) -> Response | None:
 
 
 def _response(request: Request, path: Path, file: io.FileIO) -> Response | None:
-    facts = os.fstat(file.fileno())
-    if not stat.S_ISREG(facts.st_mode):
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
         file.close()
         return None
-    asked = byte_range(request.header("range"), facts.st_size)
-    start, stop = asked or (0, facts.st_size)
+    requested = byte_range(request.header("range"), status.st_size)
+    start, stop = requested or (0, status.st_size)
     headers = [
         ("Content-Type", mimetypes.guess_type(path.name)[0] or "application/octet-stream"),
-        ("Last-Modified", formatdate(facts.st_mtime, usegmt=True)),
+        ("Last-Modified", formatdate(status.st_mtime, usegmt=True)),
         ("Accept-Ranges", "bytes"),
     ]
-    if asked:
-        headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{facts.st_size}"))
-    return Response(206 if asked else 200, headers, Part(file, start, stop - start))
+    if requested:
+        headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{status.st_size}"))
+    return Response(206 if requested else 200, headers, Part(file, start, stop - start))

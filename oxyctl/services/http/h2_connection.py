@@ -14,7 +14,7 @@ from h2.errors import ErrorCodes
 
 from oxyctl.services.host import Host
 from oxyctl.services.http import websocket
-from oxyctl.services.http.answering import BODILESS, answer, header_fields, note, split_target
+from oxyctl.services.http.answering import BODILESS, answer, header_fields, log_request, split_target
 from oxyctl.services.http.broken import Broken, h2_response
 from oxyctl.services.http.closing import READ_BYTES, cut, linger
 from oxyctl.services.http.h2_stream import Stream, StreamReset
@@ -111,17 +111,17 @@ class Http2Connection:
         pseudo = {name: value for name, value in fields if name.startswith(":")}
         request = self._request(stream, pseudo, [field for field in fields if not field[0].startswith(":")])
         if pseudo.get(":protocol") == "websocket" and request.path == websocket.PATH:
-            note(self._host, request, 200, self._writer)
+            log_request(self._host, request, 200, self._writer)
             await websocket.serve_stream(request.headers, stream)
             return
         if request.method == "CONNECT":
-            response = Refused(501, "there are no tunnels here").response()
+            response = Refused(501, "CONNECT is not supported").response()
         else:
             if (request.header("expect") or "").lower() == "100-continue":
                 stream.send_fields(100, [])
                 await self._flush()
             response = await answer(request, self._host)
-        note(self._host, request, response.status, self._writer)
+        log_request(self._host, request, response.status, self._writer)
         try:
             await self._send(stream, response, with_body=request.method != "HEAD")
         finally:
@@ -166,10 +166,10 @@ class Http2Connection:
             await stream.send(body)
         elif isinstance(body, Part):
             body.file.seek(body.start)
-            left = body.length
-            while left and (piece := body.file.read(min(left, READ_BYTES))):
+            remaining = body.length
+            while remaining and (piece := body.file.read(min(remaining, READ_BYTES))):
                 await stream.send(piece)
-                left -= len(piece)
+                remaining -= len(piece)
         elif isinstance(body, AsyncIterable):
             async for part in body:
                 await stream.send(part)

@@ -89,10 +89,10 @@ def json(value: object) -> Response:
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """Start and stop of the requested single range (RFC 9110 14.1.2); None: the whole. Refused with 416."""
-    asked = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,15})-(\d{0,15})\s*", header or "", re.ASCII)
-    if asked is None or not any(asked.groups()):
+    match = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,15})-(\d{0,15})\s*", header or "", re.ASCII)
+    if match is None or not any(match.groups()):
         return None  # no range, several, or another unit: a server may ignore them
-    first, last = asked.groups()
+    first, last = match.groups()
     if not first:
         start, stop = max(size - int(last), 0), size
     else:

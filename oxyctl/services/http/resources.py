@@ -23,7 +23,7 @@ Resource = Callable[[Request, str, str], Awaitable[Response]]  # (request, node,
 
 async def page(request: Request, node: str, _rest: str) -> Response:
     """Addresses of both ends, so that a proxy's addresses can be seen from the far end."""
-    facts = {
+    details = {
         "node": node,
         "client": request.client[0],
         "client_port": request.client[1],
@@ -36,26 +36,26 @@ async def page(request: Request, node: str, _rest: str) -> Response:
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
     if "application/json" in (request.header("accept") or ""):
-        return json(facts)
-    return text("".join(f"{name:<12} {value}\n" for name, value in facts.items()))
+        return json(details)
+    return text("".join(f"{name:<12} {value}\n" for name, value in details.items()))
 
 
 async def numbered_bytes(request: Request, _node: str, rest: str) -> Response:
     """N bytes, or with `.sha256` their SHA-256."""
     number, dot, suffix = rest.partition(".")
-    size = _whole(number, content.MAX_BYTES)
+    size = _parse_count(number, content.MAX_BYTES)
     if dot:
         if suffix != "sha256":
             raise Refused(404)
         if size > MAX_HASHED_BYTES:
             raise Refused(400, f"digests are limited to {MAX_HASHED_BYTES} bytes")
         return text(await content.sha256(size) + "\n")
-    asked = byte_range(request.header("range"), size)
-    start, stop = asked or (0, size)
+    requested = byte_range(request.header("range"), size)
+    start, stop = requested or (0, size)
     headers = [BINARY, ("Accept-Ranges", "bytes")]
-    if asked:
+    if requested:
         headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{size}"))
-    return Response(206 if asked else 200, headers, content.pieces(start, stop), stop - start)
+    return Response(206 if requested else 200, headers, content.pieces(start, stop), stop - start)
 
 
 async def headers(request: Request, _node: str, _rest: str) -> Response:
@@ -65,7 +65,7 @@ async def headers(request: Request, _node: str, _rest: str) -> Response:
 
 async def status(_request: Request, _node: str, rest: str) -> Response:
     """An empty response with the requested status."""
-    code = _whole(rest, 599)
+    code = _parse_count(rest, 599)
     if code < 200:
         raise Refused(400, "a final status is 200 to 599")
     return Response(code)
@@ -80,7 +80,7 @@ async def delay(_request: Request, _node: str, rest: str) -> Response:
 
 async def drip(request: Request, _node: str, rest: str) -> Response:
     """A slow body: one byte at a time."""
-    count, interval = _whole(rest, MAX_DRIPS), _seconds(request.query.get("interval", "0.1"))
+    count, interval = _parse_count(rest, MAX_DRIPS), _seconds(request.query.get("interval", "0.1"))
 
     async def drops() -> AsyncIterator[bytes]:
         for number in range(count):
@@ -93,19 +93,19 @@ async def drip(request: Request, _node: str, rest: str) -> Response:
 
 async def events(request: Request, _node: str, rest: str) -> Response:
     """Server-sent events: `id` and `data` are numbers from 1."""
-    count, interval = _whole(rest, MAX_DRIPS), _seconds(request.query.get("interval", "0.1"))
+    count, interval = _parse_count(rest, MAX_DRIPS), _seconds(request.query.get("interval", "0.1"))
 
-    async def told() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncIterator[bytes]:
         for number in range(1, count + 1):
             if number > 1:
                 await asyncio.sleep(interval)
             yield f"id: {number}\ndata: {number}\n\n".encode()
 
-    return Response(200, [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")], told())
+    return Response(200, [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")], stream())
 
 
 async def broken_answer(_request: Request, _node: str, rest: str) -> Response:
-    """A response that breaks the protocol, to see the effect."""
+    """A response that violates the protocol."""
     if rest not in broken.ANSWERS:
         raise Refused(404, f"expected one of {', '.join(broken.ANSWERS)}")
     raise broken.Broken(rest)
@@ -150,11 +150,11 @@ async def find(request: Request, node: str) -> Response:
         raise Refused(404, f"{node} has no {request.path}")
     methods, resource = RESOURCES[name]
     if methods is not None and request.method not in methods:
-        raise Refused(405, f"{request.method} is not for {request.path}", [("Allow", ", ".join(methods))])
+        raise Refused(405, f"{request.method} is not allowed for {request.path}", [("Allow", ", ".join(methods))])
     return await resource(request, node, rest)
 
 
-def _whole(number: str, largest: int) -> int:
+def _parse_count(number: str, largest: int) -> int:
     if not (number.isascii() and number.isdigit() and len(number) < 16 and int(number) <= largest):
         raise Refused(400, f"expected a number from 0 to {largest}, not '{number}'")
     return int(number)

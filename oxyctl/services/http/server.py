@@ -46,7 +46,7 @@ class HttpService(TcpService):
         assert isinstance(writer.transport, asyncio.Transport)
         self.open.add(writer.transport)
         try:
-            await self._speak(reader, writer)
+            await self._serve_protocol(reader, writer)
             writer.close()
         except (OSError, TimeoutError):  # the client has disconnected, or TLS has failed
             writer.transport.abort()
@@ -56,15 +56,15 @@ class HttpService(TcpService):
         finally:
             self.open.discard(writer.transport)
 
-    async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_protocol(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve HTTP/2 if TLS has negotiated it, or the client begins with its preface; otherwise HTTP/1.1."""
         tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
-        received = b"" if tls is not None else await _beginning(reader)
+        received = b"" if tls is not None else await _read_preface(reader)
         is_h2 = received == PREFACE if tls is None else tls.selected_alpn_protocol() == "h2"
         await (Http2Connection if is_h2 else HttpConnection)(self.host, reader, writer).serve(received)
 
 
-async def _beginning(reader: asyncio.StreamReader) -> bytes:
+async def _read_preface(reader: asyncio.StreamReader) -> bytes:
     """The first bytes of a client: the preface of HTTP/2, or enough to show that it is not one."""
     received = b""
     while PREFACE.startswith(received) and len(received) < len(PREFACE):

@@ -21,7 +21,7 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 _READ_BYTES = 256 << 10
 
 
-def is_asked_for(request: h11.Request) -> bool:
+def is_upgrade(request: h11.Request) -> bool:
     """Whether the request asks for a WebSocket."""
     fields = {name: value.lower() for name, value in request.headers}
     path = request.target.partition(b"?")[0]
@@ -33,7 +33,7 @@ async def serve(http: h11.Connection, request: h11.Request, reader: StreamReader
     fields = dict(request.headers)
     accept = base64.b64encode(hashlib.sha1(fields[b"sec-websocket-key"] + _GUID, usedforsecurity=False).digest())
     headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept.decode())]
-    agreed, extensions = _agree(fields.get(b"sec-websocket-extensions", b"").decode("latin-1"))
+    agreed, extensions = _negotiate_compression(fields.get(b"sec-websocket-extensions", b"").decode("latin-1"))
     headers += agreed
     while http.next_event() is not h11.PAUSED:
         pass  # the end of the request's empty body
@@ -43,13 +43,13 @@ async def serve(http: h11.Connection, request: h11.Request, reader: StreamReader
 
 async def serve_stream(fields: Sequence[Header], stream: Stream) -> None:
     """As `serve`, on a stream of HTTP/2, by extended CONNECT (RFC 8441)."""
-    agreed, extensions = _agree(dict(fields).get("sec-websocket-extensions", ""))
+    agreed, extensions = _negotiate_compression(dict(fields).get("sec-websocket-extensions", ""))
     stream.send_fields(200, agreed)
     await _echo(Connection(ConnectionType.SERVER, [*extensions]), stream, stream)
     await stream.close()
 
 
-def _agree(offered: str) -> tuple[list[Header], list[PerMessageDeflate]]:
+def _negotiate_compression(offered: str) -> tuple[list[Header], list[PerMessageDeflate]]:
     """The header and extension for the first acceptable offer of permessage-deflate; empty if there is none."""
     for offer in offered.split(","):
         deflate = PerMessageDeflate()

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from oxyctl.services.child import Child, dying_with_us, spawn
+from oxyctl.services.child import Child, dying_with_parent, spawn
 from oxyctl.services.host import Host, entered
 from oxyctl.services.service import Service, ServiceError, Unavailable, log
 from oxyctl.services.ssh import unprivileged
@@ -51,7 +51,7 @@ class OpenSSHService:
 
     def __init__(self, host: Host, port: int, program: str) -> None:
         self.host, self.port, self._program = host, port, program
-        self._said: list[str] = []
+        self._last_lines: list[str] = []
         self._listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._child: Child | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,11 +74,11 @@ class OpenSSHService:
             )
         finally:
             os.close(writing)
-        self._tasks = [asyncio.create_task(self._hear(reader, transport)), asyncio.create_task(self._follow())]
+        self._tasks = [asyncio.create_task(self._handle_line(reader, transport)), asyncio.create_task(self._follow())]
         try:
             await asyncio.wait_for(asyncio.shield(self._listening), START_S)
         except TimeoutError:
-            raise ServiceError(f"sshd does not listen after {START_S} s: {self._last_words()}") from None
+            raise ServiceError(f"sshd does not listen after {START_S} s: {self._describe_output()}") from None
 
     async def stop(self) -> None:
         """End sshd and its sessions."""
@@ -89,11 +89,11 @@ class OpenSSHService:
             await self._child.kill()
 
     def _command(self, home: Path) -> list[str]:
-        account = Account.ours()
+        account = Account.current()
         names = ",".join(dict.fromkeys([account.name, *NAMES]))
         server = [self._program, "-D", "-e", "-f", str(home / "sshd_config")]
         script = [sys.executable, "-I", "-S", unprivileged.__file__, str(home), account.shell, names, *server]
-        return dying_with_us(*script)
+        return dying_with_parent(*script)
 
     def _configuration(self, home: Path) -> str:
         addresses = [] if self.host.netns else self.host.addresses
@@ -124,21 +124,21 @@ class OpenSSHService:
             self._write_authorities()
             await asyncio.sleep(FOLLOW_S)
 
-    async def _hear(self, reader: asyncio.StreamReader, transport: asyncio.BaseTransport) -> None:
+    async def _handle_line(self, reader: asyncio.StreamReader, transport: asyncio.BaseTransport) -> None:
         try:
             async for line in reader:
                 text = line.decode(errors="replace").strip()
-                self._said = [*self._said[-2:], text]
+                self._last_lines = [*self._last_lines[-2:], text]
                 log.info("%s sshd: %s", self.host.name, text)
                 if text.startswith("Server listening on") and not self._listening.done():
                     self._listening.set_result(None)
             if not self._listening.done():
-                self._listening.set_exception(ServiceError(f"sshd has ended: {self._last_words()}"))
+                self._listening.set_exception(ServiceError(f"sshd has ended: {self._describe_output()}"))
         finally:
             transport.close()
 
-    def _last_words(self) -> str:
-        return " / ".join(self._said) or "it printed nothing"
+    def _describe_output(self) -> str:
+        return " / ".join(self._last_lines) or "it printed nothing"
 
 
 def program() -> str | None:
@@ -148,10 +148,10 @@ def program() -> str | None:
 
 async def start(host: Host, port: int) -> Service:
     """Start sshd on `port`; Unavailable if it is not installed."""
-    found = program()
-    if found is None:
+    path = program()
+    if path is None:
         return Unavailable(port, MISSING)
-    service = OpenSSHService(host, port or _free_port(host), found)
+    service = OpenSSHService(host, port or _free_port(host), path)
     try:
         await service.start()
     except BaseException:

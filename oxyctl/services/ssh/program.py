@@ -31,7 +31,7 @@ class Account:
     shell: str
 
     @classmethod
-    def ours(cls) -> Account:
+    def current(cls) -> Account:
         """The current user in the password database, if listed; home is / if it is not accessible (user namespaces)."""
         try:
             entry = pwd.getpwuid(os.geteuid())
@@ -47,7 +47,7 @@ class Program:
     def __init__(self, host: Host, channel: asyncssh.SSHServerChannel[bytes], command: str | None) -> None:
         """Start the program. OSError: it cannot be started."""
         self._channel = channel
-        self._account = Account.ours()
+        self._account = Account.current()
         self._terminal: int | None = None
         self._outputs: list[Source] = []
         if channel.get_terminal_type() is None:
@@ -91,7 +91,7 @@ class Program:
             size = struct.pack("HHHH", *(min(n, 0xFFFF) for n in (rows, columns, width, height)))
             fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Close everything: the client has disconnected or received the exit status. A running program gets SIGHUP."""
         self._input.close()
         for output in self._outputs:
@@ -117,7 +117,7 @@ class Program:
         finally:
             _close(theirs)
         self._input = Drain(ours[0], self._channel.resume_reading)
-        self._outputs = [Source(ours[1], self._take_output), Source(ours[2], self._take_error)]
+        self._outputs = [Source(ours[1], self._on_output), Source(ours[2], self._on_error_output)]
         return child
 
     def _start_on_terminal(self, host: Host, command: str | None) -> Child:
@@ -134,7 +134,7 @@ class Program:
         finally:
             _close([theirs])
         self._input = Drain(os.dup(ours), self._channel.resume_reading)
-        self._outputs = [Source(os.dup(ours), self._take_output)]
+        self._outputs = [Source(os.dup(ours), self._on_output)]
         return child
 
     def _command(self, command: str | None) -> list[str]:
@@ -173,13 +173,13 @@ class Program:
             environment |= {"SSH_TTY": terminal, "TERM": self._channel.get_terminal_type() or "dumb"}
         return environment
 
-    def _take_output(self, data: bytes) -> None:
+    def _on_output(self, data: bytes) -> None:
         if data:
             self._channel.write(data)
         else:
             self._output_ended()
 
-    def _take_error(self, data: bytes) -> None:
+    def _on_error_output(self, data: bytes) -> None:
         if data:
             self._channel.write(data, STANDARD_ERROR)
         else:

@@ -15,8 +15,8 @@ MAX_HELD_READS = 64  # a program left in the background may never stop writing
 class Source:
     """Reads a descriptor when it is readable and not paused; the end of file is b"", once."""
 
-    def __init__(self, fd: int, take: Callable[[bytes], None]) -> None:
-        self._fd, self._take = fd, take
+    def __init__(self, fd: int, on_data: Callable[[bytes], None]) -> None:
+        self._fd, self._on_data = fd, on_data
         self._loop = asyncio.get_running_loop()
         self._paused = False
         self.is_open = True
@@ -58,15 +58,15 @@ class Source:
             data = b""
         if not data:
             self.close()
-        self._take(data)
+        self._on_data(data)
         return bool(data)
 
 
 class Drain:
-    """Writes to a descriptor as fast as it accepts; `is_full` while much waits, and `relieved` is called afterwards."""
+    """Writes to a descriptor as fast as it accepts; `is_full` while much waits; then `on_drained` is called."""
 
-    def __init__(self, fd: int, relieved: Callable[[], None]) -> None:
-        self._fd, self._relieved = fd, relieved
+    def __init__(self, fd: int, on_drained: Callable[[], None]) -> None:
+        self._fd, self._on_drained = fd, on_drained
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[memoryview] = deque()
         self._waiting_bytes = 0
@@ -123,4 +123,4 @@ class Drain:
             if self._ending:
                 self.close()
         if was_full and not self.is_full:
-            self._relieved()
+            self._on_drained()

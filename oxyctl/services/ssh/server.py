@@ -90,11 +90,11 @@ async def start(host: Host, port: int) -> SshService:
     key, certificate = host_key(host)
     service = SshService(host, port)
     await service.start((key, certificate))
-    _make_known(host.state / "known_hosts", [host.name, *host.addresses], service.port, key)
+    _write_known_hosts(host.state / "known_hosts", [host.name, *host.addresses], service.port, key)
     return service
 
 
-def _make_known(path: Path, names: Sequence[str], port: int, key: asyncssh.SSHKey) -> None:
+def _write_known_hosts(path: Path, names: Sequence[str], port: int, key: asyncssh.SSHKey) -> None:
     """Replace the line of these names in a known_hosts file (sshd(8))."""
     pattern = ",".join(name if port == SSH_PORT else f"[{name}]:{port}" for name in names)
     lines = path.read_text().splitlines() if path.exists() else []

@@ -26,7 +26,7 @@ class Files(asyncssh.SFTPServer):
         self._root = None if root is None else b"/proc/self/fd/%d" % root
 
     def map_path(self, path: bytes) -> bytes:
-        absolute = os.path.join(os.fsencode(Account.ours().home), path)
+        absolute = os.path.join(os.fsencode(Account.current().home), path)
         return absolute if self._root is None else self._root + os.path.normpath(absolute)
 
     def realpath(self, path: bytes) -> Any:
@@ -62,7 +62,7 @@ class Session(SSHServerStreamSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._program is not None:
-            self._program.hang_up()
+            self._program.disconnect()
         super().connection_lost(exc)
 
     def shell_requested(self) -> bool:

@@ -29,7 +29,7 @@ def enter() -> None:
     _check(_libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
 
 
-def show_accounts(directory: Path, shell: str, names: list[str]) -> None:
+def mount_accounts(directory: Path, shell: str, names: list[str]) -> None:
     """Mount our account files over the system's."""
     ours, theirs = os.openpty()
     terminals = os.fstat(theirs).st_gid  # sshd may not give terminals to the group `tty`
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     directory, shell, names, program, *rest = arguments
     try:
         enter()
-        show_accounts(Path(directory), shell, names.split(","))
+        mount_accounts(Path(directory), shell, names.split(","))
         os.execv(program, [program, *rest])
     except OSError as error:
         sys.exit(f"sshd: {error.strerror}: a user namespace of its own is needed")

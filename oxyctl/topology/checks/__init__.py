@@ -73,12 +73,14 @@ def validate_checks(document: Document, lab: Lab, checks: Iterable[Check]) -> No
     """Raise the DocumentError for the first check that is invalid in `lab`."""
     names: set[str] = set()
     for index, check in enumerate(checks):
-        complain = partial(_complain, document, index)
-        check.validate(lab, complain)
+        error_at = partial(_error_at, document, index)
+        check.validate(lab, error_at)
         if check.name is not None and check.name in names:
-            raise complain(f"another check is called '{check.name}'", "name")
+            raise error_at(f"another check is named '{check.name}'", "name")
         names.add(check.name or "")
 
 
-def _complain(document: Document, index: int, message: str, *place: str | int, at_key: bool = False) -> DocumentError:
-    return document.error(message, ("checks", index, *place), at_key=at_key)
+def _error_at(
+    document: Document, index: int, message: str, *key_path: str | int, at_key: bool = False
+) -> DocumentError:
+    return document.error(message, ("checks", index, *key_path), at_key=at_key)

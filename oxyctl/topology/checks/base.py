@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import field
 
-from oxyctl.topology.model import Check, Complaint, Lab
+from oxyctl.topology.model import Check, ErrorAt, Lab
 from oxyctl.topology.quantities import Texts, texts
 from proxy.settings import suggest
 
@@ -23,31 +23,31 @@ class FromNode(Check, kw_only=True, frozen=True):
         """The nodes in the order of the file."""
         return texts(self.source)
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` unless all nodes exist."""
-        super().validate(lab, complain)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` unless all nodes exist."""
+        super().validate(lab, error_at)
         for index, name in enumerate(self.sources):
-            place = ("from",) if isinstance(self.source, str) else ("from", index)
-            check_node(lab, complain, name, *place)
+            key_path = ("from",) if isinstance(self.source, str) else ("from", index)
+            check_node(lab, error_at, name, *key_path)
         if not self.sources:
-            raise complain("at least one node is required", "from")
+            raise error_at("at least one node is required", "from")
 
 
-def checked(complain: Complaint, place: str, parse: Callable[[Any], Any], value: Any) -> Any:
-    """Return `parse(value)`. Raise `complain(...)` at `place` if it raises ValueError or re.error."""
+def parsed(error_at: ErrorAt, key_path: str, parse: Callable[[Any], Any], value: Any) -> Any:
+    """Return `parse(value)`. Raise `error_at(...)` at `key_path` if it raises ValueError or re.error."""
     try:
         return parse(value)
     except (ValueError, re.error) as error:
-        raise complain(str(error), place) from None
+        raise error_at(str(error), key_path) from None
 
 
-def check_node(lab: Lab, complain: Complaint, name: str, *place: str | int) -> None:
-    """Raise `complain(...)` unless `name` is a node."""
+def check_node(lab: Lab, error_at: ErrorAt, name: str, *key_path: str | int) -> None:
+    """Raise `error_at(...)` unless `name` is a node."""
     if name not in lab.nodes:
-        raise complain(f"unknown node '{name}'{suggest(name, lab.nodes)}", *place)
+        raise error_at(f"unknown node '{name}'{suggest(name, lab.nodes)}", *key_path)
 
 
-def check_host(lab: Lab, complain: Complaint, host: str, place: str) -> None:
-    """Raise `complain(...)` unless `host` may be reachable: a name without dots or colons must be a node."""
+def check_host(lab: Lab, error_at: ErrorAt, host: str, key_path: str) -> None:
+    """Raise `error_at(...)` unless `host` may be reachable: a name without dots or colons must be a node."""
     if not re.search(r"[.:]", host) and host != "localhost":
-        check_node(lab, complain, host, place)
+        check_node(lab, error_at, host, key_path)

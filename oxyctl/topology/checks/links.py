@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from oxyctl.net.impairment import PARSERS, ImpairmentSettings, Loss
-from oxyctl.topology.checks.base import checked
-from oxyctl.topology.model import Check, Complaint, Lab
+from oxyctl.topology.checks.base import parsed
+from oxyctl.topology.model import Check, ErrorAt, Lab
 from oxyctl.topology.nodes.site import SiteNode
 from oxyctl.topology.nodes.warp import WarpNode
 from oxyctl.topology.quantities import Duration
@@ -41,18 +41,18 @@ class ImpairCheck(Check, kw_only=True, frozen=True, tag="impair"):
         state = [] if self.down is None else ["down" if self.down else "up"]
         return " ".join([self.link, *(["clear"] if self.clear else []), *state, *words])
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` unless the link exists and the step changes it."""
-        super().validate(lab, complain)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` unless the link exists and the step changes it."""
+        super().validate(lab, error_at)
         known = [*lab.networks, *(f"{name}:{network}" for name, node in lab.nodes.items() for network in node.attached)]
         known += [f"{name}:{TUNNEL}" for name, node in lab.nodes.items() if isinstance(node, WarpNode)]
         if self.link not in known:
-            raise complain(f"unknown link '{self.link}'{suggest(self.link, known)}", "link")
+            raise error_at(f"unknown link '{self.link}'{suggest(self.link, known)}", "link")
         if self.impairment == ImpairmentSettings() and not self.clear:
-            raise complain("one of rate, delay, jitter, loss, down and clear is required")
+            raise error_at("one of rate, delay, jitter, loss, down and clear is required")
         for name, parse in PARSERS.items():
             if (value := getattr(self, name)) is not None:
-                checked(complain, name, parse, value)
+                parsed(error_at, name, parse, value)
 
 
 class TunnelCheck(Check, kw_only=True, frozen=True, tag="tunnel"):
@@ -68,10 +68,10 @@ class TunnelCheck(Check, kw_only=True, frozen=True, tag="tunnel"):
         """The name of the site."""
         return self.site
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` unless the node is a site."""
-        super().validate(lab, complain)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` unless the node is a site."""
+        super().validate(lab, error_at)
         sites = [name for name, node in lab.nodes.items() if isinstance(node, SiteNode)]
         if self.site not in sites:
             fault = f"node '{self.site}' is not a site" if self.site in lab.nodes else f"unknown site '{self.site}'"
-            raise complain(fault + suggest(self.site, sites), "site")
+            raise error_at(fault + suggest(self.site, sites), "site")

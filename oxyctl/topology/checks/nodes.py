@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from oxyctl.topology.checks.base import check_node
 from oxyctl.topology.choices import Action
-from oxyctl.topology.model import Check, Complaint, Lab
+from oxyctl.topology.model import Check, ErrorAt, Lab
 from oxyctl.topology.nodes.router import RouterNode
 from oxyctl.topology.quantities import Duration, texts
 
@@ -29,13 +29,13 @@ class NodeCheck(Check, kw_only=True, frozen=True, tag="node"):
         """The action and its nodes."""
         return f"{self.do} {' '.join(self.nodes)}"
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` unless all nodes exist, are named once, and run a program."""
-        super().validate(lab, complain)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` unless all nodes exist, are listed once, and run a program."""
+        super().validate(lab, error_at)
         for index, name in enumerate(self.nodes):
-            place = ("node",) if isinstance(self.node, str) else ("node", index)
-            check_node(lab, complain, name, *place)
+            key_path = ("node",) if isinstance(self.node, str) else ("node", index)
+            check_node(lab, error_at, name, *key_path)
             if name in self.nodes[:index]:
-                raise complain(f"node '{name}' is named twice", *place)
+                raise error_at(f"node '{name}' is listed twice", *key_path)
             if isinstance(lab.nodes[name], RouterNode):
-                raise complain(f"node '{name}' is a router: it has no program to {self.do}", *place)
+                raise error_at(f"node '{name}' is a router: it has no program to {self.do}", *key_path)

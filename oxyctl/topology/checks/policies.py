@@ -6,15 +6,15 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from oxyctl.topology.checks.records import OfProxy
-from oxyctl.topology.model import Complaint, Lab
+from oxyctl.topology.checks.records import ProxyCheck
+from oxyctl.topology.model import ErrorAt, Lab
 from oxyctl.topology.nodes.proxy import ProxyNode
 from oxyctl.topology.policies import PolicyMapping, check_policies
 from oxyctl.topology.quantities import Duration
 from proxy.settings import suggest
 
 
-class PolicyCheck(OfProxy, kw_only=True, frozen=True, tag="policy"):
+class PolicyCheck(ProxyCheck, kw_only=True, frozen=True, tag="policy"):
     """A step between checks: replaces the policy of `tenant`, or of all tenants. It runs alone.
 
     Within `timeout` every live flow must be judged again. At the end of the run the old policies are restored.
@@ -29,17 +29,17 @@ class PolicyCheck(OfProxy, kw_only=True, frozen=True, tag="policy"):
         """The tenant whose policy changes."""
         return f"of {self.tenant or 'all tenants'}"
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` unless there is such a policy, and the proxy would accept the new one."""
-        super().validate(lab, complain)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` unless there is such a policy, and the proxy would accept the new one."""
+        super().validate(lab, error_at)
         proxies = {name: node for name, node in lab.nodes.items() if isinstance(node, ProxyNode)}
         proxy = proxies[self.proxy or next(iter(proxies))]
-        having = {name for name, tenant in proxy.tenants.items() if tenant.policy is not None}
-        if self.tenant is not None and self.tenant not in having:
-            message = f"tenant '{self.tenant}' has no policy that can be replaced{suggest(self.tenant, having)}"
-            raise complain(message, "tenant")
+        replaceable = {name for name, tenant in proxy.tenants.items() if tenant.policy is not None}
+        if self.tenant is not None and self.tenant not in replaceable:
+            message = f"tenant '{self.tenant}' has no policy to replace{suggest(self.tenant, replaceable)}"
+            raise error_at(message, "tenant")
         if self.tenant is None and proxy.policy is None:
-            raise complain("the proxy has no policy for all tenants that could be replaced", "policy")
-        of_all = self.policy if self.tenant is None else proxy.policy
-        of_one = {self.tenant: self.policy} if self.tenant is not None else {}
-        check_policies(of_all, of_one, lambda message, *place, **more: complain(message, "policy"))
+            raise error_at("the proxy has no global policy to replace", "policy")
+        global_policy = self.policy if self.tenant is None else proxy.policy
+        tenant_policy = {self.tenant: self.policy} if self.tenant is not None else {}
+        check_policies(global_policy, tenant_policy, lambda message, *key_path, **more: error_at(message, "policy"))

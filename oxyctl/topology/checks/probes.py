@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from oxyctl.topology.checks.base import FromNode, check_host, checked
+from oxyctl.topology.checks.base import FromNode, check_host, parsed
 from oxyctl.topology.choices import Trust
-from oxyctl.topology.model import Complaint, Lab
+from oxyctl.topology.model import ErrorAt, Lab
 from oxyctl.topology.quantities import Duration, Share, Texts, seconds, share
 from oxyctl.traffic.config import DNS_PORT, Family
 from oxyctl.traffic.messages import TYPES, encode_query
@@ -42,11 +42,11 @@ class HttpCheck(FromNode, kw_only=True, frozen=True, tag="http"):
         """The URL."""
         return self.url
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an invalid URL or authority."""
-        super().validate(lab, complain)
-        check_host(lab, complain, checked(complain, "url", parse_url, self.url).endpoint.host, "url")
-        check_verify(self.verify, self.sources, lab, complain)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an invalid URL or authority."""
+        super().validate(lab, error_at)
+        check_host(lab, error_at, parsed(error_at, "url", parse_url, self.url).endpoint.host, "url")
+        check_verify(self.verify, self.sources, lab, error_at)
 
 
 class WebSocketCheck(FromNode, kw_only=True, frozen=True, tag="websocket"):
@@ -63,18 +63,18 @@ class WebSocketCheck(FromNode, kw_only=True, frozen=True, tag="websocket"):
         """The URL."""
         return self.url
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an invalid URL or authority."""
-        super().validate(lab, complain)
-        check_host(lab, complain, checked(complain, "url", parse_websocket_url, self.url).endpoint.host, "url")
-        check_verify(self.verify, self.sources, lab, complain)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an invalid URL or authority."""
+        super().validate(lab, error_at)
+        check_host(lab, error_at, parsed(error_at, "url", parse_websocket_url, self.url).endpoint.host, "url")
+        check_verify(self.verify, self.sources, lab, error_at)
 
 
-def check_verify(verify: bool | Trust, nodes: list[str], lab: Lab, complain: Complaint) -> None:
-    """Raise `complain(...)` if a node must verify with its tenant's authority but does not trust it."""
+def check_verify(verify: bool | Trust, nodes: list[str], lab: Lab, error_at: ErrorAt) -> None:
+    """Raise `error_at(...)` if a node must verify with its tenant's authority but does not trust it."""
     for name in nodes if verify == "tenant-ca" else []:
         if lab.nodes[name].trust != "tenant-ca":
-            raise complain(f"node '{name}' does not have `trust: tenant-ca`", "verify")
+            raise error_at(f"node '{name}' does not have `trust: tenant-ca`", "verify")
 
 
 class ToPort(FromNode, kw_only=True, frozen=True):
@@ -87,10 +87,10 @@ class ToPort(FromNode, kw_only=True, frozen=True):
         """The target."""
         return self.to
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an invalid target."""
-        super().validate(lab, complain)
-        check_host(lab, complain, checked(complain, "to", parse_endpoint, self.to).host, "to")
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an invalid target."""
+        super().validate(lab, error_at)
+        check_host(lab, error_at, parsed(error_at, "to", parse_endpoint, self.to).host, "to")
 
 
 class TcpCheck(ToPort, kw_only=True, frozen=True, tag="tcp"):
@@ -107,10 +107,10 @@ class UdpCheck(ToPort, kw_only=True, frozen=True, tag="udp"):
     loss: Share = 0.0
     expect: Literal["answered", "refused", "unreachable", "timeout"] = "answered"
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an invalid loss."""
-        super().validate(lab, complain)
-        checked(complain, "loss", share, self.loss)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an invalid loss."""
+        super().validate(lab, error_at)
+        parsed(error_at, "loss", share, self.loss)
 
 
 class PingCheck(FromNode, kw_only=True, frozen=True, tag="ping"):
@@ -127,13 +127,13 @@ class PingCheck(FromNode, kw_only=True, frozen=True, tag="ping"):
         """The target."""
         return self.to
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an invalid target, loss or RTT."""
-        super().validate(lab, complain)
-        check_host(lab, complain, checked(complain, "to", partial(parse_endpoint, default_port=1), self.to).host, "to")
-        checked(complain, "loss", share, self.loss)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an invalid target, loss or RTT."""
+        super().validate(lab, error_at)
+        check_host(lab, error_at, parsed(error_at, "to", partial(parse_endpoint, default_port=1), self.to).host, "to")
+        parsed(error_at, "loss", share, self.loss)
         if self.rtt is not None:
-            checked(complain, "rtt", seconds, self.rtt)
+            parsed(error_at, "rtt", seconds, self.rtt)
 
 
 class DnsCheck(FromNode, kw_only=True, frozen=True, tag="dns"):
@@ -151,14 +151,14 @@ class DnsCheck(FromNode, kw_only=True, frozen=True, tag="dns"):
         """The query and the server."""
         return f"{self.query} {self.type} at {self.server}"
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an invalid server, name or type."""
-        super().validate(lab, complain)
-        server = checked(complain, "server", partial(parse_endpoint, default_port=DNS_PORT), self.server)
-        check_host(lab, complain, server.host, "server")
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an invalid server, name or type."""
+        super().validate(lab, error_at)
+        server = parsed(error_at, "server", partial(parse_endpoint, default_port=DNS_PORT), self.server)
+        check_host(lab, error_at, server.host, "server")
         if self.type not in TYPES:
-            raise complain(f"unknown record type '{self.type}'{suggest(self.type, TYPES)}", "type")
-        checked(complain, "query", lambda name: encode_query(0, name, self.type), self.query)
+            raise error_at(f"unknown record type '{self.type}'{suggest(self.type, TYPES)}", "type")
+        parsed(error_at, "query", lambda name: encode_query(0, name, self.type), self.query)
 
 
 class ExecCheck(FromNode, kw_only=True, frozen=True, tag="exec"):
@@ -174,11 +174,11 @@ class ExecCheck(FromNode, kw_only=True, frozen=True, tag="exec"):
         """The command line."""
         return " ".join(self.command)
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an invalid regular expression."""
-        super().validate(lab, complain)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an invalid regular expression."""
+        super().validate(lab, error_at)
         if self.matches is not None:
-            checked(complain, "matches", re.compile, self.matches)
+            parsed(error_at, "matches", re.compile, self.matches)
 
 
 class DroppedCheck(FromNode, kw_only=True, frozen=True, tag="dropped"):
@@ -197,11 +197,11 @@ class DroppedCheck(FromNode, kw_only=True, frozen=True, tag="dropped"):
         """The traffic that must not arrive."""
         return f"{self.by} to {self.to}"
 
-    def validate(self, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an invalid target or canary."""
-        super().validate(lab, complain)
-        for place in ("to", "canary"):
-            check_host(lab, complain, checked(complain, place, self._host, getattr(self, place)), place)
+    def validate(self, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an invalid target or canary."""
+        super().validate(lab, error_at)
+        for key_path in ("to", "canary"):
+            check_host(lab, error_at, parsed(error_at, key_path, self._host, getattr(self, key_path)), key_path)
 
     def _host(self, text: str) -> str:
         if self.by == "http":

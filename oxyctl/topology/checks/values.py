@@ -17,25 +17,25 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def is_met(expected: Any, found: Any) -> bool:
-    """Whether `found` equals `expected` or one of a list, or meets it: `">= 100"`, `"!= client"`, `"~ ^10"`."""
+def is_met(expected: Any, actual: Any) -> bool:
+    """Whether `actual` equals `expected` or one of a list, or meets it: `">= 100"`, `"!= client"`, `"~ ^10"`."""
     if isinstance(expected, list):
-        return any(is_met(each, found) for each in expected)
+        return any(is_met(alternative, actual) for alternative in expected)
     if not isinstance(expected, str):
-        return bool(expected == found)
+        return bool(expected == actual)
     if expected.startswith("~"):
-        return found is not None and re.search(expected[1:].strip(), str(found)) is not None
+        return actual is not None and re.search(expected[1:].strip(), str(actual)) is not None
     for sign, compare in COMPARISONS.items():
         if expected.startswith(sign):
-            return _compares(compare, found, expected.removeprefix(sign).strip())
-    return found is not None and str(found) == expected
+            return _compares(compare, actual, expected.removeprefix(sign).strip())
+    return actual is not None and str(actual) == expected
 
 
 def check_expected(expected: Any) -> None:
     """Raise ValueError or re.error for a comparison with an invalid number or regular expression."""
     if isinstance(expected, list):
-        for each in expected:
-            check_expected(each)
+        for alternative in expected:
+            check_expected(alternative)
     elif isinstance(expected, str) and expected.startswith("~"):
         re.compile(expected[1:].strip())
     elif isinstance(expected, str) and (sign := next((s for s in COMPARISONS if expected.startswith(s)), None)):
@@ -44,12 +44,12 @@ def check_expected(expected: Any) -> None:
             _number(rest)
 
 
-def _compares(compare: Callable[[Any, Any], bool], found: Any, expected: str) -> bool:
+def _compares(compare: Callable[[Any, Any], bool], actual: Any, expected: str) -> bool:
     """Compare numbers as numbers, all else as text. None is neither more nor less than anything."""
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        return compare(found, _number(expected))
+    if isinstance(actual, int | float) and not isinstance(actual, bool):
+        return compare(actual, _number(expected))
     if compare in (operator.eq, operator.ne):
-        return compare("" if found is None else str(found), expected)
+        return compare("" if actual is None else str(actual), expected)
     return False
 
 

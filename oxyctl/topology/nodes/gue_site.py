@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from oxyctl.topology.model import Complaint, Lab
+from oxyctl.topology.model import ErrorAt, Lab
 from oxyctl.topology.nodes.site import SiteNode
 from proxy.settings.sites import MAX_TOKEN_BYTES
 
@@ -28,15 +28,15 @@ class GueSiteNode(SiteNode, kw_only=True, frozen=True, tag="gue-site"):
         """Whether a tunnel end in user space sends a context."""
         return self.context is not False and self.version == 0
 
-    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for a context or token that the tunnel cannot send."""
-        super().check(name, lab, complain)
+    def check(self, name: str, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for a context or token that the tunnel cannot send."""
+        super().check(name, lab, error_at)
         if self.version == 1 and (self.context or self.token is not None):
-            raise complain("version 1 has no header for a context", "version")
+            raise error_at("version 1 has no header for a context", "version")
         if self.token is not None and self.context is False:
-            raise complain("a token is part of a context, and this site sends none", "token")
+            raise error_at("a token is part of a context, and this site sends none", "token")
         if self.token is not None and len(self.token.encode()) > MAX_TOKEN_BYTES:
-            raise complain(f"a token has at most {MAX_TOKEN_BYTES} bytes", "token")
+            raise error_at(f"a token has at most {MAX_TOKEN_BYTES} bytes", "token")
         if self.tunnel == "kernel" and self.needs_user_space:
             what = "version 1" if self.version == 1 else "a context"
-            raise complain(f"the kernel's GUE does not send {what}", "tunnel")
+            raise error_at(f"the kernel's GUE does not send {what}", "tunnel")

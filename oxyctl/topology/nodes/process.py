@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from oxyctl.topology.model import Complaint, Lab, Networks, Node
+from oxyctl.topology.model import ErrorAt, Lab, Networks, Node
 from oxyctl.topology.nodes.ready import Ready
 
 
@@ -17,7 +17,7 @@ class ProcessNode(Node, kw_only=True, frozen=True, tag="process"):
     networks: Networks = field(default_factory=dict)
     ready: Ready | None = None  # None: it is ready once it runs
 
-    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an invalid readiness probe."""
+    def check(self, name: str, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an invalid readiness probe."""
         if self.ready is not None:
-            self.ready.check(lab, complain)
+            self.ready.check(lab, error_at)

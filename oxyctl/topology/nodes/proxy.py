@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import field
 
-from oxyctl.topology.model import Complaint, Lab, Networks, Node, Part
+from oxyctl.topology.model import ErrorAt, Lab, Networks, Node, Part
 from oxyctl.topology.policies import PolicyMapping, check_policies
 from proxy.settings import Bridge, KernelOffRamp, Records, TenantSettings, Timeouts, suggest
 from proxy.settings.inspection import InspectorCount
@@ -45,18 +45,18 @@ class ProxyNode(Node, kw_only=True, frozen=True, tag="proxy"):
     policy: PolicyMapping | None = None  # the policy of all tenants, applied before their own
     settings: Overrides = Overrides()
 
-    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for missing tenants, an invalid policy, or an unknown network or interface."""
+    def check(self, name: str, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for missing tenants, an invalid policy, or an unknown network or interface."""
         if not self.tenants:
-            raise complain("at least one tenant is required", "tenants")
-        written = {tenant: said.policy for tenant, said in self.tenants.items() if said.policy is not None}
-        if self.policy is not None or written:
-            check_policies(self.policy, written, complain)
-        for tenant, said in self.tenants.items():
-            if said.network is not None and said.network not in self.attached:
-                unknown = f"proxy '{name}' is in no network '{said.network}'{suggest(said.network, self.attached)}"
-                raise complain(unknown, "tenants", tenant, "network")
+            raise error_at("at least one tenant is required", "tenants")
+        policies = {name: tenant.policy for name, tenant in self.tenants.items() if tenant.policy is not None}
+        if self.policy is not None or policies:
+            check_policies(self.policy, policies, error_at)
+        for tenant_name, tenant in self.tenants.items():
+            if tenant.network is not None and tenant.network not in self.attached:
+                unknown = f"proxy '{name}' is in no network '{tenant.network}'{suggest(tenant.network, self.attached)}"
+                raise error_at(unknown, "tenants", tenant_name, "network")
             interfaces = [f"eth{number}" for number in range(len(self.attached))]
-            if said.egress is not None and said.egress not in interfaces:
-                unknown = f"proxy '{name}' has no interface '{said.egress}'{suggest(said.egress, interfaces)}"
-                raise complain(unknown, "tenants", tenant, "egress")
+            if tenant.egress is not None and tenant.egress not in interfaces:
+                unknown = f"proxy '{name}' has no interface '{tenant.egress}'{suggest(tenant.egress, interfaces)}"
+                raise error_at(unknown, "tenants", tenant_name, "egress")

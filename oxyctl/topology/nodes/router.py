@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import field
 
-from oxyctl.topology.model import Complaint, Lab, Networks, Node
+from oxyctl.topology.model import ErrorAt, Lab, Networks, Node
 
 
 class RouterNode(Node, kw_only=True, frozen=True, tag="router"):
@@ -12,9 +12,9 @@ class RouterNode(Node, kw_only=True, frozen=True, tag="router"):
 
     networks: Networks = field(default_factory=dict)
 
-    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for fewer than two networks, or a restart policy."""
+    def check(self, name: str, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for fewer than two networks, or a restart policy."""
         if len(self.attached) < 2:
-            raise complain("a router needs two networks or more", "networks")
+            raise error_at("a router needs two networks or more", "networks")
         if self.restart != "never":
-            raise complain("the kernel does the routing: a router has no program to restart", "restart")
+            raise error_at("the kernel does the routing: a router has no program to restart", "restart")

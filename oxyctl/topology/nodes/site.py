@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from oxyctl.topology.choices import Trust
-from oxyctl.topology.model import Attachment, Complaint, Impaired, Lab, Node, Part, Place
+from oxyctl.topology.model import Attachment, ErrorAt, Impaired, KeyPath, Lab, Node, Part
 from oxyctl.topology.nodes.proxy import ProxyNode
 from proxy.settings import suggest
 
@@ -81,21 +81,21 @@ class SiteNode(Node, kw_only=True, frozen=True):
 
     def attachment(self, network: str) -> Attachment:
         """The settings of its link to `network`; the LAN's impairments apply to all its links."""
-        said = self.on[network] if isinstance(self.on, dict) and network in self.on else []
-        return said if isinstance(said, Attachment) else Attachment(addresses=said)
+        setting = self.on[network] if isinstance(self.on, dict) and network in self.on else []
+        return setting if isinstance(setting, Attachment) else Attachment(addresses=setting)
 
-    def place_of(self, network: str) -> Place:
+    def key_path_of(self, network: str) -> KeyPath:
         """Its link's place in the file: `on` for the network of the tunnel, `lan` for the LAN."""
         if network == self.lan.name:
             return ("lan",)
         return ("on", network) if isinstance(self.on, dict) else ("on",)
 
-    def addresses_place(self, network: str) -> Place:
+    def addresses_key_path(self, network: str) -> KeyPath:
         """The place of its addresses in `network` in the file."""
         if network == self.lan.name:
             return ("lan", "router")
         is_long = isinstance(self.on, dict) and isinstance(self.on.get(network), Attachment)
-        return (*self.place_of(network), "addresses") if is_long else self.place_of(network)
+        return (*self.key_path_of(network), "addresses") if is_long else self.key_path_of(network)
 
     @property
     def outer_network(self) -> str | None:
@@ -119,54 +119,54 @@ class SiteNode(Node, kw_only=True, frozen=True):
         given = [{ipaddress.ip_address(text).version for text in end} or subnets for end in ends]
         return sorted(given[0] & given[1])
 
-    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an unknown proxy, tenant or network, or a LAN that overlaps tunnels."""
-        proxy = self._check_proxy(lab, complain)
+    def check(self, name: str, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an unknown proxy, tenant or network, or a LAN that overlaps tunnels."""
+        proxy = self._check_proxy(lab, error_at)
         tenant = proxy.tenants.get(self.tenant)
         if tenant is None:
             unknown = f"proxy '{self.via}' has no tenant '{self.tenant}'"
-            raise complain(unknown + suggest(self.tenant, proxy.tenants), "tenant")
+            raise error_at(unknown + suggest(self.tenant, proxy.tenants), "tenant")
         if self.network not in (known := {"default", *tenant.networks}):
             unknown = f"tenant '{self.tenant}' has no network '{self.network}'{suggest(self.network, known)}"
-            raise complain(unknown, "network")
-        self._check_outer(proxy, lab, complain)
-        self._check_lan(lab, complain)
+            raise error_at(unknown, "network")
+        self._check_outer(proxy, lab, error_at)
+        self._check_lan(lab, error_at)
         sites = [other for other, node in lab.nodes.items() if isinstance(node, SiteNode)]
         if len(sites) > MAX_SITES and sites.index(name) == MAX_SITES:
-            raise complain(f"more than {MAX_SITES} sites", at_key=True)
+            raise error_at(f"more than {MAX_SITES} sites", at_key=True)
 
-    def _check_proxy(self, lab: Lab, complain: Complaint) -> ProxyNode:
+    def _check_proxy(self, lab: Lab, error_at: ErrorAt) -> ProxyNode:
         proxies = {other: node for other, node in lab.nodes.items() if isinstance(node, ProxyNode)}
         if self.via is None:
             what = f"several proxies: {', '.join(proxies)}; name one of them" if proxies else "no proxy"
-            raise complain(f"the lab has {what}", "via")
+            raise error_at(f"the lab has {what}", "via")
         if self.via not in proxies:
             fault = f"node '{self.via}' is not a proxy" if self.via in lab.nodes else f"unknown node '{self.via}'"
-            raise complain(fault + suggest(self.via, proxies), "via")
+            raise error_at(fault + suggest(self.via, proxies), "via")
         return proxies[self.via]
 
-    def _check_outer(self, proxy: ProxyNode, lab: Lab, complain: Complaint) -> None:
+    def _check_outer(self, proxy: ProxyNode, lab: Lab, error_at: ErrorAt) -> None:
         outer = self.outer_network
         if outer is None or (isinstance(self.on, dict) and len(self.on) != 1):
             known = ", ".join(proxy.attached) or "none"
-            raise complain(f"name the network of the proxy that carries the tunnel ({known})", "on")
+            raise error_at(f"name the network of the proxy that carries the tunnel ({known})", "on")
         if outer not in proxy.attached:
             known = suggest(outer, proxy.attached)
-            raise complain(f"proxy '{self.via}' is not in network '{outer}'{known}", *self.place_of(outer))
+            raise error_at(f"proxy '{self.via}' is not in network '{outer}'{known}", *self.key_path_of(outer))
         families = self.outer_families(lab)
         if not families or (self.outer is not None and self.outer not in families):
             family = f"IPv{self.outer}" if self.outer else "a common family"
-            raise complain(f"the two ends of the tunnel do not both have {family} in network '{outer}'", "outer")
+            raise error_at(f"the two ends of the tunnel do not both have {family} in network '{outer}'", "outer")
 
-    def _check_lan(self, lab: Lab, complain: Complaint) -> None:
+    def _check_lan(self, lab: Lab, error_at: ErrorAt) -> None:
         for version, text in ((4, self.lan.ipv4), (6, self.lan.ipv6)):
             if not isinstance(text, str):
                 continue
             subnet = ipaddress.ip_network(text)
             if subnet.version != version:
-                raise complain(f"{subnet} is not an IPv{version} subnet", "lan", f"ipv{version}")
+                raise error_at(f"{subnet} is not an IPv{version} subnet", "lan", f"ipv{version}")
             for inner in INNER:
                 if inner.version == subnet.version and inner.overlaps(subnet):
-                    raise complain(f"{subnet} overlaps {inner}, which tunnels use", "lan", f"ipv{version}")
+                    raise error_at(f"{subnet} overlaps {inner}, which tunnels use", "lan", f"ipv{version}")
         if self.lan.ipv4 is False and self.lan.ipv6 is False:
-            raise complain("a LAN needs at least one family", "lan")
+            raise error_at("a LAN needs an IPv4 or an IPv6 subnet", "lan")

@@ -6,7 +6,7 @@ import ipaddress
 
 from msgspec import field
 
-from oxyctl.topology.model import Complaint, Impaired, Lab, Node
+from oxyctl.topology.model import ErrorAt, Impaired, Lab, Node
 from oxyctl.topology.nodes.proxy import ProxyNode
 from oxyctl.topology.nodes.upstream import Port, check_services
 from proxy.context import Mtu, Posture
@@ -32,32 +32,32 @@ class WarpNode(Node, kw_only=True, frozen=True, tag="warp"):
     services: dict[str, Port] = field(default_factory=dict)
     tunnel: Impaired = Impaired()
 
-    def check(self, name: str, lab: Lab, complain: Complaint) -> None:
-        """Raise `complain(...)` for an unknown proxy, tenant or network, or an address that is not the tenant's."""
+    def check(self, name: str, lab: Lab, error_at: ErrorAt) -> None:
+        """Raise `error_at(...)` for an unknown proxy, tenant or network, or an address that is not the tenant's."""
         proxy = lab.nodes.get(self.proxy)
         if not isinstance(proxy, ProxyNode):
             proxies = [other for other, node in lab.nodes.items() if isinstance(node, ProxyNode)]
             fault = f"unknown node '{self.proxy}'" if proxy is None else f"node '{self.proxy}' is not a proxy"
-            raise complain(fault + suggest(self.proxy, proxies), "proxy")
+            raise error_at(fault + suggest(self.proxy, proxies), "proxy")
         tenant = proxy.tenants.get(self.tenant)
         if tenant is None:
             unknown = f"proxy '{self.proxy}' has no tenant '{self.tenant}'"
-            raise complain(unknown + suggest(self.tenant, proxy.tenants), "tenant")
+            raise error_at(unknown + suggest(self.tenant, proxy.tenants), "tenant")
         if self.network not in (known := {"default", *tenant.networks}):
             unknown = f"tenant '{self.tenant}' has no network '{self.network}'{suggest(self.network, known)}"
-            raise complain(unknown, "network")
-        check_services(self.services, complain)
+            raise error_at(unknown, "network")
+        check_services(self.services, error_at)
         prefixes = [ipaddress.ip_network(prefix) for prefix in tenant.prefixes]
         for index, text in enumerate(self.addresses):
-            address = _parse(text, complain, index)
+            address = _parse(text, error_at, index)
             if not any(address in prefix for prefix in prefixes):
-                raise complain(f"{text} is in no prefix of tenant '{self.tenant}'", "addresses", index)
+                raise error_at(f"{text} is in no prefix of tenant '{self.tenant}'", "addresses", index)
             if address.version == 6 and self.mtu < MIN_IPV6_MTU:
-                raise complain(f"IPv6 needs an MTU of at least {MIN_IPV6_MTU}", "mtu")
+                raise error_at(f"IPv6 needs an MTU of at least {MIN_IPV6_MTU}", "mtu")
 
 
-def _parse(text: str, complain: Complaint, index: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _parse(text: str, error_at: ErrorAt, index: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
         return ipaddress.ip_address(text)
     except ValueError as error:
-        raise complain(f"not an address: {error}", "addresses", index) from None
+        raise error_at(f"not an address: {error}", "addresses", index) from None

@@ -31,7 +31,7 @@ def add(run, text, traffic_class=0):
 def test_it_arrives_as_one_with_its_size_and_its_traffic_class(pair):
     run, receiver = pair
     for text in (b"one", b"two", b"x"):
-        assert not run.count or run.takes(4 + len(text), 0xB8)
+        assert not run.count or run.fits(4 + len(text), 0xB8)
         add(run, text, 0xB8)
     run.send(receiver.getsockname()[:2])
     data, ancillary, _, _ = receiver.recvmsg(70_000, sockets.CMSG_SPACE)
@@ -51,20 +51,20 @@ def test_what_does_not_fit_starts_another():
     run = Run(socket.socket())
     with run.sock:
         add(run, b"12345", 1)
-        assert run.takes(9, 1)
-        assert not run.takes(10, 1)  # larger
-        assert not run.takes(9, 2)  # another traffic class
+        assert run.fits(9, 1)
+        assert not run.fits(10, 1)  # larger
+        assert not run.fits(9, 2)  # another traffic class
         add(run, b"123", 1)
-        assert not run.takes(7, 1)  # behind a smaller one, which ends a run
+        assert not run.fits(7, 1)  # behind a smaller one, which ends a run
         run.clear()
         for _ in range(MAX_SEGMENTS):
             add(run, b"1")
-        assert not run.takes(5, 0)
+        assert not run.fits(5, 0)
         run.clear()
         run.add(b"", memoryview(bytes(MAX_BYTES // 2)), MAX_BYTES // 2, 0)
-        assert run.takes(MAX_BYTES // 2, 0)
+        assert run.fits(MAX_BYTES // 2, 0)
         run.add(b"", memoryview(bytes(MAX_BYTES // 2)), MAX_BYTES // 2, 0)
-        assert not run.takes(100, 0)
+        assert not run.fits(100, 0)
 
 
 @pytest.mark.parametrize("version", [4, 6])

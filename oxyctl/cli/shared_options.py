@@ -1,4 +1,4 @@
-"""Options that several commands have: declared once, as the parameters of a function that is never called."""
+"""Options shared by several commands: declared once, as the parameters of a function that is never called."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def sharing(*blocks: Callable[..., None], **defaults: Any) -> Callable[[Command], Command]:
-    """Give a command the parameters of `blocks` after its own; it gets their values in its `**shared`.
+def shared_options(*blocks: Callable[..., None], **defaults: Any) -> Callable[[Command], Command]:
+    """Append the parameters of `blocks` to a command's own; it receives their values in its `**shared`.
 
-    `defaults`: replace those of the blocks, for this command. Typer reads only the signature, so only that changes.
+    `defaults` override those of the blocks for this command. Typer reads only the signature, so only that changes.
     """
 
     def decorate(command: Command) -> Command:

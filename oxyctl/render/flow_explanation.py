@@ -1,15 +1,15 @@
-"""The story of one flow as text: who, where to, who decided, how it ended, and what to do next."""
+"""One flow explained as text: who, where to, which rule decided, how it ended, and what to do next."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from oxyctl.render.units import bytes_text, duration_text, safe_text, time_text
+from oxyctl.render.units import bytes_text, count_text, duration_text, endpoint_text, safe_text, time_text
 from proxy.control.schema import Decision, FlowRecord, RequestRecord, Totals
 
 LEVELS = {
     "packet": "packets end to end: the proxy forwarded them unread",
-    "stream": "a connection of the proxy's own on each side; the bytes passed unread",
+    "stream": "a stream: the proxy has a connection on each side, and relayed the bytes unread",
     "tls": "TLS: the proxy knows the name and the rest of the client's first message",
     "http": "HTTP: each request was read",
     "ssh": "SSH: each channel was read",
@@ -17,68 +17,68 @@ LEVELS = {
 ENDS = {
     "client_closed": "the client closed it",
     "client_reset": "the client reset it",
-    "client_idle_timeout": "nothing moved for the idle timeout",
+    "client_idle_timeout": "no data moved within the idle timeout",
     "client_tls_error": "the TLS handshake with the client failed",
-    "client_protocol_error": "the client broke the protocol",
+    "client_protocol_error": "the client violated the protocol",
     "origin_closed": "the origin closed it",
     "origin_reset": "the origin reset it",
     "origin_tls_error": "the TLS handshake with the origin failed, or its certificate is not trusted",
-    "origin_protocol_error": "the origin broke the protocol",
+    "origin_protocol_error": "the origin violated the protocol",
     "origin_refused": "the origin refused the connection: nothing listens on that port, or a firewall rejects it",
     "origin_unreachable": "the network reported that the origin is unreachable",
     "origin_timeout": "the origin did not answer in time",
     "denied": "it was denied before anything left the proxy",
     "limit_flows": "the tenant has reached its maximum number of flows",
     "limit_rate": "the tenant, or a rule, allows no more new flows per second",
-    "evicted": "it was idle, and made way for a new flow",
+    "evicted": "it was idle, and was evicted to make room for a new flow",
     "inspector_died": "the inspector that read it died",
-    "policy_revoked": "a policy that came into force while it was open does not allow it",
-    "admin_killed": "somebody ended it with `oxyctl flows kill`",
+    "policy_revoked": "a policy loaded while it was open does not allow it",
+    "admin_killed": "it was ended with `oxyctl flows kill`",
     "drain": "the proxy stopped",
     "tunnel_closed": "its tunnel closed",
     "proxy_error": "a hook or the proxy itself failed",
-    "unknown": "the proxy was killed while it was open: its end was not seen",
+    "unknown": "the proxy was killed while it was open, so its end was not recorded",
 }
 HINTS = {
-    "denied": "The rule named above refused it; `oxyctl policy explain` says which others came close.",
+    "denied": "The rule named above denied it; `oxyctl policy explain` shows which others nearly matched.",
     "policy_revoked": "The rule named above decided; `oxyctl policy diff` shows what changed.",
-    "origin_refused": "Try the same from the edge itself: is the server running, and does it listen on that port?",
-    "origin_unreachable": "`oxyctl routes` shows where it was sent; the far network has no route, or forbids it.",
+    "origin_refused": "Try it from the edge itself: is the server running, and does it listen on that port?",
+    "origin_unreachable": "`oxyctl routes` shows where it was sent; the network there has no route, or rejects it.",
     "origin_timeout": "A firewall may drop it, or a return route is missing: `oxyctl capture` shows what comes back.",
     "origin_tls_error": "Check the origin's certificate: its name, its dates, and who issued it.",
-    "client_tls_error": "A client that pins certificates refuses the proxy's: let a rule pass it uninspected.",
-    "limit_flows": "`oxyctl flows stats --live` shows who holds flows; `limits.flows` of the tenant is the limit.",
-    "limit_rate": "`oxyctl top` shows the rate; `limits.new_flows_per_s` of the tenant, or the rule, is the limit.",
+    "client_tls_error": "A client that pins certificates rejects the proxy's: add a rule that passes it uninspected.",
+    "limit_flows": "`oxyctl flows stats --live` shows who has flows open; the tenant's `limits.flows` is the limit.",
+    "limit_rate": "`oxyctl top` shows the rate; the tenant's `limits.new_flows_per_s`, or the rule, is the limit.",
     "proxy_error": "The proxy's log has the traceback, with this flow's id.",
     "inspector_died": "The proxy's log says why; new sessions go to another inspector.",
     "evicted": "More descriptors (`descriptors` in proxy.yaml, `ulimit -n`) leave room for more idle flows.",
-    "client_reset": "Clients reset connections that they give up: a timeout of the application, or a closed tab.",
+    "client_reset": "Clients reset connections that they give up on: after a timeout, or when a tab is closed.",
     "origin_reset": "The server's own log may say why it reset the connection.",
 }
 
 
-def story(record: FlowRecord, requests: Sequence[RequestRecord] = ()) -> str:
-    """The whole story, line by line, with the given `requests`."""
-    lines = [f"Flow {record.flow_id} of tenant {record.tenant}: {_what(record)}", ""]
-    width = max(len(label) for label, _ in _parts(record, requests))
+def flow_explanation(record: FlowRecord, requests: Sequence[RequestRecord] = ()) -> str:
+    """The explanation, with the given `requests`."""
+    lines = [f"Flow {record.flow_id} of tenant {record.tenant}: {_endpoints(record)}", ""]
+    width = max(len(label) for label, _ in _sections(record, requests))
     last = None
-    for label, text in _parts(record, requests):
+    for label, text in _sections(record, requests):
         lines.append(f"  {'' if label == last else label:<{width}}  {text}")
         last = label
     return "\n".join(safe_text(line) for line in lines)
 
 
-def _parts(record: FlowRecord, requests: Sequence[RequestRecord]) -> Iterator[tuple[str, str]]:
+def _sections(record: FlowRecord, requests: Sequence[RequestRecord]) -> Iterator[tuple[str, str]]:
     yield "Who", _who(record)
     yield "When", _when(record)
     for decision in record.decisions:
         yield "Decided", _decision(decision)
     if not record.decisions:
-        yield "Decided", "nothing yet" if record.state == "new" else "nothing is on record"
+        yield "Decided", "nothing yet" if record.state == "new" else "no decision is on record"
     if is_refused := record.verdict in ("denied", "error") and record.total == Totals():
-        yield "Route", "none: nothing of it left the proxy"
+        yield "Route", "none: nothing left the proxy"
     else:
-        yield from _passage(record)
+        yield from _route_and_level(record)
     if timing := _timing(record):
         yield "Took", timing
     for request in requests:
@@ -87,15 +87,15 @@ def _parts(record: FlowRecord, requests: Sequence[RequestRecord]) -> Iterator[tu
             if decision.rule is not None:
                 yield "Request", f"  {_decision(decision)}"
     if not is_refused:
-        yield "Moved", _moved(record)
+        yield "Moved", _volume(record)
     yield "End", _end(record)
     if hint := _hint(record):
         yield "Next", hint
 
 
-def _passage(record: FlowRecord) -> Iterator[tuple[str, str]]:
+def _route_and_level(record: FlowRecord) -> Iterator[tuple[str, str]]:
     """The flow's route, and how deep it was inspected."""
-    yield "Route", _way(record)
+    yield "Route", _route(record)
     yield "Level", LEVELS.get(record.level, record.level) + _protocol(record)
     if record.tls is not None:
         yield "TLS", _tls(record)
@@ -104,18 +104,14 @@ def _passage(record: FlowRecord) -> Iterator[tuple[str, str]]:
         yield "SSH", ", ".join(["passed, unread", *(f"{side} {version}" for side, version in known if version)])
 
 
-def _what(record: FlowRecord) -> str:
-    host = f" ({record.dst_host}, known by {record.host_source or 'its name'})" if record.dst_host else ""
-    source, destination = _endpoint(record.src, record.src_port), _endpoint(record.dst, record.dst_port)
+def _endpoints(record: FlowRecord) -> str:
+    host = f" ({record.dst_host}, from {record.host_source or 'its name'})" if record.dst_host else ""
+    source, destination = endpoint_text(record.src, record.src_port), endpoint_text(record.dst, record.dst_port)
     return f"{record.protocol.upper()} from {source} to {destination}{host}"
 
 
-def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
 def _who(record: FlowRecord) -> str:
-    who = record.user or "no user is known"
+    who = record.user or "unknown user"
     device = f" on {record.device}" if record.device else ""
     network = f", network {record.vnet}" if record.vnet else ""
     return f"{who}{device}, by tunnel {record.tunnel} ({record.onramp}){network}, at {record.node}"
@@ -130,19 +126,19 @@ def _when(record: FlowRecord) -> str:
 def _decision(decision: Decision) -> str:
     rule = f", rule {decision.rule}" if decision.rule else ""
     version = f" (version {decision.version})" if decision.version else ""
-    shadow = "" if decision.enforced else "; not enforced, so it went on"
+    shadow = "" if decision.enforced else "; audit-only, so not enforced"
     reason = f": {decision.reason}" if decision.reason else ""
     who = "a hook" if decision.policy == "hook" else f"policy {decision.policy}{rule}{version}"
     return f"{decision.stage}: {decision.action} by {who}{reason}{shadow}"
 
 
-def _way(record: FlowRecord) -> str:
+def _route(record: FlowRecord) -> str:
     if record.offramp is None:
         return "it did not leave the proxy"
     by = f"tunnel {record.offramp_tunnel}" if record.offramp_tunnel else f"off-ramp {record.offramp}"
-    asked = _endpoint(record.dst, record.dst_port)
+    requested = endpoint_text(record.dst, record.dst_port)
     to = f" to {record.origin}" if record.origin else ""
-    instead = ", not the destination that it asked for" if record.origin and record.origin != asked else ""
+    instead = ", not the destination that was requested" if record.origin and record.origin != requested else ""
     seen = f", seen there as {record.egress_ip}" if record.egress_ip else ""
     route = f"; route {record.route}" if record.route else ""
     return f"{by}{to}{instead}{seen}{route}"
@@ -178,7 +174,7 @@ def _timing(record: FlowRecord) -> str:
 
 def _request(request: RequestRecord) -> str:
     if request.is_open:
-        became = f", a {request.upgrade} now" if request.upgrade else ""
+        became = f", now a {request.upgrade}" if request.upgrade else ""
         return f"{request.method} {request.url}: still open{became}"
     first = f", the first byte after {duration_text(request.ttfb_ms)}" if request.ttfb_ms is not None else ""
     answer = "no response" if request.status is None else str(request.status)
@@ -187,19 +183,17 @@ def _request(request: RequestRecord) -> str:
     return f"{request.method} {request.url}: {answer} in {duration_text(request.duration_ms)}{first}; {sent}{fault}"
 
 
-def _moved(record: FlowRecord) -> str:
+def _volume(record: FlowRecord) -> str:
     total = record.total
-    up = f"{bytes_text(total.client_payload_bytes)} up in {total.client_packets} packets"
-    down = f"{bytes_text(total.origin_payload_bytes)} down in {total.origin_packets} packets"
+    up = f"{bytes_text(total.client_payload_bytes)} up in {count_text(total.client_packets, 'packet')}"
+    down = f"{bytes_text(total.origin_payload_bytes)} down in {count_text(total.origin_packets, 'packet')}"
     zeek = f" (history {record.history}, state {record.conn_state})" if record.history else ""
     return f"{up}, {down}{zeek}"
 
 
 def _end(record: FlowRecord) -> str:
     if record.close_reason is None:
-        return {"new": "it waits for its decision or its origin", "established": "it is open"}.get(
-            record.state, "it ends"
-        )
+        return {"new": "waiting for a decision or for the origin", "established": "open"}.get(record.state, "ending")
     return f"{ENDS.get(record.close_reason, record.close_reason)} ({record.close_reason})"
 
 
@@ -207,13 +201,11 @@ def _hint(record: FlowRecord) -> str | None:
     if record.close_reason == "denied" and record.decisions:
         last = record.decisions[-1]
         if last.policy == "hook":
-            return "A hook of the application decided: its log may say why."
+            return "A hook of the application decided; its log may say why."
         if last.action == "rate-limit":
-            return (
-                "It was over a limit of the rule named above: it may start once others have ended, or a little later."
-            )
+            return "It exceeded a limit of the rule named above; try again later, or when others have ended."
     if record.close_reason is not None:
         return HINTS.get(record.close_reason)
     if record.state == "established" and not record.total.origin_packets:
-        return "Nothing has come back: `oxyctl capture` shows whether the origin answers at all."
+        return "Nothing has come back; `oxyctl capture` shows whether the origin answers at all."
     return None

@@ -1,4 +1,4 @@
-"""Keeps the kernel from refusing GRE packets that a raw socket receives.
+"""Keeps the kernel from answering GRE packets that a raw socket receives with 'port unreachable'.
 
 Where the kernel's own GRE is loaded, it answers every packet for which it has no device with 'port unreachable'
 (net/ipv4/gre_demux.c, net/ipv6/ip6_gre.c), even if a raw socket received it; a kernel at the far end then reports its

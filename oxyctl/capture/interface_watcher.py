@@ -13,20 +13,20 @@ from oxyctl.capture.targets import Interface, resolve, tenants
 from oxyctl.errors import OxyctlError
 from oxyctl.supervise.state import LabDirectory
 
-EVERY_S = 0.25
+CHECK_INTERVAL_S = 0.25
 Version = tuple[int, int] | None
 
 
 def plan_version(lab: LabDirectory) -> Version:
     """A value that differs after each change of a running lab; None: there is no plan (any more)."""
     try:
-        found = (lab.path / "plan.json").stat()
+        stat = (lab.path / "plan.json").stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino
+    return stat.st_mtime_ns, stat.st_ino
 
 
-class Growth:
+class InterfaceWatcher:
     """Checks from time to time whether the lab has changed, and calls `add` for new interfaces of `targets`."""
 
     def __init__(
@@ -45,15 +45,15 @@ class Growth:
         """Check if it is time. Returns the seconds until the next check."""
         now = time.monotonic()
         if now >= self._next:
-            self._next = now + EVERY_S
+            self._next = now + CHECK_INTERVAL_S
             version = plan_version(self._lab)
             if version is not None and version != self._version:
                 self._version = version
                 with contextlib.suppress(OxyctlError):  # the lab is ending, or the target is gone
-                    self._look()
+                    self._check()
         return self._next - now
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         plan = self._lab.read_plan()
         if plan is None:
             return
