@@ -276,7 +276,7 @@ class Flow:
         """The current record for display, without changing any state."""
         return self._fill("end" if self.is_recorded else "update", node, now_ns, self.seq, self.totals(), None)
 
-    def show(self, node: str, now_ns: int) -> FlowContext[Any]:
+    def hook_context(self, node: str, now_ns: int) -> FlowContext[Any]:
         """The current record for an application, with its extension."""
         event: Event = "end" if self.is_recorded else "update"
         context = self._fill(event, node, now_ns, self.seq, self.totals(), None, FlowContext)

@@ -130,7 +130,7 @@ class View:
             kernel=kernel,
             kernel_offramp=self._kernel_status(),
             inspectors=[] if self.inspectors is None else [_inspector(each) for each in self.inspectors.handles],
-            key_logs={} if self.inspectors is None else self.inspectors.lender.key_logs.paths,
+            key_logs={} if self.inspectors is None else self.inspectors.broker.key_logs.paths,
             inspectors_died=0 if self.inspectors is None else self.inspectors.deaths,
         )
 
@@ -214,7 +214,7 @@ class View:
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
         """The first flows without an end record, in the query's order."""
         count = self._kernel.count if self._kernel is not None else _counted
-        return await scan(self._owners(query.tenant), query, count, self._lifecycle.look)
+        return await scan(self._owners(query.tenant), query, count, self._lifecycle.snapshot)
 
     async def past_flows(self, query: FlowQuery) -> Page:
         """Ended flows, from the store."""
@@ -223,7 +223,7 @@ class View:
     def all_live_flows(self, query: FlowQuery) -> AsyncGenerator[FlowRecord, None]:
         """Every live flow that matches, record by record."""
         count = self._kernel.count if self._kernel is not None else _counted
-        return stream(self._owners(query.tenant), query, count, self._lifecycle.look)
+        return stream(self._owners(query.tenant), query, count, self._lifecycle.snapshot)
 
     async def recorded_tenants(self) -> list[str]:
         """The tenants that have past flows."""

@@ -24,7 +24,7 @@ from proxy.settings.model import TenantSettings, Timeouts
 from proxy.settings.sites import Route
 from proxy.stream.admission import Judge
 from proxy.stream.descriptors import Descriptors
-from proxy.stream.entrance import Entrance
+from proxy.stream.flow_setup import FlowSetup
 from proxy.stream.lifecycle import Lifecycle
 from proxy.testing.exchange import Client
 from proxy.verdict import Verdict
@@ -143,7 +143,7 @@ class Rehearsal:
 
     def look(self, flow: Flow) -> FlowRecord:
         """The flow's current record."""
-        return self._lifecycle.look(flow)
+        return self._lifecycle.snapshot(flow)
 
     def _end_all(self) -> None:
         for tenant in self.tenants.values():
@@ -153,7 +153,7 @@ class Rehearsal:
                     self._lifecycle.ended(flow)
 
 
-class Watched(Entrance):
+class Watched(FlowSetup):
     """An admission that remembers the flows that it opened."""
 
     def __init__(self, opened: list[Flow], *parts: Any) -> None:

@@ -1,11 +1,11 @@
-"""What the proxy lends to inspectors, and what it does not."""
+"""What the broker gives to inspectors, and what it does not."""
 
 from __future__ import annotations
 
 import pytest
 
 from proxy.session.messages import DialWanted
-from proxy.stream.lending import Lender
+from proxy.stream.broker import Broker
 from tests.flows import make_flow, make_tunnel
 
 
@@ -13,6 +13,6 @@ from tests.flows import make_flow, make_tunnel
 def test_what_leaves_by_a_tunnel_never_leaves_by_the_host(host):
     flow, answers = make_flow(), []
     flow.egress = make_tunnel(flow.tenant)
-    lender = Lender.__new__(Lender)  # it has nothing to connect with
-    lender.dial(flow, DialWanted(1, 1, host, 443), lambda sock, why: answers.append((sock, why)))
+    broker = Broker.__new__(Broker)  # it has nothing to connect with
+    broker.dial(flow, DialWanted(1, 1, host, 443), lambda sock, why: answers.append((sock, why)))
     assert answers == [(None, "what leaves by a tunnel has one connection only")]
