@@ -100,7 +100,7 @@ class ChildPage(msgspec.Struct):
     truncated: bool
 
 
-class Facts(NamedTuple):
+class FilterValues(NamedTuple):
     """The values that filters test, with the same names for all kinds."""
 
     status: int | None
@@ -111,16 +111,16 @@ class Facts(NamedTuple):
     fault: str | None
 
 
-def facts_of(child: Child) -> Facts:
+def filter_values(child: Child) -> FilterValues:
     """The values of a child of any kind."""
     if isinstance(child, RequestRecord):
-        return Facts(child.status, child.method, child.host or None, child.url_prefix, child.path, child.fault)
+        return FilterValues(child.status, child.method, child.host or None, child.url_prefix, child.path, child.fault)
     if isinstance(child, ChannelRecord):
-        return Facts(child.exit_status, child.kind, child.forward_host, None, child.command, child.error)
-    return Facts(None, child.operation, None, None, child.path, child.error)
+        return FilterValues(child.exit_status, child.kind, child.forward_host, None, child.command, child.error)
+    return FilterValues(None, child.operation, None, None, child.path, child.error)
 
 
-Test = Callable[[Child, Facts], bool]
+Test = Callable[[Child, FilterValues], bool]
 
 
 def child_predicate(query: ChildQuery) -> Callable[[Child], bool]:
@@ -132,7 +132,7 @@ def child_predicate(query: ChildQuery) -> Callable[[Child], bool]:
             KINDS[type(child)] == query.kind
             and query.tenant in (None, child.tenant)
             and (query.until is None or start_of(child) <= query.until)
-            and all(test(child, facts) for facts in (facts_of(child),) for test in tests)
+            and all(test(child, values) for values in (filter_values(child),) for test in tests)
         )
 
     return matches
@@ -140,17 +140,19 @@ def child_predicate(query: ChildQuery) -> Callable[[Child], bool]:
 
 def _tests(chosen: ChildFilters) -> Iterable[Test]:
     if statuses := chosen.status:
-        yield lambda _, facts: facts.status is not None and any(low <= facts.status <= high for low, high in statuses)
+        yield (
+            lambda _, values: values.status is not None and any(low <= values.status <= high for low, high in statuses)
+        )
     if methods := chosen.method:
-        yield lambda _, facts: facts.method.upper() in methods
+        yield lambda _, values: values.method.upper() in methods
     if chosen.host:
         hosts = globs(chosen.host)
-        yield lambda _, facts: facts.host is not None and hosts.fullmatch(facts.host.lower()) is not None
+        yield lambda _, values: values.host is not None and hosts.fullmatch(values.host.lower()) is not None
     if chosen.url:
         urls = globs(tuple(url.lower() for url in chosen.url))
-        yield lambda _, facts: _matches_url(urls, facts)
+        yield lambda _, values: _matches_url(urls, values)
     if faults := chosen.fault:
-        yield lambda _, facts: facts.fault in faults
+        yield lambda _, values: values.fault in faults
     if users := chosen.user:
         yield lambda child, _: child.user in users
     if verdicts := chosen.verdict:
@@ -159,12 +161,12 @@ def _tests(chosen: ChildFilters) -> Iterable[Test]:
         yield lambda child, _: child.flow_id in flows
 
 
-def _matches_url(pattern: re.Pattern[str], facts: Facts) -> bool:
-    return pattern.fullmatch(f"{facts.url_prefix or ''}{facts.path or ''}".lower()) is not None
+def _matches_url(pattern: re.Pattern[str], values: FilterValues) -> bool:
+    return pattern.fullmatch(f"{values.url_prefix or ''}{values.path or ''}".lower()) is not None
 
 
 def _negated(test: Test) -> Test:
-    return lambda child, facts: not test(child, facts)
+    return lambda child, values: not test(child, values)
 
 
 def request_wanted(chosen: Filters) -> ChildFilters | None:

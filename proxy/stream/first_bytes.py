@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from proxy.flow.flow import Flow
-from proxy.flow.hello import tls_record
 from proxy.flow.record import SSHRecord
+from proxy.flow.tls import tls_record
 from proxy.wire.client_hello import HANDSHAKE, MAX_HELLO, Hello, parse
 from proxy.wire.ssh_identification import MAX_LINE, START, identification
 

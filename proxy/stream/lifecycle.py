@@ -178,7 +178,7 @@ class Lifecycle:
 
     def watch_idle(self, flow: Flow, timeout_s: float, now: float) -> None:
         """Start idle checks: the flow's counters are read `IDLE_CHECKS` times per timeout."""
-        flow.idle_strikes = 0
+        flow.idle_checks = 0
         flow.last_count = flow.activity()
         self.wheel.arm(flow, now + timeout_s / IDLE_CHECKS)
 
@@ -186,10 +186,10 @@ class Lifecycle:
         """Whether nothing moved for the whole timeout. If something did, arm the timer for the next check."""
         count = flow.activity()
         if count != flow.last_count:
-            flow.last_count, flow.idle_strikes = count, 0
+            flow.last_count, flow.idle_checks = count, 0
         else:
-            flow.idle_strikes += 1
-        if flow.idle_strikes >= IDLE_CHECKS:
+            flow.idle_checks += 1
+        if flow.idle_checks >= IDLE_CHECKS:
             return True
         self.wheel.arm(flow, now + timeout_s / IDLE_CHECKS)
         return False

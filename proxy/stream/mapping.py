@@ -122,7 +122,7 @@ class Mapping:
         if before is None or before[:2] != hop[:2]:
             sockets.set_hop(self.sock, 4 if self.family == socket.AF_INET else 6, ttl - 1, dont_fragment)
         if before is None or before[2] != tos:
-            set_tos(self.sock, self._first_flow.tenant.marked(tos))
+            set_tos(self.sock, self._first_flow.tenant.remark_tos(tos))
         self.hop = hop
 
     def ready(self, events: int) -> None:

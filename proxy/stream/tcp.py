@@ -159,7 +159,7 @@ class TcpFlow:
             return
         self._stage, self._client = RELAYING, sock
         self._syn.forget()
-        if tos := flow.tenant.marked(self._origin_tos):
+        if tos := flow.tenant.remark_tos(self._origin_tos):
             set_tos(sock, tos)
         now = time.monotonic()
         flow.client_tcp_ms = (now - self._stage_began) * 1000
@@ -251,7 +251,7 @@ class TcpFlow:
     def _open_origin(self) -> tuple[socket.socket, int]:
         """A socket of the host or of a leg, and its state: 0 if connected, EINPROGRESS, or the errno of the failure."""
         flow = self._flow
-        tos = flow.tenant.marked(self._syn.packet.tos)
+        tos = flow.tenant.remark_tos(self._syn.packet.tos)
         if flow.egress is None:
             return sockets.dial_tcp(*flow.target, flow.tenant.settings.egress, tos)
         self._leg = self._plane.dialer.dial(flow, flow.egress, tos)

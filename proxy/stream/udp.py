@@ -199,7 +199,7 @@ class UdpSession(EndpointSession):
         if self._meter is not None and not self._meter.allows_inbound(len(payload)):
             self.flow.tenant.drops[DropReason.LIMIT_BYTES] += 1
             return
-        tos = self.flow.tenant.marked(tos)
+        tos = self.flow.tenant.remark_tos(tos)
         if segment and len(payload) > segment:
             self._deliver_super(payload, segment, tos)
         else:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from proxy.flow.child import KINDS, TYPES, Child, ChildKind, end_of, facts_of, start_of
+from proxy.flow.child import KINDS, TYPES, Child, ChildKind, end_of, filter_values, start_of
 from proxy.flow.ssh import FileRecord
 from proxy.telemetry.rows import decisions_number, decisions_of, flow_id_text, packed_id
 from proxy.telemetry.words import Texts, Words
@@ -75,7 +75,7 @@ def insert_children(connection: sqlite3.Connection, rows: Sequence[Row]) -> None
 def row_of(child: Child, words: Words) -> Row:
     """The row of one child. Raises ValueError or OverflowError if it cannot be stored."""
     type_, word = type(child), words.number
-    layout, facts = LAYOUTS[type_], facts_of(child)
+    layout, facts = LAYOUTS[type_], filter_values(child)
     verdict, decisions = (None, []) if isinstance(child, FileRecord) else (child.verdict, child.decisions)
     body: list[Any] = [int(getattr(child, layout.id_field).rpartition(".")[2])]
     body.append(_trimmed([word(getattr(child, name)) for name in layout.texts]))

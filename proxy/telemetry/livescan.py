@@ -7,13 +7,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
-from proxy.flow.best import Best
 from proxy.flow.flow import Flow
-from proxy.flow.groups import Counting, Key, Sums
-from proxy.flow.live import needs_totals, of_flow
+from proxy.flow.groups import GroupCounter, Key, Sums
+from proxy.flow.live import flow_getters, needs_totals
 from proxy.flow.query import FlowQuery, predicate, sort_key
 from proxy.flow.record import FlowRecord
 from proxy.flow.tenant import Tenant
+from proxy.flow.top_n import TopN
 
 SLICE_S = 0.0005  # for which packets wait: about their usual round trip
 STEP = 64  # flows between two readings of the clock
@@ -28,9 +28,9 @@ async def scan(
 
     `count` updates the totals of flows, `look` makes the record of one.
     """
-    of = of_flow(time.time_ns())
-    wanted, key = predicate(query, of), sort_key(query.sort, of)
-    best: Best[Flow] = Best(query.limit + 1, query.descending)
+    getters = flow_getters(time.time_ns())
+    wanted, key = predicate(query, getters), sort_key(query.sort, getters)
+    top: TopN[Flow] = TopN(query.limit + 1, query.descending)
     counts_all = needs_totals(query)
     pause = Pause()
     for step in steps(owners):
@@ -38,10 +38,10 @@ async def scan(
             count(step)
         for flow in step:
             if not flow.is_recorded and wanted(flow):
-                best.add(key(flow), flow.id, flow)
+                top.add(key(flow), flow.id, flow)
         await pause()
     records: list[FlowRecord] = []
-    found = best.items()
+    found = top.items()
     for at in range(0, len(found), STEP):
         step = [flow for flow in found[at : at + STEP] if not flow.is_recorded]
         if not counts_all:
@@ -56,8 +56,8 @@ async def count_groups(
     owners: Iterable[Tenant], query: FlowQuery, by: Sequence[str], count: Count, counted: set[str]
 ) -> dict[Key, Sums]:
     """The sums of the live flows that match, grouped by these fields. Adds their IDs to `counted`."""
-    of = of_flow(time.time_ns())
-    wanted, counting, pause = predicate(query, of), Counting(by, of), Pause()
+    getters = flow_getters(time.time_ns())
+    wanted, counting, pause = predicate(query, getters), GroupCounter(by, getters), Pause()
     for step in steps(owners):
         count(step)
         for flow in step:
@@ -72,8 +72,8 @@ async def stream(
     owners: Iterable[Tenant], query: FlowQuery, count: Count, look: Callable[[Flow], FlowRecord]
 ) -> AsyncGenerator[FlowRecord, None]:
     """The record of each live flow that matches, in no order."""
-    of = of_flow(time.time_ns())
-    wanted, pause = predicate(query, of), Pause()
+    getters = flow_getters(time.time_ns())
+    wanted, pause = predicate(query, getters), Pause()
     for step in steps(owners):
         alive = [flow for flow in step if not flow.is_recorded]
         count(alive)

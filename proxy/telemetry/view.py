@@ -159,7 +159,7 @@ class View:
         """The open tunnels."""
         found = []
         for owner in self._owners(tenant):
-            found += [_tunnel_info(tunnel, owner.alive_at[tunnel]) for tunnel in _carriers(owner)]
+            found += [_tunnel_info(tunnel, owner.live_by_carrier[tunnel]) for tunnel in _carriers(owner)]
         return found
 
     async def routes(self, tenant: str | None) -> list[RouteInfo]:
@@ -280,7 +280,7 @@ class View:
         tunnels = _carriers(tenant)
         return TenantStatus(
             tunnels=len(tunnels),
-            flows={protocol: count for protocol, count in tenant.alive.items() if count},
+            flows={protocol: count for protocol, count in tenant.live_by_protocol.items() if count},
             flows_started=dict(tenant.opened),
             flows_ended=dict(self._ended[tenant.name]),
             client_packets=tenant.closed_traffic[0] + sum(tunnel.packets_in for tunnel in tunnels),

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, Counting, GroupsQuery, Ranking
+from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, GroupCounter, GroupsQuery, Ranking
 from proxy.flow.parameters import QueryError, parse_groups
-from proxy.flow.query import OF_RECORD, Window, predicate
+from proxy.flow.query import RECORD_GETTERS, Window, predicate
 from proxy.telemetry import flowdb
 from proxy.telemetry.flowgroups import read_groups, told
 from proxy.telemetry.livescan import count_groups
@@ -54,7 +54,7 @@ def test_sql_and_python_agree_on_every_sum(tmp_path, flows, data):
     query = GroupsQuery(
         flows=data.draw(queries()), by=data.draw(by_fields), sort=sort, descending=data.draw(st.booleans())
     )
-    counting, ranking = Counting(query.by, OF_RECORD), Ranking(query, told)
+    counting, ranking = GroupCounter(query.by, RECORD_GETTERS), Ranking(query, told)
     for record in filter(predicate(query.flows), flows):
         counting.add(record)
     for key, sums in counting.sums.items():
@@ -89,7 +89,7 @@ def test_a_flow_that_ends_after_it_was_counted_is_counted_once(tmp_path):
     query = parse_groups([("tenant", "acme"), ("by", "user")], NOW)
     flows = [make_record(number, user="ann") for number in range(5)]
     seen = flows[:3]
-    counting = Counting(query.by, OF_RECORD)
+    counting = GroupCounter(query.by, RECORD_GETTERS)
     for record in seen:
         counting.add(record)
     with contextlib.closing(flowdb.open_writer(str(tmp_path / "flows.db"))) as connection:
