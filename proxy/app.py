@@ -143,7 +143,7 @@ class Proxy:
         children = self._view.children
         if (judge := self._judge) is not None:
             children.subscribe(lambda child, _: judge.count(child.tenant, getattr(child, "decisions", ())))
-        self._inspectors.child = lambda flow, kind, record: children.take(flow.id, flow.tenant.name, kind, record)
+        self._inspectors.child = lambda flow, kind, record: children.add(flow.id, flow.tenant.name, kind, record)
         if settings.records.requests is not None:
             requests = JsonLines(settings.records.requests)
             defer.push_async_callback(requests.close)

@@ -24,7 +24,7 @@ async def export(view: ProxyView, query: FlowQuery) -> AsyncGenerator[bytes, Non
     until = query.until or time.time_ns()
     told: set[str] = set()  # flows already exported as live ones
     chunk = bytearray()
-    if query.scope != "past" and (live := await view.narrowed(query)) is not None:
+    if query.scope != "past" and (live := await view.resolve_request_filters(query)) is not None:
         wanted = predicate(live)
         async for record in view.all_live_flows(live):
             if wanted(record):

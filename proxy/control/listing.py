@@ -22,7 +22,7 @@ async def list_flows(view: ProxyView, query: FlowQuery) -> Page:
     """The flows selected by `query`. A flow that ends meanwhile appears once, as ended."""
     found: dict[str, StoredFlow] = {}
     page = Page([], Window(query.since, query.until or time.time_ns(), None), lost=0, truncated=False)
-    live = await view.narrowed(query) if query.scope != "past" else None
+    live = await view.resolve_request_filters(query) if query.scope != "past" else None
     if live is query and query.scope == "all":
         found, page = await _live_and_past(view, query)
     else:

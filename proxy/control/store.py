@@ -23,7 +23,7 @@ from proxy.telemetry import flowdb
 from proxy.telemetry.childsql import read_children
 from proxy.telemetry.flowgroups import read_groups
 from proxy.telemetry.flowread import read_page
-from proxy.telemetry.losses import Losses
+from proxy.telemetry.lost_records import LostRecords
 
 Pairs = Iterable[tuple[str, str]]
 _decode = msgspec.json.Decoder(FlowRecord).decode
@@ -45,14 +45,14 @@ class RecordedFlows:
         """Ended flows aggregated by the fields of the parameter `by`."""
         with _refused(), self._opened() as connection:
             query = parse_groups(pairs, datetime.now().astimezone())
-            page = read_groups(connection, query, {}, Losses(flowdb.load_losses(connection)))
+            page = read_groups(connection, query, {}, LostRecords(flowdb.load_lost_counts(connection)))
         return GroupsAnswer(items=page.groups, window=page.window, lost=page.lost, truncated=page.truncated)
 
     def children(self, plural: str, pairs: Pairs) -> ChildrenAnswer:
         """The `requests`, `channels` or `files` selected by the parameters. None is open any more."""
         with _refused(), self._opened() as connection:
             query = parse_children(CHILD_KINDS[plural], pairs, datetime.now().astimezone())
-            page = read_children(connection, query, Losses(flowdb.load_losses(connection)))
+            page = read_children(connection, query, LostRecords(flowdb.load_lost_counts(connection)))
         return ChildrenAnswer(
             kind=plural,
             items=[child.record for child in page.children],
@@ -99,12 +99,12 @@ class RecordedFlows:
 
     def _page(self, query: FlowQuery) -> Page:
         with self._opened() as connection:
-            return read_page(connection, query, Losses(flowdb.load_losses(connection)))
+            return read_page(connection, query, LostRecords(flowdb.load_lost_counts(connection)))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
-            with contextlib.closing(flowdb.open_left(self.path)) as connection:
+            with contextlib.closing(flowdb.open_offline(self.path)) as connection:
                 yield connection
         except (sqlite3.Error, msgspec.DecodeError, ProxyError) as error:
             raise ControlError(f"cannot read the flow log {self.path}: {error}") from error
