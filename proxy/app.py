@@ -76,9 +76,9 @@ class Proxy:
             for name, tenant in settings.tenants.items()
         }
         for name, tenant in settings.tenants.items():
-            for network, written in tenant.networks.items():
-                if written.routes:
-                    self.tenants[name].networks[network].routes = RouteTable(written.routes)
+            for network, network_settings in tenant.networks.items():
+                if network_settings.routes:
+                    self.tenants[name].networks[network].routes = RouteTable(network_settings.routes)
         self._stack = contextlib.AsyncExitStack()
         self._ramps: list[ConnectedRamp] = []
         self._ports: list[GueRamp] = []
@@ -101,7 +101,7 @@ class Proxy:
         defer.push_async_callback(flow_log.close)
         self._poller = Poller(asyncio.get_running_loop())
         defer.callback(self._poller.close)
-        self._hooks = HookRunner(hooks, scheduled=self._poller.give_way)
+        self._hooks = HookRunner(hooks, scheduled=self._poller.yield_to_asyncio)
         self._lifecycle = Lifecycle(node, self._hooks, descriptors)
         defer.callback(close_pool)
         namespace = PrivateNamespace()
@@ -258,7 +258,7 @@ class Proxy:
         else:
             for obstacle in obstacles:
                 if not obstacle.is_note:
-                    log.warning("in the kernel off-ramp's way: %s", obstacle)
+                    log.warning("obstacle to the kernel off-ramp: %s", obstacle)
 
     def _open_ramps(self, plane: Plane) -> None:
         tuns = {bridge.offload: bridge.tun for bridge in self._bridges.values()}

@@ -95,7 +95,7 @@ class Admission:
         context = self._make_context(flow)
 
         async def run() -> None:
-            answer = await self.hooks.ask_reader(hook, make_argument(context))
+            answer = await self.hooks.ask_for_inspector(hook, make_argument(context))
             self._keep_extension(flow, context)
             then(answer)
 

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from proxy.flow.context import FlowContext
-from proxy.hooks.asked import Bodies, argument
-from proxy.session.messages import PART_BYTES, HookAnswer, HookData, HookTold, HookWanted
+from proxy.hooks.arguments import Bodies, argument
+from proxy.session.messages import PART_BYTES, HookAnswer, HookData, HookNotice, HookWanted
 from proxy.stream.admission import Admission
 from proxy.stream.inspected_session import InspectedSession
 from proxy.verdict import ALLOW, Failure, Verdict
@@ -31,21 +31,21 @@ class HookRequests:
 
     def ask(self, admission: Admission, session: InspectedSession, wanted: HookWanted) -> None:
         """Ask the application, and send its answer."""
-        fields = wanted.told
+        encoded = wanted.argument
         if (data := self._data.pop(wanted.request, None)) is not None:
-            fields["data"] = bytes(data)
+            encoded["data"] = bytes(data)
 
         def make_argument(flow: FlowContext[Any]) -> Any:
             if wanted.hook == "http_body":
-                return self._bodies.setdefault(session.number, Bodies()).part(fields, flow)
-            return argument(wanted.hook, fields, flow)
+                return self._bodies.setdefault(session.number, Bodies()).part(encoded, flow)
+            return argument(wanted.hook, encoded, flow)
 
         def send_answer(answer: bytes | Verdict) -> None:
             if isinstance(answer, bytes):
                 self._send_bytes(wanted.request, answer)
                 return
             if wanted.hook == "ssh_auth" and not answer.is_denial:
-                session.grants.approved.add(str(fields["username"]))
+                session.grants.approved.add(str(encoded["username"]))
             verdict = None if answer is ALLOW else answer
             self._send(HookAnswer(wanted.request, verdict, is_failure=isinstance(answer, Failure)))
 
@@ -60,10 +60,10 @@ class HookRequests:
             del self._data[message.request]
             session.abort("proxy_error")
 
-    def body_ended(self, message: HookTold) -> None:
+    def body_ended(self, message: HookNotice) -> None:
         """Forget a body that has ended, which a hook was reading."""
         if (bodies := self._bodies.get(message.session)) is not None:
-            bodies.forget(message.told)
+            bodies.forget(message.argument)
 
     def session_ended(self, session: int) -> None:
         """Forget a session that has ended."""

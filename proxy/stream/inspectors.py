@@ -17,7 +17,7 @@ import msgspec
 
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
-from proxy.hooks.asked import INSPECTED
+from proxy.hooks.arguments import INSPECTION_HOOKS
 from proxy.policy.carried import carry, flow_facts
 from proxy.policy.engine import Policies
 from proxy.policy.facts import FlowFacts
@@ -32,7 +32,7 @@ from proxy.session.messages import (
     Ended,
     FingerprintsWanted,
     HookData,
-    HookTold,
+    HookNotice,
     HookWanted,
     Kill,
     LeafWanted,
@@ -135,7 +135,7 @@ class InspectorHandle:
             self._ask(session, message)
         elif isinstance(message, HookData):
             self._hook_requests.add_data(session, message)
-        elif isinstance(message, HookTold):
+        elif isinstance(message, HookNotice):
             self._hook_requests.body_ended(message)
         elif isinstance(message, CertificateWanted | SignatureWanted):
             self._sign(session, message)
@@ -237,7 +237,7 @@ class Inspectors:
     def serve(self, application: Lifecycle) -> None:
         """Ask this application's hooks. Called before the first inspector starts."""
         self.application = application
-        names = tuple(name for name in INSPECTED if application.hooks.has(name))
+        names = tuple(name for name in INSPECTION_HOOKS if application.hooks.has(name))
         self.broker.configuration = msgspec.structs.replace(self.broker.configuration, hooks=names)
 
     def level_of(self, flow: Flow) -> ReadLevel | None:

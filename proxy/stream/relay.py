@@ -184,7 +184,7 @@ class Side:
 
     def release(self) -> None:
         """Give back the pipe and stop watching."""
-        self.relay.poller.leave(self.fd)
+        self.relay.poller.forget_closing(self.fd)
         self.discard()
 
     def discard(self) -> None:

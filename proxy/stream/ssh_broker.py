@@ -23,7 +23,7 @@ from proxy.session.messages import (
     SignatureAnswer,
     SignatureWanted,
 )
-from proxy.session.ssh import SSHRules, is_user_name, may_be
+from proxy.session.ssh import SSHRules, is_user_name, may_log_in_as
 from proxy.settings.ssh import SSHInspection
 from proxy.stream.recordings import Recordings, Retention
 from proxy.wire.age import AgeError, recipient
@@ -193,7 +193,7 @@ def _grant(ssh: SSHInspection, grants: SSHGrants, identity: str | None, user: st
         raise ProxyError("not a valid user name")
     if grants.user not in (None, user):
         raise ProxyError(f"this session already logs in as '{grants.user}'")
-    if not may_be(ssh.logins, identity, user):
+    if not may_log_in_as(ssh.logins, identity, user):
         raise ProxyError(f"'{identity}' may not log in as '{user}' at an origin")
     if is_asked and user not in grants.approved:
         raise ProxyError(f"the application has not accepted '{user}'")
