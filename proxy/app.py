@@ -38,7 +38,7 @@ from proxy.onramps.unconnected import GueRamp
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Opener, Plane
 from proxy.policy.judge import PolicyJudge
-from proxy.policy.load import check_readers
+from proxy.policy.load import check_body_hook
 from proxy.policy.source import FileSource
 from proxy.poller import IN, Poller
 from proxy.settings import DocumentError, GueOnRamp, InterfaceOnRamp, Settings, TunOnRamp, suggest
@@ -228,7 +228,7 @@ class Proxy:
             return chain.from_iterable(flows for tenant in tenants for flows in tenant.slices())
 
         state = source.state if self.settings.watch_policies else None
-        before, check = partial(self._hooks.notify, "reload"), partial(check_readers, self._hooks.has)
+        before, check = partial(self._hooks.notify, "reload"), partial(check_body_hook, self._hooks.has)
         judge = PolicyJudge(source, self.tenants, live, before, state, check)
         self._permission.judge = judge
         judge.review_tunnels = self._permission.review

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from proxy.policy.language import Values
@@ -53,14 +53,15 @@ def _condition(selector: str, values: list[str], rule: RuleText, lists: Mapping[
     return _any_of(_TEXTS[selector], values, quoted)
 
 
-def _any_of(field: str, values: list[str], written: object) -> str:
-    """A condition that a field has one of these values, or one of a list's."""
-    return " or ".join(_parts(field, values, written))
+def _any_of(field: str, values: list[str], literal: Callable[[str], str]) -> str:
+    """A condition that a field has one of these values, or one of a list's. `literal`: a value in the syntax of
+    expressions."""
+    return " or ".join(_parts(field, values, literal))
 
 
-def _parts(field: str, values: list[str], written: object) -> list[str]:
+def _parts(field: str, values: list[str], literal: Callable[[str], str]) -> list[str]:
     lists = [value for value in values if value.startswith("$")]
-    others = [written(value) for value in values if not value.startswith("$")]  # type: ignore[operator]
+    others = [literal(value) for value in values if not value.startswith("$")]
     parts = [f"{field} in {name}" for name in lists]
     if others:
         parts.append(f"{field} in {{{' '.join(others)}}}")

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.flow.record import TLSRecord
 from proxy.policy.judge import PolicyJudge
-from proxy.policy.load import check_readers
+from proxy.policy.load import check_body_hook
 from proxy.policy.source import FileSource
 from proxy.settings import DocumentError
 from proxy.verdict import Decision
@@ -97,13 +97,13 @@ def test_live_flows_are_judged_again_when_a_schedule_changes():
 
     async def run(now):
         judge.tick(now)
-        if judge._again is not None:
-            await judge._again
+        if judge._rejudging is not None:
+            await judge._rejudging
 
     asyncio.run(run(first - 1))
-    assert judge._again is None
+    assert judge._rejudging is None
     asyncio.run(run(first))
-    assert judge._again is not None
+    assert judge._rejudging is not None
     assert judge._next_change > first
     assert not flows[0].is_ended
 
@@ -157,8 +157,8 @@ def test_files_that_change_are_loaded_when_they_stay_as_they_are(tmp_path):
                 os.utime(hosts, ns=(0, int(1e9 + now * 1e9)))
             now += 1
             judge.tick(now)
-            if judge._renewing is not None:
-                await judge._renewing
+            if judge._reload_task is not None:
+                await judge._reload_task
             versions.append(judge.policies.version)
 
     asyncio.run(look())
@@ -169,8 +169,8 @@ def test_files_that_change_are_loaded_when_they_stay_as_they_are(tmp_path):
     async def look_again():
         for now in (10.0, 11.0, 12.0):
             judge.tick(now)
-            if judge._renewing is not None:
-                await judge._renewing
+            if judge._reload_task is not None:
+                await judge._reload_task
 
     asyncio.run(look_again())
     assert judge.policies.version == versions[-1]
@@ -191,7 +191,7 @@ def test_who_is_to_be_asked_before_a_reload_is():
 
 def test_bodies_are_to_be_read_only_where_the_application_has_a_hook_for_them():
     def judging(text, *hooks):
-        return PolicyJudge(source(text), ["acme"], list, check=partial(check_readers, hooks.__contains__))
+        return PolicyJudge(source(text), ["acme"], list, check=partial(check_body_hook, hooks.__contains__))
 
     wish = "rules:\n- {name: scan, phase: http, action: inspect-body}"
     judging(wish, "http_body")

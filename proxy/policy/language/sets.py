@@ -142,7 +142,7 @@ def network_of(text: str, at: Spot) -> Network:
         meant = ip_network(text, strict=False)
     except ValueError:
         raise ExpressionError(f"not a prefix: {text}", *at) from None
-    raise ExpressionError(f"{text} has bits behind its prefix; did you mean {meant}?", *at)
+    raise ExpressionError(f"{text} has host bits set; did you mean {meant}?", *at)
 
 
 def shown(literal: Literal) -> str:
