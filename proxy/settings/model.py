@@ -268,7 +268,7 @@ def _check_interfaces(document: Document, settings: Settings, ramp: InterfaceOnR
     taken = {name for other in others if isinstance(other, InterfaceOnRamp) for name in other.interfaces}
     for index, name in enumerate(ramp.interfaces):
         if name in taken or name in ramp.interfaces[:index]:
-            raise document.error(f"the interface '{name}' stands twice", (*place, "interfaces", index))
+            raise document.error(f"the interface '{name}' is listed twice", (*place, "interfaces", index))
 
 
 def _check_owner(document: Document, settings: Settings, ramp: TunOnRamp | InterfaceOnRamp, place: Place) -> None:

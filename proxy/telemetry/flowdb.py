@@ -61,7 +61,7 @@ def open_writer(path: str) -> sqlite3.Connection:
     """
     try:
         if _is_zeroed(path):
-            move_aside(path, "zeros stand in place of its header")
+            move_aside(path, "its header is all zeros")
         if _prepare_file(path) == flowimport.VERSION:
             old = _rename(path, f"version-{flowimport.VERSION}")
             _prepare_file(path)
