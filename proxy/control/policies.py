@@ -24,7 +24,7 @@ async def reload(view: PolicyView | None) -> list[Reloaded]:
     if view is None:
         return []
     try:
-        return [await view.renew()]
+        return [await view.reload_and_report()]
     except DocumentError as error:
         raise HttpError(400, f"nothing has changed: {error}") from None
 

@@ -290,7 +290,7 @@ class PolicyView(Protocol):
 
     def describe(self, *, text: bool) -> list[PolicyInfo]: ...
 
-    async def renew(self) -> Reloaded:
+    async def reload_and_report(self) -> Reloaded:
         """Reload the files. Raises DocumentError if one is invalid; then nothing has changed."""
         ...
 

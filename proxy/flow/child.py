@@ -138,26 +138,26 @@ def child_predicate(query: ChildQuery) -> Callable[[Child], bool]:
     return matches
 
 
-def _tests(chosen: ChildFilters) -> Iterable[Test]:
-    if statuses := chosen.status:
+def _tests(filters: ChildFilters) -> Iterable[Test]:
+    if statuses := filters.status:
         yield (
             lambda _, values: values.status is not None and any(low <= values.status <= high for low, high in statuses)
         )
-    if methods := chosen.method:
+    if methods := filters.method:
         yield lambda _, values: values.method.upper() in methods
-    if chosen.host:
-        hosts = globs(chosen.host)
+    if filters.host:
+        hosts = globs(filters.host)
         yield lambda _, values: values.host is not None and hosts.fullmatch(values.host.lower()) is not None
-    if chosen.url:
-        urls = globs(tuple(url.lower() for url in chosen.url))
+    if filters.url:
+        urls = globs(tuple(url.lower() for url in filters.url))
         yield lambda _, values: _matches_url(urls, values)
-    if faults := chosen.fault:
+    if faults := filters.fault:
         yield lambda _, values: values.fault in faults
-    if users := chosen.user:
+    if users := filters.user:
         yield lambda child, _: child.user in users
-    if verdicts := chosen.verdict:
+    if verdicts := filters.verdict:
         yield lambda child, _: not isinstance(child, FileRecord) and child.verdict in verdicts
-    if flows := chosen.flow_id:
+    if flows := filters.flow_id:
         yield lambda child, _: child.flow_id in flows
 
 
@@ -169,24 +169,24 @@ def _negated(test: Test) -> Test:
     return lambda child, values: not test(child, values)
 
 
-def request_wanted(chosen: Filters) -> ChildFilters | None:
+def request_wanted(filters: Filters) -> ChildFilters | None:
     """The condition that one request of a flow must meet for the flow to match, or None if there is none."""
-    if not (chosen.http_status or chosen.http_method or chosen.url):
+    if not (filters.http_status or filters.http_method or filters.url):
         return None
-    return ChildFilters(status=chosen.http_status, method=chosen.http_method, url=chosen.url, host=chosen.host)
+    return ChildFilters(status=filters.http_status, method=filters.http_method, url=filters.url, host=filters.host)
 
 
-def requests_excluded(chosen: Filters) -> list[ChildFilters]:
+def requests_excluded(filters: Filters) -> list[ChildFilters]:
     """Conditions that no request of a flow may meet."""
     each = [
-        ChildFilters(status=chosen.http_status),
-        ChildFilters(method=chosen.http_method),
-        ChildFilters(url=chosen.url),
+        ChildFilters(status=filters.http_status),
+        ChildFilters(method=filters.http_method),
+        ChildFilters(url=filters.url),
     ]
     return [filters for filters in each if filters != NOTHING]
 
 
-def without_requests(chosen: Filters, *, is_wanted: bool) -> dict[str, Any]:
+def without_requests(filters: Filters, *, is_wanted: bool) -> dict[str, Any]:
     """The same filters without those on requests."""
     cleared = dict.fromkeys(("http_status", "http_method", "url"), ())
-    return {**cleared, "host": ()} if is_wanted and request_wanted(chosen) is not None else cleared
+    return {**cleared, "host": ()} if is_wanted and request_wanted(filters) is not None else cleared

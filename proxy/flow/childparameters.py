@@ -51,9 +51,9 @@ def parse_children(kind: ChildKind, pairs: Iterable[tuple[str, str]], now: datet
     values = read_pairs(pairs, CHILD_PARAMETERS, FILTERS, single)
     tenant = take_tenant(values)
     excluded = {name.removeprefix(NOT): values.pop(name) for name in _EXCLUDING if name in values}
-    for chosen in (values, excluded):
-        if "id" in chosen:
-            chosen["flow_id"] = chosen.pop("id")
+    for filters in (values, excluded):
+        if "id" in filters:
+            filters["flow_id"] = filters.pop("id")
     query = ChildQuery(kind=kind, tenant=tenant, excluded=ChildFilters(**excluded), **values)
     check_window(query.since, query.until)
     return query

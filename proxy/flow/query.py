@@ -190,23 +190,23 @@ def _negated(test: Test) -> Test:
     return lambda r: not test(r)
 
 
-def _tests(chosen: Filters, getters: Getters) -> list[Test]:
-    tests = [_equal(getters[name], frozenset(values)) for name in _EQUAL if (values := getattr(chosen, name))]
-    tests += [_in_range([getters[side] for side in sides], getattr(chosen, name)) for name, sides in _RANGES.items()
-              if getattr(chosen, name)]  # fmt: skip
-    if versions := chosen.version:
+def _tests(filters: Filters, getters: Getters) -> list[Test]:
+    tests = [_equal(getters[name], frozenset(values)) for name in _EQUAL if (values := getattr(filters, name))]
+    tests += [_in_range([getters[side] for side in sides], getattr(filters, name)) for name, sides in _RANGES.items()
+              if getattr(filters, name)]  # fmt: skip
+    if versions := filters.version:
         src = getters["src"]
         tests.append(lambda r: src(r)[0] in versions)
-    if hosts := chosen.host:
+    if hosts := filters.host:
         pattern, host = globs(hosts), getters["dst_host"]
         tests.append(lambda r: (name := host(r)) is not None and pattern.fullmatch(name.lower()) is not None)
-    if names := chosen.policy:
+    if names := filters.policy:
         decisions = getters["decisions"]
         tests.append(lambda r: any(each.policy in names or each.rule in names for each in decisions(r)))
-    if (min_bytes := chosen.min_bytes) > 0:
+    if (min_bytes := filters.min_bytes) > 0:
         octets = getters["bytes"]
         tests.append(lambda r: octets(r) >= min_bytes)
-    if (min_duration := chosen.min_duration_ms) > 0:
+    if (min_duration := filters.min_duration_ms) > 0:
         duration = getters["duration"]
         tests.append(lambda r: duration(r) >= min_duration)
     return tests

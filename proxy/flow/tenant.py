@@ -120,9 +120,9 @@ class Network:
         `arrival`: the on-ramp of the reply, which must lead to the flow's destination. None: the kernel has checked
         that.
         """
-        turned = reverse_key(key)
+        reversed_ = reverse_key(key)
         for ramp in self.ramps:
-            flow = ramp.flows.get(protocol, {}).get(turned)
+            flow = ramp.flows.get(protocol, {}).get(reversed_)
             if flow is not None and flow.egress is flow.carrier:
                 return flow if arrival is None or self.leads_to(arrival, flow.destination) else None
         return None

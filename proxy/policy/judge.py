@@ -120,7 +120,7 @@ class PolicyJudge:
             raise ValueError(f"the proxy has no tenant '{tenant}'{suggest(tenant, self._tenants)}", "tenant")
         return explain(self.policies, question, time.time())
 
-    async def renew(self) -> Reloaded:
+    async def reload_and_report(self) -> Reloaded:
         """Reload, and return the result."""
         earlier, revoked = self.policies.version, self.revoked
         policies = await self.reload()

@@ -23,19 +23,19 @@ class Lists:
     """All lists of one file. Each is assembled once, with the lists that it includes."""
 
     def __init__(
-        self, document: Document, written: Mapping[str, ListText | list[str | int]], read_file: ReadFile,
+        self, document: Document, definitions: Mapping[str, ListText | list[str | int]], read_file: ReadFile,
         global_lists: Mapping[str, Values],
     ) -> None:  # fmt: skip
         """`global_lists`: lists of the global policies, which this file may use too."""
-        self._document, self._written, self._read_file = document, written, read_file
+        self._document, self._definitions, self._read_file = document, definitions, read_file
         self._resolved: dict[str, Values] = dict(global_lists)
         self._in_progress: list[str] = []
 
     def all(self) -> dict[str, Values]:
         """All lists by name. DocumentError: a value is invalid, or lists include each other."""
-        for name in self._written:
+        for name in self._definitions:
             self._resolved.pop(name, None)  # its own, not a global one of the same name
-        for name in self._written:
+        for name in self._definitions:
             self._values(name, lambda message: self._document.error(message))
         return self._resolved
 
@@ -45,8 +45,8 @@ class Lists:
             raise make_error(f"lists include each other: {cycle}")
         if name in self._resolved:
             return self._resolved[name]
-        if name not in self._written:
-            raise make_error(f"unknown list '${name}'{suggest(name, {*self._resolved, *self._written})}")
+        if name not in self._definitions:
+            raise make_error(f"unknown list '${name}'{suggest(name, {*self._resolved, *self._definitions})}")
         self._in_progress.append(name)
         builder = _ListBuilder()
         for text, make_entry_error in self._entries(name):
@@ -59,16 +59,16 @@ class Lists:
         return values
 
     def _entries(self, name: str) -> Iterator[Entry]:
-        document, written, place = self._document, self._written[name], ("lists", name)
-        values = written if isinstance(written, list) else written.values
-        values_place: Place = place if isinstance(written, list) else (*place, "values")
+        document, definition, place = self._document, self._definitions[name], ("lists", name)
+        values = definition if isinstance(definition, list) else definition.values
+        values_place: Place = place if isinstance(definition, list) else (*place, "values")
         for index, value in enumerate(values):
             yield str(value).strip(), _error_at(document, (*values_place, index))
-        if isinstance(written, ListText) and written.file is not None:
-            text = self._read_file(written.file, document, (*place, "file"))
+        if isinstance(definition, ListText) and definition.file is not None:
+            text = self._read_file(definition.file, document, (*place, "file"))
             for number, line in enumerate(text.split("\n"), 1):
                 if value := line.partition("#")[0].strip():
-                    yield value, _error_at_line(written.file, number, line.index(value[0]) + 1)
+                    yield value, _error_at_line(definition.file, number, line.index(value[0]) + 1)
 
 
 class _ListBuilder:

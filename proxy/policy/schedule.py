@@ -19,11 +19,11 @@ QUARTER_S = 15 * 60
 class Schedule:
     """`mon: "08:00-12:30,13:30-17:00"` and so on; a rule is off on days that are not named."""
 
-    def __init__(self, written: Mapping[str, str]) -> None:
+    def __init__(self, days: Mapping[str, str]) -> None:
         """Parse the schedule. ValueError: the fault, and its key."""
         self.zone: tzinfo = UTC
         self._spans: dict[int, list[tuple[int, int]]] = {}  # minutes of the day, by weekday from Monday
-        for key, text in written.items():
+        for key, text in days.items():
             if key == "time_zone":
                 self.zone = _zone(text)
             elif key not in WEEKDAYS:

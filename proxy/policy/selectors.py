@@ -22,9 +22,9 @@ _PORTS = re.compile(r"(\d+)(?:\s*(?:-|\.\.)\s*(\d+))?")
 def conditions(rule: RuleText, lists: Mapping[str, Values]) -> Iterator[tuple[str, str]]:
     """Each selector of the rule with its condition. ValueError (the fault, the selector)."""
     for selector in SELECTORS:
-        if (written := getattr(rule, selector)) is not None:
+        if (selected := getattr(rule, selector)) is not None:
             try:
-                yield selector, _condition(selector, _values(written), rule, lists)
+                yield selector, _condition(selector, _values(selected), rule, lists)
             except ValueError as error:
                 raise ValueError(f"{selector}: {error}", selector) from None
 
@@ -75,8 +75,8 @@ def as_hosts(values: Values) -> Values:
     )
 
 
-def _values(written: Several) -> list[str]:
-    values = [str(each) for each in written] if isinstance(written, list) else [str(written)]
+def _values(selected: Several) -> list[str]:
+    values = [str(each) for each in selected] if isinstance(selected, list) else [str(selected)]
     if not values:
         raise ValueError("an empty list matches nothing: leave the selector out")
     return values

@@ -16,7 +16,7 @@ import yaml
 from proxy.settings.scalars import position_inside
 
 T = TypeVar("T")
-Place = tuple[str | int, ...]
+Place = tuple[str | int, ...]  # keys and indexes that lead from the root of a document to a value
 
 MAX_BYTES = 4 << 20
 MAX_VALUES = 200_000  # counted after aliases are expanded, which stops `billion laughs` documents

@@ -82,7 +82,7 @@ class Broker:
         socket of the host would be in another network.
         """
         if flow.egress is not None:
-            then(None, "what leaves by a tunnel has one connection only")
+            then(None, "a flow into a tunnel has a single connection")
             return
         if wanted.host is None:
             self._connect(flow, *flow.target, then)

@@ -67,7 +67,7 @@ class FlowSetup:
         level = verdict.level or flow.wanted_level or tenant.level
         if tenant.inspection.quic == "pass" or not (level in INSPECTED_LEVELS or self.is_tcp_inspected(flow)):
             return verdict
-        return self.lifecycle.admission.refuse(flow, "quic", "QUIC cannot be read: TLS over TCP can")
+        return self.lifecycle.admission.refuse(flow, "quic", "QUIC cannot be inspected, TLS over TCP can")
 
     def open_answer(self, flow: Flow, inject: Inject) -> None:
         """Open a flow whose first packet comes from the origin; `inject` forwards it."""

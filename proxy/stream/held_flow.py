@@ -24,7 +24,7 @@ from proxy.wire.ip import IPPacket
 
 Enter = Callable[[Flow, bool, bytearray, IPPacket], DropReason | None]
 
-REFUSED_KEPT_S = 2.0  # for which retransmitted SYNs get the same answer
+REFUSED_RETENTION_S = 2.0  # for which retransmitted SYNs get the same answer
 
 
 class HeldFlow:
@@ -138,7 +138,7 @@ class HeldFlow:
                 self._first.refuse_again()
                 return DropReason.HELD
             return DropReason.STRAY
-        if flags & tcp.RST and self._first.is_meant_by(buffer, packet):
+        if flags & tcp.RST and self._first.is_reset_by(buffer, packet):
             flow.history += "R"
             self.end("client_reset")
             return None
@@ -165,7 +165,7 @@ class HeldFlow:
         self._held_packets.drop_all()
         lifecycle.ended(flow)
         if self._is_refused and flow.protocol == "tcp":
-            lifecycle.wheel.arm(flow, time.monotonic() + REFUSED_KEPT_S)
+            lifecycle.wheel.arm(flow, time.monotonic() + REFUSED_RETENTION_S)
         else:
             lifecycle.removed(flow)
 

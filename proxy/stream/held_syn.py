@@ -43,7 +43,7 @@ class HeldSyn:
         if "r" in flow.history:
             flow.origin_path.packets, flow.origin_path.octets = 1, HEADERS[self.packet.version]
 
-    def is_meant_by(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_reset_by(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether the RST in `packet` is for this SYN, and not for an earlier connection (RFC 9293 3.10.7.4)."""
         return self._distance(buffer, packet) < MAX_PACKET
 

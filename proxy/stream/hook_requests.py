@@ -56,7 +56,7 @@ class HookRequests:
         data_so_far = self._data.setdefault(message.request, bytearray())
         data_so_far += message.data
         if len(data_so_far) > MAX_DATA:
-            log.error("an inspector asks about more than %d bytes at once (%r)", MAX_DATA, session.flow)
+            log.error("an inspector sent more than %d bytes for one hook (%r)", MAX_DATA, session.flow)
             del self._data[message.request]
             session.abort("proxy_error")
 

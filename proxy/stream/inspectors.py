@@ -291,7 +291,7 @@ class Inspectors:
         if (tenant, host) in self._exceptions:
             return
         lasts_s = self.broker.configuration.tenants[tenant].pinned_s
-        log.warning("tenant '%s': %s is not read for %.0f s: %s", tenant, host, lasts_s, why)
+        log.warning("tenant '%s': %s is not inspected for %.0f s: %s", tenant, host, lasts_s, why)
         self._exceptions[tenant, host] = why, time.monotonic() + lasts_s
         self._broadcast(Learnt(0, host, why, tenant))
 
@@ -382,14 +382,14 @@ class Inspectors:
         inspector = self._local = Inspector(self._poller)
         inspector.channel = LocalChannel(self._loop.call_soon, handle.receive)
         handle.channel = LocalChannel(self._loop.call_soon, inspector.receive)
-        handle.shortfalls = ["inspectors: 0, so what strangers send is read in the proxy's own process"]
+        handle.shortfalls = ["inspectors: 0, so untrusted input is parsed in the proxy's own process"]
 
     def _start_process(self, handle: InspectorHandle) -> None:
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with far:
+        own_end, inspector_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with inspector_end:
             reads_ssh = any(rules.ssh is not None for rules in self.broker.configuration.tenants.values())
-            handle.process = start(far, reads_ssh=reads_ssh, logs_keys=bool(self.broker.key_logs.paths))
-        handle.channel = SocketChannel(near, self._poller, decode_to_proxy, handle.receive, handle.lost)
+            handle.process = start(inspector_end, reads_ssh=reads_ssh, logs_keys=bool(self.broker.key_logs.paths))
+        handle.channel = SocketChannel(own_end, self._poller, decode_to_proxy, handle.receive, handle.lost)
 
     def _broadcast(self, message: msgspec.Struct) -> None:
         for handle in self.handles:

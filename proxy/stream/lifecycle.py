@@ -26,7 +26,7 @@ EVENTS: tuple[Event, ...] = ("start", "connected", "update", "end")
 DUE_SLICE = 500  # due flows handled per call: 1 to 5 ms
 UPDATES_PER_TICK = 500  # live flows examined per call: about 5 ms
 IDLE_CHECKS = 4  # readings of a flow's counters per idle timeout: the flow ends after 1 to 1.25 times the timeout
-TAKEN_BACK = [Decision(stage="flow_start", policy="default", action="allow", reason="taken back from a killed proxy")]
+RESUMED = [Decision(stage="flow_start", policy="default", action="allow", reason="taken back from a killed proxy")]
 
 
 class TimedHandler(Protocol):
@@ -95,7 +95,7 @@ class Lifecycle:
     def resume(self, flow: Flow, handler: TimedHandler) -> None:
         """Enter a flow that an earlier proxy process opened and allowed."""
         flow.handler = handler
-        flow.decisions = TAKEN_BACK
+        flow.decisions = RESUMED
         flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
         self.flows += 1
 

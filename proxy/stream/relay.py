@@ -370,7 +370,7 @@ def _take_pipe() -> tuple[int, int]:
     if _pipes:
         return _pipes.pop()
     if _open_pipes >= MAX_PIPES:
-        raise OSError(errno.EMFILE, "other relays have all pipes")
+        raise OSError(errno.EMFILE, "all pipes are in use")
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     _open_pipes += 1
     try:

@@ -54,7 +54,7 @@ def redirection(flow: Flow, origin: tuple[str, int]) -> Endpoint | str:
     if len(address) != len(flow.destination):
         return f"{origin[0]} is of the other address family"
     if flow.protocol not in (*LIFTABLE, *ECHO_PROTOCOLS):
-        return f"{flow.protocol} cannot be sent elsewhere"
+        return f"{flow.protocol} cannot be redirected"
     return address, origin[1] if flow.protocol in LIFTABLE else flow.destination_port
 
 
@@ -65,5 +65,5 @@ def _redirected_hop(flow: Flow, hop: Hop) -> Hop | str:
     if hop.carrier.exit is not None:
         return Hop(hop.route, None)
     if flow.protocol in ECHO_PROTOCOLS:
-        return "an echo request into a tunnel cannot be sent elsewhere"
+        return "an echo request into a tunnel cannot be redirected"
     return Hop(hop.route, hop.carrier, is_lifted=True)

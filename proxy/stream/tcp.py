@@ -93,7 +93,7 @@ class TcpFlow:
             return DropReason.STRAY if self._leg is None else self._packet_from_origin(buffer, packet)
         flags = tcp.flags(buffer, packet)
         if self._stage is DIALING:
-            if flags & tcp.RST and self._syn.is_meant_by(buffer, packet):
+            if flags & tcp.RST and self._syn.is_reset_by(buffer, packet):
                 self._flow.history += "R"
                 self.end("client_reset")
                 return None
@@ -113,7 +113,7 @@ class TcpFlow:
         elif flags & tcp.RST and self._stage is RELAYING:
             self._handle_client_reset()  # do not wait for the poller: the next packet may be a SYN from the same port
         elif self._stage is HANDSHAKE:
-            if flags & tcp.RST and self._syn.is_meant_by(buffer, packet):
+            if flags & tcp.RST and self._syn.is_reset_by(buffer, packet):
                 self._flow.history += "R"
                 self.end("client_reset")
             elif flags & tcp.ACK:
@@ -130,7 +130,7 @@ class TcpFlow:
         return reason
 
     def _handle_client_reset(self) -> bool:
-        """Whether our kernel has accepted a reset from the client. If so, tell the relay, which may know."""
+        """Tell the relay of a reset from the client. Returns whether our kernel has accepted one."""
         if self._client is None or self._relay is None or not is_dead(self._client):
             return False
         self._relay.client_reset()

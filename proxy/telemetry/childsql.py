@@ -64,8 +64,8 @@ def _select(query: ChildQuery) -> Condition:
     where = " AND ".join(f"({condition})" for condition, _ in conditions)
     arguments = [argument for _, each in conditions for argument in each]
     table = "children" if query.flow_id else "children NOT INDEXED"
-    chosen = f"SELECT number, {', '.join(COLUMNS)} FROM {table} WHERE {where}"
-    return f"{chosen} ORDER BY number DESC LIMIT ?", [*arguments, query.limit + 1]
+    selection = f"SELECT number, {', '.join(COLUMNS)} FROM {table} WHERE {where}"
+    return f"{selection} ORDER BY number DESC LIMIT ?", [*arguments, query.limit + 1]
 
 
 def _tenant(tenant: str | None) -> Iterable[Condition]:
@@ -73,20 +73,20 @@ def _tenant(tenant: str | None) -> Iterable[Condition]:
         yield "tenant = (SELECT id FROM words WHERE text = ?)", [tenant]
 
 
-def _filters(chosen: ChildFilters) -> Iterable[Condition]:
-    if statuses := chosen.status:
+def _filters(filters: ChildFilters) -> Iterable[Condition]:
+    if statuses := filters.status:
         yield " OR ".join("status BETWEEN ? AND ?" for _ in statuses), [end for pair in statuses for end in pair]
-    if methods := chosen.method:
+    if methods := filters.method:
         yield _STRING_IN.format("method", f"upper(text) IN ({_placeholders(methods)})"), list(methods)
-    for column, string_ids in (("fault", chosen.fault), ("user", chosen.user), ("verdict", chosen.verdict)):
-        if string_ids:
-            yield _STRING_IN.format(column, f"text IN ({_placeholders(string_ids)})"), list(string_ids)
-    if hosts := chosen.host:
+    for column, texts in (("fault", filters.fault), ("user", filters.user), ("verdict", filters.verdict)):
+        if texts:
+            yield _STRING_IN.format(column, f"text IN ({_placeholders(texts)})"), list(texts)
+    if hosts := filters.host:
         globs = " OR ".join("lower(text) GLOB ?" for _ in hosts)
         yield _STRING_IN.format("host", globs), [_glob(host) for host in hosts]
-    if urls := chosen.url:
+    if urls := filters.url:
         yield " OR ".join(f"{_URL} GLOB ?" for _ in urls), [_glob(url.lower()) for url in urls]
-    if flow_ids := chosen.flow_id:
+    if flow_ids := filters.flow_id:
         yield f"flow_id IN ({_placeholders(flow_ids)})", [packed_id(flow_id) for flow_id in flow_ids]
 
 

@@ -57,7 +57,7 @@ _decode = msgspec.json.Decoder(FlowRecord).decode
 def open_writer(path: str) -> sqlite3.Connection:
     """A connection for writing. A missing file is created (0600), a damaged one is moved aside.
 
-    Raises ProxyError if the file is not ours or cannot be opened: it is never overwritten.
+    Raises ProxyError if the file is not a flow log, or cannot be opened: it is never overwritten.
     """
     try:
         if _is_zeroed(path):
@@ -145,8 +145,8 @@ def _prepare_file(path: str) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         header = os.pread(descriptor, 72, 0)
-        ours = header[:16] == _MAGIC and int.from_bytes(header[68:72]) == APPLICATION_ID
-        if header and not ours:
+        is_ours = header[:16] == _MAGIC and int.from_bytes(header[68:72]) == APPLICATION_ID
+        if header and not is_ours:
             raise ProxyError(f"{path} is not a flow log of this proxy: name another file in records.path")
         os.fchmod(descriptor, 0o600)
         return int.from_bytes(header[60:64])

@@ -53,7 +53,7 @@ class FlowLog:
     """The store of ended flows. `submit` belongs to the event loop's thread. `close` writes what was submitted last."""
 
     def __init__(self, settings: Records, *, queue_records: int = QUEUE_RECORDS) -> None:
-        """Open or create the file. Raises ProxyError if it is not ours or cannot be opened."""
+        """Open or create the file. Raises ProxyError if it is not a flow log, or cannot be opened."""
         self._settings = settings
         self._path = settings.path
         self._capacity = queue_records
@@ -283,8 +283,8 @@ class FlowLog:
         self._lost.forget(cutoff)
         flowdb.delete_lost_counts(connection, cutoff // MINUTE_NS)
         self._oldest = flowdb.oldest_end(connection)
-        ends = [end for end in (self._oldest, flowdb.oldest_child(connection)) if end is not None]
-        delete_unused_strings(connection, min(ends, default=cutoff))
+        oldest_ends = [end for end in (self._oldest, flowdb.oldest_child(connection)) if end is not None]
+        delete_unused_strings(connection, min(oldest_ends, default=cutoff))
 
     def _ensure_connected(self) -> sqlite3.Connection:
         """The connection to the file now at our path, also after it was damaged, removed or replaced."""

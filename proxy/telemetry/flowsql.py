@@ -101,9 +101,9 @@ def select(query: FlowQuery, *, is_recent: bool = False) -> Condition:
     # Keys are selected first, and their rows read afterwards: sorting whole rows takes four times as long.
     table = "flows INDEXED BY flows_by_end" if is_recent else "flows NOT INDEXED"
     order = f"ORDER BY {key} {direction}, flow_id {direction}"  # as in the key: the first found are the first
-    chosen = f"SELECT {key} AS sort_key, tenant, started, flow_id FROM {table} WHERE {where} {order} LIMIT ?"
+    keys = f"SELECT {key} AS sort_key, tenant, started, flow_id FROM {table} WHERE {where} {order} LIMIT ?"
     statement = (
-        f"SELECT sort_key, {_SELECTED}, body FROM ({chosen}) AS chosen "
+        f"SELECT sort_key, {_SELECTED}, body FROM ({keys}) AS chosen "
         "CROSS JOIN flows USING (tenant, started, flow_id) CROSS JOIN bodies USING (flow_id) "
         f"ORDER BY sort_key {direction}, flows.flow_id {direction}"
     )
@@ -127,10 +127,10 @@ def lookup(query: FlowQuery) -> Condition:
     """As `select`, for a query that names its flows: each is found by its body."""
     where = conditions(query)
     names = [packed_id(name) for name in query.flow_id]
-    chosen = f"SELECT tenant, started, flow_id, body FROM bodies WHERE flow_id IN ({','.join('?' * len(names))})"
+    bodies = f"SELECT tenant, started, flow_id, body FROM bodies WHERE flow_id IN ({','.join('?' * len(names))})"
     key, direction = SORT_COLUMNS[query.sort], "DESC" if query.descending else "ASC"
     statement = (
-        f"SELECT {key} AS sort_key, {_SELECTED}, named.body FROM ({chosen}) AS named "
+        f"SELECT {key} AS sort_key, {_SELECTED}, named.body FROM ({bodies}) AS named "
         f"CROSS JOIN flows USING (tenant, started, flow_id) WHERE {where} "
         f"ORDER BY sort_key {direction}, flows.flow_id {direction} LIMIT ?"
     )
@@ -159,41 +159,41 @@ def conditions(query: FlowQuery) -> Where:
         where.add(f"({condition})", *arguments)
     for condition, arguments in _filters(query.excluded):
         where.add(f"({condition}) IS NOT TRUE", *arguments)  # an unknown user is not among the excluded ones
-    for unwanted in requests_excluded(query.excluded):
-        condition, arguments = has_child(unwanted, "request", query.tenant)
+    for excluded in requests_excluded(query.excluded):
+        condition, arguments = has_child(excluded, "request", query.tenant)
         where.add(f"NOT {condition}", *arguments)
     return where
 
 
-def _filters(chosen: Filters, *, is_host_asked: bool = True) -> list[Condition]:
+def _filters(filters: Filters, *, is_host_asked: bool = True) -> list[Condition]:
     found: list[Condition] = []
     for name in _STRING_FILTERS:
-        if values := getattr(chosen, name):
+        if values := getattr(filters, name):
             found.append((f"{name} IN (SELECT id FROM words WHERE text IN ({_placeholders(values)}))", list(values)))
     for name, columns in _RANGES.items():
-        if ranges := getattr(chosen, name):
+        if ranges := getattr(filters, name):
             tests = [f"{column} BETWEEN ? AND ?" for column in columns for _ in ranges]
             found.append((" OR ".join(tests), [end for pair in ranges * len(columns) for end in pair]))
-    if versions := chosen.version:
+    if versions := filters.version:
         found.append((f"substr(src, 1, 1) IN ({_placeholders(versions)})", [bytes((version,)) for version in versions]))
-    if (hosts := chosen.host) and is_host_asked:
+    if (hosts := filters.host) and is_host_asked:
         globs = " OR ".join("lower(text) GLOB ?" for _ in hosts)
         found.append(
             (f"dst_host IN (SELECT id FROM words WHERE {globs})", [host.replace("[", "[[]") for host in hosts])
         )
-    if names := chosen.policy:
+    if names := filters.policy:
         found.append((_HAS_DECISION.format(_placeholders(names)), [*names, *names]))
-    if marks := chosen.dscp:
+    if marks := filters.dscp:
         found.append((f"dscp IN ({_placeholders(marks)})", list(marks)))
-    if names := chosen.flow_id:
+    if names := filters.flow_id:
         found.append((f"flow_id IN ({_placeholders(names)})", [packed_id(name) for name in names]))
-    if names := chosen.community_id:
+    if names := filters.community_id:
         numbers = [community_number(community_digest(name)) for name in names]
         found.append((f"community IN ({_placeholders(names)})", numbers))
-    if chosen.min_bytes > 0:
-        found.append(("up + down >= ?", [chosen.min_bytes]))
-    if chosen.min_duration_ms > 0:
-        found.append(("(ended - started) / 1e6 >= ?", [chosen.min_duration_ms]))
+    if filters.min_bytes > 0:
+        found.append(("up + down >= ?", [filters.min_bytes]))
+    if filters.min_duration_ms > 0:
+        found.append(("(ended - started) / 1e6 >= ?", [filters.min_duration_ms]))
     return found
 
 

@@ -23,7 +23,7 @@ _TRAFFIC = {
 _HEALTH = {"healthy": 0, "degraded": 1, "down": 2}
 
 
-def render(status: Status, tunnels: Iterable[TunnelInfo] = (), ends: EndDrops | None = None) -> str:
+def render(status: Status, tunnels: Iterable[TunnelInfo] = (), end_drops: EndDrops | None = None) -> str:
     """The whole exposition, families in a fixed order. A drop without a tenant has an empty tenant label."""
     return "".join(
         [
@@ -46,7 +46,7 @@ def render(status: Status, tunnels: Iterable[TunnelInfo] = (), ends: EndDrops | 
             ),
             _family("oxy_drops_total", "counter", "Packets dropped, by reason.", _drops(status)),
             *_health(tunnels),
-            *_ends(ends or {}),
+            *_end_drops(end_drops or {}),
             _family("oxy_kernel_total", "counter", "Counters of the private namespace.", _kernel(status)),
             *_offramp(status),
             _family("oxy_inspector_sessions", "gauge", "Sessions that inspectors read.", _inspected(status)),
@@ -129,16 +129,14 @@ def _health(tunnels: Iterable[TunnelInfo]) -> Iterator[str]:
         for own, t in probed
         for result, count in (("answered", t.probes_answered), ("lost", t.probes_lost))
     )
-    yield _family(
-        "oxy_tunnel_probes_total", "counter", "Probes sent through a tunnel, by what became of them.", samples
-    )
+    yield _family("oxy_tunnel_probes_total", "counter", "Probes sent through a tunnel, by outcome.", samples)
 
 
-def _ends(drops: EndDrops) -> Iterator[str]:
+def _end_drops(drops: EndDrops) -> Iterator[str]:
     """The family of tunnel ends carried by other programs, if there are any."""
     if drops:
         names = "tenant", "tunnel", "end", "reason"
-        samples = ((dict(zip(names, place, strict=True)), count) for place, count in sorted(drops.items()))
+        samples = ((dict(zip(names, key, strict=True)), count) for key, count in sorted(drops.items()))
         text = "Packets that an end of a tunnel carried by another program dropped, by reason."
         yield _family("oxy_tunnel_end_drops_total", "counter", text, samples)
 

@@ -86,8 +86,8 @@ class _Writer:
         column = _COLUMNS[name]
         if values.kind is Kind.TEXT:
             self.arguments += sorted(map(str, values.single))
-            chosen = f"SELECT id FROM words WHERE text IN ({','.join('?' * len(values.single))})"
-            return f"(({column} IN ({chosen})) IS TRUE)"
+            ids = f"SELECT id FROM words WHERE text IN ({','.join('?' * len(values.single))})"
+            return f"(({column} IN ({ids})) IS TRUE)"
         spans = list(_spans(values))
         self.arguments += [end for span in spans for end in span]
         return f"(({' OR '.join([f'{column} BETWEEN ? AND ?'] * len(spans)) or '0'}) IS TRUE)"

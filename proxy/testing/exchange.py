@@ -57,20 +57,20 @@ class Client:
 
     def tcp(self, host: str, port: int, *, source_port: int | None = None) -> Exchange:
         """Open a connection: send a SYN."""
-        source, destination, ports = self._ends(host, port, source_port)
+        source, destination, ports = self._endpoints(host, port, source_port)
         return self._begin(packets.segment(source, destination, ports, tcp.SYN, ISN), "tcp")
 
     def udp(self, host: str, port: int, payload: bytes = b"hello", *, source_port: int | None = None) -> Exchange:
         """Send a datagram."""
-        source, destination, ports = self._ends(host, port, source_port)
+        source, destination, ports = self._endpoints(host, port, source_port)
         return self._begin(packets.datagram(source, destination, ports, payload), "udp")
 
     def ping(self, host: str, *, identifier: int = 7) -> Exchange:
         """Send an echo request."""
-        source, destination, _ = self._ends(host, 0, 0)
+        source, destination, _ = self._endpoints(host, 0, 0)
         return self._begin(packets.echo_request(source, destination, identifier, b"ping"), "icmp")
 
-    def _ends(self, host: str, port: int, source_port: int | None) -> tuple[bytes, bytes, tuple[int, int]]:
+    def _endpoints(self, host: str, port: int, source_port: int | None) -> tuple[bytes, bytes, tuple[int, int]]:
         destination = packets.pack(host)
         source = self._addresses[len(destination)]
         return source, destination, (next(self._ports) if source_port is None else source_port, port)

@@ -110,10 +110,10 @@ def _compile(
     for start, index in present:
         text += f"{start - at}x{fields[index].format}"
         at = start + struct.calcsize(">" + fields[index].format)
-    places = {index: place for place, (_, index) in enumerate(present)}
-    missing = [index for index in range(len(fields)) if index not in places]
-    places |= {index: len(present) + place for place, index in enumerate(missing)}
-    order = itemgetter(*(places[index] for index in range(len(fields))))
+    positions = {index: position for position, (_, index) in enumerate(present)}
+    missing = [index for index in range(len(fields)) if index not in positions]
+    positions |= {index: len(present) + position for position, index in enumerate(missing)}
+    order = itemgetter(*(positions[index] for index in range(len(fields))))
     return struct.Struct(text), order, tuple(fields[index].default for index in missing)
 
 

@@ -162,7 +162,7 @@ def test_flow_is_sent_to_another_origin(kind, stage):
 
 @pytest.mark.parametrize(
     ("kind", "origin", "problem"),
-    [("tcp", ("2001:db8::1", 80), "other address family"), ("icmp", ("10.9.9.9", 80), "cannot be sent elsewhere")],
+    [("tcp", ("2001:db8::1", 80), "other address family"), ("icmp", ("10.9.9.9", 80), "cannot be redirected")],
 )
 def test_what_cannot_be_sent_elsewhere_is_not(kind, origin, problem, caplog):
     with Rehearsal(Answering(answer=Verdict(origin=origin))) as rehearsal:

@@ -58,7 +58,7 @@ def test_live_flows_are_judged_again_slice_by_slice():
                 await asyncio.sleep(0)
 
         counting = asyncio.create_task(count())
-        found = await judge.renew()
+        found = await judge.reload_and_report()
         counting.cancel()
         return found
 
@@ -72,7 +72,7 @@ def test_a_flow_of_a_quarantined_device_ends_when_it_may_go_where_it_wants_and_t
     flows = live_flows(1)
     judge = judged("rules: [{name: web, port: 80, action: allow}]", flows)
     judge.source = source('rules: [{name: sick, action: quarantine, origin: "10.0.0.1:80"}]')
-    asyncio.run(judge.renew())
+    asyncio.run(judge.reload_and_report())
     assert (flows[0].close_reason, flows[0].verdict) == ("policy_revoked", "allowed")
 
 
@@ -82,7 +82,7 @@ def test_a_bad_file_is_told_and_changes_nothing():
     before = judge.policies
     judge.source = source("rules: 1")
     with pytest.raises(DocumentError):
-        asyncio.run(judge.renew())
+        asyncio.run(judge.reload_and_report())
     assert judge.policies is before
     assert judge.problem == "acme.yaml:1:8: rules: expected a list (found 1)"
     assert not flows[0].is_ended
@@ -113,7 +113,7 @@ def test_a_rule_may_speak_of_the_name_that_a_live_flow_has_shown():
     flows[0].tls = TLSRecord(sni="games.example")
     judge = judged("default: allow", flows)
     judge.source = source("rules: [{name: no-games, host: games.example, action: block}]")
-    asyncio.run(judge.renew())
+    asyncio.run(judge.reload_and_report())
     assert [flow.close_reason for flow in flows] == ["policy_revoked", None]
 
 
@@ -185,7 +185,7 @@ def test_who_is_to_be_asked_before_a_reload_is():
         asked.append(True)
 
     judge = PolicyJudge(source("default: deny"), ["acme"], list, before)
-    asyncio.run(judge.renew())
+    asyncio.run(judge.reload_and_report())
     assert asked == [True]
 
 
@@ -201,5 +201,5 @@ def test_bodies_are_to_be_read_only_where_the_application_has_a_hook_for_them():
     judge = judging("default: deny")
     judge.source = source(wish)
     with pytest.raises(DocumentError, match="inspect-body needs"):
-        asyncio.run(judge.renew())
+        asyncio.run(judge.reload_and_report())
     assert not [*judge.policies.rules()]

@@ -15,4 +15,4 @@ def test_what_leaves_by_a_tunnel_never_leaves_by_the_host(host):
     flow.egress = make_tunnel(flow.tenant)
     broker = Broker.__new__(Broker)  # it has nothing to connect with
     broker.dial(flow, DialWanted(1, 1, host, 443), lambda sock, why: answers.append((sock, why)))
-    assert answers == [(None, "what leaves by a tunnel has one connection only")]
+    assert answers == [(None, "a flow into a tunnel has a single connection")]

@@ -67,14 +67,11 @@ class Values:
     def is_disjoint(self, other: Values) -> bool:
         """Whether the sets have no common value. False if that is hard to determine."""
         if self.ranges or other.ranges or self.networks or other.networks:
-            mine, theirs = self.container(), other.container()
-            if self.ranges or self.networks:
-                mine, theirs, single, wide = theirs, mine, other, self
-            else:
-                single, wide = self, other
+            single, wide = (other, self) if self.ranges or self.networks else (self, other)
             if single.ranges or single.networks:
                 return not _overlap(single, wide)
-            return not any(value in theirs for value in single.single)
+            container = wide.container()
+            return not any(value in container for value in single.single)
         return not self.single & other.single
 
     def union(self, other: Values) -> Values:
