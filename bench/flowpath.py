@@ -21,7 +21,7 @@ from proxy.policy.judge import PolicyJudge
 from proxy.settings import Records, Route, TenantSettings
 from proxy.settings.model import Limits, Timeouts
 from proxy.stream.descriptors import Descriptors
-from proxy.stream.entrance import Entrance
+from proxy.stream.flow_setup import FlowSetup
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.flowlog import FlowLog
 from proxy.wire import ip, udp
@@ -45,7 +45,7 @@ class FlowPath(contextlib.AbstractContextManager["FlowPath"]):
         self.lifecycle = Lifecycle("bench", self._hooks, Descriptors(1_000))
         errors = IcmpErrors()
         forwarder = TunnelOffRamp(self.lifecycle, errors, Timeouts())
-        self._plane = Plane(Entrance(self.lifecycle, errors, {}, forwarder), errors)
+        self._plane = Plane(FlowSetup(self.lifecycle, errors, {}, forwarder), errors)
         self._directory = tempfile.TemporaryDirectory()
         self._log = FlowLog(Records(path=str(Path(self._directory.name, "flows.db"))))
         self.lifecycle.subscribe(self._log.submit, "end")

@@ -73,7 +73,7 @@ def asking_nobody_us(path: FlowPath) -> float:
     admission, flow, rounds = path.lifecycle.admission, path.flow(), 20_000
     began = time.process_time()
     for _ in range(rounds):
-        admission.judged(flow)
+        admission.ask_policy(flow)
         _ = admission.stages
     return (time.process_time() - began) / rounds * 1e6
 

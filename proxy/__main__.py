@@ -29,11 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 stopped as asked, 1 failed, 2 invalid file or command line."""
     parser = argparse.ArgumentParser(prog="python -m proxy", description="Run one proxy from a configuration file.")
     parser.add_argument("file", help="the configuration, see examples/proxy.yaml")
-    parser.add_argument("--check", action="store_true", help="only read the file and say whether it is valid")
+    parser.add_argument("--check", action="store_true", help="only check whether the file is valid")
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what it would change of this network namespace, and change nothing"
+        "--dry-run", action="store_true", help="list the changes it would make to this network namespace, and make none"
     )
-    parser.add_argument("--verbose", action="store_true", help="say more in the log")
+    parser.add_argument("--verbose", action="store_true", help="log more detail")
     parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args(arguments)
     logging.basicConfig(
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 def dry_run(settings: Settings) -> Iterator[str]:
     """The changes that the kernel off-ramp would make to this namespace, and its obstacles. ProxyError: as at start."""
     if not is_asked_for(settings):
-        yield "nothing is changed of this network namespace (offramp: sockets)"
+        yield "nothing would change in this network namespace (offramp: sockets)"
         return
     for change in planned(settings):
         yield f"would change  {change}"

@@ -38,17 +38,17 @@ from proxy.onramps.unconnected import GueRamp
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import Opener, Plane
 from proxy.policy.judge import PolicyJudge
-from proxy.policy.load import check_readers
+from proxy.policy.load import check_body_hook
 from proxy.policy.source import FileSource
 from proxy.poller import IN, Poller
 from proxy.settings import DocumentError, GueOnRamp, InterfaceOnRamp, Settings, TunOnRamp, suggest
 from proxy.settings.inspection import Inspection
+from proxy.stream.broker import Broker
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.descriptors import Descriptors
 from proxy.stream.echo import EchoFlow
-from proxy.stream.entrance import Entrance
+from proxy.stream.flow_setup import FlowSetup
 from proxy.stream.inspectors import Inspectors
-from proxy.stream.lending import Lender
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.relay import close_pool
 from proxy.stream.tcp import TcpPlane
@@ -76,9 +76,9 @@ class Proxy:
             for name, tenant in settings.tenants.items()
         }
         for name, tenant in settings.tenants.items():
-            for network, written in tenant.networks.items():
-                if written.routes:
-                    self.tenants[name].networks[network].routes = RouteTable(written.routes)
+            for network, network_settings in tenant.networks.items():
+                if network_settings.routes:
+                    self.tenants[name].networks[network].routes = RouteTable(network_settings.routes)
         self._stack = contextlib.AsyncExitStack()
         self._ramps: list[ConnectedRamp] = []
         self._ports: list[GueRamp] = []
@@ -101,7 +101,7 @@ class Proxy:
         defer.push_async_callback(flow_log.close)
         self._poller = Poller(asyncio.get_running_loop())
         defer.callback(self._poller.close)
-        self._hooks = HookRunner(hooks, scheduled=self._poller.give_way)
+        self._hooks = HookRunner(hooks, scheduled=self._poller.yield_to_asyncio)
         self._lifecycle = Lifecycle(node, self._hooks, descriptors)
         defer.callback(close_pool)
         namespace = PrivateNamespace()
@@ -119,7 +119,7 @@ class Proxy:
         ramps = self._ramps, self._ports
         kernel = self._kernel, self.kernel_problem
         self._view = View(node, self.tenants, self._lifecycle, flow_log, namespace, self._pumps, *ramps, *kernel)
-        self._view.authorities = self._inspectors.lender.authorities
+        self._view.authorities = self._inspectors.broker.authorities
         self._view.inspectors = self._inspectors
         self._view.policy = self._lifecycle.admission.judge = self._judge = self._load_policies()
         if self._judge is not None:
@@ -127,7 +127,7 @@ class Proxy:
             self._judge.subscribe(self._inspectors.set_policies)
             self._inspectors.decided = self._judge.count
         if any(tenant.inspection.ssh is not None for tenant in settings.tenants.values()):
-            keys = self._inspectors.lender.ssh.keys
+            keys = self._inspectors.broker.ssh.keys
             self._view.ssh = SSHView(self._inspectors, keys, settings.tenants, settings.state)
         self._lifecycle.subscribe(flow_log.submit, "end")
         if (audit := settings.records.audit) is not None and audit.events:
@@ -143,7 +143,7 @@ class Proxy:
         children = self._view.children
         if (judge := self._judge) is not None:
             children.subscribe(lambda child, _: judge.count(child.tenant, getattr(child, "decisions", ())))
-        self._inspectors.child = lambda flow, kind, record: children.take(flow.id, flow.tenant.name, kind, record)
+        self._inspectors.child = lambda flow, kind, record: children.add(flow.id, flow.tenant.name, kind, record)
         if settings.records.requests is not None:
             requests = JsonLines(settings.records.requests)
             defer.push_async_callback(requests.close)
@@ -191,13 +191,13 @@ class Proxy:
     def _open_inspectors(self) -> None:
         """Prepare the inspectors. Their processes start with the first session that needs one."""
         settings, loop = self.settings, asyncio.get_running_loop()
-        wishes = {name: tenant.inspection for name, tenant in settings.tenants.items()}
-        authorities = Authorities(settings.state, wishes)
+        inspections = {name: tenant.inspection for name, tenant in settings.tenants.items()}
+        authorities = Authorities(settings.state, inspections)
         for name, tenant in settings.tenants.items():
             if tenant.level in ("tls", "http") or tenant.inspection != Inspection():
                 authorities.of(name)  # now, to report faults at start, and to let clients trust it in advance
-        lender = Lender(self._poller, loop, authorities, wishes, settings)
-        self._inspectors = Inspectors(settings.inspectors, self._poller, loop, lender)
+        broker = Broker(self._poller, loop, authorities, inspections, settings)
+        self._inspectors = Inspectors(settings.inspectors, self._poller, loop, broker)
         self._inspectors.serve(self._lifecycle)
         self._stack.callback(self._inspectors.close)
 
@@ -213,8 +213,8 @@ class Proxy:
         echo = DatagramPlane(EchoFlow, poller, lifecycle, errors, timeouts, udp_offload)
         openers: dict[str, Opener] = {"tcp": tcp, "udp": udp, "icmp": echo, "icmpv6": echo}
         forwarder = TunnelOffRamp(lifecycle, errors, timeouts, self._kernel)
-        entrance = Entrance(lifecycle, errors, openers, forwarder)
-        entrance.is_read = inspectors.read_places.has
+        entrance = FlowSetup(lifecycle, errors, openers, forwarder)
+        entrance.is_tcp_inspected = inspectors.inspected_origins.includes
         return Plane(entrance, errors)
 
     def _load_policies(self) -> PolicyJudge | None:
@@ -228,7 +228,7 @@ class Proxy:
             return chain.from_iterable(flows for tenant in tenants for flows in tenant.slices())
 
         state = source.state if self.settings.watch_policies else None
-        before, check = partial(self._hooks.notify, "reload"), partial(check_readers, self._hooks.has)
+        before, check = partial(self._hooks.notify, "reload"), partial(check_body_hook, self._hooks.has)
         judge = PolicyJudge(source, self.tenants, live, before, state, check)
         self._permission.judge = judge
         judge.review_tunnels = self._permission.review
@@ -236,7 +236,7 @@ class Proxy:
 
     def _remember(self, flow_log: FlowLog, flow: Flow) -> None:
         """Record a flow that the kernel would continue if this process were killed, for the proxy that succeeds it."""
-        flow_log.submit(self._lifecycle.look(flow))
+        flow_log.submit(self._lifecycle.snapshot(flow))
 
     def _open_kernel(self, plane: Plane, flow_log: FlowLog) -> None:
         """Start the kernel off-ramp, or fall back to sockets with a warning. ProxyError: an on-ramp needs it."""
@@ -258,7 +258,7 @@ class Proxy:
         else:
             for obstacle in obstacles:
                 if not obstacle.is_note:
-                    log.warning("in the kernel off-ramp's way: %s", obstacle)
+                    log.warning("obstacle to the kernel off-ramp: %s", obstacle)
 
     def _open_ramps(self, plane: Plane) -> None:
         tuns = {bridge.offload: bridge.tun for bridge in self._bridges.values()}

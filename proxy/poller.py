@@ -30,7 +30,7 @@ class Poller:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._gives_way = False
+        self._must_yield = False
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[Ready, Crashed]] = {}
         self._forgotten: set[int] = set()  # since the start of the last batch
@@ -59,7 +59,7 @@ class Poller:
             self._epoll.unregister(fd)
             self._forgotten.add(fd)
 
-    def leave(self, fd: int) -> None:
+    def forget_closing(self, fd: int) -> None:
         """As `forget`, for a descriptor with `EDGE` that is about to be closed, which ends watching (epoll(7))."""
         if self._watched.pop(fd, None) is not None or self._reused.pop(fd, None) is not None:
             self._forgotten.add(fd)
@@ -68,9 +68,9 @@ class Poller:
         """Call `function` after this many seconds: for waits too short for the flow table's timer wheel."""
         self._loop.call_later(seconds, function)
 
-    def give_way(self) -> None:
+    def yield_to_asyncio(self) -> None:
         """Let asyncio run next: something was scheduled there that should not wait."""
-        self._gives_way = True
+        self._must_yield = True
 
     def before_turn(self, function: Callable[[], None]) -> None:
         """Call `function` whenever asyncio is about to run, to do the work deferred while packets were handled, so that
@@ -94,7 +94,7 @@ class Poller:
     def _dispatch(self) -> None:
         poll, find, clock = self._epoll.poll, self._watched.get, time.monotonic
         turn_ends, wait_s = clock() + TURN_S, 0.0
-        self._gives_way = False
+        self._must_yield = False
         while True:
             if self._forgotten:
                 self._forgotten.clear()
@@ -110,6 +110,6 @@ class Poller:
                 except Exception as error:
                     log.exception("unexpected error in %r", entry[0])
                     entry[1](error)
-            if not events or self._gives_way or clock() >= turn_ends:
+            if not events or self._must_yield or clock() >= turn_ends:
                 return
             wait_s = WAIT_S

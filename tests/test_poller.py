@@ -174,7 +174,7 @@ def test_what_was_scheduled_in_the_loop_need_not_wait_for_a_flood(loop, pairs, m
         seen.append(events)
         if len(seen) == 3:
             loop.loop.call_soon(soon)
-            loop.poller.give_way()
+            loop.poller.yield_to_asyncio()
 
     def soon():
         called.append(len(seen))
@@ -216,7 +216,7 @@ def test_nothing_is_told_of_what_was_left_nor_to_the_one_that_has_its_number(loo
     def first_of_the_batch(events):
         for near, _ in pairs:
             number = near.fileno()
-            loop.poller.leave(number)
+            loop.poller.forget_closing(number)
             os.dup2(idle.fileno(), number)  # closes what had it
             loop.poller.watch(number, IN, seen.append, nothing)
 

@@ -45,7 +45,7 @@ class Authority:
         # one key for all leaves: one process holds them all, and a key for each costs as much as its certificate
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._leaf_key_pem = _private_pem(self._leaf_key)
-        self._above = b"".join(_pem(each) for each in certificates if each.issuer != each.subject)
+        self._issuers_pem = b"".join(_pem(each) for each in certificates if each.issuer != each.subject)
 
     @classmethod
     def create(cls, name: str, permitted: Sequence[str] = ()) -> Authority:
@@ -145,7 +145,7 @@ class Authority:
         subject = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if has_common_name else []
         key = self._leaf_key.public_key()
         identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
-        signed = (
+        leaf = (
             x509.CertificateBuilder()
             .subject_name(x509.Name(subject))
             .issuer_name(self.certificate.subject)
@@ -161,7 +161,7 @@ class Authority:
             .add_extension(_authority_key(self.certificate, identifier), critical=False)
             .sign(self._key, None if isinstance(self._key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
         )
-        return Leaf(_pem(signed) + self._above, self._leaf_key_pem, until.timestamp())
+        return Leaf(_pem(leaf) + self._issuers_pem, self._leaf_key_pem, until.timestamp())
 
 
 def _check(certificate: x509.Certificate, key: PrivateKey) -> None:
@@ -185,7 +185,7 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
         return []
 
 
-def normal_names(permitted: Sequence[str]) -> list[str]:
+def normalized_names(permitted: Sequence[str]) -> list[str]:
     """Domains and prefixes in the form of certificates."""
     return [str(each.value) for each in _subtrees(permitted)]
 

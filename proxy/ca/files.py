@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 def write(path: Path, data: bytes, mode: int) -> None:
     """Replace the file atomically and durably: after a crash, either the old or the new one exists."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         os.fchmod(descriptor, mode)
         os.write(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(draft, path)
+    os.replace(temporary, path)
 
 
-def read_imported(wished: ImportedAuthority) -> Authority:
+def read_imported(imported: ImportedAuthority) -> Authority:
     """An authority from PEM or PKCS#12. ProxyError: the file and the fault."""
     from proxy.ca.authority import Authority
 
-    file = wished.file
+    file = imported.file
     try:
-        password = wished.password
-        if wished.password_file is not None:
-            password = Path(wished.password_file).read_text().rstrip("\n")
+        password = imported.password
+        if imported.password_file is not None:
+            password = Path(imported.password_file).read_text().rstrip("\n")
         data = Path(file).read_bytes()
         if b"-----BEGIN " in data:
-            return Authority.load(data, Path(wished.key).read_bytes() if wished.key else data, password)
+            return Authority.load(data, Path(imported.key).read_bytes() if imported.key else data, password)
         return Authority.load_pkcs12(data, password)
     except OSError as error:
         raise ProxyError(f"{error.filename}: {error.strerror}") from error

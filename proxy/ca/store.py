@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 MAX_LEAVES = 4_096  # of all tenants: 1.5 KB each
 RENEW_S = 86_400.0  # this long before its end, a leaf is replaced
 RETRY_S = 60.0
-OWN, NEXT = "authority.pem", "next.pem"  # key and chain in one file: they change together
+CURRENT, NEXT = "authority.pem", "next.pem"  # key and chain in one file: they change together
 PREVIOUS = "previous.pem"
 PUBLIC = "certificate.pem"  # chains without keys, also of imported authorities, for clients to trust
-TAKES_OVER = b"takes over at: "  # the first line of NEXT, then Unix seconds; PEM ignores text before it
+TAKES_OVER_AT = b"takes over at: "  # the first line of NEXT, then Unix seconds; PEM ignores text before it
 
 
 class Authorities:
@@ -39,9 +39,8 @@ class Authorities:
         self._untrusted: Authority | None = None
         self._leaves: OrderedDict[tuple[str, str, bool], Leaf] = OrderedDict()
         self.minted = 0
-        self.changed: Callable[[], None] = lambda: (
-            None
-        )  # called when leaves already handed out must no longer be served
+        # called when leaves that were issued before must no longer be served
+        self.changed: Callable[[], None] = lambda: None
 
     def leaf(self, tenant: str, name: str, *, untrusted: bool = False) -> Leaf:
         """A certificate for `name` that this tenant's clients trust; with `untrusted` one that they do not, because the
@@ -51,7 +50,7 @@ class Authorities:
         if found is not None and found.not_after - time.time() > RENEW_S:
             self._leaves.move_to_end(key)
             return found
-        authority = self._stranger() if untrusted else self.of(tenant)
+        authority = self._untrusted_authority() if untrusted else self.of(tenant)
         if not authority.permits(name):
             raise ProxyError(f"the CA of tenant '{tenant}' may not sign for {name}")
         leaf = self._leaves[key] = authority.mint(name)
@@ -76,19 +75,19 @@ class Authorities:
         """
         from proxy.ca.authority import Authority
 
-        wishes = self._tenants[tenant]
-        if wishes.ca is not None:
+        inspection = self._tenants[tenant]
+        if inspection.ca is not None:
             raise ProxyError(f"the CA of tenant '{tenant}' is imported: replace its file, and start the proxy again")
         self.of(tenant)
-        coming, starts = self._next.get(tenant, (None, 0.0))
-        if coming is not None and overlap_s > 0:
-            at = time.strftime("%F %T", time.localtime(starts))
+        successor, takes_over_at = self._next.get(tenant, (None, 0.0))
+        if successor is not None and overlap_s > 0:
+            at = time.strftime("%F %T", time.localtime(takes_over_at))
             raise ProxyError(f"a new CA of tenant '{tenant}' takes over at {at}; without an overlap it does so at once")
-        new = coming or Authority.create(_name_of(tenant), wishes.permitted)
+        new = successor or Authority.create(_name_of(tenant), inspection.permitted)
         if overlap_s > 0:
-            starts = time.time() + overlap_s
-            self._keep(tenant, NEXT, new, b"%s%d\n" % (TAKES_OVER, starts))
-            self._next[tenant] = new, starts
+            takes_over_at = time.time() + overlap_s
+            self._save(tenant, NEXT, new, b"%s%d\n" % (TAKES_OVER_AT, takes_over_at))
+            self._next[tenant] = new, takes_over_at
             self._publish(tenant)
         else:
             self._take_over(tenant, new)
@@ -96,13 +95,13 @@ class Authorities:
 
     def tick(self) -> None:
         """Let authorities take over whose time has come."""
-        for tenant, (coming, starts) in list(self._next.items()):
-            if starts <= time.time():
+        for tenant, (successor, takes_over_at) in list(self._next.items()):
+            if takes_over_at <= time.time():
                 try:
-                    self._take_over(tenant, coming)
+                    self._take_over(tenant, successor)
                 except ProxyError as error:  # the disk is full: the old one continues to sign
                     log.error("tenant '%s': %s", tenant, error)
-                    self._next[tenant] = coming, time.time() + RETRY_S
+                    self._next[tenant] = successor, time.time() + RETRY_S
 
     def previous(self, tenant: str) -> bytes:
         """The certificate before the last rotation, in PEM; empty: there was none."""
@@ -115,17 +114,17 @@ class Authorities:
         """The public description of an authority. ProxyError: it is not available, for the reason in the message."""
         from proxy.ca.authority import describe, load_certificates
 
-        own = self.of(tenant)
-        coming, starts = self._next.get(tenant, (None, 0.0))
-        before = load_certificates(self.previous(tenant))
+        current = self.of(tenant)
+        successor, takes_over_at = self._next.get(tenant, (None, 0.0))
+        previous = load_certificates(self.previous(tenant))
         return AuthorityInfo(
             tenant=tenant,
             is_imported=self._tenants[tenant].ca is not None,
-            root=describe(own.certificates[-1]),
-            issuer=describe(own.certificate),
-            next=None if coming is None else describe(coming.certificate),
-            next_from=None if coming is None else int(starts),
-            previous=describe(before[0]) if before else None,
+            root=describe(current.certificates[-1]),
+            issuer=describe(current.certificate),
+            next=None if successor is None else describe(successor.certificate),
+            next_from=None if successor is None else int(takes_over_at),
+            previous=describe(previous[0]) if previous else None,
         )
 
     def tenants(self) -> list[str]:
@@ -136,34 +135,34 @@ class Authorities:
         """The tenants that have an authority: in use, imported or on disk."""
         return [
             name
-            for name, wishes in self._tenants.items()
-            if name in self._known or wishes.ca is not None or (self._directory / name / OWN).exists()
+            for name, inspection in self._tenants.items()
+            if name in self._known or inspection.ca is not None or (self._directory / name / CURRENT).exists()
         ]
 
     def _open(self, tenant: str) -> Authority:
-        from proxy.ca.authority import Authority, normal_names
+        from proxy.ca.authority import Authority, normalized_names
 
-        wishes, path = self._tenants[tenant], self._directory / tenant / OWN
-        if wishes.ca is not None:
+        inspection, path = self._tenants[tenant], self._directory / tenant / CURRENT
+        if inspection.ca is not None:
             try:
-                return read_imported(wishes.ca)
+                return read_imported(inspection.ca)
             except ProxyError as error:
                 raise ProxyError(f"tenant '{tenant}': inspection.ca: {error}") from error
         try:
-            written = path.read_bytes()
-            own = Authority.load(written, written)
+            pem = path.read_bytes()
+            current = Authority.load(pem, pem)
         except FileNotFoundError:
-            own = Authority.create(_name_of(tenant), wishes.permitted)
-            self._keep(tenant, OWN, own)
+            current = Authority.create(_name_of(tenant), inspection.permitted)
+            self._save(tenant, CURRENT, current)
         except OSError as error:
             raise ProxyError(f"the CA of tenant '{tenant}' cannot be read: {error}") from error
         except ProxyError as error:
             raise ProxyError(f"{path}: {error}") from error
-        if sorted(own.permitted) != sorted(normal_names(wishes.permitted)):
-            may = ", ".join(own.permitted) or "anything"
-            log.warning("tenant '%s': its CA was made to sign for %s: 'permitted' needs a rotation", tenant, may)
+        if sorted(current.permitted) != sorted(normalized_names(inspection.permitted)):
+            permitted = ", ".join(current.permitted) or "anything"
+            log.warning("tenant '%s': its CA may sign for %s: rotate it to apply 'permitted'", tenant, permitted)
         self._open_next(tenant)
-        return own
+        return current
 
     def _open_next(self, tenant: str) -> None:
         """Load an authority that was to take over when the proxy last ran."""
@@ -171,22 +170,22 @@ class Authorities:
 
         path = self._directory / tenant / NEXT
         try:
-            written = path.read_bytes()
-            starts = float(written.partition(b"\n")[0].removeprefix(TAKES_OVER))
-            self._next[tenant] = Authority.load(written, written), starts
+            pem = path.read_bytes()
+            takes_over_at = float(pem.partition(b"\n")[0].removeprefix(TAKES_OVER_AT))
+            self._next[tenant] = Authority.load(pem, pem), takes_over_at
         except FileNotFoundError:
             pass
         except (OSError, ValueError, ProxyError) as error:
-            log.error("%s cannot be read, and does not take over: %s", path, error)
+            log.error("%s cannot be read, so no new CA takes over: %s", path, error)
 
     def _take_over(self, tenant: str, new: Authority) -> None:
-        place = self._directory / tenant
+        directory = self._directory / tenant
         try:
-            write(place / PREVIOUS, self.of(tenant).chain_pem, 0o644)
-            self._keep(tenant, OWN, new)
-            (place / NEXT).unlink(missing_ok=True)
+            write(directory / PREVIOUS, self.of(tenant).chain_pem, 0o644)
+            self._save(tenant, CURRENT, new)
+            (directory / NEXT).unlink(missing_ok=True)
         except OSError as error:
-            raise ProxyError(f"the new CA cannot be kept: {error}") from error
+            raise ProxyError(f"the new CA cannot be stored: {error}") from error
         self._next.pop(tenant, None)
         self._known[tenant] = new
         self._publish(tenant)
@@ -205,18 +204,18 @@ class Authorities:
             if not path.exists() or path.read_bytes() != data:
                 write(path, data, 0o644)
         except OSError as error:
-            raise ProxyError(f"the certificate of the CA of tenant '{tenant}' cannot be kept: {error}") from error
+            raise ProxyError(f"the certificate of the CA of tenant '{tenant}' cannot be stored: {error}") from error
 
-    def _keep(self, tenant: str, name: str, authority: Authority, before: bytes = b"") -> None:
+    def _save(self, tenant: str, name: str, authority: Authority, preamble: bytes = b"") -> None:
         """Write an authority to a file that only its owner can read."""
         path = self._directory / tenant / name
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write(path, before + authority.key_pem + authority.chain_pem, 0o600)
+            write(path, preamble + authority.key_pem + authority.chain_pem, 0o600)
         except OSError as error:
-            raise ProxyError(f"the new CA cannot be kept: {error}") from error
+            raise ProxyError(f"the new CA cannot be stored: {error}") from error
 
-    def _stranger(self) -> Authority:
+    def _untrusted_authority(self) -> Authority:
         if self._untrusted is None:
             from proxy.ca.authority import Authority
 

@@ -14,35 +14,35 @@ from proxy.settings import suggest
 MAX_OVERLAP_S = 366 * 86_400.0
 
 
-def described(view: AuthorityView | None, tenant: str | None) -> list[AuthorityInfo]:
+def describe(view: AuthorityView | None, tenant: str | None) -> list[AuthorityInfo]:
     """The authority of `tenant`, created if missing; without a tenant, all that exist. HttpError 404: unknown
     tenant."""
     if view is None:
         return []
     if tenant is None:
         return [view.describe(name) for name in view.known()]
-    _require(tenant, view.tenants())
+    _check_tenant(tenant, view.tenants())
     return [view.describe(tenant)]
 
 
-def rotated(view: AuthorityView | None, body: bytes) -> list[AuthorityInfo]:
+def rotate(view: AuthorityView | None, body: bytes) -> list[AuthorityInfo]:
     """Start a rotation and return the authority. HttpError: unknown tenant, or rotation is impossible."""
     try:
-        wanted = msgspec.json.decode(body, type=Rotation)
+        rotation = msgspec.json.decode(body, type=Rotation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HttpError(400, f"rotation: {error}") from None
-    if not 0 <= wanted.overlap_s <= MAX_OVERLAP_S:
-        raise HttpError(400, f"overlap_s: expected 0 to {MAX_OVERLAP_S:.0f} (found {wanted.overlap_s:g})")
-    _require(wanted.tenant, () if view is None else view.tenants())
+    if not 0 <= rotation.overlap_s <= MAX_OVERLAP_S:
+        raise HttpError(400, f"overlap_s: expected 0 to {MAX_OVERLAP_S:.0f} (found {rotation.overlap_s:g})")
+    _check_tenant(rotation.tenant, () if view is None else view.tenants())
     assert view is not None
     try:
-        view.rotate(wanted.tenant, wanted.overlap_s)
+        view.rotate(rotation.tenant, rotation.overlap_s)
     except ProxyError as error:
         raise HttpError(400, str(error)) from None
-    return [view.describe(wanted.tenant)]
+    return [view.describe(rotation.tenant)]
 
 
-def _require(tenant: str, known: Iterable[str]) -> None:
+def _check_tenant(tenant: str, known: Iterable[str]) -> None:
     names = list(known)
     if tenant not in names:
         raise HttpError(404, f"the proxy has no tenant '{tenant}'{suggest(tenant, names)}")

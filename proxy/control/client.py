@@ -37,7 +37,7 @@ T = TypeVar("T")
 Pairs = Iterable[tuple[str, str]]
 TIMEOUT_S = 30.0
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
-_making = threading.Lock()  # msgspec inspects a type on first use, and crashes if two threads do that at once
+_decoder_lock = threading.Lock()  # msgspec inspects a type on first use, and crashes if two threads do that at once
 
 
 class ControlError(Exception):
@@ -237,7 +237,7 @@ class ControlClient:
             raise ControlError(f"the proxy on {self._path} went away in the middle of its answer") from error
 
     def _decode(self, kind: type[T], data: bytes | msgspec.Raw) -> T:
-        with _making:
+        with _decoder_lock:
             decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.json.Decoder(kind))
         try:
             found: T = decoder.decode(data)

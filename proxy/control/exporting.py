@@ -22,13 +22,13 @@ async def export(view: ProxyView, query: FlowQuery) -> AsyncGenerator[bytes, Non
     """
     count, lost, oldest = 0, 0, None
     until = query.until or time.time_ns()
-    told: set[str] = set()  # flows already exported as live ones
+    exported_ids: set[str] = set()  # flows already exported as live ones
     chunk = bytearray()
-    if query.scope != "past" and (live := await view.narrowed(query)) is not None:
-        wanted = predicate(live)
+    if query.scope != "past" and (live := await view.resolve_request_filters(query)) is not None:
+        matches = predicate(live)
         async for record in view.all_live_flows(live):
-            if wanted(record):
-                told.add(record.flow_id)
+            if matches(record):
+                exported_ids.add(record.flow_id)
                 chunk += _encode(record) + b"\n"
                 count += 1
             if len(chunk) > _CHUNK_BYTES:
@@ -41,7 +41,7 @@ async def export(view: ProxyView, query: FlowQuery) -> AsyncGenerator[bytes, Non
             while is_more:
                 page = await view.past_flows(page_query)
                 for flow in page.flows:
-                    if flow.flow_id not in told:
+                    if flow.flow_id not in exported_ids:
                         chunk += flow.record + b"\n"
                         count += 1
                 is_more = page.truncated and bool(page.flows)

@@ -188,7 +188,7 @@ class HttpConnection:
 
 def _parse_request(event: h11.Request, body: bytes) -> Request:
     if event.http_version not in (b"1.0", b"1.1"):
-        raise HttpError(505, "HTTP/1.1 is spoken here", (("connection", "close"),))
+        raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are supported", (("connection", "close"),))
     try:
         target = urlsplit(event.target.decode("ascii"))
         parameters = parse_qsl(target.query, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)

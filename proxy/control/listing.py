@@ -22,7 +22,7 @@ async def list_flows(view: ProxyView, query: FlowQuery) -> Page:
     """The flows selected by `query`. A flow that ends meanwhile appears once, as ended."""
     found: dict[str, StoredFlow] = {}
     page = Page([], Window(query.since, query.until or time.time_ns(), None), lost=0, truncated=False)
-    live = await view.narrowed(query) if query.scope != "past" else None
+    live = await view.resolve_request_filters(query) if query.scope != "past" else None
     if live is query and query.scope == "all":
         found, page = await _live_and_past(view, query)
     else:
@@ -39,14 +39,14 @@ async def list_flows(view: ProxyView, query: FlowQuery) -> Page:
 async def _live_and_past(view: ProxyView, query: FlowQuery) -> tuple[dict[str, StoredFlow], Page]:
     """Live and ended flows, queried in parallel, since SQLite reads the store in a thread. Flows that end meanwhile may
     be in neither, so they are collected too."""
-    wanted, key = predicate(query), SORT_KEYS[query.sort]
+    matches, key = predicate(query), SORT_KEYS[query.sort]
     ended: list[StoredFlow] = []
 
-    def note(record: FlowRecord) -> None:
-        if wanted(record):
+    def add_ended(record: FlowRecord) -> None:
+        if matches(record):
             ended.append(StoredFlow(key(record), record.flow_id, _encode(record)))
 
-    unsubscribe = view.watch_ends(query.tenant, note)
+    unsubscribe = view.watch_ends(query.tenant, add_ended)
     past = asyncio.ensure_future(view.past_flows(query))
     try:
         found = await _live(view, query)
@@ -58,9 +58,9 @@ async def _live_and_past(view: ProxyView, query: FlowQuery) -> tuple[dict[str, S
 
 
 async def _live(view: ProxyView, query: FlowQuery) -> dict[str, StoredFlow]:
-    wanted, key = predicate(query), SORT_KEYS[query.sort]
+    matches, key = predicate(query), SORT_KEYS[query.sort]
     records = await view.live_flows(query)
-    return {each.flow_id: StoredFlow(key(each), each.flow_id, _encode(each)) for each in records if wanted(each)}
+    return {each.flow_id: StoredFlow(key(each), each.flow_id, _encode(each)) for each in records if matches(each)}
 
 
 async def encode_page(kind: str, page: Page) -> AsyncGenerator[bytes, None]:

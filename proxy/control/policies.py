@@ -13,32 +13,32 @@ from proxy.policy.facts import imagine
 from proxy.settings import DocumentError
 
 
-def described(view: PolicyView | None, tenant: str | None, text: bool) -> list[PolicyInfo]:
+def describe(view: PolicyView | None, tenant: str | None, text: bool) -> list[PolicyInfo]:
     """The policies for all tenants and, with `tenant`, those for this one only."""
-    found = [] if view is None else view.describe(text=text)
-    return [each for each in found if tenant is None or each.tenant in (None, tenant)]
+    policies = [] if view is None else view.describe(text=text)
+    return [each for each in policies if tenant is None or each.tenant in (None, tenant)]
 
 
-async def reloaded(view: PolicyView | None) -> list[Reloaded]:
+async def reload(view: PolicyView | None) -> list[Reloaded]:
     """The result of a reload, or None if the proxy has no policies. Raises HttpError 400 if a file is invalid."""
     if view is None:
         return []
     try:
-        return [await view.renew()]
+        return [await view.reload_and_report()]
     except DocumentError as error:
         raise HttpError(400, f"nothing has changed: {error}") from None
 
 
-def explained(view: PolicyView | None, body: bytes) -> list[Explanation]:
+def explain(view: PolicyView | None, body: bytes) -> list[Explanation]:
     """The explanation of a flow's decision; empty if no policy covers such a flow."""
     try:
         question = msgspec.json.decode(body, type=Question)
         if view is None:
             imagine(question.flow, question.phase, time.time())  # ValueError: the question is invalid
             return []
-        found = view.explain(question)
+        explanation = view.explain(question)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HttpError(400, f"question: {error}") from None
     except ValueError as error:
         raise HttpError(400, str(error.args[0])) from None
-    return [] if found is None else [found]
+    return [] if explanation is None else [explanation]

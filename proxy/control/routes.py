@@ -75,43 +75,43 @@ class Routes:
     async def __call__(self, request: Request) -> Response:
         """The response. Raises HttpError if the request is unknown, not allowed or invalid."""
         for route in self._routes:
-            if place := route.path.fullmatch(request.path):
+            if match := route.path.fullmatch(request.path):
                 method = "GET" if request.method == "HEAD" else request.method
                 if method not in route.methods:
                     allowed = ", ".join([*route.methods, "HEAD"])
                     raise HttpError(405, f"{request.path} takes {allowed}", (("allow", allowed),))
-                return await self._answer(route.methods[method], request, place.groups())
+                return await self._call(route.methods[method], request, match.groups())
         raise HttpError(
             404,
             f"no such path: {request.path}; see /v1/status, /v1/tunnels, /v1/routes, /v1/flows, /v1/requests, "
             "/v1/channels, /v1/files, /v1/ssh/host-keys, /v1/ssh/recordings, /v1/policies, /metrics",
         )
 
-    async def _answer(
-        self, handler: Callable[..., Awaitable[Response]], request: Request, place: tuple[str, ...]
+    async def _call(
+        self, handler: Callable[..., Awaitable[Response]], request: Request, arguments: tuple[str, ...]
     ) -> Response:
         try:
             body = (request.body,) if request.method in ("PUT", "POST") else ()
-            return await handler(request.parameters, *(unquote(part) for part in place), *body)
+            return await handler(request.parameters, *(unquote(part) for part in arguments), *body)
         except QueryError as error:
             raise HttpError(400, str(error)) from None
         except ProxyError as error:
             raise HttpError(503 if error.retryable else 500, str(error)) from None
 
     async def _status(self, pairs: Pairs) -> Response:
-        _only(pairs)
+        _check_parameters(pairs)
         return _envelope("status", [self._view.status()])
 
     async def _tunnels(self, pairs: Pairs) -> Response:
-        _only(pairs, "tenant")
+        _check_parameters(pairs, "tenant")
         return _envelope("tunnels", self._view.tunnels(dict(pairs).get("tenant")))
 
     async def _get_routes(self, pairs: Pairs) -> Response:
-        _only(pairs, "tenant")
+        _check_parameters(pairs, "tenant")
         return _envelope("routes", await self._view.routes(dict(pairs).get("tenant")))
 
     async def _put_routes(self, pairs: Pairs, body: bytes) -> Response:
-        _only(pairs)
+        _check_parameters(pairs)
         try:
             change = _decode_routes(body)
             self._view.set_routes(change)
@@ -161,15 +161,15 @@ class Routes:
         return Response(body=watcher.chunks(), content_type=_NDJSON, is_watch=True, done=done)
 
     async def _host_keys(self, pairs: Pairs) -> Response:
-        _only(pairs, "tenant")
+        _check_parameters(pairs, "tenant")
         return _envelope("ssh-host-keys", ssh.host_keys(self._view, dict(pairs).get("tenant")))
 
     async def _rotate_host_key(self, pairs: Pairs, tenant: str, body: bytes) -> Response:
-        _only(pairs)
-        return _envelope("ssh-host-keys", [ssh.rotated(self._view, tenant)])
+        _check_parameters(pairs)
+        return _envelope("ssh-host-keys", [ssh.rotate(self._view, tenant)])
 
     async def _end_ssh(self, pairs: Pairs, identifier: str) -> Response:
-        ssh.end(self._view, identifier, _query(pairs, tuple(TENANT)).tenant)
+        ssh.end_session(self._view, identifier, _query(pairs, tuple(TENANT)).tenant)
         return _envelope("ended", [{"id": identifier}])
 
     async def _watch_ssh(self, pairs: Pairs, channel_id: str) -> Response:
@@ -191,31 +191,31 @@ class Routes:
         return Response(body=body, content_type="application/octet-stream")
 
     async def _policies(self, pairs: Pairs) -> Response:
-        _only(pairs, "tenant", "text")
-        asked = dict(pairs)
-        if asked.get("text", "false") not in ("true", "false"):
-            raise QueryError(f"text: expected true or false (found '{asked['text']}')")
-        found = policies.described(self._view.policy, asked.get("tenant"), asked.get("text") == "true")
+        _check_parameters(pairs, "tenant", "text")
+        parameters = dict(pairs)
+        if parameters.get("text", "false") not in ("true", "false"):
+            raise QueryError(f"text: expected true or false (found '{parameters['text']}')")
+        found = policies.describe(self._view.policy, parameters.get("tenant"), parameters.get("text") == "true")
         return _envelope("policies", found)
 
     async def _explain(self, pairs: Pairs, body: bytes) -> Response:
-        _only(pairs)
-        return _envelope("explanation", policies.explained(self._view.policy, body))
+        _check_parameters(pairs)
+        return _envelope("explanation", policies.explain(self._view.policy, body))
 
     async def _authorities(self, pairs: Pairs) -> Response:
-        _only(pairs, "tenant")
-        return _envelope("authorities", ca.described(self._view.authorities, dict(pairs).get("tenant")))
+        _check_parameters(pairs, "tenant")
+        return _envelope("authorities", ca.describe(self._view.authorities, dict(pairs).get("tenant")))
 
     async def _rotate(self, pairs: Pairs, body: bytes) -> Response:
-        _only(pairs)
-        return _envelope("authorities", ca.rotated(self._view.authorities, body))
+        _check_parameters(pairs)
+        return _envelope("authorities", ca.rotate(self._view.authorities, body))
 
     async def _reload(self, pairs: Pairs, body: bytes) -> Response:
-        _only(pairs)
-        return _envelope("reloaded", await policies.reloaded(self._view.policy))
+        _check_parameters(pairs)
+        return _envelope("reloaded", await policies.reload(self._view.policy))
 
     async def _metrics(self, pairs: Pairs) -> Response:
-        _only(pairs)
+        _check_parameters(pairs)
         return Response(body=(await self._view.metrics()).encode(), content_type=_PROMETHEUS)
 
 
@@ -223,7 +223,7 @@ def _query(pairs: Pairs, allowed: tuple[str, ...]) -> FlowQuery:
     return parse_query(pairs, datetime.now().astimezone(), allowed)
 
 
-def _only(pairs: Pairs, *allowed: str) -> None:
+def _check_parameters(pairs: Pairs, *allowed: str) -> None:
     for name, _ in pairs:
         if name not in allowed:
             raise QueryError(f"unknown parameter '{name}'{suggest(name, allowed)}")
@@ -232,9 +232,9 @@ def _only(pairs: Pairs, *allowed: str) -> None:
 
 
 def _no_flow(flow_id: str, query: FlowQuery, kind: str = "") -> HttpError:
-    whose = "no tenant" if query.tenant is None else f"tenant {query.tenant}"
-    has = "has a" if query.tenant is None else "has no"
-    return HttpError(404, f"{whose} {has} {kind}flow {flow_id}")
+    owner = "no tenant" if query.tenant is None else f"tenant {query.tenant}"
+    verb = "has a" if query.tenant is None else "has no"
+    return HttpError(404, f"{owner} {verb} {kind}flow {flow_id}")
 
 
 def _envelope(kind: str, items: list[Any]) -> Response:

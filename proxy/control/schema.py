@@ -290,7 +290,7 @@ class PolicyView(Protocol):
 
     def describe(self, *, text: bool) -> list[PolicyInfo]: ...
 
-    async def renew(self) -> Reloaded:
+    async def reload_and_report(self) -> Reloaded:
         """Reload the files. Raises DocumentError if one is invalid; then nothing has changed."""
         ...
 
@@ -338,7 +338,7 @@ class ProxyView(Protocol):
         """Replace the routes of one network. Raises ProxyError if the tenant, the network or a next hop is unknown."""
         ...
 
-    async def narrowed(self, query: FlowQuery) -> FlowQuery | None:
+    async def resolve_request_filters(self, query: FlowQuery) -> FlowQuery | None:
         """The query, with its conditions on requests resolved to flows; None: no live flow matches."""
         ...
 

@@ -67,8 +67,8 @@ class ControlServer:
                 task.cancel()
         tasks = set(self._connections)
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S)
-            for task in late:
+            _, unfinished = await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S)
+            for task in unfinished:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.wait_closed()
@@ -81,13 +81,13 @@ class ControlServer:
         if len(self._connections) < self._max_connections:
             connection = HttpConnection(reader, writer, self._handle, self._idle_timeout_s)
         else:
-            connection = HttpConnection(reader, writer, self._busy, min(5, self._idle_timeout_s))
+            connection = HttpConnection(reader, writer, self._refuse_busy, min(5, self._idle_timeout_s))
             connection.is_finishing = True
         task = asyncio.create_task(connection.serve())
         self._connections[task] = connection
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._connection_ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _connection_ended(self, task: asyncio.Task[None]) -> None:
         del self._connections[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("control: a connection failed", exc_info=error)
@@ -101,7 +101,7 @@ class ControlServer:
             log.exception("control: %s %s failed", request.method, request.path)
             raise HttpError(500, "the proxy failed to answer; its log says why") from None
 
-    async def _busy(self, request: Request) -> Response:
+    async def _refuse_busy(self, request: Request) -> Response:
         raise HttpError(503, f"{self._max_connections} clients are connected already")
 
 

@@ -14,10 +14,10 @@ from proxy.control.ssh_schema import is_channel
 from proxy.session.messages import Shown
 
 CHUNK_BYTES = 64 << 10
-MOST_QUEUED = 1_000  # messages; a slower watcher misses some
+MAX_QUEUED = 1_000  # messages; a slower watcher misses some
 GRACE_S = 1.0
 ENDED = "an administrator has ended it"
-_killing: set[asyncio.Task[None]] = set()
+_kills: set[asyncio.Task[None]] = set()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -26,24 +26,24 @@ def host_keys(view: ProxyView, tenant: str | None) -> list[HostKey]:
     return _ssh(view).host_keys(tenant)
 
 
-def rotated(view: ProxyView, tenant: str) -> HostKey:
+def rotate(view: ProxyView, tenant: str) -> HostKey:
     """Rotate the host key of this tenant, and return the new one. Raises HttpError if it has none."""
     if not _ssh(view).host_keys(tenant):
         raise HttpError(404, f"no tenant '{tenant}' whose SSH sessions are inspected")
     return _ssh(view).rotate(tenant)
 
 
-def end(view: ProxyView, identifier: str, tenant: str | None) -> None:
+def end_session(view: ProxyView, identifier: str, tenant: str | None) -> None:
     """End an open channel, or the session of a flow with all its channels. Raises HttpError if there is none."""
     if not _ssh(view).end_channel(identifier, tenant, ENDED):
         raise HttpError(404, f"no live SSH session has the id {identifier}")
     if not is_channel(identifier):
-        task = asyncio.get_running_loop().create_task(_kill_soon(view, identifier, tenant))
-        _killing.add(task)
-        task.add_done_callback(_killing.discard)
+        task = asyncio.get_running_loop().create_task(_kill_after_grace(view, identifier, tenant))
+        _kills.add(task)
+        task.add_done_callback(_kills.discard)
 
 
-async def _kill_soon(view: ProxyView, flow_id: str, tenant: str | None) -> None:
+async def _kill_after_grace(view: ProxyView, flow_id: str, tenant: str | None) -> None:
     """Cut the session off if it has not ended soon after the message."""
     await asyncio.sleep(GRACE_S)
     await view.kill(flow_id, tenant)
@@ -60,12 +60,12 @@ def recording(view: ProxyView, name: str, tenant: str | None) -> AsyncGenerator[
     if path is None:
         raise HttpError(404, f"no recording {name}")
     try:
-        return _pieces(path.open("rb"))
+        return _chunks(path.open("rb"))
     except OSError as error:
         raise HttpError(500, f"the recording cannot be read: {error.strerror}") from None
 
 
-async def _pieces(file: IO[bytes]) -> AsyncGenerator[bytes, None]:
+async def _chunks(file: IO[bytes]) -> AsyncGenerator[bytes, None]:
     with file:
         while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
             yield data
@@ -76,7 +76,7 @@ class ScreenWatcher:
 
     def __init__(self, view: ProxyView, channel_id: str, tenant: str | None) -> None:
         """Raises HttpError if no live session has such a channel."""
-        self._queue: asyncio.Queue[Shown | None] = asyncio.Queue(MOST_QUEUED)
+        self._queue: asyncio.Queue[Shown | None] = asyncio.Queue(MAX_QUEUED)
         self._lost = 0
         unwatch = _ssh(view).watch_channel(channel_id, tenant, self._put)
         if unwatch is None:

@@ -23,7 +23,7 @@ from proxy.telemetry import flowdb
 from proxy.telemetry.childsql import read_children
 from proxy.telemetry.flowgroups import read_groups
 from proxy.telemetry.flowread import read_page
-from proxy.telemetry.losses import Losses
+from proxy.telemetry.lost_records import LostRecords
 
 Pairs = Iterable[tuple[str, str]]
 _decode = msgspec.json.Decoder(FlowRecord).decode
@@ -43,16 +43,16 @@ class RecordedFlows:
 
     def groups(self, pairs: Pairs) -> GroupsAnswer:
         """Ended flows aggregated by the fields of the parameter `by`."""
-        with _refused(), self._opened() as connection:
+        with _query_errors(), self._connection() as connection:
             query = parse_groups(pairs, datetime.now().astimezone())
-            page = read_groups(connection, query, {}, Losses(flowdb.load_losses(connection)))
+            page = read_groups(connection, query, {}, LostRecords(flowdb.load_lost_counts(connection)))
         return GroupsAnswer(items=page.groups, window=page.window, lost=page.lost, truncated=page.truncated)
 
     def children(self, plural: str, pairs: Pairs) -> ChildrenAnswer:
         """The `requests`, `channels` or `files` selected by the parameters. None is open any more."""
-        with _refused(), self._opened() as connection:
+        with _query_errors(), self._connection() as connection:
             query = parse_children(CHILD_KINDS[plural], pairs, datetime.now().astimezone())
-            page = read_children(connection, query, Losses(flowdb.load_losses(connection)))
+            page = read_children(connection, query, LostRecords(flowdb.load_lost_counts(connection)))
         return ChildrenAnswer(
             kind=plural,
             items=[child.record for child in page.children],
@@ -89,34 +89,34 @@ class RecordedFlows:
         query = msgspec.structs.replace(_query(pairs, tuple(TENANT)), flow_id=(flow_id,), limit=1)
         for flow in self._page(query).flows:
             return _decode(flow.record)
-        whose = "no tenant has a" if query.tenant is None else f"tenant {query.tenant} has no"
-        raise ControlError(f"{whose} flow {flow_id} on record", 404)
+        owner = "no tenant has a" if query.tenant is None else f"tenant {query.tenant} has no"
+        raise ControlError(f"{owner} flow {flow_id} on record", 404)
 
     def tenants(self) -> list[str]:
         """The tenants that have records."""
-        with self._opened() as connection:
+        with self._connection() as connection:
             return flowdb.tenants(connection)
 
     def _page(self, query: FlowQuery) -> Page:
-        with self._opened() as connection:
-            return read_page(connection, query, Losses(flowdb.load_losses(connection)))
+        with self._connection() as connection:
+            return read_page(connection, query, LostRecords(flowdb.load_lost_counts(connection)))
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[sqlite3.Connection]:
         try:
-            with contextlib.closing(flowdb.open_left(self.path)) as connection:
+            with contextlib.closing(flowdb.open_offline(self.path)) as connection:
                 yield connection
         except (sqlite3.Error, msgspec.DecodeError, ProxyError) as error:
             raise ControlError(f"cannot read the flow log {self.path}: {error}") from error
 
 
 def _query(pairs: Pairs, allowed: tuple[str, ...]) -> FlowQuery:
-    with _refused():
+    with _query_errors():
         return parse_query(pairs, datetime.now().astimezone(), allowed)
 
 
 @contextlib.contextmanager
-def _refused() -> Iterator[None]:
+def _query_errors() -> Iterator[None]:
     try:
         yield
     except QueryError as error:

@@ -19,15 +19,15 @@ _encode = msgspec.json.Encoder().encode
 class Watcher:
     """Takes events by `put`, and returns them as NDJSON. A gap is a line `{"lost": n}` at its place."""
 
-    def __init__(self, wanted: Callable[[FlowRecord], bool], *, queue_events: int = QUEUE_EVENTS) -> None:
-        self._wanted, self._capacity = wanted, queue_events
+    def __init__(self, matches: Callable[[FlowRecord], bool], *, queue_events: int = QUEUE_EVENTS) -> None:
+        self._matches, self._capacity = matches, queue_events
         self._queue: deque[FlowRecord | int] = deque()  # a number stands for so many missing events
         self._ready = asyncio.Event()
         self._closed = False
 
     def put(self, record: FlowRecord) -> None:
         """Queue an event, or count it as lost. Does not block."""
-        if not self._wanted(record):
+        if not self._matches(record):
             return
         queue = self._queue
         if len(queue) < self._capacity:
@@ -50,8 +50,8 @@ class Watcher:
             if not self._closed:
                 self._ready.clear()
             while self._queue:
-                taken = min(len(self._queue), _CHUNK_EVENTS)
-                lines = [_line(self._queue.popleft()) for _ in range(taken)]
+                count = min(len(self._queue), _CHUNK_EVENTS)
+                lines = [_line(self._queue.popleft()) for _ in range(count)]
                 yield b"".join(lines)
 
 

@@ -19,7 +19,7 @@ SIOCGIFMTU, SIOCSIFMTU, SIOCGIFINDEX = 0x8921, 0x8922, 0x8933
 RTM_NEWLINK, RTM_NEWROUTE, IFLA_TXQLEN, RTA_DST, RTA_OIF = 16, 24, 13, 1, 4
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST = 254, 4, 253, 1
 IFF_UP = 0x1
-IN_USE_S = 2.0  # the longest that the kernel may take to add an address; with duplicate address detection it takes 1 s
+USABLE_TIMEOUT_S = 2.0  # for the kernel to add an address; with duplicate address detection it takes 1 s
 
 _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -98,20 +98,20 @@ def _add_address(v4: socket.socket, v6: socket.socket, name: str, interface: _In
     reply = fcntl.ioctl(v6, SIOCGIFINDEX, struct.pack("16si20x", name.encode(), 0))
     (index,) = struct.unpack_from("i", reply, 16)
     fcntl.ioctl(v6, SIOCSIFADDR, struct.pack("16sIi", interface.ip.packed, interface.network.prefixlen, index))
-    _await_use(interface.ip, index)
+    _wait_until_usable(interface.ip, index)
 
 
-def _await_use(address: ipaddress.IPv6Address, index: int) -> None:
+def _wait_until_usable(address: ipaddress.IPv6Address, index: int) -> None:
     """Return when the new address is usable: until then its packets are dropped, and connections use another source.
 
     The kernel finishes adding an address in a work queue, after the request has returned.
     """
-    deadline = time.monotonic() + IN_USE_S
-    while not _is_in_use(address, index) and time.monotonic() < deadline:
+    deadline = time.monotonic() + USABLE_TIMEOUT_S
+    while not _is_usable(address, index) and time.monotonic() < deadline:
         time.sleep(0.001)
 
 
-def _is_in_use(address: ipaddress.IPv6Address, index: int) -> bool:
+def _is_usable(address: ipaddress.IPv6Address, index: int) -> bool:
     """Whether the address is no longer tentative (RFC 4862 section 2), and has its route."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:

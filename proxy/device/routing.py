@@ -35,13 +35,13 @@ RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK = 3, 6, 10, 15, 16
 FIB_RULE_INVERT = 0x2
-NARROWING = frozenset({11, 17, 19, 20, 22, 23, 24})  # tunnel, outgoing interface, VRF, users, protocol, ports
+FURTHER_CONDITIONS = frozenset({11, 17, 19, 20, 22, 23, 24})  # tunnel, outgoing interface, VRF, users, protocol, ports
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 4, 0, 253
 RTN_UNICAST, RTN_UNREACHABLE, FR_ACT_TO_TBL = 1, 7, 1
 NLM_F_REPLACE = 0x100
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-CHANGES = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
+CHANGE_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
 LAST = 0xFFFF_FFFF  # the metric of routes of last resort
 
 _ROUTE = struct.Struct("=8BI")  # family, dst length, src length, TOS, table, protocol, scope, type, flags
@@ -80,7 +80,7 @@ def add_rules(rules: Iterable[Rule]) -> None:
 def delete_rules(rules: Iterable[Rule]) -> None:
     """Delete rules. Missing rules are no error."""
     for rule in rules:
-        with _forgiving(errno.ENOENT):
+        with _ignoring(errno.ENOENT):
             _request(RTM_DELRULE, 0, _rule_body(rule), repr(rule))
 
 
@@ -88,16 +88,16 @@ def rules() -> Iterator[Rule]:
     """All rules that look up a routing table."""
     for version, family in FAMILIES.items():
         for body in _dump(RTM_GETRULE, struct.pack("=B11x", family)):
-            said = values(body, 12, len(body))
-            name = said.get(FRA_IIFNAME)
+            fields = values(body, 12, len(body))
+            name = fields.get(FRA_IIFNAME)
             yield Rule(
                 version,
-                _u32(said.get(FRA_PRIORITY)),
-                _u32(said.get(FRA_TABLE)) or body[4],
-                _u32(said.get(FRA_FWMARK)),
-                _u32(said.get(FRA_FWMASK)),
+                _u32(fields.get(FRA_PRIORITY)),
+                _u32(fields.get(FRA_TABLE)) or body[4],
+                _u32(fields.get(FRA_FWMARK)),
+                _u32(fields.get(FRA_FWMASK)),
                 None if name is None else name.rstrip(b"\0").decode(),
-                bool(body[1] or body[2] or body[3] or NARROWING & said.keys()),
+                bool(body[1] or body[2] or body[3] or FURTHER_CONDITIONS & fields.keys()),
                 bool(_u32(body[8:12]) & FIB_RULE_INVERT),
             )
 
@@ -111,7 +111,7 @@ def set_routes(routes: Iterable[Route]) -> None:
 def delete_routes(routes: Iterable[Route]) -> None:
     """Delete routes. Missing routes are no error: they may have been deleted with their interface."""
     for route in routes:
-        with _forgiving(errno.ESRCH, errno.ENODEV):
+        with _ignoring(errno.ESRCH, errno.ENODEV):
             _request(RTM_DELROUTE, 0, _route_body(route), repr(route))
 
 
@@ -122,12 +122,12 @@ def routes(version: int) -> Iterator[Route]:
         _, length, _, _, table, _, _, kind, flags = _ROUTE.unpack_from(body)
         if kind not in (RTN_UNICAST, RTN_UNREACHABLE) or flags & 0x200:  # RTM_F_CLONED: cached
             continue
-        said = values(body, _ROUTE.size, len(body))
-        packed = said.get(RTA_DST, bytes(4 if version == 4 else 16))
-        index = _u32(said.get(RTA_OIF)) or None
+        fields = values(body, _ROUTE.size, len(body))
+        address = fields.get(RTA_DST, bytes(4 if version == 4 else 16))
+        index = _u32(fields.get(RTA_OIF)) or None
         yield Route(
-            version, f"{socket.inet_ntop(family, packed)}/{length}", _u32(said.get(RTA_TABLE)) or table,
-            None if kind == RTN_UNREACHABLE else index, said.get(RTA_GATEWAY), _u32(said.get(RTA_PRIORITY)),
+            version, f"{socket.inet_ntop(family, address)}/{length}", _u32(fields.get(RTA_TABLE)) or table,
+            None if kind == RTN_UNREACHABLE else index, fields.get(RTA_GATEWAY), _u32(fields.get(RTA_PRIORITY)),
         )  # fmt: skip
 
 
@@ -135,8 +135,8 @@ def own_addresses() -> set[bytes]:
     """Every address of every interface, packed."""
     found = set()
     for body in _dump(RTM_GETADDR, struct.pack("=BBBBI", socket.AF_UNSPEC, 0, 0, 0, 0)):
-        said = values(body, 8, len(body))
-        found.add(said.get(IFA_LOCAL) or said.get(IFA_ADDRESS) or b"")
+        fields = values(body, 8, len(body))
+        found.add(fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS) or b"")
     return found - {b""}
 
 
@@ -145,16 +145,16 @@ def watch_changes() -> socket.socket:
     sock = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
     )
-    sock.bind((0, CHANGES))
+    sock.bind((0, CHANGE_GROUPS))
     return sock
 
 
 def _rule_body(rule: Rule) -> bytes:
     table = rule.table if rule.table < 256 else 0
     body = struct.pack("=8BI", FAMILIES[rule.version], 0, 0, 0, table, 0, 0, FR_ACT_TO_TBL, 0)
-    body += _number(FRA_PRIORITY, rule.priority) + _number(FRA_TABLE, rule.table)
+    body += _u32_attribute(FRA_PRIORITY, rule.priority) + _u32_attribute(FRA_TABLE, rule.table)
     if rule.mask:
-        body += _number(FRA_FWMARK, rule.mark) + _number(FRA_FWMASK, rule.mask)
+        body += _u32_attribute(FRA_FWMARK, rule.mark) + _u32_attribute(FRA_FWMASK, rule.mask)
     if rule.interface is not None:
         body += attribute(FRA_IIFNAME, rule.interface.encode() + b"\0")
     return body
@@ -166,20 +166,20 @@ def _route_body(route: Route) -> bytes:
     kind = RTN_UNREACHABLE if route.index is None else RTN_UNICAST
     scope = RT_SCOPE_LINK if route.version == 4 and route.gateway is None and route.index else RT_SCOPE_UNIVERSE
     body = _ROUTE.pack(FAMILIES[route.version], network.prefixlen, 0, 0, table, RTPROT_STATIC, scope, kind, 0)
-    body += _number(RTA_TABLE, route.table)
+    body += _u32_attribute(RTA_TABLE, route.table)
     if network.prefixlen:
         body += attribute(RTA_DST, network.network_address.packed)
     if route.index is not None:
-        body += _number(RTA_OIF, route.index)
+        body += _u32_attribute(RTA_OIF, route.index)
     if route.gateway is not None:
         body += attribute(RTA_GATEWAY, route.gateway)
     if route.metric:
-        body += _number(RTA_PRIORITY, route.metric)
+        body += _u32_attribute(RTA_PRIORITY, route.metric)
     return body
 
 
 @contextlib.contextmanager
-def _forgiving(*codes: int) -> Iterator[None]:
+def _ignoring(*codes: int) -> Iterator[None]:
     """Ignore OSErrors with these numbers."""
     try:
         yield
@@ -215,7 +215,7 @@ def _socket() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
 
 
-def _number(kind: int, value: int) -> bytes:
+def _u32_attribute(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack("=I", value))
 
 

@@ -24,7 +24,7 @@ def dial(path: str, context: TunnelContext, *, timeout_s: float = 10) -> tuple[s
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        answer = _introduce(sock, path, context, timeout_s)
+        answer = _send_context(sock, path, context, timeout_s)
         if not answer.ok:
             raise ProxyError(f"the proxy refused the tunnel: {answer.error}")
         sock.setblocking(False)
@@ -37,7 +37,7 @@ def dial(path: str, context: TunnelContext, *, timeout_s: float = 10) -> tuple[s
     return sock, answer
 
 
-def _introduce(sock: socket.socket, path: str, context: TunnelContext, timeout_s: float) -> TunnelAnswer:
+def _send_context(sock: socket.socket, path: str, context: TunnelContext, timeout_s: float) -> TunnelAnswer:
     sock.settimeout(timeout_s)
     sock.connect(path)
     enlarge_send_buffer(sock)

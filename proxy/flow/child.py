@@ -100,7 +100,7 @@ class ChildPage(msgspec.Struct):
     truncated: bool
 
 
-class Facts(NamedTuple):
+class FilterValues(NamedTuple):
     """The values that filters test, with the same names for all kinds."""
 
     status: int | None
@@ -111,16 +111,16 @@ class Facts(NamedTuple):
     fault: str | None
 
 
-def facts_of(child: Child) -> Facts:
+def filter_values(child: Child) -> FilterValues:
     """The values of a child of any kind."""
     if isinstance(child, RequestRecord):
-        return Facts(child.status, child.method, child.host or None, child.url_prefix, child.path, child.fault)
+        return FilterValues(child.status, child.method, child.host or None, child.url_prefix, child.path, child.fault)
     if isinstance(child, ChannelRecord):
-        return Facts(child.exit_status, child.kind, child.forward_host, None, child.command, child.error)
-    return Facts(None, child.operation, None, None, child.path, child.error)
+        return FilterValues(child.exit_status, child.kind, child.forward_host, None, child.command, child.error)
+    return FilterValues(None, child.operation, None, None, child.path, child.error)
 
 
-Test = Callable[[Child, Facts], bool]
+Test = Callable[[Child, FilterValues], bool]
 
 
 def child_predicate(query: ChildQuery) -> Callable[[Child], bool]:
@@ -132,59 +132,61 @@ def child_predicate(query: ChildQuery) -> Callable[[Child], bool]:
             KINDS[type(child)] == query.kind
             and query.tenant in (None, child.tenant)
             and (query.until is None or start_of(child) <= query.until)
-            and all(test(child, facts) for facts in (facts_of(child),) for test in tests)
+            and all(test(child, values) for values in (filter_values(child),) for test in tests)
         )
 
     return matches
 
 
-def _tests(chosen: ChildFilters) -> Iterable[Test]:
-    if statuses := chosen.status:
-        yield lambda _, facts: facts.status is not None and any(low <= facts.status <= high for low, high in statuses)
-    if methods := chosen.method:
-        yield lambda _, facts: facts.method.upper() in methods
-    if chosen.host:
-        hosts = globs(chosen.host)
-        yield lambda _, facts: facts.host is not None and hosts.fullmatch(facts.host.lower()) is not None
-    if chosen.url:
-        urls = globs(tuple(url.lower() for url in chosen.url))
-        yield lambda _, facts: _matches_url(urls, facts)
-    if faults := chosen.fault:
-        yield lambda _, facts: facts.fault in faults
-    if users := chosen.user:
+def _tests(filters: ChildFilters) -> Iterable[Test]:
+    if statuses := filters.status:
+        yield (
+            lambda _, values: values.status is not None and any(low <= values.status <= high for low, high in statuses)
+        )
+    if methods := filters.method:
+        yield lambda _, values: values.method.upper() in methods
+    if filters.host:
+        hosts = globs(filters.host)
+        yield lambda _, values: values.host is not None and hosts.fullmatch(values.host.lower()) is not None
+    if filters.url:
+        urls = globs(tuple(url.lower() for url in filters.url))
+        yield lambda _, values: _matches_url(urls, values)
+    if faults := filters.fault:
+        yield lambda _, values: values.fault in faults
+    if users := filters.user:
         yield lambda child, _: child.user in users
-    if verdicts := chosen.verdict:
+    if verdicts := filters.verdict:
         yield lambda child, _: not isinstance(child, FileRecord) and child.verdict in verdicts
-    if flows := chosen.flow_id:
+    if flows := filters.flow_id:
         yield lambda child, _: child.flow_id in flows
 
 
-def _matches_url(pattern: re.Pattern[str], facts: Facts) -> bool:
-    return pattern.fullmatch(f"{facts.url_prefix or ''}{facts.path or ''}".lower()) is not None
+def _matches_url(pattern: re.Pattern[str], values: FilterValues) -> bool:
+    return pattern.fullmatch(f"{values.url_prefix or ''}{values.path or ''}".lower()) is not None
 
 
 def _negated(test: Test) -> Test:
-    return lambda child, facts: not test(child, facts)
+    return lambda child, values: not test(child, values)
 
 
-def request_wanted(chosen: Filters) -> ChildFilters | None:
+def request_wanted(filters: Filters) -> ChildFilters | None:
     """The condition that one request of a flow must meet for the flow to match, or None if there is none."""
-    if not (chosen.http_status or chosen.http_method or chosen.url):
+    if not (filters.http_status or filters.http_method or filters.url):
         return None
-    return ChildFilters(status=chosen.http_status, method=chosen.http_method, url=chosen.url, host=chosen.host)
+    return ChildFilters(status=filters.http_status, method=filters.http_method, url=filters.url, host=filters.host)
 
 
-def requests_excluded(chosen: Filters) -> list[ChildFilters]:
+def requests_excluded(filters: Filters) -> list[ChildFilters]:
     """Conditions that no request of a flow may meet."""
     each = [
-        ChildFilters(status=chosen.http_status),
-        ChildFilters(method=chosen.http_method),
-        ChildFilters(url=chosen.url),
+        ChildFilters(status=filters.http_status),
+        ChildFilters(method=filters.http_method),
+        ChildFilters(url=filters.url),
     ]
     return [filters for filters in each if filters != NOTHING]
 
 
-def without_requests(chosen: Filters, *, is_wanted: bool) -> dict[str, Any]:
+def without_requests(filters: Filters, *, is_wanted: bool) -> dict[str, Any]:
     """The same filters without those on requests."""
     cleared = dict.fromkeys(("http_status", "http_method", "url"), ())
-    return {**cleared, "host": ()} if is_wanted and request_wanted(chosen) is not None else cleared
+    return {**cleared, "host": ()} if is_wanted and request_wanted(filters) is not None else cleared

@@ -50,10 +50,10 @@ def parse_children(kind: ChildKind, pairs: Iterable[tuple[str, str]], now: datet
     single = _SINGLE | {name: lambda text: parse_time(text, now) for name in TIMES}
     values = read_pairs(pairs, CHILD_PARAMETERS, FILTERS, single)
     tenant = take_tenant(values)
-    unwanted = {name.removeprefix(NOT): values.pop(name) for name in _EXCLUDING if name in values}
-    for chosen in (values, unwanted):
-        if "id" in chosen:
-            chosen["flow_id"] = chosen.pop("id")
-    query = ChildQuery(kind=kind, tenant=tenant, excluded=ChildFilters(**unwanted), **values)
+    excluded = {name.removeprefix(NOT): values.pop(name) for name in _EXCLUDING if name in values}
+    for filters in (values, excluded):
+        if "id" in filters:
+            filters["flow_id"] = filters.pop("id")
+    query = ChildQuery(kind=kind, tenant=tenant, excluded=ChildFilters(**excluded), **values)
     check_window(query.since, query.until)
     return query

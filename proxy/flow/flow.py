@@ -44,20 +44,19 @@ Record = TypeVar("Record", bound=FlowRecord)
 
 _numbers = itertools.count(1)
 # One object per 16-bit number used by flows, such as ports: saves 28 bytes for each use.
-_small: dict[int, int] = {}
-_shared = _small.setdefault
+_small_integers: dict[int, int] = {}
+_share_integer = _small_integers.setdefault
 
 
 class Flow:
     """Identity, state and counters of one flow. Its `handler` moves the bytes."""
 
-    __slots__ = (
-        "_answer_key", "_id", "carrier", "client_path", "close_reason", "connected_at", "decisions", "destination",
-        "destination_port", "details", "dscp", "egress", "egress_ip", "ended_ns", "handler", "history", "idle_strikes",
-        "is_recorded", "key", "last_count", "level", "offramp", "origin", "origin_path", "origin_tcp_ms", "place",
-        "policy_ms", "protocol", "route", "seq", "shelf", "source", "source_port", "started_at", "started_ns", "state",
-        "tenant", "timer_due", "timer_slot", "tracked", "ttfb_ms", "verdict",
-    )  # fmt: skip
+    __slots__ = ("_answer_key", "_id", "carrier", "chunk", "chunk_index", "client_path", "close_reason",
+                 "connected_at", "decisions", "destination", "destination_port", "details", "dscp", "egress",
+                 "egress_ip", "ended_ns", "handler", "history", "idle_checks", "is_recorded", "key", "last_count",
+                 "level", "offramp", "origin", "origin_path", "origin_tcp_ms", "policy_ms", "protocol", "route", "seq",
+                 "source", "source_port", "started_at", "started_ns", "state", "tenant", "timer_due", "timer_slot",
+                 "tracked", "ttfb_ms", "verdict")  # fmt: skip
 
     client_payload, origin_payload, spliced = Detail[int](), Detail[int](), Detail[int]()
     client_tcp_ms = Detail[float | None]()
@@ -77,8 +76,8 @@ class Flow:
         """`flow_id`: an id, or a number of `next_number` (saves 67 bytes), which makes an id together with `now_ns`."""
         self._id, self.tenant, self.carrier, self.protocol, self.key = flow_id, tenant, carrier, protocol, key
         self.details = NONE
-        self.source, self.source_port = source, _shared(source_port, source_port)
-        self.destination, self.destination_port = destination, _shared(destination_port, destination_port)
+        self.source, self.source_port = source, _share_integer(source_port, source_port)
+        self.destination, self.destination_port = destination, _share_integer(destination_port, destination_port)
         self.started_at, self.started_ns = now, now_ns
         self.ended_ns: int | None = None
         self.connected_at: float | None = None
@@ -103,11 +102,11 @@ class Flow:
         self.close_reason: CloseReason | None = None
         self.tracked: tuple[Direction, Direction] | None = None  # of uninspected TCP: the client's, the origin's
         self.is_recorded = False  # its end record was published
-        self.shelf: list[Any] | None = None  # the list that holds it among its tenant's flows; None: not in the tables
-        self.place = 0
+        self.chunk: list[Any] | None = None  # the list that holds it among its tenant's flows; None: not in the tables
+        self.chunk_index = 0
         self.seq = 0
         self.timer_slot = self.timer_due = 0
-        self.idle_strikes = 0
+        self.idle_checks = 0
         self.last_count = 0
 
     def __repr__(self) -> str:
@@ -117,7 +116,7 @@ class Flow:
     def id(self) -> str:
         """A unique id, which sorts by time."""
         number = self._id
-        return number if isinstance(number, str) else _named(self.started_ns, number)
+        return number if isinstance(number, str) else _format_id(self.started_ns, number)
 
     @id.setter
     def id(self, name: str) -> None:
@@ -231,19 +230,18 @@ class Flow:
                 payload = self._tracked_payload(*self.tracked, *payload)
         return payload
 
-    def _tracked_payload(self, sent: Direction, answered: Direction, most: int, answers: int) -> tuple[int, int]:
+    def _tracked_payload(self, up: Direction, down: Direction, max_up: int, max_down: int) -> tuple[int, int]:
         """Payload by TCP sequence numbers. If the kernel carries the flow, only the first and last ones are known."""
         client, origin = self.client_path, self.origin_path
-        if answered.initial is None and sent.initial is not None:  # SYNs only
+        if down.initial is None and up.initial is not None:  # SYNs only
             return 0, 0
         if self.carrier.exit is None:
-            return sent.delivered(acknowledged(origin.last), most), answered.delivered(
-                acknowledged(client.last), answers
-            )
-        options = answered.options  # in each segment except the SYN, which has more
-        most -= options * (client.packets - 1) + sent.first_options
-        answers -= options * (origin.packets - 1) + answered.first_options
-        return sent.ended(most), answered.ended(answers)
+            sent = up.delivered(acknowledged(origin.last), max_up)
+            return sent, down.delivered(acknowledged(client.last), max_down)
+        options = down.options  # in each segment except the SYN, which has more
+        max_up -= options * (client.packets - 1) + up.first_options
+        max_down -= options * (origin.packets - 1) + down.first_options
+        return up.delivered_without_acks(max_up), down.delivered_without_acks(max_down)
 
     def conn_state(self) -> str:
         """Zeek's state of a TCP connection. Other protocols have SF if the origin has answered, else S0."""
@@ -276,7 +274,7 @@ class Flow:
         """The current record for display, without changing any state."""
         return self._fill("end" if self.is_recorded else "update", node, now_ns, self.seq, self.totals(), None)
 
-    def show(self, node: str, now_ns: int) -> FlowContext[Any]:
+    def hook_context(self, node: str, now_ns: int) -> FlowContext[Any]:
         """The current record for an application, with its extension."""
         event: Event = "end" if self.is_recorded else "update"
         context = self._fill(event, node, now_ns, self.seq, self.totals(), None, FlowContext)
@@ -331,15 +329,15 @@ class Flow:
 def next_number() -> int:
     """A number that, with the time of the start, makes a flow's id."""
     number = next(_numbers) & 0xFFFF
-    return _shared(number, number)
+    return _share_integer(number, number)
 
 
 def new_flow_id(now_ns: int) -> str:
     """A unique id that sorts by time."""
-    return _named(now_ns, next_number())
+    return _format_id(now_ns, next_number())
 
 
-def _named(now_ns: int, number: int) -> str:
+def _format_id(now_ns: int, number: int) -> str:
     return f"{now_ns // 1000:014x}{number:04x}"
 
 

@@ -19,7 +19,7 @@ Key = tuple[object, bytes, bytes, int, int]
 class _Datagram:
     deadline: float
     pieces: dict[int, bytes] = field(default_factory=dict)  # by offset
-    held: int = 0
+    received: int = 0
     length: int | None = None  # of the payload, known from the last fragment
     first: bytes = b""  # headers before the payload, from the fragment at offset 0
 
@@ -56,12 +56,12 @@ class Fragments:
         if self.held_bytes + len(payload) > self.max_bytes or len(datagram.pieces) >= MAX_PIECES:
             self._discard(key)
             return DropReason.FRAGMENT_LIMIT
-        if not self._keep(datagram, packet, payload):
+        if not self._store(datagram, packet, payload):
             self._discard(key)
             return DropReason.FRAGMENT_OVERLAP
         if packet.fragment_offset == 0:
             datagram.first = _headers(buffer, packet)
-        if datagram.length is None or datagram.held < datagram.length or not datagram.first:
+        if datagram.length is None or datagram.received < datagram.length or not datagram.first:
             return None
         self._discard(key)
         return _join(datagram, packet.version)
@@ -74,7 +74,7 @@ class Fragments:
             self._discard(key)
         return lost
 
-    def _keep(self, datagram: _Datagram, packet: IPPacket, payload: bytes) -> bool:
+    def _store(self, datagram: _Datagram, packet: IPPacket, payload: bytes) -> bool:
         offset, end = packet.fragment_offset, packet.fragment_offset + len(payload)
         for other, piece in datagram.pieces.items():
             if other < end and offset < other + len(piece):
@@ -86,12 +86,12 @@ class Fragments:
         elif datagram.length is not None and end > datagram.length:
             return False
         datagram.pieces[offset] = payload
-        datagram.held += len(payload)
+        datagram.received += len(payload)
         self.held_bytes += len(payload)
         return True
 
     def _discard(self, key: Key) -> None:
-        self.held_bytes -= self._waiting.pop(key).held
+        self.held_bytes -= self._waiting.pop(key).received
 
 
 def _problem(packet: IPPacket, length: int) -> DropReason | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from proxy.flow.best import Best
 from proxy.flow.query import FlowQuery, Getters, Window
+from proxy.flow.top_n import TopN
 
 Key = tuple[Any, ...]
 
@@ -17,7 +17,7 @@ GROUP_FIELDS = (
     "verdict", "level", "onramp", "offramp", "dscp",
 )  # fmt: skip
 GROUP_SORTS = ("bytes", "flows", "live", "up", "down", "duration", "first", "last")
-MOST_FIELDS = 6
+MAX_GROUP_FIELDS = 6
 
 
 class Sums(msgspec.Struct):
@@ -72,26 +72,26 @@ class GroupsPage(msgspec.Struct, kw_only=True):
     truncated: bool
 
 
-class Counting:
+class GroupCounter:
     """Sums by key over flows that are added one by one."""
 
-    def __init__(self, by: Iterable[str], of: Getters) -> None:
+    def __init__(self, by: Iterable[str], getters: Getters) -> None:
         self.sums: dict[Key, Sums] = {}
-        self._gets = [of[name] for name in by]
+        self._getters = [getters[name] for name in by]
         self._start, self._end, self._up, self._down, self._duration = (
-            of[name] for name in ("start", "end", "up", "down", "duration")
+            getters[name] for name in ("start", "end", "up", "down", "duration")
         )
 
     def add(self, flow: Any) -> None:
         """Count a flow."""
-        key = tuple([get(flow) for get in self._gets])
+        key = tuple([get(flow) for get in self._getters])
         end = self._end(flow)
-        one = Sums(1, int(end is None), self._up(flow), self._down(flow), self._duration(flow), self._start(flow), end)
+        own = Sums(1, int(end is None), self._up(flow), self._down(flow), self._duration(flow), self._start(flow), end)
         earlier = self.sums.get(key)
         if earlier is None:
-            self.sums[key] = one
+            self.sums[key] = own
         else:
-            earlier.add(one)
+            earlier.add(own)
 
 
 class Ranking:
@@ -100,17 +100,17 @@ class Ranking:
     def __init__(self, query: GroupsQuery, text: Callable[[str, Any], str | int | None]) -> None:
         """`text(field, value)`: the text of a key's value in the answer."""
         self._query, self._text = query, text
-        self._best: Best[tuple[Key, Sums]] = Best(query.limit + 1, query.descending)
+        self._top: TopN[tuple[Key, Sums]] = TopN(query.limit + 1, query.descending)
         self._added = 0
 
     def add(self, key: Key, sums: Sums) -> None:
         """Add a complete group."""
         self._added += 1
-        self._best.add(_place(self._query.sort, sums), str(key), (key, sums))
+        self._top.add(_sort_value(self._query.sort, sums), str(key), (key, sums))
 
     def page(self, window: Window, lost: int) -> GroupsPage:
         """The answer."""
-        found = self._best.items()[: self._query.limit]
+        found = self._top.items()[: self._query.limit]
         by = self._query.by
         groups = [
             Group(by={name: self._text(name, value) for name, value in zip(by, key, strict=True)}, sums=sums)
@@ -119,7 +119,7 @@ class Ranking:
         return GroupsPage(groups=groups, window=window, lost=lost, truncated=self._added > len(groups))
 
 
-def _place(sort: str, sums: Sums) -> float:
+def _sort_value(sort: str, sums: Sums) -> float:
     if sort == "bytes":
         return sums.up + sums.down
     if sort == "last":

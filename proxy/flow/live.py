@@ -10,7 +10,7 @@ _VERSION = {4: b"\x04", 16: b"\x06"}
 _TOTALS = frozenset(("bytes", "up", "down"))
 
 
-def of_flow(now_ns: int) -> Getters:
+def flow_getters(now_ns: int) -> Getters:
     """Functions that read from a flow the values needed for filters and sorting. `now_ns`: the end of durations."""
     payload = operator.methodcaller("payload")
     return {

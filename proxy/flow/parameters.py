@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Literal
 
-from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, MOST_FIELDS, GroupsQuery
+from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, MAX_GROUP_FIELDS, GroupsQuery
 from proxy.flow.query import DEFAULT_LIMIT, MAX_LIMIT, NEVER, SORT_KEYS, Filters, FlowQuery, Prefix, Range, Scope
 from proxy.flow.record import CloseReason, Level, Protocol, State, Verdict
 from proxy.settings import suggest
@@ -187,16 +187,16 @@ FILTERS: dict[str, Parser] = {  # may be repeated: alternatives
 }
 REQUESTS = ("http_status", "http_method", "url")  # filters on a flow's requests
 TENANT: dict[str, Parser] = {"tenant": parse_text, "all_tenants": _flag}
-LEAST: dict[str, Parser] = {"min_bytes": parse_size, "min_duration": lambda text: parse_duration(text) * 1000}
+MINIMUMS: dict[str, Parser] = {"min_bytes": parse_size, "min_duration": lambda text: parse_duration(text) * 1000}
 LISTING: dict[str, Parser] = {"scope": parse_word(Scope), "sort": _order, "limit": _count}
 TIMES = ("since", "until")
 _FIELDS = {"id": "flow_id", "min_duration": "min_duration_ms"}
 
 NOT = "not_"  # prefix of a filter's name: flows that match are left out
 WHERE: dict[str, Parser] = {"where": _where}
-EXCLUDING = tuple(NOT + name for name in (*FILTERS, *LEAST))
+EXCLUDING = tuple(NOT + name for name in (*FILTERS, *MINIMUMS))
 
-_SELECTING = (*TENANT, *FILTERS, *LEAST, *EXCLUDING, *WHERE)
+_SELECTING = (*TENANT, *FILTERS, *MINIMUMS, *EXCLUDING, *WHERE)
 # Flow events are published at once, before the flow's requests are known.
 WATCH_PARAMETERS = tuple(name for name in _SELECTING if name.removeprefix(NOT) not in REQUESTS)
 LIST_PARAMETERS = (*_SELECTING, *LISTING, *TIMES)
@@ -206,7 +206,13 @@ GROUP_PARAMETERS = (*LIST_PARAMETERS, "by")
 
 def parse_query(pairs: Iterable[tuple[str, str]], now: datetime, allowed: Iterable[str] = LIST_PARAMETERS) -> FlowQuery:
     """The query in `pairs`. Raises QueryError without a tenant, unless `all_tenants=true` asks for all."""
-    single: dict[str, Parser] = {**TENANT, **LEAST, **LISTING, **WHERE, **{NOT + name: LEAST[name] for name in LEAST}}
+    single: dict[str, Parser] = {
+        **TENANT,
+        **MINIMUMS,
+        **LISTING,
+        **WHERE,
+        **{NOT + name: MINIMUMS[name] for name in MINIMUMS},
+    }
     single |= {name: lambda text: parse_time(text, now) for name in TIMES}
     return _build(read_pairs(pairs, tuple(allowed), FILTERS, single))
 
@@ -249,8 +255,8 @@ def parse_groups(pairs: Iterable[tuple[str, str]], now: datetime) -> GroupsQuery
     for name in by:
         if name not in GROUP_FIELDS:
             raise QueryError(f"by: unknown field {name!r}{suggest(name, GROUP_FIELDS)}")
-    if len(set(by)) < len(by) or len(by) > MOST_FIELDS:
-        raise QueryError(f"by: at most {MOST_FIELDS} fields, each once")
+    if len(set(by)) < len(by) or len(by) > MAX_GROUP_FIELDS:
+        raise QueryError(f"by: at most {MAX_GROUP_FIELDS} fields, each once")
     sort, descending = "bytes", True
     if own["sort"]:
         name, colon, direction = own["sort"][0].partition(":")
@@ -267,9 +273,9 @@ def _build(values: dict[str, Any]) -> FlowQuery:
     tenant = take_tenant(values)
     sort, descending = values.pop("sort", ("start", True))
     limit = values.pop("limit", DEFAULT_LIMIT)
-    unwanted = {name.removeprefix(NOT): values.pop(name) for name in EXCLUDING if name in values}
+    excluded = {name.removeprefix(NOT): values.pop(name) for name in EXCLUDING if name in values}
     query = FlowQuery(
-        tenant=tenant, sort=sort, descending=descending, limit=limit, excluded=Filters(**_fields(unwanted)),
+        tenant=tenant, sort=sort, descending=descending, limit=limit, excluded=Filters(**_fields(excluded)),
         **_fields(values),
     )  # fmt: skip
     check_window(query.since, query.until)

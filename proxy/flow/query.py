@@ -97,8 +97,7 @@ class Page(msgspec.Struct):
     truncated: bool  # more flows match than `limit`
 
 
-@functools.lru_cache(maxsize=4096)  # 0.1 us for a known address, 3.4 us for a new one
-@functools.lru_cache(4096)  # called four times per record (bench/levels.py)
+@functools.lru_cache(4096)  # 0.1 us for a known address, 3.4 us for a new one; called four times per record
 def packed(address: str) -> bytes:
     """An address as bytes that sort and compare within its family: the version, then the address."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
@@ -114,7 +113,7 @@ Get = Callable[[Any], Any]
 Getters = Mapping[str, Get]  # property name to getter, from a record or a live flow
 Test = Callable[[Any], bool]
 
-OF_RECORD: Getters = {
+RECORD_GETTERS: Getters = {
     **{name: operator.attrgetter(name) for name in FlowRecord.__struct_fields__},
     "src": lambda r: packed(r.src),
     "dst": lambda r: packed(r.dst),
@@ -143,9 +142,9 @@ _RANGES = {
 }
 
 
-def sort_key(name: str, of: Getters = OF_RECORD) -> Get:
+def sort_key(name: str, getters: Getters = RECORD_GETTERS) -> Get:
     """The function whose values `--sort NAME` compares."""
-    get = of[name]
+    get = getters[name]
     if name not in _ABSENT:
         return get
     absent = _ABSENT[name]
@@ -155,24 +154,24 @@ def sort_key(name: str, of: Getters = OF_RECORD) -> Get:
 SORT_KEYS: dict[str, Get] = {name: sort_key(name) for name in SORT_NAMES}
 
 
-def predicate(query: FlowQuery, of: Getters = OF_RECORD) -> Test:
+def predicate(query: FlowQuery, getters: Getters = RECORD_GETTERS) -> Test:
     """A function that tells whether a record matches. Only filters in use cost time."""
     tests: list[Test] = []
     if (tenant := query.tenant) is not None:
-        whose = of["tenant"]
-        tests.append(lambda r: whose(r) == tenant)
+        tenant_of = getters["tenant"]
+        tests.append(lambda r: tenant_of(r) == tenant)
     if (since := query.since) is not None:
-        end = sort_key("end", of)
+        end = sort_key("end", getters)
         tests.append(lambda r: end(r) >= since)
     if (until := query.until) is not None:
-        start = of["start"]
+        start = getters["start"]
         tests.append(lambda r: start(r) <= until)
-    tests += _tests(query, of)
-    tests += [_negated(test) for test in _tests(query.excluded, of)]
+    tests += _tests(query, getters)
+    tests += [_negated(test) for test in _tests(query.excluded, getters)]
     if query.where:
         from proxy.flow.where import condition  # 0.2 s to import: only if needed
 
-        tests.append(condition(query.where, of))
+        tests.append(condition(query.where, getters))
     return _all(tests)
 
 
@@ -191,25 +190,25 @@ def _negated(test: Test) -> Test:
     return lambda r: not test(r)
 
 
-def _tests(chosen: Filters, of: Getters) -> list[Test]:
-    tests = [_equal(of[name], frozenset(values)) for name in _EQUAL if (values := getattr(chosen, name))]
-    tests += [_in_range([of[side] for side in sides], getattr(chosen, name)) for name, sides in _RANGES.items()
-              if getattr(chosen, name)]  # fmt: skip
-    if versions := chosen.version:
-        src = of["src"]
+def _tests(filters: Filters, getters: Getters) -> list[Test]:
+    tests = [_equal(getters[name], frozenset(values)) for name in _EQUAL if (values := getattr(filters, name))]
+    tests += [_in_range([getters[side] for side in sides], getattr(filters, name)) for name, sides in _RANGES.items()
+              if getattr(filters, name)]  # fmt: skip
+    if versions := filters.version:
+        src = getters["src"]
         tests.append(lambda r: src(r)[0] in versions)
-    if hosts := chosen.host:
-        pattern, host = globs(hosts), of["dst_host"]
+    if hosts := filters.host:
+        pattern, host = globs(hosts), getters["dst_host"]
         tests.append(lambda r: (name := host(r)) is not None and pattern.fullmatch(name.lower()) is not None)
-    if names := chosen.policy:
-        decisions = of["decisions"]
+    if names := filters.policy:
+        decisions = getters["decisions"]
         tests.append(lambda r: any(each.policy in names or each.rule in names for each in decisions(r)))
-    if (least := chosen.min_bytes) > 0:
-        octets = of["bytes"]
-        tests.append(lambda r: octets(r) >= least)
-    if (shortest := chosen.min_duration_ms) > 0:
-        duration = of["duration"]
-        tests.append(lambda r: duration(r) >= shortest)
+    if (min_bytes := filters.min_bytes) > 0:
+        octets = getters["bytes"]
+        tests.append(lambda r: octets(r) >= min_bytes)
+    if (min_duration := filters.min_duration_ms) > 0:
+        duration = getters["duration"]
+        tests.append(lambda r: duration(r) >= min_duration)
     return tests
 
 
@@ -220,11 +219,11 @@ def _equal(get: Get, values: frozenset[Any]) -> Test:
     return lambda r: get(r) in values
 
 
-def _in_range(gets: list[Get], ranges: tuple[tuple[Any, Any], ...]) -> Test:
-    if len(gets) == len(ranges) == 1:
-        (get,), ((low, high),) = gets, ranges
+def _in_range(field_getters: list[Get], ranges: tuple[tuple[Any, Any], ...]) -> Test:
+    if len(field_getters) == len(ranges) == 1:
+        (get,), ((low, high),) = field_getters, ranges
         return lambda r: low <= get(r) <= high
-    return lambda r: any(low <= value <= high for value in [get(r) for get in gets] for low, high in ranges)
+    return lambda r: any(low <= value <= high for value in [get(r) for get in field_getters] for low, high in ranges)
 
 
 def globs(patterns: Iterable[str]) -> re.Pattern[str]:

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from proxy.errors import DropReason
+from proxy.flow.chunks import ChunkedSet
 from proxy.flow.fragments import Fragments
 from proxy.flow.keys import reverse_key
 from proxy.flow.path import Path
 from proxy.flow.route_table import RouteTable
-from proxy.flow.shelves import Shelves
 from proxy.settings.model import TenantSettings
 from proxy.settings.parts import DEFAULT_NETWORK
 
 ECN = 3
 
 Endpoint = tuple[bytes, int]  # an address and a port
-Again = Callable[["Carrier", bytearray, int], bool]  # handles a packet, if it can
+FastPath = Callable[["Carrier", bytearray, int], bool]  # handles a packet, if it can
 
 
 class PeerSocket(Protocol):
@@ -82,8 +82,8 @@ class Entry(Protocol):
     egress: Carrier | None
     key: bytes
     redirect: Endpoint | None
-    shelf: list[Any] | None
-    place: int
+    chunk: list[Any] | None
+    chunk_index: int
 
     @property
     def answer_key(self) -> bytes: ...
@@ -104,7 +104,7 @@ class Network:
         self.name, self.tenant = name, tenant
         self.routes: RouteTable | None = None  # None: everything leaves the proxy
         self.exits: dict[int, Carrier] = {}  # into the kernel's forwarding, by size of the virtio-net header
-        self.again: dict[int, Again] = {}  # likewise: handlers of a tunnel's packets with a known decision
+        self.again: dict[int, FastPath] = {}  # likewise: handlers of a tunnel's packets with a known decision
         self.ramps: list[Carrier] = []  # on-ramps whose clients the kernel sees, and which reach each other
         self.is_own: Callable[[bytes], bool] = lambda address: False  # whether the host has this address
         self.leads_to: Callable[[Carrier, bytes], bool] = lambda ramp, address: False  # whether a ramp's site has it
@@ -120,9 +120,9 @@ class Network:
         `arrival`: the on-ramp of the reply, which must lead to the flow's destination. None: the kernel has checked
         that.
         """
-        turned = reverse_key(key)
+        reversed_ = reverse_key(key)
         for ramp in self.ramps:
-            flow = ramp.flows.get(protocol, {}).get(turned)
+            flow = ramp.flows.get(protocol, {}).get(reversed_)
             if flow is not None and flow.egress is flow.carrier:
                 return flow if arrival is None or self.leads_to(arrival, flow.destination) else None
         return None
@@ -155,19 +155,19 @@ class Tenant:
         self.settings = settings
         self.networks = {each: Network(each, self) for each in (DEFAULT_NETWORK, *settings.networks)}
         self.carriers: dict[str, Carrier] = {}  # open tunnels
-        self._filled: dict[Carrier, None] = {}  # tunnels with flows in their tables, also closed ones
+        self._carriers_with_flows: dict[Carrier, None] = {}  # tunnels with flows in their tables, also closed ones
         self.count = 0  # flows in the tables
         self.remembered = 0  # those of them that have ended, kept for their last packets
         self.opened: Counter[str] = Counter()  # flows since the start, by protocol
-        self.alive: Counter[str] = Counter()  # flows in the tables that have not ended, by protocol
-        self.alive_at: Counter[Carrier] = Counter()  # likewise, by each tunnel by which they arrive or leave
-        self._shelves = Shelves()  # the flows in the tables, in lists
+        self.live_by_protocol: Counter[str] = Counter()  # flows in the tables that have not ended, by protocol
+        self.live_by_carrier: Counter[Carrier] = Counter()  # likewise, by each tunnel by which they arrive or leave
+        self._all_flows = ChunkedSet()  # the flows in the tables, in lists
         self.drops: Counter[DropReason] = Counter()
         self.fragments = Fragments(timeout_s=fragments_s, max_bytes=settings.limits.bytes_held)
         self.held_bytes = 0  # queued for its tunnels
         # bits kept of a TOS byte or traffic class, and bits added; the two ECN bits belong to the hosts
-        self.tos_kept = 0xFF if settings.dscp == "keep" else ECN
-        self.tos_added = settings.dscp << 2 if isinstance(settings.dscp, int) else 0
+        self.tos_mask = 0xFF if settings.dscp == "keep" else ECN
+        self.tos_bits = settings.dscp << 2 if isinstance(settings.dscp, int) else 0
         self.closed_traffic = (0, 0, 0, 0)  # of closed tunnels: packets and bytes in, packets and bytes out
         self._tokens = float(settings.limits.new_flows_per_s)
         self._filled_at = 0.0
@@ -175,8 +175,8 @@ class Tenant:
     @property
     def dscp(self) -> int | None:
         """What all of its packets get; None: they keep theirs."""
-        said = self.settings.dscp
-        return None if said == "keep" else 0 if said == "clear" else said
+        setting = self.settings.dscp
+        return None if setting == "keep" else 0 if setting == "clear" else setting
 
     def attach(self, carrier: Carrier) -> None:
         """Add a tunnel that has opened."""
@@ -207,9 +207,9 @@ class Tenant:
         self._tokens -= 1
         return None
 
-    def marked(self, tos: int) -> int:
+    def remark_tos(self, tos: int) -> int:
         """The TOS byte or traffic class with which a packet is sent on."""
-        return tos & self.tos_kept | self.tos_added
+        return tos & self.tos_mask | self.tos_bits
 
     def occupants(self, protocol: int, flow: Entry) -> list[Any]:
         """The flows with the keys that `flow` is about to take."""
@@ -229,34 +229,34 @@ class Tenant:
         return other is not None and other is not flow and not other.is_ended
 
     def add(self, protocol: int, flow: Entry) -> None:
-        self._put(protocol, flow)
+        self._insert(protocol, flow)
         self.opened[flow.protocol] += 1
 
     def move(self, protocol: int, flow: Entry, egress: Carrier | None, redirect: Endpoint | None = None) -> None:
         """Make a flow leave by another tunnel, or by a socket. The caller has checked `collides` for that tunnel."""
-        self._take(protocol, flow)
+        self._remove(protocol, flow)
         flow.egress, flow.redirect = egress, redirect
-        self._put(protocol, flow)
+        self._insert(protocol, flow)
 
     def remove(self, protocol: int, flow: Entry) -> None:
         """Remove the flow from the tables, unless a later flow has taken its key."""
-        self._take(protocol, flow)
+        self._remove(protocol, flow)
 
-    def _put(self, protocol: int, flow: Entry) -> None:
-        for carrier, key in _places(flow):
+    def _insert(self, protocol: int, flow: Entry) -> None:
+        for carrier, key in _table_keys(flow):
             table = carrier.flows.setdefault(protocol, {})
             earlier = table.get(key)
             if earlier is not None and _is_own(earlier, carrier, key):
                 self._discount(earlier)
             table[key] = flow
-            self._filled[carrier] = None
+            self._carriers_with_flows[carrier] = None
         self.count += 1
-        self._shelves.put(flow)
+        self._all_flows.add(flow)
         if not flow.is_ended:
-            self._count_alive(flow, 1)
+            self._count_live(flow, 1)
 
-    def _take(self, protocol: int, flow: Entry) -> None:
-        for carrier, key in _places(flow):
+    def _remove(self, protocol: int, flow: Entry) -> None:
+        for carrier, key in _table_keys(flow):
             table = carrier.flows.get(protocol, {})
             if table.get(key) is not flow:
                 continue
@@ -266,19 +266,19 @@ class Tenant:
             if not table:
                 del carrier.flows[protocol]
                 if not carrier.flows:
-                    self._filled.pop(carrier, None)
+                    self._carriers_with_flows.pop(carrier, None)
 
     def _discount(self, flow: Entry) -> None:
         self.count -= 1
-        self._shelves.take(flow)
+        self._all_flows.remove(flow)
         if flow.is_ended:
             self.remembered -= 1
         else:
-            self._count_alive(flow, -1)
+            self._count_live(flow, -1)
 
-    def _count_alive(self, flow: Entry, by: int) -> None:
-        self.alive[flow.protocol] += by
-        at, carrier, egress = self.alive_at, flow.carrier, flow.egress
+    def _count_live(self, flow: Entry, by: int) -> None:
+        self.live_by_protocol[flow.protocol] += by
+        at, carrier, egress = self.live_by_carrier, flow.carrier, flow.egress
         at[carrier] += by
         if not at[carrier]:
             del at[carrier]
@@ -290,8 +290,8 @@ class Tenant:
     def ended(self, flow: Entry) -> None:
         """Count a flow as ended. It stays in the tables for its last packets."""
         self.remembered += 1
-        if flow.shelf is not None:
-            self._count_alive(flow, -1)
+        if flow.chunk is not None:
+            self._count_live(flow, -1)
 
     def expire_fragments(self, now: float) -> None:
         """Drop datagrams that were not complete in time."""
@@ -300,7 +300,7 @@ class Tenant:
 
     def live(self) -> Iterator[Any]:
         """Each `Flow` once, by the tunnel from which it arrives."""
-        for carrier in self._filled:
+        for carrier in self._carriers_with_flows:
             for table in carrier.flows.values():
                 for key, flow in table.items():
                     if _is_own(flow, carrier, key):
@@ -308,10 +308,10 @@ class Tenant:
 
     def slices(self) -> Iterator[list[Any]]:
         """The flows in no order, a few hundred at a time. Flows may begin and end between two lists."""
-        return iter(self._shelves)
+        return iter(self._all_flows)
 
 
-def _places(flow: Entry) -> list[tuple[Carrier, bytes]]:
+def _table_keys(flow: Entry) -> list[tuple[Carrier, bytes]]:
     if flow.egress is None or flow.egress is flow.carrier:
         return [(flow.carrier, flow.key)]
     return [(flow.carrier, flow.key), (flow.egress, flow.answer_key)]

@@ -19,22 +19,22 @@ class Direction:
         self.initial: int | None = None  # number of its SYN
         self.final: int | None = None  # number after its last byte: that of its FIN or RST
 
-    def delivered(self, reached: int | None, most: int) -> int:
-        """Bytes of payload delivered. `reached`: what the other side has acknowledged. `most`: an upper bound from the
-        sizes of this direction's packets, which also tells how often the numbers have wrapped."""
+    def delivered(self, acked: int | None, upper_bound: int) -> int:
+        """Bytes of payload delivered. `acked`: what the other side has acknowledged. `upper_bound`: from the sizes of
+        this direction's packets, which also tells how often the numbers have wrapped."""
         if self.initial is None:
-            return max(0, most)
-        if reached is None and self.final is None:
+            return max(0, upper_bound)
+        if acked is None and self.final is None:
             return 0
         first = self.initial + 1
-        count = most if self.final is None else _near(self.final - first, most)
-        if reached is not None and self.final is None:
-            count = _near(reached - first, most)
-        return max(0, min(count, most))
+        count = upper_bound if self.final is None else _near(self.final - first, upper_bound)
+        if acked is not None and self.final is None:
+            count = _near(acked - first, upper_bound)
+        return max(0, min(count, upper_bound))
 
-    def ended(self, most: int) -> int:
+    def delivered_without_acks(self, upper_bound: int) -> int:
         """As `delivered`, if no acknowledgements are seen: the upper bound, until the end is known."""
-        return self.delivered(None, most) if self.final is not None else max(0, most)
+        return self.delivered(None, upper_bound) if self.final is not None else max(0, upper_bound)
 
 
 def _near(difference: int, estimate: int) -> int:

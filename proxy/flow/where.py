@@ -31,26 +31,26 @@ def _address(packed: bytes) -> bytes:
 
 
 SOURCES = (
-    _source("tenant", "tenant", Kind.TEXT, "whose it is"),
+    _source("tenant", "tenant", Kind.TEXT, "the tenant"),
     _source("net.src.ip", "src", Kind.ADDRESS, "the client's address", _address),
     _source("net.src.port", "src_port", Kind.NUMBER, "the client's port"),
-    _source("net.dst.ip", "dst", Kind.ADDRESS, "the address that the client asked for", _address),
-    _source("net.dst.port", "dst_port", Kind.NUMBER, "the port that the client asked for"),
-    _source("net.dst.host", "dst_host", Kind.TEXT, "the name that it went to, when it is known"),
+    _source("net.dst.ip", "dst", Kind.ADDRESS, "the address that the client requested", _address),
+    _source("net.dst.port", "dst_port", Kind.NUMBER, "the port that the client requested"),
+    _source("net.dst.host", "dst_host", Kind.TEXT, "the destination's host name, if known"),
     _source("net.protocol", "protocol", Kind.TEXT, "tcp, udp, icmp, ..."),
-    _source("net.onramp", "onramp", Kind.TEXT, "where it came in"),
+    _source("net.onramp", "onramp", Kind.TEXT, "the kind of on-ramp"),
     _source("identity.email", "user", Kind.TEXT, "the tunnel's user"),
     _source("flow.device", "device", Kind.TEXT, "the tunnel's device"),
-    _source("flow.offramp", "offramp", Kind.TEXT, "where it left"),
-    _source("flow.level", "level", Kind.TEXT, "how high it was lifted"),
-    _source("flow.verdict", "verdict", Kind.TEXT, "what was decided"),
+    _source("flow.offramp", "offramp", Kind.TEXT, "the kind of off-ramp"),
+    _source("flow.level", "level", Kind.TEXT, "packet, stream, tls, http or ssh"),
+    _source("flow.verdict", "verdict", Kind.TEXT, "allowed, denied, audit, redirected or error"),
     _source("flow.state", "state", Kind.TEXT, "new, established or closed"),
     _source("flow.close_reason", "close_reason", Kind.TEXT, "why it ended"),
     _source("flow.bytes", "bytes", Kind.NUMBER, "payload of both directions"),
     _source("flow.up", "up", Kind.NUMBER, "payload from the client"),
     _source("flow.down", "down", Kind.NUMBER, "payload from the origin"),
-    _source("flow.duration_s", "duration", Kind.NUMBER, "how long it lasted, in seconds", _seconds),
-    _source("flow.dscp", "dscp", Kind.NUMBER, "mark of the client's first packet"),
+    _source("flow.duration_s", "duration", Kind.NUMBER, "duration in seconds", _seconds),
+    _source("flow.dscp", "dscp", Kind.NUMBER, "DSCP of the client's first packet"),
 )
 FIELDS = Fields("flow", [source.field for source in SOURCES])
 _BY_FIELD = {source.field.name: source for source in SOURCES}
@@ -61,29 +61,29 @@ def check(text: str) -> None:
     _compiled(text)
 
 
-def condition(text: str, of: Mapping[str, Get]) -> Callable[[Any], bool]:
+def condition(text: str, getters: Mapping[str, Get]) -> Callable[[Any], bool]:
     """A function that tells whether the condition holds for a flow. Raises ValueError for an invalid expression.
 
-    `of`: getters of the properties of a flow (`proxy.flow.query`).
+    `getters`: getters of the properties of a flow (`proxy.flow.query`).
     """
     expression = _compiled(text)
     matches = expression.matches
-    gets = {name: _get(of[source.name], source.convert) for name, source in _BY_FIELD.items()}
+    field_getters = {name: _get(getters[source.name], source.convert) for name, source in _BY_FIELD.items()}
     # most flows do not match, which a required value of one field shows at a third of the cost
     required = [
-        (gets[step.requires.field.name], step.requires.values.container())
+        (field_getters[step.requires.field.name], step.requires.values.container())
         for step in expression.steps
         if step.requires is not None and step.requires.values is not None
     ]
     if not required:
-        return lambda each: matches(_FlowFacts(each, gets))
+        return lambda flow: matches(_FlowFacts(flow, field_getters))
     (get, container), *others = required
     if not others:
-        return lambda each: get(each) in container and matches(_FlowFacts(each, gets))
-    return lambda each: (
-        get(each) in container
-        and all(get_other(each) in values for get_other, values in others)
-        and matches(_FlowFacts(each, gets))
+        return lambda flow: get(flow) in container and matches(_FlowFacts(flow, field_getters))
+    return lambda flow: (
+        get(flow) in container
+        and all(get_other(flow) in values for get_other, values in others)
+        and matches(_FlowFacts(flow, field_getters))
     )
 
 
@@ -98,8 +98,8 @@ def _get(get: Get, convert: Get | None) -> Get:
     if convert is None:
         return get
 
-    def read(each: Any) -> Any:
-        value = get(each)
+    def read(flow: Any) -> Any:
+        value = get(flow)
         return None if value is None else convert(value)
 
     return read
@@ -108,12 +108,12 @@ def _get(get: Get, convert: Get | None) -> Get:
 class _FlowFacts(Facts):
     """Values that are read when the expression asks for them."""
 
-    __slots__ = ("_each", "_gets")
+    __slots__ = ("_flow", "_gets")
 
-    def __init__(self, each: Any, gets: Mapping[str, Get]) -> None:
+    def __init__(self, flow: Any, field_getters: Mapping[str, Get]) -> None:
         super().__init__()
-        self._each, self._gets = each, gets
+        self._flow, self._gets = flow, field_getters
 
     def __missing__(self, key: str) -> Any:
-        value = self[key] = self._gets[key](self._each)
+        value = self[key] = self._gets[key](self._flow)
         return value

@@ -12,12 +12,12 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-TOLERATED_S = 0.1  # for one step between two awaits: packets wait as long
-LOOK_S = 0.5  # interval of the watchdog's checks
-SHOWN = 6  # innermost stack frames in the log: the hook, and what it calls
+MAX_STEP_S = 0.1  # for one step between two awaits: packets wait as long
+CHECK_INTERVAL_S = 0.5  # interval of the watchdog's checks
+STACK_FRAMES = 6  # innermost stack frames in the log: the hook, and what it calls
 
 
-class Steps:
+class TimedSteps:
     """Awaits a hook, and times each of its steps from one await to the next."""
 
     __slots__ = ("_coroutine", "_name", "_watchdog")
@@ -33,15 +33,15 @@ class Steps:
             began = time.monotonic()
             watchdog.running = self._name, began
             try:
-                waits_for = step(value)
+                awaited = step(value)
             except StopIteration as stop:
                 return stop.value
             finally:
                 watchdog.running = None
-                if (took := time.monotonic() - began) > TOLERATED_S:
+                if (took := time.monotonic() - began) > MAX_STEP_S:
                     log.warning("hook %s blocked the proxy for %.2f s: use await instead", self._name, took)
             try:
-                value, step = (yield waits_for), coroutine.send
+                value, step = (yield awaited), coroutine.send
             except BaseException as error:  # a time-out, or the proxy stops: passed to the hook
                 value, step = error, coroutine.throw
 
@@ -51,7 +51,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self.running: tuple[str, float] | None = None
-        self._told: float | None = None
+        self._reported: float | None = None
         self._stopped = threading.Event()
         self._loop_thread = threading.get_ident()
         self._thread: threading.Thread | None = None
@@ -59,7 +59,7 @@ class Watchdog:
     def start(self) -> None:
         """Start watching the calling thread."""
         self._loop_thread = threading.get_ident()
-        self._thread = threading.Thread(target=self._look, name="hooks", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="hooks", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -68,12 +68,12 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join()
 
-    def _look(self) -> None:
-        while not self._stopped.wait(LOOK_S):
+    def _watch(self) -> None:
+        while not self._stopped.wait(CHECK_INTERVAL_S):
             running = self.running
-            if running is None or running[1] == self._told or time.monotonic() - running[1] < LOOK_S:
+            if running is None or running[1] == self._reported or time.monotonic() - running[1] < CHECK_INTERVAL_S:
                 continue
-            name, self._told = running
+            name, self._reported = running
             frame = sys._current_frames().get(self._loop_thread)
-            where = "".join(traceback.format_stack(frame)[-SHOWN:]).rstrip() if frame is not None else "?"
-            log.error("hook %s blocks the proxy, nothing moves meanwhile. It is at:\n%s", name, where)
+            stack = "".join(traceback.format_stack(frame)[-STACK_FRAMES:]).rstrip() if frame is not None else "?"
+            log.error("hook %s is blocking the proxy: no traffic moves meanwhile. Its stack:\n%s", name, stack)

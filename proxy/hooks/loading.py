@@ -18,7 +18,7 @@ from proxy.hooks.points import NAMES, OPTIONS, Hooks
 
 log = logging.getLogger(__name__)
 
-ALIKE = 0.8  # similarity of a method's name to a hook's from which it is taken for a typing error
+MIN_SIMILARITY = 0.8  # similarity of a method's name to a hook's from which it is taken for a typing error
 
 
 def load_hooks(name: str | None) -> Hooks[Any]:
@@ -26,20 +26,20 @@ def load_hooks(name: str | None) -> Hooks[Any]:
     the defaults. ProxyError: it cannot be loaded, for the reason given."""
     if name is None:
         return Hooks()
-    place, _, class_name = name.rpartition(":")
-    kind = _class(_module(name, place), class_name, name)
+    location, _, class_name = name.rpartition(":")
+    kind = _class(_module(name, location), class_name, name)
     for problem in problems(kind):
         raise ProxyError(f"hooks '{name}': {problem}")
     try:
         return kind()
     except Exception as error:
         log.debug("hooks", exc_info=True)
-        raise ProxyError(f"hooks '{name}': {class_name}() failed: {_told(error)}") from error
+        raise ProxyError(f"hooks '{name}': {class_name}() failed: {_describe_error(error)}") from error
 
 
-def is_file(place: str) -> bool:
+def is_file(location: str) -> bool:
     """Whether the part before the class is the path of a file rather than the name of a module."""
-    return place.endswith(".py") or "/" in place
+    return location.endswith(".py") or "/" in location
 
 
 def problems(kind: type[Hooks[Any]]) -> Iterator[str]:
@@ -50,8 +50,8 @@ def problems(kind: type[Hooks[Any]]) -> Iterator[str]:
                 yield from _signature_problems(name, member)
         elif hasattr(member, OPTIONS):
             yield f"@hook on {name}, which is not a hook{_suggest(name, NAMES)}"
-        elif inspect.iscoroutinefunction(member) and not name.startswith("_") and (meant := _suggest(name, NAMES)):
-            yield f"{name} is not a hook{meant} (methods of its own begin with an underscore, or have another name)"
+        elif inspect.iscoroutinefunction(member) and not name.startswith("_") and (suggestion := _suggest(name, NAMES)):
+            yield f"{name} is not a hook{suggestion} (rename a method of your own, or begin it with an underscore)"
     yield from _option_problems("timeout_s and fail_open", kind.timeout_s, kind.fail_open)
 
 
@@ -63,7 +63,7 @@ def _signature_problems(name: str, member: Any) -> Iterator[str]:
     try:
         inspect.signature(member).bind(*expected.parameters)
     except TypeError as error:
-        yield f"{name}{inspect.signature(member)} cannot be called as {name}{_plain(expected)}: {error}"
+        yield f"{name}{inspect.signature(member)} cannot be called as {name}{_parameter_names(expected)}: {error}"
     if (options := getattr(member, OPTIONS, None)) is not None:
         yield from _option_problems(f"@hook of {name}", *options)
 
@@ -75,20 +75,20 @@ def _option_problems(where: str, timeout_s: object, fail_open: object) -> Iterat
         yield f"{where}: fail_open must be True or False (found {fail_open!r})"
 
 
-def _module(name: str, place: str) -> ModuleType:
-    if is_file(place):
-        return _file(name, Path(place))
+def _module(name: str, location: str) -> ModuleType:
+    if is_file(location):
+        return _file(name, Path(location))
     try:
-        return importlib.import_module(place)
+        return importlib.import_module(location)
     except ModuleNotFoundError as error:
         raise ProxyError(f"hooks '{name}': {error}") from error
     except Exception as error:
-        raise ProxyError(f"hooks '{name}': importing {place} failed: {_told(error)}") from error
+        raise ProxyError(f"hooks '{name}': importing {location} failed: {_describe_error(error)}") from error
 
 
 def _file(name: str, path: Path) -> ModuleType:
     if not path.is_file():
-        raise ProxyError(f"hooks '{name}': no file {path}{_beside(path)}")
+        raise ProxyError(f"hooks '{name}': no file {path}{_similar_file(path)}")
     spec = importlib.util.spec_from_file_location(f"proxy_hooks_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ProxyError(f"hooks '{name}': {path} is not a Python file")
@@ -97,7 +97,7 @@ def _file(name: str, path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ProxyError(f"hooks '{name}': running {path} failed: {_told(error)}") from error
+        raise ProxyError(f"hooks '{name}': running {path} failed: {_describe_error(error)}") from error
     return module
 
 
@@ -116,27 +116,27 @@ def _is_hooks(member: object) -> bool:
     return isinstance(member, type) and issubclass(member, Hooks)
 
 
-def _told(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     """The error in one line, with the place in the application's code that raised it."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {error.msg}"
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = "" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}: "
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = "" if frame is None else f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}: "
     return f"{where}{type(error).__name__}: {error}"
 
 
 def _suggest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=ALIKE if known is NAMES else 0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=MIN_SIMILARITY if known is NAMES else 0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _beside(path: Path) -> str:
+def _similar_file(path: Path) -> str:
     others = [each.name for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, others, n=1)
     return f"; did you mean '{path.parent / close[0]}'?" if close else ""
 
 
-def _plain(signature: inspect.Signature) -> str:
+def _parameter_names(signature: inspect.Signature) -> str:
     return f"({', '.join(signature.parameters)})"

@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from proxy.hooks.blocking import Steps, Watchdog
+from proxy.hooks.blocking import TimedSteps, Watchdog
 from proxy.hooks.points import NAMES, OPTIONS, Hooks
 from proxy.verdict import ALLOW, Failure, Verdict, deny
 
 log = logging.getLogger(__name__)
 
-TEXT_MEANS: dict[str, Callable[[Any], Verdict]] = {  # from other hooks: the reason of a denial
+VERDICT_OF_TEXT: dict[str, Callable[[Any], Verdict]] = {  # from other hooks: the reason of a denial
     "route": lambda offramp: Verdict(offramp=offramp),
     "level": lambda level: Verdict(level=level),
 }
@@ -29,7 +29,7 @@ class HookRunner:
         """`scheduled` is called whenever a hook that nothing awaits has been scheduled with asyncio."""
         self.hooks = hooks
         self.watchdog = Watchdog()
-        self._scheduled = scheduled
+        self._on_scheduled = scheduled
         self._overridden = {name for name in NAMES if getattr(type(hooks), name) is not getattr(Hooks, name)}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -63,7 +63,7 @@ class HookRunner:
         answer = await self._call(name, (argument,))
         return answer if isinstance(answer, Failure) else self._verdict(name, answer, _flow(argument))
 
-    async def ask_reader(self, name: str, argument: object) -> bytes | Verdict:
+    async def ask_for_inspector(self, name: str, argument: object) -> bytes | Verdict:
         """As `ask`, for a hook of an inspected session; from `http_body` also bytes, which replace the part."""
         if name != "http_body":
             return await self.ask(name, argument)
@@ -107,7 +107,7 @@ class HookRunner:
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self._scheduled()
+        self._on_scheduled()
 
     def failure(self, name: str, why: str) -> Verdict:
         """The verdict in place of that of a hook that has failed: a denial, unless it fails open."""
@@ -135,7 +135,7 @@ class HookRunner:
         timeout_s, _ = self._options(name)
         try:
             async with asyncio.timeout(timeout_s):
-                return await Steps(name, hook(*arguments), self.watchdog)
+                return await TimedSteps(name, hook(*arguments), self.watchdog)
         except TimeoutError:
             log.warning("hook %s took longer than %g s%s", name, timeout_s, _flow(*arguments))
             return self.failure(name, f"hook {name} took longer than {timeout_s:g} s")
@@ -147,29 +147,29 @@ class HookRunner:
         if answer is None:
             return ALLOW
         if isinstance(answer, str):
-            answer = TEXT_MEANS.get(name, deny)(answer)
+            answer = VERDICT_OF_TEXT.get(name, deny)(answer)
         if not isinstance(answer, Verdict):
             return self._wrong_type(name, answer, flow, expected)
-        if problem := _problem(answer) or self._unread(answer):
-            log.warning("hook %s answered %r: %s%s", name, answer, problem, flow)
-            return self.failure(name, f"hook {name} answered what cannot be: {problem}")
+        if problem := _problem(answer) or self._unread_bodies(answer):
+            log.warning("hook %s returned %r: %s%s", name, answer, problem, flow)
+            return self.failure(name, f"hook {name} returned an invalid verdict: {problem}")
         return answer
 
-    def _unread(self, verdict: Verdict) -> str | None:
+    def _unread_bodies(self, verdict: Verdict) -> str | None:
         if verdict.http is not None and verdict.http.reads and not self.has("http_body"):
             return "`reads` asks for bodies, and there is no hook http_body"
         return None
 
     def _wrong_type(self, name: str, answer: object, flow: str, expected: str) -> Verdict:
-        log.warning("hook %s answered %r (%s): expected %s%s", name, answer, type(answer).__name__, expected, flow)
-        return self.failure(name, f"hook {name} answered with {type(answer).__name__}")
+        log.warning("hook %s returned %r (%s): expected %s%s", name, answer, type(answer).__name__, expected, flow)
+        return self.failure(name, f"hook {name} returned {type(answer).__name__}")
 
 
 def _flow(*arguments: object) -> str:
     """The flow that a hook was called about, for the log; empty if the call is not about a flow."""
     for argument in arguments:
-        shown = getattr(argument, "flow", argument)  # a request, a channel, ... refers to its flow
-        if (flow_id := getattr(shown, "flow_id", None)) is not None:
+        context = getattr(argument, "flow", argument)  # a request, a channel, ... refers to its flow
+        if (flow_id := getattr(context, "flow_id", None)) is not None:
             return f" (flow {flow_id})"
     return ""
 

@@ -36,7 +36,7 @@ from proxy.session.messages import (
     FingerprintsAnswer,
     HookAnswer,
     HookData,
-    HookTold,
+    HookNotice,
     HookWanted,
     Kill,
     LeafAnswer,
@@ -204,7 +204,7 @@ class Inspector:
         self.ask_proxy(wanted, answered)
 
     def tell_hook(self, session: int, hook: str, argument: Any) -> None:
-        self.channel.send(HookTold(session, hook, plain(argument)))
+        self.channel.send(HookNotice(session, hook, plain(argument)))
 
     def forget(self, session: Session) -> None:
         self.sessions.pop(session.number, None)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from proxy.errors import ProxyError
-from proxy.flow.hello import tls_record
+from proxy.flow.tls import tls_record
 from proxy.inspect import handshakes
 from proxy.inspect.handshakes import Failure, Handshake
 from proxy.inspect.readers import HTTP_ALPN, READERS, Inner

@@ -38,7 +38,7 @@ class CarriedFile(msgspec.Struct, frozen=True):
     def beside(self, name: str) -> str:
         """The text of a list. DocumentError: it is not among those sent."""
         if name not in self.lists:
-            raise DocumentError("did not come along", name)
+            raise DocumentError("is not among the lists of these policies", name)
         return self.lists[name]
 
 
@@ -60,7 +60,7 @@ def carry(policies: Policies, tenants: Iterable[str]) -> CarriedPolicies | None:
     if not any(policies.has(tenant, phase) for tenant in names for phase in READ_PHASES):
         return None
     files = [
-        CarriedFile(policy.document.file, policy.tenant, policy.document.source, policy.beside)
+        CarriedFile(policy.document.file, policy.tenant, policy.document.source, policy.list_files)
         for policy in policies.policies
     ]
     return CarriedPolicies(files, names)

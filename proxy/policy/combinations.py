@@ -62,9 +62,9 @@ _REFUSING: tuple[Phase, ...] = ("network", "egress", "tls")  # other phases answ
 def check_combination(rule: RuleText, tenant: str | None) -> None:
     """Raise ValueError (the fault, the key) if the parts of a rule contradict each other."""
     action, phase = rule.action, rule.phase
-    known = _ACTIONS[phase]
-    if action not in known:
-        raise ValueError(f"a rule of phase {phase} cannot {action}: expected one of {', '.join(known)}", "action")
+    allowed = _ACTIONS[phase]
+    if action not in allowed:
+        raise ValueError(f"a rule of phase {phase} cannot {action}: expected one of {', '.join(allowed)}", "action")
     for key, actions in _KEYS.items():
         if getattr(rule, key) is not None and action not in actions:
             raise ValueError(f"'{key}' belongs to {' or '.join(actions)}, and this rule is {action}", key)

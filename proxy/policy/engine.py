@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.policy.facts import received
+from proxy.policy.facts import checked_facts
 from proxy.policy.language import Facts, Values
 from proxy.policy.limits import Countable
 from proxy.policy.model import Default
@@ -19,17 +19,17 @@ from proxy.policy.rule import Rule
 from proxy.policy.table import Table
 from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Pace, Refusal, RuleIdentity, Ruling, Verdict
 
-PACED = ("tcp", "udp")  # protocols whose bytes can be limited
-MOST_GONE = 10_000  # removed rules whose counters are kept in case they come back
+PACED_PROTOCOLS = ("tcp", "udp")  # protocols whose bytes can be limited
+MAX_REMOVED = 10_000  # removed rules whose counters are kept in case they come back
 
 
 @dataclass(frozen=True, slots=True)
-class _Judgement:
+class _PhaseRules:
     """The rules and the default of one phase for one tenant."""
 
     table: Table
     default: Ruling
-    needs_answer: bool  # conditions use the response: judge once it has arrived
+    needs_response: bool  # conditions use the response: judge once it has arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Outcome:
     """The result of a phase: the matching rules in order, and the ruling; `decided_by` None: the default decided."""
 
     ruling: Ruling
-    held: list[Rule]
+    matching: list[Rule]
     decided_by: Rule | None
 
 
@@ -55,17 +55,17 @@ class Policies:
         self.version = version
         self.policies = tuple(policies)
         self.hits = Hits()
-        self._gone: dict[RuleIdentity, Rule] = {}  # of earlier versions
+        self._removed: dict[RuleIdentity, Rule] = {}  # of earlier versions
         self._by_identity: dict[RuleIdentity, Rule] | None = None
-        self._judgements: dict[tuple[str | None, Phase], _Judgement] = {}
+        self._phases: dict[tuple[str | None, Phase], _PhaseRules] = {}
         for tenant in (None, *tenants):
             for phase in PHASES:
-                if (judgement := self._judgement(tenant, phase)) is not None:
-                    self._judgements[tenant, phase] = judgement
+                if (phase_rules := self._rules_of_phase(tenant, phase)) is not None:
+                    self._phases[tenant, phase] = phase_rules
 
     def has(self, tenant: str | None, phase: Phase) -> bool:
         """Whether any policy has rules or a default in this phase."""
-        return (tenant, phase) in self._judgements
+        return (tenant, phase) in self._phases
 
     def rules(self) -> Iterable[Rule]:
         """All rules, in the order of the files."""
@@ -73,17 +73,17 @@ class Policies:
 
     def count(self, tenant: str, decisions: Iterable[Decision], now: float) -> None:
         """Count decisions made elsewhere by these rules, or by other rules of the same names. `now`: Unix s."""
-        for said in decisions:
-            if said.version is None:
+        for decision in decisions:
+            if decision.version is None:
                 continue  # from a hook or the settings
-            name = said.rule or ""
-            rule = self._identified.get((tenant, said.policy, name)) or self._identified.get((None, said.policy, name))
+            policy, name = decision.policy, decision.rule or ""
+            rule = self._identified.get((tenant, policy, name)) or self._identified.get((None, policy, name))
             if rule is not None:
                 rule.hits += 1
                 rule.last_hit = now
-            elif name == "default" and said.stage in PHASES:
-                place = tenant, said.stage
-                self.hits.counts[place] = self.hits.counts.get(place, 0) + 1
+            elif name == "default" and decision.stage in PHASES:
+                key = tenant, decision.stage
+                self.hits.counts[key] = self.hits.counts.get(key, 0) + 1
 
     def versions_of(self, tenant: str) -> list[str]:
         """Versions of the policies that decide about this tenant's flows."""
@@ -97,8 +97,8 @@ class Policies:
 
     def rules_for(self, tenant: str | None, phase: Phase) -> list[Rule]:
         """The enabled rules for this tenant's flows, in order."""
-        judgement = self._judgements.get((tenant, phase))
-        return [] if judgement is None else judgement.table.rules
+        phase_rules = self._phases.get((tenant, phase))
+        return [] if phase_rules is None else phase_rules.table.rules
 
     def lists_for(self, tenant: str | None) -> dict[str, Values]:
         """The named lists that this tenant's rules may use."""
@@ -110,28 +110,28 @@ class Policies:
 
     def inherit(self, earlier: Policies) -> None:
         """Take over counters and limits of earlier rules with the same tenant, policy and name, even if returning."""
-        known = earlier._gone | {rule.identity: rule for rule in earlier.rules()}
+        earlier_rules = earlier._removed | {rule.identity: rule for rule in earlier.rules()}
         self.hits = earlier.hits
         for rule in self.rules():
-            before = known.get(rule.identity)
-            if before is not None:
-                rule.hits, rule.last_hit = before.hits, before.last_hit
-                if rule.limiter is not None and before.limiter is not None:
-                    rule.limiter.inherit(before.limiter)
-        here = {rule.identity for rule in self.rules()}
-        gone = {identity: rule for identity, rule in known.items() if identity not in here}
-        self._gone = gone if len(gone) <= MOST_GONE else {}
+            predecessor = earlier_rules.get(rule.identity)
+            if predecessor is not None:
+                rule.hits, rule.last_hit = predecessor.hits, predecessor.last_hit
+                if rule.limiter is not None and predecessor.limiter is not None:
+                    rule.limiter.inherit(predecessor.limiter)
+        current = {rule.identity for rule in self.rules()}
+        removed = {identity: rule for identity, rule in earlier_rules.items() if identity not in current}
+        self._removed = removed if len(removed) <= MAX_REMOVED else {}
 
     def judge(self, tenant: str | None, phase: Phase, facts: Mapping[str, Any]) -> Ruling | None:
         """The ruling of this phase on these facts (by field name); None: no policy covers it."""
-        judgement = self._judgements.get((tenant, phase))
-        if judgement is None:
+        phase_rules = self._phases.get((tenant, phase))
+        if phase_rules is None:
             return None
-        known = facts if isinstance(facts, Facts) else received(phase, facts)
-        ruling = self.rule(tenant, phase, known, again=True)  # `exceeded` applies its limits, once
-        if ruling is None or not judgement.needs_answer or ruling.verdict.is_denial:
+        checked = facts if isinstance(facts, Facts) else checked_facts(phase, facts)
+        ruling = self.rule(tenant, phase, checked, is_repeat=True)  # `exceeded` applies its limits, once
+        if ruling is None or not phase_rules.needs_response or ruling.verdict.is_denial:
             return ruling
-        if known["http.response.code"] is None:
+        if checked["http.response.code"] is None:
             effects = msgspec.structs.replace(ruling.verdict.http or HttpEffects(), judge_response=True)
             verdict = msgspec.structs.replace(ruling.verdict, http=effects)
             return Ruling(verdict, ruling.decisions, ruling.limits)
@@ -141,8 +141,10 @@ class Policies:
         """The denial if one of these limits, named by `judge`, is exceeded; None: it was counted."""
         for identity in limits:
             rule = self._identified.get(identity)
-            if rule is not None and rule.limiter is not None and (over := _over(rule, facts, None, False)) is not None:
-                return over
+            if rule is not None and rule.limiter is not None:
+                denial = _limit_denial(rule, facts, None, is_repeat=False)
+                if denial is not None:
+                    return denial
         return None
 
     @property
@@ -152,53 +154,55 @@ class Policies:
         return self._by_identity
 
     def rule(
-        self, tenant: str | None, phase: Phase, facts: Facts, flow: Countable | None = None, *, again: bool = False
+        self, tenant: str | None, phase: Phase, facts: Facts, flow: Countable | None = None, *, is_repeat: bool = False
     ) -> Ruling | None:
-        """As `judge`, for a flow that limits count; `again`: it was allowed before, and limits are not applied.
+        """As `judge`, for a flow that limits count; `is_repeat`: it was allowed before, and limits are not applied.
 
         In the phase `http`, `Ruling.limits` names the limits to pass to `exceeded`.
         """
-        judgement = self._judgements.get((tenant, phase))
-        if judgement is None:
+        phase_rules = self._phases.get((tenant, phase))
+        if phase_rules is None:
             return None
-        said: list[Rule] = []
-        for rule in judgement.table.matching(facts):
+        matched: list[Rule] = []
+        for rule in phase_rules.table.matching(facts):
             rule.hits += 1
             rule.last_hit = facts["time.unix"]
-            if rule.is_final and not said:
+            if rule.is_final and not matched:
                 return rule.ruling
-            if rule.limiter is not None and (over := _over(rule, facts, flow, again)) is not None:
-                return _joined(said, over)
-            said.append(rule)
-        if said and said[-1].is_final:
-            return _complete(_joined(said, said[-1].ruling), said, facts)
+            if rule.limiter is not None:
+                denial = _limit_denial(rule, facts, flow, is_repeat=is_repeat)
+                if denial is not None:
+                    return _combine(matched, denial)
+            matched.append(rule)
+        if matched and matched[-1].is_final:
+            return _with_limits(_combine(matched, matched[-1].ruling), matched, facts)
         counts = self.hits.counts
         counts[tenant, phase] = counts.get((tenant, phase), 0) + 1
-        return _complete(_joined(said, judgement.default), said, facts) if said else judgement.default
+        return _with_limits(_combine(matched, phase_rules.default), matched, facts) if matched else phase_rules.default
 
     def try_out(self, tenant: str | None, phase: Phase, facts: Facts) -> Outcome | None:
         """As `judge`, for a hypothetical flow: nothing is counted, and limits are not applied."""
-        judgement = self._judgements.get((tenant, phase))
-        if judgement is None:
+        phase_rules = self._phases.get((tenant, phase))
+        if phase_rules is None:
             return None
-        held = judgement.table.matching(facts)
-        if held and held[-1].is_final:
-            return Outcome(_joined(held, held[-1].ruling), held, held[-1])
-        return Outcome(_joined(held, judgement.default), held, None)
+        matching = phase_rules.table.matching(facts)
+        if matching and matching[-1].is_final:
+            return Outcome(_combine(matching, matching[-1].ruling), matching, matching[-1])
+        return Outcome(_combine(matching, phase_rules.default), matching, None)
 
-    def _judgement(self, tenant: str | None, phase: Phase) -> _Judgement | None:
-        mine = [policy for policy in self.policies if policy.tenant is None]
-        mine += [policy for policy in self.policies if tenant is not None and policy.tenant == tenant]
-        rules = [rule for policy in mine for rule in policy.rules if rule.phase == phase]
+    def _rules_of_phase(self, tenant: str | None, phase: Phase) -> _PhaseRules | None:
+        policies = [policy for policy in self.policies if policy.tenant is None]
+        policies += [policy for policy in self.policies if tenant is not None and policy.tenant == tenant]
+        rules = [rule for policy in policies for rule in policy.rules if rule.phase == phase]
         rules.sort(key=lambda rule: (rule.tenant is not None, rule.precedence))  # across files; then in their order
-        stated = [policy for policy in mine if phase in policy.defaults]
-        if not rules and not stated:
+        with_default = [policy for policy in policies if phase in policy.defaults]
+        if not rules and not with_default:
             return None
         # two files that differ: the stricter one wins
-        denying = next((policy for policy in stated if policy.defaults[phase] == "deny"), None)
-        speaking = denying or (stated[-1] if stated else mine[-1])
-        default = _default(speaking, phase, "deny" if denying else "allow")
-        return _Judgement(Table(rules), default, any(rule.needs_answer for rule in rules))
+        denier = next((policy for policy in with_default if policy.defaults[phase] == "deny"), None)
+        source = denier or (with_default[-1] if with_default else policies[-1])
+        default = _default(source, phase, "deny" if denier else "allow")
+        return _PhaseRules(Table(rules), default, any(rule.needs_response for rule in rules))
 
 
 def _default(policy: Policy, phase: Phase, default: Default) -> Ruling:
@@ -213,12 +217,12 @@ def _default(policy: Policy, phase: Phase, default: Default) -> Ruling:
     return Ruling(Verdict(action="deny", reason=denial, refusal="reset"), [decision])
 
 
-def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruling | None:
+def _limit_denial(rule: Rule, facts: Facts, flow: Countable | None, *, is_repeat: bool) -> Ruling | None:
     """The denial of a flow that exceeds the rule's limit."""
     limiter = rule.limiter
     assert limiter is not None
     key = facts[limiter.field] if limiter.field is not None else None
-    if again:
+    if is_repeat:
         if flow is not None:
             limiter.count(key, flow)
         return None
@@ -230,43 +234,40 @@ def _over(rule: Rule, facts: Facts, flow: Countable | None, again: bool) -> Ruli
     status = HttpEffects(status=429) if rule.phase == "http" else None  # Too Many Requests (RFC 6585 4)
     refusal: Refusal = "drop" if is_rate else "reset"
     verdict = Verdict(action="deny", reason=f"rule {rule.name}: {why}", refusal=refusal, http=status)
-    said = rule.decision
-    decision = Decision(
-        stage=said.stage, policy=said.policy, rule=said.rule, version=said.version, action="rate-limit", reason=why
-    )
+    decision = msgspec.structs.replace(rule.decision, action="rate-limit", reason=why)
     return Ruling(verdict, [decision])
 
 
-def _complete(ruling: Ruling, said: list[Rule], facts: Facts) -> Ruling:
+def _with_limits(ruling: Ruling, matched: list[Rule], facts: Facts) -> Ruling:
     """The ruling with its limits: of bytes, to be enforced elsewhere, and of requests, to be counted elsewhere."""
-    limited = [(rule, rule.limiter) for rule in said if rule.limiter is not None]
+    limited = [(rule, rule.limiter) for rule in matched if rule.limiter is not None]
     if not limited or ruling.verdict.is_denial:
         return ruling
     if limited[0][0].phase == "http":
         return Ruling(ruling.verdict, ruling.decisions, tuple(rule.identity for rule, _ in limited))
-    if facts["net.protocol"] not in PACED:
+    if facts["net.protocol"] not in PACED_PROTOCOLS:
         return ruling
     paces = []
     for rule, limiter in limited:
         if limiter.bytes_per_s:
             key = facts[limiter.field] if limiter.field is not None else None
-            whose = key.hex() if isinstance(key, bytes) else key
-            pool = "/".join(str(part or "") for part in (facts["tenant"], rule.policy, rule.name, whose))
+            key_text = key.hex() if isinstance(key, bytes) else key
+            pool = "/".join(str(part or "") for part in (facts["tenant"], rule.policy, rule.name, key_text))
             paces.append(Pace(limiter.bytes_per_s, pool))
     if not paces:
         return ruling
     return Ruling(msgspec.structs.replace(ruling.verdict, paces=tuple(paces)), ruling.decisions)
 
 
-def _joined(said: list[Rule], last: Ruling) -> Ruling:
+def _combine(matched: list[Rule], last: Ruling) -> Ruling:
     """Combine the matching rules into a ruling: on each subject, the first rule that sets it wins."""
-    decisions = [rule.decision for rule in said]
+    decisions = [rule.decision for rule in matched]
     decisions += [each for each in last.decisions if each not in decisions]
     if last.verdict.is_denial:
         return Ruling(last.verdict, decisions)
     level = offramp = ttl_s = None
-    effects = [rule.verdict.http for rule in said] + [last.verdict.http]
-    for rule in said:
+    effects = [rule.verdict.http for rule in matched] + [last.verdict.http]
+    for rule in matched:
         verdict = rule.verdict
         level = level or verdict.level
         offramp = offramp or verdict.offramp
@@ -279,28 +280,28 @@ def _joined(said: list[Rule], last: Ruling) -> Ruling:
         reason=final.reason, level=final.level or level, offramp=final.offramp or offramp, origin=final.origin,
         ttl_s=ttl_s, http=_effects([each for each in effects if each is not None]),
     )  # fmt: skip
-    return Ruling(_plain(verdict), decisions)
+    return Ruling(_simplify(verdict), decisions)
 
 
-def _plain(verdict: Verdict) -> Verdict:
+def _simplify(verdict: Verdict) -> Verdict:
     """Return `ALLOW` itself if the ruling adds nothing: flows that are only allowed are not delayed."""
     return ALLOW if verdict == ALLOW else verdict
 
 
-def _effects(said: list[HttpEffects]) -> HttpEffects | None:
+def _effects(effects: list[HttpEffects]) -> HttpEffects | None:
     """The combined effects of several rules on one request: of changes of one header, the first wins."""
-    if len(said) < 2:
-        return said[0] if said else None
+    if len(effects) < 2:
+        return effects[0] if effects else None
     return HttpEffects(
-        status=next((each.status for each in said if each.status is not None), None),
-        location=next((each.location for each in said if each.location is not None), None),
-        reads=tuple({side: None for each in said for side in each.reads}),
-        request_headers=_first([change for each in said for change in each.request_headers]),
-        response_headers=_first([change for each in said for change in each.response_headers]),
+        status=next((each.status for each in effects if each.status is not None), None),
+        location=next((each.location for each in effects if each.location is not None), None),
+        reads=tuple({side: None for each in effects for side in each.reads}),
+        request_headers=_first_per_header([change for each in effects for change in each.request_headers]),
+        response_headers=_first_per_header([change for each in effects for change in each.response_headers]),
     )
 
 
-def _first(changes: list[HeaderChange]) -> tuple[HeaderChange, ...]:
+def _first_per_header(changes: list[HeaderChange]) -> tuple[HeaderChange, ...]:
     by_name: dict[str, HeaderChange] = {}
     for change in changes:
         by_name.setdefault(change.name.lower(), change)
@@ -313,12 +314,12 @@ def join(network: Ruling | None, egress: Ruling | None) -> Ruling | None:
         return network or egress
     decisions = [*network.decisions, *egress.decisions]
     if network.verdict.is_denial or egress.verdict.is_denial:
-        denying = network if network.verdict.is_denial else egress
-        return Ruling(denying.verdict, decisions)
-    one, other = network.verdict, egress.verdict
-    times = [each for each in (one.ttl_s, other.ttl_s) if each is not None]
+        denier = network if network.verdict.is_denial else egress
+        return Ruling(denier.verdict, decisions)
+    early, late = network.verdict, egress.verdict
+    times = [each for each in (early.ttl_s, late.ttl_s) if each is not None]
     verdict = Verdict(
-        reason=other.reason or one.reason, level=other.level or one.level, offramp=other.offramp or one.offramp,
-        origin=other.origin or one.origin, ttl_s=min(times) if times else None, paces=one.paces,
+        reason=late.reason or early.reason, level=late.level or early.level, offramp=late.offramp or early.offramp,
+        origin=late.origin or early.origin, ttl_s=min(times) if times else None, paces=early.paces,
     )  # fmt: skip
-    return Ruling(_plain(verdict), decisions)
+    return Ruling(_simplify(verdict), decisions)

@@ -12,7 +12,7 @@ from proxy.policy.load import action_of
 from proxy.policy.read import Policy
 from proxy.policy.rule import Rule
 
-CLOSE = 3  # rules that came close, in an explanation
+MAX_CLOSE = 3  # rules that came close, in an explanation
 
 
 def describe(policies: Policies, loaded_at: float, *, text: bool = False) -> list[PolicyInfo]:
@@ -32,30 +32,30 @@ def explain(policies: Policies, question: Question, now: float) -> Explanation |
     return Explanation(
         phase=phase, tenant=tenant, action=action_of(outcome), policy=last.policy, rule=last.rule or "default",
         version=last.version, reason=last.reason, verdict=outcome.ruling.verdict,
-        decisions=outcome.ruling.decisions, close=near(rules, outcome, facts), missing=_missing(rules, facts),
+        decisions=outcome.ruling.decisions, close=close_rules(rules, outcome, facts), missing=_missing(rules, facts),
     )  # fmt: skip
 
 
-def near(rules: Iterable[Rule], outcome: Outcome, facts: Facts) -> list[Near]:
+def close_rules(rules: Iterable[Rule], outcome: Outcome, facts: Facts) -> list[Near]:
     """The rules that fail by the fewest conditions, of those before the deciding one."""
     found: list[Near] = []
     for rule in rules:
         if rule is outcome.decided_by:
             break
-        if rule in outcome.held:
+        if rule in outcome.matching:
             continue
         failed = [step.text for step in rule.steps if not step.test(facts)]
-        held = len(rule.steps) - len(failed)
-        if not rule.is_on(facts):
+        holding = len(rule.steps) - len(failed)
+        if not rule.is_scheduled(facts):
             failed.append("its schedule")
-        if held or len(rule.steps) == 1:
-            found.append(Near(rule=rule.name, policy=rule.policy, action=rule.action, failed=failed, held=held))
-    return sorted(found, key=lambda each: (len(each.failed), -each.held))[:CLOSE]
+        if holding or len(rule.steps) == 1:
+            found.append(Near(rule=rule.name, policy=rule.policy, action=rule.action, failed=failed, held=holding))
+    return sorted(found, key=lambda each: (len(each.failed), -each.held))[:MAX_CLOSE]
 
 
 def _missing(rules: Iterable[Rule], facts: Facts) -> list[str]:
-    asked = {step.requires.field.name for rule in rules for step in rule.steps if step.requires is not None}
-    return sorted(name for name in asked if facts[name] in (None, ()))
+    used = {step.requires.field.name for rule in rules for step in rule.steps if step.requires is not None}
+    return sorted(name for name in used if facts[name] in (None, ()))
 
 
 def rule_info(rule: Rule) -> RuleInfo:

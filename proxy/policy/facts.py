@@ -64,7 +64,7 @@ class FlowFacts(Facts):
 
     def __missing__(self, key: str) -> Any:
         read = _READERS.get(key)
-        value = self[key] = _of_time(key, self["time.unix"]) if read is None else read(self._flow)
+        value = self[key] = _time_field(key, self["time.unix"]) if read is None else read(self._flow)
         return value
 
     def all(self, phase: Phase) -> dict[str, Any]:
@@ -109,7 +109,7 @@ _READERS: dict[str, Callable[[Flow], Any]] = {
 }
 
 
-def _of_time(key: str, unix: float) -> Any:
+def _time_field(key: str, unix: float) -> Any:
     """The value of a `time.…` field at that time; None for other fields."""
     if key == "time.hour":
         return int(unix // 3600 % 24)
@@ -124,43 +124,43 @@ class ImaginedFacts(Facts):
     __slots__ = ()
 
     def __missing__(self, key: str) -> Any:
-        return _of_time(key, self["time.unix"]) if key != "time.unix" and "time.unix" in self else None
+        return _time_field(key, self["time.unix"]) if key != "time.unix" and "time.unix" in self else None
 
 
-def imagine(written: FlowText, phase: Phase, now: float) -> ImaginedFacts:
-    """The facts that `written` describes. ValueError (the fault, the key)."""
-    if written.protocol not in PROTOCOL_NUMBERS:
+def imagine(description: FlowText, phase: Phase, now: float) -> ImaginedFacts:
+    """The facts that `description` describes. ValueError (the fault, the key)."""
+    if description.protocol not in PROTOCOL_NUMBERS:
         raise ValueError(
-            f"unknown protocol '{written.protocol}'{suggest(written.protocol, PROTOCOL_NUMBERS)}", "protocol"
+            f"unknown protocol '{description.protocol}'{suggest(description.protocol, PROTOCOL_NUMBERS)}", "protocol"
         )
-    if written.port is not None and not 0 <= written.port < 65_536:
-        raise ValueError(f"expected a port, 0 to 65535 (found {written.port})", "port")
-    facts = ImaginedFacts({"time.unix": _moment(written, now), "net.protocol": written.protocol})
+    if description.port is not None and not 0 <= description.port < 65_536:
+        raise ValueError(f"expected a port, 0 to 65535 (found {description.port})", "port")
+    facts = ImaginedFacts({"time.unix": _unix_time(description, now), "net.protocol": description.protocol})
     facts.update(
         {
-            "tenant": written.tenant,
-            "net.vnet_id": written.network or "default",
-            "net.onramp": written.onramp,
-            "net.site": written.site,
-            "identity.user": written.user,
-            "identity.email": _email(written.user),
-            "identity.groups[*].name": tuple(written.groups),
-            "device.name": written.device,
-            "device_posture.checks.passed": tuple(written.posture),
+            "tenant": description.tenant,
+            "net.vnet_id": description.network or "default",
+            "net.onramp": description.onramp,
+            "net.site": description.site,
+            "identity.user": description.user,
+            "identity.email": _email(description.user),
+            "identity.groups[*].name": tuple(description.groups),
+            "device.name": description.device,
+            "device_posture.checks.passed": tuple(description.posture),
         }
     )
-    for key, text in (("src", written.src), ("dst", written.dst)):
+    for key, text in (("src", description.src), ("dst", description.dst)):
         if text is not None:
             address, port = _address(key, text)
             facts[f"net.{key}.ip"] = address
             facts[f"net.{key}.port"] = port
-    if written.port is not None:
-        facts["net.dst.port"] = written.port
-    if written.host is not None:
-        host = written.host.lower()
+    if description.port is not None:
+        facts["net.dst.port"] = description.port
+    if description.host is not None:
+        host = description.host.lower()
         facts.update(dict.fromkeys(("net.dst.host", "net.sni.host", "http.request.host", "dns.fqdn"), host))
         facts.update(dict.fromkeys(("net.sni.domains", "http.request.domains", "dns.domains"), domains(host)))
-    for name, value in written.facts.items():
+    for name, value in description.facts.items():
         known = FIELDS[phase].by_name
         if name not in known:
             raise ValueError(f"unknown field '{name}'{suggest(name, known)}", "facts")
@@ -168,7 +168,7 @@ def imagine(written: FlowText, phase: Phase, now: float) -> ImaginedFacts:
     return facts
 
 
-def received(phase: Phase, facts: Mapping[str, Any]) -> Facts:
+def checked_facts(phase: Phase, facts: Mapping[str, Any]) -> Facts:
     """Facts from plain data, in which addresses may be text, and arrays lists."""
     known = FIELDS[phase].by_name
     return ImaginedFacts(
@@ -180,17 +180,17 @@ def _value(field: Field, value: Any) -> Any:
     if value is None or (field.is_map and isinstance(value, Mapping)):
         return value
     values = [value] if isinstance(value, str | bytes | int | float) else value
-    wrong = f"expected {field.described} for {field.name} (found {value!r})"
+    message = f"expected {field.described} for {field.name} (found {value!r})"
     if not isinstance(values, list | tuple) or (not field.is_array and len(values) != 1):
-        raise ValueError(wrong, "facts")
+        raise ValueError(message, "facts")
     if field.kind is Kind.ADDRESS:
         try:
             values = [each if isinstance(each, bytes) else ipaddress.ip_address(each).packed for each in values]
         except ValueError:
-            raise ValueError(wrong, "facts") from None
+            raise ValueError(message, "facts") from None
     wanted = {Kind.ADDRESS: bytes, Kind.TEXT: str, Kind.NUMBER: (int, float), Kind.FLAG: bool}[field.kind]
     if not all(isinstance(each, wanted) for each in values):  # type: ignore[arg-type]
-        raise ValueError(wrong, "facts")
+        raise ValueError(message, "facts")
     return tuple(values) if field.is_array else values[0]
 
 
@@ -206,13 +206,13 @@ def _address(key: str, text: str) -> tuple[bytes, int | None]:
     return address.packed, port
 
 
-def _moment(written: FlowText, now: float) -> float:
-    if written.time is None:
+def _unix_time(description: FlowText, now: float) -> float:
+    if description.time is None:
         return now
     try:
-        moment = datetime.fromisoformat(written.time)
+        moment = datetime.fromisoformat(description.time)
     except ValueError:
         raise ValueError(
-            f"time: expected ISO 8601, such as 2026-11-28T09:30 (found '{written.time}')", "time"
+            f"time: expected ISO 8601, such as 2026-11-28T09:30 (found '{description.time}')", "time"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -22,8 +22,8 @@ from proxy.verdict import ALLOW, Decision, Ruling
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.5  # interval of checks for changes, if the source is watched
-SLICE = 100  # live flows judged again before packets are handled: about a millisecond
+WATCH_INTERVAL_S = 0.5  # interval of checks for changes, if the source is watched
+BATCH_FLOWS = 100  # live flows judged again before packets are handled: about a millisecond
 NO_POLICY = Ruling(
     ALLOW, [Decision(stage="network", policy="default", action="allow", reason="no policy is in force for the tenant")]
 )
@@ -34,13 +34,13 @@ class PolicyJudge:
 
     def __init__(
         self, source: Source, tenants: Iterable[str], live: Callable[[], Iterable[Flow]],
-        before: Callable[[], Awaitable[None]] | None = None, state: Callable[[], Hashable] | None = None,
+        before_reload: Callable[[], Awaitable[None]] | None = None, state: Callable[[], Hashable] | None = None,
         check: Callable[[Policies], None] = lambda policies: None,
     ) -> None:  # fmt: skip
         """Load the policies. DocumentError: a mistake. `live`: iterates over all live flows, while flows begin and end;
-        `before` is awaited before each reload; a change of the value of `state` triggers one; `check` raises
+        `before_reload` is awaited before each reload; a change of the value of `state` triggers one; `check` raises
         DocumentError for policies that cannot be applied here."""
-        self._before = before
+        self._before_reload = before_reload
         self._state = state
         self.source, self._tenants, self._live = source, tuple(tenants), live
         self._check = check
@@ -50,28 +50,28 @@ class PolicyJudge:
         self.revoked = 0
         self._reloading = asyncio.Lock()
         self._next_change = self.policies.next_change(time.time())
-        self._seen = self._loaded = None if state is None else state()
-        self._next_look = 0.0
-        self._again: asyncio.Task[None] | None = None
-        self._renewing: asyncio.Task[None] | None = None
+        self._last_state = self._loaded = None if state is None else state()
+        self._next_check = 0.0
+        self._rejudging: asyncio.Task[None] | None = None
+        self._reload_task: asyncio.Task[None] | None = None
         self._changed: list[Callable[[Policies], None]] = []
         self.review_tunnels: Callable[[], None] = lambda: None  # called when permissions of tunnels may have changed
 
     def _load(self) -> Policies:
-        fresh = compile_policies(self.source, self._tenants, time.time())
-        self._check(fresh)
-        return fresh
+        loaded = compile_policies(self.source, self._tenants, time.time())
+        self._check(loaded)
+        return loaded
 
     def judge(self, flow: Flow) -> Ruling:
         """The verdict on a flow. Limits count the flow unless it was judged before."""
-        return self._judge(flow, time.time(), _is_judged(flow.decisions))
+        return self._judge(flow, time.time(), _was_judged(flow.decisions))
 
-    def _judge(self, flow: Flow, now: float, again: bool) -> Ruling:
+    def _judge(self, flow: Flow, now: float, is_repeat: bool) -> Ruling:
         policies, tenant = self.policies, flow.tenant.name
         facts = FlowFacts(flow, now)
-        network = policies.rule(tenant, "network", facts, flow, again=again)
+        network = policies.rule(tenant, "network", facts, flow, is_repeat=is_repeat)
         if policies.has(tenant, "egress") and not (network is not None and network.verdict.is_denial):
-            network = join(network, policies.rule(tenant, "egress", facts, flow, again=again))
+            network = join(network, policies.rule(tenant, "egress", facts, flow, is_repeat=is_repeat))
         return network or NO_POLICY
 
     def judge_tunnel(
@@ -92,16 +92,16 @@ class PolicyJudge:
         if now >= self._next_change:
             self._next_change = self.policies.next_change(now)
             self.review_tunnels()
-            self._again = asyncio.get_running_loop().create_task(self.judge_again())
-        if self._state is not None and now >= self._next_look:
-            self._next_look = now + LOOK_S
+            self._rejudging = asyncio.get_running_loop().create_task(self.judge_again())
+        if self._state is not None and now >= self._next_check:
+            self._next_check = now + WATCH_INTERVAL_S
             # twice the same state, since most programs write a file in several steps
-            before, self._seen = self._seen, self._state()
-            if self._seen == before != self._loaded:
-                self._loaded = self._seen
-                self._renewing = asyncio.get_running_loop().create_task(self._take_change())
+            earlier, self._last_state = self._last_state, self._state()
+            if self._last_state == earlier != self._loaded:
+                self._loaded = self._last_state
+                self._reload_task = asyncio.get_running_loop().create_task(self._reload_quietly())
 
-    async def _take_change(self) -> None:
+    async def _reload_quietly(self) -> None:
         with contextlib.suppress(DocumentError):  # it is logged
             await self.reload()
 
@@ -120,43 +120,43 @@ class PolicyJudge:
             raise ValueError(f"the proxy has no tenant '{tenant}'{suggest(tenant, self._tenants)}", "tenant")
         return explain(self.policies, question, time.time())
 
-    async def renew(self) -> Reloaded:
+    async def reload_and_report(self) -> Reloaded:
         """Reload, and return the result."""
-        before, revoked = self.policies.version, self.revoked
+        earlier, revoked = self.policies.version, self.revoked
         policies = await self.reload()
         count = sum(len(policy.rules) for policy in policies.policies)
-        return Reloaded(version=policies.version, before=before, rules=count, revoked=self.revoked - revoked)
+        return Reloaded(version=policies.version, before=earlier, rules=count, revoked=self.revoked - revoked)
 
     async def reload(self) -> Policies:
         """Reload the source as a whole. DocumentError: something in it is invalid, and nothing changes."""
         async with self._reloading:
-            if self._before is not None:
-                await self._before()
+            if self._before_reload is not None:
+                await self._before_reload()
             try:
                 # in a thread, since parsing 10,000 rules takes seconds
-                fresh = await asyncio.to_thread(self._load)
+                loaded = await asyncio.to_thread(self._load)
             except DocumentError as error:
                 self.problem = str(error)
-                log.warning("policies stay as they are (version %s): %s", self.policies.version, error)
+                log.warning("policies not reloaded, version %s stays in force: %s", self.policies.version, error)
                 raise
             self.problem = None
-            fresh.inherit(self.policies)
-            old, self.policies, self.loaded_at = self.policies, fresh, time.time()
-            self._next_change = fresh.next_change(self.loaded_at)
+            loaded.inherit(self.policies)
+            previous, self.policies, self.loaded_at = self.policies, loaded, time.time()
+            self._next_change = loaded.next_change(self.loaded_at)
             for changed in self._changed:
-                changed(fresh)
+                changed(loaded)
             self.review_tunnels()
-            if fresh.version != old.version:
-                log.info("policies are of version %s now (%s before)", fresh.version, old.version)
+            if loaded.version != previous.version:
+                log.info("policies reloaded: version %s (before: %s)", loaded.version, previous.version)
                 await self.judge_again(
-                    {each for each in self._tenants if fresh.versions_of(each) != old.versions_of(each)}
+                    {each for each in self._tenants if loaded.versions_of(each) != previous.versions_of(each)}
                 )
-            return fresh
+            return loaded
 
     async def judge_again(self, tenants: Collection[str] | None = None) -> None:
         """Judge live flows, of these tenants or of all, by the policies in force; those no longer allowed end."""
         live = iter(self._live())
-        while flows := list(itertools.islice(live, SLICE)):
+        while flows := list(itertools.islice(live, BATCH_FLOWS)):
             now = time.time()
             for flow in flows:
                 if (tenants is None or flow.tenant.name in tenants) and flow.ended_ns is None:
@@ -166,8 +166,8 @@ class PolicyJudge:
     def _judge_again(self, flow: Flow, now: float) -> None:
         if flow.handler is None or not flow.decisions:
             return
-        ruling = self._judge(flow, now, _is_judged(flow.decisions))
-        if not ruling.verdict.is_denial and _is_elsewhere(flow.decisions) == (ruling.verdict.origin is not None):
+        ruling = self._judge(flow, now, _was_judged(flow.decisions))
+        if not ruling.verdict.is_denial and _is_quarantined(flow.decisions) == (ruling.verdict.origin is not None):
             return
         self.revoked += 1
         flow.decisions = [*flow.decisions, *(each for each in ruling.decisions if each not in flow.decisions)]
@@ -176,7 +176,7 @@ class PolicyJudge:
         flow.handler.end("policy_revoked")
 
 
-def _is_judged(decisions: list[Decision]) -> bool:
+def _was_judged(decisions: list[Decision]) -> bool:
     """Whether a policy has judged the flow before."""
     for each in decisions:  # noqa: SIM110 -- any() over a generator costs 0.3 us more
         if each.version is not None:
@@ -184,7 +184,7 @@ def _is_judged(decisions: list[Decision]) -> bool:
     return False
 
 
-def _is_elsewhere(decisions: list[Decision]) -> bool:
+def _is_quarantined(decisions: list[Decision]) -> bool:
     """Whether a policy has sent the flow to another origin."""
     for each in decisions:  # noqa: SIM110 -- the same
         if each.action == "quarantine" and each.enforced:

@@ -11,7 +11,7 @@ from typing import Protocol
 from proxy.policy.model import Per
 
 PRUNE_S = 0.05  # ended flows are counted for at most this long
-MOST_KEYS = 100_000  # beyond this many, buckets that are full again are forgotten
+MAX_KEYS = 100_000  # beyond this many, buckets that are full again are forgotten
 
 FIELD_OF_PER: dict[Per, str | None] = {
     "rule": None, "tenant": "tenant", "user": "identity.user", "device": "device.name", "source": "net.src.ip",
@@ -39,12 +39,12 @@ class Limiter:
         self._pruned: dict[Hashable, float] = {}
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """Its limits as text, for records."""
         parts = [
-            f"{limit:,g} {what}"
-            for limit, what in (
-                (self.flows, "flows at once"),
+            f"{limit:,g} {unit}"
+            for limit, unit in (
+                (self.flows, "concurrent flows"),
                 (self.flows_per_s, "new flows per second"),
                 (self.bytes_per_s, "bytes per second"),
             )
@@ -68,8 +68,8 @@ class Limiter:
         if live is not None and flow in live:
             return None
         if self.flows is not None and live is not None and len(live) >= self.flows and not self._prune(key, live, now):
-            return f"{self.flows} flows at once is the limit"
-        if self.flows_per_s is not None and not self._take(key, now):
+            return f"more than {self.flows} concurrent flows"
+        if self.flows_per_s is not None and not self._take_token(key, now):
             return f"more than {self.flows_per_s:g} new flows per second"
         if self.flows is not None and flow is not None:
             if live is None:
@@ -84,11 +84,11 @@ class Limiter:
             live -= {flow for flow in live if flow.is_ended}
         return len(live) < (self.flows or 0)
 
-    def _take(self, key: Hashable, now: float) -> bool:
+    def _take_token(self, key: Hashable, now: float) -> bool:
         rate = self.flows_per_s or 0.0
-        tokens, at = self._buckets.get(key, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - at) * rate)
-        if len(self._buckets) > MOST_KEYS:
+        tokens, counted_at = self._buckets.get(key, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - counted_at) * rate)
+        if len(self._buckets) > MAX_KEYS:
             full = [each for each, (left, then) in self._buckets.items() if left + (now - then) * rate >= self._burst]
             for each in full:
                 del self._buckets[each]

@@ -17,11 +17,11 @@ from proxy.settings.document import Place
 def compile_policies(source: Source, tenants: Iterable[str], now: float, *, is_tested: bool = True) -> Policies:
     """Compile the current policies of a source. DocumentError: a mistake, or a failed test. `now`: Unix s."""
     policies: list[Policy] = []
-    known: dict[str, Values] = {}
+    global_lists: dict[str, Values] = {}
     for file in source.get():
-        policy = read_policy(parse(file.text(), file.path), file.tenant, _reader(file), known)
+        policy = read_policy(parse(file.text(), file.path), file.tenant, _reader(file), global_lists)
         if file.tenant is None:
-            known |= policy.lists
+            global_lists |= policy.lists
         if any(each.name == policy.name and each.tenant == file.tenant for each in policies):
             raise policy.document.error(f"another policy has the name '{policy.name}'", ("name",))
         policies.append(policy)
@@ -33,7 +33,7 @@ def compile_policies(source: Source, tenants: Iterable[str], now: float, *, is_t
     return compiled
 
 
-def check_readers(has_hook: Callable[[str], bool], policies: Policies) -> None:
+def check_body_hook(has_hook: Callable[[str], bool], policies: Policies) -> None:
     """Raise DocumentError for the first rule that needs bodies inspected, if the application has no hook for it."""
     if has_hook("http_body"):
         return
@@ -59,12 +59,12 @@ def try_test(policies: Policies, policy: Policy, index: int, now: float) -> Docu
     if outcome is None:
         return policy.document.error(f"{name} fails: no rule is of phase {test.phase}", place)
     wanted = {"deny": "block"}.get(test.expect, test.expect)
-    came, by = action_of(outcome), decided_by(outcome)
-    is_said = wanted == came or any(rule.action == wanted for rule in outcome.held)
-    if is_said and (test.rule is None or test.rule in (by, *(rule.name for rule in outcome.held))):
+    action, decider = action_of(outcome), decided_by(outcome)
+    is_expected = wanted == action or any(rule.action == wanted for rule in outcome.matching)
+    if is_expected and (test.rule is None or test.rule in (decider, *(rule.name for rule in outcome.matching))):
         return None
     expected = wanted + (f" by rule '{test.rule}'" if test.rule else "")
-    return policy.document.error(f"{name} fails: expected {expected}, and it is {came} by {_shown(by)}", place)
+    return policy.document.error(f"{name} fails: expected {expected}, got {action} by {_rule_text(decider)}", place)
 
 
 def action_of(outcome: Outcome) -> str:
@@ -79,7 +79,7 @@ def decided_by(outcome: Outcome) -> str:
     return outcome.decided_by.name if outcome.decided_by is not None else "default"
 
 
-def _shown(rule: str) -> str:
+def _rule_text(rule: str) -> str:
     return "default" if rule == "default" else f"rule '{rule}'"
 
 

@@ -26,7 +26,7 @@ from proxy.settings.parts import endpoint
 from proxy.verdict import ALLOW, Decision, HeaderChange, HttpEffects, Verdict
 
 MAX_RULES = 100_000
-_ANSWER = re.compile(r"\bhttp\.(response|download)\.")
+_USES_RESPONSE = re.compile(r"\bhttp\.(response|download)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +41,33 @@ class Policy:
     lists: dict[str, Values]
     defaults: dict[Phase, Default]
     tests: list[TestText]
-    beside: dict[str, str]  # texts of other files, by their names in the policy
+    list_files: dict[str, str]  # texts of other files, by their names in the policy
 
 
 def read_policy(
-    document: Document, tenant: str | None, read_file: ReadFile, known: Mapping[str, Values],
+    document: Document, tenant: str | None, read_file: ReadFile, global_lists: Mapping[str, Values],
 ) -> Policy:  # fmt: skip
-    """Compile the policy in `document`, for a tenant or all; `known`: lists of the global policies. DocumentError."""
+    """Compile the policy in `document`, for a tenant or all, which may use `global_lists`. DocumentError."""
     text = document.convert(PolicyText)
     if len(text.rules) > MAX_RULES:
         raise document.error(f"more than {MAX_RULES:,} rules ({len(text.rules):,})", ("rules",))
     name = text.name or Path(document.file).stem
-    beside: dict[str, str] = {}
+    list_files: dict[str, str] = {}
 
     def read(file: str, document: Document, place: Place) -> str:
-        beside[file] = read_file(file, document, place)
-        return beside[file]
+        list_files[file] = read_file(file, document, place)
+        return list_files[file]
 
-    lists = Lists(document, text.lists, read, known).all()
-    version = version_of([document.source, *(beside[file] for file in sorted(beside))])
-    reader = _Rules(document, name, tenant, version, lists)
+    lists = Lists(document, text.lists, read, global_lists).all()
+    version = version_of([document.source, *(list_files[file] for file in sorted(list_files))])
+    reader = _RuleCompiler(document, name, tenant, version, lists)
     rules = sorted(reader.read(text.rules), key=lambda rule: rule.precedence)
     defaults: dict[Phase, Default] = {}
     if isinstance(text.default, dict):
         defaults = dict(text.default)
     elif text.default is not None:
         defaults = {"network": text.default}
-    return Policy(name, tenant, version, document, tuple(rules), lists, defaults, text.tests, beside)
+    return Policy(name, tenant, version, document, tuple(rules), lists, defaults, text.tests, list_files)
 
 
 def version_of(texts: Iterable[str]) -> str:
@@ -79,7 +79,7 @@ def version_of(texts: Iterable[str]) -> str:
     return digest.hexdigest()[:12]
 
 
-class _Rules:
+class _RuleCompiler:
     def __init__(
         self, document: Document, policy: str, tenant: str | None, version: str, lists: dict[str, Values]
     ) -> None:
@@ -95,16 +95,16 @@ class _Rules:
             place: Place = ("rules", index)
             if (earlier := names.setdefault(text.name, index)) != index:
                 line = self._document.error("", ("rules", earlier, "name")).line
-                raise self._document.error(f"the name '{text.name}' stands in line {line} already", (*place, "name"))
+                raise self._document.error(f"the name '{text.name}' is already used in line {line}", (*place, "name"))
             precedence = precedence if text.precedence is None else text.precedence
-            with _at(self._document, place):
+            with _errors_at(self._document, place):
                 check_combination(text, self._tenant)
             yield self._rule(text, place, precedence)
 
     def _rule(self, text: RuleText, place: Place, precedence: int) -> Rule:
         document = self._document
         steps = [] if text.when is None else list(self._when(text, place))
-        with _at(document, place):
+        with _errors_at(document, place):
             written = list(selectors.conditions(text, self._lists))
         for key, condition in written:
             if len(condition) > MAX_CHARACTERS:
@@ -116,7 +116,7 @@ class _Rules:
                 raise document.error(f"{key}: {error.message}", (*place, key)) from None
         schedule = None
         if text.schedule is not None:
-            with _at(document, (*place, "schedule")):
+            with _errors_at(document, (*place, "schedule")):
                 schedule = Schedule(text.schedule)
         limiter = None
         if text.action == "rate-limit":
@@ -125,12 +125,12 @@ class _Rules:
         decision = Decision(
             stage=text.phase, policy=self._policy, rule=text.name, version=self._version,
             action="block" if action == "deny" else action, enforced=text.action != "audit",
-            reason=text.reason if limiter is None else text.reason or limiter.described,
+            reason=text.reason if limiter is None else text.reason or limiter.description,
         )  # fmt: skip
         return Rule(
             text.name, self._policy, self._tenant, text.phase, precedence, text.action, self._verdict(text, place),
             decision, steps, document.file, document.error("", place).line, text.enabled, schedule, limiter,
-            text.phase == "http" and _ANSWER.search(text.when or "") is not None,
+            text.phase == "http" and _USES_RESPONSE.search(text.when or "") is not None,
         )  # fmt: skip
 
     def _when(self, text: RuleText, place: Place) -> list[Step]:
@@ -190,7 +190,7 @@ def _effects(text: RuleText) -> HttpEffects:
 
 
 @contextlib.contextmanager
-def _at(document: Document, place: Place) -> Iterator[None]:
+def _errors_at(document: Document, place: Place) -> Iterator[None]:
     """Attribute ValueError(message, key) to the key at `place`."""
     try:
         yield

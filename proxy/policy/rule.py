@@ -30,7 +30,7 @@ class Rule:
     is_enabled: bool = True
     schedule: Schedule | None = None
     limiter: Limiter | None = None
-    needs_answer: bool = False  # one of its conditions uses the response
+    needs_response: bool = False  # one of its conditions uses the response
     hits: int = 0
     last_hit: float | None = None  # Unix seconds
     ruling: Ruling = field(init=False)  # if no rule before it has added anything
@@ -50,8 +50,8 @@ class Rule:
 
     def matches(self, facts: Facts) -> bool:
         """Whether all its conditions hold: the slow equivalent of the table's index."""
-        return self.is_enabled and self.test(facts) and (self.schedule is None or self.is_on(facts))
+        return self.is_enabled and self.test(facts) and (self.schedule is None or self.is_scheduled(facts))
 
-    def is_on(self, facts: Facts) -> bool:
+    def is_scheduled(self, facts: Facts) -> bool:
         """Whether its schedule holds now."""
         return self.schedule is None or self.schedule.holds(facts["time.unix"] or 0.0)

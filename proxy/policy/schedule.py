@@ -19,11 +19,11 @@ QUARTER_S = 15 * 60
 class Schedule:
     """`mon: "08:00-12:30,13:30-17:00"` and so on; a rule is off on days that are not named."""
 
-    def __init__(self, written: Mapping[str, str]) -> None:
+    def __init__(self, days: Mapping[str, str]) -> None:
         """Parse the schedule. ValueError: the fault, and its key."""
         self.zone: tzinfo = UTC
         self._spans: dict[int, list[tuple[int, int]]] = {}  # minutes of the day, by weekday from Monday
-        for key, text in written.items():
+        for key, text in days.items():
             if key == "time_zone":
                 self.zone = _zone(text)
             elif key not in WEEKDAYS:
@@ -39,10 +39,10 @@ class Schedule:
         """Unix seconds of the next change of `holds`, within eight days; None: there is none."""
         start = int(unix // 60)
         now = self.holds(unix)
-        here = datetime.fromtimestamp(start * 60, self.zone)
+        local = datetime.fromtimestamp(start * 60, self.zone)
         edges: set[float] = set()
         for day in range(9):
-            date = (here + timedelta(days=day)).date()
+            date = (local + timedelta(days=day)).date()
             midnight = datetime(date.year, date.month, date.day, tzinfo=self.zone)
             for minute in {minute for span in self._spans.get(date.weekday(), ()) for minute in span} | {0}:
                 moment = midnight + timedelta(minutes=minute)
@@ -54,9 +54,9 @@ class Schedule:
 
     @lru_cache(maxsize=64)  # noqa: B019 -- a few minutes of one schedule, which lives as long as its rules
     def _holds(self, minute: int) -> bool:
-        here = datetime.fromtimestamp(minute * 60, self.zone)
-        of_day = here.hour * 60 + here.minute
-        return any(first <= of_day < last for first, last in self._spans.get(here.weekday(), ()))
+        local = datetime.fromtimestamp(minute * 60, self.zone)
+        minute_of_day = local.hour * 60 + local.minute
+        return any(first <= minute_of_day < last for first, last in self._spans.get(local.weekday(), ()))
 
 
 def _zone(name: str) -> tzinfo:
@@ -70,8 +70,8 @@ def _span(text: str, key: str) -> tuple[int, int]:
     match = _SPAN.fullmatch(text)
     if match is None:
         raise ValueError(f'expected times such as "08:00-17:30" (found {text!r})', key)
-    hour, minute, until, more = (int(each) for each in match.groups())
-    first, last = hour * 60 + minute, until * 60 + more
+    hour, minute, until, until_minute = (int(each) for each in match.groups())
+    first, last = hour * 60 + minute, until * 60 + until_minute
     if not first < last <= DAY:
         raise ValueError(f"the end is not after the start: {text}", key)
     return first, last

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from proxy.policy.language import Values
@@ -22,9 +22,9 @@ _PORTS = re.compile(r"(\d+)(?:\s*(?:-|\.\.)\s*(\d+))?")
 def conditions(rule: RuleText, lists: Mapping[str, Values]) -> Iterator[tuple[str, str]]:
     """Each selector of the rule with its condition. ValueError (the fault, the selector)."""
     for selector in SELECTORS:
-        if (written := getattr(rule, selector)) is not None:
+        if (selected := getattr(rule, selector)) is not None:
             try:
-                yield selector, _condition(selector, _values(written), rule, lists)
+                yield selector, _condition(selector, _values(selected), rule, lists)
             except ValueError as error:
                 raise ValueError(f"{selector}: {error}", selector) from None
 
@@ -53,14 +53,15 @@ def _condition(selector: str, values: list[str], rule: RuleText, lists: Mapping[
     return _any_of(_TEXTS[selector], values, quoted)
 
 
-def _any_of(field: str, values: list[str], written: object) -> str:
-    """A condition that a field has one of these values, or one of a list's."""
-    return " or ".join(_parts(field, values, written))
+def _any_of(field: str, values: list[str], literal: Callable[[str], str]) -> str:
+    """A condition that a field has one of these values, or one of a list's. `literal`: a value in the syntax of
+    expressions."""
+    return " or ".join(_parts(field, values, literal))
 
 
-def _parts(field: str, values: list[str], written: object) -> list[str]:
+def _parts(field: str, values: list[str], literal: Callable[[str], str]) -> list[str]:
     lists = [value for value in values if value.startswith("$")]
-    others = [written(value) for value in values if not value.startswith("$")]  # type: ignore[operator]
+    others = [literal(value) for value in values if not value.startswith("$")]
     parts = [f"{field} in {name}" for name in lists]
     if others:
         parts.append(f"{field} in {{{' '.join(others)}}}")
@@ -74,8 +75,8 @@ def as_hosts(values: Values) -> Values:
     )
 
 
-def _values(written: Several) -> list[str]:
-    values = [str(each) for each in written] if isinstance(written, list) else [str(written)]
+def _values(selected: Several) -> list[str]:
+    values = [str(each) for each in selected] if isinstance(selected, list) else [str(selected)]
     if not values:
         raise ValueError("an empty list matches nothing: leave the selector out")
     return values

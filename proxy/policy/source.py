@@ -47,20 +47,20 @@ class Source(Protocol):
 class FileSource:
     """Policies in files. Lists beside them are named relative to the file that names them."""
 
-    of_all: Sequence[str]
-    of_tenants: Sequence[tuple[str, str]]  # (tenant, path)
-    _read: set[str] = field(default_factory=set)  # files, lists among them
+    global_paths: Sequence[str]
+    tenant_paths: Sequence[tuple[str, str]]  # (tenant, path)
+    _read_paths: set[str] = field(default_factory=set)  # files, lists among them
 
     def get(self) -> list[PolicyFile]:
         """The files, read when used."""
         return [
-            *(PolicyFile(path, None, self._read) for path in self.of_all),
-            *(PolicyFile(path, tenant, self._read) for tenant, path in self.of_tenants),
+            *(PolicyFile(path, None, self._read_paths) for path in self.global_paths),
+            *(PolicyFile(path, tenant, self._read_paths) for tenant, path in self.tenant_paths),
         ]
 
     def state(self) -> Hashable:
         """A value that differs when a file has changed: sizes, times and identities of files that were read."""
-        return tuple((path, _state(path)) for path in sorted(self._read.copy()))
+        return tuple((path, _state(path)) for path in sorted(self._read_paths.copy()))
 
 
 @dataclass

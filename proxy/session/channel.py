@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -52,7 +53,7 @@ class LocalChannel:
 
     def __init__(self, later: Callable[[Callable[[], None]], object], receive: Receive) -> None:
         """`later(function)` calls it soon; `receive(message, descriptors)`, the other end's, takes the descriptors."""
-        self._later, self._receive, self._waiting = later, receive, deque[tuple[msgspec.Struct, list[int]]]()
+        self._later, self._receive, self._queued = later, receive, deque[tuple[msgspec.Struct, list[int]]]()
         self.is_closed = False
 
     @property
@@ -65,20 +66,20 @@ class LocalChannel:
         copies = _copies(descriptors)
         if copies is None:
             return False
-        if not self._waiting:
+        if not self._queued:
             self._later(self._deliver)
-        self._waiting.append((message, copies))
+        self._queued.append((message, copies))
         return True
 
     def close(self) -> None:
         self.is_closed = True
-        while self._waiting:
-            for descriptor in self._waiting.popleft()[1]:
+        while self._queued:
+            for descriptor in self._queued.popleft()[1]:
                 os.close(descriptor)
 
     def _deliver(self) -> None:
-        while self._waiting:
-            message, descriptors = self._waiting.popleft()
+        while self._queued:
+            message, descriptors = self._queued.popleft()
             try:
                 self._receive(message, descriptors)
             except Exception:
@@ -98,7 +99,7 @@ class SocketChannel(Generic[Message]):
     ) -> None:
         """`decode` may raise msgspec.DecodeError; such a message is logged, and the channel closes."""
         self._sock, self._poller, self._decode, self._receive, self._closed = sock, poller, decode, receive, closed
-        self._waiting: deque[tuple[bytes, list[int]]] = deque()  # messages, and copies of their descriptors
+        self._queued: deque[tuple[bytes, list[int]]] = deque()  # messages, and copies of their descriptors
         self.is_closed = False
         sock.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -107,19 +108,19 @@ class SocketChannel(Generic[Message]):
 
     @property
     def is_full(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._queued)
 
     def send(self, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> bool:
         if self.is_closed:
             return True
         data = encode(message)
-        if self._waiting or not self._try(data, descriptors):
+        if self._queued or not self._try_send(data, descriptors):
             copies = _copies(descriptors)
             if copies is None:
                 return False
-            if not self._waiting:
+            if not self._queued:
                 self._poller.change(self._sock.fileno(), IN | OUT)
-            self._waiting.append((data, copies))
+            self._queued.append((data, copies))
         return True
 
     def close(self) -> None:
@@ -128,11 +129,11 @@ class SocketChannel(Generic[Message]):
         self.is_closed = True
         self._poller.forget(self._sock.fileno())
         self._sock.close()
-        while self._waiting:
-            for descriptor in self._waiting.popleft()[1]:
+        while self._queued:
+            for descriptor in self._queued.popleft()[1]:
                 os.close(descriptor)
 
-    def _try(self, data: bytes, descriptors: Sequence[int]) -> bool:
+    def _try_send(self, data: bytes, descriptors: Sequence[int]) -> bool:
         """Try to send. False: the message must wait."""
         try:
             if descriptors:
@@ -142,9 +143,9 @@ class SocketChannel(Generic[Message]):
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno is not None and error.errno == 109:  # ETOOMANYREFS: too many descriptors in flight
+            if error.errno == errno.ETOOMANYREFS:  # too many descriptors in flight
                 return False
-            self._lost()
+            self._close_broken()
         return True
 
     def _ready(self, events: int) -> None:
@@ -156,13 +157,13 @@ class SocketChannel(Generic[Message]):
                     return
 
     def _flush(self) -> None:
-        while self._waiting:
-            data, descriptors = self._waiting[0]
-            if not self._try(data, descriptors):
+        while self._queued:
+            data, descriptors = self._queued[0]
+            if not self._try_send(data, descriptors):
                 return
             if self.is_closed:
                 return
-            self._waiting.popleft()
+            self._queued.popleft()
             for descriptor in descriptors:
                 os.close(descriptor)
         self._poller.change(self._sock.fileno(), IN)
@@ -174,11 +175,11 @@ class SocketChannel(Generic[Message]):
         except BlockingIOError:
             return False
         except OSError:
-            self._lost()
+            self._close_broken()
             return False
         descriptors = _descriptors(ancillary)
         if not data and not descriptors:
-            self._lost()
+            self._close_broken()
             return False
         try:
             message = self._decode(data)
@@ -186,7 +187,7 @@ class SocketChannel(Generic[Message]):
             log.error("a message of the inspectors' channel cannot be read: %s", error)
             for descriptor in descriptors:
                 os.close(descriptor)
-            self._lost()
+            self._close_broken()
             return False
         try:
             self._receive(message, descriptors)
@@ -194,13 +195,13 @@ class SocketChannel(Generic[Message]):
             log.exception("unexpected error in %s", type(message).__name__)
         return not self.is_closed
 
-    def _lost(self) -> None:
+    def _close_broken(self) -> None:
         if not self.is_closed:
             self.close()
             self._closed()
 
     def _crashed(self, error: BaseException) -> None:
-        self._lost()
+        self._close_broken()
 
 
 def _copies(descriptors: Sequence[int]) -> list[int] | None:

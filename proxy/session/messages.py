@@ -14,9 +14,8 @@ from proxy.session.ssh import SSHRules
 from proxy.verdict import Decision, RuleIdentity, Ruling, Verdict
 
 ReadLevel = Literal["tls", "http", "ssh"]
-ScreenEvent = tuple[
-    float, str, str
-]  # Unix time; `o`, `i`, `r` or `x` as in asciicast; what is shown, typed, or the size
+# Unix time; `o`, `i`, `r` or `x` as in asciicast; what is shown, typed, or the size
+ScreenEvent = tuple[float, str, str]
 
 
 class TenantRules(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -283,12 +282,12 @@ class LimitWanted(msgspec.Struct, tag="limit-wanted", frozen=True):
 
 
 class HookWanted(msgspec.Struct, tag="hook-wanted", frozen=True):
-    """Ask the application's hook, with the question as `proxy.inspect.questions` encodes it."""
+    """Ask the application's hook, with its argument as `proxy.inspect.questions` encodes it."""
 
     request: int
     session: int
     hook: str
-    told: dict[str, Any]
+    argument: dict[str, Any]
 
 
 class HookData(msgspec.Struct, tag="hook-data", frozen=True):
@@ -299,12 +298,12 @@ class HookData(msgspec.Struct, tag="hook-data", frozen=True):
     data: bytes
 
 
-class HookTold(msgspec.Struct, tag="hook-told", frozen=True):
+class HookNotice(msgspec.Struct, tag="hook-notice", frozen=True):
     """Inform the application, without an answer: a body whose parts a hook has seen is complete."""
 
     session: int
     hook: str
-    told: dict[str, Any]
+    argument: dict[str, Any]
 
 
 class Learnt(msgspec.Struct, tag="learnt", frozen=True):
@@ -357,7 +356,7 @@ ToProxy = (
     | LimitWanted
     | HookWanted
     | HookData
-    | HookTold
+    | HookNotice
     | Learnt
     | Shown
     | Secrets

@@ -45,7 +45,7 @@ class SSHRules(msgspec.Struct, frozen=True, omit_defaults=True):
     max_channels: int = 256
 
 
-def may_be(logins: dict[str, list[str]] | None, identity: str | None, user: str) -> bool:
+def may_log_in_as(logins: dict[str, list[str]] | None, identity: str | None, user: str) -> bool:
     """Whether this identity may have this user name at an origin. In `logins`, `*` is any other identity, or any name,
     and `{name}` is the part of the identity before the `@`."""
     if logins is None:

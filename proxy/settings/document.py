@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
-from proxy.settings.scalars import inside
+from proxy.settings.scalars import position_inside
 
 T = TypeVar("T")
-Place = tuple[str | int, ...]
+Place = tuple[str | int, ...]  # keys and indexes that lead from the root of a document to a value
 
 MAX_BYTES = 4 << 20
 MAX_VALUES = 200_000  # counted after aliases are expanded, which stops `billion laughs` documents
@@ -74,7 +74,7 @@ class Document:
         value = self._at(place)
         if mark is None or not isinstance(value, str):
             return self.error(message, place)
-        return DocumentError(message, self.file, *inside(self.source, mark, value, line, column))
+        return DocumentError(message, self.file, *position_inside(self.source, mark, value, line, column))
 
     def convert(self, kind: type[T], place: Place = ()) -> T:
         """The data at `place` as a `kind`. DocumentError: the first mistake, with the most similar known key."""
@@ -126,9 +126,9 @@ class Document:
 
 def in_words(message: str) -> str:
     """A message of msgspec with plain words for types, without the place and the type that was found."""
-    wanted, _, _ = message.partition(" - at `")
-    wanted = re.sub(r"`(.*?)`", _types_in_words, re.sub(", got `.*`$", "", wanted))
-    return wanted[:1].lower() + wanted[1:]
+    text, _, _ = message.partition(" - at `")
+    text = re.sub(r"`(.*?)`", _types_in_words, re.sub(", got `.*`$", "", text))
+    return text[:1].lower() + text[1:]
 
 
 def _types_in_words(types: re.Match[str]) -> str:
@@ -173,8 +173,8 @@ def parse(text: str, file: str = "<text>") -> Document:
         data = {} if root is None else builder.build(root, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        spot = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        raise DocumentError(error.problem or "not YAML", file, *spot) from None
+        position = (mark.line + 1, mark.column + 1) if mark else (None, None)
+        raise DocumentError(error.problem or "not YAML", file, *position) from None
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, yaml.reader.ReaderError) and (bad := yaml.reader.Reader.NON_PRINTABLE.search(text)):
             line, column = text.count("\n", 0, bad.start()) + 1, bad.start() - text.rfind("\n", 0, bad.start())
@@ -195,7 +195,7 @@ def _check_depth(text: str, file: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise DocumentError(f"nested more than {MAX_DEPTH} deep", file, *_spot(event))
+                raise DocumentError(f"nested more than {MAX_DEPTH} deep", file, *_position(event))
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -212,17 +212,17 @@ class _Builder:
         self._scalars = yaml.SafeLoader("")
 
     def build(self, node: Any, place: Place) -> Any:
-        self.marks[place] = spot = _spot(node)
+        self.marks[place] = position = _position(node)
         self._values += 1
         if self._values > MAX_VALUES:
-            raise DocumentError(f"more than {MAX_VALUES} values after aliases are followed", self.file, *spot)
+            raise DocumentError(f"more than {MAX_VALUES} values after aliases are followed", self.file, *position)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
         result: dict[str, Any] = {}
         for name, (key, value) in self._merged(node).items():
-            self.keys[(*place, name)] = _spot(key)
+            self.keys[(*place, name)] = _position(key)
             result[name] = self.build(value, (*place, name))
         return result
 
@@ -231,7 +231,9 @@ class _Builder:
             value = self._scalars.construct_object(node, deep=True)
         except (ValueError, LookupError, AttributeError):  # PyYAML raises these for `!!bool maybe`, `!!int ''` etc.
             kind = node.tag.rpartition(":")[2]
-            raise DocumentError(f"not a value of type {kind}: {_brief(node.value)}", self.file, *_spot(node)) from None
+            raise DocumentError(
+                f"not a value of type {kind}: {_brief(node.value)}", self.file, *_position(node)
+            ) from None
         # dates and the like remain text
         return value if value is None or isinstance(value, str | int | float | bool) else node.value
 
@@ -245,22 +247,22 @@ class _Builder:
         written: dict[str, tuple[Any, Any]] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise DocumentError("a key must be plain text", self.file, *_spot(key))
+                raise DocumentError("a key must be plain text", self.file, *_position(key))
             if key.value in written:
-                raise DocumentError(f"key '{key.value}' stands twice", self.file, *_spot(key))
+                raise DocumentError(f"duplicate key '{key.value}'", self.file, *_position(key))
             written[key.value] = key, value
         merged: dict[str, tuple[Any, Any]] = {}
         if "<<" in written and written["<<"][0].tag == MERGE:
             merge = written.pop("<<")[1]
             for source in merge.value if isinstance(merge, yaml.SequenceNode) else [merge]:
                 if not isinstance(source, yaml.MappingNode):
-                    raise DocumentError("only mappings can be merged", self.file, *_spot(source))
+                    raise DocumentError("only mappings can be merged", self.file, *_position(source))
                 merged = self._merged(source) | merged
         self._pairs[id(node)] = result = merged | written
         return result
 
 
-def _spot(node: Any) -> tuple[int, int]:
+def _position(node: Any) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 

@@ -14,7 +14,7 @@ from proxy.settings.parts import check_address
 _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 
 
-class Said(Protocol):
+class EgressSettings(Protocol):
     """The settings of a tenant or of one of its networks."""
 
     @property
@@ -36,7 +36,7 @@ class Egress(msgspec.Struct, frozen=True):
     ports: str | None = None
 
 
-def egress_of(tenant: Said, network: Said | None) -> Egress:
+def egress_of(tenant: EgressSettings, network: EgressSettings | None) -> Egress:
     """The egress of a network: its own settings, and those of the tenant for what it does not set."""
     own = network or tenant
     addresses = own.snat or tenant.snat
@@ -57,6 +57,6 @@ def check_egress(document: Document, snat: Sequence[str], ports: str | None, pla
             raise document.error(f"a second IPv{version} address", (*place, "snat", index))
         versions.add(version)
     if ports is not None:
-        found = _RANGE.fullmatch(ports)
-        if found is None or not 0 < int(found[1]) <= int(found[2]) < 65_536:
+        match = _RANGE.fullmatch(ports)
+        if match is None or not 0 < int(match[1]) <= int(match[2]) < 65_536:
             raise document.error(f"expected a range of ports such as 2048-4095 (found '{ports}')", (*place, "ports"))

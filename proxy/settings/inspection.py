@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from proxy.settings.document import Document, Place
 from proxy.settings.parts import Part, Seconds
-from proxy.settings.ssh import SSHInspection, absolute_ssh, check_ssh
+from proxy.settings.ssh import SSHInspection, check_ssh, resolve_ssh_paths
 
 InspectorCount = Literal["auto"] | Annotated[int, Meta(ge=0, le=256)]
 ReadLevel = Literal["tls", "http"]
@@ -55,13 +55,13 @@ class Inspection(Part, frozen=True):
     ssh: SSHInspection | None = None  # None: SSH is passed uninspected
 
 
-def absolute(inspection: Inspection, base: Path) -> Inspection:
+def resolve_paths(inspection: Inspection, base: Path) -> Inspection:
     """`inspection` with paths, which are relative to `base`, made absolute."""
     replace, ca = msgspec.structs.replace, inspection.ca
     if ca is not None:
         key, password = (None if each is None else str(base / each) for each in (ca.key, ca.password_file))
         ca = replace(ca, file=str(base / ca.file), key=key, password_file=password)
-    ssh = None if inspection.ssh is None else absolute_ssh(inspection.ssh, base)
+    ssh = None if inspection.ssh is None else resolve_ssh_paths(inspection.ssh, base)
     key_log = None if inspection.key_log is None else str(base / inspection.key_log)
     trust, crl = ([str(base / each) for each in files] for files in (inspection.trust, inspection.crl))
     return replace(inspection, key_log=key_log, ssh=ssh, trust=trust, crl=crl, ca=ca)

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from proxy.settings.document import Document, Place, read, suggest
 from proxy.settings.egress import check_egress
-from proxy.settings.inspection import Inspection, InspectorCount, absolute, check_inspection
+from proxy.settings.inspection import Inspection, InspectorCount, check_inspection, resolve_paths
 from proxy.settings.parts import DEFAULT_NETWORK, EVERYWHERE, Count, Name, Part, Seconds, Word32, check_prefix
 from proxy.settings.sites import GueOnRamp, Interface, NetworkSettings, Site, all_sites, check_gue, check_routes
 
@@ -193,14 +193,14 @@ def load(path: str | Path) -> Settings:
     return replace(
         settings,
         control=str(base / settings.control),
-        hooks=_hooks_from(base, settings.hooks),
+        hooks=_resolve_hooks_path(base, settings.hooks),
         policies=[str(base / each) for each in settings.policies],
         state=str(base / settings.state),
         tenants={
             name: replace(
                 tenant,
                 policies=[str(base / each) for each in tenant.policies],
-                inspection=absolute(tenant.inspection, base),
+                inspection=resolve_paths(tenant.inspection, base),
             )
             for name, tenant in settings.tenants.items()
         },
@@ -212,7 +212,7 @@ def load(path: str | Path) -> Settings:
     )
 
 
-def _hooks_from(base: Path, hooks: str | None) -> str | None:
+def _resolve_hooks_path(base: Path, hooks: str | None) -> str | None:
     """The setting `hooks` with the path of a file, relative to `base`, made absolute."""
     place, _, name = (hooks or "").rpartition(":")
     return f"{base / place}:{name}" if place.endswith(".py") or "/" in place else hooks
@@ -241,8 +241,10 @@ def _check_tenants(document: Document, settings: Settings) -> None:
             check_prefix(document, prefix, ("tenants", name, "prefixes", index))
         check_egress(document, tenant.snat, tenant.ports, ("tenants", name))
         check_inspection(document, tenant.inspection, ("tenants", name, "inspection"))
-        for network, parts in tenant.networks.items():
-            check_egress(document, parts.snat, parts.ports, ("tenants", name, "networks", network))
+        for network, network_settings in tenant.networks.items():
+            check_egress(
+                document, network_settings.snat, network_settings.ports, ("tenants", name, "networks", network)
+            )
         if tenant.id is not None and ids.setdefault(tenant.id, name) != name:
             raise document.error(f"tenant '{ids[tenant.id]}' has the id {tenant.id}", ("tenants", name, "id"))
 
@@ -254,9 +256,9 @@ def _check_sites(document: Document, settings: Settings) -> None:
     check_gue(document, ramps, ids, {name: tenant.networks for name, tenant in tenants.items()})
     sites: list[Site] = list(all_sites(settings.onramps))
     for name, tenant in tenants.items():
-        for network, parts in tenant.networks.items():
+        for network, network_settings in tenant.networks.items():
             place = ("tenants", name, "networks", network, "routes")
-            check_routes(document, parts.routes, place, name, network, sites)
+            check_routes(document, network_settings.routes, place, name, network, sites)
 
 
 def _check_interfaces(document: Document, settings: Settings, ramp: InterfaceOnRamp, number: int) -> None:
@@ -265,10 +267,10 @@ def _check_interfaces(document: Document, settings: Settings, ramp: InterfaceOnR
     if (settings.tenants[ramp.tenant].offramp or settings.offramp) != "kernel":
         raise document.error("an interface on-ramp needs 'offramp: kernel'", (*place, "kind"))
     others = settings.onramps[:number]
-    taken = {name for other in others if isinstance(other, InterfaceOnRamp) for name in other.interfaces}
+    claimed = {name for other in others if isinstance(other, InterfaceOnRamp) for name in other.interfaces}
     for index, name in enumerate(ramp.interfaces):
-        if name in taken or name in ramp.interfaces[:index]:
-            raise document.error(f"the interface '{name}' stands twice", (*place, "interfaces", index))
+        if name in claimed or name in ramp.interfaces[:index]:
+            raise document.error(f"the interface '{name}' is listed twice", (*place, "interfaces", index))
 
 
 def _check_owner(document: Document, settings: Settings, ramp: TunOnRamp | InterfaceOnRamp, place: Place) -> None:

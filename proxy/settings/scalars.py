@@ -7,7 +7,7 @@ import re
 _ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|\n\s*|.)")
 
 
-def inside(source: str, mark: tuple[int, int], value: str, line: int, column: int) -> tuple[int, int]:
+def position_inside(source: str, mark: tuple[int, int], value: str, line: int, column: int) -> tuple[int, int]:
     """Line and column in `source` of the character at `line` and `column` of `value`, which begins at `mark`.
 
     All four count from 1. YAML may fold and indent blanks, but keeps the order of all other characters: only those are
@@ -16,21 +16,21 @@ def inside(source: str, mark: tuple[int, int], value: str, line: int, column: in
     at = _offset(source, *mark)
     lines = value.split("\n")
     before = "\n".join([*lines[: line - 1], lines[line - 1][: column - 1]] if line <= len(lines) else lines)
-    is_behind = before[-1:].strip() != "" and not _at(value, len(before)).strip()  # at the end of a word
+    is_after_word = before[-1:].strip() != "" and not _character(value, len(before)).strip()  # at the end of a word
     count = len("".join(before.split()))
     style = source[at : at + 1]
     if style in ("|", ">"):
         at = source.find("\n", at) + 1
     elif style in ('"', "'"):
         at += 1
-    spot = at
-    for _ in range(count if is_behind else count + 1):
+    position = at
+    for _ in range(count if is_after_word else count + 1):
         at = _skip_blanks(source, at, style)
-        spot, at = at, at + _width(source, at, style)
-    return _place(source, at if is_behind else spot)
+        position, at = at, at + _width(source, at, style)
+    return _line_and_column(source, at if is_after_word else position)
 
 
-def _at(text: str, index: int) -> str:
+def _character(text: str, index: int) -> str:
     return text[index : index + 1]
 
 
@@ -60,6 +60,6 @@ def _width(source: str, at: int, style: str) -> int:
     return 2 if style == "'" and source.startswith("''", at) else 1
 
 
-def _place(source: str, at: int) -> tuple[int, int]:
+def _line_and_column(source: str, at: int) -> tuple[int, int]:
     at = min(at, len(source))
     return source.count("\n", 0, at) + 1, at - (source.rfind("\n", 0, at) + 1) + 1

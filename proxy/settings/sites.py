@@ -88,31 +88,28 @@ class GueOnRamp(Part, frozen=True, tag_field="kind", tag="gue"):
     sites: list[Site] = msgspec.field(default_factory=list)
 
 
-Placed = tuple[Place, Site]
-
-
 def check_gue(
     document: Document, ramps: Sequence[tuple[Place, GueOnRamp]], tenants: Mapping[str, int | None],
     networks: Mapping[str, Collection[str]],
 ) -> None:  # fmt: skip
     """Check the on-ramps. DocumentError: the first mistake. `tenants`: ids by name; `networks`: names by tenant."""
     names: dict[str, Place] = {}
-    listening: dict[tuple[Address, int], Place] = {}
+    listeners: dict[tuple[Address, int], Place] = {}
     ids: set[tuple[str, int]] = set()
     for place, ramp in ramps:
-        where = check_endpoint(document, ramp.listen, (*place, "listen"))
-        if where in listening:
+        listen = check_endpoint(document, ramp.listen, (*place, "listen"))
+        if listen in listeners:
             raise document.error(f"{ramp.listen} is the address of another on-ramp", (*place, "listen"))
-        listening[where] = place
+        listeners[listen] = place
         bare_peers: set[Address] = set()
         for number, site in enumerate(ramp.sites):
             at = (*place, "sites", number)
             if site.name in names:
-                raise document.error(f"site '{site.name}' stands twice", (*at, "name"))
+                raise document.error(f"another site has the name '{site.name}'", (*at, "name"))
             names[site.name] = at
             _check_owner(document, site, at, tenants, networks)
             _check_context(document, site, at, tenants, ids)
-            _check_peers(document, site, at, where[0], bare_peers)
+            _check_peers(document, site, at, listen[0], bare_peers)
             _check_prefixes(document, site, at)
             if site.probe is not None:
                 _check_probe(document, site.probe, (*at, "probe"))
@@ -128,7 +125,7 @@ def check_routes(document: Document, routes: Sequence[Route], place: Place, tena
         if problem := next_hop_problem(route.via, tenant, network, sites):
             raise document.error(problem, (*at, "via"))
         if (prefix, route.via, route.priority) in seen:
-            raise document.error(f"the route to {prefix} via {route.via} stands twice", at)
+            raise document.error(f"the route to {prefix} via {route.via} is listed twice", at)
         seen.add((prefix, route.via, route.priority))
 
 
@@ -142,8 +139,8 @@ def next_hop_problem(via: str, tenant: str, network: str, sites: Collection[Site
     name = via.removeprefix(SITE)
     found = next((site for site in sites if site.name == name), None)
     if found is None:
-        mine = [site.name for site in sites if (site.tenant, site.network) == (tenant, network)]
-        return f"unknown site '{name}'{suggest(name, mine)}"
+        site_names = [site.name for site in sites if (site.tenant, site.network) == (tenant, network)]
+        return f"unknown site '{name}'{suggest(name, site_names)}"
     if found.tenant != tenant:
         return f"site '{name}' belongs to tenant '{found.tenant}'"
     return None if found.network == network else f"site '{name}' is in network '{found.network}' of the tenant"
@@ -182,7 +179,7 @@ def _check_context(
         raise document.error(f"a token has at most {MAX_TOKEN_BYTES} bytes", (*at, "token"))
     if site.context == "none":
         if site.token is not None:
-            raise document.error("a token needs a context to stand in; remove it, or 'context: none'", (*at, "token"))
+            raise document.error("a token is part of the context: remove it, or 'context: none'", (*at, "token"))
         return
     if site.version == 1:
         raise document.error("version 1 has no header for a context; add 'context: none'", (*at, "version"))
@@ -193,31 +190,31 @@ def _check_context(
 
 
 def _check_peers(document: Document, site: Site, at: Place, listen: Address, bare: set[Address]) -> None:
-    own: set[Address] = set()
+    addresses: set[Address] = set()
     for index, peer in enumerate(site.peers):
         place = (*at, "peers", index)
         address, _ = check_endpoint(document, peer, place)
         if address.version != listen.version:
             raise document.error(f"the on-ramp listens on IPv{listen.version}, and this is IPv{address.version}", place)
-        if address in own:
-            raise document.error(f"the address {address} stands twice: peers are told apart by address", place)
-        own.add(address)
+        if address in addresses:
+            raise document.error(f"the address {address} is listed twice: a peer is identified by its address", place)
+        addresses.add(address)
         if site.context == "none":
             if address in bare:
-                message = f"another site without context has the peer {address}: packets would not tell which"
+                message = f"another site without context has the peer {address}: their packets could not be told apart"
                 raise document.error(message, place)
             bare.add(address)
 
 
 def _check_prefixes(document: Document, site: Site, at: Place) -> None:
-    own: list[Network] = []
+    checked: list[Network] = []
     for index, text in enumerate(site.prefixes):
         place = (*at, "prefixes", index)
         prefix = check_prefix(document, text, place)
-        for other in own:
+        for other in checked:
             if prefix.overlaps(other):
                 raise document.error(f"{prefix} overlaps {other} of the same site", place)
-        own.append(prefix)
+        checked.append(prefix)
 
 
 def _check_probe(document: Document, probe: Probe, at: Place) -> None:

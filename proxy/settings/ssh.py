@@ -61,7 +61,7 @@ class SSHInspection(Part, frozen=True):
     hash_files: bool = False  # record the SHA-256 of each file that sftp and scp transfer
 
 
-def absolute_ssh(ssh: SSHInspection, base: Path) -> SSHInspection:
+def resolve_ssh_paths(ssh: SSHInspection, base: Path) -> SSHInspection:
     """`ssh` with paths, which are relative to `base`, made absolute."""
     return msgspec.structs.replace(
         ssh,

@@ -35,19 +35,19 @@ class Judge(Protocol):
 class Admission:
     """Asks policy and hooks, and records their verdicts. `judge` is None, at no cost, if no policy is loaded."""
 
-    def __init__(self, hooks: HookRunner, show: Callable[[Flow], FlowContext[Any]]) -> None:
-        """`show(flow)` makes the view of a flow that hooks receive."""
+    def __init__(self, hooks: HookRunner, make_context: Callable[[Flow], FlowContext[Any]]) -> None:
+        """`make_context(flow)` makes the context that hooks receive."""
         self.hooks = hooks
         self.judge: Judge | None = None
         self.pacer = Pacer()
         self.stages = tuple(stage for stage in STAGES if hooks.has(stage))
-        self._show = show
-        self._due: list[tuple[float, int]] = []  # heap of (time to judge again, number of the flow)
-        self._expiring: dict[int, Flow] = {}  # flows by that number, while they are live
-        self._expires: dict[Flow, tuple[float, int]] = {}
+        self._make_context = make_context
+        self._review_queue: list[tuple[float, int]] = []  # heap of (time to judge again, number of the flow)
+        self._flows_by_review: dict[int, Flow] = {}  # flows by that number, while they are live
+        self._reviews: dict[Flow, tuple[float, int]] = {}
         self._numbers = itertools.count()
 
-    def judged(self, flow: Flow) -> Verdict:
+    def ask_policy(self, flow: Flow) -> Verdict:
         """Ask the policy and record its verdict in the flow. A policy that raises denies."""
         if self.judge is None:
             flow.policy_ms, flow.decisions = NO_TIME, ALLOWED_BY_DEFAULT
@@ -57,47 +57,51 @@ class Admission:
             ruling = self.judge.judge(flow)
         except Exception:
             log.exception("the policy failed on %r", flow)
-            return self._take(flow, "network", "policy", Failure(action="deny", reason="the policy failed"))
+            return self._record(flow, "network", "policy", Failure(action="deny", reason="the policy failed"))
         flow.policy_ms = (time.monotonic() - began) * 1000
         flow.decisions = ruling.decisions
-        return self._accept(flow, ALLOW if _is_plain(ruling.verdict) else ruling.verdict)
+        return self._apply(flow, ALLOW if _is_plain(ruling.verdict) else ruling.verdict)
 
-    async def asked(self, flow: Flow, stage: str) -> Verdict:
+    async def ask_hook(self, flow: Flow, stage: str) -> Verdict:
         """Ask the application at this stage and record its verdict in the flow."""
-        context = self._show(flow)
+        context = self._make_context(flow)
         verdict = await self.hooks.ask(stage, context)
-        self._keep(flow, context)
+        self._keep_extension(flow, context)
         flow.policy_ms = (time.monotonic() - flow.started_at) * 1000
-        return self._take(flow, stage, "hook", verdict)
+        return self._record(flow, stage, "hook", verdict)
 
     def ask(self, flow: Flow, then: Callable[[Verdict], None]) -> None:
         """Ask about a flow that the origin opened. Such a flow can only be allowed or denied."""
-        verdict = self.judged(flow)
+        verdict = self.ask_policy(flow)
         if verdict.is_denial or "flow_start" not in self.stages:
             then(verdict)
             return
 
         async def run() -> None:
-            answer = await self.asked(flow, "flow_start")
+            answer = await self.ask_hook(flow, "flow_start")
             if not flow.is_ended:
                 then(answer)
 
         self.hooks.spawn(run(), failed=partial(end_failed, flow))
 
-    def ask_about(
-        self, flow: Flow, hook: str, shown: Callable[[FlowContext[Any]], Any], then: Callable[[bytes | Verdict], None]
+    def ask_inspection_hook(
+        self,
+        flow: Flow,
+        hook: str,
+        make_argument: Callable[[FlowContext[Any]], Any],
+        then: Callable[[bytes | Verdict], None],
     ) -> None:
-        """Ask a hook about something that an inspector read from the flow. `shown` makes the hook's argument."""
-        context = self._show(flow)
+        """Ask a hook about something that an inspector read from the flow. `make_argument` makes its argument."""
+        context = self._make_context(flow)
 
         async def run() -> None:
-            said = await self.hooks.ask_reader(hook, shown(context))
-            self._keep(flow, context)
-            then(said)
+            answer = await self.hooks.ask_for_inspector(hook, make_argument(context))
+            self._keep_extension(flow, context)
+            then(answer)
 
         self.hooks.spawn(run(), failed=partial(end_failed, flow))
 
-    def _keep(self, flow: Flow, context: FlowContext[Any]) -> None:
+    def _keep_extension(self, flow: Flow, context: FlowContext[Any]) -> None:
         """Keep the context's extension, since the application may have assigned a new one."""
         if context.extension is not flow.carrier.extension:
             flow.extension = context.extension
@@ -106,10 +110,10 @@ class Admission:
         """Judge flows with expired verdicts again, and divide shared byte limits anew."""
         self.pacer.tick(now)
         expired = []
-        while self._due and self._due[0][0] <= now:
-            _, number = heapq.heappop(self._due)
-            if (flow := self._expiring.pop(number, None)) is not None:
-                del self._expires[flow]
+        while self._review_queue and self._review_queue[0][0] <= now:
+            _, number = heapq.heappop(self._review_queue)
+            if (flow := self._flows_by_review.pop(number, None)) is not None:
+                del self._reviews[flow]
                 expired.append(flow)
         for flow in expired:
             if not flow.is_ended:
@@ -117,27 +121,27 @@ class Admission:
 
     def forget(self, flow: Flow) -> None:
         """Drop the expiry entry of a flow that has ended. Flows whose verdicts never expire have none."""
-        if self._expires and (expires := self._expires.pop(flow, None)) is not None:
-            del self._expiring[expires[1]]
+        if self._reviews and (review := self._reviews.pop(flow, None)) is not None:
+            del self._flows_by_review[review[1]]
 
-    def _expire(self, flow: Flow, due: float) -> None:
+    def _review_at(self, flow: Flow, due: float) -> None:
         """Judge the flow again at `due`, or when an earlier verdict on it expires, if that is sooner."""
-        known = self._expires.get(flow)
-        if known is not None and known[0] <= due:
+        earlier = self._reviews.get(flow)
+        if earlier is not None and earlier[0] <= due:
             return
         self.forget(flow)
         number = next(self._numbers)
-        self._expires[flow], self._expiring[number] = (due, number), flow
-        heapq.heappush(self._due, (due, number))
+        self._reviews[flow], self._flows_by_review[number] = (due, number), flow
+        heapq.heappush(self._review_queue, (due, number))
 
-    def failed(self, flow: Flow, stage: str, why: str) -> Verdict:
+    def record_failure(self, flow: Flow, stage: str, why: str) -> Verdict:
         """Handle a verdict that cannot be carried out: apply the application's setting for failures, and record it."""
         log.warning("hook %s: %s (%r)", stage, why, flow)
-        return self._take(flow, stage, "hook", self.hooks.failure(stage, why))
+        return self._record(flow, stage, "hook", self.hooks.failure(stage, why))
 
-    def refused(self, flow: Flow, stage: str, reason: str) -> Verdict:
+    def refuse(self, flow: Flow, stage: str, reason: str) -> Verdict:
         """A denial by the proxy itself, recorded in the flow. It is a reset, so that the client does not wait."""
-        return self._take(flow, stage, "default", deny(reason, refusal="reset"))
+        return self._record(flow, stage, "default", deny(reason, refusal="reset"))
 
     def _judge_again(self, flow: Flow) -> None:
         decisions = flow.decisions
@@ -149,21 +153,21 @@ class Admission:
 
         self.ask(flow, then)
 
-    def _take(self, flow: Flow, stage: str, policy: str, verdict: Verdict) -> Verdict:
+    def _record(self, flow: Flow, stage: str, policy: str, verdict: Verdict) -> Verdict:
         if verdict is ALLOW:
             if flow.decisions is ALLOWED_BY_DEFAULT and stage == "flow_start":
                 flow.decisions = ALLOWED_BY_HOOK
             return verdict
-        said = Decision(stage=stage, policy=policy, action=_action(verdict), reason=verdict.reason)
+        decision = Decision(stage=stage, policy=policy, action=_action(verdict), reason=verdict.reason)
         before = [] if flow.decisions is ALLOWED_BY_DEFAULT else flow.decisions
-        flow.decisions = [*before, said]
-        return self._accept(flow, verdict)
+        flow.decisions = [*before, decision]
+        return self._apply(flow, verdict)
 
-    def _accept(self, flow: Flow, verdict: Verdict) -> Verdict:
+    def _apply(self, flow: Flow, verdict: Verdict) -> Verdict:
         if verdict.ttl_s is not None and not verdict.is_denial:
-            self._expire(flow, time.monotonic() + verdict.ttl_s)
+            self._review_at(flow, time.monotonic() + verdict.ttl_s)
         if verdict.paces:
-            self.pacer.want(flow, verdict.paces)
+            self.pacer.limit(flow, verdict.paces)
         if verdict.is_denial:
             flow.verdict = "error" if isinstance(verdict, Failure) else "denied"
             flow.tenant.drops[DropReason.DENIED] += 1

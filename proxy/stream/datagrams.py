@@ -17,8 +17,8 @@ from proxy.offramps.sockets import connect_failure, shortage
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.poller import Poller
 from proxy.settings.model import Timeouts
+from proxy.stream.held_packets import HeldPackets
 from proxy.stream.lifecycle import Lifecycle
-from proxy.stream.waiting import Waiting
 from proxy.wire import icmp
 from proxy.wire.ip import IPPacket
 
@@ -41,20 +41,20 @@ class DatagramPlane:
         if not handler.reserve():
             return DropReason.NO_DESCRIPTORS
         flow.offramp, flow.history = "tunnel" if flow.egress else "socket", "D"
-        held = bytes(buffer[: packet.end])
-        self.lifecycle.begin(flow, handler, partial(handler.start, held, packet))
+        first = bytes(buffer[: packet.end])
+        self.lifecycle.begin(flow, handler, partial(handler.start, first, packet))
         return None
 
 
 class DatagramFlow:
     """One flow of datagrams."""
 
-    __slots__ = ("details", "flow", "plane", "waiting")
+    __slots__ = ("details", "flow", "held_packets", "plane")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         self.plane, self.flow = plane, flow
         self.details = own_details(flow)  # its byte counters
-        self.waiting: Waiting | None = None  # packets of a flow that its origin opened, until the verdict
+        self.held_packets: HeldPackets | None = None  # packets of a flow that its origin opened, until the verdict
 
     def reserve(self) -> bool:
         """Reserve the descriptors that the flow needs. Returns False if there are none; `release` gives them back."""
@@ -80,34 +80,34 @@ class DatagramFlow:
         """False: datagrams have no sequence numbers, so each may open a flow."""
         return False
 
-    def wait(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
+    def hold(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Keep a packet until the verdict on its flow."""
         if self.flow.is_ended:
             return DropReason.STRAY
-        if self.waiting is None:
-            self.waiting = Waiting(self.flow.tenant)
-        return self.waiting.add(buffer, packet)
+        if self.held_packets is None:
+            self.held_packets = HeldPackets(self.flow.tenant)
+        return self.held_packets.add(buffer, packet)
 
-    def send_waiting(self) -> None:
+    def send_held(self) -> None:
         """Send the packets that waited for the verdict, as the flow is allowed."""
-        if self.waiting is not None:
-            for data, packet in self.waiting.take():
+        if self.held_packets is not None:
+            for data, packet in self.held_packets.take():
                 if dropped := self.packet(self.flow.carrier, bytearray(data), packet):
                     self.flow.tenant.drops[dropped] += 1
 
-    def start(self, held: bytes, packet: IPPacket) -> None:
-        """Open the origin's side of an allowed flow, and send its first packet, which is in `held`."""
+    def start(self, first: bytes, packet: IPPacket) -> None:
+        """Open the origin's side of an allowed flow, and send its first packet, which is in `first`."""
         flow, plane = self.flow, self.plane
         try:
             self.connect()
         except OSError as error:
             reason, kind = connect_failure(error.errno or 0)
-            if ours := shortage(error.errno or 0):
-                flow.tenant.drops[ours] += 1
-            plane.errors.answer(flow.carrier, kind or icmp.HOST_UNREACHABLE, held, packet, time.monotonic())
+            if shortage_reason := shortage(error.errno or 0):
+                flow.tenant.drops[shortage_reason] += 1
+            plane.errors.answer(flow.carrier, kind or icmp.HOST_UNREACHABLE, first, packet, time.monotonic())
             self.end(reason)
             return
-        if dropped := self.packet(flow.carrier, bytearray(held), packet):
+        if dropped := self.packet(flow.carrier, bytearray(first), packet):
             flow.tenant.drops[dropped] += 1
 
     def connected(self) -> None:
@@ -136,8 +136,8 @@ class DatagramFlow:
         flow = self.flow
         if not flow.close(reason, time.time_ns()):
             return
-        if self.waiting is not None:
-            self.waiting.give_up()
+        if self.held_packets is not None:
+            self.held_packets.drop_all()
         self.release()
         self.plane.lifecycle.ended(flow)
         self.plane.lifecycle.removed(flow)

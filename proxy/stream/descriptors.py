@@ -8,7 +8,7 @@ from typing import Protocol
 
 from proxy.flow.tenant import Tenant
 
-LOOKS = 64  # sessions checked for activity per eviction
+MAX_EVICTION_CHECKS = 64  # sessions checked for activity per eviction
 
 
 class Session(Protocol):
@@ -43,8 +43,8 @@ class Descriptors:
     def __init__(self, limit: int, tenants: Iterable[Tenant] = ()) -> None:
         self.limit = self.free = limit
         self._accounts: dict[Tenant, Account] = {tenant: Account() for tenant in tenants}
-        self._share = self._unused = 0  # the share of each tenant; the total left of all shares
-        self._divide()
+        self._share = self._reserved = 0  # the share of each tenant; the total left of all shares
+        self._set_shares()
 
     def take(self, tenant: Tenant, count: int, session: Session | None = None) -> bool:
         """Take `count` more for the tenant; False if it may not. `session` may be evicted when descriptors run out."""
@@ -56,7 +56,7 @@ class Descriptors:
             longest_idle.evict()
             if self.free == before:  # an eviction that frees nothing would loop forever
                 return False
-        self._move(account, count)
+        self._charge(account, count)
         if session is not None:
             account.sessions[session] = 0
         return True
@@ -64,7 +64,7 @@ class Descriptors:
     def give(self, tenant: Tenant, count: int, session: Session | None = None) -> None:
         """Return `count` descriptors, which are closed."""
         account = self._accounts[tenant]
-        self._move(account, -count)
+        self._charge(account, -count)
         if session is not None:
             account.sessions.pop(session, None)
 
@@ -74,35 +74,38 @@ class Descriptors:
 
     def _has_room(self, account: Account, count: int) -> bool:
         """Whether `count` are free besides the unused shares of other tenants."""
-        return self.free - self._unused + max(0, self._share - account.held) >= count
+        return self.free - self._reserved + max(0, self._share - account.held) >= count
 
     def _longest_idle(self, own: Account) -> Session | None:
         """The session to evict for the tenant with this account: one of its own, or of a tenant that holds more."""
-        richer = [each for each in self._accounts.values() if each.sessions and (each is own or each.held > own.held)]
-        if not richer:
+        candidates = [
+            each for each in self._accounts.values() if each.sessions and (each is own or each.held > own.held)
+        ]
+        if not candidates:
             return None
-        sessions = max(richer, key=lambda account: account.held).sessions
-        for _ in range(LOOKS):  # second chance for each that moved since the last check: no clock reading per packet
-            session, seen = next(iter(sessions.items()))
-            moved = session.activity()
-            if moved == seen:
+        sessions = max(candidates, key=lambda account: account.held).sessions
+        for _ in range(MAX_EVICTION_CHECKS):
+            # A second chance for each that was active since the last check, without reading the clock for each packet.
+            session, last_activity = next(iter(sessions.items()))
+            activity = session.activity()
+            if activity == last_activity:
                 return session
-            sessions[session] = moved
+            sessions[session] = activity
             sessions.move_to_end(session)
         return next(iter(sessions))
 
-    def _move(self, account: Account, count: int) -> None:
+    def _charge(self, account: Account, count: int) -> None:
         before = max(0, self._share - account.held)
         account.held += count
-        self._unused += max(0, self._share - account.held) - before
+        self._reserved += max(0, self._share - account.held) - before
         self.free -= count
 
     def _open(self, tenant: Tenant) -> Account:
         account = self._accounts[tenant] = Account()
-        self._divide()
+        self._set_shares()
         return account
 
-    def _divide(self) -> None:
+    def _set_shares(self) -> None:
         accounts = self._accounts.values()
         self._share = self.limit // (2 * max(1, len(accounts)))
-        self._unused = sum(max(0, self._share - account.held) for account in accounts)
+        self._reserved = sum(max(0, self._share - account.held) for account in accounts)

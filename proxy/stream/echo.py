@@ -70,7 +70,7 @@ class EchoFlow(DatagramFlow):
             return DropReason.STRAY
         if (packet.ttl, packet.dont_fragment, packet.tos) != self._hop:
             sockets.set_hop(self.sock, self._version, packet.ttl - 1, packet.dont_fragment)
-            set_tos(self.sock, self.flow.tenant.marked(packet.tos))
+            set_tos(self.sock, self.flow.tenant.remark_tos(packet.tos))
             self._hop = packet.ttl, packet.dont_fragment, packet.tos
         return self.send(self.sock, buffer, packet.l4, packet.end)
 
@@ -124,7 +124,7 @@ class EchoFlow(DatagramFlow):
 
     def receive(self, sock: socket.socket) -> None:
         """Read one message from the origin and deliver it. Raises BlockingIOError if there is none."""
-        n, said, _, sender = sock.recvmsg_into([_message], 64)
+        n, ancillary_data, _, sender = sock.recvmsg_into([_message], 64)
         if socket.inet_pton(self._family, sender[0].partition("%")[0]) != self.flow.target[0]:
             return  # an ICMP datagram socket receives every reply with its identifier, from any sender
         at = (_message[0] & 15) * 4 if self._is_raw and self._version == 4 else 0
@@ -138,7 +138,7 @@ class EchoFlow(DatagramFlow):
         rest = flow.source_port << 16 | sequence
         reply = icmp.message(self._addresses, icmp.ECHO_REPLIES[self._version], 0, rest, body)
         protocol = ip.ICMP if self._version == 4 else ip.ICMPV6
-        tos = flow.tenant.marked(said[0][2][0] if said else 0)
+        tos = flow.tenant.remark_tos(ancillary_data[0][2][0] if ancillary_data else 0)
         packet = ip.header(flow.destination, flow.source, protocol, len(reply), tos=tos) + reply
         self.count_reply(len(packet), len(body))
         flow.carrier.deliver(packet)

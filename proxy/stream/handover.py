@@ -15,7 +15,7 @@ RETRY_S = 0.02
 class Session(Protocol):
     """A session to be handed over."""
 
-    is_handed: bool  # whether the inspector has it
+    is_handed_over: bool  # whether the inspector has it
 
     @property
     def is_over(self) -> bool:
@@ -44,18 +44,18 @@ class Handover:
         """Hand `session` over, now or in its turn, unless it has ended by then."""
         if self._waiting or not self._try(session, message):
             if not self._waiting:
-                self._poller.later(RETRY_S, self._go_on)
+                self._poller.later(RETRY_S, self._retry)
             self._waiting.append((session, message))
 
     def _try(self, session: Session, message: Open) -> bool:
-        session.is_handed = not self._channel.is_full and self._channel.send(message, session.descriptors())
-        return session.is_handed
+        session.is_handed_over = not self._channel.is_full and self._channel.send(message, session.descriptors())
+        return session.is_handed_over
 
-    def _go_on(self) -> None:
+    def _retry(self) -> None:
         while self._waiting:
             session, message = self._waiting[0]
             if not session.is_over and not self._try(session, message):
                 if not self._channel.is_closed:
-                    self._poller.later(RETRY_S, self._go_on)
+                    self._poller.later(RETRY_S, self._retry)
                 return
             self._waiting.popleft()

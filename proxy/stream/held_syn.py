@@ -43,7 +43,7 @@ class HeldSyn:
         if "r" in flow.history:
             flow.origin_path.packets, flow.origin_path.octets = 1, HEADERS[self.packet.version]
 
-    def is_meant_by(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_reset_by(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether the RST in `packet` is for this SYN, and not for an earlier connection (RFC 9293 3.10.7.4)."""
         return self._distance(buffer, packet) < MAX_PACKET
 
@@ -57,11 +57,11 @@ class HeldSyn:
 
     def refuse(self, error: icmp.ErrorKind | None) -> None:
         """Answer the SYN, and each retransmission: with the ICMP error, or with an RST if None."""
-        self._refuse(self._reset if error is None else partial(self._tell, error))
+        self._refuse(self._reset if error is None else partial(self._quote_error, error))
 
     def pass_on(self, report: icmp.Report) -> None:
         """Refuse with the ICMP error that a router or the origin's host sent in response to our own SYN."""
-        self._refuse(partial(self._report, report))
+        self._refuse(partial(self._pass_on_report, report))
 
     def refuse_again(self) -> bool:
         """Answer a retransmission as the first SYN was answered. Returns False if the SYN was not refused."""
@@ -77,10 +77,10 @@ class HeldSyn:
     def _reset(self) -> None:
         self._carrier.deliver(tcp.reset_for(self.data, self.packet))
 
-    def _tell(self, error: icmp.ErrorKind) -> None:
+    def _quote_error(self, error: icmp.ErrorKind) -> None:
         self._errors.quote(self._carrier, error, self.data[self.packet.start :], time.monotonic())
 
-    def _report(self, report: icmp.Report) -> None:
+    def _pass_on_report(self, report: icmp.Report) -> None:
         self._errors.pass_on(self._carrier, report, self.data[self.packet.start :], time.monotonic())
 
     def _distance(self, buffer: bytearray, packet: IPPacket) -> int:

@@ -17,7 +17,7 @@ import msgspec
 
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
-from proxy.hooks.asked import INSPECTED
+from proxy.hooks.arguments import INSPECTION_HOOKS
 from proxy.policy.carried import carry, flow_facts
 from proxy.policy.engine import Policies
 from proxy.policy.facts import FlowFacts
@@ -32,7 +32,7 @@ from proxy.session.messages import (
     Ended,
     FingerprintsWanted,
     HookData,
-    HookTold,
+    HookNotice,
     HookWanted,
     Kill,
     LeafWanted,
@@ -54,13 +54,13 @@ from proxy.session.messages import (
     parts,
 )
 from proxy.settings.inspection import InspectorCount
-from proxy.stream.asking import Asking
-from proxy.stream.handed import Handed, facts_of
+from proxy.stream.broker import Broker
 from proxy.stream.handover import Handover
+from proxy.stream.hook_requests import HookRequests
+from proxy.stream.inspected_origins import InspectedOrigins
+from proxy.stream.inspected_session import InspectedSession, facts_of
 from proxy.stream.inspector_process import memory_bytes, reap, start
-from proxy.stream.lending import Lender
 from proxy.stream.lifecycle import Lifecycle
-from proxy.stream.read_places import ReadPlaces
 from proxy.stream.terminals import Terminals
 from proxy.verdict import Decision
 
@@ -76,13 +76,13 @@ class InspectorHandle:
 
     def __init__(self, pool: Inspectors, number: int) -> None:
         self._pool, self.number = pool, number
-        self.sessions: dict[int, Handed] = {}
+        self.sessions: dict[int, InspectedSession] = {}
         self.channel: Channel
         self.handover: Handover
         self.process: subprocess.Popen[bytes] | None = None  # None: it runs in the proxy's process
         self.shortfalls: list[str] | None = None  # None: it is not ready yet
         self.served = 0
-        self._asking = Asking(self._send)
+        self._hook_requests = HookRequests(self._send)
 
     @property
     def pid(self) -> int:
@@ -95,9 +95,9 @@ class InspectorHandle:
     def _send(self, message: msgspec.Struct) -> None:
         self.channel.send(message)
 
-    def kill(self, handed: Handed) -> None:
-        self._forget(handed.number)
-        self.channel.send(Kill(handed.number))
+    def kill(self, session: InspectedSession) -> None:
+        self._forget(session.number)
+        self.channel.send(Kill(session.number))
 
     def receive(self, message: Any, descriptors: list[int]) -> None:
         """Handle a message from the inspector. None of them carries descriptors."""
@@ -105,91 +105,91 @@ class InspectorHandle:
             os.close(descriptor)
         if isinstance(message, Records):
             for record in message.records:
-                if (handed := self.sessions.get(record.session)) is not None:
-                    self._pool.child(handed.flow, record.kind, record.child)
+                if (session := self.sessions.get(record.session)) is not None:
+                    self._pool.child(session.flow, record.kind, record.child)
         elif isinstance(message, Ready):
             self.shortfalls = message.shortfalls
             for shortfall in message.shortfalls:
                 log.warning("inspector %d: %s", self.number, shortfall)
         elif isinstance(message, Secrets):
-            self._pool.lender.key_logs.add(message.tenant, message.lines)
-        elif (handed := self.sessions.get(message.session)) is not None:
-            self._about(handed, message)
+            self._pool.broker.key_logs.add(message.tenant, message.lines)
+        elif (session := self.sessions.get(message.session)) is not None:
+            self._handle_session_message(session, message)
 
-    def _about(self, handed: Handed, message: Any) -> None:
+    def _handle_session_message(self, session: InspectedSession, message: Any) -> None:
         if isinstance(message, Seen):
-            handed.seen(message)
-            self._pool.read_places.note(handed.flow)
-            self._pool.decided(handed.flow.tenant.name, message.decisions)
+            session.add_facts(message)
+            self._pool.inspected_origins.update(session.flow)
+            self._pool.decided(session.flow.tenant.name, message.decisions)
             if message.protocol is not None and self._pool.application is not None:
-                self._pool.application.detected(handed.flow)
+                self._pool.application.detected(session.flow)
         elif isinstance(message, LeafWanted):
-            self.channel.send(self._pool.lender.leaf(handed.flow.tenant.name, message))
+            self.channel.send(self._pool.broker.leaf(session.flow.tenant.name, message))
         elif isinstance(message, DialWanted):
-            self._dial(handed, message)
+            self._dial(session, message)
         elif isinstance(message, DialOver):
-            handed.dial_over(message.request)
+            session.dial_closed(message.request)
         elif isinstance(message, LimitWanted):
-            self.channel.send(self._pool.count(handed.flow, message))
+            self.channel.send(self._pool.count(session.flow, message))
         elif isinstance(message, HookWanted):
-            self._ask(handed, message)
+            self._ask(session, message)
         elif isinstance(message, HookData):
-            self._asking.collect(handed, message)
-        elif isinstance(message, HookTold):
-            self._asking.told(message)
+            self._hook_requests.add_data(session, message)
+        elif isinstance(message, HookNotice):
+            self._hook_requests.body_ended(message)
         elif isinstance(message, CertificateWanted | SignatureWanted):
-            self._sign(handed, message)
+            self._sign(session, message)
         elif isinstance(message, FingerprintsWanted):
-            self._pool.lender.fingerprints(handed.flow, message, self._send)
+            self._pool.broker.fingerprints(session.flow, message, self._send)
         elif isinstance(message, RecordingWanted):
-            self._record(handed, message)
+            self._record(session, message)
         elif isinstance(message, Shown):
             self._pool.terminals.shown(message)
         elif isinstance(message, Learnt):
-            self._pool.learn(handed.flow.tenant.name, message.host, message.why)
+            self._pool.pass_host(session.flow.tenant.name, message.host, message.why)
         elif isinstance(message, Ended):
             self._forget(message.session)
-            handed.ended(message)
+            session.ended(message)
             self._pool.note_idle()
         elif isinstance(message, Pass):
             del self.sessions[message.session]
-            handed.give_back()
+            session.give_back()
             self._pool.note_idle()
 
-    def _ask(self, handed: Handed, wanted: HookWanted) -> None:
+    def _ask(self, session: InspectedSession, wanted: HookWanted) -> None:
         assert self._pool.application is not None
-        self._asking.ask(self._pool.application.admission, handed, wanted)
+        self._hook_requests.ask(self._pool.application.admission, session, wanted)
 
     def _forget(self, number: int) -> None:
         self.sessions.pop(number, None)
-        self._asking.forget(number)
+        self._hook_requests.session_ended(number)
         self._pool.terminals.ended(number)
 
-    def _dial(self, handed: Handed, wanted: DialWanted) -> None:
+    def _dial(self, session: InspectedSession, wanted: DialWanted) -> None:
         def dialled(sock: socket.socket | None, why: str) -> None:
             if sock is None:
                 self.channel.send(DialAnswer(wanted.request, error=why))
                 return
             if not self.channel.send(DialAnswer(wanted.request), [sock.fileno()]):
                 self.channel.send(DialAnswer(wanted.request, error="no descriptors are left"))
-            if handed.number in self.sessions:
-                handed.add_origin(sock, None if wanted.host is None else wanted.request)
+            if session.number in self.sessions:
+                session.add_origin(sock, None if wanted.host is None else wanted.request)
             else:
                 sock.close()
 
-        self._pool.lender.dial(handed.flow, wanted, dialled)
+        self._pool.broker.dial(session.flow, wanted, dialled)
 
-    def _sign(self, handed: Handed, wanted: CertificateWanted | SignatureWanted) -> None:
-        flow, grants, lender = handed.flow, handed.grants, self._pool.lender.ssh
+    def _sign(self, session: InspectedSession, wanted: CertificateWanted | SignatureWanted) -> None:
+        flow, grants, broker = session.flow, session.grants, self._pool.broker.ssh
         application = self._pool.application
         is_asked = application is not None and application.hooks.has("ssh_auth")
         if isinstance(wanted, CertificateWanted):
-            self.channel.send(lender.certificate(flow, grants, handed.source, wanted, is_asked=is_asked))
+            self.channel.send(broker.certificate(flow, grants, session.source, wanted, is_asked=is_asked))
         else:
-            self.channel.send(lender.sign(flow, grants, wanted, is_asked=is_asked))
+            self.channel.send(broker.sign(flow, grants, wanted, is_asked=is_asked))
 
-    def _record(self, handed: Handed, wanted: RecordingWanted) -> None:
-        answer, descriptors = self._pool.lender.ssh.recording(handed.flow.tenant.name, wanted)
+    def _record(self, session: InspectedSession, wanted: RecordingWanted) -> None:
+        answer, descriptors = self._pool.broker.ssh.recording(session.flow.tenant.name, wanted)
         if not self.channel.send(answer, descriptors):
             self.channel.send(RecordingAnswer(wanted.request, error="no descriptors are left"))
         for descriptor in descriptors:
@@ -199,9 +199,9 @@ class InspectorHandle:
         """Handle the end of the inspector, which ends its sessions."""
         sessions, self.sessions = list(self.sessions.values()), {}
         self._pool.lost(self, len(sessions))
-        for handed in sessions:
-            self._pool.terminals.ended(handed.number)
-            handed.died()
+        for session in sessions:
+            self._pool.terminals.ended(session.number)
+            session.died()
 
 
 class Inspectors:
@@ -212,33 +212,33 @@ class Inspectors:
         count: InspectorCount,
         poller: Poller,
         loop: asyncio.AbstractEventLoop,
-        lender: Lender,
+        broker: Broker,
         child: ChildSink = lambda flow, kind, record: None,
     ) -> None:
         """`count`: `auto` is one per core, 0 means in this process. `child` gets the child records of flows."""
-        self.lender, self.child = lender, child
+        self.broker, self.child = broker, child
         self.decided: Callable[[str, list[Decision]], None] = lambda tenant, decisions: None
-        self.most = len(os.sched_getaffinity(0)) if count == "auto" else count
+        self.max_inspectors = len(os.sched_getaffinity(0)) if count == "auto" else count
         self.terminals = Terminals()
         self.handles: list[InspectorHandle] = []
         self.deaths = 0
         self._poller, self._loop = poller, loop
-        self._numbers, self._sessions = itertools.count(1), itertools.count(1)
+        self._inspector_numbers, self._session_numbers = itertools.count(1), itertools.count(1)
         self._exceptions: dict[tuple[str, str], tuple[str, float]] = {}
-        self.read_places = ReadPlaces()
-        self._counting: Iterator[Handed] = iter(())
+        self.inspected_origins = InspectedOrigins()
+        self._to_count: Iterator[InspectedSession] = iter(())
         self._local: Any = None  # the inspector in this process
         self._policies: Policies | None = None  # None: none were loaded yet
         self.application: Lifecycle | None = None  # its hooks are asked about inspected sessions
-        lender.authorities.changed = self._configure_all
+        broker.authorities.changed = self._configure_all
         self._is_closed = False
         self._idle: asyncio.Event | None = None
 
     def serve(self, application: Lifecycle) -> None:
         """Ask this application's hooks. Called before the first inspector starts."""
         self.application = application
-        names = tuple(name for name in INSPECTED if application.hooks.has(name))
-        self.lender.configuration = msgspec.structs.replace(self.lender.configuration, hooks=names)
+        names = tuple(name for name in INSPECTION_HOOKS if application.hooks.has(name))
+        self.broker.configuration = msgspec.structs.replace(self.broker.configuration, hooks=names)
 
     def level_of(self, flow: Flow) -> ReadLevel | None:
         """The level at which the flow is to be inspected, or None."""
@@ -248,22 +248,22 @@ class Inspectors:
     def hand_over(
         self, flow: Flow, level: ReadLevel, client: socket.socket, origin: socket.socket,
         finished: Callable[[CloseReason, bool], None], passed: Callable[[socket.socket], None],
-    ) -> Handed:  # fmt: skip
-        """Hand the session to an inspector; see `Handed` for the callbacks."""
-        handle = self._idlest()
-        number = next(self._sessions)
-        handed = Handed(number, flow, client, origin, handle, finished, passed)
-        handle.sessions[number] = handed
+    ) -> InspectedSession:  # fmt: skip
+        """Hand the session to an inspector; see `InspectedSession` for the callbacks."""
+        handle = self._least_loaded()
+        number = next(self._session_numbers)
+        session = InspectedSession(number, flow, client, origin, handle, finished, passed)
+        handle.sessions[number] = session
         handle.served += 1
-        known = flow_facts(flow, time.time()) if self.lender.configuration.policies is not None else {}
-        handle.handover.add(handed, Open(number, facts_of(flow, known), level))
-        return handed
+        known = flow_facts(flow, time.time()) if self.broker.configuration.policies is not None else {}
+        handle.handover.add(session, Open(number, facts_of(flow, known), level))
+        return session
 
     def set_policies(self, policies: Policies) -> None:
         """Judge new sessions, and new requests of open sessions, by these policies."""
         self._policies = policies
-        carried = carry(policies, self.lender.configuration.tenants)
-        self.lender.configuration = msgspec.structs.replace(self.lender.configuration, policies=carried)
+        carried = carry(policies, self.broker.configuration.tenants)
+        self.broker.configuration = msgspec.structs.replace(self.broker.configuration, policies=carried)
         self._configure_all()
 
     def count(self, flow: Flow, wanted: LimitWanted) -> LimitAnswer:
@@ -272,47 +272,47 @@ class Inspectors:
             return LimitAnswer(wanted.request)
         return LimitAnswer(wanted.request, self._policies.exceeded(wanted.rules, FlowFacts(flow, time.time())))
 
-    def renew(self, tenant: str) -> None:
+    def renew_ssh(self, tenant: str) -> None:
         """Give new SSH sessions of this tenant its current keys. Raises ProxyError."""
-        self.lender.renew_ssh(tenant)
+        self.broker.renew_ssh(tenant)
         for handle in self.handles:
             self._configure(handle)
 
     def session_of(self, flow_id: str, tenants: Container[str]) -> tuple[int, Channel] | None:
         """The number of a live flow's session, and the channel to its inspector; None if the flow is not inspected."""
         for handle in self.handles:
-            for number, handed in handle.sessions.items():
-                if handed.flow.id == flow_id and handed.flow.tenant.name in tenants:
+            for number, session in handle.sessions.items():
+                if session.flow.id == flow_id and session.flow.tenant.name in tenants:
                     return number, handle.channel
         return None
 
-    def learn(self, tenant: str, host: str, why: str) -> None:
+    def pass_host(self, tenant: str, host: str, why: str) -> None:
         """Pass sessions with this host uninspected for the next `pinned_s` seconds."""
         if (tenant, host) in self._exceptions:
             return
-        lasts_s = self.lender.configuration.tenants[tenant].pinned_s
-        log.warning("tenant '%s': %s is not read for %.0f s: %s", tenant, host, lasts_s, why)
+        lasts_s = self.broker.configuration.tenants[tenant].pinned_s
+        log.warning("tenant '%s': %s is not inspected for %.0f s: %s", tenant, host, lasts_s, why)
         self._exceptions[tenant, host] = why, time.monotonic() + lasts_s
-        self._tell(Learnt(0, host, why, tenant))
+        self._broadcast(Learnt(0, host, why, tenant))
 
     def tick(self, now: float) -> None:
         """Update totals of live sessions, a slice per call, and forget learnt hosts that have expired."""
         for (tenant, host), (why, until) in list(self._exceptions.items()):
             if until <= now:
                 del self._exceptions[tenant, host]
-                self._tell(Learnt(0, host, why, tenant, is_over=True))
-        self.lender.authorities.tick()
-        counted = list(itertools.islice(self._counting, COUNTED_PER_TICK))
-        for handed in counted:
-            handed.count()
+                self._broadcast(Learnt(0, host, why, tenant, is_over=True))
+        self.broker.authorities.tick()
+        counted = list(itertools.islice(self._to_count, COUNTED_PER_TICK))
+        for session in counted:
+            session.count()
         if len(counted) < COUNTED_PER_TICK:
-            self._counting = iter([handed for handle in self.handles for handed in handle.sessions.values()])
+            self._to_count = iter([session for handle in self.handles for session in handle.sessions.values()])
         if self._local is not None:
             self._local.tick()
 
     async def drain(self, limit_s: float) -> None:
         """Ask every session to end in order, and wait for that up to the limit."""
-        self._tell(Drain())
+        self._broadcast(Drain())
         self._idle = asyncio.Event()
         self.note_idle()
         with contextlib.suppress(TimeoutError):
@@ -334,7 +334,7 @@ class Inspectors:
         self.handles.clear()
         if self._local is not None:
             self._local.close()
-        self.lender.key_logs.close()
+        self.broker.key_logs.close()
 
     def lost(self, handle: InspectorHandle, sessions: int) -> None:
         """Remove an inspector that has ended."""
@@ -347,17 +347,17 @@ class Inspectors:
             "inspector %d (pid %d) has ended (%s), and %d sessions with it", handle.number, handle.pid, status, sessions
         )
 
-    def _idlest(self) -> InspectorHandle:
+    def _least_loaded(self) -> InspectorHandle:
         """The inspector with the fewest sessions. If all have some, another one is started, up to the limit."""
         found = min(self.handles, key=lambda handle: len(handle.sessions), default=None)
-        if found is None or (found.sessions and len(self.handles) < self.most):
+        if found is None or (found.sessions and len(self.handles) < self.max_inspectors):
             found = self._start()
         return found
 
     def _start(self) -> InspectorHandle:
-        handle = InspectorHandle(self, next(self._numbers))
-        if self.most == 0:
-            self._start_here(handle)
+        handle = InspectorHandle(self, next(self._inspector_numbers))
+        if self.max_inspectors == 0:
+            self._start_in_process(handle)
         else:
             self._start_process(handle)
         handle.handover = Handover(handle.channel, self._poller)
@@ -373,24 +373,24 @@ class Inspectors:
             self._configure(handle)
 
     def _configure(self, handle: InspectorHandle) -> None:
-        for part in parts(self.lender.configuration):
+        for part in parts(self.broker.configuration):
             handle.channel.send(part)
 
-    def _start_here(self, handle: InspectorHandle) -> None:
+    def _start_in_process(self, handle: InspectorHandle) -> None:
         from proxy.inspect.inspector import Inspector  # imported only if sessions are inspected in this process
 
         inspector = self._local = Inspector(self._poller)
         inspector.channel = LocalChannel(self._loop.call_soon, handle.receive)
         handle.channel = LocalChannel(self._loop.call_soon, inspector.receive)
-        handle.shortfalls = ["inspectors: 0, so what strangers send is read in the proxy's own process"]
+        handle.shortfalls = ["inspectors: 0, so untrusted input is parsed in the proxy's own process"]
 
     def _start_process(self, handle: InspectorHandle) -> None:
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with far:
-            reads_ssh = any(rules.ssh is not None for rules in self.lender.configuration.tenants.values())
-            handle.process = start(far, reads_ssh=reads_ssh, logs_keys=bool(self.lender.key_logs.paths))
-        handle.channel = SocketChannel(near, self._poller, decode_to_proxy, handle.receive, handle.lost)
+        own_end, inspector_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with inspector_end:
+            reads_ssh = any(rules.ssh is not None for rules in self.broker.configuration.tenants.values())
+            handle.process = start(inspector_end, reads_ssh=reads_ssh, logs_keys=bool(self.broker.key_logs.paths))
+        handle.channel = SocketChannel(own_end, self._poller, decode_to_proxy, handle.receive, handle.lost)
 
-    def _tell(self, message: msgspec.Struct) -> None:
+    def _broadcast(self, message: msgspec.Struct) -> None:
         for handle in self.handles:
             handle.channel.send(message)

@@ -26,7 +26,7 @@ EVENTS: tuple[Event, ...] = ("start", "connected", "update", "end")
 DUE_SLICE = 500  # due flows handled per call: 1 to 5 ms
 UPDATES_PER_TICK = 500  # live flows examined per call: about 5 ms
 IDLE_CHECKS = 4  # readings of a flow's counters per idle timeout: the flow ends after 1 to 1.25 times the timeout
-TAKEN_BACK = [Decision(stage="flow_start", policy="default", action="allow", reason="taken back from a killed proxy")]
+RESUMED = [Decision(stage="flow_start", policy="default", action="allow", reason="taken back from a killed proxy")]
 
 
 class TimedHandler(Protocol):
@@ -50,7 +50,7 @@ class Lifecycle:
         self.wheel: Wheel[Flow] = Wheel()
         self.flows = 0
         self.descriptors = descriptors
-        self.admission = Admission(hooks, self.show)
+        self.admission = Admission(hooks, self.hook_context)
         self._sinks: dict[Event, list[Sink]] = {event: [] for event in EVENTS}
         self._due: deque[Flow] = deque()
         self._updates: Iterator[Flow] = iter(())
@@ -75,7 +75,7 @@ class Lifecycle:
             self._replace_occupants(flow)
             flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
             self.flows += 1
-            self._tell(flow, "start")
+            self._publish(flow, "start")
         try:
             start()
         except Exception:
@@ -95,7 +95,7 @@ class Lifecycle:
     def resume(self, flow: Flow, handler: TimedHandler) -> None:
         """Enter a flow that an earlier proxy process opened and allowed."""
         flow.handler = handler
-        flow.decisions = TAKEN_BACK
+        flow.decisions = RESUMED
         flow.tenant.add(PROTOCOL_NUMBERS[flow.protocol], flow)
         self.flows += 1
 
@@ -104,26 +104,26 @@ class Lifecycle:
         flow.state = "established"
         # without a handshake the time is that of the start: the same float object saves 24 bytes per flow
         flow.connected_at = time.monotonic() if flow.protocol == "tcp" else flow.started_at
-        self._tell(flow, "connected")
+        self._publish(flow, "connected")
         if self.hooks.has("connected"):
-            self.hooks.notify_soon("connected", self.show(flow))
+            self.hooks.notify_soon("connected", self.hook_context(flow))
 
     def connect_failed(self, flow: Flow) -> None:
         """Announce that the origin refused, was unreachable, or did not answer."""
         if self.hooks.has("connect_failed"):
-            self.hooks.notify_soon("connect_failed", self.show(flow))
+            self.hooks.notify_soon("connect_failed", self.hook_context(flow))
 
     def detected(self, flow: Flow) -> None:
         """Announce the protocol found in the first bytes, `flow.detected_protocol`."""
         if self.hooks.has("protocol_detected"):
-            self.hooks.notify_soon("protocol_detected", self.show(flow))
+            self.hooks.notify_soon("protocol_detected", self.hook_context(flow))
 
     def ended(self, flow: Flow) -> None:
         """Publish the flow's end record. Its totals are final, and `flow.close` was called with the reason."""
         flow.is_recorded = True
-        self._tell(flow, "end")
+        self._publish(flow, "end")
         if self.hooks.has("flow_end"):
-            self.hooks.notify_soon("flow_end", self.show(flow))
+            self.hooks.notify_soon("flow_end", self.hook_context(flow))
 
     def removed(self, flow: Flow) -> None:
         """Remove the flow from all tables."""
@@ -133,31 +133,31 @@ class Lifecycle:
         flow.handler = None  # breaks the reference cycle between flow and handler
         self.flows -= 1
 
-    def look(self, flow: Flow) -> FlowRecord:
+    def snapshot(self, flow: Flow) -> FlowRecord:
         """The flow's current record."""
         return flow.snapshot(self.node, time.time_ns())
 
-    def show(self, flow: Flow) -> FlowContext[Any]:
+    def hook_context(self, flow: Flow) -> FlowContext[Any]:
         """The flow's current record and extension, for the application."""
-        return flow.show(self.node, time.time_ns())
+        return flow.hook_context(self.node, time.time_ns())
 
     def send_updates(self, tenants: Iterable[Tenant], every_s: float, now: float) -> None:
         """Publish totals of live flows that moved something, once per `every_s` seconds for each, a slice per call."""
         if now >= self._next_update:
             self._next_update = now + every_s
-            is_heard = self._sinks["update"] or self.hooks.has("flow_update")
+            is_wanted = self._sinks["update"] or self.hooks.has("flow_update")
             slices = itertools.chain.from_iterable(tenant.slices() for tenant in tenants)
-            self._updates = itertools.chain.from_iterable(slices if is_heard else ())
+            self._updates = itertools.chain.from_iterable(slices if is_wanted else ())
         for flow in itertools.islice(self._updates, UPDATES_PER_TICK):
             if flow.state == "established" and flow.totals() != flow.last_totals:
                 self._updated(flow)
 
     def _updated(self, flow: Flow) -> None:
         if self.hooks.has("flow_update"):
-            context = self.show(flow)
+            context = self.hook_context(flow)
             context.delta = context.total.minus(flow.last_totals or Totals())
             self.hooks.notify_soon("flow_update", context)
-        self._tell(flow, "update")
+        self._publish(flow, "update")
         flow.last_totals = flow.totals()
 
     def tick(self, now: float) -> bool:
@@ -178,7 +178,7 @@ class Lifecycle:
 
     def watch_idle(self, flow: Flow, timeout_s: float, now: float) -> None:
         """Start idle checks: the flow's counters are read `IDLE_CHECKS` times per timeout."""
-        flow.idle_strikes = 0
+        flow.idle_checks = 0
         flow.last_count = flow.activity()
         self.wheel.arm(flow, now + timeout_s / IDLE_CHECKS)
 
@@ -186,15 +186,15 @@ class Lifecycle:
         """Whether nothing moved for the whole timeout. If something did, arm the timer for the next check."""
         count = flow.activity()
         if count != flow.last_count:
-            flow.last_count, flow.idle_strikes = count, 0
+            flow.last_count, flow.idle_checks = count, 0
         else:
-            flow.idle_strikes += 1
-        if flow.idle_strikes >= IDLE_CHECKS:
+            flow.idle_checks += 1
+        if flow.idle_checks >= IDLE_CHECKS:
             return True
         self.wheel.arm(flow, now + timeout_s / IDLE_CHECKS)
         return False
 
-    def _tell(self, flow: Flow, event: Event) -> None:
+    def _publish(self, flow: Flow, event: Event) -> None:
         if not self._sinks[event]:
             flow.seq += 1
             return

@@ -37,7 +37,7 @@ class EndpointSession(DatagramFlow):
 
     __slots__ = ()
 
-    def answered(self, payload: memoryview, segment: int, tos: int) -> None:
+    def forward_reply(self, payload: memoryview, segment: int, tos: int) -> None:
         """Forward data from the origin: one datagram, or several of `segment` bytes each."""
         raise NotImplementedError
 
@@ -53,42 +53,43 @@ class EndpointSession(DatagramFlow):
 class Mapping:
     """A client's endpoint, its socket, and its sessions by origin."""
 
-    __slots__ = ("_filtering", "_first", "_hosts", "_plane", "_super", "family", "hop", "sessions", "sock", "users")
+    __slots__ = ("_filtering", "_first_flow", "_has_offload", "_plane", "_sessions_per_host", "family", "hop",
+                 "sessions", "sock", "users")  # fmt: skip
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
-        self._plane, self._first = plane, flow
+        self._plane, self._first_flow = plane, flow
         self.family = socket.AF_INET if len(flow.source) == 4 else socket.AF_INET6
         self.sock: socket.socket | None = None
         self.users: dict[EndpointSession, None] = {}
         self.sessions: dict[bytes, EndpointSession] = {}  # open ones, by the origin's sockaddr bytes
-        self._hosts: Counter[bytes] = Counter()
+        self._sessions_per_host: Counter[bytes] = Counter()
         self.hop: tuple[int, bool, int] | None = None  # TTL, don't-fragment and TOS set on the socket
         self._filtering = flow.tenant.settings.udp_filtering
-        self._super = plane.udp_offload and flow.carrier.header_bytes > 0
+        self._has_offload = plane.udp_offload and flow.carrier.header_bytes > 0
 
     def open(self, flow: Flow) -> str:
         """Open the socket if needed. Returns its local address towards the flow's origin. Raises OSError: no route."""
         device = flow.tenant.settings.egress
         local = sockets.source_address(*flow.target, device)
         if self.sock is None:
-            self.sock = sockets.open_udp(self.family, gro=self._super, device=device)
+            self.sock = sockets.open_udp(self.family, gro=self._has_offload, device=device)
             self._plane.poller.watch(self.sock.fileno(), IN, self.ready, self.crashed)
         return local
 
     def add(self, session: EndpointSession) -> None:
         """Add a session, whose origin may send from now on."""
-        self.sessions[_packed(session.flow)] = session
-        self._hosts[session.flow.target[0]] += 1
+        self.sessions[_sockaddr(session.flow)] = session
+        self._sessions_per_host[session.flow.target[0]] += 1
 
-    def leave(self, session: EndpointSession) -> None:
+    def remove(self, session: EndpointSession) -> None:
         """Remove a session, whose origin may no longer send. The socket is closed with the last one."""
-        endpoint = _packed(session.flow)
+        endpoint = _sockaddr(session.flow)
         if self.sessions.get(endpoint) is session:
             del self.sessions[endpoint]
             host = session.flow.target[0]
-            self._hosts[host] -= 1
-            if not self._hosts[host]:
-                del self._hosts[host]
+            self._sessions_per_host[host] -= 1
+            if not self._sessions_per_host[host]:
+                del self._sessions_per_host[host]
         self.users.pop(session, None)
         if not self.users:
             self._close()
@@ -99,7 +100,7 @@ class Mapping:
         if self.sock is not None:
             self._plane.poller.forget(self.sock.fileno())
             if lost := sockets.overflows(self.sock):
-                self._first.tenant.drops[DropReason.SOCKET_OVERFLOW] += lost
+                self._first_flow.tenant.drops[DropReason.SOCKET_OVERFLOW] += lost
             self.sock.close()
             self.sock = None
 
@@ -108,11 +109,11 @@ class Mapping:
 
     def evict(self) -> None:
         """Give up the descriptor for another flow."""
-        self._end_all("evicted")
+        self._end_sessions("evicted")
 
     def crashed(self, error: BaseException) -> None:
         """End the sessions that share this socket, and no others, after a bug."""
-        self._end_all("proxy_error")
+        self._end_sessions("proxy_error")
 
     def set_hop(self, hop: tuple[int, bool, int]) -> None:
         """Set TTL, don't-fragment and TOS for the next datagram, where they differ from the last one's."""
@@ -121,7 +122,7 @@ class Mapping:
         if before is None or before[:2] != hop[:2]:
             sockets.set_hop(self.sock, 4 if self.family == socket.AF_INET else 6, ttl - 1, dont_fragment)
         if before is None or before[2] != tos:
-            set_tos(self.sock, self._first.tenant.marked(tos))
+            set_tos(self.sock, self._first_flow.tenant.remark_tos(tos))
         self.hop = hop
 
     def ready(self, events: int) -> None:
@@ -139,9 +140,9 @@ class Mapping:
             session = sessions.get(endpoint := bytes(peer))
             payload = view[begin : begin + size]
             if session is None:
-                self._stranger(endpoint, payload, segment, tos)
+                self._handle_unsolicited(endpoint, payload, segment, tos)
             else:
-                session.answered(payload, segment, tos)
+                session.forward_reply(payload, segment, tos)
 
     def report_errors(self) -> None:
         """Pass ICMP errors to the clients concerned, with their original senders."""
@@ -149,17 +150,17 @@ class Mapping:
             report = None if self.sock is None else sockets.network_error(self.sock)
             if report is None:
                 return
-            session = self.sessions.get(_packed_name(*report.destination)) if report.destination else None
+            session = self.sessions.get(_sockaddr_of(*report.destination)) if report.destination else None
             if session is not None:
                 quoted = session.quote(report.quoted)
                 self._plane.errors.pass_on(session.flow.carrier, report, quoted, time.monotonic())
 
-    def _stranger(self, endpoint: bytes, payload: memoryview, segment: int, tos: int) -> None:
+    def _handle_unsolicited(self, endpoint: bytes, payload: memoryview, segment: int, tos: int) -> None:
         """Open a flow for a sender to whom the client has not sent, if the tenant's filter admits it."""
-        flow, address, port = self._first, endpoint[-4 if self.family == socket.AF_INET else -16 :], endpoint[:2]
+        flow, address, port = self._first_flow, endpoint[-4 if self.family == socket.AF_INET else -16 :], endpoint[:2]
         tenant, carrier, now = flow.tenant, flow.carrier, time.monotonic()
         key = flow.source + address + flow.source_port.to_bytes(2, "big") + port
-        if not self._lets_in(address) or tenant.find(carrier, ip.UDP, key) is not None:
+        if not self._admits(address) or tenant.find(carrier, ip.UDP, key) is not None:
             tenant.drops[DropReason.UNSOLICITED] += 1
             return
         if refusal := tenant.refusal(now):
@@ -179,20 +180,20 @@ class Mapping:
         lifecycle, then = self._plane.lifecycle, partial(session.admitted, bytes(payload), segment, tos)
         lifecycle.begin(child, session, partial(lifecycle.admission.ask, child, then))
 
-    def _end_all(self, reason: CloseReason) -> None:
+    def _end_sessions(self, reason: CloseReason) -> None:
         for session in list(self.users):
             session.end(reason)
 
-    def _lets_in(self, address: bytes) -> bool:
+    def _admits(self, address: bytes) -> bool:
         if self._filtering == "address":
-            return address in self._hosts
+            return address in self._sessions_per_host
         return self._filtering == "endpoint"
 
 
-def _packed(flow: Flow) -> bytes:
-    return _packed_name(*flow.target)
+def _sockaddr(flow: Flow) -> bytes:
+    return _sockaddr_of(*flow.target)
 
 
-def _packed_name(address: bytes, port: int) -> bytes:
+def _sockaddr_of(address: bytes, port: int) -> bytes:
     """Port and address as in a sockaddr, where IPv6 has the flow label between them."""
     return port.to_bytes(2, "big") + (address if len(address) == 4 else bytes(4) + address)

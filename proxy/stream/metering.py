@@ -15,59 +15,59 @@ BURST_S = 0.25  # of unused rate that may be used up in a burst
 class Bucket:
     """A token bucket for one direction of a limit. While it is positive, a datagram of any size passes."""
 
-    __slots__ = ("_at", "_left", "rate")
+    __slots__ = ("_filled_at", "_tokens", "rate")
 
     def __init__(self, rate: float, now: float) -> None:
         self.rate = rate  # bytes per second
-        self._left, self._at = rate * BURST_S, now
+        self._tokens, self._filled_at = rate * BURST_S, now
 
-    def has_room(self, now: float) -> bool:
+    def has_tokens(self, now: float) -> bool:
         """Whether a datagram may pass."""
-        self._left = min(self.rate * BURST_S, self._left + (now - self._at) * self.rate)
-        self._at = now
-        return self._left > 0
+        self._tokens = min(self.rate * BURST_S, self._tokens + (now - self._filled_at) * self.rate)
+        self._filled_at = now
+        return self._tokens > 0
 
     def take(self, size: int) -> None:
         """Account for a datagram of `size` bytes. The balance may go negative, which delays those after it."""
-        self._left -= size
+        self._tokens -= size
 
 
 class Buckets:
     """Both directions of one limit."""
 
-    __slots__ = ("inward", "outward")
+    __slots__ = ("inbound", "outbound")
 
     def __init__(self, rate: float) -> None:
         now = time.monotonic()
-        self.outward, self.inward = Bucket(rate, now), Bucket(rate, now)
+        self.outbound, self.inbound = Bucket(rate, now), Bucket(rate, now)
 
     def set(self, rate: float) -> None:
         """Set the rate of each direction, in bytes per second."""
-        self.outward.rate = self.inward.rate = rate
+        self.outbound.rate = self.inbound.rate = rate
 
 
 class Meter:
     """All limits of one flow."""
 
-    __slots__ = ("_inward", "_outward")
+    __slots__ = ("_inbound", "_outbound")
 
     def __init__(self, limits: Sequence[Buckets]) -> None:
-        self._outward = tuple(each.outward for each in limits)
-        self._inward = tuple(each.inward for each in limits)
+        self._outbound = tuple(each.outbound for each in limits)
+        self._inbound = tuple(each.inbound for each in limits)
 
-    def lets_out(self, size: int) -> bool:
+    def allows_outbound(self, size: int) -> bool:
         """Whether the client's datagram of `size` bytes may pass. If so, it is counted."""
-        return _passes(self._outward, size)
+        return _passes(self._outbound, size)
 
-    def lets_in(self, size: int) -> bool:
+    def allows_inbound(self, size: int) -> bool:
         """Whether a datagram of `size` bytes to the client may pass. If so, it is counted."""
-        return _passes(self._inward, size)
+        return _passes(self._inbound, size)
 
 
 def _passes(buckets: tuple[Bucket, ...], size: int) -> bool:
     now = time.monotonic()
     for bucket in buckets:
-        if not bucket.has_room(now):
+        if not bucket.has_tokens(now):
             return False
     for bucket in buckets:
         bucket.take(size)

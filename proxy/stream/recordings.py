@@ -17,7 +17,7 @@ PRUNE_S = 60.0  # minimum interval between prunings of a tenant's directory
 DAY_S = 86_400
 
 
-class Keep(NamedTuple):
+class Retention(NamedTuple):
     """Limits on a tenant's recordings; None is unlimited."""
 
     bytes: int | None = None
@@ -27,30 +27,30 @@ class Keep(NamedTuple):
 class Recordings:
     """The directories of all tenants. A file being recorded is locked, so that it is never deleted."""
 
-    def __init__(self, place: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._place, self._clock = place, clock
+    def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._root, self._clock = root, clock
         self._pruned: dict[str, float] = {}
 
-    def create(self, tenant: str, name: str, keep: Keep) -> int:
+    def create(self, tenant: str, name: str, retention: Retention) -> int:
         """Create a file; returns its write-only descriptor. Raises OSError. Old recordings are pruned meanwhile."""
-        directory = self._place / tenant
+        directory = self._root / tenant
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        self._prune_soon(directory, keep)
+        self._prune_soon(directory, retention)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(directory / name.replace("/", "_"), flags, 0o600)
         # The lock belongs to the descriptor, which goes to the recorder, and ends with its last copy (flock(2)).
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return descriptor
 
-    def _prune_soon(self, directory: Path, keep: Keep) -> None:
+    def _prune_soon(self, directory: Path, retention: Retention) -> None:
         """Prune in a thread: a directory of a hundred thousand files would delay packets."""
         now = self._clock()
-        if keep != Keep() and now - self._pruned.get(directory.name, -PRUNE_S) >= PRUNE_S:
+        if retention != Retention() and now - self._pruned.get(directory.name, -PRUNE_S) >= PRUNE_S:
             self._pruned[directory.name] = now
-            threading.Thread(target=prune, args=(directory, keep, time.time()), daemon=True).start()
+            threading.Thread(target=prune, args=(directory, retention, time.time()), daemon=True).start()
 
 
-def prune(directory: Path, keep: Keep, now: float) -> None:
+def prune(directory: Path, retention: Retention, now: float) -> None:
     """Delete recordings that are too old, then the oldest until the rest fits. `now`: Unix time in seconds."""
     found = []
     for entry in os.scandir(directory):
@@ -61,8 +61,8 @@ def prune(directory: Path, keep: Keep, now: float) -> None:
         found.append((facts.st_mtime, facts.st_size, entry.path))
     total = sum(size for _, size, _ in found)
     for changed, size, path in sorted(found):
-        is_old = keep.days is not None and now - changed > keep.days * DAY_S
-        if not is_old and (keep.bytes is None or total <= keep.bytes):
+        is_old = retention.days is not None and now - changed > retention.days * DAY_S
+        if not is_old and (retention.bytes is None or total <= retention.bytes):
             return
         if _delete(path):
             total -= size

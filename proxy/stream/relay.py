@@ -19,15 +19,15 @@ from proxy.flow.details import own_details
 from proxy.flow.flow import Flow
 from proxy.flow.record import CloseReason
 from proxy.poller import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT, Poller
-from proxy.stream.greeting import greeting_with, look_at
+from proxy.stream.first_bytes import record_first_bytes, with_client_bytes
 from proxy.stream.queues import is_at_mark, unread_bytes
 
 CHUNK = 65_536  # a read that fills this means bulk: splice takes over
 PIPE_BYTES = 1 << 20
 SPLICE_FLAGS = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
-ROUNDS = 16  # reads per readiness event, so that one bulk flow cannot starve the others
+MAX_READS = 16  # reads per readiness event, so that one bulk flow cannot starve the others
 POOLED_PIPES = 64
-MOST_PIPES = 400  # not counted against tenants; when all are in use, further bulk flows are copied
+MAX_PIPES = 400  # not counted against tenants; when all are in use, further bulk flows are copied
 READING = IN | RDHUP | URGENT | EDGE
 SPECIAL = RDHUP | URGENT | ERROR | HANGUP  # what a read may meet besides data
 ANYTHING = IN | SPECIAL  # no event says what a read may meet
@@ -43,11 +43,11 @@ class Relay:
     """The two sides of one stream. `finished(reason, is_cut)` is called once, when nothing is left to move.
 
     The sockets are then unwatched, and the owner closes them; the kernel may still hold bytes, unless it was cut. If
-    one side breaks, `broke(reason, survivor)` is called first. The survivor still gets what the broken side had
+    one side breaks, `broke(reason, intact_sock)` is called first. The intact side still gets what the broken side had
     delivered; then, or if it accepts nothing for too long, the owner resets it.
     """
 
-    __slots__ = ("broke", "cause", "client", "details", "finished", "flow", "greeting", "is_over", "origin", "poller")
+    __slots__ = ("broke", "cause", "client", "details", "finished", "flow", "hello", "is_over", "origin", "poller")
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Relay:
         """`origin` may be watched already. Bytes that have arrived from it are read now."""
         self.poller, self.flow, self.details, self.is_over = poller, flow, own_details(flow), False
         self.broke, self.finished = broke, finished
-        self.greeting = b""  # the bytes that a TLS client sends before the origin answers
+        self.hello = b""  # the bytes that a TLS client sends before the origin answers
         self.cause: CloseReason | None = None  # why the flow ends, once one side has broken
         self.client = Side(self, client, True)
         self.origin = Side(self, origin, False)
@@ -73,7 +73,7 @@ class Relay:
         """End this flow, and no other, after a bug in it."""
         self.abort("proxy_error")
 
-    def client_gone(self) -> None:
+    def client_reset(self) -> None:
         """End the flow after a reset by the client, without waiting for the poller."""
         self.broken(self.client, errno.ECONNRESET)
 
@@ -90,12 +90,12 @@ class Relay:
         if self.is_over:
             return
         if self.cause is not None:  # the other side has broken too
-            if not side.is_gone:
+            if not side.is_broken:
                 self.abort(self.cause)
             return
         self.cause = side.reason(error)
-        side.is_gone, side.peer.is_deaf = True, True
-        side.peer.forget()
+        side.is_broken, side.peer.is_peer_broken = True, True
+        side.peer.discard()
         self.broke(self.cause, side.peer.sock)
         if side.is_eof:  # its FIN was read before
             self.drained()
@@ -117,7 +117,7 @@ class Relay:
         flow = self.flow
         if flow.connected_at is not None:
             flow.ttfb_ms = (time.monotonic() - flow.connected_at) * 1000
-        self.greeting = look_at(flow, self.greeting, chunk)
+        self.hello = record_first_bytes(flow, self.hello, chunk)
 
     def _finish(self, reason: CloseReason, is_cut: bool) -> None:
         if self.is_over:
@@ -134,8 +134,8 @@ class Relay:
 class Side:
     """One socket of a relay, and data read from it but not yet written to the other."""
 
-    __slots__ = ("events", "fd", "held", "is_blocked", "is_client", "is_deaf", "is_eof", "is_gone", "is_shut",
-                 "is_urgent", "peer", "pending", "pipe", "relay", "sock")  # fmt: skip
+    __slots__ = ("events", "fd", "is_blocked", "is_broken", "is_client", "is_eof", "is_peer_broken", "is_shut",
+                 "is_urgent", "peer", "pending", "pipe", "piped_bytes", "relay", "sock")  # fmt: skip
 
     peer: Side
 
@@ -143,13 +143,13 @@ class Side:
         self.relay, self.sock, self.fd, self.is_client = relay, sock, sock.fileno(), is_client
         self.events = READING
         self.pipe: tuple[int, int] | None = None
-        self.held = 0  # bytes in the pipe
+        self.piped_bytes = 0  # bytes in the pipe
         self.pending = b""  # bytes read by recv
         self.is_urgent = False  # whether `pending` is one urgent byte
         self.is_blocked = False  # whether data waits until the peer can be written
         self.is_eof = False  # the far end sent FIN
-        self.is_gone = False  # the connection was reset or has timed out
-        self.is_deaf = False  # the peer's connection has broken: what is read here has no receiver
+        self.is_broken = False  # the connection was reset or has timed out
+        self.is_peer_broken = False  # the peer's connection has broken: what is read here has no receiver
         self.is_shut = False  # we sent FIN
 
     def ready(self, events: int) -> None:
@@ -158,9 +158,9 @@ class Side:
             self.peer.flush()
             if self.relay.is_over:
                 return
-        if self.is_blocked or self.is_eof or self.is_deaf:
-            if events & (ERROR | HANGUP) and not self.is_gone:
-                self._look_for_error()
+        if self.is_blocked or self.is_eof or self.is_peer_broken:
+            if events & (ERROR | HANGUP) and not self.is_broken:
+                self._check_for_error()
         elif events & ~OUT:
             self.read(events)
 
@@ -179,23 +179,23 @@ class Side:
             self.relay.broken(self.peer, error.errno or 0)
             return
         self.is_blocked = False
-        if not self.is_deaf:
+        if not self.is_peer_broken:
             self.read(ANYTHING)
 
     def release(self) -> None:
         """Give back the pipe and stop watching."""
-        self.relay.poller.leave(self.fd)
-        self.forget()
+        self.relay.poller.forget_closing(self.fd)
+        self.discard()
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Discard data that was read but not yet written."""
         if self.pipe is not None:
-            if self.held:
+            if self.piped_bytes:
                 _close_pipe(self.pipe)
             else:
-                _return(self.pipe)
+                _pool_pipe(self.pipe)
             self.pipe = None
-        self.pending, self.held, self.is_blocked, self.is_urgent = b"", 0, False, False
+        self.pending, self.piped_bytes, self.is_blocked, self.is_urgent = b"", 0, False, False
 
     def reason(self, error: int) -> CloseReason:
         """The flow's close reason if this side breaks."""
@@ -205,34 +205,34 @@ class Side:
             return "origin_timeout"
         return "origin_unreachable" if error in (errno.EHOSTUNREACH, errno.ENETUNREACH) else "origin_reset"
 
-    def _give_pipe_back(self) -> None:
+    def _return_pipe(self) -> None:
         """Return the pipe, which is empty, to the pool."""
         if self.pipe is not None:
-            _return(self.pipe)
+            _pool_pipe(self.pipe)
             self.pipe = None
 
-    def _give_idle_pipe_back(self) -> None:
+    def _return_idle_pipe(self) -> None:
         """Return the pipe to the pool if nothing is left to read. Otherwise epoll reports again, and it is needed."""
         if self.pipe is not None and not unread_bytes(self.sock):
-            self._give_pipe_back()
+            self._return_pipe()
 
     def read(self, events: int) -> None:
         """Read until the socket is empty, as epoll does not report the rest again. `events`: the reason to read."""
         try:
-            for _ in range(ROUNDS):
+            for _ in range(MAX_READS):
                 n = self._splice() if self.pipe is not None else self._copy(events)
                 if n <= 0:
                     if n == 0:
                         self._end()
                     return
-            self._give_idle_pipe_back()
+            self._return_idle_pipe()
             self.relay.poller.change(self.fd, self.events)  # let other flows run; epoll reports what is left again
         except BlockingIOError:  # the socket is empty
-            self._give_pipe_back()
+            self._return_pipe()
         except _WriteError as error:
             self.relay.broken(self.peer, error.errno or 0)
         except OSError as error:
-            if self.is_gone:
+            if self.is_broken:
                 self.relay.drained()
             else:
                 self.relay.broken(self, error.errno or 0)
@@ -295,7 +295,7 @@ class Side:
             raise
         if n == 0:
             return 0
-        self.held += n
+        self.piped_bytes += n
         self._count(n)
         self.relay.details.spliced += n
         try:
@@ -308,10 +308,10 @@ class Side:
 
     def _drain(self) -> bool:
         """Write the pipe's content to the peer. Returns whether the pipe is empty."""
-        while self.held:
+        while self.piped_bytes:
             assert self.pipe is not None
             try:
-                self.held -= os.splice(self.pipe[0], self.peer.fd, self.held, flags=SPLICE_FLAGS)
+                self.piped_bytes -= os.splice(self.pipe[0], self.peer.fd, self.piped_bytes, flags=SPLICE_FLAGS)
             except BlockingIOError:
                 return False
         return True
@@ -320,7 +320,7 @@ class Side:
         details = self.relay.details
         if self.is_client:
             if not details.origin_payload or not details.client_payload:
-                self.relay.greeting = greeting_with(self.relay.flow, self.relay.greeting, _view[:n])
+                self.relay.hello = with_client_bytes(self.relay.flow, self.relay.hello, _view[:n])
             details.client_payload += n
         else:
             if not details.origin_payload:
@@ -338,12 +338,12 @@ class Side:
     def _end(self) -> None:
         """Pass on FIN, as all data has been passed on."""
         relay, peer = self.relay, self.peer
-        if self.is_gone:  # its error was handled before
+        if self.is_broken:  # its error was handled before
             relay.drained()
             return
         self.is_eof = peer.is_shut = True
         relay.flow.history += "F" if self.is_client else "f"
-        self._give_pipe_back()
+        self._return_pipe()
         is_last = self.is_client and self.is_shut and relay.flow.egress is None
         if not is_last:  # otherwise the origin's socket is closed next, which sends the FIN
             try:
@@ -354,7 +354,7 @@ class Side:
         if self.is_shut:
             relay.done()
 
-    def _look_for_error(self) -> None:
+    def _check_for_error(self) -> None:
         """Distinguish a reset from the end of both directions, while data waits for the peer."""
         error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
@@ -369,8 +369,8 @@ def _take_pipe() -> tuple[int, int]:
     global _open_pipes
     if _pipes:
         return _pipes.pop()
-    if _open_pipes >= MOST_PIPES:
-        raise OSError(errno.EMFILE, "other relays have all pipes")
+    if _open_pipes >= MAX_PIPES:
+        raise OSError(errno.EMFILE, "all pipes are in use")
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     _open_pipes += 1
     try:
@@ -380,7 +380,7 @@ def _take_pipe() -> tuple[int, int]:
     return read, write
 
 
-def _return(pipe: tuple[int, int]) -> None:
+def _pool_pipe(pipe: tuple[int, int]) -> None:
     if len(_pipes) < POOLED_PIPES:
         _pipes.append(pipe)
     else:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RESOLV_CONF = "/etc/resolv.conf"
-PATIENCE_S = 5.0
+LOOKUP_TIMEOUT_S = 5.0
 SHA256 = 2  # RFC 6594
 
 
 async def digests(address: str, resolver: Resolver | None = None) -> list[bytes]:
     """SHA-256 digests of the host keys of the server at this address; none if they are not validated.
 
-    `resolver`: a trusted one. Without it those of /etc/resolv.conf are used, if they are trusted (see `is_believed`).
+    `resolver`: a trusted one. Without it those of /etc/resolv.conf are used, if they are trusted (see `is_trusted`).
     """
     from dns.exception import DNSException
     from dns.reversename import from_address
@@ -44,7 +44,7 @@ async def digests(address: str, resolver: Resolver | None = None) -> list[bytes]
         return []
 
 
-def is_believed(resolv_conf: str) -> bool:
+def is_trusted(resolv_conf: str) -> bool:
     """Whether the resolvers in a resolv.conf(5) can be trusted to validate: they run on this machine, or it has
     `options trust-ad`."""
     lines = [line.split() for line in resolv_conf.splitlines() if line.strip() and line[0] not in "#;"]
@@ -60,7 +60,7 @@ def is_believed(resolv_conf: str) -> bool:
 def _system_resolver() -> Resolver | None:
     from dns.asyncresolver import Resolver
 
-    if not is_believed(Path(RESOLV_CONF).read_text()):
+    if not is_trusted(Path(RESOLV_CONF).read_text()):
         log.warning("sshfp: the resolvers of %s are elsewhere and there is no 'options trust-ad'", RESOLV_CONF)
         return None
     return Resolver(RESOLV_CONF)
@@ -71,7 +71,7 @@ async def _ask(resolver: Resolver, name: Any, kind: str) -> list[Any]:
     from dns import flags
 
     resolver.set_flags(flags.RD | flags.AD)
-    answer = await resolver.resolve(name, kind, lifetime=PATIENCE_S, raise_on_no_answer=False)
+    answer = await resolver.resolve(name, kind, lifetime=LOOKUP_TIMEOUT_S, raise_on_no_answer=False)
     if not answer.response.flags & flags.AD or answer.rrset is None:
         return []
     return list(answer.rrset)

@@ -2,7 +2,7 @@
 
 DIALING -> HANDSHAKE -> RELAYING -> (CLOSING ->) DRAINING -> LINGERING
    |          |
-refused, unreachable, timeout: RST, ICMP or silence, as the origin's network said it
+refused, unreachable, timeout: RST, ICMP or silence, as the origin's network answered
 """
 
 from __future__ import annotations

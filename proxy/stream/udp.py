@@ -22,8 +22,8 @@ from proxy.wire.checksum import fold, ones_sum
 from proxy.wire.ip import IPPacket
 
 DNS, DNS_HEADER = 53, 12
-MOST_QUESTIONS = 64  # unanswered DNS queries remembered per session
-ANSWERED_S = 1.0  # idle timeout once every query is answered
+MAX_PENDING_QUERIES = 64  # unanswered DNS queries remembered per session
+DNS_ANSWERED_IDLE_S = 1.0  # idle timeout once every query is answered
 
 _get16 = struct.Struct("!H").unpack_from
 _segment = struct.Struct("=H")
@@ -32,7 +32,8 @@ _segment = struct.Struct("=H")
 class UdpSession(EndpointSession):
     """One flow. `from_client` is its memoised path. It uses the socket of the client's endpoint."""
 
-    __slots__ = ("_address", "_addresses", "_asked", "_headers", "_mapping", "_meter", "_ports", "_pseudo")
+    __slots__ = ("_address", "_addresses", "_headers", "_mapping", "_meter", "_pending_queries", "_ports",
+                 "_pseudo_sum")  # fmt: skip
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         super().__init__(plane, flow)
@@ -40,11 +41,11 @@ class UdpSession(EndpointSession):
         self._addresses = flow.destination + flow.source
         self._ports = flow.destination_port, flow.source_port
         self._headers = (20 if len(flow.source) == 4 else 40) + udp.HEADER_BYTES
-        self._pseudo = fold(ones_sum(self._addresses) + ip.UDP)
+        self._pseudo_sum = fold(ones_sum(self._addresses) + ip.UDP)
         self._address = address_text(flow.target[0]), flow.target[1]  # destination of `sendto`
         self._mapping: Mapping | None = None
         self._meter: Meter | None = None
-        self._asked: set[int] | None = set() if flow.destination_port == DNS else None
+        self._pending_queries: set[int] | None = set() if flow.destination_port == DNS else None
 
     def reserve(self) -> bool:
         plane, flow = self.plane, self.flow
@@ -71,7 +72,7 @@ class UdpSession(EndpointSession):
         mapping, self._mapping = self._mapping, None
         self.flow.carrier.sessions.pop(self.flow.key, None)
         if mapping is not None:
-            mapping.leave(self)
+            mapping.remove(self)
 
     def admitted(self, payload: bytes, segment: int, tos: int, verdict: Verdict) -> None:
         """Act on the verdict on a flow that its origin opened."""
@@ -83,19 +84,19 @@ class UdpSession(EndpointSession):
         except OSError as error:  # the route has gone in the meantime
             self.end(connect_failure(error.errno or 0)[0])
             return
-        self.answered(memoryview(payload), segment, tos)
-        self.send_waiting()
+        self.forward_reply(memoryview(payload), segment, tos)
+        self.send_held()
 
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         if self.flow.state != "established":
-            return self.wait(buffer, packet)
+            return self.hold(buffer, packet)
         hop = packet.ttl, packet.dont_fragment, packet.tos
         size = _get16(buffer, packet.l4 + 4)[0] - udp.HEADER_BYTES
         return self._send(buffer, packet.l4, size, hop)
 
     def timeout_s(self) -> float:
-        if self._asked is not None and not self._asked and self.flow.origin_path.packets:
-            return ANSWERED_S
+        if self._pending_queries is not None and not self._pending_queries and self.flow.origin_path.packets:
+            return DNS_ANSWERED_IDLE_S
         return session_timeout_s(self.plane.timeouts, self.flow)
 
     def from_client(self, buffer: bytearray, l4: int, end: int) -> DropReason | None:
@@ -110,9 +111,9 @@ class UdpSession(EndpointSession):
         elif buffer[l4 + 6] or buffer[l4 + 7]:
             # A valid IPv4 header sums to zero, so one sum covers header and datagram, and both are checked.
             whole = buffer[l4 - 20 if is_ipv4 else l4 : l4 + length]
-            if fold(ones_sum(whole) + self._pseudo + length) != 0xFFFF:
-                is_payload = not is_ipv4 or _has_good_header(buffer, l4)
-                return DropReason.BAD_L4_CHECKSUM if is_payload else DropReason.BAD_IP_CHECKSUM
+            if fold(ones_sum(whole) + self._pseudo_sum + length) != 0xFFFF:
+                is_header_good = not is_ipv4 or _has_good_header(buffer, l4)
+                return DropReason.BAD_L4_CHECKSUM if is_header_good else DropReason.BAD_IP_CHECKSUM
         elif not is_ipv4:
             return DropReason.BAD_L4_CHECKSUM
         elif not _has_good_header(buffer, l4):
@@ -137,7 +138,7 @@ class UdpSession(EndpointSession):
         flow, mapping = self.flow, self._mapping
         if mapping is None or mapping.sock is None:
             return DropReason.STRAY
-        if self._meter is not None and not self._meter.lets_out(size):
+        if self._meter is not None and not self._meter.allows_outbound(size):
             return DropReason.LIMIT_BYTES
         if hop != mapping.hop:
             mapping.set_hop(hop)
@@ -147,14 +148,14 @@ class UdpSession(EndpointSession):
         path.octets += size + self._headers
         self.details.client_payload += size
         payload = memoryview(buffer)[l4 + udp.HEADER_BYTES : l4 + udp.HEADER_BYTES + size]
-        if self._asked is not None:
-            self._note_question(payload)
+        if self._pending_queries is not None:
+            self._add_query(payload)
         sock, address = mapping.sock, self._address
         for _ in range(2):  # an error pending on the socket is reported in place of sending (udp(7))
             try:
                 if segment and size > segment:
-                    said = [(socket.IPPROTO_UDP, sockets.UDP_SEGMENT, _segment.pack(segment))]
-                    sock.sendmsg([payload], said, 0, address)
+                    ancillary_data = [(socket.IPPROTO_UDP, sockets.UDP_SEGMENT, _segment.pack(segment))]
+                    sock.sendmsg([payload], ancillary_data, 0, address)
                 else:
                     sock.sendto(payload, address)
                 return None
@@ -175,36 +176,36 @@ class UdpSession(EndpointSession):
         self.plane.errors.quote(flow.carrier, icmp.TOO_BIG, self.quote(bytes(payload)), time.monotonic(), rest=mtu)
         return DropReason.TOO_BIG
 
-    def _note_question(self, payload: memoryview) -> None:
+    def _add_query(self, payload: memoryview) -> None:
         """Remember the ID of a DNS query. After too many, forget all, so that no answer is taken for the last one."""
-        if len(payload) >= DNS_HEADER and not payload[2] & 0x80 and self._asked is not None:
-            self._asked.add(payload[0] << 8 | payload[1])
-            if len(self._asked) > MOST_QUESTIONS:
-                self._asked = None
+        if len(payload) >= DNS_HEADER and not payload[2] & 0x80 and self._pending_queries is not None:
+            self._pending_queries.add(payload[0] << 8 | payload[1])
+            if len(self._pending_queries) > MAX_PENDING_QUERIES:
+                self._pending_queries = None
 
-    def _note_answer(self, payload: memoryview) -> None:
+    def _match_answer(self, payload: memoryview) -> None:
         """End the session early once every query is answered."""
-        if len(payload) < DNS_HEADER or not payload[2] & 0x80 or not self._asked:
+        if len(payload) < DNS_HEADER or not payload[2] & 0x80 or not self._pending_queries:
             return
-        self._asked.discard(payload[0] << 8 | payload[1])
-        if not self._asked:
-            self.plane.lifecycle.watch_idle(self.flow, ANSWERED_S, time.monotonic())
+        self._pending_queries.discard(payload[0] << 8 | payload[1])
+        if not self._pending_queries:
+            self.plane.lifecycle.watch_idle(self.flow, DNS_ANSWERED_IDLE_S, time.monotonic())
 
-    def answered(self, payload: memoryview, segment: int, tos: int) -> None:
+    def forward_reply(self, payload: memoryview, segment: int, tos: int) -> None:
         """Forward data from the origin: one datagram, or several of `segment` bytes each."""
         if self.flow.state != "established":
             self.flow.tenant.drops[DropReason.HELD] += 1
             return
-        if self._meter is not None and not self._meter.lets_in(len(payload)):
+        if self._meter is not None and not self._meter.allows_inbound(len(payload)):
             self.flow.tenant.drops[DropReason.LIMIT_BYTES] += 1
             return
-        tos = self.flow.tenant.marked(tos)
+        tos = self.flow.tenant.remark_tos(tos)
         if segment and len(payload) > segment:
             self._deliver_super(payload, segment, tos)
         else:
             self._deliver(payload, tos)
-            if self._asked is not None:
-                self._note_answer(payload)
+            if self._pending_queries is not None:
+                self._match_answer(payload)
 
     def _deliver(self, payload: memoryview, tos: int) -> None:
         """Deliver one datagram to the client, in fragments if it is larger than the tunnel's MTU."""

@@ -36,18 +36,20 @@ def open_session(plane: DatagramPlane, flow: Flow) -> DatagramFlow:
 
 
 class UdpTunnelSession(DatagramFlow):
-    """One flow. `outward.memoised` and `inward.memoised` are the paths of its packets."""
+    """One flow. `outbound.memoised` and `inbound.memoised` are the paths of its packets."""
 
-    __slots__ = ("inward", "meter", "outward")
+    __slots__ = ("inbound", "meter", "outbound")
 
     def __init__(self, plane: DatagramPlane, flow: Flow) -> None:
         super().__init__(plane, flow)
         assert flow.egress is not None
         flow.level, egress = "stream", flow.egress
-        near, far = flow.key, flow.far_key
+        client_key, origin_key = flow.key, flow.far_key
         self.meter: Meter | None = None
-        self.outward = Direction(self, flow.carrier, egress, near, far, flow.client_path)
-        self.inward = Direction(self, egress, flow.carrier, reverse_key(far), reverse_key(near), flow.origin_path)
+        self.outbound = Direction(self, flow.carrier, egress, client_key, origin_key, flow.client_path)
+        self.inbound = Direction(
+            self, egress, flow.carrier, reverse_key(origin_key), reverse_key(client_key), flow.origin_path
+        )
 
     def reserve(self) -> bool:
         """Return True: no descriptor is needed."""
@@ -56,8 +58,8 @@ class UdpTunnelSession(DatagramFlow):
     def connect(self) -> None:
         """Memoise both directions. Nothing is sent to the origin before the first datagram."""
         self.meter = self.plane.lifecycle.admission.pacer.meter(self.flow)
-        self.outward.memoise()
-        self.inward.memoise()
+        self.outbound.memoise()
+        self.inbound.memoise()
         self.flow.origin, self.flow.egress_ip = self.flow.target_text, address_text(self.flow.source)
         self.connected()
 
@@ -67,20 +69,20 @@ class UdpTunnelSession(DatagramFlow):
     def packet(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Handle a checked packet of either direction for which no path is memoised."""
         if self.flow.state != "established":
-            return self.wait(buffer, packet)
-        way = self.outward if packet.source == self.flow.source else self.inward
-        return way.forward(buffer, packet)
+            return self.hold(buffer, packet)
+        direction = self.outbound if packet.source == self.flow.source else self.inbound
+        return direction.forward(buffer, packet)
 
     def error(self, carrier: Carrier, buffer: bytes | bytearray, packet: IPPacket) -> DropReason | None:
         """Pass an ICMP error about a packet sent into either tunnel to the sender of the datagram."""
         at, start = packet.l4, packet.l4 + icmp.HEADER_BYTES
         quoted = self._as_sent(buffer[start : packet.end])
-        way = self.outward if icmp.quoted_source(buffer, packet) == self.flow.source else self.inward
-        said, rest = (buffer[at], buffer[at + 1]), int.from_bytes(buffer[at + 4 : start], "big")
-        if said == (icmp.TOO_BIG.v4 if packet.version == 4 else icmp.TOO_BIG.v6):
-            way.learn_mtu(rest & 0xFFFF)
+        direction = self.outbound if icmp.quoted_source(buffer, packet) == self.flow.source else self.inbound
+        kind_code, rest = (buffer[at], buffer[at + 1]), int.from_bytes(buffer[at + 4 : start], "big")
+        if kind_code == (icmp.TOO_BIG.v4 if packet.version == 4 else icmp.TOO_BIG.v6):
+            direction.learn_mtu(rest & 0xFFFF)
         now, errors = time.monotonic(), self.plane.errors
-        errors.quote(way.arrival, ErrorKind(said, said), quoted, now, source=packet.source, rest=rest)
+        errors.quote(direction.arrival, ErrorKind(kind_code, kind_code), quoted, now, source=packet.source, rest=rest)
         return None
 
     def _as_sent(self, quoted: bytes | bytearray) -> bytes:
@@ -99,30 +101,30 @@ class UdpTunnelSession(DatagramFlow):
         return bytes(result)
 
     def release(self) -> None:
-        self.outward.forget()
-        self.inward.forget()
+        self.outbound.forget()
+        self.inbound.forget()
 
 
 class Direction:
     """One direction: packets that arrive from one tunnel leave by the other."""
 
-    __slots__ = ("_addresses", "_destination", "_exit", "_headers", "_is_outward", "_key", "_path", "_ports",
-                 "_send_out", "_session", "_source", "_super", "_version", "arrival", "mtu")  # fmt: skip
+    __slots__ = ("_addresses", "_destination", "_egress", "_has_offload", "_headers", "_is_outbound", "_key", "_path",
+                 "_ports", "_send_out", "_session", "_source", "_version", "arrival", "mtu")  # fmt: skip
 
     def __init__(
-        self, session: UdpTunnelSession, arrival: Carrier, exit_: Carrier, key: bytes, sent: bytes, path: Path
+        self, session: UdpTunnelSession, arrival: Carrier, egress: Carrier, key: bytes, sent_key: bytes, path: Path
     ) -> None:
-        """`key`: the key of packets that arrive; `sent`: of those sent on."""
-        self._session, self.arrival, self._exit, self._key, self._path = session, arrival, exit_, key, path
+        """`key`: the key of packets that arrive; `sent_key`: of those sent on."""
+        self._session, self.arrival, self._egress, self._key, self._path = session, arrival, egress, key, path
         self._version = 4 if len(key) == 12 else 6
-        self._addresses = sent[:-4]
-        self._source, self._destination = sent[: len(sent) // 2 - 2], sent[len(sent) // 2 - 2 : -4]
-        self._ports = int.from_bytes(sent[-4:-2], "big"), int.from_bytes(sent[-2:], "big")
+        self._addresses = sent_key[:-4]
+        self._source, self._destination = sent_key[: len(sent_key) // 2 - 2], sent_key[len(sent_key) // 2 - 2 : -4]
+        self._ports = int.from_bytes(sent_key[-4:-2], "big"), int.from_bytes(sent_key[-2:], "big")
         self._headers = (20 if self._version == 4 else 40) + udp.HEADER_BYTES
-        self._is_outward = path is session.flow.client_path
-        self._super = session.plane.udp_offload and exit_.header_bytes > 0
-        self._send_out = exit_.sender(flow_hash(ip.UDP, key))
-        self.mtu = exit_.mtu
+        self._is_outbound = path is session.flow.client_path
+        self._has_offload = session.plane.udp_offload and egress.header_bytes > 0
+        self._send_out = egress.sender(flow_hash(ip.UDP, key))
+        self.mtu = egress.mtu
 
     def memoise(self) -> None:
         self.arrival.sessions[self._key] = self.memoised
@@ -154,9 +156,10 @@ class Direction:
     def forward(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Send a checked datagram on, in as many packets as the other tunnel's MTU and offload require."""
         payload = memoryview(buffer)[packet.l4 + udp.HEADER_BYTES : packet.l4 + _get16(buffer, packet.l4 + 4)[0]]
-        meter = self._session.meter
-        if meter is not None and not (meter.lets_out if self._is_outward else meter.lets_in)(len(payload)):
-            return DropReason.LIMIT_BYTES
+        if (meter := self._session.meter) is not None:
+            allows = meter.allows_outbound if self._is_outbound else meter.allows_inbound
+            if not allows(len(payload)):
+                return DropReason.LIMIT_BYTES
         segment = virtio.gso_size(buffer) if packet.start else 0
         pieces = [payload]
         fits = (segment or len(payload)) + self._headers <= self.mtu
@@ -164,7 +167,7 @@ class Direction:
             quoted, errors = bytes(buffer[packet.start : packet.end]), self._session.plane.errors
             errors.quote(self.arrival, icmp.TOO_BIG, quoted, time.monotonic(), rest=self.mtu)
             return DropReason.TOO_BIG
-        if segment and not (self._super and fits):
+        if segment and not (self._has_offload and fits):
             pieces = [payload[at : at + segment] for at in range(0, len(payload), segment)]
         self._count(len(payload), -(-len(payload) // segment) if segment else 1)
         for number, piece in enumerate(pieces):
@@ -173,7 +176,7 @@ class Direction:
 
     def _send(self, payload: memoryview, segment: int, packet: IPPacket, ident: int) -> None:
         """Send one packet with the fields of the sender's header and TTL - 1."""
-        size, out = udp.HEADER_BYTES + len(payload), self._exit
+        size, out = udp.HEADER_BYTES + len(payload), self._egress
         if self._version == 4:
             head = ip.ipv4_header(
                 self._source, self._destination, ip.UDP, size, ttl=packet.ttl - 1, tos=packet.tos,
@@ -192,7 +195,7 @@ class Direction:
             self._send_out(virtio.NO_OFFLOAD[: out.header_bytes] + piece)
 
     def _count(self, payload: int, packets: int) -> None:
-        if not self._is_outward:
+        if not self._is_outbound:
             self._session.count_reply(payload + self._headers, payload, packets)
             return
         path = self._path

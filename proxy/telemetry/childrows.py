@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from proxy.flow.child import KINDS, TYPES, Child, ChildKind, end_of, facts_of, start_of
+from proxy.flow.child import KINDS, TYPES, Child, ChildKind, end_of, filter_values, start_of
 from proxy.flow.ssh import FileRecord
-from proxy.telemetry.rows import decisions_number, decisions_of, flow_id_text, packed_id
-from proxy.telemetry.words import Texts, Words
+from proxy.telemetry.rows import decisions_id, decisions_of, flow_id_text, packed_id
+from proxy.telemetry.strings import StringIds, Strings
 
 # In the order of their ends, which is that of their numbers: the oldest are deleted first, the newest found first.
 TABLE = """CREATE TABLE IF NOT EXISTS children (
@@ -30,7 +30,7 @@ _NUMBERED = {number: TYPES[kind] for kind, number in KIND_NUMBERS.items()}
 
 
 class Layout(NamedTuple):
-    """The fields of one kind in columns and body. Bodies are arrays, so new `texts` and `others` must be appended."""
+    """The fields of one kind in columns and body. Bodies are arrays, so new `strings` and `others` must be appended."""
 
     id_field: str
     method: str
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
     host: str | None
     path: str
     fault: str
-    texts: tuple[str, ...]  # texts shared by many records
+    strings: tuple[str, ...]  # texts shared by many records
     others: tuple[str, ...]
 
 
@@ -61,7 +61,7 @@ LAYOUTS: dict[type[Child], Layout] = {
         ("target", "bytes", "refused", "sent_as", "sha256"),
     ),
 }  # fmt: skip
-MOST_PATH = 2048  # characters of a path or command: of unlimited length, a million would fill the disk
+MAX_PATH_CHARACTERS = 2048  # characters of a path or command: of unlimited length, a million would fill the disk
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list).decode
 
@@ -72,26 +72,26 @@ def insert_children(connection: sqlite3.Connection, rows: Sequence[Row]) -> None
     connection.executemany(_INSERT, rows)
 
 
-def row_of(child: Child, words: Words) -> Row:
+def row_of(child: Child, string_ids: StringIds) -> Row:
     """The row of one child. Raises ValueError or OverflowError if it cannot be stored."""
-    type_, word = type(child), words.number
-    layout, facts = LAYOUTS[type_], facts_of(child)
+    type_, id_of = type(child), string_ids.id_of
+    layout, facts = LAYOUTS[type_], filter_values(child)
     verdict, decisions = (None, []) if isinstance(child, FileRecord) else (child.verdict, child.decisions)
     body: list[Any] = [int(getattr(child, layout.id_field).rpartition(".")[2])]
-    body.append(_trimmed([word(getattr(child, name)) for name in layout.texts]))
+    body.append(_trimmed([id_of(getattr(child, name)) for name in layout.strings]))
     body.append(_trimmed([getattr(child, name) for name in layout.others]))
     return (
-        word(child.tenant), KIND_NUMBERS[KINDS[type_]], packed_id(child.flow_id), start_of(child), end_of(child),
-        word(verdict), word(child.user), facts.status, word(facts.method), word(facts.host),
-        word(facts.url_prefix), facts.path and facts.path[:MOST_PATH],
-        word(facts.fault),
-        decisions_number(decisions, words), bytearray(_pack(body)),
+        id_of(child.tenant), KIND_NUMBERS[KINDS[type_]], packed_id(child.flow_id), start_of(child), end_of(child),
+        id_of(verdict), id_of(child.user), facts.status, id_of(facts.method), id_of(facts.host),
+        id_of(facts.url_prefix), facts.path and facts.path[:MAX_PATH_CHARACTERS],
+        id_of(facts.fault),
+        decisions_id(decisions, string_ids), bytearray(_pack(body)),
     )  # fmt: skip
 
 
-def child_of(row: Row, texts: Texts) -> Child:
+def child_of(row: Row, strings: Strings) -> Child:
     """The record that `row_of` was given, from COLUMNS in their order. Raises LookupError or ValueError."""
-    text: Callable[[int | None], str | None] = texts.text
+    text: Callable[[int | None], str | None] = strings.text
     columns = dict(zip(COLUMNS, row, strict=True))
     type_ = _NUMBERED[columns["kind"]]
     layout = LAYOUTS[type_]
@@ -112,7 +112,7 @@ def child_of(row: Row, texts: Texts) -> Child:
     else:
         values |= {"start": started, "duration_ms": (ended - started) / 1e6, "verdict": text(columns["verdict"])}
         values["decisions"] = decisions_of(text(columns["decisions"]))
-    values |= zip(layout.texts, map(text, shared), strict=False)
+    values |= zip(layout.strings, map(text, shared), strict=False)
     values |= zip(layout.others, others, strict=False)
     return type_(**{name: value for name, value in values.items() if value is not None})
 

@@ -10,24 +10,24 @@ from typing import Any
 from proxy.flow.child import NOTHING, ChildFilters, ChildKind, ChildPage, ChildQuery, StoredChild
 from proxy.flow.query import Window
 from proxy.telemetry.childrows import COLUMNS, KIND_NUMBERS, child_of
-from proxy.telemetry.losses import Losses
+from proxy.telemetry.lost_records import LostRecords
 from proxy.telemetry.rows import packed_id
-from proxy.telemetry.words import Texts
+from proxy.telemetry.strings import Strings
 
 Condition = tuple[str, list[Any]]
-_WORDS_LIKE = "{} IN (SELECT id FROM words WHERE {})"
+_STRING_IN = "{} IN (SELECT id FROM words WHERE {})"
 _URL = "lower(coalesce((SELECT text FROM words WHERE id = url_prefix), '') || coalesce(path, ''))"
 
 
-def read_children(connection: sqlite3.Connection, query: ChildQuery, losses: Losses) -> ChildPage:
+def read_children(connection: sqlite3.Connection, query: ChildQuery, lost_records: LostRecords) -> ChildPage:
     """The stored children that match, newest end first. Raises sqlite3.Error."""
-    texts = Texts(connection)
+    strings = Strings(connection)
     statement, arguments = _select(query)
     rows = connection.execute(statement, arguments).fetchall()
     oldest = connection.execute("SELECT ended FROM children ORDER BY number LIMIT 1").fetchone()
-    children = [StoredChild(number, child_of(row, texts)) for number, *row in rows[: query.limit]]
+    children = [StoredChild(number, child_of(row, strings)) for number, *row in rows[: query.limit]]
     until = time.time_ns() if query.until is None else query.until
-    lost = losses.count(query.tenant, query.since, query.until)
+    lost = lost_records.count(query.tenant, query.since, query.until)
     window = Window(query.since, until, None if oldest is None else oldest[0])
     return ChildPage(children, window, lost, truncated=len(rows) > query.limit)
 
@@ -64,8 +64,8 @@ def _select(query: ChildQuery) -> Condition:
     where = " AND ".join(f"({condition})" for condition, _ in conditions)
     arguments = [argument for _, each in conditions for argument in each]
     table = "children" if query.flow_id else "children NOT INDEXED"
-    chosen = f"SELECT number, {', '.join(COLUMNS)} FROM {table} WHERE {where}"
-    return f"{chosen} ORDER BY number DESC LIMIT ?", [*arguments, query.limit + 1]
+    selection = f"SELECT number, {', '.join(COLUMNS)} FROM {table} WHERE {where}"
+    return f"{selection} ORDER BY number DESC LIMIT ?", [*arguments, query.limit + 1]
 
 
 def _tenant(tenant: str | None) -> Iterable[Condition]:
@@ -73,24 +73,24 @@ def _tenant(tenant: str | None) -> Iterable[Condition]:
         yield "tenant = (SELECT id FROM words WHERE text = ?)", [tenant]
 
 
-def _filters(chosen: ChildFilters) -> Iterable[Condition]:
-    if statuses := chosen.status:
+def _filters(filters: ChildFilters) -> Iterable[Condition]:
+    if statuses := filters.status:
         yield " OR ".join("status BETWEEN ? AND ?" for _ in statuses), [end for pair in statuses for end in pair]
-    if methods := chosen.method:
-        yield _WORDS_LIKE.format("method", f"upper(text) IN ({_marks(methods)})"), list(methods)
-    for column, words in (("fault", chosen.fault), ("user", chosen.user), ("verdict", chosen.verdict)):
-        if words:
-            yield _WORDS_LIKE.format(column, f"text IN ({_marks(words)})"), list(words)
-    if hosts := chosen.host:
+    if methods := filters.method:
+        yield _STRING_IN.format("method", f"upper(text) IN ({_placeholders(methods)})"), list(methods)
+    for column, texts in (("fault", filters.fault), ("user", filters.user), ("verdict", filters.verdict)):
+        if texts:
+            yield _STRING_IN.format(column, f"text IN ({_placeholders(texts)})"), list(texts)
+    if hosts := filters.host:
         globs = " OR ".join("lower(text) GLOB ?" for _ in hosts)
-        yield _WORDS_LIKE.format("host", globs), [_glob(host) for host in hosts]
-    if urls := chosen.url:
+        yield _STRING_IN.format("host", globs), [_glob(host) for host in hosts]
+    if urls := filters.url:
         yield " OR ".join(f"{_URL} GLOB ?" for _ in urls), [_glob(url.lower()) for url in urls]
-    if flow_ids := chosen.flow_id:
-        yield f"flow_id IN ({_marks(flow_ids)})", [packed_id(flow_id) for flow_id in flow_ids]
+    if flow_ids := filters.flow_id:
+        yield f"flow_id IN ({_placeholders(flow_ids)})", [packed_id(flow_id) for flow_id in flow_ids]
 
 
-def _marks(values: Sequence[Any]) -> str:
+def _placeholders(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
 
 

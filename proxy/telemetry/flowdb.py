@@ -13,7 +13,7 @@ import msgspec
 
 from proxy.errors import ProxyError
 from proxy.flow.record import FlowRecord
-from proxy.telemetry import childrows, flowold, words
+from proxy.telemetry import childrows, flowimport, strings
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +21,13 @@ APPLICATION_ID = 0x4F58464C  # "OXFL" in the header, so that our files are recog
 VERSION = 2
 _MAGIC = b"SQLite format 3\0"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_ASIDE = ("", "-wal", "-shm")
+_SUFFIXES = ("", "-wal", "-shm")
 
 # Filters read `flows` in the order of its key: 100 bytes per row, so a million rows take a fifth of a second.
 # `bodies` holds what only answers need. SQLite works on both without our locks and without the GIL.
 _TABLES = f"""
 BEGIN;
-{words.TABLE}
+{strings.TABLE}
 CREATE TABLE flows (
     tenant INTEGER NOT NULL, started INTEGER NOT NULL, flow_id BLOB NOT NULL, ended INTEGER NOT NULL,
     up INTEGER NOT NULL, down INTEGER NOT NULL, src_port INTEGER NOT NULL, dst_port INTEGER NOT NULL,
@@ -57,16 +57,16 @@ _decode = msgspec.json.Decoder(FlowRecord).decode
 def open_writer(path: str) -> sqlite3.Connection:
     """A connection for writing. A missing file is created (0600), a damaged one is moved aside.
 
-    Raises ProxyError if the file is not ours or cannot be opened: it is never overwritten.
+    Raises ProxyError if the file is not a flow log, or cannot be opened: it is never overwritten.
     """
     try:
-        if _is_blank(path):
-            move_aside(path, "zeros stand in place of its header")
-        if _prepare_file(path) == flowold.VERSION:
-            old = _rename(path, f"version-{flowold.VERSION}")
+        if _is_zeroed(path):
+            move_aside(path, "its header is all zeros")
+        if _prepare_file(path) == flowimport.VERSION:
+            old = _rename(path, f"version-{flowimport.VERSION}")
             _prepare_file(path)
             connection = _connect(path)
-            flowold.take_over(old, connection)
+            flowimport.import_records(old, connection)
             return connection
         try:
             return _connect(path)
@@ -87,14 +87,14 @@ def open_reader(path: str) -> sqlite3.Connection:
     return connection
 
 
-def open_left(path: str) -> sqlite3.Connection:
+def open_offline(path: str) -> sqlite3.Connection:
     """A connection to the file of a proxy that has ended. It neither changes nor locks the file, in case the proxy
     restarts.
 
     Records that a killed proxy left in the WAL are read there; normally SQLite would checkpoint it, which changes both.
     """
-    how = "readonly_shm=1" if os.path.exists(f"{path}-wal") else "immutable=1"
-    connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro&{how}", uri=True, isolation_level=None)
+    mode = "readonly_shm=1" if os.path.exists(f"{path}-wal") else "immutable=1"
+    connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro&{mode}", uri=True, isolation_level=None)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     except sqlite3.Error:
@@ -121,13 +121,13 @@ def move_aside(path: str, reason: str) -> None:
 
 def _rename(path: str, why: str) -> str:
     aside = f"{path}.{why}-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09}"
-    for suffix in _ASIDE:
+    for suffix in _SUFFIXES:
         if os.path.exists(path + suffix):
             os.rename(path + suffix, aside + suffix)
     return aside
 
 
-def _is_blank(path: str) -> bool:
+def _is_zeroed(path: str) -> bool:
     """Whether the file begins with zeros, as after a crash of the machine; no other program's file does."""
     try:
         with open(path, "rb") as file:
@@ -145,8 +145,8 @@ def _prepare_file(path: str) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         header = os.pread(descriptor, 72, 0)
-        ours = header[:16] == _MAGIC and int.from_bytes(header[68:72]) == APPLICATION_ID
-        if header and not ours:
+        is_ours = header[:16] == _MAGIC and int.from_bytes(header[68:72]) == APPLICATION_ID
+        if header and not is_ours:
             raise ProxyError(f"{path} is not a flow log of this proxy: name another file in records.path")
         os.fchmod(descriptor, 0o600)
         return int.from_bytes(header[60:64])
@@ -168,7 +168,7 @@ def _connect(path: str) -> sqlite3.Connection:
         if version not in (0, VERSION):
             raise ProxyError(f"the flow log {path} has version {version}, this proxy reads {VERSION}: use another file")
         count_and_oldest(connection)  # the first reads of every writer: damage shows here or later
-        load_losses(connection)
+        load_lost_counts(connection)
     except BaseException:
         connection.close()
         raise
@@ -181,7 +181,7 @@ def save_live(connection: sqlite3.Connection, records: Iterable[FlowRecord]) -> 
     connection.executemany("INSERT OR REPLACE INTO live VALUES (?, ?)", values)
 
 
-def forget_live(connection: sqlite3.Connection, flow_ids: Iterable[str]) -> None:
+def delete_live(connection: sqlite3.Connection, flow_ids: Iterable[str]) -> None:
     connection.executemany("DELETE FROM live WHERE flow_id = ?", [(flow_id,) for flow_id in flow_ids])
 
 
@@ -196,16 +196,16 @@ def load_live(connection: sqlite3.Connection) -> list[FlowRecord]:
     return found
 
 
-def save_losses(connection: sqlite3.Connection, losses: Iterable[tuple[str, int, int]]) -> None:
+def save_lost_counts(connection: sqlite3.Connection, counts: Iterable[tuple[str, int, int]]) -> None:
     """Set the counts of losses for (tenant, minute)."""
-    connection.executemany("INSERT OR REPLACE INTO losses VALUES (?, ?, ?)", losses)
+    connection.executemany("INSERT OR REPLACE INTO losses VALUES (?, ?, ?)", counts)
 
 
-def load_losses(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
+def load_lost_counts(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
     return connection.execute("SELECT tenant, minute, count FROM losses").fetchall()
 
 
-def forget_losses(connection: sqlite3.Connection, before_minute: int) -> None:
+def delete_lost_counts(connection: sqlite3.Connection, before_minute: int) -> None:
     connection.execute("DELETE FROM losses WHERE minute < ?", (before_minute,))
 
 
@@ -214,18 +214,18 @@ def delete_oldest(connection: sqlite3.Connection, count: int) -> int:
     return _delete(connection, "SELECT tenant, started, flow_id FROM flows ORDER BY ended LIMIT ?", count)
 
 
-def delete_before(connection: sqlite3.Connection, cutoff: int, at_most: int) -> int:
-    """Delete records that ended before `cutoff` (Unix ns), up to `at_most`. Returns how many were deleted."""
-    chosen = "SELECT tenant, started, flow_id FROM flows WHERE ended < ? ORDER BY ended LIMIT ?"
-    return _delete(connection, chosen, cutoff, at_most)
+def delete_before(connection: sqlite3.Connection, cutoff: int, limit: int) -> int:
+    """Delete records that ended before `cutoff` (Unix ns), up to `limit`. Returns how many were deleted."""
+    selection = "SELECT tenant, started, flow_id FROM flows WHERE ended < ? ORDER BY ended LIMIT ?"
+    return _delete(connection, selection, cutoff, limit)
 
 
-def _delete(connection: sqlite3.Connection, chosen: str, *arguments: int) -> int:
-    keys = connection.execute(chosen, arguments).fetchall()
+def _delete(connection: sqlite3.Connection, selection: str, *arguments: int) -> int:
+    keys = connection.execute(selection, arguments).fetchall()
     connection.executemany("DELETE FROM flows WHERE tenant = ? AND started = ? AND flow_id = ?", keys)
-    names = [key[2:] for key in keys]
-    connection.executemany("DELETE FROM bodies WHERE flow_id = ?", names)
-    connection.executemany("DELETE FROM children WHERE flow_id = ?", names)
+    flow_ids = [key[2:] for key in keys]
+    connection.executemany("DELETE FROM bodies WHERE flow_id = ?", flow_ids)
+    connection.executemany("DELETE FROM children WHERE flow_id = ?", flow_ids)
     return len(keys)
 
 
@@ -236,15 +236,15 @@ def count_children(connection: sqlite3.Connection) -> int:
 
 def delete_oldest_children(connection: sqlite3.Connection, count: int) -> None:
     """Delete the `count` child records that ended first."""
-    chosen = "SELECT number FROM children ORDER BY number LIMIT ?"
-    connection.execute(f"DELETE FROM children WHERE number IN ({chosen})", (count,))
+    selection = "SELECT number FROM children ORDER BY number LIMIT ?"
+    connection.execute(f"DELETE FROM children WHERE number IN ({selection})", (count,))
 
 
-def delete_children_before(connection: sqlite3.Connection, cutoff: int, at_most: int) -> int:
-    """Delete child records that ended before `cutoff` (Unix ns), among the `at_most` oldest. Returns how many."""
-    chosen = "SELECT number FROM children ORDER BY number LIMIT ?"
-    statement = f"DELETE FROM children WHERE number IN ({chosen}) AND ended < ?"
-    return connection.execute(statement, (at_most, cutoff)).rowcount
+def delete_children_before(connection: sqlite3.Connection, cutoff: int, limit: int) -> int:
+    """Delete child records that ended before `cutoff` (Unix ns), among the `limit` oldest. Returns how many."""
+    selection = "SELECT number FROM children ORDER BY number LIMIT ?"
+    statement = f"DELETE FROM children WHERE number IN ({selection}) AND ended < ?"
+    return connection.execute(statement, (limit, cutoff)).rowcount
 
 
 def count_and_oldest(connection: sqlite3.Connection) -> tuple[int, int | None]:

@@ -13,9 +13,9 @@ import msgspec
 from proxy.errors import ProxyError
 from proxy.flow.query import FlowQuery, Page, StoredFlow, Window
 from proxy.telemetry import flowdb, flowsql
-from proxy.telemetry.losses import Losses
+from proxy.telemetry.lost_records import LostRecords
 from proxy.telemetry.rows import Row, record_of
-from proxy.telemetry.words import Texts
+from proxy.telemetry.strings import Strings
 
 QUERY_TIMEOUT_S = 10.0
 YIELD_EVERY = 8  # records, 0.1 ms: the interpreter by itself would switch threads after 5 ms
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
-def read_page(connection: sqlite3.Connection, query: FlowQuery, losses: Losses) -> Page:
+def read_page(connection: sqlite3.Connection, query: FlowQuery, lost_records: LostRecords) -> Page:
     """The stored flows that match, and how complete that is. Raises ProxyError if too slow, or sqlite3.Error."""
     with deadline(connection):
         rows = _rows(connection, query)
         oldest = flowdb.oldest_end(connection, query.tenant)
-    flows = read_rows(rows[: query.limit], Texts(connection))
+    flows = read_rows(rows[: query.limit], Strings(connection))
     until = time.time_ns() if query.until is None else query.until
-    lost = losses.count(query.tenant, query.since, query.until)
+    lost = lost_records.count(query.tenant, query.since, query.until)
     return Page(flows, Window(query.since, until, oldest), lost, truncated=len(rows) > query.limit)
 
 
@@ -62,18 +62,18 @@ def _statement(connection: sqlite3.Connection, query: FlowQuery) -> flowsql.Cond
 def _is_recent(connection: sqlite3.Connection, since: int) -> bool:
     """Whether few flows have ended since then. Counting them takes some milliseconds at most."""
     counted = "SELECT count(*) FROM (SELECT 1 FROM flows INDEXED BY flows_by_end WHERE ended >= ? LIMIT ?)"
-    (count,) = connection.execute(counted, (since, flowsql.FEW)).fetchone()
-    return bool(count < flowsql.FEW)
+    (count,) = connection.execute(counted, (since, flowsql.MAX_RECENT)).fetchone()
+    return bool(count < flowsql.MAX_RECENT)
 
 
-def read_rows(rows: Sequence[Row], texts: Texts) -> list[StoredFlow]:
+def read_rows(rows: Sequence[Row], strings: Strings) -> list[StoredFlow]:
     """The records of the rows as JSON. Yields to other threads regularly, among them that of the packets."""
     flows = []
     for number, row in enumerate(rows):
         if number % YIELD_EVERY == 0:
             time.sleep(0)
         try:
-            record = record_of(row[1:-1], row[-1], texts)
+            record = record_of(row[1:-1], row[-1], strings)
         except (LookupError, ValueError) as error:
             log.error("a record of the flow log cannot be read: %s", error)
             continue

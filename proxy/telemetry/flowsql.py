@@ -14,8 +14,8 @@ from proxy.telemetry.rows import COLUMNS, community_digest, community_number, pa
 if TYPE_CHECKING:
     from proxy.telemetry.wheresql import WhereSql
 
-_WORD = "(SELECT text FROM words WHERE id = {})"
-_EMPTY = "coalesce((SELECT text FROM words WHERE id = {}), '')"
+_TEXT = "(SELECT text FROM words WHERE id = {})"
+_TEXT_OR_EMPTY = "coalesce((SELECT text FROM words WHERE id = {}), '')"
 SORT_COLUMNS = {
     "start": "started",
     "end": "ended",
@@ -23,17 +23,28 @@ SORT_COLUMNS = {
     "bytes": "up + down",
     "up": "up",
     "down": "down",
-    "tenant": _WORD.format("tenant"),
-    "user": _EMPTY.format("user"),
+    "tenant": _TEXT.format("tenant"),
+    "user": _TEXT_OR_EMPTY.format("user"),
     "src": "src",
     "src_port": "src_port",
     "dst": "dst",
     "dst_port": "dst_port",
-    "protocol": _WORD.format("protocol"),
-    "state": _WORD.format("state"),
-    "close_reason": _EMPTY.format("close_reason"),
+    "protocol": _TEXT.format("protocol"),
+    "state": _TEXT.format("state"),
+    "close_reason": _TEXT_OR_EMPTY.format("close_reason"),
 }
-_WORDS = ("protocol", "state", "close_reason", "user", "device", "onramp", "offramp", "level", "verdict", "tls_action")
+_STRING_FILTERS = (
+    "protocol",
+    "state",
+    "close_reason",
+    "user",
+    "device",
+    "onramp",
+    "offramp",
+    "level",
+    "verdict",
+    "tls_action",
+)
 _RANGES = {
     "src": ("src",),
     "dst": ("dst",),
@@ -43,11 +54,11 @@ _RANGES = {
     "port": ("dst_port", "src_port"),
 }
 _SELECTED = ", ".join(f"flows.{name}" for name in COLUMNS)
-_DECIDED = """decisions IN (SELECT id FROM words WHERE CASE WHEN json_valid(text) THEN EXISTS (
+_HAS_DECISION = """decisions IN (SELECT id FROM words WHERE CASE WHEN json_valid(text) THEN EXISTS (
     SELECT 1 FROM json_each(text) AS decision
     WHERE decision.value ->> 'policy' IN ({0}) OR decision.value ->> 'rule' IN ({0})) END)"""
 # A window with more flows than this is read in the order of the key: a look-up for each costs more.
-FEW = 50_000
+MAX_RECENT = 50_000
 
 Condition = tuple[str, list[Any]]
 
@@ -90,9 +101,9 @@ def select(query: FlowQuery, *, is_recent: bool = False) -> Condition:
     # Keys are selected first, and their rows read afterwards: sorting whole rows takes four times as long.
     table = "flows INDEXED BY flows_by_end" if is_recent else "flows NOT INDEXED"
     order = f"ORDER BY {key} {direction}, flow_id {direction}"  # as in the key: the first found are the first
-    chosen = f"SELECT {key} AS sort_key, tenant, started, flow_id FROM {table} WHERE {where} {order} LIMIT ?"
+    keys = f"SELECT {key} AS sort_key, tenant, started, flow_id FROM {table} WHERE {where} {order} LIMIT ?"
     statement = (
-        f"SELECT sort_key, {_SELECTED}, body FROM ({chosen}) AS chosen "
+        f"SELECT sort_key, {_SELECTED}, body FROM ({keys}) AS chosen "
         "CROSS JOIN flows USING (tenant, started, flow_id) CROSS JOIN bodies USING (flow_id) "
         f"ORDER BY sort_key {direction}, flows.flow_id {direction}"
     )
@@ -116,10 +127,10 @@ def lookup(query: FlowQuery) -> Condition:
     """As `select`, for a query that names its flows: each is found by its body."""
     where = conditions(query)
     names = [packed_id(name) for name in query.flow_id]
-    chosen = f"SELECT tenant, started, flow_id, body FROM bodies WHERE flow_id IN ({','.join('?' * len(names))})"
+    bodies = f"SELECT tenant, started, flow_id, body FROM bodies WHERE flow_id IN ({','.join('?' * len(names))})"
     key, direction = SORT_COLUMNS[query.sort], "DESC" if query.descending else "ASC"
     statement = (
-        f"SELECT {key} AS sort_key, {_SELECTED}, named.body FROM ({chosen}) AS named "
+        f"SELECT {key} AS sort_key, {_SELECTED}, named.body FROM ({bodies}) AS named "
         f"CROSS JOIN flows USING (tenant, started, flow_id) WHERE {where} "
         f"ORDER BY sort_key {direction}, flows.flow_id {direction} LIMIT ?"
     )
@@ -142,49 +153,49 @@ def conditions(query: FlowQuery) -> Where:
         condition, arguments = has_child(request, "request", query.tenant)
         where.add(condition, *arguments)
     if query.where:
-        written = _where_sql(query.where)
-        where.add(written.condition, *written.arguments)
+        where_sql = _where_sql(query.where)
+        where.add(where_sql.condition, *where_sql.arguments)
     for condition, arguments in _filters(query, is_host_asked=request is None):
         where.add(f"({condition})", *arguments)
     for condition, arguments in _filters(query.excluded):
         where.add(f"({condition}) IS NOT TRUE", *arguments)  # an unknown user is not among the excluded ones
-    for unwanted in requests_excluded(query.excluded):
-        condition, arguments = has_child(unwanted, "request", query.tenant)
+    for excluded in requests_excluded(query.excluded):
+        condition, arguments = has_child(excluded, "request", query.tenant)
         where.add(f"NOT {condition}", *arguments)
     return where
 
 
-def _filters(chosen: Filters, *, is_host_asked: bool = True) -> list[Condition]:
+def _filters(filters: Filters, *, is_host_asked: bool = True) -> list[Condition]:
     found: list[Condition] = []
-    for name in _WORDS:
-        if values := getattr(chosen, name):
-            found.append((f"{name} IN (SELECT id FROM words WHERE text IN ({_marks(values)}))", list(values)))
+    for name in _STRING_FILTERS:
+        if values := getattr(filters, name):
+            found.append((f"{name} IN (SELECT id FROM words WHERE text IN ({_placeholders(values)}))", list(values)))
     for name, columns in _RANGES.items():
-        if ranges := getattr(chosen, name):
+        if ranges := getattr(filters, name):
             tests = [f"{column} BETWEEN ? AND ?" for column in columns for _ in ranges]
             found.append((" OR ".join(tests), [end for pair in ranges * len(columns) for end in pair]))
-    if versions := chosen.version:
-        found.append((f"substr(src, 1, 1) IN ({_marks(versions)})", [bytes((version,)) for version in versions]))
-    if (hosts := chosen.host) and is_host_asked:
+    if versions := filters.version:
+        found.append((f"substr(src, 1, 1) IN ({_placeholders(versions)})", [bytes((version,)) for version in versions]))
+    if (hosts := filters.host) and is_host_asked:
         globs = " OR ".join("lower(text) GLOB ?" for _ in hosts)
         found.append(
             (f"dst_host IN (SELECT id FROM words WHERE {globs})", [host.replace("[", "[[]") for host in hosts])
         )
-    if names := chosen.policy:
-        found.append((_DECIDED.format(_marks(names)), [*names, *names]))
-    if marks := chosen.dscp:
-        found.append((f"dscp IN ({_marks(marks)})", list(marks)))
-    if names := chosen.flow_id:
-        found.append((f"flow_id IN ({_marks(names)})", [packed_id(name) for name in names]))
-    if names := chosen.community_id:
+    if names := filters.policy:
+        found.append((_HAS_DECISION.format(_placeholders(names)), [*names, *names]))
+    if marks := filters.dscp:
+        found.append((f"dscp IN ({_placeholders(marks)})", list(marks)))
+    if names := filters.flow_id:
+        found.append((f"flow_id IN ({_placeholders(names)})", [packed_id(name) for name in names]))
+    if names := filters.community_id:
         numbers = [community_number(community_digest(name)) for name in names]
-        found.append((f"community IN ({_marks(names)})", numbers))
-    if chosen.min_bytes > 0:
-        found.append(("up + down >= ?", [chosen.min_bytes]))
-    if chosen.min_duration_ms > 0:
-        found.append(("(ended - started) / 1e6 >= ?", [chosen.min_duration_ms]))
+        found.append((f"community IN ({_placeholders(names)})", numbers))
+    if filters.min_bytes > 0:
+        found.append(("up + down >= ?", [filters.min_bytes]))
+    if filters.min_duration_ms > 0:
+        found.append(("(ended - started) / 1e6 >= ?", [filters.min_duration_ms]))
     return found
 
 
-def _marks(values: tuple[Any, ...]) -> str:
+def _placeholders(values: tuple[Any, ...]) -> str:
     return ",".join("?" * len(values))

@@ -33,7 +33,7 @@ class JsonLines(ThreadedSink[Line]):
         name = f"records in {settings.path}"
         super().__init__(name, queue_items=queue_records, batch_items=BATCH_RECORDS, linger_s=LINGER_S)
 
-    def _keep(self, items: list[Line]) -> str | None:
+    def _write(self, items: list[Line]) -> str | None:
         try:
             lines = self._encoder.encode_lines(items)
             self._rotate_for(len(lines))
@@ -46,7 +46,7 @@ class JsonLines(ThreadedSink[Line]):
             return str(error)
         return None
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
 
@@ -55,7 +55,7 @@ class JsonLines(ThreadedSink[Line]):
         path = self._settings.path
         if self._fd < 0 or not _is_file(self._fd, path):
             self._reopen()
-        elif (has := os.fstat(self._fd).st_size) and has + size > self._settings.max_bytes:
+        elif (size_now := os.fstat(self._fd).st_size) and size_now + size > self._settings.max_bytes:
             for number in range(self._settings.files - 1, 0, -1):
                 older = f"{path}.{number}"
                 newer = f"{path}.{number - 1}" if number > 1 else path

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from proxy.control.schema import Status, TunnelInfo
-from proxy.telemetry.ends import EndDrops
+from proxy.telemetry.end_drops import EndDrops
 
 Kind = Literal["counter", "gauge"]
 Sample = tuple[Mapping[str, str], float]
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-_SUMS = {
+_TRAFFIC = {
     "client_packets": "IP packets that came from the tenant's tunnels.",
     "client_bytes": "Bytes of IP packets that came from the tenant's tunnels.",
     "origin_packets": "IP packets sent into the tenant's tunnels.",
@@ -23,35 +23,46 @@ _SUMS = {
 _HEALTH = {"healthy": 0, "degraded": 1, "down": 2}
 
 
-def render(status: Status, tunnels: Iterable[TunnelInfo] = (), ends: EndDrops | None = None) -> str:
+def render(status: Status, tunnels: Iterable[TunnelInfo] = (), end_drops: EndDrops | None = None) -> str:
     """The whole exposition, families in a fixed order. A drop without a tenant has an empty tenant label."""
     return "".join(
         [
             _family(
-                "oxy_start_time_seconds", "gauge", "When the proxy started, in Unix time.", _one(status.started / 1e9)
+                "oxy_start_time_seconds",
+                "gauge",
+                "When the proxy started, in Unix time.",
+                _value(status.started / 1e9),
             ),
-            _family("oxy_draining", "gauge", "1 while the proxy drains.", _one(int(status.state == "draining"))),
+            _family("oxy_draining", "gauge", "1 while the proxy drains.", _value(int(status.state == "draining"))),
             _family("oxy_tunnels", "gauge", "Open tunnels.", _by_tenant(status, "tunnels")),
             _family("oxy_flows", "gauge", "Live flows.", _by(status, "flows", "protocol")),
-            _family("oxy_flows_started_total", "counter", "Flows begun.", _by(status, "flows_started", "protocol")),
+            _family("oxy_flows_started_total", "counter", "Flows started.", _by(status, "flows_started", "protocol")),
             _family(
                 "oxy_flows_ended_total", "counter", "Flows ended, by reason.", _by(status, "flows_ended", "reason")
             ),
-            *(_family(f"oxy_{sum_}_total", "counter", text, _by_tenant(status, sum_)) for sum_, text in _SUMS.items()),
-            _family("oxy_drops_total", "counter", "Packets that went no further, by reason.", _drops(status)),
+            *(
+                _family(f"oxy_{field}_total", "counter", text, _by_tenant(status, field))
+                for field, text in _TRAFFIC.items()
+            ),
+            _family("oxy_drops_total", "counter", "Packets dropped, by reason.", _drops(status)),
             *_health(tunnels),
-            *_ends(ends or {}),
+            *_end_drops(end_drops or {}),
             _family("oxy_kernel_total", "counter", "Counters of the private namespace.", _kernel(status)),
             *_offramp(status),
             _family("oxy_inspector_sessions", "gauge", "Sessions that inspectors read.", _inspected(status)),
-            _family("oxy_inspectors_died_total", "counter", "Inspectors that died.", _one(status.inspectors_died)),
-            _family("oxy_records_stored", "gauge", "Records in the flow log.", _one(status.records.stored)),
-            _family("oxy_records_lost_total", "counter", "Records that could not be kept.", _one(status.records.lost)),
+            _family("oxy_inspectors_died_total", "counter", "Inspectors that died.", _value(status.inspectors_died)),
+            _family("oxy_records_stored", "gauge", "Records in the flow log.", _value(status.records.stored)),
             _family(
-                "oxy_audit_lost_total", "counter", "Records missing in the audit log.", _one(status.records.audit_lost)
+                "oxy_records_lost_total", "counter", "Records that could not be stored.", _value(status.records.lost)
             ),
             _family(
-                "oxy_spans_lost_total", "counter", "Spans that could not be sent.", _one(status.records.spans_lost)
+                "oxy_audit_lost_total",
+                "counter",
+                "Records missing in the audit log.",
+                _value(status.records.audit_lost),
+            ),
+            _family(
+                "oxy_spans_lost_total", "counter", "Spans that could not be sent.", _value(status.records.spans_lost)
             ),
         ]
     )
@@ -73,7 +84,7 @@ def _labels(labels: Mapping[str, str]) -> str:
     return f"{{{inner}}}" if inner else ""
 
 
-def _one(value: float) -> Iterator[Sample]:
+def _value(value: float) -> Iterator[Sample]:
     yield {}, value
 
 
@@ -118,16 +129,14 @@ def _health(tunnels: Iterable[TunnelInfo]) -> Iterator[str]:
         for own, t in probed
         for result, count in (("answered", t.probes_answered), ("lost", t.probes_lost))
     )
-    yield _family(
-        "oxy_tunnel_probes_total", "counter", "Probes sent through a tunnel, by what became of them.", samples
-    )
+    yield _family("oxy_tunnel_probes_total", "counter", "Probes sent through a tunnel, by outcome.", samples)
 
 
-def _ends(drops: EndDrops) -> Iterator[str]:
+def _end_drops(drops: EndDrops) -> Iterator[str]:
     """The family of tunnel ends carried by other programs, if there are any."""
     if drops:
         names = "tenant", "tunnel", "end", "reason"
-        samples = ((dict(zip(names, place, strict=True)), count) for place, count in sorted(drops.items()))
+        samples = ((dict(zip(names, key, strict=True)), count) for key, count in sorted(drops.items()))
         text = "Packets that an end of a tunnel carried by another program dropped, by reason."
         yield _family("oxy_tunnel_end_drops_total", "counter", text, samples)
 
@@ -138,12 +147,12 @@ def _offramp(status: Status) -> Iterator[str]:
     if own.state != "kernel":
         return
     text = "Connections in conntrack's table, of the whole network namespace."
-    yield _family("oxy_conntrack_entries", "gauge", text, _one(own.conntrack_entries))
-    yield _family("oxy_conntrack_max", "gauge", "Connections that conntrack has room for.", _one(own.conntrack_max))
-    text = "Times that the nftables table was changed by somebody, and made again."
-    yield _family("oxy_kernel_table_repairs_total", "counter", text, _one(own.repairs))
-    text = "Times that the kernel told of flows faster than it was heard."
-    yield _family("oxy_kernel_lost_total", "counter", text, _one(own.lost))
+    yield _family("oxy_conntrack_entries", "gauge", text, _value(own.conntrack_entries))
+    yield _family("oxy_conntrack_max", "gauge", "Connections that conntrack has room for.", _value(own.conntrack_max))
+    text = "Times that the nftables table was restored after another program had changed it."
+    yield _family("oxy_kernel_table_repairs_total", "counter", text, _value(own.repairs))
+    text = "Times that the kernel reported flows faster than the proxy read, so that reports were lost."
+    yield _family("oxy_kernel_lost_total", "counter", text, _value(own.lost))
 
 
 def _kernel(status: Status) -> Iterator[Sample]:

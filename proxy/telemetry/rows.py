@@ -16,18 +16,18 @@ import msgspec
 from proxy.flow.flow import address_text
 from proxy.flow.query import packed
 from proxy.flow.record import SCHEMA, Decision, FlowRecord, Totals
-from proxy.telemetry.words import Texts, Words
+from proxy.telemetry.strings import StringIds, Strings
 
 COLUMNS = (
     "tenant", "started", "flow_id", "ended", "up", "down", "src_port", "dst_port", "protocol", "src", "dst", "state",
     "close_reason", "verdict", "level", "onramp", "offramp", "decisions", "dscp", "user", "device", "dst_host",
     "community", "tls_action",
 )  # fmt: skip
-WORDS = (
+STRING_COLUMNS = (
     "protocol", "state", "close_reason", "verdict", "level", "onramp", "offramp", "decisions", "user", "device",
     "dst_host", "tls_action", "tenant",
 )  # fmt: skip
-_BODY_WORDS = (
+_BODY_STRINGS = (
     "node", "tunnel", "vnet", "offramp_tunnel", "route", "egress_ip", "host_source", "detected_protocol", "conn_state",
     "history", "closed_by",
 )  # fmt: skip
@@ -35,23 +35,23 @@ _BODY_TIMES = ("client_tcp_ms", "origin_tcp_ms", "policy_ms", "ttfb_ms")
 _BODY_TOTALS = (
     "client_packets", "client_bytes", "origin_packets", "origin_bytes", "spliced_bytes",
 )  # fmt: skip
-_TIMES_AT = len(_BODY_WORDS)
+_TIMES_AT = len(_BODY_STRINGS)
 _TOTALS_AT = _TIMES_AT + len(_BODY_TIMES)
 _OTHERS_AT = _TOTALS_AT + len(_BODY_TOTALS)
 # Derived from columns, or the same in every ended flow: stored only if they differ.
 _DERIVED = ("schema", "event", "final", "end", "duration_ms", "community_id", "origin", "total", "start")
-_KNOWN = {*COLUMNS, *_BODY_WORDS, *_BODY_TIMES, *_DERIVED, "seq"}
+_KNOWN = {*COLUMNS, *_BODY_STRINGS, *_BODY_TIMES, *_DERIVED, "seq"}
 _FIELDS = {field.name: field for field in msgspec.structs.fields(FlowRecord)}
 _OTHERS = {
     name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     for name, field in _FIELDS.items()
     if name not in _KNOWN
 }
-_USUAL = {"schema": SCHEMA, "event": "end", "final": True}
+_CONSTANT = {"schema": SCHEMA, "event": "end", "final": True}
 _get_words, _get_times, _get_totals = (
-    operator.attrgetter(*names) for names in (_BODY_WORDS, _BODY_TIMES, _BODY_TOTALS)
+    operator.attrgetter(*names) for names in (_BODY_STRINGS, _BODY_TIMES, _BODY_TOTALS)
 )  # one call for all of them: bench/flowlog.py times a row
-_get_usual, _ALL_USUAL = operator.attrgetter(*_USUAL, *_OTHERS), (*_USUAL.values(), *_OTHERS.values())
+_get_defaults, _ALL_DEFAULTS = operator.attrgetter(*_CONSTANT, *_OTHERS), (*_CONSTANT.values(), *_OTHERS.values())
 _ID_DIGITS = 18
 _INSERT_BODY = "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?, ?)"
 _INSERT_FLOW = f"INSERT OR IGNORE INTO flows VALUES ({','.join('?' * len(COLUMNS))})"
@@ -75,26 +75,26 @@ def insert(connection: sqlite3.Connection, pairs: Sequence[Pair]) -> int:
     return connection.executemany(_INSERT_BODY, [body for _, body in pairs]).rowcount
 
 
-def rows_of(record: FlowRecord, words: Words) -> Pair:
+def rows_of(record: FlowRecord, string_ids: StringIds) -> Pair:
     """The rows of one ended flow: its columns, and its body. Raises ValueError or OverflowError if it cannot be stored.
 
     Blobs are bytearrays, as sqlite3 looks for an adapter of each bytes object.
     """
     end = _end_of(record)
-    flow_id, number = packed_id(record.flow_id), words.number
+    flow_id, id_of = packed_id(record.flow_id), string_ids.id_of
     digest = community_digest(record.community_id)
-    total, tenant = record.total, number(record.tenant)
+    total, tenant = record.total, id_of(record.tenant)
     row = (
         tenant, record.start, flow_id, end, total.client_payload_bytes, total.origin_payload_bytes,
-        record.src_port, record.dst_port, number(record.protocol),
+        record.src_port, record.dst_port, id_of(record.protocol),
         bytearray(packed(record.src)), bytearray(packed(record.dst)),
-        number(record.state), number(record.close_reason), number(record.verdict), number(record.level),
-        number(record.onramp), number(record.offramp), decisions_number(record.decisions, words), record.dscp,
-        number(record.user), number(record.device), number(record.dst_host), community_number(digest),
-        None if record.tls is None else number(record.tls.action),
+        id_of(record.state), id_of(record.close_reason), id_of(record.verdict), id_of(record.level),
+        id_of(record.onramp), id_of(record.offramp), decisions_id(record.decisions, string_ids), record.dscp,
+        id_of(record.user), id_of(record.device), id_of(record.dst_host), community_number(digest),
+        None if record.tls is None else id_of(record.tls.action),
     )  # fmt: skip
     body: list[Any] = [record.seq, digest, _endpoint_is_origin(record)]
-    body += map(number, _get_words(record))
+    body += map(id_of, _get_words(record))
     body += map(_microseconds, _get_times(record))
     body += _get_totals(total)
     if others := _others(record, end, digest):
@@ -102,13 +102,13 @@ def rows_of(record: FlowRecord, words: Words) -> Pair:
     return row, (flow_id, tenant, record.start, bytearray(_pack(body)))
 
 
-def record_of(row: FlowRow, body: bytes, texts: Texts) -> FlowRecord:
+def record_of(row: FlowRow, body: bytes, strings: Strings) -> FlowRecord:
     """The record that `rows_of` was given. `row`: the COLUMNS in order. Raises LookupError or msgspec.DecodeError."""
     columns = dict(zip(COLUMNS, row, strict=True))
-    for name in WORDS:
-        columns[name] = texts.text(columns[name])
+    for name in STRING_COLUMNS:
+        columns[name] = strings.text(columns[name])
     seq, digest, origin, *rest = _unpack(body)
-    words, times, counts = rest[:_TIMES_AT], rest[_TIMES_AT:_TOTALS_AT], rest[_TOTALS_AT:_OTHERS_AT]
+    ids, times, counts = rest[:_TIMES_AT], rest[_TIMES_AT:_TOTALS_AT], rest[_TOTALS_AT:_OTHERS_AT]
     started, ended = columns.pop("started"), columns.pop("ended")
     decisions = columns.pop("decisions")
     payload = columns.pop("up"), columns.pop("down")
@@ -116,13 +116,13 @@ def record_of(row: FlowRow, body: bytes, texts: Texts) -> FlowRecord:
     columns["flow_id"] = flow_id_text(columns["flow_id"])
     columns["src"], columns["dst"] = _address(columns["src"]), _address(columns["dst"])
     values: dict[str, Any] = {
-        **columns, **_USUAL, "seq": seq, "start": started, "end": ended, "duration_ms": (ended - started) / 1e6,
+        **columns, **_CONSTANT, "seq": seq, "start": started, "end": ended, "duration_ms": (ended - started) / 1e6,
         "decisions": decisions_of(decisions),
         "total": Totals(counts[0], counts[1], payload[0], counts[2], counts[3], payload[1], counts[4]),
         "community_id": "" if digest is None else _community_text(digest),
         "origin": _endpoint(columns["dst"], columns["dst_port"]) if origin is True else origin,
     }  # fmt: skip
-    values |= zip(_BODY_WORDS, map(texts.text, words), strict=True)
+    values |= zip(_BODY_STRINGS, map(strings.text, ids), strict=True)
     values["history"] = values["history"] or ""
     values |= zip(_BODY_TIMES, map(_milliseconds, times), strict=True)
     if len(rest) > _OTHERS_AT:
@@ -168,9 +168,9 @@ def _end_of(record: FlowRecord) -> int:
 def _others(record: FlowRecord, end: int, digest: bytes | None) -> dict[str, Any]:
     """Fields without a place of their own, where they differ from their defaults."""
     others: dict[str, Any] = {}
-    if (values := _get_usual(record)) != _ALL_USUAL:
-        each = zip((*_USUAL, *_OTHERS), values, _ALL_USUAL, strict=True)
-        others = {name: value for name, value, usual in each if value != usual}
+    if (values := _get_defaults(record)) != _ALL_DEFAULTS:
+        each = zip((*_CONSTANT, *_OTHERS), values, _ALL_DEFAULTS, strict=True)
+        others = {name: value for name, value, default in each if value != default}
     if record.end is None:
         others["end"] = None
     if record.duration_ms != (end - record.start) / 1e6:
@@ -185,13 +185,13 @@ def _community_text(digest: bytes) -> str:
     return "1:" + binascii.b2a_base64(digest, newline=False).decode()
 
 
-def decisions_number(decisions: list[Decision], words: Words) -> int | None:
-    """The number of the decisions' JSON in `words`: most records share theirs."""
-    return words.number(_encode_decisions(decisions).decode()) if decisions else None
+def decisions_id(decisions: list[Decision], string_ids: StringIds) -> int | None:
+    """The id of the decisions' JSON as a string: most records share theirs."""
+    return string_ids.id_of(_encode_decisions(decisions).decode()) if decisions else None
 
 
 def decisions_of(text: str | None) -> list[Decision]:
-    """The decisions that `decisions_number` was given. Raises msgspec.DecodeError."""
+    """The decisions that `decisions_id` was given. Raises msgspec.DecodeError."""
     return [] if text is None else _decode_decisions(text)
 
 

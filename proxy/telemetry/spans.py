@@ -40,22 +40,22 @@ class Spans(ThreadedSink[FlowRecord]):
     """Takes the last record of each flow. Nothing waits for an unreachable collector."""
 
     def __init__(self, exporter: SpanExporter, node: str, *, queue_records: int = QUEUE_ITEMS) -> None:
-        self._exporter, self._make = exporter, _Maker(node)
+        self._exporter, self._build = exporter, _SpanBuilder(node)
         super().__init__("spans", queue_items=queue_records, batch_items=BATCH_RECORDS)
 
-    def _keep(self, items: list[FlowRecord]) -> str | None:
+    def _write(self, items: list[FlowRecord]) -> str | None:
         try:
-            result = self._exporter.export([self._make(record) for record in items])
+            result = self._exporter.export([self._build(record) for record in items])
         except Exception as error:  # any error of a library that uses the network
             return str(error) or type(error).__name__
-        return None if result.name == "SUCCESS" else "the collector did not take them"
+        return None if result.name == "SUCCESS" else "the collector rejected them"
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         self._exporter.shutdown()
 
 
-class _Maker:
-    """Makes spans of records."""
+class _SpanBuilder:
+    """Builds spans from records."""
 
     def __init__(self, node: str) -> None:
         try:
@@ -117,10 +117,11 @@ def attributes(record: FlowRecord) -> dict[str, str | int | float | None]:
 
 def decision_attributes(record: FlowRecord, number: int) -> dict[str, str | bool | None]:
     """Attributes of one of the flow's decisions."""
-    said = record.decisions[number]
+    decision = record.decisions[number]
     return {
-        "oxy.stage": said.stage, "oxy.policy": said.policy, "oxy.rule": said.rule, "oxy.action": said.action,
-        "oxy.reason": said.reason, "oxy.policy.version": said.version, "oxy.enforced": said.enforced,
+        "oxy.stage": decision.stage, "oxy.policy": decision.policy, "oxy.rule": decision.rule,
+        "oxy.action": decision.action, "oxy.reason": decision.reason,
+        "oxy.policy.version": decision.version, "oxy.enforced": decision.enforced,
     }  # fmt: skip
 
 

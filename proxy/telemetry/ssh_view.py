@@ -33,7 +33,7 @@ class SSHView:
         if tenant not in self._tenants:
             raise ProxyError(f"SSH sessions of tenant '{tenant}' are not inspected: it has no host key")
         self._keys.rotate_host_key(tenant)
-        self._inspectors.renew(tenant)
+        self._inspectors.renew_ssh(tenant)
         return self._host_key(tenant)
 
     def end_channel(self, channel_id: str, tenant: str | None, why: str) -> bool:

@@ -55,7 +55,7 @@ from proxy.settings.sites import SITE, route_problem
 from proxy.stream.inspectors import InspectorHandle, Inspectors
 from proxy.stream.lifecycle import Lifecycle
 from proxy.telemetry.children import Children
-from proxy.telemetry.ends import end_drops
+from proxy.telemetry.end_drops import end_drops
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.jsonlines import JsonLines
 from proxy.telemetry.livescan import count_groups, count_routes, find_flow, scan, stream
@@ -130,7 +130,7 @@ class View:
             kernel=kernel,
             kernel_offramp=self._kernel_status(),
             inspectors=[] if self.inspectors is None else [_inspector(each) for each in self.inspectors.handles],
-            key_logs={} if self.inspectors is None else self.inspectors.lender.key_logs.paths,
+            key_logs={} if self.inspectors is None else self.inspectors.broker.key_logs.paths,
             inspectors_died=0 if self.inspectors is None else self.inspectors.deaths,
         )
 
@@ -144,13 +144,13 @@ class View:
         if kernel is None:
             state: Literal["sockets", "unavailable"] = "unavailable" if self._kernel_problem else "sockets"
             return KernelOffRampStatus(state=state, reason=self._kernel_problem)
-        entries, most = conntrack_usage() or (0, 0)
+        entries, maximum = conntrack_usage() or (0, 0)
         return KernelOffRampStatus(
             state="kernel",
             table=kernel.table,
             devices=kernel.devices,
             conntrack_entries=entries,
-            conntrack_max=most,
+            conntrack_max=maximum,
             repairs=kernel.repairs,
             lost=kernel.lost,
         )
@@ -158,17 +158,17 @@ class View:
     def tunnels(self, tenant: str | None) -> list[TunnelInfo]:
         """The open tunnels."""
         found = []
-        for owner in self._owners(tenant):
-            found += [_tunnel_info(tunnel, owner.alive_at[tunnel]) for tunnel in _carriers(owner)]
+        for owner in self._selected(tenant):
+            found += [_tunnel_info(tunnel, owner.live_by_carrier[tunnel]) for tunnel in _carriers(owner)]
         return found
 
     async def routes(self, tenant: str | None) -> list[RouteInfo]:
         """The routes of every virtual network that has some."""
         found: list[RouteInfo] = []
-        for owner in self._owners(tenant):
+        for owner in self._selected(tenant):
             routed = [network for network in owner.networks.values() if network.routes is not None]
-            taken = await count_routes(owner) if routed else Counter()
-            found += [info for network in routed for info in _routes(network, taken)]
+            counts = await count_routes(owner) if routed else Counter()
+            found += [info for network in routed for info in _routes(network, counts)]
         return found
 
     def set_routes(self, change: RoutesChange) -> None:
@@ -185,36 +185,37 @@ class View:
         network.routes = RouteTable(change.routes) if change.routes else None
         routes_changed(network)
 
-    async def narrowed(self, query: FlowQuery) -> FlowQuery | None:
+    async def resolve_request_filters(self, query: FlowQuery) -> FlowQuery | None:
         """The query for live flows, with its conditions on requests resolved to flows; None: no flow matches."""
-        wanted, unwanted = request_wanted(query), requests_excluded(query.excluded)
-        living = list(self.children.living(query.tenant)) if wanted is not None or unwanted else []
+        wanted, excluded_requests = request_wanted(query), requests_excluded(query.excluded)
+        is_needed = wanted is not None or bool(excluded_requests)
+        flow_ids = list(self.children.flows_with_children(query.tenant)) if is_needed else []
         changes, excluded = without_requests(query, is_wanted=True), without_requests(query.excluded, is_wanted=False)
         if wanted is not None:
-            found = await self._flows_with(wanted, living, query.tenant)
+            found = await self._flows_with(wanted, flow_ids, query.tenant)
             changes["flow_id"] = tuple(found & set(query.flow_id) if query.flow_id else found)
             if not changes["flow_id"]:
                 return None
-        for each in unwanted:
-            names = (*query.excluded.flow_id, *await self._flows_with(each, living, query.tenant))
+        for each in excluded_requests:
+            names = (*query.excluded.flow_id, *await self._flows_with(each, flow_ids, query.tenant))
             excluded["flow_id"] = (*excluded.get("flow_id", ()), *names)
         changes["excluded"] = msgspec.structs.replace(query.excluded, **excluded)
         return msgspec.structs.replace(query, **changes)
 
-    async def _flows_with(self, filters: ChildFilters, living: Sequence[str], tenant: str | None) -> set[str]:
+    async def _flows_with(self, filters: ChildFilters, flow_ids: Sequence[str], tenant: str | None) -> set[str]:
         """The subset of these flows with a request that matches, ended or open."""
         fields = msgspec.structs.asdict(filters)
         found = {child.flow_id for child in self.children.open(ChildQuery(tenant=tenant, **fields))}
-        return found | await self._log.flows_with(filters, "request", living)
+        return found | await self._log.flows_with(filters, "request", flow_ids)
 
     async def list_children(self, query: ChildQuery) -> ChildPage:
         """The children that match: first the open ones, then those that have ended, newest end first."""
-        return await self.children.listed(query, self._log.children)
+        return await self.children.list_children(query, self._log.children)
 
     async def live_flows(self, query: FlowQuery) -> list[FlowRecord]:
         """The first flows without an end record, in the query's order."""
-        count = self._kernel.count if self._kernel is not None else _counted
-        return await scan(self._owners(query.tenant), query, count, self._lifecycle.look)
+        count = self._kernel.count if self._kernel is not None else _skip_count
+        return await scan(self._selected(query.tenant), query, count, self._lifecycle.snapshot)
 
     async def past_flows(self, query: FlowQuery) -> Page:
         """Ended flows, from the store."""
@@ -222,8 +223,8 @@ class View:
 
     def all_live_flows(self, query: FlowQuery) -> AsyncGenerator[FlowRecord, None]:
         """Every live flow that matches, record by record."""
-        count = self._kernel.count if self._kernel is not None else _counted
-        return stream(self._owners(query.tenant), query, count, self._lifecycle.look)
+        count = self._kernel.count if self._kernel is not None else _skip_count
+        return stream(self._selected(query.tenant), query, count, self._lifecycle.snapshot)
 
     async def recorded_tenants(self) -> list[str]:
         """The tenants that have past flows."""
@@ -233,15 +234,15 @@ class View:
         """Live and past flows, aggregated together."""
         live, counted, ended = {}, set[str](), dict[str, int]()
 
-        def note(record: FlowRecord) -> None:
+        def note_end(record: FlowRecord) -> None:
             if record.flow_id in counted:
                 ended[record.flow_id] = record.end or record.start
 
-        unsubscribe = self.watch_ends(query.flows.tenant, note)
+        unsubscribe = self.watch_ends(query.flows.tenant, note_end)
         try:
-            if query.flows.scope != "past" and (flows := await self.narrowed(query.flows)) is not None:
-                count = self._kernel.count if self._kernel is not None else _counted
-                live = await count_groups(self._owners(flows.tenant), flows, query.by, count, counted)
+            if query.flows.scope != "past" and (flows := await self.resolve_request_filters(query.flows)) is not None:
+                count = self._kernel.count if self._kernel is not None else _skip_count
+                live = await count_groups(self._selected(flows.tenant), flows, query.by, count, counted)
             return await self._log.groups(query, live, ended)
         finally:
             unsubscribe()
@@ -256,7 +257,7 @@ class View:
 
     async def kill(self, flow_id: str, tenant: str | None) -> bool:
         """End a live flow. Returns False if the tenant has no such flow."""
-        flow = await find_flow(self._owners(tenant), flow_id)
+        flow = await find_flow(self._selected(tenant), flow_id)
         if flow is None:
             return False
         flow.handler.end("admin_killed")
@@ -268,7 +269,7 @@ class View:
         sites = {each.settings.name: each.settings for each in carriers if isinstance(each, SiteTunnel)}
         return render(self.status(), self.tunnels(None), await end_drops(sites.values()))
 
-    def _owners(self, tenant: str | None) -> list[Tenant]:
+    def _selected(self, tenant: str | None) -> list[Tenant]:
         if tenant is None:
             return list(self._tenants.values())
         return [self._tenants[tenant]] if tenant in self._tenants else []
@@ -280,7 +281,7 @@ class View:
         tunnels = _carriers(tenant)
         return TenantStatus(
             tunnels=len(tunnels),
-            flows={protocol: count for protocol, count in tenant.alive.items() if count},
+            flows={protocol: count for protocol, count in tenant.live_by_protocol.items() if count},
             flows_started=dict(tenant.opened),
             flows_ended=dict(self._ended[tenant.name]),
             client_packets=tenant.closed_traffic[0] + sum(tunnel.packets_in for tunnel in tunnels),
@@ -299,8 +300,8 @@ def _of_tenant(tenant: str | None, put: Callable[[FlowRecord], None]) -> Callabl
     return sink
 
 
-def _counted(flows: Sequence[Flow]) -> None:
-    """Do nothing: without the kernel off-ramp the proxy itself counts every packet."""
+def _skip_count(flows: Sequence[Flow]) -> None:
+    """Do nothing: without the kernel off-ramp, the proxy itself counts every packet."""
 
 
 def _inspector(handle: InspectorHandle) -> InspectorStatus:
@@ -354,7 +355,7 @@ def _tunnel_info(tunnel: RampCarrier, flows: int) -> TunnelInfo:
     return info
 
 
-def _routes(network: Network, taken: Counter[tuple[str, str]]) -> Iterator[RouteInfo]:
+def _routes(network: Network, counts: Counter[tuple[str, str]]) -> Iterator[RouteInfo]:
     assert network.routes is not None
     for route in network.routes.routes:
         peers = network.sites.get(route.via.removeprefix(SITE), []) if route.via.startswith(SITE) else None
@@ -368,5 +369,5 @@ def _routes(network: Network, taken: Counter[tuple[str, str]]) -> Iterator[Route
             weight=route.weight,
             level=route.level,
             cost=min(costs, default=None),
-            flows=taken[network.name, f"{route.prefix} via {route.via}"],
+            flows=counts[network.name, f"{route.prefix} via {route.via}"],
         )

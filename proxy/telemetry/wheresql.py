@@ -13,16 +13,16 @@ from proxy.policy.language import Facts, Kind, Values, parse
 from proxy.policy.language.compile import Compiler
 from proxy.policy.language.sets import NumberSet, constant, values_of
 from proxy.policy.language.tree import Call, Comparison, Literal, Logic, Membership, Node, Not, Path
-from proxy.telemetry.rows import WORDS
+from proxy.telemetry.rows import STRING_COLUMNS
 
 _COLUMNS = {source.field.name: source.name for source in SOURCES} | {
     "flow.bytes": "(up + down)",
     "flow.duration_s": "((ended - started) / 1e6 / 1000)",
 }
 _NUMBERS = ("==", "!=", "<", "<=", ">", ">=")
-_BIGGEST = 2**63 - 1
+_MAX_INTEGER = 2**63 - 1
 
-Holds = Callable[..., bool]
+Predicate = Callable[..., bool]
 
 
 class WhereSql(NamedTuple):
@@ -30,12 +30,12 @@ class WhereSql(NamedTuple):
 
     condition: str
     arguments: tuple[Any, ...]
-    functions: tuple[tuple[str, int, Holds], ...]  # name, number of arguments, function
+    functions: tuple[tuple[str, int, Predicate], ...]  # name, number of arguments, function
 
     def prepare(self, connection: sqlite3.Connection) -> None:
         """Register the functions."""
-        for name, count, holds in self.functions:
-            connection.create_function(name, count, holds, deterministic=True)
+        for name, count, predicate in self.functions:
+            connection.create_function(name, count, predicate, deterministic=True)
 
 
 @functools.lru_cache(64)  # called several times per answer
@@ -52,7 +52,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.arguments: list[Any] = []
-        self.functions: list[tuple[str, int, Holds]] = []
+        self.functions: list[tuple[str, int, Predicate]] = []
         self._compiler = Compiler(FIELDS, {})
 
     def write(self, node: Node) -> str:
@@ -65,20 +65,20 @@ class _Writer:
         if isinstance(node, Comparison) and (field := _field_alone(node.left)) is not None:
             name, kind = field
             if isinstance(node.right, Literal) and kind is Kind.NUMBER and node.operator in _NUMBERS:
-                return self._number(_COLUMNS[name], node.operator, constant(node.right, kind))
+                return self._compare_number(_COLUMNS[name], node.operator, constant(node.right, kind))
             if (other := _field_alone(node.right)) is not None and node.operator in _NUMBERS:
                 self._compiler.whole(node)  # checks that both are of one kind
                 operator = "==" if node.operator == "!=" else node.operator
-                holds = f"(({_COLUMNS[name]} {operator} {_COLUMNS[other[0]]}) IS TRUE)"
-                return holds if node.operator == operator else f"(NOT {holds})"
+                predicate = f"(({_COLUMNS[name]} {operator} {_COLUMNS[other[0]]}) IS TRUE)"
+                return predicate if node.operator == operator else f"(NOT {predicate})"
             if isinstance(node.right, Literal) and node.operator in ("==", "!="):
                 same = self._is_one_of(name, Values(kind, frozenset({constant(node.right, kind)})))
                 return same if node.operator == "==" else f"(NOT {same})"
         if isinstance(node, Membership) and (field := _field_alone(node.left)) is not None:
             return self._is_one_of(field[0], values_of(node.items, field[1]))
-        return self._called(node)
+        return self._as_function(node)
 
-    def _number(self, column: str, operator: str, value: Any) -> str:
+    def _compare_number(self, column: str, operator: str, value: Any) -> str:
         self.arguments.append(_bounded(value))
         return f"(({column} {operator} ?) IS TRUE)" if operator != "!=" else f"({column} IS NOT ?)"
 
@@ -86,30 +86,30 @@ class _Writer:
         column = _COLUMNS[name]
         if values.kind is Kind.TEXT:
             self.arguments += sorted(map(str, values.single))
-            chosen = f"SELECT id FROM words WHERE text IN ({','.join('?' * len(values.single))})"
-            return f"(({column} IN ({chosen})) IS TRUE)"
+            ids = f"SELECT id FROM words WHERE text IN ({','.join('?' * len(values.single))})"
+            return f"(({column} IN ({ids})) IS TRUE)"
         spans = list(_spans(values))
         self.arguments += [end for span in spans for end in span]
         return f"(({' OR '.join([f'{column} BETWEEN ? AND ?'] * len(spans)) or '0'}) IS TRUE)"
 
-    def _called(self, node: Node) -> str:
+    def _as_function(self, node: Node) -> str:
         """A test that needs its compiled function: run once per text if it reads one text field, else once per row."""
         test = self._compiler.whole(node).test
         names = sorted({path.name for path in _paths(node)})
         function = f"where_{len(self.functions)}"
-        if len(names) == 1 and _COLUMNS[names[0]] in WORDS:
+        if len(names) == 1 and _COLUMNS[names[0]] in STRING_COLUMNS:
             self.functions.append((function, 1, lambda text: test(Facts({names[0]: text}))))
             column = _COLUMNS[names[0]]
             absent = f" OR {column} IS NULL" if test(Facts()) else ""
             return f"((({column} IN (SELECT id FROM words WHERE {function}(text))) IS TRUE){absent})"
         reads = [_decoded if FIELDS.by_name[name].kind is Kind.ADDRESS else None for name in names]
 
-        def holds(*values: Any) -> bool:
-            known = (read(value) if read else value for read, value in zip(reads, values, strict=True))
-            return bool(test(Facts(zip(names, known, strict=True))))
+        def predicate(*values: Any) -> bool:
+            decoded = (read(value) if read else value for read, value in zip(reads, values, strict=True))
+            return bool(test(Facts(zip(names, decoded, strict=True))))
 
-        self.functions.append((function, len(names), holds))
-        return f"{function}({', '.join(map(_text_or_value, names))})"
+        self.functions.append((function, len(names), predicate))
+        return f"{function}({', '.join(map(_argument, names))})"
 
 
 def _field_alone(node: Node) -> tuple[str, Kind] | None:
@@ -163,9 +163,9 @@ def _decoded(stored: bytes) -> bytes:
 
 def _bounded(value: Any) -> Any:
     """A number for SQLite. Integers out of its range are compared as floats."""
-    return float(value) if isinstance(value, int) and abs(value) > _BIGGEST else value
+    return float(value) if isinstance(value, int) and abs(value) > _MAX_INTEGER else value
 
 
-def _text_or_value(name: str) -> str:
+def _argument(name: str) -> str:
     column = _COLUMNS[name]
-    return f"(SELECT text FROM words WHERE id = {column})" if column in WORDS else column
+    return f"(SELECT text FROM words WHERE id = {column})" if column in STRING_COLUMNS else column

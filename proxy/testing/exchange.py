@@ -29,7 +29,7 @@ class Stage(Protocol):
         """Deliver a packet from a tunnel and wait for all hooks. Returns the reason if it was not forwarded."""
         ...
 
-    def look(self, flow: Flow) -> FlowRecord:
+    def snapshot(self, flow: Flow) -> FlowRecord:
         """The flow's current record."""
         ...
 
@@ -57,20 +57,20 @@ class Client:
 
     def tcp(self, host: str, port: int, *, source_port: int | None = None) -> Exchange:
         """Open a connection: send a SYN."""
-        source, destination, ports = self._ends(host, port, source_port)
+        source, destination, ports = self._endpoints(host, port, source_port)
         return self._begin(packets.segment(source, destination, ports, tcp.SYN, ISN), "tcp")
 
     def udp(self, host: str, port: int, payload: bytes = b"hello", *, source_port: int | None = None) -> Exchange:
         """Send a datagram."""
-        source, destination, ports = self._ends(host, port, source_port)
+        source, destination, ports = self._endpoints(host, port, source_port)
         return self._begin(packets.datagram(source, destination, ports, payload), "udp")
 
     def ping(self, host: str, *, identifier: int = 7) -> Exchange:
         """Send an echo request."""
-        source, destination, _ = self._ends(host, 0, 0)
+        source, destination, _ = self._endpoints(host, 0, 0)
         return self._begin(packets.echo_request(source, destination, identifier, b"ping"), "icmp")
 
-    def _ends(self, host: str, port: int, source_port: int | None) -> tuple[bytes, bytes, tuple[int, int]]:
+    def _endpoints(self, host: str, port: int, source_port: int | None) -> tuple[bytes, bytes, tuple[int, int]]:
         destination = packets.pack(host)
         source = self._addresses[len(destination)]
         return source, destination, (next(self._ports) if source_port is None else source_port, port)
@@ -112,7 +112,7 @@ class Exchange:
 
     def close(self, reason: CloseReason = "client_closed") -> None:
         """End the flow."""
-        flow = self._known
+        flow = self._opened_flow
         if flow.handler is not None:
             self._stage.call(lambda: flow.handler.end(reason))
             self.packets += self._client.received()
@@ -120,17 +120,17 @@ class Exchange:
     @property
     def record(self) -> FlowRecord:
         """The flow's record."""
-        return self._stage.look(self._known)
+        return self._stage.snapshot(self._opened_flow)
 
     @property
     def verdict(self) -> str:
         """The verdict in the record: `allowed`, `denied`, `redirected` or `error`."""
-        return self._known.verdict
+        return self._opened_flow.verdict
 
     @property
     def decisions(self) -> list[Decision]:
         """All decisions about the flow, in order."""
-        return self._known.decisions
+        return self._opened_flow.decisions
 
     @property
     def answers(self) -> list[str]:
@@ -140,17 +140,17 @@ class Exchange:
     @property
     def sent_on(self) -> list[bytes]:
         """Packets sent by the flow's off-ramp, including those of other flows that use it."""
-        egress = self._known.egress
+        egress = self._opened_flow.egress
         return list(egress.sent) if isinstance(egress, MemoryTunnel) else []
 
     @property
-    def _known(self) -> Flow:
+    def _opened_flow(self) -> Flow:
         if self.flow is None:
             raise LookupError(f"the first packet opened no flow: {self.dropped}")
         return self.flow
 
     def _answer(self, flags: int, payload: bytes) -> None:
-        flow = self._known
+        flow = self._opened_flow
         egress = flow.egress
         if not isinstance(egress, MemoryTunnel):
             raise LookupError(f"{flow!r} does not leave as packets: there is nobody to answer")

@@ -24,7 +24,7 @@ from proxy.settings.model import TenantSettings, Timeouts
 from proxy.settings.sites import Route
 from proxy.stream.admission import Judge
 from proxy.stream.descriptors import Descriptors
-from proxy.stream.entrance import Entrance
+from proxy.stream.flow_setup import FlowSetup
 from proxy.stream.lifecycle import Lifecycle
 from proxy.testing.exchange import Client
 from proxy.verdict import Verdict
@@ -56,22 +56,24 @@ class Rehearsal:
         self._lifecycle = Lifecycle("rehearsal", self._runner, Descriptors(1 << 20))
         self._lifecycle.admission.judge = judge
         self._lifecycle.subscribe(self.records.append)
-        lifted = Lifted(self._lifecycle)
-        openers = dict.fromkeys(("tcp", "udp", "icmp", "icmpv6"), lifted)
+        stream_opener = StreamOpener(self._lifecycle)
+        openers = dict.fromkeys(("tcp", "udp", "icmp", "icmpv6"), stream_opener)
         forwarder = TunnelOffRamp(self._lifecycle, self.errors, Timeouts())
         self.opened: list[Flow] = []
-        entrance = Watched(self.opened, self._lifecycle, self.errors, openers, forwarder)
-        self._plane = Plane(entrance, self.errors)
+        flow_setup = ObservedFlowSetup(self.opened, self._lifecycle, self.errors, openers, forwarder)
+        self._plane = Plane(flow_setup, self.errors)
         self._ahead = 0.0
         self._count = 0
-        ways = {INTERNET: ("0.0.0.0/0", "::/0"), **(sites or {})}
+        site_prefixes = {INTERNET: ("0.0.0.0/0", "::/0"), **(sites or {})}
         self.tenants = {name: Tenant(name, TenantSettings()) for name in tenants}
         for tenant in self.tenants.values():
             routes = [
-                Route(prefix=prefix, via=f"site:{site}") for site, prefixes in ways.items() for prefix in prefixes
+                Route(prefix=prefix, via=f"site:{site}")
+                for site, prefixes in site_prefixes.items()
+                for prefix in prefixes
             ]
             tenant.networks["default"].routes = RouteTable(routes)
-            for site, prefixes in ways.items():
+            for site, prefixes in site_prefixes.items():
                 MemoryTunnel(tenant, (), prefixes=prefixes, tunnel_id=site, site=site)
 
     def __enter__(self) -> Rehearsal:
@@ -93,8 +95,8 @@ class Rehearsal:
             context = checked(made) if isinstance(made, TunnelContext) else decode_context(context)
         if context is None:
             self._count += 1
-            given = [pattern.format(self._count) for pattern in ADDRESSES]
-            context = TunnelContext(**{"tenant": next(iter(self.tenants)), "addresses": given, **fields})
+            addresses = [pattern.format(self._count) for pattern in ADDRESSES]
+            context = TunnelContext(**{"tenant": next(iter(self.tenants)), "addresses": addresses, **fields})
         if context.tenant not in self.tenants:
             raise Refused(f"unknown tenant {context.tenant!r}")
         _refuse(self.run(self._runner.ask("tunnel_open", context)))
@@ -122,9 +124,9 @@ class Rehearsal:
         self.call(lambda: self._lifecycle.tick(now))
         self.call(lambda: self._lifecycle.send_updates(self.tenants.values(), 1.0, now))
 
-    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+    def run(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
         """Run a coroutine of the test on the proxy's loop, such as the start of a server that a hook will query."""
-        return self._loop.run_until_complete(work)
+        return self._loop.run_until_complete(coroutine)
 
     def call(self, function: Callable[[], _Result]) -> _Result:
         """The result of `function`, once all hooks that it triggered have answered."""
@@ -141,9 +143,9 @@ class Rehearsal:
         buffer = bytearray(packet)
         return self.call(lambda: self._plane.handle(carrier, buffer, len(buffer), time.monotonic(), time.time_ns()))
 
-    def look(self, flow: Flow) -> FlowRecord:
+    def snapshot(self, flow: Flow) -> FlowRecord:
         """The flow's current record."""
-        return self._lifecycle.look(flow)
+        return self._lifecycle.snapshot(flow)
 
     def _end_all(self) -> None:
         for tenant in self.tenants.values():
@@ -153,7 +155,7 @@ class Rehearsal:
                     self._lifecycle.ended(flow)
 
 
-class Watched(Entrance):
+class ObservedFlowSetup(FlowSetup):
     """An admission that remembers the flows that it opened."""
 
     def __init__(self, opened: list[Flow], *parts: Any) -> None:
@@ -165,7 +167,7 @@ class Watched(Entrance):
         return super().open(flow, hop, buffer, packet)
 
 
-class Lifted:
+class StreamOpener:
     """Opens flows that end in the proxy: connected at once, without an origin."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
@@ -175,11 +177,11 @@ class Lifted:
         """Establish the flow."""
         flow.level, flow.offramp = "stream", "tunnel" if flow.egress else "socket"
         flow.origin = flow.target_text
-        self._lifecycle.begin(flow, LiftedFlow(self._lifecycle, flow), lambda: self._lifecycle.connected(flow))
+        self._lifecycle.begin(flow, StreamFlow(self._lifecycle, flow), lambda: self._lifecycle.connected(flow))
         return None
 
 
-class LiftedFlow:
+class StreamFlow:
     """A flow that ends in the proxy; it counts the client's packets."""
 
     def __init__(self, lifecycle: Lifecycle, flow: Flow) -> None:

@@ -49,25 +49,25 @@ class Encryptor:
         stanzas = [_stanza(key, secrets[32 * n : 32 * n + 32], file_key) for n, key in enumerate(keys)]
         head = VERSION + b"\n" + b"".join(stanzas) + b"---"
         self.header = head + b" " + _base64(_mac(file_key, head)) + b"\n" + nonce
-        self._cipher, self._count, self._held = _payload_cipher(file_key, nonce), 0, bytearray()
+        self._cipher, self._count, self._buffer = _payload_cipher(file_key, nonce), 0, bytearray()
 
     def update(self, data: bytes) -> bytes:
         """The encrypted chunks that `data` completes. The rest, at most 64 KiB, is buffered until the next call."""
-        held, sealed = self._held, bytearray()
-        held += data
-        while len(held) > CHUNK:  # a full chunk may be the last, which is marked as such
-            sealed += self._seal(bytes(held[:CHUNK]), is_last=False)
-            del held[:CHUNK]
-        return bytes(sealed)
+        buffer, encrypted = self._buffer, bytearray()
+        buffer += data
+        while len(buffer) > CHUNK:  # a full chunk may be the last, which is marked as such
+            encrypted += self._encrypt_chunk(bytes(buffer[:CHUNK]), is_last=False)
+            del buffer[:CHUNK]
+        return bytes(encrypted)
 
     def finish(self) -> bytes:
         """The last encrypted chunk."""
-        return self._seal(bytes(self._held), is_last=True)
+        return self._encrypt_chunk(bytes(self._buffer), is_last=True)
 
-    def _seal(self, chunk: bytes, *, is_last: bool) -> bytes:
-        sealed: bytes = self._cipher.encrypt(_chunk_nonce(self._count, is_last), chunk, None)
+    def _encrypt_chunk(self, chunk: bytes, *, is_last: bool) -> bytes:
+        encrypted: bytes = self._cipher.encrypt(_chunk_nonce(self._count, is_last), chunk, None)
         self._count += 1
-        return sealed
+        return encrypted
 
 
 def randomness_for(recipients: int) -> int:
@@ -82,17 +82,17 @@ def decrypt(data: bytes, identities: Iterable[bytes]) -> Iterator[bytes]:
     """
     keys = list(identities)
     head, mac, at = _split_header(data)
-    file_key = next((found for key in keys for found in _unwrapped(head, key)), None)
+    file_key = next((found for key in keys for found in _unwrap_file_keys(head, key)), None)
     if file_key is None:
         raise AgeError("it is encrypted to other keys than this identity's")
     if not hmac.compare_digest(_mac(file_key, head), mac):
         raise AgeError("its header was changed")
     nonce, rest = data[at : at + NONCE], memoryview(data)[at + NONCE :]
     cipher = _payload_cipher(file_key, nonce)
-    return _opened(cipher, rest)
+    return _decrypt_chunks(cipher, rest)
 
 
-def _opened(cipher: Any, rest: memoryview) -> Iterator[bytes]:
+def _decrypt_chunks(cipher: Any, rest: memoryview) -> Iterator[bytes]:
     from cryptography.exceptions import InvalidTag
 
     for count, start in enumerate(range(0, max(len(rest), 1), CHUNK + TAG)):
@@ -111,24 +111,24 @@ def _whole_chunk(cipher: Any, count: int, chunk: memoryview) -> bytes:
     from cryptography.exceptions import InvalidTag
 
     try:
-        opened: bytes = cipher.decrypt(_chunk_nonce(count, False), chunk, None)
+        decrypted: bytes = cipher.decrypt(_chunk_nonce(count, False), chunk, None)
     except InvalidTag:
         return b""
-    return opened
+    return decrypted
 
 
 def _split_header(data: bytes) -> tuple[bytes, bytes, int]:
     """The bytes that the MAC covers, the MAC, and the offset of the payload."""
     if not data.startswith(VERSION + b"\n"):
         raise AgeError("it is no age file")
-    mark = data.find(b"\n--- ", 0, MAX_HEADER)
-    end = data.find(b"\n", mark + 1)
-    if mark < 0 or end < 0:
+    mac_line = data.find(b"\n--- ", 0, MAX_HEADER)
+    end = data.find(b"\n", mac_line + 1)
+    if mac_line < 0 or end < 0:
         raise AgeError("its header is cut off")
-    return data[: mark + 4], _bytes(data[mark + 5 : end]), end + 1
+    return data[: mac_line + 4], _decode_base64(data[mac_line + 5 : end]), end + 1
 
 
-def _unwrapped(head: bytes, key: bytes) -> Iterator[bytes]:
+def _unwrap_file_keys(head: bytes, key: bytes) -> Iterator[bytes]:
     """Yield the file key from each stanza that the identity can decrypt."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -137,14 +137,14 @@ def _unwrapped(head: bytes, key: bytes) -> Iterator[bytes]:
     private = X25519PrivateKey.from_private_bytes(key)
     lines = head.split(b"\n")
     for number, line in enumerate(lines[:-1]):
-        words = line.split(b" ")
-        if words[:2] != [b"->", b"X25519"] or len(words) != 3:
+        arguments = line.split(b" ")
+        if arguments[:2] != [b"->", b"X25519"] or len(arguments) != 3:
             continue
-        share, body = _bytes(words[2]), _bytes(lines[number + 1])
+        share, body = _decode_base64(arguments[2]), _decode_base64(lines[number + 1])
         try:
             shared = private.exchange(X25519PublicKey.from_public_bytes(share))
-            own = private.public_key().public_bytes_raw()
-            yield ChaCha20Poly1305(_derived(shared, share + own, WRAPPING)).decrypt(bytes(12), body, None)
+            public = private.public_key().public_bytes_raw()
+            yield ChaCha20Poly1305(_derive_key(shared, share + public, WRAPPING)).decrypt(bytes(12), body, None)
         except (InvalidTag, ValueError):
             continue
 
@@ -156,17 +156,17 @@ def _stanza(key: bytes, secret: bytes, file_key: bytes) -> bytes:
     private = X25519PrivateKey.from_private_bytes(secret)
     share = private.public_key().public_bytes_raw()
     shared = private.exchange(X25519PublicKey.from_public_bytes(key))
-    wrapped = ChaCha20Poly1305(_derived(shared, share + key, WRAPPING)).encrypt(bytes(12), file_key, None)
+    wrapped = ChaCha20Poly1305(_derive_key(shared, share + key, WRAPPING)).encrypt(bytes(12), file_key, None)
     return b"-> X25519 " + _base64(share) + b"\n" + _base64(wrapped) + b"\n"
 
 
 def _payload_cipher(file_key: bytes, nonce: bytes) -> Any:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-    return ChaCha20Poly1305(_derived(file_key, nonce, b"payload"))
+    return ChaCha20Poly1305(_derive_key(file_key, nonce, b"payload"))
 
 
-def _derived(secret: bytes, salt: bytes, info: bytes) -> bytes:
+def _derive_key(secret: bytes, salt: bytes, info: bytes) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -174,7 +174,7 @@ def _derived(secret: bytes, salt: bytes, info: bytes) -> bytes:
 
 
 def _mac(file_key: bytes, head: bytes) -> bytes:
-    return hmac.digest(_derived(file_key, b"", b"header"), head, "sha256")
+    return hmac.digest(_derive_key(file_key, b"", b"header"), head, "sha256")
 
 
 def _chunk_nonce(count: int, is_last: bool) -> bytes:
@@ -185,7 +185,7 @@ def _base64(data: bytes) -> bytes:
     return b64encode(data).rstrip(b"=")
 
 
-def _bytes(text: bytes) -> bytes:
+def _decode_base64(text: bytes) -> bytes:
     try:
         return b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except ValueError:

@@ -19,21 +19,21 @@ def decode(text: str) -> tuple[str, bytes]:
         values = [ALPHABET.index(character) for character in rest]
     except ValueError:
         raise ValueError("a character that does not occur in Bech32") from None
-    if _polymod([*_expanded(name), *values]) != 1:
+    if _polymod([*_expand_prefix(name), *values]) != 1:
         raise ValueError("the checksum does not match: a character is wrong or missing")
-    return name, _regrouped(values[:-CHECKSUM], 5, 8)
+    return name, _regroup_bits(values[:-CHECKSUM], 5, 8)
 
 
 def encode(name: str, data: bytes) -> str:
     """`data` as text in lower case, with the prefix `name`."""
-    values = [*_regrouped(data, 8, 5, pad=True)]
-    check = _polymod([*_expanded(name), *values, *[0] * CHECKSUM]) ^ 1
-    values += [check >> 5 * (CHECKSUM - 1 - place) & 31 for place in range(CHECKSUM)]
+    values = [*_regroup_bits(data, 8, 5, pad=True)]
+    check = _polymod([*_expand_prefix(name), *values, *[0] * CHECKSUM]) ^ 1
+    values += [check >> 5 * (CHECKSUM - 1 - index) & 31 for index in range(CHECKSUM)]
     return f"{name}1" + "".join(ALPHABET[value] for value in values)
 
 
-def _expanded(name: str) -> list[int]:
-    return [*(ord(each) >> 5 for each in name), 0, *(ord(each) & 31 for each in name)]
+def _expand_prefix(name: str) -> list[int]:
+    return [*(ord(character) >> 5 for character in name), 0, *(ord(character) & 31 for character in name)]
 
 
 def _polymod(values: list[int]) -> int:
@@ -45,17 +45,17 @@ def _polymod(values: list[int]) -> int:
     return check
 
 
-def _regrouped(values: list[int] | bytes, width: int, wanted: int, *, pad: bool = False) -> bytes:
-    held = bits = 0
+def _regroup_bits(values: list[int] | bytes, width: int, out_width: int, *, pad: bool = False) -> bytes:
+    accumulator = bits = 0
     result = bytearray()
     for value in values:
-        held, bits = held << width | value, bits + width
-        while bits >= wanted:
-            bits -= wanted
-            result.append(held >> bits)
-            held &= (1 << bits) - 1
+        accumulator, bits = accumulator << width | value, bits + width
+        while bits >= out_width:
+            bits -= out_width
+            result.append(accumulator >> bits)
+            accumulator &= (1 << bits) - 1
     if pad and bits:
-        result.append(held << wanted - bits)
-    elif not pad and (bits >= width or held):
+        result.append(accumulator << out_width - bits)
+    elif not pad and (bits >= width or accumulator):
         raise ValueError("the padding is not zero")
     return bytes(result)

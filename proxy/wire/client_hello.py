@@ -25,12 +25,12 @@ ECH = 0xFE0D
 VERSIONS = {0x0304: "TLSv1.3", 0x0303: "TLSv1.2", 0x0302: "TLSv1.1", 0x0301: "TLSv1", 0x0300: "SSLv3", 0x0002: "SSLv2"}
 JA4_VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2"}
 EMPTY_HASH = "0" * 12
-REMEMBERED, REMEMBERED_VALUES = 256, 64  # number of lists whose hash is cached, and their maximum length
+MAX_CACHED, MAX_CACHED_VALUES = 256, 64  # number of lists whose hash is cached, and their maximum length
 
 _word = struct.Struct("!H").unpack_from
 _head = struct.Struct("!HH").unpack_from  # of an extension: its kind and size
 _GREASE = frozenset(each << 8 | each for each in range(0x0A, 0x100, 0x10))  # RFC 8701
-_READ = frozenset((SERVER_NAME, SIGNATURE_ALGORITHMS, ALPN, SUPPORTED_VERSIONS))
+_PARSED = frozenset((SERVER_NAME, SIGNATURE_ALGORITHMS, ALPN, SUPPORTED_VERSIONS))
 _HOST_NAME = re.compile(r"[#-&(-.0-;=?-\[\]-~]{1,253}").fullmatch  # no blanks, quotes, slashes, angle brackets
 
 
@@ -69,25 +69,25 @@ class Hello:
         first = self.alpn[0] if self.alpn else ""
         if first and not (first[0].isascii() and first[0].isalnum() and first[-1].isascii() and first[-1].isalnum()):
             digits = first.encode("latin-1", "replace").hex()
-            ends = digits[0] + digits[-1]
+            alpn_letters = digits[0] + digits[-1]
         else:
-            ends = first[0] + first[-1] if first else "00"
+            alpn_letters = first[0] + first[-1] if first else "00"
         head = (
             f"t{JA4_VERSIONS.get(max(self.versions, default=0), '00')}{'i' if self.sni is None else 'd'}"
-            f"{min(len(self.ciphers), 99):02}{min(len(self.extensions), 99):02}{ends}"
+            f"{min(len(self.ciphers), 99):02}{min(len(self.extensions), 99):02}{alpn_letters}"
         )
-        is_usual = max(len(self.ciphers), len(self.extensions), len(self.signature_algorithms)) <= REMEMBERED_VALUES
-        digest = _remembered if is_usual else _digest
+        is_cacheable = max(len(self.ciphers), len(self.extensions), len(self.signature_algorithms)) <= MAX_CACHED_VALUES
+        digest = _cached_digest if is_cacheable else _digest
         extensions = tuple(each for each in self.extensions if each not in (SERVER_NAME, ALPN))
         return f"{head}_{digest(self.ciphers, ())}_{digest(extensions, self.signature_algorithms)}"
 
 
 def parse(data: bytes) -> Hello | Malformed | int:
     """The ClientHello in a client's first bytes, why they are not one, or the minimum number of bytes needed."""
-    found = _reassemble(data)
-    if not isinstance(found, tuple):
-        return found
-    message, length = found
+    reassembled = _reassemble(data)
+    if not isinstance(reassembled, tuple):
+        return reassembled
+    message, length = reassembled
     try:
         return _parse_hello(message, length)
     except (struct.error, IndexError, _TooShort):
@@ -101,13 +101,13 @@ def _reassemble(data: bytes) -> tuple[bytes, int] | Malformed | int:
     if data[:1] not in (b"", bytes([HANDSHAKE])) or data[1:2] not in (b"", b"\x03"):
         return Malformed.NOT_TLS
     message = bytearray()
-    need = MESSAGE_HEADER
+    needed = MESSAGE_HEADER
     at = 0
-    while len(message) < need:
+    while len(message) < needed:
         if at > MAX_HELLO:
             return Malformed.TOO_LONG
         if len(data) < at + RECORD_HEADER:
-            return at + RECORD_HEADER + (need - len(message))
+            return at + RECORD_HEADER + (needed - len(message))
         kind, version, size = data[at], data[at + 1] << 8 | data[at + 2], data[at + 3] << 8 | data[at + 4]
         if kind != HANDSHAKE or version >> 8 != 3:
             return Malformed.NOT_TLS
@@ -119,12 +119,12 @@ def _reassemble(data: bytes) -> tuple[bytes, int] | Malformed | int:
         if message and message[0] != CLIENT_HELLO:
             return Malformed.NOT_HELLO
         if len(message) >= MESSAGE_HEADER:
-            need = MESSAGE_HEADER + int.from_bytes(message[1:MESSAGE_HEADER], "big")
-            if need > MAX_HELLO:
+            needed = MESSAGE_HEADER + int.from_bytes(message[1:MESSAGE_HEADER], "big")
+            if needed > MAX_HELLO:
                 return Malformed.TOO_LONG
-        if len(data) < at and len(message) < need:
-            return max(len(data) + 1, min(at, len(data) + need - len(message)))
-    return bytes(message[MESSAGE_HEADER:need]), at
+        if len(data) < at and len(message) < needed:
+            return max(len(data) + 1, min(at, len(data) + needed - len(message)))
+    return bytes(message[MESSAGE_HEADER:needed]), at
 
 
 def _parse_hello(body: bytes, length: int) -> Hello:
@@ -132,7 +132,7 @@ def _parse_hello(body: bytes, length: int) -> Hello:
     (legacy_version,) = _word(body)
     _, at = _vector(body, 34, 1)  # session id, after the version and 32 random bytes
     start, at = _vector(body, at, 2)
-    ciphers = _words(body, start, at)
+    ciphers = _uint16s(body, start, at)
     _, at = _vector(body, at, 1)  # compression
     extensions: list[int] = []
     versions: tuple[int, ...] = (legacy_version,)
@@ -148,16 +148,16 @@ def _parse_hello(body: bytes, length: int) -> Hello:
         if kind in _GREASE:
             continue
         extensions.append(kind)
-        if kind in _READ:
+        if kind in _PARSED:
             content = body[start:at]
             if kind == SERVER_NAME:
                 sni = _server_name(content)
             elif kind == SUPPORTED_VERSIONS:
-                versions = _words(content, *_vector(content, 0, 1))
+                versions = _uint16s(content, *_vector(content, 0, 1))
             elif kind == SIGNATURE_ALGORITHMS:
-                algorithms = _words(content, *_vector(content, 0, 2))
+                algorithms = _uint16s(content, *_vector(content, 0, 2))
             else:
-                alpn = _names(content)
+                alpn = _protocol_names(content)
     return Hello(versions, ciphers, tuple(extensions), algorithms, alpn, sni, ECH in extensions, length)
 
 
@@ -176,7 +176,7 @@ def _server_name(content: bytes) -> str | None:
     return None
 
 
-def _names(content: bytes) -> tuple[str, ...]:
+def _protocol_names(content: bytes) -> tuple[str, ...]:
     """The protocol names of ALPN (RFC 7301 3.1)."""
     at, last = _vector(content, 0, 2)
     names = []
@@ -200,9 +200,9 @@ def _vector(data: bytes, at: int, size: int) -> tuple[int, int]:
     return start, end
 
 
-def _words(data: bytes, start: int, end: int) -> tuple[int, ...]:
-    words = struct.unpack(f"!{(end - start) // 2}H", data[start:end])
-    return words if _GREASE.isdisjoint(words) else tuple([each for each in words if each not in _GREASE])
+def _uint16s(data: bytes, start: int, end: int) -> tuple[int, ...]:
+    numbers = struct.unpack(f"!{(end - start) // 2}H", data[start:end])
+    return numbers if _GREASE.isdisjoint(numbers) else tuple([each for each in numbers if each not in _GREASE])
 
 
 def _is_grease_name(name: bytes) -> bool:
@@ -215,13 +215,13 @@ def _hex(values: tuple[int, ...] | list[int]) -> str:
 
 def _digest(values: tuple[int, ...], signatures: tuple[int, ...]) -> str:
     """JA4's digest of ciphers, or of extensions with signature algorithms."""
-    listed = _hex(sorted(values))
-    if listed and signatures:
-        listed += "_" + _hex(signatures)
-    return _hash(listed)
+    text = _hex(sorted(values))
+    if text and signatures:
+        text += "_" + _hex(signatures)
+    return _hash(text)
 
 
-_remembered = functools.lru_cache(REMEMBERED)(_digest)  # most connections are from a few kinds of clients
+_cached_digest = functools.lru_cache(MAX_CACHED)(_digest)  # most connections are from a few kinds of clients
 
 
 def _hash(text: str) -> str:

@@ -32,9 +32,9 @@ _FAMILY = subsystem.pack(IPV6, 0, 0), subsystem.pack(IPV4, 0, 0)
 _LAYOUTS = 8  # cached for each message length
 
 _new = tuple.__new__
-_Way = tuple[int, ...]
-_Found = dict[_Way, tuple[int, int]]  # start and end of each value
-_NESTS: frozenset[_Way] = frozenset(
+_Path = tuple[int, ...]
+_Offsets = dict[_Path, tuple[int, int]]  # start and end of each value
+_NESTS: frozenset[_Path] = frozenset(
     {(kind,) for kind in (TUPLE_ORIG, TUPLE_REPLY, PROTOINFO, COUNTERS_ORIG, COUNTERS_REPLY)}
     | {(side, part) for side in (TUPLE_ORIG, TUPLE_REPLY) for part in (TUPLE_IP, TUPLE_PROTO)}
     | {(PROTOINFO, 1)}
@@ -85,15 +85,15 @@ class Decoder:
 class _Layout:
     """The offsets of the values, for all messages that equal `fixed` in the bits of `mask`."""
 
-    def __init__(self, body: bytes, found: _Found, headers: list[int], fields: list[_Field]) -> None:
-        self._protocol = body[found[TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM][0]]
+    def __init__(self, body: bytes, offsets: _Offsets, headers: list[int], fields: list[_Field]) -> None:
+        self._protocol = body[offsets[TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM][0]]
         mask = bytearray(len(body))
-        mask[0] = mask[found[TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM][0]] = 0xFF
+        mask[0] = mask[offsets[TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM][0]] = 0xFF
         for at in headers:
             mask[at : at + 4] = b"\xff" * 4
         self.mask = int.from_bytes(mask, "little")
         self.fixed = int.from_bytes(body, "little") & self.mask
-        self._values, self._order, self._missing = _compile(found, fields)
+        self._values, self._order, self._missing = _compile(offsets, fields)
 
     def read(self, buffer: bytes | bytearray, start: int) -> Entry:
         values = self._values.unpack_from(buffer, start) + self._missing
@@ -102,52 +102,52 @@ class _Layout:
 
 
 def _compile(
-    found: _Found, fields: list[_Field]
+    offsets: _Offsets, fields: list[_Field]
 ) -> tuple[struct.Struct, Callable[[tuple[Any, ...]], tuple[Any, ...]], tuple[Any, ...]]:
     """Return what unpacks the values, what sorts them into the order of `fields`, and defaults for missing ones."""
-    present = sorted((found[field.way][0], index) for index, field in enumerate(fields) if field.way in found)
+    present = sorted((offsets[field.path][0], index) for index, field in enumerate(fields) if field.path in offsets)
     text, at = ">", 0
     for start, index in present:
         text += f"{start - at}x{fields[index].format}"
         at = start + struct.calcsize(">" + fields[index].format)
-    places = {index: place for place, (_, index) in enumerate(present)}
-    missing = [index for index in range(len(fields)) if index not in places]
-    places |= {index: len(present) + place for place, index in enumerate(missing)}
-    order = itemgetter(*(places[index] for index in range(len(fields))))
+    positions = {index: position for position, (_, index) in enumerate(present)}
+    missing = [index for index in range(len(fields)) if index not in positions]
+    positions |= {index: len(present) + position for position, index in enumerate(missing)}
+    order = itemgetter(*(positions[index] for index in range(len(fields))))
     return struct.Struct(text), order, tuple(fields[index].default for index in missing)
 
 
 def _learn(body: bytes) -> _Layout | None:
     """The layout of a message; None if it is not a complete entry."""
-    found: _Found = {}
+    offsets: _Offsets = {}
     headers: list[int] = []
     version = {IPV4: 4, IPV6: 6}.get(body[0]) if len(body) > subsystem.size else None
-    _walk(body, subsystem.size, len(body), (), found, headers)
-    number = found.get((TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM))
-    if version is None or number is None or number[1] - number[0] != 1:
+    _walk(body, subsystem.size, len(body), (), offsets, headers)
+    number_span = offsets.get((TUPLE_ORIG, TUPLE_PROTO, PROTO_NUM))
+    if version is None or number_span is None or number_span[1] - number_span[0] != 1:
         return None
-    fields = _fields(body[number[0]], version, (TUPLE_ORIG, TUPLE_ZONE) in found)
+    fields = _fields(body[number_span[0]], version, (TUPLE_ORIG, TUPLE_ZONE) in offsets)
     for field in fields:
-        start, end = found.get(field.way, (0, 0))
+        start, end = offsets.get(field.path, (0, 0))
         if field.is_required if not end else end - start != struct.calcsize(">" + field.format):
             return None
-    return _Layout(body, found, headers, fields)
+    return _Layout(body, offsets, headers, fields)
 
 
-def _walk(body: bytes, at: int, end: int, above: _Way, found: _Found, headers: list[int]) -> None:
+def _walk(body: bytes, at: int, end: int, parent: _Path, offsets: _Offsets, headers: list[int]) -> None:
     for kind, start, stop in attributes(body, at, end):
         headers.append(start - 4)
-        way = (*above, kind)
-        if way in _NESTS:
-            _walk(body, start, stop, way, found, headers)
+        path = (*parent, kind)
+        if path in _NESTS:
+            _walk(body, start, stop, path, offsets, headers)
         else:
-            found[way] = start, stop
+            offsets[path] = start, stop
 
 
 class _Field(NamedTuple):
     """One value: the path of attribute types to it, its format for `struct`, and its default if it is missing."""
 
-    way: _Way
+    path: _Path
     format: str
     default: Any = None
     is_required: bool = False
@@ -194,27 +194,27 @@ def by_mark(mark: int | None, mask: int | None) -> bytes:
 def creation(entry: Entry) -> bytes:
     """The body of a NEW. It requests translation where the reply differs from the reversed original."""
     protocol, original, reply, zone = entry[:4]
-    plain, replied = turned(protocol, original), turned(protocol, reply)
+    untranslated, reply_reversed = reversed_key(protocol, original), reversed_key(protocol, reply)
     body = _FAMILY[len(original) < 16] + _tuple(TUPLE_ORIG, protocol, original, zone)
-    body += _tuple(TUPLE_REPLY, protocol, plain, 0, reply=True)
+    body += _tuple(TUPLE_REPLY, protocol, untranslated, 0, reply=True)
     body += attribute(TIMEOUT, _number.pack(entry.timeout_s)) + attribute(MARK, _number.pack(entry.mark))
     body += attribute(STATUS, _number.pack(entry.status)) if entry.status else b""
     if entry.tcp_state is not None:
         body += nest(PROTOINFO, nest(1, attribute(1, bytes([entry.tcp_state]))))
-    before, after = _ends(protocol, original), _ends(protocol, replied)
+    before, after = _endpoints(protocol, original), _endpoints(protocol, reply_reversed)
     for kind, old, new in zip((NAT_SRC, NAT_DST), before, after, strict=True):
         body += _translation(kind, *new) if old != new else b""
     return body
 
 
-def turned(protocol: int, key: bytes) -> bytes:
+def reversed_key(protocol: int, key: bytes) -> bytes:
     """The key of packets in the reverse direction, without translation."""
     size = 4 if len(key) < 16 else 16
     source, destination, rest = key[:size], key[size : 2 * size], key[2 * size :]
     return destination + source + (rest if protocol in ECHO else rest[2:] + rest[:2])
 
 
-def _ends(protocol: int, key: bytes) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+def _endpoints(protocol: int, key: bytes) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
     """Address and port of the source and of the destination; the identifier of an echo is the port of its source."""
     size = 4 if len(key) < 16 else 16
     return (key[:size], key[2 * size : 2 * size + 2]), (key[size : 2 * size], key[2 * size + 2 :])
@@ -228,7 +228,7 @@ def _translation(kind: int, address: bytes, port: bytes) -> bytes:
 
 def _tuple(kind: int, protocol: int, key: bytes, zone: int, *, reply: bool = False) -> bytes:
     size = 4 if len(key) < 16 else 16
-    a, b, c, d, e = _around(kind, protocol, size, zone > 0, reply)
+    a, b, c, d, e = _frame(kind, protocol, size, zone > 0, reply)
     after = 2 * size
     first, second = key[after : after + 2], key[after + 2 :]
     if not first:
@@ -238,7 +238,7 @@ def _tuple(kind: int, protocol: int, key: bytes, zone: int, *, reply: bool = Fal
 
 
 @cache
-def _around(kind: int, protocol: int, size: int, zone: bool, reply: bool) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+def _frame(kind: int, protocol: int, size: int, zone: bool, reply: bool) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     """The bytes before, between and after the four parts of a key in a tuple; that of an echo has no second port.
 
     Measured: building a request takes 1.2 us with this cache, and 2.2 without.
@@ -246,16 +246,16 @@ def _around(kind: int, protocol: int, size: int, zone: bool, reply: bool) -> tup
     source, destination = (1, 2) if size == 4 else (3, 4)
     number = attribute(PROTO_NUM, bytes([protocol]))
     if protocol in ECHO:
-        identifier, form, code = ECHO[protocol]
+        identifier, type_attribute, code = ECHO[protocol]
         first, second = _head.pack(6, identifier), b"\0\0"
-        last = attribute(form, bytes([ECHO_TYPES[protocol][reply]])) + attribute(code, b"\0")
+        last = attribute(type_attribute, bytes([ECHO_TYPES[protocol][reply]])) + attribute(code, b"\0")
     else:  # the kernel ignores the ports of protocols without ports
         first, second, last = _head.pack(6, SRC_PORT), b"\0\0" + _head.pack(6, DST_PORT), b"\0\0"
     proto = 4 + len(number) + len(first) + 2 + len(second) + (0 if protocol in ECHO else 2) + len(last)
     addresses = 4 + 2 * (4 + size)
-    opening = _head.pack(4 + addresses + proto + 8 * zone, kind | NESTED) + _head.pack(addresses, TUPLE_IP | NESTED)
+    prefix = _head.pack(4 + addresses + proto + 8 * zone, kind | NESTED) + _head.pack(addresses, TUPLE_IP | NESTED)
     return (
-        opening + _head.pack(4 + size, source),
+        prefix + _head.pack(4 + size, source),
         _head.pack(4 + size, destination),
         _head.pack(proto, TUPLE_PROTO | NESTED) + number + first,
         second,

@@ -21,7 +21,7 @@ _BASE = struct.Struct("!HH")
 _U32 = struct.Struct("!I")
 _U16 = struct.Struct("!H")
 _INNER = {ethertype: version for version, ethertype in ETHERTYPES.items()}
-_REMEMBERED = 4096  # cached headers: all packets of a tunnel without checksum and sequence numbers have the same
+_MAX_CACHED = 4096  # cached headers: all packets of a tunnel without checksum and sequence numbers have the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def parse(buffer: bytes | bytearray | memoryview, start: int, end: int) -> Gre |
         if isinstance(found, Gre) and flags & CHECKSUM and ones_sum(buffer[start:end]) != 0xFFFF:
             return DropReason.GRE_CHECKSUM
     else:
-        found = _remembered(bytes(buffer[start : start + length]))
+        found = _read_cached(bytes(buffer[start : start + length]))
     if isinstance(found, Gre) and (end - start == length or found.inner != buffer[start + length] >> 4):
         return DropReason.GRE_INNER
     return found
@@ -78,7 +78,7 @@ def _read(header: bytes) -> Gre | DropReason:
     return Gre(len(header), inner, key, sequence, bool(flags & CHECKSUM))
 
 
-_remembered = lru_cache(_REMEMBERED)(_read)
+_read_cached = lru_cache(_MAX_CACHED)(_read)
 
 
 def header(

@@ -31,7 +31,7 @@ _WITH_PORTS = (TCP, UDP)
 _MAGIC = b"OX"
 _BASE = struct.Struct("!BBH")
 _U32 = struct.Struct("!I")
-_REMEMBERED = 4096  # cached headers: all packets of a tunnel have the same
+_MAX_CACHED = 4096  # cached headers: all packets of a tunnel have the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def parse(buffer: bytes | bytearray | memoryview, start: int, end: int) -> Gue |
     length = BASE_BYTES + (first << 2)
     if end - start <= length:
         return DropReason.GUE_TRUNCATED
-    header = _remembered(bytes(buffer[start : start + length]))
+    header = _parse_header(bytes(buffer[start : start + length]))
     if isinstance(header, Gue) and header.inner != buffer[start + length] >> 4:
         return DropReason.GUE_INNER
     return header
@@ -84,8 +84,8 @@ def _without_header(first: int) -> Gue | DropReason:
     return VERSION_1.get(first >> 4, DropReason.GUE_V1_INNER)
 
 
-@lru_cache(_REMEMBERED)
-def _remembered(header: bytes) -> Gue | DropReason:
+@lru_cache(_MAX_CACHED)
+def _parse_header(header: bytes) -> Gue | DropReason:
     """Parse a version 0 header, whose length is that given by Hlen. Cached."""
     _, protocol, flags = _BASE.unpack_from(header)
     if flags:  # after an unknown flag all offsets are unknown; the known flags were never requested

@@ -64,7 +64,7 @@ def test_test(policy, file):
     result = policy("test", file)
     assert result.code == 3
     assert result.lines[0] == "FAIL  acme: staff: expected allow by wiki"
-    assert "test 'staff' fails: expected allow by rule 'wiki', and it is block by default" in result.lines[1]
+    assert "test 'staff' fails: expected allow by rule 'wiki', got block by default" in result.lines[1]
 
 
 def test_explain(live):

@@ -27,9 +27,9 @@ from proxy.control.schema import (
 )
 from proxy.control.server import ControlServer
 from proxy.flow.child import Child, ChildPage, ChildQuery, StoredChild, child_predicate
-from proxy.flow.groups import Counting, GroupsPage, GroupsQuery, Ranking
-from proxy.flow.query import OF_RECORD, SORT_KEYS, predicate, sort_flows
-from proxy.telemetry.flowgroups import told
+from proxy.flow.groups import GroupCounter, GroupsPage, GroupsQuery, Ranking
+from proxy.flow.query import RECORD_GETTERS, SORT_KEYS, predicate, sort_flows
+from proxy.telemetry.flowgroups import display_value
 from proxy.telemetry.metrics import render
 
 
@@ -63,7 +63,7 @@ class FakeProxy:
     async def routes(self, tenant: str | None) -> list[RouteInfo]:
         return [route for route in self.table if tenant in (None, route.tenant)]
 
-    async def narrowed(self, query: FlowQuery) -> FlowQuery | None:
+    async def resolve_request_filters(self, query: FlowQuery) -> FlowQuery | None:
         return query
 
     async def list_children(self, query: ChildQuery) -> ChildPage:
@@ -92,7 +92,7 @@ class FakeProxy:
         return sorted({record.tenant for record in self.past})
 
     async def flow_groups(self, query: GroupsQuery) -> GroupsPage:
-        counting, ranking = Counting(query.by, OF_RECORD), Ranking(query, told)
+        counting, ranking = GroupCounter(query.by, RECORD_GETTERS), Ranking(query, display_value)
         for record in filter(predicate(query.flows), self.live + self.past):
             counting.add(record)
         for key, sums in counting.sums.items():

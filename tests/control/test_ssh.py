@@ -7,7 +7,7 @@ import pytest
 from proxy.control.client import ControlClient, ControlError
 from proxy.control.recordings import RecordedSessions
 from proxy.control.schema import HostKey, Recording
-from proxy.control.ssh import MOST_QUEUED
+from proxy.control.ssh import MAX_QUEUED
 from proxy.session.messages import Shown
 from proxy.telemetry.recordings import recordings_of
 
@@ -122,7 +122,7 @@ def test_a_terminal_is_watched_to_its_end(client, ssh, loop):
 
 def test_a_watcher_that_does_not_keep_up_is_told_how_much_it_missed(client, ssh, loop):
     def flood():
-        for _ in range(MOST_QUEUED + 50):
+        for _ in range(MAX_QUEUED + 50):
             ssh.watches[0](Shown(1, "f.1", [(1.0, "o", "xy")]))
         ssh.watches[0](Shown(1, "f.1", is_over=True))
 
@@ -130,5 +130,5 @@ def test_a_watcher_that_does_not_keep_up_is_told_how_much_it_missed(client, ssh,
         loop.do(flood)
         told = list(screens)
     shown = sum(len(screen.events) for screen in told)
-    assert shown + sum(screen.lost for screen in told) // 2 == MOST_QUEUED + 50
+    assert shown + sum(screen.lost for screen in told) // 2 == MAX_QUEUED + 50
     assert told[-1].is_over

@@ -116,7 +116,7 @@ def test_what_is_not_there_and_what_makes_no_sense(left, ask, status, message):
 def test_one_that_lives_after_all_goes_on_writing(path):
     """Its file is read for as long as one likes, and nothing of what it writes is late or lost."""
     with write(path, "wait") as writer:
-        reading = flowdb.open_left(str(path))
+        reading = flowdb.open_offline(str(path))
         reading.execute("BEGIN")
         assert reading.execute("SELECT count(*) FROM flows").fetchone() == (300,)
         for number in (1000, 1001):

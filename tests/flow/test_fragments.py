@@ -199,7 +199,7 @@ def test_arbitrary_fragments_stay_in_bounds(sequence):
         joined = fragments.add(raw, parsed(raw), 0)
         if isinstance(joined, bytes):
             assert parsed(joined).end == len(joined)  # lengths and header checksum are right
-        assert fragments.held_bytes == sum(datagram.held for datagram in fragments._waiting.values())
+        assert fragments.held_bytes == sum(datagram.received for datagram in fragments._waiting.values())
         assert 0 <= fragments.held_bytes <= 120
         assert len(fragments) <= 2
     fragments.expire(1e9)

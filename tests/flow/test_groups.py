@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, Counting, GroupsQuery, Ranking
+from proxy.flow.groups import GROUP_FIELDS, GROUP_SORTS, GroupCounter, GroupsQuery, Ranking
 from proxy.flow.parameters import QueryError, parse_groups
-from proxy.flow.query import OF_RECORD, Window, predicate
+from proxy.flow.query import RECORD_GETTERS, Window, predicate
 from proxy.telemetry import flowdb
-from proxy.telemetry.flowgroups import read_groups, told
+from proxy.telemetry.flowgroups import display_value, read_groups
 from proxy.telemetry.livescan import count_groups
-from proxy.telemetry.losses import Losses
+from proxy.telemetry.lost_records import LostRecords
 from proxy.telemetry.rows import insert, rows_of
-from proxy.telemetry.words import Words
+from proxy.telemetry.strings import StringIds
 from tests.flows import make_flow, make_tenant
 from tests.queries import queries
 from tests.records import make_record, records
@@ -54,7 +54,7 @@ def test_sql_and_python_agree_on_every_sum(tmp_path, flows, data):
     query = GroupsQuery(
         flows=data.draw(queries()), by=data.draw(by_fields), sort=sort, descending=data.draw(st.booleans())
     )
-    counting, ranking = Counting(query.by, OF_RECORD), Ranking(query, told)
+    counting, ranking = GroupCounter(query.by, RECORD_GETTERS), Ranking(query, display_value)
     for record in filter(predicate(query.flows), flows):
         counting.add(record)
     for key, sums in counting.sums.items():
@@ -62,10 +62,10 @@ def test_sql_and_python_agree_on_every_sum(tmp_path, flows, data):
     with contextlib.closing(flowdb.open_writer(str(tmp_path / "flows.db"))) as connection:
         connection.execute("DELETE FROM flows")
         connection.execute("DELETE FROM bodies")
-        words = Words(connection)
-        insert(connection, [rows_of(record, words) for record in flows])
-        found = read_groups(connection, query, {}, Losses())
-        doubled = read_groups(connection, query, dict(counting.sums), Losses())
+        string_ids = StringIds(connection)
+        insert(connection, [rows_of(record, string_ids) for record in flows])
+        found = read_groups(connection, query, {}, LostRecords())
+        doubled = read_groups(connection, query, dict(counting.sums), LostRecords())
     expected = ranking.page(Window(None, 0, None), 0)
     assert (found.groups, found.truncated) == (expected.groups, expected.truncated)
     assert sum(group.sums.flows for group in doubled.groups) == 2 * sum(group.sums.flows for group in found.groups)
@@ -89,11 +89,11 @@ def test_a_flow_that_ends_after_it_was_counted_is_counted_once(tmp_path):
     query = parse_groups([("tenant", "acme"), ("by", "user")], NOW)
     flows = [make_record(number, user="ann") for number in range(5)]
     seen = flows[:3]
-    counting = Counting(query.by, OF_RECORD)
+    counting = GroupCounter(query.by, RECORD_GETTERS)
     for record in seen:
         counting.add(record)
     with contextlib.closing(flowdb.open_writer(str(tmp_path / "flows.db"))) as connection:
-        insert(connection, [rows_of(record, Words(connection)) for record in flows])
+        insert(connection, [rows_of(record, StringIds(connection)) for record in flows])
         ended = {record.flow_id: record.end for record in seen}
-        (group,) = read_groups(connection, query, counting.sums, Losses(), ended).groups
+        (group,) = read_groups(connection, query, counting.sums, LostRecords(), ended).groups
     assert (group.sums.flows, group.sums.up) == (5, 500)

@@ -130,7 +130,7 @@ def counted(tenant):
     there = list(tenant.live())
     alive = [flow for flow in there if not flow.is_ended]
     ends = [end for flow in alive for end in {flow.carrier, flow.egress or flow.carrier}]
-    said = tenant.count, tenant.remembered, +tenant.alive, dict(tenant.alive_at)
+    said = tenant.count, tenant.remembered, +tenant.live_by_protocol, dict(tenant.live_by_carrier)
     return said, (
         len(there), len(there) - len(alive), Counter(flow.protocol for flow in alive), dict(Counter(ends)),
     )  # fmt: skip
@@ -161,7 +161,7 @@ def test_counts_are_those_of_the_flows_that_are_there(steps):
             tenant.add(protocol, flow)
         elif what == 2:
             tenant.remove(protocol_, flow)
-        elif flow.shelf is not None:
+        elif flow.chunk is not None:
             flow.close("client_closed", 1)
         said, seen = counted(tenant)
         assert said == seen

@@ -24,7 +24,7 @@ from proxy.packet.plane import Plane
 from proxy.settings.model import Timeouts
 from proxy.settings.sites import GueOnRamp, Route, Site
 from proxy.stream.descriptors import Descriptors
-from proxy.stream.entrance import Entrance
+from proxy.stream.flow_setup import FlowSetup
 from proxy.stream.lifecycle import Lifecycle
 from proxy.wire import gue, ip
 from proxy.wire.ip import IPPacket
@@ -69,7 +69,7 @@ class Fuzzed:
         self.lifecycle = lifecycle = Lifecycle("edge", HookRunner(Hooks()), Descriptors(10_000))
         openers = dict.fromkeys(("tcp", "udp", "icmp", "icmpv6"), self.opener)
         forwarder = TunnelOffRamp(lifecycle, IcmpErrors(), Timeouts())
-        plane = Plane(Entrance(lifecycle, IcmpErrors(), openers, forwarder), IcmpErrors())
+        plane = Plane(FlowSetup(lifecycle, IcmpErrors(), openers, forwarder), IcmpErrors())
         self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.peer.bind(("127.0.0.9", 0))
         self.peer.setblocking(False)

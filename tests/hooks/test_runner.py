@@ -114,8 +114,8 @@ def asked(hooks, name="flow_start"):
     [
         (Failing, "hook flow_start failed", "ValueError: a bug"),
         (Dawdling, "hook flow_start took longer than 0.01 s", "took longer than 0.01 s"),
-        (lambda: Answering(42), "hook flow_start answered with int", "answered 42 (int): expected a text, a Verdict"),
-        (lambda: Answering(True), "hook flow_start answered with bool", "expected a text, a Verdict or None"),
+        (lambda: Answering(42), "hook flow_start returned int", "returned 42 (int): expected a text, a Verdict"),
+        (lambda: Answering(True), "hook flow_start returned bool", "expected a text, a Verdict or None"),
         (lambda: Answering(Verdict(level="high")), "Invalid enum value 'high'", "'high'"),
         (lambda: Answering(Verdict(origin=("wiki", 80))), "'wiki' does not appear to be an IPv4", "wiki"),
         (lambda: Answering(Verdict(origin=("::1", 0))), "no port has the number 0", "number 0"),
@@ -137,7 +137,7 @@ def test_failure_denies_unless_it_is_to_allow(hooks, told, logged, fail_open, ca
 
 def test_a_hook_that_wants_bodies_read_needs_one_that_reads_them(caplog):
     wish = Verdict(http=HttpEffects(reads=("request",)))
-    assert asyncio.run(HookRunner(Answering(wish)).ask_reader("flow_start", None)).is_denial
+    assert asyncio.run(HookRunner(Answering(wish)).ask_for_inspector("flow_start", None)).is_denial
     assert "there is no hook http_body" in caplog.text
 
 
@@ -178,7 +178,7 @@ def test_text_means_what_its_hook_says(name, answer, verdict):
 
 
 def test_a_hook_that_blocks_the_loop_is_named(caplog, monkeypatch):
-    monkeypatch.setattr(blocking, "TOLERATED_S", 0.0)
+    monkeypatch.setattr(blocking, "MAX_STEP_S", 0.0)
 
     class Blocking(Hooks):
         async def flow_start(self, flow):
@@ -189,7 +189,7 @@ def test_a_hook_that_blocks_the_loop_is_named(caplog, monkeypatch):
 
 
 def test_a_hook_that_never_returns_is_named_with_its_place(caplog, monkeypatch):
-    monkeypatch.setattr(blocking, "LOOK_S", 0.01)
+    monkeypatch.setattr(blocking, "CHECK_INTERVAL_S", 0.01)
 
     class Looping(Hooks):
         async def flow_start(self, flow):
@@ -202,7 +202,7 @@ def test_a_hook_that_never_returns_is_named_with_its_place(caplog, monkeypatch):
         asyncio.run(runner.ask("flow_start", "the flow"))
     finally:
         runner.stop()
-    assert "hook flow_start blocks the proxy" in caplog.text
+    assert "hook flow_start is blocking the proxy" in caplog.text
     assert "in flow_start" in caplog.text
 
 

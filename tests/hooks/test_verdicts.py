@@ -162,7 +162,7 @@ def test_flow_is_sent_to_another_origin(kind, stage):
 
 @pytest.mark.parametrize(
     ("kind", "origin", "problem"),
-    [("tcp", ("2001:db8::1", 80), "other address family"), ("icmp", ("10.9.9.9", 80), "cannot be sent elsewhere")],
+    [("tcp", ("2001:db8::1", 80), "other address family"), ("icmp", ("10.9.9.9", 80), "cannot be redirected")],
 )
 def test_what_cannot_be_sent_elsewhere_is_not(kind, origin, problem, caplog):
     with Rehearsal(Answering(answer=Verdict(origin=origin))) as rehearsal:
@@ -190,11 +190,11 @@ def test_of_two_answers_the_earlier_to_expire_counts_and_a_flow_that_is_gone_is_
         flow, gone = client.udp("203.0.113.5", 53), client.udp("203.0.113.6", 53)
         gone.close()
         admission = rehearsal._lifecycle.admission
-        assert (list(admission._expires), list(admission._expiring.values())) == ([flow.flow], [flow.flow])
+        assert (list(admission._reviews), list(admission._flows_by_review.values())) == ([flow.flow], [flow.flow])
         rehearsal.advance(11)
         assert (policy.asked, hooks.asked.count("flow_start")) == (3, 3)
         flow.close()
-        assert (admission._expires, admission._expiring) == ({}, {})
+        assert (admission._reviews, admission._flows_by_review) == ({}, {})
 
 
 @pytest.mark.parametrize("stage", ["flow_start", "route", "level", "connect"])

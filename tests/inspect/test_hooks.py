@@ -14,7 +14,7 @@ import pytest
 
 from proxy.flow.context import FlowContext
 from proxy.flow.record import Totals
-from proxy.hooks.asked import Bodies, argument
+from proxy.hooks.arguments import Bodies, argument
 from tests.inspect.test_http_programs import SPEAKER, websocket
 from tests.inspect.test_http_sessions import answer, curl
 from tests.inspect.world import ReadingStage, run

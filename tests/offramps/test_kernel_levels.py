@@ -73,7 +73,7 @@ MISTAKES = {
     "unknown filtering": (GOOD.replace("{}", "{udp_filtering: port}"), 2, "udp_filtering"),
     "unknown orphans": (GOOD + "kernel: {orphans: kill}\n", 6, "orphans"),
     "unknown tenant": (GOOD.replace("tenant: acme", "tenant: acne"), 4, "did you mean 'acme'"),
-    "same interface twice": (GOOD.replace("[eth0]", "[eth0, eth0]"), 4, "'eth0' stands twice"),
+    "same interface twice": (GOOD.replace("[eth0]", "[eth0, eth0]"), 4, "'eth0' is listed twice"),
 }
 
 

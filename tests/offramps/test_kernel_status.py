@@ -116,7 +116,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing():
         ]
         assert changes(stage) == before
         assert proxy(stage.edge, Path(stage.directory, "proxy.yaml"), "--dry-run").stdout == (
-            "nothing is changed of this network namespace (offramp: sockets)\n"
+            "nothing would change in this network namespace (offramp: sockets)\n"
         )
 
 
@@ -153,7 +153,7 @@ def test_a_dry_run_says_what_is_in_the_way_and_so_does_the_log():
         stage.stop()
         stage.configuration = KERNEL
         stage.start()
-        assert "in the kernel off-ramp's way: the chain inet fw forward" in stage.log
+        assert "obstacle to the kernel off-ramp: the chain inet fw forward" in stage.log
         fix = next(each for each in stage.log.splitlines() if "to mend: " in each).split("to mend: ")[1]
         with stage.listen() as listener:
             laptop = stage.laptop()
@@ -206,12 +206,12 @@ def test_where_strict_rp_filter_is_found_the_kernel_drops_answers(kind):
         client = stage.client("globex")
         client.send(client.segment(4, 4000, 80, "S", seq=1))
         if kind is Strict:
-            line = next(each for each in stage.log.splitlines() if "in the kernel off-ramp's way" in each)
+            line = next(each for each in stage.log.splitlines() if "obstacle to the kernel off-ramp" in each)
             assert "rp_filter is strict on eth1" in line
             until(lambda: stage.edge.run(filtered) >= 1)
             stage.edge.run(subprocess.run, line.split("to mend: ")[1], shell=True, check=True)  # SYN-ACKs are repeated
         else:
-            assert "in the kernel off-ramp's way" not in stage.log
+            assert "obstacle to the kernel off-ramp" not in stage.log
         assert client.packet()[TCP].flags == "SA"
 
 

@@ -55,7 +55,7 @@ def test_delivered_is_what_arrived_however_often_the_numbers_wrap(initial, size,
     reached = (initial + 1 + size) % WRAP
     if has_ended:
         direction.final = reached
-        assert direction.ended(size + repeated) == size
+        assert direction.delivered_without_acks(size + repeated) == size
         reached = (reached + 1) % WRAP  # the FIN is acknowledged as one byte
     assert direction.delivered(reached, size + repeated) == size
 
@@ -65,7 +65,7 @@ def test_delivered_is_never_more_than_the_packets_can_have_carried(initial, reac
     for known in (initial, None):
         direction = Direction()
         direction.initial, direction.final = known, final
-        for count in (direction.delivered(reached, most), direction.ended(most)):
+        for count in (direction.delivered(reached, most), direction.delivered_without_acks(most)):
             assert 0 <= count <= max(0, most)
 
 

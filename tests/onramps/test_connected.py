@@ -281,7 +281,7 @@ def test_application_may_understand_another_format():
         (b"ann@127.0.0.1", "127.0.0.1 cannot be a client's address"),
         (b"ann@" + b"1" * 300, "bad context: Expected `str` of length <= 256 - at `$.addresses[0]`"),
         (b"raise", "hook packet_context failed"),
-        (b"number", "hook packet_context answered with int"),
+        (b"number", "hook packet_context returned int"),
     ],
 )
 def test_what_the_application_does_not_understand_is_refused(said, reason):

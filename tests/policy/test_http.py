@@ -4,7 +4,7 @@ import pytest
 
 from proxy.inspect.http.messages import RequestHead, ResponseHead
 from proxy.inspect.http.rules import Facts
-from proxy.policy.facts import received
+from proxy.policy.facts import checked_facts
 from proxy.policy.load import compile_policies
 from proxy.settings import DocumentError
 from proxy.verdict import HeaderChange
@@ -80,11 +80,11 @@ def test_log_leaves_a_word_in_the_record_and_the_next_rule_is_asked():
 def test_over_its_rate_a_request_is_told_to_come_later():
     limited = policies(["action: rate-limit, flows_per_s: 1"])
     limits = [limited.judge("acme", "http", facts()).limits for _ in range(3)][-1]  # judged, and not counted
-    said = [limited.exceeded(limits, received("http", {"time.unix": 5.0})) for _ in range(2)]
+    said = [limited.exceeded(limits, checked_facts("http", {"time.unix": 5.0})) for _ in range(2)]
     assert said[0] is None
     assert said[1].verdict.http.status == 429
-    assert limited.exceeded(limits, received("http", {"time.unix": 6.0})) is None
-    assert limited.exceeded([("acme", "acme", "unheard-of")], received("http", {})) is None
+    assert limited.exceeded(limits, checked_facts("http", {"time.unix": 6.0})) is None
+    assert limited.exceeded([("acme", "acme", "unheard-of")], checked_facts("http", {})) is None
 
 
 def test_another_origin():

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.flow.record import TLSRecord
 from proxy.policy.judge import PolicyJudge
-from proxy.policy.load import check_readers
+from proxy.policy.load import check_body_hook
 from proxy.policy.source import FileSource
 from proxy.settings import DocumentError
 from proxy.verdict import Decision
@@ -58,7 +58,7 @@ def test_live_flows_are_judged_again_slice_by_slice():
                 await asyncio.sleep(0)
 
         counting = asyncio.create_task(count())
-        found = await judge.renew()
+        found = await judge.reload_and_report()
         counting.cancel()
         return found
 
@@ -72,7 +72,7 @@ def test_a_flow_of_a_quarantined_device_ends_when_it_may_go_where_it_wants_and_t
     flows = live_flows(1)
     judge = judged("rules: [{name: web, port: 80, action: allow}]", flows)
     judge.source = source('rules: [{name: sick, action: quarantine, origin: "10.0.0.1:80"}]')
-    asyncio.run(judge.renew())
+    asyncio.run(judge.reload_and_report())
     assert (flows[0].close_reason, flows[0].verdict) == ("policy_revoked", "allowed")
 
 
@@ -82,7 +82,7 @@ def test_a_bad_file_is_told_and_changes_nothing():
     before = judge.policies
     judge.source = source("rules: 1")
     with pytest.raises(DocumentError):
-        asyncio.run(judge.renew())
+        asyncio.run(judge.reload_and_report())
     assert judge.policies is before
     assert judge.problem == "acme.yaml:1:8: rules: expected a list (found 1)"
     assert not flows[0].is_ended
@@ -97,13 +97,13 @@ def test_live_flows_are_judged_again_when_a_schedule_changes():
 
     async def run(now):
         judge.tick(now)
-        if judge._again is not None:
-            await judge._again
+        if judge._rejudging is not None:
+            await judge._rejudging
 
     asyncio.run(run(first - 1))
-    assert judge._again is None
+    assert judge._rejudging is None
     asyncio.run(run(first))
-    assert judge._again is not None
+    assert judge._rejudging is not None
     assert judge._next_change > first
     assert not flows[0].is_ended
 
@@ -113,7 +113,7 @@ def test_a_rule_may_speak_of_the_name_that_a_live_flow_has_shown():
     flows[0].tls = TLSRecord(sni="games.example")
     judge = judged("default: allow", flows)
     judge.source = source("rules: [{name: no-games, host: games.example, action: block}]")
-    asyncio.run(judge.renew())
+    asyncio.run(judge.reload_and_report())
     assert [flow.close_reason for flow in flows] == ["policy_revoked", None]
 
 
@@ -157,8 +157,8 @@ def test_files_that_change_are_loaded_when_they_stay_as_they_are(tmp_path):
                 os.utime(hosts, ns=(0, int(1e9 + now * 1e9)))
             now += 1
             judge.tick(now)
-            if judge._renewing is not None:
-                await judge._renewing
+            if judge._reload_task is not None:
+                await judge._reload_task
             versions.append(judge.policies.version)
 
     asyncio.run(look())
@@ -169,8 +169,8 @@ def test_files_that_change_are_loaded_when_they_stay_as_they_are(tmp_path):
     async def look_again():
         for now in (10.0, 11.0, 12.0):
             judge.tick(now)
-            if judge._renewing is not None:
-                await judge._renewing
+            if judge._reload_task is not None:
+                await judge._reload_task
 
     asyncio.run(look_again())
     assert judge.policies.version == versions[-1]
@@ -185,13 +185,13 @@ def test_who_is_to_be_asked_before_a_reload_is():
         asked.append(True)
 
     judge = PolicyJudge(source("default: deny"), ["acme"], list, before)
-    asyncio.run(judge.renew())
+    asyncio.run(judge.reload_and_report())
     assert asked == [True]
 
 
 def test_bodies_are_to_be_read_only_where_the_application_has_a_hook_for_them():
     def judging(text, *hooks):
-        return PolicyJudge(source(text), ["acme"], list, check=partial(check_readers, hooks.__contains__))
+        return PolicyJudge(source(text), ["acme"], list, check=partial(check_body_hook, hooks.__contains__))
 
     wish = "rules:\n- {name: scan, phase: http, action: inspect-body}"
     judging(wish, "http_body")
@@ -201,5 +201,5 @@ def test_bodies_are_to_be_read_only_where_the_application_has_a_hook_for_them():
     judge = judging("default: deny")
     judge.source = source(wish)
     with pytest.raises(DocumentError, match="inspect-body needs"):
-        asyncio.run(judge.renew())
+        asyncio.run(judge.reload_and_report())
     assert not [*judge.policies.rules()]

@@ -1,4 +1,4 @@
-"""Limits of a rule: flows at once, flows in a second, each counted for whom the rule says."""
+"""Limits of a rule: concurrent flows, flows in a second, each counted for whom the rule says."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_what_is_over_the_rate_is_dropped_and_what_is_over_the_count_is_told():
     assert [each.verdict.refusal for each in said] == [None, "drop", None, "reset"]
     assert said[1].decisions[0].reason == "more than 1 new flows per second"
     assert said[1].decisions[0].rule == "slow"
-    assert said[3].verdict.reason == "rule few: 1 flows at once is the limit"
+    assert said[3].verdict.reason == "rule few: more than 1 concurrent flows"
 
 
 def test_bytes_in_a_second_are_shared_by_whom_the_rule_says_in_tcp_and_udp():
@@ -75,7 +75,7 @@ def test_a_flow_that_is_judged_again_spends_nothing():
     policies = compiled("rules: [{name: slow, action: rate-limit, flows_per_s: 1, flows: 1}]")
     facts, flow = Facts({"time.unix": NOW, "tenant": "acme"}), Flow()
     assert not policies.rule("acme", "network", facts, flow).verdict.is_denial
-    assert not policies.rule("acme", "network", facts, flow, again=True).verdict.is_denial
+    assert not policies.rule("acme", "network", facts, flow, is_repeat=True).verdict.is_denial
 
 
 def test_limits_go_on_in_the_next_version():

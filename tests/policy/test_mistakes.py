@@ -13,12 +13,12 @@ MISTAKES = {
     RULES + "- name: a\n  action: allow\n  when: |\n    net.dst.port == 443 and\n    net.dst.prt == 1":
         "acme.yaml:6:5: unknown field 'net.dst.prt'; did you mean 'net.dst.port'?",
     RULES + '- name: a\n  action: allow\n  when: "net.dst.host == \\"x\\" and net.src.ip in {10.0.0.1/8}"':
-        "acme.yaml:4:51: 10.0.0.1/8 has bits behind its prefix; did you mean 10.0.0.0/8?",
+        "acme.yaml:4:51: 10.0.0.1/8 has host bits set; did you mean 10.0.0.0/8?",
     RULES + "- {name: a, action: alow}": "acme.yaml:2:21: rules.0.action: unknown value 'alow'; did you mean 'allow'?",
     RULES + "- {name: a, action: allow, porrt: 1}": "acme.yaml:2:28: unknown key 'porrt'; did you mean 'port'?",
     RULES + "- {action: allow}": "acme.yaml:2:3: key 'name' is required",
     RULES + "- {name: a, action: allow}\n- {name: a, action: block}":
-        "acme.yaml:3:10: the name 'a' stands in line 2 already",
+        "acme.yaml:3:10: the name 'a' is already used in line 2",
     RULES + "- {name: a, action: allow, refusal: drop}":
         "acme.yaml:2:28: 'refusal' belongs to block, and this rule is allow",
     RULES + "- {name: a, action: inspect, phase: tunnel}":
@@ -61,7 +61,7 @@ MISTAKES = {
     "lists:\n  a: [$offices]\n  office: [1]": "acme.yaml:2:7: unknown list '$offices'; did you mean 'office'?",
     "lists:\n  a: [10.0.0.0/8, 443]":
         "acme.yaml:2:19: a list holds values of one kind: address so far, and here number",
-    "lists:\n  a: [10.0.0.1/8]": "acme.yaml:2:7: 10.0.0.1/8 has bits behind its prefix; did you mean 10.0.0.0/8?",
+    "lists:\n  a: [10.0.0.1/8]": "acme.yaml:2:7: 10.0.0.1/8 has host bits set; did you mean 10.0.0.0/8?",
     "lists:\n  a: {file: nowhere.txt}": "acme.yaml:2:13: the file 'nowhere.txt': no such file or directory",
     "lists:\n  a: {file: mixed.txt}":
         "mixed.txt:3:2: a list holds values of one kind: address so far, and here text",
@@ -70,9 +70,9 @@ MISTAKES = {
     "rules: 1": "acme.yaml:1:8: rules: expected a list (found 1)",
     "rules:\n- name: [": None,
     "default: deny\ntests:\n- {flow: {dst: '10.0.0.1:80'}, expect: allow}":
-        "acme.yaml:3:3: test 1 fails: expected allow, and it is block by default",
+        "acme.yaml:3:3: test 1 fails: expected allow, got block by default",
     RULES + "- {name: a, port: 80, action: allow}\ntests:\n- {flow: {dst: '10.0.0.1:80'}, expect: allow, rule: b}":
-        "acme.yaml:4:3: test 1 fails: expected allow by rule 'b', and it is allow by rule 'a'",
+        "acme.yaml:4:3: test 1 fails: expected allow by rule 'b', got allow by rule 'a'",
     "default: deny\ntests:\n- {flow: {facts: {net.dst.prt: 1}}, expect: allow}":
         "acme.yaml:3:11: unknown field 'net.dst.prt'; did you mean 'net.dst.port'?",
     "default: deny\ntests:\n- {flow: {dst: nowhere}, expect: allow}": None,

@@ -132,7 +132,7 @@ def test_flows_at_once_are_limited(stage):
     stage.accept(listener)
     client.send(client.segment(4, 40_001, 9000, "S", seq=1000))
     (record,) = until(lambda: stage.ended(src=client.addresses[4], src_port=40_001))
-    assert (record.decisions[-1].rule, record.decisions[-1].reason) == ("few", "1 flows at once is the limit")
+    assert (record.decisions[-1].rule, record.decisions[-1].reason) == ("few", "more than 1 concurrent flows")
 
 
 def test_a_tunnel_that_the_policy_refuses_hears_why(stage):
@@ -180,7 +180,7 @@ def test_a_bad_file_changes_nothing(stage, text):
 
 def test_a_failing_test_refuses_the_file(stage):
     stage.write(ACME.replace("group: staff", "group: nobody"))
-    with pytest.raises(ControlError, match="test 1 fails: expected allow by rule 'staff', and it is block by default"):
+    with pytest.raises(ControlError, match="test 1 fails: expected allow by rule 'staff', got block by default"):
         stage.control.reload()
 
 

@@ -21,7 +21,7 @@ class Session:
 
     def __init__(self):
         self.pair, self.is_over = socket.socketpair(), False
-        self.is_handed = False
+        self.is_handed_over = False
 
     def descriptors(self):
         return [each.fileno() for each in self.pair]

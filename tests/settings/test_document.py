@@ -75,8 +75,8 @@ def test_a_mistake_has_its_place_and_what_was_expected(text, expected):
     [
         ("a: [1, 2", 2, "did not find expected"),
         ("a: 1\n b: 2", 2, ""),
-        ("a: 1\na: 2", 2, "key 'a' stands twice"),
-        ("a: {b: 1, b: 2}", 1, "key 'b' stands twice"),
+        ("a: 1\na: 2", 2, "duplicate key 'a'"),
+        ("a: {b: 1, b: 2}", 1, "duplicate key 'b'"),
         ("? [a]\n: 1", 1, "a key must be plain text"),
         ("a: *nothing", 1, "undefined alias"),
         ("a: !!python/object:os.system x", 1, "tag"),

@@ -156,21 +156,21 @@ class Scene:
         self.flow = make_flow()
         self.flow.connected_at = 0.0
         self.reasons: list[str] = []
-        self.survivor: socket.socket | None = None
+        self.intact_sock: socket.socket | None = None
         self.is_cut = False
         self.relay = Relay(self.poller, self.flow, self.near_client, self.near_origin, self._broke, self._finished)
 
-    def _broke(self, reason: str, survivor: socket.socket) -> None:
-        self.survivor = survivor
+    def _broke(self, reason: str, intact_sock: socket.socket) -> None:
+        self.intact_sock = intact_sock
 
     def _finished(self, reason: str, is_cut: bool) -> None:
         self.reasons.append(reason)
         self.is_cut = is_cut
         for sock in (self.near_client, self.near_origin):
-            if sock is not self.survivor or is_cut:
+            if sock is not self.intact_sock or is_cut:
                 sock.close()
-        if self.survivor is not None and not is_cut:
-            self._reset_when_delivered(self.survivor)
+        if self.intact_sock is not None and not is_cut:
+            self._reset_when_delivered(self.intact_sock)
 
     def _reset_when_delivered(self, sock: socket.socket) -> None:
         if is_delivered(sock, is_shut=True):

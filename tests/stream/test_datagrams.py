@@ -19,8 +19,8 @@ from proxy.flow.fragments import Fragments
 from proxy.hooks import Hooks
 from proxy.packet.fragment import split
 from proxy.settings.model import Timeouts
+from proxy.stream.held_packets import MAX_PACKETS
 from proxy.stream.mapping import Mapping
-from proxy.stream.waiting import MAX_WAITING
 from tests.packets import CLIENT, decode, network, parsed, recomputed
 from tests.stream.world import LOCALHOST, closed_port, world
 
@@ -235,11 +235,11 @@ def test_denied_session_is_told_and_sends_nothing(monkeypatch, version, offload)
     with echo_server(version) as server, world(monkeypatch, hooks=hooks, offload=offload) as w:
         port = server.getsockname()[1]
         packet = datagram(port, version=version)
-        assert w.give_all(*[packet] * (MAX_WAITING + 2)) == [None] * (MAX_WAITING + 1) + [DropReason.HELD]
-        assert w.tenant.held_bytes == MAX_WAITING * (w.tunnel.header_bytes + len(packet))
+        assert w.give_all(*[packet] * (MAX_PACKETS + 2)) == [None] * (MAX_PACKETS + 1) + [DropReason.HELD]
+        assert w.tenant.held_bytes == MAX_PACKETS * (w.tunnel.header_bytes + len(packet))
         w.loop.call(hooks.may_answer.set)
         w.loop.until(lambda: w.tunnel.sent)
-        assert (w.tenant.held_bytes, w.tenant.drops[DropReason.HELD]) == (0, MAX_WAITING)
+        assert (w.tenant.held_bytes, w.tenant.drops[DropReason.HELD]) == (0, MAX_PACKETS)
         hop = {4: "192.0.0.8", 6: "fd6f:7879::1"}[version]
         kind = {4: "ICMP 3/13", 6: "ICMPv6 1/1"}[version]
         assert w.replies() == [f"{hop} > {CLIENT[version]} {kind} about {LOCALHOST[version]}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.stream.descriptors import LOOKS, Descriptors
+from proxy.stream.descriptors import MAX_EVICTION_CHECKS, Descriptors
 from tests.flows import make_tenant
 
 
@@ -98,10 +98,10 @@ def test_looking_for_an_idle_one_has_an_end_when_all_move(acme):
             self.moved += 1
             return self.moved
 
-    many = 10 * LOOKS
+    many = 10 * MAX_EVICTION_CHECKS
     descriptors = Descriptors(many, [acme])
     for _ in range(many):
         session = Busy(descriptors, acme)
         assert descriptors.take(acme, 1, session)
     assert descriptors.take(acme, 1)
-    assert len(asked) == LOOKS
+    assert len(asked) == MAX_EVICTION_CHECKS

@@ -93,7 +93,7 @@ def test_flow_with_an_egress_is_dialled_there_with_the_clients_own_address(monke
         scene = Scene(w)
         client = scene.establish()
         assert scene.dialled == [(scene.flow, scene.site)]
-        record = w.lifecycle.look(scene.flow)
+        record = w.lifecycle.snapshot(scene.flow)
         assert (record.level, record.offramp, record.egress_ip) == ("stream", "tunnel", CLIENT[4])
         client.send(b"question")
         assert w.loop.until(scene.read) == b"question"

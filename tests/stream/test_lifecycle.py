@@ -151,4 +151,4 @@ def test_updates_of_many_flows_come_in_slices():
 
 def test_snapshot_changes_nothing(lifecycle):
     flow = begin(lifecycle)
-    assert lifecycle.look(flow).seq == lifecycle.look(flow).seq == 1
+    assert lifecycle.snapshot(flow).seq == lifecycle.snapshot(flow).seq == 1

@@ -12,7 +12,7 @@ from scapy.packet import Raw
 from proxy.errors import DropReason
 from proxy.hooks import Hooks
 from proxy.settings.model import TenantSettings
-from proxy.stream.udp import ANSWERED_S, MOST_QUESTIONS
+from proxy.stream.udp import DNS_ANSWERED_IDLE_S, MAX_PENDING_QUERIES
 from tests.packets import CLIENT, decode, network
 from tests.stream.test_datagrams import datagram, echo_server, received
 from tests.stream.world import LOCALHOST, closed_port, world
@@ -163,7 +163,7 @@ def test_answered_query_ends_its_session_soon(monkeypatch):
         _, address = received(w, server)
         server.sendto(query(7, answer=True), address)
         w.loop.until(lambda: w.tunnel.sent)
-        passed(w, ANSWERED_S)
+        passed(w, DNS_ANSWERED_IDLE_S)
         assert flow.close_reason == "client_idle_timeout"
         assert w.lifecycle.descriptors.held_by(w.tenant) == 0
 
@@ -178,7 +178,7 @@ def test_what_answers_no_query_ends_nothing(monkeypatch, answer):
         _, address = received(w, server)
         server.sendto(answer, address)
         w.loop.until(lambda: w.tunnel.sent)
-        passed(w, ANSWERED_S)
+        passed(w, DNS_ANSWERED_IDLE_S)
         assert not flow.is_ended
 
 
@@ -190,22 +190,22 @@ def test_session_with_a_query_unanswered_is_kept(monkeypatch):
         flow = w.flow
         server.sendto(query(2, answer=True), address)
         w.loop.until(lambda: w.tunnel.sent)
-        passed(w, ANSWERED_S)
+        passed(w, DNS_ANSWERED_IDLE_S)
         assert not flow.is_ended
         server.sendto(query(1, answer=True), address)
         w.loop.until(lambda: len(w.tunnel.sent) == 2)
-        passed(w, 3 * ANSWERED_S)
+        passed(w, 3 * DNS_ANSWERED_IDLE_S)
         assert flow.is_ended
 
 
 def test_session_with_very_many_queries_has_its_whole_time(monkeypatch):
     with resolver(monkeypatch) as (w, server, ask):
-        for number in range(MOST_QUESTIONS + 1):
+        for number in range(MAX_PENDING_QUERIES + 1):
             ask(query(number))
             _, address = received(w, server)
         flow = w.flow
-        for number in range(MOST_QUESTIONS + 1):
+        for number in range(MAX_PENDING_QUERIES + 1):
             server.sendto(query(number, answer=True), address)
-        w.loop.until(lambda: len(w.tunnel.sent) == MOST_QUESTIONS + 1)
-        passed(w, ANSWERED_S)
+        w.loop.until(lambda: len(w.tunnel.sent) == MAX_PENDING_QUERIES + 1)
+        passed(w, DNS_ANSWERED_IDLE_S)
         assert not flow.is_ended

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.errors import DropReason
 from proxy.stream.metering import BURST_S, Bucket
-from proxy.stream.pacing import SHARE_S, Pacer
+from proxy.stream.pacing import DIVIDE_S, Pacer
 from proxy.verdict import Pace, Ruling, Verdict
 from tests.flows import make_flow
 from tests.loops import running
@@ -24,7 +24,7 @@ def passed(bucket, size, start, seconds):
     moved, steps = 0, int(seconds * 1000)
     for step in range(steps):
         for _ in range(10):
-            if bucket.has_room(start + step / 1000):
+            if bucket.has_tokens(start + step / 1000):
                 bucket.take(size)
                 moved += size
     return moved
@@ -47,11 +47,11 @@ def test_flows_of_a_limit_share_its_buckets_and_new_ones_gain_nothing():
     pacer, meters = Pacer(), []
     for port in range(1, 51):
         flow = make_flow(source_port=port)
-        pacer.want(flow, (Pace(RATE, "acme"), Pace(1e9, "acme/bob")))
+        pacer.limit(flow, (Pace(RATE, "acme"), Pace(1e9, "acme/bob")))
         meters.append(pacer.meter(flow))
     burst = RATE * BURST_S
-    assert sum(until_refused(meter.lets_out) for meter in meters) == pytest.approx(burst, abs=0.2 * burst)
-    assert sum(until_refused(meter.lets_in) for meter in meters) == pytest.approx(burst, abs=0.2 * burst)
+    assert sum(until_refused(meter.allows_outbound) for meter in meters) == pytest.approx(burst, abs=0.2 * burst)
+    assert sum(until_refused(meter.allows_inbound) for meter in meters) == pytest.approx(burst, abs=0.2 * burst)
 
 
 def test_a_flow_without_limits_has_no_meter():
@@ -64,20 +64,20 @@ def test_datagrams_get_their_part_beside_connections():
     near, far = socket.socketpair()
     with near, far:
         for flow in (stream, session):
-            pacer.want(flow, (Pace(RATE, "acme"),))
-        pacer.begin(stream, near, far)
+            pacer.limit(flow, (Pace(RATE, "acme"),))
+        pacer.start(stream, near, far)
         meter = pacer.meter(session)
         for number, (moving, rate) in enumerate([((stream, session), RATE / 2), ((session,), RATE)]):
             for flow in moving:
                 flow.client_payload += 1
-            pacer.tick(number * SHARE_S + 1.0)
-            assert [bucket.rate for bucket in (*meter._outward, *meter._inward)] == [rate, rate]
+            pacer.tick(number * DIVIDE_S + 1.0)
+            assert [bucket.rate for bucket in (*meter._outbound, *meter._inbound)] == [rate, rate]
 
 
 def test_what_is_beyond_the_limit_between_tunnels_is_dropped_both_ways():
     with running() as loop:
         scene = Scene(loop, 4)
-        scene.lifecycle.admission.pacer.want(scene.flow, (Pace(1_000.0, "acme"),))
+        scene.lifecycle.admission.pacer.limit(scene.flow, (Pace(1_000.0, "acme"),))
         scene.open(question(4))
         for carrier, packet in ((scene.client, question(4, bytes(1_000))), (scene.site, answer(4, bytes(1_000)))):
             assert scene.give(carrier, packet) is None

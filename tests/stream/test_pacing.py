@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from proxy.stream.pacing import LEAST, SHARE_S, SO_MAX_PACING_RATE, Pacer
+from proxy.stream.pacing import DIVIDE_S, MIN_BYTES_PER_S, SO_MAX_PACING_RATE, Pacer
 from proxy.verdict import Pace
 from tests.flows import make_flow
 
@@ -41,8 +41,8 @@ def flows():
 def begun(flows, *paces):
     pacer = Pacer()
     for (flow, socks), own in zip(flows, paces, strict=True):
-        pacer.want(flow, own)
-        pacer.begin(flow, *socks)
+        pacer.limit(flow, own)
+        pacer.start(flow, *socks)
     return pacer
 
 
@@ -55,11 +55,11 @@ def test_flows_of_a_pool_share_its_limit_by_what_they_move(flows):
     assert [rate_of(socks[0]) for _, socks in flows] == [1_000_000, 500_000]
     one[0].client_payload += 1
     other[0].origin_payload += 1
-    pacer.tick(1.0 + SHARE_S)
+    pacer.tick(1.0 + DIVIDE_S)
     assert [rate_of(socks[0]) for _, socks in flows] == [500_000, 500_000]
     one[0].close("client_closed", 1)
     other[0].origin_payload += 1
-    pacer.tick(1.0 + 2 * SHARE_S)
+    pacer.tick(1.0 + 2 * DIVIDE_S)
     assert rate_of(other[1][0]) == 1_000_000
 
 
@@ -71,13 +71,13 @@ def test_the_tightest_of_several_limits_holds_and_pools_are_apart(flows):
 def test_no_flow_starves_in_its_timers(flows):
     pace = (Pace(10.0, "acme"),)
     begun(flows, pace, pace)
-    assert [rate_of(socks[0]) for _, socks in flows] == [LEAST, LEAST]
+    assert [rate_of(socks[0]) for _, socks in flows] == [MIN_BYTES_PER_S, MIN_BYTES_PER_S]
 
 
 def test_flows_without_limits_are_left_alone(flows):
     (flow, socks), _ = flows
     pacer = Pacer()
-    pacer.begin(flow, *socks)
+    pacer.start(flow, *socks)
     pacer.tick(1.0)
     assert rate_of(socks[0]) > 1 << 31
 

@@ -52,7 +52,7 @@ def test_connection_goes_to_the_other_origin(monkeypatch, version):
             far.setblocking(False)
             client.send(b"GET /")
             assert _read(w, far) == b"GET /"
-            record = w.lifecycle.look(w.flow)
+            record = w.lifecycle.snapshot(w.flow)
             text = f"[{LOCALHOST[6]}]" if version == 6 else LOCALHOST[4]
             assert (record.dst, record.dst_port, record.origin) == (ASKED[version], 443, f"{text}:{port}")
             assert (record.verdict, record.level, record.offramp) == ("redirected", "stream", "socket")

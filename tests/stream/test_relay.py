@@ -144,13 +144,13 @@ def test_answer_of_a_peer_that_refuses_the_rest_arrives(side, size):
 @SIDES
 def test_what_comes_for_a_side_that_is_gone_is_not_read(side):
     with relaying(client=SMALL, origin=SMALL) as scene:
-        gone, survivor = getattr(scene, side), other(scene, side)
-        survivor.pause()
+        gone, intact_sock = getattr(scene, side), other(scene, side)
+        intact_sock.pause()
         gone.send_many(4 << 20)
         scene.loop.turns(300)
         gone.reset()
-        scene.loop.until(lambda: scene.survivor)
-        survivor.send_many(1 << 20)
+        scene.loop.until(lambda: scene.intact_sock)
+        intact_sock.send_many(1 << 20)
         calls = scene.calls
         scene.loop.turns(300)
         assert scene.calls - calls < 20
@@ -164,7 +164,7 @@ def test_both_sides_gone_is_the_end():
         scene.origin.send_many(4 << 20)
         scene.loop.turns(300)
         scene.origin.reset()
-        scene.loop.until(lambda: scene.survivor)
+        scene.loop.until(lambda: scene.intact_sock)
         assert scene.reasons == []
         scene.client.reset()
         scene.loop.until(lambda: scene.reasons)
@@ -184,7 +184,7 @@ def test_slow_reader_slows_the_sender_and_loses_nothing(side):
         assert sender.sent < 4 << 20
         reading = scene.relay.client if side == "client" else scene.relay.origin
         assert len(reading.pending) <= CHUNK
-        assert reading.held <= PIPE_BYTES
+        assert reading.piped_bytes <= PIPE_BYTES
         receiver.read()
         scene.loop.until(lambda: receiver.is_eof)
         assert (receiver.received, receiver.digest.digest()) == (8 << 20, sender.sent_digest.digest())
@@ -254,7 +254,7 @@ def test_sender_that_vanishes_while_its_bytes_wait(side):
         scene.loop.turns(300)
         least = gone.sent - ask(gone.sock, SIOCOUTQ)
         gone.reset()
-        scene.loop.until(lambda: scene.survivor)
+        scene.loop.until(lambda: scene.intact_sock)
         assert scene.reasons == []
         witness.read()
         scene.loop.until(lambda: witness.error)
@@ -300,7 +300,7 @@ def test_idle_relay_holds_no_pipe(buffers):
 
 
 def test_pipe_is_given_back_when_the_last_round_took_the_last_byte(monkeypatch):
-    monkeypatch.setattr(relay_module, "ROUNDS", 2)
+    monkeypatch.setattr(relay_module, "MAX_READS", 2)
     with relaying(client={"near_rcv": 1 << 20, "far_snd": 1 << 20}) as scene:
         size = scene.client.sock.send(bytes(3 * CHUNK))
         scene.loop.until(lambda: scene.origin.received == size)
@@ -314,7 +314,7 @@ def test_pipe_that_holds_bytes_at_the_end_is_not_used_again():
     with relaying(origin={"near_snd": 1 << 18, "far_rcv": 8192}) as scene:
         scene.origin.pause()
         scene.client.send_many(8 << 20)
-        scene.loop.until(lambda: scene.relay.client.held > 0)
+        scene.loop.until(lambda: scene.relay.client.piped_bytes > 0)
         scene.relay.abort("admin_killed")
         assert relay_module._pipes == []
 
@@ -436,7 +436,7 @@ def test_urgent_byte_waits_for_room_as_the_others_do(side):
 @SIDES
 def test_rest_of_a_burst_is_read_after_the_others_had_their_turn(monkeypatch, side):
     """It is told again, although nothing new has happened."""
-    monkeypatch.setattr(relay_module, "ROUNDS", 1)
+    monkeypatch.setattr(relay_module, "MAX_READS", 1)
     with relaying(**{side: {"near_rcv": 1 << 20, "far_snd": 1 << 20}}) as scene:
         sender, receiver = getattr(scene, side), other(scene, side)
         scene.loop.call(lambda: sender.sock.sendall(bytes(3 * CHUNK)))

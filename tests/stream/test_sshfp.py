@@ -12,7 +12,7 @@ import dns.rrset
 import pytest
 from dns.asyncresolver import Resolver
 
-from proxy.stream.sshfp import digests, is_believed
+from proxy.stream.sshfp import digests, is_trusted
 
 DIGEST = "ab" * 32
 ZONE = {
@@ -86,4 +86,4 @@ def test_sha1_and_names_without_keys_say_nothing(server):
     ],
 )
 def test_resolvers_elsewhere_are_believed_only_when_the_administrator_says_so(text, believed):
-    assert is_believed(text) is believed
+    assert is_trusted(text) is believed

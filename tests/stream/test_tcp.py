@@ -16,8 +16,8 @@ from proxy.flow.path import Path
 from proxy.hooks import Hooks
 from proxy.offramps import sockets
 from proxy.settings.model import Timeouts
-from proxy.stream.debts import PATIENCE_S
 from proxy.stream.relay import LINGER_RESET
+from proxy.stream.undelivered import STALL_TIMEOUT_S
 from tests.packets import CLIENT, decode, network
 from tests.stream.world import LOCALHOST, closed_port, distant, listening, world
 
@@ -383,10 +383,10 @@ def test_reader_that_takes_nothing_after_a_reset_is_not_waited_for_for_ever(monk
         gone.close()
         w.loop.until(lambda: flow.is_ended)
         assert (flow.close_reason, flow.is_recorded) == (f"{who}_reset", False)
-        for seconds in (1, PATIENCE_S - 1):
+        for seconds in (1, STALL_TIMEOUT_S - 1):
             w.tick(seconds)
         assert w.lifecycle.descriptors.free < 2000
-        w.tick(2 * PATIENCE_S)
+        w.tick(2 * STALL_TIMEOUT_S)
         assert w.lifecycle.descriptors.free == 2000
         while isinstance(data := receive(w, reader), bytes):
             assert data  # no end: a reset
@@ -401,7 +401,7 @@ def test_reader_that_takes_a_little_now_and_then_is_waited_for(monkeypatch):
         server.close()
         w.loop.until(lambda: flow.is_ended)
         for number in range(1, 6):
-            w.tick(number * (PATIENCE_S - 5))
+            w.tick(number * (STALL_TIMEOUT_S - 5))
             assert client.recv(1 << 20)
             w.loop.turns(20)
         assert w.lifecycle.descriptors.free < 2000
@@ -410,15 +410,15 @@ def test_reader_that_takes_a_little_now_and_then_is_waited_for(monkeypatch):
 def test_client_that_reads_nothing_of_a_closed_origin_is_not_waited_for_for_ever(monkeypatch):
     with listening() as origin, world(monkeypatch) as w:
         flow, client, server = established(w, origin)
-        monkeypatch.setattr("proxy.stream.debts.is_delivered", lambda sock, *, is_shut: False)
+        monkeypatch.setattr("proxy.stream.undelivered.is_delivered", lambda sock, *, is_shut: False)
         client.shutdown(socket.SHUT_WR)
         server.close()
         w.loop.until(lambda: flow.is_ended)
         assert flow.close_reason == "client_closed"
-        for seconds in (1, PATIENCE_S - 1):
+        for seconds in (1, STALL_TIMEOUT_S - 1):
             w.tick(seconds)
         assert w.lifecycle.descriptors.free < 2000
-        w.tick(2 * PATIENCE_S)
+        w.tick(2 * STALL_TIMEOUT_S)
         assert w.lifecycle.descriptors.free == 2000
 
 

@@ -20,7 +20,7 @@ from proxy.settings.model import Timeouts
 from proxy.stream.datagrams import DatagramPlane
 from proxy.stream.descriptors import Descriptors
 from proxy.stream.echo import EchoFlow
-from proxy.stream.entrance import Entrance
+from proxy.stream.flow_setup import FlowSetup
 from proxy.stream.lifecycle import Lifecycle
 from proxy.stream.relay import close_pool
 from proxy.stream.tcp import TcpPlane
@@ -85,7 +85,7 @@ class World:
         udp = DatagramPlane(UdpSession, loop.poller, self.lifecycle, errors, timeouts, False)
         echo = DatagramPlane(EchoFlow, loop.poller, self.lifecycle, errors, timeouts, False)
         openers = {"tcp": self.tcp, "udp": udp, "icmp": echo, "icmpv6": echo}
-        self.plane = Plane(Entrance(self.lifecycle, errors, openers, None), errors)
+        self.plane = Plane(FlowSetup(self.lifecycle, errors, openers, None), errors)
         self.sockets: list[socket.socket] = []
         self._ahead = 0.0
 

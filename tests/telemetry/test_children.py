@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from proxy.flow.child import ChildQuery, child_predicate, end_of
 from proxy.flow.query import Filters, FlowQuery
-from proxy.telemetry.children import MOST_OPEN, Children
+from proxy.telemetry.children import MAX_OPEN, Children
 from tests.children import FLOW, child_queries, children, make_channel, make_request
 from tests.records import make_record
 
 
 def told(children_, record, flow_id=FLOW, tenant="acme"):
-    children_.take(flow_id, tenant, type(record).__name__, msgspec.json.encode(record))
+    children_.add(flow_id, tenant, type(record).__name__, msgspec.json.encode(record))
 
 
 @pytest.fixture
@@ -43,20 +43,20 @@ def test_a_child_that_has_ended_goes_to_the_store_and_to_sinks(taking, ended):
 @pytest.mark.parametrize("changes", [{"tenant": "globex"}, {"flow_id": "other"}, {"request_id": "other.1"}])
 def test_an_inspector_that_speaks_of_another_flow_is_not_heard(taking, ended, changes):
     told(taking, msgspec.structs.replace(make_request(), **changes))
-    assert (ended, taking.refused) == ([], 1)
+    assert (ended, taking.rejected) == ([], 1)
 
 
 @pytest.mark.parametrize(("name", "data"), [("RequestRecord", b"{}"), ("Other", b"{}"), ("RequestRecord", b"\xff")])
 def test_what_is_no_record_is_counted(taking, ended, name, data):
-    taking.take(FLOW, "acme", name, data)
-    assert (ended, taking.refused) == ([], 1)
+    taking.add(FLOW, "acme", name, data)
+    assert (ended, taking.rejected) == ([], 1)
 
 
 def test_an_open_child_is_kept_until_its_end_is_told(taking, ended):
     query = ChildQuery(tenant="acme", method=("GET",))
     told(taking, make_request(is_open=True, status=None))
     assert [child.request_id for child in taking.open(query)] == [f"{FLOW}.1"]
-    assert list(taking.living("acme")) == [FLOW]
+    assert list(taking.flows_with_children("acme")) == [FLOW]
     assert ended == []
     told(taking, make_request())
     assert taking.open(query) == []
@@ -70,7 +70,7 @@ def test_what_is_open_when_its_flow_ends_ends_with_it(taking, ended):
     (child,) = ended
     assert not child.is_open
     assert end_of(child) == flow.end
-    assert list(taking.living(None)) == []
+    assert list(taking.flows_with_children(None)) == []
 
 
 def test_a_child_that_ends_while_children_are_listed_comes_once_as_it_ended(run):
@@ -83,16 +83,16 @@ def test_a_child_that_ends_while_children_are_listed_comes_once_as_it_ended(run)
             told(taking, make_request(1))
             return await log.children(query)
 
-        return await taking.listed(ChildQuery(tenant="acme"), stored)
+        return await taking.list_children(ChildQuery(tenant="acme"), stored)
 
     page = run(work)
     assert [(each.record.request_id[-1], each.record.is_open) for each in page.children] == [("2", True), ("1", False)]
 
 
 def test_open_children_of_one_flow_are_bounded(taking):
-    for number in range(1, MOST_OPEN + 3):
+    for number in range(1, MAX_OPEN + 3):
         told(taking, make_request(number, is_open=True))
-    assert len(taking.open(ChildQuery(tenant=None))) == MOST_OPEN
+    assert len(taking.open(ChildQuery(tenant=None))) == MAX_OPEN
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,9 +21,9 @@ from proxy.settings import Records
 from proxy.telemetry import flowdb, flowsql
 from proxy.telemetry.flowlog import FlowLog
 from proxy.telemetry.flowread import read_page, read_rows
-from proxy.telemetry.losses import Losses
+from proxy.telemetry.lost_records import LostRecords
 from proxy.telemetry.rows import insert, rows_of
-from proxy.telemetry.words import Texts, Words
+from proxy.telemetry.strings import StringIds, Strings
 from tests.queries import queries
 from tests.records import BASE, SECOND, make_record, records
 
@@ -341,7 +341,7 @@ def test_a_full_disk_is_counted_and_survived(run, monkeypatch, caplog):
     assert (len(during.flows), during.lost) == (100, 100)
     assert (len(after.flows), after.lost, status.lost, status.stored) == (200, 100, 100, 200)
     assert caplog.text.count("cannot be written: database or disk is full") == 1
-    assert "written again; records lost until now: 100" in caplog.text
+    assert "written again; records lost so far: 100" in caplog.text
 
 
 @pytest.mark.slow
@@ -366,12 +366,12 @@ def test_sql_and_python_agree_on_every_query(tmp_path, flows, query):
     connection = flowdb.open_writer(str(tmp_path / "flows.db"))
     try:
         connection.execute("DELETE FROM flows")
-        words = Words(connection)
-        insert(connection, [rows_of(record, words) for record in flows])
+        string_ids = StringIds(connection)
+        insert(connection, [rows_of(record, string_ids) for record in flows])
         flowsql.prepare(connection, query)
         statements = [flowsql.select(query), flowsql.select(query, is_recent=True)]
-        page = read_page(connection, query, Losses())
-        found = [read_rows(connection.execute(*each).fetchall(), Texts(connection)) for each in statements]
+        page = read_page(connection, query, LostRecords())
+        found = [read_rows(connection.execute(*each).fetchall(), Strings(connection)) for each in statements]
     finally:
         connection.close()
     wanted, key = predicate(query), SORT_KEYS[query.sort]

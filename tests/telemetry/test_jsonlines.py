@@ -79,7 +79,7 @@ def test_what_somebody_moved_away_is_not_written_to(audit):
 
 
 def test_an_overflowing_queue_counts_what_it_loses(audit, monkeypatch):
-    monkeypatch.setattr(JsonLines, "_keep", lambda self, records: None)
+    monkeypatch.setattr(JsonLines, "_write", lambda self, records: None)
     assert write([make_record(number) for number in range(5)], audit, queue_records=0) == 5
 
 
@@ -95,8 +95,8 @@ def test_a_full_disk_is_counted_said_once_and_leaves_no_cut_line(audit, monkeypa
     monkeypatch.setattr(jsonlines.os, "write", limited)
     assert write([make_record(number) for number in range(4)], audit) == 2
     assert [record.flow_id for record in read(audit)] == ["f00000000", "f00000003"]
-    assert caplog.text.count("cannot be kept") == 1
-    assert "are kept again; lost until now: 2" in caplog.text
+    assert caplog.text.count("cannot be written") == 1
+    assert "are written again; lost so far: 2" in caplog.text
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):

@@ -88,7 +88,7 @@ def test_a_look_at_many_flows_lets_others_run_in_between(monkeypatch):
         return await scanning
 
     assert len(asyncio.run(main())) == 2
-    assert turns > 1000 // livescan.STEP
+    assert turns > 1000 // livescan.BATCH_FLOWS
 
 
 def test_a_flow_that_leaves_by_another_tunnel_comes_once():

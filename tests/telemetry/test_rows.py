@@ -16,7 +16,7 @@ from proxy.flow.record import Decision, FlowRecord, Totals
 from proxy.telemetry import flowdb
 from proxy.telemetry.flowread import read_rows
 from proxy.telemetry.rows import COLUMNS, insert, record_of, rows_of
-from proxy.telemetry.words import HOUR_S, Texts, Words, forget_words
+from proxy.telemetry.strings import HOUR_S, StringIds, Strings, delete_unused_strings
 from tests.records import ALLOWED, BASE, DENIED, SECOND, make_record, records
 
 ALL = FlowQuery(tenant="acme", limit=20_000)
@@ -100,35 +100,35 @@ def test_every_field_comes_back(connection, record, data):
     }
     chosen = data.draw(st.fixed_dictionaries({}, optional=changes))
     changed = msgspec.structs.replace(record, **chosen)
-    row, body = rows_of(changed, Words(connection))
-    assert record_of(row, bytes(body[-1]), Texts(connection)) == changed
+    row, body = rows_of(changed, StringIds(connection))
+    assert record_of(row, bytes(body[-1]), Strings(connection)) == changed
 
 
 def test_a_field_that_rows_know_nothing_of_is_kept(connection):
     """Whatever is added to the record is stored under its name until it is given a place."""
     record = make_record(delta=Totals(1, 2, 3))
-    row, body = rows_of(record, Words(connection))
+    row, body = rows_of(record, StringIds(connection))
     assert b"delta" in body[-1]
     assert len(row) == len(COLUMNS)
-    assert record_of(row, bytes(body[-1]), Texts(connection)) == record
+    assert record_of(row, bytes(body[-1]), Strings(connection)) == record
 
 
-def test_words_that_no_record_needs_are_forgotten(connection):
-    words = Words(connection)
-    words.refresh()
-    number = words.number("used long ago")
+def test_strings_that_no_record_uses_are_deleted(connection):
+    string_ids = StringIds(connection)
+    string_ids.refresh()
+    number = string_ids.id_of("used long ago")
     connection.execute("UPDATE words SET used = ? WHERE id = ?", (BASE // SECOND // HOUR_S, number))
-    kept = words.number("used now")
-    forget_words(connection, BASE + 3 * HOUR_S * SECOND)
+    kept = string_ids.id_of("used now")
+    delete_unused_strings(connection, BASE + 3 * HOUR_S * SECOND)
     assert connection.execute("SELECT id FROM words").fetchall() == [(kept,)]
-    assert Words(connection).number("used long ago") > kept  # its number is not another text's
+    assert StringIds(connection).id_of("used long ago") > kept  # its number is not another text's
 
 
-def test_a_word_in_use_is_not_forgotten(run):
+def test_a_string_in_use_is_not_deleted(run):
     async def work(log):
         log.submit(make_record(1, end=None, user="ann"))
         await log.flush()
-        log._guarded(log._enforce_age, [])  # as the writer does every ten seconds
+        log._guard(log._enforce_age, [])  # as the writer does every ten seconds
         return await log.query(ALL)
 
     (flow,) = run(work).flows
@@ -171,7 +171,7 @@ def test_records_of_an_earlier_version_are_taken_over(run, path, caplog):
     assert [msgspec.json.decode(flow.record, type=FlowRecord) for flow in page.flows] == flows[::-1]
     assert page.lost == 7
     assert os.listdir(os.path.dirname(path)) == ["flows.db"]
-    assert "100 records are taken over" in caplog.text
+    assert "100 records were imported" in caplog.text
 
 
 def test_what_cannot_be_taken_over_stays_where_it_is(run, path, caplog):
@@ -186,8 +186,8 @@ def test_what_cannot_be_taken_over_stays_where_it_is(run, path, caplog):
 
 
 def test_a_body_whose_word_is_gone_fails_alone(connection):
-    rows = [rows_of(make_record(number, user=f"u{number}"), Words(connection)) for number in (1, 2)]
+    rows = [rows_of(make_record(number, user=f"u{number}"), StringIds(connection)) for number in (1, 2)]
     insert(connection, rows)
     connection.execute("DELETE FROM words WHERE text = 'u1'")
     found = [(row[1], *row, bytes(body[-1])) for row, body in rows]
-    assert [flow.flow_id for flow in read_rows(found, Texts(connection))] == ["f00000002"]
+    assert [flow.flow_id for flow in read_rows(found, Strings(connection))] == ["f00000002"]

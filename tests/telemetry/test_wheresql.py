@@ -7,10 +7,10 @@ import pytest
 from proxy.flow.query import FlowQuery
 from proxy.telemetry import flowdb
 from proxy.telemetry.flowread import read_page
-from proxy.telemetry.losses import Losses
+from proxy.telemetry.lost_records import LostRecords
 from proxy.telemetry.rows import insert, rows_of
+from proxy.telemetry.strings import StringIds
 from proxy.telemetry.wheresql import where_sql
-from proxy.telemetry.words import Words
 from tests.records import make_record
 
 
@@ -33,8 +33,8 @@ def test_what_sqlite_can_answer_is_left_to_it(text, condition):
 def connection(tmp_path):
     connection = flowdb.open_writer(str(tmp_path / "flows.db"))
     records = [make_record(n, user=f"user{n % 2}", src_port=1000 + n, dst_port=1000 + n % 3) for n in range(60)]
-    words = Words(connection)
-    insert(connection, [rows_of(record, words) for record in records])
+    string_ids = StringIds(connection)
+    insert(connection, [rows_of(record, string_ids) for record in records])
     yield connection
     connection.close()
 
@@ -45,7 +45,7 @@ def test_a_text_is_looked_at_once_however_many_flows_have_it(connection, monkeyp
     ((name, count, holds),) = written.functions
     noted = written._replace(functions=((name, count, lambda text: asked.append(text) or holds(text)),))
     monkeypatch.setattr("proxy.telemetry.wheresql.where_sql", lambda text: noted)
-    page = read_page(connection, FlowQuery(tenant="acme", where='identity.email contains "1"'), Losses())
+    page = read_page(connection, FlowQuery(tenant="acme", where='identity.email contains "1"'), LostRecords())
     assert len(page.flows) == 30
     assert sorted(set(asked)) == sorted(asked)
     assert {"user0", "user1"} <= set(asked)
@@ -53,5 +53,5 @@ def test_a_text_is_looked_at_once_however_many_flows_have_it(connection, monkeyp
 
 @pytest.mark.parametrize("where", ["net.src.port == net.dst.port", 'to_string(net.src.port) ~ "^100[012]$"'])
 def test_columns_are_compared_in_each_row(connection, where):
-    found = read_page(connection, FlowQuery(tenant="acme", where=where), Losses())
+    found = read_page(connection, FlowQuery(tenant="acme", where=where), LostRecords())
     assert [flow.flow_id for flow in found.flows] == [f"f{n:08d}" for n in (2, 1, 0)]

@@ -16,7 +16,7 @@ from proxy.inspect.ssh.forwarding import PACKET, WINDOW
 from proxy.inspect.ssh.question import Login
 from proxy.inspect.ssh.server_channel import ServerChannel
 from proxy.inspect.ssh.text import printable
-from proxy.session.ssh import SSHRules, is_user_name, may_be
+from proxy.session.ssh import SSHRules, is_user_name, may_log_in_as
 from proxy.verdict import PROVED
 
 MOST_SECRETS = 6  # as MaxAuthTries of sshd
@@ -68,7 +68,7 @@ class Server(asyncssh.SSHServer):
         flow, rules = view.flow, view.rules
         if not is_user_name(username):
             raise asyncssh.PermissionDenied("not a valid user name")
-        if flow.user is not None and not may_be(rules.logins, flow.user, username):
+        if flow.user is not None and not may_log_in_as(rules.logins, flow.user, username):
             raise asyncssh.PermissionDenied(f"{flow.user} may not be {username} here")
         self._bridge.wants_to_be(username)
         if rules.trust_tunnel:
@@ -142,7 +142,7 @@ class Server(asyncssh.SSHServer):
         flow, rules = self._bridge.view.flow, self._bridge.view.rules
         if flow.user is not None and identity not in (flow.user, flow.user.partition("@")[0]):
             return False
-        return may_be(rules.logins, flow.user or identity, username)
+        return may_log_in_as(rules.logins, flow.user or identity, username)
 
     # Channels.
 

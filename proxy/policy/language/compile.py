@@ -17,7 +17,7 @@ from proxy.policy.language.tree import Call, Comparison, Literal, Logic, Members
 from proxy.settings import suggest
 
 Matcher = Callable[[Any], bool]
-MOST_COMPARED = 1_000  # maximum size of sets that are compared with one another when the file is loaded
+MAX_COMPARED = 1_000  # maximum size of sets that are compared with one another when the file is loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +328,8 @@ def _check_possible(requirements: list[Requirement]) -> None:
     for one, other in itertools.combinations(requirements, 2):
         if one.field is not other.field or one.field.is_array:
             continue
-        mine, theirs = one.values, other.values
-        if mine is None or theirs is None or max(len(mine.single), len(theirs.single)) > MOST_COMPARED:
+        values, others = one.values, other.values
+        if values is None or others is None or max(len(values.single), len(others.single)) > MAX_COMPARED:
             continue
-        if mine.is_disjoint(theirs):
+        if values.is_disjoint(others):
             raise ExpressionError(f"can never hold: {one.field.name} would need two values at once", *other.at)

@@ -220,9 +220,9 @@ def _end(text: str) -> Spot:
 def _wanted(names: set[str]) -> str:
     """A list such as `expected a field or '('`."""
     wanted = []
-    for said, group in _GROUPS.items():
+    for description, group in _GROUPS.items():
         if group <= names:
-            wanted.append(said)
+            wanted.append(description)
             names = names - group
     wanted += sorted({_EXPECTED.get(name, name) for name in names})
     if len(wanted) == 1:

@@ -67,14 +67,11 @@ class Values:
     def is_disjoint(self, other: Values) -> bool:
         """Whether the sets have no common value. False if that is hard to determine."""
         if self.ranges or other.ranges or self.networks or other.networks:
-            mine, theirs = self.container(), other.container()
-            if self.ranges or self.networks:
-                mine, theirs, single, wide = theirs, mine, other, self
-            else:
-                single, wide = self, other
+            single, wide = (other, self) if self.ranges or self.networks else (self, other)
             if single.ranges or single.networks:
                 return not _overlap(single, wide)
-            return not any(value in theirs for value in single.single)
+            container = wide.container()
+            return not any(value in container for value in single.single)
         return not self.single & other.single
 
     def union(self, other: Values) -> Values:
@@ -142,7 +139,7 @@ def network_of(text: str, at: Spot) -> Network:
         meant = ip_network(text, strict=False)
     except ValueError:
         raise ExpressionError(f"not a prefix: {text}", *at) from None
-    raise ExpressionError(f"{text} has bits behind its prefix; did you mean {meant}?", *at)
+    raise ExpressionError(f"{text} has host bits set; did you mean {meant}?", *at)
 
 
 def shown(literal: Literal) -> str:

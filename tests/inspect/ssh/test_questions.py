@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.hooks.asked import INSPECTED, argument
+from proxy.hooks.arguments import INSPECTION_HOOKS, argument
 from proxy.inspect.questions import plain
 from proxy.inspect.ssh.question import ChannelRequest, ExecRequest, Login
 
@@ -10,7 +10,7 @@ FLOW = object()
 
 
 def shown(hook, question):
-    assert hook in INSPECTED
+    assert hook in INSPECTION_HOOKS
     return argument(hook, plain(question), FLOW)
 
 

@@ -22,7 +22,7 @@ MISTAKES = {
     "net.dst.port == true": "1:17: expected a number (found true)",
     'net.src.ip == "10.0.0.1"': "1:15: write an address without quotes: 10.0.0.1",
     "net.src.ip == 10.0.0.0/8": "1:15: write a prefix in a set: 'in {10.0.0.0/8}' (found 10.0.0.0/8)",
-    "net.src.ip in {10.0.0.1/8}": "1:16: 10.0.0.1/8 has bits behind its prefix; did you mean 10.0.0.0/8?",
+    "net.src.ip in {10.0.0.1/8}": "1:16: 10.0.0.1/8 has host bits set; did you mean 10.0.0.0/8?",
     "net.src.ip in {10.0.0.0/33}": "1:16: not a prefix: 10.0.0.0/33",
     "net.src.ip == 10.0.0.256": "1:15: not an address: 10.0.0.256",
     "net.src.ip in {10.0.0.9..10.0.0.1}": (

@@ -6,10 +6,10 @@ from proxy.errors import DropReason
 from proxy.flow.tenant import Tenant
 from proxy.wire.ip import IPPacket
 
-MAX_WAITING = 64  # per flow: several times the first flight of a QUIC client
+MAX_PACKETS = 64  # per flow: several times the first flight of a QUIC client
 
 
-class Waiting:
+class HeldPackets:
     """The packets of one flow after its first."""
 
     __slots__ = ("_packets", "_tenant")
@@ -21,7 +21,7 @@ class Waiting:
     def add(self, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Keep a packet. Returns the reason if it is dropped."""
         tenant = self._tenant
-        is_full = len(self._packets) >= MAX_WAITING
+        is_full = len(self._packets) >= MAX_PACKETS
         if is_full or tenant.held_bytes + packet.end > tenant.settings.limits.bytes_held:
             return DropReason.HELD
         tenant.held_bytes += packet.end
@@ -30,11 +30,11 @@ class Waiting:
 
     def take(self) -> tuple[tuple[bytes, IPPacket], ...]:
         """Return the waiting packets, and hold them no longer."""
-        waiting, self._packets = self._packets, ()
-        self._tenant.held_bytes -= sum(packet.end for _, packet in waiting)
-        return waiting
+        packets, self._packets = self._packets, ()
+        self._tenant.held_bytes -= sum(packet.end for _, packet in packets)
+        return packets
 
-    def give_up(self) -> None:
+    def drop_all(self) -> None:
         """Drop and count the waiting packets."""
         if self._packets:
             self._tenant.drops[DropReason.HELD] += len(self.take())

@@ -1,4 +1,4 @@
-"""Drop counters of the programs that carry tunnel ends beside the proxy, read from their sockets and cached for 1 s."""
+"""Drop counters of other programs that carry tunnel ends, read from their status sockets."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from collections.abc import Iterable, Iterator
 
 from proxy.settings.sites import SITE, Site
 
-PATIENCE_S = 1.0
-MOST_BYTES = 4 << 20
+ANSWER_TIMEOUT_S = 1.0
+MAX_ANSWER_BYTES = 4 << 20
 
 EndDrops = dict[tuple[str, str, str, str], int]  # packets by tenant, tunnel, end and reason
 
 
 async def end_drops(sites: Iterable[Site]) -> EndDrops:
     """The drops of all sites with a status socket. A program that does not answer in time is left out."""
-    named = [site for site in sites if site.status is not None]
-    paths = list(dict.fromkeys(site.status or "" for site in named))
+    with_status = [site for site in sites if site.status is not None]
+    paths = list(dict.fromkeys(site.status or "" for site in with_status))
     answers = dict(zip(paths, await asyncio.gather(*map(_ask, paths)), strict=True))
-    found: EndDrops = {}
-    for site in named:
+    drops: EndDrops = {}
+    for site in with_status:
         for (node, end, reason), count in answers[site.status or ""].items():
             if node == site.name:
-                found[site.tenant, SITE + site.name, end, reason] = count
-    return found
+                drops[site.tenant, SITE + site.name, end, reason] = count
+    return drops
 
 
 async def _ask(path: str) -> dict[tuple[str, str, str], int]:
     """Packets by site, end and reason; empty without a valid answer."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # TimeoutError is an OSError
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
             return dict(_counts(json.loads(await _read(path))))
     return {}
 
@@ -53,7 +53,7 @@ async def _read(path: str) -> bytes:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
             # by descriptor, since a Unix socket address has room for 108 bytes only
             await loop.sock_connect(sock, f"/proc/self/fd/{directory}/{os.path.basename(path)}")
-            while len(data) < MOST_BYTES and (more := await loop.sock_recv(sock, 1 << 16)):
+            while len(data) < MAX_ANSWER_BYTES and (more := await loop.sock_recv(sock, 1 << 16)):
                 data += more
     finally:
         os.close(directory)

@@ -11,8 +11,8 @@ from proxy.packet.routes import Hop, choose, flow_hash, leave, named
 from proxy.stream.lifecycle import Lifecycle
 from proxy.verdict import Verdict
 
-LIFTED = ("tcp", "udp")  # protocols that can be read
-ECHO = ("icmp", "icmpv6")
+LIFTABLE = ("tcp", "udp")  # protocols that can be read
+ECHO_PROTOCOLS = ("icmp", "icmpv6")
 
 
 def hop_for(flow: Flow, verdict: Verdict, redirect: Endpoint | None) -> Hop | DropReason | str:
@@ -30,7 +30,7 @@ def hop_for(flow: Flow, verdict: Verdict, redirect: Endpoint | None) -> Hop | Dr
         if verdict.offramp == "kernel" and hop.carrier is None:
             return "there is no kernel off-ramp for this flow"
         if redirect is not None:
-            return _redirecting(flow, hop)
+            return _redirected_hop(flow, hop)
     return hop
 
 
@@ -53,17 +53,17 @@ def redirection(flow: Flow, origin: tuple[str, int]) -> Endpoint | str:
     address = ip_address(origin[0]).packed
     if len(address) != len(flow.destination):
         return f"{origin[0]} is of the other address family"
-    if flow.protocol not in (*LIFTED, *ECHO):
-        return f"{flow.protocol} cannot be sent elsewhere"
-    return address, origin[1] if flow.protocol in LIFTED else flow.destination_port
+    if flow.protocol not in (*LIFTABLE, *ECHO_PROTOCOLS):
+        return f"{flow.protocol} cannot be redirected"
+    return address, origin[1] if flow.protocol in LIFTABLE else flow.destination_port
 
 
-def _redirecting(flow: Flow, hop: Hop) -> Hop | str:
+def _redirected_hop(flow: Flow, hop: Hop) -> Hop | str:
     """The hop of a redirected flow: sockets, or a stream into a tunnel, since packets would have to be rewritten."""
     if hop.carrier is None:
         return hop
     if hop.carrier.exit is not None:
         return Hop(hop.route, None)
-    if flow.protocol in ECHO:
-        return "an echo request into a tunnel cannot be sent elsewhere"
+    if flow.protocol in ECHO_PROTOCOLS:
+        return "an echo request into a tunnel cannot be redirected"
     return Hop(hop.route, hop.carrier, is_lifted=True)

@@ -14,23 +14,23 @@ from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.plane import UNREACHABLE
 from proxy.packet.routes import Hop
 from proxy.stream.admission import end_failed
-from proxy.stream.directions import LIFTED, hop_for, move, redirection
+from proxy.stream.held_packets import HeldPackets
 from proxy.stream.held_syn import HeldSyn
 from proxy.stream.lifecycle import Lifecycle
-from proxy.stream.waiting import Waiting
+from proxy.stream.rerouting import LIFTABLE, hop_for, move, redirection
 from proxy.verdict import ALLOW, Verdict
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
 
 Enter = Callable[[Flow, bool, bytearray, IPPacket], DropReason | None]
 
-REFUSED_S = 2.0  # for which retransmitted SYNs get the same answer
+REFUSED_RETENTION_S = 2.0  # for which retransmitted SYNs get the same answer
 
 
 class HeldFlow:
     """The flow's handler until it is opened or refused."""
 
-    __slots__ = ("_enter", "_errors", "_held", "_is_lifted", "_is_refused", "_lifecycle", "_waiting", "flow")
+    __slots__ = ("_enter", "_errors", "_first", "_held_packets", "_is_lifted", "_is_refused", "_lifecycle", "flow")
 
     def __init__(
         self, lifecycle: Lifecycle, errors: IcmpErrors, enter: Enter, flow: Flow, is_lifted: bool,
@@ -39,49 +39,49 @@ class HeldFlow:
         """`packet`, in `buffer`, is the first of the flow. `is_lifted`: whether the proxy reads the flow unless a
         verdict overrides that. `enter` opens the flow once it is allowed."""
         self._lifecycle, self._errors, self._enter, self.flow = lifecycle, errors, enter, flow
-        self._held = HeldSyn(flow.carrier, errors, buffer, packet)
+        self._first = HeldSyn(flow.carrier, errors, buffer, packet)
         self._is_lifted = is_lifted
         self._is_refused = False
-        self._waiting = Waiting(flow.tenant)
+        self._held_packets = HeldPackets(flow.tenant)
 
     def start(self, verdict: Verdict) -> None:
         """Carry out the policy's verdict, then ask the application."""
-        if not self._follow("network", verdict):
+        if not self._apply("network", verdict):
             return
         admission = self._lifecycle.admission
         if not admission.stages:
-            self._go()
+            self._open()
             return
         admission.hooks.spawn(self._ask(), failed=partial(end_failed, self.flow))
 
     async def _ask(self) -> None:
         admission, flow = self._lifecycle.admission, self.flow
         for stage in admission.stages:
-            if stage == "level" and flow.protocol not in LIFTED:
+            if stage == "level" and flow.protocol not in LIFTABLE:
                 continue
-            verdict = await admission.asked(flow, stage)
-            if flow.is_ended or not self._follow(stage, verdict):
+            verdict = await admission.ask_hook(flow, stage)
+            if flow.is_ended or not self._apply(stage, verdict):
                 return
-        self._go()
+        self._open()
 
     @property
     def _has_choice(self) -> bool:
         """Whether the flow may be either forwarded or read."""
-        return self.flow.protocol in LIFTED and self.flow.egress is not None and self.flow.redirect is None
+        return self.flow.protocol in LIFTABLE and self.flow.egress is not None and self.flow.redirect is None
 
-    def _follow(self, stage: str, verdict: Verdict) -> bool:
+    def _apply(self, stage: str, verdict: Verdict) -> bool:
         """Carry out the verdict. Returns whether the flow proceeds."""
         if verdict is ALLOW:
             return True
         if verdict.is_denial:
             self._refuse(verdict)
             return False
-        problem = self._lead(verdict)
+        problem = self._reroute(verdict)
         if isinstance(problem, DropReason):
             self._drop(problem)
             return False
         if problem is not None:
-            failed = self._lifecycle.admission.failed(self.flow, stage, problem)
+            failed = self._lifecycle.admission.record_failure(self.flow, stage, problem)
             if failed.is_denial:
                 self._refuse(failed)
             return not failed.is_denial
@@ -93,7 +93,7 @@ class HeldFlow:
             self._is_lifted = True  # only streams can be paced
         return True
 
-    def _lead(self, verdict: Verdict) -> DropReason | str | None:
+    def _reroute(self, verdict: Verdict) -> DropReason | str | None:
         """Route the flow as the verdict requires. Returns a reason to drop, what is wrong with the verdict, or None."""
         if verdict.origin is None and verdict.offramp is None:
             return None
@@ -113,15 +113,15 @@ class HeldFlow:
             flow.verdict = "redirected"
         return None
 
-    def _go(self) -> None:
-        flow, held = self.flow, self._held
-        waiting = self._waiting.take()
-        reason = self._enter(flow, self._is_lifted, bytearray(held.data), held.packet)
+    def _open(self) -> None:
+        flow, first = self.flow, self._first
+        held_packets = self._held_packets.take()
+        reason = self._enter(flow, self._is_lifted, bytearray(first.data), first.packet)
         if reason is not None:
             flow.tenant.drops[reason] += 1
             self.end("unknown" if reason is DropReason.NOT_SYN else "proxy_error")
             return
-        for data, packet in waiting:
+        for data, packet in held_packets:
             if flow.handler is None:
                 return
             if dropped := flow.handler.packet(flow.carrier, bytearray(data), packet):
@@ -131,24 +131,24 @@ class HeldFlow:
         """Hold a later packet. With TCP, only the latest SYN is kept, others are dropped; a reset ends the flow."""
         flow = self.flow
         if flow.protocol != "tcp":
-            return DropReason.STRAY if flow.is_ended else self._waiting.add(buffer, packet)
+            return DropReason.STRAY if flow.is_ended else self._held_packets.add(buffer, packet)
         flags = tcp.flags(buffer, packet)
         if flow.is_ended:
             if self._is_refused and flags & tcp.SYN:
-                self._held.refuse_again()
+                self._first.refuse_again()
                 return DropReason.HELD
             return DropReason.STRAY
-        if flags & tcp.RST and self._held.is_meant_by(buffer, packet):
+        if flags & tcp.RST and self._first.is_reset_by(buffer, packet):
             flow.history += "R"
             self.end("client_reset")
             return None
         if flags & (tcp.SYN | tcp.ACK | tcp.RST | tcp.FIN) == tcp.SYN:
-            self._held.hold(buffer, packet)
+            self._first.hold(buffer, packet)
         return DropReason.HELD
 
     def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Whether this SYN is a retransmission of the refused one."""
-        return self._is_refused and self._held.is_same(buffer, packet)
+        return self._is_refused and self._first.is_same(buffer, packet)
 
     def expired(self, now: float) -> None:
         """Remove the flow: the client no longer retransmits its SYN."""
@@ -162,10 +162,10 @@ class HeldFlow:
         flow, lifecycle = self.flow, self._lifecycle
         if not flow.close(reason, time.time_ns()):
             return
-        self._waiting.give_up()
+        self._held_packets.drop_all()
         lifecycle.ended(flow)
         if self._is_refused and flow.protocol == "tcp":
-            lifecycle.wheel.arm(flow, time.monotonic() + REFUSED_S)
+            lifecycle.wheel.arm(flow, time.monotonic() + REFUSED_RETENTION_S)
         else:
             lifecycle.removed(flow)
 
@@ -189,8 +189,8 @@ class HeldFlow:
 
     def _answer(self, kind: icmp.ErrorKind | None) -> None:
         """Send the client an ICMP error, or with `kind` None an RST (TCP only)."""
-        held = self._held
+        first = self._first
         if self.flow.protocol == "tcp":
-            held.refuse(kind)
+            first.refuse(kind)
         elif kind is not None:
-            self._errors.answer(self.flow.carrier, kind, held.data, held.packet, time.monotonic())
+            self._errors.answer(self.flow.carrier, kind, first.data, first.packet, time.monotonic())

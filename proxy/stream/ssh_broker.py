@@ -1,4 +1,4 @@
-"""SSH resources that the proxy lends to inspectors: signatures by keys that never leave it, and recording files.
+"""The broker's part for SSH: gives inspectors signatures by keys that never leave it, and recording files.
 
 An inspector parses untrusted input, so it is not trusted: what is signed depends on the proxy's own knowledge of the
 flow, the settings, and the application's answers.
@@ -23,16 +23,16 @@ from proxy.session.messages import (
     SignatureAnswer,
     SignatureWanted,
 )
-from proxy.session.ssh import SSHRules, is_user_name, may_be
+from proxy.session.ssh import SSHRules, is_user_name, may_log_in_as
 from proxy.settings.ssh import SSHInspection
-from proxy.stream.recordings import Keep, Recordings
+from proxy.stream.recordings import Recordings, Retention
 from proxy.wire.age import AgeError, recipient
 
 log = logging.getLogger(__name__)
 
 MAX_TEXT = 4 << 20  # bytes of known_hosts and all keys together
 MAX_KEY_ID = 255
-MAX_KEPT = 8  # keys of one tenant and kind
+MAX_KEYS = 8  # keys of one tenant and kind
 DIGESTS = (32, 48, 64)  # bytes of an exchange hash: SHA-256, SHA-384, SHA-512
 USERAUTH_REQUEST = 50  # RFC 4252 6
 
@@ -45,7 +45,7 @@ class SSHGrants:
         self.approved: set[str] = set()  # user names that the hook `ssh_auth` has approved
 
 
-class SSHLender:
+class SSHBroker:
     """Answers the requests of inspectors for SSH."""
 
     def __init__(self, state: str) -> None:
@@ -53,25 +53,25 @@ class SSHLender:
         self.keys = SSHKeys(state)
         self._recordings = Recordings(Path(state) / "recordings")
         self._tenants: dict[str, SSHInspection] = {}
-        self._signing: dict[tuple[str, str], dict[str, SigningKey]] = {}  # by public key
+        self._signing_keys: dict[tuple[str, str], dict[str, SigningKey]] = {}  # by public key
 
     def rules(self, tenant: str, ssh: SSHInspection) -> SSHRules:
         """The tenant's SSH configuration for inspectors. Raises ProxyError for files that cannot be read."""
         where = f"tenant '{tenant}': inspection.ssh"
-        known = "" if ssh.known_hosts is None else _read(ssh.known_hosts, where)
+        known_hosts = "" if ssh.known_hosts is None else _read(ssh.known_hosts, where)
         _check_keys(ssh.recording_keys, where)
         self.keys.user_ca(tenant)  # created before the first session, since origins have to trust it
-        if len(known) + sum(len(key) for keys in ssh.keys.values() for key in keys) > MAX_TEXT:
+        if len(known_hosts) + sum(len(key) for keys in ssh.keys.values() for key in keys) > MAX_TEXT:
             raise ProxyError(f"{where}: known_hosts and keys are larger than {MAX_TEXT >> 20} MiB together")
         self._tenants[tenant] = ssh
-        host = self._keep(tenant, "host", self.keys.host_key(tenant))
+        host = self._add_key(tenant, "host", self.keys.host_key(tenant))
         onward = None
         if ssh.onward_key is not None:
             try:
                 key = SigningKey.load(_read(ssh.onward_key, where).encode())
             except ProxyError as error:
                 raise ProxyError(f"{where}: {ssh.onward_key}: {error}") from error
-            onward = self._keep(tenant, "onward", key)
+            onward = self._add_key(tenant, "onward", key)
         return SSHRules(
             host_key=host.public,
             keys=ssh.keys,
@@ -82,7 +82,7 @@ class SSHLender:
             logins=ssh.logins,
             onward=ssh.onward,
             onward_key=None if onward is None else onward.public,
-            known_hosts=known,
+            known_hosts=known_hosts,
             sshfp=ssh.sshfp,
             local_forwarding=ssh.local_forwarding,
             remote_forwarding=ssh.remote_forwarding,
@@ -141,7 +141,7 @@ class SSHLender:
 
     def _signature(self, flow: Flow, grants: SSHGrants, wanted: SignatureWanted, is_asked: bool) -> bytes:
         ssh = self._settings_of(flow)
-        key = self._signing.get((flow.tenant.name, wanted.key), {}).get(wanted.public)
+        key = self._signing_keys.get((flow.tenant.name, wanted.key), {}).get(wanted.public)
         if key is None or (wanted.key == "onward" and ssh.onward != "key"):
             raise ProxyError("the key does not exist")
         if wanted.key == "onward":
@@ -156,18 +156,18 @@ class SSHLender:
     def recording(self, tenant: str, wanted: RecordingWanted) -> tuple[RecordingAnswer, list[int]]:
         """A write-only descriptor of a new file, or the reason why there is none."""
         ssh = self._tenants.get(tenant)
-        keep = Keep() if ssh is None else Keep(ssh.recordings_bytes, ssh.recordings_days)
+        retention = Retention() if ssh is None else Retention(ssh.recordings_bytes, ssh.recordings_days)
         try:
-            return RecordingAnswer(wanted.request), [self._recordings.create(tenant, wanted.name, keep)]
+            return RecordingAnswer(wanted.request), [self._recordings.create(tenant, wanted.name, retention)]
         except OSError as error:
             return RecordingAnswer(wanted.request, error=f"the recording cannot be made: {error.strerror}"), []
 
-    def _keep(self, tenant: str, kind: str, key: SigningKey) -> SigningKey:
+    def _add_key(self, tenant: str, kind: str, key: SigningKey) -> SigningKey:
         """Keep the key beside earlier ones, as sessions that began with those still rekey with them."""
-        kept = self._signing.setdefault((tenant, kind), {})
-        kept[key.public] = key
-        if len(kept) > MAX_KEPT:
-            del kept[next(iter(kept))]
+        keys = self._signing_keys.setdefault((tenant, kind), {})
+        keys[key.public] = key
+        if len(keys) > MAX_KEYS:
+            del keys[next(iter(keys))]
         return key
 
     def _settings_of(self, flow: Flow) -> SSHInspection:
@@ -193,7 +193,7 @@ def _grant(ssh: SSHInspection, grants: SSHGrants, identity: str | None, user: st
         raise ProxyError("not a valid user name")
     if grants.user not in (None, user):
         raise ProxyError(f"this session already logs in as '{grants.user}'")
-    if not may_be(ssh.logins, identity, user):
+    if not may_log_in_as(ssh.logins, identity, user):
         raise ProxyError(f"'{identity}' may not log in as '{user}' at an origin")
     if is_asked and user not in grants.approved:
         raise ProxyError(f"the application has not accepted '{user}'")
@@ -202,21 +202,21 @@ def _grant(ssh: SSHInspection, grants: SSHGrants, identity: str | None, user: st
 
 def _requested_user(data: bytes, blob: bytes, algorithm: str) -> str | None:
     """The user name, if `data` is a session ID and a publickey request with this key (RFC 4252 7), else None."""
-    identifier, rest = _cut(data)
+    identifier, rest = _split_string(data)
     if len(identifier) not in DIGESTS or rest[:1] != bytes([USERAUTH_REQUEST]):
         return None
-    user, rest = _cut(rest[1:])
-    service, rest = _cut(rest)
-    method, rest = _cut(rest)
-    named, tail = _cut(rest[1:])
-    key, end = _cut(tail)
+    user, rest = _split_string(rest[1:])
+    service, rest = _split_string(rest)
+    method, rest = _split_string(rest)
+    named, tail = _split_string(rest[1:])
+    key, end = _split_string(tail)
     expected = b"ssh-connection", b"publickey", b"\x01", algorithm.encode(), blob, b""
     if (service, method, rest[:1], named, key, end) != expected:
         return None
     return user.decode("utf-8", "replace")
 
 
-def _cut(data: bytes) -> tuple[bytes, bytes]:
+def _split_string(data: bytes) -> tuple[bytes, bytes]:
     """The string at the beginning (RFC 4251 5), and the rest."""
     length = struct.unpack("!I", data[:4])[0] if len(data) >= 4 else 0
     return data[4 : 4 + length], data[4 + length :]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 MINUTE_NS = 60 * 10**9
 
 
-class Losses:
+class LostRecords:
     """Counted by one thread, saved by another, read by a third. Bounded by the age given to `forget`."""
 
     def __init__(self, earlier: Iterable[tuple[str, int, int]] = ()) -> None:
@@ -19,11 +19,11 @@ class Losses:
 
     def add(self, tenant: str, at: int, count: int = 1) -> None:
         """Count records of `tenant` lost at Unix ns `at`."""
-        place = (tenant, at // MINUTE_NS)
+        key = (tenant, at // MINUTE_NS)
         with self._lock:
             self.total += count
-            self._counts[place] = self._counts.get(place, 0) + count
-            self._unsaved.add(place)
+            self._counts[key] = self._counts.get(key, 0) + count
+            self._unsaved.add(key)
 
     def count(self, tenant: str | None, since: int | None, until: int | None) -> int:
         """The losses in the minutes that the window touches, of one tenant or (None) of all."""
@@ -32,14 +32,14 @@ class Losses:
         with self._lock:
             return sum(
                 count
-                for (whose, minute), count in self._counts.items()
-                if low <= minute <= high and tenant in (None, whose)
+                for (owner, minute), count in self._counts.items()
+                if low <= minute <= high and tenant in (None, owner)
             )
 
     def unsaved(self) -> list[tuple[str, int, int]]:
         """Rows whose count has changed since they were passed to `saved`."""
         with self._lock:
-            return [(*place, self._counts[place]) for place in self._unsaved]
+            return [(*key, self._counts[key]) for key in self._unsaved]
 
     def saved(self, rows: Iterable[tuple[str, int, int]]) -> None:
         with self._lock:
@@ -50,7 +50,7 @@ class Losses:
     def forget(self, before: int) -> None:
         """Drop losses before Unix ns `before`."""
         with self._lock:
-            old = [place for place in self._counts if place[1] < before // MINUTE_NS]
-            for place in old:
-                del self._counts[place]
-                self._unsaved.discard(place)
+            old = [key for key in self._counts if key[1] < before // MINUTE_NS]
+            for key in old:
+                del self._counts[key]
+                self._unsaved.discard(key)

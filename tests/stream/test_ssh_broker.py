@@ -12,7 +12,7 @@ import pytest
 from proxy.ca.ssh import SigningKey, SSHKeys
 from proxy.session.messages import CertificateWanted, SignatureWanted
 from proxy.settings.ssh import SSHInspection
-from proxy.stream.lending_ssh import SSHGrants, SSHLender
+from proxy.stream.ssh_broker import SSHBroker, SSHGrants
 
 LOGINS = {"alice@acme.example": ["{name}", "deploy"], "*": ["guest"]}
 
@@ -26,19 +26,19 @@ class Asker:
     """An inspector with one session of alice's, which asks what it likes."""
 
     def __init__(self, place, *, user="alice@acme.example", is_asked=False, **settings):
-        self.lender, self.grants, self.is_asked = SSHLender(str(place)), SSHGrants(), is_asked
-        self.rules = self.lender.rules("acme", SSHInspection(**settings))
+        self.broker, self.grants, self.is_asked = SSHBroker(str(place)), SSHGrants(), is_asked
+        self.rules = self.broker.rules("acme", SSHInspection(**settings))
         self.flow = SimpleNamespace(id="flow1", tenant=SimpleNamespace(name="acme"), carrier=SimpleNamespace(user=user))
         self.public = generate(place / "session")
 
     def certificate(self, user="alice", identity="alice@acme.example"):
         wanted = CertificateWanted(1, 1, self.public, user, identity)
-        return self.lender.certificate(self.flow, self.grants, lambda: "192.0.2.7", wanted, is_asked=self.is_asked)
+        return self.broker.certificate(self.flow, self.grants, lambda: "192.0.2.7", wanted, is_asked=self.is_asked)
 
     def sign(self, key, data, algorithm="ssh-ed25519"):
         public = self.rules.host_key if key == "host" else self.rules.onward_key or ""
         wanted = SignatureWanted(1, 1, key, public, data, algorithm)
-        return self.lender.sign(self.flow, self.grants, wanted, is_asked=self.is_asked)
+        return self.broker.sign(self.flow, self.grants, wanted, is_asked=self.is_asked)
 
 
 def shown(certificate):
@@ -131,8 +131,8 @@ def test_keys_of_other_kinds_sign_as_openssh_reads_it(tmp_path, kind, algorithm)
 
 def test_a_session_goes_on_with_the_host_key_that_it_began_with(tmp_path):
     asker = Asker(tmp_path)
-    asker.lender.keys.rotate_host_key("acme")
-    renewed = asker.lender.rules("acme", SSHInspection())
+    asker.broker.keys.rotate_host_key("acme")
+    renewed = asker.broker.rules("acme", SSHInspection())
     assert renewed.host_key != asker.rules.host_key
     assert verifies(asker.rules.host_key, asker.sign("host", b"h" * 32).signature, b"h" * 32)
 

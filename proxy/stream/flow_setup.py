@@ -15,10 +15,10 @@ from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.observed import Begun
 from proxy.packet.plane import Inject, Opener
 from proxy.packet.routes import Hop
-from proxy.stream.directions import LIFTED
-from proxy.stream.held import HeldFlow
+from proxy.stream.held_flow import HeldFlow
+from proxy.stream.inspected_origins import INSPECTED_LEVELS
 from proxy.stream.lifecycle import Lifecycle
-from proxy.stream.read_places import READ
+from proxy.stream.rerouting import LIFTABLE
 from proxy.verdict import ALLOW, Verdict
 from proxy.wire import tcp
 from proxy.wire.ip import IPPacket
@@ -36,7 +36,7 @@ class Forwarder(Opener, Protocol):
     def open_repeated(self, flow: Flow, begun: Begun) -> None: ...
 
 
-class Entrance:
+class FlowSetup:
     """Opens every flow that a client begins, whatever its protocol and off-ramp."""
 
     def __init__(
@@ -45,14 +45,14 @@ class Entrance:
         """`openers`, by protocol, open flows that end in the proxy; `forwarder` opens those that stay packets."""
         self.lifecycle, self._errors = lifecycle, errors
         self._openers, self._forwarder = openers, forwarder
-        self.is_read: Callable[[Flow], bool] = lambda flow: False  # whether TCP to the same destination is inspected
+        self.is_tcp_inspected: Callable[[Flow], bool] = lambda flow: False  # whether TCP to its destination is
 
     def open(self, flow: Flow, hop: Hop, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Open the flow whose first packet is in `buffer`, by `hop` unless a verdict overrides it."""
         if hop.route is not None and hop.route.level is not None:
             flow.wanted_level = hop.route.level
         admission = self.lifecycle.admission
-        verdict = admission.judged(flow)
+        verdict = admission.ask_policy(flow)
         if flow.destination_port == QUIC_PORT and flow.protocol == "udp" and not verdict.is_denial:
             verdict = self._quic(flow, verdict)
         if verdict is ALLOW and not admission.stages:
@@ -65,9 +65,9 @@ class Entrance:
         """Refuse QUIC where TCP is inspected, as QUIC cannot be. Browsers fall back to TLS (RFC 9308 2)."""
         tenant = flow.tenant.settings
         level = verdict.level or flow.wanted_level or tenant.level
-        if tenant.inspection.quic == "pass" or not (level in READ or self.is_read(flow)):
+        if tenant.inspection.quic == "pass" or not (level in INSPECTED_LEVELS or self.is_tcp_inspected(flow)):
             return verdict
-        return self.lifecycle.admission.refused(flow, "quic", "QUIC cannot be read: TLS over TCP can")
+        return self.lifecycle.admission.refuse(flow, "quic", "QUIC cannot be inspected, TLS over TCP can")
 
     def open_answer(self, flow: Flow, inject: Inject) -> None:
         """Open a flow whose first packet comes from the origin; `inject` forwards it."""
@@ -82,7 +82,7 @@ class Entrance:
     def open_repeated(self, flow: Flow, begun: Begun) -> None:
         """Open a flow whose first packet has already been forwarded: see `asks`."""
         assert self._forwarder is not None
-        self.lifecycle.admission.judged(flow)
+        self.lifecycle.admission.ask_policy(flow)
         self._forwarder.open_repeated(flow, begun)
 
     def asks(self) -> bool:
@@ -93,7 +93,7 @@ class Entrance:
     def enter(self, flow: Flow, is_lifted: bool, buffer: bytearray, packet: IPPacket) -> DropReason | None:
         """Open an allowed flow at its off-ramp."""
         egress = flow.egress
-        if egress is not None and not (is_lifted and flow.protocol in LIFTED):
+        if egress is not None and not (is_lifted and flow.protocol in LIFTABLE):
             assert self._forwarder is not None
             return self._forwarder.open(flow, buffer, packet)
         if flow.seq and not may_begin(flow, buffer, packet):

@@ -1,4 +1,4 @@
-"""Certificates and connections that the proxy lends to inspectors, which have no rights of their own."""
+"""The broker: gives inspectors, which have no rights of their own, the certificates and connections they ask for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from proxy.session.messages import (
 from proxy.settings import Settings
 from proxy.settings.inspection import Inspection
 from proxy.stream.key_logs import KeyLogs
-from proxy.stream.lending_ssh import SSHLender
+from proxy.stream.ssh_broker import SSHBroker
 from proxy.stream.sshfp import digests
 
 Dialled = Callable[[socket.socket | None, str], None]  # the connected socket, or None and the reason
@@ -38,7 +38,7 @@ Dialled = Callable[[socket.socket | None, str], None]  # the connected socket, o
 MAX_PEM = 4 << 20
 
 
-class Lender:
+class Broker:
     """Answers the requests of inspectors."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Lender:
         """Raises ProxyError if roots cannot be read."""
         self.authorities, self._tenants = authorities, tenants
         self._poller, self._loop, self._connect_s = poller, loop, settings.timeouts.connect_s
-        self.ssh = SSHLender(settings.state)
+        self.ssh = SSHBroker(settings.state)
         self.key_logs = KeyLogs(tenants)
         rules = {name: self._rules(name, inspection) for name, inspection in tenants.items()}
         timeouts = settings.timeouts
@@ -82,7 +82,7 @@ class Lender:
         socket of the host would be in another network.
         """
         if flow.egress is not None:
-            then(None, "what leaves by a tunnel has one connection only")
+            then(None, "a flow into a tunnel has a single connection")
             return
         if wanted.host is None:
             self._connect(flow, *flow.target, then)
@@ -91,7 +91,7 @@ class Lender:
         try:
             address = ip_address(host).packed
         except ValueError:
-            self._begin(self._look_up(flow, host, port, then))
+            self._start(self._look_up(flow, host, port, then))
         else:
             self._connect(flow, address, port, then)
 
@@ -101,9 +101,9 @@ class Lender:
         async def ask() -> None:
             then(FingerprintsAnswer(wanted.request, await digests(address_text(flow.target[0]))))
 
-        self._begin(ask())
+        self._start(ask())
 
-    def _begin(self, lookup: Coroutine[Any, Any, None]) -> None:
+    def _start(self, lookup: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(lookup)
         self._lookups.add(task)
         task.add_done_callback(self._lookups.discard)
@@ -143,19 +143,19 @@ class _Connecting:
     """One connection being established."""
 
     def __init__(
-        self, poller: Poller, loop: asyncio.AbstractEventLoop, sock: socket.socket, patience_s: float, then: Dialled
+        self, poller: Poller, loop: asyncio.AbstractEventLoop, sock: socket.socket, timeout_s: float, then: Dialled
     ) -> None:
         self._poller, self._sock, self._then = poller, sock, then
-        self._timer = loop.call_later(patience_s, self._conclude, errno.ETIMEDOUT)
+        self._timer = loop.call_later(timeout_s, self._finish, errno.ETIMEDOUT)
         poller.watch(sock.fileno(), OUT | ONCE, self._ready, self._crashed)
 
     def _ready(self, events: int) -> None:
-        self._conclude(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & (ERROR | HANGUP) else 0)
+        self._finish(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & (ERROR | HANGUP) else 0)
 
     def _crashed(self, error: BaseException) -> None:
-        self._conclude(errno.EIO)
+        self._finish(errno.EIO)
 
-    def _conclude(self, code: int) -> None:
+    def _finish(self, code: int) -> None:
         self._timer.cancel()
         if self._sock.fileno() < 0:
             return

@@ -1,4 +1,4 @@
-"""A session that was handed to an inspector: the state that stays in the proxy, and how the session ends."""
+"""A session that is in an inspector: the state that stays in the proxy, and how the session ends."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from proxy.flow.flow import Flow, address_text
 from proxy.flow.record import CloseReason
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import Ended, Seen
-from proxy.stream.lending_ssh import SSHGrants
 from proxy.stream.queues import received_bytes
 from proxy.stream.relay import LINGER_RESET
+from proxy.stream.ssh_broker import SSHGrants
 
 
-class Owner(Protocol):
+class Inspector(Protocol):
     """The inspector, as its sessions use it."""
 
-    def kill(self, handed: Handed) -> None:
+    def kill(self, session: InspectedSession) -> None:
         """End in the inspector a session that has ended in the proxy."""
         ...
 
 
-class Handed:
+class InspectedSession:
     """A session in an inspector. The proxy keeps both sockets, for counters, resets, and bytes not yet delivered.
 
     `finished(reason, is_cut)` is called once; `passed()` instead, if the inspector returns the session unread.
     """
 
-    __slots__ = ("_beside", "_client", "_is_over", "_origin", "_owner", "_received", "finished",
-                 "flow", "grants", "is_handed", "number", "passed")  # fmt: skip
+    __slots__ = ("_client", "_closed_bytes", "_extra_origins", "_inspector", "_is_over", "_origin", "finished",
+                 "flow", "grants", "is_handed_over", "number", "passed")  # fmt: skip
 
     def __init__(
-        self, number: int, flow: Flow, client: socket.socket, origin: socket.socket, owner: Owner,
+        self, number: int, flow: Flow, client: socket.socket, origin: socket.socket, inspector: Inspector,
         finished: Callable[[CloseReason, bool], None], passed: Callable[[socket.socket], None],
     ) -> None:  # fmt: skip
-        self.number, self.flow, self._client, self._origin, self._owner = number, flow, client, origin, owner
+        self.number, self.flow, self._client, self._origin, self._inspector = number, flow, client, origin, inspector
         self.finished, self.passed = finished, passed
         self.grants = SSHGrants()
-        self._beside: dict[int, socket.socket] = {}  # further connections to origins, by the dial request for each
-        self._received = 0  # bytes received on those that have been closed
-        self._is_over = self.is_handed = False
+        self._extra_origins: dict[int, socket.socket] = {}  # further connections to origins, by dial request
+        self._closed_bytes = 0  # received on those that have been closed
+        self._is_over = self.is_handed_over = False
 
     @property
     def is_over(self) -> bool:
@@ -56,19 +56,19 @@ class Handed:
     def add_origin(self, sock: socket.socket, request: int | None) -> None:
         """Add a connection dialled on this request. If `request` is None, it replaces the session's own."""
         if request is None:
-            self._over(self._origin)
+            self._close_origin(self._origin)
             self._origin = sock
         else:
-            self._beside[request] = sock
+            self._extra_origins[request] = sock
 
-    def dial_over(self, request: int) -> None:
+    def dial_closed(self, request: int) -> None:
         """Close a further connection, which the inspector has closed."""
-        if (sock := self._beside.pop(request, None)) is not None:
-            self._over(sock)
+        if (sock := self._extra_origins.pop(request, None)) is not None:
+            self._close_origin(sock)
 
-    def _over(self, sock: socket.socket) -> None:
+    def _close_origin(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            self._received += received_bytes(sock)
+            self._closed_bytes += received_bytes(sock)
         sock.close()
 
     def source(self) -> str:
@@ -86,11 +86,11 @@ class Handed:
         try:
             flow.client_payload = received_bytes(self._client, has_fin="F" in flow.history)
             origin = received_bytes(self._origin, has_fin="f" in flow.history)
-            flow.origin_payload = origin + self._received + sum(map(received_bytes, self._beside.values()))
+            flow.origin_payload = origin + self._closed_bytes + sum(map(received_bytes, self._extra_origins.values()))
         except OSError:
             pass
 
-    def seen(self, message: Seen) -> None:
+    def add_facts(self, message: Seen) -> None:
         """Record what the inspector has learnt about the session."""
         flow = self.flow
         if message.protocol is not None:
@@ -117,7 +117,7 @@ class Handed:
         if not self._is_over:
             self._is_over = True
             self.flow.client_payload = self.flow.origin_payload = 0  # the relay counts all bytes, as none were read
-            for sock in self._beside.values():
+            for sock in self._extra_origins.values():
                 sock.close()
             self.passed(self._origin)
 
@@ -125,17 +125,17 @@ class Handed:
         """End the session, as its inspector has died."""
         self._cut("inspector_died")
 
-    def client_gone(self) -> None:
+    def client_reset(self) -> None:
         """Handle the client's reset. Only the inspector knows whether the client had closed the connection before, as
         most do while our close_notify is on its way: it sees the reset as well, and reports how the session ended. If
         it does not have the session yet, the session ends here."""
-        if not self.is_handed:
+        if not self.is_handed_over:
             self.abort("client_reset")
 
     def abort(self, reason: CloseReason) -> None:
         """End both sides with RST."""
         if not self._is_over:
-            self._owner.kill(self)
+            self._inspector.kill(self)
             self._cut(reason)
 
     def _cut(self, reason: CloseReason) -> None:
@@ -148,7 +148,7 @@ class Handed:
             return
         self.count()
         self._is_over = True
-        for sock in self._beside.values():
+        for sock in self._extra_origins.values():
             sock.close()
         self.finished(reason, is_cut)
 

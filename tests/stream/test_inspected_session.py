@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from proxy.stream.handed import Handed
+from proxy.stream.inspected_session import InspectedSession
 from tests.flows import make_flow
 from tests.running import until
 from tests.stream.relays import tcp_pair
@@ -30,18 +30,18 @@ def pairs():
 def test_bytes_of_a_session_that_is_given_back_unread_are_left_for_the_relay_to_count(pairs):
     (client, its_far), (origin, origins_far) = pairs
     flow, passed = make_flow(), []
-    handed = Handed(1, flow, client, origin, None, lambda *_: None, passed.append)
+    session = InspectedSession(1, flow, client, origin, None, lambda *_: None, passed.append)
     its_far.sendall(b"hello")
     origins_far.sendall(b"banner first")
 
     def counted():
-        handed.count()
+        session.count()
         return flow.client_payload, flow.origin_payload
 
     until(lambda: counted() == (5, 12))  # seen while the inspector looks, and not read by it
-    handed.give_back()
+    session.give_back()
     assert passed == [origin]
-    handed.count()  # by a round that had begun before
+    session.count()  # by a round that had begun before
     assert (flow.client_payload, flow.origin_payload) == (0, 0)
     assert (client.recv(100), origin.recv(100)) == (b"hello", b"banner first")
 
@@ -49,24 +49,24 @@ def test_bytes_of_a_session_that_is_given_back_unread_are_left_for_the_relay_to_
 def test_connections_beside_its_own_are_closed_when_the_inspector_says_so_and_still_count(pairs):
     (client, _), (origin, origins_far) = pairs
     flow = make_flow()
-    handed = Handed(1, flow, client, origin, None, lambda *_: None, None)
+    session = InspectedSession(1, flow, client, origin, None, lambda *_: None, None)
     near, far = tcp_pair()
     far.sendall(b"answer")
-    handed.add_origin(near, 7)
+    session.add_origin(near, 7)
     origins_far.sendall(b"banner first")
 
     def counted():
-        handed.count()
+        session.count()
         return flow.origin_payload
 
     until(lambda: counted() == 18)
-    handed.dial_over(8)
+    session.dial_closed(8)
     assert near.fileno() >= 0
-    handed.dial_over(7)
+    session.dial_closed(7)
     assert near.fileno() == -1
     assert counted() == 18
     other, others_far = tcp_pair()
-    handed.add_origin(other, None)
+    session.add_origin(other, None)
     assert (origin.fileno(), counted()) == (-1, 18)
     for sock in (far, other, others_far):
         sock.close()

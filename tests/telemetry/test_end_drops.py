@@ -8,7 +8,7 @@ import json
 import pytest
 
 from proxy.settings.sites import Site
-from proxy.telemetry import ends
+from proxy.telemetry import end_drops
 from proxy.telemetry.metrics import render
 from tests.telemetry.test_metrics import status
 
@@ -34,7 +34,7 @@ def asked(path, answer, *names):
 
         server = await asyncio.start_unix_server(serve, str(path))
         async with server:
-            return await ends.end_drops([site(path, name) for name in names])
+            return await end_drops.end_drops([site(path, name) for name in names])
 
     return asyncio.run(run())
 
@@ -56,6 +56,6 @@ def test_nonsense_is_nothing(tmp_path, answer):
 
 
 def test_who_is_silent_or_away_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(ends, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(end_drops, "ANSWER_TIMEOUT_S", 0.05)
     assert asked(tmp_path / "s.sock", None, "berlin") == {}
-    assert asyncio.run(ends.end_drops([site(tmp_path / "nowhere" / "s.sock")])) == {}
+    assert asyncio.run(end_drops.end_drops([site(tmp_path / "nowhere" / "s.sock")])) == {}
