@@ -16,10 +16,11 @@ a site of another network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
+from proxy.kernel.decided import ENDED_S, FAMILIES, decided, declared, inside, key, note, turned_key
 from proxy.kernel.nft_text import nft_chain, nft_map, nft_set, nft_translations
 from proxy.settings.egress import Egress
 from proxy.settings.model import KernelOffRamp, Timeouts
@@ -28,12 +29,9 @@ OUTWARD = 0x8000  # in marks of packets that leave
 ON_RAMP = 0x4000  # in indexes of ways whose clients are visible to the kernel
 SITES = 0x2000  # in marks for look-ups of a network's sites, which belong to no way
 MAX_WAYS = 0x1FFF
-DECIDED_SIZE = 1_000_000  # flows of on-ramps that the kernel may carry by itself; further ones pass through the proxy
 ASKED_SIZE, ASKED_S = 200_000, 3600  # external ports that belong to clients' UDP endpoints
-DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then one packet comes up, and the flow is noted again
 SNAP_BYTES = 128  # enough for the headers
 LOGGED_AT_ONCE = 32  # at most, of these packets: the kernel delivers 10 ms after the first
-FAMILIES = ((4, "ip"), (6, "ip6"))
 REVOKING_TTL = 1  # TTL of packets, written to an on-ramp's device, that only remove their flow from the decided ones
 FLUSH_PROTOCOL = 254  # for experiments (RFC 3692); messages to on-ramps' devices that flush the packet log
 LEASE_PROTOCOL = 253  # for experiments as well; the proxy's keepalive messages to its devices
@@ -124,10 +122,9 @@ class Ruleset:
         yield f"set own_sites {{ typeof ct zone . oifname; {f'elements = {{ {own} }};' if own else ''} }}"
         yield "set lease { type nf_proto; flags dynamic,timeout; }"
         for version, _ in FAMILIES:
-            kind = f"ipv{version}_addr . ipv{version}_addr . inet_proto . inet_service . inet_service"
             for way in ways:
-                for name in (_decided(version, way), _inside(version, way)) if way.is_on_ramp else ():
-                    yield f"set {name} {{ type {kind}; flags dynamic,timeout; size {DECIDED_SIZE}; }}"
+                if way.is_on_ramp:
+                    yield from declared(version, way.place)
             asked = f"type ipv{version}_addr . inet_service; flags dynamic,timeout; size {ASKED_SIZE};"
             yield f"set asked{version} {{ {asked} timeout {ASKED_S}s; }}"
         for counter in ("invalid", "to_host", "unasked", "foreign", "isolated"):
@@ -190,10 +187,10 @@ class Ruleset:
         yield f"chain onramp_{way.place} {{"
         yield "tcp flags & (syn | ack) == syn goto up"
         yield "meta nfproto != @lease goto up"
-        for flows, then in ((_decided, "decided"), (_inside, "inside")):
+        for flows, then in ((decided, "decided"), (inside, "inside")):
             for version, family in FAMILIES:
-                known = f"meta nfproto ipv{version} {_key(family)} @{flows(version, way)}"
-                ending = f"update @{flows(version, way)} {{ {_key(family)} timeout {DECIDED_ENDED_S}s }}"
+                known = f"meta nfproto ipv{version} {key(family)} @{flows(version, way.place)}"
+                ending = f"update @{flows(version, way.place)} {{ {key(family)} timeout {ENDED_S}s }}"
                 yield f"tcp flags & (fin | rst) != 0 {known} {ending} goto {then}_{way.place}"
                 yield f"{known} goto {then}_{way.place}"
         yield "goto up"
@@ -201,8 +198,8 @@ class Ruleset:
         yield f"chain revoke_{way.place} {{"  # see REVOKING_TTL
         for version, family in FAMILIES:
             last = f"ip ttl {REVOKING_TTL}" if version == 4 else f"ip6 hoplimit {REVOKING_TTL}"
-            yield f"{last} delete @{_decided(version, way)} {{ {_key(family)} }}"
-            yield f"{last} delete @{_inside(version, way)} {{ {_key(family)} }}"
+            for flows in (decided, inside):
+                yield f"{last} delete @{flows(version, way.place)} {{ {key(family)} }}"
             yield f"{last} drop"
         yield "}"
 
@@ -212,7 +209,7 @@ class Ruleset:
         on_ramps = [way for way in ways if way.is_on_ramp]
         for way in on_ramps:
             yield f"chain answers_{way.place} {{"
-            yield from _remember(way, _inside, _turned_key)
+            yield from note(way.place, inside, turned_key)
             yield "}"
         for way in on_ramps:
             places = ", ".join(f'"{name}" : jump answers_{place}' for name, place in _sites_of(way.zone, ways))
@@ -222,7 +219,7 @@ class Ruleset:
                 names = ", ".join(f'"{name}"' for name, _ in _sites_of(way.zone, ways))
                 yield f"fib daddr . mark oifname != {{ {names} }} return"
                 yield "ct zone set iifname map @zones"
-                yield from _remember(way, _inside, _key)
+                yield from note(way.place, inside, key)
                 yield f"fib daddr . mark oifname vmap {{ {places} }}"
                 yield "accept"
                 yield "}"
@@ -273,7 +270,7 @@ class Ruleset:
         """Packets that we write to its device are decided: the kernel carries the rest of the flow."""
         yield f"chain decide_{way.place} {{"
         yield "ct reply zone != 0 return"  # to a site: noted by `_reach`
-        yield from _remember(way, _decided, _key)
+        yield from note(way.place, decided, key)
         yield "}"
 
     def _filters(self, ways: Sequence[Way], closed: Collection[str], fast: Collection[str]) -> Iterator[str]:
@@ -346,34 +343,6 @@ def _where_from(ways: Sequence[Way]) -> Iterator[str]:
         if way.back is not None:
             yield f'"{way.back}" : goto back'
         yield from (f'"{name}" : goto onramp_{way.place}' for name in way.interfaces)
-
-
-def _decided(version: int, way: Way) -> str:
-    """The name of the set of this on-ramp's flows that the kernel may carry by itself."""
-    return f"decided{version}_{way.place}"
-
-
-def _inside(version: int, way: Way) -> str:
-    """The name of the set for flows to and from other sites of its network."""
-    return f"inside{version}_{way.place}"
-
-
-def _key(family: str) -> str:
-    return f"{family} saddr . {family} daddr . meta l4proto . th sport . th dport"
-
-
-def _turned_key(family: str) -> str:
-    """The key as seen in replies."""
-    return f"{family} daddr . {family} saddr . meta l4proto . th dport . th sport"
-
-
-def _remember(way: Way, flows: Callable[[int, Way], str], key: Callable[[str], str]) -> Iterator[str]:
-    """Rules that add a packet's flow to a set of the way."""
-    for version, family in FAMILIES:
-        for protocol, kept_s in (("tcp", DECIDED_TCP_S), ("udp", DECIDED_UDP_S)):
-            ends = "tcp flags & (fin | rst) == 0 " if protocol == "tcp" else ""
-            update = f"update @{flows(version, way)} {{ {key(family)} timeout {kept_s}s }}"
-            yield f"meta nfproto ipv{version} meta l4proto {protocol} {ends}{update}"
 
 
 def _sites_of(zone: int, ways: Sequence[Way]) -> list[tuple[str, int]]:
