@@ -28,10 +28,13 @@ from proxy.settings.model import KernelOffRamp, Timeouts
 OUTWARD = 0x8000  # in marks of packets that leave
 ON_RAMP = 0x4000  # in indexes of ways whose clients are visible to the kernel
 SITES = 0x2000  # in marks for look-ups of a network's sites, which belong to no way
+LATE = ON_RAMP | SITES  # in marks of packets for which conntrack alone knows whether they were decided
 MAX_WAYS = 0x1FFF
 ASKED_SIZE, ASKED_S = 200_000, 3600  # external ports that belong to clients' UDP endpoints
+ALIVE_S = 3  # after the last keepalive message there is nobody for packets to come up to; see `_orphans`
 SNAP_BYTES = 128  # enough for the headers
 LOGGED_AT_ONCE = 32  # at most, of these packets: the kernel delivers 10 ms after the first
+TO_THIS_HOST = "fib daddr type { local, broadcast, multicast, anycast }"
 REVOKING_TTL = 1  # TTL of packets, written to an on-ramp's device, that only remove their flow from the decided ones
 FLUSH_PROTOCOL = 254  # for experiments (RFC 3692); messages to on-ramps' devices that flush the packet log
 LEASE_PROTOCOL = 253  # for experiments as well; the proxy's keepalive messages to its devices
@@ -78,6 +81,10 @@ class Ruleset:
         """The mark of packets that leave."""
         return self.mark(way) | OUTWARD
 
+    def late_mark(self, way: Way) -> int:
+        """The mark of packets from the on-ramp that no proxy looks at, until conntrack has found their flow."""
+        return self._settings.mark | LATE | way.place
+
     def sites_mark(self, zone: int) -> int:
         """The mark of look-ups for the site that has an address, in the network with this zone."""
         return self._settings.mark | SITES | (zone - self._settings.first_zone)
@@ -120,7 +127,8 @@ class Ruleset:
         yield nft_set("sites", "type ifname", dict.fromkeys([*(name for _, name in sites), *closed]))
         own = ", ".join(f'{zone} . "{name}"' for zone, name in dict.fromkeys(sites))
         yield f"set own_sites {{ typeof ct zone . oifname; {f'elements = {{ {own} }};' if own else ''} }}"
-        yield "set lease { type nf_proto; flags dynamic,timeout; }"
+        for lease in ("lease", "alive"):
+            yield f"set {lease} {{ type nf_proto; flags dynamic,timeout; }}"
         for version, _ in FAMILIES:
             for way in ways:
                 if way.is_on_ramp:
@@ -151,7 +159,7 @@ class Ruleset:
     def _raw(self, ways: Sequence[Way], helpers: Sequence[str]) -> Iterator[str]:
         yield "chain up {"  # to the proxy: untracked so far; packets to this host are not ours
         yield "meta mark set 0"
-        yield "fib daddr type { local, broadcast, multicast, anycast } accept"
+        yield f"{TO_THIS_HOST} accept"
         yield "notrack accept"
         yield "}"
         for way in ways:
@@ -164,7 +172,8 @@ class Ruleset:
             if way.is_on_ramp:
                 yield f"chain from_{way.place} {{"
                 yield f"jump revoke_{way.place}"
-                yield f"meta l4proto {LEASE_PROTOCOL} update @lease {{ meta nfproto timeout {self._lease_s()}s }} drop"
+                lease = f"update @lease {{ meta nfproto timeout {self._lease_s()}s }}"
+                yield f"meta l4proto {LEASE_PROTOCOL} {lease} update @alive {{ meta nfproto timeout {ALIVE_S}s }} drop"
                 yield f"meta l4proto {FLUSH_PROTOCOL} log group {self._ends} snaplen 20 queue-threshold 1 drop"
                 if _sites_of(way.zone, ways):
                     yield f"jump reach_{way.place}"
@@ -184,6 +193,8 @@ class Ruleset:
         for chain, direction in (("decided", "original "), ("inside", "")):
             mark, zone = f"meta mark set {self.outward_mark(way):#x}", f"ct {direction}zone set {way.zone}"
             yield from nft_chain(f"{chain}_{way.place}", mark, zone, "accept")
+        late, zone = f"meta mark set {self.late_mark(way):#x}", f"ct zone set {way.zone}"
+        yield from nft_chain(f"late_{way.place}", "meta mark set 0", f"{TO_THIS_HOST} accept", late, zone, "accept")
         yield f"chain onramp_{way.place} {{"
         yield "tcp flags & (syn | ack) == syn goto up"
         yield "meta nfproto != @lease goto up"
@@ -193,6 +204,7 @@ class Ruleset:
                 ending = f"update @{flows(version, way.place)} {{ {key(family)} timeout {ENDED_S}s }}"
                 yield f"tcp flags & (fin | rst) != 0 {known} {ending} goto {then}_{way.place}"
                 yield f"{known} goto {then}_{way.place}"
+        yield f"meta nfproto != @alive goto late_{way.place}"
         yield "goto up"
         yield "}"
         yield f"chain revoke_{way.place} {{"  # see REVOKING_TTL
@@ -246,6 +258,7 @@ class Ruleset:
         yield "}"
         for way in on_ramps:
             yield from self._decide(way)
+            yield from self._orphans(way)
         yield "chain ours {"
         yield "meta mark set iifname map @outward"
         if on_ramps:
@@ -258,6 +271,9 @@ class Ruleset:
         yield "type filter hook prerouting priority mangle; policy accept;"
         yield f"ct mark {self._ours} meta mark {self._leaving} accept"  # of a decided flow
         yield "iifname @tuns goto ours"
+        if on_ramps:
+            late = ", ".join(f"{self.late_mark(way):#x} : goto orphans_{way.place}" for way in on_ramps)
+            yield f"meta mark vmap {{ {late} }}"
         # the reply direction of a connection, and its expected connections
         yield f"ct mark {self._ours} meta mark set ct mark accept"
         yield f"meta mark {self._leaving} goto opening"
@@ -271,6 +287,16 @@ class Ruleset:
         yield f"chain decide_{way.place} {{"
         yield "ct reply zone != 0 return"  # to a site: noted by `_reach`
         yield from note(way.place, decided, key)
+        yield "}"
+
+    def _orphans(self, way: Way) -> Iterator[str]:
+        """While no proxy is there, flows that conntrack knows go on, even if they are not noted as decided any more;
+        anything else is unreachable."""
+        leaving = f"meta mark set {self.outward_mark(way):#x} accept"
+        yield f"chain orphans_{way.place} {{"
+        yield f"ct mark {self.mark(way):#x} ct direction original {leaving}"
+        yield f"ct mark {self._ours} ct direction reply {leaving}"  # from another site of the network: in its zone
+        yield "meta mark set 0 accept"
         yield "}"
 
     def _filters(self, ways: Sequence[Way], closed: Collection[str], fast: Collection[str]) -> Iterator[str]:
