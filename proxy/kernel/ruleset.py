@@ -310,8 +310,9 @@ class Ruleset:
             ends = f"tcp flags & (fin | rst) != 0 {log} accept"
             errors = f"meta l4proto {{ icmp, ipv6-icmp }} ct state related {log}"
             # a flowtable leaves SYN, FIN and RST to these rules, so that they are logged in any case
-            carried = ["ct state established ct direction original flow add @fast"] if fast else []
-            yield from nft_chain("told", *carried, "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors)
+            yield from nft_chain(
+                "told", *self._carried(ways, fast), "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors
+            )
         yield "chain passing {"
         yield "type filter hook forward priority filter - 10; policy accept;"
         # rare cases first: sets of names are looked up by hash
@@ -332,6 +333,13 @@ class Ruleset:
             own = f"meta mark & {0xFFFF_0000 | ON_RAMP:#x} == {self._settings.mark | ON_RAMP:#x}"
             yield f"{own} goto told"
         yield "}"
+
+    def _carried(self, ways: Sequence[Way], fast: Collection[str]) -> Iterator[str]:
+        """The rule that enters flows in the flowtable. Their packets would keep their DSCP."""
+        kept = ", ".join(f"{self.outward_mark(way):#x}" for way in ways if way.is_on_ramp and way.dscp is not None)
+        if fast:
+            others = f"meta mark != {{ {kept} }} " if kept else ""
+            yield f"{others}ct state established ct direction original flow add @fast"
 
     def _translation(self, ways: Sequence[Way]) -> Iterator[str]:
         special = [way for way in ways if way.egress.ipv4 or way.egress.ipv6 or way.egress.ports]
