@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from proxy.settings.model import Timeouts
+
 FAMILIES = ((4, "ip"), (6, "ip6"))
 SIZE = 1_000_000  # flows that the kernel may carry by itself; further ones pass through the proxy
 TCP_S, UDP_S, ENDED_S = 60, 30, 10  # at most; then one packet comes up, and the flow is noted again
@@ -40,10 +42,15 @@ def turned_key(family: str) -> str:
     return f"{family} daddr . {family} saddr . meta l4proto . th dport . th sport"
 
 
-def note(place: int, flows: Names, key_of: Callable[[str], str]) -> Iterator[str]:
-    """Rules that add a packet's flow to a set."""
+def note(place: int, flows: Names, key_of: Callable[[str], str], times: Timeouts) -> Iterator[str]:
+    """Rules that add a packet's flow to a set, for no longer than conntrack remembers an idle one: a note that outlived
+    its flow would let the next one pass undecided."""
+    tcp_s, udp_s = min(TCP_S, times.tcp_idle_s, times.tcp_half_closed_s), min(UDP_S, times.udp_unreplied_s)
+    kept = (
+        ("tcp flags & (fin | rst) == 0", tcp_s), ("meta l4proto udp", min(udp_s, times.udp_idle_s)),
+        ("udp dport 53", min(udp_s, times.dns_idle_s)), ("udp sport 53", min(udp_s, times.dns_idle_s)),
+    )  # fmt: skip
     for version, family in FAMILIES:
-        for protocol, kept_s in (("tcp", TCP_S), ("udp", UDP_S)):
-            ends = "tcp flags & (fin | rst) == 0 " if protocol == "tcp" else ""
-            update = f"update @{flows(version, place)} {{ {key_of(family)} timeout {kept_s}s }}"
-            yield f"meta nfproto ipv{version} meta l4proto {protocol} {ends}{update}"
+        for which, kept_s in kept:
+            update = f"update @{flows(version, place)} {{ {key_of(family)} timeout {max(1, int(kept_s))}s }}"
+            yield f"meta nfproto ipv{version} {which} {update}"

@@ -221,7 +221,7 @@ class Ruleset:
         on_ramps = [way for way in ways if way.is_on_ramp]
         for way in on_ramps:
             yield f"chain answers_{way.place} {{"
-            yield from note(way.place, inside, turned_key)
+            yield from note(way.place, inside, turned_key, self._timeouts)
             yield "}"
         for way in on_ramps:
             places = ", ".join(f'"{name}" : jump answers_{place}' for name, place in _sites_of(way.zone, ways))
@@ -231,7 +231,7 @@ class Ruleset:
                 names = ", ".join(f'"{name}"' for name, _ in _sites_of(way.zone, ways))
                 yield f"fib daddr . mark oifname != {{ {names} }} return"
                 yield "ct zone set iifname map @zones"
-                yield from note(way.place, inside, key)
+                yield from note(way.place, inside, key, self._timeouts)
                 yield f"fib daddr . mark oifname vmap {{ {places} }}"
                 yield "accept"
                 yield "}"
@@ -286,7 +286,7 @@ class Ruleset:
         """Packets that we write to its device are decided: the kernel carries the rest of the flow."""
         yield f"chain decide_{way.place} {{"
         yield "ct reply zone != 0 return"  # to a site: noted by `_reach`
-        yield from note(way.place, decided, key)
+        yield from note(way.place, decided, key, self._timeouts)
         yield "}"
 
     def _orphans(self, way: Way) -> Iterator[str]:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from proxy.kernel import facts
+from proxy.kernel.decided import ENDED_S
 from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, OUTWARD, Ruleset, Way
 from proxy.kernel.sites import Sites
 from proxy.settings.egress import Egress
@@ -48,6 +49,14 @@ def test_a_flowtable_is_of_the_interfaces_that_are_named_and_of_on_ramps_flows_a
     assert 'flowtable fast { hook ingress priority filter; devices = { "eth1", "p0" }; counter; }' in text
     assert text.count("flow add @fast") == any(way.is_on_ramp for way in WAYS[:count])
     assert "flow" not in ruleset().text(WAYS[:count]).replace("flows", "")
+
+
+def test_no_flow_is_noted_for_longer_than_conntrack_remembers_an_idle_one():
+    text = ruleset().text(WAYS)
+    assert set(re.findall(r"meta l4proto udp update @decided4_1 .* timeout (\d+)s", text)) == {"30"}
+    assert set(re.findall(r"udp [ds]port 53 update @decided4_1 .* timeout (\d+)s", text)) == {"10"}  # dns_idle_s
+    brief = Ruleset(KernelSettings(), Timeouts(tcp_idle_s=7, udp_unreplied_s=0.5), ends_group=1, asked_group=2)
+    assert set(re.findall(r"@decided4_1 .* timeout (\d+)s", brief.text(WAYS))) == {"7", "1", str(ENDED_S)}
 
 
 def test_flows_whose_dscp_is_set_by_rules_stay_out_of_the_flowtable():
