@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 from proxy.errors import DropReason
@@ -43,6 +44,7 @@ class Carrier(Protocol):
     network: Network
     site: str | None  # the site's name; None: a client's tunnel
     owned: frozenset[bytes]  # addresses that belong to this tunnel only
+    gateways: Mapping[int, bytes]  # the proxy's own addresses here, by IP version, as far as it has any
     user: str | None
     device: str | None
     extension: Any  # the application's data about this tunnel
@@ -110,6 +112,9 @@ class Network:
         self.leads_to: Callable[[Carrier, bytes], bool] = lambda ramp, address: False  # whether a ramp's site has it
         self.clients: dict[bytes, Carrier] = {}  # connected tunnels, by each address that only they have
         self.sites: dict[str, list[Carrier]] = {}  # the tunnels to a site's peers, by the site's name
+        said = tenant.settings.networks.get(name)
+        gateway = [ip_address(text) for text in (said and said.gateway) or tenant.settings.gateway]
+        self.gateways: Mapping[int, bytes] = {address.version: address.packed for address in gateway}
 
     def __repr__(self) -> str:
         return f"<network {self.name} of {self.tenant.name}>"

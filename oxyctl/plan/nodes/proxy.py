@@ -15,8 +15,9 @@ from oxyctl.plan.site_onramps import on_ramps, tenant_settings
 from oxyctl.plan.site_tunnels import EDGE_SYSCTLS, has_kernel_edge
 from oxyctl.plan.steps import INHERITED, Control, Process
 from oxyctl.topology.nodes import ProxyNode
+from oxyctl.topology.nodes.proxy import LabTenant
 from oxyctl.topology.policies import PolicyMapping, policy_path, policy_text
-from proxy.settings import ConnectedOnRamp, Settings
+from proxy.settings import ConnectedOnRamp, Settings, TenantSettings
 
 CONTROL, TUNNELS = "control.sock", "tunnels.sock"
 SYSCTLS = {
@@ -60,7 +61,7 @@ def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
     sockets = f"/proc/self/fd/{INHERITED}" if is_too_long(home / TUNNELS) else str(home)
     change = node.settings
     tenants = {
-        tenant: draft.trust.origins(tenant_settings(name, tenant, said.settings(list(node.attached)), draft.lab))
+        tenant: draft.trust.origins(tenant_settings(name, tenant, _said(name, node, said, draft), draft.lab))
         for tenant, said in node.tenants.items()
     }
     policies: list[str] = []
@@ -84,6 +85,17 @@ def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
         kernel=change.kernel,
         inspectors=change.inspectors,
     )
+
+
+def _said(name: str, node: ProxyNode, tenant: LabTenant, draft: Draft) -> TenantSettings:
+    """The tenant's settings as in the lab file. By default its gateway has the node's first address of each family."""
+    settings = tenant.settings(list(node.attached))
+    if settings.gateway:
+        return settings
+    networks = list(node.attached) if tenant.network is None else [tenant.network]
+    addresses = [interface.ip for network in networks for interface in draft.assigned[name][network]]
+    first = {address.version: str(address) for address in reversed(addresses)}
+    return msgspec.structs.replace(settings, gateway=[first[version] for version in sorted(first)])
 
 
 def _yaml(settings: Settings) -> str:
