@@ -236,7 +236,7 @@ class Flow:
         client, origin = self.client_path, self.origin_path
         if answered.initial is None and sent.initial is not None:  # SYNs only
             return 0, 0
-        if self.carrier.exit is None:
+        if self.egress is not self.carrier:
             return sent.delivered(acknowledged(origin.last), most), answered.delivered(
                 acknowledged(client.last), answers
             )

@@ -316,6 +316,11 @@ class Tenant:
         return iter(self._shelves)
 
 
+def by_kernel(arrival: Carrier, egress: Carrier | None) -> bool:
+    """Whether the kernel forwards flows that leave this way: by an exit, or back by the on-ramp that they come from."""
+    return egress is not None and egress.exit is not None and (egress is arrival or not egress.opens)
+
+
 def _places(flow: Entry) -> list[tuple[Carrier, bytes]]:
     if flow.egress is None or flow.egress is flow.carrier:
         return [(flow.carrier, flow.key)]

@@ -82,7 +82,8 @@ class Ruleset:
         return self.mark(way) | OUTWARD
 
     def late_mark(self, way: Way) -> int:
-        """The mark of packets from the on-ramp that no proxy looks at, until conntrack has found their flow."""
+        """The mark of packets from the on-ramp that no proxy looks at, until conntrack has found their flow; and of our
+        own packets to its clients."""
         return self._settings.mark | LATE | way.place
 
     def sites_mark(self, zone: int) -> int:
@@ -167,7 +168,6 @@ class Ruleset:
                 yield from self._on_ramp(way)
         yield from self._reach(ways)
         yield from nft_chain("from_us", "ct original zone set iifname map @zones")
-        yield from nft_chain("back", "notrack accept")
         for way in ways:
             if way.is_on_ramp:
                 yield f"chain from_{way.place} {{"
@@ -194,6 +194,7 @@ class Ruleset:
             mark, zone = f"meta mark set {self.outward_mark(way):#x}", f"ct {direction}zone set {way.zone}"
             yield from nft_chain(f"{chain}_{way.place}", mark, zone, "accept")
         late, zone = f"meta mark set {self.late_mark(way):#x}", f"ct zone set {way.zone}"
+        yield from nft_chain(f"back_{way.place}", late, "notrack accept")  # so that the kernel's errors come up
         yield from nft_chain(f"late_{way.place}", "meta mark set 0", f"{TO_THIS_HOST} accept", late, zone, "accept")
         yield f"chain onramp_{way.place} {{"
         yield "tcp flags & (syn | ack) == syn goto up"
@@ -273,7 +274,7 @@ class Ruleset:
         yield "iifname @tuns goto ours"
         if on_ramps:
             late = ", ".join(f"{self.late_mark(way):#x} : goto orphans_{way.place}" for way in on_ramps)
-            yield f"meta mark vmap {{ {late} }}"
+            yield f"iifname @onramps meta mark vmap {{ {late} }}"
         # the reply direction of a connection, and its expected connections
         yield f"ct mark {self._ours} meta mark set ct mark accept"
         yield f"meta mark {self._leaving} goto opening"
@@ -375,7 +376,7 @@ def _where_from(ways: Sequence[Way]) -> Iterator[str]:
     for way in ways:
         yield f'"{way.device}" : goto {f"from_{way.place}" if way.is_on_ramp else "from_us"}'
         if way.back is not None:
-            yield f'"{way.back}" : goto back'
+            yield f'"{way.back}" : goto back_{way.place}'
         yield from (f'"{name}" : goto onramp_{way.place}' for name in way.interfaces)
 
 

@@ -199,7 +199,7 @@ def _packet(version, protocol, flags, size, place):
 
 def carrier(kernel_hops, exits):
     """As much of one as `forward` looks at."""
-    return SimpleNamespace(mtu=MTU, header_bytes=0, kernel_hops=kernel_hops, exit=exits)
+    return SimpleNamespace(mtu=MTU, header_bytes=0, kernel_hops=kernel_hops, exit=exits, opens=exits is None)
 
 
 @given(st.integers(LEAST_MTU - 200, 9000), st.booleans())
@@ -207,7 +207,7 @@ def test_ipv6_that_came_in_fragments_leaves_by_the_kernel_in_fragments(size, cam
     packet = _packet(6, "udp", "", size, 1)
     read = parsed(packet)
     read.dont_fragment = not came_in_fragments
-    exits = SimpleNamespace(mtu=65_535, header_bytes=0, kernel_hops=1, exit=os.write)
+    exits = SimpleNamespace(mtu=65_535, header_bytes=0, kernel_hops=1, exit=os.write, opens=False)
     pieces = forward(bytearray(packet), read, carrier(0, None), exits, 7)
     if not came_in_fragments:
         assert pieces == [packet]
