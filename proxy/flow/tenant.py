@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from proxy.errors import DropReason
 from proxy.flow.fragments import Fragments
@@ -97,6 +97,9 @@ class Entry(Protocol):
 
     @property
     def is_ended(self) -> bool: ...
+
+
+EntryT = TypeVar("EntryT", bound=Entry)
 
 
 class Network:
@@ -216,7 +219,7 @@ class Tenant:
         """The TOS byte or traffic class with which a packet is sent on."""
         return tos & self.tos_kept | self.tos_added
 
-    def occupants(self, protocol: int, flow: Entry) -> list[Any]:
+    def occupants(self, protocol: int, flow: EntryT) -> list[EntryT]:
         """The flows with the keys that `flow` is about to take."""
         if flow.egress is None or flow.egress is flow.carrier:
             other = self.find(flow.carrier, protocol, flow.key)
