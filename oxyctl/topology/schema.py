@@ -108,6 +108,7 @@ DESCRIPTIONS: dict[str, dict[str, str]] = {
         "egress": "The interface through which its origins are reached.",
         "snat": "Source addresses towards origins, one of each family; by default the interface's own.",
         "ports": "Source ports towards origins, such as 2048-4095.",
+        "gateway": "The proxy's own addresses in its tunnels, the source of ICMP errors; by default the node's first.",
         "offramp": "How its uninspected flows leave: kernel or sockets; by default as in `settings`.",
         "level": "packet: flows stay packets unless something inspects them. stream: all are terminated.",
         "token": "Token that its tunnels must present; without it any token is accepted.",
@@ -208,6 +209,7 @@ DESCRIPTIONS: dict[str, dict[str, str]] = {
         "egress": "The interface through which its traffic leaves; by default the tenant's.",
         "snat": "Source addresses towards origins; by default the tenant's.",
         "ports": "Source ports towards origins; by default the tenant's.",
+        "gateway": "The proxy's own addresses in its tunnels; by default the tenant's.",
     },
     "Route": {
         "prefix": "The destination prefix.",

@@ -41,6 +41,7 @@ class MemoryTunnel:
         self.extension: Any = None
         self.header_bytes = HEADER_BYTES if offload else 0
         self.network, self.site, self.penalty = tenant.networks[network], site, 0
+        self.gateways = self.network.gateways
         self.flows: dict[int, dict[bytes, Flow]] = {}
         self.paths: dict[bytes, Path] = {}
         self.sessions: dict[bytes, Any] = {}

@@ -235,7 +235,7 @@ class Flow:
         client, origin = self.client_path, self.origin_path
         if down.initial is None and up.initial is not None:  # SYNs only
             return 0, 0
-        if self.carrier.exit is None:
+        if self.egress is not self.carrier:
             sent = up.delivered(acknowledged(origin.last), max_up)
             return sent, down.delivered(acknowledged(client.last), max_down)
         options = down.options  # in each segment except the SYN, which has more

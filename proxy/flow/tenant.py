@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any, Protocol, TypeVar
 
 from proxy.errors import DropReason
 from proxy.flow.chunks import ChunkedSet
@@ -43,6 +44,7 @@ class Carrier(Protocol):
     network: Network
     site: str | None  # the site's name; None: a client's tunnel
     owned: frozenset[bytes]  # addresses that belong to this tunnel only
+    gateways: Mapping[int, bytes]  # the proxy's own addresses here, by IP version, as far as it has any
     user: str | None
     device: str | None
     extension: Any  # the application's data about this tunnel
@@ -97,6 +99,9 @@ class Entry(Protocol):
     def is_ended(self) -> bool: ...
 
 
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
 class Network:
     """One virtual network of a tenant. The same prefix may exist in several, which share no table."""
 
@@ -110,6 +115,9 @@ class Network:
         self.leads_to: Callable[[Carrier, bytes], bool] = lambda ramp, address: False  # whether a ramp's site has it
         self.clients: dict[bytes, Carrier] = {}  # connected tunnels, by each address that only they have
         self.sites: dict[str, list[Carrier]] = {}  # the tunnels to a site's peers, by the site's name
+        said = tenant.settings.networks.get(name)
+        gateway = [ip_address(text) for text in (said and said.gateway) or tenant.settings.gateway]
+        self.gateways: Mapping[int, bytes] = {address.version: address.packed for address in gateway}
 
     def __repr__(self) -> str:
         return f"<network {self.name} of {self.tenant.name}>"
@@ -211,7 +219,7 @@ class Tenant:
         """The TOS byte or traffic class with which a packet is sent on."""
         return tos & self.tos_mask | self.tos_bits
 
-    def occupants(self, protocol: int, flow: Entry) -> list[Any]:
+    def occupants(self, protocol: int, flow: EntryT) -> list[EntryT]:
         """The flows with the keys that `flow` is about to take."""
         if flow.egress is None or flow.egress is flow.carrier:
             other = self.find(flow.carrier, protocol, flow.key)
@@ -309,6 +317,11 @@ class Tenant:
     def slices(self) -> Iterator[list[Any]]:
         """The flows in no order, a few hundred at a time. Flows may begin and end between two lists."""
         return iter(self._all_flows)
+
+
+def is_kernel_forwarded(arrival: Carrier, egress: Carrier | None) -> bool:
+    """Whether the kernel forwards flows that leave this way: by an exit, or back by the on-ramp that they come from."""
+    return egress is not None and egress.exit is not None and (egress is arrival or not egress.opens)
 
 
 def _table_keys(flow: Entry) -> list[tuple[Carrier, bytes]]:

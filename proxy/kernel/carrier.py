@@ -47,6 +47,7 @@ class RampCarrier:
     ) -> None:
         self.id, self.tenant, self.mtu, self.user, self.device = carrier_id, tenant, mtu, user, device
         self.network, self.owned, self.site = tenant.networks[network], owned, site
+        self.gateways = self.network.gateways
         self.penalty = 0
         self.header_bytes = HEADER_BYTES if offload else 0
         self.flows: dict[int, dict[bytes, Flow]] = {}

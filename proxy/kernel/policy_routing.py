@@ -90,6 +90,9 @@ class PolicyRouting:
                 elif way.is_on_ramp:  # so that the `priority + 4` rule does not match it
                     yield Rule(version, first + 2, routing.RT_TABLE_MAIN, out, EVERY_BIT)
                 yield Rule(version, first + 3, tables + way.index, back, EVERY_BIT)
+                if way.is_on_ramp:
+                    deciding, late = tables + DECIDING + way.index, self._ruleset.late_mark(way)
+                    yield Rule(version, first, deciding, late, EVERY_BIT, "lo")
                 if way.back is not None:
                     yield Rule(version, first + 3, tables + way.index, interface=way.back)
                 for name in way.interfaces:

@@ -16,10 +16,11 @@ a site of another network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
+from proxy.kernel.decided import ENDED_S, FAMILIES, decided, declared, inside, key, note, turned_key
 from proxy.kernel.nft_text import nft_chain, nft_map, nft_set, nft_translations
 from proxy.settings.egress import Egress
 from proxy.settings.model import KernelOffRamp, Timeouts
@@ -27,13 +28,13 @@ from proxy.settings.model import KernelOffRamp, Timeouts
 OUTWARD = 0x8000  # in marks of packets that leave
 ON_RAMP = 0x4000  # in indexes of ways whose clients are visible to the kernel
 SITES = 0x2000  # in marks for look-ups of a network's sites, which belong to no way
+LATE = ON_RAMP | SITES  # in marks of packets for which conntrack alone knows whether they were decided
 MAX_WAYS = 0x1FFF
-DECIDED_SIZE = 1_000_000  # flows of on-ramps that the kernel may carry by itself; further ones pass through the proxy
 ASKED_SIZE, ASKED_S = 200_000, 3600  # external ports that belong to clients' UDP endpoints
-DECIDED_TCP_S, DECIDED_UDP_S, DECIDED_ENDED_S = 60, 30, 10  # then one packet comes up, and the flow is noted again
+ALIVE_S = 3  # after the last keepalive message there is nobody for packets to come up to; see `_orphans`
 SNAP_BYTES = 128  # enough for the headers
 LOGGED_AT_ONCE = 32  # at most, of these packets: the kernel delivers 10 ms after the first
-FAMILIES = ((4, "ip"), (6, "ip6"))
+TO_THIS_HOST = "fib daddr type { local, broadcast, multicast, anycast }"
 REVOKING_TTL = 1  # TTL of packets, written to an on-ramp's device, that only remove their flow from the decided ones
 FLUSH_PROTOCOL = 254  # for experiments (RFC 3692); messages to on-ramps' devices that flush the packet log
 LEASE_PROTOCOL = 253  # for experiments as well; the proxy's keepalive messages to its devices
@@ -80,6 +81,11 @@ class Ruleset:
         """The mark of packets that leave."""
         return self.mark(way) | OUTWARD
 
+    def late_mark(self, way: Way) -> int:
+        """The mark of packets from the on-ramp that no proxy looks at, until conntrack has found their flow; and of our
+        own packets to its clients."""
+        return self._settings.mark | LATE | way.place
+
     def sites_mark(self, zone: int) -> int:
         """The mark of look-ups for the site that has an address, in the network with this zone."""
         return self._settings.mark | SITES | (zone - self._settings.first_zone)
@@ -122,12 +128,12 @@ class Ruleset:
         yield nft_set("sites", "type ifname", dict.fromkeys([*(name for _, name in sites), *closed]))
         own = ", ".join(f'{zone} . "{name}"' for zone, name in dict.fromkeys(sites))
         yield f"set own_sites {{ typeof ct zone . oifname; {f'elements = {{ {own} }};' if own else ''} }}"
-        yield "set lease { type nf_proto; flags dynamic,timeout; }"
+        for lease in ("lease", "alive"):
+            yield f"set {lease} {{ type nf_proto; flags dynamic,timeout; }}"
         for version, _ in FAMILIES:
-            kind = f"ipv{version}_addr . ipv{version}_addr . inet_proto . inet_service . inet_service"
             for way in ways:
-                for name in (_decided(version, way), _inside(version, way)) if way.is_on_ramp else ():
-                    yield f"set {name} {{ type {kind}; flags dynamic,timeout; size {DECIDED_SIZE}; }}"
+                if way.is_on_ramp:
+                    yield from declared(version, way.place)
             asked = f"type ipv{version}_addr . inet_service; flags dynamic,timeout; size {ASKED_SIZE};"
             yield f"set asked{version} {{ {asked} timeout {ASKED_S}s; }}"
         for counter in ("invalid", "to_host", "unasked", "foreign", "isolated"):
@@ -154,7 +160,7 @@ class Ruleset:
     def _raw(self, ways: Sequence[Way], helpers: Sequence[str]) -> Iterator[str]:
         yield "chain up {"  # to the proxy: untracked so far; packets to this host are not ours
         yield "meta mark set 0"
-        yield "fib daddr type { local, broadcast, multicast, anycast } accept"
+        yield f"{TO_THIS_HOST} accept"
         yield "notrack accept"
         yield "}"
         for way in ways:
@@ -162,12 +168,12 @@ class Ruleset:
                 yield from self._on_ramp(way)
         yield from self._reach(ways)
         yield from nft_chain("from_us", "ct original zone set iifname map @zones")
-        yield from nft_chain("back", "notrack accept")
         for way in ways:
             if way.is_on_ramp:
                 yield f"chain from_{way.place} {{"
                 yield f"jump revoke_{way.place}"
-                yield f"meta l4proto {LEASE_PROTOCOL} update @lease {{ meta nfproto timeout {self._lease_s()}s }} drop"
+                lease = f"update @lease {{ meta nfproto timeout {self._lease_s()}s }}"
+                yield f"meta l4proto {LEASE_PROTOCOL} {lease} update @alive {{ meta nfproto timeout {ALIVE_S}s }} drop"
                 yield f"meta l4proto {FLUSH_PROTOCOL} log group {self._ends} snaplen 20 queue-threshold 1 drop"
                 if _sites_of(way.zone, ways):
                     yield f"jump reach_{way.place}"
@@ -187,22 +193,26 @@ class Ruleset:
         for chain, direction in (("decided", "original "), ("inside", "")):
             mark, zone = f"meta mark set {self.outward_mark(way):#x}", f"ct {direction}zone set {way.zone}"
             yield from nft_chain(f"{chain}_{way.place}", mark, zone, "accept")
+        late, zone = f"meta mark set {self.late_mark(way):#x}", f"ct zone set {way.zone}"
+        yield from nft_chain(f"back_{way.place}", late, "notrack accept")  # so that the kernel's errors come up
+        yield from nft_chain(f"late_{way.place}", "meta mark set 0", f"{TO_THIS_HOST} accept", late, zone, "accept")
         yield f"chain onramp_{way.place} {{"
         yield "tcp flags & (syn | ack) == syn goto up"
         yield "meta nfproto != @lease goto up"
-        for flows, then in ((_decided, "decided"), (_inside, "inside")):
+        for flows, then in ((decided, "decided"), (inside, "inside")):
             for version, family in FAMILIES:
-                known = f"meta nfproto ipv{version} {_key(family)} @{flows(version, way)}"
-                ending = f"update @{flows(version, way)} {{ {_key(family)} timeout {DECIDED_ENDED_S}s }}"
+                known = f"meta nfproto ipv{version} {key(family)} @{flows(version, way.place)}"
+                ending = f"update @{flows(version, way.place)} {{ {key(family)} timeout {ENDED_S}s }}"
                 yield f"tcp flags & (fin | rst) != 0 {known} {ending} goto {then}_{way.place}"
                 yield f"{known} goto {then}_{way.place}"
+        yield f"meta nfproto != @alive goto late_{way.place}"
         yield "goto up"
         yield "}"
         yield f"chain revoke_{way.place} {{"  # see REVOKING_TTL
         for version, family in FAMILIES:
             last = f"ip ttl {REVOKING_TTL}" if version == 4 else f"ip6 hoplimit {REVOKING_TTL}"
-            yield f"{last} delete @{_decided(version, way)} {{ {_key(family)} }}"
-            yield f"{last} delete @{_inside(version, way)} {{ {_key(family)} }}"
+            for flows in (decided, inside):
+                yield f"{last} delete @{flows(version, way.place)} {{ {key(family)} }}"
             yield f"{last} drop"
         yield "}"
 
@@ -212,7 +222,7 @@ class Ruleset:
         on_ramps = [way for way in ways if way.is_on_ramp]
         for way in on_ramps:
             yield f"chain answers_{way.place} {{"
-            yield from _remember(way, _inside, _turned_key)
+            yield from note(way.place, inside, turned_key, self._timeouts)
             yield "}"
         for way in on_ramps:
             places = ", ".join(f'"{name}" : jump answers_{place}' for name, place in _sites_of(way.zone, ways))
@@ -222,7 +232,7 @@ class Ruleset:
                 names = ", ".join(f'"{name}"' for name, _ in _sites_of(way.zone, ways))
                 yield f"fib daddr . mark oifname != {{ {names} }} return"
                 yield "ct zone set iifname map @zones"
-                yield from _remember(way, _inside, _key)
+                yield from note(way.place, inside, key, self._timeouts)
                 yield f"fib daddr . mark oifname vmap {{ {places} }}"
                 yield "accept"
                 yield "}"
@@ -249,6 +259,7 @@ class Ruleset:
         yield "}"
         for way in on_ramps:
             yield from self._decide(way)
+            yield from self._orphans(way)
         yield "chain ours {"
         yield "meta mark set iifname map @outward"
         if on_ramps:
@@ -261,6 +272,9 @@ class Ruleset:
         yield "type filter hook prerouting priority mangle; policy accept;"
         yield f"ct mark {self._ours} meta mark {self._leaving} accept"  # of a decided flow
         yield "iifname @tuns goto ours"
+        if on_ramps:
+            late = ", ".join(f"{self.late_mark(way):#x} : goto orphans_{way.place}" for way in on_ramps)
+            yield f"iifname @onramps meta mark vmap {{ {late} }}"
         # the reply direction of a connection, and its expected connections
         yield f"ct mark {self._ours} meta mark set ct mark accept"
         yield f"meta mark {self._leaving} goto opening"
@@ -273,7 +287,17 @@ class Ruleset:
         """Packets that we write to its device are decided: the kernel carries the rest of the flow."""
         yield f"chain decide_{way.place} {{"
         yield "ct reply zone != 0 return"  # to a site: noted by `_reach`
-        yield from _remember(way, _decided, _key)
+        yield from note(way.place, decided, key, self._timeouts)
+        yield "}"
+
+    def _orphans(self, way: Way) -> Iterator[str]:
+        """While no proxy is there, flows that conntrack knows go on, even if they are not noted as decided any more;
+        anything else is unreachable."""
+        leaving = f"meta mark set {self.outward_mark(way):#x} accept"
+        yield f"chain orphans_{way.place} {{"
+        yield f"ct mark {self.mark(way):#x} ct direction original {leaving}"
+        yield f"ct mark {self._ours} ct direction reply {leaving}"  # from another site of the network: in its zone
+        yield "meta mark set 0 accept"
         yield "}"
 
     def _filters(self, ways: Sequence[Way], closed: Collection[str], fast: Collection[str]) -> Iterator[str]:
@@ -287,8 +311,9 @@ class Ruleset:
             ends = f"tcp flags & (fin | rst) != 0 {log} accept"
             errors = f"meta l4proto {{ icmp, ipv6-icmp }} ct state related {log}"
             # a flowtable leaves SYN, FIN and RST to these rules, so that they are logged in any case
-            carried = ["ct state established ct direction original flow add @fast"] if fast else []
-            yield from nft_chain("told", *carried, "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors)
+            yield from nft_chain(
+                "told", *self._carried(ways, fast), "tcp flags & (fin | syn | rst) == 0 accept", begins, ends, errors
+            )
         yield "chain passing {"
         yield "type filter hook forward priority filter - 10; policy accept;"
         # rare cases first: sets of names are looked up by hash
@@ -309,6 +334,13 @@ class Ruleset:
             own = f"meta mark & {0xFFFF_0000 | ON_RAMP:#x} == {self._settings.mark | ON_RAMP:#x}"
             yield f"{own} goto told"
         yield "}"
+
+    def _carried(self, ways: Sequence[Way], fast: Collection[str]) -> Iterator[str]:
+        """The rule that enters flows in the flowtable. Their packets would keep their DSCP."""
+        kept = ", ".join(f"{self.outward_mark(way):#x}" for way in ways if way.is_on_ramp and way.dscp is not None)
+        if fast:
+            others = f"meta mark != {{ {kept} }} " if kept else ""
+            yield f"{others}ct state established ct direction original flow add @fast"
 
     def _translation(self, ways: Sequence[Way]) -> Iterator[str]:
         special = [way for way in ways if way.egress.ipv4 or way.egress.ipv6 or way.egress.ports]
@@ -344,36 +376,8 @@ def _where_from(ways: Sequence[Way]) -> Iterator[str]:
     for way in ways:
         yield f'"{way.device}" : goto {f"from_{way.place}" if way.is_on_ramp else "from_us"}'
         if way.back is not None:
-            yield f'"{way.back}" : goto back'
+            yield f'"{way.back}" : goto back_{way.place}'
         yield from (f'"{name}" : goto onramp_{way.place}' for name in way.interfaces)
-
-
-def _decided(version: int, way: Way) -> str:
-    """The name of the set of this on-ramp's flows that the kernel may carry by itself."""
-    return f"decided{version}_{way.place}"
-
-
-def _inside(version: int, way: Way) -> str:
-    """The name of the set for flows to and from other sites of its network."""
-    return f"inside{version}_{way.place}"
-
-
-def _key(family: str) -> str:
-    return f"{family} saddr . {family} daddr . meta l4proto . th sport . th dport"
-
-
-def _turned_key(family: str) -> str:
-    """The key as seen in replies."""
-    return f"{family} daddr . {family} saddr . meta l4proto . th dport . th sport"
-
-
-def _remember(way: Way, flows: Callable[[int, Way], str], key: Callable[[str], str]) -> Iterator[str]:
-    """Rules that add a packet's flow to a set of the way."""
-    for version, family in FAMILIES:
-        for protocol, kept_s in (("tcp", DECIDED_TCP_S), ("udp", DECIDED_UDP_S)):
-            ends = "tcp flags & (fin | rst) == 0 " if protocol == "tcp" else ""
-            update = f"update @{flows(version, way)} {{ {key(family)} timeout {kept_s}s }}"
-            yield f"meta nfproto ipv{version} meta l4proto {protocol} {ends}{update}"
 
 
 def _sites_of(zone: int, ways: Sequence[Way]) -> list[tuple[str, int]]:

@@ -8,11 +8,11 @@ from proxy.errors import DropReason
 from proxy.flow.flow import AS_ASKED, PROTOCOL_NUMBERS, Flow
 from proxy.flow.path import KernelPath, KernelTCPPath, Path
 from proxy.flow.record import CloseReason
-from proxy.flow.tenant import Carrier
+from proxy.flow.tenant import Carrier, is_kernel_forwarded
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.packet_flows import PacketFlows
 from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
-from proxy.packet.forward import HEADERS, for_kernel, forward, memoise, take_hops
+from proxy.packet.forward import HEADERS, for_kernel, forward, hops, memoise, take_hops
 from proxy.packet.observed import Begun
 from proxy.packet.plane import UNREACHABLE, Inject
 from proxy.packet.routes import Hop, choose, flow_hash, leave
@@ -308,6 +308,9 @@ class ForwardedFlow(WatchedFlow):
 
     def _send(self, buffer: bytearray, packet: IPPacket, arrival: Carrier, egress: Carrier) -> DropReason | None:
         ident = packet.fragment_id if packet.version == 4 else next(self._plane.idents)
+        if packet.ttl < 2 and packet.ttl <= hops(arrival, egress):  # the kernel, from which it comes up, has taken one
+            self._plane.errors.answer(arrival, icmp.TTL_EXCEEDED, buffer, packet, time.monotonic())
+            return DropReason.TTL_EXPIRED
         pieces = forward(buffer, packet, arrival, egress, ident)
         if isinstance(pieces, DropReason):
             if pieces is DropReason.TOO_BIG:
@@ -338,9 +341,9 @@ class ForwardedFlow(WatchedFlow):
                 return DropReason.FLOW_COLLISION
             self.forget()
             tenant.move(protocol, flow, hop.carrier)
-            if hop.carrier.exit is None:
+            flow.offramp = "kernel" if is_kernel_forwarded(flow.carrier, hop.carrier) else "tunnel"
+            if flow.offramp == "tunnel":
                 flow.widen()
-            flow.offramp = "tunnel" if hop.carrier.exit is None else "kernel"
         flow.route, self.is_unrouted = str(hop) or None, False
         return None
 

@@ -39,7 +39,7 @@ class WatchedFlow:
     @property
     def is_carried(self) -> bool:
         """Whether the kernel carries the flow by itself: idle time and totals are then the kernel's."""
-        return self.flow.carrier.exit is not None
+        return self.flow.egress is self.flow.carrier
 
     def observed(self, seen: Observed, is_outward: bool, arrived_ns: int) -> None:
         """Handle a logged segment that begins or ends a connection carried by the kernel. It may come late, so it has

@@ -45,6 +45,9 @@ class SiteTunnel(RampCarrier):
         self.context = TunnelContext(
             tenant=tenant.name, addresses=settings.prefixes, network=settings.network, groups=list(settings.groups)
         )  # in the form of a client's introduction
+        if settings.probe is not None:
+            own = ip_address(settings.probe.source)
+            self.gateways = {**self.gateways, own.version: own.packed}
         prefixes = [ip_network(prefix) for prefix in settings.prefixes]
         self.owns = lru_cache(4096)(lambda packed: any(ip_address(packed) in prefix for prefix in prefixes))
         self.source = Source(self.paths, self.sessions, self.forwards, self.take, self.count)

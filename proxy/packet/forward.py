@@ -10,7 +10,7 @@ import struct
 
 from proxy.errors import DropReason
 from proxy.flow.path import KernelPath, Path
-from proxy.flow.tenant import Carrier
+from proxy.flow.tenant import Carrier, is_kernel_forwarded
 from proxy.packet import segment
 from proxy.packet.fragment import split
 from proxy.packet.translate import has_partial_checksum
@@ -33,19 +33,19 @@ def forward(
     `packet` must not expire here, and may be changed in place. `ident`: identification of any fragments. For packets to
     the kernel, size and TTL are left to the kernel.
     """
-    start = packet.start
+    start, to_kernel = packet.start, is_kernel_forwarded(arrival, egress)
     if start and not segment.is_consistent(buffer, packet):
         return DropReason.BAD_OFFLOAD
     gso = virtio.gso_size(buffer) if start else 0
     size = segment.segment_headers(buffer, packet) + gso if gso else packet.end - start
-    if size > egress.mtu and packet.dont_fragment and egress.exit is None and not _was_joined(packet, arrival, gso):
+    if size > egress.mtu and packet.dont_fragment and not to_kernel and not _was_joined(packet, arrival, gso):
         return DropReason.TOO_BIG
     is_partial = has_partial_checksum(buffer, packet)
     if packet.protocol == TCP and tcp.flags(buffer, packet) & tcp.SYN:
         mss = min(arrival.mtu, egress.mtu) - HEADERS[packet.version]
         tcp.clamp_mss(buffer, packet.l4, mss, partial_checksum=is_partial)
-    take_hops(buffer, packet, 1 - arrival.kernel_hops - egress.kernel_hops)
-    if egress.exit is not None and packet.version == 6 and not packet.dont_fragment:
+    take_hops(buffer, packet, hops(arrival, egress))
+    if to_kernel and packet.version == 6 and not packet.dont_fragment:
         return for_kernel(buffer, packet, ident)
     if egress.header_bytes and size <= egress.mtu:
         return [bytes(buffer[: packet.end]) if start else virtio.NO_OFFLOAD + buffer[: packet.end]]
@@ -67,6 +67,12 @@ def _was_joined(packet: IPPacket, arrival: Carrier, gso: int) -> bool:
     In that case a Packet Too Big would not help: its sender fragments already. TCP adapts its segments.
     """
     return packet.version == 6 and arrival.exit is not None and not gso and packet.protocol != TCP
+
+
+def hops(arrival: Carrier, egress: Carrier) -> int:
+    """How many hops we are: none between the kernel and a tunnel, where the kernel is one; one between tunnels. Between
+    a tunnel and an interface on-ramp we are one besides the kernel."""
+    return 1 - (0 if arrival.opens else arrival.kernel_hops) - (0 if egress.opens else egress.kernel_hops)
 
 
 def for_kernel(buffer: bytearray, packet: IPPacket, ident: int) -> list[bytes]:
@@ -91,7 +97,7 @@ def take_hops(buffer: bytearray, packet: IPPacket, hops: int) -> None:
 def memoise(path: KernelPath, version: int, arrival: Carrier, egress: Carrier, number: int) -> None:
     """Let `path` forward plain packets unexamined. `number`: the flow's hash."""
     path.send, path.mtu = egress.sender(number), egress.mtu
-    path.exit = egress.exit
+    path.exit = egress.exit if is_kernel_forwarded(arrival, egress) else None
     if not isinstance(path, Path):
         return
     same = arrival.header_bytes == egress.header_bytes

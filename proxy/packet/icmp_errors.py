@@ -8,8 +8,8 @@ from proxy.wire import icmp, ip
 from proxy.wire.icmp import ErrorKind, Report
 from proxy.wire.ip import IPPacket
 
-HOP_IPV4 = bytes([192, 0, 0, 8])  # the dummy address for nodes that must send ICMP but have no IPv4 address (RFC 7600)
-HOP_IPV6 = bytes.fromhex("fd6f7879000000000000000000000001")
+# of a proxy without a gateway address in the tunnel: the dummy address of RFC 7600 4.8, and one of our own
+DUMMIES = {4: bytes([192, 0, 0, 8]), 6: bytes.fromhex("fd6f7879000000000000000000000001")}
 PER_SECOND, BURST = 100.0, 50.0  # per tenant; Linux: icmp_msgs_per_sec 1000, burst 50 for the whole host
 
 
@@ -44,12 +44,14 @@ class IcmpErrors:
         source: bytes | None = None,
         rest: int = 0,
     ) -> bool:
-        """As `answer`, for the packet `quoted`, as the client sent it. `source` is our own address by default."""
+        """As `answer`, for the packet `quoted`, as the client sent it. By default `source` is our own address in the
+        tunnel, as it is for any router (RFC 1812 4.3.2.4)."""
         if not self._may_send(carrier.tenant, now):
             carrier.tenant.drops[DropReason.RATE_LIMITED] += 1
             return False
-        hop = HOP_IPV4 if quoted[0] >> 4 == 4 else HOP_IPV6
-        carrier.deliver(icmp.error(source or hop, quoted, kind, rest))
+        version = quoted[0] >> 4
+        source = source or carrier.gateways.get(version) or DUMMIES[version]
+        carrier.deliver(icmp.error(source, quoted, kind, rest))
         return True
 
     def pass_on(self, carrier: Carrier, report: Report, quoted: bytes, now: float) -> bool:

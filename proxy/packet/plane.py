@@ -10,7 +10,7 @@ from proxy.flow.flow import HEADER_BYTES, PROTOCOL_NUMBERS, Flow, next_number
 from proxy.flow.keys import reverse_key
 from proxy.flow.path import KernelPath, KernelTCPPath, Path
 from proxy.flow.record import Protocol as ProtocolName
-from proxy.flow.tenant import Carrier
+from proxy.flow.tenant import Carrier, is_kernel_forwarded
 from proxy.packet.forward import quoted_key
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.observed import Begun
@@ -150,8 +150,14 @@ class Plane:
             flow.handler.catch_up(tcp.sequence(buffer, packet))
 
     def _may_report(self, carrier: Carrier, buffer: bytearray, packet: IPPacket) -> bool:
-        """Whether this is an ICMP error from a router inside a site, about one of the site's flows."""
-        if carrier.site is None or packet.is_fragment or packet.protocol not in _ECHO or packet.end - packet.l4 < 8:
+        """Whether this is an ICMP error from a router inside a site, or from this host on the way there, about one of
+        the site's flows."""
+        if (
+            (carrier.site is None and carrier.exit is None)
+            or packet.is_fragment
+            or packet.protocol not in _ECHO
+            or packet.end - packet.l4 < 8
+        ):
             return False
         is_error = icmp.is_error(packet.version, buffer[packet.l4])
         return is_error and ip.is_unicast(packet.source) and self._quoted_flow(carrier, buffer, packet) is not None
@@ -208,7 +214,7 @@ class Plane:
             if refusal is DropReason.LIMIT_FLOWS and packet.protocol == ip.TCP:
                 carrier.deliver(tcp.reset_for(buffer, packet))  # at the limit: refuse; over the rate: a retry may pass
             return refusal
-        is_kernels = hop.carrier is not None and hop.carrier.exit is not None
+        is_kernels = is_kernel_forwarded(carrier, hop.carrier)
         flow = self._new_flow(carrier, packet.protocol, key, now, now_ns, is_kernels=is_kernels)
         flow.dscp = packet.tos >> 2
         if hop.route is not None:
@@ -216,7 +222,7 @@ class Plane:
         if hop.carrier is not None:
             if tenant.collides(packet.protocol, flow, hop.carrier):
                 return DropReason.FLOW_COLLISION
-            flow.egress, flow.offramp = hop.carrier, "tunnel" if hop.carrier.exit is None else "kernel"
+            flow.egress, flow.offramp = hop.carrier, "kernel" if is_kernels else "tunnel"
         return self._admits.open(flow, hop, buffer, packet)
 
     def _expected(

@@ -67,7 +67,8 @@ def _others(network: Network) -> str:
 
 
 def leave(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:
-    """The same hop, but with the kernel's forwarding in place of a socket, if the flow leaves the proxy unread.
+    """The same hop, but with packets in place of a socket, if the flow leaves the proxy unread: to the on-ramp behind
+    which the destination is, for a flow of a tunnel, or else to the kernel's forwarding.
 
     This host's own addresses are reached by sockets only.
     """
@@ -77,6 +78,8 @@ def leave(hop: Hop, arrival: Carrier, destination: bytes) -> Hop:
     way = arrival if arrival.exit is not None else network.exits.get(arrival.header_bytes)
     if way is None or network.is_own(destination):
         return hop
+    if arrival.exit is None:
+        way = next((ramp for ramp in network.ramps if network.leads_to(ramp, destination)), way)
     return Hop(hop.route, way, network.tenant.settings.level != "packet")
 
 

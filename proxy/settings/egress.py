@@ -48,14 +48,19 @@ def egress_of(tenant: EgressSettings, network: EgressSettings | None) -> Egress:
     )
 
 
+def check_each_family(document: Document, addresses: Sequence[str], place: Place) -> None:
+    """Check for at most one address of each family. DocumentError: the first mistake."""
+    versions: set[int] = set()
+    for index, text in enumerate(addresses):
+        version = check_address(document, text, (*place, index)).version
+        if version in versions:
+            raise document.error(f"a second IPv{version} address", (*place, index))
+        versions.add(version)
+
+
 def check_egress(document: Document, snat: Sequence[str], ports: str | None, place: Place) -> None:
     """Check for at most one address of each family, and a valid port range. DocumentError: the first mistake."""
-    versions: set[int] = set()
-    for index, text in enumerate(snat):
-        version = check_address(document, text, (*place, "snat", index)).version
-        if version in versions:
-            raise document.error(f"a second IPv{version} address", (*place, "snat", index))
-        versions.add(version)
+    check_each_family(document, snat, (*place, "snat"))
     if ports is not None:
         match = _RANGE.fullmatch(ports)
         if match is None or not 0 < int(match[1]) <= int(match[2]) < 65_536:

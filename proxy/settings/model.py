@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from proxy.settings.document import Document, Place, read, suggest
-from proxy.settings.egress import check_egress
+from proxy.settings.egress import check_each_family, check_egress
 from proxy.settings.inspection import Inspection, InspectorCount, check_inspection, resolve_paths
 from proxy.settings.parts import DEFAULT_NETWORK, EVERYWHERE, Count, Name, Part, Seconds, Word32, check_prefix
 from proxy.settings.sites import GueOnRamp, Interface, NetworkSettings, Site, all_sites, check_gue, check_routes
@@ -41,6 +41,8 @@ class TenantSettings(Part, frozen=True):
     # ports such as 2048-4095
     snat: list[str] = msgspec.field(default_factory=list)
     ports: str | None = None
+    # the proxy's own address in its tunnels, one of each family at most: ICMP errors come from there
+    gateway: list[str] = msgspec.field(default_factory=list)
     offramp: OffRampName | None = None  # by default the proxy's
     # the level of its flows, unless a route, a policy or a hook sets it
     level: Literal["packet", "stream", "tls", "http", "ssh"] = "packet"
@@ -240,11 +242,12 @@ def _check_tenants(document: Document, settings: Settings) -> None:
         for index, prefix in enumerate(tenant.prefixes):
             check_prefix(document, prefix, ("tenants", name, "prefixes", index))
         check_egress(document, tenant.snat, tenant.ports, ("tenants", name))
+        check_each_family(document, tenant.gateway, ("tenants", name, "gateway"))
         check_inspection(document, tenant.inspection, ("tenants", name, "inspection"))
         for network, network_settings in tenant.networks.items():
-            check_egress(
-                document, network_settings.snat, network_settings.ports, ("tenants", name, "networks", network)
-            )
+            path = ("tenants", name, "networks", network)
+            check_egress(document, network_settings.snat, network_settings.ports, path)
+            check_each_family(document, network_settings.gateway, (*path, "gateway"))
         if tenant.id is not None and ids.setdefault(tenant.id, name) != name:
             raise document.error(f"tenant '{ids[tenant.id]}' has the id {tenant.id}", ("tenants", name, "id"))
 

@@ -45,13 +45,14 @@ class Route(Part, frozen=True):
 
 
 class NetworkSettings(Part, frozen=True):
-    """One virtual network of a tenant. Without routes all packets leave the proxy. Missing egress settings are the
-    tenant's."""
+    """One virtual network of a tenant. Without routes all packets leave the proxy. Missing egress settings, and a
+    missing gateway, are the tenant's."""
 
     routes: list[Route] = msgspec.field(default_factory=list)
     egress: Interface | None = None
     snat: list[str] = msgspec.field(default_factory=list)
     ports: str | None = None
+    gateway: list[str] = msgspec.field(default_factory=list)
 
 
 class Probe(Part, frozen=True):

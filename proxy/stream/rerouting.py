@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from proxy.errors import DropReason
 from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
-from proxy.flow.tenant import Endpoint
+from proxy.flow.tenant import Endpoint, is_kernel_forwarded
 from proxy.packet.routes import Hop, choose, flow_hash, leave, named
 from proxy.stream.lifecycle import Lifecycle
 from proxy.verdict import Verdict
@@ -40,9 +40,10 @@ def move(lifecycle: Lifecycle, flow: Flow, hop: Hop, redirect: Endpoint | None) 
     if carrier is not None and flow.tenant.collides(number, flow, carrier, redirect):
         return DropReason.FLOW_COLLISION
     lifecycle.move(flow, carrier, redirect)
-    if carrier is None or carrier.exit is None:
+    is_kernels = is_kernel_forwarded(flow.carrier, carrier)
+    if not is_kernels:
         flow.widen()
-    flow.offramp = None if carrier is None else "tunnel" if carrier.exit is None else "kernel"
+    flow.offramp = None if carrier is None else "kernel" if is_kernels else "tunnel"
     if hop.route is not None:
         flow.route = str(hop)
     return None

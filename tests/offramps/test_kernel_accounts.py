@@ -194,3 +194,21 @@ def test_a_reset_of_an_earlier_connection_does_not_end_a_later_one():
         send("R", 1_000_001)
         (record,) = until(lambda: stage.proxy.ended(dst=SILENT[4]))
         assert (record.close_reason, record.history) == ("client_reset", "SR")
+
+
+def test_datagrams_of_a_flow_that_was_idle_for_too_long_are_a_new_flow_with_a_record():
+    with scene("interface", more="timeouts: {udp_idle_s: 1, udp_unreplied_s: 1}\n") as stage:
+        client, server = stage.sock(stage.client, 4, socket.SOCK_DGRAM), stage.listen(4, kind=socket.SOCK_DGRAM)
+        port = server.getsockname()[1]
+
+        def exchange():
+            client.sendto(b"?", (ORIGIN[4], port))
+            server.sendto(*server.recvfrom(100))
+            assert client.recv(100) == b"?"
+
+        exchange()
+        until(lambda: not entries(stage.edge))  # conntrack deletes expired ones at the latest when it is read
+        (record,) = until(lambda: stage.proxy.ended(dst_port=port))
+        assert record.close_reason == "client_idle_timeout"
+        exchange()
+        assert until(lambda: stage.proxy.live(dst_port=port))

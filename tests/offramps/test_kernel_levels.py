@@ -67,6 +67,7 @@ MISTAKES = {
     "range from 0": (GOOD.replace("{}", "{ports: 0-2048}"), 2, "expected a range of ports"),
     "range too far": (GOOD.replace("{}", "{ports: 1-65536}"), 2, "expected a range of ports"),
     "two IPv4 addresses": (GOOD.replace("{}", "{snat: [192.0.2.1, 192.0.2.2]}"), 2, "a second IPv4 address"),
+    "two gateways": (GOOD.replace("{}", "{gateway: ['fd00::1', 'fd00::2']}"), 2, "a second IPv6 address"),
     "two IPv6 addresses": (GOOD.replace("{}", "{snat: ['fd00::1', 'fd00::2']}"), 2, "a second IPv6 address"),
     "no address": (GOOD.replace("{}", "{snat: [192.0.2.300]}"), 2, "192.0.2.300"),
     "mark not multiple": (GOOD + "kernel: {mark: 0x6F780001}\n", 6, "65536"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import select
+import signal
 import socket
 import subprocess
 import threading
@@ -15,6 +16,7 @@ import pytest
 from proxy.control.client import ControlError
 from tests.netns import needs_root
 from tests.offramps.kernel_scene import (
+    EDGE,
     FAMILIES,
     KINDS,
     ORIGIN,
@@ -109,6 +111,37 @@ def test_what_ends_while_the_proxy_is_away_is_recorded_once_with_its_bytes(versi
         exchange(*pairs[2])
         assert [flow.src_port for flow in stage.proxy.live(protocol="tcp")] == ports[2:]
         until(lambda: len([entry for entry in entries(stage.edge) if entry.protocol == 6]) == 1)
+
+
+@VERSIONS
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stuck"])
+def test_orphans_go_on_when_they_are_noted_as_decided_no_more_but_nothing_else_does(version, signal_):
+    """Notes last for a minute at most; then a packet would have to come up, to nobody."""
+    with scene("interface") as stage:
+        client, origin = stage.pair(version)
+        datagrams, fresh = (stage.sock(stage.client, version, socket.SOCK_DGRAM) for _ in range(2))
+        server, listener = echo(stage, version), stage.listen(version)
+        exchange(client, origin)
+        ask(datagrams, server)
+        stage.proxy.process.send_signal(signal_)
+        for place in ("decided4_1", "decided6_1"):
+            nft(stage.edge, f"flush set inet oxy_proxy {place}")  # as if it were later
+        exchange(client, origin)
+        assert ask(datagrams, server) == b"canary"
+        sniffer = stage.sniffer(stage.origin, "o1")
+        fresh.sendto(b"undecided", server)
+        if signal_ == signal.SIGKILL:
+            assert refusal(stage, version, listener) in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED)
+        assert ask(datagrams, server) == b"canary"
+        assert {packet.sport for packet in sniffer.arrived(17)} == {datagrams.getsockname()[1]}
+        if signal_ == signal.SIGKILL:
+            stage.proxy.process.wait()
+            stage.proxy.start()
+        else:
+            stage.proxy.process.send_signal(signal.SIGCONT)
+        assert ask(fresh, server) == b"canary"
+        assert {packet.src for packet in sniffer.arrived(17)} == {EDGE[version]}
+        exchange(client, origin)
 
 
 @needs("iperf3")

@@ -9,6 +9,7 @@ here  10.1.0.2 --- in2 ---+--- edge -----+--- in4 --- 10.5.0.2  there     others
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 import threading
@@ -159,17 +160,22 @@ def test_only_what_decides_comes_up_from_either_side(net, version):
 
 
 @VERSIONS
-def test_a_site_that_answers_first_after_long_is_still_the_known_flow(net, version):
-    """What is carried is noted for some time: then a packet of either side comes up, and belongs to its flow."""
+@pytest.mark.parametrize("is_stuck", [False, True], ids=["decided", "nobody decides"])
+def test_a_site_that_answers_first_after_long_is_still_the_known_flow(net, version, is_stuck):
+    """What is carried is noted for some time: then a packet of either side comes up, and belongs to its flow. If nobody
+    takes it, conntrack knows the flow."""
     client, server = net.pair(net.here, net.there, version, THERE[version])
     port = server.getsockname()[1]
-    for version_ in (4, 6):
-        for place in (1, 2, 3, 4):
-            net.program(
-                net.edge, "nft", f"flush set inet oxy_proxy inside{version_}_{place}", code=None, timeout_s=20
-            )  # as if it were later
-    transfer(server, client, 200_000)
-    transfer(client, server, 100_000)
+    until(lambda: net.proxy.live(dst_port=port))
+    if is_stuck:
+        net.proxy.process.send_signal(signal.SIGSTOP)
+    try:
+        for name in [f"inside{version}_{place}" for place in (1, 2, 3, 4)]:
+            net.program(net.edge, "nft", f"flush set inet oxy_proxy {name}", code=None)  # as if it were later
+        transfer(server, client, 200_000)
+        transfer(client, server, 100_000)
+    finally:
+        net.proxy.process.send_signal(signal.SIGCONT)
     assert [flow.src for flow in net.proxy.live(dst_port=port)] == [CLIENT[version]]
     assert not net.proxy.live(src_port=port)
     reset(server)

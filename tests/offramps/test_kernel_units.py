@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
-import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +19,7 @@ from proxy.flow.path import Path
 from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.kernel import facts
 from proxy.kernel.exit_pump import ExitPump
-from proxy.kernel.ruleset import MAX_WAYS, ON_RAMP, OUTWARD, Ruleset, Way
+from proxy.kernel.ruleset import Way
 from proxy.kernel.sites import Sites
 from proxy.offramps.accounts import Accounts
 from proxy.offramps.exit import InterfaceRamp
@@ -33,13 +31,13 @@ from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import flow_key
 from proxy.settings import Settings
 from proxy.settings.egress import Egress, egress_of
-from proxy.settings.model import KernelOffRamp as KernelSettings
-from proxy.settings.model import TenantSettings, Timeouts
+from proxy.settings.model import TenantSettings
 from proxy.settings.sites import NetworkSettings
 from proxy.wire.ctnetlink import Entry
 from proxy.wire.ip import TCP as TCP_NUMBER
 from proxy.wire.ip import IPPacket
 from tests.netns import Namespace, needs_root
+from tests.offramps.test_kernel_table import WAYS
 from tests.packets import network, parsed, transport_packets
 
 WRAP = 1 << 32
@@ -114,71 +112,6 @@ def test_a_damaged_copy_raises_nothing(packet, data):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     seen = observe(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
     assert seen is None or isinstance(seen, Observed | IPPacket)
-
-
-WAYS = [
-    Way(1, "oxk0", 28_536, Egress()),
-    Way(2, "oxk1", 28_536, Egress(ipv4="192.0.2.1", ports="2048-4095")),
-    Way(3, "oxk2", 28_537, Egress("eth1", "192.0.2.2", "2001:db8::2", "100-200")),
-    Way(4, "oxk3", 28_538, Egress(ports="5000-5001")),
-    Way(ON_RAMP | 1, "oxi0", 28_539, Egress(ipv6="2001:db8::3"), ("p0", "p1"), "oxb0"),
-    Way(ON_RAMP | 2, "oxi1", 28_540, Egress(), ("p2",), "oxb1"),
-]
-
-
-def ruleset(**settings):
-    return Ruleset(KernelSettings(**settings), Timeouts(), ends_group=11, asked_group=12)
-
-
-@pytest.mark.parametrize("count", range(len(WAYS) + 1))
-@pytest.mark.parametrize("has_timeouts", [False, True])
-def test_text_of_the_table_is_whole(count, has_timeouts):
-    text = ruleset().text(WAYS[:count], helpers=("ftp", "tftp"), has_timeouts=has_timeouts)
-    assert text.count("{") == text.count("}")
-    chains = set(re.findall(r"^chain (\w+) \{", text, re.M))
-    assert set(re.findall(r"(?:jump|goto) (\w+)", text)) <= chains
-    sets = set(re.findall(r"^(?:set|map) (\w+)", text, re.M))
-    assert set(re.findall(r"@(\w+)", text)) <= sets
-    assert set(re.findall(r'ct timeout set "(\w+)"', text)) <= set(re.findall(r"^ct timeout (\w+)", text, re.M))
-
-
-@pytest.mark.parametrize("count", range(len(WAYS) + 1))
-def test_a_flowtable_is_of_the_interfaces_that_are_named_and_of_on_ramps_flows_alone(count):
-    text = ruleset().text(WAYS[:count], fast={"p0", "eth1"})
-    assert 'flowtable fast { hook ingress priority filter; devices = { "eth1", "p0" }; counter; }' in text
-    assert text.count("flow add @fast") == any(way.is_on_ramp for way in WAYS[:count])
-    assert "flow" not in ruleset().text(WAYS[:count]).replace("flows", "")
-
-
-def test_marks_of_ways_differ_and_are_ours():
-    rules = ruleset(mark=0x7777_0000)
-    ways = [*WAYS, Way(MAX_WAYS, "oxk9", 9), Way(ON_RAMP | MAX_WAYS, "oxi9", 9)]
-    marks = [mark(way) for way in ways for mark in (rules.mark, rules.outward_mark)]
-    assert len(set(marks)) == 2 * len(ways)
-    assert {mark & 0xFFFF_0000 for mark in marks} == {0x7777_0000}
-    assert all(bool(rules.outward_mark(way) & OUTWARD) and not rules.mark(way) & OUTWARD for way in ways)
-
-
-def check(text):
-    """What nft(8) says to a transaction that is not made."""
-    done = subprocess.run(["nft", "--check", "-f", "-"], input=text, capture_output=True, text=True, check=False)
-    return done.stderr
-
-
-@pytest.mark.netns
-@needs_root
-@pytest.mark.parametrize("orphans", ["continue", "stop"])
-def test_the_kernel_takes_the_table(orphans):
-    namespace = Namespace()
-    try:
-        helpers, has_timeouts = namespace.run(facts.helpers), namespace.run(facts.has_timeouts)
-        for count in range(len(WAYS) + 1):
-            text = ruleset(orphans=orphans).text(WAYS[:count], helpers=helpers, has_timeouts=has_timeouts)
-            assert namespace.run(check, text) == ""
-        assert namespace.run(check, ruleset().removal()) == ""
-        assert "syntax error" in namespace.run(check, "table inet x {{")
-    finally:
-        namespace.close()
 
 
 @pytest.mark.netns
@@ -266,7 +199,7 @@ def _packet(version, protocol, flags, size, place):
 
 def carrier(kernel_hops, exits):
     """As much of one as `forward` looks at."""
-    return SimpleNamespace(mtu=MTU, header_bytes=0, kernel_hops=kernel_hops, exit=exits)
+    return SimpleNamespace(mtu=MTU, header_bytes=0, kernel_hops=kernel_hops, exit=exits, opens=exits is None)
 
 
 @given(st.integers(LEAST_MTU - 200, 9000), st.booleans())
@@ -274,7 +207,7 @@ def test_ipv6_that_came_in_fragments_leaves_by_the_kernel_in_fragments(size, cam
     packet = _packet(6, "udp", "", size, 1)
     read = parsed(packet)
     read.dont_fragment = not came_in_fragments
-    exits = SimpleNamespace(mtu=65_535, header_bytes=0, kernel_hops=1, exit=os.write)
+    exits = SimpleNamespace(mtu=65_535, header_bytes=0, kernel_hops=1, exit=os.write, opens=False)
     pieces = forward(bytearray(packet), read, carrier(0, None), exits, 7)
     if not came_in_fragments:
         assert pieces == [packet]
@@ -369,17 +302,6 @@ def test_sites_are_on_ramps_that_are_no_uplinks_and_the_longest_prefix_says_whic
     uplink = Sites(WAYS, [*main, Route(4, "0.0.0.0/0", RT_TABLE_MAIN, 2, metric=9)], names)
     assert uplink.complete(WAYS[-2]).sites == ("p0",)
     assert uplink.behind(zone, socket.inet_aton("10.5.6.7")) == "p0"
-
-
-@pytest.mark.netns
-@needs_root
-def test_the_kernel_takes_the_table_with_sites():
-    namespace = Namespace()
-    try:
-        ways = [Sites().complete(way) for way in WAYS]
-        assert namespace.run(check, ruleset().text(ways, closed=["tun0"])) == ""
-    finally:
-        namespace.close()
 
 
 def test_an_event_of_conntrack_that_comes_after_the_logged_end_still_gives_the_totals():

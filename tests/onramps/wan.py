@@ -130,7 +130,8 @@ class Site:
     def answer_probe(self, packet: bytes) -> bool:
         """Whether it was a probe."""
         decoded = decode(packet)
-        if decoded.src not in ("10.255.1.1", "fd00:ff::1"):
+        is_request = getattr(decoded.payload, "type", None) == {4: 8, 6: 128}[decoded.version]
+        if decoded.src not in ("10.255.1.1", "fd00:ff::1") or not is_request:
             return False
         reply = decoded.copy()
         reply.src, reply.dst = decoded.dst, decoded.src

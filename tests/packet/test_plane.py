@@ -9,10 +9,14 @@ from scapy.layers.inet import ICMP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, IPv6, IPv6ExtHdrDestOpt, PadN
 from scapy.packet import Raw
 
+from proxy.device.memory import MemoryTunnel
 from proxy.errors import DropReason
+from proxy.flow.tenant import Network, Tenant
+from proxy.settings.model import TenantSettings
+from proxy.settings.sites import NetworkSettings
 from tests.flows import make_tunnel
 from tests.packet.script import Script
-from tests.packets import CLIENT, ORIGIN, network, ping_packet, tcp_packet, udp_packet
+from tests.packets import CLIENT, ORIGIN, decode, network, ping_packet, tcp_packet, udp_packet
 
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 MODES = pytest.mark.parametrize("offload", [False, True], ids=["plain", "offload"])
@@ -155,6 +159,19 @@ def test_packet_at_the_end_of_its_life_is_answered_and_not_forwarded(version, tt
     assert script.replies() == [f"{hop} > {CLIENT[version]} {kind} about {ORIGIN[version]}"]
     assert script.give(udp_packet(version, ttl=2)) is None
     assert script.replies() == []
+
+
+@FAMILIES
+def test_errors_come_from_the_gateway_of_the_network_or_else_of_the_tenant(version):
+    own = {4: "100.96.0.1", 6: "fd00:96::1"}
+    settings = TenantSettings(gateway=[own[4], "fd00::9"], networks={"default": NetworkSettings(gateway=[own[6]])})
+    tenant = Tenant("acme", settings)
+    tenant.networks["labs"] = Network("labs", tenant)
+    for name, hop in (("default", {4: "192.0.0.8", 6: own[6]}), ("labs", {4: own[4], 6: "fd00::9"})):
+        tunnel = MemoryTunnel(tenant, CLIENT.values(), network=name)
+        assert Script().give(udp_packet(version, ttl=1), tunnel) is DropReason.TTL_EXPIRED
+        (error,) = tunnel.take()
+        assert decode(error).src == hop[version]
 
 
 @FAMILIES

@@ -50,6 +50,14 @@ def test_the_proxy_gets_a_file_that_it_accepts(quick, plan, tmp_path):
     assert (settings.control, settings.onramps[0].path) == (str(home / "control.sock"), str(home / "tunnels.sock"))
 
 
+@pytest.mark.parametrize(
+    ("said", "gateway"), [("{}", ["10.50.0.1", "fd00:50::1"]), ("{gateway: [100.96.0.1]}", ["100.96.0.1"])]
+)
+def test_errors_of_the_proxy_come_from_its_own_address_unless_the_tenant_says_another(quick, plan, said, gateway):
+    text = quick.replace("{acme: {}}", f"{{acme: {said}}}")
+    assert yaml.safe_load(files(plan(text))["proxy.yaml"])["tenants"]["acme"]["gateway"] == gateway
+
+
 def test_clients_share_one_agent_and_know_their_token(quick, plan):
     text = (
         quick.replace("{acme: {}}", "{acme: {token: t}}")

@@ -15,8 +15,9 @@ from oxyctl.plan.site_onramps import on_ramps, tenant_settings
 from oxyctl.plan.site_tunnels import EDGE_SYSCTLS, has_kernel_edge
 from oxyctl.plan.steps import INHERITED, Control, Process
 from oxyctl.topology.nodes import ProxyNode
+from oxyctl.topology.nodes.proxy import LabTenant
 from oxyctl.topology.policies import PolicyMapping, policy_path, policy_text
-from proxy.settings import ConnectedOnRamp, Settings
+from proxy.settings import ConnectedOnRamp, Settings, TenantSettings
 
 CONTROL, TUNNELS = "control.sock", "tunnels.sock"
 SYSCTLS = {
@@ -61,7 +62,7 @@ def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
     overrides = node.settings
     tenants = {
         tenant: draft.trust.with_origin_trust(
-            tenant_settings(name, tenant, settings.settings(list(node.attached)), draft.lab)
+            tenant_settings(name, tenant, _with_gateway(name, node, settings, draft), draft.lab)
         )
         for tenant, settings in node.tenants.items()
     }
@@ -86,6 +87,17 @@ def _settings(name: str, node: ProxyNode, home: Path, draft: Draft) -> Settings:
         kernel=overrides.kernel,
         inspectors=overrides.inspectors,
     )
+
+
+def _with_gateway(name: str, node: ProxyNode, tenant: LabTenant, draft: Draft) -> TenantSettings:
+    """The tenant's settings as in the lab file. By default its gateway has the node's first address of each family."""
+    settings = tenant.settings(list(node.attached))
+    if settings.gateway:
+        return settings
+    networks = list(node.attached) if tenant.network is None else [tenant.network]
+    addresses = [interface.ip for network in networks for interface in draft.assigned[name][network]]
+    first = {address.version: str(address) for address in reversed(addresses)}
+    return msgspec.structs.replace(settings, gateway=[first[version] for version in sorted(first)])
 
 
 def _yaml(settings: Settings) -> str:
