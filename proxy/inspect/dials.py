@@ -13,7 +13,7 @@ from proxy.inspect.handshakes import Failure, Handshake
 from proxy.inspect.sockets import SocketStream, TLSStream, Turn
 from proxy.inspect.stream import Receiver, Side, Stream
 from proxy.inspect.tls import TenantTLS, facts_of
-from proxy.poller import Poller
+from proxy.poller import Watcher
 from proxy.session.messages import DialAnswer
 
 CAUSES = {  # the proxy reports a failed dial as strerror(3) text: back to exceptions, which records distinguish
@@ -28,7 +28,7 @@ class Dial:
     __slots__ = ("_crashed", "_handshake", "_is_closed", "_poller", "_receiver", "_sock", "_stream", "_then", "_tls",
                  "_turn", "request")  # fmt: skip
 
-    def __init__(self, tls: TenantTLS, poller: Poller, turn: Turn, crashed: Callable[[BaseException], None],
+    def __init__(self, tls: TenantTLS, poller: Watcher, turn: Turn, crashed: Callable[[BaseException], None],
                  receiver: Receiver, then: Callable[[Stream | ProxyError], None]) -> None:  # fmt: skip
         self._tls, self._poller, self._turn, self._crashed = tls, poller, turn, crashed
         self._receiver, self._then = receiver, then

@@ -17,7 +17,7 @@ from proxy.inspect.stream import Handler, Receiver, Side, Stream
 from proxy.inspect.tls import TenantTLS
 from proxy.policy.carried import Known
 from proxy.policy.phases import Phase
-from proxy.poller import Poller
+from proxy.poller import Lane, Poller
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import (
     DialAnswer,
@@ -100,12 +100,13 @@ class Session:
     """A `SessionView`. It ends once, and reports to the proxy how."""
 
     __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_known", "_sockets", "_streams", "_told",
-                 "_unsent", "channels", "decisions", "flow", "handler", "level", "number", "origin_error", "protocol",
-                 "stage", "timer_due", "timer_slot", "tls_record")  # fmt: skip
+                 "_unsent", "channels", "decisions", "flow", "handler", "level", "number", "origin_error", "poller",
+                 "protocol", "stage", "timer_due", "timer_slot", "tls_record")  # fmt: skip
 
     def __init__(self, home: Home, number: int, flow: FlowFacts, level: ReadLevel, client: socket.socket,
                  origin: socket.socket) -> None:  # fmt: skip
         self._home, self.number, self.flow, self.level = home, number, flow, level
+        self.poller = Lane(home.poller, (flow.tenant, flow.src))
         self.channels: Channels | None = None  # of SSH
         self._sockets: dict[Side, socket.socket] = {Side.CLIENT: client, Side.ORIGIN: origin}
         self._streams: dict[Side, SocketStream] = {}
@@ -152,7 +153,7 @@ class Session:
     ) -> None:  # fmt: skip
         home = self._home
         self._forget_dials()
-        dial = Dial(home.tls_of(self.flow.tenant), home.poller, home.turn, self.crashed, receiver, then)
+        dial = Dial(home.tls_of(self.flow.tenant), self.poller, home.turn, self.crashed, receiver, then)
         self._beside.append(dial)
 
         def answered(answer: DialAnswer, descriptors: list[int]) -> None:
