@@ -43,7 +43,6 @@ class H2Client(H2End["ClientStream"]):
     def __init__(self, pool: Pool, link: Link, limits: Limits, session: SessionView) -> None:
         super().__init__(link, limits, session.now, is_client=True)
         self._pool = pool
-        self._limits = limits
         self.is_settled = False  # the origin's SETTINGS have arrived
         link.touch()
 
@@ -190,6 +189,7 @@ class H2Client(H2End["ClientStream"]):
         if self.streams.pop(stream.number, None) is not None:
             self.sender.drop(stream.out)
             stream.resume()
+            self._narrow(stream)
             if self._is_going:
                 if not self.streams and not self.is_over:
                     self.is_over = True

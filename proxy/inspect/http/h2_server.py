@@ -33,8 +33,6 @@ class H2Server(H2End["ServerStream"]):
         super().__init__(link, owner.limits, owner.session.now, is_client=False)
         self.owner = owner
         self._scheme = scheme
-        self._wide: int | None = None  # the stream with the wider window
-        self._is_widened = False  # the connection's window has been widened for it
         self._stops: dict[int, float] = {}  # streams answered before their requests were complete: when to reset them
         self.idle_since = owner.session.now()
 
@@ -146,27 +144,6 @@ class H2Server(H2End["ServerStream"]):
 
     # To the client.
 
-    def acknowledge(self, number: int, size: int) -> None:
-        """Reopen the windows by `size` bytes."""
-        super().acknowledge(number, size)
-        if size and not self.is_over:
-            stream = self.streams.get(number) if self._wide is None else None
-            if stream is not None and not stream.exchange.is_done:
-                stream.passed += size
-                if stream.passed > self.owner.limits.window_bytes:
-                    self._widen(number)
-
-    def _widen(self, number: int) -> None:
-        """Widen the window of a stream with a large upload.
-
-        The usual window is smaller than the kernel's queues between here and the client, and curl, for one, spins while
-        it waits. Only one stream at a time gets this, which bounds what is held if its origin stops reading.
-        """
-        limits = self.owner.limits
-        more = limits.wide_window_bytes - limits.window_bytes
-        if more > 0 and self.sender.widen(number, more, with_connection=not self._is_widened):
-            self._wide, self._is_widened = number, True
-
     def _refuse(self, number: int, code: int) -> None:
         try:
             self.h2.reset_stream(number, code)
@@ -183,8 +160,7 @@ class H2Server(H2End["ServerStream"]):
     def done(self, stream: ServerStream) -> None:
         """A stream is complete, or was reset."""
         self.streams.pop(stream.number, None)
-        if self._wide == stream.number:
-            self._wide = None
+        self._narrow(stream)
         self.idle_since = self.owner.session.now()
         if not self.streams:
             if self._is_going:
@@ -261,12 +237,11 @@ class H2Server(H2End["ServerStream"]):
 class ServerStream(Stream):
     """One stream: the client's side of its exchange."""
 
-    __slots__ = ("exchange", "has_ended", "passed", "server")
+    __slots__ = ("exchange", "has_ended", "server")
 
     def __init__(self, server: H2Server, number: int, head: RequestHead) -> None:
         super().__init__(number, server.acknowledge)
         self.server = server
-        self.passed = 0  # bytes by which its window was reopened
         self.has_ended = False
         self.exchange = Exchange(server.owner, self, head)
 

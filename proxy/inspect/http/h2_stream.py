@@ -14,15 +14,17 @@ from proxy.inspect.http.messages import Headers
 class Stream(ABC):
     """One stream. Its window is reopened as the other side of its exchange takes the data."""
 
-    __slots__ = ("_acknowledge", "is_paused", "number", "out", "trailers", "unacknowledged")
+    __slots__ = ("_acknowledge", "is_paused", "number", "out", "passed", "trailers", "unacknowledged", "wider")
 
     def __init__(self, number: int, acknowledge: Callable[[int, int], None]) -> None:
-        """`acknowledge(number, size)` reopens the windows."""
+        """`acknowledge(number, size)` reopens its window."""
         self.number = number
         self.out = Outgoing(number)
         self.trailers: Headers = []
         self.is_paused = False
-        self.unacknowledged = 0  # bytes received for which the windows were not reopened
+        self.unacknowledged = 0  # bytes received for which the window was not reopened
+        self.passed = 0  # bytes by which it was
+        self.wider = 0  # bytes by which it is wider than to begin with
         self._acknowledge = acknowledge
 
     @abstractmethod

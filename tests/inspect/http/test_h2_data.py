@@ -4,6 +4,7 @@ import h2.events as events
 import hyperframe.frame as frames
 import pytest
 
+from proxy.inspect.http.h2_end import LEAST_WIDER
 from tests.inspect.http.h2_peer import REQUEST
 from tests.inspect.http.test_h2 import H2Talk
 
@@ -128,22 +129,42 @@ def widest(talk, *numbers):
     return [each.max_window_size for each in managers]
 
 
-def test_one_stream_at_a_time_of_which_much_has_passed_gets_a_wider_window():
-    talk = H2Talk(window_bytes=65_535, wide_window_bytes=262_140)
+def test_windows_widen_as_much_passes_and_share_what_there_is_to_spare():
+    talk = H2Talk(window_bytes=65_535, wide_window_bytes=262_140, spare_window_bytes=300_000)
     talk.server.reads = True
     for number in (1, 3):
         talk.client_says(talk.browser.headers(number, POST, end=False))
     upload(talk, 1, 60_000)
-    assert widest(talk, 1, 3, 0) == [65_535, 65_535, 262_140]
+    assert widest(talk, 1, 3, 0) == [65_535, 65_535, 100 * 65_535 + 300_000]
+    upload(talk, 1, 40_000)
+    assert widest(talk, 1, 3) == [131_070, 65_535]
     upload(talk, 1, 300_000)
     upload(talk, 3, 300_000)
-    assert widest(talk, 1, 3, 0) == [262_140, 65_535, 458_745]
+    first, second = widest(talk, 1, 3)
+    assert first > 262_140 - LEAST_WIDER > 200_000 > second > 65_535
+    assert first + second <= 2 * 65_535 + 300_000
     assert talk.browser.h2.local_flow_control_window(1) > 65_535
     talk.client_says(talk.browser.data(1, b"", end=True))
     talk.origin_says(talk.server.headers(1, [(b":status", b"200")], end=True))
     upload(talk, 3, 300_000)
-    assert widest(talk, 3, 0) == [262_140, 458_745]
+    assert widest(talk, 3)[0] > 262_140 - LEAST_WIDER
     assert len(talk.server.body(3)) == 600_000
+    talk.client_says(talk.browser.headers(5, POST, end=False))
+    assert widest(talk, 5) == [65_535]
+
+
+def test_the_window_of_an_origin_s_stream_widens_as_its_client_reads():
+    talk = H2Talk(window_bytes=65_535, wide_window_bytes=262_140)
+    talk.browser.reads = True
+    talk.client_says(talk.browser.headers(1, REQUEST))
+    talk.origin_says(talk.server.headers(1, [(b":status", b"200")], end=False))
+    for _ in range(40):
+        talk.origin_says(talk.server.data(1, b"x" * 16_000))
+    made = talk.handler._main.h2
+    assert made.streams[1]._inbound_window_manager.max_window_size == 262_140
+    talk.origin_says(talk.server.data(1, b"", end=True))
+    assert talk.handler._main._spare == 4 << 20
+    assert talk.browser.body(1) == b"x" * 640_000
 
 
 def test_a_wide_window_is_shut_by_an_origin_that_stops():
