@@ -43,6 +43,16 @@ class Dial:
         """Whether it has ended, or failed to connect."""
         return self._is_closed or (self._stream is not None and self._stream.is_over)
 
+    @property
+    def queued(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return 0 if self._stream is None else self._stream.queued
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to be sent after `finish`."""
+        return self._stream is None or self._stream.is_settled
+
     def answered(
         self, answer: DialAnswer, descriptors: list[int], host: str, port: int, server_name: str | None,
         alpn: Sequence[str],
@@ -87,6 +97,14 @@ class Dial:
 
         self._handshake = Handshake(secured, alpn, self._poller, shaken)
         self._handshake.start()
+
+    def finish(self, settled: Callable[[], None]) -> None:
+        """Close it as soon as what is queued is sent, since its session ends. `settled`: see `SocketStream.finish`."""
+        if self._stream is None or not self._stream.queued:
+            self.close()
+        else:
+            self._is_closed = True
+            self._stream.finish(settled)
 
     def close(self) -> None:
         """Close it in whatever state it is, since its session ends."""

@@ -217,7 +217,7 @@ class Session:
         self._finish = reason, by
         self._wait_for_far_ends()
         for dial in self._beside:
-            dial.close()
+            dial.finish(self._settled)
         self._aborted |= {side for side, stream in self._streams.items() if stream.is_closed}
         for stream in self._streams.values():
             stream.finish(self._settled)
@@ -348,7 +348,8 @@ class Session:
 
     def _settled(self) -> None:
         """End once every stream has sent its queue, or cannot."""
-        if self._finish is None or self._is_over or not all(stream.is_settled for stream in self._streams.values()):
+        streams: list[SocketStream | Dial] = [*self._streams.values(), *self._beside]
+        if self._finish is None or self._is_over or not all(stream.is_settled for stream in streams):
             return
         self._end_with(*self._finish, {side for side, stream in self._streams.items() if stream.is_closed})
 
@@ -362,7 +363,7 @@ class Session:
         self._home.wheel.arm(self, self._home.now() + FINISH_S)
 
     def _queued(self) -> int:
-        return sum(stream.queued for stream in self._streams.values())
+        return sum(each.queued for each in self._streams.values()) + sum(each.queued for each in self._beside)
 
     def _close(self) -> None:
         self._is_over = True

@@ -117,14 +117,16 @@ class H2Server(H2End["ServerStream"]):
     def ended(self) -> None:
         """The client has closed its half, which ends HTTP/2: it reads no more responses."""
         self.broken("the client has closed the connection")
-        if not self.is_over:
+        if not self.is_over and not self.streams:
             self.is_over = True
             self.owner.close_client("client_closed", "client")
 
     def broken(self, detail: str) -> None:
-        """The connection to the client has failed."""
+        """The connection to the client has failed. Requests that are complete may still be on their way."""
         for stream in list(self.streams.values()):
             stream.exchange.client_gone(Fault.CLIENT_GONE, detail)
+            self.sender.drop(stream.out)
+        self._is_going = True
 
     def _end(self, error: HttpError) -> None:
         """Nothing more can be read: send GOAWAY with the reason, and close."""
