@@ -99,9 +99,9 @@ class Home(Protocol):
 class Session:
     """A `SessionView`. It ends once, and reports to the proxy how."""
 
-    __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_known", "_sockets", "_streams", "_told",
-                 "_unsent", "channels", "decisions", "flow", "handler", "level", "number", "origin_error", "poller",
-                 "protocol", "stage", "timer_due", "timer_slot", "tls_record")  # fmt: skip
+    __slots__ = ("_aborted", "_at_end", "_beside", "_finish", "_home", "_is_over", "_known", "_sockets", "_streams",
+                 "_told", "_unsent", "channels", "decisions", "flow", "handler", "level", "number", "origin_error",
+                 "poller", "protocol", "stage", "timer_due", "timer_slot", "tls_record")  # fmt: skip
 
     def __init__(self, home: Home, number: int, flow: FlowFacts, level: ReadLevel, client: socket.socket,
                  origin: socket.socket) -> None:  # fmt: skip
@@ -111,6 +111,7 @@ class Session:
         self._sockets: dict[Side, socket.socket] = {Side.CLIENT: client, Side.ORIGIN: origin}
         self._streams: dict[Side, SocketStream] = {}
         self._beside: list[Dial] = []
+        self._at_end: list[Callable[[], None]] = []
         self._aborted: set[Side] = set()
         self._known: Known = {}
         self._told: tuple[Any, ...] = ()  # what was last reported to the proxy
@@ -146,6 +147,9 @@ class Session:
             self._home.wheel.disarm(self)
         elif not self._is_over:
             self._home.wheel.arm(self, self._home.now() + seconds)
+
+    def at_end(self, function: Callable[[], None]) -> None:
+        self._at_end.append(function)
 
     def dial(
         self, host: str, port: int, *, server_name: str | None, alpn: Sequence[str], receiver: Receiver,
@@ -368,6 +372,8 @@ class Session:
     def _close(self) -> None:
         self._is_over = True
         self._home.wheel.disarm(self)
+        for function in self._at_end:
+            function()
         if self.stage is not None:
             self.stage.stop()
             self.stage = None

@@ -131,6 +131,10 @@ class SessionView(Protocol):
         """Call `Handler.expired` after `seconds`, replacing any time set before; None: never."""
         ...
 
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call `function` once the session has ended, however it ended."""
+        ...
+
     def dial(
         self,
         host: str,

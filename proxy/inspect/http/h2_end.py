@@ -12,12 +12,11 @@ from proxy.inspect.http import h2_heads, h2_wire
 from proxy.inspect.http.h2_data import Incoming
 from proxy.inspect.http.h2_guard import FrameGuard
 from proxy.inspect.http.h2_stream import Stream
+from proxy.inspect.http.h2_windows import Windows
 from proxy.inspect.http.h2_wire import Sender
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers
-
-LEAST_WIDER = 16 << 10  # bytes
 
 AnyStream = TypeVar("AnyStream", bound=Stream)
 
@@ -25,6 +24,7 @@ AnyStream = TypeVar("AnyStream", bound=Stream)
 class H2End(ABC, Generic[AnyStream]):
     """One end of a connection, and its streams by their numbers."""
 
+    windows: Windows
     handlers: ClassVar[dict[type[events.Event], Callable[[Any, Any], None]]]  # by event
 
     def __init__(self, link: Link, limits: Limits, now: Callable[[], float], *, is_client: bool) -> None:
@@ -32,7 +32,6 @@ class H2End(ABC, Generic[AnyStream]):
         self.streams: dict[int, AnyStream] = {}
         self.h2 = h2_wire.connection(limits, is_client=is_client)
         self._now, self._limits = now, limits
-        self._spare = limits.spare_window_bytes  # by which windows may still be widened
         self._guard = FrameGuard(limits, now(), self._went_away, has_preface=not is_client)
         receive = h2_heads.receive_response if is_client else h2_heads.receive_request
         self._incoming = Incoming(self.h2, self._guard, self._handle, receive, self._headed, self._took, self._complete)
@@ -66,33 +65,9 @@ class H2End(ABC, Generic[AnyStream]):
     # Common to both.
 
     def acknowledge(self, number: int, size: int) -> None:
-        """Reopen the window of a stream by `size` bytes, and widen it as more passes."""
-        if not size or self.is_over:
-            return
-        self.sender.acknowledge(number, size)
-        stream = self.streams.get(number)
-        if stream is not None:
-            stream.passed += size
-            if stream.passed > self._limits.window_bytes + stream.wider:
-                self._widen(stream)
-
-    def _widen(self, stream: AnyStream) -> None:
-        """Double the window of a stream, as far as there is something to spare.
-
-        All streams may hold what their windows allow if nobody reads them, so a window is wide only once much has
-        passed. The first is smaller than the kernel's queues to the peer, and curl, for one, spins while it waits.
-        """
-        limits = self._limits
-        window = limits.window_bytes + stream.wider
-        more = min(window, limits.wide_window_bytes - window, self._spare // 2)
-        if more >= LEAST_WIDER and self.sender.widen(stream.number, more):
-            stream.wider += more
-            self._spare -= more
-
-    def _narrow(self, stream: AnyStream) -> None:
-        """A stream has ended: what it had to spare is for others."""
-        self._spare += stream.wider
-        stream.wider = 0
+        """Reopen the window of a stream by `size` bytes."""
+        if size and not self.is_over:
+            self.sender.acknowledge(number, size)
 
     def _handle(self, event: events.Event) -> None:
         handle = self.handlers.get(type(event))
@@ -116,7 +91,9 @@ class H2End(ABC, Generic[AnyStream]):
             return
         if data:
             stream.received(data)
-        stream.took(size)
+        passed = stream.took(size)
+        if passed and number in self.streams:
+            self.windows.passed(stream, passed)
 
     def _trailers(self, event: events.TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id or 0)

@@ -15,6 +15,7 @@ from proxy.inspect.http.faults import Fault, HttpError, told
 from proxy.inspect.http.front import Owner
 from proxy.inspect.http.h2_end import ALIKE, H2End
 from proxy.inspect.http.h2_stream import Stream, error_name
+from proxy.inspect.http.h2_windows import Windows
 from proxy.inspect.http.h2_wire import Codes
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
@@ -32,6 +33,8 @@ class H2Server(H2End["ServerStream"]):
     def __init__(self, owner: Owner, link: Link, scheme: bytes) -> None:
         super().__init__(link, owner.limits, owner.session.now, is_client=False)
         self.owner = owner
+        widest = owner.limits.upload_window_bytes
+        self.windows = Windows(owner.limits, widest, self.sender.widen, owner.session.at_end)
         self._scheme = scheme
         self._stops: dict[int, float] = {}  # streams answered before their requests were complete: when to reset them
         self.idle_since = owner.session.now()
@@ -162,7 +165,7 @@ class H2Server(H2End["ServerStream"]):
     def done(self, stream: ServerStream) -> None:
         """A stream is complete, or was reset."""
         self.streams.pop(stream.number, None)
-        self._narrow(stream)
+        self.windows.ended(stream)
         self.idle_since = self.owner.session.now()
         if not self.streams:
             if self._is_going:

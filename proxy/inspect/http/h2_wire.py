@@ -56,8 +56,8 @@ def connection(limits: Limits, *, is_client: bool) -> h2.connection.H2Connection
     made.decoder = QuickDecoder(limits.header_bytes)
     made.max_inbound_frame_size = MAX_FRAME
     made.initiate_connection()
-    # as much as all streams together, so that those which are not read leave room for any other
-    made.increment_flow_control_window(limits.streams * limits.window_bytes + limits.spare_window_bytes - 65_535)
+    # never the limit: it opens as data arrives, h2 says so by halves, and the windows of streams bound what is held
+    made.increment_flow_control_window(limits.streams * limits.window_bytes + 2 * limits.upload_window_bytes - 65_535)
     return made
 
 
