@@ -15,7 +15,7 @@ from proxy.session.facts import FlowFacts, TLSFacts
 from proxy.verdict import RuleIdentity, Ruling
 
 LOW_WATER = 64 << 10  # bytes queued below which `Handler.drained` is called
-MID_WATER = 128 << 10  # provided there had been more than this: a single read of 64 KiB causes no call
+MID_WATER = 224 << 10  # provided there had been more than this: a single read of 192 KiB causes no call
 
 
 class Side(enum.Enum):
