@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from proxy import poller as poller_module
-from proxy.poller import EDGE, HANGUP, IN, ONCE, OUT
+from proxy.poller import EDGE, HANGUP, IN, ONCE, OUT, Lane
 from tests.loops import running
 
 
@@ -231,3 +231,55 @@ def test_nothing_is_told_of_what_was_left_nor_to_the_one_that_has_its_number(loo
         loop.poller.forget(near.fileno())
     idle.close()
     keep.close()
+
+
+def crowd(loop, pairs, events=IN):
+    """Five descriptors of one client, all ready; those that were served."""
+    lane, served = Lane(loop.poller, "crowd"), []
+    for near, far in pairs[:5]:
+        far.send(b"x")
+        lane.watch(near.fileno(), events, lambda _, sock=near: served.append(sock), nothing)
+    return served
+
+
+def test_a_client_waits_for_one_event_of_another_not_for_all(loop, pairs, monkeypatch):
+    monkeypatch.setattr(poller_module, "LANES_S", 0)  # as if each event took long
+    (near, far), other = pairs[5], []
+    served = crowd(loop, pairs)
+    loop.until(lambda: len(served) > 20)  # whose data nobody takes: there is always something to do for them
+    Lane(loop.poller, "other").watch(near.fileno(), IN, lambda _: other.append(len(served)), nothing)
+    began = len(served)
+    far.send(b"x")
+    loop.until(lambda: len(other) > 3)
+    assert other[0] <= began + 2
+    assert other[3] <= other[0] + 4
+    assert len(set(served[-10:])) == 5
+
+
+def test_what_waits_in_a_lane_is_served_though_nothing_else_happens(loop, pairs, monkeypatch):
+    monkeypatch.setattr(poller_module, "LANES_S", 0)
+    monkeypatch.setattr(poller_module, "TURN_S", 0)
+    served = crowd(loop, pairs, IN | EDGE)  # each is told once
+    loop.until(lambda: len(served) == 5)
+    loop.turns(5)
+    assert len(set(served)) == len(served) == 5
+
+
+def test_what_waits_in_a_lane_is_not_told_to_a_later_owner(loop, pairs, monkeypatch):
+    monkeypatch.setattr(poller_module, "LANES_S", 0)
+    served, again, lane = [], [], Lane(loop.poller, "crowd")
+
+    def ready(events):
+        served.append(events)
+        for near, _ in pairs:
+            lane.forget(near.fileno())
+            lane.watch(near.fileno(), 0, again.append, nothing)
+
+    for near, far in pairs:
+        far.send(b"x")
+        lane.watch(near.fileno(), IN, ready, nothing)
+    loop.until(lambda: served)
+    loop.turns(5)
+    assert (served, again) == ([IN], [])
+    for near, _ in pairs:
+        lane.forget(near.fileno())

@@ -13,7 +13,7 @@ from proxy.inspect.handshakes import Failure, Handshake
 from proxy.inspect.sockets import SocketStream, TLSStream, Turn
 from proxy.inspect.stream import Receiver, Side, Stream
 from proxy.inspect.tls import TenantTLS, facts_of
-from proxy.poller import Poller
+from proxy.poller import Watcher
 from proxy.session.messages import DialAnswer
 
 CAUSES = {  # the proxy reports a failed dial as strerror(3) text: back to exceptions, which records distinguish
@@ -28,7 +28,7 @@ class Dial:
     __slots__ = ("_crashed", "_handshake", "_is_closed", "_poller", "_receiver", "_sock", "_stream", "_then", "_tls",
                  "_turn", "request")  # fmt: skip
 
-    def __init__(self, tls: TenantTLS, poller: Poller, turn: Turn, crashed: Callable[[BaseException], None],
+    def __init__(self, tls: TenantTLS, poller: Watcher, turn: Turn, crashed: Callable[[BaseException], None],
                  receiver: Receiver, then: Callable[[Stream | ProxyError], None]) -> None:  # fmt: skip
         self._tls, self._poller, self._turn, self._crashed = tls, poller, turn, crashed
         self._receiver, self._then = receiver, then
@@ -42,6 +42,16 @@ class Dial:
     def is_over(self) -> bool:
         """Whether it has ended, or failed to connect."""
         return self._is_closed or (self._stream is not None and self._stream.is_over)
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return 0 if self._stream is None else self._stream.queued
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to be sent after `finish`."""
+        return self._stream is None or self._stream.is_settled
 
     def answered(
         self, answer: DialAnswer, descriptors: list[int], host: str, port: int, server_name: str | None,
@@ -87,6 +97,14 @@ class Dial:
 
         self._handshake = Handshake(secured, alpn, self._poller, shaken)
         self._handshake.start()
+
+    def finish(self, settled: Callable[[], None]) -> None:
+        """Close it as soon as what is queued is sent, since its session ends. `settled`: see `SocketStream.finish`."""
+        if self._stream is None or not self._stream.queued:
+            self.close()
+        else:
+            self._is_closed = True
+            self._stream.finish(settled)
 
     def close(self) -> None:
         """Close it in whatever state it is, since its session ends."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from proxy.inspect.tls import TenantTLS, set_alpn
-from proxy.poller import IN, OUT, Poller
+from proxy.poller import IN, OUT, Watcher
 
 ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # without close_notify; with it, or under `tls.HALF_CLOSED`
 
@@ -32,7 +32,7 @@ class Handshake:
         self,
         sock: ssl.SSLSocket,
         alpn: Sequence[str],
-        poller: Poller,
+        poller: Watcher,
         then: Callable[[Failure | None], None],
     ) -> None:
         self.sock, self._alpn, self._poller, self._then = sock, alpn, poller, then

@@ -59,7 +59,7 @@ class Opening:
         session.stage = self
         session.arm(self._sniff_s)
         client, origin = session.socket_of(Side.CLIENT), session.socket_of(Side.ORIGIN)
-        self._sniffer = Sniffer(client, origin, session.home.poller, self._sniffed)
+        self._sniffer = Sniffer(client, origin, session.poller, self._sniffed)
 
     def expired(self) -> None:
         session = self._session
@@ -113,7 +113,7 @@ class Opening:
     def _open_plain(self, reader: Callable[[Session], Handler]) -> None:
         session, home = self._session, self._session.home
         for side in Side:
-            session.open(side, SocketStream(side, session.socket_of(side), home.poller, home.turn, session.crashed))
+            session.open(side, SocketStream(side, session.socket_of(side), session.poller, home.turn, session.crashed))
         session.begin(reader(session))
 
     def _is_tls(self, hello: Hello) -> None:
@@ -205,7 +205,7 @@ class Opening:
             self._redial(f"no TLS client can be made for this name: {error}")
             return
         session.replace_socket(Side.ORIGIN, secured)
-        self._handshake = Handshake(secured, offered, session.home.poller, self._origin_shaken)
+        self._handshake = Handshake(secured, offered, session.poller, self._origin_shaken)
         self._handshake.start()
 
     def _origin_shaken(self, failure: Failure | None) -> None:
@@ -300,7 +300,7 @@ class Opening:
         agreed = [self._origin_facts.alpn] if self._origin_facts is not None and self._origin_facts.alpn else []
         if self._origin_facts is None and self._hello is not None:  # the client gets an error page only
             agreed = [each for each in self._hello.alpn if each in HTTP_ALPN]
-        self._handshake = Handshake(secured, agreed, session.home.poller, self._client_shaken)
+        self._handshake = Handshake(secured, agreed, session.poller, self._client_shaken)
         self._handshake.start()
 
     def _client_shaken(self, failure: Failure | None) -> None:
@@ -318,7 +318,7 @@ class Opening:
         )  # fmt: skip
         session.level = self._level
         home, flow = session.home, session.flow
-        session.open(Side.CLIENT, TLSStream(Side.CLIENT, sock, home.poller, home.turn, session.crashed, facts))
+        session.open(Side.CLIENT, TLSStream(Side.CLIENT, sock, session.poller, home.turn, session.crashed, facts))
         if self._origin_facts is not None:
             origin = session.socket_of(Side.ORIGIN)
             assert isinstance(origin, ssl.SSLSocket)
@@ -326,7 +326,7 @@ class Opening:
             session.open(
                 Side.ORIGIN,
                 TLSStream(
-                    Side.ORIGIN, origin, home.poller, home.turn, session.crashed, self._origin_facts, learner
+                    Side.ORIGIN, origin, session.poller, home.turn, session.crashed, self._origin_facts, learner
                 ),
             )  # fmt: skip
         session.begin(self._reader(facts.alpn))

@@ -17,7 +17,7 @@ from proxy.inspect.stream import Handler, Receiver, Side, Stream
 from proxy.inspect.tls import TenantTLS
 from proxy.policy.carried import Known
 from proxy.policy.phases import Phase
-from proxy.poller import Poller
+from proxy.poller import Lane, Poller
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import (
     DialAnswer,
@@ -99,17 +99,19 @@ class Home(Protocol):
 class Session:
     """A `SessionView`. It ends once, and reports to the proxy how."""
 
-    __slots__ = ("_aborted", "_beside", "_finish", "_home", "_is_over", "_known", "_sockets", "_streams", "_told",
-                 "_unsent", "channels", "decisions", "flow", "handler", "level", "number", "origin_error", "protocol",
-                 "stage", "timer_due", "timer_slot", "tls_record")  # fmt: skip
+    __slots__ = ("_aborted", "_at_end", "_beside", "_finish", "_home", "_is_over", "_known", "_sockets", "_streams",
+                 "_told", "_unsent", "channels", "decisions", "flow", "handler", "level", "number", "origin_error",
+                 "poller", "protocol", "stage", "timer_due", "timer_slot", "tls_record")  # fmt: skip
 
     def __init__(self, home: Home, number: int, flow: FlowFacts, level: ReadLevel, client: socket.socket,
                  origin: socket.socket) -> None:  # fmt: skip
         self._home, self.number, self.flow, self.level = home, number, flow, level
+        self.poller = Lane(home.poller, (flow.tenant, flow.src))
         self.channels: Channels | None = None  # of SSH
         self._sockets: dict[Side, socket.socket] = {Side.CLIENT: client, Side.ORIGIN: origin}
         self._streams: dict[Side, SocketStream] = {}
         self._beside: list[Dial] = []
+        self._at_end: list[Callable[[], None]] = []
         self._aborted: set[Side] = set()
         self._known: Known = {}
         self._told: tuple[Any, ...] = ()  # what was last reported to the proxy
@@ -146,13 +148,16 @@ class Session:
         elif not self._is_over:
             self._home.wheel.arm(self, self._home.now() + seconds)
 
+    def at_end(self, function: Callable[[], None]) -> None:
+        self._at_end.append(function)
+
     def dial(
         self, host: str, port: int, *, server_name: str | None, alpn: Sequence[str], receiver: Receiver,
         then: Callable[[Stream | ProxyError], None],
     ) -> None:  # fmt: skip
         home = self._home
         self._forget_dials()
-        dial = Dial(home.tls_of(self.flow.tenant), home.poller, home.turn, self.crashed, receiver, then)
+        dial = Dial(home.tls_of(self.flow.tenant), self.poller, home.turn, self.crashed, receiver, then)
         self._beside.append(dial)
 
         def answered(answer: DialAnswer, descriptors: list[int]) -> None:
@@ -216,7 +221,7 @@ class Session:
         self._finish = reason, by
         self._wait_for_far_ends()
         for dial in self._beside:
-            dial.close()
+            dial.finish(self._settled)
         self._aborted |= {side for side, stream in self._streams.items() if stream.is_closed}
         for stream in self._streams.values():
             stream.finish(self._settled)
@@ -347,7 +352,8 @@ class Session:
 
     def _settled(self) -> None:
         """End once every stream has sent its queue, or cannot."""
-        if self._finish is None or self._is_over or not all(stream.is_settled for stream in self._streams.values()):
+        streams: list[SocketStream | Dial] = [*self._streams.values(), *self._beside]
+        if self._finish is None or self._is_over or not all(stream.is_settled for stream in streams):
             return
         self._end_with(*self._finish, {side for side, stream in self._streams.items() if stream.is_closed})
 
@@ -361,11 +367,13 @@ class Session:
         self._home.wheel.arm(self, self._home.now() + FINISH_S)
 
     def _queued(self) -> int:
-        return sum(stream.queued for stream in self._streams.values())
+        return sum(each.queued for each in self._streams.values()) + sum(each.queued for each in self._beside)
 
     def _close(self) -> None:
         self._is_over = True
         self._home.wheel.disarm(self)
+        for function in self._at_end:
+            function()
         if self.stage is not None:
             self.stage.stop()
             self.stage = None

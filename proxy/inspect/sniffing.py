@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from proxy.poller import EDGE, HANGUP, IN, RDHUP, Poller
+from proxy.poller import EDGE, HANGUP, IN, RDHUP, Watcher
 from proxy.wire.client_hello import MAX_HELLO, Hello, Malformed, parse
 from proxy.wire.sniff import SSH_BANNER, Sniffed, sniff
 
@@ -30,7 +30,7 @@ class Sniffer:
     """
 
     def __init__(
-        self, client: socket.socket, origin: socket.socket, poller: Poller, then: Callable[[Finding], None]
+        self, client: socket.socket, origin: socket.socket, poller: Watcher, then: Callable[[Finding], None]
     ) -> None:
         self._client, self._origin, self._poller, self._then = client, origin, poller, then
         self._needed = 1

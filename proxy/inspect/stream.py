@@ -15,7 +15,7 @@ from proxy.session.facts import FlowFacts, TLSFacts
 from proxy.verdict import RuleIdentity, Ruling
 
 LOW_WATER = 64 << 10  # bytes queued below which `Handler.drained` is called
-MID_WATER = 128 << 10  # provided there had been more than this: a single read of 64 KiB causes no call
+MID_WATER = 224 << 10  # provided there had been more than this: a single read of 192 KiB causes no call
 
 
 class Side(enum.Enum):
@@ -129,6 +129,10 @@ class SessionView(Protocol):
 
     def arm(self, seconds: float | None) -> None:
         """Call `Handler.expired` after `seconds`, replacing any time set before; None: never."""
+        ...
+
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call `function` once the session has ended, however it ended."""
         ...
 
     def dial(

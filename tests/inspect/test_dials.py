@@ -1,5 +1,6 @@
 """Origins beside the session's own: why one cannot be reached, and what becomes of those that are over."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -86,3 +87,34 @@ def test_a_long_session_keeps_no_connection_that_is_over():
         home.origins[-1].close()
         for far in home.origins:
             far.close()
+
+
+def test_what_is_queued_for_another_origin_is_sent_before_a_session_ends():
+    with running() as loop:
+        home = loop.call(lambda: DiallingHome(loop.poller))
+        (client, _client), (origin, _origin) = socket.socketpair(), socket.socketpair()
+        session = Session(home, 1, FLOW, "http", client, origin)
+        streams, heard, size = [], bytearray(), 4 << 20  # more than the kernel holds
+
+        def dial():
+            session.dial("192.0.2.1", 80, server_name=None, alpn=(), receiver=Receiver(), then=streams.append)
+
+        for _ in range(2):
+            loop.call(dial)
+        loop.call(lambda: streams[0].write(b"x" * size))
+        loop.call(lambda: session.finish("client_closed", "client"))
+        far, idle = home.origins
+        assert idle.recv(1) == b""
+        far.setblocking(False)
+
+        def has_ended():
+            with contextlib.suppress(BlockingIOError):
+                while data := far.recv(65_536):
+                    heard.extend(data)
+                return True
+
+        loop.until(has_ended)
+        loop.until(lambda: session.is_over)
+        assert len(heard) == size
+        for sock in (far, idle, _client, _origin):
+            sock.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import socket
 import sys
+import threading
 from pathlib import Path
 
 import h2.config
@@ -18,7 +20,7 @@ from wsproto.extensions import PerMessageDeflate
 
 from proxy.flow.request import RequestRecord
 from tests.inspect.test_http_sessions import answer, curl
-from tests.inspect.world import ReadingStage, run
+from tests.inspect.world import ReadingStage, client_context, run, speaking
 from tests.netns import needs_root
 from tests.running import ORIGIN, Stage, staged, until
 
@@ -203,3 +205,51 @@ def test_each_request_is_a_line(stage, laptop):
     request = until(lambda: stage.requests("/page?n=2"))[0]
     assert (request.method, request.url, request.status) == ("GET", url, 200)
     assert request.flow_id == stage.record(port).flow_id
+
+
+def uploading(sock, size: int) -> None:
+    """Upload so much by HTTP/2, as its windows allow, and end the stream."""
+    browser = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
+    browser.initiate_connection()
+    fields = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"wiki.lab"), (b":path", b"/left")]
+    browser.send_headers(1, fields)
+    sent = 0
+    while sent < size:
+        while room := min(browser.local_flow_control_window(1), 16_384, size - sent):
+            browser.send_data(1, BODY[sent : sent + room], end_stream=sent + room == size)
+            sent += room
+        sock.sendall(browser.data_to_send())
+        if sent < size:
+            browser.receive_data(sock.recv(1 << 16))
+
+
+def test_what_a_client_has_uploaded_before_it_ends_the_connection_arrives_whole(stage, laptop):
+    heard, goes_on = bytearray(), threading.Event()
+    ended = []
+
+    def origin(sock):
+        server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
+        server.initiate_connection()
+        sock.sendall(server.data_to_send())
+        while data := sock.recv(1 << 16):
+            for event in server.receive_data(data):
+                if isinstance(event, h2.events.DataReceived):
+                    heard.extend(event.data)
+                    if len(heard) > 60_000:
+                        goes_on.wait(20)  # until the client has gone
+                    server.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, h2.events.StreamEnded):
+                    ended.append(event.stream_id)
+            sock.sendall(server.data_to_send())
+
+    port = stage.serve(origin, stage.server_context(alpn=("h2",)))
+    with speaking(laptop, port, client_context(stage.client_trust, ("h2",))) as sock:
+        size = 190_000  # what the proxy takes although the origin does not read
+        uploading(sock, size)
+        sock.shutdown(socket.SHUT_WR)  # to close with something unread would be a reset, and lose what is on its way
+        goes_on.set()
+        record = stage.record(port)
+    assert (len(heard), ended) == (size, [1])
+    request = until(lambda: stage.requests("/left"))[-1]
+    assert (request.fault, request.request_body_bytes) == ("client_gone", size)
+    assert record.close_reason == "client_closed"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 
+import msgspec
 import pytest
 
 from proxy.inspect import inspector as module
 from proxy.inspect.inspector import Inspector
 from proxy.policy.carried import CarriedPolicies
-from proxy.session.messages import Configure, Ended, Open, TenantRules, parts
+from proxy.session.messages import Configure, Ended, Open, Seen, TenantRules, parts
 from tests.inspect.http.talk import FLOW
 from tests.loops import running
 
@@ -37,11 +38,11 @@ class Scene:
         for part in parts(Configure({FLOW.tenant: TenantRules()}, policies=policies)):
             self.loop.call(lambda part=part: self.inspector.receive(part, []))
 
-    def open(self, number):
+    def open(self, number, flow=FLOW):
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(2)]
         self.ends += [far for _, far in pairs]
         descriptors = [near.detach() for near, _ in pairs]
-        self.loop.call(lambda: self.inspector.receive(Open(number, FLOW, "http"), descriptors))
+        self.loop.call(lambda: self.inspector.receive(Open(number, flow, "http"), descriptors))
 
     def close(self):
         self.loop.call(self.inspector.close)
@@ -80,3 +81,19 @@ def test_policies_that_fail_to_load_let_no_session_begin_until_others_come(scene
     scene.configure()
     scene.open(3)
     assert sorted(scene.inspector.sessions) == [1, 3]
+
+
+def test_a_client_does_not_wait_for_all_sessions_of_another(scene):
+    scene.configure()
+    for number in range(1, 41):
+        scene.open(number)
+    scene.open(41, msgspec.structs.replace(FLOW, src="100.96.0.99"))
+    for client in scene.ends[::2]:
+        client.send(b"GET / HTTP/1.1\r\nHost: web.lab\r\n\r\n")
+    begun = scene.loop.until(lambda: seen if len(seen := told(scene)) == 41 else None)
+    assert begun.index(41) <= 1
+
+
+def told(scene):
+    """The sessions whose protocol was told to the proxy, in this order."""
+    return [each.session for each in scene.channel.sent if isinstance(each, Seen)]

@@ -91,6 +91,23 @@ def test_a_slow_client_gets_everything(scene):
     assert scene.end == ("origin_closed", "")
 
 
+@pytest.mark.parametrize("how", ["settled", "killed", "crashed"])
+def test_what_is_to_be_done_at_the_end_is_done_once_however_it_ends(scene, how):
+    done = []
+    scene.session.at_end(lambda: done.append(how))
+    if how == "settled":
+        scene.take(TAKEN)
+        assert done == []
+        scene.take(QUEUED - TAKEN)
+        scene.loop.until(lambda: scene.session.is_over)
+    elif how == "killed":
+        scene.loop.call(scene.session.killed)
+    else:
+        scene.loop.call(lambda: scene.session.crashed(ValueError()))
+    scene.loop.call(scene.session.killed)
+    assert done == [how]
+
+
 def test_a_client_that_takes_nothing_is_reset_and_the_origin_is_not(scene):
     scene.loop.turns(3)
     scene.wait()

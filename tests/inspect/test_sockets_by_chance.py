@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from proxy.ca.authority import Authority
 from proxy.inspect.farewell import close_notify
 from proxy.inspect.sockets import SocketStream, TLSStream, Turn
-from proxy.inspect.stream import LOW_WATER, Side
+from proxy.inspect.stream import MID_WATER, Side
 from proxy.inspect.tls import TenantTLS
 from proxy.poller import Poller
 from proxy.session.facts import TLSFacts
 from proxy.session.messages import LeafAnswer, TenantRules
 
 KINDS = ["tcp", ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
-SIZES = (1, 100, 16_384, 40_000, 200_000)
+SIZES = (1, 100, 16_384, 40_000, 300_000)
 BLOCKED = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 BLOB = random.Random(1).randbytes(1 << 16) * 64
 MOST = 3 << 20  # bytes sent in one direction
@@ -150,7 +150,7 @@ class Near:
         if not (self.has_ended or self.stream.is_closed) and self.written < MOST:
             self.stream.write(BLOB[self.written : self.written + size])
             self.written += size
-            self.was_high = self.was_high or self.stream.queued > LOW_WATER
+            self.was_high = self.was_high or self.stream.queued > MID_WATER
 
     def end(self):
         self.has_ended = True

@@ -7,7 +7,7 @@ messages       heads of requests and responses, as exchanges see them
 h1_server      the client's side of HTTP/1.1; h2_server: of HTTP/2
 h1_client      the origin's side of HTTP/1.1; h2_client: of HTTP/2
 h1_wire        reads and writes heads and chunks of HTTP/1.1, with checks beyond h11's; h1_plain: a fast path for heads
-h2_end         common to both sides of HTTP/2; h2_stream: common to their streams
+h2_end         common to both sides of HTTP/2; h2_stream: common to their streams; h2_windows: flow control
 h2_wire        sends frames within the peer's windows; h2_guard: limits on received frames
 h2_data        fast paths around h2: for bodies; h2_heads: for heads; h2_hpack: for header compression
 origins        the connections to an origin; assigns requests to them

@@ -111,7 +111,8 @@ class Conversation:
             self._end = ("client_reset", "client")
             if self._front is not None:
                 self._front.broken(str(error))
-            self._finish("client_reset", "client")
+            if not self._active:
+                self._finish("client_reset", "client")
         elif self._main is not None:
             self._main.broken(error)
         self._links.settle()

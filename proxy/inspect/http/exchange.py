@@ -182,11 +182,15 @@ class Exchange(Passing):
 
     def informed(self, head: ResponseHead) -> None:
         """The origin has sent an interim response."""
+        if self.is_left:
+            return
         self.moved = self.context.session.now()
         self.responder.inform(head)
 
     def responded(self, head: ResponseHead) -> None:
         """The origin has sent the response's head."""
+        if self.is_left:
+            return
         self.response = head
         self.origin_version = head.version
         self.first_byte = self.moved = self.context.session.now()
@@ -349,16 +353,6 @@ class Exchange(Passing):
         else:
             self.refuse(fault, detail, by=by)
 
-    def client_gone(self, fault: Fault, detail: str) -> None:
-        """The client is gone, or has cancelled this request."""
-        if self.is_done:
-            return
-        if self.fault is None and not (self._switched and self.client_ended):
-            self.fault, self.detail, self.fault_by = fault, detail, told(fault).by
-            self.outcome = "error"
-        self.drop_origin(fault)
-        self._finish()
-
     # Upgraded connections.
 
     def websocket_read(self, *, from_client: bool) -> None:
@@ -394,6 +388,8 @@ class Exchange(Passing):
         if self.is_done:
             return
         self.is_done = True
+        if self.is_left:
+            self.drop_origin(Fault.CLIENT_GONE)
         self.stop_reading()
         self._early.clear()
         self.context.finished(self)

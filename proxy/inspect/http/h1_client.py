@@ -86,6 +86,8 @@ class H1Client:
         self.exchange = None
         if self._is_raw:
             self.link.end()  # a close frame of a WebSocket is queued before it
+        elif fault is Fault.CLIENT_GONE and self._has_sent and self.link.has_unsent:
+            self.link.pause()  # the rest of the request goes on, but nobody reads the answer
         else:
             self.link.abort()
         self._lose()

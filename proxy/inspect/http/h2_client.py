@@ -13,6 +13,7 @@ from proxy.inspect.http.exchange import Exchange
 from proxy.inspect.http.faults import Fault, HttpError
 from proxy.inspect.http.h2_end import ALIKE, H2End
 from proxy.inspect.http.h2_stream import Stream, error_name
+from proxy.inspect.http.h2_windows import Windows
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, ResponseHead
@@ -43,7 +44,7 @@ class H2Client(H2End["ClientStream"]):
     def __init__(self, pool: Pool, link: Link, limits: Limits, session: SessionView) -> None:
         super().__init__(link, limits, session.now, is_client=True)
         self._pool = pool
-        self._limits = limits
+        self.windows = Windows(limits, limits.wide_window_bytes, self.sender.widen)
         self.is_settled = False  # the origin's SETTINGS have arrived
         link.touch()
 
@@ -190,6 +191,7 @@ class H2Client(H2End["ClientStream"]):
         if self.streams.pop(stream.number, None) is not None:
             self.sender.drop(stream.out)
             stream.resume()
+            self.windows.ended(stream)
             if self._is_going:
                 if not self.streams and not self.is_over:
                     self.is_over = True

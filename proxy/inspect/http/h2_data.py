@@ -147,26 +147,24 @@ def spend(made: h2.connection.H2Connection, number: int, size: int, *, is_last: 
 
 
 def acknowledge(made: h2.connection.H2Connection, number: int, size: int) -> bytes:
-    """Count `size` bytes as consumed. Returns the WINDOW_UPDATE frames that are due, perhaps none."""
-    frames = b""
-    if increment := made._inbound_flow_control_window_manager.process_bytes(size):
-        frames = frame_header(4, WINDOW_UPDATE, 0, 0) + _INCREMENT.pack(increment)
-    stream = made.streams.get(number)
-    if stream is not None and stream.open and (increment := stream._inbound_window_manager.process_bytes(size)):
-        frames += frame_header(4, WINDOW_UPDATE, 0, number) + _INCREMENT.pack(increment)
-    return frames
+    """Count `size` bytes of a stream, or of the connection (0), as consumed. Returns the WINDOW_UPDATE frame if one is
+    due, or nothing."""
+    window = made._inbound_flow_control_window_manager
+    if number:
+        stream = made.streams.get(number)
+        if stream is None or not stream.open:
+            return b""
+        window = stream._inbound_window_manager
+    increment = window.process_bytes(size)
+    return frame_header(4, WINDOW_UPDATE, 0, number) + _INCREMENT.pack(increment) if increment else b""
 
 
 def widen(made: h2.connection.H2Connection, number: int, size: int) -> bytes:
-    """Widen the window of a stream, or of the connection (0), by `size` bytes. Returns the WINDOW_UPDATE frame, or
-    nothing if the stream is closed."""
-    if number:
-        stream = made.streams.get(number)
-        if stream is None or not _receives(stream):
-            return b""
-        window = stream._inbound_window_manager
-    else:
-        window = made._inbound_flow_control_window_manager
+    """Widen the window of a stream by `size` bytes. Returns the WINDOW_UPDATE frame, or nothing if it is closed."""
+    stream = made.streams.get(number)
+    if stream is None or not _receives(stream):
+        return b""
+    window = stream._inbound_window_manager
     most = window.max_window_size + size
     window.window_opened(size)
     window.max_window_size = most

@@ -12,6 +12,7 @@ from proxy.inspect.http import h2_heads, h2_wire
 from proxy.inspect.http.h2_data import Incoming
 from proxy.inspect.http.h2_guard import FrameGuard
 from proxy.inspect.http.h2_stream import Stream
+from proxy.inspect.http.h2_windows import Windows
 from proxy.inspect.http.h2_wire import Sender
 from proxy.inspect.http.limits import Limits
 from proxy.inspect.http.link import Link
@@ -23,13 +24,14 @@ AnyStream = TypeVar("AnyStream", bound=Stream)
 class H2End(ABC, Generic[AnyStream]):
     """One end of a connection, and its streams by their numbers."""
 
+    windows: Windows
     handlers: ClassVar[dict[type[events.Event], Callable[[Any, Any], None]]]  # by event
 
     def __init__(self, link: Link, limits: Limits, now: Callable[[], float], *, is_client: bool) -> None:
         self.link = link
         self.streams: dict[int, AnyStream] = {}
         self.h2 = h2_wire.connection(limits, is_client=is_client)
-        self._now = now
+        self._now, self._limits = now, limits
         self._guard = FrameGuard(limits, now(), self._went_away, has_preface=not is_client)
         receive = h2_heads.receive_response if is_client else h2_heads.receive_request
         self._incoming = Incoming(self.h2, self._guard, self._handle, receive, self._headed, self._took, self._complete)
@@ -63,7 +65,7 @@ class H2End(ABC, Generic[AnyStream]):
     # Common to both.
 
     def acknowledge(self, number: int, size: int) -> None:
-        """Reopen the windows by `size` bytes."""
+        """Reopen the window of a stream by `size` bytes."""
         if size and not self.is_over:
             self.sender.acknowledge(number, size)
 
@@ -79,14 +81,19 @@ class H2End(ABC, Generic[AnyStream]):
         self._took(event.stream_id or 0, event.data or b"", event.flow_controlled_length or 0)
 
     def _took(self, number: int, data: bytes, size: int) -> None:
-        """Pass data to its stream. `size`: including padding."""
+        """Pass data to its stream. `size`: including padding.
+
+        The connection's window is reopened at once: the windows of the streams bound what is held.
+        """
+        self.sender.acknowledge(0, size)
         stream = self.streams.get(number)
         if stream is None:
-            self.acknowledge(number, size)
             return
         if data:
             stream.received(data)
-        stream.took(size)
+        passed = stream.took(size)
+        if passed and number in self.streams:
+            self.windows.passed(stream, passed)
 
     def _trailers(self, event: events.TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id or 0)

@@ -15,6 +15,7 @@ from proxy.inspect.http.faults import Fault, HttpError, told
 from proxy.inspect.http.front import Owner
 from proxy.inspect.http.h2_end import ALIKE, H2End
 from proxy.inspect.http.h2_stream import Stream, error_name
+from proxy.inspect.http.h2_windows import Windows
 from proxy.inspect.http.h2_wire import Codes
 from proxy.inspect.http.link import Link
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead
@@ -32,9 +33,9 @@ class H2Server(H2End["ServerStream"]):
     def __init__(self, owner: Owner, link: Link, scheme: bytes) -> None:
         super().__init__(link, owner.limits, owner.session.now, is_client=False)
         self.owner = owner
+        widest = owner.limits.upload_window_bytes
+        self.windows = Windows(owner.limits, widest, self.sender.widen, owner.session.at_end)
         self._scheme = scheme
-        self._wide: int | None = None  # the stream with the wider window
-        self._is_widened = False  # the connection's window has been widened for it
         self._stops: dict[int, float] = {}  # streams answered before their requests were complete: when to reset them
         self.idle_since = owner.session.now()
 
@@ -119,14 +120,16 @@ class H2Server(H2End["ServerStream"]):
     def ended(self) -> None:
         """The client has closed its half, which ends HTTP/2: it reads no more responses."""
         self.broken("the client has closed the connection")
-        if not self.is_over:
+        if not self.is_over and not self.streams:
             self.is_over = True
             self.owner.close_client("client_closed", "client")
 
     def broken(self, detail: str) -> None:
-        """The connection to the client has failed."""
+        """The connection to the client has failed. Requests that are complete may still be on their way."""
         for stream in list(self.streams.values()):
             stream.exchange.client_gone(Fault.CLIENT_GONE, detail)
+            self.sender.drop(stream.out)
+        self._is_going = True
 
     def _end(self, error: HttpError) -> None:
         """Nothing more can be read: send GOAWAY with the reason, and close."""
@@ -146,27 +149,6 @@ class H2Server(H2End["ServerStream"]):
 
     # To the client.
 
-    def acknowledge(self, number: int, size: int) -> None:
-        """Reopen the windows by `size` bytes."""
-        super().acknowledge(number, size)
-        if size and not self.is_over:
-            stream = self.streams.get(number) if self._wide is None else None
-            if stream is not None and not stream.exchange.is_done:
-                stream.passed += size
-                if stream.passed > self.owner.limits.window_bytes:
-                    self._widen(number)
-
-    def _widen(self, number: int) -> None:
-        """Widen the window of a stream with a large upload.
-
-        The usual window is smaller than the kernel's queues between here and the client, and curl, for one, spins while
-        it waits. Only one stream at a time gets this, which bounds what is held if its origin stops reading.
-        """
-        limits = self.owner.limits
-        more = limits.wide_window_bytes - limits.window_bytes
-        if more > 0 and self.sender.widen(number, more, with_connection=not self._is_widened):
-            self._wide, self._is_widened = number, True
-
     def _refuse(self, number: int, code: int) -> None:
         try:
             self.h2.reset_stream(number, code)
@@ -183,8 +165,7 @@ class H2Server(H2End["ServerStream"]):
     def done(self, stream: ServerStream) -> None:
         """A stream is complete, or was reset."""
         self.streams.pop(stream.number, None)
-        if self._wide == stream.number:
-            self._wide = None
+        self.windows.ended(stream)
         self.idle_since = self.owner.session.now()
         if not self.streams:
             if self._is_going:
@@ -261,12 +242,11 @@ class H2Server(H2End["ServerStream"]):
 class ServerStream(Stream):
     """One stream: the client's side of its exchange."""
 
-    __slots__ = ("exchange", "has_ended", "passed", "server")
+    __slots__ = ("exchange", "has_ended", "server")
 
     def __init__(self, server: H2Server, number: int, head: RequestHead) -> None:
         super().__init__(number, server.acknowledge)
         self.server = server
-        self.passed = 0  # bytes by which its window was reopened
         self.has_ended = False
         self.exchange = Exchange(server.owner, self, head)
 

@@ -14,30 +14,38 @@ from proxy.inspect.http.messages import Headers
 class Stream(ABC):
     """One stream. Its window is reopened as the other side of its exchange takes the data."""
 
-    __slots__ = ("_acknowledge", "is_paused", "number", "out", "trailers", "unacknowledged")
+    __slots__ = ("_acknowledge", "is_paused", "lent", "number", "out", "passed", "trailers", "unacknowledged", "wider")
 
     def __init__(self, number: int, acknowledge: Callable[[int, int], None]) -> None:
-        """`acknowledge(number, size)` reopens the windows."""
+        """`acknowledge(number, size)` reopens its window."""
         self.number = number
         self.out = Outgoing(number)
         self.trailers: Headers = []
         self.is_paused = False
-        self.unacknowledged = 0  # bytes received for which the windows were not reopened
+        self.unacknowledged = 0  # bytes received for which the window was not reopened
+        self.passed = 0  # bytes by which it was reopened at once; after each pause half of them count
+        self.wider = 0  # bytes by which it is wider than to begin with
+        self.lent = 0  # bytes of these that all connections share
         self._acknowledge = acknowledge
 
     @abstractmethod
     def received(self, data: bytes) -> None:
         """Take a part of the body."""
 
-    def took(self, size: int) -> None:
-        """Reopen the window by what was received, unless the other side is full."""
+    def took(self, size: int) -> int:
+        """Reopen the window by what was received, unless the other side is full. Returns by how many bytes."""
         self.unacknowledged += size
-        if self.unacknowledged >= ACKNOWLEDGED_AT and not self.is_paused:
-            self.resume()
+        size = self.unacknowledged
+        if size < ACKNOWLEDGED_AT or self.is_paused:
+            return 0
+        self.resume()
+        return size
 
     def pause(self) -> None:
         """Keep the window shut."""
-        self.is_paused = True
+        if not self.is_paused:
+            self.is_paused = True
+            self.passed //= 2  # so that it stays small where the other side is slower
 
     def resume(self) -> None:
         """Reopen the window."""

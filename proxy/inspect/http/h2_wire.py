@@ -56,7 +56,8 @@ def connection(limits: Limits, *, is_client: bool) -> h2.connection.H2Connection
     made.decoder = QuickDecoder(limits.header_bytes)
     made.max_inbound_frame_size = MAX_FRAME
     made.initiate_connection()
-    made.increment_flow_control_window(4 * limits.window_bytes - 65_535)
+    # never the limit: it opens as data arrives, h2 says so by halves, and the windows of streams bound what is held
+    made.increment_flow_control_window(limits.streams * limits.window_bytes + 2 * limits.upload_window_bytes - 65_535)
     return made
 
 
@@ -164,17 +165,16 @@ class Sender:
         link.write(frames)
 
     def acknowledge(self, number: int, size: int) -> None:
-        """Reopen the windows by `size` bytes that were consumed; the stream's only if it is still open."""
+        """Reopen the window of a stream, if it is still open, or of the connection (0), by `size` bytes."""
         if frames := h2_data.acknowledge(self._h2, number, size):
             self.beside(frames)
 
-    def widen(self, number: int, size: int, *, with_connection: bool) -> bool:
-        """Widen the window of a stream, and perhaps that of the connection, by `size` bytes. Returns whether the stream
-        is still open."""
-        frames = h2_data.widen(self._h2, number, size)
-        if frames:
-            self.beside(frames + h2_data.widen(self._h2, 0, size) if with_connection else frames)
-        return bool(frames)
+    def widen(self, number: int, size: int) -> bool:
+        """Widen the window of a stream by `size` bytes. Returns whether it is still open."""
+        frame = h2_data.widen(self._h2, number, size)
+        if frame:
+            self.beside(frame)
+        return bool(frame)
 
     def _end(self, stream: Outgoing) -> None:
         if stream.is_over:

@@ -21,8 +21,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stream_s: float = 3600.0  # of silence in a response, an upgraded connection or a tunnel
     linger_s: float = 2.0  # for a client to read an error page before the connection is closed
     streams: int = 100  # concurrent requests of one HTTP/2 connection
-    window_bytes: int = 512 << 10  # of a stream; four times as much for a connection
-    wide_window_bytes: int = 2 << 20  # of one client stream at a time, once more than `window_bytes` have passed
+    window_bytes: int = 64 << 10  # of a stream, to begin with
+    wide_window_bytes: int = 2 << 20  # of a response at most, while its client keeps up
+    upload_window_bytes: int = 16 << 20  # of an upload, while its origin keeps up: more than kernels queue
+    spare_window_bytes: int = (
+        4 << 20
+    )  # by which the windows of a connection may be wider, beside what all of them share
     origin_connections: int = 6  # of one conversation to one HTTP/1.1 origin
     waiting: int = 200  # requests that wait for such a connection
     message_bytes: int = 64 << 20  # of an inflated WebSocket message, if a hook reads it

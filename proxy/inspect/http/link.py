@@ -33,6 +33,11 @@ class Link:
         self._links = links
         self._is_dirty = False
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the kernel has not taken everything."""
+        return bool(self._out) or self.stream.queued > 0
+
     def write(self, data: bytes | memoryview) -> None:
         """Send `data` at the end of this event."""
         self._out.append(data)

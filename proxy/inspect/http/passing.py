@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.inspect.http.faults import By, Fault
+from proxy.inspect.http.faults import By, Fault, told
 from proxy.inspect.http.messages import ResponseHead
 from proxy.inspect.http.ruling import Ruled
 
@@ -12,11 +12,23 @@ class Passing(Ruled):
 
     __slots__ = ()
 
+    def _complete(self) -> None:
+        """End the exchange once both sides have been sent everything."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """End the exchange."""
+        raise NotImplementedError
+
+    @property
+    def _has_sent(self) -> bool:
+        """Whether the whole request was sent to the origin, or is queued for it."""
+        return self.client_ended and (self.request_reader is None or self.request_reader.is_over)
+
     @property
     def has_all(self) -> bool:
         """Whether the whole request was sent to the origin, and its whole response received."""
-        is_sent = self.client_ended and (self.request_reader is None or self.request_reader.is_over)
-        return is_sent and self.is_received
+        return self._has_sent and self.is_received
 
     @property
     def is_read(self) -> bool:
@@ -37,9 +49,9 @@ class Passing(Ruled):
 
     @property
     def is_origin_behind(self) -> bool:
-        """Whether data of the new protocol waits for the origin. The rest of a request is not needed once it has been
-        answered."""
-        return self._switched and self.requester is not None and self.requester.is_behind
+        """Whether data of the new protocol waits for the origin, or the rest of a request whose client has gone. It is
+        not needed once the request has been answered."""
+        return (self._switched or self.is_left) and self.requester is not None and self.requester.is_behind
 
     @property
     def is_behind(self) -> bool:
@@ -51,6 +63,25 @@ class Passing(Ruled):
         if self.requester is not None and (not self.has_all or self.is_origin_behind):
             self.requester.reset(fault)
         self.requester = None
+
+    def client_gone(self, fault: Fault, detail: str) -> None:
+        """The client is gone, or has cancelled this request.
+
+        Without a proxy, the origin would still get what a client had sent before it left: so a request that is complete
+        goes on to its end.
+        """
+        if self.is_done or self.is_left:
+            return
+        if self.fault is None and not (self._switched and self.client_ended):
+            self.fault, self.detail, self.fault_by = fault, detail, told(fault).by
+            self.outcome = "error"
+        is_behind = self._has_sent and self.requester is not None and self.requester.is_behind
+        if fault is Fault.CLIENT_GONE and is_behind and not self.request.is_tunnel:
+            self.is_left = True
+            self._complete()
+            return
+        self.drop_origin(fault)
+        self._finish()
 
     def stop_reading(self) -> None:
         """Stop showing bodies to hooks."""

@@ -30,6 +30,7 @@ class Progress:
         "is_client_full",
         "is_complete",
         "is_done",
+        "is_left",
         "is_origin_full",
         "is_received",
         "is_repeated",
@@ -78,6 +79,7 @@ class Progress:
         self.is_received = False  # the whole response has arrived, though a hook may still hold it
         self.client_ended = self.origin_ended = self.is_done = False
         self.is_complete = False  # all that remains is queued for the client
+        self.is_left = False  # by its client: all that remains is queued for the origin
         self.origin_address: tuple[str, int] | None = None  # set by policy in place of the session's own
         self.effects: HttpEffects | None = None  # of the last verdict
         self.response_changes: tuple[HeaderChange, ...] = ()  # by policies and hooks together

@@ -84,6 +84,7 @@ class Talk:
         self.clock = 1000.0
         self.armed = None
         self.dials = []
+        self.at_ends = []
         self.records, self.going_on = [], []
         self.finished = None
         self.hooks = hooks or {}
@@ -103,6 +104,9 @@ class Talk:
 
     def arm(self, seconds):
         self.armed = None if seconds is None else self.clock + seconds
+
+    def at_end(self, function):
+        self.at_ends.append(function)
 
     def dial(self, host, port, *, server_name, alpn, receiver, then):
         self.dials.append(Dialled(host, port, server_name, alpn, receiver, then))

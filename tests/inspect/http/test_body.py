@@ -168,7 +168,7 @@ def test_the_bare_status():
 
 
 def test_a_window_stays_shut_while_the_hook_is_asked():
-    talk = H2Talk(hooks={"http_request": lambda exchange: BOTH, "http_body": "later"})
+    talk = H2Talk(hooks={"http_request": lambda exchange: BOTH, "http_body": "later"}, window_bytes=512 << 10)
     fields = [(b":method", b"POST"), *REQUEST[1:]]
     talk.client_says(talk.browser.headers(1, fields, end=False))
     for _ in range(24):

@@ -164,7 +164,7 @@ def test_prior_knowledge_in_the_clear():
 
 
 def test_the_client_s_window_follows_the_origin_s():
-    talk = H2Talk(window_bytes=65_535, wide_window_bytes=65_535)
+    talk = H2Talk(window_bytes=65_535, upload_window_bytes=65_535)
     talk.origin.takes = False
     talk.client_says(talk.browser.headers(1, REQUEST, end=False))
     talk.settle()

@@ -4,6 +4,8 @@ import h2.events as events
 import hyperframe.frame as frames
 import pytest
 
+from proxy.inspect.http import h2_windows
+from proxy.inspect.stream import Side
 from tests.inspect.http.h2_peer import REQUEST
 from tests.inspect.http.test_h2 import H2Talk
 
@@ -128,26 +130,69 @@ def widest(talk, *numbers):
     return [each.max_window_size for each in managers]
 
 
-def test_one_stream_at_a_time_of_which_much_has_passed_gets_a_wider_window():
-    talk = H2Talk(window_bytes=65_535, wide_window_bytes=262_140)
+def test_the_window_of_an_upload_widens_as_it_passes():
+    talk = H2Talk(window_bytes=65_535, upload_window_bytes=262_140)
     talk.server.reads = True
     for number in (1, 3):
         talk.client_says(talk.browser.headers(number, POST, end=False))
     upload(talk, 1, 60_000)
-    assert widest(talk, 1, 3, 0) == [65_535, 65_535, 262_140]
+    assert widest(talk, 1, 3, 0) == [65_535, 65_535, 100 * 65_535 + 2 * 262_140]
+    upload(talk, 1, 40_000)
+    assert widest(talk, 1, 3) == [131_070, 65_535]
     upload(talk, 1, 300_000)
-    upload(talk, 3, 300_000)
-    assert widest(talk, 1, 3, 0) == [262_140, 65_535, 458_745]
+    assert widest(talk, 1, 3) == [262_140, 65_535]
     assert talk.browser.h2.local_flow_control_window(1) > 65_535
     talk.client_says(talk.browser.data(1, b"", end=True))
     talk.origin_says(talk.server.headers(1, [(b":status", b"200")], end=True))
     upload(talk, 3, 300_000)
-    assert widest(talk, 3, 0) == [262_140, 458_745]
-    assert len(talk.server.body(3)) == 600_000
+    assert widest(talk, 3, 0) == [262_140, 100 * 65_535 + 2 * 262_140]
+    assert len(talk.server.body(3)) == 300_000
+    assert talk.handler._front.windows.spare == (4 << 20) - (262_140 - 65_535)
+
+
+def test_the_window_of_an_upload_stays_small_where_the_origin_is_slower_than_the_client():
+    talk = H2Talk()
+    talk.client_says(talk.browser.headers(1, POST, end=False))
+    for _ in range(100):
+        while (room := min(talk.browser.h2.local_flow_control_window(1), 16_000)) > 0:
+            talk.client_says(talk.browser.data(1, b"x" * room))
+        talk.server.read()
+        talk.server.reads = False
+        talk.origin_says(talk.server.out())
+    assert len(talk.server.body(1)) > 6_000_000
+    assert widest(talk, 1)[0] <= 256 << 10
+
+
+def test_what_an_upload_has_of_the_windows_that_all_share_is_given_back_with_the_session(monkeypatch):
+    monkeypatch.setattr(h2_windows.SHARED, "left", 1 << 20)
+    talk = H2Talk(window_bytes=65_535, spare_window_bytes=0)
+    talk.server.reads = True
+    talk.client_says(talk.browser.headers(1, POST, end=False))
+    upload(talk, 1, 1_000_000)
+    assert h2_windows.SHARED.left < 1 << 19
+    assert len(talk.at_ends) == 1
+    talk.at_ends[0]()
+    assert h2_windows.SHARED.left == 1 << 20
+    talk.handler.ended(Side.CLIENT)
+    assert h2_windows.SHARED.left == 1 << 20
+
+
+def test_the_window_of_an_origin_s_stream_widens_as_its_client_reads():
+    talk = H2Talk(window_bytes=65_535, wide_window_bytes=262_140)
+    talk.browser.reads = True
+    talk.client_says(talk.browser.headers(1, REQUEST))
+    talk.origin_says(talk.server.headers(1, [(b":status", b"200")], end=False))
+    for _ in range(40):
+        talk.origin_says(talk.server.data(1, b"x" * 16_000))
+    made = talk.handler._main.h2
+    assert made.streams[1]._inbound_window_manager.max_window_size == 262_140
+    talk.origin_says(talk.server.data(1, b"", end=True))
+    assert talk.handler._main.windows.spare == 4 << 20
+    assert talk.browser.body(1) == b"x" * 640_000
 
 
 def test_a_wide_window_is_shut_by_an_origin_that_stops():
-    talk = H2Talk(window=65_535, window_bytes=65_535, wide_window_bytes=262_140)
+    talk = H2Talk(window=65_535, window_bytes=65_535, upload_window_bytes=262_140)
     talk.server.reads = True
     talk.client_says(talk.browser.headers(1, POST, end=False))
     upload(talk, 1, 400_000)

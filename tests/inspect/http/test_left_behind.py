@@ -11,6 +11,7 @@ from tests.inspect.http.h2_peer import REQUEST
 from tests.inspect.http.talk import Talk
 from tests.inspect.http.test_h1 import GET, OK, post
 from tests.inspect.http.test_h2 import H2Talk
+from tests.inspect.http.test_websocket import ASK
 
 POST = [(b":method", b"POST"), *REQUEST[1:]]
 
@@ -187,3 +188,102 @@ def upload(talk, number):
         talk.client_says(talk.browser.data(number, b"x" * room))
         sent += room
     return sent
+
+
+def leave(talk, how):
+    """The client ends its connection."""
+    if how == "ends":
+        talk.handler.ended(Side.CLIENT)
+    else:
+        talk.handler.broken(Side.CLIENT, ConnectionResetError(104, "reset"))
+    talk.settle()
+
+
+@pytest.mark.parametrize("how", ["ends", "resets"])
+def test_an_upload_that_is_complete_reaches_its_origin_though_its_client_leaves(how):
+    talk = H2Talk()
+    talk.client_says(talk.browser.headers(1, POST, end=False))
+    for number in range(9):
+        talk.client_says(talk.browser.data(1, b"%d" % number * 16_000, end=number == 8))
+    assert len(talk.server.body(1)) == 65_535
+    leave(talk, how)
+    assert talk.finished is None
+    talk.server.read()
+    talk.origin_says(talk.server.out())
+    talk.server.read()
+    talk.origin_says(talk.server.out())
+    assert talk.server.body(1) == b"".join(b"%d" % number * 16_000 for number in range(9))
+    assert talk.server.of(events.StreamEnded)
+    (record,) = talk.records
+    assert (record.fault, record.fault_by, record.request_body_bytes) == ("client_gone", "client", 144_000)
+    assert talk.finished is not None
+
+
+def test_a_client_that_leaves_behind_an_upload_that_the_origin_does_not_read_ends_as_well():
+    talk = H2Talk()
+    talk.client_says(talk.browser.headers(1, POST, end=False))
+    for number in range(9):
+        talk.client_says(talk.browser.data(1, b"x" * 16_000, end=number == 8))
+    leave(talk, "ends")
+    leave(talk, "resets")
+    talk.wait(200)
+    talk.settle()
+    assert talk.server.of(events.StreamReset)
+    assert [record.fault for record in talk.records] == ["client_gone"]
+    assert talk.finished is not None
+
+
+def test_an_answer_to_a_client_that_has_left_goes_nowhere():
+    talk = H2Talk()
+    talk.client_says(talk.browser.headers(1, POST, end=False))
+    for number in range(9):
+        talk.client_says(talk.browser.data(1, b"x" * 16_000, end=number == 8))
+    leave(talk, "ends")
+    talk.client.take()
+    talk.origin_says(talk.server.headers(1, [(b":status", b"103")], end=False))
+    talk.origin_says(talk.server.headers(1, [(b":status", b"200")], end=False))
+    talk.origin_says(talk.server.data(1, b"thanks", end=True))
+    assert not talk.browser.of(events.ResponseReceived)
+    assert talk.client.take() == b""
+    talk.server.read()
+    talk.origin_says(talk.server.out())
+    talk.server.read()
+    talk.origin_says(talk.server.out())
+    assert len(talk.server.body(1)) == 144_000
+    assert [record.fault for record in talk.records] == ["client_gone"]
+
+
+@pytest.mark.parametrize("how", ["ends", "resets"])
+def test_a_stream_of_which_half_was_uploaded_is_cancelled_as_its_client_leaves(how):
+    talk = H2Talk()
+    talk.client_says(talk.browser.headers(1, POST, end=False))
+    for _ in range(9):
+        talk.client_says(talk.browser.data(1, b"x" * 16_000))
+    leave(talk, how)
+    assert talk.server.of(events.StreamReset)
+    assert talk.finished is not None
+
+
+def test_a_request_to_upgrade_is_cancelled_as_its_client_leaves():
+    talk = H2Talk(client_h2=False, connect_protocol=True)
+    talk.client_says(ASK + b"\r\n")
+    assert talk.handler._active == 1
+    leave(talk, "resets")
+    assert talk.handler._active == 0
+    assert talk.server.of(events.StreamReset)
+    assert talk.finished == ("client_reset", "client")
+
+
+@pytest.mark.parametrize("client_h2", [True, False])
+def test_an_upload_that_is_complete_is_not_reset_on_its_way_to_an_origin_of_1_1(client_h2):
+    talk = H2Talk(origin_h2=False, client_h2=client_h2)
+    talk.origin.takes = False
+    if client_h2:
+        talk.client_says(talk.browser.headers(1, POST, end=False))
+        talk.client_says(talk.browser.data(1, b"x" * 16_000, end=True))
+    else:
+        talk.say(post(b"Content-Length: 16000", body=b"x" * 16_000))
+    leave(talk, "resets")
+    assert (talk.origin.is_ended, talk.origin.is_aborted) == (True, False)
+    assert talk.finished == ("client_reset", "client")
+    assert [record.fault for record in talk.records] == ["client_gone"]

@@ -8,6 +8,7 @@ from proxy.inspect.http.limits import HIGH_WATER
 from proxy.inspect.stream import Side
 from tests.inspect.http.h2_peer import REQUEST
 from tests.inspect.http.test_h2 import H2Talk
+from tests.inspect.http.test_h2_data import POST
 from tests.inspect.http.test_websocket import CONNECT, YES, accept_of, client, opened, server
 
 MESSAGE = 16 << 20
@@ -91,3 +92,49 @@ def test_a_hundred_streams_whose_windows_never_open_are_slow_readers():
     assert len(talk.browser.of(events.StreamReset)) == 100
     assert not talk.handler._front.streams
     assert not talk.handler._main.streams
+
+
+def answered(talk, count):
+    """The numbers of so many streams, each with the head of its answer."""
+    numbers = range(1, 2 * count, 2)
+    for number in numbers:
+        talk.client_says(talk.browser.headers(number, REQUEST))
+        talk.origin_says(talk.server.headers(number, [(b":status", b"200")], end=False))
+    return numbers
+
+
+def test_however_many_streams_are_not_read_another_one_passes():
+    talk = H2Talk(window=65_535)
+    talk.browser.h2.increment_flow_control_window(1 << 30)
+    talk.client_says(talk.browser.out())
+    *unread, read = answered(talk, 100)
+    held = 0
+    for number in unread:
+        while room := min(talk.server.h2.local_flow_control_window(number), 16_384):
+            talk.origin_says(talk.server.data(number, b"x" * room))
+            held += room
+    held -= sum(len(talk.browser.body(number)) for number in unread)
+    assert held < 16 << 20  # what is held for a client is bounded
+    for _ in range(64):
+        talk.origin_says(talk.server.data(read, b"y" * 16_384))
+        talk.browser.h2.acknowledge_received_data(16_384, read)
+        talk.client_says(talk.browser.out())
+    assert len(talk.browser.body(read)) == 1 << 20
+
+
+def test_however_many_uploads_the_origin_does_not_read_another_one_passes():
+    talk = H2Talk()
+    talk.server.h2.increment_flow_control_window(1 << 30)
+    talk.origin_says(talk.server.out())
+    numbers = range(1, 201, 2)
+    for number in numbers:
+        talk.client_says(talk.browser.headers(number, POST, end=False))
+    *unread, read = numbers
+    for number in unread:
+        while room := min(talk.browser.h2.local_flow_control_window(number), 16_384):
+            talk.client_says(talk.browser.data(number, b"x" * room))
+    for _ in range(64):
+        talk.client_says(talk.browser.data(read, b"y" * 16_384))
+        talk.server.h2.acknowledge_received_data(16_384, read)
+        talk.origin_says(talk.server.out())
+    assert len(talk.server.body(read)) == 1 << 20
