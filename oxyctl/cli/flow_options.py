@@ -53,7 +53,7 @@ TenantOption = Annotated[
         "--tenant",
         "-t",
         metavar="NAME",
-        help="The tenant whose flows to list. Required.",
+        help="The tenant whose flows to list. Required only if the proxy has several.",
         autocompletion=complete_tenant,
     ),
 ]

@@ -163,6 +163,9 @@ class QueryOptions:
         if "tenant" in self.flags or "all_tenants" in self.flags:
             return
         known = tenants(*self._proxy())
+        if len(known) == 1:
+            self.flags["tenant"] = known[0]
+            return
         message = f"--tenant is required: one of {', '.join(known)}" if known else "--tenant NAME is required"
         raise UsageError(f"{message}; or --all-tenants, for the flows of every tenant")
 

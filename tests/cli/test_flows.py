@@ -36,6 +36,14 @@ def test_without_a_tenant_it_names_those_there_are(flows):
     assert "--tenant is required: one of acme, globex; or --all-tenants" in err
 
 
+def test_the_only_tenant_need_not_be_named(flows, proxy):
+    proxy.tenants = {"acme": proxy.tenants["acme"]}
+    proxy.live = [live_record(1)]
+    assert ids(flows("--format", "json")) == ["f00000001"]
+    for words in (("--aggregate-by", "user"), ("stats",), ("get", "f00000001")):
+        assert flows(*words)[::2] == (0, "")
+
+
 def test_without_a_tenant_and_a_proxy_it_says_what_is_missing(oxyctl):
     assert oxyctl("flows").code == 2
     assert "--tenant NAME is required" in oxyctl("flows").err

@@ -37,6 +37,7 @@ class FakeProxy:
     """A ProxyView over two lists."""
 
     def __init__(self) -> None:
+        self.tenants = {"acme": TenantStatus(tunnels=1, flows={"tcp": 2}), "globex": TenantStatus()}
         self.live: list[FlowRecord] = []
         self.past: list[FlowRecord] = []
         self.children: list[Child] = []
@@ -54,8 +55,7 @@ class FakeProxy:
         self.before_past: Callable[[], None] = lambda: None
 
     def status(self) -> Status:
-        tenants = {"acme": TenantStatus(tunnels=1, flows={"tcp": 2}), "globex": TenantStatus()}
-        return Status(node="edge", version="0.1.0", pid=7, started=0, uptime_s=61.0, tunnels=1, tenants=tenants)
+        return Status(node="edge", version="0.1.0", pid=7, started=0, uptime_s=61.0, tunnels=1, tenants=self.tenants)
 
     def tunnels(self, tenant: str | None) -> list[TunnelInfo]:
         return [tunnel for tunnel in self.open if tenant in (None, tunnel.tenant)]
