@@ -166,6 +166,7 @@ class QueryOptions:
         if len(known) == 1:
             self.flags["tenant"] = known[0]
             return
+        connect(*self._proxy())  # there may be no lab, or several, which is to be said first
         message = f"--tenant is required: one of {', '.join(known)}" if known else "--tenant NAME is required"
         raise UsageError(f"{message}; or --all-tenants, for the flows of every tenant")
 

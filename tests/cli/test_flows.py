@@ -44,9 +44,12 @@ def test_the_only_tenant_need_not_be_named(flows, proxy):
         assert flows(*words)[::2] == (0, "")
 
 
-def test_without_a_tenant_and_a_proxy_it_says_what_is_missing(oxyctl):
-    assert oxyctl("flows").code == 2
-    assert "--tenant NAME is required" in oxyctl("flows").err
+def test_without_a_tenant_and_a_proxy_it_says_what_is_missing(oxyctl, tmp_path):
+    code, _, err = oxyctl("flows")
+    assert (code, err) == (5, "error: no lab is running; `oxyctl lab up quickstart` starts one\n")
+    code, _, err = oxyctl("flows", "--control", str(tmp_path / "nobody.sock"))
+    assert code == 2
+    assert "--tenant NAME is required" in err
 
 
 def test_a_tenant_sees_its_own(flows, proxy):
