@@ -489,9 +489,13 @@ def entries(namespace: Namespace, mark: int = MARK) -> list[Any]:
 
 
 def are_links_settled(namespace: Namespace) -> bool:
-    """Whether the kernel has noticed that its links are up: it does so later on, and adds routes then."""
-    done = namespace.run(subprocess.run, ["ip", "-brief", "link"], capture_output=True, text=True, check=True)
-    return all(line.split()[1] in ("UP", "UNKNOWN") for line in done.stdout.splitlines() if "LOWER_UP" in line)
+    """Whether the kernel has finished what it does later on when links come up: the routes of addresses and links."""
+
+    def lines(words: str) -> list[str]:
+        return namespace.run(subprocess.check_output, words.split(), text=True).splitlines()
+
+    links = [line.split()[1] for line in lines("ip -brief link") if "LOWER_UP" in line]
+    return {"UP", "UNKNOWN"}.issuperset(links) and not lines("ip -6 address show tentative")
 
 
 def state_of(namespace: Namespace) -> dict[str, str]:
