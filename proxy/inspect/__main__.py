@@ -14,7 +14,7 @@ import sys
 
 import proxy.inspect
 import proxy.policy.language
-from proxy.inspect.farewell import prepare
+from proxy.inspect.close_notify import prepare
 from proxy.inspect.inspector import TICK_S, Inspector
 from proxy.inspect.sandbox import give_up_rights
 from proxy.poller import Poller

@@ -19,7 +19,7 @@ IDENTITIES = {"strip": Identity(), "keep": Identity(keeps_alt_svc=True)}
 
 def read_http(session: Session) -> Handler:
     """The handler for HTTP of any version. Without an origin it answers requests with the reason."""
-    identity = IDENTITIES[session.home.rules_of(session.flow.tenant).alt_svc]
+    identity = IDENTITIES[session.inspector.rules_of(session.flow.tenant).alt_svc]
     return Conversation(session, identity=identity, failure=session.origin_error)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from proxy.flow.flow import Flow, address_text
 from proxy.flow.record import CloseReason
 from proxy.session.facts import FlowFacts
-from proxy.session.messages import Ended, Seen
+from proxy.session.messages import Ended, SessionFacts
 from proxy.stream.queues import received_bytes
 from proxy.stream.relay import LINGER_RESET
 from proxy.stream.ssh_broker import SSHGrants
@@ -90,7 +90,7 @@ class InspectedSession:
         except OSError:
             pass
 
-    def add_facts(self, message: Seen) -> None:
+    def add_facts(self, message: SessionFacts) -> None:
         """Record what the inspector has learnt about the session."""
         flow = self.flow
         if message.protocol is not None:

@@ -57,7 +57,7 @@ class BodyPart:
         self.is_last = is_last
 
 
-class BodyOver:
+class BodyEnd:
     """Tells the hook's side that no more parts of this body follow."""
 
     __slots__ = ("from_client", "number")
@@ -123,7 +123,7 @@ class BodyReader:
             self.is_over = True
             self._waiting.clear()
             if self._was_asked:
-                self._session.tell_hook(HOOK, BodyOver(self._carrier.number, from_client=self._from_client))
+                self._session.notify_hook(HOOK, BodyEnd(self._carrier.number, from_client=self._from_client))
 
     def _ask(self) -> None:
         if self._is_asking:

@@ -21,7 +21,7 @@ from proxy.inspect.ssh.connections import ClientConnection, ServerConnection, st
 from proxy.inspect.ssh.endings import Outcome, how_client_ended, how_origin_ended
 from proxy.inspect.ssh.exchange import LentKey
 from proxy.inspect.ssh.forwarding import Forwarding
-from proxy.inspect.ssh.question import Login
+from proxy.inspect.ssh.hook_arguments import Login
 from proxy.inspect.ssh.ruling import Ruled
 from proxy.inspect.ssh.session_channels import SessionChannels
 from proxy.inspect.ssh.text import printable

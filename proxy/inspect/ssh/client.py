@@ -13,7 +13,7 @@ import asyncssh
 from proxy.inspect.ssh.bridging import Bridging
 from proxy.inspect.ssh.connections import ServerConnection
 from proxy.inspect.ssh.forwarding import PACKET, WINDOW
-from proxy.inspect.ssh.question import Login
+from proxy.inspect.ssh.hook_arguments import Login
 from proxy.inspect.ssh.server_channel import ServerChannel
 from proxy.inspect.ssh.text import printable
 from proxy.session.ssh import SSHRules, is_user_name, may_log_in_as

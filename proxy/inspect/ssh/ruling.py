@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.flow.ssh import ChannelRecord, FileRecord
 from proxy.inspect.ssh.channels import Back, Tap, Tied
-from proxy.inspect.ssh.question import ChannelRequest, ExecRequest
+from proxy.inspect.ssh.hook_arguments import ChannelRequest, ExecRequest
 from proxy.inspect.ssh.text import printable
 from proxy.inspect.ssh.transfers import Transfer, transfer_of
 from proxy.verdict import Decision, Verdict

@@ -20,14 +20,14 @@ from proxy.inspect.stream import Side
 from proxy.session.facts import FlowFacts
 from proxy.session.messages import (
     CertificateAnswer,
-    CertificateWanted,
+    CertificateRequest,
     FingerprintsAnswer,
-    FingerprintsWanted,
+    FingerprintsRequest,
     RecordingAnswer,
-    RecordingWanted,
-    Seen,
+    RecordingRequest,
+    SessionFacts,
     SignatureAnswer,
-    SignatureWanted,
+    SignatureRequest,
 )
 from proxy.session.ssh import SSHRules
 from proxy.verdict import Decision, Ruling
@@ -47,14 +47,14 @@ class SSHSession:
         self._session, self.rules = session, rules
         self._task: asyncio.Task[None] | None = None
         self._bridge: Bridge | None = None
-        self._channels = OpenChannels(session.number, session.home.send, self._later)
+        self._channels = OpenChannels(session.number, session.inspector.send, self._later)
 
     def start(self) -> None:
         """Take over both sockets."""
         session = self._session
         session.stage, session.channels = self, self._channels
         session.arm(None)
-        session.home.send(Seen(session.number, "ssh", "ssh", None, session.decisions))
+        session.inspector.send(SessionFacts(session.number, "ssh", "ssh", None, session.decisions))
         session.decisions = []
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -91,7 +91,7 @@ class SSHSession:
 
     async def certificate(self, public_key: str, user: str, identity: str) -> str:
         number = self._session.number
-        said, _ = await self._asked(lambda request: CertificateWanted(request, number, public_key, user, identity))
+        said, _ = await self._asked(lambda request: CertificateRequest(request, number, public_key, user, identity))
         assert isinstance(said, CertificateAnswer)
         if said.certificate is None:
             raise ProxyError(said.error or "there is no certificate")
@@ -100,7 +100,7 @@ class SSHSession:
     async def sign(self, key: Literal["host", "onward"], data: bytes, algorithm: str) -> bytes:
         number, rules = self._session.number, self.rules
         public = rules.host_key if key == "host" else rules.onward_key or ""
-        said, _ = await self._asked(lambda request: SignatureWanted(request, number, key, public, data, algorithm))
+        said, _ = await self._asked(lambda request: SignatureRequest(request, number, key, public, data, algorithm))
         assert isinstance(said, SignatureAnswer)
         if said.error is not None:
             raise ProxyError(said.error)
@@ -108,13 +108,13 @@ class SSHSession:
 
     async def fingerprints(self) -> list[bytes]:
         number = self._session.number
-        said, _ = await self._asked(lambda request: FingerprintsWanted(request, number))
+        said, _ = await self._asked(lambda request: FingerprintsRequest(request, number))
         assert isinstance(said, FingerprintsAnswer)
         return said.digests
 
     async def recording(self, name: str) -> int:
         number = self._session.number
-        said, descriptor = await self._asked(lambda request: RecordingWanted(request, number, name))
+        said, descriptor = await self._asked(lambda request: RecordingRequest(request, number, name))
         assert isinstance(said, RecordingAnswer)
         if descriptor is None:
             raise ProxyError(said.error or "the recording could not be created")
@@ -140,7 +140,7 @@ class SSHSession:
             if not answer.done():
                 answer.set_result((said, descriptors.pop() if descriptors else None))
 
-        self._session.home.ask_proxy(wanted, answered)
+        self._session.inspector.ask_proxy(wanted, answered)
         try:
             return await answer
         except asyncio.CancelledError:
