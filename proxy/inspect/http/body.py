@@ -10,10 +10,10 @@ from proxy.inspect.stream import SessionView
 from proxy.verdict import Verdict
 
 HOOK = "http_body"
-PART_BYTES = 64 << 10  # of a part at most: fits into a message to the proxy
+PART_BYTES = 64 << 10  # largest part, which fits into a message to the proxy
 
 
-class Held:
+class HeldBody:
     """The part of a body that arrived before its destination was known."""
 
     __slots__ = ("_parts", "_trailers")
@@ -58,7 +58,7 @@ class BodyPart:
 
 
 class BodyEnd:
-    """Tells the hook's side that no more parts of this body follow."""
+    """Reports that no more parts of this body follow."""
 
     __slots__ = ("from_client", "number")
 

@@ -19,7 +19,7 @@ Field = tuple[bytes, bytes]
 
 ENTRY_BYTES = 32  # overhead of a table entry (RFC 7541 4.1)
 HUFFMAN_BYTES = 2048  # longer fields are not Huffman-coded, as hpack takes 1 ms for 2 KB and 375 ms for 60 KB
-MOST_REMEMBERED, REMEMBERED_BYTES = 64, 256  # cached fields of one connection, and the size of the largest
+MAX_CACHED, REMEMBERED_BYTES = 64, 256  # cached fields of one connection, and the size of the largest
 # Fields that differ in each message would evict recurring ones from the table. nghttp2 excludes the same.
 _VARYING = frozenset(
     (
@@ -40,7 +40,7 @@ _STATIC = HeaderTable.STATIC_TABLE
 _STATIC_NAMES = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
 
 
-class QuickEncoder(Encoder):
+class FastEncoder(Encoder):
     """Caches encoded fields while its table is unchanged.
 
     Fields are tuples of bytes, with names in lower case; those of type `NeverIndexedHeaderTuple` must not enter any
@@ -83,13 +83,13 @@ class QuickEncoder(Encoder):
                 self._written.clear()
                 return part
         if len(name) + len(value) <= REMEMBERED_BYTES:
-            if len(self._written) >= MOST_REMEMBERED:
+            if len(self._written) >= MAX_CACHED:
                 self._written.clear()
             self._written[name, value] = part
         return part
 
 
-class QuickDecoder(Decoder):
+class FastDecoder(Decoder):
     """Decodes blocks in one loop. A block that was decoded ahead of h2 can still be passed to h2."""
 
     def __init__(self, max_header_list_size: int) -> None:
@@ -173,7 +173,7 @@ class QuickDecoder(Decoder):
         if found is None:
             found = bytes(decode_huffman(text))
             if len(text) <= REMEMBERED_BYTES:
-                if len(self._texts) >= MOST_REMEMBERED:
+                if len(self._texts) >= MAX_CACHED:
                     self._texts.clear()
                 self._texts[text] = found
         return found
