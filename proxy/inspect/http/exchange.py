@@ -6,10 +6,10 @@ from typing import Protocol
 
 from proxy.inspect.http import forwarding, pages, rules
 from proxy.inspect.http.body import HOOK, BodyReader, HeldBody
+from proxy.inspect.http.data_flow import DataFlow
 from proxy.inspect.http.faults import By, Fault, report_of
 from proxy.inspect.http.limits import Identity, Limits
 from proxy.inspect.http.messages import Headers, RequestHead, ResponseHead, first, tokens, trailers_of, without
-from proxy.inspect.http.passing import Passing
 from proxy.inspect.http.sides import Requester, Responder
 from proxy.inspect.http.websocket import WebSocket, is_websocket
 from proxy.inspect.stream import SessionView
@@ -48,7 +48,7 @@ class Context(Protocol):
         ...
 
 
-class Exchange(Passing):
+class Exchange(DataFlow):
     """One exchange. The hooks `http_request` and `http_response` are shown it, too."""
 
     __slots__ = (

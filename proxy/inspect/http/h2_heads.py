@@ -80,7 +80,7 @@ def is_too_late(made: h2.connection.H2Connection, part: Head) -> bool:
     h2 would treat an interim response as a connection error."""
     decoder = made.decoder
     assert isinstance(decoder, FastDecoder)
-    return made._stream_closed_by(part.number) is _SENT_RESET and decoder.ahead(part.block) is not None
+    return made._stream_closed_by(part.number) is _SENT_RESET and decoder.decode_early(part.block) is not None
 
 
 def send_response(made: h2.connection.H2Connection, number: int, fields: Headers, *, is_last: bool) -> bytes | None:
@@ -140,10 +140,10 @@ def _forget(made: h2.connection.H2Connection, stream: H2Stream) -> None:
 def _read(made: h2.connection.H2Connection, part: Head, is_usual: Callable[[Headers], bool]) -> Headers | None:
     decoder = made.decoder
     assert isinstance(decoder, FastDecoder)
-    fields = decoder.ahead(part.block)
+    fields = decoder.decode_early(part.block)
     if fields is None or (is_usual(fields) and not (part.is_last and _length(fields))):
         return fields
-    decoder.keep(part.block, fields)
+    decoder.store(part.block, fields)
     return None
 
 

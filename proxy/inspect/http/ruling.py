@@ -14,7 +14,7 @@ from proxy.inspect.stream import SessionView
 from proxy.verdict import Decision, Ruling, Verdict, deny
 
 
-class Ruled(Progress):
+class VerdictHandling(Progress):
     """The part of an exchange that is about verdicts."""
 
     __slots__ = ()

@@ -62,15 +62,15 @@ def test_a_list_that_grows_too_large_is_refused():
 def test_what_was_read_ahead_is_read_once():
     encoder, decoder = hpack.Encoder(), FastDecoder(1 << 16)
     block = encoder.encode([("x-one", "1")])
-    fields = decoder.ahead(block)
-    decoder.keep(block, fields)
+    fields = decoder.decode_early(block)
+    decoder.store(block, fields)
     assert list(decoder.decode(block)) == [(b"x-one", b"1")]
     assert len(table(decoder)) == 1
 
 
 def test_an_error_that_was_found_ahead_is_told_again():
     decoder = FastDecoder(1 << 16)
-    assert decoder.ahead(b"\xff\xff") is None
+    assert decoder.decode_early(b"\xff\xff") is None
     with pytest.raises(hpack.HPACKError):
         decoder.decode(b"\xff\xff")
 

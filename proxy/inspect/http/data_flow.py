@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from proxy.inspect.http.faults import By, Fault, report_of
 from proxy.inspect.http.messages import ResponseHead
-from proxy.inspect.http.ruling import Ruled
+from proxy.inspect.http.ruling import VerdictHandling
 
 
-class Passing(Ruled):
+class DataFlow(VerdictHandling):
     """The part of an exchange that is about the flow of data."""
 
     __slots__ = ()
