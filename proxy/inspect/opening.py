@@ -125,7 +125,7 @@ class Opening:
         if (why := self._exceptions.get(self._host)) is not None:
             self._pass(why)
             return
-        session.flow.known.update(self._facts(hello))
+        session.flow.policy_facts.update(self._facts(hello))
         ruling = session.judge("tls", {})
         if ruling is not None:
             session.decisions = session.decisions + ruling.decisions

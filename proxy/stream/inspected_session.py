@@ -153,7 +153,7 @@ class InspectedSession:
         self.finished(reason, is_cut)
 
 
-def facts_of(flow: Flow, known: dict[str, Any]) -> FlowFacts:
+def facts_of(flow: Flow, policy_facts: dict[str, Any]) -> FlowFacts:
     """The facts about the flow that are sent to the inspector. `known`: the fields that policies may use."""
     carrier = flow.carrier
     return FlowFacts(
@@ -168,5 +168,5 @@ def facts_of(flow: Flow, known: dict[str, Any]) -> FlowFacts:
         network=carrier.network.name,
         user=carrier.user,
         device=carrier.device,
-        known=known,
+        policy_facts=policy_facts,
     )

@@ -100,12 +100,12 @@ async def connect(
         except asyncssh.KeyExchangeFailed as error:
             raise ProxyError(f"no algorithms in common with {where}: {error.reason}", side="origin") from error
         except (asyncssh.Error, OSError, ValueError) as error:
-            raise ProxyError(f"{where}: {_words(error)}", side="origin") from error
+            raise ProxyError(f"{where}: {_error_text(error)}", side="origin") from error
         conn.principals = list(named)
         return conn
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, asyncssh.Error):
         return printable(error.reason)
     if isinstance(error, OSError):
