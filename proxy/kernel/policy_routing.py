@@ -129,7 +129,7 @@ class PolicyRouting:
     def _sites_table(self, zone: int) -> int:
         return self._own.first_table + SITES_TABLE + zone - self._own.first_zone
 
-    def leads_to(self, ramp: Any, address: bytes) -> bool:
+    def can_reach(self, ramp: Any, address: bytes) -> bool:
         """Whether this address is behind one of the on-ramp's interfaces, by the routes of the namespace."""
         way = self.ways[ramp]
         return self.sites.behind(way.zone, address) in way.interfaces

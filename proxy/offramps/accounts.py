@@ -130,7 +130,7 @@ class Accounts:
             if not flow.is_ended:
                 self._remember(flow)
 
-    def take_back(self, plane: Plane, left_over: Iterable[FlowRecord], mark: int) -> None:
+    def recover(self, plane: Plane, left_over: Iterable[FlowRecord], mark: int) -> None:
         """Find in conntrack the flows that a killed proxy has left to the kernel; those not found are put in `gone`.
 
         Flows that have ended meanwhile get conntrack's totals, if it still has them; how they ended is unknown.
@@ -146,7 +146,7 @@ class Accounts:
             record, is_over = known.get(place), entry.tcp_state in OVER
             if is_over and record is None:
                 continue
-            flow = plane.take_back(ramp, entry.protocol, entry.original, now, now_ns)
+            flow = plane.resume(ramp, entry.protocol, entry.original, now, now_ns)
             if flow is None:
                 continue
             if record is not None:
@@ -267,7 +267,7 @@ class Accounts:
 
 def _answered(ramp: InterfaceRamp, protocol: int, key: bytes) -> Flow | None:
     """The flow between sites whose replies have this key."""
-    found: Flow | None = ramp.network.answered(protocol, key)
+    found: Flow | None = ramp.network.find_by_reply(protocol, key)
     return found
 
 
@@ -294,4 +294,4 @@ def _take(flow: Flow, entry: Entry) -> None:
     client.packets, client.octets = entry.original_packets, entry.original_octets
     origin.packets, origin.octets = entry.reply_packets, entry.reply_octets
     if origin.packets and flow.protocol != "tcp" and "d" not in flow.history:
-        flow.noted("d")
+        flow.add_history("d")

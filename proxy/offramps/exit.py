@@ -47,7 +47,7 @@ class Exit(RampCarrier):
 
     kind = "kernel"
     kernel_hops = 1
-    opens = False
+    can_open_flows = False
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class InterfaceRamp(RampCarrier):
             self.forwards,
         )  # fmt: skip
         self.repeated = RepeatedConnections(self, self._fd, plane, reserve)
-        poller.before_turn(self.repeated.enter)
+        poller.add_before_turn(self.repeated.enter)
         poller.watch(self._fd, IN, self.pump.ready, self.crashed)
 
     @property
@@ -166,7 +166,7 @@ class InterfaceRamp(RampCarrier):
         if not self.is_closed:
             self.is_closed = True
             self._poller.forget(self._fd)
-            self._poller.no_more_before_turn(self.repeated.enter)
+            self._poller.remove_before_turn(self.repeated.enter)
             os.close(self._fd)
             os.close(self._back)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from proxy.errors import DropReason
-from proxy.flow.flow import AS_ASKED, PROTOCOL_NUMBERS, Flow
+from proxy.flow.flow import AS_REQUESTED, PROTOCOL_NUMBERS, Flow
 from proxy.flow.path import KernelPath, KernelTCPPath, Path
 from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier, is_kernel_forwarded
@@ -13,9 +13,9 @@ from proxy.flow.tracking import Direction, acknowledged, sequence
 from proxy.offramps.packet_flows import PacketFlows
 from proxy.offramps.watched import TIMESTAMPS, WatchedFlow
 from proxy.packet.forward import HEADERS, for_kernel, forward, hops, memoise, take_hops
-from proxy.packet.observed import Begun
+from proxy.packet.observed import SentSYN
 from proxy.packet.plane import UNREACHABLE, Inject
-from proxy.packet.routes import Hop, choose, flow_hash, leave
+from proxy.packet.routes import Hop, choose, flow_hash, resolve_exit
 from proxy.verdict import Verdict
 from proxy.wire import icmp, tcp
 from proxy.wire.ip import IPPacket
@@ -42,7 +42,7 @@ class ForwardedFlow(WatchedFlow):
         """Send the first packet of the allowed flow, which is in `held`."""
         flow = self.flow
         self._is_started = True
-        flow.level, flow.origin = "packet", AS_ASKED
+        flow.level, flow.origin = "packet", AS_REQUESTED
         if flow.offramp == "kernel" and (reason := self._leave_by_kernel()):
             flow.tenant.drops[reason] += 1
             kind = UNREACHABLE.get(reason, icmp.HOST_UNREACHABLE)
@@ -65,34 +65,34 @@ class ForwardedFlow(WatchedFlow):
         """Resume a flow that the kernel carried while no proxy was running."""
         flow = self.flow
         self._is_started = True
-        flow.level, flow.origin, flow.state = "packet", AS_ASKED, "established"
+        flow.level, flow.origin, flow.state = "packet", AS_REQUESTED, "established"
         if flow.protocol == "tcp":
             flow.history, flow.tracked = "ShA", (Direction(), Direction())
             for direction in flow.tracked:  # unknown by now; nearly all hosts use the option
                 direction.options = direction.first_options = TIMESTAMPS
 
-    def repeat(self, begun: Begun) -> None:
+    def repeat(self, syn: SentSYN) -> None:
         """Take over a flow whose SYN was sent before (`proxy.offramps.repeated`)."""
         flow, client = self.flow, self.flow.client_path
         self._is_started = True
-        flow.origin = AS_ASKED
+        flow.origin = AS_REQUESTED
         if self._plane.connections is not None:
             self._plane.connections.enter(flow)
         flow.tracked = Direction(), Direction()
-        client.packets, client.octets = 1, begun.octets
-        self._track(begun.last, tcp.SYN, 0, True)
+        client.packets, client.octets = 1, syn.octets
+        self._track(syn.last, tcp.SYN, 0, True)
         if flow.egress is not None and flow.egress is not flow.carrier:
             self._watch()
             self._await_syn(flow.egress)
 
-    def let_in(self, inject: Inject, verdict: Verdict) -> None:
+    def start_inbound(self, inject: Inject, verdict: Verdict) -> None:
         """Act on the verdict on a flow that the origin opened."""
         flow = self.flow
         if verdict.is_denial:
             self.end(verdict.ending)
             return
         self._is_started = True
-        flow.level, flow.origin = "packet", AS_ASKED
+        flow.level, flow.origin = "packet", AS_REQUESTED
         reason = self._leave_by_kernel()
         if flow.protocol == "tcp":
             flow.tracked = Direction(), Direction()
@@ -152,7 +152,7 @@ class ForwardedFlow(WatchedFlow):
         flow, path = self.flow, self.flow.origin_path
         memoise(path, 4 if len(flow.source) == 4 else 6, egress, flow.carrier, self._number)
         path.flagged, path.send = self._begins_or_ends, self._await_answer
-        egress.paths[flow.answer_key] = path
+        egress.paths[flow.reply_key] = path
 
     def _begins_or_ends(self, data: memoryview, l4: int, last: bytes) -> None:
         """Handle a SYN, FIN or RST of the origin."""
@@ -193,7 +193,7 @@ class ForwardedFlow(WatchedFlow):
                 self._answered(flags)
             self._track(last, flags, payload, is_outward)
         elif not is_outward and "d" not in flow.history:
-            flow.noted("d")
+            flow.add_history("d")
         return None
 
     def _give_back(self, ramp: Carrier, buffer: bytearray, packet: IPPacket) -> None:
@@ -229,7 +229,7 @@ class ForwardedFlow(WatchedFlow):
             assert connections is not None
             connections.catch_up(flow)
 
-    def is_repetition(self, buffer: bytearray, packet: IPPacket) -> bool:
+    def is_retransmission(self, buffer: bytearray, packet: IPPacket) -> bool:
         """Return False: a packet that can open a flow opens one."""
         return False
 
@@ -327,7 +327,7 @@ class ForwardedFlow(WatchedFlow):
         flow, tenant, protocol = self.flow, self.flow.tenant, PROTOCOL_NUMBERS[self.flow.protocol]
         hop = choose(flow.carrier.network, flow.destination, flow_hash(protocol, flow.key))
         if isinstance(hop, Hop):
-            hop = leave(hop, flow.carrier, flow.destination)
+            hop = resolve_exit(hop, flow.carrier, flow.destination)
         if isinstance(hop, DropReason):
             self._plane.errors.answer(flow.carrier, UNREACHABLE[hop], buffer, packet, time.monotonic())
             return hop
@@ -343,7 +343,7 @@ class ForwardedFlow(WatchedFlow):
             tenant.move(protocol, flow, hop.carrier)
             flow.offramp = "kernel" if is_kernel_forwarded(flow.carrier, hop.carrier) else "tunnel"
             if flow.offramp == "tunnel":
-                flow.widen()
+                flow.use_full_paths()
         flow.route, self.is_unrouted = str(hop) or None, False
         return None
 
@@ -364,14 +364,14 @@ class ForwardedFlow(WatchedFlow):
                 path.exit = self._greet
             elif not is_outward and flow.ttfb_ms is None:
                 path.send = self._await_answer
-        paths[flow.key if is_outward else flow.answer_key] = path
+        paths[flow.key if is_outward else flow.reply_key] = path
 
     def forget(self) -> None:
         """Forget memoised paths: the next packet of each direction is examined."""
         flow = self.flow
         self._forget_path(flow.carrier, flow.key, flow.client_path)
         if flow.egress is not None:
-            self._forget_path(flow.egress, flow.answer_key, flow.origin_path)
+            self._forget_path(flow.egress, flow.reply_key, flow.origin_path)
 
     def _forget_path(self, carrier: Carrier, key: bytes, path: KernelPath) -> None:
         for paths in (carrier.paths, carrier.forwards):

@@ -103,7 +103,7 @@ class KernelOffRamp:
         self._has_routing = True
         self._routing.start()
         if self._accounts is not None:
-            self._accounts.take_back(plane, left_over, self._own.mark)
+            self._accounts.recover(plane, left_over, self._own.mark)
         nft.run(self._text())
         self._has_table = True
         for sock, ready in ((nft.watch(), self._ruleset_changed), (routing.watch_changes(), self._namespace_changed)):
@@ -129,7 +129,7 @@ class KernelOffRamp:
         self._forget_ended()
         for way_out in self.exits:
             way_out.network.exits.pop(way_out.header_bytes, None)  # new flows leave by sockets from now on
-            way_out.network.again.pop(way_out.header_bytes, None)
+            way_out.network.fast_paths.pop(way_out.header_bytes, None)
         for carrier in (*self.exits, *self.ramps):
             carrier.close()
         for ramp in self.ramps:
@@ -316,8 +316,8 @@ class KernelOffRamp:
             self.exits.append(way_out)
             self._add_way(way_out, way_out.interface, len(self.exits), egress)
             network.exits[way_out.header_bytes] = way_out
-            network.again[way_out.header_bytes] = way_out.repeated.take
-        network.is_own = self._is_own
+            network.fast_paths[way_out.header_bytes] = way_out.repeated.take
+        network.is_host_address = self._is_host_address
 
     def _open_ramp(self, settings: InterfaceOnRamp, plane: Plane) -> None:
         tenant, said = self._tenants[settings.tenant], self._settings.tenants[settings.tenant]
@@ -325,7 +325,7 @@ class KernelOffRamp:
         self.ramps.append(ramp := InterfaceRamp(settings, tenant, plane, self._poller, self._tun, self._share.reserve))
         self._add_way(ramp, ramp.interface, ON_RAMP | len(self.ramps), egress, tuple(settings.interfaces), ramp.back)
         ramp.network.ramps.append(ramp)
-        ramp.network.leads_to = self._routing.leads_to
+        ramp.network.can_reach = self._routing.can_reach
         tenant.attach(ramp)
 
     def _add_way(
@@ -350,7 +350,7 @@ class KernelOffRamp:
         fast = self._routing.sites.carriers() if has_flowtable else ()
         return self._ruleset.text(ways, helpers=helpers, has_timeouts=has_timeouts, closed=closed, fast=fast)
 
-    def _is_own(self, address: bytes) -> bool:
+    def _is_host_address(self, address: bytes) -> bool:
         return address in self._routing.addresses
 
     def _forget_ended(self) -> None:

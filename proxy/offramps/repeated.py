@@ -17,7 +17,7 @@ from proxy.errors import DropReason
 from proxy.flow.keys import reverse_key
 from proxy.flow.tenant import Carrier, Tenant
 from proxy.packet.forward import HEADERS
-from proxy.packet.observed import Begun
+from proxy.packet.observed import SentSYN
 from proxy.packet.plane import Plane
 from proxy.wire.checksum import fold, ones_sum, pseudo_header_sum
 from proxy.wire.ip import TCP
@@ -48,7 +48,7 @@ class Repeated:
         """`reserve(tenant)`: whether conntrack may hold one more connection for it."""
         self._way, self._plane, self._reserve = way, plane, reserve
         self._decided: dict[bytes, str | None] = {}  # egress address, by client address, destination address and port
-        self._begun: dict[bytes, Begun] = {}  # by flow key
+        self._begun: dict[bytes, SentSYN] = {}  # by flow key
 
     def learn(self, key: bytes, egress_ip: str | None) -> None:
         """Note that a connection with this flow key was allowed. In networks with routes each flow chooses its own."""
@@ -131,12 +131,12 @@ class RepeatedConnections(Repeated):
         begun, self._begun = self._begun, {}
         self._ramp.tenant.count -= len(begun)
         for each in begun.values():
-            self._plane.open_repeated(self._ramp, TCP, each, self._ramp)
+            self._plane.open_sent(self._ramp, TCP, each, self._ramp)
 
     def _give_back(
         self, buffer: bytearray, v: int, l4: int, end: int, tos: int, key: bytes, egress_ip: str | None
     ) -> None:
-        begun = Begun(key, bytes(buffer[l4 + 4 : l4 + 16]), end - v, tos, time.monotonic(), time.time_ns(), egress_ip)
+        begun = SentSYN(key, bytes(buffer[l4 + 4 : l4 + 16]), end - v, tos, time.monotonic(), time.time_ns(), egress_ip)
         try:
             os.write(self._fd, memoryview(buffer)[:end])
         except OSError:
@@ -166,12 +166,12 @@ class RepeatedThrough(Repeated):
             return False
         if reverse_key(key) in way.flows.get(TCP, NOTHING) or not self._may_hold(tenant):
             return False
-        begun = Begun(
+        begun = SentSYN(
             key, bytes(buffer[l4 + 4 : l4 + 16]), end - v, tos, time.monotonic(), time.time_ns(),
             self._decided[_place(key)],
         )  # fmt: skip
         way.send(memoryview(buffer)[:end])
-        self._plane.open_repeated(tunnel, TCP, begun, way)
+        self._plane.open_sent(tunnel, TCP, begun, way)
         return True
 
 

@@ -10,9 +10,9 @@ from proxy.flow.flow import PROTOCOL_NUMBERS, Flow
 from proxy.flow.tenant import Carrier, Network
 from proxy.offramps.forwarded import ForwardedFlow
 from proxy.offramps.packet_flows import PacketFlows
-from proxy.packet.observed import Begun
+from proxy.packet.observed import SentSYN
 from proxy.packet.plane import Inject
-from proxy.packet.routes import Hop, choose, flow_hash, leave
+from proxy.packet.routes import Hop, choose, flow_hash, resolve_exit
 from proxy.wire.ip import IPPacket
 
 
@@ -27,21 +27,21 @@ class TunnelOffRamp(PacketFlows):
         self.lifecycle.begin(flow, handler, partial(handler.start, bytes(buffer[: packet.end]), packet))
         return None
 
-    def take_back(self, flow: Flow) -> None:
+    def resume(self, flow: Flow) -> None:
         """Resume a flow that passed while no proxy was running."""
         handler = ForwardedFlow(self, flow)
         handler.resume()
         self.lifecycle.resume(flow, handler)
 
-    def open_repeated(self, flow: Flow, begun: Begun) -> None:
+    def open_sent(self, flow: Flow, syn: SentSYN) -> None:
         """Enter a flow whose first packet has been sent."""
         handler = ForwardedFlow(self, flow)
-        self.lifecycle.begin(flow, handler, partial(handler.repeat, begun))
+        self.lifecycle.begin(flow, handler, partial(handler.repeat, syn))
 
-    def open_answer(self, flow: Flow, inject: Inject) -> None:
+    def open_inbound(self, flow: Flow, inject: Inject) -> None:
         """Ask whether to allow a flow that begins with a reply, which `inject` sends on."""
         handler = ForwardedFlow(self, flow)
-        then = partial(handler.let_in, inject)
+        then = partial(handler.start_inbound, inject)
         self.lifecycle.begin(flow, handler, partial(self.lifecycle.admission.ask, flow, then))
 
 
@@ -66,7 +66,7 @@ def routes_changed(network: Network) -> None:
 def _has_moved(flow: Flow) -> bool:
     hop = choose(flow.carrier.network, flow.destination, flow_hash(PROTOCOL_NUMBERS[flow.protocol], flow.key))
     if isinstance(hop, Hop):
-        hop = leave(hop, flow.carrier, flow.destination)
+        hop = resolve_exit(hop, flow.carrier, flow.destination)
     return isinstance(hop, DropReason) or hop.carrier is not flow.egress or str(hop) != (flow.route or "")
 
 

@@ -93,7 +93,7 @@ class Unasked:
         size = len(parent.source)
         ours = parent.source + key[:size] + parent.source_port.to_bytes(2, "big") + key[-4:-2]
         inject = partial(self._inject, parent, ours, key, buffer)
-        reason = self._plane.open_answer(parent, ours, inject, time.monotonic(), time.time_ns())
+        reason = self._plane.open_inbound(parent, ours, inject, time.monotonic(), time.time_ns())
         if reason is not None:
             parent.tenant.drops[reason] += 1
 

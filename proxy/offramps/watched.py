@@ -58,7 +58,7 @@ class WatchedFlow:
         """End a flow that conntrack has dropped, which it does at once if the only answer to a SYN is an RST."""
         flow = self.flow
         if flow.protocol == "tcp" and flow.state == "new":
-            flow.noted("r" if is_answered else "")
+            flow.add_history("r" if is_answered else "")
             self.end("origin_refused" if is_answered else "origin_timeout")
         else:
             self.end("client_idle_timeout")
@@ -78,11 +78,11 @@ class WatchedFlow:
         flow, now = self.flow, time.monotonic()
         if flow.protocol != "tcp":
             flow.ttfb_ms = (now - flow.started_at) * 1000
-            flow.noted("d")
+            flow.add_history("d")
             self._watch()
         elif flags & tcp.SYN and flow.state == "new":
             flow.origin_tcp_ms = (now - flow.started_at) * 1000
-            flow.noted("h")
+            flow.add_history("h")
             self._connected()
 
     def _connected(self) -> None:
@@ -118,7 +118,7 @@ class WatchedFlow:
             direction = tracked[not is_outward]
             direction.initial, direction.first_options = _number(last)[0], (last[8] >> 4) * 4 - tcp.MIN_HEADER
             if is_outward and "S" not in history:
-                flow.noted("S")
+                flow.add_history("S")
             return
         if is_outward:
             if "A" not in history and "h" in history:
@@ -146,7 +146,7 @@ class WatchedFlow:
         else:
             letter = "F" if is_outward else "f"
         if letter not in history:
-            flow.noted(letter)
+            flow.add_history(letter)
         if direction.final is None and (flags & FIN or direction.initial is not None):
             direction.final = (_number(last)[0] + payload) & 0xFFFF_FFFF
         if flags & RST:
@@ -169,7 +169,7 @@ class WatchedFlow:
     def _acknowledged(self) -> None:
         """Note the end of the handshake: the client has acknowledged the origin's SYN."""
         flow = self.flow
-        flow.noted("A")
+        flow.add_history("A")
         if flow.connected_at is not None and not self.is_carried:
             flow.client_tcp_ms = (time.monotonic() - flow.connected_at) * 1000
 

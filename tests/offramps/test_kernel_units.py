@@ -26,7 +26,7 @@ from proxy.offramps.exit import InterfaceRamp
 from proxy.offramps.kernel import KernelOffRamp
 from proxy.offramps.share import SHARE
 from proxy.offramps.watched import WatchedFlow
-from proxy.packet.forward import LEAST_MTU, forward
+from proxy.packet.forward import IPV6_MIN_MTU, forward
 from proxy.packet.observed import Observed, observe
 from proxy.packet.plane import flow_key
 from proxy.settings import Settings
@@ -199,20 +199,20 @@ def _packet(version, protocol, flags, size, place):
 
 def carrier(kernel_hops, exits):
     """As much of one as `forward` looks at."""
-    return SimpleNamespace(mtu=MTU, header_bytes=0, kernel_hops=kernel_hops, exit=exits, opens=exits is None)
+    return SimpleNamespace(mtu=MTU, header_bytes=0, kernel_hops=kernel_hops, exit=exits, can_open_flows=exits is None)
 
 
-@given(st.integers(LEAST_MTU - 200, 9000), st.booleans())
+@given(st.integers(IPV6_MIN_MTU - 200, 9000), st.booleans())
 def test_ipv6_that_came_in_fragments_leaves_by_the_kernel_in_fragments(size, came_in_fragments):
     packet = _packet(6, "udp", "", size, 1)
     read = parsed(packet)
     read.dont_fragment = not came_in_fragments
-    exits = SimpleNamespace(mtu=65_535, header_bytes=0, kernel_hops=1, exit=os.write, opens=False)
+    exits = SimpleNamespace(mtu=65_535, header_bytes=0, kernel_hops=1, exit=os.write, can_open_flows=False)
     pieces = forward(bytearray(packet), read, carrier(0, None), exits, 7)
     if not came_in_fragments:
         assert pieces == [packet]
         return
-    assert all(len(piece) <= LEAST_MTU for piece in pieces)
+    assert all(len(piece) <= IPV6_MIN_MTU for piece in pieces)
     skipped = 40 if len(pieces) == 1 else 48
     assert b"".join(piece[skipped:] for piece in pieces) == packet[40:]
 

@@ -38,13 +38,13 @@ class Place:
             header_bytes=10, tenant=self.tenant, network=self.tenant.networks["default"], flows={},
             owns=lambda address: address == socket.inet_pton(_family(version), CLIENT[version]),
         )  # fmt: skip
-        plane = SimpleNamespace(asks=lambda: self.asked, open_repeated=self._open)
+        plane = SimpleNamespace(asks=lambda: self.asked, open_sent=self._open)
         self.repeated = RepeatedConnections(self.ramp, self.write_fd, plane, lambda tenant: self.room)
         self.repeated.learn(self.key(self.packet(sport=1000)), "192.0.2.1")
 
-    def _open(self, ramp, protocol, begun, egress):
+    def _open(self, ramp, protocol, syn, egress):
         assert (ramp, protocol, egress) == (self.ramp, 6, self.ramp)
-        self.opened.append(begun)
+        self.opened.append(syn)
 
     def packet(self, *, sport=1001, dport=80, flags="S", source=None, payload=b"", options=(("MSS", 1460),)):
         made = network(self.version, source or CLIENT[self.version], FAR[self.version])
@@ -93,9 +93,9 @@ def test_second_syn_to_a_decided_place_is_given_back_with_the_hop_that_it_lost(v
     assert place.tenant.count == 1  # it counts from now on
     assert not place.opened
     place.repeated.enter()
-    [begun] = place.opened
-    assert (begun.key, begun.egress_ip, begun.octets) == (key, "192.0.2.1", len(buffer) - 10)
-    assert int.from_bytes(begun.last[:4], "big") == 7
+    [syn] = place.opened
+    assert (syn.key, syn.egress_ip, syn.octets) == (key, "192.0.2.1", len(buffer) - 10)
+    assert int.from_bytes(syn.last[:4], "big") == 7
     assert place.tenant.count == 0  # whoever opens the flow counts it
     place.close()
 
@@ -202,7 +202,7 @@ class Through:
             header_bytes=header_bytes, mtu=mtu, tenant=self.tenant, network=network_, flows={},
             owns=lambda address: address == socket.inet_pton(_family(version), CLIENT[version]),
         )  # fmt: skip
-        plane = SimpleNamespace(asks=lambda: False, open_repeated=lambda *words: self.opened.append(words))
+        plane = SimpleNamespace(asks=lambda: False, open_sent=lambda *words: self.opened.append(words))
         self.repeated = RepeatedThrough(self.way, plane, lambda tenant: True)
         self.repeated.learn(self.key(self.packet(sport=1000)), "192.0.2.1")
 
@@ -227,9 +227,9 @@ def test_second_syn_of_a_tunnel_goes_on_as_it_is_and_is_a_flow_at_once(header_by
     before = bytes(buffer)
     assert through.take(buffer)
     assert through.sent == [before]
-    [(tunnel, protocol, begun, egress)] = through.opened
+    [(tunnel, protocol, syn, egress)] = through.opened
     assert (tunnel, protocol, egress) == (through.tunnel, 6, through.way)
-    assert (begun.key, begun.egress_ip, begun.octets) == (
+    assert (syn.key, syn.egress_ip, syn.octets) == (
         through.key(buffer),
         "192.0.2.1",
         len(buffer) - header_bytes,
