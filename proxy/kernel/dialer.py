@@ -17,8 +17,8 @@ from proxy.flow.keys import reverse_key
 from proxy.flow.path import Path
 from proxy.flow.tenant import Carrier
 from proxy.kernel.bridge import FAMILIES, Bridge
-from proxy.kernel.marks import set_tos
 from proxy.kernel.private import PrivateNamespace
+from proxy.kernel.tos import set_tos
 from proxy.packet.routes import flow_hash
 from proxy.packet.translate import set_reverse, set_rewrite
 from proxy.wire import ip

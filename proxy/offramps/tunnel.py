@@ -36,7 +36,7 @@ class TunnelOffRamp(PacketFlows):
     def open_sent(self, flow: Flow, syn: SentSYN) -> None:
         """Enter a flow whose first packet has been sent."""
         handler = ForwardedFlow(self, flow)
-        self.lifecycle.begin(flow, handler, partial(handler.repeat, syn))
+        self.lifecycle.begin(flow, handler, partial(handler.start_sent, syn))
 
     def open_inbound(self, flow: Flow, inject: Inject) -> None:
         """Ask whether to allow a flow that begins with a reply, which `inject` sends on."""
@@ -47,7 +47,7 @@ class TunnelOffRamp(PacketFlows):
 
 def carrier_changed(carrier: Carrier) -> None:
     """Reroute the flows that leave by this tunnel, and no others, as its health has changed."""
-    _unroute(flow for table in carrier.flows.values() for flow in table.values() if flow.egress is carrier)
+    _invalidate_routes(flow for table in carrier.flows.values() for flow in table.values() if flow.egress is carrier)
 
 
 def mtu_changed(carrier: Carrier) -> None:
@@ -60,7 +60,7 @@ def mtu_changed(carrier: Carrier) -> None:
 
 def routes_changed(network: Network) -> None:
     """Reroute the flows whose next hop has changed with the routes."""
-    _unroute(flow for flow in network.tenant.live() if flow.carrier.network is network and _has_moved(flow))
+    _invalidate_routes(flow for flow in network.tenant.live() if flow.carrier.network is network and _has_moved(flow))
 
 
 def _has_moved(flow: Flow) -> bool:
@@ -70,7 +70,7 @@ def _has_moved(flow: Flow) -> bool:
     return isinstance(hop, DropReason) or hop.carrier is not flow.egress or str(hop) != (flow.route or "")
 
 
-def _unroute(flows: Iterable[Flow]) -> None:
+def _invalidate_routes(flows: Iterable[Flow]) -> None:
     for flow in flows:
         if isinstance(flow.handler, ForwardedFlow):
-            flow.handler.unroute()
+            flow.handler.invalidate_route()

@@ -52,7 +52,7 @@ class TunnelPermission:
                 tunnel.close()
                 self._closed(tunnel)
             elif ruling is None or why is None:
-                log.info("%r: the policy lets it be open again", tunnel)
+                log.info("%r: permitted by the policy again", tunnel)
                 tunnel.refused = None
                 tunnel.network.attach(tunnel)
                 routes_changed(tunnel.network)

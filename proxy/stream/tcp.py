@@ -13,7 +13,7 @@ from proxy.flow.record import CloseReason
 from proxy.flow.tenant import Carrier
 from proxy.kernel.bridge import Bridge
 from proxy.kernel.dialer import Dialer, Leg
-from proxy.kernel.marks import set_tos
+from proxy.kernel.tos import set_tos
 from proxy.offramps import sockets
 from proxy.packet.icmp_errors import IcmpErrors
 from proxy.packet.translate import has_partial_checksum
